@@ -1,0 +1,72 @@
+"""The errors a user can meet: each message says what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+__all__ = [
+    "DataError",
+    "DeepRankError",
+    "DeviceError",
+    "EvaluationError",
+    "ExportError",
+    "IndexDamagedError",
+    "IndexLockedError",
+    "IndexStateError",
+    "MissingExtraError",
+    "ModelFileError",
+    "PictureError",
+    "TrainingError",
+]
+
+
+class DeepRankError(Exception):
+    """Base of every error that deeprank raises on purpose."""
+
+
+class PictureError(DeepRankError):
+    """A picture cannot be read, is too large, or is of a kind that is not supported."""
+
+
+class DataError(DeepRankError):
+    """A data set is missing, empty, damaged or not laid out as expected."""
+
+
+class ModelFileError(DeepRankError):
+    """A model file is missing, damaged, not ours, too new or of the wrong shape."""
+
+
+class DeviceError(DeepRankError):
+    """The device that was asked for cannot be used."""
+
+
+class IndexStateError(DeepRankError):
+    """An index folder is missing, of another model, or what was asked does not fit its state."""
+
+
+class IndexDamagedError(IndexStateError):
+    """The database of an index is damaged; nothing is answered from it."""
+
+
+class IndexLockedError(IndexStateError):
+    """Another process is writing to the index."""
+
+
+class EvaluationError(DeepRankError):
+    """An evaluation cannot be made from what was given, or its result is out of tolerance."""
+
+
+class TrainingError(DeepRankError):
+    """Training cannot start, cannot go on, or has collapsed."""
+
+
+class ExportError(DeepRankError):
+    """An export failed or did not rank like the original."""
+
+
+class MissingExtraError(DeepRankError):
+    """A part of deeprank needs packages that are not installed here."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs packages that are not installed here; install them with: "
+            f"pip install '<checkout or wheel of deep-ranking>[{extra}]'"
+        )

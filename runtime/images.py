@@ -1,0 +1,263 @@
+"""The one way from a picture file to the network's input (Contract 1).
+
+Evaluation, export and the runtime call :func:`load_picture`; augmented training pictures start from it too. So what a
+network was trained on and what it is served cannot drift apart:
+
+1. open with the formats we trust, never with every plugin of Pillow;
+2. width x height against a cap, before anything is decoded;
+3. JPEG: decode at a reduced scale, at least twice the target size;
+4. first frame, to 8-bit RGB: 16-bit divided by 257, alpha over white, colour profiles ignored;
+5. one antialiased bilinear resize to the square;
+6. EXIF orientation, on the small picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import AvifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
+
+from .errors import PictureError
+from .text import display_path
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "EXTENSIONS",
+    "RULE_VERSION",
+    "Picture",
+    "PictureRule",
+    "PictureSource",
+    "load_picture",
+]
+
+Picture = npt.NDArray[np.uint8]
+PictureSource = Path | str | IO[bytes]
+
+RULE_VERSION = 1
+DEFAULT_MAX_PIXELS = 100_000_000
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"}
+    | {".heic", ".heif"}
+)
+
+# Most common first: Pillow tries them in this order. The three plugins that Pillow itself would import late are
+# imported above, because it would import all of its forty to find one.
+_FORMATS = ["JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", WebPImagePlugin.WebPImageFile.format]
+_FORMATS += [TiffImagePlugin.TiffImageFile.format]
+if features.check("avif"):
+    _FORMATS += [AvifImagePlugin.AvifImageFile.format]
+
+# Beyond this many pixels in flight over all threads, a picture waits; a larger one decodes alone.
+_DECODING_PIXELS = 64_000_000
+
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class PictureRule:
+    """How a picture becomes a square of ``size`` x ``size`` pixels; part of every model's metadata.
+
+    ``mode``: ``stretch`` takes the whole picture, ``crop`` the centred square.
+    """
+
+    size: int
+    mode: Literal["stretch", "crop"] = "stretch"
+    filter: Literal["bilinear"] = "bilinear"
+    version: int = RULE_VERSION
+
+    def resized(self, size: int) -> PictureRule:
+        """Return the same rule at another size (augmentation starts from a larger square)."""
+        return PictureRule(size, self.mode, self.filter, self.version)
+
+
+def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+    """Decode one picture by ``rule``.
+
+    Args:
+        source: a path, or a binary file object at its start.
+        rule: size and mode of the result.
+        max_pixels: pictures of more than this many pixels are refused before they are decoded.
+
+    Returns:
+        uint8 ``[size, size, 3]``, RGB.
+
+    Raises:
+        PictureError: the file is missing, no picture of a supported format, damaged, or too large.
+
+    """
+    name = _name_of(source)
+    with _open(source, name) as image:
+        pixels = image.width * image.height
+        if pixels > max_pixels:
+            raise PictureError(
+                f"{name} has {image.width} x {image.height} = {pixels:,} pixels; at most {max_pixels:,} are accepted. "
+                "Make it smaller, or raise the limit (--max-pixels)."
+            )
+        with _DECODING.reserve(pixels):
+            try:
+                return _decode(image, rule)
+            except PictureError as error:
+                raise PictureError(f"{name} {error}") from None
+            # Damaged files make Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error,
+            # IndexError, ...): whatever it was, this picture cannot be read and the next one can.
+            except Exception as error:
+                raise PictureError(_damaged(name, image.format, error)) from error
+
+
+def _name_of(source: PictureSource) -> str:
+    if isinstance(source, str | Path):
+        return display_path(source)
+    name = getattr(source, "name", None)
+    return display_path(name) if isinstance(name, str | bytes) else "the picture"
+
+
+@contextlib.contextmanager
+def _open(source: PictureSource, name: str) -> Iterator[Image.Image]:
+    """Open the file and read its header; nothing is decoded yet."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | Path) else source
+            image = stack.enter_context(Image.open(file, formats=_formats()))
+        except FileNotFoundError:
+            raise PictureError(f"{name} does not exist; expected a picture file.") from None
+        except IsADirectoryError:
+            raise PictureError(f"{name} is a folder; expected a picture file.") from None
+        except PermissionError:
+            raise PictureError(f"{name} may not be read; check its permissions.") from None
+        except UnidentifiedImageError:
+            raise PictureError(
+                f"{name} is not a picture that can be read; expected JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+                f"{' or HEIF' if _heif_available() else ''}, whole and undamaged."
+            ) from None
+        except Image.DecompressionBombError as error:
+            raise PictureError(f"{name} is refused: {error}") from None
+        except Exception as error:  # as above: the header parsers raise nearly anything on damaged files
+            raise PictureError(_damaged(name, None, error)) from error
+        yield image
+
+
+def _damaged(name: str, image_format: str | None, error: Exception) -> str:
+    kind = f"a damaged {image_format} file" if image_format else "damaged"
+    return f"{name} is {kind} ({str(error) or type(error).__name__}); replace it or leave it out."
+
+
+def _decode(image: Image.Image, rule: PictureRule) -> Picture:
+    orientation = _orientation(image)
+    extent: tuple[float, float] = image.size
+    if image.format in ("JPEG", "MPO"):
+        drafted = image.draft(None, (2 * rule.size, 2 * rule.size))
+        if drafted is not None:
+            # A reduced JPEG is rounded up to whole pixels; its content ends at the exact, fractional extent.
+            extent = drafted[1][2], drafted[1][3]
+    square = _to_rgb(image).resize((rule.size, rule.size), Image.Resampling.BILINEAR, box=_box(rule.mode, *extent))
+    if orientation in _ORIENTATIONS:
+        square = square.transpose(_ORIENTATIONS[orientation])
+    return np.asarray(square)
+
+
+def _box(mode: str, width: float, height: float) -> tuple[float, float, float, float]:
+    """Return the part of the picture that the square shows, in pixels (left, top, right, bottom)."""
+    if mode == "stretch":
+        return 0.0, 0.0, width, height
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # a damaged EXIF block says nothing about the pixels: they are shown as they are stored
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return _sixteen_bit_to_gray(image).convert("RGB")
+    if image.mode == "F":
+        raise PictureError("holds floating-point samples; expected 8 or 16 bits a sample. Save it as such.")
+    if image.has_transparency_data:
+        return _over_white(image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _sixteen_bit_to_gray(image: Image.Image) -> Image.Image:
+    """Divide by 257 (65535 -> 255), rounded, in bands of rows so that a large picture is not held in 32 bits twice."""
+    samples = np.asarray(image)
+    if samples.size and (samples.min() < 0 or samples.max() > 65535):
+        raise PictureError("holds 32-bit samples; expected 8 or 16 bits a sample. Save it as such.")
+    gray = np.empty(samples.shape, dtype=np.uint8)
+    rows = max(1, 1_000_000 // max(1, samples.shape[1]))
+    for top in range(0, samples.shape[0], rows):
+        band = samples[top : top + rows].astype(np.uint32)
+        gray[top : top + rows] = (band + 128) // 257
+    return Image.fromarray(gray)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(image, mask=image.getchannel("A"))
+    return white
+
+
+class _PixelBudget:
+    """A semaphore counted in pixels: bounds the memory of pictures that are being decoded at the same time."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._in_use = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def reserve(self, pixels: int) -> Iterator[None]:
+        """Wait until ``pixels`` fit, or until nothing else is being decoded."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._in_use == 0 or self._in_use + pixels <= self._limit)
+            self._in_use += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_use -= pixels
+                self._changed.notify_all()
+
+
+_DECODING = _PixelBudget(_DECODING_PIXELS)
+
+
+def _formats() -> list[str]:
+    return [*_FORMATS, "HEIF"] if _heif_available() else _FORMATS
+
+
+_heif: bool | None = None
+
+
+def _heif_available() -> bool:
+    """Register the HEIF reader, once, where the ``heif`` extra is installed."""
+    global _heif
+    if _heif is None:
+        try:
+            import pillow_heif  # type: ignore[import-not-found,unused-ignore]
+        except ImportError:
+            _heif = False
+        else:
+            pillow_heif.register_heif_opener()
+            _heif = True
+    return _heif

@@ -1,0 +1,90 @@
+"""Retrieval metrics, defined once, on labels of ranked neighbours.
+
+Rows are queries, columns are their neighbours, nearest first. A query and its neighbours come from different splits, so
+a picture is never its own neighbour.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["label_codes", "largest_class", "map_at_r", "neighbour_overlap", "precision_at_k", "recall_at_k"]
+
+Labels = npt.NDArray[np.int64]
+
+
+def label_codes(*splits: list[str]) -> tuple[Labels, ...]:
+    """Return int64 codes of string labels, the same code for the same label in every split."""
+    codes = {label: code for code, label in enumerate(sorted(set().union(*splits)))}
+    return tuple(np.array([codes[label] for label in split], dtype=np.int64) for split in splits)
+
+
+def precision_at_k(neighbour_labels: Labels, query_labels: Labels) -> float:
+    """Return the share of the k nearest that have the query's label, averaged over the queries.
+
+    The measure of the system this project starts from: the k nearest train pictures of each val picture.
+
+    Args:
+        neighbour_labels: ``[q, k]``.
+        query_labels: ``[q]``.
+
+    """
+    return float(np.mean(_correct(neighbour_labels, query_labels)))
+
+
+def recall_at_k(neighbour_labels: Labels, query_labels: Labels, k: int = 1) -> float:
+    """Return the share of queries with at least one picture of their label among the ``k`` nearest.
+
+    This is what the metric-learning literature calls recall@k (Jégou et al. 2011; Musgrave et al. 2020), not the share
+    of all relevant pictures that were found.
+    """
+    return float(np.mean(_correct(neighbour_labels[:, :k], query_labels).any(axis=1)))
+
+
+def map_at_r(neighbour_labels: Labels, query_labels: Labels, gallery_labels: Labels) -> float:
+    """Return MAP@R (Musgrave et al., A Metric Learning Reality Check, 2020, section 2.3).
+
+    For a query with R relevant gallery pictures: (1/R) * sum over ranks i <= R of precision at i where rank i is
+    relevant, else 0; averaged over the queries that have a relevant picture at all.
+
+    Args:
+        neighbour_labels: ``[q, k]`` with k at least the largest R (:func:`largest_class`).
+        query_labels: ``[q]``.
+        gallery_labels: ``[n]``.
+
+    """
+    size = int(max(gallery_labels.max(initial=0), query_labels.max(initial=0))) + 1
+    relevant = np.bincount(gallery_labels, minlength=size)[query_labels]
+    correct = _correct(neighbour_labels, query_labels)
+    ranks = np.arange(1, correct.shape[1] + 1)
+    precision = np.cumsum(correct, axis=1) / ranks
+    counted = correct & (ranks <= relevant[:, None])
+    sums = (precision * counted).sum(axis=1)
+    known = relevant > 0
+    return float(np.mean(sums[known] / relevant[known])) if known.any() else 0.0
+
+
+def largest_class(gallery_labels: Labels) -> int:
+    """Return the number of pictures of the largest class: the ranks that MAP@R looks at."""
+    return int(np.bincount(gallery_labels).max(initial=0))
+
+
+def neighbour_overlap(found: npt.NDArray[np.int64], expected: npt.NDArray[np.int64]) -> float:
+    """Return the mean share of ``expected`` neighbours that ``found`` holds too, whatever their order.
+
+    With ``expected`` from an exact scan this is the recall of an approximate search (hnswlib's "recall@k").
+
+    Args:
+        found: indices ``[q, k]``; unused places are -1.
+        expected: indices ``[q, k]``.
+
+    """
+    shares = [
+        len(np.intersect1d(f, e, assume_unique=True)) / max(1, len(e)) for f, e in zip(found, expected, strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+def _correct(neighbour_labels: Labels, query_labels: Labels) -> npt.NDArray[np.bool_]:
+    return np.asarray(neighbour_labels == query_labels[:, None])

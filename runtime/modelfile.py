@@ -1,0 +1,248 @@
+"""The model file (Contract 2): what its metadata says, and how an untrusted one is opened.
+
+One ONNX file: input ``image`` uint8 ``[n, S, S, 3]``, output ``embedding`` float32 ``[n, d]`` of unit rows, and
+everything else a box must know as JSON under one metadata key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from .devices import Device, session_options, session_providers
+from .errors import DeviceError, ModelFileError
+from .images import RULE_VERSION, PictureRule
+from .text import display_path, printable
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+__all__ = ["INPUT_NAME", "METADATA_KEY", "OUTPUT_NAME", "SCHEMA", "ModelInfo", "OpenModel", "open_model"]
+
+SCHEMA = 1
+METADATA_KEY = "deeprank"
+INPUT_NAME = "image"
+OUTPUT_NAME = "embedding"
+PRECISIONS = ("fp32", "fp16", "int8")
+
+# Protocol buffers, and so ONNX files without side files, end here.
+_MAX_BYTES = 2**31 - 1
+_MAX_SIDE = 4096
+_MAX_DIM = 65536
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model file says of itself; the JSON under ``METADATA_KEY``.
+
+    ``training`` summarises the training data and options, ``metrics`` are those of the PyTorch reference,
+    ``versions`` the software that made the file.
+    """
+
+    name: str
+    embedding_dim: int
+    picture: PictureRule
+    backbone: str
+    classes: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "fp32"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """Return the JSON text that is stored in the file."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelInfo:
+        """Read untrusted JSON, checking every type and range.
+
+        Raises:
+            ModelFileError: says which field holds what, and what was expected.
+
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ModelFileError(f"metadata that is not JSON ({error})") from None
+        if not isinstance(values, dict):
+            raise ModelFileError(f"metadata of type {type(values).__name__}; expected a JSON object")
+        schema = _field(values, "schema", int)
+        if schema > SCHEMA:
+            raise ModelFileError(
+                f"metadata of schema {schema}, newer than this version reads (up to {SCHEMA}); upgrade deep-ranking"
+            )
+        if schema < 1:
+            raise ModelFileError(f"metadata of schema {schema}; expected 1 to {SCHEMA}")
+        return cls(
+            name=_field(values, "name", str),
+            embedding_dim=_bounded(values, "embedding_dim", _MAX_DIM),
+            picture=_picture_rule(_field(values, "picture", dict)),
+            backbone=_field(values, "backbone", str),
+            classes=_strings(_field(values, "classes", list)),
+            training=_field(values, "training", dict),
+            metrics=_field(values, "metrics", dict),
+            precision=_one_of(values, "precision", PRECISIONS),
+            versions={str(k): str(v) for k, v in _field(values, "versions", dict).items()},
+            schema=schema,
+        )
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A checked model, ready to run."""
+
+    path: Path
+    sha256: str
+    info: ModelInfo
+    session: ort.InferenceSession
+    threads: int
+
+
+def open_model(path: str | Path, *, device: Device = "auto", threads: int | None = None) -> OpenModel:
+    """Open an untrusted model file and check it against Contract 2.
+
+    Args:
+        path: an ONNX file written by ``deeprank-export``.
+        device: ``auto`` takes a GPU where one works, and the CPU otherwise.
+        threads: for the CPU; default: the usable cores, at most 4.
+
+    Raises:
+        ModelFileError: missing, too large, damaged, without our metadata, of a newer schema or another shape.
+        DeviceError: ``cuda`` was asked for and cannot be used.
+
+    """
+    path = Path(path)
+    data = _read(path)
+    session, used = _session(path, data, device, threads)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if text is None:
+            raise ModelFileError(f"no {METADATA_KEY!r} metadata; expected a file made by deeprank-export")
+        info = ModelInfo.from_json(text)
+        _check_shapes(session, info)
+    except ModelFileError as error:
+        raise ModelFileError(f"{display_path(path)} has {error}.") from None
+    return OpenModel(path, hashlib.sha256(data).hexdigest(), info, session, used)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size > _MAX_BYTES:
+                raise ModelFileError(
+                    f"{display_path(path)} has {size:,} bytes; an ONNX file has at most {_MAX_BYTES:,}. "
+                    "Export the model again."
+                )
+            return file.read(_MAX_BYTES)
+    except FileNotFoundError:
+        raise ModelFileError(
+            f"{display_path(path)} does not exist; expected a model file. Make one with deeprank-export."
+        ) from None
+    except IsADirectoryError:
+        raise ModelFileError(f"{display_path(path)} is a folder; expected an ONNX file.") from None
+    except OSError as error:
+        raise ModelFileError(f"{display_path(path)} cannot be read ({error.strerror}).") from None
+
+
+def _session(path: Path, data: bytes, device: Device, threads: int | None) -> tuple[ort.InferenceSession, int]:
+    import onnxruntime as ort
+
+    options, used = session_options(threads)
+    providers = session_providers(device)
+    # A model read from bytes could name a file of the working directory as its weights; in an empty folder of our own
+    # there is nothing to find.
+    with tempfile.TemporaryDirectory(prefix="deeprank-") as empty:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
+        try:
+            session = ort.InferenceSession(data, options, providers=providers)
+        except Exception as error:  # ONNX Runtime raises a dozen kinds of its own, all of them from C++
+            raise ModelFileError(
+                f"{display_path(path)} is not an ONNX model that can be opened ({_first_line(error)}). "
+                "Expected a file made by deeprank-export, whole and undamaged."
+            ) from None
+    if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise DeviceError("CUDA was asked for, but ONNX Runtime could not start it; use --device cpu.")
+    return session, used
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return printable(lines[0][:300]) if lines else type(error).__name__
+
+
+def _check_shapes(session: ort.InferenceSession, info: ModelInfo) -> None:
+    side, dim = info.picture.size, info.embedding_dim
+    found_in = [(i.name, i.type, i.shape) for i in session.get_inputs()]
+    found_out = [(o.name, o.type, o.shape) for o in session.get_outputs()]
+    if not (
+        len(found_in) == 1
+        and found_in[0][:2] == (INPUT_NAME, "tensor(uint8)")
+        and _is_batch_of(found_in[0][2], [side, side, 3])
+    ):
+        raise ModelFileError(
+            f"the input {_describe(found_in)}; expected one, {INPUT_NAME!r}, uint8 [n, {side}, {side}, 3]"
+        )
+    if not (
+        len(found_out) == 1
+        and found_out[0][:2] == (OUTPUT_NAME, "tensor(float)")
+        and _is_batch_of(found_out[0][2], [dim])
+    ):
+        raise ModelFileError(f"the output {_describe(found_out)}; expected one, {OUTPUT_NAME!r}, float32 [n, {dim}]")
+
+
+def _is_batch_of(shape: list[int | str | None], rest: list[int]) -> bool:
+    return len(shape) == 1 + len(rest) and not isinstance(shape[0], int) and list(shape[1:]) == rest
+
+
+def _describe(values: list[tuple[str, str, list[Any]]]) -> str:
+    return printable(", ".join(f"{name!r} {kind} {shape}" for name, kind, shape in values[:4]))[:300]
+
+
+def _field(values: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = values.get(key)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        shown = printable(repr(value)[:60])
+        raise ModelFileError(f"metadata with {key!r} = {shown}; expected {kind.__name__}")
+    return value
+
+
+def _bounded(values: Mapping[str, Any], key: str, largest: int) -> int:
+    value = cast(int, _field(values, key, int))
+    if not 1 <= value <= largest:
+        raise ModelFileError(f"metadata with {key!r} = {value}; expected 1 to {largest}")
+    return value
+
+
+def _one_of(values: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
+    value = _field(values, key, str)
+    if value not in allowed:
+        raise ModelFileError(f"metadata with {key!r} = {printable(value[:60])!r}; expected one of {', '.join(allowed)}")
+    return value
+
+
+def _strings(values: list[Any]) -> tuple[str, ...]:
+    if not all(isinstance(value, str) for value in values):
+        raise ModelFileError("metadata with class names that are not all text")
+    return tuple(values)
+
+
+def _picture_rule(values: dict[str, Any]) -> PictureRule:
+    version = _field(values, "version", int)
+    if version != RULE_VERSION:
+        raise ModelFileError(
+            f"picture rule {version}; this version knows {RULE_VERSION}. Use the deep-ranking it needs"
+        )
+    return PictureRule(
+        size=_bounded(values, "size", _MAX_SIDE),
+        mode=_one_of(values, "mode", ("stretch", "crop")),
+        filter=_one_of(values, "filter", ("bilinear",)),
+        version=version,
+    )

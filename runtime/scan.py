@@ -1,0 +1,103 @@
+"""Exact nearest and farthest neighbours by a chunked scan, in bounded memory.
+
+One function, :func:`squared_distances`, gives every distance that is ever shown: candidates may come from float32
+products or from a graph, but the distances of the neighbours that are returned are recomputed by it in float64 and
+ordered by (distance, index). So every way of searching agrees to the last bit, and an identical vector is at 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["nearest", "rank", "squared_distances"]
+
+Vectors = npt.NDArray[np.float32]
+
+# Products held at a time: 2^24 float32 = 64 MiB.
+_CHUNK_VALUES = 1 << 24
+# Candidates kept beyond k, so that a float32 rounding at the border cannot push out a true neighbour.
+_SPARE = 16
+
+
+def squared_distances(query: npt.NDArray[np.floating], vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Return D(q, x) = sum((q - x)^2), the paper's squared Euclidean distance, computed in float64.
+
+    Args:
+        query: ``[d]``.
+        vectors: ``[n, d]``.
+
+    Returns:
+        float64 ``[n]``; in [0, 4] for unit vectors.
+
+    """
+    # In C order each row is summed by itself, so that a distance does not depend on which other rows are with it.
+    difference = vectors.astype(np.float64, order="C") - query.astype(np.float64)
+    distances: npt.NDArray[np.float64] = np.square(difference, out=difference).sum(axis=1)
+    return distances
+
+
+def nearest(
+    queries: Vectors, gallery: Vectors, k: int, *, farthest: bool = False
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the ``k`` nearest (or farthest) gallery rows of each query.
+
+    Args:
+        queries: float32 ``[q, d]``.
+        gallery: float32 ``[n, d]``.
+        k: neighbours wanted; where the gallery is smaller, all of it is returned.
+        farthest: the largest distances first instead.
+
+    Returns:
+        indices int64 ``[q, min(k, n)]`` and squared distances float64 of the same shape, ordered by
+        (distance, index).
+
+    """
+    count = min(k, len(gallery))
+    indices = np.empty((len(queries), count), dtype=np.int64)
+    distances = np.empty((len(queries), count), dtype=np.float64)
+    if count == 0:
+        return indices, distances
+    norms = np.einsum("nd,nd->n", gallery, gallery)
+    step = max(1, _CHUNK_VALUES // len(gallery))
+    for start in range(0, len(queries), step):
+        chunk = queries[start : start + step]
+        # D minus the query's own norm, which does not change the order.
+        scores = norms - 2.0 * (chunk @ gallery.T)
+        candidates = _candidates(-scores if farthest else scores, count + _SPARE)
+        for row, (query, candidate) in enumerate(zip(chunk, candidates, strict=True), start):
+            indices[row], distances[row] = rank(query, candidate, gallery[candidate], count, farthest=farthest)
+    return indices, distances
+
+
+def rank(
+    query: npt.NDArray[np.floating],
+    ids: npt.NDArray[np.int64],
+    vectors: npt.NDArray[np.floating],
+    k: int,
+    *,
+    farthest: bool = False,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Order candidates by (distance, id) and keep ``k``: the last step of every search.
+
+    Args:
+        query: ``[d]``.
+        ids: int64 ``[c]``, of the candidates.
+        vectors: ``[c, d]``, the candidates' vectors.
+        k: how many to keep.
+        farthest: the largest distances first instead.
+
+    Returns:
+        ids int64 ``[min(k, c)]`` and distances float64 of the same shape.
+
+    """
+    distance = squared_distances(query, vectors)
+    order = np.lexsort((ids, -distance if farthest else distance))[:k]
+    return ids[order], distance[order]
+
+
+def _candidates(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
+    """Return the columns of the ``count`` smallest scores of each row, in any order."""
+    if count >= scores.shape[1]:
+        return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+    return np.argpartition(scores, count - 1, axis=1)[:, :count]
