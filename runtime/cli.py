@@ -15,7 +15,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, NoReturn, ParamSpec
+from typing import Annotated, Any, NoReturn, ParamSpec, Protocol
 
 import typer
 
@@ -39,6 +39,14 @@ __all__ = [
 
 P = ParamSpec("P")
 
+
+class AdvanceWithDetail(Protocol):
+    """An :class:`~.progress.Advance` that can show a few words beside the count."""
+
+    def __call__(self, count: int = 1, /, detail: str = "") -> None:
+        """Say that ``count`` more are done."""
+
+
 # Without a terminal a line appears this often, in seconds.
 _LINE_INTERVAL = 10.0
 
@@ -61,8 +69,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         verbose = bool(kwargs.get("verbose"))
-        # Pictures between Pillow's limit of warning and ours are accepted on purpose.
-        warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+        # Pillow warns of damaged EXIF and of sizes that we accept on purpose; what costs a picture is an error of ours.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             command(*args, **kwargs)
             sys.stdout.flush()
@@ -106,7 +114,7 @@ def _lines(message: str) -> str:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[Callable[..., None]]:
+def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[AdvanceWithDetail]:
     """Show progress on stderr: a bar on a terminal, a plain line now and then elsewhere.
 
     Yields:
@@ -121,7 +129,7 @@ def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[C
 
 
 @contextlib.contextmanager
-def _bar(what: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
+def _bar(what: str, total: int | None, unit: str) -> Iterator[AdvanceWithDetail]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -139,7 +147,7 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Callable[..., None
         task = bar.add_task(what, total=total, rate="", detail="")
         done = 0
 
-        def advance(count: int = 1, detail: str = "") -> None:
+        def advance(count: int = 1, /, detail: str = "") -> None:
             nonlocal done
             done += count
             rate = done / max(1e-9, time.monotonic() - started)
@@ -156,7 +164,7 @@ class _PlainProgress:
         self._done = 0
         self._started = self._said = time.monotonic()
 
-    def __call__(self, count: int = 1, detail: str = "") -> None:
+    def __call__(self, count: int = 1, /, detail: str = "") -> None:
         self._done += count
         now = time.monotonic()
         if now - self._said < _LINE_INTERVAL:

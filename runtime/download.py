@@ -9,11 +9,11 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import DataError
+from .progress import Advance, no_progress
 from .text import display_path, printable
 
 __all__ = ["DEFAULT_DATA", "TINY_IMAGENET", "Archive", "ensure_tiny_imagenet", "fetch_archive"]
@@ -47,10 +47,8 @@ TINY_IMAGENET = Archive(
     terms="Tiny ImageNet's pictures come from ImageNet: for non-commercial research and education only.",
 )
 
-Advance = Callable[[int], None]
 
-
-def fetch_archive(archive: Archive, target: Path, advance: Advance = lambda _: None) -> Path:
+def fetch_archive(archive: Archive, target: Path, advance: Advance = no_progress) -> Path:
     """Download ``archive`` and unpack its folder as ``target``; what an earlier, broken-off try has is kept.
 
     Args:
@@ -80,7 +78,7 @@ def fetch_archive(archive: Archive, target: Path, advance: Advance = lambda _: N
     return target
 
 
-def ensure_tiny_imagenet(target: Path = DEFAULT_DATA, advance: Advance = lambda _: None) -> Path:
+def ensure_tiny_imagenet(target: Path = DEFAULT_DATA, advance: Advance = no_progress) -> Path:
     """Return the Tiny ImageNet folder, fetching it where it is missing; see :func:`fetch_archive`."""
     if target.is_dir() and any(target.iterdir()):
         return target

@@ -49,8 +49,8 @@ EXTENSIONS = frozenset(
 )
 
 # Most common first: Pillow tries them in this order. The three plugins that Pillow itself would import late are
-# imported above, because it would import all of its forty to find one.
-_FORMATS = ["JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", WebPImagePlugin.WebPImageFile.format]
+# imported above, because it would import all of its forty to find one. JPEG's reader opens MPO as well.
+_FORMATS = ["JPEG", "PNG", "GIF", "BMP", "DIB", WebPImagePlugin.WebPImageFile.format]
 _FORMATS += [TiffImagePlugin.TiffImageFile.format]
 if features.check("avif"):
     _FORMATS += [AvifImagePlugin.AvifImageFile.format]

@@ -1,0 +1,233 @@
+"""``deeprank-eval``: precision@k of a model on labelled pictures, beside its PyTorch reference."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from ..cli import (
+    DeviceOption,
+    MaxPixelsOption,
+    ThreadsOption,
+    VerboseOption,
+    VersionOption,
+    application,
+    data_or_tiny_imagenet,
+    emit_json,
+    guarded,
+    note,
+    progress,
+)
+from ..errors import EvaluationError, MissingExtraError
+from ..images import DEFAULT_MAX_PIXELS
+from ..text import display_path, printable
+
+if TYPE_CHECKING:
+    from ..datasets import DataSet, Sample
+    from ..embedder import Embedder
+    from .embedded import EmbeddedSplit, Embeds
+    from .evaluation import Evaluation
+    from .reference import ReferenceSample
+
+app = application(
+    "Measure how well a model ranks: DATA's val pictures are the queries, its train pictures the gallery.",
+    [
+        "deeprank-eval --model model.onnx --data tiny-imagenet-200.zip",
+        "deeprank-eval --model model.onnx --data photos/ --reference runs/latest",
+        "deeprank-eval --model model.onnx --data photos/ --reference model.reference.npz --json",
+        "deeprank-eval --model model.onnx --data photos/ --demo 5 --out sheets/",
+    ],
+)
+
+
+@app.command()
+@guarded
+def evaluate_command(
+    model: Annotated[Path, typer.Option("--model", help="The exported model.")] = Path("model.onnx"),
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Folder of class folders, Tiny ImageNet folder or zip, CSV, or the word digits."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="The run (needs PyTorch) or its *.reference.npz (does not) to compare with."),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of each query.")] = 30,
+    save_embeddings: Annotated[
+        Path | None, typer.Option("--save-embeddings", metavar="DIR", help="Keep vectors, labels and paths as npz.")
+    ] = None,
+    demo: Annotated[
+        int, typer.Option("--demo", min=0, metavar="N", help="Draw the nearest and farthest of N queries as sheets.")
+    ] = 0,
+    demo_k: Annotated[int, typer.Option("--demo-k", min=1, help="Hits on each sheet of --demo.")] = 10,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where --demo writes its sheets.")] = Path("sheets"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
+    verbose: VerboseOption = False,
+    version: VersionOption = False,
+) -> None:
+    """Measure how well a model ranks: DATA's val pictures are the queries, its train pictures the gallery."""
+    from ..datasets import open_dataset
+    from ..devices import Device
+    from ..embedder import Embedder
+
+    embedder = Embedder(model, device=cast(Device, device), threads=threads, max_pixels=max_pixels)
+    dataset = open_dataset(data_or_tiny_imagenet(data))
+    sample = _reference_sample(reference, embedder.dim)
+    if sample is not None:
+        dataset = _restrict(dataset, sample)
+    if not dataset.val:
+        raise EvaluationError("There are no val pictures to query with; expected at least one class of two pictures.")
+    queries, gallery = _embed(dataset, embedder, "", max_pixels)
+    compared = _reference_splits(reference, sample, queries, gallery, device)
+    from .evaluation import evaluate
+
+    result = evaluate(queries, gallery, k, reference=compared, say=note)
+    if save_embeddings is not None:
+        _save(save_embeddings, queries, gallery)
+    if demo:
+        _draw(dataset, queries, gallery, demo, demo_k, out)
+    _show(result, as_json)
+    _require_parity(result, embedder)
+
+
+def _embed(dataset: DataSet, embeds: Embeds, who: str, max_pixels: int) -> tuple[EmbeddedSplit, EmbeddedSplit]:
+    from .embedded import embed_split
+
+    splits = []
+    for what, samples in ((f"{who}queries", dataset.val), (f"{who}gallery", dataset.train)):
+        with progress(what, len(samples)) as advance:
+            split = embed_split(samples, embeds, max_pixels=max_pixels, advance=advance)
+        for error in split.unreadable:
+            note(f"left out: {error}")
+        splits.append(split)
+    return splits[0], splits[1]
+
+
+def _reference_sample(reference: Path | None, dim: int) -> ReferenceSample | None:
+    if reference is None or reference.is_dir():
+        return None
+    from .reference import load_reference
+
+    return load_reference(reference, dim)
+
+
+def _restrict(dataset: DataSet, sample: ReferenceSample) -> DataSet:
+    """Keep the pictures whose content is in the reference sample: both sides are measured on the same ones."""
+    from .reference import GALLERY, QUERY
+
+    val = tuple(_matching(dataset.val, sample.rows(QUERY)))
+    train = tuple(_matching(dataset.train, sample.rows(GALLERY)))
+    total = len(sample.splits)
+    if not val or not train:
+        raise EvaluationError(
+            f"Not one query or gallery picture of the reference sample ({total} pictures) is in this data set; "
+            "expected the data set that the model was exported with."
+        )
+    note(f"comparing on the {len(val) + len(train)} of {total} pictures of the reference sample that are here")
+    return replace(dataset, val=val, train=train)
+
+
+def _matching(samples: tuple[Sample, ...], rows: dict[bytes, int]) -> Iterator[Sample]:
+    import hashlib
+
+    seen: set[bytes] = set()
+    for sample in samples:
+        with contextlib.suppress(Exception):  # an unreadable file is in no sample
+            value = hashlib.sha256(sample.read()).digest()
+            if value in rows and value not in seen:
+                seen.add(value)
+                yield sample
+
+
+def _reference_splits(
+    reference: Path | None,
+    sample: ReferenceSample | None,
+    queries: EmbeddedSplit,
+    gallery: EmbeddedSplit,
+    device: str,
+) -> tuple[EmbeddedSplit, EmbeddedSplit] | None:
+    """Return what PyTorch makes of the pictures that were embedded."""
+    if reference is None:
+        return None
+    if sample is not None:
+        from .reference import GALLERY, QUERY
+
+        return (
+            replace(queries, vectors=sample.vectors_of(QUERY, queries.hashes)),
+            replace(gallery, vectors=sample.vectors_of(GALLERY, gallery.hashes)),
+        )
+    from ..datasets import DataSet
+
+    try:
+        # The one place where the runtime reaches up: only here, and only when a run is named.
+        module = importlib.import_module("deeprank.train.reference")
+    except ImportError:
+        raise MissingExtraError("--reference with a run", "train") from None
+    embeds = module.Reference(reference, device="cpu" if device == "auto" else device)
+    same = DataSet("reference", train=gallery.samples, val=queries.samples)
+    return _embed(same, embeds, "PyTorch reference: ", DEFAULT_MAX_PIXELS)
+
+
+def _save(folder: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> None:
+    from .embedded import save_split
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, split in (("queries.npz", queries), ("gallery.npz", gallery)):
+        save_split(split, folder / name)
+        note(f"wrote {display_path(folder / name)}: {len(split)} vectors")
+
+
+def _draw(dataset: DataSet, queries: EmbeddedSplit, gallery: EmbeddedSplit, count: int, hits: int, out: Path) -> None:
+    from .demo import draw_demo
+
+    for path in draw_demo(dataset, queries, gallery, count, hits, out):
+        note(f"wrote {display_path(path)}")
+
+
+def _show(result: Evaluation, as_json: bool) -> None:
+    if as_json:
+        emit_json(result.to_dict())
+        return
+    k = result.k
+    rows = [
+        (f"precision@{k}, exact search", result.runtime_exact),
+        (f"precision@{k}, HNSW", result.runtime_hnsw),
+        ("recall@1", result.recall_at_1),
+        ("MAP@R", result.map_at_r),
+        (f"HNSW recall@{k} against exact", result.hnsw_recall_at_k),
+    ]
+    if result.reference is not None:
+        rows.insert(0, (f"precision@{k}, PyTorch reference", result.reference))
+    print(f"{result.queries:,} queries, {result.gallery:,} gallery pictures")
+    for name, value in rows:
+        print(f"  {name:<34} {value:.4f}")
+    if result.difference is not None:
+        print(f"  {'largest difference from PyTorch':<34} {result.difference.max_abs_difference:.1e}")
+        print(f"  {'smallest cosine with PyTorch':<34} {result.difference.min_cosine:.7f}")
+
+
+def _require_parity(result: Evaluation, embedder: Embedder) -> None:
+    from .parity import TOLERANCES
+
+    if result.difference is None:
+        return
+    failures = result.difference.failures(TOLERANCES[embedder.info.precision])
+    if failures:
+        raise EvaluationError(
+            f"The model {printable(embedder.info.name)!r} does not rank like its PyTorch reference here: "
+            f"{'; '.join(failures)}. Export it again, or compare with the run it came from."
+        )
+
+
+def main() -> None:
+    """Run the command."""
+    app()

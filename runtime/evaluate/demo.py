@@ -1,0 +1,56 @@
+"""The demonstration of the system this project starts from: queries with their nearest and farthest, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..datasets import DataSet
+from ..query.sheet import SheetPicture, draw_sheet
+from ..scan import nearest
+from .embedded import EmbeddedSplit
+
+__all__ = ["draw_demo"]
+
+
+def draw_demo(
+    dataset: DataSet, queries: EmbeddedSplit, gallery: EmbeddedSplit, count: int, hits: int, out: Path
+) -> Iterator[Path]:
+    """Draw two sheets, nearest and farthest, for each of ``count`` queries of as many different classes.
+
+    Yields:
+        each sheet as it has been written.
+
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for number, row in enumerate(_rows_of_classes(queries.labels, count), 1):
+        for which in ("nearest", "farthest"):
+            path = out / f"{number:02d}-{which}.png"
+            _draw(dataset, queries, gallery, row, which == "farthest", hits, path)
+            yield path
+
+
+def _rows_of_classes(labels: list[str], count: int) -> list[int]:
+    """Return the first query of each of ``count`` classes, spread evenly over the sorted labels."""
+    first = {label: row for row, label in reversed(list(enumerate(labels)))}
+    classes = sorted(first)
+    count = min(count, len(classes))
+    return [first[classes[i * len(classes) // count]] for i in range(count)]
+
+
+def _draw(
+    dataset: DataSet, queries: EmbeddedSplit, gallery: EmbeddedSplit, row: int, farthest: bool, hits: int, path: Path
+) -> None:
+    label = queries.labels[row]
+    rows, distances = nearest(queries.vectors[row : row + 1], gallery.vectors, hits, farthest=farthest)
+    found = [
+        SheetPicture(
+            source=gallery.samples[hit].open,
+            caption=(f"{rank}.  D = {distance:.3f}", dataset.readable(gallery.labels[hit])),
+            correct=gallery.labels[hit] == label,
+        )
+        for rank, (hit, distance) in enumerate(zip(rows[0], distances[0], strict=True), 1)
+    ]
+    asked = SheetPicture(source=queries.samples[row].open, caption=("query", dataset.readable(label)), correct=None)
+    title = f"{len(found)} {'farthest from' if farthest else 'nearest to'} {queries.samples[row].path}"
+    draw_sheet(asked, found, path, title=title)

@@ -1,0 +1,118 @@
+"""``model.reference.npz``: PyTorch's own vectors of a sample of pictures, with which a box proves parity without torch.
+
+Untrusted like every file: no pickle, and sizes are checked against the header before memory is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import EvaluationError
+from ..text import display_path
+from .embedded import EmbeddedSplit
+
+__all__ = ["GALLERY", "QUERY", "ReferenceSample", "load_reference", "save_reference"]
+
+QUERY, GALLERY = 0, 1
+_MAX_BYTES = 4 * 1024**3
+_HASH_BYTES = 32
+
+
+@dataclass(frozen=True)
+class ReferenceSample:
+    """PyTorch vectors by content.
+
+    ``hashes`` uint8 ``[n, 32]``: sha256 of each file; ``labels`` text ``[n]``; ``splits`` uint8 ``[n]``: 0 query,
+    1 gallery; ``vectors`` float32 ``[n, d]``, unit rows.
+    """
+
+    hashes: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.str_]
+    splits: npt.NDArray[np.uint8]
+    vectors: npt.NDArray[np.float32]
+
+    def rows(self, split: int) -> dict[bytes, int]:
+        """Return the row of each content hash of a split."""
+        return {self.hashes[row].tobytes(): int(row) for row in np.flatnonzero(self.splits == split)}
+
+    def vectors_of(self, split: int, hashes: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """Return the vectors of these pictures, float32 ``[n, d]``; KeyError where one is not in the sample."""
+        rows = self.rows(split)
+        return self.vectors[[rows[value] for value in hashes]]
+
+
+def save_reference(path: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> None:
+    """Write the reference's vectors of both splits."""
+    with path.open("wb") as file:
+        np.savez(
+            file,
+            hashes=np.frombuffer(b"".join(queries.hashes + gallery.hashes), dtype=np.uint8).reshape(-1, _HASH_BYTES),
+            labels=np.array(queries.labels + gallery.labels),
+            splits=np.repeat(np.array([QUERY, GALLERY], dtype=np.uint8), [len(queries), len(gallery)]),
+            vectors=np.concatenate([queries.vectors, gallery.vectors]),
+        )
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_reference(path: Path, dim: int) -> ReferenceSample:
+    """Read a reference sample for vectors of length ``dim``.
+
+    Raises:
+        EvaluationError: missing, damaged, of another shape, or of another dimension.
+
+    """
+    if not path.is_file():
+        raise EvaluationError(f"{display_path(path)} does not exist; expected the *.reference.npz of an export.")
+    try:
+        with zipfile.ZipFile(path) as packed:
+            _check_announced_sizes(packed)
+        with np.load(path, allow_pickle=False) as arrays:
+            sample = ReferenceSample(*(arrays[name] for name in ("hashes", "labels", "splits", "vectors")))
+    except Exception as error:  # zipfile, zlib and numpy each raise their own kinds on damaged files
+        raise EvaluationError(
+            f"{display_path(path)} is not a reference sample that can be read ({error}); export the model again."
+        ) from None
+    _check_shapes(path, sample, dim)
+    return sample
+
+
+def _check_announced_sizes(packed: zipfile.ZipFile) -> None:
+    """A header may announce more than the member holds; numpy would ask for that much memory first."""
+    if sum(info.file_size for info in packed.infolist()) > _MAX_BYTES:
+        raise ValueError(f"it unpacks to more than {_MAX_BYTES:,} bytes")
+    for info in packed.infolist():
+        with packed.open(info) as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(member)
+        if math.prod(shape) * dtype.itemsize > info.file_size:
+            raise ValueError(f"{info.filename} announces {shape} of {dtype}, more than it holds")
+
+
+def _check_shapes(path: Path, sample: ReferenceSample, dim: int) -> None:
+    count = len(sample.hashes) if sample.hashes.ndim else 0
+    expected: list[tuple[npt.NDArray[Any], np.dtype[Any], tuple[int, ...]]] = [
+        (sample.hashes, np.dtype(np.uint8), (count, _HASH_BYTES)),
+        (sample.splits, np.dtype(np.uint8), (count,)),
+        (sample.vectors, np.dtype(np.float32), (count, dim)),
+    ]
+    if (
+        count == 0
+        or any(array.dtype != dtype or array.shape != shape for array, dtype, shape in expected)
+        or sample.labels.dtype.kind != "U"
+        or sample.labels.shape != (count,)
+    ):
+        raise EvaluationError(
+            f"{display_path(path)} holds vectors {sample.vectors.dtype} {list(sample.vectors.shape)}; expected float32 "
+            f"[n, {dim}] with n hashes, labels and splits. Use the *.reference.npz that was written with the model."
+        )

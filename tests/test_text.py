@@ -1,0 +1,37 @@
+"""Untrusted text on one safe line."""
+
+import os
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deeprank.runtime.text import display_path, printable
+
+
+@given(st.text(alphabet=st.characters()))
+def test_nothing_unsafe_is_left(text: str) -> None:
+    shown = printable(text)
+    assert not {unicodedata.category(c) for c in shown} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    shown.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain name.jpg", "plain name.jpg"),
+        ("Grüße 日本.png", "Grüße 日本.png"),
+        ("a\nb", r"a\nb"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("holiday [/edited].jpg", "holiday [/edited].jpg"),
+        ("gpj.\u202eexe", r"gpj.\u202eexe"),
+    ],
+)
+def test_examples(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_bytes_that_are_not_utf8_are_shown_not_dropped() -> None:
+    assert display_path(b"caf\xe9.jpg") == r"caf\xe9.jpg"
+    assert display_path(os.fsdecode(b"caf\xe9.jpg")) == r"caf\xe9.jpg"
