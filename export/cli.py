@@ -55,13 +55,12 @@ def export_command(
     _require("--precision", precision, ("fp32",))
     _require("--parity", parity, ("sample", "full"))
     try:
-        from ..train.reference import Reference, load_run
+        from ..train.reference import Reference
         from .package import export_package
     except ImportError as error:
         raise MissingExtraError("deeprank-export", "train") from error
     from ..runtime.datasets import open_dataset
 
-    network, info, config = load_run(run)
     reference = Reference(run)
     with contextlib.ExitStack() as bars:
 
@@ -70,10 +69,10 @@ def export_command(
             return bars.enter_context(progress(what, total))
 
         package = export_package(
-            network,
-            info,
+            reference.network,
+            reference.info,
             reference,
-            open_dataset(data or config.data),
+            open_dataset(data or reference.data),
             out or Path(FORMATS[form]),
             form=cast("Format", form),
             full=parity == "full",

@@ -43,7 +43,8 @@ def write_torchscript(network: nn.Module, info: ModelInfo, path: Path) -> None:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # the deprecation, which our documentation states
             traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-                network, (example_pictures(info.picture, count=2),), check_trace=False)
+                network, (example_pictures(info.picture, count=2),), check_trace=False
+            )
             frozen = torch.jit.freeze(traced.eval())
             torch.jit.save(frozen, str(path), _extra_files={METADATA_KEY: info.to_json()})
     except Exception as error:  # the tracer raises kinds without a common base

@@ -14,6 +14,7 @@ __all__ = [
     "MissingExtraError",
     "ModelFileError",
     "PictureError",
+    "QueryError",
     "TrainingError",
 ]
 
@@ -48,6 +49,10 @@ class IndexDamagedError(IndexStateError):
 
 class IndexLockedError(IndexStateError):
     """Another process is writing to the index."""
+
+
+class QueryError(DeepRankError):
+    """A query cannot be answered as it was asked."""
 
 
 class EvaluationError(DeepRankError):

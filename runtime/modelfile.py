@@ -129,6 +129,8 @@ def open_model(path: str | Path, *, device: Device = "auto", threads: int | None
         _check_shapes(session, info)
     except ModelFileError as error:
         raise ModelFileError(f"{display_path(path)} has {error}.") from None
+    except UnicodeDecodeError as error:  # ONNX Runtime hands metadata and names over as they are in the file
+        raise ModelFileError(f"{display_path(path)} has text that is not UTF-8 ({error.reason}).") from None
     return OpenModel(path, hashlib.sha256(data).hexdigest(), info, session, used)
 
 

@@ -117,7 +117,7 @@ def test_more_than_announced(server: Server, tmp_path: Path) -> None:
 
 
 def test_no_network(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be fetched .* the word digits, which needs no network"):
+    with pytest.raises(DataError, match=r"cannot be fetched .* the word digits, which needs no network"):
         fetch_archive(archive(server, url="http://127.0.0.1:1/x.zip"), tmp_path / "tiny")
     with pytest.raises(DataError, match="cannot be fetched"):
         fetch_archive(archive(server, url="http://name.invalid/x.zip"), tmp_path / "tiny")

@@ -1,0 +1,125 @@
+"""Backbones by name: a network from normalised pictures to one pooled feature vector each, without a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from ..runtime.errors import TrainingError
+from ..runtime.text import printable
+from .normalisation import IMAGENET, Normalisation
+
+__all__ = [
+    "BACKBONES",
+    "TIMM_PREFIX",
+    "classifier_prefixes",
+    "create_backbone",
+    "default_normalisation",
+    "feature_dim",
+    "timm_name",
+]
+
+TIMM_PREFIX = "timm:"
+
+_TORCHVISION = ("resnet18", "resnet50", "resnet101", "mobilenet_v3_small", "mobilenet_v3_large")
+_TIMM_ALIASES = {"efficientnet_lite0": "tf_efficientnet_lite0"}
+
+BACKBONES = (*_TORCHVISION, *_TIMM_ALIASES)
+
+
+def create_backbone(name: str, image_size: int) -> nn.Module:
+    """Make a backbone with random weights.
+
+    Args:
+        name: one of :data:`BACKBONES`, or ``timm:NAME``.
+        image_size: side of the square input in pixels; only networks of a fixed input size depend on it.
+
+    Returns:
+        A module from float32 ``[n, 3, S, S]`` to float32 ``[n, F]``; its state's keys are those of the library that
+        it comes from, without the classifier's.
+
+    Raises:
+        TrainingError: there is no backbone of that name, or it cannot take pictures of that size.
+
+    """
+    in_timm = timm_name(name)
+    if in_timm is not None:
+        return _create_timm(in_timm, image_size)
+    if name not in _TORCHVISION:
+        raise TrainingError(
+            f"There is no backbone {printable(name)!r}; expected one of {', '.join(BACKBONES)}, or timm:NAME."
+        )
+    builder = cast(Callable[..., nn.Module], torchvision.models.get_model_builder(name))
+    network = builder(weights=None)
+    setattr(network, "fc" if name.startswith("resnet") else "classifier", nn.Identity())
+    return network
+
+
+def timm_name(name: str) -> str | None:
+    """Return timm's name of the backbone, or None where it is torchvision's."""
+    if name.startswith(TIMM_PREFIX):
+        return name.removeprefix(TIMM_PREFIX)
+    return _TIMM_ALIASES.get(name)
+
+
+def _create_timm(name: str, image_size: int) -> nn.Module:
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        raise TrainingError(
+            f"timm has no network {printable(name)!r}; see timm.list_models() for those of the installed version."
+        )
+    options: dict[str, Any] = {"img_size": image_size} if _timm_config(name).get("fixed_input_size") else {}
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"timm's {printable(name)!r} cannot be made for {image_size} px ({error}); try another --image-size."
+        ) from error
+
+
+def _timm_config(name: str) -> dict[str, object]:
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return vars(config) if config is not None else {}
+
+
+def classifier_prefixes(name: str) -> tuple[str, ...]:
+    """Return how the keys of the backbone's classifier begin in its library's own weight files."""
+    in_timm = timm_name(name)
+    if in_timm is None:
+        return ("fc.",) if name.startswith("resnet") else ("classifier.",)
+    classifier = _timm_config(in_timm).get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else cast(tuple[str, ...], classifier)
+    return tuple(f"{each}." for each in names)
+
+
+def default_normalisation(name: str) -> Normalisation:
+    """Return the mean and deviation that the library's own weights of the backbone expect."""
+    in_timm = timm_name(name)
+    if in_timm is None:
+        return IMAGENET
+    config = _timm_config(in_timm)
+    if "mean" not in config or "std" not in config:
+        return IMAGENET
+    return Normalisation.from_unit_range(
+        cast(tuple[float, ...], config["mean"]), cast(tuple[float, ...], config["std"])
+    )
+
+
+def feature_dim(backbone: nn.Module, image_size: int) -> int:
+    """Return F, found by running one black picture (a table of widths could be wrong; this cannot)."""
+    training = backbone.training
+    backbone.eval()
+    device = next(backbone.parameters()).device
+    with torch.inference_mode():
+        features = backbone(torch.zeros(1, 3, image_size, image_size, device=device))
+    backbone.train(training)
+    if features.ndim != 2:
+        raise TrainingError(
+            f"The backbone returns an array of shape {tuple(features.shape)}; expected one pooled vector a picture."
+        )
+    return int(features.shape[1])

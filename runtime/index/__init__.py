@@ -1,0 +1,23 @@
+"""The index folder (Contract 3): storage, graph, search, and the sync that makes it follow folders of pictures.
+
+One small interface. :class:`Index` searches. What writes lies in the module of its name: ``sync.sync``,
+``reembed.reembed``, ``remove.plan_removal`` and ``remove.remove``, ``verify.verify``; ``info.index_info`` describes.
+Nothing outside this package knows SQLite or hnswlib.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .search import Hit, Index, Method
+
+__all__ = ["Hit", "Index", "Method"]
+
+
+def __getattr__(name: str) -> Any:
+    # At first use: what only writes or describes needs no search.
+    if name in __all__:
+        return getattr(importlib.import_module(".search", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

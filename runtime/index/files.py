@@ -1,0 +1,112 @@
+"""Names inside an index folder, and writing them so that a crash leaves the old file or the new one, whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+__all__ = [
+    "DATABASE",
+    "GRAPH",
+    "LOCK",
+    "MODEL",
+    "exchange_folders",
+    "file_sha256",
+    "finish_exchange",
+    "is_index",
+    "put_copy",
+    "replace_durably",
+    "sync_folder",
+    "temporary",
+]
+
+DATABASE = "items.sqlite"
+MODEL = "model.onnx"
+GRAPH = "graph.hnsw"
+LOCK = "write.lock"
+
+
+def is_index(folder: Path) -> bool:
+    """Tell whether ``folder`` holds an index (its database, that is; the rest can be made again)."""
+    return (folder / DATABASE).exists()
+
+
+def temporary(target: Path) -> Path:
+    """Return the name under which ``target`` is prepared: always the same, so that a crash leaves at most one."""
+    return target.with_name(target.name + ".tmp")
+
+
+def exchange_folders(fresh: Path, folder: Path) -> None:
+    """Swap two folders of one parent, so that at every moment one of them has the name ``folder``.
+
+    Linux does that in one step. Elsewhere it takes two renames; :func:`finish_exchange` undoes the first where a crash
+    came between them.
+    """
+    if not _exchanged(fresh, folder):
+        aside = _aside(folder)
+        folder.replace(aside)
+        fresh.replace(folder)
+        aside.replace(fresh)
+    sync_folder(folder.parent)
+
+
+def finish_exchange(folder: Path) -> None:
+    """Give a folder its name back that a crash in :func:`exchange_folders` took."""
+    aside = _aside(folder)
+    if aside.is_dir() and not folder.exists():
+        aside.replace(folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.aside")
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Swap two names by Linux's renameat2; False where the system or the file system has no such thing."""
+    import ctypes
+
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2
+    return bool(renameat2(here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), exchange) == 0)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace_durably(prepared: Path, target: Path) -> None:
+    """Rename ``prepared`` to ``target``; when this returns, both content and name survive a power cut."""
+    descriptor = os.open(prepared, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    prepared.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable, where the system can (Windows cannot open a folder)."""
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def put_copy(source: Path, target: Path) -> str:
+    """Copy a file atomically and return the hex sha256 of what now lies at ``target``, read back."""
+    prepared = temporary(target)
+    shutil.copyfile(source, prepared)
+    digest = file_sha256(prepared)
+    replace_durably(prepared, target)
+    return digest

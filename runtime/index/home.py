@@ -1,0 +1,140 @@
+"""The folder of an index: making it, and the model that lives in it."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import IndexLockedError, IndexStateError, ModelFileError
+from ..text import display_path
+from .files import DATABASE, GRAPH, LOCK, MODEL, file_sha256, is_index, put_copy, temporary
+from .writer import SIDE_FILES, create_database, locked
+
+__all__ = ["check_model", "check_usable", "default_model", "install_model", "new_folder"]
+
+OURS = {DATABASE, MODEL, GRAPH, LOCK}
+OURS |= {temporary(Path(name)).name for name in OURS} | {DATABASE + suffix for suffix in SIDE_FILES}
+
+
+def default_model() -> Path:
+    """Return the model of a new index where none is named: ``./model.onnx``, else the one that ships.
+
+    Raises:
+        ModelFileError: there is neither.
+
+    """
+    here = Path(MODEL)
+    if here.is_file():
+        return here
+    shipped = Path(str(importlib.resources.files("deeprank.models"))) / "pretrained"
+    models = sorted(shipped.glob("*.onnx")) if shipped.is_dir() else []
+    if not models:
+        raise ModelFileError(
+            f"There is no {MODEL} in this folder; expected a model to embed the pictures with. Make one with "
+            "deeprank-export, or name one with --model."
+        )
+    return models[0]
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make the folder of an index and hold its lock; a folder that was not there, and stays without one, goes again.
+
+    Raises:
+        IndexStateError: the folder is in use for something else, or cannot be made.
+        IndexLockedError: another process is making the same index.
+
+    """
+    existed = folder.exists()
+    check_usable(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IndexStateError(f"{display_path(folder)} cannot be made ({error.strerror}).") from None
+    with locked(folder):
+        if is_index(folder):
+            raise IndexLockedError(
+                f"{display_path(folder)} was made by another process just now; run the command again."
+            )
+        try:
+            yield
+        except BaseException:
+            if not existed and not is_index(folder):
+                for path in folder.iterdir():
+                    path.unlink()
+                folder.rmdir()
+            raise
+
+
+def check_usable(folder: Path) -> None:
+    """Make sure that an index can be made in ``folder``: it is new, empty, or holds what is left of one.
+
+    Raises:
+        IndexStateError: it is in use for something else.
+
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in OURS) if folder.is_dir() else ["it"]
+    if not folder.is_dir() or (strangers and not is_index(folder)):
+        found = f"holds other files ({display_path(strangers[0])})" if folder.is_dir() else "is a file"
+        raise IndexStateError(
+            f"{display_path(folder)} {found}; expected an index, an empty folder or a new name for --index."
+        )
+
+
+def install_model(folder: Path, model: Path, sha256: str, dim: int) -> None:
+    """Copy the model into the folder and make an empty database for its vectors.
+
+    Args:
+        folder: of the index, locked.
+        model: a file that was opened and checked.
+        sha256: of the bytes that were checked.
+        dim: length of its vectors.
+
+    Raises:
+        ModelFileError: the file changed since it was checked.
+
+    """
+    if put_copy(model, folder / MODEL) != sha256:
+        (folder / MODEL).unlink()
+        raise ModelFileError(f"{display_path(model)} changed while it was being copied; run the command again.")
+    create_database(folder, sha256, dim)
+
+
+def check_model(folder: Path, expected: str, model: Path | None) -> None:
+    """Make sure that an index is used with its own model.
+
+    Args:
+        folder: of the index.
+        expected: hex sha256 in its database.
+        model: the one that was named, if any.
+
+    Raises:
+        IndexStateError: another one was named, or the index's own is damaged or lost.
+        ModelFileError: the one that was named cannot be read.
+
+    """
+    if model is not None and _digest(model) != expected:
+        raise IndexStateError(
+            f"{display_path(folder)} was made with another model than {display_path(model)}; an index has one model. "
+            "Leave --model out to use its own, or embed all pictures again with: "
+            f"deeprank-index sync --reembed --model {display_path(model)} --index {display_path(folder)}."
+        )
+    own = folder / MODEL
+    if _digest(own) != expected:
+        raise IndexStateError(
+            f"{display_path(own)} is not the model that the vectors were made with; put that one back, or embed all "
+            f"pictures again with: deeprank-index sync --reembed --model MODEL --index {display_path(folder)}."
+        )
+
+
+def _digest(model: Path) -> str:
+    try:
+        return file_sha256(model)
+    except OSError as error:
+        raise ModelFileError(
+            f"{display_path(model)} cannot be read ({error.strerror}); expected a model file."
+        ) from None

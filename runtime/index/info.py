@@ -1,0 +1,116 @@
+"""What an index holds, without searching it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelFileError
+from ..modelfile import ModelInfo, open_model
+from .files import DATABASE, GRAPH, MODEL
+from .graph import GraphUnusableError, open_graph
+from .schema import SCHEMA
+from .store import Store
+
+__all__ = ["IndexInfo", "index_info"]
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index holds.
+
+    Attributes:
+        path: the index folder.
+        items: number of pictures.
+        roots: the synced folders and the number of pictures in each.
+        labels: the labels and the number of pictures with each.
+        unlabelled: number of pictures directly in a synced folder.
+        dim: length of a vector.
+        model_sha256: of the model that the vectors were made with.
+        model: what its file says of itself; None where it cannot be read, for the reason in ``model_problem``.
+        graph: size, covered and removed items and parameters; None: searches scan, for the reason in
+            ``graph_problem``.
+        sizes: bytes of each file.
+
+    """
+
+    path: str
+    items: int
+    roots: Mapping[str, int]
+    labels: Mapping[str, int]
+    unlabelled: int
+    dim: int
+    model_sha256: str
+    model: ModelInfo | None
+    model_problem: str | None
+    graph: Mapping[str, Any] | None
+    graph_problem: str | None
+    sizes: Mapping[str, int]
+    schema: int = SCHEMA
+
+
+def index_info(index: str | Path) -> IndexInfo:
+    """Describe an index.
+
+    Raises:
+        IndexStateError, IndexDamagedError: it cannot be opened, or is damaged.
+
+    """
+    folder = Path(index)
+    with Store.open(folder) as store, store.snapshot():
+        meta = store.meta()
+        roots = store.roots()
+        labels: Counter[str | None] = Counter()
+        in_root: Counter[int] = Counter()
+        for item in store.all_items():
+            labels[item.label] += 1
+            in_root[item.root] += 1
+        graph, graph_problem = _graph(store, meta.dim)
+    model, model_problem = _model(folder, meta.model_sha256)
+    unlabelled = labels.pop(None, 0)
+    return IndexInfo(
+        path=str(folder),
+        items=meta.items,
+        roots={os.fsdecode(path): in_root[root] for root, path in roots.items()},
+        labels={label: count for label, count in sorted(labels.items(), key=_name) if label is not None},
+        unlabelled=unlabelled,
+        dim=meta.dim,
+        model_sha256=meta.model_sha256,
+        model=model,
+        model_problem=model_problem,
+        graph=graph,
+        graph_problem=graph_problem,
+        sizes={name: (folder / name).stat().st_size for name in (DATABASE, MODEL, GRAPH) if (folder / name).exists()},
+    )
+
+
+def _name(entry: tuple[str | None, int]) -> str:
+    return entry[0] or ""
+
+
+def _graph(store: Store, dim: int) -> tuple[Mapping[str, Any] | None, str | None]:
+    row = store.graph()
+    if row is None:
+        return None, "none has been built yet"
+    try:
+        file = open_graph(store.folder, row, dim)
+    except GraphUnusableError as error:
+        return None, str(error)
+    live = int(file.live.sum())
+    parameters: dict[str, Any] = json.loads(row.parameters)
+    return {"items": live, "removed": len(file.ids) - live, "bytes": row.size, **parameters}, None
+
+
+def _model(folder: Path, expected: str) -> tuple[ModelInfo | None, str | None]:
+    try:
+        model = open_model(folder / MODEL, device="cpu")
+    except ModelFileError as error:
+        return None, str(error)
+    if model.sha256 != expected:
+        return None, f"{MODEL} is not the model that the vectors were made with."
+    return model.info, None

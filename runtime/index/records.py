@@ -1,0 +1,107 @@
+"""The rows of an index's database, and the checksums that tell a damaged one from a sound one."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass, replace
+
+__all__ = ["GraphRow", "Item", "Meta", "checksum", "root_checksum"]
+
+Value = int | str | bytes | None
+
+
+def checksum(*values: Value) -> int:
+    """Return the CRC-32 of a row's values.
+
+    Text enters as the bytes it was made from: names need not be UTF-8, and what ``repr`` escapes in text differs
+    between versions of Python, while for numbers and bytes it does not.
+    """
+    encoded = tuple(os.fsencode(value) if isinstance(value, str) else value for value in values)
+    return zlib.crc32(repr(encoded).encode("ascii"))
+
+
+def root_checksum(root: int, path: bytes) -> int:
+    """Return the checksum of a row of ``roots``."""
+    return checksum(root, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture of the index, without its vector.
+
+    ``id`` names one vector for ever: a changed picture gets a new one, and none is used twice. So ids are the change
+    numbers of the index, and what a graph covers is told by the last id in it.
+
+    ``path`` is relative to the root, in the bytes of the file system; ``label`` the top folder under the root.
+    """
+
+    id: int
+    root: int
+    path: bytes
+    label: str | None
+    size: int
+    mtime_ns: int
+    sha256: bytes
+
+    def checksum(self, vector_crc32: int) -> int:
+        """Return the checksum of the row, over everything but the vector, of which it includes the checksum."""
+        return checksum(self.id, self.root, self.path, self.label, self.size, self.mtime_ns, self.sha256, vector_crc32)
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What the index is: one row, updated in every transaction.
+
+    ``vector_sum`` and ``row_sum`` are the sums of all vectors' and all rows' checksums: rows that vanish, or come
+    back, through a damaged page change them.
+    """
+
+    model_sha256: str
+    dim: int
+    items: int = 0
+    last_id: int = 0
+    vector_sum: int = 0
+    row_sum: int = 0
+
+    def checksum(self) -> int:
+        """Return the checksum of the row."""
+        return checksum(self.model_sha256, self.dim, self.items, self.last_id, self.vector_sum, self.row_sum)
+
+    def with_item(self, item: int, vector_crc32: int, row_crc32: int) -> Meta:
+        """Return the row after an item was added."""
+        return replace(
+            self,
+            items=self.items + 1,
+            last_id=max(self.last_id, item),
+            vector_sum=self.vector_sum + vector_crc32,
+            row_sum=self.row_sum + row_crc32,
+        )
+
+    def without_item(self, vector_crc32: int, row_crc32: int) -> Meta:
+        """Return the row after an item was removed."""
+        return replace(
+            self,
+            items=self.items - 1,
+            vector_sum=self.vector_sum - vector_crc32,
+            row_sum=self.row_sum - row_crc32,
+        )
+
+
+@dataclass(frozen=True)
+class GraphRow:
+    """Which graph file belongs to the database: a file with another size or sha256 is not used.
+
+    ``covers`` is the last id in the graph, ``removed`` the ids in it that are no longer in the index, as little-endian
+    int64, ``parameters`` a JSON object.
+    """
+
+    sha256: str
+    size: int
+    parameters: str
+    covers: int
+    removed: bytes = b""
+
+    def checksum(self) -> int:
+        """Return the checksum of the row."""
+        return checksum(self.sha256, self.size, self.parameters, self.covers, self.removed)

@@ -1,0 +1,69 @@
+"""Changing the model of an index: everything is embedded into a folder beside it, checked, and swapped in."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from pathlib import Path
+
+from ..devices import Device
+from ..errors import IndexStateError
+from ..images import DEFAULT_MAX_PIXELS
+from ..progress import StartProgress, start_nothing
+from ..text import display_path
+from .files import exchange_folders, finish_exchange
+from .home import default_model
+from .plan import plan_sync
+from .store import Store
+from .sync import SyncReport, open_embedder, sync_new
+from .verify import verify
+from .writer import locked
+
+__all__ = ["reembed"]
+
+
+def reembed(
+    index: str | Path,
+    *,
+    model: str | Path | None = None,
+    device: Device = "auto",
+    threads: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    progress: StartProgress = start_nothing,
+) -> SyncReport:
+    """Embed all pictures of an index anew, with another model; the old index answers until the new one is complete.
+
+    Args:
+        index: the index folder; all its roots must be there.
+        model: the new model; default as for a new index.
+        device: where the network runs.
+        threads: of the network, on the CPU.
+        max_pixels: larger pictures are skipped.
+        progress: told how it goes on.
+
+    Raises:
+        IndexStateError: there is no index, a root is missing or lost most of its pictures, or the new index is not
+            sound; the old one then stays.
+        IndexLockedError, IndexDamagedError, ModelFileError, DeviceError: as for :func:`~.sync.sync`.
+
+    """
+    folder = Path(os.path.realpath(index))
+    finish_exchange(folder)
+    chosen = Path(model) if model is not None else default_model()
+    opener = functools.partial(open_embedder, device=device, threads=threads, max_pixels=max_pixels)
+    fresh = folder.with_name(f".{folder.name}.reembed")
+    with Store.open(folder) as store:
+        roots = [os.fsdecode(path) for path in store.roots().values()]
+        if not roots:
+            raise IndexStateError(f"{display_path(folder)} has no folders to embed; sync one first.")
+        plan_sync(store, folder, roots)  # what a sync would refuse is refused before hours of work
+    with locked(folder):
+        shutil.rmtree(fresh, ignore_errors=True)
+        report = sync_new(fresh, plan_sync(None, folder, roots), chosen, opener, progress, lambda _: None)
+        problems = verify(fresh).problems
+        if problems:
+            raise IndexStateError(f"The new index is not sound ({problems[0]}); {display_path(folder)} stays as it is.")
+        exchange_folders(fresh, folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+    return report

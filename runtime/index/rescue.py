@@ -1,0 +1,157 @@
+"""Reading whatever is sound from a database that may be damaged, and making a sound one of it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .files import DATABASE, replace_durably
+from .records import Item, Meta, root_checksum
+from .store import ITEM_COLUMNS, ITEM_TYPES, Store
+from .writer import SIDE_FILES, create_database, open_writer
+
+__all__ = ["Row", "Unsound", "put_in_place", "read_rows", "rebuild", "sound_roots"]
+
+_ROWS_AFTER = f"SELECT {ITEM_COLUMNS}, vector, vector_crc32, row_crc32 FROM items NOT INDEXED WHERE id > ? ORDER BY id"
+_LARGEST_ID = 2**63 - 1
+# Squared length of a vector may differ from 1 by this much, the rounding of a float32 (or float16) network.
+_UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sound row of ``items``."""
+
+    item: Item
+    vector: bytes
+    vector_crc32: int
+    row_crc32: int
+
+
+@dataclass(frozen=True)
+class Unsound:
+    """Something that is not: a row (with its id, if that can be read), or a stretch that SQLite cannot read."""
+
+    what: str
+    id: int | None = None
+
+
+def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, bytes]) -> Iterator[Row | Unsound]:
+    """Yield every row of ``items`` in the order of the ids, sound or not; never raises for damage.
+
+    Where SQLite cannot read on, it goes on with the next row that can be read.
+    """
+    last: int | None = 0
+    while last is not None:
+        try:
+            # One row at a time: of a chunk with an unreadable row, sqlite3 would return nothing.
+            for row in connection.execute(_ROWS_AFTER, (last,)):
+                last = row[0]
+                yield _checked(row, dim, roots)
+            return
+        except (sqlite3.Error, OverflowError) as error:
+            yield Unsound(f"the items after {last} cannot be read ({error})")
+            last = _next_readable(connection, last)
+
+
+def _next_readable(connection: sqlite3.Connection, last: int) -> int | None:
+    """Return the smallest id after ``last`` behind which a row can be read, or the end; None: there is no such id."""
+
+    def readable(after: int) -> bool:
+        try:
+            connection.execute(f"{_ROWS_AFTER} LIMIT 1", (after,)).fetchone()
+        except (sqlite3.Error, OverflowError):
+            return False
+        return True
+
+    unreadable, step = last, 1
+    while not readable(last + step):
+        unreadable, step = last + step, 2 * step
+        if last + step > _LARGEST_ID:
+            return None
+    found = last + step
+    while found - unreadable > 1:
+        middle = (unreadable + found) // 2
+        if readable(middle):
+            found = middle
+        else:
+            unreadable = middle
+    return found
+
+
+def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row | Unsound:
+    values, (vector, vector_crc32, row_crc32) = row[:7], row[7:]
+    if not all(isinstance(value, kind) for value, kind in zip(values, ITEM_TYPES, strict=True)):
+        return Unsound(f"item {row[0]} is damaged", row[0])
+    item = Item(*values)
+    if item.checksum(vector_crc32) != row_crc32:
+        return Unsound(f"item {item.id} is damaged", item.id)
+    if not isinstance(vector, bytes) or len(vector) != 4 * dim or zlib.crc32(vector) != vector_crc32:
+        return Unsound(f"the vector of item {item.id} is damaged", item.id)
+    numbers = np.frombuffer(vector, dtype="<f4")
+    if not abs(float(numbers @ numbers) - 1) <= _UNIT_TOLERANCE:  # NaN compares false
+        return Unsound(f"the vector of item {item.id} is not of unit length", item.id)
+    if item.root not in roots:
+        return Unsound(f"item {item.id} belongs to a folder that is not known any more", item.id)
+    return Row(item, vector, vector_crc32, row_crc32)
+
+
+def sound_roots(connection: sqlite3.Connection) -> tuple[dict[int, bytes], list[str]]:
+    """Return the synced folders that can be read, and what is wrong with the others."""
+    roots: dict[int, bytes] = {}
+    problems = []
+    try:
+        for root, path, check in connection.execute("SELECT id, path, checksum FROM roots NOT INDEXED ORDER BY id"):
+            if isinstance(path, bytes) and root_checksum(root, path) == check:
+                roots[root] = path
+            else:
+                problems.append(f"folder {root} is damaged: its items are lost until it is synced again")
+    except (sqlite3.Error, OverflowError) as error:
+        problems.append(f"the list of synced folders cannot be read ({error})")
+    return roots, problems
+
+
+def rebuild(store: Store, meta: Meta) -> int:
+    """Make a new database of every sound row, beside the damaged one; see :func:`put_in_place`.
+
+    Returns:
+        the number of items in it.
+
+    """
+    place = _place(store.folder)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    create_database(place, meta.model_sha256, meta.dim)
+    with open_writer(place) as writer:
+        roots, _ = sound_roots(store.connection)
+        for root, path in roots.items():
+            writer.add_root(path, root)
+        seen: set[tuple[int, bytes]] = set()
+        for row in read_rows(store.connection, meta.dim, roots):
+            if isinstance(row, Row) and (row.item.root, row.item.path) not in seen:
+                seen.add((row.item.root, row.item.path))
+                writer.restore(row.item, row.vector)
+        writer.commit()
+        return writer.meta().items
+
+
+def put_in_place(folder: Path) -> None:
+    """Put the new database in the place of the damaged one, which nobody has open; the lock must be held."""
+    # A log of the damaged database would be replayed into the new one.
+    for suffix in SIDE_FILES:
+        (folder / (DATABASE + suffix)).unlink(missing_ok=True)
+    replace_durably(_place(folder) / DATABASE, folder / DATABASE)
+    with contextlib.suppress(OSError):
+        _place(folder).rmdir()
+
+
+def _place(folder: Path) -> Path:
+    return folder / "repair.tmp"

@@ -1,0 +1,1 @@
+"""``deeprank-query``: the most similar pictures of an index, as a table, JSON, paths or a contact sheet."""

@@ -1,0 +1,138 @@
+"""The deployment box: installed from the wheelhouse, without network, compiler or PyTorch.
+
+It uses what the main line left, which is what somebody would copy to a box: the model with its reference sample, and
+pictures.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import MainLine
+
+ROOT = Path(__file__).parent.parent
+RUNTIME = {"numpy", "pillow", "hnswlib", "typer", "filelock", "deep-ranking"}
+TRAINING = {"torch", "torchvision", "timm", "onnx", "onnxscript", "scikit-learn", "matplotlib"}
+COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++")
+
+
+@pytest.fixture(scope="module")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``make wheelhouse`` makes."""
+    folder = tmp_path_factory.mktemp("wheelhouse")
+    command = ["make", "wheelhouse", f"WHEELHOUSE={folder}", f"PYTHON={sys.executable}"]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if built.returncode and any(word in built.stderr for word in ("NameResolution", "Network is unreachable")):
+        pytest.skip("the package index cannot be reached")
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    """A PATH of one folder with a handful of tools and no compiler; pip without an index."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))}
+    return kept | {"PATH": "/nonexistent", "PIP_NO_INDEX": "1", "CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
+
+
+@pytest.fixture(scope="module")
+def box(wheelhouse: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A venv's bin folder, installed with the README's command."""
+    assert not any(shutil.which(compiler, path=environment["PATH"]) for compiler in COMPILERS)
+    folder = tmp_path_factory.mktemp("box")
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    command = [folder / "bin" / "pip", "install", "--no-index", "--find-links", wheelhouse, "deep-ranking"]
+    installed = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True)
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    return folder / "bin"
+
+
+@pytest.fixture
+def on_box(box: Path, environment: dict[str, str], tmp_path: Path):
+    def run(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+        command = [str(box / str(words[0])), *map(str, words[1:])]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.returncode == status, f"{words}\n{result.stdout}\n{result.stderr}"
+        assert "Traceback" not in result.stderr
+        return result
+
+    return run
+
+
+def test_the_base_install_is_small_and_has_no_torch(on_box, box: Path) -> None:
+    listed = {entry["name"].lower() for entry in json.loads(on_box("pip", "list", "--format", "json").stdout)}
+    assert listed >= RUNTIME
+    assert not listed & TRAINING
+    assert len(listed & {"onnxruntime", "onnxruntime-gpu"}) == 1
+    site = next((box.parent / "lib").glob("python*")) / "site-packages"
+    size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    assert size < 700e6
+    # Nothing is dropped beside other people's packages.
+    assert not [name for name in ("train", "export", "runtime", "models") if (site / name).exists()]
+
+
+def test_every_runtime_command_works(on_box, line: MainLine, tmp_path: Path) -> None:
+    sync = on_box("deeprank-index", "sync", line.digits / "train", "--index", "i", "--model", line.model, "--json")
+    assert json.loads(sync.stdout)["added"] == 1612
+    picture = next((line.digits / "val" / "4").iterdir())
+    hits = json.loads(on_box("deeprank-query", picture, "--index", "i", "--json", "--sheet", "s.png").stdout)
+    assert len(hits["results"][0]["hits"]) == 10
+    assert (tmp_path / "s.png").is_file()
+    for search in ("exact", "hnsw"):
+        again = json.loads(on_box("deeprank-query", picture, "--index", "i", "--json", "--search", search).stdout)
+        assert again["results"] == hits["results"]
+    assert "1,612" in on_box("deeprank-index", "info", "--index", "i").stdout
+    on_box("deeprank-index", "verify", "--index", "i")
+    on_box("deeprank-index", "remove", "--label", "4", "--yes", "--index", "i")
+    left = json.loads(on_box("deeprank-query", picture, "--index", "i", "--json").stdout)
+    assert "4" not in {hit["label"] for hit in left["results"][0]["hits"]}
+
+
+def test_parity_is_proven_there(on_box, line: MainLine) -> None:
+    report = on_box(
+        "deeprank-eval", "--model", line.model, "--data", line.digits, "--reference", line.reference, "--json"
+    )
+    document = json.loads(report.stdout)
+    assert document["parity"]["max_abs_difference"] <= 1e-4
+    assert document["precision_at_k"]["reference"] == pytest.approx(
+        document["precision_at_k"]["runtime_exact"], abs=5e-4
+    )
+
+
+def test_the_python_api_works_there(on_box, line: MainLine) -> None:
+    picture = next((line.digits / "val" / "4").iterdir())
+    program = (
+        "import sys; from deeprank.runtime import Embedder, Index, __version__\n"
+        "print(Embedder(sys.argv[1]).embed([sys.argv[2]]).shape, __version__)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    assert on_box("python", "-c", program, line.model, picture).stdout.startswith("(1, ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("deeprank-train", "digits"),
+        ("deeprank-export", "somewhere"),
+        ("deeprank-eval", "--model", "{model}", "--data", "digits"),
+        ("deeprank-eval", "--model", "{model}", "--data", "{digits}", "--reference", "{run}"),
+    ],
+)
+def test_training_commands_say_what_to_install(on_box, line: MainLine, words: tuple[str, ...]) -> None:
+    filled = [word.format(model=line.model, digits=line.digits, run=line.run) for word in words]
+    failed = on_box(*filled, status=1)
+    last = failed.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "[train]'" in last
+    assert "pip install" in last
+
+
+@pytest.mark.parametrize("command", ["train", "export", "index", "query", "eval"])
+def test_help_and_version_need_nothing(on_box, command: str) -> None:
+    assert "Usage" in on_box(f"deeprank-{command}", "--help").stdout
+    assert on_box(f"deeprank-{command}", "--version").stdout == "deeprank 0.1.0\n"

@@ -1,0 +1,115 @@
+"""The embedder against the same projection computed in numpy."""
+
+import io
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tinymodel import DIM, SIZE, expected, write_model
+
+from deeprank.runtime import Embedder
+from deeprank.runtime.embedder import embed_stream
+from deeprank.runtime.errors import PictureError
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def embedder(tmp_path: Path) -> Embedder:
+    return Embedder(write_model(tmp_path / "tiny.onnx"), device="cpu", batch_size=4)
+
+
+def pictures(folder: Path, count: int) -> tuple[list[Path], np.ndarray]:
+    pixels = RNG.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for path, picture in zip(paths, pixels, strict=True):
+        Image.fromarray(picture).save(path)
+    return paths, pixels
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 9, 30])
+def test_vectors_in_order(embedder: Embedder, tmp_path: Path, count: int) -> None:
+    paths, pixels = pictures(tmp_path, count)
+    vectors = embedder.embed(paths)
+    assert vectors.shape == (count, DIM)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, expected(pixels), atol=1e-5)
+
+
+def test_no_pictures(embedder: Embedder) -> None:
+    assert embedder.embed([]).shape == (0, DIM)
+
+
+def test_files_and_names(embedder: Embedder, tmp_path: Path) -> None:
+    paths, pixels = pictures(tmp_path, 2)
+    vectors = embedder.embed([str(paths[0]), io.BytesIO(paths[1].read_bytes())])
+    np.testing.assert_allclose(vectors, expected(pixels), atol=1e-5)
+
+
+def test_a_bad_picture_stops_embed_and_is_reported_by_stream(embedder: Embedder, tmp_path: Path) -> None:
+    paths, pixels = pictures(tmp_path, 11)
+    for number in (0, 5, 10):
+        paths[number].write_text("no picture")
+    with pytest.raises(PictureError, match=r"0\.png is not a picture"):
+        embedder.embed(paths)
+    results = list(embedder.stream(paths, embedder.load))
+    assert [path for path, _ in results] == paths
+    for number, (path, result) in enumerate(results):
+        if number in (0, 5, 10):
+            assert isinstance(result, PictureError)
+            assert path.name in str(result)
+        else:
+            np.testing.assert_allclose(result, expected(pixels[number : number + 1])[0], atol=1e-5)
+
+
+def test_nothing_but_bad_pictures(embedder: Embedder, tmp_path: Path) -> None:
+    bad = [tmp_path / f"{number}.jpg" for number in range(100)]
+    assert all(isinstance(result, PictureError) for _, result in embedder.stream(bad, embedder.load))
+
+
+def test_an_unexpected_error_is_not_swallowed(embedder: Embedder) -> None:
+    def read(_: int) -> np.ndarray:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(embedder.stream([1, 2], read))
+
+
+def test_memory_stays_bounded_and_work_overlaps() -> None:
+    """Items are taken as they are needed, and decoding goes on while the network works."""
+    taken, read_while_working, working = 0, 0, threading.Event()
+
+    def items():
+        nonlocal taken
+        for number in range(1000):
+            taken += 1
+            yield number
+
+    def read(_: int) -> np.ndarray:
+        nonlocal read_while_working
+        time.sleep(0.001)
+        read_while_working += working.is_set()
+        return np.zeros((SIZE, SIZE, 3), np.uint8)
+
+    def embed(batch: np.ndarray) -> np.ndarray:
+        working.set()
+        time.sleep(0.01)
+        working.clear()
+        return np.zeros((len(batch), DIM), np.float32)
+
+    for done, _ in enumerate(embed_stream(items(), read, embed, batch_size=8, threads=2), 1):
+        assert taken - done <= 4 * 8
+    assert done == 1000
+    assert read_while_working > 100
+
+
+def test_stopping_early_stops_the_threads(embedder: Embedder, tmp_path: Path) -> None:
+    paths, _ = pictures(tmp_path, 30)
+    before = threading.active_count()
+    stream = embedder.stream(paths, embedder.load)
+    next(stream)
+    stream.close()
+    assert threading.active_count() == before

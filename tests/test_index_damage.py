@@ -1,0 +1,370 @@
+"""Whatever is damaged in an index, the answer is right or there is none; nothing crashes, nothing committed is lost."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tinymodel import as_another_user, write_model, write_picture, write_pictures
+
+from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
+from deeprank.runtime.index import Hit, Index
+from deeprank.runtime.index.reembed import reembed
+from deeprank.runtime.index.sync import sync
+from deeprank.runtime.index.verify import verify
+
+PICTURES = 40
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, pictures and an index of them; to be copied, not changed."""
+    folder = tmp_path_factory.mktemp("made")
+    write_pictures(folder / "photos", [f"{label}/{i}.png" for label in "ab" for i in range(PICTURES // 2)])
+    sync(folder / "index", [folder / "photos"], model=write_model(folder / "model.onnx"))
+    return folder
+
+
+@pytest.fixture
+def index(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made / "index", tmp_path / "index")
+    return tmp_path / "index"
+
+
+@pytest.fixture(scope="module")
+def truth(made: Path) -> dict[str, list[Hit]]:
+    return answers(made / "index", made)
+
+
+def answers(index: Path, made: Path) -> dict[str, list[Hit]]:
+    """Answer by every way of searching, from a vector, so that the model is not needed."""
+    with Index.open(made / "index") as sound:
+        vector = sound.embedder.embed([made / "photos" / "a" / "7.png"])[0]
+    with Index.open(index) as opened:
+        return {
+            "exact": opened.search(vector, 12, method="exact"),
+            "hnsw": opened.search(vector, 12, method="hnsw"),
+            "all": opened.search(vector, PICTURES),
+            "farthest": opened.search(vector, 5, farthest=True),
+            "label": opened.search(vector, PICTURES // 2, label="b"),
+        }
+
+
+def flip(path: Path, offset: int, bits: int = 0xFF) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (value,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([value ^ bits]))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "extend", "delete", "other dimension", "garbage"])
+def test_a_damaged_graph_is_scanned_instead(
+    damage: str, index: Path, made: Path, truth: dict[str, list[Hit]], tmp_path: Path
+) -> None:
+    graph = index / "graph.hnsw"
+    size = graph.stat().st_size
+    places = range(0, size, size // 12) if damage == "flip" else [0]
+    for place in places:
+        shutil.copyfile(made / "index" / "graph.hnsw", graph)
+        if damage == "flip":
+            flip(graph, place)
+        elif damage == "truncate":
+            os.truncate(graph, size // 2)
+        elif damage == "extend":
+            os.truncate(graph, size + 8)
+        elif damage == "delete":
+            graph.unlink()
+        elif damage == "garbage":
+            graph.write_bytes(os.urandom(size))
+        else:
+            import hnswlib
+
+            other = hnswlib.Index("l2", 8)
+            other.init_index(PICTURES)
+            other.add_items(np.zeros((PICTURES, 8), np.float32))
+            other.save_index(str(graph))
+        assert answers(index, made) == truth
+        with Index.open(index) as opened:
+            opened.search(made / "photos" / "a" / "0.png", 3, method="hnsw")
+            (remark,) = opened.remarks
+        assert "scanned instead" in remark
+        assert verify(index).problems
+    report = sync(index, [made / "photos"])
+    assert (report.unchanged, report.remarks) == (PICTURES, ())
+    assert verify(index).problems == ()
+    assert answers(index, made) == truth
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_every_page_of_the_database(index: Path, made: Path, truth: dict[str, list[Hit]], graph: bool) -> None:
+    """A byte flipped anywhere is found out, or does not matter to the answer."""
+    database = index / "items.sqlite"
+    sound = database.read_bytes()
+    if not graph:
+        (index / "graph.hnsw").unlink()
+    random = np.random.default_rng(3)
+    page = int.from_bytes(sound[16:18], "big")
+    found = {"detected": 0, "right": 0}
+    for start in range(0, len(sound), page):
+        for offset in [start, *(start + random.integers(0, page, 12)).tolist()]:
+            database.write_bytes(sound)
+            flip(database, offset, 1 << int(random.integers(8)))
+            try:
+                assert answers(index, made) == truth, f"a wrong answer after a flip at {offset}"
+                found["right"] += 1
+            except (IndexDamagedError, IndexStateError):
+                found["detected"] += 1
+    assert found["detected"] >= 10, found
+
+
+def test_verify_finds_flips_in_vectors_and_rows(index: Path, made: Path, truth: dict[str, list[Hit]]) -> None:
+    database = index / "items.sqlite"
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("SELECT id, vector, path, sha256 FROM items").fetchall()
+    sound = database.read_bytes()
+    for number in (0, 13, PICTURES - 1):
+        item, *values = rows[number]
+        for value in values:
+            database.write_bytes(sound)
+            place = sound.index(bytes(value))
+            flip(database, place + len(value) // 2, 0x10)
+            report = verify(index)
+            assert report.problems
+            assert report.damaged in ((item,), ())
+            with contextlib.suppress(IndexDamagedError):
+                assert answers(index, made) == truth
+
+
+@pytest.mark.parametrize("where", ["first page", "header", "leaf", "everything", "truncated", "empty"])
+def test_repair_keeps_what_is_sound_and_sync_brings_the_rest_back(
+    index: Path, made: Path, truth: dict[str, list[Hit]], where: str
+) -> None:
+    database = index / "items.sqlite"
+    sound = database.read_bytes()
+    page = int.from_bytes(sound[16:18], "big")
+    broken = bytearray(sound)
+    if where == "first page":
+        broken[100:page] = os.urandom(page - 100)
+    elif where == "header":
+        broken[:16] = b"not a database  "
+    elif where == "leaf":
+        with sqlite3.connect(database) as connection:
+            vectors = dict(connection.execute("SELECT id, vector FROM items"))
+        start = sound.index(vectors[20]) // page * page
+        elsewhere = [vector for vector in vectors.values() if not start <= sound.index(vector) < start + page]
+        broken[start : start + page] = os.urandom(page)
+    elif where == "everything":
+        broken[page:] = os.urandom(len(sound) - page)
+    elif where == "truncated":
+        del broken[len(sound) // 2 // page * page :]
+    else:
+        broken = bytearray()
+    database.write_bytes(bytes(broken))
+    with pytest.raises(DeepRankError, match="verify"):
+        answers(index, made)
+    report = verify(index)
+    assert report.problems
+    assert report.remaining == report.problems
+    repaired = verify(index, repair=True)
+    assert repaired.remaining == ()
+    if where == "leaf":
+        assert repaired.items == len(elsewhere) > 5
+    assert sync(index, [made / "photos"]).items == PICTURES
+    assert verify(index).problems == ()
+    again = answers(index, made)
+    for way, hits in truth.items():
+        assert [(hit.path, hit.distance) for hit in again[way]] == [(hit.path, hit.distance) for hit in hits]
+    assert sorted(path.name for path in index.iterdir()) == ["graph.hnsw", "items.sqlite", "model.onnx", "write.lock"]
+
+
+def test_a_damaged_model_is_refused(index: Path, made: Path) -> None:
+    size = (index / "model.onnx").stat().st_size
+    for place in range(0, size, size // 8):
+        shutil.copyfile(made / "model.onnx", index / "model.onnx")
+        flip(index / "model.onnx", place)
+        with Index.open(index) as opened, pytest.raises((ModelFileError, IndexStateError)):
+            opened.search(made / "photos" / "a" / "0.png")
+        (problem,) = verify(index).problems
+        assert "model.onnx" in problem
+        assert verify(index, repair=True).remaining == (problem,)
+    reembed(index, model=made / "model.onnx")
+    assert verify(index).problems == ()
+
+
+def test_a_newer_schema_is_refused_by_both_numbers(index: Path, made: Path) -> None:
+    with sqlite3.connect(index / "items.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 7")
+    for attempt in (
+        lambda: Index.open(index),
+        lambda: sync(index, [made / "photos"]),
+        lambda: verify(index, repair=True),
+    ):
+        with pytest.raises(IndexStateError, match=r"schema 7.*up to 1"):
+            attempt()
+
+
+def test_another_database_is_refused(index: Path) -> None:
+    (index / "items.sqlite").unlink()
+    with sqlite3.connect(index / "items.sqlite") as connection:
+        connection.execute("CREATE TABLE t (x)")
+    with pytest.raises(IndexDamagedError, match="not the database of an index"):
+        Index.open(index)
+
+
+SYNC = "import sys; from deeprank.runtime.index.sync import sync; sync(sys.argv[1], [sys.argv[2]], model=sys.argv[3])"
+
+
+@pytest.mark.parametrize("attempt", range(6))
+def test_a_killed_sync_loses_nothing_that_was_committed(tmp_path: Path, made: Path, attempt: int) -> None:
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    write_pictures(photos, [f"{i % 3}/{i}.png" for i in range(60)])
+    sync(index, [photos], model=made / "model.onnx")
+    with Index.open(index) as opened:
+        before = opened.search(photos / "0" / "0.png", 60)
+    shutil.copytree(photos / "0", photos / "copies")
+    write_pictures(photos / "more", [f"{i}.png" for i in range(500)], 1000)
+    slow = SYNC.replace(
+        "from deeprank", "import deeprank.runtime.index.sync as s; s._COMMIT_INTERVAL_S = 0; from deeprank", 1
+    )
+    process = subprocess.Popen([sys.executable, "-c", slow, index, photos, made / "model.onnx"])
+    deadline = time.monotonic() + 30
+    while committed(index) < 62 + 40 * attempt and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = committed(index)
+    assert kept >= 62
+    with Index.open(index) as opened:  # with the log that the killed process left
+        assert len(opened) >= kept
+        found = {hit.path: hit.distance for hit in opened.search(photos / "0" / "0.png", 600)}
+    assert {hit.path: found.get(hit.path) for hit in before} == {hit.path: hit.distance for hit in before}
+    assert [problem for problem in verify(index).problems if "graph" not in problem] == []
+    report = sync(index, [photos])
+    assert (report.items, report.updated, report.removed) == (580, 0, 0)
+    assert report.unchanged >= kept
+    assert verify(index).problems == ()
+    assert not (index / "items.sqlite-wal").exists()
+
+
+def committed(index: Path) -> int:
+    connection = sqlite3.connect(f"file:{index / 'items.sqlite'}?mode=ro", uri=True)
+    try:
+        return int(connection.execute("SELECT count(*) FROM items").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def test_an_interrupted_sync_continues(tmp_path: Path, made: Path) -> None:
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    write_pictures(photos, [f"{i}.png" for i in range(20)])
+    sync(index, [photos], model=made / "model.onnx")
+    write_pictures(photos, [f"new{i}.png" for i in range(600)], 100)
+    command = [str(Path(sys.executable).parent / "deeprank-index"), "sync", str(photos), "--index", str(index)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (index / "items.sqlite-wal").exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    if process.returncode != 0:
+        assert process.returncode == 130
+        assert "next sync continues" in errors
+    assert verify(index).problems == ()
+    assert sync(index, [photos]).items == 620
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+@pytest.mark.parametrize("state", ["at rest", "after a kill", "left in WAL mode"])
+def test_a_read_only_folder_of_another_user(
+    index: Path, made: Path, tmp_path: Path, state: str, truth: dict[str, list[Hit]]
+) -> None:
+    if state != "at rest":
+        code = "import os; from deeprank.runtime.index.writer import Writer, Path; "
+        code += f"writer = Writer.open(Path({str(index)!r})); writer.add_root(b'/x'); writer.commit(); "
+        code += "os.kill(os.getpid(), 9)" if state == "after a kill" else "writer.connection.close()"
+        subprocess.run([sys.executable, "-c", code])
+    for path in (tmp_path, *tmp_path.parents[:2], made, *made.rglob("*")):
+        path.chmod(0o755)
+    for path in (*index.iterdir(), index):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    picture = str(made / "photos" / "a" / "7.png")
+    code = f"""
+with Index.open({str(index)!r}) as opened:
+    for method in ("exact", "hnsw"):
+        print([hit.path for hit in opened.search({picture!r}, 12, method=method)])
+    print(opened.remarks)
+print(verify({str(index)!r}).problems)
+try:
+    sync({str(index)!r}, [{str(made / "photos")!r}])
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    result = as_another_user(code)
+    assert result.returncode == 0, result.stderr
+    exact, graph, remarks, problems, refusal = result.stdout.splitlines()
+    assert exact == graph == str([hit.path for hit in truth["exact"]])
+    assert (remarks, problems) == ("[]", "()")
+    assert refusal.startswith("IndexStateError")
+    assert "cannot be written to" in refusal
+    assert verify(index).problems == ()
+
+
+def test_a_full_disk_leaves_the_index_as_it_was(index: Path, made: Path, tmp_path: Path) -> None:
+    """The limit on the size of files stands in for a full disk: writes fail in the middle."""
+    photos = tmp_path / "more"
+    write_pictures(photos, [f"{i}.png" for i in range(400)], 5000)
+    before = answers(index, made)
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), resource.RLIM_INFINITY))\n"
+        "from deeprank.runtime.errors import DeepRankError\n"
+        "from deeprank.runtime.index.sync import sync\n"
+        "try:\n"
+        "    print(sync(sys.argv[1], [sys.argv[2]]).remarks)\n"
+        "except DeepRankError as error:\n"
+        "    print('refused', error)\n"
+    )
+    for limit in (2_000, 60_000, 120_000):
+        command = [sys.executable, "-c", code, index, photos, made / "model.onnx", str(limit)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert [problem for problem in verify(index).problems if "graph" not in problem] == []
+        exact = [(hit.path, hit.distance) for hit in answers(index, made)["exact"]]
+        if "refused" in result.stdout:
+            assert exact == [(hit.path, hit.distance) for hit in before["exact"]]
+    assert sync(index, [photos]).items == PICTURES + 400
+    assert verify(index).problems == ()
+
+
+def test_a_changed_picture_answers_as_it_is_now_while_the_graph_is_old(index: Path, made: Path, tmp_path: Path) -> None:
+    """Between a commit and the next graph, new items are scanned beside it and removed ones filtered."""
+    from deeprank.runtime.index import sync as module
+
+    photos = tmp_path / "photos"
+    shutil.copytree(made / "photos", photos, copy_function=shutil.copy2)
+    index2 = tmp_path / "index2"
+    sync(index2, [photos], model=made / "model.onnx")
+    write_picture(photos / "a" / "0.png", 777)
+    (photos / "a" / "1.png").unlink()
+    write_picture(photos / "b" / "new.png", 778)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(module, "update_graph", lambda *_: None)
+    sync(index2, [photos])
+    patch.undo()
+    assert verify(index2).problems == ()
+    with Index.open(index2) as opened:
+        for query in (photos / "a" / "0.png", photos / "b" / "new.png", photos / "a" / "2.png"):
+            exact, graph = (opened.search(query, PICTURES, method=method) for method in ("exact", "hnsw"))
+            assert exact == graph
+            assert (graph[0].path, graph[0].distance) == (str(query), 0)
+            assert len({hit.path for hit in graph}) == PICTURES
+        assert opened.remarks == []

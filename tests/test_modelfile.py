@@ -1,0 +1,167 @@
+"""Contract 2: what a model file must be, and what becomes of one that is not."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tinymodel import DIM, SIZE, write_model
+
+from deeprank.runtime.errors import DeviceError, ModelFileError
+from deeprank.runtime.images import PictureRule
+from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, open_model
+
+INFO = ModelInfo("m", DIM, PictureRule(SIZE), "b", ("x", "[/y]"), {"epochs": 3}, {"p": 0.5}, "fp32", {"torch": "2"})
+
+
+def with_metadata(path: Path, text: str | None) -> Path:
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    if text is not None:
+        helper.set_model_props(model, {METADATA_KEY: text})
+    onnx.save(model, path)
+    return path
+
+
+def changed(**values: object) -> str:
+    return json.dumps(json.loads(INFO.to_json()) | values)
+
+
+def test_metadata_survives_the_round_trip() -> None:
+    assert ModelInfo.from_json(INFO.to_json()) == INFO
+
+
+def test_opens_and_hashes(tmp_path: Path) -> None:
+    import hashlib
+
+    path = write_model(tmp_path / "m.onnx")
+    model = open_model(path, device="cpu", threads=1)
+    assert model.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert model.info.embedding_dim == DIM
+    assert model.info.picture == PictureRule(SIZE)
+    assert model.threads == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no 'deeprank' metadata; expected a file made by deeprank-export"),
+        ("{", "metadata that is not JSON"),
+        ("[" * 100_000, "metadata that is not JSON"),
+        ("[]", "expected a JSON object"),
+        (changed(schema=2), "schema 2, newer than this version reads (up to 1); upgrade"),
+        (changed(schema=True), "'schema' = True; expected int"),
+        (changed(schema=0), "schema 0"),
+        (changed(embedding_dim="16"), "'embedding_dim' = '16'; expected int"),
+        (changed(embedding_dim=-1), "'embedding_dim' = -1; expected 1 to"),
+        (changed(name=None), "'name' = None; expected str"),
+        (changed(classes=[1]), "class names that are not all text"),
+        (changed(precision="fp8"), "'precision' = 'fp8'; expected one of fp32, fp16, int8"),
+        (changed(picture={"size": 8, "mode": "squash", "filter": "bilinear", "version": 1}), "'mode' = 'squash'"),
+        (changed(picture={"size": 8, "mode": "crop", "filter": "bilinear", "version": 9}), "picture rule 9"),
+        (changed(picture={"size": 10**9, "mode": "crop", "filter": "bilinear", "version": 1}), "'size' = 1000000000"),
+        (changed(name="\x1b[31m", embedding_dim=17), "expected one, 'embedding', float32 [n, 17]"),
+        (changed(picture={"size": 9, "mode": "crop", "filter": "bilinear", "version": 1}), "uint8 [n, 9, 9, 3]"),
+    ],
+)
+def test_bad_metadata(tmp_path: Path, text: str | None, message: str) -> None:
+    path = with_metadata(write_model(tmp_path / "m.onnx"), text)
+    with pytest.raises(ModelFileError) as caught:
+        open_model(path)
+    assert message in str(caught.value)
+    assert "m.onnx has " in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(TensorProto.FLOAT, ["n", 8, 8, 3]), (TensorProto.UINT8, [1, 8, 8, 3])])
+def test_wrong_input(tmp_path: Path, kind: int, shape: list[object]) -> None:
+    path = write_model(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("image", kind, shape))
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match=r"expected one, 'image', uint8 \[n, 8, 8, 3\]"):
+        open_model(path)
+
+
+def test_missing_empty_folder_and_other_files(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="does not exist; expected a model file. Make one with deeprank-export"):
+        open_model(tmp_path / "gone.onnx")
+    with pytest.raises(ModelFileError, match="is a folder"):
+        open_model(tmp_path)
+    for content in (b"", b"these are my notes", b"PK\x03\x04" + b"\0" * 500):
+        path = tmp_path / "other.onnx"
+        path.write_bytes(content)
+        with pytest.raises(ModelFileError, match="other.onnx"):
+            open_model(path)
+
+
+def test_truncation_anywhere(tmp_path: Path) -> None:
+    whole = write_model(tmp_path / "m.onnx").read_bytes()
+    path = tmp_path / "cut.onnx"
+    for keep in range(0, len(whole) - 1, 997):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(ModelFileError):
+            open_model(path)
+
+
+def test_a_sparse_giant_is_refused_by_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "giant.onnx"
+    with path.open("wb") as file:
+        file.truncate(3 * 2**30)
+    with pytest.raises(ModelFileError, match="3,221,225,472 bytes; an ONNX file has at most"):
+        open_model(path)
+
+
+def test_weights_in_another_file_are_never_read(tmp_path: Path) -> None:
+    """ONNX Runtime alone would read the file of the working directory that the model names."""
+    path = write_model(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="secret.bin", size_threshold=0)
+    assert (tmp_path / "secret.bin").is_file()
+    program = (
+        "import sys; from deeprank.runtime.modelfile import open_model; from deeprank.runtime.errors import *\n"
+        "try: open_model(sys.argv[1]); print('opened')\n"
+        "except ModelFileError as error: print(error)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, "m.onnx"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "is not an ONNX model that can be opened" in run.stdout
+
+
+def test_unknown_operator(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.graph.node[0].op_type = "Frobnicate"
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match="Frobnicate"):
+        open_model(path)
+
+
+def test_devices(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx")
+    with pytest.raises(DeviceError, match="'tpu' is unknown; expected auto, cpu or cuda"):
+        open_model(path, device="tpu")
+    with pytest.raises(DeviceError, match="threads = 0"):
+        open_model(path, threads=0)
+    if shutil.which("nvidia-smi") is None:
+        with pytest.raises(DeviceError, match="use --device cpu"):
+            open_model(path, device="cuda")
+        assert open_model(path, device="auto").session.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_vectors_that_are_not_unit_are_never_used(tmp_path: Path) -> None:
+    from deeprank.runtime import Embedder
+
+    path = write_model(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.graph.node[-1].op_type = "Identity"
+    del model.graph.node[-1].attribute[:]
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match="not of unit length"):
+        Embedder(path).embed_batch(np.zeros((1, SIZE, SIZE, 3), np.uint8))

@@ -1,0 +1,1 @@
+"""Training: triplet sampling, losses, the loop, the PyTorch reference and ``deeprank-train``."""

@@ -1,0 +1,71 @@
+"""Augmentation: from a picture a little larger than needed to a random view of it.
+
+Every draw comes from numbers that name the view (seed, epoch, position), so the number of threads, and stopping and
+resuming, change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import numpy as np
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from ..runtime.images import Picture, PictureRule
+from .config import Augmentation
+
+__all__ = ["augment", "enlarged"]
+
+# The usual range of shapes of a random crop (Szegedy et al. 2015).
+_LOG_RATIO = math.log(4 / 3)
+_ENLARGEMENT = 1.15
+
+
+def enlarged(rule: PictureRule) -> PictureRule:
+    """Return the rule by which a picture is loaded before it is augmented down to ``rule.size``."""
+    return rule.resized(round(_ENLARGEMENT * rule.size))
+
+
+def augment(picture: Picture, size: int, augmentation: Augmentation, seed: tuple[int, ...]) -> Picture:
+    """Return a random view.
+
+    Args:
+        picture: uint8 ``[L, L, 3]``, loaded by :func:`enlarged`.
+        size: S, the side of the view in pixels.
+        augmentation: what may happen.
+        seed: names this view; the same numbers give the same view.
+
+    Returns:
+        uint8 ``[S, S, 3]``.
+
+    """
+    random = np.random.default_rng(seed)
+    top, left, height, width = _crop(random, picture.shape[0], augmentation.crop)
+    # Pillow rather than torch: in every decoding thread, torch would keep a pool of spinning threads of its own.
+    view = functional.resized_crop(
+        Image.fromarray(picture), top, left, height, width, [size, size], InterpolationMode.BILINEAR
+    )
+    if augmentation.flip and random.random() < 0.5:
+        view = functional.horizontal_flip(view)
+    if augmentation.jitter > 0:
+        view = _jitter(view, random, augmentation.jitter)
+    return np.asarray(view)
+
+
+def _crop(random: np.random.Generator, side: int, smallest: float) -> tuple[int, int, int, int]:
+    """Draw top, left, height and width: an area uniform in [smallest, 1], a shape log-uniform in [3/4, 4/3]."""
+    area = random.uniform(smallest, 1.0) * side * side
+    ratio = math.exp(random.uniform(-_LOG_RATIO, _LOG_RATIO)) if smallest < 1.0 else 1.0
+    height = min(side, max(1, round(math.sqrt(area / ratio))))
+    width = min(side, max(1, round(math.sqrt(area * ratio))))
+    return int(random.integers(0, side - height + 1)), int(random.integers(0, side - width + 1)), height, width
+
+
+def _jitter(view: Image.Image, random: np.random.Generator, strength: float) -> Image.Image:
+    brightness, contrast, saturation = random.uniform(max(0.0, 1 - strength), 1 + strength, 3).tolist()
+    view = functional.adjust_brightness(view, brightness)
+    view = functional.adjust_contrast(view, contrast)
+    return cast(Image.Image, functional.adjust_saturation(view, saturation))

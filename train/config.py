@@ -1,0 +1,267 @@
+"""Training options: what there is, what each may be, and how recipes and the command line are merged.
+
+The only place with default values is ``recipes/default.toml``; this module knows none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..models.normalisation import NORMALISATIONS
+from ..runtime.errors import TrainingError
+from ..runtime.text import display_path, printable
+
+__all__ = [
+    "RECIPES",
+    "WEIGHT_WORDS",
+    "Augmentation",
+    "Option",
+    "TrainConfig",
+    "config_from_dict",
+    "differences",
+    "load_config",
+    "options",
+]
+
+RECIPES = ("default", "digits", "seed")
+WEIGHT_WORDS = ("auto", "imagenet", "none")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training picture.
+
+    ``crop``: the smallest share of the area that a crop keeps (1: no cropping). ``flip``: mirror half of the pictures.
+    ``jitter``: brightness, contrast and saturation are scaled by up to 1 ± jitter (0: not at all).
+    """
+
+    crop: float
+    flip: bool
+    jitter: float
+
+
+@dataclass(frozen=True)
+class Option:
+    """One training option: its section in a recipe, its type, what it may be, and one line of help."""
+
+    name: str
+    section: str
+    kind: type
+    help: str
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+
+    def check(self, value: Any, where: str) -> Any:
+        """Return ``value`` in its proper type.
+
+        Raises:
+            TrainingError: of another type or out of range; names the option, the value and what is allowed.
+
+        """
+        converted = self._converted(value)
+        if converted is None or not self._allowed(converted):
+            raise TrainingError(f"{where}: {self.name} = {printable(repr(value))}; expected {self.expected}.")
+        return converted
+
+    @property
+    def expected(self) -> str:
+        """What the option may be, as the end of a sentence."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        noun = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(
+            self.kind, "a list of whole numbers"
+        )
+        if self.least is None and self.most is None:
+            return noun
+        if self.most is None:
+            return f"{noun} of at least {self.least:g}"
+        return f"{noun} from {self.least:g} to {self.most:g}"
+
+    def _converted(self, value: Any) -> Any:
+        if self.kind is tuple:
+            whole = isinstance(value, list | tuple) and all(type(item) is int for item in value)
+            return tuple(value) if whole else None
+        if self.kind is float and type(value) is int:
+            return float(value)
+        return value if type(value) is self.kind else None
+
+    def _allowed(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        numbers: Iterable[float] = value if self.kind is tuple else (value,) if self.kind in (int, float) else ()
+        return all(
+            (self.least is None or number >= self.least) and (self.most is None or number <= self.most)
+            for number in numbers
+        )
+
+
+def _option(section: str, help_text: str, **limits: Any) -> Any:
+    return dataclasses.field(metadata={"section": section, "help": help_text, **limits})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every training option. No field has a default here: see ``recipes/default.toml``."""
+
+    backbone: str = _option("network", "resnet18|50|101, mobilenet_v3_small|large, efficientnet_lite0, timm:NAME")
+    weights: str = _option("network", "auto, imagenet, none, or a .pth or .safetensors file")
+    normalisation: str = _option(
+        "network", "pixel scaling; auto: what belongs to the weights", choices=("auto", *NORMALISATIONS)
+    )
+    embedding_dim: int = _option("network", "numbers in an embedding", least=2, most=4096)
+    hidden: tuple[int, ...] = _option("network", "widths of the head's hidden layers", least=1, most=65536)
+    dropout: float = _option("network", "share of hidden units dropped", least=0.0, most=0.95)
+    input_dropout: float = _option("network", "share of backbone features dropped", least=0.0, most=0.95)
+    freeze_backbone: bool = _option("network", "train the head alone, on cached features")
+
+    image_size: int = _option("picture", "side of the square input in pixels", least=16, most=1024)
+    picture_mode: str = _option("picture", "the whole picture or its centre", choices=("stretch", "crop"))
+
+    views: int = _option("augmentation", "augmented views cached of each picture (frozen)", least=0, most=64)
+    crop: float = _option("augmentation", "smallest share of the area kept by a crop", least=0.05, most=1.0)
+    flip: bool = _option("augmentation", "mirror half of the pictures")
+    jitter: float = _option("augmentation", "strength of colour changes", least=0.0, most=1.0)
+
+    classes_per_batch: int = _option("batch", "P, classes in a batch", least=2, most=4096)
+    pictures_per_class: int = _option("batch", "K, pictures of each", least=2, most=1024)
+    steps_per_epoch: int = _option("batch", "batches in an epoch; 0: as many as the pictures fill", least=0)
+
+    loss: str = _option("loss", "what is minimised", choices=("triplet", "triplet+softmax", "softmax"))
+    negatives: str = _option(
+        "loss", "how a triplet's negative is chosen", choices=("random", "semi-hard", "batch-hard")
+    )
+    margin: float = _option("loss", "the paper's gap g, in squared distance", least=0.0, most=4.0)
+    softmax_weight: float = _option("loss", "weight of the softmax term", least=0.0)
+    temperature: float = _option("loss", "of the normalised softmax", least=0.001, most=10.0)
+    label_smoothing: float = _option("loss", "of the normalised softmax", least=0.0, most=0.9)
+
+    epochs: int = _option("optimizer", "passes over the training pictures", least=1, most=100000)
+    optimizer: str = _option("optimizer", "update rule", choices=("adamw", "sgd"))
+    learning_rate: float = _option("optimizer", "of the head", least=0.0)
+    backbone_learning_rate: float = _option("optimizer", "of the backbone, where it is trained", least=0.0)
+    proxy_learning_rate: float = _option("optimizer", "of the softmax term's class vectors", least=0.0)
+    weight_decay: float = _option("optimizer", "on weights, not on biases and norms", least=0.0)
+    momentum: float = _option("optimizer", "of sgd", least=0.0, most=0.9999)
+    schedule: str = _option("optimizer", "of the learning rates", choices=("cosine", "constant"))
+    warmup_epochs: float = _option("optimizer", "epochs in which the rates rise from 0", least=0.0)
+
+    mixed_precision: str = _option("run", "half precision on CUDA", choices=("auto", "off"))
+    seed: int = _option("run", "of every random choice", least=0, most=2**31 - 1)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What may happen to a training picture."""
+        return Augmentation(self.crop, self.flip, self.jitter)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON and checkpoints."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+
+
+_KINDS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "tuple[int, ...]": tuple}
+
+
+def options() -> tuple[Option, ...]:
+    """Return the table of all options, in the order of the sections."""
+    return tuple(
+        Option(field.name, kind=_KINDS[str(field.type)], **field.metadata) for field in dataclasses.fields(TrainConfig)
+    )
+
+
+def load_config(recipe: str | Path, overrides: Mapping[str, Any]) -> TrainConfig:
+    """Merge the default recipe, ``recipe`` and the options of the command line, the later ones winning.
+
+    Args:
+        recipe: one of :data:`RECIPES`, or the path of a TOML file.
+        overrides: values by option name.
+
+    Raises:
+        TrainingError: no such recipe, not TOML, an unknown section or key, or a value that is not allowed.
+
+    """
+    values = _read_recipe("default")
+    if str(recipe) != "default":
+        values |= _read_recipe(recipe)
+    values |= overrides
+    config = config_from_dict(values, "the options")
+    if config.weights in WEIGHT_WORDS:
+        return config
+    # A run is resumed from other folders too.
+    return dataclasses.replace(config, weights=str(Path(config.weights).resolve()))
+
+
+def config_from_dict(values: Mapping[str, Any], where: str) -> TrainConfig:
+    """Check every value; ``where`` names their source in messages.
+
+    Raises:
+        TrainingError: a key is missing or unknown, or a value is not allowed.
+
+    """
+    table = {option.name: option for option in options()}
+    for key in values:
+        if key not in table:
+            raise TrainingError(f"{where}: unknown option {printable(repr(key))}{_hint(key, table)}.")
+    missing = [name for name in table if name not in values]
+    if missing:
+        raise TrainingError(f"{where}: no value for {', '.join(missing)}.")
+    return TrainConfig(**{name: option.check(values[name], where) for name, option in table.items()})
+
+
+def differences(stored: TrainConfig, asked: TrainConfig) -> list[str]:
+    """Return ``name: stored value, now asked value`` for every option that differs."""
+    before, after = stored.to_dict(), asked.to_dict()
+    return [f"{name}: {before[name]!r}, now {after[name]!r}" for name in before if before[name] != after[name]]
+
+
+def _read_recipe(recipe: str | Path) -> dict[str, Any]:
+    where, text = _recipe_text(recipe)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TrainingError(f"{where} is not valid TOML: {error}.") from None
+    return _flatten(document, where)
+
+
+def _recipe_text(recipe: str | Path) -> tuple[str, str]:
+    if str(recipe) in RECIPES:
+        file = resources.files("deeprank.train") / "recipes" / f"{recipe}.toml"
+        return f"recipe {recipe}", file.read_text("utf-8")
+    try:
+        return display_path(recipe), Path(recipe).read_text("utf-8")
+    except FileNotFoundError:
+        raise TrainingError(
+            f"There is no recipe {display_path(recipe)}; expected {', '.join(RECIPES)}, or the path of a TOML file."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"The recipe {display_path(recipe)} cannot be read ({error}).") from None
+
+
+def _flatten(document: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Turn sections into one table, checking that each key stands in its own section."""
+    table = {option.name: option for option in options()}
+    sections = tuple(dict.fromkeys(option.section for option in table.values()))
+    values: dict[str, Any] = {}
+    for section, content in document.items():
+        if section not in sections or not isinstance(content, dict):
+            raise TrainingError(
+                f"{where}: unknown section [{printable(section)}]; expected {', '.join(f'[{s}]' for s in sections)}."
+            )
+        for key, value in content.items():
+            if key not in table or table[key].section != section:
+                allowed = {name: option for name, option in table.items() if option.section == section}
+                raise TrainingError(f"{where}: unknown key {printable(key)} in [{section}]{_hint(key, allowed)}.")
+            values[key] = table[key].check(value, where)
+    return values
+
+
+def _hint(key: str, allowed: Mapping[str, Option]) -> str:
+    close = difflib.get_close_matches(str(key), allowed, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(allowed)}"

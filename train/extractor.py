@@ -1,0 +1,142 @@
+"""The frozen backbone as a function from pictures to features, by the fastest engine that gives the right answer.
+
+On a CPU, ONNX Runtime runs the exported backbone about four times as fast as torch does (measured: 310 against 70
+pictures a second, Lite0 at 160 px on two cores). Its features differ in the last bits, which is no matter for features
+that are stored in half precision; the reference never goes this way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ..models.network import EmbeddingNet
+from ..runtime.images import Picture
+
+__all__ = ["Extractor", "make_extractor"]
+
+Features = npt.NDArray[np.float32]
+
+# Half precision keeps 11 bits; a difference below this share of the largest feature is lost in storing it.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """``run``: uint8 ``[n, S, S, 3]`` to float32 ``[n, F]``; ``engine``: what runs it; ``remark``: why not faster."""
+
+    run: Callable[[Picture], Features]
+    engine: str
+    remark: str = ""
+
+
+class _Features(nn.Module):
+    """The part of the network that is frozen."""
+
+    def __init__(self, network: EmbeddingNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.network.features(pictures)
+
+
+def make_extractor(network: EmbeddingNet, device: torch.device, threads: int) -> Extractor:
+    """Return the fastest engine that works here, checked against torch on random pictures.
+
+    Args:
+        network: on ``device``; its backbone is put into evaluation mode.
+        device: a GPU computes in torch.
+        threads: for ONNX Runtime.
+
+    """
+    network.eval()
+    in_torch = _torch_run(network, device)
+    if device.type != "cpu":
+        return Extractor(in_torch, "torch")
+    try:
+        with quiet():
+            run = _onnx_run(network, threads)
+        difference = _difference(run, in_torch, network.config.image_size)
+    # Whatever keeps a network from being exported or run there, torch itself can still run it.
+    except Exception as error:
+        return Extractor(in_torch, "torch", f"ONNX Runtime cannot run this backbone ({type(error).__name__})")
+    if not difference < _TOLERANCE:
+        return Extractor(in_torch, "torch", f"ONNX Runtime's features differ by {difference:.1e}")
+    return Extractor(run, "onnxruntime")
+
+
+def _torch_run(network: EmbeddingNet, device: torch.device) -> Callable[[Picture], Features]:
+    def run(pictures: Picture) -> Features:
+        with torch.inference_mode():
+            features: Features = network.features(torch.from_numpy(pictures).to(device)).float().cpu().numpy()
+            return features
+
+    return run
+
+
+def _onnx_run(network: EmbeddingNet, threads: int) -> Callable[[Picture], Features]:
+    import onnxruntime as ort
+
+    size = network.config.image_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    program = torch.onnx.export(
+        _Features(network).eval(),
+        (example,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("n", min=1, max=4096)},),
+        input_names=["image"],
+        output_names=["features"],
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("no program")
+    file = io.BytesIO(program.model_proto.SerializeToString())
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    # Spinning threads would take the cores that decode the next pictures.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+
+    def run(pictures: Picture) -> Features:
+        return np.asarray(session.run(None, {"image": pictures})[0], dtype=np.float32)
+
+    return run
+
+
+def _difference(run: Callable[[Picture], Features], expected: Callable[[Picture], Features], size: int) -> float:
+    """Return the largest difference over three random pictures, as a share of the largest feature."""
+    pictures = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    reference = expected(pictures)
+    return float(np.abs(run(pictures) - reference).max() / max(float(np.abs(reference).max()), 1e-12))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch's exporter from writing its own progress and warnings."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), _silenced():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield

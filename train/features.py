@@ -1,0 +1,231 @@
+"""Features of a frozen backbone, computed once and kept: float16 arrays in files named after what they depend on.
+
+A file's name is the sha256 of the backbone's weights, the picture rule, the augmentation and its seed, the view's
+number and the content of every picture, so a change of any of them makes another file. A kill loses at most one chunk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+
+from ..models.network import EmbeddingNet
+from ..runtime.datasets import Sample
+from ..runtime.embedder import embed_stream
+from ..runtime.errors import PictureError, TrainingError
+from ..runtime.images import PictureRule
+from ..runtime.text import display_path
+from .config import Augmentation
+from .extractor import Extractor
+from .files import sha256_of_file, write_json
+from .monitor import Monitor, TrainingInterrupted
+from .pictures import Reader, read_augmented, read_plain, threaded
+
+__all__ = ["CachedFeatures", "FeatureCache", "View", "content_digests", "weights_digest"]
+
+HalfFeatures = npt.NDArray[np.float16]
+
+_CHUNK = 2048
+_FORMAT = 1
+# A number that only these draws have in their seeds.
+_STREAM = 1
+
+
+@dataclass(frozen=True)
+class View:
+    """Which look at each picture: 0 is the one that is evaluated and served, 1 and up are augmented."""
+
+    number: int
+    augmentation: Augmentation | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """float16 ``[n, F]``, a read-only memory map, and the positions of unreadable pictures, whose rows are 0."""
+
+    values: HalfFeatures
+    unreadable: tuple[int, ...]
+    sha256: str
+
+
+def weights_digest(network: EmbeddingNet) -> str:
+    """Return the hex sha256 of the backbone: its name, normalisation and every tensor."""
+    digest = hashlib.sha256()
+    config = network.config
+    digest.update(repr((config.backbone, config.image_size, config.mean, config.deviation)).encode())
+    for key, value in network.backbone.state_dict().items():
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def content_digests(samples: Sequence[Sample], threads: int) -> list[bytes]:
+    """Return the sha256 of the content of every picture, in order."""
+    return list(threaded(_content, samples, threads))
+
+
+def _content(sample: Sample) -> bytes:
+    try:
+        return hashlib.sha256(sample.read()).digest()
+    except PictureError:  # it is reported when it is to be embedded
+        return bytes(32)
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Computes features of one backbone, or returns those that were computed before.
+
+    ``weights``: :func:`weights_digest` of the network that ``extractor`` runs; ``width``: F.
+    """
+
+    folder: Path
+    extractor: Extractor
+    weights: str
+    width: int
+    rule: PictureRule
+    threads: int
+    monitor: Monitor
+
+    def features(self, samples: Sequence[Sample], contents: Sequence[bytes], view: View, title: str) -> CachedFeatures:
+        """Return the features of ``samples`` under ``view``.
+
+        Args:
+            samples: the pictures.
+            contents: their :func:`content_digests`.
+            view: plain or augmented.
+            title: what a progress display calls them.
+
+        Raises:
+            TrainingInterrupted: asked to stop; what is done so far is kept.
+            TrainingError: the folder cannot be written.
+
+        """
+        key = self.key(contents, view)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._locked(key):
+                found = self._open(key, len(samples))
+                if found is None:
+                    self._compute(key, samples, view, title)
+                    found = self._open(key, len(samples))
+        except OSError as error:
+            raise TrainingError(
+                f"Features cannot be kept in {display_path(self.folder)} ({error.strerror or error}); "
+                "make room there, or name another folder with --cache."
+            ) from error
+        if found is None:
+            raise TrainingError(f"Features written to {display_path(self.folder)} came back damaged; check the disk.")
+        return found
+
+    def key(self, contents: Sequence[bytes], view: View) -> str:
+        """Return the name of the file that holds these features."""
+        description = {
+            "format": _FORMAT,
+            "weights": self.weights,
+            "rule": dataclasses.asdict(self.rule),
+            "content": hashlib.sha256(b"".join(contents)).hexdigest(),
+            "view": dataclasses.asdict(view) if view.number else None,
+        }
+        return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+    def _locked(self, key: str) -> filelock.BaseFileLock:
+        """Wait for another process that computes the same features; its work is used then."""
+        lock = filelock.FileLock(self.folder / f"{key[:32]}.lock")
+        waited = False
+        while True:
+            try:
+                lock.acquire(timeout=1)
+                return lock
+            except filelock.Timeout:
+                if not waited:
+                    self.monitor.remark("Waiting for another process that computes the same features.")
+                waited = True
+                if self.monitor.stopping():
+                    raise TrainingInterrupted("Stopped while waiting for another process.") from None
+
+    def _paths(self, key: str) -> tuple[Path, Path, Path]:
+        stem = self.folder / key[:32]
+        return stem.with_suffix(".npy"), stem.with_suffix(".json"), stem.with_suffix(".part")
+
+    def _open(self, key: str, count: int) -> CachedFeatures | None:
+        """Return finished features, or None where there are none, or damaged ones (which are removed)."""
+        values_path, description_path, _ = self._paths(key)
+        if not values_path.exists() or not description_path.exists():
+            return None
+        try:
+            description = json.loads(description_path.read_text("utf-8"))
+            if description["key"] == key and description["sha256"] == sha256_of_file(values_path):
+                values = np.load(values_path, mmap_mode="r", allow_pickle=False)
+                if values.shape == (count, self.width) and values.dtype == np.float16:
+                    return CachedFeatures(values, tuple(description["unreadable"]), description["sha256"])
+        except (ValueError, KeyError, TypeError):
+            pass
+        self.monitor.remark(f"Cached features in {display_path(values_path)} are damaged and are computed again.")
+        values_path.unlink()
+        description_path.unlink()
+        return None
+
+    def _compute(self, key: str, samples: Sequence[Sample], view: View, title: str) -> None:
+        values_path, description_path, part = self._paths(key)
+        progress_path = part.with_suffix(".progress")
+        done, unreadable = _resume_point(part, progress_path, key, (len(samples), self.width))
+        values = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, (len(samples), self.width))
+        self.monitor.begin(title, len(samples), "pictures", done)
+        try:
+            for row, features in self._rows(samples, view, done):
+                if isinstance(features, PictureError):
+                    self.monitor.remark(f"Left out: {features}")
+                    unreadable.append(row)
+                    values[row] = 0
+                else:
+                    values[row] = features
+                if (row + 1) % _CHUNK == 0:
+                    values.flush()
+                    write_json(progress_path, {"key": key, "rows": row + 1, "unreadable": unreadable})
+            values.flush()
+        finally:
+            del values
+            self.monitor.end()
+        write_json(description_path, {"key": key, "sha256": sha256_of_file(part), "unreadable": unreadable})
+        part.replace(values_path)
+        progress_path.unlink(missing_ok=True)
+
+    def _rows(
+        self, samples: Sequence[Sample], view: View, done: int
+    ) -> Iterator[tuple[int, npt.NDArray[np.float32] | PictureError]]:
+        """Yield each row from ``done`` on, in order."""
+        positions = range(done, len(samples))
+        reader = self._reader(samples, view)
+        for row, features in embed_stream(positions, reader, self.extractor.run, threads=self.threads):
+            if self.monitor.stopping():
+                raise TrainingInterrupted("Stopped while features were computed; those that are done are kept.")
+            self.monitor.advance(1)
+            yield row, features
+
+    def _reader(self, samples: Sequence[Sample], view: View) -> Reader:
+        if view.augmentation is None:
+            return read_plain(samples, self.rule)
+        return read_augmented(samples, self.rule, view.augmentation, (view.seed, _STREAM, view.number))
+
+
+def _resume_point(part: Path, progress_path: Path, key: str, shape: tuple[int, int]) -> tuple[int, list[int]]:
+    """Return how many rows an interrupted process finished, and which of them are unreadable."""
+    try:
+        progress: dict[str, Any] = json.loads(progress_path.read_text("utf-8"))
+        values = np.load(part, mmap_mode="r", allow_pickle=False)
+        rows, unreadable = int(progress["rows"]), [int(position) for position in progress["unreadable"]]
+        if progress["key"] == key and values.shape == shape and values.dtype == np.float16 and rows <= shape[0]:
+            return rows, unreadable
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return 0, []

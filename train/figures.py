@@ -1,0 +1,96 @@
+"""Figures of an embedding: how well it ranks, and whether it still spreads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..runtime.metrics import largest_class, map_at_r, precision_at_k, recall_at_k
+from ..runtime.scan import nearest
+
+__all__ = ["Figures", "deviation", "evaluate"]
+
+Vectors = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures of queries against a gallery.
+
+    ``k``: neighbours asked for, of which there may be fewer. ``positive_distance``, ``negative_distance``: mean squared
+    distance of a query to the gallery pictures of its class and to the others. ``deviation``: see :func:`deviation`.
+    ``map_at_r``: None where it was not asked for.
+    """
+
+    k: int
+    queries: int
+    gallery: int
+    precision_at_k: float
+    recall_at_1: float
+    map_at_r: float | None
+    positive_distance: float
+    negative_distance: float
+    deviation: float
+
+
+def evaluate(
+    queries: Vectors, query_labels: Labels, gallery: Vectors, gallery_labels: Labels, k: int, *, with_map: bool
+) -> Figures:
+    """Rank the gallery for each query by an exact scan, and measure.
+
+    Args:
+        queries: unit rows, float32 ``[q, d]``.
+        query_labels: int64 ``[q]``.
+        gallery: unit rows, float32 ``[n, d]``.
+        gallery_labels: int64 ``[n]``.
+        k: of precision@k.
+        with_map: compute MAP@R too, which needs as many neighbours as the largest class has pictures.
+
+    """
+    depth = max(k, largest_class(gallery_labels)) if with_map else k
+    neighbours = gallery_labels[nearest(queries, gallery, depth)[0]]
+    positive, negative = _mean_distances(queries, query_labels, gallery, gallery_labels)
+    return Figures(
+        k=k,
+        queries=len(queries),
+        gallery=len(gallery),
+        precision_at_k=precision_at_k(neighbours[:, :k], query_labels),
+        recall_at_1=recall_at_k(neighbours, query_labels, 1),
+        map_at_r=map_at_r(neighbours, query_labels, gallery_labels) if with_map else None,
+        positive_distance=positive,
+        negative_distance=negative,
+        deviation=deviation(gallery),
+    )
+
+
+def deviation(vectors: Vectors) -> float:
+    """Return the root of the mean squared distance to the mean: near 1 for spread unit vectors, 0 if collapsed."""
+    wide = vectors.astype(np.float64)
+    return float(np.sqrt(np.mean(np.sum((wide - wide.mean(axis=0)) ** 2, axis=1))))
+
+
+def _mean_distances(
+    queries: Vectors, query_labels: Labels, gallery: Vectors, gallery_labels: Labels
+) -> tuple[float, float]:
+    """Return the mean squared distance over all pairs of one class, and over all others (NaN: there is none).
+
+    From sums over classes, so that no array of all pairs is needed: the mean over g of |q - g|^2 is
+    |q|^2 + mean |g|^2 - 2 q . mean g.
+    """
+    classes = int(max(query_labels.max(initial=0), gallery_labels.max(initial=0))) + 1
+    counts = np.bincount(gallery_labels, minlength=classes).astype(np.float64)
+    sums = np.zeros((classes, gallery.shape[1]))
+    np.add.at(sums, gallery_labels, gallery.astype(np.float64))
+    squares = np.bincount(gallery_labels, np.square(gallery, dtype=np.float64).sum(1), minlength=classes)
+    wide = queries.astype(np.float64)
+    of_query = np.square(wide).sum(1)
+    own = counts[query_labels] * of_query + squares[query_labels] - 2 * np.einsum("qd,qd->q", wide, sums[query_labels])
+    every = len(gallery) * of_query + squares.sum() - 2 * wide @ sums.sum(0)
+    pairs = counts[query_labels].sum()
+    others = len(queries) * len(gallery) - pairs
+    positive = float(own.sum() / pairs) if pairs else float("nan")
+    negative = float((every - own).sum() / others) if others else float("nan")
+    return max(0.0, positive), max(0.0, negative)

@@ -1,0 +1,53 @@
+"""Files that appear whole or not at all, and the hashes they are checked by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from ..runtime.errors import TrainingError
+from ..runtime.text import display_path
+
+__all__ = ["sha256_of_file", "write_atomically", "write_json"]
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Let ``write`` fill a temporary file in the same folder, then put it in the place of ``path``.
+
+    A full disk or a kill leaves an earlier file of that name as it was.
+
+    Raises:
+        TrainingError: the file cannot be written.
+
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise TrainingError(
+            f"{display_path(path)} cannot be written ({reason}); an earlier file of that name is unchanged. "
+            "Make room, or name another folder."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

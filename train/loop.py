@@ -1,0 +1,301 @@
+"""The training loop: steps, an evaluation each epoch, checkpoints from which it goes on to the same numbers.
+
+Whatever is random in a step derives from (seed, epoch, step); the state that a checkpoint holds is therefore only the
+parameters, the optimiser, and how far the run is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..models.network import EmbeddingNet
+from ..runtime.errors import TrainingError
+from .config import TrainConfig
+from .curves import draw_curves
+from .data import Positions, TrainingData, sampled
+from .figures import evaluate
+from .files import write_atomically
+from .monitor import Monitor, TrainingInterrupted
+from .objective import BatchLoss, Objective
+from .optimisation import make_optimizer, rate_factor, set_rates
+from .runfolder import RunFolder
+from .sampler import BalancedSampler
+from .sources import Source
+
+__all__ = ["K", "Trainer"]
+
+# The measure of the system this project starts from is precision@30.
+K = 30
+
+_CHECKPOINT_SCHEMA = 1
+_STREAM = 6
+_QUERIES_PER_CLASS = 10
+_GALLERY_PER_CLASS = 50
+# Unit vectors that lie this close together (root mean square) no longer tell anything apart.
+_COLLAPSED = 0.02
+_SAVE_INTERVAL_SECONDS = 600.0
+
+
+@dataclass
+class _State:
+    """How far a run is: the next step to do, sums over the epoch's steps so far, finished epochs, the best of them."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    active: int = 0
+    considered: int = 0
+    seconds: float = 0.0
+    best: float = -1.0
+    best_epoch: int = -1
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch, self.step = epoch, 0
+        self.loss_sum, self.active, self.considered, self.seconds = 0.0, 0, 0, 0.0
+
+
+class Trainer:
+    """One training run, from its beginning or from a checkpoint.
+
+    Args:
+        network: on its device, with the weights it starts from.
+        source: of the inputs, made over the same ``network``.
+        data: the pictures and their classes.
+        config: the options.
+        run: where checkpoints and figures go.
+        best_extras: what ``best.pt`` holds beside the network, so that it can be used alone.
+        monitor: told about progress.
+
+    """
+
+    def __init__(
+        self,
+        network: EmbeddingNet,
+        source: Source,
+        data: TrainingData,
+        config: TrainConfig,
+        run: RunFolder,
+        best_extras: Mapping[str, Any],
+        monitor: Monitor,
+    ) -> None:
+        self._network, self._source, self._data, self._config = network, source, data, config
+        self._run, self._best_extras, self._monitor = run, best_extras, monitor
+        self._device = network.mean.device
+        self._labels = torch.from_numpy(data.train_labels)
+        self._sampler = BalancedSampler(
+            data.train_labels[data.fit],
+            classes_per_batch=config.classes_per_batch,
+            pictures_per_class=config.pictures_per_class,
+            steps_per_epoch=config.steps_per_epoch,
+            seed=config.seed,
+        )
+        with seeded(config.seed, 0, 0):
+            self._objective = Objective(config, len(data.classes)).to(self._device)
+        self._optimizer = make_optimizer(network, self._objective, config)
+        self._half = self._device.type == "cuda" and config.mixed_precision == "auto"
+        self._half_type = torch.bfloat16 if self._half and torch.cuda.is_bf16_supported() else torch.float16
+        # Only half precision of five exponent bits needs its gradients scaled.
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._half and self._half_type == torch.float16)
+        self._state = _State()
+        self._saved = time.monotonic()
+
+    def run(self) -> list[dict[str, Any]]:
+        """Train to the last epoch and return the rows of ``metrics.jsonl``.
+
+        Raises:
+            TrainingInterrupted: asked to stop; the run can be resumed.
+            TrainingError: the loss is not a number, the embedding has collapsed, memory or disk is full.
+
+        """
+        try:
+            for epoch in range(self._state.epoch, self._config.epochs):
+                self._train_epoch(epoch)
+                self._finish_epoch(epoch)
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                f"Out of memory with {self._sampler.batch_size} pictures of {self._config.image_size} px in a batch; "
+                "lower --classes-per-batch, --pictures-per-class or --image-size. The run can be resumed."
+            ) from None
+        except TrainingInterrupted:
+            self._save_last()
+            raise
+        return self._state.rows
+
+    # -- one epoch ------------------------------------------------------------------------------------------------
+
+    def _train_epoch(self, epoch: int) -> None:
+        plan = self._data.fit[self._sampler.epoch(epoch)]
+        title = f"epoch {epoch + 1}/{self._config.epochs}"
+        self._monitor.begin(title, plan.size, "pictures", self._state.step * plan.shape[1])
+        try:
+            for inputs, labels in self._batches(plan, epoch):
+                started = time.monotonic()
+                self._step(inputs, labels, epoch)
+                self._state.seconds += time.monotonic() - started
+                self._monitor.advance(plan.shape[1], self._note())
+                self._maybe_stop()
+        finally:
+            self._monitor.end()
+
+    def _batches(self, plan: Positions, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        first = self._state.step
+        for step, inputs in enumerate(self._source.batches(plan, epoch, first), first):
+            yield inputs, self._labels[plan[step]].to(self._device)
+
+    def _step(self, inputs: torch.Tensor, labels: torch.Tensor, epoch: int) -> None:
+        state = self._state
+        self._source.train_mode()
+        set_rates(
+            self._optimizer, rate_factor(epoch * self._sampler.steps + state.step, self._sampler.steps, self._config)
+        )
+        with seeded(self._config.seed, epoch + 1, state.step) as generator:
+            with self._autocast():
+                embeddings = self._source.forward(inputs)
+            result: BatchLoss = self._objective(embeddings.float(), labels, generator)
+        loss = float(result.loss.detach())
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss became {loss} in batch {state.step + 1} of epoch {epoch + 1}; the last checkpoint is kept. "
+                "Lower --learning-rate, lengthen --warmup-epochs, or use --mixed-precision off."
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self._scaler.scale(result.loss))
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        state.step += 1
+        state.loss_sum += loss
+        state.active += result.active
+        state.considered += result.considered
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self._device.type, self._half_type) if self._half else nullcontext()
+
+    def _maybe_stop(self) -> None:
+        if self._monitor.stopping():
+            raise TrainingInterrupted(
+                f"Stopped after step {self._state.step} of epoch {self._state.epoch + 1}; the run is saved."
+            )
+        if time.monotonic() - self._saved > _SAVE_INTERVAL_SECONDS:
+            self._save_last()
+
+    def _note(self) -> str:
+        state = self._state
+        return f"loss {state.loss_sum / state.step:.4f}, active {state.active / max(1, state.considered):.0%}"
+
+    # -- between epochs -------------------------------------------------------------------------------------------
+
+    def _finish_epoch(self, epoch: int) -> None:
+        state = self._state
+        row = {
+            "kind": "epoch",
+            "epoch": epoch + 1,
+            "steps": state.step,
+            "loss": state.loss_sum / max(1, state.step),
+            "active_share": state.active / max(1, state.considered),
+            "learning_rate": self._optimizer.param_groups[0]["lr"],
+            **self._sample_figures(),
+            "cached": self._source.cached,
+            "pictures_per_second": round(state.step * self._sampler.batch_size / max(1e-9, state.seconds), 1),
+        }
+        self._refuse_collapse(row)
+        better = float(row["precision_at_k"]) > state.best
+        row["best"] = better
+        state.rows.append(row)
+        if better:
+            state.best, state.best_epoch = row["precision_at_k"], epoch
+            self._run.save(self._run.best_path, self._best(row))
+        state.begin_epoch(epoch + 1)
+        self._save_last()
+        self._run.write_metrics(state.rows)
+        write_atomically(self._run.curves_path, lambda file: draw_curves(state.rows, file))
+        self._monitor.remark(_summary(row))
+
+    def _sample_figures(self) -> dict[str, Any]:
+        """Measure a seeded sample of the held-out tenth against a sample of the pictures that are learned from."""
+        data, seed = self._data, self._config.seed
+        queries = sampled(data.held, data.train_labels, _QUERIES_PER_CLASS, seed)
+        gallery = sampled(data.fit, data.train_labels, _GALLERY_PER_CLASS, seed)
+        figures = evaluate(
+            self._source.embed("train", queries),
+            data.train_labels[queries],
+            self._source.embed("train", gallery),
+            data.train_labels[gallery],
+            K,
+            with_map=False,
+        )
+        return {key: value for key, value in dataclasses.asdict(figures).items() if key != "map_at_r"}
+
+    def _refuse_collapse(self, row: Mapping[str, Any]) -> None:
+        if row["deviation"] < _COLLAPSED or not math.isfinite(row["deviation"]):
+            raise TrainingError(
+                f"The embedding has collapsed in epoch {row['epoch']}: the deviation of its vectors is "
+                f"{row['deviation']:.4f} (spread ones have nearly 1), so that every picture resembles every other. "
+                "Lower --learning-rate, use --negatives semi-hard, or add the softmax term (--loss triplet+softmax)."
+            )
+
+    def _best(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "schema": _CHECKPOINT_SCHEMA,
+            "network": self._network.config.to_dict(),
+            "model": self._network.state_dict(),
+            "epoch": row["epoch"],
+            **self._best_extras,
+        }
+
+    def _save_last(self) -> None:
+        checkpoint = {
+            "schema": _CHECKPOINT_SCHEMA,
+            "model": self._network.state_dict(),
+            "objective": self._objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "state": dataclasses.asdict(self._state),
+        }
+        self._run.save(self._run.last_path, checkpoint)
+        self._saved = time.monotonic()
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Go on from what ``last.pt`` holds.
+
+        Raises:
+            TrainingError: it is damaged or of another network.
+
+        """
+        try:
+            self._network.load_state_dict(checkpoint["model"])
+            self._objective.load_state_dict(checkpoint["objective"])
+            self._optimizer.load_state_dict(checkpoint["optimizer"])
+            self._scaler.load_state_dict(checkpoint["scaler"])
+            self._state = _State(**checkpoint["state"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise TrainingError(
+                f"The checkpoint last.pt does not fit this run ({str(error).splitlines()[0]}); train again."
+            ) from error
+
+
+@contextmanager
+def seeded(seed: int, epoch: int, step: int) -> Iterator[torch.Generator]:
+    """Seed torch for one step and give random miners their generator; the caller's random state comes back after."""
+    states = np.random.SeedSequence((seed, _STREAM, epoch, step)).generate_state(2, np.uint64)
+    first, second = (int(value) & (2**63 - 1) for value in states)
+    with torch.random.fork_rng():
+        torch.manual_seed(first)
+        yield torch.Generator().manual_seed(second)
+
+
+def _summary(row: Mapping[str, Any]) -> str:
+    return (
+        f"epoch {row['epoch']}: loss {row['loss']:.4f}, precision@{row['k']} {row['precision_at_k']:.4f}, "
+        f"recall@1 {row['recall_at_1']:.4f}, distance {row['positive_distance']:.3f} / {row['negative_distance']:.3f}, "
+        f"active {row['active_share']:.0%}, deviation {row['deviation']:.3f}{', best so far' if row['best'] else ''}"
+    )

@@ -1,0 +1,151 @@
+"""The PyTorch reference of a finished run: what export is checked against, in full float32."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..models.network import EmbeddingNet, NetworkConfig, build_network
+from ..runtime.embedder import embed_stream
+from ..runtime.errors import PictureError, TrainingError
+from ..runtime.images import Picture, PictureRule
+from ..runtime.modelfile import ModelInfo
+from ..runtime.text import display_path
+from .checkpoints import read_checkpoint
+from .config import TrainConfig, config_from_dict
+from .device import torch_device
+from .runfolder import RunFolder, open_run
+
+__all__ = ["Reference", "load_run"]
+
+T = TypeVar("T")
+Vectors = npt.NDArray[np.float32]
+
+_CHUNK = 64
+
+
+def load_run(run: Path | None = None) -> tuple[EmbeddingNet, ModelInfo, TrainConfig]:
+    """Load the best network of a run.
+
+    Args:
+        run: the run folder, or a link to one; None for ``runs/latest``.
+
+    Returns:
+        The network on the CPU in evaluation mode, what its exported file will say of it, and the run's options.
+
+    Raises:
+        TrainingError: there is no such run, or its files are damaged or unfinished.
+
+    """
+    folder = open_run(run)
+    checkpoint = read_checkpoint(folder.best_path)
+    try:
+        network = build_network(NetworkConfig.from_dict(checkpoint["network"]))
+        network.load_state_dict(checkpoint["model"])
+        info = _info(checkpoint, _final_figures(folder))
+        config = config_from_dict(checkpoint["config"], display_path(folder.best_path))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise TrainingError(
+            f"{display_path(folder.best_path)} is damaged ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "expected a checkpoint written by deeprank-train."
+        ) from error
+    return network.eval(), info, config
+
+
+def _info(checkpoint: dict[str, Any], metrics: dict[str, Any]) -> ModelInfo:
+    config = checkpoint["config"]
+    return ModelInfo(
+        name=str(checkpoint["name"]),
+        embedding_dim=int(config["embedding_dim"]),
+        picture=PictureRule(int(config["image_size"]), config["picture_mode"]),
+        backbone=str(config["backbone"]),
+        classes=tuple(checkpoint["classes"]),
+        training={**checkpoint["training"], "best_epoch": checkpoint["epoch"]},
+        metrics=metrics,
+        versions=checkpoint["versions"],
+    )
+
+
+def _final_figures(folder: RunFolder) -> dict[str, Any]:
+    """Return the figures of the final evaluation, none where the run was not finished."""
+    rows = [row for row in folder.read_metrics() if row.get("kind") == "final"]
+    return {key: value for key, value in rows[-1].items() if key != "kind"} if rows else {}
+
+
+def _data_path(folder: RunFolder) -> str:
+    try:
+        return str(folder.read_config()["data"]["path"])
+    except (KeyError, TypeError) as error:
+        raise TrainingError(f"{display_path(folder.config_path)} is damaged (no {error}); train again.") from error
+
+
+class Reference:
+    """The best network of a run as a function from pictures to unit vectors, float32 throughout.
+
+    Args:
+        run: the run folder; None for ``runs/latest``.
+        device: ``cpu``, ``cuda`` or ``auto``.
+
+    Raises:
+        TrainingError: see :func:`load_run`.
+        DeviceError: ``cuda`` was asked for and cannot be used.
+
+    """
+
+    def __init__(self, run: Path | None = None, device: str = "cpu") -> None:
+        self._device = torch_device(device)
+        network, self._info, _ = load_run(run)
+        self._data = _data_path(open_run(run))
+        self._network = network.to(self._device)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the exported file will say of the model."""
+        return self._info
+
+    @property
+    def rule(self) -> PictureRule:
+        """How a picture becomes the network's input."""
+        return self._info.picture
+
+    @property
+    def data(self) -> str:
+        """The data set that the run was trained on, where it was then; exported files do not say it."""
+        return self._data
+
+    @property
+    def network(self) -> EmbeddingNet:
+        """The network, in evaluation mode."""
+        return self._network
+
+    def embed_batch(self, pictures: Picture) -> Vectors:
+        """Map uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows."""
+        vectors = np.empty((len(pictures), self._info.embedding_dim), dtype=np.float32)
+        with _full_precision(), torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
+            for start in range(0, len(pictures), _CHUNK):
+                chunk = torch.from_numpy(np.ascontiguousarray(pictures[start : start + _CHUNK]))
+                vectors[start : start + len(chunk)] = self._network(chunk.to(self._device)).cpu().numpy()
+        return vectors
+
+    def stream(
+        self, items: Iterable[T], read: Callable[[T], Picture]
+    ) -> Iterator[tuple[T, npt.NDArray[np.float32] | PictureError]]:
+        """Embed any number of items in bounded memory, as ``Embedder.stream`` does."""
+        return embed_stream(items, read, self.embed_batch)
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Switch TF32 off, which rounds the factors of products on recent GPUs to 10 bits."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

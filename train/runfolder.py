@@ -1,0 +1,180 @@
+"""The run folder: what a training run leaves behind, whole at any moment, and how the newest one is found."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..runtime.errors import TrainingError
+from ..runtime.text import display_path
+from .files import write_atomically, write_json
+
+__all__ = ["LATEST", "RUNS", "RunFolder", "create_run", "open_run"]
+
+RUNS = Path("runs")
+LATEST = RUNS / "latest"
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``config.json`` (options, versions, data), ``metrics.jsonl``, ``curves.png``, ``best.pt``, ``last.pt``."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        """Every option, the versions and the data, as JSON."""
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object for each epoch, and one with the final figures."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curves_path(self) -> Path:
+        """The curves as a picture."""
+        return self.path / "curves.png"
+
+    @property
+    def best_path(self) -> Path:
+        """The network that ranked best on the held-out tenth."""
+        return self.path / "best.pt"
+
+    @property
+    def last_path(self) -> Path:
+        """Everything that is needed to go on."""
+        return self.path / "last.pt"
+
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        """Write ``config.json``."""
+        write_json(self.config_path, {"schema": _SCHEMA, **values})
+
+    def read_config(self) -> dict[str, Any]:
+        """Read ``config.json``.
+
+        Raises:
+            TrainingError: missing, damaged, or written by a newer version.
+
+        """
+        shown = display_path(self.config_path)
+        try:
+            values = json.loads(self.config_path.read_text("utf-8"))
+        except OSError as error:
+            raise TrainingError(f"{shown} cannot be read ({error.strerror or error}).") from None
+        except ValueError as error:
+            raise TrainingError(f"{shown} is damaged ({error}); train again.") from None
+        schema = values.get("schema") if isinstance(values, dict) else None
+        if not isinstance(schema, int) or schema > _SCHEMA:
+            raise TrainingError(
+                f"{shown} has schema {schema!r}; this version reads up to {_SCHEMA}. Upgrade deep-ranking."
+            )
+        return dict(values)
+
+    def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``metrics.jsonl`` with all rows so far; NaN, which JSON lacks, becomes null."""
+        lines = [json.dumps({key: _finite(value) for key, value in row.items()}) + "\n" for row in rows]
+        write_atomically(self.metrics_path, lambda file: file.write("".join(lines).encode("ascii")))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of ``metrics.jsonl``, none where there is no such file yet.
+
+        Raises:
+            TrainingError: damaged.
+
+        """
+        try:
+            return [json.loads(line) for line in self.metrics_path.read_text("utf-8").splitlines()]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{display_path(self.metrics_path)} cannot be read ({error}).") from None
+
+    def save(self, path: Path, checkpoint: Mapping[str, Any]) -> None:
+        """Write a checkpoint of tensors, numbers, strings, lists and dicts; an earlier one survives a full disk."""
+        write_atomically(path, lambda file: torch.save(dict(checkpoint), file))
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def create_run(out: Path | None, backbone: str) -> RunFolder:
+    """Make a new run folder, by default ``runs/<time>-<backbone>``, and let ``runs/latest`` name it.
+
+    Raises:
+        TrainingError: the folder holds a run already, or cannot be made.
+
+    """
+    path = out if out is not None else _fresh(backbone)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"The run folder {display_path(path)} cannot be made ({error.strerror or error})."
+        ) from None
+    run = RunFolder(path)
+    if run.config_path.exists():
+        raise TrainingError(
+            f"{display_path(path)} holds a run already; go on with it by --resume {display_path(path)}, "
+            "or name another folder with --out."
+        )
+    _point_latest(path)
+    return run
+
+
+def _fresh(backbone: str) -> Path:
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', backbone)}"
+    path = RUNS / stem
+    number = 2
+    while path.exists():
+        path = RUNS / f"{stem}-{number}"
+        number += 1
+    return path
+
+
+def _point_latest(path: Path) -> None:
+    """Make ``runs/latest`` a relative link to the run, or a text file that says the same where links cannot be made."""
+    try:
+        RUNS.mkdir(exist_ok=True)
+        target = os.path.relpath(path.resolve(), RUNS.resolve())
+        temporary = RUNS / f".latest.{os.getpid()}.tmp"
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.symlink_to(target, target_is_directory=True)
+        except (OSError, NotImplementedError):
+            temporary.write_text(f"{target}\n", "utf-8")
+        temporary.replace(LATEST)
+    except OSError as error:
+        raise TrainingError(f"{display_path(LATEST)} cannot be written ({error.strerror or error}).") from None
+
+
+def open_run(path: Path | None) -> RunFolder:
+    """Find a run folder; None means the newest, ``runs/latest``.
+
+    Raises:
+        TrainingError: there is none.
+
+    """
+    named = LATEST if path is None else path
+    folder = named
+    if folder.is_file():
+        folder = folder.parent / folder.read_text("utf-8").strip()
+    run = RunFolder(folder.resolve() if folder.is_symlink() else folder)
+    if not run.config_path.is_file():
+        found = "does not exist" if not os.path.lexists(named) else "is no run folder (there is no config.json in it)"
+        raise TrainingError(
+            f"{display_path(named)} {found}; expected the folder of a run. Make one with deeprank-train."
+        )
+    return run

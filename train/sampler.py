@@ -1,0 +1,96 @@
+"""Balanced batches: P classes, K pictures of each, dealt so that an epoch shows classes and pictures evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..runtime.errors import TrainingError
+
+__all__ = ["BalancedSampler"]
+
+Positions = npt.NDArray[np.int64]
+
+_STREAM = 2
+
+
+class _Deck:
+    """Deals cards from shuffled decks, one after the other, without a duplicate in a hand while the deck is enough."""
+
+    def __init__(self, cards: Positions, random: np.random.Generator) -> None:
+        self._cards = cards
+        self._random = random
+        self._left: list[int] = []
+
+    def deal(self, count: int) -> list[int]:
+        hand: list[int] = []
+        while len(hand) < count:
+            if not self._left:
+                self._left = self._random.permutation(self._cards).tolist()
+            wanted = count - len(hand)
+            # A hand larger than the deck holds duplicates anyway: then only those of its last deck are avoided.
+            recent = set(hand[len(hand) // len(self._cards) * len(self._cards) :])
+            taken = [card for card in self._left if card not in recent][:wanted]
+            hand += taken
+            chosen = set(taken)
+            self._left = [card for card in self._left if card not in chosen]
+        return hand
+
+
+class BalancedSampler:
+    """Positions of the pictures of every batch, a function of (seed, epoch) alone.
+
+    Args:
+        labels: int64 ``[n]``, the class of each training picture.
+        classes_per_batch: P; where there are fewer classes, all of them.
+        pictures_per_class: K; a class with fewer pictures shows some of them more than once in a batch.
+        steps_per_epoch: batches in an epoch; 0 for n / (P K), at least one.
+        seed: of the order.
+
+    Raises:
+        TrainingError: there is only one class, or no class has two pictures.
+
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int] | Positions,
+        *,
+        classes_per_batch: int,
+        pictures_per_class: int,
+        steps_per_epoch: int,
+        seed: int,
+    ) -> None:
+        array = np.asarray(labels, dtype=np.int64)
+        self._members = {int(label): np.flatnonzero(array == label) for label in np.unique(array)}
+        if len(self._members) < 2:
+            raise TrainingError(
+                f"The training pictures have {len(self._members)} class; a triplet needs a picture of another class, "
+                "so expected at least 2."
+            )
+        if max(map(len, self._members.values())) < 2:
+            raise TrainingError("Every class has one training picture; a triplet needs two pictures of one class.")
+        self._classes_per_batch = min(classes_per_batch, len(self._members))
+        self._pictures_per_class = pictures_per_class
+        self._seed = seed
+        self.batch_size = self._classes_per_batch * pictures_per_class
+        self.steps = steps_per_epoch or max(1, len(array) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Positions:
+        """Return int64 ``[steps, P K]``: the positions in ``labels`` of each batch, the K of a class side by side."""
+        random = np.random.default_rng((self._seed, _STREAM, epoch))
+        classes = _Deck(np.array(list(self._members), dtype=np.int64), random)
+        pictures = {label: _Deck(members, random) for label, members in self._members.items()}
+        return np.array(
+            [
+                [
+                    position
+                    for label in classes.deal(self._classes_per_batch)
+                    for position in pictures[label].deal(self._pictures_per_class)
+                ]
+                for _ in range(self.steps)
+            ],
+            dtype=np.int64,
+        )
