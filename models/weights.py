@@ -147,7 +147,8 @@ def load_into(network: nn.Module, backbone: str, weights: Weights) -> None:
         raise ModelFileError(
             f"The weights {printable(weights.source)} do not fit {printable(backbone)}: "
             f"{_count('missing', missing)}, {_count('unexpected', unexpected)}, "
-            f"{_count('of another shape', differing)}. Expected the backbone's own naming, with or without its classifier."
+            f"{_count('of another shape', differing)}. "
+            "Expected the backbone's own naming, with or without its classifier."
         )
     network.load_state_dict(state, strict=False)
 

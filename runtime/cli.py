@@ -1,25 +1,16 @@
-"""What all commands share: one-sentence errors, remarks and progress on stderr, ``--version``, ``-v``.
-
-Results go to stdout, everything else to stderr. Exit status 0: done; 1: failed, with one sentence; 2: wrong usage;
-130: interrupted.
-"""
+"""What the Typer commands share: how they are set up, common options, progress on stderr; see also :mod:`.console`."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
-import os
 import sys
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, NoReturn, ParamSpec, Protocol
+from collections.abc import Iterator
+from typing import Annotated, Any, Protocol
 
 import typer
 
-from .errors import DeepRankError
+from .console import emit_json, fail, guarded, note
 from .text import printable
 
 __all__ = [
@@ -37,8 +28,6 @@ __all__ = [
     "progress",
 ]
 
-P = ParamSpec("P")
-
 
 class AdvanceWithDetail(Protocol):
     """An :class:`~.progress.Advance` that can show a few words beside the count."""
@@ -51,66 +40,24 @@ class AdvanceWithDetail(Protocol):
 _LINE_INTERVAL = 10.0
 
 
+class _Application(typer.Typer):
+    """A Typer application whose every command ends its help with the application's examples."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Any:
+        """Register a command. Typer itself shows the application's epilog only where there are several."""
+        return super().command(name, **{"epilog": self.info.epilog, **settings})
+
+
 def application(help_text: str, examples: list[str]) -> typer.Typer:
     """Return a Typer application set up as all of ours are; ``examples`` end its help."""
     # The variables speak of a width that Typer would otherwise guess from a missing terminal.
-    return typer.Typer(
+    return _Application(
         help=help_text,
         epilog="\n\n".join(["Examples:", *examples]),
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-
-
-def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn errors into one sentence on stderr and the exit status; ``-v`` shows the traceback as well."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        verbose = bool(kwargs.get("verbose"))
-        # Pillow warns of damaged EXIF and of sizes that we accept on purpose; what costs a picture is an error of ours.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        try:
-            command(*args, **kwargs)
-            sys.stdout.flush()
-        except DeepRankError as error:
-            fail(str(error), verbose=verbose)
-        except KeyboardInterrupt:
-            fail("interrupted.", verbose=verbose, status=130)
-        except BrokenPipeError:
-            # Whoever read our output has gone (as `| head` does); nothing more can be said to them.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except OSError as error:
-            where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-            fail(f"{where}{error.strerror or error}; nothing was left half-written.", verbose=verbose)
-        except MemoryError:
-            fail("out of memory; lower --batch-size, --threads or --max-pixels.", verbose=verbose)
-
-    return run
-
-
-def fail(message: str, *, verbose: bool = False, status: int = 1) -> NoReturn:
-    """Say one sentence on stderr and exit."""
-    if verbose:
-        traceback.print_exc()
-    print(f"error: {_lines(message)}", file=sys.stderr)
-    raise typer.Exit(status) from None
-
-
-def note(message: str) -> None:
-    """Say something on stderr that is no result: a remark, a choice that was made."""
-    print(_lines(message), file=sys.stderr, flush=True)
-
-
-def emit_json(document: dict[str, Any]) -> None:
-    """Print one JSON document on stdout; names that are not UTF-8 keep their bytes as escapes (PEP 383)."""
-    print(json.dumps(document, ensure_ascii=True, indent=2))
-
-
-def _lines(message: str) -> str:
-    return "\n".join(printable(line) for line in message.splitlines())
 
 
 @contextlib.contextmanager

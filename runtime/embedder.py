@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,9 @@ from .devices import Device, usable_cores
 from .errors import ModelFileError, PictureError
 from .images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, load_picture
 from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, open_model
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = ["DEFAULT_BATCH_SIZE", "Embedder", "embed_stream"]
 
@@ -162,6 +164,8 @@ def _decoded(
     items: Iterable[T], read: Callable[[T], Picture], batch_size: int, threads: int
 ) -> Iterator[tuple[T, Picture | PictureError]]:
     """Yield pictures in order, with the next two batches being decoded meanwhile."""
+    from concurrent.futures import ThreadPoolExecutor  # a single query does without it
+
     ahead = 2 * batch_size
     waiting: deque[tuple[T, Future[Picture]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")

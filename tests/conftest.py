@@ -11,6 +11,8 @@ import pytest
 
 from deeprank.runtime.datasets import write_digits
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands do, before torch is imported
+
 BIN = Path(sys.executable).parent
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import MainLine
 
 ROOT = Path(__file__).parent.parent

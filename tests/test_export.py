@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-
 from conftest import MainLine, run_command
+
 from deeprank.export.onnx import OPSET
 from deeprank.export.package import export_package
 from deeprank.export.parity import balanced_sample

@@ -345,6 +345,80 @@ def test_a_full_disk_leaves_the_index_as_it_was(index: Path, made: Path, tmp_pat
     assert verify(index).problems == ()
 
 
+def test_a_full_disk_leaves_no_half_made_index(made: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))\n"
+        "from deeprank.runtime.errors import IndexStateError\n"
+        "from deeprank.runtime.index.sync import sync\n"
+        "try:\n"
+        "    sync(sys.argv[1], [sys.argv[2]], model=sys.argv[3])\n"
+        "except IndexStateError as error:\n"
+        "    print(error)\n"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "new", made / "photos", made / "model.onnx"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "cannot be written" in result.stdout
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_processes_that_write(made: Path, tmp_path: Path) -> None:
+    """One of them gets the lock; the other says so, or does its work afterwards. The index is sound in the end."""
+    photos = tmp_path / "photos"
+    write_pictures(photos, [f"{i}.png" for i in range(300)], 100)
+    command = [str(Path(sys.executable).parent / "deeprank-index"), "sync", str(photos), "--index", str(tmp_path / "i")]
+    command += ["--model", str(made / "model.onnx")]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    results = [(process.communicate(timeout=60), process.returncode) for process in processes]
+    assert 0 in [status for _, status in results]
+    for (_, errors), status in results:
+        assert status == 0 or ("another process" in errors and status == 1)
+    assert verify(tmp_path / "i").problems == ()
+    assert sync(tmp_path / "i", [photos]).unchanged == 300
+
+
+def test_a_reader_while_a_writer_writes(made: Path, tmp_path: Path) -> None:
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    write_pictures(photos, [f"{i}.png" for i in range(30)])
+    sync(index, [photos], model=made / "model.onnx")
+    write_pictures(photos, [f"new{i}.png" for i in range(800)], 100)
+    slow = SYNC.replace(
+        "from deeprank", "import deeprank.runtime.index.sync as s; s._COMMIT_INTERVAL_S = 0; from deeprank", 1
+    )
+    process = subprocess.Popen([sys.executable, "-c", slow, index, photos, made / "model.onnx"])
+    answered = 0
+    with Index.open(index) as long_open:
+        while process.poll() is None:
+            assert long_open.search(photos / "3.png", 1, method="hnsw")[0].path == str(photos / "3.png")
+            with Index.open(index) as opened:
+                assert opened.search(photos / "4.png", 1)[0].path == str(photos / "4.png")
+                assert opened.remarks == []
+            answered += 1
+        assert process.returncode == 0
+        assert answered > 3
+        assert len(long_open) == 830
+        assert long_open.search(photos / "new799.png", 1)[0].distance == 0
+    assert sync(index, [photos]).unchanged == 830
+    assert not (index / "items.sqlite-wal").exists()
+
+
+def test_a_long_sync_brings_the_graph_up_to_date_meanwhile(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deeprank.runtime.index import sync as module
+
+    monkeypatch.setattr(module, "_COMMIT_INTERVAL_S", 0)
+    monkeypatch.setattr(module, "_GRAPH_INTERVAL_S", 0)
+    sync(tmp_path / "i", [made / "photos"], model=made / "model.onnx")
+    assert verify(tmp_path / "i").problems == ()
+    with Index.open(tmp_path / "i") as opened:
+        query = made / "photos" / "a" / "3.png"
+        assert opened.search(query, PICTURES, method="hnsw") == opened.search(query, PICTURES, method="exact")
+        assert opened.remarks == []
+
+
 def test_a_changed_picture_answers_as_it_is_now_while_the_graph_is_old(index: Path, made: Path, tmp_path: Path) -> None:
     """Between a commit and the next graph, new items are scanned beside it and removed ones filtered."""
     from deeprank.runtime.index import sync as module

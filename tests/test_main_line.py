@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import MainLine, run_command
 from PIL import Image
 
-from conftest import MainLine, run_command
 from deeprank.runtime import Embedder, Index
 from deeprank.runtime.datasets import open_dataset
 

@@ -89,14 +89,14 @@ def test_wrong_input(tmp_path: Path, kind: int, shape: list[object]) -> None:
 
 
 def test_missing_empty_folder_and_other_files(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="does not exist; expected a model file. Make one with deeprank-export"):
+    with pytest.raises(ModelFileError, match=r"does not exist; expected a model file\. Make one with deeprank-export"):
         open_model(tmp_path / "gone.onnx")
     with pytest.raises(ModelFileError, match="is a folder"):
         open_model(tmp_path)
     for content in (b"", b"these are my notes", b"PK\x03\x04" + b"\0" * 500):
         path = tmp_path / "other.onnx"
         path.write_bytes(content)
-        with pytest.raises(ModelFileError, match="other.onnx"):
+        with pytest.raises(ModelFileError, match=r"other\.onnx"):
             open_model(path)
 
 

@@ -1,5 +1,7 @@
 """The embedding network: its contract, and that it can be built again and exported."""
 
+import warnings
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -100,9 +102,8 @@ def test_dropout_only_while_training():
         assert not torch.equal(network.embed_features(features), network.embed_features(features))
 
 
-@pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "efficientnet_lite0"])
-def test_it_exports_to_onnx_with_any_batch_size(backbone: str):
-    network = a_network(backbone=backbone)
+def test_it_exports_to_onnx_with_any_batch_size():
+    network = a_network()
     dynamic = ({0: torch.export.Dim("n", min=1, max=4096)},)
     program = torch.onnx.export(network, (some_pictures(2),), dynamo=True, dynamic_shapes=dynamic, verbose=False)
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -116,7 +117,8 @@ def test_it_exports_to_onnx_with_any_batch_size(backbone: str):
 
 def test_it_traces_to_torchscript():
     network = a_network()
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated is known
         traced = torch.jit.freeze(torch.jit.trace(network, some_pictures(2)))
         pictures = some_pictures(5)
         assert torch.allclose(traced(pictures), network(pictures), atol=1e-5)

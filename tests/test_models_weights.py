@@ -73,10 +73,10 @@ def test_the_packages_file_can_be_named_itself():
 def test_lite0_weights_of_another_network_are_refused():
     state = torch.load(package_file(), weights_only=True)
     target = create_backbone("efficientnet_lite0", 128).state_dict()
-    with pytest.raises(ModelFileError, match="tensors beside the classifier; expected"):
+    with pytest.raises(ModelFileError, match="tensors beside the classifier"):
         lukemelas_to_timm({key: value for key, value in state.items() if "_blocks.0" not in key}, target)
     state["_conv_stem.weight"] = torch.zeros(48, 3, 3, 3)
-    with pytest.raises(ModelFileError, match="_conv_stem.weight of shape"):
+    with pytest.raises(ModelFileError, match=r"_conv_stem\.weight of shape"):
         lukemelas_to_timm(state, target)
 
 
@@ -169,7 +169,7 @@ def test_every_named_backbone_gives_one_vector_a_picture():
 
 @pytest.mark.parametrize("name", ["resnet19", "timm:no_such_net", "[/x]\n"])
 def test_unknown_backbones_are_refused(name: str):
-    with pytest.raises(TrainingError, match="no backbone|has no network"):
+    with pytest.raises(TrainingError, match=r"no backbone|has no network"):
         create_backbone(name, 64)
 
 
@@ -187,7 +187,7 @@ def test_the_normalisation_belongs_to_the_weights():
     assert IMAGENET.mean[0] == pytest.approx(0.485 * 255)
 
 
-# -- downloads, from a server of our own --------------------------------------------------------------------------------
+# -- downloads, from a server of our own ------------------------------------------------------------------------------
 
 
 @pytest.fixture

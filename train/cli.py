@@ -121,13 +121,15 @@ def _train(
 
     surroundings = Surroundings(device, threads, cache)
     monitor = _TerminalMonitor()
-    with monitor.signals(), _resumable(resume):
-        if resume is not None:
+    if resume is not None:
+        with monitor.signals(), _resumable(resume):
             result = resume_run(resume, overrides, surroundings, monitor, data=data, val=val)
-        else:
-            recipe = config or (DIGITS if data == DIGITS else "default")
-            merged = load_config(recipe, overrides)
-            result = start_run(data_or_tiny_imagenet(data), merged, recipe, surroundings, monitor, val=val, out=out)
+    else:
+        recipe = config or (DIGITS if data == DIGITS else "default")
+        merged = load_config(recipe, overrides)
+        named = data_or_tiny_imagenet(data)
+        with monitor.signals(), _resumable(None):
+            result = start_run(named, merged, recipe, surroundings, monitor, val=val, out=out)
     _print_result(result.run, result.figures)
 
 
@@ -256,7 +258,8 @@ def _with_options() -> Any:
     return command
 
 
-app.command()(guarded(_with_options()))
+# With one command, Typer shows the help of the command and not that of the application.
+app.command(help=app.info.help, epilog=app.info.epilog)(guarded(_with_options()))
 
 
 def _with_named_resume(arguments: Sequence[str]) -> list[str]:

@@ -43,6 +43,8 @@ _GALLERY_PER_CLASS = 50
 # Unit vectors that lie this close together (root mean square) no longer tell anything apart.
 _COLLAPSED = 0.02
 _SAVE_INTERVAL_SECONDS = 600.0
+# Drawing takes as long as a short epoch.
+_DRAW_INTERVAL_SECONDS = 30.0
 
 
 @dataclass
@@ -55,6 +57,7 @@ class _State:
     active: int = 0
     considered: int = 0
     seconds: float = 0.0
+    batch_deviation: float = 0.0
     best: float = -1.0
     best_epoch: int = -1
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -107,7 +110,7 @@ class Trainer:
         # Only half precision of five exponent bits needs its gradients scaled.
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._half and self._half_type == torch.float16)
         self._state = _State()
-        self._saved = time.monotonic()
+        self._saved = self._drawn = time.monotonic()
 
     def run(self) -> list[dict[str, Any]]:
         """Train to the last epoch and return the rows of ``metrics.jsonl``.
@@ -129,6 +132,8 @@ class Trainer:
         except TrainingInterrupted:
             self._save_last()
             raise
+        finally:
+            self._draw()
         return self._state.rows
 
     # -- one epoch ------------------------------------------------------------------------------------------------
@@ -138,10 +143,12 @@ class Trainer:
         title = f"epoch {epoch + 1}/{self._config.epochs}"
         self._monitor.begin(title, plan.size, "pictures", self._state.step * plan.shape[1])
         try:
+            before = time.monotonic()
             for inputs, labels in self._batches(plan, epoch):
-                started = time.monotonic()
                 self._step(inputs, labels, epoch)
-                self._state.seconds += time.monotonic() - started
+                now = time.monotonic()
+                self._state.seconds += now - before
+                before = now
                 self._monitor.advance(plan.shape[1], self._note())
                 self._maybe_stop()
         finally:
@@ -176,6 +183,7 @@ class Trainer:
         state.loss_sum += loss
         state.active += result.active
         state.considered += result.considered
+        state.batch_deviation = _deviation(embeddings.detach())
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, self._half_type) if self._half else nullcontext()
@@ -217,8 +225,14 @@ class Trainer:
         state.begin_epoch(epoch + 1)
         self._save_last()
         self._run.write_metrics(state.rows)
-        write_atomically(self._run.curves_path, lambda file: draw_curves(state.rows, file))
+        if time.monotonic() - self._drawn > _DRAW_INTERVAL_SECONDS:
+            self._draw()
         self._monitor.remark(_summary(row))
+
+    def _draw(self) -> None:
+        if rows := self._state.rows:
+            write_atomically(self._run.curves_path, lambda file: draw_curves(rows, file))
+        self._drawn = time.monotonic()
 
     def _sample_figures(self) -> dict[str, Any]:
         """Measure a seeded sample of the held-out tenth against a sample of the pictures that are learned from."""
@@ -236,12 +250,20 @@ class Trainer:
         return {key: value for key, value in dataclasses.asdict(figures).items() if key != "map_at_r"}
 
     def _refuse_collapse(self, row: Mapping[str, Any]) -> None:
-        if row["deviation"] < _COLLAPSED or not math.isfinite(row["deviation"]):
-            raise TrainingError(
-                f"The embedding has collapsed in epoch {row['epoch']}: the deviation of its vectors is "
-                f"{row['deviation']:.4f} (spread ones have nearly 1), so that every picture resembles every other. "
-                "Lower --learning-rate, use --negatives semi-hard, or add the softmax term (--loss triplet+softmax)."
-            )
+        """Stop where neither the evaluated embedding nor that of the last batch tells pictures apart any more.
+
+        The evaluated one alone may look collapsed without being so: after few steps, the running averages of batch
+        normalisation are far from what they average.
+        """
+        batch = self._state.batch_deviation
+        if row["deviation"] >= _COLLAPSED or batch >= _COLLAPSED:
+            return
+        raise TrainingError(
+            f"The embedding has collapsed in epoch {row['epoch']}: the deviation of its vectors is "
+            f"{row['deviation']:.4f}, {batch:.4f} in batch {self._state.step} (spread ones have nearly 1), so that "
+            "every picture resembles every other. Lower --learning-rate, use --negatives semi-hard, or add the softmax "
+            "term (--loss triplet+softmax)."
+        )
 
     def _best(self, row: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -291,6 +313,11 @@ def seeded(seed: int, epoch: int, step: int) -> Iterator[torch.Generator]:
     with torch.random.fork_rng():
         torch.manual_seed(first)
         yield torch.Generator().manual_seed(second)
+
+
+def _deviation(embeddings: torch.Tensor) -> float:
+    """Return the root of the mean squared distance to the mean of a batch."""
+    return math.sqrt(float((embeddings - embeddings.mean(0)).square().sum(1).mean()))
 
 
 def _summary(row: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -99,26 +100,18 @@ def sync_command(
     if not reembed and not folders:
         raise typer.BadParameter("name at least one folder of pictures.", param_hint="DIR")
     options: dict[str, Any] = {"device": cast(Device, device), "threads": threads, "max_pixels": max_pixels}
+    if reembed:
+        from .reembed import reembed as work
+    else:
+        from .sync import sync
+
+        work = functools.partial(sync, roots=folders or [], allow_mass_removal=allow_mass_removal, say=note)
     try:
         with _bars() as start:
-            if reembed:
-                from .reembed import reembed as run_reembed
-
-                report = run_reembed(index, model=model, progress=start, **options)
-            else:
-                from .sync import sync
-
-                report = sync(
-                    index,
-                    folders or [],
-                    model=model,
-                    allow_mass_removal=allow_mass_removal,
-                    progress=start,
-                    say=note,
-                    **options,
-                )
+            report = work(index, model=model, progress=start, **options)
     except KeyboardInterrupt:
-        fail("interrupted; what was embedded so far is kept, and the next sync continues there.", status=130)
+        kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
+        fail(f"interrupted; {kept}.", status=130)
     _show_sync(index, report, as_json)
     if strict and report.skipped:
         raise typer.Exit(1)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from ..errors import IndexStateError
+from ..text import display_path
 
 __all__ = [
     "DATABASE",
     "GRAPH",
     "LOCK",
     "MODEL",
+    "disk_errors",
     "exchange_folders",
     "file_sha256",
     "finish_exchange",
@@ -31,7 +35,22 @@ LOCK = "write.lock"
 
 def is_index(folder: Path) -> bool:
     """Tell whether ``folder`` holds an index (its database, that is; the rest can be made again)."""
-    return (folder / DATABASE).exists()
+    # Not Path.exists: a folder above that may not be entered is no reason to raise.
+    return os.path.exists(folder / DATABASE)  # noqa: PTH110
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what the system reports while an index is written into a sentence about it."""
+    try:
+        yield
+    except OSError as error:
+        name = os.fsdecode(error.filename) if error.filename else ""
+        where = f", at {display_path(name)}" if name else ""
+        raise IndexStateError(
+            f"{display_path(folder)} cannot be written ({error.strerror or error}{where}); check its permissions and "
+            "the space left on the disk, and run the command again."
+        ) from None
 
 
 def temporary(target: Path) -> Path:
@@ -105,6 +124,8 @@ def sync_folder(folder: Path) -> None:
 
 def put_copy(source: Path, target: Path) -> str:
     """Copy a file atomically and return the hex sha256 of what now lies at ``target``, read back."""
+    import shutil
+
     prepared = temporary(target)
     shutil.copyfile(source, prepared)
     digest = file_sha256(prepared)

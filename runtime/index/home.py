@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import IndexLockedError, IndexStateError, ModelFileError
 from ..text import display_path
-from .files import DATABASE, GRAPH, LOCK, MODEL, file_sha256, is_index, put_copy, temporary
+from .files import DATABASE, GRAPH, LOCK, MODEL, disk_errors, file_sha256, is_index, put_copy, temporary
 from .writer import SIDE_FILES, create_database, locked
 
 __all__ = ["check_model", "check_usable", "default_model", "install_model", "new_folder"]
@@ -53,7 +53,7 @@ def new_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise IndexStateError(f"{display_path(folder)} cannot be made ({error.strerror}).") from None
-    with locked(folder):
+    with locked(folder), disk_errors(folder):
         if is_index(folder):
             raise IndexLockedError(
                 f"{display_path(folder)} was made by another process just now; run the command again."

@@ -20,10 +20,11 @@ class Labels:
     """The label of every item, from a store in a snapshot."""
 
     def __init__(self, store: Store) -> None:
-        labelled = [(item.id, item.label) for item in store.all_items()]
-        self._ids = np.array([item for item, _ in labelled], dtype=np.int64)
-        self._labels = [label for _, label in labelled]
-        self.names = sorted({label for label in self._labels if label is not None})
+        ids, labels = store.labels()
+        self.names = sorted({label for label in labels if label is not None})
+        numbers: dict[str | None, int] = {name: number for number, name in enumerate(self.names)}
+        self._ids = np.array(ids, dtype=np.int64)
+        self._numbers = np.fromiter((numbers.get(label, -1) for label in labels), dtype=np.int32, count=len(labels))
 
     def ids_with(self, wanted: str | Sequence[str]) -> Ids:
         """Return the ids of the items with this label, or with one of these: int64, ascending.
@@ -36,8 +37,7 @@ class Labels:
         unknown = labels.difference(self.names)
         if unknown:
             raise QueryError(f"No picture has the label {printable(min(unknown))!r}; expected {self._some_names()}.")
-        chosen = np.fromiter((label in labels for label in self._labels), dtype=np.bool_, count=len(self._labels))
-        return self._ids[chosen]
+        return self._ids[np.isin(self._numbers, [self.names.index(label) for label in labels])]
 
     def _some_names(self) -> str:
         if not self.names:

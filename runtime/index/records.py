@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-__all__ = ["GraphRow", "Item", "Meta", "checksum", "root_checksum"]
+__all__ = ["GraphRow", "Item", "Meta", "checksum", "is_sound", "root_checksum"]
 
 Value = int | str | bytes | None
 
@@ -26,9 +27,8 @@ def root_checksum(root: int, path: bytes) -> int:
     return checksum(root, path)
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A picture of the index, without its vector.
+class Item(NamedTuple):
+    """A picture of the index, without its vector; made by the hundred thousand, hence no dataclass.
 
     ``id`` names one vector for ever: a changed picture gets a new one, and none is used twice. So ids are the change
     numbers of the index, and what a graph covers is told by the last id in it.
@@ -46,7 +46,25 @@ class Item:
 
     def checksum(self, vector_crc32: int) -> int:
         """Return the checksum of the row, over everything but the vector, of which it includes the checksum."""
-        return checksum(self.id, self.root, self.path, self.label, self.size, self.mtime_ns, self.sha256, vector_crc32)
+        return _row_crc32(*self, vector_crc32)
+
+
+def is_sound(row: tuple[Any, ...]) -> bool:
+    """Tell whether a row (the fields of an item, the checksum of its vector, its own) is what was written."""
+    return tuple(map(type, row)) in _ROW_TYPES and _row_crc32(*row[:-1]) == row[-1]
+
+
+_ROW_TYPES = {(int, int, bytes, label, int, int, bytes, int, int) for label in (str, type(None))}
+
+
+def _row_crc32(
+    item: int, root: int, path: bytes, label: str | None, size: int, mtime_ns: int, sha256: bytes, vector_crc32: int
+) -> int:
+    # As checksum() in effect, at a third of its time: this one is computed for every item that is read.
+    name = b"" if label is None else os.fsencode(label)
+    lengths = len(path), -1 if label is None else len(name)
+    numbers = b"%d %d %d %d %d %d %d;" % (item, root, size, mtime_ns, vector_crc32, *lengths)
+    return zlib.crc32(numbers + path + name + sha256)
 
 
 @dataclass(frozen=True)

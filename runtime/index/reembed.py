@@ -12,7 +12,7 @@ from ..errors import IndexStateError
 from ..images import DEFAULT_MAX_PIXELS
 from ..progress import StartProgress, start_nothing
 from ..text import display_path
-from .files import exchange_folders, finish_exchange
+from .files import disk_errors, exchange_folders, finish_exchange
 from .home import default_model
 from .plan import plan_sync
 from .store import Store
@@ -64,6 +64,7 @@ def reembed(
         problems = verify(fresh).problems
         if problems:
             raise IndexStateError(f"The new index is not sound ({problems[0]}); {display_path(folder)} stays as it is.")
-        exchange_folders(fresh, folder)
+        with disk_errors(folder):
+            exchange_folders(fresh, folder)
         shutil.rmtree(fresh, ignore_errors=True)
     return report

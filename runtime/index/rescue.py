@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from .files import DATABASE, replace_durably
-from .records import Item, Meta, root_checksum
-from .store import ITEM_COLUMNS, ITEM_TYPES, Store
+from .records import Item, Meta, is_sound, root_checksum
+from .store import ITEM_COLUMNS, Store
 from .writer import SIDE_FILES, create_database, open_writer
 
 __all__ = ["Row", "Unsound", "put_in_place", "read_rows", "rebuild", "sound_roots"]
 
-_ROWS_AFTER = f"SELECT {ITEM_COLUMNS}, vector, vector_crc32, row_crc32 FROM items NOT INDEXED WHERE id > ? ORDER BY id"
+_ROWS_FROM = f"SELECT {ITEM_COLUMNS}, vector, vector_crc32, row_crc32 FROM items NOT INDEXED WHERE id >= ? ORDER BY id"
 _LARGEST_ID = 2**63 - 1
 # Squared length of a vector may differ from 1 by this much, the rounding of a float32 (or float16) network.
 _UNIT_TOLERANCE = 1e-3
@@ -49,35 +49,35 @@ def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, byte
 
     Where SQLite cannot read on, it goes on with the next row that can be read.
     """
-    last: int | None = 0
-    while last is not None:
+    first: int | None = 0
+    while first is not None:
         try:
             # One row at a time: of a chunk with an unreadable row, sqlite3 would return nothing.
-            for row in connection.execute(_ROWS_AFTER, (last,)):
-                last = row[0]
+            for row in connection.execute(_ROWS_FROM, (first,)):
+                first = row[0] + 1
                 yield _checked(row, dim, roots)
             return
         except (sqlite3.Error, OverflowError) as error:
-            yield Unsound(f"the items after {last} cannot be read ({error})")
-            last = _next_readable(connection, last)
+            yield Unsound(f"the items from {first} on cannot be read ({error})")
+            first = _next_readable(connection, first)
 
 
-def _next_readable(connection: sqlite3.Connection, last: int) -> int | None:
-    """Return the smallest id after ``last`` behind which a row can be read, or the end; None: there is no such id."""
+def _next_readable(connection: sqlite3.Connection, first: int) -> int | None:
+    """Return the smallest id above ``first`` from which on a row can be read, or the end; None: there is none."""
 
-    def readable(after: int) -> bool:
+    def readable(item: int) -> bool:
         try:
-            connection.execute(f"{_ROWS_AFTER} LIMIT 1", (after,)).fetchone()
+            connection.execute(f"{_ROWS_FROM} LIMIT 1", (item,)).fetchone()
         except (sqlite3.Error, OverflowError):
             return False
         return True
 
-    unreadable, step = last, 1
-    while not readable(last + step):
-        unreadable, step = last + step, 2 * step
-        if last + step > _LARGEST_ID:
+    unreadable, step = first, 1
+    while not readable(first + step):
+        unreadable, step = first + step, 2 * step
+        if first + step > _LARGEST_ID:
             return None
-    found = last + step
+    found = first + step
     while found - unreadable > 1:
         middle = (unreadable + found) // 2
         if readable(middle):
@@ -88,12 +88,10 @@ def _next_readable(connection: sqlite3.Connection, last: int) -> int | None:
 
 
 def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row | Unsound:
-    values, (vector, vector_crc32, row_crc32) = row[:7], row[7:]
-    if not all(isinstance(value, kind) for value, kind in zip(values, ITEM_TYPES, strict=True)):
+    vector, vector_crc32, row_crc32 = row[7:]
+    if not is_sound((*row[:7], vector_crc32, row_crc32)):
         return Unsound(f"item {row[0]} is damaged", row[0])
-    item = Item(*values)
-    if item.checksum(vector_crc32) != row_crc32:
-        return Unsound(f"item {item.id} is damaged", item.id)
+    item = Item._make(row[:7])
     if not isinstance(vector, bytes) or len(vector) != 4 * dim or zlib.crc32(vector) != vector_crc32:
         return Unsound(f"the vector of item {item.id} is damaged", item.id)
     numbers = np.frombuffer(vector, dtype="<f4")

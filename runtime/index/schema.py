@@ -108,7 +108,8 @@ def connect_to_read(folder: Path) -> sqlite3.Connection:
     database = folder / DATABASE
     finish_exchange(folder)
     if not is_index(folder):
-        found = "holds no index" if folder.is_dir() else "does not exist"
+        # Not Path.is_dir: a folder above that may not be entered is no reason to raise.
+        found = "holds no index" if os.path.isdir(folder) else "does not exist"  # noqa: PTH112
         raise IndexStateError(
             f"{display_path(folder)} {found}; expected an index folder. Make one with: deeprank-index sync PHOTOS, "
             "or name another with --index."

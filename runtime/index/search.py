@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -20,6 +18,7 @@ from ..text import display_path, printable
 from .files import MODEL
 from .gallery import Distances, Gallery, open_gallery
 from .graph import GraphUnusableError
+from .hit import Hit, hit_of
 from .labels import Labels
 from .store import Ids, Store, Vectors
 
@@ -38,28 +37,6 @@ _SCANS_PER_LOAD = 64
 _SMALLEST_FOR_GRAPH = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A picture of the index that answers a query.
-
-    Attributes:
-        path: opens the picture from anywhere.
-        distance: squared Euclidean distance to the query, in [0, 4].
-        label: name of the top folder it lies in under the synced one, if any.
-        id: number of the item in the index.
-        root: the folder that was synced.
-        relative: path under ``root``.
-
-    """
-
-    path: str
-    distance: float
-    label: str | None
-    id: int
-    root: str
-    relative: str
-
-
 class Index:
     """An index, open to be searched; threads may share it.
 
@@ -67,13 +44,15 @@ class Index:
     index), each once.
     """
 
-    def __init__(self, store: Store, device: Device, threads: int | None, max_pixels: int) -> None:
+    def __init__(self, store: Store, open_embedder: Callable[[], Embedder]) -> None:
         self.path = store.folder
         self.remarks: list[str] = []
         self._store = store
-        self._options: dict[str, Any] = {"device": device, "threads": threads, "max_pixels": max_pixels}
+        self._open_embedder = open_embedder
         self._lock = threading.RLock()
+        self._embedder_lock = threading.Lock()
         self._identity = _identity(store.database)
+        self._model_sha256 = store.meta().model_sha256
         self._version: int | None = None
         self._gallery: Gallery | None = None
         self._labels: Labels | None = None
@@ -103,9 +82,14 @@ class Index:
 
         """
         store = Store.open(Path(path))
+
+        def open_embedder() -> Embedder:
+            from ..embedder import Embedder
+
+            return Embedder(store.folder / MODEL, device=device, threads=threads, max_pixels=max_pixels)
+
         try:
-            store.meta()
-            return cls(store, device, threads, max_pixels)
+            return cls(store, open_embedder)
         except BaseException:
             store.close()
             raise
@@ -135,9 +119,11 @@ class Index:
             IndexStateError: it is not the model that the vectors were made with.
 
         """
-        with self._lock:
+        with self._embedder_lock:
             if self._embedder is None:
-                self._embedder = self._open_embedder()
+                embedder = self._open_embedder()
+                self._check_model(embedder.sha256)
+                self._embedder = embedder
             return self._embedder
 
     def search(
@@ -184,7 +170,7 @@ class Index:
             raise QueryError("The farthest pictures were asked for with a largest distance; expected one or the other.")
         with self._reading():
             ids, distances = self.search_vectors(vectors, k, farthest=farthest, label=label, method=method)
-            items = self._store.items(np.unique(ids).tolist())
+            items = self._store.items(sorted(set(ids.ravel().tolist())))
             roots = self._store.roots()
         missing = {item.root for item in items.values()} - set(roots)
         if missing:
@@ -192,7 +178,7 @@ class Index:
         largest = np.inf if max_distance is None else max_distance
         return [
             [
-                _hit(roots[items[i].root], items[i].path, items[i].label, i, distance)
+                hit_of(items[i], roots[items[i].root], distance)
                 for i, distance in zip(row_ids.tolist(), row_distances.tolist(), strict=True)
                 if distance <= largest
             ]
@@ -234,6 +220,11 @@ class Index:
                 f"{' with such a label' if allowed is not None else ''}: all of them are returned."
             )
         return ids, distances
+
+    def prepare(self) -> None:
+        """Read the vectors now rather than at the first search; in a thread, while the model is being opened, say."""
+        with self._reading():
+            pass
 
     def load_graph(self) -> None:
         """Load the graph now, as a process does that is going to answer many queries."""
@@ -312,18 +303,14 @@ class Index:
             self._labels = Labels(self._store)
         return self._labels
 
-    def _open_embedder(self) -> Embedder:
-        from ..embedder import Embedder
-
-        embedder = Embedder(self.path / MODEL, **self._options)
-        expected = self._store.meta().model_sha256
-        if embedder.sha256 != expected:
+    def _check_model(self, sha256: str) -> None:
+        expected = self._model_sha256
+        if sha256 != expected:
             raise IndexStateError(
                 f"{display_path(self.path / MODEL)} is not the model that the vectors were made with (sha256 "
-                f"{embedder.sha256[:12]}…, expected {expected[:12]}…); put that one back, or embed again with: "
+                f"{sha256[:12]}…, expected {expected[:12]}…); put that one back, or embed again with: "
                 "deeprank-index sync --reembed --model MODEL."
             )
-        return embedder
 
     def _remark(self, remark: str) -> None:
         if remark not in self.remarks:
@@ -342,15 +329,4 @@ def _scanned_instead(reason: str) -> str:
     return (
         f"The graph cannot be used: {reason}. The vectors were scanned instead, which gives the exact result; "
         "the next deeprank-index sync builds the graph again."
-    )
-
-
-def _hit(root: bytes, relative: bytes, label: str | None, item: int, distance: float) -> Hit:
-    return Hit(
-        path=os.fsdecode(os.path.join(root, relative)),  # noqa: PTH118 - bytes, which pathlib does not take
-        distance=distance,
-        label=label,
-        id=item,
-        root=os.fsdecode(root),
-        relative=os.fsdecode(relative),
     )

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from ..errors import IndexDamagedError
 from .files import DATABASE
-from .records import GraphRow, Item, Meta, root_checksum
+from .records import GraphRow, Item, Meta, is_sound, root_checksum
 from .schema import connect_to_read, damaged, guarded
 
-__all__ = ["ITEM_COLUMNS", "ITEM_TYPES", "Ids", "Store", "Vectors"]
+__all__ = ["ITEM_COLUMNS", "Ids", "Store", "Vectors"]
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -27,7 +27,6 @@ _ROWS_AT_A_TIME = 4096
 # SQLite's oldest limit on the number of parameters of a statement is 999.
 _PARAMETERS_AT_A_TIME = 900
 
-ITEM_TYPES: tuple[Any, ...] = (int, int, bytes, (str, type(None)), int, int, bytes)
 _META_TYPES: tuple[Any, ...] = (str, int, int, int, int, int)
 _GRAPH_TYPES: tuple[Any, ...] = (str, int, str, int, bytes)
 ITEM_COLUMNS = "id, root, path, label, size, mtime_ns, sha256"
@@ -163,8 +162,8 @@ class Store:
         for start in range(0, len(ids), _PARAMETERS_AT_A_TIME):
             some = [int(item) for item in ids[start : start + _PARAMETERS_AT_A_TIME]]
             marks = ", ".join("?" * len(some))
-            for item, _ in self._checked_items(f"WHERE id IN ({marks})", some):
-                found[item.id] = item
+            for row in self._sound_rows(f"WHERE id IN ({marks})", some):
+                found[row[0]] = Item._make(row[:7])
         missing = set(map(int, ids)) - set(found)
         if missing:
             raise self.damage(f"item {min(missing)} is missing")
@@ -172,18 +171,16 @@ class Store:
 
     def all_items(self) -> Iterator[Item]:
         """Yield all items in the order of their ids; their number and sum are checked at the end."""
-        meta = self.meta()
-        count, total = 0, 0
-        for item, row_crc32 in self._checked_items("ORDER BY id", ()):
-            yield item
-            count, total = count + 1, total + row_crc32
-        if count != meta.items or total != meta.row_sum:
-            raise self.damage(f"items are missing: {meta.items:,} are expected, with another sum of checksums")
+        return (Item._make(row[:7]) for row in self._all_rows())
+
+    def labels(self) -> tuple[list[int], list[str | None]]:
+        """Return the ids of all items, ascending, and their labels."""
+        labelled = [(row[0], row[3]) for row in self._all_rows()]
+        return [item for item, _ in labelled], [label for _, label in labelled]
 
     def items_of(self, root: int) -> Iterator[Item]:
         """Yield the items of one root."""
-        for item, _ in self._checked_items("WHERE root = ?", (root,)):
-            yield item
+        return (Item._make(row[:7]) for row in self._sound_rows("WHERE root = ?", (root,)))
 
     def count_of(self, root: int) -> int:
         """Return the number of items of one root."""
@@ -216,14 +213,20 @@ class Store:
         with guarded(self.database):
             self.connection.execute("ROLLBACK")
 
-    def _checked_items(self, where: str, parameters: Sequence[Any]) -> Iterator[tuple[Item, int]]:
-        query = f"SELECT {ITEM_COLUMNS}, vector_crc32, row_crc32 FROM items {where}"
-        for row in self._rows(query, parameters):
-            self._check_types(row, ITEM_TYPES, f"item {row[0]}")
-            item = Item(*row[:7])
-            if item.checksum(row[7]) != row[8]:
-                raise self.damage(f"item {item.id}")
-            yield item, row[8]
+    def _all_rows(self) -> Iterator[tuple[Any, ...]]:
+        meta = self.meta()
+        count, total = 0, 0
+        for row in self._sound_rows("ORDER BY id", ()):
+            yield row
+            count, total = count + 1, total + row[8]
+        if count != meta.items or total != meta.row_sum:
+            raise self.damage(f"items are missing: {meta.items:,} are expected, with another sum of checksums")
+
+    def _sound_rows(self, where: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        for row in self._rows(f"SELECT {ITEM_COLUMNS}, vector_crc32, row_crc32 FROM items {where}", parameters):
+            if not is_sound(row):
+                raise self.damage(f"item {row[0]}")
+            yield row
 
     def _check_types(self, row: Sequence[Any], types: Iterable[Any], what: str) -> None:
         if not all(isinstance(value, kind) for value, kind in zip(row, types, strict=False)):

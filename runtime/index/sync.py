@@ -141,9 +141,9 @@ def sync_new(
             model = folder / MODEL
         if model is None:
             model = default_model()
-            say(f"The new index {display_path(folder)} uses the model {display_path(model)}.")
         embedder = opener(model)
         install_model(folder, model, embedder.sha256, embedder.dim)
+        say(f"The new index {display_path(folder)} uses the model {display_path(model)}.")
         with open_writer(folder) as writer:
             return _Sync(writer, plans, lambda _: embedder, progress).run()
 

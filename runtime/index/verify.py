@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import IndexDamagedError, IndexStateError, ModelFileError
 from ..progress import StartProgress, start_nothing
 from ..text import display_path
-from .files import DATABASE, GRAPH, MODEL, file_sha256
+from .files import DATABASE, GRAPH, MODEL, disk_errors, file_sha256
 from .graph import GraphFile, GraphUnusableError, open_graph
 from .records import Meta
 from .rescue import Row, put_in_place, read_rows, rebuild, sound_roots
@@ -81,7 +81,7 @@ def verify(index: str | Path, *, repair: bool = False, progress: StartProgress =
         found = _check(store)
     if not repair or not found.all:
         return VerifyReport(found.items, tuple(found.damaged), found.all, remaining=found.all)
-    with locked(folder):
+    with locked(folder), disk_errors(folder):
         repaired = _repair(folder, found, progress)
         with _opened(folder) as store:
             after = _check(store)

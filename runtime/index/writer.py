@@ -170,7 +170,7 @@ class Writer(Store):
 
     def add(self, item: Item, vector: bytes) -> int:
         """Add a picture with its vector (float32, little endian) and return its new id; that of ``item`` is ignored."""
-        item = replace(item, id=self._meta.last_id + 1)
+        item = item._replace(id=self._meta.last_id + 1)
         self.restore(item, vector)
         return item.id
 

@@ -1,0 +1,134 @@
+"""The command line of ``deeprank-query``.
+
+Read with argparse, unlike those of the other commands: importing Typer takes a third as long as a whole cold query.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from ..devices import Device
+from ..images import DEFAULT_MAX_PIXELS
+
+if TYPE_CHECKING:
+    from ..index.search import Method
+
+__all__ = ["QueryArguments", "read_arguments"]
+
+_EXAMPLES = """\
+examples:
+  deeprank-query image.jpg --k 10
+  deeprank-query image.jpg --farthest --sheet farthest.png
+  deeprank-query *.jpg --label cats --label dogs --max-distance 0.5 --json
+  deeprank-query image.jpg --paths-only --print0 | xargs -0 cp -t similar/
+
+Exit status: 0 done; 1 failed, or a query could not be read (the others are answered); 2 wrong usage.
+"""
+
+
+@dataclass(frozen=True)
+class QueryArguments:
+    """What was asked for; see the help of each option."""
+
+    images: tuple[Path, ...]
+    k: int
+    index: Path
+    farthest: bool
+    method: Method
+    label: tuple[str, ...] | None
+    max_distance: float | None
+    as_json: bool
+    paths_only: bool
+    end: bytes
+    sheet: Path | None
+    query_label: str | None
+    device: Device
+    threads: int | None
+    max_pixels: int
+    verbose: bool
+
+
+def read_arguments(words: Sequence[str]) -> QueryArguments:
+    """Read the command line; ``--help``, ``--version`` and wrong usage end the process, the last with status 2."""
+    parser = _parser()
+    found = parser.parse_intermixed_args(words)
+    if found.exact and found.search == "hnsw":
+        parser.error("--exact and --search hnsw exclude each other")
+    if found.as_json and found.paths_only:
+        parser.error("--json and --paths-only exclude each other")
+    if found.print0 and not found.paths_only:
+        parser.error("--print0 goes with --paths-only")
+    return QueryArguments(
+        images=tuple(found.images),
+        k=found.k,
+        index=found.index,
+        farthest=found.farthest,
+        method=cast("Method", "exact" if found.exact else found.search),
+        label=tuple(found.label) if found.label else None,
+        max_distance=found.max_distance,
+        as_json=found.as_json,
+        paths_only=found.paths_only,
+        end=b"\0" if found.print0 else b"\n",
+        sheet=found.sheet,
+        query_label=found.query_label,
+        device=cast(Device, found.device),
+        threads=found.threads,
+        max_pixels=found.max_pixels,
+        verbose=found.verbose,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="deeprank-query",
+        description="Show the pictures of an index that are most similar to a picture.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    default_index = Path(os.environ.get("DEEPRANK_INDEX") or "deeprank.index")
+    add = parser.add_argument
+    add("images", nargs="+", type=Path, metavar="IMAGE", help="pictures to find similar ones of")
+    add("--k", type=_at_least_one, default=10, metavar="K", help="how many (default: 10)")
+    index_help = "the index folder (default: $DEEPRANK_INDEX, then deeprank.index)"
+    add("--index", type=Path, default=default_index, metavar="DIR", help=index_help)
+    add("--farthest", action="store_true", help="the least similar ones instead")
+    search_help = "auto (default), exact (scan all vectors) or hnsw (use the graph)"
+    add("--search", choices=("auto", "exact", "hnsw"), default="auto", help=search_help)
+    add("--exact", action="store_true", help="short for --search exact")
+    add("--label", action="append", help="only pictures with this label; may be given several times")
+    add("--max-distance", type=float, metavar="D", help="only pictures at most this far, squared Euclidean (0 to 4)")
+    add("--json", action="store_true", dest="as_json", help="print one JSON document")
+    add("--paths-only", action="store_true", help="print the paths alone")
+    add("--print0", action="store_true", help="end each path with a NUL, for xargs -0")
+    add("--sheet", type=Path, metavar="PNG", help="draw the queries and their hits as well")
+    add("--query-label", metavar="LABEL", help="the queries' label: the sheet then shows which hits have it")
+    add("--device", default="auto", help="auto (default), cpu or cuda; auto takes a GPU where one works")
+    threads_help = "CPU threads of the network (default: the usable cores, at most 4)"
+    add("--threads", type=_at_least_one, metavar="N", help=threads_help)
+    pixels_help = f"refuse query pictures of more pixels, before decoding (default: {DEFAULT_MAX_PIXELS})"
+    add("--max-pixels", type=_at_least_one, default=DEFAULT_MAX_PIXELS, metavar="N", help=pixels_help)
+    add("-v", "--verbose", action="store_true", help="show tracebacks of errors")
+    add("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
+    return parser
+
+
+class _ShowVersion(argparse.Action):
+    """Looks the version up only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from .. import __version__
+
+        parser.exit(message=f"deeprank {__version__}\n")
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is given; expected at least 1")
+    return number

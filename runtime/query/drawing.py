@@ -1,0 +1,50 @@
+"""The contact sheet of a query and its hits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..index.search import Hit
+from .answer import Answer
+from .sheet import SheetBlock, SheetPicture, draw_sheets
+
+__all__ = ["draw_answers"]
+
+
+def draw_answers(answers: Sequence[Answer], out: Path, *, farthest: bool, query_label: str | None) -> bool:
+    """Draw every query that could be read with its hits; False: there is none, and nothing was drawn.
+
+    Args:
+        answers: of the command.
+        out: the PNG to write.
+        farthest: what the titles say the hits are.
+        query_label: the queries' label; frames then show which hits have it.
+
+    Raises:
+        QueryError: see :func:`~.sheet.draw_sheets`.
+
+    """
+    which = "farthest from" if farthest else "nearest to"
+    blocks = [
+        SheetBlock(
+            SheetPicture(answer.query, _lines("query", query_label, answer.query.name)),
+            [_hit_picture(rank, hit, query_label) for rank, hit in enumerate(answer.hits, 1)],
+            f"{len(answer.hits):,} {which} {os.fsdecode(answer.query)}",
+        )
+        for answer in answers
+        if answer.error is None
+    ]
+    if blocks:
+        draw_sheets(blocks, out)
+    return bool(blocks)
+
+
+def _hit_picture(rank: int, hit: Hit, query_label: str | None) -> SheetPicture:
+    caption = _lines(f"{rank}.  D = {hit.distance:.4f}", hit.label, Path(hit.path).name)
+    return SheetPicture(hit.path, caption, None if query_label is None else hit.label == query_label)
+
+
+def _lines(*lines: str | None) -> tuple[str, ...]:
+    return tuple(line for line in lines if line)

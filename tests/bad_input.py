@@ -1,0 +1,229 @@
+"""Bad input by kind: how to make it, the command that meets it, and what must be said.
+
+``tests/test_bad_input.py`` checks each case; ``python tests/bad_input.py MODEL`` prints what each says as a Markdown
+table (docs/bad-input.md).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+INDEX, PHOTOS = "my.index", "photos"
+
+
+@dataclass(frozen=True)
+class Case:
+    """``make(folder)`` prepares and returns the command's words; ``says`` must be in the last line of stderr."""
+
+    what: str
+    make: Callable[[Path], list[str]]
+    says: str
+    status: int = 1
+
+
+def picture(path: Path, seed: int = 0, side: int = 24) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def photos(folder: Path, count: int = 24) -> Path:
+    for number in range(count):
+        picture(folder / PHOTOS / f"label{number % 3}" / f"{number}.png", number)
+    return folder / PHOTOS
+
+
+def indexed(folder: Path) -> Path:
+    """An index of a few pictures, made by the real command with ``model.onnx`` of the folder."""
+    photos(folder)
+    command = [str(Path(sys.executable).parent / "deeprank-index"), "sync", PHOTOS, "--index", INDEX]
+    subprocess.run([*command, "--model", "model.onnx"], cwd=folder, check=True, capture_output=True)
+    return folder / INDEX
+
+
+def query(folder: Path, name: str, content: bytes | None) -> list[str]:
+    indexed(folder)
+    if content is not None:
+        (folder / name).write_bytes(content)
+    return ["deeprank-query", name, "--index", INDEX]
+
+
+def encoded(image: Image.Image, image_format: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, image_format)
+    return file.getvalue()
+
+
+def bomb() -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9999))) + chunk(b"IEND", b"")
+    )
+
+
+def flip(path: Path, at: float) -> None:
+    content = bytearray(path.read_bytes())
+    place = int(len(content) * at)
+    for offset in range(place, min(place + 64, len(content))):
+        content[offset] ^= 0x5A
+    path.write_bytes(content)
+
+
+def without_metadata(folder: Path) -> list[str]:
+    import onnx
+
+    model = onnx.load(folder / "model.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, folder / "other.onnx")
+    photos(folder)
+    return ["deeprank-index", "sync", PHOTOS, "--index", INDEX, "--model", "other.onnx"]
+
+
+def another_model(folder: Path) -> list[str]:
+    from tinymodel import write_model
+
+    indexed(folder)
+    write_model(folder / "better.onnx", dim=7)
+    return ["deeprank-index", "sync", PHOTOS, "--index", INDEX, "--model", "better.onnx"]
+
+
+def damaged_graph(folder: Path) -> list[str]:
+    flip(indexed(folder) / "graph.hnsw", 0.5)
+    return ["deeprank-query", f"{PHOTOS}/label0/0.png", "--index", INDEX]
+
+
+def truncated_graph(folder: Path) -> list[str]:
+    graph = indexed(folder) / "graph.hnsw"
+    os.truncate(graph, graph.stat().st_size // 2)
+    return ["deeprank-query", f"{PHOTOS}/label0/0.png", "--index", INDEX, "--search", "hnsw"]
+
+
+def damaged_database(folder: Path) -> list[str]:
+    database = indexed(folder) / "items.sqlite"
+    for twentieth in range(1, 20):
+        flip(database, twentieth / 20)
+    return ["deeprank-query", f"{PHOTOS}/label0/0.png", "--index", INDEX]
+
+
+def unmounted(folder: Path) -> list[str]:
+    indexed(folder)
+    shutil.rmtree(folder / PHOTOS)
+    (folder / PHOTOS).mkdir()
+    return ["deeprank-index", "sync", PHOTOS, "--index", INDEX]
+
+
+def gone(folder: Path) -> list[str]:
+    indexed(folder)
+    shutil.rmtree(folder / PHOTOS)
+    return ["deeprank-index", "sync", PHOTOS, "--index", INDEX]
+
+
+def empty_folder(folder: Path) -> list[str]:
+    (folder / "empty").mkdir()
+    return ["deeprank-index", "sync", "empty", "--index", INDEX, "--model", "model.onnx"]
+
+
+def empty_data(folder: Path) -> list[str]:
+    (folder / "empty").mkdir()
+    return ["deeprank-train", "empty"]
+
+
+def one_class(folder: Path) -> list[str]:
+    for number in range(5):
+        picture(folder / "data" / "only" / f"{number}.png", number)
+    return ["deeprank-train", "data", "--config", "digits"]
+
+
+class Code:
+    """A pickle that writes a file when it is read without care."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, ("the-code-ran",)
+
+
+def foreign_checkpoint(folder: Path) -> list[str]:
+    (folder / "run").mkdir()
+    (folder / "run" / "config.json").write_text("{}")
+    (folder / "run" / "best.pt").write_bytes(pickle.dumps({"model": Code()}))
+    return ["deeprank-export", "run"]
+
+
+def foreign_weights(folder: Path) -> list[str]:
+    (folder / "weights.pth").write_bytes(pickle.dumps({"conv1.weight": Code()}))
+    return ["deeprank-train", "digits", "--backbone", "resnet18", "--weights", "weights.pth"]
+
+
+def k_beyond(folder: Path) -> list[str]:
+    indexed(folder)
+    return ["deeprank-query", f"{PHOTOS}/label0/0.png", "--index", INDEX, "--k", "1000", "--json"]
+
+
+NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+CASES = [
+    Case("a missing picture", lambda f: query(f, "gone.jpg", None), "gone.jpg does not exist"),
+    Case("a text file called .jpg", lambda f: query(f, "notes.jpg", b"my notes"), "is not a picture that can be read"),
+    Case("a truncated JPEG", lambda f: query(f, "cut.jpg", encoded(NOISE, "JPEG")[:900]), "is a damaged JPEG file"),
+    Case("a decompression bomb", lambda f: query(f, "bomb.png", bomb()), "bomb.png"),
+    Case("a folder in place of a picture", lambda f: query(f, PHOTOS, None), "is a folder; expected a picture file"),
+    Case("k = 0", lambda f: [*query(f, f"{PHOTOS}/label0/0.png", None), "--k", "0"], "0", 2),
+    Case("k larger than the index", k_beyond, "1000 pictures were asked for, 24 are there", 0),
+    Case("a name with an escape and a newline", lambda f: query(f, "a\x1b[31m\nb.jpg", b"x"), r"a\x1b[31m\nb.jpg"),
+    Case("no index", lambda f: ["deeprank-query", "x.jpg", "--index", "nowhere"], "nowhere does not exist"),
+    Case("an empty folder to index", empty_folder, "no pictures"),
+    Case("a model without our metadata", without_metadata, "has no 'deeprank' metadata"),
+    Case("a model of another dimension than the index's", another_model, "sync --reembed --model"),
+    Case("a damaged graph", damaged_graph, "The vectors were scanned instead", 0),
+    Case("a truncated graph", truncated_graph, "The vectors were scanned instead", 0),
+    Case("a damaged database", damaged_database, "is damaged"),
+    Case("an unmounted drive (an empty root)", unmounted, "--allow-mass-removal"),
+    Case("a root that is gone", gone, "--allow-mass-removal"),
+    Case("an empty data set", empty_data, "holds no train pictures"),
+    Case("a data set of one class", one_class, "class"),
+    Case("a checkpoint from elsewhere, with code in it", foreign_checkpoint, "best.pt"),
+    Case("weights from elsewhere, with code in them", foreign_weights, "weights.pth"),
+    Case("a missing run", lambda f: ["deeprank-export", "runs/mine"], "runs/mine"),
+    Case("a missing model", lambda f: ["deeprank-eval", "--model", "no.onnx", "--data", "digits"], "does not exist"),
+    Case("a missing data set", lambda f: ["deeprank-train", "no-such-folder"], "does not exist"),
+]
+
+
+def say(case: Case, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Prepare the case in ``folder``, where ``model.onnx`` is, and run its command there."""
+    words = case.make(folder)
+    command = [str(Path(sys.executable).parent / words[0]), *words[1:]]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+
+
+def main() -> None:
+    """Print the table."""
+    print("| bad input | exit | what is said |\n|---|---|---|")
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as scratch:
+            shutil.copy(sys.argv[1], Path(scratch) / "model.onnx")
+            result = say(case, Path(scratch))
+        lines = [line.strip("│ ") for line in result.stderr.strip().splitlines() if case.says in line]
+        shown = (lines or result.stderr.strip().splitlines())[-1].replace(scratch, "…").replace("|", "\\|")
+        print(f"| {case.what} | {result.returncode} | `{shown}` |")
+
+
+if __name__ == "__main__":
+    main()
