@@ -19,11 +19,11 @@ demo: $(INSTALLED)
 	deeprank-export $(DEMO)/run --format onnx --out $(DEMO)/model.onnx
 	python -m deeprank.runtime.datasets digits $(DEMO)/digits
 	deeprank-index sync $(DEMO)/digits/train --index $(DEMO)/digits.index --model $(DEMO)/model.onnx
-	deeprank-query $(DEMO)/digits/val/3/*.png --k 10 --index $(DEMO)/digits.index --query-label 3 \
-	    --sheet $(DEMO)/query.png | head -n 40
+	deeprank-query $(DEMO)/digits/val/3/0063.png --k 10 --index $(DEMO)/digits.index \
+	    --query-label 3 --sheet $(DEMO)/query.png
 	deeprank-eval --model $(DEMO)/model.onnx --data $(DEMO)/digits --reference $(DEMO)/run --demo 5 --out $(DEMO)/sheets
 	@echo
-	@echo "Look at $(DEMO)/query.png and at the sheets in $(DEMO)/sheets/."
+	@echo "The pictures are in $(DEMO)/query.png and $(DEMO)/sheets/."
 
 test: $(INSTALLED)
 	$(BIN)/pytest

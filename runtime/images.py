@@ -14,6 +14,7 @@ network was trained on and what it is served cannot drift apart:
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import IO, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import AvifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
+from PIL import Image, UnidentifiedImageError
 
 from .errors import PictureError
 from .text import display_path
@@ -48,12 +49,8 @@ EXTENSIONS = frozenset(
     | {".heic", ".heif"}
 )
 
-# Most common first: Pillow tries them in this order. The three plugins that Pillow itself would import late are
-# imported above, because it would import all of its forty to find one. JPEG's reader opens MPO as well.
-_FORMATS = ["JPEG", "PNG", "GIF", "BMP", "DIB", WebPImagePlugin.WebPImageFile.format]
-_FORMATS += [TiffImagePlugin.TiffImageFile.format]
-if features.check("avif"):
-    _FORMATS += [AvifImagePlugin.AvifImageFile.format]
+# Those that Pillow knows from the start, in the order in which they are tried. JPEG's reader opens MPO as well.
+_COMMON_FORMATS = ["JPEG", "PNG", "GIF", "BMP", "DIB"]
 
 # Beyond this many pixels in flight over all threads, a picture waits; a larger one decodes alone.
 _DECODING_PIXELS = 64_000_000
@@ -134,7 +131,7 @@ def _open(source: PictureSource, name: str) -> Iterator[Image.Image]:
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | Path) else source
-            image = stack.enter_context(Image.open(file, formats=_formats()))
+            image = stack.enter_context(_identify(file))
         except FileNotFoundError:
             raise PictureError(f"{name} does not exist; expected a picture file.") from None
         except IsADirectoryError:
@@ -144,13 +141,21 @@ def _open(source: PictureSource, name: str) -> Iterator[Image.Image]:
         except UnidentifiedImageError:
             raise PictureError(
                 f"{name} is not a picture that can be read; expected JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
-                f"{' or HEIF' if _heif_available() else ''}, whole and undamaged."
+                f"{' or HEIF' if 'HEIF' in _other_formats() else ''}, whole and undamaged."
             ) from None
         except Image.DecompressionBombError as error:
             raise PictureError(f"{name} is refused: {error}") from None
         except Exception as error:  # as above: the header parsers raise nearly anything on damaged files
             raise PictureError(_damaged(name, None, error)) from error
         yield image
+
+
+def _identify(file: IO[bytes]) -> Image.Image:
+    try:
+        return Image.open(file, formats=_COMMON_FORMATS)
+    except UnidentifiedImageError:
+        file.seek(0)
+        return Image.open(file, formats=_other_formats())
 
 
 def _damaged(name: str, image_format: str | None, error: Exception) -> str:
@@ -242,22 +247,20 @@ class _PixelBudget:
 _DECODING = _PixelBudget(_DECODING_PIXELS)
 
 
-def _formats() -> list[str]:
-    return [*_FORMATS, "HEIF"] if _heif_available() else _FORMATS
+@functools.cache
+def _other_formats() -> list[str]:
+    """Return the formats that are looked for last; a query in a common one should not wait for their readers.
 
+    They are imported by name, because Pillow itself would import all of its forty to find one.
+    """
+    from PIL import AvifImagePlugin, TiffImagePlugin, WebPImagePlugin, features
 
-_heif: bool | None = None
-
-
-def _heif_available() -> bool:
-    """Register the HEIF reader, once, where the ``heif`` extra is installed."""
-    global _heif
-    if _heif is None:
-        try:
-            import pillow_heif  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            _heif = False
-        else:
-            pillow_heif.register_heif_opener()
-            _heif = True
-    return _heif
+    formats = [WebPImagePlugin.WebPImageFile.format, TiffImagePlugin.TiffImageFile.format]
+    if features.check("avif"):
+        formats.append(AvifImagePlugin.AvifImageFile.format)
+    try:
+        import pillow_heif  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return formats
+    pillow_heif.register_heif_opener()
+    return [*formats, "HEIF"]

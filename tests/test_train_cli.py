@@ -121,7 +121,7 @@ def test_bad_input_gets_one_sentence(data: Path, tmp_path: Path, whole: Path):
         (["absent"], "absent does not exist"),
         ([one, "--config", "digits"], "of 1 class: only [x]"),
         (["empty"], "no train pictures"),
-        (["digits", "--epochs", 0], "epochs = 0; expected a whole number of at least 1"),
+        (["digits", "--epochs", 0], "epochs = 0; expected a whole number from 1 to 100000"),
         (["digits", "--negatives", "hardest"], "expected one of random, semi-hard, batch-hard"),
         (["digits", "--hidden", "wide"], "--hidden wide: expected widths"),
         (["digits", "--config", "bad.toml"], "did you mean margin?"),

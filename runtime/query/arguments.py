@@ -128,7 +128,6 @@ class _ShowVersion(argparse.Action):
 
 
 def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is given; expected at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is given; expected a whole number, at least 1")
+    return int(text)
