@@ -25,13 +25,13 @@ def digits_of_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet101"])
-def test_the_whole_line(name: str, digits_of_three: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "recipe"), [("resnet18", "default"), ("resnet101", "seed")])
+def test_the_whole_line(name: str, recipe: str, digits_of_three: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(getattr(models, name)(weights=None).state_dict(), tmp_path / "weights.pth")
     few = ["--image-size", "64", "--epochs", "1", "--steps-per-epoch", "2", "--classes-per-batch", "3"]
     few += ["--pictures-per-class", "2", "--embedding-dim", "32", "--no-freeze-backbone", "--views", "0"]
-    options = ["--backbone", name, "--weights", "weights.pth", *few]
+    options = ["--config", recipe, "--backbone", name, "--weights", "weights.pth", *few]
     run_command("deeprank-train", digits_of_three, *options, "--out", "run", cwd=tmp_path)
     reports = {}
     for form, file in (("onnx", "model.onnx"), ("torchscript", "model.pt")):

@@ -66,7 +66,7 @@ def rows_of(run: Path) -> list[dict]:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody interrupts."""
     folder = tmp_path_factory.mktemp("whole")
-    command(data, "--config", "digits", "--epochs", 3, "--steps-per-epoch", 40, *TINY, "--out", "run", cwd=folder)
+    command(data, "--config", "digits", "--epochs", 3, "--steps-per-epoch", 25, *TINY, "--out", "run", cwd=folder)
     return folder / "run"
 
 
@@ -86,7 +86,7 @@ def test_digits_from_beginning_to_end(tmp_path: Path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_run_that_goes_on_to_the_same_numbers(data: Path, whole: Path, tmp_path: Path, number: int):
-    arguments = [data, "--config", "digits", "--epochs", 3, "--steps-per-epoch", 40, *TINY, "--out", "run"]
+    arguments = [data, "--config", "digits", "--epochs", 3, "--steps-per-epoch", 25, *TINY, "--out", "run"]
     process = subprocess.Popen(
         [str(BIN), *map(str, arguments)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -115,24 +115,19 @@ def test_resume_alone_means_the_newest_run(whole: Path):
 def test_bad_input_gets_one_sentence(data: Path, tmp_path: Path, whole: Path):
     one = tmp_path / "one"
     shutil.copytree(data / "3", one / "only [x]")
-    (tmp_path / "empty").mkdir()
     (tmp_path / "bad.toml").write_text("[loss]\nmargen = 1\n")
     cases = [
         (["absent"], "absent does not exist"),
         ([one, "--config", "digits"], "of 1 class: only [x]"),
-        (["empty"], "no train pictures"),
         (["digits", "--epochs", 0], "epochs = 0; expected a whole number from 1 to 100000"),
         (["digits", "--negatives", "hardest"], "expected one of random, semi-hard, batch-hard"),
         (["digits", "--hidden", "wide"], "--hidden wide: expected widths"),
         (["digits", "--config", "bad.toml"], "did you mean margin?"),
         (["digits", "--config", "absent"], "expected default, digits, seed"),
-        (["digits", "--backbone", "resnet19"], "There is no backbone 'resnet19'"),
-        (["digits", "--weights", "absent.pth"], "absent.pth does not exist"),
         (["--resume"], "runs/latest does not exist"),
         (["--resume", "digits"], "digits does not exist; expected the folder of a run"),
         (["--resume", whole, "--margin", 0.3], "margin: 0.2, now 0.3"),
         (["--resume", whole, "--out", "x"], "leave out --config and --out"),
-        (["digits", "--out", whole], "holds a run already"),
     ]
     for arguments, message in cases:
         result = command(*arguments, cwd=tmp_path, status=1)

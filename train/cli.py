@@ -117,19 +117,20 @@ def _train(
         raise TrainingError("--resume goes on with a run as it is; leave out --config and --out.")
     if any(importlib.util.find_spec(package) is None for package in _NEEDED):
         raise MissingExtraError("deeprank-train", "train")
+    recipe = config or (DIGITS if data == DIGITS else "default")
+    merged = load_config(recipe, overrides)  # wrong options are refused before torch is imported, which takes seconds
+    if resume is None:
+        data = data_or_tiny_imagenet(data)
     from .training import Surroundings, resume_run, start_run
 
     surroundings = Surroundings(device, threads, cache)
     monitor = _TerminalMonitor()
-    if resume is not None:
-        with monitor.signals(), _resumable(resume):
-            result = resume_run(resume, overrides, surroundings, monitor, data=data, val=val)
-    else:
-        recipe = config or (DIGITS if data == DIGITS else "default")
-        merged = load_config(recipe, overrides)
-        named = data_or_tiny_imagenet(data)
-        with monitor.signals(), _resumable(None):
-            result = start_run(named, merged, recipe, surroundings, monitor, val=val, out=out)
+    with monitor.signals(), _resumable(resume):
+        if resume is not None:
+            asked = {name: getattr(merged, name) for name in overrides}
+            result = resume_run(resume, asked, surroundings, monitor, data=data, val=val)
+        else:
+            result = start_run(str(data), merged, recipe, surroundings, monitor, val=val, out=out)
     _print_result(result.run, result.figures)
 
 
