@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import tempfile
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,6 +15,7 @@ from ..runtime.embedder import Embedder
 from ..runtime.errors import ExportError
 from ..runtime.evaluate.embedded import Embeds
 from ..runtime.evaluate.reference import save_reference
+from ..runtime.files import file_sha256, replace_durably
 from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress, start_nothing
 from ..runtime.text import display_path
@@ -93,10 +92,9 @@ def export_package(
 
 def _place(model: Path, out: Path, report: ParityReport, info: ModelInfo, dataset: DataSet, form: Format) -> Package:
     parity, reference = out.with_suffix(".parity.json"), out.with_suffix(".reference.npz")
-    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
     about = {
         "model": out.name,
-        "sha256": sha256,
+        "sha256": file_sha256(model),
         "format": form,
         "precision": info.precision,
         "data": dataset.name,
@@ -109,14 +107,8 @@ def _place(model: Path, out: Path, report: ParityReport, info: ModelInfo, datase
     size = model.stat().st_size
     # The model last: where this is cut short, the report's sha256 shows that it does not speak of the older model.
     for source, target in ((scratch_reference, reference), (scratch_parity, parity), (model, out)):
-        _sync_and_replace(source, target)
+        replace_durably(source, target)
     return Package(out, parity, reference, report, size)
-
-
-def _sync_and_replace(source: Path, target: Path) -> None:
-    with source.open("rb") as file:
-        os.fsync(file.fileno())
-    source.replace(target)
 
 
 def _versions(form: Format) -> dict[str, str]:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from conftest import MainLine, run_command
 
-from deeprank.export.onnx import OPSET
 from deeprank.export.package import export_package
 from deeprank.export.parity import balanced_sample
+from deeprank.models.conversion import OPSET
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import ExportError
 from deeprank.runtime.images import load_picture

@@ -10,8 +10,8 @@ import pytest
 from tinymodel import DIM, distances, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import IndexStateError, PictureError, QueryError
+from deeprank.runtime.files import file_sha256
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.files import file_sha256
 from deeprank.runtime.index.records import Item, checksum, is_sound
 from deeprank.runtime.index.sync import sync
 from deeprank.runtime.index.upkeep import update_graph

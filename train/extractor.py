@@ -7,11 +7,7 @@ that are stored in half precision; the reference never goes this way.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ..models.conversion import to_onnx
 from ..models.network import EmbeddingNet
 from ..runtime.images import Picture
 
@@ -64,8 +61,7 @@ def make_extractor(network: EmbeddingNet, device: torch.device, threads: int) ->
     if device.type != "cpu":
         return Extractor(in_torch, "torch")
     try:
-        with quiet():
-            run = _onnx_run(network, threads)
+        run = _onnx_run(network, threads)
         difference = _difference(run, in_torch, network.config.image_size)
     # Whatever keeps a network from being exported or run there, torch itself can still run it.
     except Exception as error:
@@ -88,25 +84,14 @@ def _onnx_run(network: EmbeddingNet, threads: int) -> Callable[[Picture], Featur
     import onnxruntime as ort
 
     size = network.config.image_size
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    program = torch.onnx.export(
-        _Features(network).eval(),
-        (example,),
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("n", min=1, max=4096)},),
-        input_names=["image"],
-        output_names=["features"],
-        verbose=False,
-    )
-    if program is None:
-        raise RuntimeError("no program")
-    file = io.BytesIO(program.model_proto.SerializeToString())
+    program = to_onnx(_Features(network).eval(), torch.zeros(2, size, size, 3, dtype=torch.uint8), "features")
+    data = program.model_proto.SerializeToString()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     # Spinning threads would take the cores that decode the next pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def run(pictures: Picture) -> Features:
         return np.asarray(session.run(None, {"image": pictures})[0], dtype=np.float32)
@@ -119,24 +104,3 @@ def _difference(run: Callable[[Picture], Features], expected: Callable[[Picture]
     pictures = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     reference = expected(pictures)
     return float(np.abs(run(pictures) - reference).max() / max(float(np.abs(reference).max()), 1e-12))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torch's exporter from writing its own progress and warnings."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings(), _silenced():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        yield

@@ -22,11 +22,12 @@ from ..models.network import EmbeddingNet
 from ..runtime.datasets import Sample
 from ..runtime.embedder import embed_stream
 from ..runtime.errors import PictureError, TrainingError
+from ..runtime.files import file_sha256
 from ..runtime.images import PictureRule
 from ..runtime.text import display_path
 from .config import Augmentation
 from .extractor import Extractor
-from .files import sha256_of_file, write_json
+from .files import write_json
 from .monitor import Monitor, TrainingInterrupted
 from .pictures import Reader, read_augmented, read_plain, threaded
 
@@ -164,7 +165,7 @@ class FeatureCache:
             return None
         try:
             description = json.loads(description_path.read_text("utf-8"))
-            if description["key"] == key and description["sha256"] == sha256_of_file(values_path):
+            if description["key"] == key and description["sha256"] == file_sha256(values_path):
                 values = np.load(values_path, mmap_mode="r", allow_pickle=False)
                 if values.shape == (count, self.width) and values.dtype == np.float16:
                     return CachedFeatures(values, tuple(description["unreadable"]), description["sha256"])
@@ -196,7 +197,7 @@ class FeatureCache:
         finally:
             del values
             self.monitor.end()
-        write_json(description_path, {"key": key, "sha256": sha256_of_file(part), "unreadable": unreadable})
+        write_json(description_path, {"key": key, "sha256": file_sha256(part), "unreadable": unreadable})
         part.replace(values_path)
         progress_path.unlink(missing_ok=True)
 

@@ -1,8 +1,7 @@
-"""Files that appear whole or not at all, and the hashes they are checked by."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..runtime.errors import TrainingError
+from ..runtime.files import replace_durably
 from ..runtime.text import display_path
 
-__all__ = ["sha256_of_file", "write_atomically", "write_json"]
+__all__ = ["write_atomically", "write_json"]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -28,9 +28,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     try:
         with temporary.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_durably(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise TrainingError(
@@ -45,9 +43,3 @@ def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
-
-
-def sha256_of_file(path: Path) -> str:
-    """Return the hex sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

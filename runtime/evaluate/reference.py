@@ -6,7 +6,6 @@ Untrusted like every file: no pickle, and sizes are checked against the header b
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,8 +59,6 @@ def save_reference(path: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -
             splits=np.repeat(np.array([QUERY, GALLERY], dtype=np.uint8), [len(queries), len(gallery)]),
             vectors=np.concatenate([queries.vectors, gallery.vectors]),
         )
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def load_reference(path: Path, dim: int) -> ReferenceSample:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import IndexStateError
+from ..files import file_sha256, replace_durably, sync_folder
 from ..text import display_path
 
 __all__ = [
@@ -18,12 +18,9 @@ __all__ = [
     "MODEL",
     "disk_errors",
     "exchange_folders",
-    "file_sha256",
     "finish_exchange",
     "is_index",
     "put_copy",
-    "replace_durably",
-    "sync_folder",
     "temporary",
 ]
 
@@ -93,33 +90,6 @@ def _exchanged(one: Path, other: Path) -> bool:
         return False
     here, exchange = -100, 2
     return bool(renameat2(here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), exchange) == 0)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def replace_durably(prepared: Path, target: Path) -> None:
-    """Rename ``prepared`` to ``target``; when this returns, both content and name survive a power cut."""
-    descriptor = os.open(prepared, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    prepared.replace(target)
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable, where the system can (Windows cannot open a folder)."""
-    with contextlib.suppress(PermissionError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def put_copy(source: Path, target: Path) -> str:

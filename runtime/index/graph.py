@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from ..devices import usable_cores
 from ..errors import DeepRankError
-from .files import GRAPH, file_sha256, replace_durably, temporary
+from ..files import file_sha256, replace_durably
+from .files import GRAPH, temporary
 from .records import GraphRow
 from .store import Ids, Vectors
 

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import IndexLockedError, IndexStateError, ModelFileError
+from ..files import file_sha256
 from ..text import display_path
-from .files import DATABASE, GRAPH, LOCK, MODEL, disk_errors, file_sha256, is_index, put_copy, temporary
+from .files import DATABASE, GRAPH, LOCK, MODEL, disk_errors, is_index, put_copy, temporary
 from .writer import SIDE_FILES, create_database, locked
 
 __all__ = ["check_model", "check_usable", "default_model", "install_model", "new_folder"]

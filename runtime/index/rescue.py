@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .files import DATABASE, replace_durably
+from ..files import replace_durably
+from .files import DATABASE
 from .records import Item, Meta, is_sound, root_checksum
 from .store import ITEM_COLUMNS, Store
 from .writer import SIDE_FILES, create_database, open_writer

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import IndexDamagedError, IndexStateError, ModelFileError
+from ..files import file_sha256
 from ..progress import StartProgress, start_nothing
 from ..text import display_path
-from .files import DATABASE, GRAPH, MODEL, disk_errors, file_sha256
+from .files import DATABASE, GRAPH, MODEL, disk_errors
 from .graph import GraphFile, GraphUnusableError, open_graph
 from .records import Meta
 from .rescue import Row, put_in_place, read_rows, rebuild, sound_roots

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import IndexLockedError, IndexStateError
+from ..files import replace_durably
 from ..text import display_path
-from .files import DATABASE, LOCK, replace_durably, temporary
+from .files import DATABASE, LOCK, temporary
 from .records import GraphRow, Item, Meta, root_checksum
 from .schema import SCHEMA, TABLES, check_schema, connect, guarded, migrate
 from .store import Store

@@ -14,6 +14,7 @@ from typing import IO
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import PictureError, QueryError
+from ..files import replace_durably
 from ..images import PictureRule, load_picture
 from ..text import display_path, printable
 
@@ -211,9 +212,7 @@ def _save(sheet: Image.Image, out: Path) -> None:
     try:
         with prepared.open("wb") as file:
             sheet.save(file, format="PNG")
-            file.flush()
-            os.fsync(file.fileno())
-        prepared.replace(out)
+        replace_durably(prepared, out)
     except OSError as error:
         raise QueryError(f"{display_path(out)} cannot be written ({error.strerror}).") from None
     finally:

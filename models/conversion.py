@@ -1,0 +1,64 @@
+"""PyTorch module to ONNX graph, without the exporter's own narration."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+__all__ = ["OPSET", "quiet", "to_onnx"]
+
+# The newest that ONNX Runtime 1.31 and torch's exporter both support without converting.
+OPSET = 20
+
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+def to_onnx(module: nn.Module, pictures: torch.Tensor, output: str) -> torch.onnx.ONNXProgram:
+    """Convert a module in evaluation mode to ONNX of opset :data:`OPSET`, weights inside, batch dimension free.
+
+    Args:
+        module: on the CPU; takes a batch of pictures.
+        pictures: an example, uint8 ``[n, S, S, 3]``; with n = 1 the batch dimension would become a constant.
+        output: name of the graph's output; its input is ``image``.
+
+    Raises:
+        Exception: whatever torch.export, its decompositions or onnxscript raise; they share no base.
+
+    """
+    with quiet():
+        program = torch.onnx.export(
+            module,
+            (pictures,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=[output],
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("the exporter returned nothing")
+    return program
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence torch's exporter, which narrates on stdout and in logs; what fails comes as an exception."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    nowhere = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
