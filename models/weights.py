@@ -98,10 +98,10 @@ def read_state(path: Path) -> State:
         raise ModelFileError(
             f"The weight file {shown} does not exist; expected auto, imagenet, none, or a .pth or .safetensors file."
         ) from None
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:  # whose own words advise to read it all the same
         raise ModelFileError(
-            f"{shown} is refused: it holds something other than tensors, which could run code ({_first(error)}). "
-            "Save the network's state_dict() alone."
+            f"{shown} is refused: it holds something other than tensors, which could run code; expected a network's "
+            "state_dict(). Save that alone, best as .safetensors."
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
         raise ModelFileError(

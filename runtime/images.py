@@ -143,8 +143,11 @@ def _open(source: PictureSource, name: str) -> Iterator[Image.Image]:
                 f"{name} is not a picture that can be read; expected JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
                 f"{' or HEIF' if 'HEIF' in _other_formats() else ''}, whole and undamaged."
             ) from None
-        except Image.DecompressionBombError as error:
-            raise PictureError(f"{name} is refused: {error}") from None
+        except Image.DecompressionBombError:
+            raise PictureError(
+                f"{name} has more pixels than Pillow's own limit of {2 * (Image.MAX_IMAGE_PIXELS or 0):,}; at most "
+                f"{DEFAULT_MAX_PIXELS:,} are accepted unless --max-pixels says otherwise. Make it smaller."
+            ) from None
         except Exception as error:  # as above: the header parsers raise nearly anything on damaged files
             raise PictureError(_damaged(name, None, error)) from error
         yield image
