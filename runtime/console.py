@@ -47,7 +47,12 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
             fail(f"{where}{error.strerror or error}; nothing was left half-written.", verbose=verbose)
         except MemoryError:
-            fail("out of memory; lower --batch-size, --threads or --max-pixels.", verbose=verbose)
+            fail("out of memory; lower --threads, --max-pixels or the sizes of the batches.", verbose=verbose)
+        except Exception as error:
+            kind = type(error).__name__
+            if type(error).__module__.split(".")[0] in ("typer", "click"):  # wrong usage, and an orderly end
+                raise
+            fail(f"internal error ({kind}: {error}); -v shows where. Please report it.", verbose=verbose)
 
     return run
 

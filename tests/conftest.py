@@ -31,6 +31,7 @@ def run_command(*command: object, cwd: Path | None = None, status: int | None = 
         stdin=subprocess.DEVNULL,
     )
     assert "Traceback" not in result.stderr, result.stderr
+    assert "internal error" not in result.stderr, result.stderr
     if status is not None:
         assert result.returncode == status, f"{words}\n{result.stdout}\n{result.stderr}"
     return result

@@ -12,6 +12,7 @@ def test_one_sentence(case: Case, tmp_path: Path) -> None:
     write_model(tmp_path / "model.onnx")
     result = say(case, tmp_path)
     assert "Traceback" not in result.stderr
+    assert "internal error" not in result.stderr
     assert result.returncode == case.status, result.stderr
     assert case.says in result.stderr
     assert "\x1b" not in result.stderr

@@ -58,6 +58,7 @@ def on_box(box: Path, environment: dict[str, str], tmp_path: Path):
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == status, f"{words}\n{result.stdout}\n{result.stderr}"
         assert "Traceback" not in result.stderr
+        assert "internal error" not in result.stderr
         return result
 
     return run
