@@ -34,7 +34,8 @@ def test_endings(body: str, status: int, said: str) -> None:
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
-    program = "from deeprank.runtime.console import guarded\n@guarded\ndef command():\n    print('x' * 10_000_000)\ncommand()\n"
+    body = "print('x' * 10_000_000)"
+    program = f"from deeprank.runtime.console import guarded\n@guarded\ndef command():\n    {body}\ncommand()\n"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.wait(60) == 1
