@@ -134,5 +134,5 @@ def test_training_commands_say_what_to_install(on_box, line: MainLine, words: tu
 
 @pytest.mark.parametrize("command", ["train", "export", "index", "query", "eval"])
 def test_help_and_version_need_nothing(on_box, command: str) -> None:
-    assert "Usage" in on_box(f"deeprank-{command}", "--help").stdout
+    assert "usage" in on_box(f"deeprank-{command}", "--help").stdout.lower()
     assert on_box(f"deeprank-{command}", "--version").stdout == "deeprank 0.1.0\n"

@@ -171,7 +171,7 @@ def test_the_sum_is_that_of_its_terms():
     both = objective("triplet+softmax", softmax_weight=0.5, temperature=0.08)
     triplet = objective("triplet")(rows, labels, generator()).loss
     softmax = normalised_softmax(rows, both.proxies, labels, 0.08)
-    expected = float(triplet) + 0.5 * float(softmax)
+    expected = triplet.item() + 0.5 * softmax.item()
     assert float(both(rows, labels, generator()).loss) == pytest.approx(expected, abs=1e-5)
     assert list(objective("triplet").parameters()) == []
 
