@@ -120,9 +120,8 @@ def open_model(path: str | Path, *, device: Device = "auto", threads: int | None
 
     """
     path = Path(path)
-    data = _read(path)
-    digest = _Digest(data)
-    session, used = _session(path, data, device, threads)
+    reading = _Reading(path)
+    session, used = _session(path, reading, device, threads)
     try:
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
@@ -133,26 +132,42 @@ def open_model(path: str | Path, *, device: Device = "auto", threads: int | None
         raise ModelFileError(f"{display_path(path)} has {error}.") from None
     except UnicodeDecodeError as error:  # ONNX Runtime hands metadata and names over as they are in the file
         raise ModelFileError(f"{display_path(path)} has text that is not UTF-8 ({error.reason}).") from None
-    return OpenModel(path, digest.hex(), info, session, used)
+    return OpenModel(path, reading.sha256(), info, session, used)
 
 
-class _Digest(threading.Thread):
-    """The sha256 of a model, computed on another core while ONNX Runtime builds its session."""
+class _Reading(threading.Thread):
+    """Reads a model file while ONNX Runtime is imported, and hashes it while the session is built."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__(daemon=True)
-        self._data = data
-        self._hex = ""
+        self._path = path
+        self._read = threading.Event()
+        self._data: bytes | Exception = b""
+        self._sha256 = ""
         self.start()
 
     def run(self) -> None:
-        """Hash; Python's lock is not held meanwhile."""
-        self._hex = hashlib.sha256(self._data).hexdigest()
+        """Read, then hash; Python's lock is held during neither."""
+        try:
+            self._data = _read(self._path)
+        except Exception as error:  # for the thread that waits for the bytes to raise
+            self._data = error
+            return
+        finally:
+            self._read.set()
+        self._sha256 = hashlib.sha256(self._data).hexdigest()
 
-    def hex(self) -> str:
-        """Return the hex sha256, once it is there."""
+    def data(self) -> bytes:
+        """Return the bytes once they are there, or raise what reading them raised."""
+        self._read.wait()
+        if isinstance(self._data, Exception):
+            raise self._data
+        return self._data
+
+    def sha256(self) -> str:
+        """Return the hex sha256 once it is there."""
         self.join()
-        return self._hex
+        return self._sha256
 
 
 def _read(path: Path) -> bytes:
@@ -175,9 +190,10 @@ def _read(path: Path) -> bytes:
         raise ModelFileError(f"{display_path(path)} cannot be read ({error.strerror}).") from None
 
 
-def _session(path: Path, data: bytes, device: Device, threads: int | None) -> tuple[ort.InferenceSession, int]:
+def _session(path: Path, reading: _Reading, device: Device, threads: int | None) -> tuple[ort.InferenceSession, int]:
     import onnxruntime as ort
 
+    data = reading.data()
     options, used = session_options(threads)
     providers = session_providers(device)
     # A model read from bytes could name a file of the working directory as its weights; in an empty folder of our own
