@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,8 @@ class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from .. import __version__
 
-        parser.exit(message=f"deeprank {__version__}\n")
+        sys.stdout.write(f"deeprank {__version__}\n")  # argparse's own exit message goes to stderr
+        parser.exit()
 
 
 def _at_least_one(text: str) -> int:
