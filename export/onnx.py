@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,6 +12,9 @@ from ..models.conversion import OPSET, to_onnx
 from ..runtime.errors import ExportError
 from ..runtime.modelfile import METADATA_KEY, OUTPUT_NAME, ModelInfo
 from .example import example_pictures
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["write_onnx"]
 
@@ -36,7 +40,7 @@ def write_onnx(network: nn.Module, info: ModelInfo, path: Path) -> None:
         raise ExportError(
             f"The exporter gave opset {opsets.get('')}; expected {OPSET}. Install onnxscript 0.7.2 or newer."
         )
-    model.metadata_props.clear()
+    _forget_where_it_was_made(model)
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, info.to_json()
     try:
@@ -45,6 +49,14 @@ def write_onnx(network: nn.Module, info: ModelInfo, path: Path) -> None:
     except ValueError as error:  # protobuf's limit of 2 GiB for one file
         raise ExportError(f"The network does not fit into one ONNX file ({error}); use a smaller backbone.") from None
     path.write_bytes(data)
+
+
+def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes beside every node: a lot of lines of source, with the paths of the machine."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def _convert(network: nn.Module, info: ModelInfo) -> torch.onnx.ONNXProgram:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..runtime.errors import TrainingError
 from ..runtime.text import printable
+from .lite import LITE_BACKBONES
 from .normalisation import IMAGENET, Normalisation
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 TIMM_PREFIX = "timm:"
 
 _TORCHVISION = ("resnet18", "resnet50", "resnet101", "mobilenet_v3_small", "mobilenet_v3_large")
-_TIMM_ALIASES = {"efficientnet_lite0": "tf_efficientnet_lite0"}
+_TIMM_ALIASES = {name: f"tf_{name}" for name in LITE_BACKBONES}
 
 BACKBONES = (*_TORCHVISION, *_TIMM_ALIASES)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 __all__ = ["EmbeddingHead"]
 
@@ -19,6 +20,8 @@ class EmbeddingHead(nn.Module):
         embedding_dim: d.
         dropout: probability that a hidden unit is dropped while training (the paper keeps 0.6 of them).
         input_dropout: the same for the features themselves.
+        beside: B, width of the paper's low-resolution paths, which the last layer joins with the deep path (section 4,
+            figure 3); 0: there are none.
 
     """
 
@@ -30,6 +33,7 @@ class EmbeddingHead(nn.Module):
         *,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
+        beside: int = 0,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Dropout(input_dropout)] if input_dropout else []
@@ -40,10 +44,13 @@ class EmbeddingHead(nn.Module):
             if dropout:
                 layers.append(nn.Dropout(dropout))
             width = hidden_width
-        layers.append(nn.Linear(width, embedding_dim))
+        layers.append(nn.Linear(width + beside, embedding_dim))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map float32 ``[n, F]`` to float32 ``[n, d]``, not yet of unit length."""
-        embedding: torch.Tensor = self.layers(features)
+    def forward(self, features: torch.Tensor, beside: torch.Tensor | None = None) -> torch.Tensor:
+        """Map float32 ``[n, F]`` (and ``[n, B]``, both paths of unit length) to float32 ``[n, d]``, of any length."""
+        deep: torch.Tensor = self.layers[:-1](features)
+        if beside is not None:
+            deep = torch.cat([functional.normalize(deep, dim=1), beside], dim=1)
+        embedding: torch.Tensor = self.layers[-1](deep)
         return embedding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..runtime.errors import ModelFileError
+from ..runtime.errors import ModelFileError, TrainingError
+from ..runtime.text import printable
 from .backbones import create_backbone, feature_dim
 from .head import EmbeddingHead
+from .multiscale import FINE, LowResolutionPaths, subsampled_side
 from .normalisation import Normalisation
+from .stages import Stages, stages_of
 
 __all__ = ["EmbeddingNet", "NetworkConfig", "build_network"]
 
@@ -24,6 +28,7 @@ class NetworkConfig:
     """All that is needed to build the network again from a checkpoint, without any other file.
 
     ``hidden``: widths of the head's hidden layers. ``mean`` and ``deviation``: per channel, on the scale 0..255.
+    ``multiscale``: whether the paper's low-resolution paths stand beside the backbone.
     """
 
     backbone: str
@@ -34,6 +39,7 @@ class NetworkConfig:
     input_dropout: float
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
+    multiscale: bool = False
 
     @property
     def normalisation(self) -> Normalisation:
@@ -55,7 +61,8 @@ class NetworkConfig:
 
         """
         expected = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, Mapping) or set(values) != expected:
+        # Networks that were saved before there were multi-scale ones do not say that they are none.
+        if not isinstance(values, Mapping) or set(values) | {"multiscale"} != expected:
             found = sorted(values) if isinstance(values, Mapping) else type(values).__name__
             raise ModelFileError(
                 f"The network's description holds {found}; expected {sorted(expected)}. "
@@ -71,6 +78,7 @@ class NetworkConfig:
                 input_dropout=float(values["input_dropout"]),
                 mean=_three(values["mean"]),
                 deviation=_three(values["deviation"]),
+                multiscale=bool(values.get("multiscale", False)),
             )
         except (TypeError, ValueError) as error:
             raise ModelFileError(f"The network's description is damaged: {error}.") from error
@@ -82,7 +90,13 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 
 class EmbeddingNet(nn.Module):
-    """Cast, normalise, backbone, head, L2 normalisation: everything that comes after the decoded picture."""
+    """Cast, normalise, backbone, head, L2 normalisation: everything that comes after the decoded picture.
+
+    With ``multiscale``, the head's last layer joins the deep path, of unit length, with the low-resolution paths.
+
+    Training may keep the first part frozen: :meth:`front` is what is computed once and kept, :meth:`embed_front` the
+    rest. Where the cut lies is set by :meth:`cut_before_last`; the function that is computed does not depend on it.
+    """
 
     mean: torch.Tensor
     deviation: torch.Tensor
@@ -92,20 +106,26 @@ class EmbeddingNet(nn.Module):
         self.config = config
         self.backbone = create_backbone(config.backbone, config.image_size)
         self.feature_dim = feature_dim(self.backbone, config.image_size)
+        self.paths = LowResolutionPaths(config.image_size) if config.multiscale else None
         self.head = EmbeddingHead(
             self.feature_dim,
             config.hidden,
             config.embedding_dim,
             dropout=config.dropout,
             input_dropout=config.input_dropout,
+            beside=self.paths.width if self.paths is not None else 0,
         )
         # Not part of the state: they come with the configuration.
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("deviation", torch.tensor(config.deviation), persistent=False)
+        self._front: Stages = ()
+        self._back: Stages = ()
+        self._cut_shape: tuple[int, ...] = (self.feature_dim,)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Map uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, rows of unit length."""
-        return self.embed_features(self.features(pictures))
+        normalised = self.normalise(pictures)
+        return self._embed(self.backbone(normalised), self._subsampled(normalised))
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """Map uint8 ``[n, S, S, 3]`` to the backbone's pooled features, float32 ``[n, F]``."""
@@ -118,10 +138,93 @@ class EmbeddingNet(nn.Module):
         # The permuted view of an NHWC array is what torch calls channels_last: nothing is copied.
         return scaled.permute(0, 3, 1, 2)
 
-    def embed_features(self, features: torch.Tensor) -> torch.Tensor:
-        """Map pooled features ``[n, F]`` to float32 ``[n, d]``, rows of unit length."""
+    def _subsampled(self, normalised: torch.Tensor) -> torch.Tensor | None:
+        return functional.avg_pool2d(normalised, FINE) if self.paths is not None else None
+
+    def _embed(self, features: torch.Tensor, small: torch.Tensor | None) -> torch.Tensor:
+        beside = self.paths(small) if self.paths is not None and small is not None else None
         # In float32 also under autocast: a unit vector of half precision is not one.
-        return functional.normalize(self.head(features).to(torch.float32), dim=1)
+        return functional.normalize(self.head(features, beside).to(torch.float32), dim=1)
+
+    # -- the cut between what is frozen and what is trained ------------------------------------------------------------
+
+    def cut_before_last(self, stages: int) -> None:
+        """Let the last ``stages`` stages of the backbone belong to what is trained; 0: none of them.
+
+        Raises:
+            TrainingError: the backbone has no stages that are known, or fewer.
+
+        """
+        if not stages:
+            self._front, self._back, self._cut_shape = (), (), (self.feature_dim,)
+            return
+        size = self.config.image_size
+        every = stages_of(self.backbone, self.config.backbone, size)
+        if stages >= len(every):
+            raise TrainingError(
+                f"--unfreeze {stages}: {printable(self.config.backbone)} has {len(every)} stages; expected at most "
+                f"{len(every) - 1}. Train all of it with --no-freeze-backbone."
+            )
+        self._front, self._back = every[:-stages], every[-stages:]
+        training = self.training
+        self.eval()
+        with torch.inference_mode():
+            black = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=self.mean.device)
+            self._cut_shape = tuple(self._through_front(self.normalise(black)).shape[1:])
+        self.train(training)
+
+    @property
+    def front_width(self) -> int:
+        """W, numbers that :meth:`front` gives for a picture."""
+        small = 3 * subsampled_side(self.config.image_size) ** 2 if self.paths is not None else 0
+        return math.prod(self._cut_shape) + small
+
+    def front_modules(self) -> list[nn.Module]:
+        """Return the frozen part of the backbone, in order."""
+        return [module for stage in self._front for module in stage] or [self.backbone]
+
+    def back_modules(self) -> list[nn.Module]:
+        """Return the trained part of the backbone, in order; empty where all of it is frozen."""
+        return [module for stage in self._back for module in stage]
+
+    def front(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Map uint8 ``[n, S, S, 3]`` to all that the trained part needs, float32 ``[n, W]``.
+
+        That is what the frozen stages give, flattened, and for multi-scale networks the sub-sampled picture.
+        """
+        normalised = self.normalise(pictures)
+        parts = [self._through_front(normalised).flatten(1)]
+        small = self._subsampled(normalised)
+        if small is not None:
+            parts.append(small.flatten(1))
+        return torch.cat(parts, dim=1)
+
+    def embed_front(self, values: torch.Tensor) -> torch.Tensor:
+        """Map float32 ``[n, W]`` of :meth:`front` to float32 ``[n, d]``, rows of unit length."""
+        return self.embed_pooled(self.pooled(values), values)
+
+    def embed_pooled(self, features: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Map :meth:`pooled` features, and the values that they were made of, to float32 ``[n, d]``, unit rows."""
+        small = None
+        if self.paths is not None:
+            side = subsampled_side(self.config.image_size)
+            small = values[:, -3 * side * side :].reshape(-1, 3, side, side)
+        return self._embed(features, small)
+
+    def pooled(self, values: torch.Tensor) -> torch.Tensor:
+        """Map float32 ``[n, W]`` of :meth:`front` to the backbone's pooled features, float32 ``[n, F]``."""
+        features = values[:, : math.prod(self._cut_shape)].reshape(-1, *self._cut_shape)
+        if self._back:
+            features = features.contiguous(memory_format=torch.channels_last)
+        for module in self.back_modules():
+            features = module(features)
+        return features
+
+    def _through_front(self, normalised: torch.Tensor) -> torch.Tensor:
+        features = normalised
+        for module in self.front_modules():
+            features = module(features)
+        return features
 
 
 def build_network(config: NetworkConfig) -> EmbeddingNet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["HALF", "IMAGENET", "LITE0", "NORMALISATIONS", "Normalisation"]
+__all__ = ["HALF", "IMAGENET", "LITE", "NORMALISATIONS", "Normalisation"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,6 @@ class Normalisation:
 IMAGENET = Normalisation.from_unit_range((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = Normalisation.from_unit_range((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # The TensorFlow original of EfficientNet-Lite was trained on (x - 127) / 128.
-LITE0 = Normalisation((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+LITE = Normalisation((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
-NORMALISATIONS = {"imagenet": IMAGENET, "half": HALF, "lite0": LITE0}
+NORMALISATIONS = {"imagenet": IMAGENET, "half": HALF, "lite": LITE}

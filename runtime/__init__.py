@@ -15,11 +15,18 @@ if TYPE_CHECKING:
     from .embedder import Embedder
     from .errors import DeepRankError
     from .index import Hit, Index
+    from .pretrained import pretrained_model
 
-__all__ = ["DeepRankError", "Embedder", "Hit", "Index", "__version__"]
+__all__ = ["DeepRankError", "Embedder", "Hit", "Index", "__version__", "pretrained_model"]
 
 # Imported at first use: a query should not wait for what it does not need.
-_HOMES = {"Embedder": ".embedder", "DeepRankError": ".errors", "Hit": ".index", "Index": ".index"}
+_HOMES = {
+    "Embedder": ".embedder",
+    "DeepRankError": ".errors",
+    "Hit": ".index",
+    "Index": ".index",
+    "pretrained_model": ".pretrained",
+}
 
 
 def __getattr__(name: str) -> Any:

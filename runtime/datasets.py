@@ -7,17 +7,17 @@ PNG files.
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import io
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from .csvfile import csv_rows, member_path, row_error
 from .errors import DataError, MissingExtraError, PictureError
 from .images import EXTENSIONS
 from .sources import FolderSource, Source, ZipSource
@@ -118,10 +118,13 @@ def open_dataset(data: str | Path) -> DataSet:
     return dataset
 
 
-def holdout(samples: Sequence[Sample], *, salt: str = "holdout") -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+def holdout(
+    samples: Sequence[Sample], *, salt: str = "holdout", least: int = 0
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Split off a tenth of each class by content alone: no seed moves it, and no new picture reshuffles the old ones.
 
-    Within a class, in the order of sha256(salt + path), the first ceil(n/10), never all, are held out.
+    Within a class, in the order of sha256(salt + path), the first ceil(n/10), or ``least`` where that is more, but
+    never all, are held out.
 
     Returns:
         the rest and the held-out samples, both in the order of ``samples``.
@@ -133,7 +136,7 @@ def holdout(samples: Sequence[Sample], *, salt: str = "holdout") -> tuple[tuple[
     held: set[str] = set()
     for members in by_class.values():
         members.sort(key=lambda s: hashlib.sha256((salt + s.path).encode("utf-8", "surrogateescape")).digest())
-        count = min(math.ceil(len(members) / 10), len(members) - 1)
+        count = min(max(math.ceil(len(members) / 10), least), len(members) - 1)
         held.update(sample.path for sample in members[:count])
     return (
         tuple(sample for sample in samples if sample.path not in held),
@@ -222,44 +225,23 @@ def _class_names(source: Source) -> dict[str, str]:
 def _from_csv(path: Path) -> DataSet:
     source = FolderSource(path.parent, listed=())
     splits: dict[str, list[Sample]] = {"train": [], "val": []}
-    seen: Counter[str] = Counter()
-    for number, row in _csv_rows(path):
+    seen: set[str] = set()
+    for line, row in csv_rows(path, ("path", "label"), "path,label or path,label,split"):
         split = (row.get("split") or "train").strip().lower()
         if split not in splits:
-            raise DataError(_at(path, number, f"split {split!r}; expected train or val"))
+            raise row_error(path, line, f"split {split!r}; expected train or val")
         name, label = (row.get("path") or "").strip(), (row.get("label") or "").strip()
         if not name or not label:
-            raise DataError(_at(path, number, "no path or no label; expected both"))
-        pure = PurePosixPath(name.replace("\\", "/"))
-        if pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
-            raise DataError(_at(path, number, f"{name!r} leaves the folder of the CSV; expected a path below it"))
-        seen[str(pure)] += 1
-        if seen[str(pure)] > 1:
-            raise DataError(_at(path, number, f"{name!r} a second time; expected each picture once"))
+            raise row_error(path, line, "no path or no label; expected both")
+        member = member_path(path, line, name)
+        if member in seen:
+            raise row_error(path, line, f"{name!r} a second time; expected each picture once")
+        seen.add(member)
         try:
-            splits[split].append(source.sample(str(pure), label))
+            splits[split].append(source.sample(member, label))
         except OSError:
-            raise DataError(_at(path, number, f"{name!r}, which does not exist beside the CSV")) from None
+            raise row_error(path, line, f"{name!r}, which does not exist beside the CSV") from None
     return _make(path.stem, splits["train"], splits["val"])
-
-
-def _csv_rows(path: Path) -> Iterable[tuple[int, dict[str, str | None]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"path", "label"} <= set(reader.fieldnames or ()):
-                found = ", ".join(map(printable, reader.fieldnames or ())) or "nothing"
-                raise DataError(
-                    f"{display_path(path)} starts with the columns {found}; expected path,label or path,label,split."
-                )
-            for row in reader:
-                yield reader.line_num, row
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{display_path(path)} is not a CSV in UTF-8 ({error}).") from None
-
-
-def _at(path: Path, number: int, what: str) -> str:
-    return f"{display_path(path)}, line {number}: {printable(what)}."
 
 
 # -- digits ----------------------------------------------------------------------------------------------------------

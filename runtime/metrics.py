@@ -1,7 +1,7 @@
-"""Retrieval metrics, defined once, on labels of ranked neighbours.
+"""Retrieval metrics, defined once: on labels of ranked neighbours, and on the distances of rated triplets.
 
-Rows are queries, columns are their neighbours, nearest first. A query and its neighbours come from different splits, so
-a picture is never its own neighbour.
+Where there are labels, rows are queries and columns are their neighbours, nearest first. A query and its neighbours
+come from different splits, so a picture is never its own neighbour.
 """
 
 from __future__ import annotations
@@ -9,9 +9,20 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["label_codes", "largest_class", "map_at_r", "neighbour_overlap", "precision_at_k", "recall_at_k"]
+__all__ = [
+    "label_codes",
+    "largest_class",
+    "map_at_r",
+    "neighbour_overlap",
+    "precision_at_k",
+    "precision_per_class",
+    "recall_at_k",
+    "score_at_top_k",
+    "similarity_precision",
+]
 
 Labels = npt.NDArray[np.int64]
+Distances = npt.NDArray[np.float64]
 
 
 def label_codes(*splits: list[str]) -> tuple[Labels, ...]:
@@ -31,6 +42,25 @@ def precision_at_k(neighbour_labels: Labels, query_labels: Labels) -> float:
 
     """
     return float(np.mean(_correct(neighbour_labels, query_labels)))
+
+
+def precision_per_class(
+    neighbour_labels: Labels, query_labels: Labels
+) -> tuple[Labels, npt.NDArray[np.float64], Labels]:
+    """Return precision@k of the queries of each class; weighted by the counts, it averages to :func:`precision_at_k`.
+
+    Args:
+        neighbour_labels: ``[q, k]``.
+        query_labels: ``[q]``.
+
+    Returns:
+        the classes of the queries, ascending, int64 ``[c]``; precision@k of each, float64 ``[c]``; how many queries it
+        has, int64 ``[c]``.
+
+    """
+    classes, place, counts = np.unique(query_labels, return_inverse=True, return_counts=True)
+    shares = _correct(neighbour_labels, query_labels).mean(axis=1)
+    return classes, np.bincount(place, shares, minlength=len(classes)) / counts, counts
 
 
 def recall_at_k(neighbour_labels: Labels, query_labels: Labels, k: int = 1) -> float:
@@ -84,6 +114,41 @@ def neighbour_overlap(found: npt.NDArray[np.int64], expected: npt.NDArray[np.int
         len(np.intersect1d(f, e, assume_unique=True)) / max(1, len(e)) for f, e in zip(found, expected, strict=True)
     ]
     return float(np.mean(shares))
+
+
+def similarity_precision(positive: Distances, negative: Distances) -> float:
+    """Return the share of triplets ranked in the right order, D(q, p+) < D(q, p-) (the paper, section 6.3).
+
+    A tie is not in the right order: a network that puts all pictures in one place gets 0, not 1.
+
+    Args:
+        positive: D(q, p+) of each triplet, ``[t]``, at least one.
+        negative: D(q, p-) of each triplet, ``[t]``.
+
+    """
+    return float(np.mean(positive < negative))
+
+
+def score_at_top_k(positive: Distances, negative: Distances, candidates: Distances, k: int = 30) -> tuple[int, int]:
+    """Return score-at-top-K (the paper, section 6.3, where K = 30), a count, and how many triplets it is made of.
+
+    A triplet counts if its positive or its negative is among the ``k`` nearest of the query's candidates (the paper:
+    the 1,000 pictures found by the query's own text query). The score is the number of counted triplets in the right
+    order minus the number in the wrong one, ties among these. A picture is among the ``k`` nearest if fewer than ``k``
+    candidates are nearer than it, so pictures at one distance are all in or all out, whatever their order.
+
+    Args:
+        positive: D(q, p+) of each triplet, ``[t]``.
+        negative: D(q, p-) of each triplet, ``[t]``.
+        candidates: distances of the candidates of each triplet's query, ``[t, c]``, in any order: all of them without
+            the query itself, or the ``k`` smallest; unused places are inf.
+        k: how far down the list somebody looks.
+
+    """
+    nearer = (candidates < np.minimum(positive, negative)[:, None]).sum(axis=1)
+    counted = nearer < k
+    right = positive < negative
+    return int((counted & right).sum()) - int((counted & ~right).sum()), int(counted.sum())
 
 
 def _correct(neighbour_labels: Labels, query_labels: Labels) -> npt.NDArray[np.bool_]:

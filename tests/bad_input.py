@@ -176,6 +176,19 @@ def k_beyond(folder: Path) -> list[str]:
     return ["deeprank-query", f"{PHOTOS}/label0/0.png", "--index", INDEX, "--k", "1000", "--json"]
 
 
+def triplets(folder: Path, text: str) -> list[str]:
+    photos(folder)
+    (folder / "rated.csv").write_bytes(text.encode("latin-1"))
+    return ["deeprank-eval", "--model", "model.onnx", "--triplets", "rated.csv"]
+
+
+def damaged_triplets(folder: Path) -> list[str]:
+    for name in ("a.png", "b.png", "c.png"):
+        (folder / name).write_bytes(encoded(NOISE)[:99])
+    return triplets(folder, f"{TRIPLET}a.png,b.png,c.png\n")
+
+
+TRIPLET = "query,positive,negative\n"
 NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 CASES = [
@@ -203,6 +216,13 @@ CASES = [
     Case("a missing run", lambda f: ["deeprank-export", "runs/mine"], "runs/mine"),
     Case("a missing model", lambda f: ["deeprank-eval", "--model", "no.onnx", "--data", "digits"], "does not exist"),
     Case("a missing data set", lambda f: ["deeprank-train", "no-such-folder"], "does not exist"),
+    Case("no file of triplets", lambda f: [*triplets(f, "")[:-1], "mine.csv"], "mine.csv does not exist"),
+    Case("triplets without a column", lambda f: triplets(f, "query,positive\na,b\n"), "the columns query, positive"),
+    Case("a file of triplets with none in it", lambda f: triplets(f, TRIPLET), "holds no triplets"),
+    Case("triplets in another encoding", lambda f: triplets(f, f"{TRIPLET}\xfc.png,b,c\n"), "not a CSV in UTF-8"),
+    Case("a triplet with a picture that is gone", lambda f: triplets(f, f"{TRIPLET}gone.png,b,c\n"), "line 2: query"),
+    Case("a triplet that leaves its folder", lambda f: triplets(f, f"{TRIPLET}../x.png,b,c\n"), "leaves the folder"),
+    Case("a triplet of damaged pictures alone", damaged_triplets, "Not one triplet of 1"),
 ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deeprank.runtime.datasets import write_digits
+from deeprank.runtime.datasets import open_dataset, write_digits
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands do, before torch is imported
 
@@ -88,3 +88,15 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> MainLine:
         paths["digits.index"],
         output,
     )
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-four pictures of each of four digits, as a folder of class folders."""
+    folder = tmp_path_factory.mktemp("data") / "four"
+    for sample in open_dataset("digits").train:
+        target = folder / sample.label / Path(sample.path).name
+        if int(sample.label) < 4 and len(list(target.parent.glob("*"))) < 24:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(sample.read())
+    return folder

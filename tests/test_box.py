@@ -6,6 +6,7 @@ pictures.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 import pytest
 from conftest import MainLine
 
+from deeprank.runtime.datasets import write_digits
+
 ROOT = Path(__file__).parent.parent
+PRETRAINED = ROOT / "models" / "pretrained"
 RUNTIME = {"numpy", "pillow", "hnswlib", "typer", "filelock", "deep-ranking"}
 TRAINING = {"torch", "torchvision", "timm", "onnx", "onnxscript", "scikit-learn", "matplotlib"}
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++")
@@ -74,6 +78,28 @@ def test_the_base_install_is_small_and_has_no_torch(on_box, box: Path) -> None:
     assert size < 700e6
     # Nothing is dropped beside other people's packages.
     assert not [name for name in ("train", "export", "runtime", "models") if (site / name).exists()]
+
+
+@pytest.mark.skipif(not (PRETRAINED / "model.onnx").is_file(), reason="no model is in models/pretrained")
+def test_two_commands_after_the_installation(on_box, box: Path, tmp_path: Path) -> None:
+    """The README's first screen: no model of one's own, no network; only the folder of photos was there before."""
+    (installed,) = (box.parent / "lib").glob("python*/site-packages/deeprank/models/pretrained")
+    for file in PRETRAINED.iterdir():
+        assert (installed / file.name).read_bytes() == file.read_bytes()
+    write_digits(tmp_path / "digits")
+    (tmp_path / "digits" / "val").rename(tmp_path / "photos")
+    shutil.copy(sorted((tmp_path / "photos" / "4").iterdir())[0], tmp_path / "photo.png")
+
+    synced = on_box("deeprank-index", "sync", "photos")
+    assert "uses the model that ships with deeprank" in synced.stderr
+    answer = on_box("deeprank-query", "photo.png", "--k", "5").stdout.splitlines()
+    assert len(answer) == 1 + 5
+    assert re.match(r" +1 +0\.0000  4 ", answer[1])  # itself
+    # Handwriting is nothing that it has learned from, but better than chance (0.1) it is.
+    queries = [path for digit in sorted((tmp_path / "photos").iterdir()) for path in sorted(digit.iterdir())[:3]]
+    answers = json.loads(on_box("deeprank-query", *queries, "--k", "11", "--json").stdout)["results"]
+    right = [hit["label"] == Path(answer["query"]).parent.name for answer in answers for hit in answer["hits"][1:]]
+    assert sum(right) / len(right) > 0.3
 
 
 def test_every_runtime_command_works(on_box, line: MainLine, tmp_path: Path) -> None:

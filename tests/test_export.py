@@ -39,6 +39,12 @@ def test_one_file_that_describes_itself(line: MainLine) -> None:
     assert info.training["fingerprint"] == open_dataset("digits").fingerprint
 
 
+def test_the_file_does_not_say_where_it_was_made(line: MainLine) -> None:
+    """The exporter notes lines of source with their paths beside every node."""
+    data = line.model.read_bytes()
+    assert [word for word in (b".py", b"File ", b"site-packages", str(Path.home()).encode()) if word in data] == []
+
+
 def test_the_file_gives_what_pytorch_gives(line: MainLine) -> None:
     """Without any of our own embedding code in between."""
     reference = Reference(line.run)

@@ -371,7 +371,7 @@ def test_two_processes_that_write(made: Path, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "deeprank-index"), "sync", str(photos), "--index", str(tmp_path / "i")]
     command += ["--model", str(made / "model.onnx")]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    results = [(process.communicate(timeout=60), process.returncode) for process in processes]
+    results = [(process.communicate(timeout=240), process.returncode) for process in processes]
     assert 0 in [status for _, status in results]
     for (_, errors), status in results:
         assert status == 0 or ("another process" in errors and status == 1)
@@ -394,7 +394,8 @@ def test_a_reader_while_a_writer_writes(made: Path, tmp_path: Path) -> None:
             assert long_open.search(photos / "3.png", 1, method="hnsw")[0].path == str(photos / "3.png")
             with Index.open(index) as opened:
                 assert opened.search(photos / "4.png", 1)[0].path == str(photos / "4.png")
-                assert opened.remarks == []
+                # Between the new file and the row that describes it, a reader scans, and says so.
+                assert all("scanned instead" in remark for remark in opened.remarks)
             answered += 1
         assert process.returncode == 0
         assert answered > 3

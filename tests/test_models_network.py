@@ -64,7 +64,7 @@ def test_the_network_is_its_features_and_its_head():
     with torch.inference_mode():
         features = network.features(pictures)
         assert features.shape == (3, network.feature_dim)
-        assert torch.equal(network.embed_features(features), network(pictures))
+        assert torch.equal(network.embed_front(features), network(pictures))
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small", "efficientnet_lite0", "timm:resnet10t"])
@@ -97,9 +97,9 @@ def test_dropout_only_while_training():
     network = a_network(dropout=0.5, input_dropout=0.5)
     features = torch.randn(8, network.feature_dim)
     with torch.no_grad():
-        assert torch.equal(network.embed_features(features), network.embed_features(features))
+        assert torch.equal(network.embed_front(features), network.embed_front(features))
         network.head.train()
-        assert not torch.equal(network.embed_features(features), network.embed_features(features))
+        assert not torch.equal(network.embed_front(features), network.embed_front(features))
 
 
 def test_it_exports_to_onnx_with_any_batch_size():

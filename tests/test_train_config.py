@@ -97,7 +97,7 @@ def test_differences_name_both_values():
 
 def test_every_option_has_help_and_a_section():
     assert {option.section for option in options()} == {
-        "network", "picture", "augmentation", "batch", "loss", "optimizer", "run",
+        "network", "picture", "augmentation", "batch", "sampling", "loss", "optimizer", "data", "run",
     }  # fmt: skip
     assert all(option.help for option in options())
 

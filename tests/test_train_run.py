@@ -33,19 +33,8 @@ TINY = {
     "steps_per_epoch": 4,
     "epochs": 3,
     "warmup_epochs": 0.5,
+    "report": False,
 }
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty-four pictures of each of four digits, as a folder of class folders."""
-    folder = tmp_path_factory.mktemp("data") / "four"
-    for sample in open_dataset("digits").train:
-        target = folder / sample.label / Path(sample.path).name
-        if int(sample.label) < 4 and len(list(target.parent.glob("*"))) < 24:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(sample.read())
-    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
+import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -29,12 +31,12 @@ from ..runtime.cli import (
 )
 from ..runtime.datasets import DIGITS
 from ..runtime.errors import MissingExtraError, TrainingError
-from ..runtime.text import display_path
+from ..runtime.text import display_path, printable
 from .config import Option, load_config, options
 
 __all__ = ["app", "main"]
 
-_NEEDED = ("torch", "torchvision", "timm", "safetensors", "matplotlib")
+_NEEDED = ("torch", "torchvision", "timm", "safetensors", "sklearn", "matplotlib", "jinja2")
 _LATEST = "runs/latest"
 
 _HELP = (
@@ -46,6 +48,7 @@ _EXAMPLES = [
     "deeprank-train photos --epochs 20          a folder with one folder for each class",
     "deeprank-train photos.csv --val new.csv    evaluate on other pictures at the end",
     "deeprank-train --resume                    go on with the newest run",
+    "torchrun --nproc-per-node 2 -m deeprank.train photos    two processes share each batch; on GPUs, one for each",
 ]
 
 app = application(_HELP, _EXAMPLES)
@@ -54,21 +57,26 @@ app = application(_HELP, _EXAMPLES)
 class _TerminalMonitor:
     """Shows remarks and progress on stderr; stops on the first Ctrl-C or SIGTERM at the next safe point."""
 
-    def __init__(self) -> None:
+    def __init__(self, speaks: bool = True) -> None:
+        self._speaks = speaks
         self._work = contextlib.ExitStack()
         self._advance: Any = None
         self._stopping = False
 
     def remark(self, text: str) -> None:
-        note(text)
+        if self._speaks:
+            note(text)
 
     def begin(self, title: str, total: int, unit: str, done: int = 0) -> None:
         self.end()
+        if not self._speaks:
+            return
         more = f" (after {done:,} from before)" if done else ""
         self._advance = self._work.enter_context(progress(title + more, total - done, unit))
 
     def advance(self, count: int, note: str = "") -> None:
-        self._advance(count, detail=note)
+        if self._speaks:
+            self._advance(count, detail=note)
 
     def end(self) -> None:
         self._work.close()
@@ -84,8 +92,9 @@ class _TerminalMonitor:
             del frame
             if self._stopping and number == signal.SIGINT:
                 raise KeyboardInterrupt
+            if not self._stopping:
+                self.remark("Stopping at the next safe point; Ctrl-C again ends at once, without saving.")
             self._stopping = True
-            note("Stopping at the next safe point; Ctrl-C again ends at once, without saving.")
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -110,43 +119,81 @@ def _train(
     **typed: Any,
 ) -> None:
     del verbose, version
-    overrides = {name: value for name, value in typed.items() if value is not None}
-    if "hidden" in overrides:
-        overrides["hidden"] = _widths(overrides["hidden"])
-    if resume is not None and (config is not None or out is not None):
-        raise TrainingError("--resume goes on with a run as it is; leave out --config and --out.")
     if any(importlib.util.find_spec(package) is None for package in _NEEDED):
         raise MissingExtraError("deeprank-train", "train")
-    recipe = config or (DIGITS if data == DIGITS else "default")
-    merged = load_config(recipe, overrides)  # wrong options are refused before torch is imported, which takes seconds
-    if resume is None:
-        data = data_or_tiny_imagenet(data)
-    from .training import Surroundings, resume_run, start_run
+    with _resumable(resume), _with_others(device) as others:
+        overrides = _overrides(typed)
+        if resume is not None and (config is not None or out is not None):
+            raise TrainingError("--resume goes on with a run as it is; leave out --config and --out.")
+        recipe = config or (DIGITS if data == DIGITS else "default")
+        merged = load_config(recipe, overrides)  # refused, if wrong, before torch is imported, which takes seconds
+        from .distributed import ALONE
+        from .training import Surroundings, resume_run, start_run
 
-    surroundings = Surroundings(device, threads, cache)
-    monitor = _TerminalMonitor()
-    with monitor.signals(), _resumable(resume):
-        if resume is not None:
-            asked = {name: getattr(merged, name) for name in overrides}
-            result = resume_run(resume, asked, surroundings, monitor, data=data, val=val)
-        else:
-            result = start_run(str(data), merged, recipe, surroundings, monitor, val=val, out=out)
-    _print_result(result.run, result.figures)
+        ranks = others or ALONE
+        if resume is None:
+            data = ranks.in_turn(lambda: data_or_tiny_imagenet(data))
+        surroundings = Surroundings(device, threads, cache, ranks)
+        monitor = _TerminalMonitor(speaks=ranks.first)
+        with monitor.signals():
+            if resume is not None:
+                asked = {name: getattr(merged, name) for name in overrides}
+                result = resume_run(resume, asked, surroundings, monitor, data=data, val=val)
+            else:
+                result = start_run(str(data), merged, recipe, surroundings, monitor, val=val, out=out)
+    if ranks.first:
+        _print_result(result.run, result.figures)
+
+
+@contextlib.contextmanager
+def _with_others(device: str) -> Iterator[Any]:
+    """Join the processes that torchrun has started beside this one; one of them says what has ended them all.
+
+    Yields:
+        their :class:`~.distributed.Ranks`; None without torchrun, where torch need not be imported yet.
+
+    """
+    if "LOCAL_RANK" not in os.environ:
+        yield None
+        return
+    from .distributed import connected
+    from .monitor import TrainingInterrupted
+
+    with connected() as ranks:
+        try:
+            ranks.start(device)
+            yield ranks
+        except (Exception, KeyboardInterrupt) as error:
+            if ranks.has_the_word():
+                raise
+            sys.exit(130 if isinstance(error, TrainingInterrupted | KeyboardInterrupt) else 1)
 
 
 @contextlib.contextmanager
 def _resumable(resume: Path | None) -> Iterator[None]:
     """Say how an interrupted run is resumed, and exit as an interrupted command does."""
-    from .monitor import TrainingInterrupted
-    from .runfolder import LATEST
-
     try:
         yield
-    except TrainingInterrupted as error:
+    except TrainingError as error:
+        from .monitor import TrainingInterrupted
+        from .runfolder import LATEST
+
+        if not isinstance(error, TrainingInterrupted):
+            raise
         run = resume if resume is not None else LATEST.resolve() if LATEST.is_symlink() else LATEST
         with contextlib.suppress(ValueError):
             run = run.resolve().relative_to(Path.cwd())
         fail(f"{error} Go on with: deeprank-train --resume {shlex.quote(display_path(run))}", status=130)
+
+
+def _overrides(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were typed, each in its own type."""
+    overrides = {name: value for name, value in typed.items() if value is not None}
+    if "hidden" in overrides:
+        overrides["hidden"] = _widths(overrides["hidden"])
+    if "arguments" in overrides:
+        overrides["arguments"] = _table(overrides["arguments"])
+    return overrides
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -159,6 +206,18 @@ def _widths(text: str) -> tuple[int, ...]:
         raise TrainingError(f"--hidden {text}: expected widths such as 1024 or 1024,512, or none.") from None
 
 
+def _table(text: str) -> dict[str, Any]:
+    """Read ``--arguments alpha=2.0,base=0.5`` (or ``none``), values as TOML has them."""
+    if text.strip().lower() in ("", "none"):
+        return {}
+    try:
+        return dict(tomllib.loads(f"arguments = {{{text}}}")["arguments"])
+    except tomllib.TOMLDecodeError:
+        raise TrainingError(
+            f"--arguments {printable(text)}: expected name=value pairs such as alpha=2.0,base=0.5, or none."
+        ) from None
+
+
 def _print_result(run: Path, figures: Any) -> None:
     if "precision_at_k" in figures:
         against = f"{figures['queries']:,} val queries against {figures['gallery']:,} train pictures"
@@ -167,6 +226,10 @@ def _print_result(run: Path, figures: Any) -> None:
         print(f"recall@1      {figures['recall_at_1']:.4f}")
         print(f"MAP@R         {figures['map_at_r']:.4f}")
         print(f"distance      {figures['positive_distance']:.3f} same class, {figures['negative_distance']:.3f} others")
+    for name, what in (("unseen", "gallery never learned from"), ("untrained", "the untrained backbone there")):
+        if name in figures:
+            row = figures[name]
+            print(f"precision@{row['k']}  {row['precision_at_k']:.4f}  ({what}: {row['gallery']:,} pictures)")
     print(f"run           {display_path(run)}")
 
 
@@ -223,15 +286,16 @@ _FIXED: dict[str, Any] = {
 }
 
 _PANELS = {"network": "Network", "picture": "Picture", "augmentation": "Augmentation", "batch": "Batches",
-           "loss": "Loss", "optimizer": "Optimisation", "run": "Run"}  # fmt: skip
+           "sampling": "Sampling", "loss": "Loss", "optimizer": "Optimisation", "data": "Data",
+           "run": "Run"}  # fmt: skip
 
 
 def _parameter(option: Option, default: Any) -> inspect.Parameter:
     flag = f"--{option.name.replace('_', '-')}"
     if option.kind is bool:
         flag = f"{flag}/--no-{option.name.replace('_', '-')}"
-    help_text = option.help + (f" ({', '.join(option.choices)})" if option.choices else "")
-    typed: Any = str if option.kind is tuple else option.kind
+    help_text = option.help + (f" ({', '.join((*option.choices, *option.forms))})" if option.choices else "")
+    typed: Any = str if option.kind in (tuple, dict) else option.kind
     flagged = typer.Option(flag, help=help_text, show_default=_shown(default), rich_help_panel=_PANELS[option.section])
     return inspect.Parameter(
         option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[typed | None, flagged]
@@ -242,6 +306,8 @@ def _shown(default: Any) -> str:
     """Return a default as it would be typed."""
     if isinstance(default, tuple):
         return ",".join(map(str, default)) or "none"
+    if isinstance(default, Mapping):
+        return ",".join(f"{name}={value}" for name, value in default.items()) or "none"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 

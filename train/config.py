@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ __all__ = [
     "Augmentation",
     "Option",
     "TrainConfig",
+    "check_together",
     "config_from_dict",
     "differences",
     "load_config",
@@ -49,13 +52,18 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Option:
-    """One training option: its section in a recipe, its type, what it may be, and one line of help."""
+    """One training option: its section in a recipe, its type, what it may be, and one line of help.
+
+    ``choices``: the texts that are allowed. ``forms``: others, in which NAME stands for any name. ``least``, ``most``:
+    bounds of numbers.
+    """
 
     name: str
     section: str
     kind: type
     help: str
     choices: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()
     least: float | None = None
     most: float | None = None
 
@@ -75,10 +83,8 @@ class Option:
     def expected(self) -> str:
         """What the option may be, as the end of a sentence."""
         if self.choices:
-            return "one of " + ", ".join(self.choices)
-        noun = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(
-            self.kind, "a list of whole numbers"
-        )
+            return "one of " + ", ".join((*self.choices, *self.forms))
+        noun = _NOUNS[self.kind]
         if self.least is None and self.most is None:
             return noun
         if self.most is None:
@@ -89,18 +95,35 @@ class Option:
         if self.kind is tuple:
             whole = isinstance(value, list | tuple) and all(type(item) is int for item in value)
             return tuple(value) if whole else None
+        if self.kind is dict:
+            return dict(value) if isinstance(value, Mapping) and all(map(_is_plain, value.values())) else None
         if self.kind is float and type(value) is int:
             return float(value)
         return value if type(value) is self.kind else None
 
     def _allowed(self, value: Any) -> bool:
         if self.choices:
-            return value in self.choices
+            named = (re.escape(form).replace("NAME", r"\w+") for form in self.forms)
+            return value in self.choices or any(re.fullmatch(form, value) for form in named)
         numbers: Iterable[float] = value if self.kind is tuple else (value,) if self.kind in (int, float) else ()
         return all(
             (self.least is None or number >= self.least) and (self.most is None or number <= self.most)
             for number in numbers
         )
+
+
+_NOUNS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list of whole numbers",
+    dict: "a table of texts, finite numbers, true or false",
+}
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value))
 
 
 def _option(section: str, help_text: str, **limits: Any) -> Any:
@@ -111,7 +134,7 @@ def _option(section: str, help_text: str, **limits: Any) -> Any:
 class TrainConfig:
     """Every training option. No field has a default here: see ``recipes/default.toml``."""
 
-    backbone: str = _option("network", "resnet18|50|101, mobilenet_v3_small|large, efficientnet_lite0, timm:NAME")
+    backbone: str = _option("network", "resnet18|50|101, mobilenet_v3_small|large, efficientnet_lite0|1|2, timm:NAME")
     weights: str = _option("network", "auto, imagenet, none, or a .pth or .safetensors file")
     normalisation: str = _option(
         "network", "pixel scaling; auto: what belongs to the weights", choices=("auto", *NORMALISATIONS)
@@ -120,9 +143,14 @@ class TrainConfig:
     hidden: tuple[int, ...] = _option("network", "widths of the head's hidden layers", least=1, most=65536)
     dropout: float = _option("network", "share of hidden units dropped", least=0.0, most=0.95)
     input_dropout: float = _option("network", "share of backbone features dropped", least=0.0, most=0.95)
-    freeze_backbone: bool = _option("network", "train the head alone, on cached features")
+    freeze_backbone: bool = _option("network", "compute the backbone's features once, and train on those")
+    unfreeze: int = _option("network", "last stages of a frozen backbone to train beside the head", least=0, most=64)
+    freeze_norms: bool = _option("network", "keep the statistics of the backbone's batch norms as they were")
+    multiscale: bool = _option("network", "the paper's two low-resolution paths beside the backbone")
 
     image_size: int = _option("picture", "side of the square input in pixels", least=16, most=1024)
+    low_image_size: int = _option("picture", "side of the input in the first epochs; 0: as later", least=0, most=1024)
+    low_epochs: int = _option("picture", "epochs at the low size", least=0)
     picture_mode: str = _option("picture", "the whole picture or its centre", choices=("stretch", "crop"))
 
     views: int = _option("augmentation", "augmented views cached of each picture (frozen)", least=0, most=64)
@@ -134,39 +162,83 @@ class TrainConfig:
     pictures_per_class: int = _option("batch", "K, pictures of each", least=2, most=1024)
     steps_per_epoch: int = _option("batch", "batches in an epoch; 0: as many as the pictures fill", least=0)
 
-    loss: str = _option("loss", "what is minimised", choices=("triplet", "triplet+softmax", "softmax"))
+    sampler: str = _option(
+        "sampling", "P x K pictures, or triplets drawn by relevance (P x K / 3)", choices=("balanced", "online")
+    )
+    out_of_class: float = _option("sampling", "share of negatives from other classes", least=0.0, most=1.0)
+    positive_threshold: float = _option("sampling", "T_p, relevance above which positives are drawn alike", least=0.0)
+    relevance_margin: float = _option("sampling", "T_r, by which an in-class negative is less relevant", least=0.0)
+    buffer: int = _option("sampling", "pictures of a class that an epoch draws from; 0: all", least=0)
+    teacher: str = _option("sampling", "network whose features say what is relevant; not the one that is trained")
+    colour_weight: float = _option("sampling", "share of the colours in relevance", least=0.0, most=1.0)
+    relevance: str = _option("sampling", "in the teacher's place: .npz (paths, vectors) or .csv (a,b,relevance)")
+
+    loss: str = _option(
+        "loss",
+        "what is minimised; NAME: a loss of pytorch-metric-learning",
+        choices=("triplet", "triplet+softmax", "softmax"),
+        forms=("pml:NAME", "pml:NAME+softmax"),
+    )
+    arguments: Mapping[str, Any] = _option("loss", "of a pml: loss, such as alpha=2.0,base=0.5")
     negatives: str = _option(
         "loss", "how a triplet's negative is chosen", choices=("random", "semi-hard", "batch-hard")
     )
     margin: float = _option("loss", "the paper's gap g, in squared distance", least=0.0, most=4.0)
-    softmax_weight: float = _option("loss", "weight of the softmax term", least=0.0)
+    softmax_weight: float = _option("loss", "weight of the softmax term", least=0.0, most=1e6)
     temperature: float = _option("loss", "of the normalised softmax", least=0.001, most=10.0)
     label_smoothing: float = _option("loss", "of the normalised softmax", least=0.0, most=0.9)
+    bnneck: bool = _option("loss", "batch normalisation between the embedding and the softmax term")
 
     epochs: int = _option("optimizer", "passes over the training pictures", least=1, most=100000)
     optimizer: str = _option("optimizer", "update rule", choices=("adamw", "sgd"))
-    learning_rate: float = _option("optimizer", "of the head", least=0.0)
-    backbone_learning_rate: float = _option("optimizer", "of the backbone, where it is trained", least=0.0)
-    proxy_learning_rate: float = _option("optimizer", "of the softmax term's class vectors", least=0.0)
-    weight_decay: float = _option("optimizer", "on weights, not on biases and norms", least=0.0)
+    learning_rate: float = _option("optimizer", "of the head", least=0.0, most=1e6)
+    backbone_learning_rate: float = _option("optimizer", "of the backbone, where it is trained", least=0.0, most=1e6)
+    proxy_learning_rate: float = _option("optimizer", "of class vectors, also of a pml: loss", least=0.0, most=1e6)
+    head_epochs: int = _option("optimizer", "first epochs, never the last, in which the head is trained alone", least=0)
+    ema: float = _option(
+        "optimizer", "decay of the averaged weights that are kept; 0: the last", least=0.0, most=0.99999
+    )
+    weight_decay: float = _option("optimizer", "on weights, not on biases and norms", least=0.0, most=1e6)
     momentum: float = _option("optimizer", "of sgd", least=0.0, most=0.9999)
     schedule: str = _option("optimizer", "of the learning rates", choices=("cosine", "constant"))
     warmup_epochs: float = _option("optimizer", "epochs in which the rates rise from 0", least=0.0)
 
+    holdout_classes: int = _option("data", "classes left out of training; evaluated on these alone", least=0)
+    holdout_pictures: int = _option("data", "pictures of each class left out of training, at least a tenth", least=0)
+
     mixed_precision: str = _option("run", "half precision on CUDA", choices=("auto", "off"))
     seed: int = _option("run", "of every random choice", least=0, most=2**31 - 1)
+    report: bool = _option("run", "write report.html when the run is finished")
+
+    @property
+    def backbone_begins(self) -> int:
+        """The epoch, from 0, with which the backbone begins to be trained; one is left even of a single epoch."""
+        return min(self.head_epochs, self.epochs - 1)
 
     @property
     def augmentation(self) -> Augmentation:
         """What may happen to a training picture."""
         return Augmentation(self.crop, self.flip, self.jitter)
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The terms of the loss: ``triplet`` or ``pml:NAME``, and ``softmax``."""
+        return tuple(self.loss.split("+"))
+
+    @property
+    def pml_loss(self) -> str | None:
+        """The NAME of the loss from pytorch-metric-learning, where there is one."""
+        kind, _, name = self.terms[0].partition(":")
+        return name if kind == "pml" else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON and checkpoints."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 
 
-_KINDS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "tuple[int, ...]": tuple}
+_KINDS: dict[str, type] = {
+    "str": str, "int": int, "float": float, "bool": bool, "tuple[int, ...]": tuple, "Mapping[str, Any]": dict,
+}  # fmt: skip
 
 
 def options() -> tuple[Option, ...]:
@@ -192,10 +264,12 @@ def load_config(recipe: str | Path, overrides: Mapping[str, Any]) -> TrainConfig
         values |= _read_recipe(recipe)
     values |= overrides
     config = config_from_dict(values, "the options")
-    if config.weights in WEIGHT_WORDS:
-        return config
     # A run is resumed from other folders too.
-    return dataclasses.replace(config, weights=str(Path(config.weights).resolve()))
+    if config.weights not in WEIGHT_WORDS:
+        config = dataclasses.replace(config, weights=str(Path(config.weights).resolve()))
+    if config.relevance:
+        config = dataclasses.replace(config, relevance=str(Path(config.relevance).resolve()))
+    return config
 
 
 def config_from_dict(values: Mapping[str, Any], where: str) -> TrainConfig:
@@ -211,8 +285,54 @@ def config_from_dict(values: Mapping[str, Any], where: str) -> TrainConfig:
             raise TrainingError(f"{where}: unknown option {printable(repr(key))}{_hint(key, table)}.")
     missing = [name for name in table if name not in values]
     if missing:
-        raise TrainingError(f"{where}: no value for {', '.join(missing)}.")
+        raise TrainingError(
+            f"{where}: no value for {', '.join(missing)}; another version of deeprank wrote it. Train again."
+        )
     return TrainConfig(**{name: option.check(values[name], where) for name, option in table.items()})
+
+
+def check_together(config: TrainConfig) -> None:
+    """Refuse options that contradict each other.
+
+    Of a run that begins: one that is resumed has its own options, and others are differences.
+
+    Raises:
+        TrainingError: says which, and what to leave out.
+
+    """
+    low = bool(config.low_image_size), bool(config.low_epochs)
+    contradictions = (
+        (
+            config.unfreeze and not config.freeze_backbone,
+            "--unfreeze counts stages of a frozen backbone, and --no-freeze-backbone trains all of it; leave out one",
+        ),
+        (low[0] != low[1], "--low-image-size and --low-epochs go together; give both, or neither"),
+        (
+            any(low) and config.freeze_backbone,
+            "--low-image-size is for a backbone that is trained on pictures; add --no-freeze-backbone, or leave it out",
+        ),
+        (
+            any(low) and config.multiscale,
+            "the low-resolution paths of --multiscale have one picture size; leave out --low-image-size",
+        ),
+        (
+            any(low) and config.low_image_size > config.image_size,
+            f"--low-image-size {config.low_image_size} is above --image-size {config.image_size}; expected below it",
+        ),
+        (
+            config.arguments and config.pml_loss is None,
+            f"--loss {config.loss} takes no arguments, but found {', '.join(map(printable, config.arguments))}; name a "
+            "loss pml:NAME, or leave out [loss.arguments]",
+        ),
+        (
+            config.bnneck and "softmax" not in config.terms,
+            f"--bnneck stands before the softmax term, which --loss {config.loss} has not; name {config.loss}+softmax, "
+            "or leave it out",
+        ),
+    )
+    for holds, sentence in contradictions:
+        if holds:
+            raise TrainingError(f"{sentence[0].upper()}{sentence[1:]}.")
 
 
 def differences(stored: TrainConfig, asked: TrainConfig) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,13 @@ _STREAM = 3
 class TrainingData:
     """Pictures with classes as numbers; positions that are left out later keep the others' numbers.
 
-    ``train``, ``val``: the pictures; ``train_labels``, ``val_labels``: int64, the place of the label in ``classes``
-    (a val label that no train picture has gets a number of its own). ``fit``, ``held``: positions in ``train`` that
-    are learned from, and the held-out tenth. ``gallery``, ``queries``: positions in ``train`` and in ``val`` of the
-    final evaluation.
+    ``train``, ``val``: the pictures; ``train_labels``, ``val_labels``: int64, the place of the label in ``classes``,
+    which are those that are learned (any other label gets a number of its own). ``fit``, ``held``: positions in
+    ``train`` that are learned from, and the held-out tenth. ``gallery``, ``queries``: positions in ``train`` and in
+    ``val`` of the final evaluation. ``unseen``: positions in ``train`` of pictures of the learned classes that are
+    never learned from, a gallery that does not flatter. ``viewed``: positions in ``train`` of all but the held-out
+    tenth, whatever else is left out: augmented views are computed of these, so that runs that differ in what they leave
+    out share them.
     """
 
     classes: tuple[str, ...]
@@ -43,6 +47,8 @@ class TrainingData:
     held: Positions
     gallery: Positions
     queries: Positions
+    unseen: Positions
+    viewed: Positions
 
     def without(self, train: Iterable[int], val: Iterable[int]) -> TrainingData:
         """Leave out pictures that cannot be read, by their positions in ``train`` and in ``val``."""
@@ -54,6 +60,7 @@ class TrainingData:
             held=np.setdiff1d(self.held, bad_train),
             gallery=np.setdiff1d(self.gallery, bad_train),
             queries=np.setdiff1d(self.queries, bad_val),
+            unseen=np.setdiff1d(self.unseen, bad_train),
         )
 
     def check(self, monitor: Monitor) -> None:
@@ -87,39 +94,76 @@ class TrainingData:
             monitor.remark(f"No readable training picture is left of {len(vanished)} classes ({shown}).")
 
 
-def prepare(dataset: DataSet, val: DataSet | None = None) -> TrainingData:
+def prepare(
+    dataset: DataSet, val: DataSet | None = None, *, holdout_classes: int = 0, holdout_pictures: int = 0
+) -> TrainingData:
     """Number the classes and set the splits.
+
+    What is held out depends on names alone (order by sha256), never on a seed.
 
     Args:
         dataset: its train pictures are learned from and are the gallery of the final evaluation.
         val: all of its pictures are the queries of the final evaluation, instead of the val pictures of ``dataset``.
+        holdout_classes: classes that are not learned; then the final evaluation is on these alone.
+        holdout_pictures: pictures of each class that are not learned from, never all of a class; the tenth that choices
+            are made on is among them, and stands for them where it is more.
 
     Raises:
-        DataError: none of the queries is of a class that is learned.
+        DataError: none of the queries is of a class that the evaluation is about.
+        TrainingError: fewer than two classes would be left.
 
     """
     queries = dataset.val if val is None else (*val.train, *val.val)
-    known = dataset.classes
-    extra = sorted({sample.label for sample in queries} - set(known))
-    if queries and len(extra) == len({sample.label for sample in queries}):
+    unlearned = _last_by_name(dataset.classes, holdout_classes)
+    known = tuple(label for label in dataset.classes if label not in unlearned)
+    asked = unlearned or frozenset(known)
+    others = sorted(({sample.label for sample in queries} | unlearned) - set(known))
+    if queries and not any(sample.label in asked for sample in queries):
         raise DataError(
-            f"No picture of the evaluation has a class of the training pictures: found {printable(extra[0])}, "
-            f"expected one of {', '.join(printable(label) for label in known[:5])}{', ...' if len(known) > 5 else ''}."
+            f"No picture of the evaluation has a class of the {'held-out' if unlearned else 'training'} pictures: "
+            f"found {printable(queries[0].label)}, "
+            f"expected one of {', '.join(map(printable, sorted(asked)[:5]))}{', ...' if len(asked) > 5 else ''}."
         )
-    codes = {label: code for code, label in enumerate((*known, *extra))}
-    held_paths = {sample.path for sample in holdout(dataset.train)[1]}
-    is_held = np.array([sample.path in held_paths for sample in dataset.train], dtype=bool)
+    codes = {label: code for code, label in enumerate((*known, *others))}
+    train_labels, val_labels = _labels(dataset.train, codes), _labels(queries, codes)
+    learned = train_labels < len(known)
+    tenth = _is_in(dataset.train, holdout(dataset.train)[1])
+    kept_out = _is_in(dataset.train, holdout(dataset.train, least=holdout_pictures)[1])
+    about = ~learned if unlearned else np.ones_like(learned)
     return TrainingData(
         classes=known,
         train=dataset.train,
         val=tuple(queries),
-        train_labels=_labels(dataset.train, codes),
-        val_labels=_labels(queries, codes),
-        fit=np.flatnonzero(~is_held),
-        held=np.flatnonzero(is_held),
-        gallery=np.arange(len(dataset.train)),
-        queries=np.arange(len(queries)),
+        train_labels=train_labels,
+        val_labels=val_labels,
+        fit=np.flatnonzero(learned & ~kept_out),
+        held=np.flatnonzero(learned & tenth),
+        gallery=np.flatnonzero(about),
+        queries=np.flatnonzero(val_labels >= len(known)) if unlearned else np.arange(len(queries)),
+        unseen=np.flatnonzero(learned & kept_out) if not unlearned else np.zeros(0, dtype=np.int64),
+        viewed=np.flatnonzero(~tenth),
     )
+
+
+def _last_by_name(classes: Sequence[str], count: int) -> frozenset[str]:
+    """Choose ``count`` classes by the sha256 of their names.
+
+    Raises:
+        TrainingError: fewer than two classes would be left.
+
+    """
+    if count and count > len(classes) - 2:
+        raise TrainingError(
+            f"--holdout-classes {count}: the data set has {len(classes)} classes; expected at most "
+            f"{max(0, len(classes) - 2)}, so that two are left to learn from."
+        )
+    ordered = sorted(classes, key=lambda label: hashlib.sha256(label.encode("utf-8", "surrogateescape")).digest())
+    return frozenset(ordered[:count])
+
+
+def _is_in(samples: Sequence[Sample], chosen: Sequence[Sample]) -> npt.NDArray[np.bool_]:
+    paths = {sample.path for sample in chosen}
+    return np.array([sample.path in paths for sample in samples], dtype=bool)
 
 
 def _labels(samples: Sequence[Sample], codes: dict[str, int]) -> Positions:

@@ -1,4 +1,4 @@
-"""The frozen backbone as a function from pictures to features, by the fastest engine that gives the right answer.
+"""The frozen part of a network as a function from pictures to features, by the fastest engine that is right.
 
 On a CPU, ONNX Runtime runs the exported backbone about four times as fast as torch does (measured: 310 against 70
 pictures a second, Lite0 at 160 px on two cores). Its features differ in the last bits, which is no matter for features
@@ -7,6 +7,7 @@ that are stored in half precision; the reference never goes this way.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,8 +19,9 @@ from torch import nn
 from ..models.conversion import to_onnx
 from ..models.network import EmbeddingNet
 from ..runtime.images import Picture
+from .monitor import Monitor
 
-__all__ = ["Extractor", "make_extractor"]
+__all__ = ["Extractor", "extractor_when_needed", "make_extractor"]
 
 Features = npt.NDArray[np.float32]
 
@@ -29,7 +31,7 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Extractor:
-    """``run``: uint8 ``[n, S, S, 3]`` to float32 ``[n, F]``; ``engine``: what runs it; ``remark``: why not faster."""
+    """``run``: uint8 ``[n, S, S, 3]`` to float32 ``[n, W]``; ``engine``: what runs it; ``remark``: why not faster."""
 
     run: Callable[[Picture], Features]
     engine: str
@@ -44,7 +46,7 @@ class _Features(nn.Module):
         self.network = network
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.network.features(pictures)
+        return self.network.front(pictures)
 
 
 def make_extractor(network: EmbeddingNet, device: torch.device, threads: int) -> Extractor:
@@ -71,10 +73,26 @@ def make_extractor(network: EmbeddingNet, device: torch.device, threads: int) ->
     return Extractor(run, "onnxruntime")
 
 
+def extractor_when_needed(network: EmbeddingNet, device: torch.device, threads: int, monitor: Monitor) -> Extractor:
+    """Return :func:`make_extractor`'s, which takes seconds to make: that is done when the first picture comes.
+
+    Where all features are kept already, none does. ``monitor`` is told why it is a slow one.
+    """
+
+    @functools.cache
+    def made() -> Extractor:
+        extractor = make_extractor(network, device, threads)
+        if extractor.remark:
+            monitor.remark(f"{extractor.remark}; torch computes the features, more slowly.")
+        return extractor
+
+    return Extractor(lambda pictures: made().run(pictures), "made when needed")
+
+
 def _torch_run(network: EmbeddingNet, device: torch.device) -> Callable[[Picture], Features]:
     def run(pictures: Picture) -> Features:
         with torch.inference_mode():
-            features: Features = network.features(torch.from_numpy(pictures).to(device)).float().cpu().numpy()
+            features: Features = network.front(torch.from_numpy(pictures).to(device)).float().cpu().numpy()
             return features
 
     return run

@@ -1,6 +1,6 @@
-"""Features of a frozen backbone, computed once and kept: float16 arrays in files named after what they depend on.
+"""What the frozen part of a network gives, computed once and kept: float16 arrays, named after what they depend on.
 
-A file's name is the sha256 of the backbone's weights, the picture rule, the augmentation and its seed, the view's
+A file's name is the sha256 of the frozen weights, the picture rule, the augmentation and its seed, the view's
 number and the content of every picture, so a change of any of them makes another file. A kill loses at most one chunk.
 """
 
@@ -52,7 +52,7 @@ class View:
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """float16 ``[n, F]``, a read-only memory map, and the positions of unreadable pictures, whose rows are 0."""
+    """float16 ``[n, W]``, a read-only memory map, and the positions of unreadable pictures, whose rows are 0."""
 
     values: HalfFeatures
     unreadable: tuple[int, ...]
@@ -60,13 +60,16 @@ class CachedFeatures:
 
 
 def weights_digest(network: EmbeddingNet) -> str:
-    """Return the hex sha256 of the backbone: its name, normalisation and every tensor."""
+    """Return the hex sha256 of the network's frozen part: its name, normalisation and every tensor."""
     digest = hashlib.sha256()
     config = network.config
     digest.update(repr((config.backbone, config.image_size, config.mean, config.deviation)).encode())
-    for key, value in network.backbone.state_dict().items():
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    if config.multiscale:
+        digest.update(b"with the sub-sampled picture")
+    for module in network.front_modules():
+        for key, value in module.state_dict().items():
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -86,7 +89,7 @@ def _content(sample: Sample) -> bytes:
 class FeatureCache:
     """Computes features of one backbone, or returns those that were computed before.
 
-    ``weights``: :func:`weights_digest` of the network that ``extractor`` runs; ``width``: F.
+    ``weights``: :func:`weights_digest` of the network that ``extractor`` runs; ``width``: W.
     """
 
     folder: Path

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..runtime.metrics import largest_class, map_at_r, precision_at_k, recall_at_k
 from ..runtime.scan import nearest
 
-__all__ = ["Figures", "deviation", "evaluate"]
+__all__ = ["Figures", "Ranking", "deviation", "evaluate", "rank_and_evaluate"]
 
 Vectors = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -36,9 +36,26 @@ class Figures:
     deviation: float
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """The nearest gallery pictures of each query: rows of the gallery int64 ``[q, k]``, nearest first, and their
+    squared distances float64 ``[q, k]``; fewer than k where the gallery is smaller.
+    """
+
+    neighbours: npt.NDArray[np.int64]
+    distances: npt.NDArray[np.float64]
+
+
 def evaluate(
     queries: Vectors, query_labels: Labels, gallery: Vectors, gallery_labels: Labels, k: int, *, with_map: bool
 ) -> Figures:
+    """Rank the gallery for each query and measure: see :func:`rank_and_evaluate`."""
+    return rank_and_evaluate(queries, query_labels, gallery, gallery_labels, k, with_map=with_map)[0]
+
+
+def rank_and_evaluate(
+    queries: Vectors, query_labels: Labels, gallery: Vectors, gallery_labels: Labels, k: int, *, with_map: bool
+) -> tuple[Figures, Ranking]:
     """Rank the gallery for each query by an exact scan, and measure.
 
     Args:
@@ -51,9 +68,10 @@ def evaluate(
 
     """
     depth = max(k, largest_class(gallery_labels)) if with_map else k
-    neighbours = gallery_labels[nearest(queries, gallery, depth)[0]]
+    rows, distances = nearest(queries, gallery, depth)
+    neighbours = gallery_labels[rows]
     positive, negative = _mean_distances(queries, query_labels, gallery, gallery_labels)
-    return Figures(
+    figures = Figures(
         k=k,
         queries=len(queries),
         gallery=len(gallery),
@@ -64,6 +82,7 @@ def evaluate(
         negative_distance=negative,
         deviation=deviation(gallery),
     )
+    return figures, Ranking(rows[:, :k], distances[:, :k])
 
 
 def deviation(vectors: Vectors) -> float:

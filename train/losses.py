@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional
 
 from .mining import Triplets
 
-__all__ = ["normalised_softmax", "squared_distances", "triplet_hinge"]
+__all__ = ["BatchLoss", "normalised_softmax", "squared_distances", "triplet_hinge"]
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """``loss`` (a scalar with its graph), and how many of the ``considered`` triplets have a loss above 0."""
+
+    loss: torch.Tensor
+    active: int
+    considered: int
 
 
 def squared_distances(embeddings: torch.Tensor) -> torch.Tensor:

@@ -1,47 +1,77 @@
-"""What is minimised: the mined triplets' hinge, the softmax term, or their weighted sum."""
+"""What is minimised: the triplets' hinge or a loss of pytorch-metric-learning, the softmax term, or a weighted sum."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from .config import TrainConfig
-from .losses import normalised_softmax, squared_distances, triplet_hinge
-from .mining import MINERS
+from .losses import BatchLoss, normalised_softmax, squared_distances, triplet_hinge
+from .mining import MINERS, Triplets
+from .neck import BNNeck
+from .pml import PmlLoss
 
 __all__ = ["BatchLoss", "Objective"]
 
 
-@dataclass(frozen=True)
-class BatchLoss:
-    """``loss`` (a scalar with its graph), and how many of the ``considered`` triplets have a loss above 0."""
-
-    loss: torch.Tensor
-    active: int
-    considered: int
-
-
 class Objective(nn.Module):
-    """The loss of a batch; its only parameters are the softmax term's class vectors ``proxies`` ``[C, d]``."""
+    """The loss of a batch.
+
+    Its parameters are the softmax term's class vectors ``proxies`` ``[C, d]``, the scale of the ``neck`` between the
+    embedding and that term, and those of a loss from pytorch-metric-learning; each only where it is used.
+    """
 
     def __init__(self, config: TrainConfig, classes: int) -> None:
         super().__init__()
         self._config = config
-        self.proxies = nn.Parameter(torch.randn(classes, config.embedding_dim)) if "softmax" in config.loss else None
+        dim = config.embedding_dim
+        self.proxies = nn.Parameter(torch.randn(classes, dim)) if "softmax" in config.terms else None
+        self.neck = BNNeck(dim) if config.bnneck else None
+        name = config.pml_loss
+        self.pml = PmlLoss(name, config.arguments, classes, dim) if name is not None else None
 
-    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> BatchLoss:
-        """Return the loss of unit rows, float32 ``[n, d]``, of classes int64 ``[n]``; ``generator`` is for miners."""
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+        triplets: Triplets | None = None,
+    ) -> BatchLoss:
+        """Return the loss of a batch.
+
+        Args:
+            embeddings: unit rows, float32 ``[n, d]``.
+            labels: their classes, int64 ``[n]``.
+            generator: of what miners draw.
+            triplets: those to learn from; None: they are mined.
+
+        """
+        config = self._config
+        if self.pml is None:
+            result = self._hinge(embeddings, labels, generator, triplets)
+        else:
+            result = self.pml(embeddings, labels, triplets)
+        # A batch without any triplet still has a gradient, of zero.
+        loss = embeddings.sum() * 0.0 + result.loss
+        if self.proxies is not None:
+            rows = embeddings if self.neck is None else self.neck(embeddings)
+            softmax = normalised_softmax(rows, self.proxies, labels, config.temperature, config.label_smoothing)
+            loss = loss + config.softmax_weight * softmax
+        return BatchLoss(loss, result.active, result.considered)
+
+    def _hinge(
+        self,
+        embeddings: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+        triplets: Triplets | None,
+    ) -> BatchLoss:
+        """Return the mean hinge, which is 0 where there are no triplets, or where they are only looked at."""
         config = self._config
         distances = squared_distances(embeddings)
-        triplets = MINERS[config.negatives](distances.detach(), labels, config.margin, generator)
+        if triplets is None:
+            triplets = MINERS[config.negatives](distances.detach(), labels, config.margin, generator)
         hinge = triplet_hinge(distances, triplets, config.margin)
-        active = int((hinge.detach() > 0).sum())
-        loss = embeddings.sum() * 0.0  # a batch without any triplet still has a gradient, of zero
-        if "triplet" in config.loss and len(hinge):
-            loss = loss + hinge.mean()
-        if self.proxies is not None:
-            softmax = normalised_softmax(embeddings, self.proxies, labels, config.temperature, config.label_smoothing)
-            loss = loss + config.softmax_weight * softmax
-        return BatchLoss(loss, active, triplets.considered)
+        learned = "triplet" in config.terms and len(hinge)
+        loss = hinge.mean() if learned else torch.zeros((), device=embeddings.device)
+        return BatchLoss(loss, int((hinge.detach() > 0).sum()), triplets.considered)

@@ -28,7 +28,9 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``config.json`` (options, versions, data), ``metrics.jsonl``, ``curves.png``, ``best.pt``, ``last.pt``."""
+    """``config.json`` (options, versions, data), ``metrics.jsonl``, ``best.pt``, ``last.pt``, and what is to be looked
+    at: ``report.html``, ``curves.png``, ``tsne.png``, ``per_class.csv``, ``worst/``.
+    """
 
     path: Path
 
@@ -46,6 +48,26 @@ class RunFolder:
     def curves_path(self) -> Path:
         """The curves as a picture."""
         return self.path / "curves.png"
+
+    @property
+    def report_path(self) -> Path:
+        """The page that shows the run."""
+        return self.path / "report.html"
+
+    @property
+    def map_path(self) -> Path:
+        """The map of the embedding."""
+        return self.path / "tsne.png"
+
+    @property
+    def classes_path(self) -> Path:
+        """The figures of each class."""
+        return self.path / "per_class.csv"
+
+    @property
+    def worst_path(self) -> Path:
+        """The folder with the sheets of the worst queries."""
+        return self.path / "worst"
 
     @property
     def best_path(self) -> Path:

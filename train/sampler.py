@@ -75,6 +75,8 @@ class BalancedSampler:
         self._classes_per_batch = min(classes_per_batch, len(self._members))
         self._pictures_per_class = pictures_per_class
         self._seed = seed
+        self.triplets = None  # they are mined in the batch, and none is given up
+        self.given_up = 0
         self.batch_size = self._classes_per_batch * pictures_per_class
         self.steps = steps_per_epoch or max(1, len(array) // self.batch_size)
 

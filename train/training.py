@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +12,48 @@ import torch
 from ..models.network import EmbeddingNet, NetworkConfig, build_network
 from ..models.normalisation import NORMALISATIONS
 from ..models.weights import Weights, find_weights, load_into
-from ..runtime.datasets import DIGITS, DataSet, open_dataset
+from ..runtime.datasets import DataSet, open_dataset
 from ..runtime.devices import usable_cores
 from ..runtime.errors import TrainingError
+from ..runtime.files import file_sha256
 from ..runtime.images import PictureRule
 from ..runtime.text import display_path, printable
 from .checkpoints import read_checkpoint
-from .config import TrainConfig, config_from_dict, differences
+from .config import TrainConfig, check_together, config_from_dict, differences
 from .data import TrainingData, check_pictures, prepare
-from .device import torch_device
-from .extractor import make_extractor
+from .description import changed, described, versions
+from .distributed import ALONE, Ranks, has_trained_norms
+from .extractor import extractor_when_needed
+from .failures import enough_memory
 from .features import CachedFeatures, FeatureCache, View, content_digests, weights_digest
-from .figures import evaluate
-from .loop import K, Trainer, seeded
+from .final import final_row
+from .loop import Trainer, seeded
 from .monitor import Monitor
+from .pml import check_pml
+from .relevancefile import relevance_digest
+from .report import write_report
 from .runfolder import RunFolder, create_run, open_run
 from .sources import FeatureSource, PictureSource, Source
+from .teacher import Teaching, check_relevance, make_relevance
 
 __all__ = ["RunResult", "Surroundings", "resume_run", "start_run"]
 
 
+_ENOUGH = enough_memory("this network", "--image-size, --hidden or --embedding-dim, or name a smaller --backbone")
+
+
 @dataclass(frozen=True)
 class Surroundings:
-    """What a run needs and what does not change its result: device, threads, and the folder of cached features."""
+    """What a run needs and what does not change its result.
+
+    ``device``: auto, cpu or cuda. ``threads``: of the network; None for the usable cores. ``cache``: the folder of
+    cached features. ``ranks``: the processes that train together.
+    """
 
     device: str
     threads: int | None
     cache: Path
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,7 @@ class _Job:
     description: Mapping[str, Any]
 
 
+@_ENOUGH
 def start_run(
     data: str,
     config: TrainConfig,
@@ -90,29 +103,35 @@ def start_run(
         DataError, DeviceError, ModelFileError, TrainingError: says what was found and what to do.
 
     """
-    device = torch_device(surroundings.device)
+    ranks = surroundings.ranks
+    device = ranks.device(surroundings.device)
+    check_together(config)
+    if config.pml_loss is not None:
+        check_pml(config.pml_loss, config.arguments)
     dataset = open_dataset(data)
     val_dataset = open_dataset(val) if val is not None else None
-    prepared = prepare(dataset, val_dataset)
+    prepared = _prepared(dataset, val_dataset, config)
     prepared.check(monitor)
     weights = find_weights(config.backbone, config.weights)
     description = {
         "config": config.to_dict(),
         "recipe": recipe,
-        "data": _described(data, dataset),
-        "val": _described(val, val_dataset) if val is not None and val_dataset is not None else None,
+        "data": described(data, dataset),
+        "val": described(val, val_dataset) if val is not None and val_dataset is not None else None,
         "weights_source": weights.source,
-        "versions": _versions(),
+        "relevance": relevance_digest(Path(config.relevance)) if config.relevance else None,
+        "versions": versions(),
     }
     # Refused before a run folder is left behind: an unknown backbone, or weights of another one.
     _make_network(config, weights)
-    run = create_run(out, config.backbone)
-    run.write_config(description)
+    check_relevance(config)
+    run = RunFolder(Path(ranks.on_first(lambda: str(_begun(out, config, description)))))
     monitor.remark(f"Run folder: {display_path(run.path)}")
     job = _Job(run, config, recipe, dataset, prepared, weights, description)
     return _train(job, device, surroundings, monitor)
 
 
+@_ENOUGH
 def resume_run(
     path: Path | None,
     overrides: Mapping[str, Any],
@@ -136,7 +155,8 @@ def resume_run(
         TrainingError: options or data differ from the run's (all differences are listed), or there is no such run.
 
     """
-    device = torch_device(surroundings.device)
+    ranks = surroundings.ranks
+    device = ranks.device(surroundings.device)
     run = open_run(path)
     stored = run.read_config()
     where = display_path(run.config_path)
@@ -146,15 +166,17 @@ def resume_run(
         dataset = open_dataset(data or data_then["path"])
         val_path = val or (val_then["path"] if val_then else None)
         val_dataset = open_dataset(val_path) if val_path is not None else None
-        changed = differences(config, config_from_dict({**config.to_dict(), **overrides}, "the options"))
-        changed += _changed("data", data_then, dataset)
-        changed += _changed("val", val_then, val_dataset)
+        differing = differences(config, config_from_dict({**config.to_dict(), **overrides}, "the options"))
+        differing += changed("data", data_then, dataset)
+        differing += changed("val", val_then, val_dataset)
+        if config.relevance and relevance_digest(Path(config.relevance)) != stored["relevance"]:
+            differing.append(f"relevance: {display_path(config.relevance)} with another content")
     except (KeyError, TypeError) as error:
         raise TrainingError(f"{where} is damaged (no {error}); train again.") from error
-    if changed:
+    if differing:
         raise TrainingError(
             f"{display_path(run.path)} cannot be resumed, because it would not be the same run any more: "
-            f"{'; '.join(changed)}. Resume it with its own options and data, or start a new run."
+            f"{'; '.join(differing)}. Resume it with its own options and data, or start a new run."
         )
     done = [row for row in run.read_metrics() if row.get("kind") == "final"]
     if done:
@@ -162,61 +184,78 @@ def resume_run(
         return RunResult(run.path, done[-1])
     monitor.remark(f"Run folder: {display_path(run.path)}")
     weights = find_weights(config.backbone, config.weights)
-    job = _Job(run, config, recipe, dataset, prepare(dataset, val_dataset), weights, stored)
+    job = _Job(run, config, recipe, dataset, _prepared(dataset, val_dataset, config), weights, stored)
     return _train(job, device, surroundings, monitor)
 
 
-def _described(path: str, dataset: DataSet) -> dict[str, Any]:
-    return {
-        "path": path if path == DIGITS else str(Path(path).resolve()),
-        "name": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "train": len(dataset.train),
-        "val": len(dataset.val),
-    }
+def _begun(out: Path | None, config: TrainConfig, description: Mapping[str, Any]) -> Path:
+    run = create_run(out, config.backbone)
+    run.write_config(description)
+    return run.path
 
 
-def _changed(what: str, then: Mapping[str, Any] | None, now: DataSet | None) -> list[str]:
-    before, after = (then or {}).get("fingerprint"), now.fingerprint if now is not None else None
-    if before == after:
-        return []
-    counts = f"{then['train']} + {then['val']} pictures" if then else "none"
-    counts_now = f"{len(now.train)} + {len(now.val)}" if now is not None else "none"
-    return [f"{what}: {counts}, now {counts_now}, with other names, labels or sizes"]
-
-
-def _versions() -> dict[str, str]:
-    packages = ("deep-ranking", "torch", "torchvision", "timm", "numpy", "pillow")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+def _prepared(dataset: DataSet, val: DataSet | None, config: TrainConfig) -> TrainingData:
+    return prepare(dataset, val, holdout_classes=config.holdout_classes, holdout_pictures=config.holdout_pictures)
 
 
 # -- the parts of a run ----------------------------------------------------------------------------------------------
 
 
 def _train(job: _Job, device: torch.device, surroundings: Surroundings, monitor: Monitor) -> RunResult:
-    threads = surroundings.threads or usable_cores()
-    torch.set_num_threads(threads)
+    ranks, all_threads = surroundings.ranks, surroundings.threads or usable_cores()
+    torch.set_num_threads(surroundings.threads or max(1, usable_cores() // ranks.local_size))
+    ranks.check_same("The data set", lambda: job.dataset.fingerprint)
     network = _make_network(job.config, job.weights).to(device)
+    _synchronise_norms(network, job.config, ranks)
     rule = PictureRule(job.config.image_size, job.config.picture_mode)  # type: ignore[arg-type]
     source: Source
     if job.config.freeze_backbone:
-        source, data = _frozen(job, network, rule, surroundings.cache, threads, monitor)
+        source, data = ranks.in_turn(lambda: _frozen(job, network, rule, surroundings.cache, all_threads, monitor))
     else:
-        source, data = _unfrozen(job, network, rule, monitor)
+        source, data = _unfrozen(job, network, rule, ranks, monitor)
     data.check(monitor)
-    trainer = Trainer(network, source, data, job.config, job.run, _best_extras(job, data), monitor)
-    if job.run.last_path.exists():
-        trainer.restore(read_checkpoint(job.run.last_path))
+    teaching = Teaching(device, all_threads, surroundings.cache, monitor)
+    relevance = ranks.in_turn(lambda: make_relevance(job.config, data, teaching))
+    if ranks.several:
+        _tell_of_ranks(network, source, ranks, monitor)
+    extras = _best_extras(job, data)
+    trainer = Trainer(network, source, data, job.config, job.run, extras, monitor, relevance, ranks)
+    last = job.run.last_path
+    ranks.check_same("The checkpoint last.pt", lambda: file_sha256(last) if last.exists() else "none")
+    if last.exists():
+        trainer.restore(read_checkpoint(last))
     rows = trainer.run()
-    final = _final(job.run, network, source, data, monitor)
+    return RunResult(job.run.path, ranks.on_first(lambda: _concluded(job, network, source, data, rows, monitor)))
+
+
+def _synchronise_norms(network: EmbeddingNet, config: TrainConfig, ranks: Ranks) -> None:
+    if not ranks.several:
+        return
+    ranks.synchronise_norms(network, backbone=not config.freeze_norms)
+    if config.freeze_backbone:
+        network.cut_before_last(config.unfreeze)
+
+
+def _tell_of_ranks(network: EmbeddingNet, source: Source, ranks: Ranks, monitor: Monitor) -> None:
+    monitor.remark(f"{ranks.size} processes train together, each on its share of every batch.")
+    source.train_mode(True)
+    if network.mean.device.type == "cpu" and has_trained_norms(network):
+        monitor.remark(
+            "On a CPU, batch normalisation sees the share of one process alone, so that the result depends on their "
+            "number; --freeze-norms (and --hidden none, for the head's own) does without it."
+        )
+
+
+def _concluded(
+    job: _Job, network: EmbeddingNet, source: Source, data: TrainingData, rows: list[dict[str, Any]], monitor: Monitor
+) -> dict[str, Any]:
+    """Measure the best network, write that and the report, and return the final row."""
+    start = _make_network(job.config, job.weights).state_dict()
+    final, ranked = final_row(job.run, network, start, source, data, monitor)
     job.run.write_metrics([*rows, final])
-    return RunResult(job.run.path, final)
+    if job.config.report and ranked is not None:
+        write_report(job.run, data, job.dataset, *ranked, monitor)
+    return final
 
 
 def _make_network(config: TrainConfig, weights: Weights) -> EmbeddingNet:
@@ -232,11 +271,15 @@ def _make_network(config: TrainConfig, weights: Weights) -> EmbeddingNet:
                 input_dropout=config.input_dropout,
                 mean=normalisation.mean,
                 deviation=normalisation.deviation,
+                multiscale=config.multiscale,
             )
         )
     load_into(network.backbone, config.backbone, weights)
     if config.freeze_backbone:
         network.backbone.requires_grad_(False)
+        network.cut_before_last(config.unfreeze)
+        for module in network.back_modules():
+            module.requires_grad_(True)
     return network
 
 
@@ -247,11 +290,9 @@ def _frozen(
     data, config = job.data, job.config
     if job.weights.state is None:
         monitor.remark("The backbone is frozen with random weights: name trained ones with --weights.")
-    extractor = make_extractor(network, network.mean.device, threads)
-    if extractor.remark:
-        monitor.remark(f"{extractor.remark}; torch computes the features, more slowly.")
+    extractor = extractor_when_needed(network, network.mean.device, threads, monitor)
     features = FeatureCache(
-        cache, extractor, weights_digest(network), network.feature_dim, rule, usable_cores(), monitor
+        cache, extractor, weights_digest(network), network.front_width, rule, usable_cores(), monitor
     )
     contents = content_digests(data.train, usable_cores())
     train = features.features(data.train, contents, View(0), "features of the train pictures")
@@ -259,23 +300,41 @@ def _frozen(
         data.val, content_digests(data.val, usable_cores()), View(0), "features of the val pictures"
     )
     views: list[CachedFeatures] = []
-    samples = [data.train[position] for position in data.fit]
+    samples = [data.train[position] for position in data.viewed]
     for number in range(1, config.views + 1):
         view = View(number, config.augmentation, config.seed)
         title = f"features of view {number} of {config.views}"
-        views.append(features.features(samples, [contents[position] for position in data.fit], view, title))
-    source = FeatureSource(network, train, val, views, data.fit, config.seed)
-    unreadable = {int(data.fit[row]) for view in views for row in view.unreadable}
+        views.append(features.features(samples, [contents[position] for position in data.viewed], view, title))
+    source = FeatureSource(network, train, val, views, data.viewed, config.seed, config.freeze_norms)
+    unreadable = {int(data.viewed[row]) for view in views for row in view.unreadable}
     return source, data.without({*train.unreadable, *unreadable}, val.unreadable)
 
 
-def _unfrozen(job: _Job, network: EmbeddingNet, rule: PictureRule, monitor: Monitor) -> tuple[Source, TrainingData]:
+def _unfrozen(
+    job: _Job, network: EmbeddingNet, rule: PictureRule, ranks: Ranks, monitor: Monitor
+) -> tuple[Source, TrainingData]:
     """Look at every picture once, so that a damaged one is met now, and train on the others."""
     data, config, cores = job.data, job.config, usable_cores()
-    bad_train = check_pictures(data.train, rule, cores, monitor, "checking the train pictures")
-    bad_val = check_pictures(data.val, rule, cores, monitor, "checking the val pictures")
-    data = data.without(bad_train, bad_val)
-    return PictureSource(network, data, rule, config.augmentation, config.seed, cores, monitor), data
+    bad = ranks.on_first(
+        lambda: (
+            check_pictures(data.train, rule, cores, monitor, "checking the train pictures"),
+            check_pictures(data.val, rule, cores, monitor, "checking the val pictures"),
+        )
+    )
+    data = data.without(*bad)
+    source = PictureSource(
+        network,
+        data,
+        rule,
+        config.augmentation,
+        config.seed,
+        max(1, cores // ranks.local_size),
+        monitor,
+        freeze_norms=config.freeze_norms,
+        low_image_size=config.low_image_size,
+        low_epochs=config.low_epochs,
+    )
+    return source, data
 
 
 def _best_extras(job: _Job, data: TrainingData) -> dict[str, Any]:
@@ -290,6 +349,7 @@ def _best_extras(job: _Job, data: TrainingData) -> dict[str, Any]:
             "fingerprint": dataset.fingerprint,
             "pictures": len(data.fit),
             "held_out": len(data.held),
+            "unseen": len(data.unseen),
             "classes": len(data.classes),
             "epochs": config.epochs,
             "recipe": job.recipe,
@@ -299,25 +359,3 @@ def _best_extras(job: _Job, data: TrainingData) -> dict[str, Any]:
         },
         "versions": dict(job.description["versions"]),
     }
-
-
-def _final(
-    run: RunFolder, network: EmbeddingNet, source: Source, data: TrainingData, monitor: Monitor
-) -> dict[str, Any]:
-    """Measure the best network in full: every val picture against every train picture."""
-    best = read_checkpoint(run.best_path)
-    network.load_state_dict(best["model"])
-    row: dict[str, Any] = {"kind": "final", "epoch": best["epoch"], "cached": source.cached}
-    if not len(data.queries):
-        monitor.remark("There are no val pictures to report on; name some with --val.")
-        return row
-    monitor.remark(f"Final evaluation: {len(data.queries):,} queries against {len(data.gallery):,} pictures.")
-    figures = evaluate(
-        source.embed("val", data.queries),
-        data.val_labels[data.queries],
-        source.embed("train", data.gallery),
-        data.train_labels[data.gallery],
-        K,
-        with_map=True,
-    )
-    return {**row, **dataclasses.asdict(figures)}

@@ -26,6 +26,7 @@ from ..cli import (
 )
 from ..errors import EvaluationError, MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
+from ..pretrained import describe_model, find_model, find_reference
 from ..text import display_path, printable
 
 if TYPE_CHECKING:
@@ -34,14 +35,18 @@ if TYPE_CHECKING:
     from .embedded import EmbeddedSplit, Embeds
     from .evaluation import Evaluation
     from .reference import ReferenceSample
+    from .tripletfile import RatedTriplets
+    from .triplets import TripletReport
 
 app = application(
     "Measure how well a model ranks: DATA's val pictures are the queries, its train pictures the gallery.",
     [
-        "deeprank-eval --model model.onnx --data tiny-imagenet-200.zip",
+        "deeprank-eval --data tiny-imagenet-200.zip",
         "deeprank-eval --model model.onnx --data photos/ --reference runs/latest",
         "deeprank-eval --model model.onnx --data photos/ --reference model.reference.npz --json",
+        "deeprank-eval --model pretrained --data tiny-imagenet-200.zip --reference pretrained",
         "deeprank-eval --model model.onnx --data photos/ --demo 5 --out sheets/",
+        "deeprank-eval --model model.onnx --data photos/ --triplets rated.csv",
     ],
 )
 
@@ -49,14 +54,32 @@ app = application(
 @app.command()
 @guarded
 def evaluate_command(
-    model: Annotated[Path, typer.Option("--model", help="The exported model.")] = Path("model.onnx"),
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            help="The exported model. Default: ./model.onnx, else the one that ships (the word pretrained).",
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option("--data", help="Folder of class folders, Tiny ImageNet folder or zip, CSV, or the word digits."),
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option("--reference", help="The run (needs PyTorch) or its *.reference.npz (does not) to compare with."),
+        typer.Option(
+            "--reference",
+            help="The run (needs PyTorch) or its *.reference.npz (does not) to compare with; pretrained: what ships.",
+        ),
+    ] = None,
+    triplets: Annotated[
+        Path | None,
+        typer.Option(
+            "--triplets",
+            metavar="CSV",
+            help="Rated triplets, query,positive,negative[,label]: paths in DATA, else below the CSV's folder. "
+            "Score-at-top-k needs --data: its gallery, or what is of the triplet's label there, is what is ranked.",
+        ),
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of each query.")] = 30,
     save_embeddings: Annotated[
@@ -78,9 +101,20 @@ def evaluate_command(
     from ..datasets import open_dataset
     from ..devices import Device
     from ..embedder import Embedder
+    from .tripletfile import load_triplets
 
-    embedder = Embedder(model, device=cast(Device, device), threads=threads, max_pixels=max_pixels)
+    chosen = find_model(model)
+    reference = find_reference(reference) if reference is not None else None
+    if triplets is not None:
+        _check_beside_triplets(data, reference, demo, save_embeddings)
+    embedder = Embedder(chosen, device=cast(Device, device), threads=threads, max_pixels=max_pixels)
+    if model is None:
+        note(f"measuring {describe_model(chosen, embedder.info)}")
+    if triplets is not None and data is None:
+        _show(None, _triplets_alone(triplets, embedder), as_json)
+        return
     dataset = open_dataset(data_or_tiny_imagenet(data))
+    rated = None if triplets is None else load_triplets(triplets, dataset)
     sample = _reference_sample(reference, embedder.dim)
     if sample is not None:
         dataset = _restrict(dataset, sample)
@@ -91,12 +125,47 @@ def evaluate_command(
     from .evaluation import evaluate
 
     result = evaluate(queries, gallery, k, reference=compared, say=note)
+    judged = None if rated is None else _judge(rated, embedder, queries, gallery, k=k)
     if save_embeddings is not None:
         _save(save_embeddings, queries, gallery)
     if demo:
         _draw(dataset, queries, gallery, demo, demo_k, out)
-    _show(result, as_json)
+    _show(result, judged, as_json)
     _require_parity(result, embedder)
+
+
+def _check_beside_triplets(data: str | None, reference: Path | None, demo: int, save_embeddings: Path | None) -> None:
+    """Refuse what would be ignored without DATA, or would rank the triplets' queries among a sample alone."""
+    given = {"--reference": reference is not None, "--demo": demo, "--save-embeddings": save_embeddings is not None}
+    for option in (name for name, value in given.items() if value and data is None):
+        raise EvaluationError(f"{option} looks at a data set, and --triplets was given without one; add --data DATA.")
+    if reference is not None and reference.is_file():
+        raise EvaluationError(
+            f"--triplets ranks the whole gallery, and --reference {display_path(reference)} leaves only its sample of "
+            "it; ask for one at a time."
+        )
+
+
+def _triplets_alone(path: Path, embedder: Embedder) -> TripletReport:
+    from .tripletfile import load_triplets
+
+    note("score-at-top-k ranks a gallery, and there is none here; name one with --data DATA")
+    return _judge(load_triplets(path), embedder)
+
+
+def _judge(rated: RatedTriplets, embedder: Embedder, *splits: EmbeddedSplit, k: int = 30) -> TripletReport:
+    """Embed the triplets' pictures that are in no split, and measure; the last split is the gallery."""
+    from .embedded import embed_readable
+    from .triplets import evaluate_triplets
+
+    with progress("triplets", len(rated.beside)) as advance:
+        beside = embed_readable(rated.beside, embedder, max_pixels=embedder.max_pixels, advance=advance)
+    for error in beside.unreadable:
+        note(f"left out: {error}")
+    report = evaluate_triplets(rated, (*splits, beside), splits[-1] if splits else None, k)
+    if report.left_out:
+        note(f"{report.left_out:,} of {len(rated):,} triplets are left out: a picture of theirs cannot be read")
+    return report
 
 
 def _embed(dataset: DataSet, embeds: Embeds, who: str, max_pixels: int) -> tuple[EmbeddedSplit, EmbeddedSplit]:
@@ -193,10 +262,30 @@ def _draw(dataset: DataSet, queries: EmbeddedSplit, gallery: EmbeddedSplit, coun
         note(f"wrote {display_path(path)}")
 
 
-def _show(result: Evaluation, as_json: bool) -> None:
+def _show(result: Evaluation | None, judged: TripletReport | None, as_json: bool) -> None:
     if as_json:
-        emit_json(result.to_dict())
+        from .evaluation import SCHEMA
+
+        document = {"schema": SCHEMA} if result is None else result.to_dict()
+        emit_json(document | ({} if judged is None else {"triplets": judged.to_dict()}))
         return
+    if result is not None:
+        _print_evaluation(result)
+    if judged is not None:
+        _print_triplets(judged)
+
+
+def _print_triplets(judged: TripletReport) -> None:
+    print(f"{judged.count:,} triplets")
+    print(f"  {'similarity precision':<34} {judged.similarity_precision:.4f}")
+    top = judged.score_at_top_k
+    if top is not None:
+        print(
+            f"  {f'score-at-top-{top.k}':<34} {top.score}  (of {top.counted:,} triplets that reach the {top.k} nearest)"
+        )
+
+
+def _print_evaluation(result: Evaluation) -> None:
     k = result.k
     rows = [
         (f"precision@{k}, exact search", result.runtime_exact),

@@ -18,7 +18,7 @@ from ..errors import EvaluationError, PictureError
 from ..images import DEFAULT_MAX_PIXELS, Picture, PictureRule, load_picture
 from ..progress import Advance, no_progress
 
-__all__ = ["EmbeddedSplit", "Embeds", "embed_split", "save_split"]
+__all__ = ["EmbeddedSplit", "Embeds", "embed_readable", "embed_split", "save_split"]
 
 T = TypeVar("T")
 
@@ -76,6 +76,21 @@ def embed_split(
         EvaluationError: no picture could be read.
 
     """
+    split = embed_readable(samples, embeds, max_pixels=max_pixels, advance=advance)
+    if not split:
+        reason = split.unreadable[0] if split.unreadable else "there are none"
+        raise EvaluationError(f"Not one of the {len(samples)} pictures can be embedded: {reason}")
+    return split
+
+
+def embed_readable(
+    samples: Sequence[Sample],
+    embeds: Embeds,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    advance: Advance = no_progress,
+) -> EmbeddedSplit:
+    """Embed what can be read, be it nothing (``vectors`` is then ``[0, 0]``); see :func:`embed_split`."""
     hashes: dict[str, bytes] = {}
 
     def read(sample: Sample) -> Picture:
@@ -96,12 +111,9 @@ def embed_split(
             readable.append(sample)
             vectors.append(vector)
         advance()
-    if not readable:
-        reason = unreadable[0] if unreadable else "there are none"
-        raise EvaluationError(f"Not one of the {len(samples)} pictures can be embedded: {reason}")
     return EmbeddedSplit(
         tuple(readable),
-        np.stack(vectors),
+        np.stack(vectors) if vectors else np.empty((0, 0), dtype=np.float32),
         tuple(hashes[sample.path] for sample in readable),
         tuple(unreadable),
     )

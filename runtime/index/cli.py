@@ -52,7 +52,7 @@ app = application(
     "Make an index of folders of pictures, and look after it.",
     [
         "deeprank-index sync photos",
-        "deeprank-index sync photos holidays --index my.index --model model.onnx",
+        "deeprank-index sync photos holidays --index my.index --model cats.onnx",
         "deeprank-index info",
         "deeprank-index verify --repair",
         "deeprank-index remove 'photos/2019/*' --yes",
@@ -75,10 +75,17 @@ def sync_command(
     index: IndexOption = DEFAULT_INDEX,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="For a new index. Default: ./model.onnx, else the one that ships."),
+        typer.Option(
+            "--model",
+            help="For a new index. Default: ./model.onnx, else the one that ships (the word pretrained).",
+        ),
     ] = None,
     reembed: Annotated[
-        bool, typer.Option("--reembed", help="Embed everything anew with --model, then swap the new index in.")
+        bool,
+        typer.Option(
+            "--reembed",
+            help="Embed everything anew with --model (default: ./model.onnx), then swap the new index in.",
+        ),
     ] = False,
     allow_mass_removal: Annotated[
         bool,

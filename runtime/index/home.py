@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,30 +12,10 @@ from ..text import display_path
 from .files import DATABASE, GRAPH, LOCK, MODEL, disk_errors, is_index, put_copy, temporary
 from .writer import SIDE_FILES, create_database, locked
 
-__all__ = ["check_model", "check_usable", "default_model", "install_model", "new_folder"]
+__all__ = ["check_model", "check_usable", "install_model", "new_folder"]
 
 OURS = {DATABASE, MODEL, GRAPH, LOCK}
 OURS |= {temporary(Path(name)).name for name in OURS} | {DATABASE + suffix for suffix in SIDE_FILES}
-
-
-def default_model() -> Path:
-    """Return the model of a new index where none is named: ``./model.onnx``, else the one that ships.
-
-    Raises:
-        ModelFileError: there is neither.
-
-    """
-    here = Path(MODEL)
-    if here.is_file():
-        return here
-    shipped = Path(str(importlib.resources.files("deeprank.models"))) / "pretrained"
-    models = sorted(shipped.glob("*.onnx")) if shipped.is_dir() else []
-    if not models:
-        raise ModelFileError(
-            f"There is no {MODEL} in this folder; expected a model to embed the pictures with. Make one with "
-            "deeprank-export, or name one with --model."
-        )
-    return models[0]
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from pathlib import Path
 from ..devices import Device
 from ..errors import IndexStateError
 from ..images import DEFAULT_MAX_PIXELS
+from ..pretrained import LOCAL_MODEL, find_model
 from ..progress import StartProgress, start_nothing
 from ..text import display_path
 from .files import disk_errors, exchange_folders, finish_exchange
-from .home import default_model
 from .plan import plan_sync
 from .store import Store
 from .sync import SyncReport, open_embedder, sync_new
@@ -36,7 +36,8 @@ def reembed(
 
     Args:
         index: the index folder; all its roots must be there.
-        model: the new model; default as for a new index.
+        model: the new model, see :func:`~..pretrained.find_model`; default: ``./model.onnx``. The one that ships must
+            be named, so that an index never loses a model of its user's own for being in another folder.
         device: where the network runs.
         threads: of the network, on the CPU.
         max_pixels: larger pictures are skipped.
@@ -50,7 +51,7 @@ def reembed(
     """
     folder = Path(os.path.realpath(index))
     finish_exchange(folder)
-    chosen = Path(model) if model is not None else default_model()
+    chosen = find_model(model if model is not None else LOCAL_MODEL)
     opener = functools.partial(open_embedder, device=device, threads=threads, max_pixels=max_pixels)
     fresh = folder.with_name(f".{folder.name}.reembed")
     with Store.open(folder) as store:

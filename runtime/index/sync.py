@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from ..devices import Device
 from ..errors import PictureError
 from ..images import DEFAULT_MAX_PIXELS, Picture
+from ..pretrained import describe_model, find_model
 from ..progress import Advance, StartProgress, no_progress, start_nothing
 from ..text import display_path
 from .files import MODEL, is_index
-from .home import check_model, check_usable, default_model, install_model, new_folder
+from .home import check_model, check_usable, install_model, new_folder
 from .plan import RootPlan, plan_sync
 from .records import Item
 from .upkeep import update_graph
@@ -99,7 +100,8 @@ def sync(
     Args:
         index: the index folder; made if it is not there.
         roots: folders of pictures; what other roots brought is left alone.
-        model: of a new index; default: ``./model.onnx``, else the one that ships. An existing one has its own.
+        model: of a new index, see :func:`~..pretrained.find_model`; default: ``./model.onnx``, else the one that
+            ships. An existing one has its own.
         allow_mass_removal: accept that a root is missing, empty, or has lost most of its pictures.
         device: where the network runs.
         threads: of the network, on the CPU.
@@ -115,7 +117,7 @@ def sync(
 
     """
     folder = Path(index)
-    chosen = Path(model) if model is not None else None
+    chosen = find_model(model) if model is not None else None
     opener = functools.partial(open_embedder, device=device, threads=threads, max_pixels=max_pixels)
     if not is_index(folder):
         check_usable(folder)
@@ -140,10 +142,10 @@ def sync_new(
         if model is None and (folder / MODEL).is_file():  # its database was lost
             model = folder / MODEL
         if model is None:
-            model = default_model()
+            model = find_model(None)
         embedder = opener(model)
         install_model(folder, model, embedder.sha256, embedder.dim)
-        say(f"The new index {display_path(folder)} uses the model {display_path(model)}.")
+        say(f"The new index {display_path(folder)} uses {describe_model(model, embedder.info)}.")
         with open_writer(folder) as writer:
             return _Sync(writer, plans, lambda _: embedder, progress).run()
 

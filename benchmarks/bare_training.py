@@ -1,0 +1,55 @@
+"""A bare PyTorch loop over one batch that lies in memory, with the options of a training run; prints pictures a second.
+
+The floor of training_throughput.py, which calls it as: python benchmarks/bare_training.py RUN
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from deeprank.models.weights import find_weights
+from deeprank.train.config import TrainConfig, config_from_dict
+from deeprank.train.device import torch_device
+from deeprank.train.objective import Objective
+from deeprank.train.optimisation import make_optimizer
+from deeprank.train.runfolder import RunFolder
+from deeprank.train.sources import train_mode
+from deeprank.train.training import _make_network
+
+
+def bare_loop(config: TrainConfig, device: torch.device) -> float:
+    """Do the steps of an epoch and return the pictures a second."""
+    network = _make_network(config, find_weights(config.backbone, config.weights)).to(device)
+    objective = Objective(config, config.classes_per_batch).to(device)
+    optimizer = make_optimizer(network, objective, config)
+    labels = torch.arange(config.classes_per_batch, device=device).repeat_interleave(config.pictures_per_class)
+    inputs, trained = _pictures(config, len(labels), device), [network.backbone]
+    forward = network.forward
+    if config.freeze_backbone:
+        with torch.no_grad():
+            inputs = network.eval().front(inputs)
+        forward, trained = network.embed_front, network.back_modules()
+    train_mode(network, trained, config.freeze_norms)
+    generator = torch.Generator().manual_seed(config.seed)
+    start = time.perf_counter()
+    for _ in range(config.steps_per_epoch):
+        optimizer.zero_grad(set_to_none=True)
+        loss = objective(forward(inputs), labels, generator).loss
+        torch.autograd.backward(loss)
+        optimizer.step()
+    float(loss.detach())  # a GPU is done only now
+    return config.steps_per_epoch * len(labels) / (time.perf_counter() - start)
+
+
+def _pictures(config: TrainConfig, count: int, device: torch.device) -> torch.Tensor:
+    shape = (count, config.image_size, config.image_size, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+
+
+if __name__ == "__main__":
+    options = RunFolder(Path(sys.argv[1])).read_config()["config"]
+    print(bare_loop(config_from_dict(options, sys.argv[1]), torch_device(sys.argv[2])))

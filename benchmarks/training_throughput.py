@@ -1,0 +1,93 @@
+"""Training against a bare PyTorch loop on ready-made tensors, as a ratio of throughputs: all layers, and frozen.
+
+Both train the same network with the same loss, optimiser and batches, each in a process of its own. Ours is the real
+command: it starts from picture files (frozen: from cached features) and does all that a run does between two steps. The
+bare loop has one batch in memory, over and over.
+
+    python benchmarks/training_throughput.py --data tiny-imagenet-subset.zip
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import in_turn, machine, ratio
+
+from deeprank.runtime.datasets import open_dataset
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+PICTURES_PER_CLASS = 4
+# The command sets it for itself; the loop must wait in the same way.
+ENVIRONMENT = os.environ | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+
+
+def write_classes(data: str, folder: Path, classes: int, most: int) -> None:
+    """Write ``most`` train pictures of each of the first classes as ``folder/<label>/<name>``."""
+    dataset = open_dataset(data)
+    count = defaultdict(int, dict.fromkeys(dataset.classes[classes:], most))
+    for sample in dataset.train:
+        if count[sample.label] < most:
+            path = folder / sample.label / Path(sample.path).name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(sample.read())
+            count[sample.label] += 1
+
+
+def output(folder: Path, *words: object) -> str:
+    """Run a command in ``folder`` and return what it prints on stdout."""
+    command = [str(word) for word in words]
+    return subprocess.run(command, cwd=folder, check=True, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True).stdout
+
+
+def training(scratch: Path, run: Path, words: Sequence[object]) -> float:
+    """Train one epoch; return the pictures a second of its steps, evaluation apart, as the run recorded them."""
+    shutil.rmtree(run, ignore_errors=True)
+    output(scratch, BIN / "deeprank-train", "pictures", "--out", run, *words)
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return float(next(row["pictures_per_second"] for row in rows if row["kind"] == "epoch"))
+
+
+def bare(scratch: Path, run: Path, device: str) -> float:
+    """Return the pictures a second of the bare loop with the options of ``run``."""
+    return float(output(scratch, sys.executable, HERE / "bare_training.py", run, device))
+
+
+def main() -> None:
+    """Time both in turn, print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--classes", type=int, default=16, help="in a batch, with four pictures each")
+    parser.add_argument("--steps", type=int, default=20, help="of an epoch of all layers")
+    parser.add_argument("--frozen-steps", type=int, default=400, help="of an epoch on cached features")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        write_classes(arguments.data, scratch / "pictures", arguments.classes, 40)
+        common = ["--classes-per-batch", arguments.classes, "--pictures-per-class", PICTURES_PER_CLASS, "--epochs", 1]
+        common += ["--views", 1, "--mixed-precision", "off", "--device", arguments.device, "--cache", "cache"]
+        layers = ["--no-freeze-backbone", "--steps-per-epoch", arguments.steps]
+        frozen = ["--freeze-backbone", "--steps-per-epoch", arguments.frozen_steps]
+        for what, options in (("all layers", layers), ("frozen", frozen)):
+            run = scratch / what.replace(" ", "-")
+            train = functools.partial(training, scratch, run, [*common, *options])
+            train()  # once for the caches
+            ours, floor = in_turn(train, functools.partial(bare, scratch, run, arguments.device), arguments.rounds)
+            batch = arguments.classes * PICTURES_PER_CLASS
+            print(f"training / bare loop, {what}, batches of {batch}: {ratio(ours, floor)}; {machine()}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Rated triplets from a CSV of ``query,positive,negative[,label]``.
+
+A path names the picture of the data set that has this path there (of Tiny ImageNet, zip or folder:
+``train/n01443537/images/n01443537_0.JPEG``), else the file at this path below the folder of the CSV. The label is the
+paper's text query: the query is ranked against the gallery pictures that have it, without one against all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..csvfile import csv_rows, member_path, row_error
+from ..datasets import DataSet, Sample
+from ..errors import DataError
+from ..sources import FolderSource
+from ..text import display_path
+
+__all__ = ["RatedTriplets", "load_triplets"]
+
+COLUMNS = ("query", "positive", "negative")
+_EXPECTED = "query,positive,negative or query,positive,negative,label"
+
+
+@dataclass(frozen=True)
+class RatedTriplets:
+    """Triplets in the order of their file.
+
+    ``pictures``: each one once, those of the data set as it lists them, others with the label ``""``; ``rows`` int64
+    ``[t, 3]``: query, positive and negative as places in ``pictures``; ``labels``: of each triplet, whose pictures are
+    the candidates, None where the file does not say.
+    """
+
+    pictures: tuple[Sample, ...]
+    rows: npt.NDArray[np.int64]
+    labels: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def beside(self) -> tuple[Sample, ...]:
+        """The pictures that are not of the data set: they lie beside the CSV."""
+        return tuple(picture for picture in self.pictures if not picture.label)
+
+
+def load_triplets(path: Path, dataset: DataSet | None = None) -> RatedTriplets:
+    """Read triplets and find their pictures; no picture is opened.
+
+    Args:
+        path: the CSV, UTF-8, with a header; further columns are ignored.
+        dataset: where pictures are looked for first; its train pictures are the gallery.
+
+    Raises:
+        DataError: missing, empty, not such a CSV, or a row (its line is named) with a picture that does not exist, the
+            same picture twice, or a label that no train picture has.
+
+    """
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{display_path(path)} {found}; expected a CSV of {_EXPECTED}.")
+    pictures = _Pictures(path, dataset)
+    classes = None if dataset is None else frozenset(dataset.classes)
+    rows: list[list[int]] = []
+    labels: list[str] = []
+    for line, row in csv_rows(path, COLUMNS, _EXPECTED):
+        rows.append(pictures.places(line, row))
+        if "label" in row:
+            labels.append(_label(path, line, row["label"], classes))
+    if not rows:
+        raise DataError(f"{display_path(path)} holds no triplets; expected a line of {_EXPECTED} for each.")
+    return RatedTriplets(tuple(pictures.found), np.array(rows, dtype=np.int64), tuple(labels) if labels else None)
+
+
+def _label(path: Path, line: int, cell: str | None, classes: frozenset[str] | None) -> str:
+    label = (cell or "").strip()
+    if not label or (classes is not None and label not in classes):
+        raise row_error(path, line, f"label {label!r}; expected one that train pictures of the data set have")
+    return label
+
+
+class _Pictures:
+    """The pictures that rows have named so far, each once."""
+
+    def __init__(self, path: Path, dataset: DataSet | None) -> None:
+        self.found: list[Sample] = []
+        self._path = path
+        self._beside = FolderSource(path.parent, listed=())
+        listed = () if dataset is None else (*dataset.train, *dataset.val)
+        self._listed: Mapping[str, Sample] = {sample.path: sample for sample in listed}
+        self._where = "beside the CSV" if dataset is None else "in the data set or beside the CSV"
+        self._places: dict[str, int] = {}
+
+    def places(self, line: int, row: Mapping[str, str | None]) -> list[int]:
+        """Return the places of a row's query, positive and negative."""
+        names = [(row[column] or "").strip() for column in COLUMNS]
+        places = [self._place(line, column, name) for column, name in zip(COLUMNS, names, strict=True)]
+        for place, name in zip(places, names, strict=True):
+            if places.count(place) > 1:
+                raise row_error(self._path, line, f"{name!r} twice; expected three different pictures")
+        return places
+
+    def _place(self, line: int, column: str, name: str) -> int:
+        if not name:
+            raise row_error(self._path, line, f"no {column}; expected the path of a picture")
+        member = member_path(self._path, line, name)
+        if member not in self._places:
+            self._places[member] = len(self.found)
+            self.found.append(self._find(line, column, member))
+        return self._places[member]
+
+    def _find(self, line: int, column: str, member: str) -> Sample:
+        if member in self._listed:
+            return self._listed[member]
+        try:
+            return self._beside.sample(member, "")
+        except OSError:
+            found = f"{column} {member!r}, which does not exist {self._where}"
+            raise row_error(self._path, line, f"{found}; expected a picture that is there") from None

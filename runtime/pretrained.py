@@ -1,0 +1,136 @@
+"""The model that ships with deeprank, and which model is used where none is named."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib.resources
+import tempfile
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from .errors import EvaluationError, ModelFileError
+from .modelfile import ModelInfo
+from .text import display_path, printable
+
+__all__ = [
+    "LOCAL_MODEL",
+    "PRETRAINED",
+    "describe_model",
+    "find_model",
+    "find_reference",
+    "pretrained_model",
+    "pretrained_reference",
+]
+
+# Stands for the shipped files where the path of a model or of a reference sample is expected.
+PRETRAINED = "pretrained"
+# What deeprank-export writes; one that lies in the current folder comes before the one that ships.
+LOCAL_MODEL = Path("model.onnx")
+
+_PACKAGE = "deeprank.models"
+_HOW = "name one with --model, make one with deeprank-export, or install deeprank again from a complete wheel"
+
+
+def pretrained_model() -> Path | None:
+    """Return the model that ships with deeprank, None where this installation has none.
+
+    Raises:
+        ModelFileError: deeprank runs from a zip, and there is no space to unpack the model.
+
+    """
+    return _shipped("model.onnx")
+
+
+def pretrained_reference() -> Path | None:
+    """Return PyTorch's vectors of a sample, with which a box proves that the shipped model gives the same there.
+
+    Raises:
+        ModelFileError: see :func:`pretrained_model`.
+
+    """
+    return _shipped("model.reference.npz")
+
+
+def find_model(model: str | Path | None) -> Path:
+    """Return the model to use: the one that is named, else ``./model.onnx``, else the one that ships.
+
+    Args:
+        model: a path, or the word ``pretrained`` for the one that ships (a file of that name needs its full path).
+
+    Raises:
+        ModelFileError: the shipped one is meant, and this installation has none.
+
+    """
+    if model is not None and Path(model) != Path(PRETRAINED):
+        return Path(model)
+    if model is None and LOCAL_MODEL.is_file():
+        return LOCAL_MODEL
+    shipped = pretrained_model()
+    if shipped is not None:
+        return shipped
+    missing = "this installation of deeprank ships without a model"
+    if model is None:
+        raise ModelFileError(f"There is no {LOCAL_MODEL} in this folder, and {missing}; {_HOW}.")
+    raise ModelFileError(f"{missing.capitalize()}; {_HOW}.")
+
+
+def find_reference(reference: Path) -> Path:
+    """Return the reference that is named; the word ``pretrained`` stands for the sample of the shipped model.
+
+    Raises:
+        EvaluationError: that one is meant, and this installation has none.
+        ModelFileError: see :func:`pretrained_model`.
+
+    """
+    if reference != Path(PRETRAINED):
+        return reference
+    shipped = pretrained_reference()
+    if shipped is None:
+        raise EvaluationError(
+            "This installation of deeprank ships without a reference sample; name the *.reference.npz of the model "
+            "with --reference, or install deeprank again from a complete wheel."
+        )
+    return shipped
+
+
+def describe_model(model: Path, info: ModelInfo) -> str:
+    """Say in words which model is used: its path, or that it is the one that ships, and what that one is."""
+    if model != pretrained_model():
+        return f"the model {display_path(model)}"
+    return (
+        f"the model that ships with deeprank: {printable(info.name)} ({info.embedding_dim} numbers from "
+        f"{info.picture.size} x {info.picture.size} pixels)"
+    )
+
+
+@functools.cache
+def _shipped(name: str) -> Path | None:
+    """Return one of the files in ``models/pretrained``; importing that package imports no torch."""
+    try:
+        found = importlib.resources.files(_PACKAGE).joinpath(PRETRAINED, name)
+    except ModuleNotFoundError:  # somebody has taken the runtime alone
+        return None
+    if not found.is_file():
+        return None
+    if isinstance(found, Path):
+        return found
+    try:
+        return _unpacked(found, name)
+    except OSError as error:
+        raise ModelFileError(
+            f"The {name} that ships with deeprank cannot be unpacked from the zip that deeprank runs from "
+            f"({error.strerror or error}); check the space left for temporary files."
+        ) from None
+
+
+def _unpacked(found: Traversable, name: str) -> Path:
+    """Write a file of a zip into a temporary folder that goes when the process ends.
+
+    ``importlib.resources.as_file`` does not notice a disk that becomes full, and leaves a shorter file.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="deeprank-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name, name)
+    path.write_bytes(found.read_bytes())
+    return path

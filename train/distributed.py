@@ -1,0 +1,349 @@
+"""The processes ("ranks") of a run that torchrun starts: who is who, and what they tell each other.
+
+Each rank computes its share of every batch; the embeddings of all are gathered, and every rank computes the loss L of
+the whole batch. DistributedDataParallel averages the ranks' gradients, so it descends (1/W) Σ_r L_r = L; the backward
+pass of the gathering adds up ∂L_r/∂row over the W ranks. Together they give each parameter the gradient of one process.
+
+What is said between ranks goes by gloo, also where gradients go by NCCL. A rank that fails leaves; the others notice
+that at the next word, and one alone says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from ..runtime.errors import DeepRankError, DeviceError, TrainingError
+from .device import torch_device
+from .monitor import TrainingInterrupted
+
+if TYPE_CHECKING:
+    from ..models.network import EmbeddingNet  # it takes seconds, and wrong options are refused before
+
+__all__ = ["ALONE", "Ranks", "connected", "has_trained_norms", "started_by_torchrun", "synchronise_norms"]
+
+T = TypeVar("T")
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# One rank may evaluate, or compute features, for hours; a rank that has died is noticed at once all the same.
+_PATIENCE = timedelta(days=7)
+# Batch normalisation has nothing to compare a single picture with.
+_FEWEST_PICTURES = 2
+# Keys of the store.
+_REASON, _WORD = "deeprank/reason", "deeprank/word"
+# What lost connections have in their messages: gloo has no exception of its own.
+_LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+_STOPPED, _FAILED = 1, 2
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One of ``size`` ranks, and one of the ``local_size`` ranks of its machine; as it stands, a process by itself.
+
+    ``store``: torch's store of keys and values, which torchrun keeps for all ranks.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    store: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that speaks and writes."""
+        return self.rank == 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there are other ranks."""
+        return self.size > 1
+
+    # -- beginning ----------------------------------------------------------------------------------------------------
+
+    def device(self, name: str) -> torch.device:
+        """Return this rank's device for ``auto``, ``cpu`` or ``cuda``: every rank has a GPU of its own.
+
+        Raises:
+            DeviceError: there are fewer GPUs than ranks, or what :func:`~.device.torch_device` says.
+
+        """
+        device = torch_device(name)
+        if not self.several or device.type != "cuda":
+            return device
+        found = torch.cuda.device_count()
+        if found < self.local_size:
+            raise DeviceError(
+                f"torchrun started {self.local_size} processes here, and torch finds {found} GPU"
+                f"{'' if found == 1 else 's'}; expected a GPU for each. Lower --nproc-per-node, or use --device cpu."
+            )
+        return torch.device("cuda", self.local_rank)
+
+    def start(self, name: str) -> None:
+        """Meet the other ranks; ``name`` as in :meth:`device`, with what it raises."""
+        device = self.device(name)
+        if not self.several:
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
+        dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=_PATIENCE)
+
+    def check_batch(self, size: int) -> None:
+        """Refuse a batch of ``size`` pictures that leaves a rank with too few.
+
+        Raises:
+            TrainingError: says how many there must be.
+
+        """
+        if self.several and size < _FEWEST_PICTURES * self.size:
+            raise TrainingError(
+                f"A batch of {size} pictures is too small for {self.size} processes; expected at least "
+                f"{_FEWEST_PICTURES} pictures for each. Raise --classes-per-batch or --pictures-per-class, or lower "
+                "--nproc-per-node."
+            )
+
+    def check_same(self, what: str, value: Callable[[], str]) -> None:
+        """Refuse ranks that see other files, as those of several machines may.
+
+        Raises:
+            TrainingError: ``value()`` is another text than that of the first rank.
+
+        """
+        if not self.several:
+            return
+        own = value()
+        expected = self.on_first(lambda: own)
+
+        def check() -> None:
+            if own != expected:
+                found = f"{what} is another one for process {self.rank} than for process 0"
+                raise TrainingError(f"{found}; expected all machines to see the same files.")
+
+        self.shared(check)
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    def columns(self, batch: int) -> slice:
+        """Return which places of a batch of that many pictures are this rank's: all in a row, and none left out."""
+        return self._columns(self.rank, batch)
+
+    def _columns(self, rank: int, batch: int) -> slice:
+        return slice(rank * batch // self.size, (rank + 1) * batch // self.size)
+
+    def gather(self, rows: torch.Tensor, batch: int) -> torch.Tensor:
+        """Put the rows of all ranks in their order; the gradient of every rank comes back to each row.
+
+        Args:
+            rows: this rank's share of a batch, float32 ``[n, d]``.
+            batch: pictures in the whole batch.
+
+        Returns:
+            float32 ``[batch, d]``.
+
+        """
+        if not self.several:
+            return rows
+        shares = [self._columns(rank, batch) for rank in range(self.size)]
+        return cast(torch.Tensor, _Gather.apply(rows, shares, self.rank))
+
+    def wrapped(self, network: EmbeddingNet, forward: Forward) -> Forward:
+        """Return ``forward``, whose gradients in ``network`` are averaged over the ranks in the backward pass.
+
+        To be called again when other parameters are trained.
+        """
+        if not self.several:
+            return forward
+        device = network.mean.device
+        # A static graph may hold parameters that nothing reads, which some backbones have.
+        return DistributedDataParallel(
+            _Module(network, forward), device_ids=[device] if device.type == "cuda" else None, static_graph=True
+        )
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average the gradients of parameters outside the network.
+
+        Every rank has computed the same ones; on a GPU they may differ in the last bit, and the ranks must not.
+        """
+        if not self.several:
+            return
+        for parameter in parameters:
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= self.size
+
+    def synchronise_norms(self, network: EmbeddingNet, *, backbone: bool) -> None:
+        """On GPUs, :func:`synchronise_norms`; torch has none for CPUs."""
+        if self.several and network.mean.device.type == "cuda":
+            synchronise_norms(network, backbone=backbone)
+
+    # -- words between ranks -------------------------------------------------------------------------------------------
+
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        """Return of each flag whether it is set on any rank."""
+        if not self.several:
+            return flags
+        return tuple(bool(value) for value in self._largest([int(flag) for flag in flags]))
+
+    def shared(self, work: Callable[[], T]) -> T:
+        """Let every rank work; what one of them raises, all raise."""
+        return cast(T, self._attempt(work, True)) if self.several else work()
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """Let the first rank work, and give what comes out to all: a value that JSON can hold, or what is raised."""
+        if not self.several:
+            return work()
+        result = self._attempt(work, self.first)
+        text = self._broadcast(json.dumps(result) if self.first else "")
+        return cast(T, result if self.first else json.loads(text))
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """Let one rank of each machine work before the others, which then find what it has left on disk."""
+        if not self.several:
+            return work()
+        early = self._attempt(work, self.local_rank == 0)
+        late = self._attempt(work, self.local_rank != 0)
+        return cast(T, early if self.local_rank == 0 else late)
+
+    def _attempt(self, work: Callable[[], T], mine: bool) -> T | None:
+        """Work, if it is this rank's turn, and raise what any rank raises."""
+        result: T | None = None
+        try:
+            if mine:
+                result = work()
+        except DeepRankError as error:
+            with suppress(RuntimeError):  # a rank that has gone needs no word any more
+                self.store.set(_REASON, json.dumps(str(error)))
+                self._largest([_STOPPED if isinstance(error, TrainingInterrupted) else _FAILED])
+            raise
+        worst = self._largest([0])[0]
+        if worst:
+            reason = json.loads(self.store.get(_REASON))
+            raise TrainingInterrupted(reason) if worst == _STOPPED else TrainingError(reason)
+        return result
+
+    def _largest(self, numbers: list[int]) -> list[int]:
+        said = torch.tensor(numbers)
+        dist.all_reduce(said, dist.ReduceOp.MAX)
+        return cast(list[int], said.tolist())
+
+    def _broadcast(self, text: str) -> str:
+        """Return the first rank's text, ASCII."""
+        length = torch.tensor([len(text)])
+        dist.broadcast(length, 0)
+        said = torch.zeros(int(length), dtype=torch.uint8)
+        if self.first:
+            said = torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
+        dist.broadcast(said, 0)
+        return bytes(said.tolist()).decode("ascii")
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def has_the_word(self) -> bool:
+        """Return whether this rank is the first to ask: it says how the run has ended, and the others need not."""
+        try:
+            return self.store is None or bool(self.store.add(_WORD, 1) == 1)
+        except RuntimeError:  # torchrun has gone
+            return self.first
+
+
+ALONE = Ranks()
+
+
+def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this process is one of several that torchrun has started."""
+    return all(name in environment for name in _VARIABLES) and environment["WORLD_SIZE"] != "1"
+
+
+@contextmanager
+def connected() -> Iterator[Ranks]:
+    """Find the other ranks, if there are any; :meth:`Ranks.start` is to be called before they work together.
+
+    Raises:
+        TrainingError: another rank has gone without a word.
+
+    """
+    if not (dist.is_available() and started_by_torchrun()):
+        yield ALONE
+        return
+    from torch.distributed.rendezvous import rendezvous  # some builds of torch lack it
+
+    store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
+    try:
+        yield Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), store)
+    except RuntimeError as error:
+        if not _is_lost_rank(error):
+            raise
+        raise TrainingError(
+            f"Another of the {size} processes of this run has ended without a word (its machine may have run out of "
+            "memory); the last checkpoint is kept. Go on with --resume."
+        ) from error
+    # Only in good order: where a rank has failed, this would wait for it.
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _is_lost_rank(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(phrase in str(error) for phrase in _LOST)
+
+
+def synchronise_norms(network: EmbeddingNet, *, backbone: bool) -> None:
+    """Let the batch norms of the head (and of the backbone) see the pictures of all ranks while they are trained.
+
+    The names in the network's state stay as they are. Where a backbone is cut, it is to be cut again.
+    """
+    # torch's own would lose the activation that timm's norms hold.
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    convert: Any = convert_sync_batchnorm
+    network.head = convert(network.head)
+    if backbone:
+        network.backbone = convert(network.backbone)
+
+
+def has_trained_norms(network: nn.Module) -> bool:
+    """Return whether a batch norm is in training mode, so that a picture's embedding depends on its batch."""
+    return any(part.training and isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
+
+
+class _Module(nn.Module):
+    """A function of a network as a module, which is what DistributedDataParallel takes."""
+
+    def __init__(self, network: EmbeddingNet, function: Forward) -> None:
+        super().__init__()
+        self.network = network
+        self._function = function
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self._function(inputs)
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks' rows, one rank after the other; backwards, the sum of the ranks' gradients of the own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, shares: list[slice], rank: int) -> torch.Tensor:
+        ctx.own = shares[rank]
+        sizes = [share.stop - share.start for share in shares]
+        padded = functional.pad(rows, (0, 0, 0, max(sizes) - len(rows))).contiguous()
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[ctx.own], None, None

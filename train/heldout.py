@@ -1,0 +1,93 @@
+"""Triplets made from relevance, as ``deeprank-eval --triplets`` reads them, of pictures held out of training."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.datasets import Sample
+from ..runtime.errors import TrainingError
+from .config import TrainConfig
+from .data import Positions
+from .files import write_atomically
+from .online import DrawRules, draw_triplets, make_pools, total_relevances
+from .relevance import Relevance
+from .samplers import draw_rules
+from .teacher import Teaching, teacher_relevance
+
+__all__ = ["distinct_triplets", "write_teacher_triplets", "write_triplets"]
+
+_STREAM = 8
+# Draws of as many triplets as are wanted, before there seem to be no more.
+_MOST_DRAWS = 10
+
+
+def write_teacher_triplets(
+    path: Path, samples: Sequence[Sample], config: TrainConfig, teaching: Teaching, *, count: int, seed: int
+) -> None:
+    """Draw triplets of ``samples`` by a teacher's relevance, as the online sampler does, and write them.
+
+    Args:
+        path: the CSV.
+        samples: pictures that the network to be evaluated was not trained on.
+        config: teacher, ``colour_weight``, picture size, T_p, T_r and the share of out-of-class negatives.
+        teaching: where the teacher's features are computed and kept.
+        count: of different triplets.
+        seed: of the draws.
+
+    Raises:
+        TrainingError: there are not as many triplets; or the file or the features cannot be written.
+        TrainingInterrupted: asked to stop.
+
+    """
+    relevance = teacher_relevance(samples, config, teaching)
+    classes = {label: number for number, label in enumerate(sorted({sample.label for sample in samples}))}
+    labels = np.array([classes[sample.label] for sample in samples], dtype=np.int64)
+    write_triplets(path, samples, distinct_triplets(labels, relevance, draw_rules(config), count, seed))
+
+
+def distinct_triplets(labels: Positions, relevance: Relevance, rules: DrawRules, count: int, seed: int) -> Positions:
+    """Return different triplets in the order in which they were drawn.
+
+    Args:
+        labels: int64 ``[n]``.
+        relevance: of the same pictures.
+        rules: T_p, T_r and the share of out-of-class negatives.
+        count: how many.
+        seed: of the draws.
+
+    Returns:
+        int64 ``[count, 3]``: positions of query, positive and negative.
+
+    Raises:
+        TrainingError: there are fewer.
+
+    """
+    random = np.random.default_rng((seed, _STREAM))
+    pools = make_pools(labels, total_relevances(labels, relevance), 0, random)
+    drawn = np.empty((0, 3), dtype=np.int64)
+    for _ in range(_MOST_DRAWS):
+        more = draw_triplets(pools, relevance, count, rules, random).triplets
+        drawn = np.concatenate([drawn, more])
+        _, first = np.unique(drawn, axis=0, return_index=True)
+        drawn = drawn[np.sort(first)]
+        if len(drawn) >= count:
+            return drawn[:count]
+    raise TrainingError(
+        f"Only {len(drawn):,} different triplets were found, and {count:,} are wanted; expected more pictures, or a "
+        "lower --relevance-margin."
+    )
+
+
+def write_triplets(path: Path, samples: Sequence[Sample], triplets: Positions) -> None:
+    """Write a CSV of ``query,positive,negative``, the paths of ``samples`` at int64 ``[t, 3]``, atomically."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("query", "positive", "negative"))
+    writer.writerows([samples[position].path for position in triplet] for triplet in triplets.tolist())
+    data = text.getvalue().encode("utf-8", "surrogateescape")
+    write_atomically(path, lambda file: file.write(data))

@@ -1,0 +1,264 @@
+"""Online triplet sampling, the paper's section 5.1: triplets of query, positive and negative drawn by relevance.
+
+- The query is drawn ∝ its total relevance r_i = Σ_j r(i, j) over its class.
+- The positive, of the same class, is drawn ∝ min(T_p, r(i, i⁺)).
+- The negative is out of class with the given share: then it is uniform over the pictures of the other classes. Else it
+  is of the same class, drawn like a positive, and accepted only if r(i, i⁺) − r(i, i⁻) ≥ T_r; after a set number of
+  rejected draws the example is given up and another is drawn in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..runtime.errors import TrainingError
+from .data import Positions
+from .mining import Triplets
+from .relevance import Relevance, chunks_of_rows, total_relevance
+from .reservoir import fill_reservoirs
+
+__all__ = ["DrawRules", "Drawn", "OnlineSampler", "Pool", "draw_triplets", "make_pools", "total_relevances"]
+
+Floats = npt.NDArray[np.float64]
+
+_STREAM = 7
+# Candidates for an in-class negative before an example is given up.
+_MOST_REJECTED = 20
+# After as many examples given up in a row, there is hardly any that fits.
+_MOST_ROUNDS = 200
+
+
+@dataclass(frozen=True)
+class DrawRules:
+    """``out_of_class``: share of such negatives; ``positive_threshold``: T_p; ``relevance_margin``: T_r."""
+
+    out_of_class: float
+    positive_threshold: float
+    relevance_margin: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Positions of query, positive and negative, int64 ``[t, 3]``, and how many examples were ``given_up`` for them."""
+
+    triplets: Positions
+    given_up: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The pictures of one class that triplets are drawn from: all of them, or those in its reservoir buffer.
+
+    ``members``: positions, int64 ``[m]``. ``inclusion``: float64 ``[m]``, how likely each was to be a member.
+    ``queries``, ``others``: cumulative weights, float64 ``[m]``, of drawing a query, and an out-of-class negative.
+    ``seen``, ``total``: pictures of the whole class, and the sum of their total relevance.
+    """
+
+    members: Positions
+    inclusion: Floats
+    queries: Floats
+    others: Floats
+    seen: int
+    total: float
+
+
+def total_relevances(labels: Positions, relevance: Relevance) -> Floats:
+    """Return r_i = Σ_j r(i, j), j of the class of i, float64 ``[n]``, for labels int64 ``[n]``."""
+    totals = np.zeros(len(labels), dtype=np.float64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        totals[members] = total_relevance(relevance, members)
+    return totals
+
+
+def make_pools(labels: Positions, totals: Floats, buffer: int, random: np.random.Generator) -> list[Pool]:
+    """Let the pictures pass in a random order and return what each class's reservoir buffer holds.
+
+    Args:
+        labels: int64 ``[n]``.
+        totals: r_i of each, float64 ``[n]``.
+        buffer: pictures that are kept of a class; 0: all.
+        random: of the order and of the keys.
+
+    """
+    order = random.permutation(len(labels))
+    stream = zip(order.tolist(), labels[order].tolist(), totals[order].tolist(), strict=True)
+    reservoirs = fill_reservoirs(stream, buffer or len(labels), random)
+    pools = []
+    for _, reservoir in sorted(reservoirs.items()):
+        members, weights, inclusion = reservoir.contents()
+        likely = np.maximum(inclusion, np.finfo(np.float64).tiny)
+        queries, others = np.cumsum(weights / likely), np.cumsum(1 / likely)
+        pools.append(Pool(members, likely, queries, others, reservoir.seen, reservoir.total))
+    return pools
+
+
+def draw_triplets(
+    pools: Sequence[Pool], relevance: Relevance, count: int, rules: DrawRules, random: np.random.Generator
+) -> Drawn:
+    """Draw ``count`` triplets.
+
+    Args:
+        pools: of every class.
+        relevance: of the pictures that the pools name.
+        count: of triplets.
+        rules: T_p, T_r and the share of out-of-class negatives.
+        random: of every draw.
+
+    Raises:
+        TrainingError: no picture is relevant to another, or there are no in-class negatives that keep the margin T_r.
+
+    """
+    weights = np.cumsum([pool.total for pool in pools])
+    if not (len(pools) and weights[-1] > 0):
+        raise TrainingError(
+            "No two training pictures of one class have a relevance above 0; online sampling draws by it. "
+            "Check the file of --relevance, or use --sampler balanced."
+        )
+    triplets = np.zeros((count, 3), dtype=np.int64)
+    out = random.random(count) < rules.out_of_class
+    missing = np.arange(count)
+    given_up = 0
+    for _ in range(_MOST_ROUNDS):
+        classes = _draw(weights, random.random(len(missing)))
+        for number in np.unique(classes):
+            slots = missing[classes == number]
+            triplets[slots] = _draw_from_class(pools, int(number), relevance, out[slots], rules, random)
+        missing = missing[triplets[missing, 2] < 0]
+        given_up += len(missing)
+        if not len(missing):
+            return Drawn(triplets, given_up)
+    raise TrainingError(
+        f"For {len(missing)} of {count} triplets no in-class negative was found that is {rules.relevance_margin:g} "
+        f"less relevant than the positive, in {_MOST_ROUNDS} examples each; lower --relevance-margin, raise "
+        "--positive-threshold, or use --out-of-class 1."
+    )
+
+
+def _draw_from_class(
+    pools: Sequence[Pool],
+    number: int,
+    relevance: Relevance,
+    out: npt.NDArray[np.bool_],
+    rules: DrawRules,
+    random: np.random.Generator,
+) -> Positions:
+    """Draw as many triplets as ``out``, bool ``[t]``, has entries; the negative of one that is given up is −1."""
+    pool = pools[number]
+    queries = _draw(pool.queries, random.random(len(out)))
+    triplets = np.full((len(out), 3), -1, dtype=np.int64)
+    triplets[:, 0] = pool.members[queries]
+    draws = random.random((len(out), 1 + _MOST_REJECTED))
+    for rows in chunks_of_rows(len(out), len(pool.members)):
+        block = relevance.block(triplets[rows, 0], pool.members)
+        triplets[rows, 1:] = [
+            _positive_and_negative(pool, line, draw, outside, rules)
+            for line, draw, outside in zip(block, draws[rows], out[rows], strict=True)
+        ]
+    outside = out & (triplets[:, 1] >= 0)
+    triplets[outside, 2] = _out_of_class(pools, number, int(outside.sum()), random)
+    return triplets
+
+
+def _positive_and_negative(
+    pool: Pool, relevances: npt.NDArray[np.float32], draws: Floats, outside: bool, rules: DrawRules
+) -> tuple[int, int]:
+    """Return the positions of the positive and of the in-class negative (−1: none), from relevances to the query."""
+    exact = relevances.astype(np.float64)
+    weights = np.cumsum(np.minimum(rules.positive_threshold, exact) / pool.inclusion)
+    if not weights[-1] > 0:
+        return -1, -1
+    if outside:
+        return int(pool.members[_draw(weights, draws[:1])[0]]), -1
+    positive, *candidates = _draw(weights, draws).tolist()
+    for candidate in candidates:
+        if candidate != positive and exact[positive] - exact[candidate] >= rules.relevance_margin:
+            return int(pool.members[positive]), int(pool.members[candidate])
+    return int(pool.members[positive]), -1
+
+
+def _out_of_class(pools: Sequence[Pool], number: int, count: int, random: np.random.Generator) -> list[int]:
+    """Draw pictures of the other classes, uniformly."""
+    seen = np.array([pool.seen for pool in pools], dtype=np.float64)
+    seen[number] = 0
+    draws = random.random((2, count))
+    chosen = _draw(np.cumsum(seen), draws[0])
+    return [
+        int(pools[other].members[_draw(pools[other].others, draw[None])[0]])
+        for other, draw in zip(chosen.tolist(), draws[1], strict=True)
+    ]
+
+
+def _draw(cumulative: Floats, uniform: Floats) -> Positions:
+    """Return the places that uniform numbers in [0, 1) fall into, never one of weight 0."""
+    total = cumulative[-1]
+    return np.asarray(np.searchsorted(cumulative, np.minimum(uniform * total, np.nextafter(total, 0)), side="right"))
+
+
+class OnlineSampler:
+    """Batches of triplets, a function of (seed, epoch) alone: query, positive and negative stand side by side.
+
+    Args:
+        labels: int64 ``[n]``, the class of each training picture.
+        relevance: of the same pictures.
+        rules: T_p, T_r and the share of out-of-class negatives.
+        batch_size: of pictures; rounded down to whole triplets.
+        steps_per_epoch: batches in an epoch; 0 for n / batch size, at least one, as a balanced sampler has them.
+        buffer: pictures that an epoch keeps of a class in its reservoir; 0: all.
+        seed: of every draw.
+
+    Raises:
+        TrainingError: there is only one class, and negatives of another are asked for.
+
+    """
+
+    def __init__(
+        self,
+        labels: Positions,
+        relevance: Relevance,
+        *,
+        rules: DrawRules,
+        batch_size: int,
+        steps_per_epoch: int,
+        buffer: int,
+        seed: int,
+    ) -> None:
+        classes = len(np.unique(labels))
+        if rules.out_of_class > 0 and classes < 2:
+            raise TrainingError(
+                f"The training pictures have {classes} class; an out-of-class negative needs a picture of "
+                "another, so expected at least 2, or --out-of-class 0."
+            )
+        self._labels, self._relevance, self._rules = labels, relevance, rules
+        self._buffer, self._seed = buffer, seed
+        self._totals = total_relevances(labels, relevance)
+        self._whole = None if buffer else make_pools(labels, self._totals, 0, np.random.default_rng(seed))
+        self.batch_size = max(1, batch_size // 3) * 3
+        self.steps = steps_per_epoch or max(1, len(labels) // self.batch_size)
+        self.triplets = _side_by_side(self.batch_size // 3)
+        self.given_up = 0
+
+    def epoch(self, epoch: int) -> Positions:
+        """Return int64 ``[steps, B]``: the positions in ``labels`` of each batch; B is a multiple of 3.
+
+        ``given_up`` says afterwards how many examples were given up for them.
+
+        Raises:
+            TrainingError: see :func:`draw_triplets`.
+
+        """
+        random = np.random.default_rng((self._seed, _STREAM, epoch))
+        pools = self._whole or make_pools(self._labels, self._totals, self._buffer, random)
+        drawn = draw_triplets(pools, self._relevance, self.steps * self.batch_size // 3, self._rules, random)
+        self.given_up = drawn.given_up
+        return drawn.triplets.reshape(self.steps, self.batch_size)
+
+
+def _side_by_side(count: int) -> Triplets:
+    queries = 3 * torch.arange(count)
+    return Triplets(queries, queries + 1, queries + 2, count)

@@ -1,0 +1,144 @@
+"""Relevance r(i, j) of two pictures of one class: at least 0, and 0 across classes (the paper, section 5.1).
+
+It is never a matrix over all pictures: whoever needs it asks for a block of one class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .data import Positions
+
+__all__ = ["PairRelevance", "Part", "Relevance", "VectorRelevance", "chunks_of_rows", "total_relevance"]
+
+Block = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+
+# Unit vectors are rounded to multiples of 1/2048: then every partial sum of a dot product is a whole number below 2^24
+# and exact in float32, so that no number of threads and no order of summation changes a draw. Cosines move by less
+# than 0.001.
+_SCALE = np.float32(2048)
+# Entries of a block that are in memory at a time, and vectors that are read for it at a time.
+_MOST_ENTRIES = 1 << 22
+_COLUMNS = 2048
+
+
+class Relevance(Protocol):
+    """Pictures are known by their positions, 0 to n − 1."""
+
+    def block(self, rows: Positions, columns: Positions) -> Block:
+        """Return r(i, j), float32 ``[m, k]``, of pictures that are all of one class; 0 where i is j.
+
+        Args:
+            rows: int64 ``[m]``.
+            columns: int64 ``[k]``, none of them twice.
+
+        """
+
+    def take(self, positions: Positions) -> Relevance:
+        """Return the relevance of the pictures at ``positions`` (none of them twice), numbered anew from 0."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One look at the pictures: ``values``, float16 or float32 ``[N, D]``, and the ``weight`` of their cosine.
+
+    ``centre``, float32 ``[D]``, is taken from the values first, except from zeros.
+    """
+
+    values: npt.NDArray[np.floating]
+    weight: float
+    centre: Block | None = None
+
+    def rounded_units(self, rows: Positions) -> Block:
+        """Return vectors at the length 2048, in whole numbers, float32 ``[m, D]``."""
+        vectors = self.values[rows].astype(np.float32)
+        if self.centre is not None:
+            vectors = (vectors - self.centre) * vectors.any(axis=1, keepdims=True)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(np.rint(vectors * (_SCALE / np.maximum(lengths, np.float32(1e-12)))), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class VectorRelevance:
+    """Weighted sum over the parts of max(0, cosine); ``rows``, int64 ``[n]``: where in the parts each picture stands.
+
+    With weights that add up to 1, r lies in [0, 1]. A vector of zeros (of an unreadable picture) is like nothing.
+    """
+
+    parts: tuple[Part, ...]
+    rows: Positions
+
+    def block(self, rows: Positions, columns: Positions) -> Block:
+        """See :class:`Relevance`."""
+        block = np.zeros((len(rows), len(columns)), dtype=np.float32)
+        for part in self.parts:
+            left = part.rounded_units(self.rows[rows])
+            for start in range(0, len(columns), _COLUMNS):
+                right = part.rounded_units(self.rows[columns[start : start + _COLUMNS]])
+                cosines = (left @ right.T) / (_SCALE * _SCALE)
+                block[:, start : start + len(right)] += np.float32(part.weight) * np.maximum(cosines, 0)
+        block[rows[:, None] == columns[None, :]] = 0
+        return block
+
+    def take(self, positions: Positions) -> VectorRelevance:
+        """See :class:`Relevance`."""
+        return VectorRelevance(self.parts, self.rows[positions])
+
+
+class PairRelevance:
+    """Relevance of listed pairs, in both directions; every other pair has 0.
+
+    Args:
+        first: int64 ``[p]``, positions of one picture of each pair.
+        second: int64 ``[p]``, of the other; no pair is listed twice.
+        values: float32 ``[p]``, at least 0.
+        count: n.
+
+    """
+
+    def __init__(self, first: Positions, second: Positions, values: Block, count: int) -> None:
+        self._pairs = (first, second, values)
+        self._count = count
+        rows = np.concatenate([first, second])
+        order = np.argsort(rows, kind="stable")
+        self._columns = np.concatenate([second, first])[order]
+        self._values = np.concatenate([values, values])[order].astype(np.float32)
+        self._starts = np.searchsorted(rows[order], np.arange(count + 1))
+
+    def block(self, rows: Positions, columns: Positions) -> Block:
+        """See :class:`Relevance`."""
+        place = np.full(self._count, -1, dtype=np.int64)
+        place[columns] = np.arange(len(columns))
+        block = np.zeros((len(rows), len(columns)), dtype=np.float32)
+        for line, row in zip(block, rows, strict=True):
+            listed = slice(self._starts[row], self._starts[row + 1])
+            at = place[self._columns[listed]]
+            line[at[at >= 0]] = self._values[listed][at >= 0]
+        return block
+
+    def take(self, positions: Positions) -> PairRelevance:
+        """See :class:`Relevance`."""
+        number = np.full(self._count, -1, dtype=np.int64)
+        number[positions] = np.arange(len(positions))
+        first, second, values = self._pairs
+        both = (number[first] >= 0) & (number[second] >= 0)
+        return PairRelevance(number[first[both]], number[second[both]], values[both], len(positions))
+
+
+def chunks_of_rows(rows: int, columns: int) -> list[slice]:
+    """Cut the rows of a block so that each chunk of it takes a bounded amount of memory."""
+    size = max(1, _MOST_ENTRIES // max(1, columns))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def total_relevance(relevance: Relevance, members: Positions) -> Floats:
+    """Return r_i = Σ_j r(i, j) over a class, float64 ``[m]``, for its ``members``, int64 ``[m]``."""
+    totals = np.zeros(len(members), dtype=np.float64)
+    for rows in chunks_of_rows(len(members), len(members)):
+        totals[rows] = relevance.block(members[rows], members).sum(axis=1, dtype=np.float64)
+    return totals

@@ -1,0 +1,161 @@
+"""What the neighbours of the queries say: which classes are found, what is taken for what, which queries are worst."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...runtime.datasets import DataSet
+from ...runtime.metrics import precision_per_class
+from ..data import TrainingData
+from ..figures import Ranking
+
+__all__ = ["ClassFigures", "Confusion", "Evaluated", "class_figures", "confusions", "evaluated", "worst_queries"]
+
+Labels = npt.NDArray[np.int64]
+# Another class, and how many neighbours were of it, most first.
+_Mistakes = Mapping[int, Sequence[tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Queries and gallery of an evaluation, and what it found.
+
+    ``query_labels`` int64 ``[q]``, ``gallery_labels`` int64 ``[n]``, ``neighbour_labels`` int64 ``[q, k]``;
+    ``labels`` and ``names``: what the data set and what people call a class, by its number.
+    """
+
+    query_labels: Labels
+    gallery_labels: Labels
+    neighbour_labels: Labels
+    ranking: Ranking
+    labels: Mapping[int, str]
+    names: Mapping[int, str]
+
+    @property
+    def depth(self) -> int:
+        """The number of neighbours of each query."""
+        return int(self.neighbour_labels.shape[1])
+
+    def relevant(self, labels: Labels) -> Labels:
+        """Return how many gallery pictures have each of ``labels``."""
+        size = int(max(self.gallery_labels.max(initial=0), labels.max(initial=0))) + 1
+        return np.bincount(self.gallery_labels, minlength=size)[labels]
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class: ``queries`` and ``gallery`` count its pictures.
+
+    ``possible`` is the largest precision@k that its gallery pictures allow; ``confused_with`` the class that most of
+    its wrong neighbours have (None: there are none) and ``confused_share`` their share of all its neighbours.
+    """
+
+    label: str
+    name: str
+    queries: int
+    gallery: int
+    precision: float
+    possible: float
+    confused_with: str | None
+    confused_share: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """``count`` neighbours of queries of class ``query`` are of class ``found``: ``share`` of all their neighbours."""
+
+    query: str
+    found: str
+    count: int
+    share: float
+
+
+def evaluated(data: TrainingData, dataset: DataSet, ranking: Ranking) -> Evaluated:
+    """Put the classes beside the neighbours of the final evaluation."""
+    query_labels, gallery_labels = data.val_labels[data.queries], data.train_labels[data.gallery]
+    labels: dict[int, str] = {}
+    for samples, codes in ((data.train, data.train_labels), (data.val, data.val_labels)):
+        labels |= {code: sample.label for sample, code in zip(samples, codes.tolist(), strict=True)}
+    return Evaluated(
+        query_labels, gallery_labels, gallery_labels[ranking.neighbours], ranking, labels, _names(labels, dataset)
+    )
+
+
+def _names(labels: Mapping[int, str], dataset: DataSet) -> dict[int, str]:
+    """Return readable names; where several classes have one name (ImageNet has two cranes), with their labels."""
+    named = {code: dataset.readable(label) for code, label in labels.items()}
+    uses = Counter(named.values())
+    return {
+        code: f"{name} ({labels[code]})" if uses[name] > 1 and name != labels[code] else name
+        for code, name in named.items()
+    }
+
+
+def class_figures(found: Evaluated) -> tuple[ClassFigures, ...]:
+    """Return every class of the queries, worst first: by the share of what is possible, then by name.
+
+    Classes of which the gallery has no picture come last.
+    """
+    classes, precision, counts = precision_per_class(found.neighbour_labels, found.query_labels)
+    gallery = found.relevant(classes)
+    possible = np.minimum(gallery, found.depth) / found.depth
+    mistakes = _mistakes(found)
+    rows = []
+    for row, code in enumerate(classes.tolist()):
+        other, count = mistakes[code][0] if code in mistakes else (None, 0)
+        rows.append(
+            ClassFigures(
+                label=found.labels[code],
+                name=found.names[code],
+                queries=int(counts[row]),
+                gallery=int(gallery[row]),
+                precision=float(precision[row]),
+                possible=float(possible[row]),
+                confused_with=None if other is None else found.names[other],
+                confused_share=count / (int(counts[row]) * found.depth),
+            )
+        )
+    return tuple(sorted(rows, key=lambda c: (c.precision / c.possible if c.possible else 2.0, c.name, c.label)))
+
+
+def confusions(found: Evaluated, most: int) -> tuple[Confusion, ...]:
+    """Return the ``most`` frequent pairs of a query's class and another class among its neighbours."""
+    queries = Counter(found.query_labels.tolist())
+    pairs = [(count, code, other) for code, others in _mistakes(found).items() for other, count in others]
+    return tuple(
+        Confusion(found.names[code], found.names[other], count, count / (queries[code] * found.depth))
+        for count, code, other in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:most]
+    )
+
+
+def _mistakes(found: Evaluated) -> _Mistakes:
+    """Count the wrong neighbours of each class of the queries by their class."""
+    own = np.repeat(found.query_labels, found.depth)
+    other = found.neighbour_labels.ravel()
+    wrong = own != other
+    size = int(other.max(initial=0)) + 1
+    pairs, counts = np.unique(own[wrong] * size + other[wrong], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    mistakes: dict[int, list[tuple[int, int]]] = {}
+    for pair, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True):
+        mistakes.setdefault(pair // size, []).append((pair % size, count))
+    return mistakes
+
+
+def worst_queries(found: Evaluated, most: int) -> Labels:
+    """Return the rows of at most ``most`` queries that have a wrong neighbour where a right one was possible.
+
+    Worst first: by the share of the right neighbours that are possible; among equals, first the query that lies
+    nearest to what was found, where the network is wrong and sure of it.
+    """
+    right = (found.neighbour_labels == found.query_labels[:, None]).sum(axis=1)
+    possible = np.minimum(found.relevant(found.query_labels), found.depth)
+    share = right / np.maximum(possible, 1)
+    order: Labels = np.lexsort((found.ranking.distances[:, 0], share))
+    worst: Labels = order[(possible > 0)[order] & (share < 1)[order]][:most]
+    return worst

@@ -1,0 +1,155 @@
+"""A map of the embedding: t-SNE (van der Maaten and Hinton, 2008) of the queries in two dimensions, as a picture."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Mapping
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ...runtime.errors import TrainingError
+from ...runtime.text import printable
+from ..data import sampled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["MOST_POINTS", "draw_map", "in_the_plane", "map_sample"]
+
+Labels = npt.NDArray[np.int64]
+
+# About ten seconds of t-SNE, and still points rather than a blot.
+MOST_POINTS = 2000
+_FEWEST_POINTS = 5
+# scikit-learn's default; three times as many points are needed.
+_PERPLEXITY = 30.0
+# Area of all points together, in square points of 1/72 inch.
+_INK = 24_000
+_MOST_NAMES = 200
+# More classes than these get a larger map with smaller names.
+_FEW = 60
+_NAME_LENGTH = 20
+# DejaVu, which comes with matplotlib, has no Chinese, Japanese or Korean.
+_OTHER_FONTS = ("Noto Sans CJK JP", "Droid Sans Fallback", "Arial Unicode MS", "Microsoft YaHei")
+_GOLDEN_RATIO = 0.618033988749895
+
+
+def map_sample(labels: Labels, seed: int) -> Labels:
+    """Return at most ``MOST_POINTS`` rows, as many of each class where there are as many, drawn from ``seed``."""
+    each = max(1, MOST_POINTS // len(np.unique(labels)))
+    rows = sampled(np.arange(len(labels)), labels, each, seed)
+    if len(rows) > MOST_POINTS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_POINTS, replace=False))
+    return rows
+
+
+def in_the_plane(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
+    """Return a point in the plane for each vector by t-SNE over squared Euclidean distances.
+
+    Args:
+        vectors: unit rows, float32 ``[n, d]``.
+        seed: of the method.
+
+    Returns:
+        float32 ``[n, 2]``; only who is near whom means something, not axes or distances between groups.
+
+    Raises:
+        TrainingError: there are too few vectors to tell who is near whom.
+
+    """
+    from sklearn.manifold import TSNE
+
+    if len(vectors) < _FEWEST_POINTS:
+        raise TrainingError(f"there are {len(vectors)} val pictures; expected at least {_FEWEST_POINTS}.")
+    method = TSNE(init="pca", perplexity=min(_PERPLEXITY, (len(vectors) - 1) / 3), random_state=seed)
+    points: npt.NDArray[np.float32] = method.fit_transform(vectors)
+    return points
+
+
+def draw_map(points: npt.NDArray[np.float32], labels: Labels, names: Mapping[int, str], file: IO[bytes]) -> None:
+    """Draw the points in the colours of their classes, each class with its name at its middle, as a PNG.
+
+    Args:
+        points: ``[n, 2]``.
+        labels: int64 ``[n]``.
+        names: of the classes; untrusted text.
+        file: written to.
+
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    classes, place = np.unique(labels, return_inverse=True)
+    colours = _colours(len(classes))
+    side = 12 if len(classes) <= _FEW else 16
+    figure = Figure(figsize=(side, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    size = float(np.clip(_INK / len(points), 12, 80))
+    axes.scatter(points[:, 0], points[:, 1], s=size, c=colours[place], linewidths=0, alpha=0.8)
+    axes.set_axis_off()
+    axes.set_aspect("equal", adjustable="datalim")
+    _write_names(axes, points, place, [names[code] for code in classes.tolist()], colours)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # shown as a box
+        figure.savefig(file, format="png", dpi=100)
+
+
+def _colours(count: int) -> npt.NDArray[np.float64]:
+    """Return RGB ``[count, 3]``; for many classes, hues far from those before them, so that each has its own."""
+    from matplotlib import colormaps
+    from matplotlib.colors import hsv_to_rgb
+
+    if count <= 20:
+        return np.asarray(colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))[:, :3])
+    place = np.arange(count)
+    hues = (place * _GOLDEN_RATIO) % 1.0
+    shades = np.stack([hues, np.choose(place % 3, (0.85, 0.6, 0.95)), np.choose(place % 2, (0.8, 0.6))], axis=1)
+    return np.asarray(hsv_to_rgb(shades))
+
+
+def _write_names(
+    axes: Axes, points: npt.NDArray[np.float32], place: Labels, names: list[str], colours: npt.NDArray[np.float64]
+) -> None:
+    """Write each name at its middle point; of very many classes, those that lie most closely together."""
+    from matplotlib.patheffects import withStroke
+
+    middles = [_middle(points[place == number]) for number in range(len(names))]
+    size = 14 if len(names) <= 20 else 9 if len(names) <= _FEW else 7
+    for number in np.argsort([spread for _, spread in middles])[:_MOST_NAMES].tolist():
+        (x, y), _ = middles[number]
+        axes.text(
+            x,
+            y,
+            _short(names[number]),
+            parse_math=False,  # a name may hold dollar signs
+            family=_families(),
+            fontsize=size,
+            color=tuple(colours[number] * 0.6),
+            ha="center",
+            va="center",
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
+
+
+def _middle(points: npt.NDArray[np.float32]) -> tuple[tuple[float, float], float]:
+    """Return the point nearest to the median of the points, and their median distance from there."""
+    distances = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    x, y = points[distances.argmin()].tolist()
+    return (x, y), float(np.median(distances))
+
+
+@functools.cache
+def _families() -> list[str]:
+    from matplotlib.font_manager import get_font_names
+
+    installed = set(get_font_names())
+    return ["DejaVu Sans", *(font for font in _OTHER_FONTS if font in installed)]
+
+
+def _short(name: str) -> str:
+    shown = printable(name)
+    return shown if len(shown) <= _NAME_LENGTH else shown[: _NAME_LENGTH - 1].rstrip() + "…"

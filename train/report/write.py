@@ -1,0 +1,175 @@
+"""Making the report: each part by itself, so that one that fails costs nothing but itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ...runtime.datasets import DataSet
+from ...runtime.errors import DeepRankError
+from ...runtime.text import display_path, printable
+from ..data import TrainingData
+from ..figures import Ranking
+from ..files import write_atomically
+from ..monitor import Monitor
+from ..runfolder import RunFolder
+from .analysis import ClassFigures, Confusion, Evaluated, class_figures, confusions, evaluated, worst_queries
+from .embedding_map import draw_map, in_the_plane, map_sample
+from .page import Page, changed_options, render
+from .sheets import draw_worst
+
+__all__ = ["write_report"]
+
+T = TypeVar("T")
+Vectors = npt.NDArray[np.float32]
+
+_PARTS = 7
+_CONFUSIONS = 20
+_SHEETS = 12
+_SEED = 0
+
+
+def write_report(
+    run: RunFolder, data: TrainingData, dataset: DataSet, queries: Vectors, ranking: Ranking, monitor: Monitor
+) -> Path | None:
+    """Write ``report.html`` and, beside it, ``tsne.png``, ``per_class.csv`` and the sheets in ``worst/``.
+
+    Options and figures are those that stand in the run folder already, so nothing of the run depends on its report: a
+    part that cannot be made (a full disk, a damaged file) is left out, which a remark and the page say.
+
+    Args:
+        run: a finished run.
+        data: the pictures of the final evaluation.
+        dataset: knows the readable names of the classes.
+        queries: vectors of ``data.queries``, unit rows, float32 ``[q, d]``, q at least 1.
+        ranking: their neighbours in ``data.gallery``.
+        monitor: told about progress and what is missing; where it asks to stop, the parts to come are left out.
+
+    Returns:
+        the page, or None where it could not be written.
+
+    """
+    parts = _Parts(monitor)
+    monitor.begin("report", _PARTS, "parts")
+    try:
+        page = _page(run, data, dataset, queries, ranking, parts)
+        if page is None:
+            return None
+        path = parts.make("there is no report.html", lambda: _write(run.report_path, render(page)), always=True)
+        if path is not None:
+            monitor.remark(f"Report: {display_path(path)}")
+        return path
+    finally:
+        monitor.end()
+
+
+class _Parts:
+    """Makes the parts of a report and keeps what is missing, as sentences."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self.missing: list[str] = []
+
+    def make(self, lost: str, work: Callable[[], T], *, always: bool = False) -> T | None:
+        """Return what ``work`` returns; None where it fails, of which ``lost`` says what that means.
+
+        ``always``: also when asked to stop.
+        """
+        try:
+            if self._monitor.stopping() and not always:
+                raise DeepRankError("stopped on request.")
+            return work()
+        except Exception as error:  # the run is finished and saved: whatever fails here must not take it away
+            self.missing.append(f"{lost[0].upper()}{lost[1:]}: {_reason(error)}")
+            self._monitor.remark(f"The run is complete, but {lost}: {_reason(error)}")
+            return None
+        finally:
+            self._monitor.advance(1)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DeepRankError):
+        return str(error)
+    detail = str(error).splitlines()[0] if str(error) else "no more is known"
+    return printable(f"{type(error).__name__}: {detail}")
+
+
+def _page(
+    run: RunFolder, data: TrainingData, dataset: DataSet, queries: Vectors, ranking: Ranking, parts: _Parts
+) -> Page | None:
+    """Make every part; None without the figures, which all of them are about."""
+    start = parts.make(
+        "there is no report",
+        lambda: (run.read_config(), run.read_metrics()[-1], evaluated(data, dataset, ranking)),
+        always=True,
+    )
+    if start is None:
+        return None
+    description, figures, found = start
+    recipe, changed = parts.make(
+        "the report does not say which options differ", lambda: changed_options(description)
+    ) or ("", [])
+    classes, confused = parts.make(
+        "there are no figures of the classes", lambda: _classes(found, run.classes_path)
+    ) or ((), ())
+    curves = parts.make("the report has no curves", run.curves_path.read_bytes)
+    worst = parts.make(
+        "sheets of the worst queries are missing",
+        lambda: list(draw_worst(found, data, worst_queries(found, _SHEETS), run.worst_path)),
+    )
+    picture, mapped = parts.make("there is no map of the embedding", lambda: _map(found, queries, run.map_path)) or (
+        None,
+        0,
+    )
+    return Page(
+        title=run.path.resolve().name,
+        figures=figures,
+        description=description,
+        changed=changed,
+        recipe=recipe,
+        classes=classes,
+        confusions=confused,
+        worst=worst or (),
+        curves=curves,
+        map=picture,
+        mapped=mapped,
+        missing=parts.missing,
+    )
+
+
+def _write(path: Path, content: bytes) -> Path:
+    write_atomically(path, lambda file: file.write(content))
+    return path
+
+
+def _classes(found: Evaluated, path: Path) -> tuple[Sequence[ClassFigures], Sequence[Confusion]]:
+    classes = class_figures(found)
+    _write(path, _csv(classes))
+    return classes, confusions(found, _CONFUSIONS)
+
+
+def _csv(classes: Sequence[ClassFigures]) -> bytes:
+    """Return the table of classes; labels are written as they are, so that other tables can be joined to it."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    counts, shares = ("label", "name", "queries", "gallery"), ("precision_at_k", "possible")
+    writer.writerow((*counts, *shares, "most_confused_with", "share_of_neighbours"))
+    for row in classes:
+        values = (row.label, row.name, row.queries, row.gallery, f"{row.precision:.6f}", f"{row.possible:.6f}")
+        writer.writerow((*values, row.confused_with or "", f"{row.confused_share:.6f}"))
+    return file.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _map(found: Evaluated, queries: Vectors, path: Path) -> tuple[bytes, int]:
+    """Return the map as a PNG, and the number of points on it."""
+    rows = map_sample(found.query_labels, _SEED)
+    picture = io.BytesIO()
+    draw_map(in_the_plane(queries[rows], _SEED), found.query_labels[rows], found.names, picture)
+    _write(path, picture.getvalue())
+    return picture.getvalue(), len(rows)
