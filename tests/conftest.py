@@ -90,13 +90,17 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> MainLine:
     )
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty-four pictures of each of four digits, as a folder of class folders."""
-    folder = tmp_path_factory.mktemp("data") / "four"
+def some_digits(folder: Path, *, classes: int, each: int) -> Path:
+    """Write the first pictures of the first digits as a folder of class folders."""
     for sample in open_dataset("digits").train:
         target = folder / sample.label / Path(sample.path).name
-        if int(sample.label) < 4 and len(list(target.parent.glob("*"))) < 24:
+        if int(sample.label) < classes and len(list(target.parent.glob("*"))) < each:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(sample.read())
     return folder
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-four pictures of each of four digits, as a folder of class folders."""
+    return some_digits(tmp_path_factory.mktemp("data") / "four", classes=4, each=24)

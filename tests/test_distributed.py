@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import some_digits
 
 from deeprank.models.network import NetworkConfig, build_network
-from deeprank.runtime.datasets import open_dataset
 from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.config import load_config
 from deeprank.train.distributed import Ranks, started_by_torchrun, synchronise_norms
@@ -41,13 +41,7 @@ PICTURES = {
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve pictures of each of four digits."""
-    folder = tmp_path_factory.mktemp("data") / "four"
-    for sample in open_dataset("digits").train:
-        target = folder / sample.label / Path(sample.path).name
-        if int(sample.label) < 4 and len(list(target.parent.glob("*"))) < 12:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(sample.read())
-    return folder
+    return some_digits(tmp_path_factory.mktemp("data") / "four", classes=4, each=12)
 
 
 @pytest.fixture(autouse=True)

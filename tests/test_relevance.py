@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import some_digits
 
 from deeprank.runtime.datasets import Sample, open_dataset
 from deeprank.runtime.errors import DataError, TrainingError
@@ -130,13 +131,7 @@ def test_colours_are_counted_as_numpy_counts_them():
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty pictures of each of three digits, as a folder of class folders."""
-    folder = tmp_path_factory.mktemp("data") / "three"
-    for sample in open_dataset("digits").train:
-        target = folder / sample.label / Path(sample.path).name
-        if int(sample.label) < 3 and len(list(target.parent.glob("*"))) < 20:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(sample.read())
-    return folder
+    return some_digits(tmp_path_factory.mktemp("data") / "three", classes=3, each=20)
 
 
 def online(**options):

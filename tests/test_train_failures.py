@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError
 from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.config import load_config
@@ -55,17 +54,6 @@ class Watcher(SilentMonitor):
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "four"
-    for sample in open_dataset("digits").train:
-        target = folder / sample.label / Path(sample.path).name
-        if int(sample.label) < 4 and len(list(target.parent.glob("*"))) < 24:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(sample.read())
-    return folder
 
 
 def train(data: Path, out: Path, monitor: SilentMonitor | None = None, **changes):

@@ -25,6 +25,7 @@ class _Deck:
         self._left: list[int] = []
 
     def deal(self, count: int) -> list[int]:
+        """Return the next ``count`` cards, from as many shuffled decks as that takes."""
         hand: list[int] = []
         while len(hand) < count:
             if not self._left:
