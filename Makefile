@@ -25,8 +25,9 @@ demo: $(INSTALLED)
 	@echo
 	@echo "The pictures are in $(DEMO)/query.png and $(DEMO)/sheets/."
 
+# A file of tests stays with one of two workers, so that what its tests share is made once.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

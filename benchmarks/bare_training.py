@@ -14,16 +14,16 @@ import torch
 from deeprank.models.weights import find_weights
 from deeprank.train.config import TrainConfig, config_from_dict
 from deeprank.train.device import torch_device
+from deeprank.train.initial import make_network
 from deeprank.train.objective import Objective
 from deeprank.train.optimisation import make_optimizer
 from deeprank.train.runfolder import RunFolder
 from deeprank.train.sources import train_mode
-from deeprank.train.training import _make_network
 
 
 def bare_loop(config: TrainConfig, device: torch.device) -> float:
     """Do the steps of an epoch and return the pictures a second."""
-    network = _make_network(config, find_weights(config.backbone, config.weights)).to(device)
+    network = make_network(config, find_weights(config.backbone, config.weights)).to(device)
     objective = Objective(config, config.classes_per_batch).to(device)
     optimizer = make_optimizer(network, objective, config)
     labels = torch.arange(config.classes_per_batch, device=device).repeat_interleave(config.pictures_per_class)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ..runtime.cli import ThreadsOption, VerboseOption, VersionOption, application, guarded, note, progress
+from ..runtime.cli import ThreadsOption, VerboseOption, VersionOption, application, guarded, note, progress_in_stages
 from ..runtime.errors import ExportError, MissingExtraError
-from ..runtime.progress import Advance
 from ..runtime.text import display_path
 
 if TYPE_CHECKING:
@@ -62,12 +60,7 @@ def export_command(
     from ..runtime.datasets import open_dataset
 
     reference = Reference(run)
-    with contextlib.ExitStack() as bars:
-
-        def start(what: str, total: int, /) -> Advance:
-            bars.close()
-            return bars.enter_context(progress(what, total))
-
+    with progress_in_stages() as start:
         package = export_package(
             reference.network,
             reference.info,

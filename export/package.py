@@ -74,13 +74,7 @@ def export_package(
         raise ExportError(f"{display_path(out.parent)} does not exist; expected a folder to write {out.name} into.")
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         model = Path(scratch) / out.name
-        exported: Exported
-        if form == "onnx":
-            write_onnx(network, info, model)
-            exported = Embedder(model, device="cpu", threads=threads)
-        else:
-            write_torchscript(network, info, model)
-            exported = TorchScriptModel(model)
+        exported = _written(network, info, model, form, threads)
         report = check_parity(reference, exported, dataset, info.precision, full=full, progress=progress)
         if report.failures:
             raise ExportError(
@@ -88,6 +82,15 @@ def export_package(
                 f"{display_path(out)} was not written."
             )
         return _place(model, out, report, info, dataset, form)
+
+
+def _written(network: nn.Module, info: ModelInfo, model: Path, form: Format, threads: int | None) -> Exported:
+    """Write the file and open it."""
+    if form == "onnx":
+        write_onnx(network, info, model)
+        return Embedder(model, device="cpu", threads=threads)
+    write_torchscript(network, info, model)
+    return TorchScriptModel(model)
 
 
 def _place(model: Path, out: Path, report: ParityReport, info: ModelInfo, dataset: DataSet, form: Format) -> Package:

@@ -124,13 +124,8 @@ def check_parity(
         val, train = balanced_sample(val, QUERY_SAMPLE), balanced_sample(train, GALLERY_SAMPLE)
     if not val:
         raise ExportError("The data set has no val pictures; expected at least one class of two pictures.")
-    splits = {}
-    for who, embeds in (("PyTorch", reference), ("exported file", exported)):
-        for what, samples in (("queries", val), ("gallery", train)):
-            advance = progress(f"parity: {who}, {what}", len(samples))
-            splits[who, what] = embed_split(samples, embeds, advance=advance)
-    queries, gallery = splits["PyTorch", "queries"], splits["PyTorch", "gallery"]
-    ours = splits["exported file", "queries"], splits["exported file", "gallery"]
+    queries, gallery = _embedded(val, train, reference, "PyTorch", progress)
+    ours = _embedded(val, train, exported, "exported file", progress)
     k = min(K, len(gallery))
     evaluation = evaluate(*ours, k, reference=(queries, gallery))
     assert evaluation.difference is not None
@@ -146,6 +141,14 @@ def check_parity(
         queries=queries,
         gallery=gallery,
     )
+
+
+def _embedded(
+    val: Sequence[Sample], train: Sequence[Sample], embeds: Embeds, who: str, progress: StartProgress
+) -> tuple[EmbeddedSplit, EmbeddedSplit]:
+    queries = embed_split(val, embeds, advance=progress(f"parity: {who}, queries", len(val)))
+    gallery = embed_split(train, embeds, advance=progress(f"parity: {who}, gallery", len(train)))
+    return queries, gallery
 
 
 def _batch_difference(exported: Exported, queries: EmbeddedSplit) -> VectorDifference:

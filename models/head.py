@@ -54,3 +54,18 @@ class EmbeddingHead(nn.Module):
             deep = torch.cat([functional.normalize(deep, dim=1), beside], dim=1)
         embedding: torch.Tensor = self.layers[-1](deep)
         return embedding
+
+    @torch.no_grad()
+    def set_linear(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Give the last layer the weight ``[d, F]`` and the bias ``[d]``.
+
+        Raises:
+            ValueError: they are of other shapes.
+
+        """
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        if last.weight.shape != weight.shape or last.bias.shape != bias.shape:
+            raise ValueError(f"expected a weight {tuple(last.weight.shape)}, not {tuple(weight.shape)}")
+        last.weight.copy_(weight)
+        last.bias.copy_(bias)

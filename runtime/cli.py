@@ -11,6 +11,7 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from .console import emit_json, fail, guarded, note
+from .progress import Advance, StartProgress
 from .text import printable
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "guarded",
     "note",
     "progress",
+    "progress_in_stages",
 ]
 
 
@@ -73,6 +75,18 @@ def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[A
             yield advance
     else:
         yield _PlainProgress(what, total, unit)
+
+
+@contextlib.contextmanager
+def progress_in_stages() -> Iterator[StartProgress]:
+    """Show one :func:`progress` after the other."""
+    with contextlib.ExitStack() as shown:
+
+        def start(what: str, total: int, /) -> Advance:
+            shown.close()
+            return shown.enter_context(progress(what, total))
+
+        yield start
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from deeprank.runtime.index.sync import sync
+
 INDEX, PHOTOS = "my.index", "photos"
 
 
@@ -49,10 +51,8 @@ def photos(folder: Path, count: int = 24) -> Path:
 
 
 def indexed(folder: Path) -> Path:
-    """An index of a few pictures, made by the real command with ``model.onnx`` of the folder."""
-    photos(folder)
-    command = [str(Path(sys.executable).parent / "deeprank-index"), "sync", PHOTOS, "--index", INDEX]
-    subprocess.run([*command, "--model", "model.onnx"], cwd=folder, check=True, capture_output=True)
+    """An index of a few pictures, made with ``model.onnx`` of the folder."""
+    sync(folder / INDEX, [photos(folder)], model=folder / "model.onnx")
     return folder / INDEX
 
 

@@ -17,6 +17,8 @@ from conftest import MainLine
 
 from deeprank.runtime.datasets import write_digits
 
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parent.parent
 PRETRAINED = ROOT / "models" / "pretrained"
 RUNTIME = {"numpy", "pillow", "hnswlib", "typer", "filelock", "deep-ranking"}
@@ -38,9 +40,10 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
-    """A PATH of one folder with a handful of tools and no compiler; pip without an index."""
+    """A PATH without a compiler; pip without an index, and leaving it to the first import to compile a module."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))}
-    return kept | {"PATH": "/nonexistent", "PIP_NO_INDEX": "1", "CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
+    kept |= {"PIP_NO_INDEX": "1", "PIP_NO_COMPILE": "1"}
+    return kept | {"PATH": "/nonexistent", "CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
 
 
 @pytest.fixture(scope="module")

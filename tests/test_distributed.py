@@ -14,11 +14,14 @@ from conftest import some_digits
 
 from deeprank.models.network import NetworkConfig, build_network
 from deeprank.train.checkpoints import read_checkpoint
-from deeprank.train.config import load_config
-from deeprank.train.distributed import Ranks, started_by_torchrun, synchronise_norms
+from deeprank.train.distributed import Ranks
+from deeprank.train.gathering import synchronise_norms
+from deeprank.train.job import Surroundings
 from deeprank.train.monitor import SilentMonitor, TrainingInterrupted
+from deeprank.train.recipefile import load_config
 from deeprank.train.runfolder import RunFolder
-from deeprank.train.training import Surroundings, resume_run, start_run
+from deeprank.train.torchrun import started_by_torchrun
+from deeprank.train.training import resume_run, start_run
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -59,7 +62,9 @@ def whole(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     config = load_config("digits", PICTURES)
     surroundings = Surroundings("cpu", 1, folder / "cache")
-    return start_run(str(digits), config, "digits", surroundings, SilentMonitor(), out=folder / "run").run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return start_run(str(digits), config, "digits", surroundings, SilentMonitor(), out=folder / "run").run
 
 
 def torchrun(*words: object) -> subprocess.Popen[str]:
@@ -146,10 +151,11 @@ import numpy as np, torch
 from pathlib import Path
 from torch import nn
 from deeprank.runtime.errors import TrainingError
-from deeprank.train.config import load_config
-from deeprank.train.distributed import connected
+from deeprank.train.recipefile import load_config
+from deeprank.train.torchrun import connected
 from deeprank.train.monitor import SilentMonitor, TrainingInterrupted
-from deeprank.train.training import Surroundings, start_run
+from deeprank.train.job import Surroundings
+from deeprank.train.training import start_run
 
 def failed(work):
     try:

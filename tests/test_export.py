@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import MainLine, run_command
+from conftest import MainLine, run_command, run_together
 
 from deeprank.export.package import export_package
 from deeprank.export.parity import balanced_sample
@@ -132,17 +132,17 @@ class Shifted(torch.nn.Module):
         return torch.nn.functional.normalize(moved, dim=1)
 
 
-def test_a_failed_check_leaves_the_earlier_file(line: MainLine, tmp_path: Path) -> None:
+def test_a_failed_check_leaves_the_earlier_file(line: MainLine, digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.onnx"
     out.write_text("the earlier file")
     reference = Reference(line.run)
     with pytest.raises(ExportError, match=r"largest difference of a component.*was not written"):
-        export_package(Shifted(reference.network, 0.01), reference.info, reference, open_dataset("digits"), out)
+        export_package(Shifted(reference.network, 0.01), reference.info, reference, open_dataset(digits), out)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert out.read_text() == "the earlier file"
 
 
-def test_a_network_with_control_flow_is_refused(line: MainLine, tmp_path: Path) -> None:
+def test_a_network_with_control_flow_is_refused(line: MainLine, digits: Path, tmp_path: Path) -> None:
     class Moody(Shifted):
         def forward(self, pictures: torch.Tensor) -> torch.Tensor:
             vectors = self.network(pictures)
@@ -151,7 +151,7 @@ def test_a_network_with_control_flow_is_refused(line: MainLine, tmp_path: Path) 
     reference = Reference(line.run)
     with pytest.raises(ExportError, match="control flow"):
         export_package(
-            Moody(reference.network, 0), reference.info, reference, open_dataset("digits"), tmp_path / "m.onnx"
+            Moody(reference.network, 0), reference.info, reference, open_dataset(digits), tmp_path / "m.onnx"
         )
     assert not list(tmp_path.iterdir())
 
@@ -166,29 +166,22 @@ def test_sample_is_balanced_and_stable() -> None:
     assert set(balanced_sample(data.train, 10_000)) == set(data.train)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["gone"], "gone"),
-        (["{run}", "--format", "tflite"], "--format 'tflite'; expected onnx or torchscript"),
-        (["{run}", "--precision", "int4"], "--precision 'int4'; expected fp32"),
-        (["{run}", "--data", "missing-folder"], "missing-folder does not exist"),
-        (["{run}", "--out", "no/such/folder/m.onnx"], "expected a folder to write m.onnx into"),
-    ],
-)
-def test_bad_input(line: MainLine, tmp_path: Path, arguments: list[str], message: str) -> None:
-    words = [word.format(run=line.run) for word in arguments]
-    failed = run_command("deeprank-export", *words, cwd=tmp_path, status=1)
-    assert message in failed.stderr
-    assert failed.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_damaged_run(line: MainLine, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(line.run, run)
-    best = next(run.glob("best*"))
+def test_bad_input(line: MainLine, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(line.run, damaged)
+    best = next(damaged.glob("best*"))
     best.write_bytes(best.read_bytes()[:1000])
-    failed = run_command("deeprank-export", run, cwd=tmp_path, status=1)
-    assert "best" in failed.stderr
-    assert failed.stderr.count("\n") == 1
+    cases = [
+        (["gone"], "gone"),
+        ([line.run, "--format", "tflite"], "--format 'tflite'; expected onnx or torchscript"),
+        ([line.run, "--precision", "int4"], "--precision 'int4'; expected fp32"),
+        ([line.run, "--data", "missing-folder"], "missing-folder does not exist"),
+        ([line.run, "--out", "no/such/folder/m.onnx"], "expected a folder to write m.onnx into"),
+        ([damaged], "best"),
+    ]
+    results = run_together(*(["deeprank-export", *words] for words, _ in cases), cwd=tmp_path)
+    for failed, (_, message) in zip(results, cases, strict=True):
+        assert failed.returncode == 1, failed.args
+        assert message in failed.stderr
+        assert failed.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [damaged]

@@ -134,10 +134,11 @@ def test_missing_unexpected_and_misshapen_keys_are_all_named(tmp_path: Path):
 
 
 def test_a_larger_networks_weights_do_not_pass_for_a_smaller_ones(tmp_path: Path):
-    path = tmp_path / "resnet101.pth"
-    torch.save(a_backbone("resnet101").state_dict(), path)
+    """Whose layers are all there, and of the same shapes."""
+    path = tmp_path / "resnet34.pth"
+    torch.save(a_backbone("timm:resnet34").state_dict(), path)
     with pytest.raises(ModelFileError, match="unexpected"):
-        load_into(create_backbone("resnet50", 64), "resnet50", find_weights("resnet50", str(path)))
+        load_into(create_backbone("timm:resnet18", 64), "timm:resnet18", find_weights("timm:resnet18", str(path)))
 
 
 @pytest.mark.parametrize(

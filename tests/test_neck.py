@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from deeprank.models.network import NetworkConfig, build_network
-from deeprank.train.config import load_config
 from deeprank.train.losses import normalised_softmax, squared_distances, triplet_hinge
 from deeprank.train.mining import MINERS
 from deeprank.train.neck import BNNeck
 from deeprank.train.objective import Objective
 from deeprank.train.optimisation import make_optimizer
+from deeprank.train.recipefile import load_config
 
 
 def a_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,27 +3,29 @@
 import inspect
 import json
 import math
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import run_command, run_together
 from pytorch_metric_learning import losses as pml_losses
+from test_train_run import rows_of
 
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError
-from deeprank.train.config import TrainConfig, check_together, config_from_dict, differences, load_config
+from deeprank.train.config import TrainConfig, config_from_dict, differences
+from deeprank.train.contradictions import check_together
+from deeprank.train.job import Surroundings
 from deeprank.train.losses import normalised_softmax
 from deeprank.train.mining import Triplets
+from deeprank.train.monitor import SilentMonitor, TrainingInterrupted
 from deeprank.train.objective import Objective
 from deeprank.train.pml import _REFUSED, PmlLoss, check_pml
+from deeprank.train.recipefile import load_config
+from deeprank.train.training import resume_run, start_run
 
 CLASSES, EACH, DIM = 5, 4, 6
 Rows = np.ndarray
@@ -219,7 +221,7 @@ def test_every_usable_loss_trains_repeats_and_goes_into_a_checkpoint(name: str, 
 
 
 def test_what_a_loss_draws_follows_the_seed_of_the_step():
-    from deeprank.train.loop import seeded
+    from deeprank.train.seeding import seeded
 
     rows, labels = a_batch()
     loss = made("TripletMarginLoss", triplets_per_anchor=1, margin=2.0)
@@ -354,7 +356,6 @@ def test_recipes_that_make_no_sense_are_refused(tmp_path: Path, text: str, parts
 
 # -- the command ------------------------------------------------------------------------------------------------------
 
-BIN = Path(sys.executable).parent / "deeprank-train"
 TINY = """
 [network]
 backbone = "timm:resnet10t"
@@ -364,7 +365,9 @@ classes_per_batch = 4
 pictures_per_class = 3
 steps_per_epoch = 8
 [optimizer]
-epochs = 3
+epochs = 1
+[run]
+report = false
 """
 
 
@@ -376,15 +379,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(sample.read())
     return folder
-
-
-def command(*words: object, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [str(BIN), *map(str, words)], cwd=cwd, env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True
-    )
-    assert result.returncode == status, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result
 
 
 def digits_recipe(folder: Path, loss: str) -> Path:
@@ -405,40 +399,54 @@ def digits_recipe(folder: Path, loss: str) -> Path:
     return folder / "recipe.toml"
 
 
-def rows_of(run: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "pictures_per_second"} for row in rows]
+class StopsInTheSecondEpoch(SilentMonitor):
+    def __init__(self):
+        self.left: int | None = None
+
+    def remark(self, text: str) -> None:
+        if text.startswith("epoch 1:"):
+            self.left = 3
+
+    def advance(self, count: int, note: str = "") -> None:
+        if self.left is not None:
+            self.left -= 1
+
+    def stopping(self) -> bool:
+        return self.left is not None and self.left <= 0
 
 
-def test_a_run_with_class_vectors_goes_on_to_the_same_numbers(data: Path, tmp_path: Path):
-    loss = '[loss]\nloss = "pml:ProxyAnchorLoss"\n[loss.arguments]\nmargin = 0.15\nalpha = 24\n'
-    words = [data, "--config", digits_recipe(tmp_path, loss), "--threads", 1, "--device", "cpu", "--out"]
-    command(*words, "whole", cwd=tmp_path)
-    process = subprocess.Popen(
-        [str(BIN), *map(str, [*words, "run"])], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    refused = command("--resume", "run", "--arguments", "margin=0.2", "--device", "cpu", cwd=tmp_path, status=1)
-    assert "arguments: {'margin': 0.15, 'alpha': 24}, now {'margin': 0.2}" in refused.stderr
-    command("--resume", "run", "--threads", 1, "--device", "cpu", cwd=tmp_path)
-    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
-    found, expected = (
-        torch.load(tmp_path / run / "last.pt", weights_only=True)["objective"] for run in ("run", "whole")
-    )
+def test_a_run_with_class_vectors_goes_on_to_the_same_numbers(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    options = {"loss": "pml:ProxyAnchorLoss", "arguments": {"margin": 0.15, "alpha": 24}}
+    options |= {"backbone": "timm:resnet10t", "embedding_dim": 8, "epochs": 3, "steps_per_epoch": 5, "report": False}
+    chosen = load_config("digits", {**options, "classes_per_batch": 4, "pictures_per_class": 3})
+    here, whole, run = Surroundings("cpu", 1, Path("cache")), Path("whole"), Path("run")
+
+    def started(run: Path, monitor: SilentMonitor) -> None:
+        start_run(str(data), chosen, "digits", here, monitor, out=run)
+
+    started(whole, SilentMonitor())
+    with pytest.raises(TrainingInterrupted):
+        started(run, StopsInTheSecondEpoch())
+    with pytest.raises(TrainingError) as refusal:
+        resume_run(run, {"arguments": {"margin": 0.2}}, here, SilentMonitor())
+    assert "arguments: {'margin': 0.15, 'alpha': 24}, now {'margin': 0.2}" in str(refusal.value)
+    resume_run(run, {}, here, SilentMonitor())
+    rows = rows_of(run)
+    assert rows == rows_of(whole)
+    found, expected = (torch.load(path / "last.pt", weights_only=True)["objective"] for path in (run, whole))
     assert list(found) == ["pml.loss.proxies"]
     assert torch.equal(found["pml.loss.proxies"], expected["pml.loss.proxies"])
-    assert all(0 < row["active_share"] <= 1 for row in rows_of(tmp_path / "run")[:3])
+    assert all(0 < row["active_share"] <= 1 for row in rows[:3])
 
 
 def test_arguments_from_the_command_line_and_a_loss_without_elements(data: Path, tmp_path: Path):
-    recipe = digits_recipe(tmp_path, "[optimizer]\nepochs = 1\n[loss]\nbnneck = true\n")
+    recipe = digits_recipe(tmp_path, "[loss]\nbnneck = true\n")
     words = [data, "--config", recipe, "--device", "cpu", "--out", "run"]
-    result = command(*words, "--loss", "pml:PNPLoss+softmax", "--arguments", 'anneal=0.05,variant="Dq"', cwd=tmp_path)
+    words += ["--loss", "pml:PNPLoss+softmax", "--arguments", 'anneal=0.05,variant="Dq"']
+    result = run_command("deeprank-train", *words, cwd=tmp_path)
     assert "active" not in result.stderr
     assert rows_of(tmp_path / "run")[0]["active_share"] is None
     stored = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
@@ -454,7 +462,8 @@ def test_bad_losses_get_one_sentence_and_no_run(data: Path, tmp_path: Path):
         (["--loss", "pml:ContrastiveLoss", "--arguments", "pos_margin"], "expected name=value pairs"),
         (["--arguments", "margin=1"], "takes no arguments"),
     ]
-    for words, message in cases:
-        result = command(data, "--config", "digits", *words, cwd=tmp_path, status=1)
+    commands = [["deeprank-train", data, "--config", "digits", *words] for words, _ in cases]
+    for result, (_, message) in zip(run_together(*commands, cwd=tmp_path), cases, strict=True):
+        assert result.returncode == 1, result.args
         assert message in result.stderr, result.stderr
     assert not (tmp_path / "runs").exists()

@@ -15,12 +15,12 @@ from deeprank.runtime.errors import DataError, TrainingError
 from deeprank.runtime.evaluate.tripletfile import load_triplets
 from deeprank.runtime.images import PictureRule
 from deeprank.train.colour import COLOUR_WIDTH, colour_histograms
-from deeprank.train.config import load_config
 from deeprank.train.data import prepare
 from deeprank.train.heldout import distinct_triplets, write_teacher_triplets, write_triplets
 from deeprank.train.monitor import SilentMonitor
 from deeprank.train.online import DrawRules
 from deeprank.train.pictures import read_plain
+from deeprank.train.recipefile import load_config
 from deeprank.train.relevance import PairRelevance, Part, VectorRelevance, chunks_of_rows, total_relevance
 from deeprank.train.relevancefile import read_relevance
 from deeprank.train.samplers import make_sampler
@@ -357,7 +357,7 @@ def test_different_triplets_run_out(tmp_path: Path):
 # -- the command -------------------------------------------------------------------------------------------------------
 
 TINY = ("--epochs", "1", "--steps-per-epoch", "3", "--classes-per-batch", "3", "--pictures-per-class", "5",
-        "--embedding-dim", "8")  # fmt: skip
+        "--embedding-dim", "8", "--no-report")  # fmt: skip
 
 
 def test_both_samplers_see_as_many_pictures():

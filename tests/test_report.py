@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import io
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -13,22 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MainLine
+from conftest import MainLine, some_digits
 from PIL import Image
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
-from deeprank.runtime.datasets import DataSet, Sample, open_dataset
+from deeprank.runtime.datasets import DataSet, Sample
 from deeprank.runtime.text import printable
-from deeprank.train.config import load_config
 from deeprank.train.data import TrainingData, prepare
 from deeprank.train.figures import Figures, Ranking, rank_and_evaluate
+from deeprank.train.job import Surroundings
 from deeprank.train.monitor import SilentMonitor
+from deeprank.train.recipefile import load_config
 from deeprank.train.report import write_report
 from deeprank.train.report.analysis import class_figures, confusions, evaluated, worst_queries
 from deeprank.train.report.embedding_map import MOST_POINTS, _colours, draw_map, in_the_plane, map_sample
 from deeprank.train.runfolder import RunFolder
-from deeprank.train.training import Surroundings, start_run
+from deeprank.train.training import start_run
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -443,28 +443,13 @@ def test_asked_to_stop_it_writes_what_it_has(world: World):
 # -- from a real run --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def three_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "three"
-    for sample in open_dataset("digits").train:
-        target = folder / sample.label / Path(sample.path).name
-        if int(sample.label) < 3 and len(list(target.parent.glob("*"))) < 40:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(sample.read())
-    return folder
-
-
-def train(data: Path, out: Path, **changes: object) -> RunFolder:
-    options = {"backbone": "timm:resnet10t", "embedding_dim": 8, "epochs": 1, "steps_per_epoch": 3, **changes}
-    config = load_config("digits", {"classes_per_batch": 3, "pictures_per_class": 3, **options})
-    where = Surroundings("cpu", 1, out.parent / "cache")
-    return RunFolder(start_run(str(data), config, "digits", where, SilentMonitor(), out=out).run)
-
-
-def test_a_run_leaves_its_report(three_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_leaves_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(three_digits, tmp_path / "data")
-    run = train(tmp_path / "data", tmp_path / "run")
+    some_digits(tmp_path / "data", classes=3, each=40)
+    options = {"backbone": "timm:resnet10t", "embedding_dim": 8, "epochs": 1, "steps_per_epoch": 3}
+    config = load_config("digits", {"classes_per_batch": 3, "pictures_per_class": 3, **options})
+    where = Surroundings("cpu", 1, tmp_path / "cache")
+    run = RunFolder(start_run("data", config, "digits", where, SilentMonitor(), out=Path("run")).run)
     final = run.read_metrics()[-1]
     page = read(run.report_path)
     assert len(page.pictures()) >= 2
@@ -473,14 +458,6 @@ def test_a_run_leaves_its_report(three_digits: Path, tmp_path: Path, monkeypatch
     rows = list(csv.DictReader(run.classes_path.open(encoding="utf-8", newline="")))
     weighted = sum(float(row["precision_at_k"]) * int(row["queries"]) for row in rows)
     assert weighted / final["queries"] == pytest.approx(final["precision_at_k"], abs=1e-5)
-
-
-def test_no_report_is_made_where_none_is_wanted(three_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    run = train(three_digits, tmp_path / "run", report=False)
-    assert run.read_metrics()[-1]["kind"] == "final"
-    assert not run.report_path.exists()
-    assert not run.map_path.exists()
 
 
 def test_the_command_leaves_a_report_that_agrees_with_it(line: MainLine):

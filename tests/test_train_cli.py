@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import run_together
 
 from deeprank.runtime.datasets import open_dataset
 
@@ -32,6 +33,7 @@ TINY = [
     "cpu",
     "--no-report",
 ]
+RUN = ["--config", "digits", "--epochs", "4", "--steps-per-epoch", "10", *TINY, "--out", "run"]
 
 
 def command(*arguments: object, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -67,7 +69,7 @@ def rows_of(run: Path) -> list[dict]:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody interrupts."""
     folder = tmp_path_factory.mktemp("whole")
-    command(data, "--config", "digits", "--epochs", 3, "--steps-per-epoch", 25, *TINY, "--out", "run", cwd=folder)
+    command(data, *RUN, cwd=folder)
     return folder / "run"
 
 
@@ -85,15 +87,14 @@ def test_digits_from_beginning_to_end(tmp_path: Path):
     assert "loss" not in result.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_run_that_goes_on_to_the_same_numbers(data: Path, whole: Path, tmp_path: Path, number: int):
-    arguments = [data, "--config", "digits", "--epochs", 3, "--steps-per-epoch", 25, *TINY, "--out", "run"]
+def stopped(*arguments: object, cwd: Path, number: int, epochs: int) -> list[str]:
+    """Send a signal to the command when so many epochs are done; return the words that it says to go on with."""
     process = subprocess.Popen(
-        [str(BIN), *map(str, arguments)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [str(BIN), *map(str, arguments)], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    # One epoch is done; the next takes long enough to be hit in its middle.
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+    # The next epoch takes long enough to be hit in its middle.
+    deadline, metrics = time.monotonic() + 240, cwd / "run" / "metrics.jsonl"
+    while not (metrics.exists() and len(rows_of(cwd / "run")) == epochs) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.2)
     process.send_signal(number)
@@ -103,7 +104,13 @@ def test_a_signal_leaves_a_run_that_goes_on_to_the_same_numbers(data: Path, whol
     assert "Traceback" not in stderr
     typed = re.search(r"Go on with: deeprank-train (--resume \S+)", stderr)
     assert typed, stderr
-    command(*typed[1].split(), "--threads", 1, cwd=tmp_path)
+    return typed[1].split()
+
+
+def test_signals_leave_a_run_that_goes_on_to_the_same_numbers(data: Path, whole: Path, tmp_path: Path):
+    typed = stopped(data, *RUN, cwd=tmp_path, number=signal.SIGINT, epochs=1)
+    typed = stopped(*typed, "--threads", 1, cwd=tmp_path, number=signal.SIGTERM, epochs=2)
+    command(*typed, "--threads", 1, cwd=tmp_path)
     assert rows_of(tmp_path / "run") == rows_of(whole)
 
 
@@ -130,9 +137,10 @@ def test_bad_input_gets_one_sentence(data: Path, tmp_path: Path, whole: Path):
         (["--resume", whole, "--margin", 0.3], "margin: 0.2, now 0.3"),
         (["--resume", whole, "--out", "x"], "leave out --config and --out"),
     ]
-    for arguments, message in cases:
-        result = command(*arguments, cwd=tmp_path, status=1)
-        assert message in result.stderr, (arguments, result.stderr)
+    results = run_together(*(["deeprank-train", *arguments] for arguments, _ in cases), cwd=tmp_path)
+    for result, (_, message) in zip(results, cases, strict=True):
+        assert result.returncode == 1, result.args
+        assert message in result.stderr, (result.args, result.stderr)
         assert result.stdout == ""
     assert not (tmp_path / "runs").exists()
 

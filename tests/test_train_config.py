@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from deeprank.runtime.errors import TrainingError
-from deeprank.train.config import RECIPES, TrainConfig, config_from_dict, differences, load_config, options
+from deeprank.train.config import TrainConfig, config_from_dict, differences, options
+from deeprank.train.recipefile import RECIPES, load_config
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -12,11 +12,12 @@ import torch
 
 from deeprank.runtime.errors import TrainingError
 from deeprank.train.checkpoints import read_checkpoint
-from deeprank.train.config import load_config
 from deeprank.train.failures import is_out_of_memory
+from deeprank.train.job import Surroundings
 from deeprank.train.monitor import SilentMonitor
+from deeprank.train.recipefile import load_config
 from deeprank.train.runfolder import RunFolder
-from deeprank.train.training import Surroundings, resume_run, start_run
+from deeprank.train.training import resume_run, start_run
 
 TINY = {
     "backbone": "timm:resnet10t",
@@ -27,6 +28,7 @@ TINY = {
     "epochs": 2,
     "loss": "triplet+softmax",
     "bnneck": True,
+    "report": False,
 }
 SURROUNDINGS = Surroundings("cpu", 1, Path("cache"))
 

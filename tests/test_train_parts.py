@@ -10,15 +10,15 @@ import torch
 
 from deeprank.runtime.datasets import DataSet, Sample, open_dataset
 from deeprank.runtime.errors import DataError, DeviceError, TrainingError
-from deeprank.train.config import load_config
 from deeprank.train.curves import draw_curves
 from deeprank.train.data import prepare, sampled
 from deeprank.train.device import torch_device
 from deeprank.train.figures import deviation, evaluate
-from deeprank.train.loop import seeded
 from deeprank.train.monitor import SilentMonitor
 from deeprank.train.optimisation import rate_factor
 from deeprank.train.pictures import threaded
+from deeprank.train.recipefile import load_config
+from deeprank.train.seeding import seeded
 
 
 def unit(random, count: int, dim: int = 5) -> np.ndarray:

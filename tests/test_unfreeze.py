@@ -15,17 +15,26 @@ from deeprank.models.normalisation import HALF
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import DataError, TrainingError
 from deeprank.train.checkpoints import read_checkpoint
-from deeprank.train.config import check_together, load_config
+from deeprank.train.contradictions import check_together
 from deeprank.train.data import prepare
 from deeprank.train.ema import MovingAverage
+from deeprank.train.job import Surroundings
 from deeprank.train.monitor import TrainingInterrupted
 from deeprank.train.optimisation import rate_factor
-from deeprank.train.training import Surroundings, resume_run, start_run
+from deeprank.train.recipefile import load_config
+from deeprank.train.training import resume_run, start_run
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of all runs here: what one has computed, the others read, as runs of one folder do."""
+    return tmp_path_factory.mktemp("features")
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def in_a_folder_of_its_own(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
+    Path("cache").symlink_to(features)
 
 
 FROZEN = {**TINY, "freeze_backbone": True, "freeze_norms": True, "unfreeze": 1, "views": 1, "head_epochs": 1}
@@ -74,10 +83,10 @@ def test_the_head_moves_first_and_then_the_last_stages_alone(digits: Path):
 
 def _initial() -> dict[str, torch.Tensor]:
     from deeprank.models.weights import find_weights
-    from deeprank.train.training import _make_network
+    from deeprank.train.initial import make_network
 
     config = load_config("digits", FROZEN)
-    return _make_network(config, find_weights(config.backbone, config.weights)).state_dict()
+    return make_network(config, find_weights(config.backbone, config.weights)).state_dict()
 
 
 def test_statistics_move_where_they_are_not_kept(digits: Path):
@@ -106,10 +115,14 @@ def test_what_the_cache_gives_is_what_the_pictures_give(digits: Path, changes):
     assert result.figures["positive_distance"] == pytest.approx(figures.positive_distance, rel=0.02)
 
 
-@pytest.mark.parametrize("changes", [{"ema": 0.9}, {"multiscale": True, "ema": 0.9}], ids=str)
-def test_a_stopped_run_goes_on_to_the_same_numbers(digits: Path, changes):
+@pytest.mark.parametrize(
+    ("changes", "stops"),
+    [({"ema": 0.9}, (3, 6, 10)), ({"multiscale": True, "ema": 0.9}, (6,))],
+    ids=["one scale", "multiscale"],
+)
+def test_a_stopped_run_goes_on_to_the_same_numbers(digits: Path, changes, stops: tuple[int, ...]):
     whole = train(digits, "whole", **changes)
-    for stop_after in (3, 6, 10):  # in the head's epoch, and in both of the others
+    for stop_after in stops:  # in the head's epoch, and in both of the others
         with pytest.raises(TrainingInterrupted):
             train(digits, f"part{stop_after}", Listener(stop_after), **changes)
         resumed = resume_run(Path(f"part{stop_after}"), {}, _here(), Listener())

@@ -1,38 +1,24 @@
-"""``deeprank-train``: options, progress, and what is printed."""
+"""``deeprank-train``: how a run is started or resumed, alone or beside others, and what is printed of it."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import inspect
+import math
 import os
 import shlex
-import signal
 import sys
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from ..runtime.cli import (
-    DeviceOption,
-    ThreadsOption,
-    VerboseOption,
-    VersionOption,
-    application,
-    data_or_tiny_imagenet,
-    fail,
-    guarded,
-    note,
-    progress,
-)
+from ..runtime.cli import application, data_or_tiny_imagenet, fail, guarded
 from ..runtime.datasets import DIGITS
 from ..runtime.errors import MissingExtraError, TrainingError
-from ..runtime.text import display_path, printable
-from .config import Option, load_config, options
+from ..runtime.text import display_path
+from .flags import typed_options, with_flags
+from .recipefile import load_config
+from .terminal import TerminalMonitor
 
 __all__ = ["app", "main"]
 
@@ -54,57 +40,6 @@ _EXAMPLES = [
 app = application(_HELP, _EXAMPLES)
 
 
-class _TerminalMonitor:
-    """Shows remarks and progress on stderr; stops on the first Ctrl-C or SIGTERM at the next safe point."""
-
-    def __init__(self, speaks: bool = True) -> None:
-        self._speaks = speaks
-        self._work = contextlib.ExitStack()
-        self._advance: Any = None
-        self._stopping = False
-
-    def remark(self, text: str) -> None:
-        if self._speaks:
-            note(text)
-
-    def begin(self, title: str, total: int, unit: str, done: int = 0) -> None:
-        self.end()
-        if not self._speaks:
-            return
-        more = f" (after {done:,} from before)" if done else ""
-        self._advance = self._work.enter_context(progress(title + more, total - done, unit))
-
-    def advance(self, count: int, note: str = "") -> None:
-        if self._speaks:
-            self._advance(count, detail=note)
-
-    def end(self) -> None:
-        self._work.close()
-
-    def stopping(self) -> bool:
-        return self._stopping
-
-    @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """Catch the first signal; the second Ctrl-C ends the process at once."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            del frame
-            if self._stopping and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            if not self._stopping:
-                self.remark("Stopping at the next safe point; Ctrl-C again ends at once, without saving.")
-            self._stopping = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            self.end()
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 def _train(
     data: str | None,
     config: str | None,
@@ -122,19 +57,20 @@ def _train(
     if any(importlib.util.find_spec(package) is None for package in _NEEDED):
         raise MissingExtraError("deeprank-train", "train")
     with _resumable(resume), _with_others(device) as others:
-        overrides = _overrides(typed)
+        overrides = typed_options(typed)
         if resume is not None and (config is not None or out is not None):
             raise TrainingError("--resume goes on with a run as it is; leave out --config and --out.")
         recipe = config or (DIGITS if data == DIGITS else "default")
         merged = load_config(recipe, overrides)  # refused, if wrong, before torch is imported, which takes seconds
         from .distributed import ALONE
-        from .training import Surroundings, resume_run, start_run
+        from .job import Surroundings
+        from .training import resume_run, start_run
 
         ranks = others or ALONE
         if resume is None:
             data = ranks.in_turn(lambda: data_or_tiny_imagenet(data))
         surroundings = Surroundings(device, threads, cache, ranks)
-        monitor = _TerminalMonitor(speaks=ranks.first)
+        monitor = TerminalMonitor(speaks=ranks.first)
         with monitor.signals():
             if resume is not None:
                 asked = {name: getattr(merged, name) for name in overrides}
@@ -156,8 +92,8 @@ def _with_others(device: str) -> Iterator[Any]:
     if "LOCAL_RANK" not in os.environ:
         yield None
         return
-    from .distributed import connected
     from .monitor import TrainingInterrupted
+    from .torchrun import connected
 
     with connected() as ranks:
         try:
@@ -186,38 +122,6 @@ def _resumable(resume: Path | None) -> Iterator[None]:
         fail(f"{error} Go on with: deeprank-train --resume {shlex.quote(display_path(run))}", status=130)
 
 
-def _overrides(typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that were typed, each in its own type."""
-    overrides = {name: value for name, value in typed.items() if value is not None}
-    if "hidden" in overrides:
-        overrides["hidden"] = _widths(overrides["hidden"])
-    if "arguments" in overrides:
-        overrides["arguments"] = _table(overrides["arguments"])
-    return overrides
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    """Read ``--hidden 1024,512`` (or ``none``)."""
-    if text.strip().lower() in ("", "none"):
-        return ()
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise TrainingError(f"--hidden {text}: expected widths such as 1024 or 1024,512, or none.") from None
-
-
-def _table(text: str) -> dict[str, Any]:
-    """Read ``--arguments alpha=2.0,base=0.5`` (or ``none``), values as TOML has them."""
-    if text.strip().lower() in ("", "none"):
-        return {}
-    try:
-        return dict(tomllib.loads(f"arguments = {{{text}}}")["arguments"])
-    except tomllib.TOMLDecodeError:
-        raise TrainingError(
-            f"--arguments {printable(text)}: expected name=value pairs such as alpha=2.0,base=0.5, or none."
-        ) from None
-
-
 def _print_result(run: Path, figures: Any) -> None:
     if "precision_at_k" in figures:
         against = f"{figures['queries']:,} val queries against {figures['gallery']:,} train pictures"
@@ -225,7 +129,8 @@ def _print_result(run: Path, figures: Any) -> None:
         print(f"precision@{figures['k']}  {figures['precision_at_k']:.4f}  ({against}{cached})")
         print(f"recall@1      {figures['recall_at_1']:.4f}")
         print(f"MAP@R         {figures['map_at_r']:.4f}")
-        print(f"distance      {figures['positive_distance']:.3f} same class, {figures['negative_distance']:.3f} others")
+        same, others = _number(figures["positive_distance"]), _number(figures["negative_distance"])
+        print(f"distance      {same:.3f} same class, {others:.3f} others")
     for name, what in (("unseen", "gallery never learned from"), ("untrained", "the untrained backbone there")):
         if name in figures:
             row = figures[name]
@@ -233,100 +138,13 @@ def _print_result(run: Path, figures: Any) -> None:
     print(f"run           {display_path(run)}")
 
 
-# -- the command line, made from the table of options ------------------------------------------------------------------
-
-_CommandOption = Annotated[
-    str | None, typer.Option("--config", help="Recipe (default, digits, seed) or TOML file. Default: digits for the "
-    "data set digits, else default.", metavar="RECIPE|FILE", show_default=False)
-]  # fmt: skip
-
-_FIXED: dict[str, Any] = {
-    "data": (
-        Annotated[
-            str | None,
-            typer.Argument(
-                help="Folder of class folders, Tiny ImageNet folder or zip, CSV of path,label[,split], or the word "
-                "digits. Default: data/tiny-imagenet-200, downloaded once.",
-                metavar="[DATA]",
-                show_default=False,
-            ),
-        ],
-        None,
-    ),
-    "config": (_CommandOption, None),
-    "val": (
-        Annotated[
-            str | None,
-            typer.Option("--val", help="Evaluate on all pictures of this data set instead.", metavar="DATA"),
-        ],
-        None,
-    ),
-    "out": (
-        Annotated[
-            Path | None,
-            typer.Option("--out", help="Run folder. Default: runs/<time>-<backbone>.", metavar="RUN"),
-        ],
-        None,
-    ),
-    "resume": (
-        Annotated[
-            Path | None,
-            typer.Option("--resume", help="Go on with this run; alone: with runs/latest.", metavar="[RUN]"),
-        ],
-        None,
-    ),
-    "cache": (
-        Annotated[Path, typer.Option("--cache", help="Where features of frozen backbones are kept.", metavar="DIR")],
-        Path("runs/.cache"),
-    ),
-    "device": (DeviceOption, "auto"),
-    "threads": (ThreadsOption, None),
-    "verbose": (VerboseOption, False),
-    "version": (VersionOption, False),
-}
-
-_PANELS = {"network": "Network", "picture": "Picture", "augmentation": "Augmentation", "batch": "Batches",
-           "sampling": "Sampling", "loss": "Loss", "optimizer": "Optimisation", "data": "Data",
-           "run": "Run"}  # fmt: skip
-
-
-def _parameter(option: Option, default: Any) -> inspect.Parameter:
-    flag = f"--{option.name.replace('_', '-')}"
-    if option.kind is bool:
-        flag = f"{flag}/--no-{option.name.replace('_', '-')}"
-    help_text = option.help + (f" ({', '.join((*option.choices, *option.forms))})" if option.choices else "")
-    typed: Any = str if option.kind in (tuple, dict) else option.kind
-    flagged = typer.Option(flag, help=help_text, show_default=_shown(default), rich_help_panel=_PANELS[option.section])
-    return inspect.Parameter(
-        option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[typed | None, flagged]
-    )
-
-
-def _shown(default: Any) -> str:
-    """Return a default as it would be typed."""
-    if isinstance(default, tuple):
-        return ",".join(map(str, default)) or "none"
-    if isinstance(default, Mapping):
-        return ",".join(f"{name}={value}" for name, value in default.items()) or "none"
-    return str(default).lower() if isinstance(default, bool) else str(default)
-
-
-def _with_options() -> Any:
-    """Give the command one flag for each option of the table, its default read from the default recipe."""
-    defaults = load_config("default", {})
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in _FIXED.items()
-    ]
-    parameters += [_parameter(option, getattr(defaults, option.name)) for option in options()]
-    command: Any = _train
-    command.__signature__ = inspect.Signature(parameters)
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
+def _number(figure: float | None) -> float:
+    """Return a figure as it was before it was written: JSON has null where there was no number."""
+    return math.nan if figure is None else figure
 
 
 # With one command, Typer shows the help of the command and not that of the application.
-app.command(help=app.info.help, epilog=app.info.epilog)(guarded(_with_options()))
+app.command(help=app.info.help, epilog=app.info.epilog)(guarded(with_flags(_train)))
 
 
 def _with_named_resume(arguments: Sequence[str]) -> list[str]:

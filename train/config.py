@@ -1,4 +1,4 @@
-"""Training options: what there is, what each may be, and how recipes and the command line are merged.
+"""Training options: the table of them all, and a value for each.
 
 The only place with default values is ``recipes/default.toml``; this module knows none.
 """
@@ -6,35 +6,16 @@ The only place with default values is ``recipes/default.toml``; this module know
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from ..models.normalisation import NORMALISATIONS
 from ..runtime.errors import TrainingError
-from ..runtime.text import display_path, printable
+from ..runtime.text import printable
+from .option import Option, hint
 
-__all__ = [
-    "RECIPES",
-    "WEIGHT_WORDS",
-    "Augmentation",
-    "Option",
-    "TrainConfig",
-    "check_together",
-    "config_from_dict",
-    "differences",
-    "load_config",
-    "options",
-]
-
-RECIPES = ("default", "digits", "seed")
-WEIGHT_WORDS = ("auto", "imagenet", "none")
+__all__ = ["Augmentation", "TrainConfig", "config_from_dict", "differences", "options"]
 
 
 @dataclass(frozen=True)
@@ -48,82 +29,6 @@ class Augmentation:
     crop: float
     flip: bool
     jitter: float
-
-
-@dataclass(frozen=True)
-class Option:
-    """One training option: its section in a recipe, its type, what it may be, and one line of help.
-
-    ``choices``: the texts that are allowed. ``forms``: others, in which NAME stands for any name. ``least``, ``most``:
-    bounds of numbers.
-    """
-
-    name: str
-    section: str
-    kind: type
-    help: str
-    choices: tuple[str, ...] = ()
-    forms: tuple[str, ...] = ()
-    least: float | None = None
-    most: float | None = None
-
-    def check(self, value: Any, where: str) -> Any:
-        """Return ``value`` in its proper type.
-
-        Raises:
-            TrainingError: of another type or out of range; names the option, the value and what is allowed.
-
-        """
-        converted = self._converted(value)
-        if converted is None or not self._allowed(converted):
-            raise TrainingError(f"{where}: {self.name} = {printable(repr(value))}; expected {self.expected}.")
-        return converted
-
-    @property
-    def expected(self) -> str:
-        """What the option may be, as the end of a sentence."""
-        if self.choices:
-            return "one of " + ", ".join((*self.choices, *self.forms))
-        noun = _NOUNS[self.kind]
-        if self.least is None and self.most is None:
-            return noun
-        if self.most is None:
-            return f"{noun} of at least {self.least:g}"
-        return f"{noun} from {self.least:g} to {self.most:g}"
-
-    def _converted(self, value: Any) -> Any:
-        if self.kind is tuple:
-            whole = isinstance(value, list | tuple) and all(type(item) is int for item in value)
-            return tuple(value) if whole else None
-        if self.kind is dict:
-            return dict(value) if isinstance(value, Mapping) and all(map(_is_plain, value.values())) else None
-        if self.kind is float and type(value) is int:
-            return float(value)
-        return value if type(value) is self.kind else None
-
-    def _allowed(self, value: Any) -> bool:
-        if self.choices:
-            named = (re.escape(form).replace("NAME", r"\w+") for form in self.forms)
-            return value in self.choices or any(re.fullmatch(form, value) for form in named)
-        numbers: Iterable[float] = value if self.kind is tuple else (value,) if self.kind in (int, float) else ()
-        return all(
-            (self.least is None or number >= self.least) and (self.most is None or number <= self.most)
-            for number in numbers
-        )
-
-
-_NOUNS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    tuple: "a list of whole numbers",
-    dict: "a table of texts, finite numbers, true or false",
-}
-
-
-def _is_plain(value: Any) -> bool:
-    return type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value))
 
 
 def _option(section: str, help_text: str, **limits: Any) -> Any:
@@ -198,6 +103,10 @@ class TrainConfig:
     ema: float = _option(
         "optimizer", "decay of the averaged weights that are kept; 0: the last", least=0.0, most=0.99999
     )
+    start_share: float = _option(
+        "optimizer", "share of the starting backbone in the final one (WiSE-FT); 0: none", least=0.0, most=0.95
+    )
+    whiten: bool = _option("optimizer", "in the end, fit the head anew by learned whitening of the features")
     weight_decay: float = _option("optimizer", "on weights, not on biases and norms", least=0.0, most=1e6)
     momentum: float = _option("optimizer", "of sgd", least=0.0, most=0.9999)
     schedule: str = _option("optimizer", "of the learning rates", choices=("cosine", "constant"))
@@ -248,30 +157,6 @@ def options() -> tuple[Option, ...]:
     )
 
 
-def load_config(recipe: str | Path, overrides: Mapping[str, Any]) -> TrainConfig:
-    """Merge the default recipe, ``recipe`` and the options of the command line, the later ones winning.
-
-    Args:
-        recipe: one of :data:`RECIPES`, or the path of a TOML file.
-        overrides: values by option name.
-
-    Raises:
-        TrainingError: no such recipe, not TOML, an unknown section or key, or a value that is not allowed.
-
-    """
-    values = _read_recipe("default")
-    if str(recipe) != "default":
-        values |= _read_recipe(recipe)
-    values |= overrides
-    config = config_from_dict(values, "the options")
-    # A run is resumed from other folders too.
-    if config.weights not in WEIGHT_WORDS:
-        config = dataclasses.replace(config, weights=str(Path(config.weights).resolve()))
-    if config.relevance:
-        config = dataclasses.replace(config, relevance=str(Path(config.relevance).resolve()))
-    return config
-
-
 def config_from_dict(values: Mapping[str, Any], where: str) -> TrainConfig:
     """Check every value; ``where`` names their source in messages.
 
@@ -282,7 +167,7 @@ def config_from_dict(values: Mapping[str, Any], where: str) -> TrainConfig:
     table = {option.name: option for option in options()}
     for key in values:
         if key not in table:
-            raise TrainingError(f"{where}: unknown option {printable(repr(key))}{_hint(key, table)}.")
+            raise TrainingError(f"{where}: unknown option {printable(repr(key))}{hint(key, table)}.")
     missing = [name for name in table if name not in values]
     if missing:
         raise TrainingError(
@@ -291,97 +176,7 @@ def config_from_dict(values: Mapping[str, Any], where: str) -> TrainConfig:
     return TrainConfig(**{name: option.check(values[name], where) for name, option in table.items()})
 
 
-def check_together(config: TrainConfig) -> None:
-    """Refuse options that contradict each other.
-
-    Of a run that begins: one that is resumed has its own options, and others are differences.
-
-    Raises:
-        TrainingError: says which, and what to leave out.
-
-    """
-    low = bool(config.low_image_size), bool(config.low_epochs)
-    contradictions = (
-        (
-            config.unfreeze and not config.freeze_backbone,
-            "--unfreeze counts stages of a frozen backbone, and --no-freeze-backbone trains all of it; leave out one",
-        ),
-        (low[0] != low[1], "--low-image-size and --low-epochs go together; give both, or neither"),
-        (
-            any(low) and config.freeze_backbone,
-            "--low-image-size is for a backbone that is trained on pictures; add --no-freeze-backbone, or leave it out",
-        ),
-        (
-            any(low) and config.multiscale,
-            "the low-resolution paths of --multiscale have one picture size; leave out --low-image-size",
-        ),
-        (
-            any(low) and config.low_image_size > config.image_size,
-            f"--low-image-size {config.low_image_size} is above --image-size {config.image_size}; expected below it",
-        ),
-        (
-            config.arguments and config.pml_loss is None,
-            f"--loss {config.loss} takes no arguments, but found {', '.join(map(printable, config.arguments))}; name a "
-            "loss pml:NAME, or leave out [loss.arguments]",
-        ),
-        (
-            config.bnneck and "softmax" not in config.terms,
-            f"--bnneck stands before the softmax term, which --loss {config.loss} has not; name {config.loss}+softmax, "
-            "or leave it out",
-        ),
-    )
-    for holds, sentence in contradictions:
-        if holds:
-            raise TrainingError(f"{sentence[0].upper()}{sentence[1:]}.")
-
-
 def differences(stored: TrainConfig, asked: TrainConfig) -> list[str]:
     """Return ``name: stored value, now asked value`` for every option that differs."""
     before, after = stored.to_dict(), asked.to_dict()
     return [f"{name}: {before[name]!r}, now {after[name]!r}" for name in before if before[name] != after[name]]
-
-
-def _read_recipe(recipe: str | Path) -> dict[str, Any]:
-    where, text = _recipe_text(recipe)
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise TrainingError(f"{where} is not valid TOML: {error}.") from None
-    return _flatten(document, where)
-
-
-def _recipe_text(recipe: str | Path) -> tuple[str, str]:
-    if str(recipe) in RECIPES:
-        file = resources.files("deeprank.train") / "recipes" / f"{recipe}.toml"
-        return f"recipe {recipe}", file.read_text("utf-8")
-    try:
-        return display_path(recipe), Path(recipe).read_text("utf-8")
-    except FileNotFoundError:
-        raise TrainingError(
-            f"There is no recipe {display_path(recipe)}; expected {', '.join(RECIPES)}, or the path of a TOML file."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"The recipe {display_path(recipe)} cannot be read ({error}).") from None
-
-
-def _flatten(document: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Turn sections into one table, checking that each key stands in its own section."""
-    table = {option.name: option for option in options()}
-    sections = tuple(dict.fromkeys(option.section for option in table.values()))
-    values: dict[str, Any] = {}
-    for section, content in document.items():
-        if section not in sections or not isinstance(content, dict):
-            raise TrainingError(
-                f"{where}: unknown section [{printable(section)}]; expected {', '.join(f'[{s}]' for s in sections)}."
-            )
-        for key, value in content.items():
-            if key not in table or table[key].section != section:
-                allowed = {name: option for name, option in table.items() if option.section == section}
-                raise TrainingError(f"{where}: unknown key {printable(key)} in [{section}]{_hint(key, allowed)}.")
-            values[key] = table[key].check(value, where)
-    return values
-
-
-def _hint(key: str, allowed: Mapping[str, Option]) -> str:
-    close = difflib.get_close_matches(str(key), allowed, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(allowed)}"

@@ -118,12 +118,7 @@ def prepare(
     known = tuple(label for label in dataset.classes if label not in unlearned)
     asked = unlearned or frozenset(known)
     others = sorted(({sample.label for sample in queries} | unlearned) - set(known))
-    if queries and not any(sample.label in asked for sample in queries):
-        raise DataError(
-            f"No picture of the evaluation has a class of the {'held-out' if unlearned else 'training'} pictures: "
-            f"found {printable(queries[0].label)}, "
-            f"expected one of {', '.join(map(printable, sorted(asked)[:5]))}{', ...' if len(asked) > 5 else ''}."
-        )
+    _refuse_other_classes(queries, asked, "held-out" if unlearned else "training")
     codes = {label: code for code, label in enumerate((*known, *others))}
     train_labels, val_labels = _labels(dataset.train, codes), _labels(queries, codes)
     learned = train_labels < len(known)
@@ -143,6 +138,15 @@ def prepare(
         unseen=np.flatnonzero(learned & kept_out) if not unlearned else np.zeros(0, dtype=np.int64),
         viewed=np.flatnonzero(~tenth),
     )
+
+
+def _refuse_other_classes(queries: Sequence[Sample], asked: frozenset[str], whose: str) -> None:
+    if queries and not any(sample.label in asked for sample in queries):
+        raise DataError(
+            f"No picture of the evaluation has a class of the {whose} pictures: "
+            f"found {printable(queries[0].label)}, "
+            f"expected one of {', '.join(map(printable, sorted(asked)[:5]))}{', ...' if len(asked) > 5 else ''}."
+        )
 
 
 def _last_by_name(classes: Sequence[str], count: int) -> frozenset[str]:

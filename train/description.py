@@ -1,4 +1,4 @@
-"""What ``config.json`` says of a run's data and versions, and what has changed since."""
+"""What the files of a run say of it, and what has changed since."""
 
 from __future__ import annotations
 
@@ -10,12 +10,66 @@ from typing import Any
 
 from ..runtime.datasets import DIGITS, DataSet
 from ..runtime.text import printable
+from .config import TrainConfig
+from .data import TrainingData
+from .job import Job
+from .relevancefile import relevance_digest
 
-__all__ = ["changed", "described", "versions"]
+__all__ = ["changed", "describe_best", "describe_run", "described"]
 
 
-def described(path: str, dataset: DataSet) -> dict[str, Any]:
-    """Return what ``config.json`` says of a data set; ``path`` is how it was named."""
+def describe_run(
+    config: TrainConfig,
+    recipe: str,
+    weights_source: str,
+    data: Mapping[str, Any] | None,
+    val: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what ``config.json`` holds; ``data`` and ``val`` as :func:`described` returns them.
+
+    Raises:
+        DataError: there is no such file of relevance.
+
+    """
+    return {
+        "config": config.to_dict(),
+        "recipe": recipe,
+        "data": data,
+        "val": val,
+        "weights_source": weights_source,
+        "relevance": relevance_digest(Path(config.relevance)) if config.relevance else None,
+        "versions": _versions(),
+    }
+
+
+def describe_best(job: Job, data: TrainingData) -> dict[str, Any]:
+    """Return what ``best.pt`` holds beside the network: enough to describe an exported model."""
+    config, dataset = job.config, job.dataset
+    return {
+        "name": f"{config.backbone}-{printable(dataset.name)}",
+        "classes": list(data.classes),
+        "config": config.to_dict(),
+        "training": {
+            "data": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "pictures": len(data.fit),
+            "held_out": len(data.held),
+            "unseen": len(data.unseen),
+            "classes": len(data.classes),
+            "epochs": config.epochs,
+            "recipe": job.recipe,
+            "seed": config.seed,
+            "weights": job.weights.source,
+            "frozen": config.freeze_backbone,
+        },
+        "versions": dict(job.description["versions"]),
+    }
+
+
+def described(path: str | None, dataset: DataSet | None) -> dict[str, Any] | None:
+    """Return what ``config.json`` says of a data set, None of none; ``path`` is how it was named."""
+    if path is None or dataset is None:
+        return None
     return {
         "path": path if path == DIGITS else str(Path(path).resolve()),
         "name": dataset.name,
@@ -51,7 +105,7 @@ def _classes_changed(then: Mapping[str, Any] | None, now: DataSet | None) -> str
     return "".join(f", {change}" for change in (gone + new)[:10])
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a run's numbers depend on."""
     packages = ("deep-ranking", "torch", "torchvision", "timm", "numpy", "pillow")
     found = {"python": platform.python_version()}

@@ -11,9 +11,8 @@ that at the next word, and one alone says why.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -21,30 +20,25 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from ..runtime.errors import DeepRankError, DeviceError, TrainingError
 from .device import torch_device
+from .gathering import Forward, averaging, gathered, synchronise_norms
 from .monitor import TrainingInterrupted
 
 if TYPE_CHECKING:
     from ..models.network import EmbeddingNet  # it takes seconds, and wrong options are refused before
 
-__all__ = ["ALONE", "Ranks", "connected", "has_trained_norms", "started_by_torchrun", "synchronise_norms"]
+__all__ = ["ALONE", "PATIENCE", "Ranks"]
 
 T = TypeVar("T")
-Forward = Callable[[torch.Tensor], torch.Tensor]
 
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # One rank may evaluate, or compute features, for hours; a rank that has died is noticed at once all the same.
-_PATIENCE = timedelta(days=7)
+PATIENCE = timedelta(days=7)
 # Batch normalisation has nothing to compare a single picture with.
 _FEWEST_PICTURES = 2
 # Keys of the store.
 _REASON, _WORD = "deeprank/reason", "deeprank/word"
-# What lost connections have in their messages: gloo has no exception of its own.
-_LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 _STOPPED, _FAILED = 1, 2
 
 
@@ -99,7 +93,7 @@ class Ranks:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
-        dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=_PATIENCE)
+        dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
 
     def check_batch(self, size: int) -> None:
         """Refuse a batch of ``size`` pictures that leaves a rank with too few.
@@ -157,20 +151,14 @@ class Ranks:
         if not self.several:
             return rows
         shares = [self._columns(rank, batch) for rank in range(self.size)]
-        return cast(torch.Tensor, _Gather.apply(rows, shares, self.rank))
+        return gathered(rows, shares, self.rank)
 
     def wrapped(self, network: EmbeddingNet, forward: Forward) -> Forward:
         """Return ``forward``, whose gradients in ``network`` are averaged over the ranks in the backward pass.
 
         To be called again when other parameters are trained.
         """
-        if not self.several:
-            return forward
-        device = network.mean.device
-        # A static graph may hold parameters that nothing reads, which some backbones have.
-        return DistributedDataParallel(
-            _Module(network, forward), device_ids=[device] if device.type == "cuda" else None, static_graph=True
-        )
+        return averaging(network, forward) if self.several else forward
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients of parameters outside the network.
@@ -260,90 +248,3 @@ class Ranks:
 
 
 ALONE = Ranks()
-
-
-def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether this process is one of several that torchrun has started."""
-    return all(name in environment for name in _VARIABLES) and environment["WORLD_SIZE"] != "1"
-
-
-@contextmanager
-def connected() -> Iterator[Ranks]:
-    """Find the other ranks, if there are any; :meth:`Ranks.start` is to be called before they work together.
-
-    Raises:
-        TrainingError: another rank has gone without a word.
-
-    """
-    if not (dist.is_available() and started_by_torchrun()):
-        yield ALONE
-        return
-    from torch.distributed.rendezvous import rendezvous  # some builds of torch lack it
-
-    store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
-    try:
-        yield Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), store)
-    except RuntimeError as error:
-        if not _is_lost_rank(error):
-            raise
-        raise TrainingError(
-            f"Another of the {size} processes of this run has ended without a word (its machine may have run out of "
-            "memory); the last checkpoint is kept. Go on with --resume."
-        ) from error
-    # Only in good order: where a rank has failed, this would wait for it.
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def _is_lost_rank(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or any(phrase in str(error) for phrase in _LOST)
-
-
-def synchronise_norms(network: EmbeddingNet, *, backbone: bool) -> None:
-    """Let the batch norms of the head (and of the backbone) see the pictures of all ranks while they are trained.
-
-    The names in the network's state stay as they are. Where a backbone is cut, it is to be cut again.
-    """
-    # torch's own would lose the activation that timm's norms hold.
-    from timm.layers.norm_act import convert_sync_batchnorm
-
-    convert: Any = convert_sync_batchnorm
-    network.head = convert(network.head)
-    if backbone:
-        network.backbone = convert(network.backbone)
-
-
-def has_trained_norms(network: nn.Module) -> bool:
-    """Return whether a batch norm is in training mode, so that a picture's embedding depends on its batch."""
-    return any(part.training and isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
-
-
-class _Module(nn.Module):
-    """A function of a network as a module, which is what DistributedDataParallel takes."""
-
-    def __init__(self, network: EmbeddingNet, function: Forward) -> None:
-        super().__init__()
-        self.network = network
-        self._function = function
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self._function(inputs)
-
-
-class _Gather(torch.autograd.Function):
-    """All ranks' rows, one rank after the other; backwards, the sum of the ranks' gradients of the own rows."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, shares: list[slice], rank: int) -> torch.Tensor:
-        ctx.own = shares[rank]
-        sizes = [share.stop - share.start for share in shares]
-        padded = functional.pad(rows, (0, 0, 0, max(sizes) - len(rows))).contiguous()
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total[ctx.own], None, None

@@ -10,10 +10,13 @@ import numpy.typing as npt
 from ..runtime.metrics import largest_class, map_at_r, precision_at_k, recall_at_k
 from ..runtime.scan import nearest
 
-__all__ = ["Figures", "Ranking", "deviation", "evaluate", "rank_and_evaluate"]
+__all__ = ["Figures", "K", "Ranking", "deviation", "evaluate", "rank_and_evaluate"]
 
 Vectors = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
+
+# The measure of the system this project starts from is precision@30.
+K = 30
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,7 @@ def _info(checkpoint: dict[str, Any], metrics: dict[str, Any]) -> ModelInfo:
 
 def _final_figures(folder: RunFolder) -> dict[str, Any]:
     """Return the figures of the final evaluation, none where the run was not finished."""
-    rows = [row for row in folder.read_metrics() if row.get("kind") == "final"]
-    return {key: value for key, value in rows[-1].items() if key != "kind"} if rows else {}
+    return {key: value for key, value in (folder.read_final() or {}).items() if key != "kind"}
 
 
 def _data_path(folder: RunFolder) -> str:

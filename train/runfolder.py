@@ -123,6 +123,10 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise TrainingError(f"{display_path(self.metrics_path)} cannot be read ({error}).") from None
 
+    def read_final(self) -> dict[str, Any] | None:
+        """Return the row with the final figures, None where the run is not finished; raises as :meth:`read_metrics`."""
+        return next((row for row in reversed(self.read_metrics()) if row.get("kind") == "final"), None)
+
     def save(self, path: Path, checkpoint: Mapping[str, Any]) -> None:
         """Write a checkpoint of tensors, numbers, strings, lists and dicts; an earlier one survives a full disk."""
         write_atomically(path, lambda file: torch.save(dict(checkpoint), file))

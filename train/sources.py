@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ..models.network import EmbeddingNet
 from ..runtime.embedder import embed_stream
@@ -63,7 +62,7 @@ class Source(Protocol):
         """Return evaluation-mode embeddings, float32 ``[n, d]``, of plain pictures."""
 
     def pooled(self, split: Split, positions: Positions) -> Vectors:
-        """Return the backbone's pooled features, scaled to unit length, float32 ``[n, F]``, of plain pictures."""
+        """Return the backbone's pooled features, of any length, float32 ``[n, F]``, of plain pictures."""
 
 
 def train_mode(network: EmbeddingNet, trained: Iterable[nn.Module], freeze_norms: bool) -> None:
@@ -84,10 +83,9 @@ class FeatureSource:
 
     Args:
         network: on its device.
-        data: the pictures.
-        train: plain features of ``data.train``.
-        val: plain features of ``data.val``.
-        views: augmented features of the pictures at ``view_positions`` in ``data.train``.
+        train: plain features of the run's train pictures.
+        val: plain features of its val pictures.
+        views: augmented features of the train pictures at ``view_positions``.
         view_positions: int64.
         seed: of the choice of views.
         freeze_norms: keep the statistics of the backbone's batch norms.
@@ -149,11 +147,7 @@ class FeatureSource:
 
     def pooled(self, split: Split, positions: Positions) -> Vectors:
         """See :class:`Source`."""
-
-        def unit(values: torch.Tensor) -> torch.Tensor:
-            return functional.normalize(self._network.pooled(values), dim=1)
-
-        return self._evaluated(split, positions, unit, self._network.feature_dim)
+        return self._evaluated(split, positions, self._network.pooled, self._network.feature_dim)
 
     def _evaluated(
         self, split: Split, positions: Positions, function: Callable[[torch.Tensor], torch.Tensor], width: int
@@ -235,11 +229,7 @@ class PictureSource:
 
     def pooled(self, split: Split, positions: Positions) -> Vectors:
         """See :class:`Source`."""
-
-        def unit(pictures: torch.Tensor) -> torch.Tensor:
-            return functional.normalize(self._network.features(pictures), dim=1)
-
-        return self._evaluated(split, positions, unit, self._network.feature_dim)
+        return self._evaluated(split, positions, self._network.features, self._network.feature_dim)
 
     def _evaluated(
         self, split: Split, positions: Positions, function: Callable[[torch.Tensor], torch.Tensor], width: int

@@ -116,12 +116,9 @@ def evaluate_command(
     dataset = open_dataset(data_or_tiny_imagenet(data))
     rated = None if triplets is None else load_triplets(triplets, dataset)
     sample = _reference_sample(reference, embedder.dim)
-    if sample is not None:
-        dataset = _restrict(dataset, sample)
-    if not dataset.val:
-        raise EvaluationError("There are no val pictures to query with; expected at least one class of two pictures.")
+    dataset = _measured(dataset, sample)
     queries, gallery = _embed(dataset, embedder, "", max_pixels)
-    compared = _reference_splits(reference, sample, queries, gallery, device)
+    compared = _reference_splits(reference, sample, queries, gallery, device, max_pixels)
     from .evaluation import evaluate
 
     result = evaluate(queries, gallery, k, reference=compared, say=note)
@@ -189,6 +186,15 @@ def _reference_sample(reference: Path | None, dim: int) -> ReferenceSample | Non
     return load_reference(reference, dim)
 
 
+def _measured(dataset: DataSet, sample: ReferenceSample | None) -> DataSet:
+    """Return the pictures that are measured on."""
+    if sample is not None:
+        dataset = _restrict(dataset, sample)
+    if not dataset.val:
+        raise EvaluationError("There are no val pictures to query with; expected at least one class of two pictures.")
+    return dataset
+
+
 def _restrict(dataset: DataSet, sample: ReferenceSample) -> DataSet:
     """Keep the pictures whose content is in the reference sample: both sides are measured on the same ones."""
     from .reference import GALLERY, QUERY
@@ -223,6 +229,7 @@ def _reference_splits(
     queries: EmbeddedSplit,
     gallery: EmbeddedSplit,
     device: str,
+    max_pixels: int,
 ) -> tuple[EmbeddedSplit, EmbeddedSplit] | None:
     """Return what PyTorch makes of the pictures that were embedded."""
     if reference is None:
@@ -236,14 +243,17 @@ def _reference_splits(
         )
     from ..datasets import DataSet
 
+    same = DataSet("reference", train=gallery.samples, val=queries.samples)
+    return _embed(same, _pytorch(reference, device), "PyTorch reference: ", max_pixels)
+
+
+def _pytorch(run: Path, device: str) -> Embeds:
     try:
         # The one place where the runtime reaches up: only here, and only when a run is named.
         module = importlib.import_module("deeprank.train.reference")
     except ImportError:
         raise MissingExtraError("--reference with a run", "train") from None
-    embeds = module.Reference(reference, device="cpu" if device == "auto" else device)
-    same = DataSet("reference", train=gallery.samples, val=queries.samples)
-    return _embed(same, embeds, "PyTorch reference: ", DEFAULT_MAX_PIXELS)
+    return cast("Embeds", module.Reference(run, device="cpu" if device == "auto" else device))
 
 
 def _save(folder: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -23,12 +21,11 @@ from ..cli import (
     fail,
     guarded,
     note,
-    progress,
+    progress_in_stages,
 )
 from ..devices import Device
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
-from ..progress import Advance, StartProgress
 from ..text import display_path, printable
 
 if TYPE_CHECKING:
@@ -114,7 +111,7 @@ def sync_command(
 
         work = functools.partial(sync, roots=folders or [], allow_mass_removal=allow_mass_removal, say=note)
     try:
-        with _bars() as start:
+        with progress_in_stages() as start:
             report = work(index, model=model, progress=start, **options)
     except KeyboardInterrupt:
         kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
@@ -152,7 +149,7 @@ def verify_command(
     """Check every part of the index; exit with 1 if something is damaged."""
     from .verify import verify
 
-    with _bars() as start:
+    with progress_in_stages() as start:
         report = verify(index, repair=repair, progress=start)
     if as_json:
         emit_json(_verify_document(index, report))
@@ -186,7 +183,7 @@ def remove_command(
         if not sys.stdin.isatty():
             raise QueryError("Nothing was removed: there is no terminal to ask on; expected --yes.")
         typer.confirm(f"Take {_pictures(len(removal.ids))} out of {display_path(index)}?", abort=True, err=True)
-    with _bars() as start:
+    with progress_in_stages() as start:
         count = remove(index, removal, progress=start)
     note(f"removed {_pictures(count)}")
 
@@ -194,18 +191,6 @@ def remove_command(
 def main() -> None:
     """Run the command."""
     app()
-
-
-@contextlib.contextmanager
-def _bars() -> Iterator[StartProgress]:
-    """Show one bar after the other."""
-    with contextlib.ExitStack() as bars:
-
-        def start(what: str, total: int, /) -> Advance:
-            bars.close()
-            return bars.enter_context(progress(what, total))
-
-        yield start
 
 
 def _pictures(count: int) -> str:

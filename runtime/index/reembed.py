@@ -62,10 +62,14 @@ def reembed(
     with locked(folder):
         shutil.rmtree(fresh, ignore_errors=True)
         report = sync_new(fresh, plan_sync(None, folder, roots), chosen, opener, progress, lambda _: None)
-        problems = verify(fresh).problems
-        if problems:
-            raise IndexStateError(f"The new index is not sound ({problems[0]}); {display_path(folder)} stays as it is.")
-        with disk_errors(folder):
-            exchange_folders(fresh, folder)
-        shutil.rmtree(fresh, ignore_errors=True)
+        _swap_in(fresh, folder)
     return report
+
+
+def _swap_in(fresh: Path, folder: Path) -> None:
+    problems = verify(fresh).problems
+    if problems:
+        raise IndexStateError(f"The new index is not sound ({problems[0]}); {display_path(folder)} stays as it is.")
+    with disk_errors(folder):
+        exchange_folders(fresh, folder)
+    shutil.rmtree(fresh, ignore_errors=True)

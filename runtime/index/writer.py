@@ -142,14 +142,6 @@ class Writer(Store):
                 self._write_graph(replace(self._graph, removed=removed))
             self.connection.execute("COMMIT")
 
-    def rollback(self) -> None:
-        """Drop everything since the last commit."""
-        if self.connection.in_transaction:
-            with guarded(self.database):
-                self.connection.execute("ROLLBACK")
-            self._meta = Store.meta(self)
-            self._set_graph(self.graph())
-
     def meta(self) -> Meta:
         """Return what the index is, with what is not committed yet."""
         return self._meta

@@ -10,7 +10,8 @@ from typing import Any
 
 from ...runtime.errors import TrainingError
 from ...runtime.text import printable
-from ..config import RECIPES, config_from_dict, load_config
+from ..config import config_from_dict
+from ..recipefile import RECIPES, load_config
 from .analysis import ClassFigures, Confusion
 from .sheets import WorstQuery
 

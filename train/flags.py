@@ -1,0 +1,147 @@
+"""The flags of ``deeprank-train``, made from the table of options, and what is typed after them."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..runtime.cli import DeviceOption, ThreadsOption, VerboseOption, VersionOption
+from ..runtime.errors import TrainingError
+from ..runtime.text import printable
+from .config import options
+from .option import Option
+from .recipefile import load_config
+
+__all__ = ["typed_options", "with_flags"]
+
+_ConfigOption = Annotated[
+    str | None, typer.Option("--config", help="Recipe (default, digits, seed) or TOML file. Default: digits for the "
+    "data set digits, else default.", metavar="RECIPE|FILE", show_default=False)
+]  # fmt: skip
+
+_FIXED: dict[str, Any] = {
+    "data": (
+        Annotated[
+            str | None,
+            typer.Argument(
+                help="Folder of class folders, Tiny ImageNet folder or zip, CSV of path,label[,split], or the word "
+                "digits. Default: data/tiny-imagenet-200, downloaded once.",
+                metavar="[DATA]",
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
+    "config": (_ConfigOption, None),
+    "val": (
+        Annotated[
+            str | None,
+            typer.Option("--val", help="Evaluate on all pictures of this data set instead.", metavar="DATA"),
+        ],
+        None,
+    ),
+    "out": (
+        Annotated[
+            Path | None,
+            typer.Option("--out", help="Run folder. Default: runs/<time>-<backbone>.", metavar="RUN"),
+        ],
+        None,
+    ),
+    "resume": (
+        Annotated[
+            Path | None,
+            typer.Option("--resume", help="Go on with this run; alone: with runs/latest.", metavar="[RUN]"),
+        ],
+        None,
+    ),
+    "cache": (
+        Annotated[Path, typer.Option("--cache", help="Where features of frozen backbones are kept.", metavar="DIR")],
+        Path("runs/.cache"),
+    ),
+    "device": (DeviceOption, "auto"),
+    "threads": (ThreadsOption, None),
+    "verbose": (VerboseOption, False),
+    "version": (VersionOption, False),
+}
+
+_PANELS = {"network": "Network", "picture": "Picture", "augmentation": "Augmentation", "batch": "Batches",
+           "sampling": "Sampling", "loss": "Loss", "optimizer": "Optimisation", "data": "Data",
+           "run": "Run"}  # fmt: skip
+
+
+def with_flags(command: Any) -> Any:
+    """Give a function, which takes all by keyword, one flag for each option; what is not typed is None, and help shows
+    the defaults of the default recipe.
+    """
+    defaults = load_config("default", {})
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in _FIXED.items()
+    ]
+    parameters += [_parameter(option, getattr(defaults, option.name)) for option in options()]
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _parameter(option: Option, default: Any) -> inspect.Parameter:
+    flag = f"--{option.name.replace('_', '-')}"
+    if option.kind is bool:
+        flag = f"{flag}/--no-{option.name.replace('_', '-')}"
+    help_text = option.help + (f" ({', '.join((*option.choices, *option.forms))})" if option.choices else "")
+    typed: Any = str if option.kind in (tuple, dict) else option.kind
+    flagged = typer.Option(flag, help=help_text, show_default=_shown(default), rich_help_panel=_PANELS[option.section])
+    return inspect.Parameter(
+        option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[typed | None, flagged]
+    )
+
+
+def _shown(default: Any) -> str:
+    """Return a default as it would be typed."""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default)) or "none"
+    if isinstance(default, Mapping):
+        return ",".join(f"{name}={value}" for name, value in default.items()) or "none"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def typed_options(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were typed, each in its own type.
+
+    Raises:
+        TrainingError: a list or a table is not written as one.
+
+    """
+    overrides = {name: value for name, value in typed.items() if value is not None}
+    if "hidden" in overrides:
+        overrides["hidden"] = _widths(overrides["hidden"])
+    if "arguments" in overrides:
+        overrides["arguments"] = _table(overrides["arguments"])
+    return overrides
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    """Read ``--hidden 1024,512`` (or ``none``)."""
+    if text.strip().lower() in ("", "none"):
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise TrainingError(f"--hidden {printable(text)}: expected widths such as 1024 or 1024,512, or none.") from None
+
+
+def _table(text: str) -> dict[str, Any]:
+    """Read ``--arguments alpha=2.0,base=0.5`` (or ``none``), values as TOML has them."""
+    if text.strip().lower() in ("", "none"):
+        return {}
+    try:
+        return dict(tomllib.loads(f"arguments = {{{text}}}")["arguments"])
+    except tomllib.TOMLDecodeError:
+        raise TrainingError(
+            f"--arguments {printable(text)}: expected name=value pairs such as alpha=2.0,base=0.5, or none."
+        ) from None

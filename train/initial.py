@@ -1,0 +1,44 @@
+"""The network that a run starts from."""
+
+from __future__ import annotations
+
+from ..models.network import EmbeddingNet, NetworkConfig, build_network
+from ..models.normalisation import NORMALISATIONS
+from ..models.weights import Weights, load_into
+from .config import TrainConfig
+from .seeding import seeded
+
+__all__ = ["make_network"]
+
+
+def make_network(config: TrainConfig, weights: Weights) -> EmbeddingNet:
+    """Return a network with ``weights`` in its backbone and all else drawn by the seed; what stays frozen is marked so.
+
+    Raises:
+        TrainingError: there is no such backbone, or the weights belong to another one.
+
+    """
+    with seeded(config.seed, 0, 1):
+        network = build_network(_network_config(config, weights))
+    load_into(network.backbone, config.backbone, weights)
+    if config.freeze_backbone:
+        network.backbone.requires_grad_(False)
+        network.cut_before_last(config.unfreeze)
+        for module in network.back_modules():
+            module.requires_grad_(True)
+    return network
+
+
+def _network_config(config: TrainConfig, weights: Weights) -> NetworkConfig:
+    normalisation = weights.normalisation if config.normalisation == "auto" else NORMALISATIONS[config.normalisation]
+    return NetworkConfig(
+        backbone=config.backbone,
+        image_size=config.image_size,
+        embedding_dim=config.embedding_dim,
+        hidden=config.hidden,
+        dropout=config.dropout,
+        input_dropout=config.input_dropout,
+        mean=normalisation.mean,
+        deviation=normalisation.deviation,
+        multiscale=config.multiscale,
+    )

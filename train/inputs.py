@@ -1,0 +1,98 @@
+"""What a run is trained on: features of all its pictures, computed once, or the pictures, looked at once."""
+
+from __future__ import annotations
+
+from ..models.network import EmbeddingNet
+from ..runtime.devices import usable_cores
+from ..runtime.images import PictureRule
+from .config import TrainConfig
+from .data import TrainingData, check_pictures
+from .extractor import extractor_when_needed
+from .features import CachedFeatures, FeatureCache, View, content_digests, weights_digest
+from .job import Job, Surroundings
+from .monitor import Monitor
+from .sources import FeatureSource, PictureSource, Source
+
+__all__ = ["make_source"]
+
+
+def make_source(
+    network: EmbeddingNet, job: Job, surroundings: Surroundings, monitor: Monitor
+) -> tuple[Source, TrainingData]:
+    """Return where inputs come from, and the run's data without the pictures that cannot be read.
+
+    Args:
+        network: on its device, with the weights it starts from.
+        job: the run.
+        surroundings: threads, cache and ranks; those of a machine compute features one after the other.
+        monitor: told about progress and about pictures that are left out.
+
+    Raises:
+        TrainingInterrupted: asked to stop.
+        TrainingError: features cannot be kept.
+
+    """
+    rule = PictureRule(job.config.image_size, job.config.picture_mode)  # type: ignore[arg-type]
+    if not job.config.freeze_backbone:
+        return _pictures(network, job, rule, surroundings, monitor)
+    if job.weights.state is None:
+        monitor.remark("The backbone is frozen with random weights: name trained ones with --weights.")
+    return surroundings.ranks.in_turn(lambda: _features(network, job, rule, surroundings, monitor))
+
+
+def _features(
+    network: EmbeddingNet, job: Job, rule: PictureRule, surroundings: Surroundings, monitor: Monitor
+) -> tuple[Source, TrainingData]:
+    """Embed all pictures once (or find that done), and train on those features."""
+    data, config, cores = job.data, job.config, usable_cores()
+    extractor = extractor_when_needed(network, network.mean.device, surroundings.threads_alone, monitor)
+    digest, width = weights_digest(network), network.front_width
+    cache = FeatureCache(surroundings.cache, extractor, digest, width, rule, cores, monitor)
+    contents = content_digests(data.train, cores)
+    train = cache.features(data.train, contents, View(0), "features of the train pictures")
+    val = cache.features(data.val, content_digests(data.val, cores), View(0), "features of the val pictures")
+    views = _views(cache, data, contents, config)
+    source = FeatureSource(network, train, val, views, data.viewed, config.seed, config.freeze_norms)
+    unreadable = {int(data.viewed[row]) for view in views for row in view.unreadable}
+    return source, data.without({*train.unreadable, *unreadable}, val.unreadable)
+
+
+def _views(cache: FeatureCache, data: TrainingData, contents: list[bytes], config: TrainConfig) -> list[CachedFeatures]:
+    samples = [data.train[position] for position in data.viewed]
+    viewed = [contents[position] for position in data.viewed]
+    return [
+        cache.features(
+            samples,
+            viewed,
+            View(number, config.augmentation, config.seed),
+            f"features of view {number} of {config.views}",
+        )
+        for number in range(1, config.views + 1)
+    ]
+
+
+def _pictures(
+    network: EmbeddingNet, job: Job, rule: PictureRule, surroundings: Surroundings, monitor: Monitor
+) -> tuple[Source, TrainingData]:
+    """Look at every picture once, so that a damaged one is met now, and train on the others."""
+    data, config, cores = job.data, job.config, usable_cores()
+    bad = surroundings.ranks.on_first(
+        lambda: (
+            check_pictures(data.train, rule, cores, monitor, "checking the train pictures"),
+            check_pictures(data.val, rule, cores, monitor, "checking the val pictures"),
+        )
+    )
+    data = data.without(*bad)
+    source = PictureSource(
+        network,
+        data,
+        rule,
+        config.augmentation,
+        config.seed,
+        surroundings.decoding_threads,
+        monitor,
+        freeze_norms=config.freeze_norms,
+        low_image_size=config.low_image_size,
+        low_epochs=config.low_epochs,
+    )
+    return source, data

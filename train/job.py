@@ -1,0 +1,64 @@
+"""What a run is made of, and what it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..models.weights import Weights
+from ..runtime.datasets import DataSet
+from ..runtime.devices import usable_cores
+from .config import TrainConfig
+from .data import TrainingData
+from .distributed import ALONE, Ranks
+from .runfolder import RunFolder
+
+__all__ = ["Job", "Surroundings"]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run needs and what does not change its result.
+
+    ``device``: auto, cpu or cuda. ``threads``: of the network; None for the usable cores. ``cache``: the folder of
+    cached features. ``ranks``: the processes that train together.
+    """
+
+    device: str
+    threads: int | None
+    cache: Path
+    ranks: Ranks = ALONE
+
+    @property
+    def threads_alone(self) -> int:
+        """Threads of the network while the other processes of this machine wait."""
+        return self.threads or usable_cores()
+
+    @property
+    def threads_beside(self) -> int:
+        """Threads of the network while all processes of this machine compute."""
+        return self.threads or self.decoding_threads
+
+    @property
+    def decoding_threads(self) -> int:
+        """Threads that read pictures while all processes of this machine compute."""
+        return max(1, usable_cores() // self.ranks.local_size)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is made of, before anything is computed.
+
+    ``recipe``: its name. ``dataset``: as it was opened; ``data``: its pictures, and those of the evaluation, split.
+    ``weights``: that the backbone starts from. ``description``: what ``config.json`` says.
+    """
+
+    run: RunFolder
+    config: TrainConfig
+    recipe: str
+    dataset: DataSet
+    data: TrainingData
+    weights: Weights
+    description: Mapping[str, Any]

@@ -1,0 +1,172 @@
+"""What learns: the network, the loss and the optimiser; and one step of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..models.network import EmbeddingNet
+from .config import TrainConfig
+from .distributed import Ranks
+from .ema import MovingAverage
+from .failures import all_finite, not_finite
+from .gathering import Forward
+from .objective import BatchLoss, Objective
+from .optimisation import make_optimizer, set_rates
+from .samplers import Sampler
+from .seeding import seeded
+from .sources import Source
+
+__all__ = ["Learner", "StepResult"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step gave: its loss, how many of its triplets have one above 0, how many were looked at, the spread.
+
+    ``deviation``: the root of the mean squared distance of the batch's embeddings to their mean.
+    """
+
+    loss: float
+    active: int
+    considered: int
+    deviation: float
+
+
+class Learner:
+    """Changes a network step by step.
+
+    Args:
+        network: on its device, with the weights it starts from.
+        source: of the inputs, made over the same ``network``.
+        sampler: of the batches, some of which bring their triplets.
+        classes: C; labels are 0 to C − 1.
+        config: the options.
+        ranks: the processes that share each batch.
+
+    """
+
+    def __init__(
+        self, network: EmbeddingNet, source: Source, sampler: Sampler, classes: int, config: TrainConfig, ranks: Ranks
+    ) -> None:
+        self._network, self._source, self._sampler = network, source, sampler
+        self._config, self._ranks = config, ranks
+        device = network.mean.device
+        with seeded(config.seed, 0, 0):
+            self._objective = Objective(config, classes).to(device)
+        self._optimizer = make_optimizer(network, self._objective, config)
+        self._average = MovingAverage(network, config.ema)
+        self._backbone = [parameter for parameter in network.backbone.parameters() if parameter.requires_grad]
+        self._half = device.type == "cuda" and config.mixed_precision == "auto"
+        self._half_type = torch.bfloat16 if self._half and torch.cuda.is_bf16_supported() else torch.float16
+        # Only half precision of five exponent bits needs its gradients scaled.
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._half and self._half_type == torch.float16)
+        self._forward: Forward = source.forward
+        self._forward_trains: bool | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the first group of parameters in the last step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Let the network have the averaged weights, where there are any, for a while."""
+        return self._average.applied()
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set which parts of the network are trained: the head, and the backbone or not."""
+        backbone = self._backbone_trains(epoch)
+        if backbone == self._forward_trains:
+            return
+        for parameter in self._backbone:
+            parameter.requires_grad_(backbone)
+        self._forward = self._ranks.wrapped(self._network, self._source.forward)
+        self._forward_trains = backbone
+
+    def _backbone_trains(self, epoch: int) -> bool:
+        return bool(self._backbone) and epoch >= self._config.backbone_begins
+
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor, epoch: int, step: int) -> StepResult:
+        """Learn from a batch.
+
+        Args:
+            inputs: this rank's share of the batch, as the source yields it.
+            labels: int64 ``[B]``, of the whole batch, on the network's device.
+            epoch: from 0.
+            step: in the epoch, from 0.
+
+        Raises:
+            TrainingError: the loss is not a number.
+
+        """
+        self._source.train_mode(self._backbone_trains(epoch))
+        set_rates(self._optimizer, epoch * self._sampler.steps + step, self._sampler.steps, self._config)
+        embeddings = self._embedded(inputs, len(labels), epoch, step)
+        with seeded(self._config.seed, epoch + 1, step) as generator:
+            result: BatchLoss = self._objective(embeddings, labels, generator, self._sampler.triplets)
+        loss = float(result.loss.detach())
+        if not math.isfinite(loss):
+            raise not_finite(f"The loss became {loss}", step, epoch)
+        self._descend(result.loss)
+        return StepResult(loss, result.active, result.considered, _deviation(embeddings.detach()))
+
+    def _embedded(self, inputs: torch.Tensor, batch: int, epoch: int, step: int) -> torch.Tensor:
+        """Return the embeddings of the whole batch, float32 ``[B, d]``."""
+        autocast = torch.autocast(inputs.device.type, self._half_type) if self._half else nullcontext()
+        with seeded(self._config.seed, epoch + 1, step, self._ranks.rank), autocast:
+            share = self._forward(inputs)
+        return self._ranks.gather(share.float(), batch)
+
+    def _descend(self, loss: torch.Tensor) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self._scaler.scale(loss))
+        self._ranks.average(self._objective.parameters())
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._average.update()
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def refuse_numberless(self, step: int, epoch: int) -> None:
+        """Stop where ``step`` has left weights that are no numbers: the checkpoint before them is worth more.
+
+        Raises:
+            TrainingError: a weight or a running statistic is not a finite number.
+
+        """
+        if not all_finite((self._network, self._objective)):
+            raise not_finite("The weights became no numbers", step, epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {
+            "model": self._network.state_dict(),
+            "objective": self._objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "average": self._average.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError: it is damaged or of another network.
+
+        """
+        self._network.load_state_dict(state["model"])
+        self._objective.load_state_dict(state["objective"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._average.load_state_dict(state["average"])
+        self._scaler.load_state_dict(state["scaler"])
+
+
+def _deviation(embeddings: torch.Tensor) -> float:
+    return math.sqrt(float((embeddings - embeddings.mean(0)).square().sum(1).mean()))

@@ -1,0 +1,76 @@
+"""A run that is to go on: what its folder says of it, and whether it would still be the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..runtime.datasets import DataSet, open_dataset
+from ..runtime.errors import TrainingError
+from ..runtime.text import display_path
+from .config import TrainConfig, config_from_dict, differences
+from .description import changed
+from .relevancefile import relevance_digest
+from .runfolder import RunFolder
+
+__all__ = ["StoredRun", "read_stored"]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run by its ``config.json``, which is ``description``, with its data sets as they are now."""
+
+    config: TrainConfig
+    recipe: str
+    dataset: DataSet
+    val: DataSet | None
+    description: Mapping[str, Any]
+
+
+def read_stored(run: RunFolder, overrides: Mapping[str, Any], data: str | None, val: str | None) -> StoredRun:
+    """Read what a run is, and refuse one that would go on as another.
+
+    Args:
+        run: its folder.
+        overrides: options named anew; they must be those of the run.
+        data: where the pictures are now; None: where they were.
+        val: the same for the pictures of the final evaluation.
+
+    Raises:
+        DataError: there are no such pictures any more.
+        TrainingError: ``config.json`` is damaged, or options or data differ from the run's; all differences are listed.
+
+    """
+    description, where = run.read_config(), display_path(run.config_path)
+    try:
+        stored = _stored(description, where, data, val)
+        differing = _differing(stored, overrides)
+    except (KeyError, TypeError) as error:
+        raise TrainingError(f"{where} is damaged (no {error}); train again.") from error
+    if differing:
+        raise TrainingError(
+            f"{display_path(run.path)} cannot be resumed, because it would not be the same run any more: "
+            f"{'; '.join(differing)}. Resume it with its own options and data, or start a new run."
+        )
+    return stored
+
+
+def _stored(description: Mapping[str, Any], where: str, data: str | None, val: str | None) -> StoredRun:
+    config = config_from_dict(description["config"], where)
+    recipe, data_then, val_then = str(description["recipe"]), description["data"], description["val"]
+    dataset = open_dataset(data or data_then["path"])
+    val_path = val or (val_then["path"] if val_then else None)
+    val_dataset = open_dataset(val_path) if val_path is not None else None
+    return StoredRun(config, recipe, dataset, val_dataset, description)
+
+
+def _differing(stored: StoredRun, overrides: Mapping[str, Any]) -> list[str]:
+    config, description = stored.config, stored.description
+    differing = differences(config, config_from_dict({**config.to_dict(), **overrides}, "the options"))
+    differing += changed("data", description["data"], stored.dataset)
+    differing += changed("val", description["val"], stored.val)
+    if config.relevance and relevance_digest(Path(config.relevance)) != description["relevance"]:
+        differing.append(f"relevance: {display_path(config.relevance)} with another content")
+    return differing
