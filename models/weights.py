@@ -5,6 +5,7 @@ Nothing here is ever silently random: weights that do not fit are refused with t
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from collections.abc import Mapping
@@ -42,6 +43,15 @@ class Weights:
     state: State | None
     source: str
     normalisation: Normalisation
+
+    @property
+    def digest(self) -> str:
+        """The hex sha256 of every tensor with its name; of random weights, of nothing."""
+        digest = hashlib.sha256()
+        for key, value in sorted((self.state or {}).items()):
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
 
 def find_weights(backbone: str, weights: str) -> Weights:

@@ -17,6 +17,7 @@ from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.contradictions import check_together
 from deeprank.train.data import prepare
 from deeprank.train.initial import make_network
+from deeprank.train.monitor import TrainingInterrupted
 from deeprank.train.recipefile import load_config
 from deeprank.train.reference import Reference, load_run
 from deeprank.train.runfolder import RunFolder
@@ -177,3 +178,15 @@ def test_what_cannot_be_done_in_the_end_is_refused_in_the_beginning(digits: Path
 def test_options_that_contradict_each_other(changes, words: str):
     with pytest.raises(TrainingError, match=words):
         check_together(load_config("digits", {**TINY, **FINISHED, **changes}))
+
+
+def test_a_run_does_not_go_on_from_other_starting_weights(digits: Path, weights: str):
+    with pytest.raises(TrainingInterrupted):
+        train(digits, "run", Listener(6), weights=weights, **FINISHED)
+    state = torch.load(weights, weights_only=True)
+    key = next(key for key, value in state.items() if value.ndim > 1)
+    torch.save({**state, key: state[key] + 1e-3}, weights)
+    with pytest.raises(TrainingError, match=r"weights: .*weights\.pth with another content"):
+        resume_run(Path("run"), {}, surroundings(), Listener())
+    torch.save(state, weights)
+    assert resume_run(Path("run"), {}, surroundings(), Listener()).figures["epoch"] > 0

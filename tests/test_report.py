@@ -147,7 +147,7 @@ def make_world(folder: Path, labels: tuple[str, ...], *, names=None, each: int =
             "recipe": "mine-that-is-gone.toml",
             "data": description | counts,
             "val": None,
-            "weights_source": "none <i>(random)</i>",
+            "weights": {"source": "none <i>(random)</i>", "sha256": ""},
             "versions": {"python": "3", "torch": "<2>"},
         }
     )

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..models.weights import Weights
 from ..runtime.datasets import DIGITS, DataSet
 from ..runtime.text import printable
 from .config import TrainConfig
@@ -21,7 +22,7 @@ __all__ = ["changed", "describe_best", "describe_run", "described"]
 def describe_run(
     config: TrainConfig,
     recipe: str,
-    weights_source: str,
+    weights: Weights,
     data: Mapping[str, Any] | None,
     val: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def describe_run(
         "recipe": recipe,
         "data": data,
         "val": val,
-        "weights_source": weights_source,
+        "weights": {"source": weights.source, "sha256": weights.digest},
         "relevance": relevance_digest(Path(config.relevance)) if config.relevance else None,
         "versions": _versions(),
     }

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..models.weights import Weights
 from ..runtime.datasets import DataSet, open_dataset
 from ..runtime.errors import TrainingError
-from ..runtime.text import display_path
+from ..runtime.text import display_path, printable
 from .config import TrainConfig, config_from_dict, differences
 from .description import changed
 from .relevancefile import relevance_digest
 from .runfolder import RunFolder
 
-__all__ = ["StoredRun", "read_stored"]
+__all__ = ["StoredRun", "check_same_weights", "read_stored"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,28 @@ def read_stored(run: RunFolder, overrides: Mapping[str, Any], data: str | None, 
         differing = _differing(stored, overrides)
     except (KeyError, TypeError) as error:
         raise TrainingError(f"{where} is damaged (no {error}); train again.") from error
+    _refuse(run, differing)
+    return stored
+
+
+def check_same_weights(run: RunFolder, stored: StoredRun, weights: Weights) -> None:
+    """Refuse to go on from other starting weights: cached features would not be those that were learned from.
+
+    Raises:
+        TrainingError: the file, or the package, holds other tensors than when the run began.
+
+    """
+    before = stored.description.get("weights", {}).get("sha256")
+    if before != weights.digest:
+        _refuse(run, [f"weights: {printable(weights.source)} with another content"])
+
+
+def _refuse(run: RunFolder, differing: list[str]) -> None:
     if differing:
         raise TrainingError(
             f"{display_path(run.path)} cannot be resumed, because it would not be the same run any more: "
-            f"{'; '.join(differing)}. Resume it with its own options and data, or start a new run."
+            f"{'; '.join(differing)}. Resume it with its own options, data and weights, or start a new run."
         )
-    return stored
 
 
 def _stored(description: Mapping[str, Any], where: str, data: str | None, val: str | None) -> StoredRun:

@@ -31,7 +31,7 @@ from .loop import Trainer
 from .monitor import Monitor
 from .pml import check_pml
 from .report import write_report
-from .resuming import read_stored
+from .resuming import check_same_weights, read_stored
 from .runfolder import RunFolder, create_run, open_run
 from .sources import Source
 from .teacher import Teaching, check_relevance, make_relevance
@@ -85,7 +85,7 @@ def start_run(
     prepared = _prepared(dataset, val_dataset, config)
     prepared.check(monitor)
     weights = find_weights(config.backbone, config.weights)
-    description = describe_run(config, recipe, weights.source, described(data, dataset), described(val, val_dataset))
+    description = describe_run(config, recipe, weights, described(data, dataset), described(val, val_dataset))
     # Refused before a run folder is left behind: an unknown backbone, or weights of another one.
     check_finish(config, make_network(config, weights), weights)
     check_relevance(config)
@@ -128,6 +128,7 @@ def resume_run(
     monitor.remark(f"Run folder: {display_path(run.path)}")
     config = stored.config
     weights = find_weights(config.backbone, config.weights)
+    check_same_weights(run, stored, weights)
     prepared = _prepared(stored.dataset, stored.val, config)
     job = Job(run, config, stored.recipe, stored.dataset, prepared, weights, stored.description)
     return _train(job, device, surroundings, monitor)
