@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tinymodel import as_another_user, write_model, write_picture, write_pictures
+from tinymodel import as_another_user, open_the_way, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from deeprank.runtime.index import Hit, Index
@@ -291,7 +291,8 @@ def test_a_read_only_folder_of_another_user(
         code += f"writer = Writer.open(Path({str(index)!r})); writer.add_root(b'/x'); writer.commit(); "
         code += "os.kill(os.getpid(), 9)" if state == "after a kill" else "writer.connection.close()"
         subprocess.run([sys.executable, "-c", code])
-    for path in (tmp_path, *tmp_path.parents[:2], made, *made.rglob("*")):
+    open_the_way(tmp_path)
+    for path in (made, *made.rglob("*")):
         path.chmod(0o755)
     for path in (*index.iterdir(), index):
         path.chmod(0o555 if path.is_dir() else 0o444)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tinymodel import as_another_user, distances, write_model, write_picture, write_pictures
+from tinymodel import as_another_user, distances, open_the_way, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import (
     DeepRankError,
@@ -318,7 +318,8 @@ def test_an_unreadable_folder_keeps_its_items(index: Path, photos: Path, tmp_pat
     """As another user: nothing is unreadable to root."""
     if os.geteuid() != 0:
         pytest.skip("needs root to become another user")
-    for path in (tmp_path, *tmp_path.parents[:2], *index.iterdir(), index):
+    open_the_way(tmp_path)
+    for path in (*index.iterdir(), index):
         path.chmod(0o777)
     (photos / "cats").chmod(0o700)
     result = as_another_user(f"print(sync({str(index)!r}, [{str(photos)!r}]))")

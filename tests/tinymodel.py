@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -97,6 +98,14 @@ def distances(query: Path | str, gallery: Iterable[Path | str], seed: int = 0) -
     """Return what every search has to agree with: a plain computation of all squared distances, float64 ``[n]``."""
     vectors = expected(np.stack([square(path) for path in [query, *gallery]]), seed)
     return ((vectors[1:] - vectors[0]) ** 2).sum(axis=1)
+
+
+def open_the_way(folder: Path) -> None:
+    """Let others reach a temporary folder: pytest makes those above it for one user alone."""
+    top = Path(tempfile.gettempdir()).resolve()
+    for path in (folder, *folder.parents):
+        if path != top and path.is_relative_to(top):
+            path.chmod(0o755)
 
 
 def as_another_user(code: str) -> subprocess.CompletedProcess[str]:
