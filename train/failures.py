@@ -13,7 +13,8 @@ from ..runtime.errors import TrainingError
 __all__ = ["all_finite", "enough_memory", "is_out_of_memory", "not_finite"]
 
 # torch's allocator for the CPU has no exception of its own; this is in its messages on Linux, macOS and Windows.
-_CPU_ALLOCATOR = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory")
+# oneDNN, which runs the convolutions, says the last when it gets no memory for its code or its weights.
+_CPU_ALLOCATOR = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory", "could not create a primitive")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
