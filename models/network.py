@@ -18,6 +18,7 @@ from .backbones import create_backbone, feature_dim
 from .head import EmbeddingHead
 from .multiscale import FINE, LowResolutionPaths, subsampled_side
 from .normalisation import Normalisation
+from .slimming import narrow_last
 from .stages import Stages, stages_of
 
 __all__ = ["EmbeddingNet", "NetworkConfig", "build_network"]
@@ -28,7 +29,8 @@ class NetworkConfig:
     """All that is needed to build the network again from a checkpoint, without any other file.
 
     ``hidden``: widths of the head's hidden layers. ``mean`` and ``deviation``: per channel, on the scale 0..255.
-    ``multiscale``: whether the paper's low-resolution paths stand beside the backbone.
+    ``multiscale``: whether the paper's low-resolution paths stand beside the backbone. ``last_channels``: those that
+    the backbone's last convolution is left with; 0: all.
     """
 
     backbone: str
@@ -40,6 +42,7 @@ class NetworkConfig:
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
     multiscale: bool = False
+    last_channels: int = 0
 
     @property
     def normalisation(self) -> Normalisation:
@@ -61,8 +64,8 @@ class NetworkConfig:
 
         """
         expected = {field.name for field in dataclasses.fields(cls)}
-        # Networks that were saved before there were multi-scale ones do not say that they are none.
-        if not isinstance(values, Mapping) or set(values) | {"multiscale"} != expected:
+        # Networks that were saved before there were multi-scale or narrower ones do not say that they are none.
+        if not isinstance(values, Mapping) or set(values) | {"multiscale", "last_channels"} != expected:
             found = sorted(values) if isinstance(values, Mapping) else type(values).__name__
             raise ModelFileError(
                 f"The network's description holds {found}; expected {sorted(expected)}. "
@@ -79,6 +82,7 @@ class NetworkConfig:
                 mean=_three(values["mean"]),
                 deviation=_three(values["deviation"]),
                 multiscale=bool(values.get("multiscale", False)),
+                last_channels=int(values.get("last_channels", 0)),
             )
         except (TypeError, ValueError) as error:
             raise ModelFileError(f"The network's description is damaged: {error}.") from error
@@ -105,6 +109,8 @@ class EmbeddingNet(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = create_backbone(config.backbone, config.image_size)
+        if config.last_channels:
+            narrow_last(self.backbone, config.backbone, config.last_channels)
         self.feature_dim = feature_dim(self.backbone, config.image_size)
         self.paths = LowResolutionPaths(config.image_size) if config.multiscale else None
         self.head = EmbeddingHead(

@@ -38,11 +38,16 @@ _CONTAINERS = ("state_dict", "model", "model_state_dict")
 
 @dataclass(frozen=True)
 class Weights:
-    """A backbone's weights: its state (None: random), where it is from, and the normalisation that belongs to it."""
+    """A backbone's weights: its state (None: random), where it is from, and the normalisation that belongs to it.
+
+    ``classifier``: float32 ``[C, F]``, the rows of the classifier that it was trained with, where the file holds one
+    that reads the pooled features.
+    """
 
     state: State | None
     source: str
     normalisation: Normalisation
+    classifier: torch.Tensor | None = None
 
     @property
     def digest(self) -> str:
@@ -80,16 +85,27 @@ def _automatic(backbone: str) -> Weights:
     if backbone in LITE_BACKBONES:
         packaged = package_file(backbone)
         if packaged is not None:
-            state = lukemelas_to_timm(read_state(packaged), create_backbone(backbone, 224).state_dict())
-            return Weights(state, f"{package_name(backbone)} ({packaged.name})", LITE)
+            return _from_lukemelas(backbone, read_state(packaged), f"{package_name(backbone)} ({packaged.name})")
     return _imagenet(backbone)
 
 
 def _from_file(backbone: str, path: Path) -> Weights:
     state = read_state(path)
     if backbone in LITE_BACKBONES and is_lukemelas(state):
-        return Weights(lukemelas_to_timm(state, create_backbone(backbone, 224).state_dict()), path.name, LITE)
-    return Weights(state, path.name, default_normalisation(backbone))
+        return _from_lukemelas(backbone, state, path.name)
+    return Weights(state, path.name, default_normalisation(backbone), _classifier(backbone, state))
+
+
+def _from_lukemelas(backbone: str, state: State, source: str) -> Weights:
+    renamed = lukemelas_to_timm(state, create_backbone(backbone, 224).state_dict())
+    return Weights(renamed, source, LITE, state.get("_fc.weight"))
+
+
+def _classifier(backbone: str, state: State) -> torch.Tensor | None:
+    """Return the one matrix among the classifier's tensors; several are layers before the last, which no row undoes."""
+    prefixes = classifier_prefixes(backbone)
+    found = [value for key, value in state.items() if prefixes and key.startswith(prefixes) and value.ndim > 1]
+    return found[0] if len(found) == 1 and found[0].ndim == 2 else None
 
 
 def read_state(path: Path) -> State:
@@ -175,7 +191,7 @@ def _imagenet(backbone: str) -> Weights:
     # Asked first, so that an unknown name is refused as such and not as a failed download.
     create_backbone(backbone, 224)
     state, source = _from_torchvision(backbone) if in_timm is None else _from_timm(backbone, in_timm)
-    return Weights(state, source, default_normalisation(backbone))
+    return Weights(state, source, default_normalisation(backbone), _classifier(backbone, state))
 
 
 def _from_torchvision(backbone: str) -> tuple[State, str]:

@@ -74,6 +74,35 @@ def test_the_directions_that_are_kept_are_those_of_discriminant_analysis(clouds)
     assert ratio.std() / ratio.mean() < 1e-3
 
 
+def test_the_directions_of_a_classifier_are_found_without_its_classes(clouds):
+    rows, labels = clouds
+    # Discriminant analysis solved for the classifier; what whitening is asked to find again are its projections.
+    coefficients = LinearDiscriminantAnalysis(solver="lsqr").fit(rows, labels).coef_.astype(np.float32)
+    fitted = learned_whitening(rows, labels, CLASSES - 1, shrinkage=1e-12, classifier=coefficients, share=1.0)
+    oracle = LinearDiscriminantAnalysis(solver="svd").fit_transform(rows, labels)
+    others = ~np.eye(len(rows), dtype=bool)
+    embedded = rows @ fitted.weight.T
+    ratio = cdist(embedded, embedded)[others] / cdist(oracle, oracle)[others]
+    assert ratio.std() / ratio.mean() < 1e-3
+
+
+def test_a_share_of_the_classifiers_classes_keeps_directions_that_the_labels_do_not_ask_for():
+    """Two groups that differ along one axis, and a classifier that tells others apart along a second."""
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(4000, 5)).astype(np.float32)
+    labels = np.arange(4000) % 2
+    rows[:, 0] += labels * 3.0
+    classifier = np.zeros((2, 5), dtype=np.float32)
+    classifier[:, 1] = -1, 1
+    plain, shared = (
+        learned_whitening(rows, labels, 2, classifier=classifier, share=share).weight for share in (0.0, 0.5)
+    )
+    for weight, axes in ((plain, (0,)), (shared, (0, 1))):
+        basis, _ = np.linalg.qr(weight.T)
+        assert all(np.linalg.norm(basis[axis]) > 0.99 for axis in axes)
+    assert np.linalg.norm(np.linalg.qr(plain.T)[0][1]) < 0.9
+
+
 def test_the_mean_is_at_the_origin_and_rows_have_the_length_one_in_the_mean(clouds):
     rows, labels = clouds
     fitted = learned_whitening(rows, labels, 5)
@@ -104,11 +133,13 @@ FINISHED = {"hidden": (), "freeze_norms": True, "start_share": 0.25, "whiten": T
 
 @pytest.fixture
 def weights(digits: Path) -> str:
-    """Weights of a run of one epoch, so that there is something to go back to."""
+    """Weights of a run of one epoch with a classifier, so that there is something to go back to."""
     train(digits, "first", epochs=1)
     state = read_checkpoint(Path("first/best.pt"))["model"]
     prefix = "backbone."
-    torch.save({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}, "weights.pth")
+    backbone = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    classifier = torch.rand((20, 512), generator=torch.Generator().manual_seed(0))
+    torch.save(backbone | {"fc.weight": classifier, "fc.bias": torch.zeros(20)}, "weights.pth")
     return "weights.pth"
 
 
@@ -124,15 +155,17 @@ def test_the_backbone_is_between_what_it_was_and_what_it_became(digits: Path, we
     assert any(not torch.equal(mixed[key], trained[key]) for key in backbone)
 
 
-def test_the_head_is_whitening_of_what_was_learned_from(digits: Path, weights: str):
-    train(digits, "run", weights=weights, **FINISHED)
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_head_is_whitening_of_what_was_learned_from(digits: Path, weights: str, share: float):
+    train(digits, "run", weights=weights, start_classes=share, **FINISHED)
     reference = Reference(Path("run"))
     network, _, _ = load_run(Path("run"))
     data = prepare(open_dataset(digits))
     pictures = np.stack([load_picture(data.train[position].open(), reference.rule) for position in data.fit])
     with torch.inference_mode():
         features = network.eval().features(torch.from_numpy(pictures)).numpy()
-    fitted = learned_whitening(features, data.train_labels[data.fit], 8)
+    classifier = torch.load("weights.pth", weights_only=True)["fc.weight"].numpy()
+    fitted = learned_whitening(features, data.train_labels[data.fit], 8, classifier=classifier, share=share)
     expected = features @ fitted.weight.T + fitted.bias
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     found = reference.embed_batch(pictures)
@@ -156,8 +189,9 @@ def test_a_run_that_was_stopped_before_its_final_figures_is_not_finished_twice(d
     [
         ({"weights": "none", "whiten": False}, "these are random numbers"),
         ({"weights": "none", "start_share": 0.0, "embedding_dim": 600}, "expected an --embedding-dim up to that"),
+        ({"weights": "none", "start_share": 0.0, "start_classes": 0.5}, "has none of one layer"),
     ],
-    ids=["random start", "wider than the features"],
+    ids=["random start", "wider than the features", "no classifier"],
 )
 def test_what_cannot_be_done_in_the_end_is_refused_in_the_beginning(digits: Path, changes, words: str):
     with pytest.raises(TrainingError, match=words):
@@ -172,6 +206,7 @@ def test_what_cannot_be_done_in_the_end_is_refused_in_the_beginning(digits: Path
         ({"freeze_norms": False}, "add --freeze-norms"),
         ({"hidden": (16,)}, "add --hidden none"),
         ({"multiscale": True}, "leave out --multiscale"),
+        ({"whiten": False, "start_classes": 0.5}, "add --whiten"),
     ],
     ids=str,
 )

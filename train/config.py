@@ -48,6 +48,9 @@ class TrainConfig:
     hidden: tuple[int, ...] = _option("network", "widths of the head's hidden layers", least=1, most=65536)
     dropout: float = _option("network", "share of hidden units dropped", least=0.0, most=0.95)
     input_dropout: float = _option("network", "share of backbone features dropped", least=0.0, most=0.95)
+    last_channels: int = _option(
+        "network", "channels that an EfficientNet's last convolution keeps; 0: all", least=0, most=1_000_000
+    )
     freeze_backbone: bool = _option("network", "compute the backbone's features once, and train on those")
     unfreeze: int = _option("network", "last stages of a frozen backbone to train beside the head", least=0, most=64)
     freeze_norms: bool = _option("network", "keep the statistics of the backbone's batch norms as they were")
@@ -107,6 +110,9 @@ class TrainConfig:
         "optimizer", "share of the starting backbone in the final one (WiSE-FT); 0: none", least=0.0, most=0.95
     )
     whiten: bool = _option("optimizer", "in the end, fit the head anew by learned whitening of the features")
+    start_classes: float = _option(
+        "optimizer", "share of the start's own classes in the choice of what --whiten keeps", least=0.0, most=1.0
+    )
     weight_decay: float = _option("optimizer", "on weights, not on biases and norms", least=0.0, most=1e6)
     momentum: float = _option("optimizer", "of sgd", least=0.0, most=0.9999)
     schedule: str = _option("optimizer", "of the learning rates", choices=("cosine", "constant"))

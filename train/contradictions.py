@@ -85,3 +85,7 @@ def _of_the_finish(config: TrainConfig) -> Iterator[Contradiction]:
         config.whiten and config.multiscale,
         "--whiten fits a head over the backbone alone; leave out --multiscale, or it",
     )
+    yield (
+        bool(config.start_classes) and not config.whiten,
+        "--start-classes has a say in what --whiten keeps; add --whiten, or leave it out",
+    )

@@ -2,7 +2,8 @@
 
 A backbone that is trained on some classes forgets what its pretraining knew of all others. The mean of the weights
 before and after training keeps most of both (WiSE-FT, Wortsman et al. 2022), and a head fitted by a formula does not
-prefer the classes that were learned as much as one that was trained to tell them apart.
+prefer the classes that were learned as much as one that was trained to tell them apart, least of all where the classes
+of the pretraining have a say in it.
 """
 
 from __future__ import annotations
@@ -49,12 +50,18 @@ def check_finish(config: TrainConfig, network: EmbeddingNet, weights: Weights) -
             f"--whiten selects directions among the {network.feature_dim} features of {printable(config.backbone)}; "
             f"expected an --embedding-dim up to that, not {config.embedding_dim}."
         )
+    if config.start_classes and weights.classifier is None:
+        raise TrainingError(
+            "--start-classes needs the classifier that the starting weights were trained with, and "
+            f"{printable(weights.source)} has none of one layer; name other --weights, or leave it out."
+        )
 
 
 def finish(
     run: RunFolder,
     network: EmbeddingNet,
     start: Mapping[str, torch.Tensor],
+    classifier: torch.Tensor | None,
     source: Source,
     data: TrainingData,
     config: TrainConfig,
@@ -66,6 +73,7 @@ def finish(
         run: whose ``best.pt`` is read and replaced.
         network: the one that ``source`` embeds with; its weights are overwritten.
         start: the weights that training began with.
+        classifier: float32 ``[C, F]``, the one that belongs to them, if there is one.
         source: of embeddings and features.
         data: what was learned from, and the held-out tenth.
         config: the options.
@@ -85,7 +93,7 @@ def finish(
     _mix(network.backbone, start, config.start_share)
     if config.whiten:
         monitor.remark("Fitting the head by learned whitening.")
-        _whiten(network, source, data, config)
+        _whiten(network, classifier, source, data, config)
     row = {"kind": "finish", "epoch": best["epoch"], **sample_figures(source, data, config.seed)}
     run.save(run.best_path, {**best, "model": network.state_dict(), "finished": row})
     monitor.remark(f"After finishing: precision@{row['k']} {row['precision_at_k']:.4f} on the held-out pictures.")
@@ -99,9 +107,17 @@ def _mix(backbone: nn.Module, start: Mapping[str, torch.Tensor], share: float) -
         parameter.lerp_(start[f"backbone.{name}"].to(parameter.device), share)
 
 
-def _whiten(network: EmbeddingNet, source: Source, data: TrainingData, config: TrainConfig) -> None:
+def _whiten(
+    network: EmbeddingNet, classifier: torch.Tensor | None, source: Source, data: TrainingData, config: TrainConfig
+) -> None:
     most = max(2, _WHITENED_PICTURES // max(1, len(data.classes)))
     positions = sampled(data.fit, data.train_labels, most, config.seed)
     features = source.pooled("train", positions)
-    fitted = learned_whitening(features, data.train_labels[positions], config.embedding_dim)
+    fitted = learned_whitening(
+        features,
+        data.train_labels[positions],
+        config.embedding_dim,
+        classifier=classifier.numpy() if classifier is not None else None,
+        share=config.start_classes,
+    )
     network.head.set_linear(torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias))

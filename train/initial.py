@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ..models.network import EmbeddingNet, NetworkConfig, build_network
 from ..models.normalisation import NORMALISATIONS
+from ..models.slimming import kept_channels, narrowed_state
 from ..models.weights import Weights, load_into
 from .config import TrainConfig
 from .seeding import seeded
 
-__all__ = ["make_network"]
+__all__ = ["make_network", "narrowed"]
 
 
 def make_network(config: TrainConfig, weights: Weights) -> EmbeddingNet:
@@ -20,6 +23,7 @@ def make_network(config: TrainConfig, weights: Weights) -> EmbeddingNet:
     """
     with seeded(config.seed, 0, 1):
         network = build_network(_network_config(config, weights))
+    weights = narrowed(weights, config.last_channels)
     load_into(network.backbone, config.backbone, weights)
     if config.freeze_backbone:
         network.backbone.requires_grad_(False)
@@ -27,6 +31,15 @@ def make_network(config: TrainConfig, weights: Weights) -> EmbeddingNet:
         for module in network.back_modules():
             module.requires_grad_(True)
     return network
+
+
+def narrowed(weights: Weights, last_channels: int) -> Weights:
+    """Return ``weights`` with the channels of the last convolution that ``--last-channels`` leaves; 0: as they are."""
+    if not last_channels or weights.state is None or "bn2.weight" not in weights.state:
+        return weights
+    kept = kept_channels(weights.state, last_channels)
+    classifier = weights.classifier[:, kept] if weights.classifier is not None else None
+    return dataclasses.replace(weights, state=narrowed_state(weights.state, kept), classifier=classifier)
 
 
 def _network_config(config: TrainConfig, weights: Weights) -> NetworkConfig:
@@ -41,4 +54,5 @@ def _network_config(config: TrainConfig, weights: Weights) -> NetworkConfig:
         mean=normalisation.mean,
         deviation=normalisation.deviation,
         multiscale=config.multiscale,
+        last_channels=config.last_channels,
     )

@@ -24,7 +24,7 @@ from .failures import enough_memory
 from .final import final_row
 from .finish import check_finish, finish
 from .gathering import has_trained_norms
-from .initial import make_network
+from .initial import make_network, narrowed
 from .inputs import make_source
 from .job import Job, Surroundings
 from .loop import Trainer
@@ -197,7 +197,8 @@ def _concluded(
 ) -> dict[str, Any]:
     """Measure the best network, write that and the report, and return the final row."""
     start = make_network(job.config, job.weights).state_dict()
-    finished = finish(job.run, network, start, source, data, job.config, monitor)
+    classifier = narrowed(job.weights, job.config.last_channels).classifier
+    finished = finish(job.run, network, start, classifier, source, data, job.config, monitor)
     final, ranked = final_row(job.run, network, start, source, data, monitor)
     job.run.write_metrics([*rows, *finished, final])
     if job.config.report and ranked is not None:

@@ -25,18 +25,30 @@ class LinearMap:
 
 
 def learned_whitening(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], dim: int, shrinkage: float = _SHRINKAGE
+    features: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    dim: int,
+    shrinkage: float = _SHRINKAGE,
+    *,
+    classifier: npt.NDArray[np.float32] | None = None,
+    share: float = 0.0,
 ) -> LinearMap:
     """Fit the discriminative whitening L_w of image retrieval (Mikolajczyk and Matas 2007; Radenovic et al. 2018, 3.3).
 
     Centre; divide by the square root of the covariance within classes; keep the ``dim`` directions in which what is
     left varies most, which are those in which classes differ. Scaled so that the mean length of a row is 1.
 
+    Those directions are chosen for the classes at hand. With ``share``, that much of the variance is the one between
+    the classes of ``classifier``: the rows of a linear classifier are Σ⁻¹(μ_c − μ) where classes are Gaussian with one
+    covariance Σ, and whitened so they are the means of its classes, of which no picture is needed.
+
     Args:
         features: float32 ``[n, F]``, of any length.
         labels: int64 ``[n]``, their classes.
         dim: d, at most F.
         shrinkage: added to the variance within classes in every direction, times its mean.
+        classifier: float32 ``[C, F]``, a classifier of (about) these features; needed with ``share``.
+        share: of the classifier's classes in the choice of directions, 0 to 1.
 
     Raises:
         TrainingError: no class has pictures that differ.
@@ -52,11 +64,23 @@ def learned_whitening(
             "--whiten measures how pictures of one class differ, and found none that do; expected classes of several "
             "different pictures. Add pictures, or leave it out."
         )
-    whitened = centred @ (whitening := directions / np.sqrt(np.maximum(variances, 0.0) + floor))
-    _, principal = np.linalg.eigh(_covariance(whitened))
-    weight = (whitening @ principal[:, ::-1][:, :dim]).T
+    deviations = np.sqrt(np.maximum(variances, 0.0) + floor)
+    spread = _of_trace_one(_covariance(centred @ (directions / deviations)))
+    if classifier is not None and share:
+        # x = directions · deviations · z, so that a row w scores z by (directions · deviations)ᵀ w.
+        rows = classifier.astype(np.float64)
+        means = (rows - rows.mean(axis=0)) @ (directions * deviations)
+        spread = (1.0 - share) * spread + share * _of_trace_one(_covariance(means))
+    _, principal = np.linalg.eigh(spread)
+    weight = (directions / deviations @ principal[:, ::-1][:, :dim]).T
     weight /= np.linalg.norm(centred @ weight.T, axis=1).mean()
     return LinearMap(weight.astype(np.float32), (-weight @ wide.mean(axis=0)).astype(np.float32))
+
+
+def _of_trace_one(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return it as shares of all variance, so that two of different units can be added."""
+    scaled: npt.NDArray[np.float64] = covariance / np.trace(covariance)
+    return scaled
 
 
 def _class_means(rows: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

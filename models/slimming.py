@@ -1,0 +1,59 @@
+"""A narrower last convolution: most of a small network's weights are there and in the layer that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from ..runtime.errors import TrainingError
+from ..runtime.text import printable
+
+__all__ = ["kept_channels", "narrow_last", "narrowed_state"]
+
+# timm's names of an EfficientNet's last convolution and the normalisation behind it; pooling follows.
+_CONVOLUTION, _NORM = "conv_head", "bn2"
+
+
+def narrow_last(backbone: nn.Module, name: str, channels: int) -> None:
+    """Give the last convolution of an EfficientNet ``channels`` outputs; its weights are drawn anew.
+
+    Raises:
+        TrainingError: the backbone does not end in one convolution and its normalisation, or has no more channels.
+
+    """
+    convolution, norm = getattr(backbone, _CONVOLUTION, None), getattr(backbone, _NORM, None)
+    if not isinstance(convolution, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or convolution.groups != 1:
+        raise TrainingError(
+            f"--last-channels is known for EfficientNets, whose last convolution is pooled; {printable(name)} is built "
+            "otherwise. Name another --backbone, or leave it out."
+        )
+    if channels >= convolution.out_channels:
+        raise TrainingError(
+            f"--last-channels {channels}: the last convolution of {printable(name)} has {convolution.out_channels} "
+            "channels; expected fewer, or 0 for all of them."
+        )
+    narrower = nn.Conv2d(convolution.in_channels, channels, kernel_size=1, bias=convolution.bias is not None)
+    setattr(backbone, _CONVOLUTION, narrower)
+    # In place: timm's normalisation layers hold the activation as well.
+    for _key, value in (*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)):
+        if value.ndim:
+            value.data = value.data[:channels].clone()
+    norm.num_features = channels
+
+
+def kept_channels(state: Mapping[str, torch.Tensor], channels: int) -> torch.Tensor:
+    """Return which channels stay, int64 ``[channels]``, ascending.
+
+    Those whose normalisation scales them most (Network Slimming, Liu et al. 2017): the others vary least over pictures.
+    """
+    return state[f"{_NORM}.weight"].abs().argsort(descending=True, stable=True)[:channels].sort().values
+
+
+def narrowed_state(state: Mapping[str, torch.Tensor], kept: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the backbone's weights with the channels ``kept`` of its last convolution alone."""
+    return {
+        key: value[kept] if key.startswith((f"{_CONVOLUTION}.", f"{_NORM}.")) and value.ndim else value
+        for key, value in state.items()
+    }
