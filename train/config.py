@@ -40,7 +40,7 @@ class TrainConfig:
     """Every training option. No field has a default here: see ``recipes/default.toml``."""
 
     backbone: str = _option("network", "resnet18|50|101, mobilenet_v3_small|large, efficientnet_lite0|1|2, timm:NAME")
-    weights: str = _option("network", "auto, imagenet, none, or a .pth or .safetensors file")
+    weights: str = _option("network", "auto, imagenet, none, a .pth or .safetensors file, or an earlier run's best.pt")
     normalisation: str = _option(
         "network", "pixel scaling; auto: what belongs to the weights", choices=("auto", *NORMALISATIONS)
     )
@@ -53,6 +53,7 @@ class TrainConfig:
     )
     freeze_backbone: bool = _option("network", "compute the backbone's features once, and train on those")
     unfreeze: int = _option("network", "last stages of a frozen backbone to train beside the head", least=0, most=64)
+    freeze_last: int = _option("network", "last stages of a trained backbone that stay as they were", least=0, most=64)
     freeze_norms: bool = _option("network", "keep the statistics of the backbone's batch norms as they were")
     multiscale: bool = _option("network", "the paper's two low-resolution paths beside the backbone")
 
@@ -109,9 +110,10 @@ class TrainConfig:
     start_share: float = _option(
         "optimizer", "share of the starting backbone in the final one (WiSE-FT); 0: none", least=0.0, most=0.95
     )
+    whiten_first: bool = _option("optimizer", "begin with a head fitted by learned whitening of the features")
     whiten: bool = _option("optimizer", "in the end, fit the head anew by learned whitening of the features")
     start_classes: float = _option(
-        "optimizer", "share of the start's own classes in the choice of what --whiten keeps", least=0.0, most=1.0
+        "optimizer", "share of the start's own classes in the choice of what whitening keeps", least=0.0, most=1.0
     )
     weight_decay: float = _option("optimizer", "on weights, not on biases and norms", least=0.0, most=1e6)
     momentum: float = _option("optimizer", "of sgd", least=0.0, most=0.9999)

@@ -34,6 +34,10 @@ def _of_the_backbone(config: TrainConfig) -> Iterator[Contradiction]:
         bool(config.unfreeze) and not config.freeze_backbone,
         "--unfreeze counts stages of a frozen backbone, and --no-freeze-backbone trains all of it; leave out one",
     )
+    yield (
+        bool(config.freeze_last) and config.freeze_backbone,
+        "--freeze-last counts stages of a backbone that is trained; add --no-freeze-backbone, or leave it out",
+    )
 
 
 def _of_low_sizes(config: TrainConfig) -> Iterator[Contradiction]:
@@ -67,7 +71,7 @@ def _of_the_loss(config: TrainConfig) -> Iterator[Contradiction]:
 
 
 def _of_the_finish(config: TrainConfig) -> Iterator[Contradiction]:
-    share = bool(config.start_share)
+    share, whitened = bool(config.start_share), config.whiten or config.whiten_first
     yield (
         share and config.freeze_backbone and not config.unfreeze,
         "--start-share goes back towards the starting backbone, and a frozen one never leaves it; add --unfreeze, or "
@@ -78,14 +82,14 @@ def _of_the_finish(config: TrainConfig) -> Iterator[Contradiction]:
         "--start-share mixes weights, which batch statistics of their own would not fit; add --freeze-norms",
     )
     yield (
-        config.whiten and bool(config.hidden),
-        "--whiten fits a head of one linear layer; add --hidden none, or leave it out",
+        whitened and bool(config.hidden),
+        "Whitening fits a head of one linear layer; add --hidden none, or leave it out",
     )
     yield (
-        config.whiten and config.multiscale,
-        "--whiten fits a head over the backbone alone; leave out --multiscale, or it",
+        whitened and config.multiscale,
+        "Whitening fits a head over the backbone alone; leave out --multiscale, or it",
     )
     yield (
-        bool(config.start_classes) and not config.whiten,
-        "--start-classes has a say in what --whiten keeps; add --whiten, or leave it out",
+        bool(config.start_classes) and not whitened,
+        "--start-classes has a say in what whitening keeps; add --whiten, or leave it out",
     )

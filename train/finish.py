@@ -20,12 +20,12 @@ from ..runtime.errors import TrainingError
 from ..runtime.text import printable
 from .checkpoints import read_checkpoint
 from .config import TrainConfig
-from .data import TrainingData, sampled
+from .data import TrainingData
 from .epoch import sample_figures
+from .headfit import whiten_head
 from .monitor import Monitor
 from .runfolder import RunFolder
 from .sources import Source
-from .whitening import learned_whitening
 
 __all__ = ["check_finish", "finish"]
 
@@ -45,9 +45,9 @@ def check_finish(config: TrainConfig, network: EmbeddingNet, weights: Weights) -
             "--start-share goes back towards the starting weights, and these are random numbers; name others with "
             "--weights, or leave it out."
         )
-    if config.whiten and config.embedding_dim > network.feature_dim:
+    if (config.whiten or config.whiten_first) and config.embedding_dim > network.feature_dim:
         raise TrainingError(
-            f"--whiten selects directions among the {network.feature_dim} features of {printable(config.backbone)}; "
+            f"Whitening selects directions among the {network.feature_dim} features of {printable(config.backbone)}; "
             f"expected an --embedding-dim up to that, not {config.embedding_dim}."
         )
     if config.start_classes and weights.classifier is None:
@@ -93,7 +93,7 @@ def finish(
     _mix(network.backbone, start, config.start_share)
     if config.whiten:
         monitor.remark("Fitting the head by learned whitening.")
-        _whiten(network, classifier, source, data, config)
+        whiten_head(network, classifier, source, data, config, _WHITENED_PICTURES)
     row = {"kind": "finish", "epoch": best["epoch"], **sample_figures(source, data, config.seed)}
     run.save(run.best_path, {**best, "model": network.state_dict(), "finished": row})
     monitor.remark(f"After finishing: precision@{row['k']} {row['precision_at_k']:.4f} on the held-out pictures.")
@@ -105,19 +105,3 @@ def _mix(backbone: nn.Module, start: Mapping[str, torch.Tensor], share: float) -
     """Move every parameter by ``share`` of the way back to where it began."""
     for name, parameter in backbone.named_parameters():
         parameter.lerp_(start[f"backbone.{name}"].to(parameter.device), share)
-
-
-def _whiten(
-    network: EmbeddingNet, classifier: torch.Tensor | None, source: Source, data: TrainingData, config: TrainConfig
-) -> None:
-    most = max(2, _WHITENED_PICTURES // max(1, len(data.classes)))
-    positions = sampled(data.fit, data.train_labels, most, config.seed)
-    features = source.pooled("train", positions)
-    fitted = learned_whitening(
-        features,
-        data.train_labels[positions],
-        config.embedding_dim,
-        classifier=classifier.numpy() if classifier is not None else None,
-        share=config.start_classes,
-    )
-    network.head.set_linear(torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias))

@@ -7,7 +7,10 @@ import dataclasses
 from ..models.network import EmbeddingNet, NetworkConfig, build_network
 from ..models.normalisation import NORMALISATIONS
 from ..models.slimming import kept_channels, narrowed_state
+from ..models.stages import stages_of
 from ..models.weights import Weights, load_into
+from ..runtime.errors import TrainingError
+from ..runtime.text import printable
 from .config import TrainConfig
 from .seeding import seeded
 
@@ -30,7 +33,21 @@ def make_network(config: TrainConfig, weights: Weights) -> EmbeddingNet:
         network.cut_before_last(config.unfreeze)
         for module in network.back_modules():
             module.requires_grad_(True)
+    elif config.freeze_last:
+        _freeze_last(network, config)
     return network
+
+
+def _freeze_last(network: EmbeddingNet, config: TrainConfig) -> None:
+    stages = stages_of(network.backbone, config.backbone, config.image_size)
+    if config.freeze_last >= len(stages):
+        raise TrainingError(
+            f"--freeze-last {config.freeze_last}: {printable(config.backbone)} has {len(stages)} stages; expected at "
+            f"most {len(stages) - 1}. Leave out --no-freeze-backbone to train the head alone."
+        )
+    for stage in stages[-config.freeze_last :]:
+        for module in stage:
+            module.requires_grad_(False)
 
 
 def narrowed(weights: Weights, last_channels: int) -> Weights:

@@ -74,6 +74,11 @@ class Learner:
         """The rate of the first group of parameters in the last step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
+    def set_class_vectors(self, vectors: torch.Tensor) -> None:
+        """Let the softmax term begin with these class vectors, float32 ``[C, d]``; without that term, do nothing."""
+        if self._objective.proxies is not None:
+            self._objective.proxies.data.copy_(vectors)
+
     def averaged(self) -> AbstractContextManager[None]:
         """Let the network have the averaged weights, where there are any, for a while."""
         return self._average.applied()

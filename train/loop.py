@@ -77,6 +77,10 @@ class Trainer:
         self._reached = Reached()
         self._saved = self._drawn = time.monotonic()
 
+    def set_class_vectors(self, vectors: torch.Tensor) -> None:
+        """See :meth:`.learner.Learner.set_class_vectors`."""
+        self._learner.set_class_vectors(vectors)
+
     def run(self) -> list[dict[str, Any]]:
         """Train to the last epoch and return the rows of ``metrics.jsonl``.
 

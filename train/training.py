@@ -24,6 +24,7 @@ from .failures import enough_memory
 from .final import final_row
 from .finish import check_finish, finish
 from .gathering import has_trained_norms
+from .headfit import whiten_head
 from .initial import make_network, narrowed
 from .inputs import make_source
 from .job import Job, Surroundings
@@ -39,6 +40,8 @@ from .teacher import Teaching, check_relevance, make_relevance
 __all__ = ["RunResult", "resume_run", "start_run"]
 
 
+# Enough for a covariance; where the backbone is trained, each must go through all of it.
+_FIRST_PICTURES = 8_000
 _ENOUGH = enough_memory("this network", "--image-size, --hidden or --embedding-dim, or name a smaller --backbone")
 
 
@@ -159,11 +162,25 @@ def _train(job: Job, device: torch.device, surroundings: Surroundings, monitor: 
     relevance = ranks.in_turn(lambda: make_relevance(job.config, data, teaching))
     if ranks.several:
         _tell_of_ranks(network, source, ranks, monitor)
+    centres = _whitened_first(network, source, data, job, monitor)
     extras = describe_best(job, data)
     trainer = Trainer(network, source, data, job.config, job.run, extras, monitor, relevance, ranks)
+    if centres is not None:
+        trainer.set_class_vectors(centres)
     _restore(trainer, job.run, ranks)
     rows = trainer.run()
     return RunResult(job.run.path, ranks.on_first(lambda: _concluded(job, network, source, data, rows, monitor)))
+
+
+def _whitened_first(
+    network: EmbeddingNet, source: Source, data: TrainingData, job: Job, monitor: Monitor
+) -> torch.Tensor | None:
+    """Fit the head to the starting features where that is asked for, and return the classes' means in it."""
+    if not job.config.whiten_first or job.run.last_path.exists():
+        return None
+    monitor.remark("Fitting the first head by learned whitening.")
+    classifier = narrowed(job.weights, job.config.last_channels).classifier
+    return torch.from_numpy(whiten_head(network, classifier, source, data, job.config, _FIRST_PICTURES))
 
 
 def _restore(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
