@@ -127,7 +127,10 @@ def _from_run(backbone: str, path: Path, loaded: Mapping[str, Any]) -> Weights:
         for key, value in _tensors(shown, loaded).items()
         if key.startswith(_BACKBONE)
     }
-    return Weights(state, path.name, network.normalisation)
+    training = loaded.get("training")
+    before = training.get("weights") if isinstance(training, Mapping) else None
+    source = f"{printable(str(before))}, as an earlier run left them ({path.name})" if before else path.name
+    return Weights(state, source, network.normalisation)
 
 
 def _classifier(backbone: str, state: State) -> torch.Tensor | None:

@@ -116,6 +116,7 @@ def test_another_run_starts_from_the_backbone_of_this_one(digits: Path):
     weights = find_weights("timm:resnet10t", "first/best.pt")
     first = read_checkpoint(Path("first/best.pt"))
     assert weights.normalisation == NetworkConfig.from_dict(first["network"]).normalisation
+    assert weights.source == "none (random), as an earlier run left them (best.pt)"
     network = make_network(_config(), weights).state_dict()
     backbone = [key for key in network if key.startswith("backbone.")]
     assert all(torch.equal(network[key], first["model"][key]) for key in backbone)
