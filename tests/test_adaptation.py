@@ -37,6 +37,16 @@ ADAPTED = {
 }
 
 
+@pytest.fixture(scope="module")
+def adapted(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, which tests read and leave as it is."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("adapted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return train(digits, "run", **ADAPTED).run.resolve()
+
+
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
@@ -52,9 +62,8 @@ def _start() -> dict[str, torch.Tensor]:
     return make_network(config, find_weights(config.backbone, config.weights)).state_dict()
 
 
-def test_the_first_stages_learn_and_the_last_stay(digits: Path):
-    train(digits, "run", **ADAPTED)
-    start, model = _start(), read_checkpoint(Path("run/last.pt"))["model"]
+def test_the_first_stages_learn_and_the_last_stay(adapted: Path):
+    start, model = _start(), read_checkpoint(adapted / "last.pt")["model"]
     parameters = [key for key, _ in make_network(_config(), find_weights("timm:resnet10t", "none")).named_parameters()]
     backbone = [key for key in parameters if key.startswith("backbone.")]
     last = [key for key in backbone if key.startswith(("backbone.layer3", "backbone.layer4"))]
@@ -63,17 +72,16 @@ def test_the_first_stages_learn_and_the_last_stay(digits: Path):
     assert not any(torch.equal(model[key], start[key]) for key in backbone if key not in last)
 
 
-def test_the_first_head_is_whitening_of_the_starting_features(digits: Path):
+def test_the_first_head_is_whitening_of_the_starting_features(digits: Path, adapted: Path):
     """A rate of 0 leaves the head as it began."""
-    train(digits, "run", **ADAPTED)
     config = _config()
     network = make_network(config, find_weights(config.backbone, config.weights)).eval()
-    data, rule = prepare(open_dataset(digits)), Reference(Path("run")).rule
+    data, rule = prepare(open_dataset(digits)), Reference(adapted).rule
     pictures = np.stack([load_picture(data.train[position].open(), rule) for position in data.fit])
     with torch.inference_mode():
         features = network.features(torch.from_numpy(pictures)).numpy()
     fitted = learned_whitening(features, data.train_labels[data.fit], 8)
-    weight = read_checkpoint(Path("run/best.pt"))["model"]["head.layers.0.weight"].numpy()
+    weight = read_checkpoint(adapted / "best.pt")["model"]["head.layers.0.weight"].numpy()
     # The sign of a direction is free; what it does to distances is not.
     expected = fitted.weight.T @ fitted.weight
     np.testing.assert_allclose(weight.T @ weight, expected, atol=1e-3 * np.abs(expected).max())
@@ -102,19 +110,18 @@ def test_class_vectors_begin_at_the_means_of_the_classes(digits: Path):
     np.testing.assert_allclose(proxies.numpy(), means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-3)
 
 
-def test_a_stopped_run_goes_on_to_the_same_numbers(digits: Path):
-    whole = train(digits, "whole", **ADAPTED)
+def test_a_stopped_run_goes_on_to_the_same_numbers(digits: Path, adapted: Path):
     with pytest.raises(TrainingInterrupted):
         train(digits, "part", Listener(3), **ADAPTED)
     resumed = resume_run(Path("part"), {}, surroundings(), Listener())
-    assert rows_of(whole.run) == rows_of(resumed.run)
-    assert same_tensors(whole.run / "best.pt", resumed.run / "best.pt")
+    assert rows_of(adapted) == rows_of(resumed.run)
+    assert same_tensors(adapted / "best.pt", resumed.run / "best.pt")
 
 
-def test_another_run_starts_from_the_backbone_of_this_one(digits: Path):
-    train(digits, "first", **ADAPTED)
-    weights = find_weights("timm:resnet10t", "first/best.pt")
-    first = read_checkpoint(Path("first/best.pt"))
+def test_another_run_starts_from_the_backbone_of_this_one(digits: Path, adapted: Path):
+    best = adapted / "best.pt"
+    weights = find_weights("timm:resnet10t", str(best))
+    first = read_checkpoint(best)
     assert weights.normalisation == NetworkConfig.from_dict(first["network"]).normalisation
     assert weights.source == "none (random), as an earlier run left them (best.pt)"
     network = make_network(_config(), weights).state_dict()
@@ -122,8 +129,8 @@ def test_another_run_starts_from_the_backbone_of_this_one(digits: Path):
     assert all(torch.equal(network[key], first["model"][key]) for key in backbone)
     # Its untrained figures are those of the backbone that it was given.
     second = {**ADAPTED, "freeze_backbone": True, "freeze_last": 0, "learning_rate": 1e-3}
-    result = train(digits, "second", weights="first/best.pt", **second)
-    data, reference = prepare(open_dataset(digits)), Reference(Path("first"))
+    result = train(digits, "second", weights=str(best), **second)
+    data, reference = prepare(open_dataset(digits)), Reference(adapted)
     reference_network, rule = build_network(NetworkConfig.from_dict(first["network"])).eval(), reference.rule
     reference_network.load_state_dict(first["model"])
 
@@ -139,10 +146,9 @@ def test_another_run_starts_from_the_backbone_of_this_one(digits: Path):
     assert result.figures["untrained"]["precision_at_k"] == pytest.approx(figures.precision_at_k, abs=0.02)
 
 
-def test_a_run_of_another_backbone_is_refused(digits: Path):
-    train(digits, "first", **{**ADAPTED, "epochs": 1, "steps_per_epoch": 1})
+def test_a_run_of_another_backbone_is_refused(adapted: Path):
     with pytest.raises(TrainingError, match="of a run with --backbone timm:resnet10t; expected resnet18"):
-        find_weights("resnet18", "first/best.pt")
+        find_weights("resnet18", str(adapted / "best.pt"))
 
 
 @pytest.mark.parametrize(
