@@ -1,10 +1,10 @@
-"""The best model of docs/results.md and what it knows of classes that it never learned; the model that ships.
+"""What adapting the first stages is worth, for classes that are learned and for others; figures of docs/results.md.
 
-    python benchmarks/best_model.py --data tiny-imagenet-subset.zip --out results/best
+    python benchmarks/adaptation.py --data tiny-imagenet-subset.zip --out results/adaptation
 
 Three runs: the first stages are adapted once, without the 40 classes and the 50 pictures a class that the other two
-keep out; the model goes on from there on all classes, and the same recipe once more without the 40. About 80 minutes on
-two cores. ``--seed`` repeats all of it with other draws.
+keep out; a second one goes on from there without the 40 classes, a third one on all classes. About 80 minutes on two
+cores. ``--seed`` repeats all of it with other draws.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ADAPT = (
     *("--no-freeze-backbone", "--freeze-last", 2, "--whiten-first", "--start-classes", 0.5, "--loss", "softmax"),
     *("--learning-rate", 0, "--proxy-learning-rate", 1e-3, "--backbone-learning-rate", 5e-4, "--ema", 0.99),
     *("--classes-per-batch", 16, "--pictures-per-class", 4, "--steps-per-epoch", 200, "--epochs", 1),
-    *("--warmup-epochs", 0.25, "--holdout-classes", 40, "--holdout-pictures", 50, "--no-report"),
+    *("--warmup-epochs", 0.25, "--holdout-classes", 40, "--holdout-pictures", 50, "--no-report", "--whiten"),
 )
 LEARN = (
     *("--unfreeze", 2, "--whiten-first", "--views", 2, "--classes-per-batch", 32, "--pictures-per-class", 4),
@@ -46,7 +46,7 @@ def main() -> None:
     weights = ("--weights", out / "adapted" / "best.pt")
     for name, held_out in (("classes", ("--holdout-classes", 40)), ("best", ("--holdout-pictures", 50))):
         timed("deeprank-train", data, "--out", out / name, *common, *weights, *LEARN, *held_out)
-    for name in ("classes", "best"):
+    for name in ("adapted", "classes", "best"):
         lines = (out / name / "metrics.jsonl").read_text().splitlines()
         print(name, json.dumps(json.loads(lines[-1]), indent=1))
     model = out / "model.onnx"
