@@ -72,6 +72,14 @@ def test_the_first_stages_learn_and_the_last_stay(adapted: Path):
     assert not any(torch.equal(model[key], start[key]) for key in backbone if key not in last)
 
 
+def test_the_statistics_of_the_last_stages_stay_too(digits: Path):
+    train(digits, "run", **{**ADAPTED, "freeze_norms": False, "epochs": 1, "steps_per_epoch": 2})
+    start, model = _start(), read_checkpoint(Path("run/last.pt"))["model"]
+    means = [key for key in start if key.startswith("backbone.") and key.endswith("running_mean")]
+    moved = {key for key in means if not torch.equal(model[key], start[key])}
+    assert moved == {key for key in means if not key.startswith(("backbone.layer3", "backbone.layer4"))}
+
+
 def test_the_first_head_is_whitening_of_the_starting_features(digits: Path, adapted: Path):
     """A rate of 0 leaves the head as it began."""
     config = _config()

@@ -131,7 +131,7 @@ def _print_result(run: Path, figures: Any) -> None:
         print(f"MAP@R         {figures['map_at_r']:.4f}")
         same, others = _number(figures["positive_distance"]), _number(figures["negative_distance"])
         print(f"distance      {same:.3f} same class, {others:.3f} others")
-    for name, what in (("unseen", "gallery never learned from"), ("untrained", "the untrained backbone there")):
+    for name, what in (("unseen", "gallery never learned from"), ("untrained", "the backbone it began with, there")):
         if name in figures:
             row = figures[name]
             print(f"precision@{row['k']}  {row['precision_at_k']:.4f}  ({what}: {row['gallery']:,} pictures)")

@@ -74,8 +74,14 @@ def train_mode(network: EmbeddingNet, trained: Iterable[nn.Module], freeze_norms
     for module in trained:
         module.train()
         for part in module.modules():
-            if freeze_norms and isinstance(part, nn.modules.batchnorm._BatchNorm):
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and (freeze_norms or _is_frozen(part)):
                 part.eval()
+
+
+def _is_frozen(norm: nn.Module) -> bool:
+    """Tell whether it belongs to a part of the backbone that stays as it is, statistics included."""
+    own = list(norm.parameters())
+    return bool(own) and not any(parameter.requires_grad for parameter in own)
 
 
 class FeatureSource:
