@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..runtime.metrics import largest_class, map_at_r, precision_at_k, recall_at_k
 from ..runtime.scan import nearest
 
-__all__ = ["Figures", "K", "Ranking", "deviation", "evaluate", "rank_and_evaluate"]
+__all__ = ["Figures", "K", "Ranking", "deviation", "evaluate", "rank_and_evaluate", "unit_rows"]
 
 Vectors = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -116,3 +116,10 @@ def _mean_distances(
     positive = float(own.sum() / pairs) if pairs else float("nan")
     negative = float((every - own).sum() / others) if others else float("nan")
     return max(0.0, positive), max(0.0, negative)
+
+
+def unit_rows(rows: Vectors) -> Vectors:
+    """Scale rows to unit length; rows of zeros stay as they are."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Vectors = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit

@@ -12,7 +12,7 @@ import torch
 from ..models.network import EmbeddingNet
 from .checkpoints import read_checkpoint
 from .data import Positions, TrainingData
-from .figures import Figures, K, Ranking, Vectors, rank_and_evaluate
+from .figures import Figures, K, Ranking, Vectors, rank_and_evaluate, unit_rows
 from .monitor import Monitor
 from .runfolder import RunFolder
 from .sources import Source
@@ -70,15 +70,8 @@ def _fair_k(labels: Positions) -> int:
 
 def _untrained(source: Source, data: TrainingData, gallery: Positions, k: int) -> dict[str, Any]:
     """Measure the backbone's own pooled features, before any training, so that what training gained can be seen."""
-    features = _unit(source.pooled("val", data.queries)), _unit(source.pooled("train", gallery))
+    features = unit_rows(source.pooled("val", data.queries)), unit_rows(source.pooled("train", gallery))
     return dataclasses.asdict(_figures(*features, data, gallery, k)[0])
-
-
-def _unit(rows: Vectors) -> Vectors:
-    """Scale rows to unit length; rows of zeros stay as they are."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Vectors = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return unit
 
 
 def _figures(

@@ -23,6 +23,7 @@ from .config import TrainConfig
 from .data import TrainingData
 from .epoch import sample_figures
 from .headfit import whiten_head
+from .initial import narrowed
 from .monitor import Monitor
 from .runfolder import RunFolder
 from .sources import Source
@@ -50,10 +51,13 @@ def check_finish(config: TrainConfig, network: EmbeddingNet, weights: Weights) -
             f"Whitening selects directions among the {network.feature_dim} features of {printable(config.backbone)}; "
             f"expected an --embedding-dim up to that, not {config.embedding_dim}."
         )
-    if config.start_classes and weights.classifier is None:
+    classifier = narrowed(weights, config.last_channels).classifier
+    fits = classifier is not None and classifier.shape[1] == network.feature_dim
+    if config.start_classes and not fits:
         raise TrainingError(
             "--start-classes needs the classifier that the starting weights were trained with, and "
-            f"{printable(weights.source)} has none of one layer; name other --weights, or leave it out."
+            f"{printable(weights.source)} has none of one layer that reads its features; name other --weights, "
+            "or leave it out."
         )
 
 

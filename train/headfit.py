@@ -9,6 +9,7 @@ import torch
 from ..models.network import EmbeddingNet
 from .config import TrainConfig
 from .data import TrainingData, sampled
+from .figures import unit_rows
 from .sources import Source
 from .whitening import learned_whitening
 
@@ -47,7 +48,7 @@ def whiten_head(
         features,
         labels,
         config.embedding_dim,
-        classifier=classifier.numpy() if classifier is not None else None,
+        classifier=classifier.float().numpy() if classifier is not None else None,
         share=config.start_classes,
     )
     network.head.set_linear(torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias))
@@ -56,10 +57,5 @@ def whiten_head(
 
 def _centres(rows: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32]:
     sums = np.zeros((classes, rows.shape[1]), dtype=np.float32)
-    np.add.at(sums, labels, _unit(rows))
-    return _unit(sums)
-
-
-def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    unit: npt.NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return unit
+    np.add.at(sums, labels, unit_rows(rows))
+    return unit_rows(sums)

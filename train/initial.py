@@ -55,7 +55,8 @@ def narrowed(weights: Weights, last_channels: int) -> Weights:
     if not last_channels or weights.state is None or "bn2.weight" not in weights.state:
         return weights
     kept = kept_channels(weights.state, last_channels)
-    classifier = weights.classifier[:, kept] if weights.classifier is not None else None
+    rows, width = weights.classifier, len(weights.state["bn2.weight"])
+    classifier = rows[:, kept] if rows is not None and rows.shape[1] == width else None
     return dataclasses.replace(weights, state=narrowed_state(weights.state, kept), classifier=classifier)
 
 

@@ -68,9 +68,8 @@ def learned_whitening(
     spread = _of_trace_one(_covariance(centred @ (directions / deviations)))
     if classifier is not None and share:
         # x = directions · deviations · z, so that a row w scores z by (directions · deviations)ᵀ w.
-        rows = classifier.astype(np.float64)
-        means = (rows - rows.mean(axis=0)) @ (directions * deviations)
-        spread = (1.0 - share) * spread + share * _of_trace_one(_covariance(means))
+        means = classifier.astype(np.float64) @ (directions * deviations)
+        spread = (1.0 - share) * spread + share * _of_trace_one(_covariance(means - means.mean(axis=0)))
     _, principal = np.linalg.eigh(spread)
     weight = (directions / deviations @ principal[:, ::-1][:, :dim]).T
     weight /= np.linalg.norm(centred @ weight.T, axis=1).mean()
