@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from deeprank.models.allocator import keep_freed_memory
 from deeprank.models.weights import find_weights
 from deeprank.train.config import TrainConfig, config_from_dict
 from deeprank.train.device import torch_device
@@ -51,5 +52,6 @@ def _pictures(config: TrainConfig, count: int, device: torch.device) -> torch.Te
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     options = RunFolder(Path(sys.argv[1])).read_config()["config"]
     print(bare_loop(config_from_dict(options, sys.argv[1]), torch_device(sys.argv[2])))

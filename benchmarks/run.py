@@ -21,6 +21,7 @@ def main() -> None:
     for script in ("cold_query.py", "folder_embedding.py"):
         command = [sys.executable, str(HERE / script), "--model", str(arguments.model), "--data", arguments.data]
         subprocess.run(command, check=True)
+    subprocess.run([sys.executable, str(HERE / "training_throughput.py"), "--data", arguments.data], check=True)
 
 
 if __name__ == "__main__":

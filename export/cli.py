@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from ..models.allocator import keep_freed_memory
 from ..runtime.cli import ThreadsOption, VerboseOption, VersionOption, application, guarded, note, progress_in_stages
 from ..runtime.errors import ExportError, MissingExtraError
 from ..runtime.text import display_path
@@ -52,6 +53,7 @@ def export_command(
     _require("--format", form, tuple(FORMATS))
     _require("--precision", precision, ("fp32",))
     _require("--parity", parity, ("sample", "full"))
+    keep_freed_memory()
     try:
         from ..train.reference import Reference
         from .package import export_package

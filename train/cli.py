@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..models.allocator import keep_freed_memory
 from ..runtime.cli import application, data_or_tiny_imagenet, fail, guarded
 from ..runtime.datasets import DIGITS
 from ..runtime.errors import MissingExtraError, TrainingError
@@ -62,6 +63,7 @@ def _train(
             raise TrainingError("--resume goes on with a run as it is; leave out --config and --out.")
         recipe = config or (DIGITS if data == DIGITS else "default")
         merged = load_config(recipe, overrides)  # refused, if wrong, before torch is imported, which takes seconds
+        keep_freed_memory()
         from .distributed import ALONE
         from .job import Surroundings
         from .training import resume_run, start_run
