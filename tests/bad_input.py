@@ -188,6 +188,8 @@ def damaged_triplets(folder: Path) -> list[str]:
     return triplets(folder, f"{TRIPLET}a.png,b.png,c.png\n")
 
 
+TRAIN = ("deeprank-train", "digits", "--config", "default")
+NOWHERE = ("--weights", "none", "--unfreeze", "1", "--start-share", "0.5")
 TRIPLET = "query,positive,negative\n"
 NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
@@ -213,6 +215,8 @@ CASES = [
     Case("a data set of one class", one_class, "class"),
     Case("a checkpoint from elsewhere, with code in it", foreign_checkpoint, "best.pt"),
     Case("weights from elsewhere, with code in them", foreign_weights, "weights.pth"),
+    Case("options that contradict each other", lambda f: [*TRAIN, "--freeze-last", "2"], "--no-freeze-backbone"),
+    Case("a way back to no weights", lambda f: [*TRAIN, *NOWHERE], "these are random numbers"),
     Case("a missing run", lambda f: ["deeprank-export", "runs/mine"], "runs/mine"),
     Case("a missing model", lambda f: ["deeprank-eval", "--model", "no.onnx", "--data", "digits"], "does not exist"),
     Case("a missing data set", lambda f: ["deeprank-train", "no-such-folder"], "does not exist"),

@@ -15,7 +15,7 @@ from deeprank.runtime.images import PictureRule, load_picture
 pytestmark = pytest.mark.skipif(
     not os.environ.get("DEEPRANK_TINY_IMAGENET"), reason="DEEPRANK_TINY_IMAGENET names no data set"
 )
-CLASSES, PICTURES = 10, 40
+CLASSES, PICTURES, SIZE = 10, 40, 96
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,7 @@ def test_photographs_are_what_pillow_alone_makes_of_them(data: DataSet) -> None:
 
 def test_the_default_recipe_beats_its_untrained_backbone(part: Path, tmp_path: Path) -> None:
     options = ["--views", "0", "--classes-per-batch", "10", "--epochs", "12", "--hidden", "512", "--no-report"]
+    options += ["--image-size", SIZE]
     trained = run_command("deeprank-train", part, *options, "--out", "run", cwd=tmp_path)
     assert "from cached features" in trained.stdout
     report = json.loads(run_command("deeprank-export", "run", "--json", cwd=tmp_path).stdout)
@@ -75,13 +76,13 @@ def untrained(part: Path, k: int) -> float:
 
     weights = find_weights("efficientnet_lite0", "auto")
     mean, deviation = weights.normalisation.mean, weights.normalisation.deviation
-    network = build_network(NetworkConfig("efficientnet_lite0", 160, 8, (), 0.0, 0.0, mean, deviation))
+    network = build_network(NetworkConfig("efficientnet_lite0", SIZE, 8, (), 0.0, 0.0, mean, deviation))
     load_into(network.backbone, "efficientnet_lite0", weights)
     network.eval()
     features, labels = {}, {}
     for split in ("train", "val"):
         paths = sorted((part / split).rglob("*.JPEG"))
-        pictures = np.stack([load_picture(path, PictureRule(160)) for path in paths])
+        pictures = np.stack([load_picture(path, PictureRule(SIZE)) for path in paths])
         with torch.inference_mode():
             batches = [network.features(batch) for batch in torch.from_numpy(pictures).split(50)]
         features[split] = torch.nn.functional.normalize(torch.cat(batches)).numpy()

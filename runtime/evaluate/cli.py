@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -30,7 +28,7 @@ from ..pretrained import describe_model, find_model, find_reference
 from ..text import display_path, printable
 
 if TYPE_CHECKING:
-    from ..datasets import DataSet, Sample
+    from ..datasets import DataSet
     from ..embedder import Embedder
     from .embedded import EmbeddedSplit, Embeds
     from .evaluation import Evaluation
@@ -189,38 +187,12 @@ def _reference_sample(reference: Path | None, dim: int) -> ReferenceSample | Non
 def _measured(dataset: DataSet, sample: ReferenceSample | None) -> DataSet:
     """Return the pictures that are measured on."""
     if sample is not None:
-        dataset = _restrict(dataset, sample)
+        dataset = sample.found_in(dataset)
+        found, total = len(dataset.val) + len(dataset.train), len(sample.splits)
+        note(f"comparing on the {found} of {total} pictures of the reference sample that are here")
     if not dataset.val:
         raise EvaluationError("There are no val pictures to query with; expected at least one class of two pictures.")
     return dataset
-
-
-def _restrict(dataset: DataSet, sample: ReferenceSample) -> DataSet:
-    """Keep the pictures whose content is in the reference sample: both sides are measured on the same ones."""
-    from .reference import GALLERY, QUERY
-
-    val = tuple(_matching(dataset.val, sample.rows(QUERY)))
-    train = tuple(_matching(dataset.train, sample.rows(GALLERY)))
-    total = len(sample.splits)
-    if not val or not train:
-        raise EvaluationError(
-            f"Not one query or gallery picture of the reference sample ({total} pictures) is in this data set; "
-            "expected the data set that the model was exported with."
-        )
-    note(f"comparing on the {len(val) + len(train)} of {total} pictures of the reference sample that are here")
-    return replace(dataset, val=val, train=train)
-
-
-def _matching(samples: tuple[Sample, ...], rows: dict[bytes, int]) -> Iterator[Sample]:
-    import hashlib
-
-    seen: set[bytes] = set()
-    for sample in samples:
-        with contextlib.suppress(Exception):  # an unreadable file is in no sample
-            value = hashlib.sha256(sample.read()).digest()
-            if value in rows and value not in seen:
-                seen.add(value)
-                yield sample
 
 
 def _reference_splits(

@@ -5,16 +5,19 @@ Untrusted like every file: no pickle, and sizes are checked against the header b
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..datasets import DataSet, Sample
 from ..errors import EvaluationError
 from ..text import display_path
 from .embedded import EmbeddedSplit
@@ -47,6 +50,32 @@ class ReferenceSample:
         """Return the vectors of these pictures, float32 ``[n, d]``; KeyError where one is not in the sample."""
         rows = self.rows(split)
         return self.vectors[[rows[value] for value in hashes]]
+
+    def found_in(self, dataset: DataSet) -> DataSet:
+        """Return the pictures of ``dataset`` whose content is in this sample, each content once.
+
+        Raises:
+            EvaluationError: not one query, or not one gallery picture.
+
+        """
+        val = tuple(_matching(dataset.val, self.rows(QUERY)))
+        train = tuple(_matching(dataset.train, self.rows(GALLERY)))
+        if not val or not train:
+            raise EvaluationError(
+                f"Not one query or gallery picture of the reference sample ({len(self.splits)} pictures) is in this "
+                "data set; expected the data set that the model was exported with."
+            )
+        return replace(dataset, val=val, train=train)
+
+
+def _matching(samples: Sequence[Sample], rows: Mapping[bytes, int]) -> Iterator[Sample]:
+    seen: set[bytes] = set()
+    for sample in samples:
+        with contextlib.suppress(Exception):  # an unreadable file is in no sample
+            value = hashlib.sha256(sample.read()).digest()
+            if value in rows and value not in seen:
+                seen.add(value)
+                yield sample
 
 
 def save_reference(path: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> None:
