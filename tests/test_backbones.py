@@ -48,11 +48,13 @@ def test_the_whole_line(
         assert report["min_cosine"] >= 1 - 1e-6
     run_command("deeprank-index", "sync", digits_of_three, cwd=tmp_path)
     picture = next((digits_of_three / "1").iterdir())
-    answer = json.loads(run_command("deeprank-query", picture, "--k", "3", "--json", cwd=tmp_path).stdout)
+    answer = json.loads(run_command("deeprank-query", picture, "--k", "30", "--json", cwd=tmp_path).stdout)
     hits = answer["results"][0]["hits"]
-    assert hits[0]["path"] == str(picture)
-    assert hits[0]["distance"] < 1e-6
-    assert len(hits) == 3
+    assert len(hits) == 30
+    # After two steps from random weights, 101 layers give nearly the same for every picture: who is first among those at
+    # no distance is a matter of rounding.
+    assert str(picture) in [hit["path"] for hit in hits if hit["distance"] < 1e-6]
+    assert [hit["distance"] for hit in hits] == sorted(hit["distance"] for hit in hits)
 
 
 def test_the_weights_of_the_file_are_the_ones_that_are_trained(digits_of_three: Path, tmp_path: Path) -> None:
