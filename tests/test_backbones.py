@@ -51,8 +51,8 @@ def test_the_whole_line(
     answer = json.loads(run_command("deeprank-query", picture, "--k", "30", "--json", cwd=tmp_path).stdout)
     hits = answer["results"][0]["hits"]
     assert len(hits) == 30
-    # After two steps from random weights, 101 layers give nearly the same for every picture: who is first among those at
-    # no distance is a matter of rounding.
+    # After two steps from random weights, 101 layers give nearly the same for every picture: who is first among
+    # those at no distance is a matter of rounding.
     assert str(picture) in [hit["path"] for hit in hits if hit["distance"] < 1e-6]
     assert [hit["distance"] for hit in hits] == sorted(hit["distance"] for hit in hits)
 
