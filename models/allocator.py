@@ -1,7 +1,7 @@
 """Memory that is freed stays with the process, so that PyTorch on a CPU need not ask for it at every step again.
 
 Left alone, glibc hands a large block back to the system as soon as a tensor is freed and asks for it anew for the next
-one. Each time the kernel fills it with zeros, page by page, which costs a convolutional network a third of its time.
+one. Each time the kernel fills it with zeros, page by page, which a convolutional network waits for at every step.
 """
 
 from __future__ import annotations
