@@ -19,16 +19,16 @@ _GROWTH = 64 << 20
 def keep_freed_memory() -> bool:
     """Let the heap of this process grow and not shrink; to be called before PyTorch is imported.
 
-    Does nothing where the C library is another one than glibc, or where ``MALLOC_*`` or ``GLIBC_TUNABLES`` in the
-    environment say what is wanted.
+    Does nothing where ``MALLOC_*`` or ``GLIBC_TUNABLES`` in the environment say what is wanted; where the C library is
+    another one than glibc, only large pages are asked for.
 
     Returns:
         whether the allocator took it.
 
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: pages of 2 MiB for large tensors
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return False
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: pages of 2 MiB for large tensors
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None:
         return False
