@@ -385,8 +385,9 @@ def test_the_command_trains_by_a_teacher(tmp_path: Path, digits: Path, run):
         "efficientnet_lite0",
         *TINY,
     )
-    result = run(*words, "--out", "run", "--buffer", "12", cwd=tmp_path)
-    assert "features of the teacher efficientnet_lite0" in result.stderr
+    run(*words, "--out", "run", "--buffer", "12", "--cache", "cache", cwd=tmp_path)
+    kept = [np.load(path, allow_pickle=False) for path in (tmp_path / "cache").rglob("*.npy")]
+    assert {1280, COLOUR_WIDTH} <= {features.shape[1] for features in kept}  # the teacher's, and the colours'
     (row,) = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()][:1]
     assert row["steps"] == 3
     assert row["given_up"] >= 0
