@@ -182,12 +182,18 @@ def triplets(folder: Path, text: str) -> list[str]:
     return ["deeprank-eval", "--model", "model.onnx", "--triplets", "rated.csv"]
 
 
+def compared(folder: Path, *words: str) -> list[str]:
+    (folder / "script.pt").write_bytes(b"PK\x03\x04 and no more")
+    return ["deeprank-eval", *words, "--data", str(photos(folder))]
+
+
 def damaged_triplets(folder: Path) -> list[str]:
     for name in ("a.png", "b.png", "c.png"):
         (folder / name).write_bytes(encoded(NOISE)[:99])
     return triplets(folder, f"{TRIPLET}a.png,b.png,c.png\n")
 
 
+MODELS = ("--models", "model.onnx")
 TRAIN = ("deeprank-train", "digits", "--config", "default")
 NOWHERE = ("--weights", "none", "--unfreeze", "1", "--start-share", "0.5")
 TRIPLET = "query,positive,negative\n"
@@ -227,6 +233,11 @@ CASES = [
     Case("a triplet with a picture that is gone", lambda f: triplets(f, f"{TRIPLET}gone.png,b,c\n"), "line 2: query"),
     Case("a triplet that leaves its folder", lambda f: triplets(f, f"{TRIPLET}../x.png,b,c\n"), "leaves the folder"),
     Case("a triplet of damaged pictures alone", damaged_triplets, "Not one triplet of 1"),
+    Case("files without --models", lambda f: compared(f, "model.onnx"), "--models is not"),
+    Case("--models without files", lambda f: compared(f, "--models"), "expected --models FILE..."),
+    Case("sheets of several models", lambda f: compared(f, *MODELS, "--demo", "3"), "--demo is for one model"),
+    Case("a missing file among --models", lambda f: compared(f, *MODELS, "no.onnx"), "no.onnx does not exist"),
+    Case("TorchScript among --models", lambda f: compared(f, *MODELS, "script.pt"), "deeprank-export --format all"),
 ]
 
 

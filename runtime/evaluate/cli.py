@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
-
-import typer
+from typing import TYPE_CHECKING, cast
 
 from ..cli import (
     DeviceOption,
@@ -21,18 +20,39 @@ from ..cli import (
     guarded,
     note,
     progress,
+    progress_in_stages,
 )
 from ..errors import EvaluationError, MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
 from ..pretrained import describe_model, find_model, find_reference
 from ..text import display_path, printable
+from .contradictions import check_beside_triplets, check_models
+from .options import (
+    Asked,
+    DataOption,
+    DemoKOption,
+    DemoOption,
+    FilesArgument,
+    JsonOption,
+    KOption,
+    ModelOption,
+    ModelsOption,
+    OutOption,
+    ReferenceOption,
+    SaveOption,
+    TripletsOption,
+)
 
 if TYPE_CHECKING:
     from ..datasets import DataSet
+    from ..devices import Device
     from ..embedder import Embedder
+    from .comparison import Comparison
+    from .contenders import Contender, Network
     from .embedded import EmbeddedSplit, Embeds
     from .evaluation import Evaluation
     from .reference import ReferenceSample
+    from .speed import Speed
     from .tripletfile import RatedTriplets
     from .triplets import TripletReport
 
@@ -45,6 +65,7 @@ app = application(
         "deeprank-eval --model pretrained --data tiny-imagenet-200.zip --reference pretrained",
         "deeprank-eval --model model.onnx --data photos/ --demo 5 --out sheets/",
         "deeprank-eval --model model.onnx --data photos/ --triplets rated.csv",
+        "deeprank-eval --models model.onnx small.onnx --data photos/",
     ],
 )
 
@@ -52,43 +73,18 @@ app = application(
 @app.command()
 @guarded
 def evaluate_command(
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model",
-            help="The exported model. Default: ./model.onnx, else the one that ships (the word pretrained).",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="Folder of class folders, Tiny ImageNet folder or zip, CSV, or the word digits."),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            "--reference",
-            help="The run (needs PyTorch) or its *.reference.npz (does not) to compare with; pretrained: what ships.",
-        ),
-    ] = None,
-    triplets: Annotated[
-        Path | None,
-        typer.Option(
-            "--triplets",
-            metavar="CSV",
-            help="Rated triplets, query,positive,negative[,label]: paths in DATA, else below the CSV's folder. "
-            "Score-at-top-k needs --data: its gallery, or what is of the triplet's label there, is what is ranked.",
-        ),
-    ] = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of each query.")] = 30,
-    save_embeddings: Annotated[
-        Path | None, typer.Option("--save-embeddings", metavar="DIR", help="Keep vectors, labels and paths as npz.")
-    ] = None,
-    demo: Annotated[
-        int, typer.Option("--demo", min=0, metavar="N", help="Draw the nearest and farthest of N queries as sheets.")
-    ] = 0,
-    demo_k: Annotated[int, typer.Option("--demo-k", min=1, help="Hits on each sheet of --demo.")] = 10,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where --demo writes its sheets.")] = Path("sheets"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    files: FilesArgument = None,
+    models: ModelsOption = False,
+    model: ModelOption = None,
+    data: DataOption = None,
+    reference: ReferenceOption = None,
+    triplets: TripletsOption = None,
+    k: KOption = 30,
+    save_embeddings: SaveOption = None,
+    demo: DemoOption = 0,
+    demo_k: DemoKOption = 10,
+    out: OutOption = Path("sheets"),
+    as_json: JsonOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
@@ -96,49 +92,111 @@ def evaluate_command(
     version: VersionOption = False,
 ) -> None:
     """Measure how well a model ranks: DATA's val pictures are the queries, its train pictures the gallery."""
+    asked = Asked(
+        files=tuple(files or ()),
+        models=models,
+        model=model,
+        data=data,
+        reference=reference,
+        triplets=triplets,
+        k=k,
+        save_embeddings=save_embeddings,
+        demo=demo,
+        demo_k=demo_k,
+        out=out,
+        as_json=as_json,
+        device=cast("Device", device),
+        threads=threads,
+        max_pixels=max_pixels,
+    )
+    check_models(asked)
+    if models:
+        _compare(asked)
+    else:
+        _measure(asked)
+
+
+def _compare(asked: Asked) -> None:
     from ..datasets import open_dataset
-    from ..devices import Device
     from ..embedder import Embedder
+    from .comparison import compare_models, slower_int8
+    from .contenders import REFERENCE_NAME, Contender, open_contenders
+
+    open_file = functools.partial(Embedder, device=asked.device, threads=asked.threads, max_pixels=asked.max_pixels)
+    contenders = open_contenders(asked.files, open_file)
+    reference = None if asked.reference is None else find_reference(asked.reference)
+    dataset = open_dataset(data_or_tiny_imagenet(asked.data))
+    sample = _reference_sample(reference, None)
+    dataset = _measured(dataset, sample)
+    if reference is not None and sample is None:
+        contenders.insert(0, Contender(REFERENCE_NAME, _pytorch(reference, asked.device)))
+    with progress_in_stages() as start:
+        comparison = compare_models(
+            contenders, dataset, asked.k, sample=sample, max_pixels=asked.max_pixels, start=start, say=note
+        )
+    comparison = comparison.with_speeds(_speeds(contenders))
+    _print_comparison(comparison, asked.as_json)
+    for slow, fast, ratio in slower_int8(comparison):
+        note(
+            f"int8 is slower than fp32 on this processor (x{ratio:.2f}): use {printable(fast.name)} here, "
+            f"not {printable(slow.name)}."
+        )
+
+
+def _speeds(contenders: Sequence[Contender]) -> dict[str, Speed]:
+    from .speed import measure_speeds
+
+    runners = {contender.name: contender.network.embed_batch for contender in contenders}
+    sides = {contender.name: contender.network.rule.size for contender in contenders}
+    note("measuring speed")
+    with progress("speed", None, "batches") as advance:
+        return measure_speeds(runners, sides, advance=advance)
+
+
+def _print_comparison(comparison: Comparison, as_json: bool) -> None:
+    from .tables import comparison_lines
+
+    if as_json:
+        emit_json(comparison.to_dict())
+    else:
+        print("\n".join(comparison_lines(comparison)))
+
+
+def _measure(asked: Asked) -> None:
+    from ..embedder import Embedder
+
+    chosen = find_model(asked.model)
+    reference = None if asked.reference is None else find_reference(asked.reference)
+    if asked.triplets is not None:
+        check_beside_triplets(asked, reference)
+    embedder = Embedder(chosen, device=asked.device, threads=asked.threads, max_pixels=asked.max_pixels)
+    if asked.model is None:
+        note(f"measuring {describe_model(chosen, embedder.info)}")
+    if asked.triplets is not None and asked.data is None:
+        _show(None, _triplets_alone(asked.triplets, embedder), asked.as_json)
+    else:
+        _measure_on_data(asked, embedder, reference)
+
+
+def _measure_on_data(asked: Asked, embedder: Embedder, reference: Path | None) -> None:
+    from ..datasets import open_dataset
+    from .evaluation import evaluate
     from .tripletfile import load_triplets
 
-    chosen = find_model(model)
-    reference = find_reference(reference) if reference is not None else None
-    if triplets is not None:
-        _check_beside_triplets(data, reference, demo, save_embeddings)
-    embedder = Embedder(chosen, device=cast(Device, device), threads=threads, max_pixels=max_pixels)
-    if model is None:
-        note(f"measuring {describe_model(chosen, embedder.info)}")
-    if triplets is not None and data is None:
-        _show(None, _triplets_alone(triplets, embedder), as_json)
-        return
-    dataset = open_dataset(data_or_tiny_imagenet(data))
-    rated = None if triplets is None else load_triplets(triplets, dataset)
+    dataset = open_dataset(data_or_tiny_imagenet(asked.data))
+    rated = None if asked.triplets is None else load_triplets(asked.triplets, dataset)
     sample = _reference_sample(reference, embedder.dim)
     dataset = _measured(dataset, sample)
-    queries, gallery = _embed(dataset, embedder, "", max_pixels)
-    compared = _reference_splits(reference, sample, queries, gallery, device, max_pixels)
-    from .evaluation import evaluate
-
-    result = evaluate(queries, gallery, k, reference=compared, say=note)
-    judged = None if rated is None else _judge(rated, embedder, queries, gallery, k=k)
-    if save_embeddings is not None:
-        _save(save_embeddings, queries, gallery)
-    if demo:
-        _draw(dataset, queries, gallery, demo, demo_k, out)
-    _show(result, judged, as_json)
+    queries, gallery = _embed(dataset, embedder, "", asked.max_pixels)
+    compared = _reference_splits(reference, sample, queries, gallery, asked)
+    result = evaluate(queries, gallery, asked.k, reference=compared, say=note)
+    judged = None if rated is None else _judge(rated, embedder, queries, gallery, k=asked.k)
+    if asked.save_embeddings is not None:
+        _save(asked.save_embeddings, queries, gallery)
+    if asked.demo:
+        _draw(dataset, queries, gallery, asked.demo, asked.demo_k, asked.out)
+    _show(result, judged, asked.as_json)
     _require_parity(result, embedder)
-
-
-def _check_beside_triplets(data: str | None, reference: Path | None, demo: int, save_embeddings: Path | None) -> None:
-    """Refuse what would be ignored without DATA, or would rank the triplets' queries among a sample alone."""
-    given = {"--reference": reference is not None, "--demo": demo, "--save-embeddings": save_embeddings is not None}
-    for option in (name for name, value in given.items() if value and data is None):
-        raise EvaluationError(f"{option} looks at a data set, and --triplets was given without one; add --data DATA.")
-    if reference is not None and reference.is_file():
-        raise EvaluationError(
-            f"--triplets ranks the whole gallery, and --reference {display_path(reference)} leaves only its sample of "
-            "it; ask for one at a time."
-        )
 
 
 def _triplets_alone(path: Path, embedder: Embedder) -> TripletReport:
@@ -176,7 +234,7 @@ def _embed(dataset: DataSet, embeds: Embeds, who: str, max_pixels: int) -> tuple
     return splits[0], splits[1]
 
 
-def _reference_sample(reference: Path | None, dim: int) -> ReferenceSample | None:
+def _reference_sample(reference: Path | None, dim: int | None) -> ReferenceSample | None:
     if reference is None or reference.is_dir():
         return None
     from .reference import load_reference
@@ -200,32 +258,26 @@ def _reference_splits(
     sample: ReferenceSample | None,
     queries: EmbeddedSplit,
     gallery: EmbeddedSplit,
-    device: str,
-    max_pixels: int,
+    asked: Asked,
 ) -> tuple[EmbeddedSplit, EmbeddedSplit] | None:
     """Return what PyTorch makes of the pictures that were embedded."""
     if reference is None:
         return None
     if sample is not None:
-        from .reference import GALLERY, QUERY
-
-        return (
-            replace(queries, vectors=sample.vectors_of(QUERY, queries.hashes)),
-            replace(gallery, vectors=sample.vectors_of(GALLERY, gallery.hashes)),
-        )
+        return sample.of(queries, gallery)
     from ..datasets import DataSet
 
     same = DataSet("reference", train=gallery.samples, val=queries.samples)
-    return _embed(same, _pytorch(reference, device), "PyTorch reference: ", max_pixels)
+    return _embed(same, _pytorch(reference, asked.device), "PyTorch reference: ", asked.max_pixels)
 
 
-def _pytorch(run: Path, device: str) -> Embeds:
+def _pytorch(run: Path, device: str) -> Network:
     try:
         # The one place where the runtime reaches up: only here, and only when a run is named.
         module = importlib.import_module("deeprank.train.reference")
     except ImportError:
         raise MissingExtraError("--reference with a run", "train") from None
-    return cast("Embeds", module.Reference(run, device="cpu" if device == "auto" else device))
+    return cast("Network", module.Reference(run, device="cpu" if device == "auto" else device))
 
 
 def _save(folder: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> None:
@@ -251,39 +303,10 @@ def _show(result: Evaluation | None, judged: TripletReport | None, as_json: bool
         document = {"schema": SCHEMA} if result is None else result.to_dict()
         emit_json(document | ({} if judged is None else {"triplets": judged.to_dict()}))
         return
-    if result is not None:
-        _print_evaluation(result)
-    if judged is not None:
-        _print_triplets(judged)
+    from .tables import evaluation_lines, triplet_lines
 
-
-def _print_triplets(judged: TripletReport) -> None:
-    print(f"{judged.count:,} triplets")
-    print(f"  {'similarity precision':<34} {judged.similarity_precision:.4f}")
-    top = judged.score_at_top_k
-    if top is not None:
-        print(
-            f"  {f'score-at-top-{top.k}':<34} {top.score}  (of {top.counted:,} triplets that reach the {top.k} nearest)"
-        )
-
-
-def _print_evaluation(result: Evaluation) -> None:
-    k = result.k
-    rows = [
-        (f"precision@{k}, exact search", result.runtime_exact),
-        (f"precision@{k}, HNSW", result.runtime_hnsw),
-        ("recall@1", result.recall_at_1),
-        ("MAP@R", result.map_at_r),
-        (f"HNSW recall@{k} against exact", result.hnsw_recall_at_k),
-    ]
-    if result.reference is not None:
-        rows.insert(0, (f"precision@{k}, PyTorch reference", result.reference))
-    print(f"{result.queries:,} queries, {result.gallery:,} gallery pictures")
-    for name, value in rows:
-        print(f"  {name:<34} {value:.4f}")
-    if result.difference is not None:
-        print(f"  {'largest difference from PyTorch':<34} {result.difference.max_abs_difference:.1e}")
-        print(f"  {'smallest cosine with PyTorch':<34} {result.difference.min_cosine:.7f}")
+    lines = [] if result is None else evaluation_lines(result)
+    print("\n".join(lines + ([] if judged is None else triplet_lines(judged))))
 
 
 def _require_parity(result: Evaluation, embedder: Embedder) -> None:

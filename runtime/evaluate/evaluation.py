@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..scan import nearest
 from .embedded import EmbeddedSplit
 from .parity import VectorDifference, compare_vectors
 
-__all__ = ["Evaluation", "Ranking", "evaluate", "rank_split"]
+__all__ = ["Evaluation", "Ranking", "compare_splits", "evaluate", "rank_split"]
 
 SCHEMA = 1
 Vectors = npt.NDArray[np.float32]
@@ -36,7 +36,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``deeprank-eval --json`` prints."""
+    """What ``deeprank-eval --json`` prints; ``neighbours`` int64 ``[q, k]``, of the exact search, it does not."""
 
     k: int
     queries: int
@@ -48,6 +48,7 @@ class Evaluation:
     map_at_r: float
     hnsw_recall_at_k: float
     difference: VectorDifference | None
+    neighbours: npt.NDArray[np.int64] = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the documented JSON document."""
@@ -82,7 +83,7 @@ def rank_split(queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int) -> Rankin
     neighbours, _ = nearest(queries.vectors, gallery.vectors, depth)
     labels = gallery_codes[neighbours]
     return Ranking(
-        neighbours=neighbours[:, :k],
+        neighbours=neighbours[:, :k].copy(),  # a view would keep all the ranks that MAP@R looks at
         precision_at_k=precision_at_k(labels[:, :k], query_codes),
         recall_at_1=recall_at_k(labels, query_codes, 1),
         map_at_r=map_at_r(labels, query_codes, gallery_codes),
@@ -122,7 +123,17 @@ def evaluate(
         recall_at_1=exact.recall_at_1,
         map_at_r=exact.map_at_r,
         hnsw_recall_at_k=neighbour_overlap(found, exact.neighbours),
-        difference=None if reference is None else _difference(reference, (queries, gallery)),
+        difference=None if reference is None else compare_splits(reference, (queries, gallery)),
+        neighbours=exact.neighbours,
+    )
+
+
+def compare_splits(
+    reference: tuple[EmbeddedSplit, EmbeddedSplit], runtime: tuple[EmbeddedSplit, EmbeddedSplit]
+) -> VectorDifference:
+    """Compare the vectors of the same pictures in the same order, queries and gallery together."""
+    return compare_vectors(
+        np.concatenate([split.vectors for split in reference]), np.concatenate([split.vectors for split in runtime])
     )
 
 
@@ -138,11 +149,3 @@ def _through_graph(queries: Vectors, gallery: Vectors, k: int) -> npt.NDArray[np
         if places is None:  # nodes that no link leads to; an index scans then
             return nearest(queries, gallery, k)[0]
         return file.ids[places]
-
-
-def _difference(
-    reference: tuple[EmbeddedSplit, EmbeddedSplit], runtime: tuple[EmbeddedSplit, EmbeddedSplit]
-) -> VectorDifference:
-    return compare_vectors(
-        np.concatenate([split.vectors for split in reference]), np.concatenate([split.vectors for split in runtime])
-    )

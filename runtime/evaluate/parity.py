@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import EvaluationError
+
 __all__ = ["TOLERANCES", "Tolerance", "VectorDifference", "compare_vectors"]
 
 Vectors = npt.NDArray[np.float32]
@@ -16,14 +18,57 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What still counts as the same: largest difference of a component, smallest cosine of a picture."""
+    """What still counts as the same.
+
+    ``max_abs_difference``: of a component. ``min_cosine``: of a picture. ``precision_change``: of precision@k.
+    ``extreme_cosine``: of pictures without any content, such as a black one, which nobody searches for; what matters
+    there is that nothing overflows.
+    """
 
     max_abs_difference: float
     min_cosine: float
+    precision_change: float
+    extreme_cosine: float
+
+    def tightened(
+        self,
+        max_abs_difference: float | None = None,
+        min_cosine: float | None = None,
+        precision_change: float | None = None,
+    ) -> Tolerance:
+        """Return a tolerance that is at most as wide in everything; None leaves a figure as it is.
+
+        Raises:
+            EvaluationError: a figure would be looser.
+
+        """
+        return Tolerance(
+            _tighter("largest difference", self.max_abs_difference, max_abs_difference),
+            -_tighter("smallest cosine", -self.min_cosine, None if min_cosine is None else -min_cosine),
+            _tighter("change of precision", self.precision_change, precision_change),
+            self.extreme_cosine,
+        )
 
 
-# float32 in another order of additions; far below what can change a ranking.
-TOLERANCES: Mapping[str, Tolerance] = {"fp32": Tolerance(max_abs_difference=1e-4, min_cosine=1 - 1e-6)}
+def _tighter(what: str, documented: float, wanted: float | None) -> float:
+    if wanted is None:
+        return documented
+    if not wanted <= documented:
+        raise EvaluationError(
+            f"A {what} of {abs(wanted):g} is looser than the documented {abs(documented):g}; tolerances can be "
+            "tightened only."
+        )
+    return wanted
+
+
+TOLERANCES: Mapping[str, Tolerance] = {
+    # float32 in another order of additions; far below what can change a ranking but by a swap at a tie.
+    "fp32": Tolerance(1e-4, 1 - 1e-6, 0.0005, 1 - 1e-6),
+    # Eleven bits of each number: neighbours that are nearly as far from the query swap.
+    "fp16": Tolerance(0.02, 0.999, 0.001, 0.99),
+    # Eight bits: some three of the thirty nearest are others, nearly as near.
+    "int8": Tolerance(0.2, 0.95, 0.005, 0.8),
+}
 
 
 @dataclass(frozen=True)

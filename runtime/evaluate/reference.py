@@ -51,6 +51,13 @@ class ReferenceSample:
         rows = self.rows(split)
         return self.vectors[[rows[value] for value in hashes]]
 
+    def of(self, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> tuple[EmbeddedSplit, EmbeddedSplit]:
+        """Return splits of the same pictures with this sample's vectors; KeyError where one is not in the sample."""
+        return (
+            replace(queries, vectors=self.vectors_of(QUERY, queries.hashes)),
+            replace(gallery, vectors=self.vectors_of(GALLERY, gallery.hashes)),
+        )
+
     def found_in(self, dataset: DataSet) -> DataSet:
         """Return the pictures of ``dataset`` whose content is in this sample, each content once.
 
@@ -90,8 +97,8 @@ def save_reference(path: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -
         )
 
 
-def load_reference(path: Path, dim: int) -> ReferenceSample:
-    """Read a reference sample for vectors of length ``dim``.
+def load_reference(path: Path, dim: int | None) -> ReferenceSample:
+    """Read a reference sample for vectors of length ``dim``, of any length for None.
 
     Raises:
         EvaluationError: missing, damaged, of another shape, or of another dimension.
@@ -125,8 +132,10 @@ def _check_announced_sizes(packed: zipfile.ZipFile) -> None:
             raise ValueError(f"{info.filename} announces {shape} of {dtype}, more than it holds")
 
 
-def _check_shapes(path: Path, sample: ReferenceSample, dim: int) -> None:
+def _check_shapes(path: Path, sample: ReferenceSample, dim: int | None) -> None:
     count = len(sample.hashes) if sample.hashes.ndim else 0
+    if dim is None:
+        dim = sample.vectors.shape[-1] if sample.vectors.ndim else 0
     expected: list[tuple[npt.NDArray[Any], np.dtype[Any], tuple[int, ...]]] = [
         (sample.hashes, np.dtype(np.uint8), (count, _HASH_BYTES)),
         (sample.splits, np.dtype(np.uint8), (count,)),

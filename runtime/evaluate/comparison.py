@@ -1,0 +1,230 @@
+"""Several models on the same pictures: how well each ranks, and how far it is from the first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..datasets import DataSet
+from ..errors import EvaluationError
+from ..images import DEFAULT_MAX_PIXELS
+from ..metrics import neighbour_overlap
+from ..modelfile import ModelInfo
+from ..progress import StartProgress, start_nothing
+from .contenders import REFERENCE_NAME, Contender
+from .embedded import EmbeddedSplit, embed_split
+from .evaluation import Evaluation, compare_splits, evaluate
+from .parity import VectorDifference
+from .reference import ReferenceSample
+from .speed import Speed
+
+__all__ = ["ComparedModel", "Comparison", "FromFirst", "compare_models", "slower_int8"]
+
+SCHEMA = 1
+Splits = tuple[EmbeddedSplit, EmbeddedSplit]
+
+
+@dataclass(frozen=True)
+class FromFirst:
+    """How far a model is from the first one.
+
+    ``precision_at_k``: by how much it changes, exact search; ``neighbour_overlap``: the share of the first one's k
+    nearest that this one finds, too; ``vectors``: None where the two networks' vectors have nothing in common.
+    """
+
+    precision_at_k: float
+    neighbour_overlap: float
+    vectors: VectorDifference | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the figures for JSON."""
+        return {
+            "precision_at_k": self.precision_at_k,
+            "neighbour_overlap": self.neighbour_overlap,
+            "mean_cosine": None if self.vectors is None else self.vectors.mean_cosine,
+            "min_cosine": None if self.vectors is None else self.vectors.min_cosine,
+        }
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """A row of the comparison.
+
+    ``info``, ``path`` and ``size`` (bytes) are None where there is no such thing; ``from_first`` of the first row;
+    ``speed_ratio``: pictures per second, as a multiple of the first row's that have been measured.
+    """
+
+    name: str
+    dim: int
+    evaluation: Evaluation
+    from_first: FromFirst | None
+    info: ModelInfo | None = None
+    path: Path | None = None
+    size: int | None = None
+    speed: Speed | None = None
+    speed_ratio: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row for JSON."""
+        return {
+            "name": self.name,
+            "file": None if self.path is None else os.fspath(self.path),
+            "bytes": self.size,
+            "model": None if self.info is None else self.info.name,
+            "precision": None if self.info is None else self.info.precision,
+            "dim": self.dim,
+            "picture_size": None if self.info is None else self.info.picture.size,
+            "precision_at_k": {"exact": self.evaluation.runtime_exact, "hnsw": self.evaluation.runtime_hnsw},
+            "recall_at_1": self.evaluation.recall_at_1,
+            "map_at_r": self.evaluation.map_at_r,
+            "from_first": None if self.from_first is None else self.from_first.to_dict(),
+            "speed": None if self.speed is None else {**self.speed.to_dict(), "ratio": self.speed_ratio},
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``deeprank-eval --models --json`` prints; all models ranked the same queries and gallery pictures."""
+
+    k: int
+    queries: int
+    gallery: int
+    models: tuple[ComparedModel, ...]
+
+    def with_speeds(self, speeds: Mapping[str, Speed]) -> Comparison:
+        """Return the comparison with the speeds of the models that have been measured, by their names."""
+        first = next((speeds[model.name].pictures_per_second for model in self.models if model.name in speeds), 1.0)
+        measured = [
+            replace(model, speed=speed, speed_ratio=speed.pictures_per_second / first)
+            if (speed := speeds.get(model.name))
+            else model
+            for model in self.models
+        ]
+        return replace(self, models=tuple(measured))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the documented JSON document."""
+        return {
+            "schema": SCHEMA,
+            "k": self.k,
+            "queries": self.queries,
+            "gallery": self.gallery,
+            "models": [model.to_dict() for model in self.models],
+        }
+
+
+def compare_models(
+    contenders: Sequence[Contender],
+    dataset: DataSet,
+    k: int,
+    *,
+    sample: ReferenceSample | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    start: StartProgress = start_nothing,
+    say: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Embed the pictures with each model, measure how it ranks, and compare it with the first.
+
+    Args:
+        contenders: at least one, with distinct names.
+        dataset: its val pictures are the queries, its train pictures the gallery.
+        k: neighbours of each query.
+        sample: PyTorch's vectors of these pictures (:meth:`ReferenceSample.found_in`); they are then the first row.
+        max_pixels: larger pictures are refused before they are decoded.
+        start: told how far embedding is.
+        say: told what is being done, and of each picture that cannot be read, once.
+
+    Raises:
+        EvaluationError: no picture can be read, ``k`` is out of range, or pictures change meanwhile.
+        ModelFileError: see :meth:`~..embedder.Embedder.embed_batch`.
+
+    """
+    embedded = _embedded(contenders, dataset, sample, max_pixels, start, say)
+    contender, first = next(embedded)
+    rows = [_ranked(contender, first, k, say)]
+    for contender, splits in embedded:
+        row = _ranked(contender, splits, k, say)
+        rows.append(replace(row, from_first=_from_first(row, splits, rows[0], first)))
+    return Comparison(k, len(first[0]), len(first[1]), tuple(rows))
+
+
+def slower_int8(comparison: Comparison) -> Iterator[tuple[ComparedModel, ComparedModel, float]]:
+    """Yield each int8 model that is slower than the fastest fp32 file of its kind, that file, and the ratio below 1."""
+    files = [(model, model.info, model.speed) for model in comparison.models if model.path is not None]
+    measured = [(model, info, speed.pictures_per_second) for model, info, speed in files if info and speed]
+    for model, info, rate in measured:
+        alike = [
+            (other_rate, other)
+            for other, other_info, other_rate in measured
+            if other_info.precision == "fp32" and _kind(other_info) == _kind(info)
+        ]
+        other_rate, other = max(alike, key=lambda found: found[0], default=(0.0, model))
+        if info.precision == "int8" and rate < other_rate:
+            yield model, other, rate / other_rate
+
+
+def _kind(info: ModelInfo) -> tuple[str, int]:
+    """Return what two files must share for one to do the other's work in another precision."""
+    return info.backbone, info.picture.size
+
+
+def _embedded(
+    contenders: Sequence[Contender],
+    dataset: DataSet,
+    sample: ReferenceSample | None,
+    max_pixels: int,
+    start: StartProgress,
+    say: Callable[[str], None],
+) -> Iterator[tuple[Contender | None, Splits]]:
+    """Yield rows as they are embedded, all of the same pictures: None stands for the sample."""
+
+    def embed(contender: Contender, dataset: DataSet) -> Splits:
+        queries, gallery = (
+            embed_split(samples, contender.network, max_pixels=max_pixels, advance=start(what, len(samples)))
+            for what, samples in (
+                (f"{contender.name}: queries", dataset.val),
+                (f"{contender.name}: gallery", dataset.train),
+            )
+        )
+        return queries, gallery
+
+    queries, gallery = embed(contenders[0], dataset)
+    for error in (*queries.unreadable, *gallery.unreadable):
+        say(f"left out: {error}")
+    if sample is not None:
+        yield None, sample.of(queries, gallery)
+    yield contenders[0], (queries, gallery)
+    readable = replace(dataset, val=queries.samples, train=gallery.samples)
+    for contender in contenders[1:]:
+        splits = embed(contender, readable)
+        if [split.hashes for split in splits] != [queries.hashes, gallery.hashes]:
+            raise EvaluationError("Pictures of the data set have changed while it was being read; compare again.")
+        yield contender, splits
+
+
+def _ranked(contender: Contender | None, splits: Splits, k: int, say: Callable[[str], None]) -> ComparedModel:
+    name = REFERENCE_NAME if contender is None else contender.name
+    evaluation = evaluate(*splits, k, say=lambda doing: say(f"{name}: {doing}"))
+    row = ComparedModel(name, splits[1].vectors.shape[1], evaluation, from_first=None)
+    if contender is None:
+        return row
+    return replace(row, info=contender.network.info, path=contender.path, size=contender.size)
+
+
+def _from_first(row: ComparedModel, splits: Splits, first: ComparedModel, first_splits: Splits) -> FromFirst:
+    return FromFirst(
+        precision_at_k=row.evaluation.runtime_exact - first.evaluation.runtime_exact,
+        neighbour_overlap=neighbour_overlap(row.evaluation.neighbours, first.evaluation.neighbours),
+        vectors=compare_splits(first_splits, splits) if _same_space(first, row) else None,
+    )
+
+
+def _same_space(first: ComparedModel, row: ComparedModel) -> bool:
+    """Tell whether cosines mean anything: the same network by its metadata; a sample's is taken on trust."""
+    if first.info is None or row.info is None:
+        return first.dim == row.dim
+    mine, other = ((info.embedding_dim, info.backbone, info.name) for info in (first.info, row.info))
+    return mine == other

@@ -1,0 +1,92 @@
+"""The command line of ``deeprank-eval``: its options, and what was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..devices import Device
+
+__all__ = [
+    "Asked",
+    "DataOption",
+    "DemoKOption",
+    "DemoOption",
+    "FilesArgument",
+    "JsonOption",
+    "KOption",
+    "ModelOption",
+    "ModelsOption",
+    "OutOption",
+    "ReferenceOption",
+    "SaveOption",
+    "TripletsOption",
+]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for; see the help of each option. ``files`` are those of ``models``."""
+
+    files: tuple[Path, ...]
+    models: bool
+    model: Path | None
+    data: str | None
+    reference: Path | None
+    triplets: Path | None
+    k: int
+    save_embeddings: Path | None
+    demo: int
+    demo_k: int
+    out: Path
+    as_json: bool
+    device: Device
+    threads: int | None
+    max_pixels: int
+
+
+FilesArgument = Annotated[
+    list[Path] | None, typer.Argument(metavar="FILE", help="With --models: the models, the first to compare with.")
+]
+ModelsOption = Annotated[
+    bool, typer.Option("--models", help="Compare the model files that are named, in ranking and in speed.")
+]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", help="The exported model. Default: ./model.onnx, else the one that ships (the word pretrained)."
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="Folder of class folders, Tiny ImageNet folder or zip, CSV, or the word digits."),
+]
+ReferenceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--reference",
+        help="The run (needs PyTorch) or its *.reference.npz (does not) to compare with; pretrained: what ships.",
+    ),
+]
+TripletsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--triplets",
+        metavar="CSV",
+        help="Rated triplets, query,positive,negative[,label]: paths in DATA, else below the CSV's folder. "
+        "Score-at-top-k needs --data: its gallery, or what is of the triplet's label there, is what is ranked.",
+    ),
+]
+KOption = Annotated[int, typer.Option("--k", min=1, help="Neighbours of each query.")]
+SaveOption = Annotated[
+    Path | None, typer.Option("--save-embeddings", metavar="DIR", help="Keep vectors, labels and paths as npz.")
+]
+DemoOption = Annotated[
+    int, typer.Option("--demo", min=0, metavar="N", help="Draw the nearest and farthest of N queries as sheets.")
+]
+DemoKOption = Annotated[int, typer.Option("--demo-k", min=1, help="Hits on each sheet of --demo.")]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where --demo writes its sheets.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
