@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .devices import Device, usable_cores
+from .devices import Deadline, Device, usable_cores
 from .errors import ModelFileError, PictureError
 from .images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, load_picture
-from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, open_model
+from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, first_line, open_model
+from .text import printable
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -29,6 +30,10 @@ DEFAULT_BATCH_SIZE = 32
 _MOST_WAITING = 4
 # Squared length of a row may differ from 1 by this much, the rounding of a float32 (or float16) network.
 _UNIT_TOLERANCE = 1e-3
+# The largest networks take seconds a picture on the smallest boxes; one that goes on for ever must end.
+_SECONDS_PER_PICTURE = 120.0
+_AGAIN = "Export it again with deeprank-export, which checks this."
+_SMALLER = "Take a smaller batch, or export it again with deeprank-export."
 
 
 class Embedder:
@@ -113,17 +118,32 @@ class Embedder:
         """Run the network once: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
 
         Raises:
-            ModelFileError: the network returned something else; such a vector is never used.
+            ModelFileError: the network cannot be run, or returned something else; such a vector is never used.
 
         """
-        vectors: Vectors = self._model.session.run([OUTPUT_NAME], {INPUT_NAME: pictures})[0]
+        vectors = self._run(pictures)
+        if vectors.shape != (len(pictures), self.dim):
+            raise self._refused(f"returned shape {list(vectors.shape)}; expected [{len(pictures)}, {self.dim}]", _AGAIN)
         lengths = np.einsum("nd,nd->n", vectors, vectors)
-        if vectors.shape != (len(pictures), self.dim) or not (np.abs(lengths - 1) <= _UNIT_TOLERANCE).all():
-            raise ModelFileError(
-                f"The model {self.info.name!r} returned vectors that are not of unit length (or NaN); "
-                "expected unit rows. Export it again with deeprank-export, which checks this."
-            )
+        if not (np.abs(lengths - 1) <= _UNIT_TOLERANCE).all():
+            raise self._refused("returned vectors that are not of unit length (or NaN); expected unit rows", _AGAIN)
         return vectors
+
+    def _run(self, pictures: Picture) -> Vectors:
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        deadline = Deadline(_SECONDS_PER_PICTURE * len(pictures), lambda: setattr(options, "terminate", True))
+        try:
+            with deadline:
+                vectors: Vectors = self._model.session.run([OUTPUT_NAME], {INPUT_NAME: pictures}, options)[0]
+        except Exception as error:  # as in opening: a dozen kinds, all of them from C++
+            why = "it took too long" if deadline.passed else first_line(error)
+            raise self._refused(f"cannot be run on {len(pictures)} at a time ({why})", _SMALLER) from None
+        return vectors
+
+    def _refused(self, what: str, advice: str) -> ModelFileError:
+        return ModelFileError(f"The model {printable(self.info.name)!r} {what}. {advice}")
 
     def stream(
         self, items: Iterable[T], read: Callable[[T], Picture]

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from .devices import Device, session_options, session_providers
+from .devices import Deadline, Device, limit_memory, session_options, session_providers
 from .errors import DeviceError, ModelFileError
 from .images import RULE_VERSION, PictureRule
 from .text import display_path, printable
@@ -35,6 +37,14 @@ PRECISIONS = ("fp32", "fp16", "int8")
 _MAX_BYTES = 2**31 - 1
 _MAX_SIDE = 4096
 _MAX_DIM = 65536
+# Of the metadata: a hundred thousand class names fit, and reading it takes less than a second.
+_MAX_TEXT = 8 * 2**20
+_MAX_NESTED = 32
+# Of the file: its version, producer, graph, opsets and metadata are a record each, a dozen in all.
+_MAX_RECORDS = 1000
+_FUNCTIONS = 25
+# A damaged file is refused at once, and 2 GB are opened in seconds; starting CUDA from a cold disk takes the longest.
+_OPENING_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -68,29 +78,25 @@ class ModelInfo:
             ModelFileError: says which field holds what, and what was expected.
 
         """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ModelFileError(f"metadata that is not JSON ({error})") from None
-        if not isinstance(values, dict):
-            raise ModelFileError(f"metadata of type {type(values).__name__}; expected a JSON object")
+        values = _json_object(text)
         schema = _field(values, "schema", int)
         if schema > SCHEMA:
             raise ModelFileError(
-                f"metadata of schema {schema}, newer than this version reads (up to {SCHEMA}); upgrade deep-ranking"
+                f"metadata of schema {_shown(schema)}, newer than this version reads (up to {SCHEMA}); "
+                "upgrade deep-ranking"
             )
         if schema < 1:
-            raise ModelFileError(f"metadata of schema {schema}; expected 1 to {SCHEMA}")
+            raise ModelFileError(f"metadata of schema {_shown(schema)}; expected 1 to {SCHEMA}")
         return cls(
             name=_field(values, "name", str),
             embedding_dim=_bounded(values, "embedding_dim", _MAX_DIM),
             picture=_picture_rule(_field(values, "picture", dict)),
             backbone=_field(values, "backbone", str),
-            classes=_strings(_field(values, "classes", list)),
-            training=_field(values, "training", dict),
-            metrics=_field(values, "metrics", dict),
+            classes=_strings("class names", _field(values, "classes", list)),
+            training=_shallow(values, "training"),
+            metrics=_shallow(values, "metrics"),
             precision=_one_of(values, "precision", PRECISIONS),
-            versions={str(k): str(v) for k, v in _field(values, "versions", dict).items()},
+            versions=_versions(_field(values, "versions", dict)),
             schema=schema,
         )
 
@@ -172,14 +178,16 @@ class _Reading(threading.Thread):
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            if size > _MAX_BYTES:
+        with open(path, "rb", opener=_open) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ModelFileError(f"{display_path(path)} is a pipe or a device; expected an ONNX file.")
+            if found.st_size > _MAX_BYTES:
                 raise ModelFileError(
-                    f"{display_path(path)} has {size:,} bytes; an ONNX file has at most {_MAX_BYTES:,}. "
+                    f"{display_path(path)} has {found.st_size:,} bytes; an ONNX file has at most {_MAX_BYTES:,}. "
                     "Export the model again."
                 )
-            return file.read(_MAX_BYTES)
+            return file.read(found.st_size)
     except FileNotFoundError:
         raise ModelFileError(
             f"{display_path(path)} does not exist; expected a model file. Make one with deeprank-export."
@@ -188,6 +196,12 @@ def _read(path: Path) -> bytes:
         raise ModelFileError(f"{display_path(path)} is a folder; expected an ONNX file.") from None
     except OSError as error:
         raise ModelFileError(f"{display_path(path)} cannot be read ({error.strerror}).") from None
+    except ValueError as error:  # a NUL in the name
+        raise ModelFileError(f"{display_path(path)} cannot be read ({error}).") from None
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe that nobody writes to is waited for otherwise
 
 
 def _session(path: Path, reading: _Reading, device: Device, threads: int | None) -> tuple[ort.InferenceSession, int]:
@@ -196,15 +210,28 @@ def _session(path: Path, reading: _Reading, device: Device, threads: int | None)
     data = reading.data()
     options, used = session_options(threads)
     providers = session_providers(device)
+    if providers == ["CPUExecutionProvider"]:
+        limit_memory(options)
     # A model read from bytes could name a file of the working directory as its weights; in an empty folder of our own
     # there is nothing to find.
     with tempfile.TemporaryDirectory(prefix="deeprank-") as empty:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
+        deadline = Deadline(_OPENING_SECONDS, lambda: options.set_load_cancellation_flag(True))
         try:
-            session = ort.InferenceSession(data, options, providers=providers)
+            _check_records(data)
+            with deadline:
+                session = ort.InferenceSession(
+                    data,
+                    options,
+                    providers=providers,
+                    # From CUDA to the CPU. On the CPU it tries the same once more, and says so on stdout.
+                    enable_fallback=len(providers) > 1,
+                    read_config_from_model=False,
+                )
         except Exception as error:  # ONNX Runtime raises a dozen kinds of its own, all of them from C++
+            why = f"it took more than {_OPENING_SECONDS:.0f} s" if deadline.passed else first_line(error)
             raise ModelFileError(
-                f"{display_path(path)} is not an ONNX model that can be opened ({_first_line(error)}). "
+                f"{display_path(path)} is not an ONNX model that can be opened ({why}). "
                 "Expected a file made by deeprank-export, whole and undamaged."
             ) from None
     if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
@@ -212,7 +239,45 @@ def _session(path: Path, reading: _Reading, device: Device, threads: int | None)
     return session, used
 
 
-def _first_line(error: Exception) -> str:
+def _check_records(data: bytes) -> None:
+    """Walk over the file's outermost records, and refuse functions.
+
+    ONNX Runtime follows each call of a function while it opens a file: of forty that each call the one before twice
+    there is no end, and no deadline is looked at. Exported files have none. What is inside a record is its business.
+    """
+    place = 0
+    for _ in range(_MAX_RECORDS):
+        if place == len(data):
+            return
+        tag, place = _number(data, place)
+        size, place = _number(data, place)
+        if tag >> 3 == _FUNCTIONS:
+            raise ModelFileError("it defines functions")
+        if tag & 7 not in (0, 2) or tag >> 32:  # of more than 32 bits protocol buffers would drop some
+            raise ModelFileError("it has records of a kind that ONNX does not know")
+        if tag & 7 == 2:
+            place += size
+        if place > len(data):
+            raise ModelFileError("it ends too early")
+    raise ModelFileError(f"it has more than {_MAX_RECORDS} records")
+
+
+def _number(data: bytes, place: int) -> tuple[int, int]:
+    """Return a variable-length number of protocol buffers, and the place after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if place == len(data):
+            raise ModelFileError("it ends too early")
+        byte = data[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+    raise ModelFileError("it has a number of more than ten bytes")
+
+
+def first_line(error: Exception) -> str:
+    """Return what ONNX Runtime says first, as one safe line."""
     lines = str(error).strip().splitlines()
     return printable(lines[0][:300]) if lines else type(error).__name__
 
@@ -245,39 +310,76 @@ def _describe(values: list[tuple[str, str, list[Any]]]) -> str:
     return printable(", ".join(f"{name!r} {kind} {shape}" for name, kind, shape in values[:4]))[:300]
 
 
+def _json_object(text: str) -> dict[str, Any]:
+    if len(text) > _MAX_TEXT:
+        raise ModelFileError(f"metadata of {len(text):,} characters; expected at most {_MAX_TEXT:,}")
+    try:
+        values = json.loads(text)
+        json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair can be escaped, but never be written
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"metadata that is not JSON ({printable(str(error)[:200])})") from None
+    if not isinstance(values, dict):
+        raise ModelFileError(f"metadata of type {type(values).__name__}; expected a JSON object")
+    return values
+
+
 def _field(values: Mapping[str, Any], key: str, kind: type) -> Any:
     value = values.get(key)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        shown = printable(repr(value)[:60])
-        raise ModelFileError(f"metadata with {key!r} = {shown}; expected {kind.__name__}")
+        raise ModelFileError(f"metadata with {key!r} = {_shown(value)}; expected {kind.__name__}")
     return value
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict | list):  # however deep
+        return f"a {type(value).__name__}"
+    return printable(repr(value)[:60])
+
+
+def _shallow(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = cast(dict[str, Any], _field(values, key, dict))
+    if _is_deeper(value, _MAX_NESTED):
+        raise ModelFileError(f"metadata with {key!r} nested more than {_MAX_NESTED} deep")
+    return value
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(one, levels - 1) for one in inner)
 
 
 def _bounded(values: Mapping[str, Any], key: str, largest: int) -> int:
     value = cast(int, _field(values, key, int))
     if not 1 <= value <= largest:
-        raise ModelFileError(f"metadata with {key!r} = {value}; expected 1 to {largest}")
+        raise ModelFileError(f"metadata with {key!r} = {_shown(value)}; expected 1 to {largest}")
     return value
 
 
 def _one_of(values: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
     value = _field(values, key, str)
     if value not in allowed:
-        raise ModelFileError(f"metadata with {key!r} = {printable(value[:60])!r}; expected one of {', '.join(allowed)}")
+        raise ModelFileError(f"metadata with {key!r} = {_shown(value)}; expected one of {', '.join(allowed)}")
     return value
 
 
-def _strings(values: list[Any]) -> tuple[str, ...]:
-    if not all(isinstance(value, str) for value in values):
-        raise ModelFileError("metadata with class names that are not all text")
-    return tuple(values)
+def _strings(what: str, values: Iterable[Any]) -> tuple[str, ...]:
+    found = tuple(values)
+    if not all(isinstance(value, str) for value in found):
+        raise ModelFileError(f"metadata with {what} that are not all text")
+    return found
+
+
+def _versions(values: dict[str, Any]) -> dict[str, str]:
+    return dict(zip(values, _strings("versions", values.values()), strict=True))
 
 
 def _picture_rule(values: dict[str, Any]) -> PictureRule:
     version = _field(values, "version", int)
     if version != RULE_VERSION:
         raise ModelFileError(
-            f"picture rule {version}; this version knows {RULE_VERSION}. Use the deep-ranking it needs"
+            f"picture rule {_shown(version)}; this version knows {RULE_VERSION}. Use the deep-ranking it needs"
         )
     return PictureRule(
         size=_bounded(values, "size", _MAX_SIDE),

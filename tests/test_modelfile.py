@@ -1,13 +1,11 @@
-"""Contract 2: what a model file must be, and what becomes of one that is not."""
+"""Contract 2: what a model file must be, and what becomes of one that is not (those made to harm: hostile_models)."""
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 from tinymodel import DIM, SIZE, write_model
@@ -100,46 +98,11 @@ def test_missing_empty_folder_and_other_files(tmp_path: Path) -> None:
             open_model(path)
 
 
-def test_truncation_anywhere(tmp_path: Path) -> None:
-    whole = write_model(tmp_path / "m.onnx").read_bytes()
-    path = tmp_path / "cut.onnx"
-    for keep in range(0, len(whole) - 1, 997):
-        path.write_bytes(whole[:keep])
-        with pytest.raises(ModelFileError):
-            open_model(path)
-
-
 def test_a_sparse_giant_is_refused_by_its_size(tmp_path: Path) -> None:
     path = tmp_path / "giant.onnx"
     with path.open("wb") as file:
         file.truncate(3 * 2**30)
     with pytest.raises(ModelFileError, match="3,221,225,472 bytes; an ONNX file has at most"):
-        open_model(path)
-
-
-def test_weights_in_another_file_are_never_read(tmp_path: Path) -> None:
-    """ONNX Runtime alone would read the file of the working directory that the model names."""
-    path = write_model(tmp_path / "m.onnx")
-    model = onnx.load(path)
-    onnx.save(model, path, save_as_external_data=True, location="secret.bin", size_threshold=0)
-    assert (tmp_path / "secret.bin").is_file()
-    program = (
-        "import sys; from deeprank.runtime.modelfile import open_model; from deeprank.runtime.errors import *\n"
-        "try: open_model(sys.argv[1]); print('opened')\n"
-        "except ModelFileError as error: print(error)\n"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program, "m.onnx"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert "is not an ONNX model that can be opened" in run.stdout
-
-
-def test_unknown_operator(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "m.onnx")
-    model = onnx.load(path)
-    model.graph.node[0].op_type = "Frobnicate"
-    onnx.save(model, path)
-    with pytest.raises(ModelFileError, match="Frobnicate"):
         open_model(path)
 
 
@@ -155,13 +118,11 @@ def test_devices(tmp_path: Path) -> None:
         assert open_model(path, device="auto").session.get_providers() == ["CPUExecutionProvider"]
 
 
-def test_vectors_that_are_not_unit_are_never_used(tmp_path: Path) -> None:
-    from deeprank.runtime import Embedder
-
-    path = write_model(tmp_path / "m.onnx")
-    model = onnx.load(path)
-    model.graph.node[-1].op_type = "Identity"
-    del model.graph.node[-1].attribute[:]
-    onnx.save(model, path)
-    with pytest.raises(ModelFileError, match="not of unit length"):
-        Embedder(path).embed_batch(np.zeros((1, SIZE, SIZE, 3), np.uint8))
+def test_the_own_format_of_onnx_runtime_is_not_ours(tmp_path: Path) -> None:
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "m.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(write_model(tmp_path / "m.onnx").read_bytes(), options, providers=["CPUExecutionProvider"])
+    assert (tmp_path / "m.ort").read_bytes()[4:8] == b"ORTM"
+    with pytest.raises(ModelFileError, match=r"m\.ort is not an ONNX model"):
+        open_model(tmp_path / "m.ort")
