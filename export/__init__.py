@@ -1,1 +1,24 @@
-"""From a training run to one self-describing model file, with proof that it ranks like the original."""
+"""From a training run, or any PyTorch module, to one self-describing model file, with proof that it ranks like it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import export_onnx
+    from .package import Checks, Package
+
+__all__ = ["Checks", "Package", "export_onnx"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import PyTorch when it is needed, so that the command can say where it is missing."""
+    if name == "export_onnx":
+        from .api import export_onnx
+
+        return export_onnx
+    if name in ("Checks", "Package"):
+        from . import package
+
+        return getattr(package, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,28 +1,31 @@
-"""``deeprank-export``: a training run to one model file that a box without PyTorch can use."""
+"""``deeprank-export``: a training run, or any PyTorch module, to files that a box without PyTorch can use."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..models.allocator import keep_freed_memory
 from ..runtime.cli import ThreadsOption, VerboseOption, VersionOption, application, guarded, note, progress_in_stages
+from ..runtime.console import emit_json
 from ..runtime.errors import ExportError, MissingExtraError
 from ..runtime.text import display_path
+from .asked import Asked
 
 if TYPE_CHECKING:
-    from .package import Format, Package
-
-FORMATS = {"onnx": "model.onnx", "torchscript": "model.pt"}
+    from .job import Job
+    from .package import Bundle, Package
 
 app = application(
-    "Turn a training run into one self-describing model file, checked against the PyTorch network on real pictures.",
+    "Turn a training run, or any PyTorch module, into a self-describing model file, checked on real pictures.",
     [
         "deeprank-export --format onnx",
         "deeprank-export runs/latest --out cats.onnx --data photos/",
-        "deeprank-export --format torchscript --out cats.pt",
+        "deeprank-export --precision int8 --out cats.int8.onnx --report int8.md",
+        "deeprank-export --format all --out forms/",
+        "deeprank-export --module mymodels:build --state weights.pth --image-size 224 --data photos/",
     ],
 )
 
@@ -30,79 +33,134 @@ app = application(
 @app.command()
 @guarded
 def export_command(
-    run: Annotated[Path, typer.Argument(metavar="[RUN]", help="The run folder of deeprank-train.")] = Path(
-        "runs/latest"
-    ),
-    form: Annotated[str, typer.Option("--format", help="onnx (recommended) or torchscript.")] = "onnx",
-    precision: Annotated[str, typer.Option("--precision", help="fp32.")] = "fp32",
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="The run folder of deeprank-train. Default: runs/latest.")
+    ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="onnx (recommended), torchscript, pt2 (torch.export), or all: every form and a comparison."
+        ),
+    ] = "onnx",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", help="fp32; fp16: half the size, for GPUs; int8: a quarter, for CPUs. ONNX alone."),
+    ] = "fp32",
     out: Annotated[
-        Path | None, typer.Option("--out", help="The file to write. Default: ./model.onnx or ./model.pt.")
+        Path | None,
+        typer.Option(
+            "--out", help="The file to write; a folder for all. Default: ./model.onnx, .pt or .pt2; ./exported."
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Pictures for the parity check. Default: the run's own data set.")
+        str | None,
+        typer.Option("--data", help="Pictures for parity check and calibration. Default: the run's own data set."),
     ] = None,
     parity: Annotated[
         str, typer.Option("--parity", help="sample (500 queries, 5,000 gallery pictures) or full (all pictures).")
     ] = "sample",
+    calibration: Annotated[
+        int, typer.Option("--calibration-images", min=1, help="Train pictures that int8 is calibrated on.")
+    ] = 300,
+    max_abs: Annotated[
+        float | None, typer.Option("--max-difference", help="Tighter than documented: of a component of a vector.")
+    ] = None,
+    min_cosine: Annotated[
+        float | None, typer.Option("--min-cosine", help="Tighter than documented: cosine with PyTorch's vector.")
+    ] = None,
+    precision_change: Annotated[
+        float | None, typer.Option("--max-precision-change", help="Tighter than documented: change of precision@30.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.md", help="Write what the check found as Markdown.")
+    ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            "--module",
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="In place of RUN: a function without arguments that returns a torch.nn.Module, which maps normalised "
+            "float pictures [n, 3, S, S] to vectors [n, d]. It is run, so name only what you trust.",
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="With --module: its state_dict, .pth or .safetensors.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, max=4096, help="With --module: S. Default: timm's, else 224.")
+    ] = None,
+    picture_mode: Annotated[
+        str, typer.Option("--picture-mode", help="With --module: stretch, or crop (the centred square).")
+    ] = "stretch",
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", help="With --module: R,G,B for pixels in 0..1. Default: timm's or ImageNet's."),
+    ] = None,
+    deviation: Annotated[str | None, typer.Option("--std", help="With --module: likewise.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="With --module: what the file calls itself.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the parity report as JSON.")] = False,
     threads: ThreadsOption = None,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Turn a training run into one self-describing model file, checked against the PyTorch network."""
-    _require("--format", form, tuple(FORMATS))
-    _require("--precision", precision, ("fp32",))
-    _require("--parity", parity, ("sample", "full"))
+    """Turn a training run, or any PyTorch module, into a self-describing model file."""
+    asked = Asked(
+        run, form, precision, out, data, parity, calibration, max_abs, min_cosine, precision_change, report, module,
+        state, image_size, picture_mode, mean, deviation, name, threads,
+    )  # fmt: skip
+    asked.check()
     keep_freed_memory()
     try:
-        from ..train.reference import Reference
-        from .package import export_package
+        from .job import Job
     except ImportError as error:
         raise MissingExtraError("deeprank-export", "train") from error
-    from ..runtime.datasets import open_dataset
-
-    reference = Reference(run)
     with progress_in_stages() as start:
-        package = export_package(
-            reference.network,
-            reference.info,
-            reference,
-            open_dataset(data or reference.data),
-            out or Path(FORMATS[form]),
-            form=cast("Format", form),
-            full=parity == "full",
-            threads=threads,
-            progress=start,
-        )
+        job = Job(asked, start)
+        if form == "all":
+            bundle: Bundle | None = job.all_forms()
+        else:
+            bundle, package = None, job.one_form()
+    if bundle is not None:
+        _show_all(bundle, job, as_json)
+    else:
+        _show(package, report, as_json)
+
+
+def _show(package: Package, report: Path | None, as_json: bool) -> None:
+    from .tables import package_markdown, parity_rows, remarks
+
+    found = package.report
+    if report is not None:
+        report.write_text(package_markdown(package), encoding="utf-8")
     if as_json:
         print(package.parity.read_text(encoding="utf-8"), end="")
-    else:
-        _show(package)
-
-
-def _require(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ExportError(f"{option} {value!r}; expected {' or '.join(allowed)}.")
-
-
-def _show(package: Package) -> None:
-    report, evaluation = package.report, package.report.evaluation
-    k = report.k
-    note(f"parity on {len(report.queries):,} queries and {len(report.gallery):,} gallery pictures: passed")
-    rows = [
-        ("largest difference of a component", f"{report.difference.max_abs_difference:.1e}"),
-        ("smallest and mean cosine", f"{report.difference.min_cosine:.7f}, {report.difference.mean_cosine:.7f}"),
-        ("batch 1 against batch n", f"{report.batch_difference.max_abs_difference:.1e}"),
-        (f"overlap of the {k} nearest", f"{report.neighbour_overlap:.4f}"),
-        (f"precision@{k}, PyTorch, exact", f"{evaluation.reference:.4f}"),
-        (f"precision@{k}, exported, exact", f"{evaluation.runtime_exact:.4f}"),
-        (f"precision@{k}, exported, HNSW", f"{evaluation.runtime_hnsw:.4f}"),
-    ]
-    for name, value in rows:
+        return
+    note(f"parity on {len(found.queries):,} queries and {len(found.gallery):,} gallery pictures: passed")
+    for name, value in parity_rows(package):
         note(f"  {name:<36} {value}")
+    for remark in remarks(package):
+        note(remark)
     print(f"{display_path(package.model)} ({package.size / 1e6:.1f} MB)")
-    for path in (package.parity, package.reference):
+    for path in (package.parity, package.reference, *([report] if report else [])):
         print(display_path(path))
+
+
+def _show_all(bundle: Bundle, job: Job, as_json: bool) -> None:
+    from .tables import bundle_json, comparison_table, remarks
+
+    if as_json:
+        emit_json(bundle_json(bundle))
+    else:
+        for line in comparison_table(bundle):
+            print(line)
+        for package in bundle.packages:
+            for remark in remarks(package):
+                note(remark)
+        note(f"everything is in {display_path(job.out)}")
+    if bundle.failures:
+        raise ExportError(
+            "; ".join(f"{form.name} was not written: {why.rstrip('.')}" for form, why in bundle.failures) + "."
+        )
 
 
 def main() -> None:

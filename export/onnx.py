@@ -1,4 +1,4 @@
-"""PyTorch network to one ONNX file: uint8 pictures in, unit vectors out, everything else in its metadata."""
+"""PyTorch network to ONNX: uint8 pictures in, unit vectors out, everything else in the file's metadata."""
 
 from __future__ import annotations
 
@@ -10,37 +10,54 @@ from torch import nn
 
 from ..models.conversion import OPSET, to_onnx
 from ..runtime.errors import ExportError
+from ..runtime.images import PictureRule
 from ..runtime.modelfile import METADATA_KEY, OUTPUT_NAME, ModelInfo
 from .example import example_pictures
+from .torchfile import first_line
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["write_onnx"]
+__all__ = ["onnx_graph", "save_onnx"]
 
 
-def write_onnx(network: nn.Module, info: ModelInfo, path: Path) -> None:
-    """Write ``network`` as one ONNX file, weights inside; see :func:`~..models.conversion.to_onnx`.
+def onnx_graph(network: nn.Module, rule: PictureRule) -> onnx.ModelProto:
+    """Convert ``network``, weights inside; see :func:`~..models.conversion.to_onnx`.
 
     Args:
         network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
-        info: goes into the file's metadata.
-        path: the file to write.
+        rule: the pictures.
 
     Raises:
-        ExportError: the network cannot be expressed in ONNX, or is too large for one file.
+        ExportError: the network cannot be expressed in ONNX.
 
     """
-    import onnx
-
-    program = _convert(network, info)
-    model = program.model_proto
+    model: onnx.ModelProto = _convert(network, rule).model_proto
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets.get("") != OPSET:
         raise ExportError(
             f"The exporter gave opset {opsets.get('')}; expected {OPSET}. Install onnxscript 0.7.2 or newer."
         )
     _forget_where_it_was_made(model)
+    return model
+
+
+def save_onnx(model: onnx.ModelProto, info: ModelInfo, path: Path) -> None:
+    """Write a graph as one ONNX file with our metadata.
+
+    Args:
+        model: the graph.
+        info: goes into the file's metadata.
+        path: the file to write.
+
+    Raises:
+        ExportError: the graph is too large for one file.
+        OSError: the file cannot be written.
+
+    """
+    import onnx
+
+    del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, info.to_json()
     try:
@@ -59,12 +76,11 @@ def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
 
 
-def _convert(network: nn.Module, info: ModelInfo) -> torch.onnx.ONNXProgram:
+def _convert(network: nn.Module, rule: PictureRule) -> torch.onnx.ONNXProgram:
     try:
-        return to_onnx(network, example_pictures(info.picture, count=2), OUTPUT_NAME)
+        return to_onnx(network, example_pictures(rule, count=2), OUTPUT_NAME)
     except Exception as error:  # of kinds without a common base
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ExportError(
-            f"The network cannot be written as ONNX ({first[:300]}); expected a module without control flow that "
-            "depends on the data. Try --format torchscript."
+            f"The network cannot be written as ONNX ({first_line(error)}); expected a module without control flow that "
+            "depends on the data, of operators that ONNX has. Try --format torchscript."
         ) from error

@@ -3,117 +3,242 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from torch import nn
 
 from ..runtime.datasets import DataSet
-from ..runtime.embedder import Embedder
 from ..runtime.errors import ExportError
-from ..runtime.evaluate.embedded import Embeds
+from ..runtime.evaluate.parity import TOLERANCES, Tolerance
 from ..runtime.evaluate.reference import save_reference
 from ..runtime.files import file_sha256, replace_durably
+from ..runtime.images import Picture
 from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress, start_nothing
 from ..runtime.text import display_path
-from .onnx import write_onnx
-from .parity import Exported, ParityReport, check_parity
-from .torchscript import TorchScriptModel, write_torchscript
+from .forms import FORMS, Form
+from .parity import Exported, ParityReport, ReferenceSide, check_parity, embed_reference
+from .quantisation import Quantisation
+from .sample import load_sample
+from .speeds import measure, speeds_of
+from .writer import Writer, Written
 
-__all__ = ["Format", "Package", "export_package"]
+__all__ = ["CALIBRATION_PICTURES", "Bundle", "Checks", "Package", "export_all", "export_package"]
 
-Format = Literal["onnx", "torchscript"]
+CALIBRATION_PICTURES = 300
+FP32 = FORMS[0]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """How an export is checked.
+
+    ``full``: on all pictures instead of a sample. ``threads``: of PyTorch and ONNX Runtime. ``calibration_pictures``:
+    of the train split, for int8. ``max_abs_difference``, ``min_cosine``, ``precision_change``: tighter than the
+    documented tolerances of each precision; None leaves these.
+    """
+
+    full: bool = False
+    threads: int | None = None
+    calibration_pictures: int = CALIBRATION_PICTURES
+    max_abs_difference: float | None = None
+    min_cosine: float | None = None
+    precision_change: float | None = None
+    progress: StartProgress = field(default=start_nothing)
+
+    def tolerance(self, form: Form) -> Tolerance:
+        """Return what still counts as the same in that form.
+
+        Raises:
+            EvaluationError: something looser than documented is asked for.
+
+        """
+        return TOLERANCES[form.precision].tightened(self.max_abs_difference, self.min_cosine, self.precision_change)
 
 
 @dataclass(frozen=True)
 class Package:
-    """The files of an export and what the parity check found."""
+    """The files of one form and what the parity check found; ``quantisation`` of int8 alone."""
 
+    form: Form
     model: Path
     parity: Path
     reference: Path
     report: ParityReport
     size: int
+    data: str
+    quantisation: Quantisation | None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Every form that passed, and why the others did not."""
+
+    packages: tuple[Package, ...]
+    failures: tuple[tuple[Form, str], ...]
 
 
 def export_package(
     network: nn.Module,
     info: ModelInfo,
-    reference: Embeds,
+    reference: Exported,
     dataset: DataSet,
     out: Path,
     *,
-    form: Format = "onnx",
-    full: bool = False,
-    threads: int | None = None,
-    progress: StartProgress = start_nothing,
+    form: Form = FP32,
+    checks: Checks | None = None,
 ) -> Package:
     """Write the model, ``*.parity.json`` and ``*.reference.npz``, all three or none.
 
     Args:
-        network: float32, on the CPU, in evaluation mode.
-        info: what the file is to say of itself; the versions are added here.
+        network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
+        info: what the file is to say of itself; precision and versions are added here.
         reference: the same network as PyTorch runs it.
-        dataset: real pictures for the check.
+        dataset: real pictures for the check, and for calibration.
         out: the model file; the others are named after it.
-        form: ``onnx`` or ``torchscript``.
-        full: check on all pictures instead of a sample.
-        threads: of ONNX Runtime during the check.
-        progress: see :func:`~.parity.check_parity`.
+        form: what to write.
+        checks: how it is checked.
 
     Raises:
         ExportError: the network cannot be written, or the file does not rank like it; earlier files of these names
             stay as they were.
+        OSError: a file cannot be written; as before.
 
     """
-    info = replace(info, versions=_versions(form))
-    if not out.parent.is_dir():
-        raise ExportError(f"{display_path(out.parent)} does not exist; expected a folder to write {out.name} into.")
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        model = Path(scratch) / out.name
-        exported = _written(network, info, model, form, threads)
-        report = check_parity(reference, exported, dataset, info.precision, full=full, progress=progress)
+    checks = checks or Checks()
+    tolerance = checks.tolerance(form)
+    with _scratch(out) as scratch:
+        export = _Export(network, info, reference, dataset, checks)
+        written = export.writer.write(form, scratch / out.name)
+        report = export.checked(written, tolerance)
         if report.failures:
             raise ExportError(
                 f"The exported file does not rank like the PyTorch network: {'; '.join(report.failures)}. "
                 f"{display_path(out)} was not written."
             )
-        return _place(model, out, report, info, dataset, form)
+        plain = written if form.precision == "fp32" else export.writer.write(FP32, scratch / "fp32.onnx")
+        found = measure(reference, {form.name: written.exported, plain.form.name: plain.exported}, checks.threads)
+        report = report.with_speeds(speeds_of(found, form.name, plain.form.name, checks.threads))
+        return _place(written, out, report, dataset)
 
 
-def _written(network: nn.Module, info: ModelInfo, model: Path, form: Format, threads: int | None) -> Exported:
-    """Write the file and open it."""
-    if form == "onnx":
-        write_onnx(network, info, model)
-        return Embedder(model, device="cpu", threads=threads)
-    write_torchscript(network, info, model)
-    return TorchScriptModel(model)
+def export_all(
+    network: nn.Module,
+    info: ModelInfo,
+    reference: Exported,
+    dataset: DataSet,
+    folder: Path,
+    *,
+    checks: Checks | None = None,
+) -> Bundle:
+    """Write every form into ``folder``, those that rank like the original.
+
+    Args:
+        network: see :func:`export_package`.
+        info: see :func:`export_package`.
+        reference: see :func:`export_package`.
+        dataset: see :func:`export_package`.
+        folder: made where it is missing; files of these names in it are replaced, others stay.
+        checks: see :func:`export_package`.
+
+    Raises:
+        ExportError: the pictures cannot be compared on, or not one form can be written.
+        OSError: a file cannot be written; nothing was put in its place.
+
+    """
+    checks = checks or Checks()
+    tolerances = {form: checks.tolerance(form) for form in FORMS}
+    with _scratch(folder) as scratch:
+        export = _Export(network, info, reference, dataset, checks)
+        passed: dict[Form, tuple[Written, ParityReport]] = {}
+        failures: list[tuple[Form, str]] = []
+        for form in FORMS:
+            try:
+                written = export.writer.write(form, scratch / form.file_name)
+                report = export.checked(written, tolerances[form])
+            except ExportError as error:
+                failures.append((form, str(error)))
+                continue
+            if report.failures:
+                failures.append((form, f"does not rank like the PyTorch network: {'; '.join(report.failures)}"))
+            else:
+                passed[form] = written, report
+        if not passed:
+            raise ExportError(f"Not one form can be written: {failures[0][0].name}: {failures[0][1]}")
+        found = measure(reference, {form.name: one.exported for form, (one, _) in passed.items()}, checks.threads)
+        folder.mkdir(exist_ok=True)
+        plain = FP32.name if FP32 in passed else None
+        packages = [
+            _place(
+                written,
+                folder / form.file_name,
+                report.with_speeds(speeds_of(found, form.name, plain, checks.threads)),
+                dataset,
+                reference_name="model.reference.npz",
+            )
+            for form, (written, report) in passed.items()
+        ]
+    return Bundle(tuple(packages), tuple(failures))
 
 
-def _place(model: Path, out: Path, report: ParityReport, info: ModelInfo, dataset: DataSet, form: Format) -> Package:
-    parity, reference = out.with_suffix(".parity.json"), out.with_suffix(".reference.npz")
-    about = {
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``out``, so that what is in it can be renamed to its place."""
+    if not out.parent.is_dir():
+        raise ExportError(f"{display_path(out.parent)} does not exist; expected a folder to write {out.name} into.")
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        yield Path(scratch)
+
+
+class _Export:
+    """What the forms of one network share: the writer, and what PyTorch makes of the pictures."""
+
+    def __init__(
+        self, network: nn.Module, info: ModelInfo, reference: Exported, dataset: DataSet, checks: Checks
+    ) -> None:
+        self._info, self._dataset, self._checks = info, dataset, checks
+        self._side: ReferenceSide = embed_reference(reference, dataset, full=checks.full, progress=checks.progress)
+        self.writer = Writer(network, info, self._calibration, checks.threads, checks.progress)
+
+    def checked(self, written: Written, tolerance: Tolerance) -> ParityReport:
+        return check_parity(self._side, written.exported, tolerance, progress=self._checks.progress)
+
+    def _calibration(self) -> Picture:
+        samples, most = self._dataset.train, self._checks.calibration_pictures
+        advance = self._checks.progress("int8: calibration pictures", min(most, len(samples)))
+        return load_sample(samples, most, self._info.picture, advance)
+
+
+def _place(
+    written: Written, out: Path, report: ParityReport, dataset: DataSet, reference_name: str | None = None
+) -> Package:
+    parity = out.with_suffix(".parity.json") if reference_name is None else out.parent / f"{out.name}.parity.json"
+    reference = out.with_suffix(".reference.npz") if reference_name is None else out.parent / reference_name
+    scratch_parity, scratch_reference = (
+        written.path.with_name(f"{written.path.name}.{end}") for end in ("json", "npz")
+    )
+    scratch_parity.write_text(report.to_json(**_about(written, out, dataset)), encoding="utf-8")
+    save_reference(scratch_reference, report.queries, report.gallery)
+    size = written.path.stat().st_size
+    # The model last: where this is cut short, the report's sha256 shows that it does not speak of the older model.
+    for source, target in ((scratch_reference, reference), (scratch_parity, parity), (written.path, out)):
+        replace_durably(source, target)
+    return Package(written.form, out, parity, reference, report, size, dataset.name, written.quantisation)
+
+
+def _about(written: Written, out: Path, dataset: DataSet) -> dict[str, Any]:
+    return {
         "model": out.name,
-        "sha256": file_sha256(model),
-        "format": form,
-        "precision": info.precision,
+        "sha256": file_sha256(written.path),
+        "bytes": written.path.stat().st_size,
+        "format": written.form.format,
+        "precision": written.info.precision,
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
-        "versions": dict(info.versions),
+        "versions": dict(written.info.versions),
+        "quantisation": None if written.quantisation is None else written.quantisation.to_dict(),
     }
-    scratch_parity, scratch_reference = model.with_suffix(".json"), model.with_suffix(".npz")
-    scratch_parity.write_text(report.to_json(**about), encoding="utf-8")
-    save_reference(scratch_reference, report.queries, report.gallery)
-    size = model.stat().st_size
-    # The model last: where this is cut short, the report's sha256 shows that it does not speak of the older model.
-    for source, target in ((scratch_reference, reference), (scratch_parity, parity), (model, out)):
-        replace_durably(source, target)
-    return Package(out, parity, reference, report, size)
-
-
-def _versions(form: Format) -> dict[str, str]:
-    packages = ["deep-ranking", "torch"] + (["onnx", "onnxscript"] if form == "onnx" else [])
-    return {package: version(package) for package in packages}

@@ -1,27 +1,36 @@
-"""The proof (Contract 4): the exported file against the PyTorch reference, on real pictures."""
+"""The proof (Contract 4): an exported file against the PyTorch reference, on real pictures and on numeric extremes."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..runtime.datasets import DataSet, Sample
-from ..runtime.errors import ExportError
+from ..runtime.errors import ExportError, ModelFileError
 from ..runtime.evaluate.embedded import EmbeddedSplit, Embeds, embed_split
 from ..runtime.evaluate.evaluation import Evaluation, evaluate, rank_split
-from ..runtime.evaluate.parity import TOLERANCES, VectorDifference, compare_vectors
+from ..runtime.evaluate.parity import Tolerance, VectorDifference, compare_vectors
+from ..runtime.evaluate.speed import Speed
 from ..runtime.images import Picture, load_picture
 from ..runtime.metrics import neighbour_overlap
 from ..runtime.progress import StartProgress, start_nothing
+from .extremes import extreme_pictures
+from .sample import balanced_sample
 
-__all__ = ["GALLERY_SAMPLE", "QUERY_SAMPLE", "Exported", "ParityReport", "balanced_sample", "check_parity"]
+__all__ = [
+    "GALLERY_SAMPLE",
+    "QUERY_SAMPLE",
+    "Exported",
+    "ParityReport",
+    "ReferenceSide",
+    "check_parity",
+    "embed_reference",
+]
 
 SCHEMA = 1
 QUERY_SAMPLE = 500
@@ -29,15 +38,57 @@ GALLERY_SAMPLE = 5_000
 # Neighbours that are compared; as many as precision is measured over.
 K = 30
 _BATCH = 16
-# precision@k may move by this much: a swap or two at ties, nothing that a user could see.
-PRECISION_TOLERANCE = {"fp32": 0.0005}
+# Of few queries, this many neighbours may be of another class, whatever share of all that is: a swap or two at ties.
+_SWAPS = 2
 
 
 class Exported(Embeds, Protocol):
-    """A model file that has been opened."""
+    """A network or a model file that has been opened."""
 
     def embed_batch(self, pictures: Picture) -> npt.NDArray[np.float32]:
         """Embed uint8 ``[n, S, S, 3]``."""
+
+
+@dataclass(frozen=True)
+class ReferenceSide:
+    """What PyTorch makes of the pictures that files are compared on; ``extremes`` float32 ``[e, d]``."""
+
+    queries: EmbeddedSplit
+    gallery: EmbeddedSplit
+    extremes: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Measured side by side, in one run: PyTorch, this file and, for other precisions, the fp32 file."""
+
+    threads: int
+    processor: str
+    reference: Speed
+    exported: Speed
+    fp32: Speed | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures for JSON, with ratios of throughput and of latency: above 1, this file is faster."""
+        found: dict[str, Any] = {
+            "threads": self.threads,
+            "processor": self.processor,
+            "reference": self.reference.to_dict(),
+            "exported": self.exported.to_dict(),
+            "throughput_ratio": self.exported.pictures_per_second / self.reference.pictures_per_second,
+            "latency_ratio": self.reference.latency_ms / self.exported.latency_ms,
+        }
+        if self.fp32 is not None:
+            found["fp32"] = self.fp32.to_dict()
+            found["throughput_ratio_to_fp32"] = self.ratio_to_fp32
+        return found
+
+    @property
+    def ratio_to_fp32(self) -> float | None:
+        """Pictures per second as a multiple of the fp32 file's."""
+        if self.fp32 is None:
+            return None
+        return self.exported.pictures_per_second / self.fp32.pictures_per_second
 
 
 @dataclass(frozen=True)
@@ -47,11 +98,24 @@ class ParityReport:
     k: int
     difference: VectorDifference
     batch_difference: VectorDifference
+    extremes: VectorDifference
     neighbour_overlap: float
     evaluation: Evaluation
+    tolerance: Tolerance
     failures: tuple[str, ...]
     queries: EmbeddedSplit
     gallery: EmbeddedSplit
+    speeds: Speeds | None = None
+
+    @property
+    def precision_change(self) -> float:
+        """By how much precision@k moves from PyTorch to the file, both by exact search."""
+        assert self.evaluation.reference is not None
+        return self.evaluation.runtime_exact - self.evaluation.reference
+
+    def with_speeds(self, speeds: Speeds) -> ParityReport:
+        """Return the report with the speeds."""
+        return replace(self, speeds=speeds)
 
     def to_json(self, **about: Any) -> str:
         """Return the document that is kept beside the model, with ``about`` the file and the data."""
@@ -63,6 +127,7 @@ class ParityReport:
             "gallery": len(self.gallery),
             **self.difference.to_dict(),
             "batch_1_against_n": self.batch_difference.to_dict(),
+            "extremes": self.extremes.to_dict() | {"pictures": list(extreme_pictures(8))},
             "neighbour_overlap_at_k": self.neighbour_overlap,
             "precision_at_k": {
                 "reference": self.evaluation.reference,
@@ -70,53 +135,26 @@ class ParityReport:
                 "exported_hnsw": self.evaluation.runtime_hnsw,
             },
             "hnsw_recall_at_k": self.evaluation.hnsw_recall_at_k,
+            "speed": None if self.speeds is None else self.speeds.to_dict(),
+            "tolerance": asdict(self.tolerance),
             "failures": list(self.failures),
         }
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def balanced_sample(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
-    """Take at most ``most`` pictures, as evenly over the classes as they allow; the same ones each time.
-
-    Within a class in the order of sha256(path), round after round over the classes.
-    """
-    by_class: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_class[sample.label].append(sample)
-    ranked = [
-        (rank, label, sample)
-        for label, members in by_class.items()
-        for rank, sample in enumerate(sorted(members, key=lambda s: _content_order(s.path)))
-    ]
-    ranked.sort(key=lambda entry: entry[:2])
-    return tuple(sample for _, _, sample in ranked[:most])
-
-
-def _content_order(path: str) -> bytes:
-    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
-
-
-def check_parity(
-    reference: Embeds,
-    exported: Exported,
-    dataset: DataSet,
-    precision: str,
-    *,
-    full: bool = False,
-    progress: StartProgress = start_nothing,
-) -> ParityReport:
-    """Compare an exported file with its PyTorch reference on val (queries) and train (gallery) pictures.
+def embed_reference(
+    reference: Exported, dataset: DataSet, *, full: bool = False, progress: StartProgress = start_nothing
+) -> ReferenceSide:
+    """Embed the pictures that files are compared on: val pictures are the queries, train pictures the gallery.
 
     Args:
         reference: PyTorch in float32, TF32 and autocast off.
-        exported: the file.
         dataset: the pictures.
-        precision: of the file; decides the tolerances.
-        full: all pictures instead of a class-balanced sample of at most 500 queries and 5,000 gallery pictures.
-        progress: called with a description and a number of pictures, gives the function to call as they are done.
+        full: all of them instead of a class-balanced sample of at most 500 queries and 5,000 gallery pictures.
+        progress: told of each stage.
 
     Raises:
-        ExportError: there are no val pictures.
+        ExportError: there are no val pictures, or the network has no direction for a picture without content.
 
     """
     val, train = dataset.val, dataset.train
@@ -124,37 +162,65 @@ def check_parity(
         val, train = balanced_sample(val, QUERY_SAMPLE), balanced_sample(train, GALLERY_SAMPLE)
     if not val:
         raise ExportError("The data set has no val pictures; expected at least one class of two pictures.")
-    queries, gallery = _embedded(val, train, reference, "PyTorch", progress)
-    ours = _embedded(val, train, exported, "exported file", progress)
-    k = min(K, len(gallery))
-    evaluation = evaluate(*ours, k, reference=(queries, gallery))
-    assert evaluation.difference is not None
-    batch_difference = _batch_difference(exported, ours[0])
-    overlap = neighbour_overlap(rank_split(*ours, k).neighbours, rank_split(queries, gallery, k).neighbours)
-    return ParityReport(
-        k=k,
-        difference=evaluation.difference,
-        batch_difference=batch_difference,
-        neighbour_overlap=overlap,
-        evaluation=evaluation,
-        failures=tuple(_failures(evaluation, evaluation.difference, batch_difference, precision)),
-        queries=queries,
-        gallery=gallery,
+    extremes = extreme_pictures(reference.rule.size)
+    vectors = reference.embed_batch(np.stack(list(extremes.values())))
+    for name, length in zip(extremes, np.linalg.norm(vectors, axis=1), strict=True):
+        if not abs(length - 1) <= 1e-3:
+            raise ExportError(
+                f"The network gives {'NaN' if np.isnan(length) else f'a vector of length {length:.3g}'} for a picture "
+                f"that is {name}; expected a vector that can be scaled to unit length. Check its weights and its "
+                "normalisation."
+            )
+    return ReferenceSide(
+        embed_split(val, reference, advance=progress("parity: PyTorch, queries", len(val))),
+        embed_split(train, reference, advance=progress("parity: PyTorch, gallery", len(train))),
+        vectors,
     )
 
 
-def _embedded(
-    val: Sequence[Sample], train: Sequence[Sample], embeds: Embeds, who: str, progress: StartProgress
-) -> tuple[EmbeddedSplit, EmbeddedSplit]:
-    queries = embed_split(val, embeds, advance=progress(f"parity: {who}, queries", len(val)))
-    gallery = embed_split(train, embeds, advance=progress(f"parity: {who}, gallery", len(train)))
-    return queries, gallery
+def check_parity(
+    side: ReferenceSide, exported: Exported, tolerance: Tolerance, *, progress: StartProgress = start_nothing
+) -> ParityReport:
+    """Compare an exported file with its PyTorch reference.
+
+    Args:
+        side: what PyTorch makes of the pictures.
+        exported: the file.
+        tolerance: what still counts as the same.
+        progress: told of each stage.
+
+    """
+    ours = (
+        embed_split(
+            side.queries.samples, exported, advance=progress("parity: exported file, queries", len(side.queries))
+        ),
+        embed_split(
+            side.gallery.samples, exported, advance=progress("parity: exported file, gallery", len(side.gallery))
+        ),
+    )
+    theirs = (side.queries, side.gallery)
+    k = min(K, len(side.gallery))
+    evaluation = evaluate(*ours, k, reference=theirs)
+    assert evaluation.difference is not None
+    report = ParityReport(
+        k=k,
+        difference=evaluation.difference,
+        batch_difference=_batch_difference(exported, side.queries.samples),
+        extremes=_extreme_difference(side, exported),
+        neighbour_overlap=neighbour_overlap(rank_split(*ours, k).neighbours, rank_split(*theirs, k).neighbours),
+        evaluation=evaluation,
+        tolerance=tolerance,
+        failures=(),
+        queries=side.queries,
+        gallery=side.gallery,
+    )
+    return replace(report, failures=tuple(_failures(report)))
 
 
-def _batch_difference(exported: Exported, queries: EmbeddedSplit) -> VectorDifference:
+def _batch_difference(exported: Exported, samples: Sequence[Sample]) -> VectorDifference:
     """Compare pictures embedded one by one with the same pictures in a batch."""
     pictures = []
-    for sample in queries.samples[:_BATCH]:
+    for sample in samples[:_BATCH]:
         with sample.open() as file:
             pictures.append(load_picture(file, exported.rule))
     batch = np.stack(pictures)
@@ -162,16 +228,24 @@ def _batch_difference(exported: Exported, queries: EmbeddedSplit) -> VectorDiffe
     return compare_vectors(exported.embed_batch(batch), single)
 
 
-def _failures(
-    evaluation: Evaluation, difference: VectorDifference, batch_difference: VectorDifference, precision: str
-) -> list[str]:
-    tolerance = TOLERANCES[precision]
-    found = difference.failures(tolerance)
-    found += [f"batch 1 against batch n: {failure}" for failure in batch_difference.failures(tolerance)]
-    assert evaluation.reference is not None
-    change = evaluation.runtime_exact - evaluation.reference
-    if not abs(change) <= PRECISION_TOLERANCE[precision]:
+def _extreme_difference(side: ReferenceSide, exported: Exported) -> VectorDifference:
+    pictures = np.stack(list(extreme_pictures(exported.rule.size).values()))
+    try:
+        return compare_vectors(side.extremes, exported.embed_batch(pictures))
+    except ModelFileError:  # the runtime never passes on what is not of unit length
+        return VectorDifference(np.nan, np.nan, np.nan)
+
+
+def _failures(report: ParityReport) -> list[str]:
+    tolerance = report.tolerance
+    found = report.difference.failures(tolerance)
+    found += [f"batch 1 against batch n: {failure}" for failure in report.batch_difference.failures(tolerance)]
+    if not report.extremes.min_cosine >= tolerance.extreme_cosine:
         found.append(
-            f"precision@{evaluation.k} changes by {change:+.4f}, more than {PRECISION_TOLERANCE[precision]:.4f}"
+            f"the smallest cosine of numeric extremes (black, white, noise …) is {report.extremes.min_cosine:.7g}, "
+            f"less than {tolerance.extreme_cosine:.7g}"
         )
+    allowed = max(tolerance.precision_change, _SWAPS / (len(report.queries) * report.k))
+    if not abs(report.precision_change) <= allowed:
+        found.append(f"precision@{report.k} changes by {report.precision_change:+.4f}, more than {allowed:.4f}")
     return found

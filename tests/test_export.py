@@ -173,8 +173,8 @@ def test_bad_input(line: MainLine, tmp_path: Path) -> None:
     best.write_bytes(best.read_bytes()[:1000])
     cases = [
         (["gone"], "gone"),
-        ([line.run, "--format", "tflite"], "--format 'tflite'; expected onnx or torchscript"),
-        ([line.run, "--precision", "int4"], "--precision 'int4'; expected fp32"),
+        ([line.run, "--format", "tflite"], "--format 'tflite'; expected onnx, torchscript, pt2 or all"),
+        ([line.run, "--precision", "int4"], "--precision 'int4'; expected fp32, fp16 or int8"),
         ([line.run, "--data", "missing-folder"], "missing-folder does not exist"),
         ([line.run, "--out", "no/such/folder/m.onnx"], "expected a folder to write m.onnx into"),
         ([damaged], "best"),

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from ..models.network import EmbeddingNet, NetworkConfig, build_network
 from ..runtime.embedder import embed_stream
@@ -22,7 +23,7 @@ from .config import TrainConfig, config_from_dict
 from .device import torch_device
 from .runfolder import RunFolder, open_run
 
-__all__ = ["Reference", "load_run"]
+__all__ = ["NetworkReference", "Reference", "load_run"]
 
 T = TypeVar("T")
 Vectors = npt.NDArray[np.float32]
@@ -84,24 +85,18 @@ def _data_path(folder: RunFolder) -> str:
         raise TrainingError(f"{display_path(folder.config_path)} is damaged (no {error}); train again.") from error
 
 
-class Reference:
-    """The best network of a run as a function from pictures to unit vectors, float32 throughout.
+class NetworkReference:
+    """A network as a function from pictures to unit vectors, float32 throughout.
 
     Args:
-        run: the run folder; None for ``runs/latest``.
-        device: ``cpu``, ``cuda`` or ``auto``.
-
-    Raises:
-        TrainingError: see :func:`load_run`.
-        DeviceError: ``cuda`` was asked for and cannot be used.
+        network: in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
+        info: what an exported file will say of it.
+        device: where it is.
 
     """
 
-    def __init__(self, run: Path | None = None, device: str = "cpu") -> None:
-        self._device = torch_device(device)
-        network, self._info, _ = load_run(run)
-        self._data = _data_path(open_run(run))
-        self._network = network.to(self._device)
+    def __init__(self, network: nn.Module, info: ModelInfo, device: torch.device) -> None:
+        self._network, self._info, self._device = network, info, device
 
     @property
     def info(self) -> ModelInfo:
@@ -112,16 +107,6 @@ class Reference:
     def rule(self) -> PictureRule:
         """How a picture becomes the network's input."""
         return self._info.picture
-
-    @property
-    def data(self) -> str:
-        """The data set that the run was trained on, where it was then; exported files do not say it."""
-        return self._data
-
-    @property
-    def network(self) -> EmbeddingNet:
-        """The network, in evaluation mode."""
-        return self._network
 
     def embed_batch(self, pictures: Picture) -> Vectors:
         """Map uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows."""
@@ -137,6 +122,37 @@ class Reference:
     ) -> Iterator[tuple[T, npt.NDArray[np.float32] | PictureError]]:
         """Embed any number of items in bounded memory, as ``Embedder.stream`` does."""
         return embed_stream(items, read, self.embed_batch)
+
+
+class Reference(NetworkReference):
+    """The best network of a run.
+
+    Args:
+        run: the run folder; None for ``runs/latest``.
+        device: ``cpu``, ``cuda`` or ``auto``.
+
+    Raises:
+        TrainingError: see :func:`load_run`.
+        DeviceError: ``cuda`` was asked for and cannot be used.
+
+    """
+
+    def __init__(self, run: Path | None = None, device: str = "cpu") -> None:
+        where = torch_device(device)
+        network, info, _ = load_run(run)
+        self._data = _data_path(open_run(run))
+        self._embedding_net = network.to(where)
+        super().__init__(self._embedding_net, info, where)
+
+    @property
+    def data(self) -> str:
+        """The data set that the run was trained on, where it was then; exported files do not say it."""
+        return self._data
+
+    @property
+    def network(self) -> EmbeddingNet:
+        """The network, in evaluation mode."""
+        return self._embedding_net
 
 
 @contextlib.contextmanager

@@ -1,0 +1,133 @@
+"""Which part of an exported graph does what: normalisation, network, embedding layer, scaling to unit length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..runtime.errors import ExportError
+from ..runtime.modelfile import INPUT_NAME, OUTPUT_NAME
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = [
+    "WEIGHTED",
+    "Anatomy",
+    "anatomy_of",
+    "constant_inputs",
+    "drop_unused_constants",
+    "float_tensors",
+    "input_side",
+]
+
+# Operators that hold nearly all of a network's numbers and take nearly all of its time.
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Names of the nodes of each part; every node is in one of them.
+
+    ``before``: from uint8 to the network's input. ``network``: the backbone and hidden layers. ``embedding``: the last
+    linear layer, empty where the network ends otherwise. ``after``: the scaling of its output to unit length.
+    """
+
+    before: frozenset[str]
+    network: frozenset[str]
+    embedding: frozenset[str]
+    after: frozenset[str]
+
+
+def anatomy_of(model: onnx.ModelProto) -> Anatomy:
+    """Take an exported graph apart; all of its nodes must have names of their own.
+
+    Raises:
+        ExportError: the graph does not end in a division of the vectors by their length.
+
+    """
+    nodes = {node.name: node for node in model.graph.node}
+    made_by = {tensor: node.name for node in model.graph.node for tensor in node.output}
+    last = nodes[made_by[OUTPUT_NAME]]
+    if last.op_type != "Div":
+        raise ExportError(f"The graph ends in {last.op_type}; expected the division of the vectors by their length.")
+    vectors = last.input[0]
+    before = _before(model)
+    after = _downstream(model, vectors)
+    embedding = _embedding_layer(model, nodes, made_by, vectors)
+    network = frozenset(nodes) - before - after - embedding
+    return Anatomy(before, network, embedding, after)
+
+
+def _before(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the nodes that depend on no weighted node, and are none."""
+    constants = set(constant_inputs(model))
+    weighted: set[str] = set()  # tensors with a weighted node upstream
+    found = set()
+    for node in model.graph.node:
+        if _is_weighted(node, constants) or any(tensor in weighted for tensor in node.input):
+            weighted.update(node.output)
+        else:
+            found.add(node.name)
+    return frozenset(found)
+
+
+def _is_weighted(node: onnx.NodeProto, constants: set[str]) -> bool:
+    return node.op_type in WEIGHTED and any(tensor in constants for tensor in node.input[1:2])
+
+
+def _downstream(model: onnx.ModelProto, tensor: str) -> frozenset[str]:
+    reached, found = {tensor}, set()
+    for node in model.graph.node:  # in topological order
+        if any(given in reached for given in node.input):
+            reached.update(node.output)
+            found.add(node.name)
+    return frozenset(found)
+
+
+def _embedding_layer(
+    model: onnx.ModelProto, nodes: dict[str, onnx.NodeProto], made_by: dict[str, str], vectors: str
+) -> frozenset[str]:
+    """Return the linear layer that gives ``vectors``: Gemm, or MatMul with its Add."""
+    constants = set(constant_inputs(model))
+    found: set[str] = set()
+    while vectors in made_by:
+        node = nodes[made_by[vectors]]
+        found.add(node.name)
+        if node.op_type in ("Gemm", "MatMul") and _is_weighted(node, constants):
+            return frozenset(found)
+        if node.op_type not in ("Add", "Identity", "Reshape", "Cast"):
+            break
+        vectors = next((tensor for tensor in node.input if tensor not in constants), "")
+    return frozenset()
+
+
+def constant_inputs(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Return the weights and other constants that the graph holds, by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def drop_unused_constants(model: onnx.ModelProto) -> None:
+    """Remove the constants that no node reads."""
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def float_tensors(model: onnx.ModelProto) -> set[str]:
+    """Return the float32 tensors with a batch dimension; shapes and types must have been inferred."""
+    import onnx
+
+    values = {value.name: value.type.tensor_type for value in (*model.graph.value_info, *model.graph.output)}
+    return {
+        name for name, kind in values.items() if kind.elem_type == onnx.TensorProto.FLOAT and len(kind.shape.dim) >= 2
+    }
+
+
+def input_side(model: onnx.ModelProto) -> int:
+    """Return S, the side of the pictures."""
+    (given,) = (value for value in model.graph.input if value.name == INPUT_NAME)
+    return int(np.int64(given.type.tensor_type.shape.dim[1].dim_value))

@@ -1,0 +1,121 @@
+"""Half precision: weights and activations of the network as float16; both ends stay in float32.
+
+Half the size; faster on GPUs only, since ONNX Runtime computes it in float32 on CPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .anatomy import Anatomy, constant_inputs, drop_unused_constants
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["to_float16"]
+
+# Inputs that the operator's definition wants in float32, by position.
+_ALWAYS_FLOAT32 = {"Resize": (1, 2)}
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+def to_float16(model: onnx.ModelProto, parts: Anatomy) -> onnx.ModelProto:
+    """Return the model with its network and embedding layer in float16.
+
+    Args:
+        model: float32, as :func:`~.prepare.prepared` gives it.
+        parts: its parts; the normalisation before and the scaling to unit length after stay in float32.
+
+    """
+    import onnx
+
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    nodes = list(_Conversion(half, parts.network | parts.embedding).nodes())
+    del half.graph.node[:]
+    half.graph.node.extend(nodes)
+    del half.graph.value_info[:]  # the types are others now; whoever opens the file infers them
+    drop_unused_constants(half)
+    return half
+
+
+class _Conversion:
+    """The nodes of a graph, the chosen ones in float16, with casts where tensors pass between the two kinds."""
+
+    def __init__(self, model: onnx.ModelProto, chosen: frozenset[str]) -> None:
+        from onnx import TensorProto
+
+        self._float, self._half = TensorProto.FLOAT, TensorProto.FLOAT16
+        self._graph, self._chosen = model.graph, chosen
+        self._constants = constant_inputs(model)
+        values = (*model.graph.value_info, *model.graph.output)
+        self._floats = {value.name for value in values if value.type.tensor_type.elem_type == self._float}
+        others = [node for node in model.graph.node if node.name not in chosen]
+        self._read_outside = {tensor for node in others for tensor in node.input}
+        self._halves: dict[str, str] = {}
+
+    def nodes(self) -> Iterator[onnx.NodeProto]:
+        """Yield all nodes in an order in which they can run."""
+        for node in list(self._graph.node):
+            if node.name in self._chosen:
+                yield from self._casts_before(node)
+                made = self._converted(node)
+                yield node
+                yield from (self._cast(self._halves[name], name, self._float) for name in made & self._read_outside)
+            else:
+                yield node
+
+    def _casts_before(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+        """Let the node read float16, and yield the casts that this takes."""
+        for place, name in enumerate(node.input):
+            if place in _ALWAYS_FLOAT32.get(node.op_type, ()):
+                continue
+            if name in self._constants:
+                node.input[place] = self._constant(name)
+            elif name in self._floats:
+                if name not in self._halves:
+                    self._halves[name] = f"{name}_half"
+                    yield self._cast(name, self._halves[name], self._half)
+                node.input[place] = self._halves[name]
+
+    def _converted(self, node: onnx.NodeProto) -> set[str]:
+        """Let the node give float16; return the names of the float32 tensors that it gave before."""
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == self._float:
+                attribute.i = self._half
+            elif attribute.HasField("t") and attribute.t.data_type == self._float:
+                attribute.t.CopyFrom(_halved(attribute.t))
+        made = {name for name in node.output if name in self._floats}
+        for place, name in enumerate(node.output):
+            if name in made:
+                node.output[place] = self._halves[name] = f"{name}_half"
+        return made
+
+    def _constant(self, name: str) -> str:
+        """Return the name of a constant's float16 form, made when it is first needed."""
+        tensor = self._constants[name]
+        if tensor.data_type != self._float:
+            return name
+        if name not in self._halves:
+            self._halves[name] = f"{name}_half"
+            half = _halved(tensor)
+            half.name = self._halves[name]
+            self._graph.initializer.append(half)
+        return self._halves[name]
+
+    @staticmethod
+    def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
+        from onnx import helper
+
+        return helper.make_node("Cast", [source], [target], name=f"cast_to_{target}", to=kind)
+
+
+def _halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Round to float16; what is out of its range takes its largest value rather than infinity."""
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(tensor)
+    return numpy_helper.from_array(np.clip(values, -_LARGEST, _LARGEST).astype(np.float16), tensor.name)

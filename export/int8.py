@@ -1,0 +1,147 @@
+"""Eight-bit numbers: U8 activations, S8 weights with a scale for each channel, written as QDQ pairs.
+
+Normalisation, embedding layer and the scaling to unit length stay in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..models.conversion import quiet
+from .anatomy import Anatomy, constant_inputs, drop_unused_constants, float_tensors
+from .prepare import drop_unused_domains
+from .ranges import Range, Seen
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["correct_biases", "layers_of", "quantised", "tensors_to_watch"]
+
+Array = npt.NDArray[np.float32]
+
+# What ONNX Runtime computes with eight bits on CPUs; what is between two of these must not go through float.
+_OPERATORS = (
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "Clip", "Relu", "Add", "Mul", "Sigmoid", "MaxPool", "AveragePool",
+    "GlobalAveragePool", "Concat",
+)  # fmt: skip
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def layers_of(model: onnx.ModelProto, parts: Anatomy) -> list[str]:
+    """Return the names of the nodes with weights that are quantised, in order."""
+    constants = constant_inputs(model)
+    return [
+        node.name
+        for node in model.graph.node
+        if node.name in parts.network and node.op_type in _LAYERS and node.input[1] in constants
+    ]
+
+
+def tensors_to_watch(model: onnx.ModelProto, parts: Anatomy) -> set[str]:
+    """Return the float32 tensors that quantised nodes take or give."""
+    known = float_tensors(model)
+    return {tensor for node in _quantisable(model, parts) for tensor in (*node.input, *node.output) if tensor in known}
+
+
+def _quantisable(model: onnx.ModelProto, parts: Anatomy) -> Iterable[onnx.NodeProto]:
+    return (node for node in model.graph.node if node.name in parts.network and node.op_type in _OPERATORS)
+
+
+def quantised(
+    model: onnx.ModelProto, parts: Anatomy, ranges: Mapping[str, Range], in_float: Collection[str] = ()
+) -> onnx.ModelProto:
+    """Return the model with eight-bit weights and activations.
+
+    Args:
+        model: float32, as :func:`~.prepare.prepared` gives it.
+        parts: its parts; only the network is quantised.
+        ranges: of each of :func:`tensors_to_watch`.
+        in_float: layers that stay as they are.
+
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+    nodes = [node.name for node in _quantisable(model, parts) if node.name not in in_float]
+    with quiet():
+        quantiser = QDQQuantizer(
+            copied,
+            per_channel=True,
+            # Without VNNI, sums of two full products saturate 16 bits; the runtime asks for kernels that cannot
+            # (devices.session_options), which loses nothing, where seven bits for weights would.
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, known),
+            nodes_to_quantize=nodes,
+            nodes_to_exclude=[],
+            op_types_to_quantize=list(_OPERATORS),
+            extra_options={},
+        )
+        quantiser.quantize_model()
+        quantiser.model.topological_sort()
+    found: onnx.ModelProto = quantiser.model.model
+    drop_unused_domains(found)
+    return found
+
+
+def correct_biases(model: onnx.ModelProto, parts: Anatomy, seen: Mapping[str, Seen]) -> onnx.ModelProto:
+    """Return the model with biases that make up for what rounding the weights moves each channel by, on average.
+
+    Weights W that become W + E move the mean of a layer's output by E·mean(x); that is taken off its bias (Nagel et
+    al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019, section 4.2, with means that were
+    measured). On small networks this undoes most of the damage: rounding errors of depthwise layers are few and do not
+    average out.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    corrected = onnx.ModelProto()
+    corrected.CopyFrom(model)
+    constants = constant_inputs(corrected)
+    layers = set(layers_of(model, parts))
+    for node in corrected.graph.node:
+        if node.name not in layers or node.input[0] not in seen or node.op_type not in ("Conv", "Gemm"):
+            continue
+        weights = numpy_helper.to_array(constants[node.input[1]])
+        shift = _mean_shift(node, weights, seen[node.input[0]].channel_means)
+        has_bias = len(node.input) > 2 and node.input[2] in constants
+        bias = numpy_helper.to_array(constants[node.input[2]]) if has_bias else np.zeros(len(shift), np.float32)
+        # Under a name of its own: two layers may share one bias.
+        name = f"{node.name}_corrected_bias"
+        corrected.graph.initializer.append(numpy_helper.from_array((bias - shift).astype(np.float32), name))
+        del node.input[2:]
+        node.input.append(name)
+    drop_unused_constants(corrected)
+    return corrected
+
+
+def _mean_shift(node: onnx.NodeProto, weights: Array, means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return by how much rounding the weights moves the mean of each output channel, float64 ``[out]``."""
+    attributes = {entry.name: entry for entry in node.attribute}
+    if node.op_type == "Gemm":
+        transposed = "transB" in attributes and attributes["transB"].i
+        by_output = weights if transposed else weights.T
+        return rounding_error(by_output) @ means
+    groups = attributes["group"].i if "group" in attributes else 1
+    error = rounding_error(weights).sum(axis=tuple(range(2, weights.ndim)))  # [out, in of its group]
+    given = means.reshape(groups, -1).repeat(len(weights) // groups, axis=0)  # the channels that each output sees
+    shift: npt.NDArray[np.float64] = (error * given).sum(axis=1)
+    return shift
+
+
+def rounding_error(weights: Array) -> npt.NDArray[np.float64]:
+    """Return what symmetric eight-bit rounding adds to weights ``[out, …]``, with one scale for each output channel."""
+    largest = np.abs(weights).reshape(len(weights), -1).max(axis=1).astype(np.float64)
+    scale = np.where(largest > 0, largest, 1).reshape(-1, *[1] * (weights.ndim - 1)) / 127
+    error: npt.NDArray[np.float64] = np.round(weights / scale) * scale - weights
+    return error

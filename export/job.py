@@ -1,0 +1,112 @@
+"""What is asked, done: the network found, the pictures opened, the files written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..runtime.datasets import DataSet, open_dataset
+from ..runtime.images import PictureRule
+from ..runtime.modelfile import ModelInfo
+from ..runtime.progress import StartProgress
+from ..train.reference import NetworkReference, Reference
+from .api import foreign_network
+from .asked import Asked, three_numbers
+from .factory import module_from_factory
+from .forms import form_of
+from .package import Bundle, Checks, Package, export_all, export_package
+from .tables import bundle_markdown
+
+__all__ = ["Job"]
+
+_DEFAULT_SIDE = 224
+
+
+@dataclass(frozen=True)
+class _Source:
+    network: nn.Module
+    info: ModelInfo
+    reference: NetworkReference
+    data: str
+
+
+class Job:
+    """One call of ``deeprank-export``.
+
+    Raises:
+        DeepRankError: the run or the module cannot be had.
+
+    """
+
+    def __init__(self, asked: Asked, progress: StartProgress) -> None:
+        self._asked = asked
+        self._source = _from_run(asked) if asked.module is None else _from_module(asked)
+        self._dataset: DataSet = open_dataset(asked.data or self._source.data)
+        self._checks = Checks(
+            asked.parity == "full",
+            asked.threads,
+            asked.calibration_pictures,
+            asked.max_difference,
+            asked.min_cosine,
+            asked.precision_change,
+            progress,
+        )
+
+    @property
+    def out(self) -> Path:
+        """The file, or the folder of all forms."""
+        asked = self._asked
+        if asked.out is not None:
+            return asked.out
+        if asked.format == "all":
+            return Path("exported")
+        return Path(f"model{form_of(asked.format, asked.precision).suffix}")
+
+    def one_form(self) -> Package:
+        """Write the form that is asked for."""
+        source, form = self._source, form_of(self._asked.format, self._asked.precision)
+        return export_package(
+            source.network, source.info, source.reference, self._dataset, self.out, form=form, checks=self._checks
+        )
+
+    def all_forms(self) -> Bundle:
+        """Write every form, and the comparison as ``comparison.md`` and ``comparison.json``."""
+        source = self._source
+        bundle = export_all(source.network, source.info, source.reference, self._dataset, self.out, checks=self._checks)
+        document = bundle_markdown(bundle)
+        reports = [self.out / "comparison.md", *([self._asked.report] if self._asked.report else [])]
+        for path in reports:
+            path.write_text(document, encoding="utf-8")
+        return bundle
+
+
+def _from_run(asked: Asked) -> _Source:
+    reference = Reference(asked.run or Path("runs/latest"))
+    return _Source(reference.network, reference.info, reference, reference.data)
+
+
+def _from_module(asked: Asked) -> _Source:
+    assert asked.module is not None
+    assert asked.data is not None
+    module = module_from_factory(asked.module, asked.state)
+    side = asked.image_size or _own_side(module) or _DEFAULT_SIDE
+    info = ModelInfo(
+        name=asked.name or asked.module,
+        embedding_dim=0,
+        picture=PictureRule(side, asked.picture_mode),  # type: ignore[arg-type]
+        backbone=type(module).__name__,
+    )
+    network, info = foreign_network(
+        module, None, info, three_numbers("--mean", asked.mean), three_numbers("--std", asked.deviation)
+    )
+    return _Source(network, info, NetworkReference(network, info, torch.device("cpu")), asked.data)
+
+
+def _own_side(module: nn.Module) -> int | None:
+    """Return the picture size that a timm model carries."""
+    carried = getattr(module, "pretrained_cfg", None)
+    size = carried.get("input_size") if isinstance(carried, dict) else None
+    return int(size[-1]) if size else None

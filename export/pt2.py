@@ -1,0 +1,62 @@
+"""PyTorch network to one ``.pt2`` file (``torch.export``), and back for the parity check.
+
+For programs that run PyTorch: what TorchScript's authors recommend in its place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..models.conversion import quiet
+from ..runtime.errors import ExportError
+from ..runtime.modelfile import METADATA_KEY, ModelInfo
+from .example import example_pictures
+from .torchfile import TorchFile, first_line
+
+__all__ = ["Pt2Model", "write_pt2"]
+
+
+def write_pt2(network: nn.Module, info: ModelInfo, path: Path) -> None:
+    """Export ``network`` into one file; our metadata is its extra file :data:`METADATA_KEY`.
+
+    Args:
+        network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
+        info: the metadata.
+        path: the file to write; its name must end in ``.pt2``.
+
+    Raises:
+        ExportError: the network cannot be exported.
+
+    """
+    batch = torch.export.Dim("n", min=1)
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.export.export(
+                network, (example_pictures(info.picture, count=2),), dynamic_shapes=({0: batch},)
+            )
+            torch.export.save(program, path, extra_files={METADATA_KEY: info.to_json()})
+    except OSError:
+        raise
+    except Exception as error:  # torch.export raises kinds without a common base
+        raise ExportError(
+            f"The network cannot be written as .pt2 ({first_line(error)}); expected a module without control flow that "
+            "depends on the data."
+        ) from error
+
+
+class Pt2Model(TorchFile):
+    """A ``.pt2`` file of our own, just written, that embeds as the runtime's Embedder does.
+
+    Raises:
+        ModelFileError: the file has no metadata of ours.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        extra = {METADATA_KEY: ""}
+        with quiet():
+            program = torch.export.load(path, extra_files=extra)
+            super().__init__(program.module(), ModelInfo.from_json(extra[METADATA_KEY]))

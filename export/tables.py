@@ -1,0 +1,180 @@
+"""The parity reports for people: rows for a terminal, Markdown for a file, and several forms side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ..runtime.text import display_path, markdown_table, printable
+from .forms import FORMS, Form
+from .package import Bundle, Package
+from .parity import ParityReport
+
+__all__ = ["bundle_json", "bundle_markdown", "comparison_table", "package_markdown", "parity_rows", "remarks"]
+
+SCHEMA = 1
+# Above this, a difference in speed is more than the noise of a shared machine.
+_FASTER, _SLOWER = 1.1, 0.97
+
+
+def parity_rows(package: Package) -> list[tuple[str, str]]:
+    """Return what was found, as names and values."""
+    report, evaluation, k = package.report, package.report.evaluation, package.report.k
+    rows = [
+        ("largest difference of a component", f"{report.difference.max_abs_difference:.1e}"),
+        ("smallest and mean cosine", f"{report.difference.min_cosine:.7f}, {report.difference.mean_cosine:.7f}"),
+        ("batch 1 against batch n", f"{report.batch_difference.max_abs_difference:.1e}"),
+        ("smallest cosine of numeric extremes", f"{report.extremes.min_cosine:.7f}"),
+        (f"overlap of the {k} nearest", f"{report.neighbour_overlap:.4f}"),
+        (f"precision@{k}, PyTorch, exact", f"{evaluation.reference:.4f}"),
+        (f"precision@{k}, exported, exact", f"{evaluation.runtime_exact:.4f} ({report.precision_change:+.4f})"),
+        (f"precision@{k}, exported, HNSW", f"{evaluation.runtime_hnsw:.4f}"),
+        ("size", f"{package.size / 1e6:.1f} MB"),
+    ]
+    return rows + _speed_rows(report) + _quantisation_rows(package)
+
+
+def _speed_rows(report: ParityReport) -> list[tuple[str, str]]:
+    speeds = report.speeds
+    if speeds is None:
+        return []
+    ours, theirs = speeds.exported, speeds.reference
+    latency, throughput = theirs.latency_ms / ours.latency_ms, ours.pictures_per_second / theirs.pictures_per_second
+    rows = [
+        ("one picture", f"{ours.latency_ms:.1f} ms, PyTorch {theirs.latency_ms:.1f} ms ({latency:.2f} ×)"),
+        (
+            "batches of 32",
+            f"{ours.pictures_per_second:.0f} pictures/s, PyTorch {theirs.pictures_per_second:.0f} ({throughput:.2f} ×)",
+        ),
+    ]
+    if speeds.fp32 is not None:
+        rows.append(
+            (
+                "the fp32 file beside it",
+                f"{speeds.fp32.pictures_per_second:.0f} pictures/s ({speeds.ratio_to_fp32:.2f} × that)",
+            )
+        )
+    return rows
+
+
+def _quantisation_rows(package: Package) -> list[tuple[str, str]]:
+    found = package.quantisation
+    if found is None:
+        return []
+    rules = ", ".join(f"{name} {cosine:.4f}" for name, cosine in found.cosine_by_rule.items())
+    in_float = f"{len(found.in_float)} of {found.layers}"
+    return [
+        ("ranges by", f"{found.rule} (mean cosine on {found.held_out_pictures} held-out pictures: {rules})"),
+        ("layers put back to float32", in_float),
+    ]
+
+
+def remarks(package: Package) -> Iterator[str]:
+    """Yield what whoever chooses a form should know, from what was measured here."""
+    speeds, precision = package.report.speeds, package.form.precision
+    ratio = None if speeds is None else speeds.ratio_to_fp32
+    if speeds is None or ratio is None or precision == "fp32":
+        return
+    here = f"on this processor ({speeds.processor}, {speeds.threads} threads)"
+    if precision == "fp16":
+        yield f"fp16 is {ratio:.2f} × as fast as fp32 {here}: it is meant for GPUs, and for half the size."
+    elif ratio < _SLOWER:
+        yield f"int8 is slower than fp32 {here}, {ratio:.2f} ×: use fp32 on such a machine."
+    elif ratio > _FASTER:
+        yield f"int8 is {ratio:.2f} × as fast as fp32 {here}."
+    else:
+        yield f"int8 is as fast as fp32 {here}, {ratio:.2f} ×: what it gains is size."
+
+
+def package_markdown(package: Package) -> str:
+    """Return the report of one form as a Markdown document."""
+    lines = [f"# {printable(package.model.name)}: does it rank like the original?", "", *_on_what(package), ""]
+    lines += markdown_table(("what", package.form.name), parity_rows(package))
+    lines += [line for remark in remarks(package) for line in ("", remark)]
+    return "\n".join([*lines, "", _tolerance(package), ""])
+
+
+def _on_what(package: Package) -> list[str]:
+    report = package.report
+    return [
+        f"{len(report.queries):,} queries and {len(report.gallery):,} gallery pictures of {printable(package.data)}, "
+        "compared with the float32 PyTorch network. All passed."
+    ]
+
+
+def _tolerance(package: Package) -> str:
+    allowed = package.report.tolerance
+    return (
+        f"Tolerances of {package.form.precision}: {allowed.max_abs_difference:g} for a component, "
+        f"{allowed.min_cosine:.7g} for the cosine of a picture ({allowed.extreme_cosine:.7g} of numeric extremes), "
+        f"{allowed.precision_change:g} of precision@{package.report.k}."
+    )
+
+
+def comparison_table(bundle: Bundle) -> list[str]:
+    """Return all forms side by side, as the lines of a Markdown table."""
+    k = bundle.packages[0].report.k
+    header = (
+        *("form", "file", "MB", "largest difference", "mean cosine", "smallest cosine", f"overlap@{k}"),
+        *(f"precision@{k}", "change", "HNSW", "ms", "pictures/s", "× PyTorch", "× ONNX fp32"),
+    )
+    rows = {package.form: _row(package) for package in bundle.packages}
+    rows |= {form: (form.name, "not written", *[""] * (len(header) - 2)) for form, _ in bundle.failures}
+    ordered = [rows[form] for form in FORMS if form in rows]
+    return markdown_table(header, ordered, right_aligned=range(2, len(header)))
+
+
+def _row(package: Package) -> tuple[str, ...]:
+    report, evaluation = package.report, package.report.evaluation
+    speeds = report.speeds
+    assert speeds is not None
+    ratio = speeds.exported.pictures_per_second / speeds.reference.pictures_per_second
+    to_fp32 = speeds.ratio_to_fp32
+    return (
+        package.form.name,
+        display_path(package.model.name),
+        f"{package.size / 1e6:.1f}",
+        f"{report.difference.max_abs_difference:.1e}",
+        f"{report.difference.mean_cosine:.6f}",
+        f"{report.difference.min_cosine:.6f}",
+        f"{report.neighbour_overlap:.4f}",
+        f"{evaluation.runtime_exact:.4f}",
+        f"{report.precision_change:+.4f}",
+        f"{evaluation.runtime_hnsw:.4f}",
+        f"{speeds.exported.latency_ms:.1f}",
+        f"{speeds.exported.pictures_per_second:.0f}",
+        f"{ratio:.2f}",
+        "1.00" if package.form == FORMS[0] else "–" if to_fp32 is None else f"{to_fp32:.2f}",
+    )
+
+
+def bundle_markdown(bundle: Bundle) -> str:
+    """Return the comparison of all forms as a Markdown document."""
+    first = bundle.packages[0]
+    speeds = first.report.speeds
+    assert speeds is not None
+    k = first.report.k
+    about = (
+        f"{len(first.report.queries):,} queries and {len(first.report.gallery):,} gallery pictures of "
+        f"{printable(first.data)}; precision@{k} of the PyTorch network: {first.report.evaluation.reference:.4f}. "
+        f"Speeds on {speeds.processor}, {speeds.threads} threads, all in one run."
+    )
+    lines = ["# The forms of this model, side by side", "", about, "", *comparison_table(bundle)]
+    lines += [line for package in bundle.packages for remark in remarks(package) for line in ("", remark)]
+    lines += [line for form, why in bundle.failures for line in ("", _failure(form, why))]
+    return "\n".join([*lines, ""])
+
+
+def _failure(form: Form, why: str) -> str:
+    return f"Not written: {form.name}: {printable(why)}"
+
+
+def bundle_json(bundle: Bundle) -> dict[str, Any]:
+    """Return the comparison for ``--json``: the parity report of each form, and why the others were not written."""
+    reports = [json.loads(package.parity.read_text("utf-8")) for package in bundle.packages]
+    return {
+        "schema": SCHEMA,
+        "forms": reports,
+        "failures": [{"format": form.format, "precision": form.precision, "why": why} for form, why in bundle.failures],
+    }

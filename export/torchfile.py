@@ -1,0 +1,55 @@
+"""A network read back from a file of PyTorch's, for the parity check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..runtime.embedder import embed_stream
+from ..runtime.errors import PictureError
+from ..runtime.images import Picture, PictureRule
+from ..runtime.modelfile import ModelInfo
+
+__all__ = ["TorchFile", "first_line"]
+
+T = TypeVar("T")
+
+
+class TorchFile:
+    """Embeds as the runtime's Embedder does.
+
+    Args:
+        module: what the file holds: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
+        info: its metadata.
+
+    """
+
+    def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], info: ModelInfo) -> None:
+        self._module = module
+        self.info = info
+
+    @property
+    def rule(self) -> PictureRule:
+        """How a picture becomes the network's input."""
+        return self.info.picture
+
+    def embed_batch(self, pictures: Picture) -> npt.NDArray[np.float32]:
+        """Run the network: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``."""
+        with torch.inference_mode():
+            vectors: npt.NDArray[np.float32] = self._module(torch.from_numpy(pictures)).numpy()
+        return vectors
+
+    def stream(
+        self, items: Iterable[T], read: Callable[[T], Picture]
+    ) -> Iterator[tuple[T, npt.NDArray[np.float32] | PictureError]]:
+        """Embed any number of items in bounded memory."""
+        return embed_stream(items, read, self.embed_batch)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what went wrong, for a sentence."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

@@ -1,0 +1,107 @@
+"""A network written in any form, and opened again; what several forms are made from is made once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ..runtime.embedder import Embedder
+from ..runtime.images import Picture
+from ..runtime.modelfile import ModelInfo
+from ..runtime.progress import StartProgress, start_nothing
+from .anatomy import anatomy_of
+from .float16 import to_float16
+from .forms import Form
+from .onnx import onnx_graph, save_onnx
+from .parity import Exported
+from .prepare import prepared
+from .pt2 import Pt2Model, write_pt2
+from .quantisation import Quantisation, quantise
+from .torchscript import TorchScriptModel, write_torchscript
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Writer", "Written"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that has been written and opened: ``quantisation`` of int8 alone."""
+
+    form: Form
+    path: Path
+    info: ModelInfo
+    exported: Exported
+    quantisation: Quantisation | None = None
+
+
+class Writer:
+    """Writes one network in any of :data:`~.forms.FORMS`.
+
+    Args:
+        network: float32, on the CPU, in evaluation mode.
+        info: what the files are to say of themselves; precision and versions are added here.
+        calibration: gives pictures of the train split, uint8 ``[n, S, S, 3]``; called for int8 alone.
+        threads: of ONNX Runtime.
+        progress: told of the stages of int8.
+
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        info: ModelInfo,
+        calibration: Callable[[], Picture],
+        threads: int | None = None,
+        progress: StartProgress = start_nothing,
+    ) -> None:
+        self._network, self._info, self._calibration = network, info, calibration
+        self._threads, self._progress = threads, progress
+
+    def write(self, form: Form, path: Path) -> Written:
+        """Write the network as ``path`` and open that file.
+
+        Raises:
+            ExportError: the network cannot be written in this form.
+            OSError: the file cannot be written.
+
+        """
+        info = replace(self._info, precision=form.precision, versions=_versions(form))
+        if form.format == "torchscript":
+            write_torchscript(self._network, info, path)
+            return Written(form, path, info, TorchScriptModel(path))
+        if form.format == "pt2":
+            write_pt2(self._network, info, path)
+            return Written(form, path, info, Pt2Model(path))
+        model, quantisation = self._in_precision(form)
+        save_onnx(model, info, path)
+        return Written(form, path, info, Embedder(path, device="cpu", threads=self._threads), quantisation)
+
+    @functools.cached_property
+    def _graph(self) -> onnx.ModelProto:
+        return onnx_graph(self._network, self._info.picture)
+
+    @functools.cached_property
+    def _prepared(self) -> onnx.ModelProto:
+        return prepared(self._graph)
+
+    def _in_precision(self, form: Form) -> tuple[onnx.ModelProto, Quantisation | None]:
+        if form.precision == "fp16":
+            return to_float16(self._prepared, anatomy_of(self._prepared)), None
+        if form.precision == "int8":
+            return quantise(self._prepared, self._calibration(), self._threads, self._progress)
+        return self._graph, None
+
+
+def _versions(form: Form) -> dict[str, str]:
+    packages = ["deep-ranking", "torch"]
+    if form.format == "onnx":
+        packages += ["onnx", "onnxscript"]
+    return {package: version(package) for package in packages}
