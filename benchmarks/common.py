@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deeprank.runtime.datasets import open_dataset
-from deeprank.runtime.devices import usable_cores
+from deeprank.runtime.devices import processor, usable_cores
 
 
 def write_pictures(data: str, folder: Path, split: str = "val", most: int | None = None) -> list[Path]:
@@ -39,4 +39,4 @@ def ratio(a: list[float], b: list[float]) -> str:
 
 def machine() -> str:
     """Describe the machine in words."""
-    return f"{platform.machine()}, {usable_cores()} usable cores, Python {platform.python_version()}"
+    return f"{processor()}, {usable_cores()} usable cores, Python {platform.python_version()}"

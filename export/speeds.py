@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import torch
 
-from ..runtime.devices import session_options
+from ..runtime.devices import processor, session_options
 from ..runtime.evaluate.speed import Speed, measure_speeds
 from .parity import Exported, Speeds
 
@@ -18,8 +16,6 @@ __all__ = ["REFERENCE", "measure", "speeds_of"]
 REFERENCE = "PyTorch"
 # Of latency and of throughput, for each way of embedding: enough for a ratio to two digits.
 _SECONDS = 0.6
-# Feature flags of x86 processors that decide what eight-bit numbers are worth.
-_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def measure(reference: Exported, exported: Mapping[str, Exported], threads: int | None) -> dict[str, Speed]:
@@ -33,7 +29,7 @@ def speeds_of(found: Mapping[str, Speed], name: str, fp32: str | None, threads: 
     """Return what was measured of one file, beside PyTorch and, where it is another, the fp32 file."""
     return Speeds(
         threads=session_options(threads)[1],
-        processor=_processor(),
+        processor=processor(),
         reference=found[REFERENCE],
         exported=found[name],
         fp32=None if fp32 is None or fp32 == name else found[fp32],
@@ -48,14 +44,3 @@ def _torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _processor() -> str:
-    """Return the kind of processor, with what it has for eight-bit numbers where the system tells."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as file:
-            words = next((line.split() for line in file if line.startswith("flags")), [])
-    except OSError:
-        words = []
-    flags = [flag for flag in _FLAGS if flag in words]
-    return f"{platform.machine()}{' ' if flags else ''}{' '.join(flags)}"

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import DeviceError
@@ -16,12 +17,24 @@ from .errors import DeviceError
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__all__ = ["Deadline", "Device", "limit_memory", "session_options", "session_providers", "usable_cores"]
+__all__ = [
+    "Deadline",
+    "Device",
+    "fast_int8",
+    "limit_memory",
+    "processor",
+    "session_options",
+    "session_providers",
+    "usable_cores",
+]
 
 Device = Literal["auto", "cpu", "cuda"]
 
 # Beyond four threads a batch of small pictures gains little; decoding needs the other cores.
 _MOST_DEFAULT_THREADS = 4
+# Features of x86 processors that decide what eight-bit numbers are worth, as Linux calls them.
+_EIGHT_BIT = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
+_FAST_INT8 = ("avx512_vnni", "avx_vnni")
 # Where the machine's memory is not told.
 _MEMORY = 16 * 2**30
 
@@ -57,6 +70,24 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return the kind of processor, and what it has for eight-bit numbers where the system tells."""
+    import platform  # which a query does not need
+
+    try:
+        text = Path("/proc/cpuinfo").read_text("ascii", "replace")
+    except OSError:
+        text = ""
+    words = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    return " ".join([platform.machine(), *(flag for flag in _EIGHT_BIT if flag in words)])
+
+
+@functools.cache
+def fast_int8() -> bool:
+    """Tell whether eight-bit numbers are what networks run fastest with here: instructions for them, and no GPU."""
+    return any(flag in processor().split() for flag in _FAST_INT8) and not _cuda_usable()
 
 
 def session_options(threads: int | None) -> tuple[ort.SessionOptions, int]:

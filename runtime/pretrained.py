@@ -5,10 +5,14 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib.resources
+import os
 import tempfile
+from collections.abc import Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Literal
 
+from .devices import fast_int8
 from .errors import EvaluationError, ModelFileError
 from .modelfile import ModelInfo
 from .text import display_path, printable
@@ -25,6 +29,12 @@ __all__ = [
 
 # Stands for the shipped files where the path of a model or of a reference sample is expected.
 PRETRAINED = "pretrained"
+_WORDS: Mapping[str, Literal["auto", "fp32", "int8"]] = {
+    PRETRAINED: "auto",
+    f"{PRETRAINED}-fp32": "fp32",
+    f"{PRETRAINED}-int8": "int8",
+}
+_FP32, _INT8 = "model.onnx", "model.int8.onnx"
 # What deeprank-export writes; one that lies in the current folder comes before the one that ships.
 LOCAL_MODEL = Path("model.onnx")
 
@@ -32,14 +42,20 @@ _PACKAGE = "deeprank.models"
 _HOW = "name one with --model, make one with deeprank-export, or install deeprank again from a complete wheel"
 
 
-def pretrained_model() -> Path | None:
+def pretrained_model(precision: Literal["auto", "fp32", "int8"] = "auto") -> Path | None:
     """Return the model that ships with deeprank, None where this installation has none.
+
+    Args:
+        precision: ``auto`` takes int8 on processors that compute it faster (docs/results.md), and fp32 elsewhere. The
+            two rank alike, but not the same: an index keeps the one that it was made with.
 
     Raises:
         ModelFileError: deeprank runs from a zip, and there is no space to unpack the model.
 
     """
-    return _shipped("model.onnx")
+    int8 = precision == "int8" or (precision == "auto" and fast_int8())
+    found = _shipped(_INT8) if int8 else None
+    return found if found is not None or precision == "int8" else _shipped(_FP32)
 
 
 def pretrained_reference() -> Path | None:
@@ -56,17 +72,19 @@ def find_model(model: str | Path | None) -> Path:
     """Return the model to use: the one that is named, else ``./model.onnx``, else the one that ships.
 
     Args:
-        model: a path, or the word ``pretrained`` for the one that ships (a file of that name needs its full path).
+        model: a path, or the word ``pretrained`` for the one that ships, ``pretrained-fp32`` and ``pretrained-int8``
+            for one of its forms (a file of that name needs its full path).
 
     Raises:
         ModelFileError: the shipped one is meant, and this installation has none.
 
     """
-    if model is not None and Path(model) != Path(PRETRAINED):
-        return Path(model)
+    named = PRETRAINED if model is None else os.fspath(model)
+    if named not in _WORDS:
+        return Path(named)
     if model is None and LOCAL_MODEL.is_file():
         return LOCAL_MODEL
-    shipped = pretrained_model()
+    shipped = pretrained_model(_WORDS[named])
     if shipped is not None:
         return shipped
     missing = "this installation of deeprank ships without a model"
@@ -96,11 +114,11 @@ def find_reference(reference: Path) -> Path:
 
 def describe_model(model: Path, info: ModelInfo) -> str:
     """Say in words which model is used: its path, or that it is the one that ships, and what that one is."""
-    if model != pretrained_model():
+    if model not in (_shipped(_FP32), _shipped(_INT8)):
         return f"the model {display_path(model)}"
     return (
-        f"the model that ships with deeprank: {printable(info.name)} ({info.embedding_dim} numbers from "
-        f"{info.picture.size} x {info.picture.size} pixels)"
+        f"the model that ships with deeprank: {printable(info.name)}, {info.precision} ({info.embedding_dim} numbers "
+        f"from {info.picture.size} x {info.picture.size} pixels)"
     )
 
 

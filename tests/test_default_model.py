@@ -74,7 +74,7 @@ def photos(tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize("copy", ["folder", "zip"])
 def test_two_commands_without_a_model_of_ones_own(call: Call, photos: list[Path], tmp_path: Path, copy: str) -> None:
     synced = call(copy, "index", "sync", "photos")
-    assert "uses the model that ships with deeprank: tiny-7 (16 numbers from 8 x 8 pixels)" in synced.stderr
+    assert "uses the model that ships with deeprank: tiny-7, fp32 (16 numbers from 8 x 8 pixels)" in synced.stderr
     hits = json.loads(call(copy, "query", photos[0], "--k", 8, "--json").stdout)["results"][0]["hits"]
     wanted = dict(zip(map(str, photos), distances(photos[0], photos, SHIPPED), strict=True))
     assert [hit["path"] for hit in hits] == sorted(wanted, key=lambda path: wanted[path])
