@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +12,15 @@ from torch import nn
 
 from ..models.normalisation import IMAGENET
 from ..runtime.datasets import DataSet, open_dataset
-from ..runtime.errors import ExportError
+from ..runtime.errors import ExportError, ModelFileError
 from ..runtime.modelfile import ModelInfo
-from ..train.reference import NetworkReference
+from .examine import as_found, check_examples, check_weights, embedding_dim_of
 from .example import example_pictures
-from .foreign import PictureNetwork, check_examples, embedding_dim_of, normalisation_of, normalised
+from .foreign import ModuleReference, PictureNetwork, normalisation_of, normalised
 from .forms import FORMS, Form
 from .package import Checks, Package, export_package
 
-__all__ = ["export_onnx", "foreign_network"]
+__all__ = ["export_onnx", "foreign_network", "refused_as_export"]
 
 
 def export_onnx(
@@ -37,10 +38,11 @@ def export_onnx(
     """Export any module to one ONNX file, with ``*.parity.json`` and ``*.reference.npz`` beside it, all or none.
 
     The file takes uint8 pictures and gives unit vectors: normalisation before the module and scaling after it become
-    part of it. It is written only if it ranks like the module on real pictures.
+    part of it. It is written only if it ranks like the module on real pictures. The module is left as it was.
 
     Args:
-        module: float32 ``[n, 3, S, S]``, normalised, to float ``[n, d]``; on the CPU. It is run in evaluation mode.
+        module: float32 ``[n, 3, S, S]``, normalised, to float ``[n, d]``; on the CPU, its weights float32. It is
+            run in evaluation mode, and afterwards each part of it is in the mode that it was in.
         example_images: a batch as the module takes it, float32 ``[n, 3, S, S]``, n of at least 2; from your own data
             loader, so that a normalisation other than the one named here is noticed.
         info: what the file says of itself: name, ``embedding_dim``, the picture rule (S, ``stretch`` or ``crop``),
@@ -55,19 +57,19 @@ def export_onnx(
     Raises:
         ExportError: the module cannot be run or written, or the file does not rank like it.
         DataError: the pictures cannot be read.
+        OSError: a file cannot be written; earlier files of these names stay as they were.
 
     """
+    if not isinstance(module, nn.Module):
+        raise ExportError(f"The module is a {type(module).__name__}; expected a torch.nn.Module.")
     form = Form("onnx", precision)  # type: ignore[arg-type]
     if form not in FORMS:
         raise ExportError(f"precision {precision!r}; expected fp32, fp16 or int8.")
-    network, info = foreign_network(module, example_images, info, mean, deviation)
-    dataset = data if isinstance(data, DataSet) else open_dataset(str(data))
-    reference = NetworkReference(network, info, torch.device("cpu"))
-    before = module.training
-    try:
+    with as_found(module), refused_as_export():
+        network, info = foreign_network(module, example_images, info, mean, deviation)
+        dataset = data if isinstance(data, DataSet) else open_dataset(str(data))
+        reference = ModuleReference(network, info)
         return export_package(network, info, reference, dataset, Path(out), form=form, checks=checks)
-    finally:
-        module.train(before)
 
 
 def foreign_network(
@@ -87,9 +89,10 @@ def foreign_network(
         deviation: see :func:`export_onnx`.
 
     Raises:
-        ExportError: see :func:`~.foreign.embedding_dim_of`, or the dimension is another than ``info`` says.
+        ExportError: see :mod:`~.examine`, or the dimension is another than ``info`` says.
 
     """
+    check_weights(module)
     module.eval()
     normalisation = normalisation_of(module, mean, deviation, IMAGENET)
     if example_images is None:
@@ -101,4 +104,24 @@ def foreign_network(
             f"The module gives vectors of {dim} numbers, and info.embedding_dim is {info.embedding_dim}; expected the "
             "same."
         )
-    return PictureNetwork(module, normalisation).eval(), replace(info, embedding_dim=dim)
+    return PictureNetwork(module, normalisation).eval(), _checked(replace(info, embedding_dim=dim))
+
+
+def _checked(info: ModelInfo) -> ModelInfo:
+    """Read what a file would say as whoever opens it will."""
+    try:
+        ModelInfo.from_json(info.to_json())
+    except ModelFileError as error:
+        raise ExportError(f"A file with this info could not be opened: {error}.") from None
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"This info cannot be written into a file ({error}); expected plain values.") from None
+    return info
+
+
+@contextmanager
+def refused_as_export() -> Iterator[None]:
+    """Say of a file that was just made from a module, and cannot be used, that it is the module's doing."""
+    try:
+        yield
+    except ModelFileError as error:
+        raise ExportError(f"The module became a file that cannot be used, and that was not kept: {error}") from error

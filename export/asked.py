@@ -57,6 +57,8 @@ class Asked:
             raise ExportError("RUN and --module name two networks; give one of them.")
         elif self.data is None:
             raise ExportError("--module needs real pictures for its proof; name them with --data.")
+        three_numbers("--mean", self.mean)
+        three_numbers("--std", self.deviation)
 
     def _check_without_module(self) -> None:
         given = {

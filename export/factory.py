@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+import warnings
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ..models.weights import read_state
 from ..runtime.errors import ExportError
 from ..runtime.text import display_path, printable
-from .torchfile import first_line
 
 __all__ = ["module_from_factory"]
+
+# Characters of what somebody else's code says: of the keys that do not fit, a few, where hundreds may differ.
+_SHOWN = 300
 
 
 def module_from_factory(name: str, state: Path | None) -> nn.Module:
@@ -24,50 +29,68 @@ def module_from_factory(name: str, state: Path | None) -> nn.Module:
     file of weights is untrusted, and no code in it can run.
 
     Raises:
-        ExportError: it cannot be imported, or does not return a module.
-        ModelFileError: the file of weights is damaged or of another network.
+        ExportError: it cannot be imported, does not return a module, or the weights are missing or of another one.
+        ModelFileError: the file of weights is damaged, or holds something other than tensors.
 
     """
     place, _, factory_name = name.partition(":")
     if not place or not factory_name:
         raise ExportError(f"--module {printable(name)!r}; expected package.module:factory, such as mymodels:build.")
     sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result of ours
+        module = _made(name, place, factory_name)
+    if state is not None:
+        _load(module, state)
+    return module.eval()
+
+
+def _made(name: str, place: str, factory_name: str) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(place), factory_name, None)
-    except Exception as error:  # whatever somebody else's code raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever somebody else's code raises while it is imported
         raise ExportError(
             f"--module {printable(name)} cannot be imported ({_what(error)}); expected a module that Python finds from "
             "the current folder."
         ) from error
     if not callable(factory):
         raise ExportError(
-            f"--module {printable(name)}: {printable(place)} has no function {printable(factory_name)!r}."
+            f"--module {printable(name)}: {printable(place)} has no function {printable(factory_name)!r}; expected "
+            "one that takes no arguments and returns a torch.nn.Module."
         )
     try:
         module = factory()
-    except Exception as error:  # as above
+    except (Exception, SystemExit) as error:  # as above
         raise ExportError(
             f"--module {printable(name)} fails ({_what(error)}); expected a function that takes no arguments and "
             "returns a torch.nn.Module."
         ) from error
     if not isinstance(module, nn.Module):
         raise ExportError(f"--module {printable(name)} returns a {type(module).__name__}; expected a torch.nn.Module.")
-    if state is not None:
-        _load(module, state)
-    return module.eval()
+    return module
 
 
 def _load(module: nn.Module, path: Path) -> None:
-    state = read_state(path)
+    if not path.is_file():
+        raise ExportError(f"--state {display_path(path)} does not exist; expected a .pth or .safetensors file.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # how the file was pickled; what matters is said by what is raised
+        state = read_state(path)
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(_as_named(module, state))
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        why = printable(" ".join(line.strip() for line in str(error).splitlines()[1:]))
+        shown = why if len(why) <= _SHOWN else f"{why[:_SHOWN]} …"
         raise ExportError(
-            f"{display_path(path)} does not fit the module ({printable(' '.join(lines)[:300])}); expected the "
-            "state_dict() of that very module."
+            f"{display_path(path)} does not fit the module ({shown}); expected the state_dict() of that very module."
         ) from None
 
 
-def _what(error: Exception) -> str:
-    return printable(f"{type(error).__name__}: {first_line(error)}")
+def _as_named(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give keys back what ``read_state`` drops as DistributedDataParallel's, where a part has that very name."""
+    own = module.state_dict()
+    return {f"module.{key}" if key not in own and f"module.{key}" in own else key: state[key] for key in state}
+
+
+def _what(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return printable(f"{type(error).__name__}: {lines[0][:_SHOWN]}" if lines else type(error).__name__)

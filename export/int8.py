@@ -5,7 +5,7 @@ Normalisation, embedding layer and the scaling to unit length stay in float32.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,8 +47,18 @@ def tensors_to_watch(model: onnx.ModelProto, parts: Anatomy) -> set[str]:
     return {tensor for node in _quantisable(model, parts) for tensor in (*node.input, *node.output) if tensor in known}
 
 
-def _quantisable(model: onnx.ModelProto, parts: Anatomy) -> Iterable[onnx.NodeProto]:
-    return (node for node in model.graph.node if node.name in parts.network and node.op_type in _OPERATORS)
+def _quantisable(model: onnx.ModelProto, parts: Anatomy, in_float: Collection[str] = ()) -> Iterator[onnx.NodeProto]:
+    """Yield the layers that take eight bits, and the operators that follow each of them up to the next layer."""
+    layers = layers_of(model, parts)
+    upstream: dict[str, int] = {}  # of each tensor, the last layer that it depends on, by its place among the layers
+    for node in model.graph.node:
+        if node.name not in parts.network:
+            continue
+        known = [upstream[tensor] for tensor in node.input if tensor in upstream]
+        last = layers.index(node.name) if node.name in layers else max(known, default=-1)
+        upstream.update(dict.fromkeys(node.output, last))
+        if node.op_type in _OPERATORS and not (last >= 0 and layers[last] in in_float):
+            yield node
 
 
 def quantised(
@@ -60,7 +70,7 @@ def quantised(
         model: float32, as :func:`~.prepare.prepared` gives it.
         parts: its parts; only the network is quantised.
         ranges: of each of :func:`tensors_to_watch`.
-        in_float: layers that stay as they are.
+        in_float: layers that stay as they are, and with them what follows each of them up to the next layer.
 
     """
     import onnx
@@ -70,8 +80,10 @@ def quantised(
 
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
+    nodes = [node.name for node in _quantisable(model, parts, in_float)]
+    if not nodes:  # which the quantiser would take for all
+        return copied
     known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
-    nodes = [node.name for node in _quantisable(model, parts) if node.name not in in_float]
     with quiet():
         quantiser = QDQQuantizer(
             copied,
@@ -90,17 +102,27 @@ def quantised(
         quantiser.quantize_model()
         quantiser.model.topological_sort()
     found: onnx.ModelProto = quantiser.model.model
+    _read_as_before(found, {node.name: node for node in model.graph.node if node.name in parts.before})
     drop_unused_domains(found)
     return found
 
 
-def correct_biases(model: onnx.ModelProto, parts: Anatomy, seen: Mapping[str, Seen]) -> onnx.ModelProto:
+def _read_as_before(model: onnx.ModelProto, originals: Mapping[str, onnx.NodeProto]) -> None:
+    """Give nodes their inputs back: the quantiser lets all that read a tensor read its eight bits if one of them does."""
+    for node in model.graph.node:
+        if node.name in originals:
+            node.input[:] = originals[node.name].input
+
+
+def correct_biases(
+    model: onnx.ModelProto, parts: Anatomy, seen: Mapping[str, Seen], in_float: Collection[str] = ()
+) -> onnx.ModelProto:
     """Return the model with biases that make up for what rounding the weights moves each channel by, on average.
 
     Weights W that become W + E move the mean of a layer's output by E·mean(x); that is taken off its bias (Nagel et
     al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019, section 4.2, with means that were
     measured). On small networks this undoes most of the damage: rounding errors of depthwise layers are few and do not
-    average out.
+    average out. Layers ``in_float`` keep theirs: their weights are not rounded.
     """
     import onnx
     from onnx import numpy_helper
@@ -108,14 +130,13 @@ def correct_biases(model: onnx.ModelProto, parts: Anatomy, seen: Mapping[str, Se
     corrected = onnx.ModelProto()
     corrected.CopyFrom(model)
     constants = constant_inputs(corrected)
-    layers = set(layers_of(model, parts))
+    layers = set(layers_of(model, parts)) - set(in_float)
     for node in corrected.graph.node:
-        if node.name not in layers or node.input[0] not in seen or node.op_type not in ("Conv", "Gemm"):
+        if node.name not in layers or not _correctable(node, constants, seen):
             continue
         weights = numpy_helper.to_array(constants[node.input[1]])
         shift = _mean_shift(node, weights, seen[node.input[0]].channel_means)
-        has_bias = len(node.input) > 2 and node.input[2] in constants
-        bias = numpy_helper.to_array(constants[node.input[2]]) if has_bias else np.zeros(len(shift), np.float32)
+        bias = numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 else np.zeros_like(shift)
         # Under a name of its own: two layers may share one bias.
         name = f"{node.name}_corrected_bias"
         corrected.graph.initializer.append(numpy_helper.from_array((bias - shift).astype(np.float32), name))
@@ -123,6 +144,16 @@ def correct_biases(model: onnx.ModelProto, parts: Anatomy, seen: Mapping[str, Se
         node.input.append(name)
     drop_unused_constants(corrected)
     return corrected
+
+
+def _correctable(
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], seen: Mapping[str, Seen]
+) -> bool:
+    """Tell whether the means by channel are those of the layer's inputs, and its bias, if any, is a constant."""
+    # Means are along the second axis of four, the last of two: not so for convolutions of another dimension.
+    dimensions = {"Conv": 4, "Gemm": 2}.get(node.op_type)
+    fits = len(constants[node.input[1]].dims) == dimensions
+    return fits and node.input[0] in seen and all(tensor in constants for tensor in node.input[2:])
 
 
 def _mean_shift(node: onnx.NodeProto, weights: Array, means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

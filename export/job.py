@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ..runtime.datasets import DataSet, open_dataset
@@ -13,9 +12,10 @@ from ..runtime.images import PictureRule
 from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress
 from ..train.reference import NetworkReference, Reference
-from .api import foreign_network
+from .api import foreign_network, refused_as_export
 from .asked import Asked, three_numbers
 from .factory import module_from_factory
+from .foreign import ModuleReference
 from .forms import form_of
 from .package import Bundle, Checks, Package, export_all, export_package
 from .tables import bundle_markdown
@@ -68,9 +68,10 @@ class Job:
     def one_form(self) -> Package:
         """Write the form that is asked for."""
         source, form = self._source, form_of(self._asked.format, self._asked.precision)
-        return export_package(
-            source.network, source.info, source.reference, self._dataset, self.out, form=form, checks=self._checks
-        )
+        with refused_as_export():
+            return export_package(
+                source.network, source.info, source.reference, self._dataset, self.out, form=form, checks=self._checks
+            )
 
     def all_forms(self) -> Bundle:
         """Write every form, and the comparison as ``comparison.md`` and ``comparison.json``."""
@@ -102,7 +103,7 @@ def _from_module(asked: Asked) -> _Source:
     network, info = foreign_network(
         module, None, info, three_numbers("--mean", asked.mean), three_numbers("--std", asked.deviation)
     )
-    return _Source(network, info, NetworkReference(network, info, torch.device("cpu")), asked.data)
+    return _Source(network, info, ModuleReference(network, info), asked.data)
 
 
 def _own_side(module: nn.Module) -> int | None:

@@ -12,6 +12,7 @@ from ..models.conversion import OPSET, to_onnx
 from ..runtime.errors import ExportError
 from ..runtime.images import PictureRule
 from ..runtime.modelfile import METADATA_KEY, OUTPUT_NAME, ModelInfo
+from ..runtime.text import printable
 from .example import example_pictures
 from .torchfile import first_line
 
@@ -37,6 +38,11 @@ def onnx_graph(network: nn.Module, rule: PictureRule) -> onnx.ModelProto:
     if opsets.get("") != OPSET:
         raise ExportError(
             f"The exporter gave opset {opsets.get('')}; expected {OPSET}. Install onnxscript 0.7.2 or newer."
+        )
+    if model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"):
+        raise ExportError(
+            "The network cannot be written as ONNX (the exporter fixed the number of pictures); expected a module that "
+            "takes batches of any size, and neither loops over the batch nor computes with its length."
         )
     _forget_where_it_was_made(model)
     return model
@@ -81,6 +87,13 @@ def _convert(network: nn.Module, rule: PictureRule) -> torch.onnx.ONNXProgram:
         return to_onnx(network, example_pictures(rule, count=2), OUTPUT_NAME)
     except Exception as error:  # of kinds without a common base
         raise ExportError(
-            f"The network cannot be written as ONNX ({first_line(error)}); expected a module without control flow that "
+            f"The network cannot be written as ONNX ({_reason(error)}); expected a module without control flow that "
             "depends on the data, of operators that ONNX has. Try --format torchscript."
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return what lies at the bottom; what the exporter says above it is advice to its own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return printable(first_line(error))  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..runtime.datasets import DataSet
-from ..runtime.errors import ExportError
+from ..runtime.errors import ExportError, ModelFileError
 from ..runtime.evaluate.parity import TOLERANCES, Tolerance
 from ..runtime.evaluate.reference import save_reference
 from ..runtime.files import file_sha256, replace_durably
@@ -152,6 +152,8 @@ def export_all(
     """
     checks = checks or Checks()
     tolerances = {form: checks.tolerance(form) for form in FORMS}
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"{display_path(folder)} is a file; expected a folder, or a name for a new one.")
     with _scratch(folder) as scratch:
         export = _Export(network, info, reference, dataset, checks)
         passed: dict[Form, tuple[Written, ParityReport]] = {}
@@ -160,7 +162,7 @@ def export_all(
             try:
                 written = export.writer.write(form, scratch / form.file_name)
                 report = export.checked(written, tolerances[form])
-            except ExportError as error:
+            except (ExportError, ModelFileError) as error:  # of the second kind: it gives vectors that nobody can use
                 failures.append((form, str(error)))
                 continue
             if report.failures:

@@ -5,6 +5,7 @@ For programs that run PyTorch: what TorchScript's authors recommend in its place
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -25,26 +26,34 @@ def write_pt2(network: nn.Module, info: ModelInfo, path: Path) -> None:
     Args:
         network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
         info: the metadata.
-        path: the file to write; its name must end in ``.pt2``.
+        path: the file to write.
 
     Raises:
         ExportError: the network cannot be exported.
+        OSError: the file cannot be written.
 
     """
+    buffer = io.BytesIO()  # PyTorch's own writer of files says of a full disk what it says of a network
     batch = torch.export.Dim("n", min=1)
     try:
         with quiet(), torch.no_grad():
             program = torch.export.export(
                 network, (example_pictures(info.picture, count=2),), dynamic_shapes=({0: batch},)
             )
-            torch.export.save(program, path, extra_files={METADATA_KEY: info.to_json()})
-    except OSError:
-        raise
+            _forget_where_it_was_made(program)
+            torch.export.save(program, buffer, extra_files={METADATA_KEY: info.to_json()})
     except Exception as error:  # torch.export raises kinds without a common base
         raise ExportError(
             f"The network cannot be written as .pt2 ({first_line(error)}); expected a module without control flow that "
-            "depends on the data."
+            "depends on the data, for batches of any size."
         ) from error
+    path.write_bytes(buffer.getbuffer())
+
+
+def _forget_where_it_was_made(program: torch.export.ExportedProgram) -> None:
+    """Drop what the exporter notes of every operation: lines of source, with the paths of the machine."""
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
 
 
 class Pt2Model(TorchFile):

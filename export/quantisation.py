@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,10 +85,7 @@ def quantise(
             f"{len(pictures)} pictures to calibrate with; expected at least {FEWEST_PICTURES} readable train pictures. "
             "Name a larger data set with --data, or raise --calibration-images."
         )
-    search = _Search(model, pictures, threads, progress)
-    if not search.layers:
-        raise ExportError("The network has no layer with weights that could be brought to 8 bits; export it as fp32.")
-    return search.run()
+    return _Search(model, pictures, threads, progress).run()
 
 
 class _Search:
@@ -97,6 +94,10 @@ class _Search:
     def __init__(self, model: onnx.ModelProto, pictures: Picture, threads: int | None, progress: StartProgress) -> None:
         self.parts: Anatomy = anatomy_of(model)
         self.layers = layers_of(model, self.parts)
+        if not self.layers:
+            raise ExportError(
+                "The network has no layer with weights that could be brought to 8 bits; export it as fp32."
+            )
         held_out = max(1, round(len(pictures) * _HELD_OUT))
         self._shown, self._held_out = pictures[:-held_out], pictures[-held_out:]
         self._progress, self._threads = progress, threads
@@ -104,7 +105,7 @@ class _Search:
         advance = progress("int8: what the layers hold", len(self._shown))
         used = session_options(threads)[1]
         self._seen = observe(model, tensors_to_watch(model, self.parts), self._shown, used, advance)
-        self._model = correct_biases(model, self.parts, self._seen)
+        self._model = model
         self._ranges: Mapping[str, Range] = {}
 
     def run(self) -> tuple[onnx.ModelProto, Quantisation]:
@@ -137,23 +138,27 @@ class _Search:
         """Put back the layers that hurt most: the fewest that meet the target, else those that help at all."""
         order = self._most_hurting_first()
         best: tuple[tuple[str, ...], float] = ((), cosine)
-        count = 1
-        while count <= max(1, int(len(order) * _MOST_IN_FLOAT)) and best[1] < TARGET:
+        for count in _doubling(int(len(order) * _MOST_IN_FLOAT)):
             names = tuple(order[:count])
             found = self._cosine(names)
             if found >= TARGET or found > best[1] + _WORTH:
                 best = names, found
-            count *= 2
+            if found >= TARGET:
+                break
         return best
 
     def _most_hurting_first(self) -> list[str]:
-        """Rank the layers by what each one alone gains when it is put back to float32."""
+        """Rank the layers by the cosine that is left where one alone has eight bits.
+
+        Not by what is gained where one alone has none: a tensor between two layers goes by eight bits as long as either
+        of them does.
+        """
         advance = self._progress("int8: layers that hurt most", len(self.layers) * len(self._held_out))
-        gains = {}
+        left = {}
         for name in self.layers:
-            gains[name] = self._cosine((name,))
+            left[name] = self._cosine([other for other in self.layers if other != name])
             advance(len(self._held_out))
-        return sorted(self.layers, key=lambda name: -gains[name])
+        return sorted(self.layers, key=lambda name: left[name])
 
     def _cosine(self, in_float: Sequence[str]) -> float:
         """Return the mean cosine with the float32 vectors of the held-out pictures."""
@@ -161,7 +166,18 @@ class _Search:
         return float(np.einsum("nd,nd->n", found, self._expected, dtype=np.float64).mean())
 
     def _quantised(self, in_float: Sequence[str]) -> onnx.ModelProto:
-        return quantised(self._model, self.parts, self._ranges, in_float)
+        corrected = correct_biases(self._model, self.parts, self._seen, in_float)
+        return quantised(corrected, self.parts, self._ranges, in_float)
+
+
+def _doubling(most: int) -> Iterator[int]:
+    """Yield 1, 2, 4, … and, last, ``most``."""
+    count = 1
+    while count < most:
+        yield count
+        count *= 2
+    if most:
+        yield most
 
 
 def _vectors(model: onnx.ModelProto, pictures: Picture, threads: int | None) -> Vectors:

@@ -6,7 +6,9 @@ for programs that load models with ``torch.jit.load``.
 
 from __future__ import annotations
 
+import io
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -30,8 +32,10 @@ def write_torchscript(network: nn.Module, info: ModelInfo, path: Path) -> None:
 
     Raises:
         ExportError: the network cannot be traced.
+        OSError: the file cannot be written.
 
     """
+    buffer = io.BytesIO()  # PyTorch's own writer of files says of a full disk what it says of a network
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # the deprecation, which our documentation states
@@ -39,11 +43,20 @@ def write_torchscript(network: nn.Module, info: ModelInfo, path: Path) -> None:
                 network, (example_pictures(info.picture, count=2),), check_trace=False
             )
             frozen = torch.jit.freeze(traced.eval())
-            torch.jit.save(frozen, str(path), _extra_files={METADATA_KEY: info.to_json()})
-    except OSError:
-        raise
+            torch.jit.save(frozen, buffer, _extra_files={METADATA_KEY: info.to_json()})
     except Exception as error:  # the tracer raises kinds without a common base
         raise ExportError(f"The network cannot be traced ({first_line(error)}); use --format onnx.") from error
+    path.write_bytes(_without_source_lines(buffer))
+
+
+def _without_source_lines(archive: io.BytesIO) -> bytes:
+    """Drop what the tracer notes of every operation: lines of source, with the paths of the machine."""
+    kept = io.BytesIO()
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(kept, "w") as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                target.writestr(entry.filename, source.read(entry))
+    return kept.getvalue()
 
 
 class TorchScriptModel(TorchFile):

@@ -187,6 +187,33 @@ def compared(folder: Path, *words: str) -> list[str]:
     return ["deeprank-eval", *words, "--data", str(photos(folder))]
 
 
+NETWORK = """
+import torch
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 8, 3)
+
+    def forward(self, pictures):
+        maps = self.layer(pictures)
+        return {vectors}
+"""
+
+
+POOLED = "maps.mean((2, 3))"
+DROPOUT = f"torch.nn.functional.dropout({POOLED}, training=True)"
+MINUS_MEAN = f"{POOLED} - {POOLED}.mean(0)"
+TWO = ["--data", "digits", "--mean", "0.5,0.5"]
+
+
+def network(folder: Path, vectors: str, *words: str) -> list[str]:
+    """A network of somebody else's, which gives what the expression ``vectors`` makes of its ``maps``."""
+    (folder / "mine.py").write_text(NETWORK.format(vectors=vectors))
+    command = ["deeprank-export", "--module", "mine:Network", "--image-size", "16", *words]
+    return command if words else [*command, "--data", str(photos(folder))]
+
+
 def damaged_triplets(folder: Path) -> list[str]:
     for name in ("a.png", "b.png", "c.png"):
         (folder / name).write_bytes(encoded(NOISE)[:99])
@@ -238,6 +265,11 @@ CASES = [
     Case("sheets of several models", lambda f: compared(f, *MODELS, "--demo", "3"), "--demo is for one model"),
     Case("a missing file among --models", lambda f: compared(f, *MODELS, "no.onnx"), "no.onnx does not exist"),
     Case("TorchScript among --models", lambda f: compared(f, *MODELS, "script.pt"), "deeprank-export --format all"),
+    Case("a network that gives maps", lambda f: network(f, "maps"), "expected float of shape [2, d]"),
+    Case("a network with dropout left on", lambda f: network(f, DROPOUT), "Is dropout, or another layer"),
+    Case("a network that looks at the batch", lambda f: network(f, MINUS_MEAN), "for a picture alone than in a batch"),
+    Case("a network without pictures", lambda f: network(f, "maps", "--name", "mine"), "name them with --data"),
+    Case("a mean of two numbers", lambda f: network(f, "maps", *TWO), "expected three numbers, such as 0.485"),
 ]
 
 
