@@ -21,9 +21,9 @@ from common import machine
 
 from deeprank.export.forms import FORMS
 from deeprank.export.package import CALIBRATION_PICTURES
-from deeprank.export.parity import GALLERY_SAMPLE, QUERY_SAMPLE, ParityReport, check_parity, embed_reference
+from deeprank.export.parity import GALLERY_SAMPLE, QUERY_SAMPLE, check_parity, embed_reference
 from deeprank.export.sample import balanced_sample, load_sample
-from deeprank.export.speeds import REFERENCE, measure, speeds_of
+from deeprank.export.speeds import REFERENCE, measure
 from deeprank.export.writer import Writer, Written
 from deeprank.models.allocator import keep_freed_memory
 from deeprank.models.network import EmbeddingNet, NetworkConfig, build_network
@@ -37,9 +37,10 @@ from deeprank.train.reference import NetworkReference, load_run
 
 # Untrained networks: fewer pictures are enough to see how near the vectors stay.
 UNTRAINED_QUERIES, UNTRAINED_GALLERY = 300, 3_000
-HEADER = (
-    *("form", "MB", "largest difference", "mean cosine", "smallest cosine", "extremes", "overlap@30", "precision@30"),
-    *("change", "ms", "pictures/s", "× PyTorch", "× ONNX fp32", "allowed"),
+SPEED = ("form", "MB", "ms", "pictures/s", "× PyTorch", "× ONNX fp32")
+RANKING = (
+    *("largest difference", "mean cosine", "smallest cosine", "extremes", "overlap@30", "precision@30", "change"),
+    "allowed",
 )
 
 
@@ -66,28 +67,14 @@ def settle(network: EmbeddingNet, side: int) -> None:
             network(torch.randint(0, 256, (16, side, side, 3), dtype=torch.uint8, generator=generator))
 
 
-def rows(network: EmbeddingNet, info: ModelInfo, data: DataSet) -> Iterator[tuple[str, ...]]:
-    """Write, check and time every form of a network."""
-    reference = NetworkReference(network, info, torch.device("cpu"))
-    side = embed_reference(reference, data)
-    writer = Writer(network, info, lambda: load_sample(data.train, CALIBRATION_PICTURES, info.picture))
-    with tempfile.TemporaryDirectory() as folder:
-        written: list[Written] = []
-        reports: list[ParityReport] = []
-        for form in FORMS:
-            written.append(writer.write(form, Path(folder) / form.file_name))
-            reports.append(check_parity(side, written[-1].exported, TOLERANCES[form.precision]))
-            if written[-1].quantisation is not None:
-                print(f"{info.name}: {written[-1].quantisation}", flush=True)
-        found = measure(reference, {one.form.name: one.exported for one in written}, None)
-        precision = reports[0].evaluation.reference or 0.0
-        yield ("PyTorch", *[""] * 6, f"{precision:.4f}", "", *speed(found[REFERENCE].latency_ms, found), "1.00", "", "")
-        for one, report in zip(written, reports, strict=True):
-            speeds = speeds_of(found, one.form.name, FORMS[0].name, None)
-            ratio = speeds.exported.pictures_per_second / speeds.reference.pictures_per_second
-            yield (
-                one.form.name,
-                f"{one.path.stat().st_size / 1e6:.1f}",
+def ranking(network: EmbeddingNet, info: ModelInfo, data: DataSet, written: list[Written]) -> list[tuple[str, ...]]:
+    """Return how near each form stays to PyTorch, a row each, PyTorch first."""
+    side = embed_reference(NetworkReference(network, info, torch.device("cpu")), data)
+    reports = [check_parity(side, one.exported, TOLERANCES[one.form.precision]) for one in written]
+    found = [("", "", "", "", "", f"{reports[0].evaluation.reference:.4f}", "", "")]
+    for report in reports:
+        found.append(
+            (
                 f"{report.difference.max_abs_difference:.1e}",
                 f"{report.difference.mean_cosine:.6f}",
                 f"{report.difference.min_cosine:.6f}",
@@ -95,21 +82,49 @@ def rows(network: EmbeddingNet, info: ModelInfo, data: DataSet) -> Iterator[tupl
                 f"{report.neighbour_overlap:.4f}",
                 f"{report.evaluation.runtime_exact:.4f}",
                 f"{report.precision_change:+.4f}",
-                f"{speeds.exported.latency_ms:.1f}",
-                f"{speeds.exported.pictures_per_second:.0f}",
-                f"{ratio:.2f}",
-                f"{speeds.ratio_to_fp32 or 1:.2f}",
                 "yes" if not report.failures else "; ".join(report.failures),
             )
+        )
+    return found
 
 
-def speed(latency: float, found: dict) -> tuple[str, str]:  # type: ignore[type-arg]
-    return f"{latency:.1f}", f"{found[REFERENCE].pictures_per_second:.0f}"
+def speeds(network: EmbeddingNet, info: ModelInfo, written: list[Written]) -> list[tuple[str, ...]]:
+    """Return how fast PyTorch and each form are, a row each."""
+    reference = NetworkReference(network, info, torch.device("cpu"))
+    found = measure(reference, {one.form.name: one.exported for one in written}, None)
+    first, plain = found[REFERENCE].pictures_per_second, found[FORMS[0].name].pictures_per_second
+    return [
+        (
+            f"{speed.latency_ms:.1f}",
+            f"{speed.pictures_per_second:.0f}",
+            f"{speed.pictures_per_second / first:.2f}",
+            f"{speed.pictures_per_second / plain:.2f}",
+        )
+        for speed in found.values()
+    ]
 
 
-def show(title: str, network: EmbeddingNet, info: ModelInfo, data: DataSet) -> None:
+def rows(network: EmbeddingNet, info: ModelInfo, data: DataSet, speed_only: bool) -> Iterator[tuple[str, ...]]:
+    """Write every form of a network, time it and, unless ``speed_only``, check it."""
+    writer = Writer(network, info, lambda: load_sample(data.train, CALIBRATION_PICTURES, info.picture))
+    with tempfile.TemporaryDirectory() as folder:
+        written = [writer.write(form, Path(folder) / form.file_name) for form in FORMS]
+        for one in written:
+            if one.quantisation is not None:
+                print(f"{info.name}: {one.quantisation}", flush=True)
+        timed = speeds(network, info, written)
+        ranked = [()] * len(timed) if speed_only else ranking(network, info, data, written)
+        names = [REFERENCE, *(one.form.name for one in written)]
+        sizes = ["", *(f"{one.path.stat().st_size / 1e6:.1f}" for one in written)]
+        for name, size, speed, rank in zip(names, sizes, timed, ranked, strict=True):
+            yield name, size, *speed, *rank
+
+
+def show(title: str, network: EmbeddingNet, info: ModelInfo, data: DataSet, speed_only: bool) -> None:
+    """Print the table of one network."""
     millions = sum(tensor.numel() for tensor in network.parameters()) / 1e6
-    table = markdown_table(HEADER, list(rows(network, info, data)), right_aligned=range(1, len(HEADER) - 1))
+    header = SPEED if speed_only else SPEED + RANKING
+    table = markdown_table(header, list(rows(network, info, data, speed_only)), right_aligned=range(1, 13))
     print(f"\n### {title}: {millions:.1f} million parameters, {info.picture.size} px\n")
     print("\n".join(table), flush=True)
 
@@ -121,6 +136,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, nargs="*", default=[], help="run folders of deeprank-train")
     parser.add_argument("--untrained", nargs="*", default=[], metavar="BACKBONE")
     parser.add_argument("--image-size", type=int, default=128, help="of untrained networks")
+    parser.add_argument("--speed-only", action="store_true", help="leave the ranking out: on a quiet machine, a minute")
     arguments = parser.parse_args()
     keep_freed_memory()
     print(machine())
@@ -128,7 +144,7 @@ def main() -> None:
     print(f"at most {QUERY_SAMPLE} queries and {GALLERY_SAMPLE:,} gallery pictures")
     for run in arguments.run:
         network, info, _ = load_run(run)
-        show(info.name, network, info, data)
+        show(info.name, network, info, data, arguments.speed_only)
     few = replace(
         data,
         val=balanced_sample(data.val, UNTRAINED_QUERIES),
@@ -136,7 +152,8 @@ def main() -> None:
     )
     for backbone in arguments.untrained:
         network, info = untrained(backbone, arguments.image_size)
-        show(f"{backbone}, multi-scale, untrained weights, ranking quality not judged", network, info, few)
+        title = f"{backbone}, multi-scale, untrained weights, ranking quality not judged"
+        show(title, network, info, few, arguments.speed_only)
 
 
 if __name__ == "__main__":
