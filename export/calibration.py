@@ -44,6 +44,8 @@ def observe(
 
     """
     names = sorted(set(tensors))
+    if not names:  # ONNX Runtime would take none for all
+        return {}
     parts: dict[str, list[_Part]] = {name: [] for name in names}
     session = _session_that_shows(model, names, threads)
     generator = np.random.default_rng(0)

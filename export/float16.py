@@ -10,16 +10,45 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .anatomy import Anatomy, constant_inputs, drop_unused_constants
+from ..runtime.errors import ExportError
+from ..runtime.images import Picture
+from .anatomy import Anatomy, constant_inputs, drop_unused_constants, float_tensors
+from .calibration import observe
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["to_float16"]
+__all__ = ["check_range", "to_float16"]
 
 # Inputs that the operator's definition wants in float32, by position.
 _ALWAYS_FLOAT32 = {"Resize": (1, 2)}
 _LARGEST = float(np.finfo(np.float16).max)
+
+
+def check_range(model: onnx.ModelProto, parts: Anatomy, pictures: Picture, threads: int) -> None:
+    """Check that float16 can hold what the network computes on pictures.
+
+    A parity check on a CPU cannot: what is float16 in the file is float32 there until the very end.
+
+    Args:
+        model: float32, as :func:`~.prepare.prepared` gives it.
+        parts: its parts.
+        pictures: uint8 ``[n, S, S, 3]``.
+        threads: of ONNX Runtime.
+
+    Raises:
+        ExportError: a value is too large.
+
+    """
+    halved = parts.network | parts.embedding
+    made = {tensor for node in model.graph.node if node.name in halved for tensor in node.output}
+    seen = observe(model, made & float_tensors(model), pictures, threads)
+    largest = max((max(-one.lowest, one.highest) for one in seen.values()), default=0.0)
+    if not largest <= _LARGEST:
+        raise ExportError(
+            f"Values inside the network reach {largest:.3g}, and float16 ends at {_LARGEST:.0f}: on a GPU they would "
+            "become infinite. Export it as fp32."
+        )
 
 
 def to_float16(model: onnx.ModelProto, parts: Anatomy) -> onnx.ModelProto:

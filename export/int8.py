@@ -108,7 +108,7 @@ def quantised(
 
 
 def _read_as_before(model: onnx.ModelProto, originals: Mapping[str, onnx.NodeProto]) -> None:
-    """Give nodes their inputs back: the quantiser lets all that read a tensor read its eight bits if one of them does."""
+    """Give nodes their inputs back: where one reads a tensor's eight bits, the quantiser lets all others do so, too."""
     for node in model.graph.node:
         if node.name in originals:
             node.input[:] = originals[node.name].input
@@ -146,9 +146,7 @@ def correct_biases(
     return corrected
 
 
-def _correctable(
-    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], seen: Mapping[str, Seen]
-) -> bool:
+def _correctable(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], seen: Mapping[str, Seen]) -> bool:
     """Tell whether the means by channel are those of the layer's inputs, and its bias, if any, is a constant."""
     # Means are along the second axis of four, the last of two: not so for convolutions of another dimension.
     dimensions = {"Conv": 4, "Gemm": 2}.get(node.op_type)

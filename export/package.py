@@ -211,7 +211,7 @@ class _Export:
 
     def _calibration(self) -> Picture:
         samples, most = self._dataset.train, self._checks.calibration_pictures
-        advance = self._checks.progress("int8: calibration pictures", min(most, len(samples)))
+        advance = self._checks.progress("calibration pictures", min(most, len(samples)))
         return load_sample(samples, most, self._info.picture, advance)
 
 

@@ -9,14 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import nn
 
+from ..runtime.devices import session_options
 from ..runtime.embedder import Embedder
 from ..runtime.images import Picture
 from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress, start_nothing
 from .anatomy import anatomy_of
-from .float16 import to_float16
+from .extremes import extreme_pictures
+from .float16 import check_range, to_float16
 from .forms import Form
 from .onnx import onnx_graph, save_onnx
 from .parity import Exported
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["Writer", "Written"]
+
+# That show, beside numeric extremes, how large values inside a network become.
+_RANGE_PICTURES = 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Writer:
     Args:
         network: float32, on the CPU, in evaluation mode.
         info: what the files are to say of themselves; precision and versions are added here.
-        calibration: gives pictures of the train split, uint8 ``[n, S, S, 3]``; called for int8 alone.
+        calibration: gives pictures of the train split, uint8 ``[n, S, S, 3]``; called for fp16 and int8 alone.
         threads: of ONNX Runtime.
         progress: told of the stages of int8.
 
@@ -92,12 +98,22 @@ class Writer:
     def _prepared(self) -> onnx.ModelProto:
         return prepared(self._graph)
 
+    @functools.cached_property
+    def _pictures(self) -> Picture:
+        return self._calibration()
+
     def _in_precision(self, form: Form) -> tuple[onnx.ModelProto, Quantisation | None]:
         if form.precision == "fp16":
-            return to_float16(self._prepared, anatomy_of(self._prepared)), None
+            return self._in_half(), None
         if form.precision == "int8":
-            return quantise(self._prepared, self._calibration(), self._threads, self._progress)
+            return quantise(self._prepared, self._pictures, self._threads, self._progress)
         return self._graph, None
+
+    def _in_half(self) -> onnx.ModelProto:
+        parts, extremes = anatomy_of(self._prepared), extreme_pictures(self._info.picture.size)
+        pictures = np.concatenate([np.stack(list(extremes.values())), self._pictures[:_RANGE_PICTURES]])
+        check_range(self._prepared, parts, pictures, session_options(self._threads)[1])
+        return to_float16(self._prepared, parts)
 
 
 def _versions(form: Form) -> dict[str, str]:
