@@ -99,6 +99,34 @@ def test_a_model_in_the_folder_comes_first_and_the_shipped_one_has_a_name(
     assert "was made with another model" in refused.stderr
 
 
+def test_each_form_of_the_shipped_model_has_a_name(call: Call, copies: dict[str, Path], photos: list[Path]) -> None:
+    """Where the processor decides, the index says which it was."""
+    int8 = copies["folder"] / "deeprank" / "models" / "pretrained" / "model.int8.onnx"
+    assert (
+        "ships without a model"
+        in call("bare", "index", "sync", "photos", "--model", "pretrained-int8", status=1).stderr
+    )
+    write_model(int8, seed=8, precision="int8")
+    try:
+        for words, name in (
+            (["--model", "pretrained-fp32"], "tiny-7"),
+            (["--model", "pretrained-int8"], "tiny-8"),
+            ([], "tiny-8" if has_vnni() else "tiny-7"),
+        ):
+            index = f"{len(words)}{name}.index"
+            said = call("folder", "index", "sync", "photos", "--index", index, *words).stderr
+            assert f"the model that ships with deeprank: {name}, {'int8' if name == 'tiny-8' else 'fp32'}" in said
+            info = json.loads(call("folder", "index", "info", "--index", index, "--json").stdout)
+            assert info["model"]["name"] == name
+    finally:
+        int8.unlink()
+
+
+def has_vnni() -> bool:
+    cpu = Path("/proc/cpuinfo")
+    return cpu.exists() and any(flag in cpu.read_text().split() for flag in ("avx512_vnni", "avx_vnni"))
+
+
 def test_reembedding_never_falls_back_on_the_shipped_model(call: Call, photos: list[Path], tmp_path: Path) -> None:
     own = write_model(tmp_path / "own.onnx", seed=1)
     call("folder", "index", "sync", "photos", "--model", own)

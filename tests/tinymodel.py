@@ -34,7 +34,9 @@ def expected(pictures: npt.NDArray[np.uint8], seed: int = 0, dim: int = DIM) -> 
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def write_model(path: Path, *, seed: int = 0, size: int = SIZE, dim: int = DIM, mode: str = "stretch") -> Path:
+def write_model(
+    path: Path, *, seed: int = 0, size: int = SIZE, dim: int = DIM, mode: str = "stretch", precision: str = "fp32"
+) -> Path:
     """Write a model file: uint8 [n, S, S, 3] -> cast, scale, flatten, project, L2-normalise."""
     constants = {
         "scale": np.float32(1 / 255),
@@ -64,6 +66,7 @@ def write_model(path: Path, *, seed: int = 0, size: int = SIZE, dim: int = DIM, 
         picture=PictureRule(size, mode),  # type: ignore[arg-type]
         backbone="projection",
         classes=("a", "b"),
+        precision=precision,
         versions={"onnx": onnx.__version__},
     )
     helper.set_model_props(model, {METADATA_KEY: info.to_json()})
