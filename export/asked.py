@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.errors import ExportError
-from ..runtime.text import printable
+from ..runtime.text import display_path, printable
 from .forms import form_of
 
 __all__ = ["ALL", "Asked", "three_numbers"]
@@ -49,6 +49,8 @@ class Asked:
             form_of(self.format, self.precision)
         elif self.precision != "fp32":
             raise ExportError(f"--format all writes every precision; leave --precision {self.precision} out.")
+        if self.report is not None and not self.report.absolute().parent.is_dir():
+            raise ExportError(f"--report {display_path(self.report)}: there is no such folder; make it first.")
         _require("--parity", self.parity, ("sample", "full"))
         _require("--picture-mode", self.picture_mode, ("stretch", "crop"))
         if self.module is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from .factory import module_from_factory
 from .foreign import ModuleReference
 from .forms import form_of
 from .package import Bundle, Checks, Package, export_all, export_package
-from .tables import bundle_markdown
+from .tables import bundle_json, bundle_markdown
 
 __all__ = ["Job"]
 
@@ -78,6 +79,7 @@ class Job:
         source = self._source
         bundle = export_all(source.network, source.info, source.reference, self._dataset, self.out, checks=self._checks)
         document = bundle_markdown(bundle)
+        (self.out / "comparison.json").write_text(json.dumps(bundle_json(bundle), indent=2) + "\n", encoding="utf-8")
         reports = [self.out / "comparison.md", *([self._asked.report] if self._asked.report else [])]
         for path in reports:
             path.write_text(document, encoding="utf-8")

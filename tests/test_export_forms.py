@@ -158,7 +158,13 @@ in_each_form = pytest.mark.parametrize("name", FILES)
 
 
 def test_the_folder_holds_every_form_and_one_comparison(forms: Forms) -> None:
-    expected = {*FILES, *(f"{name}.parity.json" for name in FILES), "comparison.md", "model.reference.npz"}
+    expected = {
+        *FILES,
+        *(f"{name}.parity.json" for name in FILES),
+        "comparison.md",
+        "comparison.json",
+        "model.reference.npz",
+    }
     assert {path.name for path in forms.folder.iterdir()} == expected
     assert {path.name for path in forms.folder.parent.iterdir()} == {"forms", "all.md"}  # nothing temporary
     assert [form.file_name for form in FORMS] == list(FILES)
@@ -475,7 +481,13 @@ def test_of_all_forms_those_that_pass_are_written(single: Single) -> None:
 
 def check_that_others_were_written(folder: Path, said: subprocess.CompletedProcess[str], passed: set[str]) -> None:
     reports = {f"{name}.parity.json" for name in passed}
-    assert {path.name for path in folder.iterdir()} == {*passed, *reports, "comparison.md", "model.reference.npz"}
+    assert {path.name for path in folder.iterdir()} == {
+        *passed,
+        *reports,
+        "comparison.md",
+        "comparison.json",
+        "model.reference.npz",
+    }
     document = json.loads(said.stdout)
     assert {report["model"] for report in document["forms"]} == passed
     for report in document["forms"]:
