@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..models.conversion import quiet
-from .anatomy import Anatomy, constant_inputs, drop_unused_constants, float_tensors
+from .anatomy import WEIGHTED, Anatomy, constant_inputs, drop_unused_constants, float_tensors
 from .prepare import drop_unused_domains
 from .ranges import Range, Seen
 
@@ -28,7 +28,6 @@ _OPERATORS = (
     "Conv", "ConvTranspose", "Gemm", "MatMul", "Clip", "Relu", "Add", "Mul", "Sigmoid", "MaxPool", "AveragePool",
     "GlobalAveragePool", "Concat",
 )  # fmt: skip
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def layers_of(model: onnx.ModelProto, parts: Anatomy) -> list[str]:
@@ -37,7 +36,7 @@ def layers_of(model: onnx.ModelProto, parts: Anatomy) -> list[str]:
     return [
         node.name
         for node in model.graph.node
-        if node.name in parts.network and node.op_type in _LAYERS and node.input[1] in constants
+        if node.name in parts.network and node.op_type in WEIGHTED and node.input[1] in constants
     ]
 
 

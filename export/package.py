@@ -27,10 +27,12 @@ from .sample import load_sample
 from .speeds import measure, speeds_of
 from .writer import Writer, Written
 
-__all__ = ["CALIBRATION_PICTURES", "Bundle", "Checks", "Package", "export_all", "export_package"]
+__all__ = ["CALIBRATION_PICTURES", "Bundle", "Checks", "Files", "Package", "export_all", "export_package"]
 
 CALIBRATION_PICTURES = 300
 FP32 = FORMS[0]
+# Of all forms of one network: PyTorch's vectors are the same for each.
+_SHARED_REFERENCE = "model.reference.npz"
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def export_package(
         plain = written if form.precision == "fp32" else export.writer.write(FP32, scratch / "fp32.onnx")
         found = measure(reference, {form.name: written.exported, plain.form.name: plain.exported}, checks.threads)
         report = report.with_speeds(speeds_of(found, form.name, plain.form.name, checks.threads))
-        return _place(written, out, report, dataset)
+        files = Files(out, out.with_suffix(".parity.json"), out.with_suffix(".reference.npz"))
+        return _placed(_finished(written, files, report, dataset))
 
 
 def export_all(
@@ -156,35 +159,24 @@ def export_all(
         raise ExportError(f"{display_path(folder)} is a file; expected a folder, or a name for a new one.")
     with _scratch(folder) as scratch:
         export = _Export(network, info, reference, dataset, checks)
-        passed: dict[Form, tuple[Written, ParityReport]] = {}
-        failures: list[tuple[Form, str]] = []
-        for form in FORMS:
-            try:
-                written = export.writer.write(form, scratch / form.file_name)
-                report = export.checked(written, tolerances[form])
-            except (ExportError, ModelFileError) as error:  # of the second kind: it gives vectors that nobody can use
-                failures.append((form, str(error)))
-                continue
-            if report.failures:
-                failures.append((form, f"does not rank like the PyTorch network: {'; '.join(report.failures)}"))
-            else:
-                passed[form] = written, report
+        tried = {form: export.tried(form, scratch / form.file_name, tolerances[form]) for form in FORMS}
+        passed = {form: found for form, found in tried.items() if not isinstance(found, str)}
+        failures = tuple((form, why) for form, why in tried.items() if isinstance(why, str))
         if not passed:
             raise ExportError(f"Not one form can be written: {failures[0][0].name}: {failures[0][1]}")
-        found = measure(reference, {form.name: one.exported for form, (one, _) in passed.items()}, checks.threads)
-        folder.mkdir(exist_ok=True)
+        speeds = measure(reference, {form.name: one.exported for form, (one, _) in passed.items()}, checks.threads)
         plain = FP32.name if FP32 in passed else None
-        packages = [
-            _place(
+        finished = [
+            _finished(
                 written,
-                folder / form.file_name,
-                report.with_speeds(speeds_of(found, form.name, plain, checks.threads)),
+                Files(folder / form.file_name, folder / f"{form.file_name}.parity.json", folder / _SHARED_REFERENCE),
+                report.with_speeds(speeds_of(speeds, form.name, plain, checks.threads)),
                 dataset,
-                reference_name="model.reference.npz",
             )
             for form, (written, report) in passed.items()
         ]
-    return Bundle(tuple(packages), tuple(failures))
+        folder.mkdir(exist_ok=True)
+        return Bundle(tuple(_placed(one) for one in finished), failures)
 
 
 @contextmanager
@@ -209,27 +201,66 @@ class _Export:
     def checked(self, written: Written, tolerance: Tolerance) -> ParityReport:
         return check_parity(self._side, written.exported, tolerance, progress=self._checks.progress)
 
+    def tried(self, form: Form, path: Path, tolerance: Tolerance) -> tuple[Written, ParityReport] | str:
+        """Write and check one form; why it does not do, where it does not."""
+        try:
+            written = self.writer.write(form, path)
+            report = self.checked(written, tolerance)
+        except (ExportError, ModelFileError) as error:  # of the second kind: it gives vectors that nobody can use
+            return str(error)
+        if report.failures:
+            return f"does not rank like the PyTorch network: {'; '.join(report.failures)}"
+        return written, report
+
     def _calibration(self) -> Picture:
         samples, most = self._dataset.train, self._checks.calibration_pictures
         advance = self._checks.progress("calibration pictures", min(most, len(samples)))
         return load_sample(samples, most, self._info.picture, advance)
 
 
-def _place(
-    written: Written, out: Path, report: ParityReport, dataset: DataSet, reference_name: str | None = None
-) -> Package:
-    parity = out.with_suffix(".parity.json") if reference_name is None else out.parent / f"{out.name}.parity.json"
-    reference = out.with_suffix(".reference.npz") if reference_name is None else out.parent / reference_name
-    scratch_parity, scratch_reference = (
-        written.path.with_name(f"{written.path.name}.{end}") for end in ("json", "npz")
-    )
-    scratch_parity.write_text(report.to_json(**_about(written, out, dataset)), encoding="utf-8")
-    save_reference(scratch_reference, report.queries, report.gallery)
-    size = written.path.stat().st_size
+@dataclass(frozen=True)
+class Files:
+    """Where the three files of a form belong."""
+
+    model: Path
+    parity: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A form whose files are all written, under temporary names: the places that they still have to be moved to."""
+
+    moves: tuple[tuple[Path, Path], ...]
+    package: Package
+
+
+def _finished(written: Written, files: Files, report: ParityReport, dataset: DataSet) -> _Finished:
+    scratch = written.path.parent
+    parity, reference = scratch / f"{written.path.name}.json", scratch / f"{files.reference.name}.new"
+    parity.write_text(report.to_json(**_about(written, files.model, dataset)), encoding="utf-8")
+    if not reference.exists():  # all forms share one
+        save_reference(reference, report.queries, report.gallery)
     # The model last: where this is cut short, the report's sha256 shows that it does not speak of the older model.
-    for source, target in ((scratch_reference, reference), (scratch_parity, parity), (written.path, out)):
-        replace_durably(source, target)
-    return Package(written.form, out, parity, reference, report, size, dataset.name, written.quantisation)
+    moves = ((reference, files.reference), (parity, files.parity), (written.path, files.model))
+    package = Package(
+        written.form,
+        files.model,
+        files.parity,
+        files.reference,
+        report,
+        written.path.stat().st_size,
+        dataset.name,
+        written.quantisation,
+    )
+    return _Finished(moves, package)
+
+
+def _placed(finished: _Finished) -> Package:
+    for source, target in finished.moves:
+        if source.exists():  # what forms share is moved with the first of them
+            replace_durably(source, target)
+    return finished.package
 
 
 def _about(written: Written, out: Path, dataset: DataSet) -> dict[str, Any]:

@@ -51,10 +51,14 @@ class Exported(Embeds, Protocol):
 
 @dataclass(frozen=True)
 class ReferenceSide:
-    """What PyTorch makes of the pictures that files are compared on; ``extremes`` float32 ``[e, d]``."""
+    """What PyTorch makes of the pictures that files are compared on.
+
+    ``neighbours``: the k nearest of each query, int64 ``[q, k]``; ``extremes``: vectors, float32 ``[e, d]``.
+    """
 
     queries: EmbeddedSplit
     gallery: EmbeddedSplit
+    neighbours: npt.NDArray[np.int64]
     extremes: npt.NDArray[np.float32]
 
 
@@ -171,11 +175,10 @@ def embed_reference(
                 f"that is {name}; expected a vector that can be scaled to unit length. Check its weights and its "
                 "normalisation."
             )
-    return ReferenceSide(
-        embed_split(val, reference, advance=progress("parity: PyTorch, queries", len(val))),
-        embed_split(train, reference, advance=progress("parity: PyTorch, gallery", len(train))),
-        vectors,
-    )
+    queries = _embedded(reference, val, "PyTorch, queries", progress)
+    gallery = _embedded(reference, train, "PyTorch, gallery", progress)
+    neighbours = rank_split(queries, gallery, min(K, len(gallery))).neighbours
+    return ReferenceSide(queries, gallery, neighbours, vectors)
 
 
 def check_parity(
@@ -191,23 +194,18 @@ def check_parity(
 
     """
     ours = (
-        embed_split(
-            side.queries.samples, exported, advance=progress("parity: exported file, queries", len(side.queries))
-        ),
-        embed_split(
-            side.gallery.samples, exported, advance=progress("parity: exported file, gallery", len(side.gallery))
-        ),
+        _embedded(exported, side.queries.samples, "exported file, queries", progress),
+        _embedded(exported, side.gallery.samples, "exported file, gallery", progress),
     )
-    theirs = (side.queries, side.gallery)
-    k = min(K, len(side.gallery))
-    evaluation = evaluate(*ours, k, reference=theirs)
+    k = side.neighbours.shape[1]
+    evaluation = evaluate(*ours, k, reference=(side.queries, side.gallery))
     assert evaluation.difference is not None
     report = ParityReport(
         k=k,
         difference=evaluation.difference,
         batch_difference=_batch_difference(exported, side.queries.samples),
         extremes=_extreme_difference(side, exported),
-        neighbour_overlap=neighbour_overlap(rank_split(*ours, k).neighbours, rank_split(*theirs, k).neighbours),
+        neighbour_overlap=neighbour_overlap(evaluation.neighbours, side.neighbours),
         evaluation=evaluation,
         tolerance=tolerance,
         failures=(),
@@ -215,6 +213,10 @@ def check_parity(
         gallery=side.gallery,
     )
     return replace(report, failures=tuple(_failures(report)))
+
+
+def _embedded(exported: Exported, samples: Sequence[Sample], what: str, progress: StartProgress) -> EmbeddedSplit:
+    return embed_split(samples, exported, advance=progress(f"parity: {what}", len(samples)))
 
 
 def _batch_difference(exported: Exported, samples: Sequence[Sample]) -> VectorDifference:

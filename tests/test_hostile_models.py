@@ -276,6 +276,19 @@ def many_nodes(count: int) -> Change:
     return change
 
 
+def many_nodes_in_a_branch(count: int) -> Change:
+    """Where a walk over the graph's own nodes does not see them."""
+
+    def change(model: onnx.ModelProto) -> None:
+        results = [helper.make_tensor_value_info(f"x{count - 1}", TensorProto.FLOAT, None)]
+        nodes = [node("Neg", ["raw" if n == 0 else f"x{n - 1}"], [f"x{n}"]) for n in range(count)]
+        graphs = [helper.make_graph(nodes, name, [], results) for name in ("a", "b")]
+        branches = node("If", ["yes"], ["zero"], then_branch=graphs[0], else_branch=graphs[1])
+        adding([branches], tensor("yes", np.array(True)))(model)
+
+    return change
+
+
 def functions(depth: int, first: onnx.NodeProto) -> Change:
     """Each calls the one before twice: 2 to the power of ``depth`` nodes, in a file of a few kilobytes."""
 
@@ -405,6 +418,8 @@ HOSTILE: dict[str, Change] = {
     "input of side 2^62": declared(side=2**62),
     "in a circle": circle,
     "100,000 nodes": many_nodes(100_000),
+    "1,000 nodes": many_nodes(1_000),
+    "100,000 nodes in a branch": many_nodes_in_a_branch(100_000),
     "ConstantOfShape of 32 GB": adding([node("ConstantOfShape", ["g"], ["big"]), largest("big")], sizes("g", BIG)),
     "Expand to 32 GB": adding(
         [node("Expand", ["one", "g"], ["big"]), largest("big")], tensor("one", [0]), sizes("g", BIG)
@@ -432,7 +447,7 @@ HOSTILE: dict[str, Change] = {
     "a name of 20 MB": renamed("x" * 20_000_000),
 }
 # They run as they should: what is odd is never asked for.
-OPENED = {"a name of 20 MB", "opset of another domain"}
+OPENED = {"1,000 nodes", "opset of another domain"}
 # Texts are not kept where the limit of memory is; these take what the process may.
 UNLIMITED = {"strings that double"}
 

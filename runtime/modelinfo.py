@@ -1,0 +1,157 @@
+"""What a model file says of itself (Contract 2): the JSON in its metadata, read from files that are not trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+from .errors import ModelFileError
+from .images import RULE_VERSION, PictureRule
+from .text import printable
+
+__all__ = ["METADATA_KEY", "SCHEMA", "ModelInfo"]
+
+SCHEMA = 1
+METADATA_KEY = "deeprank"
+PRECISIONS = ("fp32", "fp16", "int8")
+
+_MAX_SIDE = 4096
+_MAX_DIM = 65536
+# A hundred thousand class names fit, and reading it takes less than a second.
+_MAX_TEXT = 8 * 2**20
+_MAX_NESTED = 32
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model file says of itself; the JSON under ``METADATA_KEY``.
+
+    ``training`` summarises the training data and options, ``metrics`` are those of the PyTorch reference,
+    ``versions`` the software that made the file.
+    """
+
+    name: str
+    embedding_dim: int
+    picture: PictureRule
+    backbone: str
+    classes: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "fp32"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """Return the JSON text that is stored in the file."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelInfo:
+        """Read untrusted JSON, checking every type and range.
+
+        Raises:
+            ModelFileError: says which field holds what, and what was expected.
+
+        """
+        values = _json_object(text)
+        schema = _field(values, "schema", int)
+        if schema > SCHEMA:
+            raise ModelFileError(
+                f"metadata of schema {_shown(schema)}, newer than this version reads (up to {SCHEMA}); "
+                "upgrade deep-ranking"
+            )
+        if schema < 1:
+            raise ModelFileError(f"metadata of schema {_shown(schema)}; expected 1 to {SCHEMA}")
+        return cls(
+            name=_field(values, "name", str),
+            embedding_dim=_bounded(values, "embedding_dim", _MAX_DIM),
+            picture=_picture_rule(_field(values, "picture", dict)),
+            backbone=_field(values, "backbone", str),
+            classes=_strings("class names", _field(values, "classes", list)),
+            training=_shallow(values, "training"),
+            metrics=_shallow(values, "metrics"),
+            precision=_one_of(values, "precision", PRECISIONS),
+            versions=_versions(_field(values, "versions", dict)),
+            schema=schema,
+        )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    if len(text) > _MAX_TEXT:
+        raise ModelFileError(f"metadata of {len(text):,} characters; expected at most {_MAX_TEXT:,}")
+    try:
+        values = json.loads(text)
+        json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair can be escaped, but never be written
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"metadata that is not JSON ({printable(str(error)[:200])})") from None
+    if not isinstance(values, dict):
+        raise ModelFileError(f"metadata of type {type(values).__name__}; expected a JSON object")
+    return values
+
+
+def _field(values: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = values.get(key)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ModelFileError(f"metadata with {key!r} = {_shown(value)}; expected {kind.__name__}")
+    return value
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict | list):  # however deep
+        return f"a {type(value).__name__}"
+    return printable(repr(value)[:60])
+
+
+def _shallow(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = cast(dict[str, Any], _field(values, key, dict))
+    if _is_deeper(value, _MAX_NESTED):
+        raise ModelFileError(f"metadata with {key!r} nested more than {_MAX_NESTED} deep")
+    return value
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(one, levels - 1) for one in inner)
+
+
+def _bounded(values: Mapping[str, Any], key: str, largest: int) -> int:
+    value = cast(int, _field(values, key, int))
+    if not 1 <= value <= largest:
+        raise ModelFileError(f"metadata with {key!r} = {_shown(value)}; expected 1 to {largest}")
+    return value
+
+
+def _one_of(values: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
+    value = _field(values, key, str)
+    if value not in allowed:
+        raise ModelFileError(f"metadata with {key!r} = {_shown(value)}; expected one of {', '.join(allowed)}")
+    return value
+
+
+def _strings(what: str, values: Iterable[Any]) -> tuple[str, ...]:
+    found = tuple(values)
+    if not all(isinstance(value, str) for value in found):
+        raise ModelFileError(f"metadata with {what} that are not all text")
+    return found
+
+
+def _versions(values: dict[str, Any]) -> dict[str, str]:
+    return dict(zip(values, _strings("versions", values.values()), strict=True))
+
+
+def _picture_rule(values: dict[str, Any]) -> PictureRule:
+    version = _field(values, "version", int)
+    if version != RULE_VERSION:
+        raise ModelFileError(
+            f"picture rule {_shown(version)}; this version knows {RULE_VERSION}. Use the deep-ranking it needs"
+        )
+    return PictureRule(
+        size=_bounded(values, "size", _MAX_SIDE),
+        mode=_one_of(values, "mode", ("stretch", "crop")),
+        filter=_one_of(values, "filter", ("bilinear",)),
+        version=version,
+    )
