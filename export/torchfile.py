@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..runtime.embedder import embed_stream
 from ..runtime.errors import PictureError
 from ..runtime.images import Picture, PictureRule
 from ..runtime.modelfile import ModelInfo
+from ..runtime.streams import embed_stream
 
 __all__ = ["TorchFile", "first_line"]
 

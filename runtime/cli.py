@@ -183,7 +183,7 @@ DeviceOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="CPU threads of the network. Default: the usable cores, at most 4."),
+    typer.Option("--threads", min=1, help="CPU threads that embed. Default: the usable cores, at most 16."),
 ]
 MaxPixelsOption = Annotated[
     int,

@@ -52,8 +52,15 @@ EXTENSIONS = frozenset(
 # Those that Pillow knows from the start, in the order in which they are tried. JPEG's reader opens MPO as well.
 _COMMON_FORMATS = ["JPEG", "PNG", "GIF", "BMP", "DIB"]
 
-# Beyond this many pixels in flight over all threads, a picture waits; a larger one decodes alone.
-_DECODING_PIXELS = 64_000_000
+# Beyond this many bytes in flight over all threads, a picture waits; one that needs more decodes alone.
+_MOST_DECODING_BYTES = 512_000_000
+# What a pixel takes while it is decoded and converted: twice what Pillow takes for it, 4 bytes even for RGB. Some
+# decoders hold more (tests/test_memory.py measures it).
+_BYTES_PER_PIXEL = 8
+_DECODER_BYTES = {"AVIF": 11, "HEIF": 12, "WEBP": 21}
+_COEFFICIENT_BYTES = 6
+# Pixels that are converted at a time where a conversion takes several steps.
+_BAND_PIXELS = 1_000_000
 
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
@@ -107,9 +114,13 @@ def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = 
                 f"{name} has {image.width} x {image.height} = {pixels:,} pixels; at most {max_pixels:,} are accepted. "
                 "Make it smaller, or raise the limit (--max-pixels)."
             )
-        with _DECODING.reserve(pixels):
+        try:
+            extent = _drafted(image, rule)
+        except Exception as error:  # as below
+            raise PictureError(_damaged(name, image.format, error)) from error
+        with _DECODING.reserve(_decoding_bytes(image, pixels)):
             try:
-                return _decode(image, rule)
+                return _decode(image, rule, extent)
             except PictureError as error:
                 raise PictureError(f"{name} {error}") from None
             # Damaged files make Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error,
@@ -166,18 +177,33 @@ def _damaged(name: str, image_format: str | None, error: Exception) -> str:
     return f"{name} is {kind} ({str(error) or type(error).__name__}); replace it or leave it out."
 
 
-def _decode(image: Image.Image, rule: PictureRule) -> Picture:
-    orientation = _orientation(image)
-    extent: tuple[float, float] = image.size
+def _drafted(image: Image.Image, rule: PictureRule) -> tuple[float, float]:
+    """Ask for a reduced JPEG, and return the extent of the content: width and height in pixels, not always whole."""
     if image.format in ("JPEG", "MPO"):
         drafted = image.draft(None, (2 * rule.size, 2 * rule.size))
         if drafted is not None:
             # A reduced JPEG is rounded up to whole pixels; its content ends at the exact, fractional extent.
-            extent = drafted[1][2], drafted[1][3]
-    square = _to_rgb(image).resize((rule.size, rule.size), Image.Resampling.BILINEAR, box=_box(rule.mode, *extent))
+            return drafted[1][2], drafted[1][3]
+    return image.size
+
+
+def _decoding_bytes(image: Image.Image, pixels: int) -> int:
+    """Return about the most memory that decoding takes: that of the format's decoder, and of one or two pictures."""
+    drafted = image.width * image.height
+    if image.format in ("JPEG", "MPO"):
+        # A progressive one is held as coefficients, whole, before any of it is decoded.
+        coefficients = _COEFFICIENT_BYTES * pixels if image.info.get("progressive") else 0
+        return coefficients + _BYTES_PER_PIXEL * drafted
+    return _DECODER_BYTES.get(image.format or "", _BYTES_PER_PIXEL) * drafted
+
+
+def _decode(image: Image.Image, rule: PictureRule, extent: tuple[float, float]) -> Picture:
+    orientation = _orientation(image)
+    plain = _eight_bit(image)
+    square = plain.resize((rule.size, rule.size), Image.Resampling.BILINEAR, box=_box(rule.mode, *extent))
     if orientation in _ORIENTATIONS:
         square = square.transpose(_ORIENTATIONS[orientation])
-    return np.asarray(square)
+    return np.asarray(square.convert("RGB"))
 
 
 def _box(mode: str, width: float, height: float) -> tuple[float, float, float, float]:
@@ -196,14 +222,21 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Return the first frame in mode RGB, or L where it is gray: a third of the memory, and the same once resized."""
+    image.load()
+    if image.format == "WEBP":
+        # Its decoder, and the file that its frame was handed over in, hold the picture three more times.
+        vars(image).update(_decoder=None, fp=None)
     if image.mode.startswith("I;16") or image.mode == "I":
-        return _sixteen_bit_to_gray(image).convert("RGB")
+        return _sixteen_bit_to_gray(image)
     if image.mode == "F":
         raise PictureError("holds floating-point samples; expected 8 or 16 bits a sample. Save it as such.")
     if image.has_transparency_data:
-        return _over_white(image.convert("RGBA"))
-    return image.convert("RGB")
+        return _over_white(image)
+    if image.mode in ("RGB", "L"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _sixteen_bit_to_gray(image: Image.Image) -> Image.Image:
@@ -212,21 +245,28 @@ def _sixteen_bit_to_gray(image: Image.Image) -> Image.Image:
     if samples.size and (samples.min() < 0 or samples.max() > 65535):
         raise PictureError("holds 32-bit samples; expected 8 or 16 bits a sample. Save it as such.")
     gray = np.empty(samples.shape, dtype=np.uint8)
-    rows = max(1, 1_000_000 // max(1, samples.shape[1]))
-    for top in range(0, samples.shape[0], rows):
-        band = samples[top : top + rows].astype(np.uint32)
-        gray[top : top + rows] = (band + 128) // 257
+    for top, bottom in _bands(*image.size):
+        gray[top:bottom] = (samples[top:bottom].astype(np.uint32) + 128) // 257
     return Image.fromarray(gray)
 
 
 def _over_white(image: Image.Image) -> Image.Image:
+    """Compose over white, in bands of rows: the whole picture is not held once more for each of the steps."""
     white = Image.new("RGB", image.size, (255, 255, 255))
-    white.paste(image, mask=image.getchannel("A"))
+    for top, bottom in _bands(*image.size):
+        band = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        white.paste(band, (0, top), mask=band.getchannel("A"))
     return white
 
 
-class _PixelBudget:
-    """A semaphore counted in pixels: bounds the memory of pictures that are being decoded at the same time."""
+def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
+    rows = max(1, _BAND_PIXELS // max(1, width))
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
+
+
+class _Budget:
+    """A semaphore counted in bytes: bounds the memory of pictures that are being decoded at the same time."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -234,20 +274,20 @@ class _PixelBudget:
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def reserve(self, pixels: int) -> Iterator[None]:
-        """Wait until ``pixels`` fit, or until nothing else is being decoded."""
+    def reserve(self, size: int) -> Iterator[None]:
+        """Wait until ``size`` bytes fit, or until nothing else is being decoded."""
         with self._changed:
-            self._changed.wait_for(lambda: self._in_use == 0 or self._in_use + pixels <= self._limit)
-            self._in_use += pixels
+            self._changed.wait_for(lambda: self._in_use == 0 or self._in_use + size <= self._limit)
+            self._in_use += size
         try:
             yield
         finally:
             with self._changed:
-                self._in_use -= pixels
+                self._in_use -= size
                 self._changed.notify_all()
 
 
-_DECODING = _PixelBudget(_DECODING_PIXELS)
+_DECODING = _Budget(_MOST_DECODING_BYTES)
 
 
 @functools.cache

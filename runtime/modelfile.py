@@ -24,7 +24,7 @@ from .text import display_path, printable
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__all__ = ["INPUT_NAME", "METADATA_KEY", "OUTPUT_NAME", "SCHEMA", "ModelInfo", "OpenModel", "open_model"]
+__all__ = ["INPUT_NAME", "METADATA_KEY", "OUTPUT_NAME", "SCHEMA", "ModelInfo", "OpenModel", "open_again", "open_model"]
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "embedding"
@@ -73,6 +73,19 @@ def open_model(path: str | Path, *, device: Device = "auto", threads: int | None
     except UnicodeDecodeError as error:  # ONNX Runtime hands metadata and names over as they are in the file
         raise ModelFileError(f"{display_path(path)} has text that is not UTF-8 ({error.reason}).") from None
     return OpenModel(path, reading.sha256(), info, session, used)
+
+
+def open_again(model: OpenModel, *, threads: int) -> OpenModel:
+    """Open the same file on the CPU once more, in a session with another number of threads.
+
+    Raises:
+        ModelFileError: it is another file by now.
+
+    """
+    again = open_model(model.path, device="cpu", threads=threads)
+    if again.sha256 != model.sha256:
+        raise ModelFileError(f"{display_path(model.path)} has changed since it was opened; start again.")
+    return again
 
 
 class _Reading(threading.Thread):

@@ -6,13 +6,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from PIL import Image
 from tinymodel import DIM, SIZE, expected, write_model
 
 from deeprank.runtime import Embedder
-from deeprank.runtime.embedder import embed_stream
-from deeprank.runtime.errors import PictureError
+from deeprank.runtime.binding import BoundNetwork
+from deeprank.runtime.errors import ModelFileError, PictureError
+from deeprank.runtime.modelfile import open_model
+from deeprank.runtime.streams import embed_in_workers, embed_stream
 
 RNG = np.random.default_rng(0)
 
@@ -113,3 +116,78 @@ def test_stopping_early_stops_the_threads(embedder: Embedder, tmp_path: Path) ->
     next(stream)
     stream.close()
     assert threading.active_count() == before
+
+
+def test_many_are_embedded_by_a_thread_for_each_core(tmp_path: Path) -> None:
+    """Each with the network to itself; a few go through the session that is open anyway."""
+    embedder = Embedder(write_model(tmp_path / "tiny.onnx"), device="cpu", threads=3, batch_size=4)
+    paths, pixels = pictures(tmp_path, 40)
+    names: set[str] = set()
+
+    def load(path: Path) -> np.ndarray:
+        names.add(threading.current_thread().name)
+        time.sleep(0.001)
+        return embedder.load(path)
+
+    few = [vector for _, vector in embedder.stream(paths[:4], load)]
+    assert all(name.startswith("decode") for name in names)
+    assert embedder._on_one_core is None
+    names.clear()
+    many = [vector for _, vector in embedder.stream(paths, load)]
+    assert len(names) == 3
+    assert all(name.startswith("embed") for name in names)
+    assert embedder._one_core().threads == 1
+    np.testing.assert_allclose(np.stack(few), expected(pixels[:4]), atol=1e-5)
+    np.testing.assert_allclose(np.stack(many), expected(pixels), atol=1e-5)
+
+
+def test_workers_keep_the_order_and_take_items_as_they_are_needed() -> None:
+    taken = 0
+
+    def items():
+        nonlocal taken
+        for number in range(500):
+            taken += 1
+            yield number
+
+    def read(number: int) -> np.ndarray:
+        time.sleep(0.001 * (number % 5 == 0))
+        if number % 7 == 0:
+            raise PictureError(str(number))
+        return np.full((1, 1, 3), number % 256, np.uint8)
+
+    def embed(batch: np.ndarray) -> np.ndarray:
+        return batch[:, 0, 0].astype(np.float32)
+
+    stream = embed_in_workers(items(), read, embed, batch_size=4, workers=3)
+    for number, (item, result) in enumerate(stream):
+        assert item == number
+        assert taken - number <= 4 * (3 * 3 + 2)
+        if number % 7 == 0:
+            assert str(result) == str(number)
+        else:
+            assert result[0] == number % 256
+    assert number == 499
+
+
+def test_a_model_that_is_replaced_while_it_is_open_is_noticed(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "tiny.onnx")
+    embedder = Embedder(path, device="cpu", threads=2, batch_size=4)
+    paths, _ = pictures(tmp_path, 10)
+    write_model(path, seed=1)
+    with pytest.raises(ModelFileError, match="has changed since it was opened"):
+        list(embedder.stream(paths, embedder.load))
+
+
+def test_bound_buffers_give_what_the_session_gives(tmp_path: Path) -> None:
+    """The way a GPU is fed; on the CPU it is the same calls."""
+    session = open_model(write_model(tmp_path / "tiny.onnx"), device="cpu").session
+    network = BoundNetwork(session, 4, device="cpu")
+    kept = []
+    for count in (4, 4, 1, 7, 4):
+        pixels = RNG.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+        vectors = network.run(pixels, ort.RunOptions())
+        np.testing.assert_allclose(vectors, expected(pixels), atol=1e-5)
+        kept.append((pixels, vectors))
+    for pixels, vectors in kept:  # no result is a view of a buffer that was written to again
+        np.testing.assert_allclose(vectors, expected(pixels), atol=1e-5)

@@ -308,25 +308,25 @@ def test_threads_give_the_same_pictures(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[number], picture)
 
 
-def test_pixels_in_flight_are_bounded() -> None:
-    from deeprank.runtime.images import _PixelBudget
+def test_bytes_in_flight_are_bounded() -> None:
+    from deeprank.runtime.images import _Budget
 
-    budget, in_flight, most = _PixelBudget(100), 0, 0
+    budget, in_flight, most = _Budget(100), 0, 0
     lock = threading.Lock()
 
-    def work(pixels: int) -> None:
+    def work(size: int) -> None:
         nonlocal in_flight, most
-        with budget.reserve(pixels):
+        with budget.reserve(size):
             with lock:
-                in_flight += pixels
-                most = max(most, in_flight if pixels <= 100 else 0)
-                alone = in_flight == pixels
-            assert pixels <= 100 or alone
+                in_flight += size
+                most = max(most, in_flight if size <= 100 else 0)
+                alone = in_flight == size
+            assert size <= 100 or alone
             threading.Event().wait(0.002)
             with lock:
-                in_flight -= pixels
+                in_flight -= size
 
-    threads = [threading.Thread(target=work, args=(pixels,)) for pixels in [30, 60, 250, 40, 90, 10] * 5]
+    threads = [threading.Thread(target=work, args=(size,)) for size in [30, 60, 250, 40, 90, 10] * 5]
     for thread in threads:
         thread.start()
     for thread in threads:

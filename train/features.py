@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from ..models.network import EmbeddingNet
 from ..runtime.datasets import Sample
-from ..runtime.embedder import embed_stream
 from ..runtime.errors import PictureError, TrainingError
 from ..runtime.files import file_sha256
 from ..runtime.images import PictureRule
+from ..runtime.streams import embed_stream
 from ..runtime.text import display_path
 from .config import Augmentation
 from .extractor import Extractor

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from ..models.network import EmbeddingNet, NetworkConfig, build_network
-from ..runtime.embedder import embed_stream
 from ..runtime.errors import PictureError, TrainingError
 from ..runtime.images import Picture, PictureRule
 from ..runtime.modelfile import ModelInfo
+from ..runtime.streams import embed_stream
 from ..runtime.text import display_path
 from .checkpoints import read_checkpoint
 from .config import TrainConfig, config_from_dict

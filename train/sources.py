@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ..models.network import EmbeddingNet
-from ..runtime.embedder import embed_stream
 from ..runtime.errors import PictureError, TrainingError
 from ..runtime.images import Picture, PictureRule
+from ..runtime.streams import embed_stream
 from .config import Augmentation
 from .data import Positions, TrainingData
 from .features import CachedFeatures

@@ -25,6 +25,7 @@ from ..cli import (
 from ..devices import Device
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
+from ..memory import return_large_blocks
 from ..text import display_path
 from . import presentation
 
@@ -100,6 +101,7 @@ def sync_command(
         from .sync import sync
 
         work = functools.partial(sync, roots=folders or [], allow_mass_removal=allow_mass_removal, say=note)
+    return_large_blocks()
     try:
         with progress_in_stages() as start:
             report = work(index, model=model, progress=start, **options)

@@ -1,0 +1,165 @@
+"""From any number of items to vectors, in order and in bounded memory: two ways to keep a machine busy."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .devices import usable_cores
+from .errors import PictureError
+from .images import Picture
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+__all__ = ["DEFAULT_BATCH_SIZE", "Embedded", "embed_in_workers", "embed_stream"]
+
+T = TypeVar("T")
+Vectors = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.float32]
+Embedded = Vector | PictureError
+
+DEFAULT_BATCH_SIZE = 32
+# Batches' worth of items, readable or not, after which a batch goes on: a folder of damaged files must not pile up.
+_MOST_WAITING = 4
+# Batches that each worker is ahead by: whoever takes the results may be busy for a while (a commit waits for the disk).
+_AHEAD = 3
+
+
+def embed_in_workers(
+    items: Iterable[T],
+    read: Callable[[T], Picture],
+    embed_batch: Callable[[Picture], Vectors],
+    *,
+    batch_size: int,
+    workers: int,
+) -> Iterator[tuple[T, Embedded]]:
+    """Let each of several threads decode a batch and run the network on it, on one core.
+
+    No core waits for another, as it does where one network is spread over all of them: on a CPU this comes nearest to
+    the sum of all work divided by the cores (benchmarks/folder_embedding.py).
+
+    Args:
+        items: what is to be embedded, consumed as needed.
+        read: gives an item's picture, uint8 ``[S, S, 3]``; may raise PictureError.
+        embed_batch: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, on the thread that calls it.
+        batch_size: pictures given to ``embed_batch`` at most.
+        workers: number of threads.
+
+    Yields:
+        each item with its vector, float32 ``[d]``, or with the error of its picture, in order.
+
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def work(batch: list[T]) -> list[tuple[T, Embedded]]:
+        return list(_embedded([(item, _picture(read, item)) for item in batch], embed_batch))
+
+    waiting: deque[Future[list[tuple[T, Embedded]]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="embed")
+    try:
+        for batch in _split(items, batch_size):
+            waiting.append(pool.submit(work, batch))
+            if len(waiting) > _AHEAD * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def embed_stream(
+    items: Iterable[T],
+    read: Callable[[T], Picture],
+    embed_batch: Callable[[Picture], Vectors],
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    threads: int | None = None,
+) -> Iterator[tuple[T, Embedded]]:
+    """Decode in threads while one network works: on a GPU, or on all cores together.
+
+    Args:
+        items: what is to be embedded, consumed as needed.
+        read: gives an item's picture, uint8 ``[S, S, 3]``; runs in a thread and may raise PictureError.
+        embed_batch: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``.
+        batch_size: pictures given to ``embed_batch`` at a time.
+        threads: that decode; default: the usable cores.
+
+    Yields:
+        each item with its vector, float32 ``[d]``, or with the error of its picture, in order.
+
+    """
+    for batch in _batches(_decoded(items, read, batch_size, threads or usable_cores()), batch_size):
+        yield from _embedded(batch, embed_batch)
+
+
+def _embedded(
+    batch: list[tuple[T, Picture | PictureError]], embed_batch: Callable[[Picture], Vectors]
+) -> Iterator[tuple[T, Embedded]]:
+    pictures = [picture for _, picture in batch if not isinstance(picture, PictureError)]
+    vectors = iter(embed_batch(np.stack(pictures))) if pictures else iter(())
+    for item, picture in batch:
+        yield item, picture if isinstance(picture, PictureError) else next(vectors)
+
+
+def _picture(read: Callable[[T], Picture], item: T) -> Picture | PictureError:
+    try:
+        return read(item)
+    except PictureError as error:
+        return error
+
+
+def _split(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch
+
+
+def _decoded(
+    items: Iterable[T], read: Callable[[T], Picture], batch_size: int, threads: int
+) -> Iterator[tuple[T, Picture | PictureError]]:
+    """Yield pictures in order, with the next two batches being decoded meanwhile."""
+    from concurrent.futures import ThreadPoolExecutor  # a single query does without it
+
+    ahead = 2 * batch_size
+    waiting: deque[tuple[T, Future[Picture]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(read, item)))
+            if len(waiting) > ahead:
+                yield _result(*waiting.popleft())
+        while waiting:
+            yield _result(*waiting.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(item: T, future: Future[Picture]) -> tuple[T, Picture | PictureError]:
+    with contextlib.suppress(PictureError):
+        return item, future.result()
+    error = future.exception()
+    assert isinstance(error, PictureError)
+    return item, error
+
+
+def _batches(
+    decoded: Iterable[tuple[T, Picture | PictureError]], batch_size: int
+) -> Iterator[list[tuple[T, Picture | PictureError]]]:
+    """Group so that a batch holds ``batch_size`` readable pictures, unless nearly all are unreadable."""
+    batch: list[tuple[T, Picture | PictureError]] = []
+    readable = 0
+    for item, picture in decoded:
+        batch.append((item, picture))
+        readable += not isinstance(picture, PictureError)
+        if readable == batch_size or len(batch) == _MOST_WAITING * batch_size:
+            yield batch
+            batch, readable = [], 0
+    if batch:
+        yield batch

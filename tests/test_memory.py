@@ -1,0 +1,111 @@
+"""Memory while pictures are decoded: the peak of a process against what is reserved for it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tinymodel import write_model
+
+from deeprank.runtime import images
+from deeprank.runtime.images import PictureRule
+
+WIDTH, HEIGHT = 6000, 4000
+
+# The decoders' code and their tables, which are there once.
+FIXED = 30_000_000
+
+PEAK = """
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+"""
+DECODE = (
+    PEAK
+    + """
+import io, sys
+from PIL import Image
+from deeprank.runtime.images import PictureRule, load_picture, _other_formats
+_other_formats()
+before = peak()
+load_picture(sys.argv[1], PictureRule(160))
+print(peak() - before)
+"""
+)
+STREAM = (
+    PEAK
+    + """
+import sys
+from pathlib import Path
+from deeprank.runtime import Embedder
+from deeprank.runtime.memory import return_large_blocks
+return_large_blocks()
+embedder = Embedder(sys.argv[1], device="cpu", threads=4, batch_size=4)
+before = peak()
+paths = sorted(Path(sys.argv[2]).iterdir()) * 8
+assert all(hasattr(vector, "shape") for _, vector in embedder.stream(paths, embedder.load))
+print(peak() - before)
+"""
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def run(code: str, *arguments: Path) -> int:
+    result = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    return Image.fromarray(np.dstack([x % 251, y % 241, (x + y) % 256]).astype(np.uint8))
+
+
+def with_alpha(picture: Image.Image) -> Image.Image:
+    result = picture.copy()
+    result.putalpha(Image.linear_gradient("L").resize(picture.size))
+    return result
+
+
+def sixteen_bit(gray: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(gray).astype(np.uint16) * 200)
+
+
+KINDS = {
+    "plain.jpg": (lambda p: p, {"quality": 90}),
+    "progressive.jpg": (lambda p: p, {"quality": 90, "progressive": True, "subsampling": 0}),
+    "rgb.png": (lambda p: p, {"compress_level": 1}),
+    "alpha.png": (with_alpha, {"compress_level": 1}),
+    "gray16.png": (
+        lambda p: Image.fromarray(np.asarray(p.getchannel(0)).astype(np.uint16) * 200),
+        {"compress_level": 1},
+    ),
+    "palette.png": (lambda p: p.quantize(16, method=Image.Quantize.FASTOCTREE), {"transparency": 3}),
+    "lzw.tif": (with_alpha, {"compression": "tiff_lzw"}),
+    "alpha.webp": (lambda p: with_alpha(p.reduce(100)).resize(p.size, Image.Resampling.NEAREST), {"method": 0}),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_decoding_takes_no_more_than_is_reserved(name: str, picture: Image.Image, tmp_path: Path) -> None:
+    change, options = KINDS[name]
+    path = tmp_path / name
+    change(picture).save(path, **options)
+    with Image.open(path) as image:
+        images._drafted(image, PictureRule(160))
+        reserved = images._decoding_bytes(image, WIDTH * HEIGHT)
+    assert run(DECODE, path) <= reserved + FIXED
+
+
+def test_many_threads_stay_within_what_may_be_decoded_at_a_time(picture: Image.Image, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("rgb.png", "alpha.png", "progressive.jpg"):
+        change, options = KINDS[name]
+        change(picture).save(folder / name, **options)
+    model = write_model(tmp_path / "tiny.onnx")
+    assert run(STREAM, model, folder) <= images._MOST_DECODING_BYTES + 2 * FIXED
