@@ -1,6 +1,26 @@
 """``python -m deeprank.train`` is ``deeprank-train``, and so is ``torchrun ... -m deeprank.train``."""
 
+import atexit
+import os
+import sys
+
 from .cli import main
 
+
+def _main_among_others() -> None:
+    """Run, and end without taking PyTorch down: its threads between processes can abort one that is done otherwise."""
+    status = 0
+    try:
+        main()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _main_among_others()
     main()
