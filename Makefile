@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := demo
 WHEELHOUSE := wheelhouse
-MODEL := model.onnx
+MODEL := pretrained
 DATA := data/tiny-imagenet-200
 
 .PHONY: demo test lint format bench wheelhouse clean
@@ -40,7 +40,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Hours: everything that docs/benchmarks.md shows, with the libraries that it is compared with.
 bench: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable '.[train,dev,bench]'
 	$(BIN)/python benchmarks/run.py --model $(MODEL) --data $(DATA)
 
 # All that a box without a compiler and without network needs:

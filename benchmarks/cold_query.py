@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -38,8 +39,11 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYT
 def timed(command: list[str]) -> float:
     """Return the wall time of a whole process, in seconds."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
-    return time.perf_counter() - start
+    result = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
+    seconds = time.perf_counter() - start
+    if result.returncode:
+        sys.exit(f"error: {shlex.join(command)} failed: {os.fsdecode(result.stderr).strip()}")
+    return seconds
 
 
 def main() -> None:

@@ -78,13 +78,13 @@ def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[A
 
 
 @contextlib.contextmanager
-def progress_in_stages() -> Iterator[StartProgress]:
+def progress_in_stages(unit: str = "pictures") -> Iterator[StartProgress]:
     """Show one :func:`progress` after the other."""
     with contextlib.ExitStack() as shown:
 
         def start(what: str, total: int, /) -> Advance:
             shown.close()
-            return shown.enter_context(progress(what, total))
+            return shown.enter_context(progress(what, total, unit))
 
         yield start
 

@@ -10,13 +10,13 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, ParamSpec
 
 from .errors import DeepRankError
-from .text import printable
+from .text import display_path, printable
 
-__all__ = ["emit_json", "fail", "guarded", "note"]
+__all__ = ["emit_json", "emit_paths", "fail", "guarded", "note"]
 
 P = ParamSpec("P")
 
@@ -77,6 +77,15 @@ def emit_json(document: dict[str, Any]) -> None:
     import json
 
     print(json.dumps(document, ensure_ascii=True, indent=2))
+
+
+def emit_paths(paths: Iterable[str], end: bytes) -> None:
+    """Print names on stdout in their own bytes; on a terminal, which would obey escapes in them, as safe text."""
+    for path in paths:
+        if sys.stdout.isatty():
+            print(display_path(path))
+        else:
+            sys.stdout.buffer.write(os.fsencode(path) + end)
 
 
 def _lines(message: str) -> str:

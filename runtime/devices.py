@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .cgroups import cpu_quota
 from .errors import DeviceError
 
 if TYPE_CHECKING:
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Deadline",
     "Device",
+    "cpu_features",
+    "cuda_usable",
     "fast_int8",
+    "has_vnni",
     "limit_memory",
+    "nvidia_gpus",
     "processor",
     "session_options",
     "session_providers",
@@ -68,10 +73,18 @@ class Deadline:
 
 
 def usable_cores() -> int:
-    """Return the cores this process may use; in a container that can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the cores this process may use; in a container that can be fewer than the machine has.
+
+    Where it may run on more cores than it is granted the time of, it would be stopped again and again.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+@functools.cache
+def _quota() -> float | None:
+    return cpu_quota()
 
 
 def processor() -> str:
@@ -79,6 +92,11 @@ def processor() -> str:
     import platform  # which a query does not need
 
     return " ".join([platform.machine(), *(flag for flag in _EIGHT_BIT if flag in _features())])
+
+
+def cpu_features() -> frozenset[str]:
+    """Return the features of an x86 processor as Linux names them, such as ``avx2``; none where it is another."""
+    return _features()
 
 
 @functools.cache
@@ -93,14 +111,15 @@ def _features() -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-def _has_vnni() -> bool:
+def has_vnni() -> bool:
+    """Tell whether the processor has instructions for sums of eight-bit products."""
     return not _features().isdisjoint(_VNNI)
 
 
 @functools.cache
 def fast_int8() -> bool:
     """Tell whether eight-bit numbers are what networks run fastest with here: instructions for them, and no GPU."""
-    return _has_vnni() and not _cuda_usable()
+    return has_vnni() and not cuda_usable()
 
 
 def session_options(threads: int | None) -> tuple[ort.SessionOptions, int]:
@@ -117,7 +136,7 @@ def session_options(threads: int | None) -> tuple[ort.SessionOptions, int]:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # Spinning threads would take the cores that decode the next batch, and double the CPU time of a single query.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not _has_vnni():
+    if not has_vnni():
         # Eight-bit kernels for AVX2 add products in 16 bits, which saturate: a cosine falls from 0.996 to 0.956. These
         # cannot, so that an int8 file gives the same vectors everywhere. With VNNI they would be half as fast.
         options.add_session_config_entry("session.x64quantprecision", "1")
@@ -157,7 +176,7 @@ def session_providers(device: Device) -> list[Any]:
     """
     if device not in ("auto", "cpu", "cuda"):
         raise DeviceError(f"device {device!r} is unknown; expected auto, cpu or cuda.")
-    cuda = device != "cpu" and _cuda_usable()
+    cuda = device != "cpu" and cuda_usable()
     if device == "cuda" and not cuda:
         raise DeviceError(
             "CUDA was asked for, but there is no NVIDIA driver or no ONNX Runtime with CUDA here; use --device cpu, "
@@ -167,15 +186,19 @@ def session_providers(device: Device) -> list[Any]:
 
 
 @functools.cache
-def _cuda_usable() -> bool:
+def cuda_usable() -> bool:
     """Tell whether asking for CUDA makes sense; ONNX Runtime itself claims it even where there is no GPU."""
     import onnxruntime as ort
 
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return False
+    return "CUDAExecutionProvider" in ort.get_available_providers() and nvidia_gpus() > 0
+
+
+@functools.cache
+def nvidia_gpus() -> int:
+    """Return the number of NVIDIA GPUs that the driver offers; 0 where there is no driver."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         count = ctypes.c_int(0)
-        return bool(driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value)
+        return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
     except OSError:
-        return False
+        return 0

@@ -24,16 +24,17 @@ def squared_distances(query: npt.NDArray[np.floating], vectors: npt.NDArray[np.f
     """Return D(q, x) = sum((q - x)^2), the paper's squared Euclidean distance, computed in float64.
 
     Args:
-        query: ``[d]``.
-        vectors: ``[n, d]``.
+        query: ``[d]``, or ``[q, d]``.
+        vectors: ``[n, d]``, or ``[q, n, d]``, others for each query.
 
     Returns:
-        float64 ``[n]``; in [0, 4] for unit vectors.
+        float64 ``[n]`` or ``[q, n]``; in [0, 4] for unit vectors.
 
     """
     # In C order each row is summed by itself, so that a distance does not depend on which other rows are with it.
-    difference = vectors.astype(np.float64, order="C") - query.astype(np.float64)
-    distances: npt.NDArray[np.float64] = np.square(difference, out=difference).sum(axis=1)
+    difference = vectors.astype(np.float64, order="C")
+    difference -= query[..., None, :]
+    distances: npt.NDArray[np.float64] = np.square(difference, out=difference).sum(axis=-1)
     return distances
 
 

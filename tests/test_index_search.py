@@ -1,8 +1,11 @@
 """Searching an index: a scan and the graph agree to the last bit, and both with a plain computation."""
 
+import json
+import math
 import shutil
 import threading
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,10 @@ from tinymodel import DIM, distances, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import IndexStateError, PictureError, QueryError
 from deeprank.runtime.files import file_sha256
-from deeprank.runtime.index import Index
+from deeprank.runtime.index import Index, hnsw
+from deeprank.runtime.index.compact import compact
+from deeprank.runtime.index.costs import Choice, Costs
+from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.records import Item, checksum, is_sound
 from deeprank.runtime.index.sync import sync
 from deeprank.runtime.index.upkeep import update_graph
@@ -164,24 +170,123 @@ def test_after_many_removals_and_additions_only_what_is_there_is_found(tmp_path:
         assert np.mean(shared) > 9.8
 
 
-def test_auto_scans_at_first_and_uses_the_graph_when_that_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deeprank.runtime.index import search
+def with_costs(folder: Path, **costs: float) -> Path:
+    """Let the graph of an index say that it was measured on another machine."""
+    with writing(folder) as writer:
+        row = writer.graph()
+        assert row is not None
+        parameters = json.loads(row.parameters)
+        parameters["measured"]["costs"] = costs
+        writer.set_graph(replace(row, parameters=json.dumps(parameters)))
+    return folder
 
-    monkeypatch.setattr(search, "_SMALLEST_FOR_GRAPH", 1000)
+
+def test_auto_uses_the_graph_once_loading_it_would_have_paid(tmp_path: Path) -> None:
     vectors = unit(1500, 24, 0)
-    folder = synthetic(tmp_path / "i", vectors)
+    costs = {"scan": 1.0, "scan_each": 0.5, "graph": 0.1, "graph_each": 0.1, "load": 50.0}
+    folder = with_costs(synthetic(tmp_path / "i", vectors), **costs)
+
+    def loaded(index: Index) -> bool:
+        return index._gallery is not None and index._gallery.graph_loaded
+
     with Index.open(folder) as opened:
-        opened.search_vectors(vectors[:10])
-        assert opened._gallery is not None
-        assert not opened._gallery.graph_loaded
-        for query in vectors[:100]:
-            opened.search_vectors(query[None])
-        assert opened._gallery.graph_loaded
+        asked = 0
+        while not loaded(opened):
+            opened.search_vectors(vectors[asked : asked + 1])
+            asked += 1
+        assert asked == math.floor(50 / (1.0 - 0.1)) + 1
         opened.search_vectors(vectors[:1], method="exact")
+    for many, pays in ((124, False), (126, True)):  # 0.4 ms are gained by each
+        with Index.open(folder) as opened:
+            opened.search_vectors(vectors[:many])
+            assert loaded(opened) is pays
+            opened.search_vectors(vectors[:many])
+            assert loaded(opened)
     with Index.open(folder) as opened:
         opened.load_graph()
-        assert opened._gallery is not None
-        assert opened._gallery.graph_loaded
+        assert loaded(opened)
+    with_costs(folder, **{**costs, "graph_each": 0.6})  # many at a time are sooner scanned
+    with Index.open(folder) as opened:
+        for _ in range(3):
+            opened.search_vectors(vectors)
+        assert not loaded(opened)
+
+
+def test_never_more_than_twice_what_knowing_the_future_would_take() -> None:
+    """The rule against the best choice in hindsight, for any number of queries."""
+    costs = Costs(scan=1.0, scan_each=0.3, graph=0.2, graph_each=0.1, load=40.0)
+    for count in range(1, 400):
+        choice, loaded, spent = Choice(), False, 0.0
+        for _ in range(count):
+            if choice.is_graph(costs, 1, loaded=loaded):
+                spent += costs.graph + (0 if loaded else costs.load)
+                loaded = True
+            else:
+                spent += costs.scan
+        assert spent <= 2 * min(count * costs.scan, costs.load + count * costs.graph) + costs.scan
+
+
+def test_the_recall_that_is_recorded_against_brute_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hnsw, "MIN_EF", 1)  # so that the graph misses some
+    monkeypatch.setattr(hnsw, "EF_PER_NEIGHBOUR", 1)
+    vectors = unit(3000, 96, 0)
+    folder = synthetic(tmp_path / "i", vectors)
+    measured = index_info(folder).graph["measured"]  # type: ignore[index]
+    assert (measured["items"], measured["k"]) == (3000, 30)
+    asked = np.arange(0, 3000, 10)
+    with Index.open(folder) as opened:
+        found, _ = opened.search_vectors(vectors[asked], 31, method="hnsw")
+    shared = []
+    for place, ids in zip(asked, found, strict=True):
+        distances = ((vectors.astype(np.float64) - vectors[place]) ** 2).sum(axis=1)
+        distances[place] = np.inf
+        shared.append(np.isin(np.argsort(distances)[:30] + 1, ids).mean())
+    assert 0.5 < np.mean(shared) < 0.98
+    assert measured["recall"] == pytest.approx(np.mean(shared), abs=0.05)
+
+
+def test_a_graph_of_an_earlier_version_is_measured_by_the_next_sync(tmp_path: Path) -> None:
+    folder = synthetic(tmp_path / "i", unit(1500, 24, 0))
+    with writing(folder) as writer:
+        row = writer.graph()
+        assert row is not None
+        old = {name: value for name, value in json.loads(row.parameters).items() if name != "measured"}
+        writer.set_graph(replace(row, parameters=json.dumps(old)))
+    assert "measured" not in index_info(folder).graph  # type: ignore[operator]
+    with writing(folder) as writer:
+        assert update_graph(writer) is None
+    assert index_info(folder).graph["measured"]["items"] == 1500  # type: ignore[index]
+
+
+def test_a_few_new_items_wait_beside_a_large_graph(tmp_path: Path) -> None:
+    """A sync that adds one picture does not write the graph of all others anew, and the picture is found."""
+    vectors = unit(2040, 24, 0)
+    folder = synthetic(tmp_path / "i", vectors[:2000])
+
+    def grown(first: int, stop: int, *, whole: bool = False) -> str:
+        with writing(folder) as writer:
+            ids = add(writer, 1, vectors[first:stop], prefix=f"{first}-")
+            assert ids == list(range(first + 1, stop + 1))
+            writer.commit()
+            assert update_graph(writer, whole=whole) is None
+        assert verify(folder).problems == ()
+        with Index.open(folder) as opened:
+            for method in ("exact", "hnsw"):
+                found, distances = opened.search_vectors(vectors[first:stop], 3, method=method)  # type: ignore[arg-type]
+                assert found[:, 0].tolist() == ids
+                assert (distances[:, 0] == 0).all()
+            nearest, _ = opened.search_vectors(vectors[:50], 10, method="hnsw")
+            exact, _ = opened.search_vectors(vectors[:50], 10, method="exact")
+            np.testing.assert_array_equal(nearest, exact)
+        return file_sha256(folder / "graph.hnsw")
+
+    first = file_sha256(folder / "graph.hnsw")
+    assert grown(2000, 2020) == first  # a hundredth
+    second = grown(2020, 2021)
+    assert second != first
+    assert grown(2021, 2025) == second
+    assert grown(2025, 2026, whole=True) != second
+    assert compact(folder).graph_built is False
 
 
 def test_k_beyond_the_index(index: Path, pictures: list[Path]) -> None:
@@ -254,10 +359,8 @@ def test_without_hnswlib_everything_works_by_scanning(
 ) -> None:
     import sys
 
-    from deeprank.runtime.index import graph
-
     monkeypatch.setitem(sys.modules, "hnswlib", None)
-    graph._hnswlib.cache_clear()
+    hnsw._hnswlib.cache_clear()
     report = sync(tmp_path / "i", [pictures[0].parents[1]], model=write_model(tmp_path / "model.onnx"))
     assert report.items == 60
     (remark,) = report.remarks
@@ -267,7 +370,7 @@ def test_without_hnswlib_everything_works_by_scanning(
         (remark,) = opened.remarks
         assert "this index has none" in remark
     monkeypatch.undo()
-    graph._hnswlib.cache_clear()
+    hnsw._hnswlib.cache_clear()
     assert sync(tmp_path / "i", [pictures[0].parents[1]]).remarks == ()
     with Index.open(tmp_path / "i") as opened:
         opened.search(pictures[0], 1, method="hnsw")

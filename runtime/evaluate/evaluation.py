@@ -145,7 +145,7 @@ def _through_graph(queries: Vectors, gallery: Vectors, k: int) -> npt.NDArray[np
     with tempfile.TemporaryDirectory(prefix="deeprank-") as folder:
         row = builder.save(Path(folder), covers=0)
         file = open_graph(Path(folder), row, dim)
-        places = file.load().search(queries, k)
-        if places is None:  # nodes that no link leads to; an index scans then
+        found = file.load().search(queries, k)
+        if found is None:  # nodes that no link leads to; an index scans then
             return nearest(queries, gallery, k)[0]
-        return file.ids[places]
+        return file.ids[found[0]]

@@ -22,10 +22,12 @@ from ..cli import (
     note,
     progress_in_stages,
 )
+from ..console import emit_paths
 from ..devices import Device
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
 from ..memory import return_large_blocks
+from ..nearduplicate import NEAR_DUPLICATE
 from ..text import display_path
 from . import presentation
 
@@ -43,7 +45,9 @@ app = application(
         "deeprank-index sync photos holidays --index my.index --model cats.onnx",
         "deeprank-index info",
         "deeprank-index verify --repair",
+        "deeprank-index copy /backup/deeprank.index",
         "deeprank-index remove 'photos/2019/*' --yes",
+        "deeprank-index dedupe --paths-only --print0 | xargs -0 ls -l",
     ],
 )
 
@@ -185,6 +189,165 @@ def remove_command(
     with progress_in_stages() as start:
         removed = remove(index, removal, progress=start)
     note(f"removed {presentation.pictures(removed)}")
+
+
+@app.command("compact")
+@guarded
+def compact_command(
+    index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False, verbose: VerboseOption = False
+) -> None:
+    """Make the index as small as what it holds: after many removals, say.
+
+    Interrupted at any moment, it leaves the index as it was or as it should be.
+    """
+    from .compact import compact
+
+    try:
+        with progress_in_stages() as start:
+            report = compact(index, progress=start)
+    except KeyboardInterrupt:
+        fail("interrupted; the index answers as before.", status=130)
+    for remark in report.remarks:
+        note(remark)
+    if as_json:
+        emit_json(presentation.compact_document(index, report))
+    else:
+        print(*presentation.compact_lines(index, report), sep="\n")
+
+
+@app.command("copy")
+@guarded
+def copy_command(
+    target: Annotated[Path, typer.Argument(metavar="DEST", help="A new name or an empty folder.")],
+    index: IndexOption = DEFAULT_INDEX,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Accept an index at DEST, and exchange it for the copy in one step.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Check every part of the copy before it is kept.")
+    ] = True,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Copy the index, also while it is being searched or synced: one state of it, complete or not at all."""
+    from .copying import copy
+
+    try:
+        with progress_in_stages("MB") as start:
+            report = copy(index, target, replace=replace, check=check, progress=start)
+    except KeyboardInterrupt:
+        fail(f"interrupted; nothing was put at {display_path(target)}.", status=130)
+    for remark in report.remarks:
+        note(remark)
+    if as_json:
+        emit_json(presentation.copy_document(index, target, report))
+    else:
+        print(presentation.copy_line(target, report))
+
+
+@app.command("export")
+@guarded
+def export_command(
+    target: Annotated[Path, typer.Argument(metavar="FILE.npz", help="The file to write; an earlier one is replaced.")],
+    index: IndexOption = DEFAULT_INDEX,
+    label: Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write vectors, paths, labels and the rest as arrays for numpy; import makes an index of them again."""
+    from .exporting import export_index
+
+    try:
+        with progress_in_stages() as start:
+            report = export_index(index, target, labels=label or [], progress=start)
+    except KeyboardInterrupt:
+        fail(f"interrupted; {display_path(target)} is as it was.", status=130)
+    if as_json:
+        emit_json(presentation.export_document(index, target, report))
+    else:
+        print(presentation.export_line(target, report))
+
+
+@app.command("import")
+@guarded
+def import_command(
+    source: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Written by export.")],
+    index: IndexOption = DEFAULT_INDEX,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="The model of the vectors. Default: ./model.onnx or one that ships, if it is it."),
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make a new index from an exported file, without embedding anything."""
+    from .importing import import_index
+
+    try:
+        with progress_in_stages() as start:
+            report = import_index(source, index, model=model, progress=start)
+    except KeyboardInterrupt:
+        fail("interrupted; no index was made.", status=130)
+    for remark in report.remarks:
+        note(remark)
+    if as_json:
+        emit_json(presentation.import_document(index, report))
+    else:
+        print(presentation.import_line(index, report))
+
+
+@app.command("dedupe")
+@guarded
+def dedupe_command(
+    index: IndexOption = DEFAULT_INDEX,
+    max_distance: Annotated[
+        float, typer.Option("--max-distance", metavar="D", help="How far near-duplicates may be apart, squared.")
+    ] = NEAR_DUPLICATE,
+    keep: Annotated[
+        str,
+        typer.Option(
+            "--keep",
+            metavar="largest|oldest|first",
+            help="The picture that stands for a group: the largest file, the oldest, or the first that was synced.",
+        ),
+    ] = "largest",
+    label: Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")] = None,
+    path: Annotated[
+        list[str] | None, typer.Option("--path", metavar="GLOB", help="Only pictures whose path matches.")
+    ] = None,
+    as_json: JsonOption = False,
+    paths_only: Annotated[
+        bool, typer.Option("--paths-only", help="Print the paths of all but the picture to keep of each group.")
+    ] = False,
+    print0: Annotated[bool, typer.Option("--print0", help="End each path with a NUL, for xargs -0.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """List groups of near-duplicates: in each, all are near the picture that stands for it. Nothing is deleted.
+
+    With --paths-only, files are left out that are not as they were synced, or whose picture to keep is not.
+    """
+    if as_json and paths_only:
+        raise typer.BadParameter("--json and --paths-only exclude each other.")
+    if print0 and not paths_only:
+        raise typer.BadParameter("--print0 goes with --paths-only.")
+    if keep not in ("largest", "oldest", "first"):
+        raise typer.BadParameter(f"{keep!r} is given; expected largest, oldest or first.", param_hint="--keep")
+    from .dedupe import Keep, find_near_duplicates, spared
+
+    with progress_in_stages() as start:
+        report = find_near_duplicates(
+            index, max_distance=max_distance, keep=cast(Keep, keep), label=label, path=path, progress=start
+        )
+    if as_json:
+        emit_json(presentation.dedupe_document(index, report))
+    elif paths_only:
+        files = spared(report)
+        for remark in presentation.spared_remarks(files):
+            note(remark)
+        emit_paths(files.paths, b"\0" if print0 else b"\n")
+    else:
+        for line in presentation.dedupe_lines(report):
+            print(line)
 
 
 def main() -> None:

@@ -1,122 +1,118 @@
-"""The HNSW graph of an index: a cache in one file, loaded only if its bytes are the ones the database knows.
-
-The only module that knows hnswlib, which crashes on damaged files and answers nonsense from files of another dimension.
-It is imported at first use: where it cannot be loaded, everything else works by scanning.
-
-The file starts with hnswlib's header, followed by one record per vector: links, the float32 vector, the id. The vectors
-are mapped from there rather than loaded a second time, so an exact scan and the graph share one copy of them.
-"""
+"""The graph of an index: a cache in one file, opened only if its bytes are the ones the database knows."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
-import struct
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..devices import usable_cores
-from ..errors import DeepRankError
 from ..files import file_sha256, replace_durably
+from .backend import BACKENDS, DEFAULT_BACKEND, GraphUnusableError, Ids, VectorIndex, Vectors, backend_of
 from .files import GRAPH, temporary
 from .records import GraphRow
-from .store import Ids, Vectors
 
-__all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "open_graph"]
+__all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "Places", "open_graph"]
 
-# Links per node and breadth of the search while building: 0.99 of the true neighbours on embeddings of this kind.
-LINKS = 16
-EF_CONSTRUCTION = 200
-# Breadth of a search: a larger k needs a larger one. On 50,000 vectors of photographs 300 finds 0.995 of the 30 nearest
-# (128: 0.981) and takes 0.16 ms a query, little beside embedding it.
-MIN_EF = 300
-EF_PER_NEIGHBOUR = 2
-_RETRY_EF = 8
-# hnswlib's header: six size_t (offset of level 0, capacity, count, record size, offsets of id and vector), two ints,
-# three size_t, a double, a size_t.
-_HEADER = struct.Struct("<6Qii3QdQ")
+Places = npt.NDArray[np.signedinteger]
 
-
-class GraphUnusableError(DeepRankError):
-    """The graph cannot be used; the message ends a sentence that says that the index was scanned instead."""
+# Where ids are at most this many times as many as the vectors, a table says where each lies.
+_SPARSEST_TABLE = 8
 
 
 class GraphFile:
     """A graph file whose bytes are the ones the database knows.
 
     ``ids`` int64 ``[n]`` and ``vectors`` float32 ``[n, d]`` are in the order of the file, which is nearly but not quite
-    that of the ids; ``vectors`` is a view of the file, of which the system keeps in memory what is used.
+    that of the ids; ``vectors`` is a view of the file, of which the system keeps in memory what is used. ``live`` bool
+    ``[n]`` tells which of them are in the index; ``parameters`` what was recorded of the graph.
     """
 
     def __init__(self, file: IO[bytes], row: GraphRow, dim: int) -> None:
         self.dim = dim
+        self.parameters: Mapping[str, Any] = json.loads(row.parameters)
         self._file = file  # kept open: the name may soon belong to the next graph
-        self.ids, self.vectors = _map(file, dim)
-        self.live = np.isin(self.ids, np.frombuffer(row.removed, dtype="<i8"), invert=True)
+        self._backend = backend_of(row.parameters)
+        view = self._backend.view(file, dim)
+        self.ids, self.vectors, self.release = view.ids, view.vectors, view.release
+        removed = np.frombuffer(row.removed, dtype="<i8")
+        self.live = np.isin(self.ids, removed, invert=True) if len(removed) else np.ones(len(self.ids), dtype=np.bool_)
 
     def load(self) -> Graph:
         """Load the graph itself.
 
         Raises:
-            GraphUnusableError: hnswlib cannot be imported, or cannot read the file after all.
+            GraphUnusableError: its library cannot be imported, or cannot read the file after all.
 
         """
-        index = self.load_into(_new_index(self.dim))
-        for item in self.ids[~self.live].tolist():
-            index.mark_deleted(item)
+        index = self.load_all()
+        index.delete(self.ids[~self.live])
+        self.release()  # what was scanned until now is not needed twice
         return Graph(index, self)
 
-    def load_into(self, index: Any, capacity: int = 0) -> Any:
-        """Read the file into an empty hnswlib index, with room for ``capacity`` vectors in all."""
-        try:
-            index.load_index(_reopenable(self._file), max_elements=max(capacity, len(self.ids)))
-        except (RuntimeError, MemoryError, UnicodeEncodeError) as error:
-            raise GraphUnusableError(f"hnswlib cannot load the graph ({error})") from None
-        if index.element_count != len(self.ids):
-            raise GraphUnusableError(f"{GRAPH} was replaced meanwhile")
-        return index
+    def load_all(self, capacity: int = 0) -> VectorIndex:
+        """Load the graph with removed vectors and all, with room for ``capacity`` vectors."""
+        return self._backend.load(self._file, self.dim, capacity)
 
 
 class Graph:
     """A loaded graph; ``search`` finds candidates, whose exact distances are for others to compute."""
 
-    def __init__(self, index: Any, file: GraphFile) -> None:
+    def __init__(self, index: VectorIndex, file: GraphFile) -> None:
         self.file = file
         self._index = index
-        self._size = int(file.live.sum())
-        self._order = np.argsort(file.ids, kind="stable")
-        self._sorted = file.ids[self._order]
+        self._places = _places(file.ids)
+        self._sorted = np.sort(file.ids) if self._places is None else None
+        self._order = np.argsort(file.ids, kind="stable") if self._places is None else None
 
-    def search(self, queries: Vectors, k: int) -> Ids | None:
+    def __len__(self) -> int:
+        """Return the number of vectors that can be found."""
+        return len(self._index)
+
+    def search(self, queries: Vectors, k: int, *, threads: int | None = None) -> tuple[Places, Vectors] | None:
         """Return the places in the file of about the ``k`` nearest vectors of each query.
 
         Args:
             queries: float32 ``[q, d]``, finite.
             k: at least 1; clamped to what the graph holds.
+            threads: to search with; default: the usable cores.
 
         Returns:
-            int64 ``[q, min(k, n)]``; None where hnswlib does not reach that many: the caller scans.
+            places (integers) and squared distances float32, both ``[q, min(k, n)]``, ascending; None where the graph
+            does not reach that many: the caller scans.
 
         """
-        k = min(k, self._size)
+        k = min(k, len(self))
         if k == 0:
             return None
-        ef = max(MIN_EF, EF_PER_NEIGHBOUR * k)
-        for breadth in (ef, _RETRY_EF * ef):
-            self._index.set_ef(min(breadth, max(self._size, 1)))
-            try:
-                labels, _ = self._index.knn_query(queries, k=k, num_threads=usable_cores())
-            except RuntimeError:
-                continue
-            places: Ids = self._order[np.searchsorted(self._sorted, labels.astype(np.int64))]
-            return places
+        found = self._index.search(queries, k, threads=threads or usable_cores())
+        return None if found is None else (self._place_of(found[0]), found[1])
+
+    def _place_of(self, ids: Ids) -> Places:
+        if self._places is not None:
+            return self._places[ids]
+        assert self._sorted is not None
+        assert self._order is not None
+        places: Places = self._order[np.searchsorted(self._sorted, ids)]
+        return places
+
+
+def _places(ids: Ids) -> Places | None:
+    """Return a table from ids to places, where it would not be much larger than what it is for."""
+    last = int(ids.max(initial=0))
+    if last > _SPARSEST_TABLE * len(ids):
         return None
+    # Where 32 bits are enough, the table is half as large, and stays in the cache.
+    table: Places = np.zeros(last + 1, dtype=np.int32) if last < 2**31 else np.zeros(last + 1, dtype=np.int64)
+    table[ids] = np.arange(len(ids))
+    return table
 
 
 def open_graph(folder: Path, row: GraphRow, dim: int) -> GraphFile:
@@ -154,23 +150,31 @@ class GraphBuilder:
             start: the graph to add to.
 
         Raises:
-            GraphUnusableError: hnswlib cannot be imported, or cannot load ``start``.
+            GraphUnusableError: the library cannot be imported, or cannot load ``start``.
 
         """
-        self._index = _new_index(dim)
+        self._dim = dim
+        self._library = DEFAULT_BACKEND if start is None else str(start.parameters["library"])
         self._removed = b""
         if start is None:
-            self._index.init_index(max_elements=max(capacity, 1), ef_construction=EF_CONSTRUCTION, M=LINKS)
+            self._index = BACKENDS[self._library]().create(dim, capacity)
             return
         self._removed = np.sort(start.ids[~start.live]).astype("<i8").tobytes()
-        start.load_into(self._index, capacity)
+        self._index = start.load_all(capacity)
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
         """Add vectors, float32 ``[n, d]``, under their ids, with all usable cores."""
-        self._index.add_items(vectors, ids, num_threads=usable_cores())
+        self._index.add(ids, vectors)
 
-    def save(self, folder: Path, covers: int) -> GraphRow:
+    def save(
+        self, folder: Path, covers: int, *, examine: Callable[[GraphFile], Mapping[str, Any]] | None = None
+    ) -> GraphRow:
         """Put the graph in place of the one in ``folder``; the caller records the returned row in the database.
+
+        Args:
+            folder: of the index.
+            covers: the last id in the graph.
+            examine: looks at the file before anybody else does; what it returns is recorded with the parameters.
 
         Raises:
             GraphUnusableError: it could not be written whole (a full disk: hnswlib itself would not say).
@@ -181,54 +185,19 @@ class GraphBuilder:
         try:
             prepared.unlink(missing_ok=True)
             with prepared.open("xb") as file:
-                self._index.save_index(_reopenable(file))
+                expected = self._index.save(file)
             size = prepared.stat().st_size
-            if size != self._index.index_file_size():
+            if size != expected:
                 prepared.unlink()
                 raise GraphUnusableError(f"{GRAPH} could not be written whole; is the disk full?")
-            row = GraphRow(file_sha256(prepared), size, _parameters(), covers, self._removed)
+            row = GraphRow(file_sha256(prepared), size, self._parameters(), covers, self._removed)
+            if examine is not None:
+                with prepared.open("rb") as file:
+                    row = replace(row, parameters=self._parameters(examine(GraphFile(file, row, self._dim))))
             replace_durably(prepared, target)
         except (RuntimeError, UnicodeEncodeError, OSError) as error:
             raise GraphUnusableError(f"{GRAPH} could not be written ({error})") from None
         return row
 
-
-def _parameters() -> str:
-    return json.dumps({"library": "hnswlib", "M": LINKS, "ef_construction": EF_CONSTRUCTION}, sort_keys=True)
-
-
-@functools.cache
-def _hnswlib() -> ModuleType:
-    try:
-        import hnswlib
-    except Exception as error:  # a build for another processor, or against another numpy, fails in any way it likes
-        raise GraphUnusableError(f"hnswlib cannot be imported here ({error})") from None
-    module: ModuleType = hnswlib
-    return module
-
-
-def _new_index(dim: int) -> Any:
-    return _hnswlib().Index(space="l2", dim=dim)
-
-
-def _reopenable(file: IO[bytes]) -> str:
-    """Return a name for hnswlib to open: that of the very file that is open here, whatever its path is now."""
-    through = f"/proc/self/fd/{file.fileno()}"
-    return through if os.path.exists(through) else str(file.name)  # noqa: PTH110
-
-
-def _map(file: IO[bytes], dim: int) -> tuple[Ids, npt.NDArray[np.float32]]:
-    """Return ids and a view of the vectors of a graph file whose bytes are known to be sound."""
-    content = np.memmap(file, mode="r")
-    if len(content) < _HEADER.size:
-        raise GraphUnusableError(f"{GRAPH} is too short")
-    level0, _, count, record, id_offset, vector_offset, *_ = _HEADER.unpack(content[: _HEADER.size].tobytes())
-    fits = id_offset - vector_offset == 4 * dim and id_offset + 8 <= record and record % 4 == 0
-    if level0 != 0 or not fits or _HEADER.size + count * record > len(content):
-        raise GraphUnusableError(f"{GRAPH} is laid out in a way that this version does not know")
-    start = _HEADER.size
-    ids = np.ndarray((count,), dtype="<u8", buffer=content, offset=start + id_offset, strides=(record,))
-    vectors: npt.NDArray[np.float32] = np.ndarray(
-        (count, dim), dtype="<f4", buffer=content, offset=start + vector_offset, strides=(record, 4)
-    )
-    return ids.astype(np.int64), vectors
+    def _parameters(self, more: Mapping[str, Any] | None = None) -> str:
+        return json.dumps({"library": self._library, **self._index.info(), **(more or {})}, sort_keys=True)

@@ -21,6 +21,8 @@ class Hit:
         id: number of the item in the index.
         root: the folder that was synced.
         relative: path under ``root``.
+        near_duplicates: number of hits left out because they are near-duplicates of this one; 0 unless that was asked
+            for.
 
     """
 
@@ -30,9 +32,10 @@ class Hit:
     id: int
     root: str
     relative: str
+    near_duplicates: int = 0
 
 
-def hit_of(item: Item, root: bytes, distance: float) -> Hit:
+def hit_of(item: Item, root: bytes, distance: float, near_duplicates: int = 0) -> Hit:
     """Return the hit that an item is, at a distance; ``root`` is the path of its root."""
     return Hit(
         path=os.fsdecode(os.path.join(root, item.path)),  # noqa: PTH118 - bytes, which pathlib does not take
@@ -41,4 +44,5 @@ def hit_of(item: Item, root: bytes, distance: float) -> Hit:
         id=item.id,
         root=os.fsdecode(root),
         relative=os.fsdecode(item.path),
+        near_duplicates=near_duplicates,
     )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import IndexLockedError, IndexStateError, ModelFileError
-from ..files import file_sha256
+from ..files import file_sha256, sync_folder
 from ..text import display_path
 from .files import DATABASE, GRAPH, LOCK, MODEL, disk_errors, is_index, put_copy, temporary
 from .writer import SIDE_FILES, create_database, locked
@@ -15,7 +15,8 @@ from .writer import SIDE_FILES, create_database, locked
 __all__ = ["check_model", "check_usable", "install_model", "new_folder"]
 
 OURS = {DATABASE, MODEL, GRAPH, LOCK}
-OURS |= {temporary(Path(name)).name for name in OURS} | {DATABASE + suffix for suffix in SIDE_FILES}
+OURS |= {temporary(Path(name)).name for name in OURS}
+OURS |= {name + suffix for name in (DATABASE, temporary(Path(DATABASE)).name) for suffix in SIDE_FILES}
 
 
 @contextmanager
@@ -29,8 +30,11 @@ def new_folder(folder: Path) -> Iterator[None]:
     """
     existed = folder.exists()
     check_usable(folder)
+    missing = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for path in missing:  # or a power cut takes the folder, with everything that was committed in it
+            sync_folder(path.parent)
     except OSError as error:
         raise IndexStateError(f"{display_path(folder)} cannot be made ({error.strerror}).") from None
     with locked(folder), disk_errors(folder):

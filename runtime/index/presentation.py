@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..text import display_path, printable
 
 if TYPE_CHECKING:
+    from .compact import CompactReport
+    from .copying import CopyReport
+    from .dedupe import DedupeReport, IndexedFile, Spared
+    from .exporting import ExportReport
+    from .importing import ImportReport
     from .info import IndexInfo
     from .remove import Removal
     from .sync import SyncReport
@@ -17,10 +23,21 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_LINES",
     "SCHEMA",
+    "compact_document",
+    "compact_lines",
+    "copy_document",
+    "copy_line",
+    "dedupe_document",
+    "dedupe_lines",
+    "export_document",
+    "export_line",
+    "import_document",
+    "import_line",
     "info_document",
     "info_lines",
     "pictures",
     "removal_lines",
+    "spared_remarks",
     "sync_document",
     "sync_line",
     "sync_remarks",
@@ -121,6 +138,7 @@ def verify_document(index: Path, report: VerifyReport) -> dict[str, Any]:
         "index": os.fsdecode(index),
         "items": report.items,
         "damaged": list(report.damaged),
+        "lost": list(report.lost),
         "problems": list(report.problems),
         "repaired": list(report.repaired),
         "remaining": list(report.remaining),
@@ -132,8 +150,147 @@ def verify_lines(index: Path, report: VerifyReport) -> list[str]:
     if not report.problems:
         return [f"{display_path(index)} is sound: {pictures(report.items)}"]
     lines = [f"damaged: {printable(problem)}" for problem in report.problems]
+    lines += [f"lost until the next sync: {display_path(path)}" for path in report.lost[:MOST_LINES]]
+    if len(report.lost) > MOST_LINES:
+        lines.append(f"lost until the next sync: {len(report.lost) - MOST_LINES:,} others (--json lists them all)")
     lines += [f"repaired: {printable(done)}" for done in report.repaired]
     return lines + [f"still damaged: {printable(problem)}" for problem in report.remaining if report.repaired]
+
+
+def compact_document(index: Path, report: CompactReport) -> dict[str, Any]:
+    """Return what a compaction gained, for ``--json``."""
+    return {
+        "schema": SCHEMA,
+        "index": os.fsdecode(index),
+        "items": report.items,
+        "changed": report.changed,
+        "bytes": {"before": report.bytes_before, "after": report.bytes_after},
+        "database_bytes": {"before": report.database_before, "after": report.database_after},
+        "graph": {"vectors": report.graph_vectors, "removed": report.graph_removed, "built": report.graph_built},
+        "leftovers": list(report.leftovers),
+        "remarks": list(report.remarks),
+    }
+
+
+def compact_lines(index: Path, report: CompactReport) -> list[str]:
+    """Say what a compaction gained."""
+    if not report.changed:
+        return [f"{display_path(index)} is as compact as it can be: {_megabytes(report.bytes_after)}"]
+    gained = [f"{_megabytes(report.bytes_before)} -> {_megabytes(report.bytes_after)}"]
+    if report.graph_built and report.graph_removed:
+        gained.append(f"the graph held {report.graph_removed:,} removed vectors of {report.graph_vectors:,}")
+    elif report.graph_built:
+        gained.append("the graph was built" if not report.graph_vectors else "the graph was brought up to date")
+    if report.database_after < report.database_before:
+        gained.append(f"the database had {_megabytes(report.database_before - report.database_after)} too much")
+    gained += [f"{display_path(name)} was left by a process that was killed" for name in report.leftovers]
+    return ["; ".join(gained)]
+
+
+def copy_document(index: Path, target: Path, report: CopyReport) -> dict[str, Any]:
+    """Return what was copied, for ``--json``."""
+    return {
+        "schema": SCHEMA,
+        "index": os.fsdecode(index),
+        "copy": os.fsdecode(target),
+        "items": report.items,
+        "bytes": report.bytes,
+        "graph": report.graph,
+        "verified": report.checked,
+        "remarks": list(report.remarks),
+    }
+
+
+def copy_line(target: Path, report: CopyReport) -> str:
+    """Say what was copied."""
+    checked = "verified" if report.checked else "not verified"
+    return f"{display_path(target)} holds {pictures(report.items)}, {_megabytes(report.bytes)}, {checked}"
+
+
+def export_document(index: Path, target: Path, report: ExportReport) -> dict[str, Any]:
+    """Return what was exported, for ``--json``."""
+    return {
+        "schema": SCHEMA,
+        "index": os.fsdecode(index),
+        "file": os.fsdecode(target),
+        "items": report.items,
+        "dim": report.dim,
+        "bytes": report.bytes,
+    }
+
+
+def export_line(target: Path, report: ExportReport) -> str:
+    """Say what was exported."""
+    return (
+        f"{display_path(target)} holds {pictures(report.items)} with vectors of {report.dim} numbers, "
+        f"{_megabytes(report.bytes)}"
+    )
+
+
+def import_document(index: Path, report: ImportReport) -> dict[str, Any]:
+    """Return what was imported, for ``--json``."""
+    return {
+        "schema": SCHEMA,
+        "index": os.fsdecode(index),
+        "items": report.items,
+        "bytes": report.bytes,
+        "roots": list(report.roots),
+        "remarks": list(report.remarks),
+    }
+
+
+def import_line(index: Path, report: ImportReport) -> str:
+    """Say what was imported."""
+    return f"{display_path(index)} holds {pictures(report.items)}, {_megabytes(report.bytes)}"
+
+
+def dedupe_document(index: Path, report: DedupeReport) -> dict[str, Any]:
+    """Return the groups of near-duplicates, for ``--json``."""
+    return {
+        "schema": SCHEMA,
+        "index": os.fsdecode(index),
+        "max_distance": report.max_distance,
+        "keep": report.keep,
+        "pictures": report.pictures,
+        "near_duplicates": report.near_duplicates,
+        "groups": [
+            {
+                "kept": _file_document(group.kept),
+                "near_duplicates": [
+                    {**_file_document(file), "distance": file.distance, "identical": file.identical}
+                    for file in group.others
+                ],
+            }
+            for group in report.groups
+        ],
+    }
+
+
+def dedupe_lines(report: DedupeReport) -> Iterator[str]:
+    """Name the near-duplicates, group by group."""
+    for group in report.groups:
+        yield display_path(group.kept.path)
+        for file in group.others:
+            yield f"  {file.distance:.4f}  {'identical' if file.identical else '':9}  {display_path(file.path)}"
+        yield ""
+    count, groups = report.near_duplicates, len(report.groups)
+    yield (
+        f"{count:,} near-duplicate{'' if count == 1 else 's'} in {groups:,} group{'' if groups == 1 else 's'} "
+        f"of {pictures(report.pictures)}"
+    )
+
+
+def spared_remarks(files: Spared) -> list[str]:
+    """Say which near-duplicates are not named, so that none is deleted whose better picture is not there."""
+    remarks = []
+    if files.changed:
+        remarks.append(
+            f"left out {files.changed:,}: the file or the one to keep is gone or has changed since it was synced; "
+            "run deeprank-index sync first"
+        )
+    if files.links:
+        remarks.append(f"left out {files.links:,}: another name (a link) of the file to keep")
+    return remarks
 
 
 def removal_lines(removal: Removal) -> list[str]:
@@ -142,6 +299,21 @@ def removal_lines(removal: Removal) -> list[str]:
     if len(removal.paths) > MOST_LINES:
         lines.append(f"... and {len(removal.paths) - MOST_LINES:,} others")
     return lines
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _file_document(file: IndexedFile) -> dict[str, Any]:
+    return {
+        "path": file.path,
+        "root": file.root,
+        "relative": file.relative,
+        "label": file.label,
+        "id": file.id,
+        "size": file.size,
+    }
 
 
 def _most_common(report: SyncReport) -> list[tuple[str, int]]:
@@ -161,4 +333,8 @@ def _model_line(info: IndexInfo) -> str:
 def _graph_line(info: IndexInfo) -> str:
     if info.graph is None:
         return f"graph      {info.graph_problem}; searches scan, which gives the exact result"
-    return f"graph      {info.graph['items']:,} vectors, {info.graph['removed']:,} removed ones"
+    line = f"graph      {info.graph['items']:,} vectors, {info.graph['removed']:,} removed ones"
+    measured = info.graph.get("measured")
+    if measured is None:
+        return line
+    return f"{line}; finds {measured['recall']:.3f} of the {measured['k']} nearest ({measured['queries']} were tried)"

@@ -61,8 +61,12 @@ def reembed(
         plan_sync(store, folder, roots)  # what a sync would refuse is refused before hours of work
     with locked(folder):
         shutil.rmtree(fresh, ignore_errors=True)
-        report = sync_new(fresh, plan_sync(None, folder, roots), chosen, opener, progress, lambda _: None)
-        _swap_in(fresh, folder)
+        try:
+            report = sync_new(fresh, plan_sync(None, folder, roots), chosen, opener, progress, lambda _: None)
+            _swap_in(fresh, folder)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)  # on a full disk it would be in the way
+            raise
     return report
 
 

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import IndexStateError
 from ..files import replace_durably
+from ..text import display_path
 from .files import DATABASE
 from .records import Item, Meta, is_sound, root_checksum
 from .store import ITEM_COLUMNS, Store
 from .writer import SIDE_FILES, create_database, open_writer
 
-__all__ = ["Row", "Unsound", "put_in_place", "read_rows", "rebuild", "sound_roots"]
+__all__ = ["Row", "Unsound", "listed_paths", "put_in_place", "read_rows", "rebuild", "sound_roots"]
 
 _ROWS_FROM = f"SELECT {ITEM_COLUMNS}, vector, vector_crc32, row_crc32 FROM items NOT INDEXED WHERE id >= ? ORDER BY id"
 _LARGEST_ID = 2**63 - 1
@@ -118,6 +120,21 @@ def sound_roots(connection: sqlite3.Connection) -> tuple[dict[int, bytes], list[
     return roots, problems
 
 
+def listed_paths(connection: sqlite3.Connection) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (id, root, path) from the database's own list of names, which may outlive the rows.
+
+    It never raises for damage, and has no checksums: good for telling a user what is lost, and for nothing else.
+    """
+    try:
+        for item, root, path in connection.execute(
+            "SELECT id, root, path FROM items INDEXED BY sqlite_autoindex_items_1 ORDER BY root, path"
+        ):
+            if (type(item), type(root), type(path)) == (int, int, bytes):
+                yield item, root, path
+    except (sqlite3.Error, OverflowError):
+        return
+
+
 def rebuild(store: Store, meta: Meta) -> int:
     """Make a new database of every sound row, beside the damaged one; see :func:`put_in_place`.
 
@@ -128,6 +145,14 @@ def rebuild(store: Store, meta: Meta) -> int:
     place = _place(store.folder)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
+    try:
+        return _rebuilt(store, meta, place)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)  # on a full disk it would be in the way
+        raise
+
+
+def _rebuilt(store: Store, meta: Meta, place: Path) -> int:
     create_database(place, meta.model_sha256, meta.dim)
     with open_writer(place) as writer:
         roots, _ = sound_roots(store.connection)
@@ -138,8 +163,16 @@ def rebuild(store: Store, meta: Meta) -> int:
             if isinstance(row, Row) and (row.item.root, row.item.path) not in seen:
                 seen.add((row.item.root, row.item.path))
                 writer.restore(row.item, row.vector)
+        writer.reserve_ids(meta.last_id)
         writer.commit()
-        return writer.meta().items
+        items = writer.meta().items
+    # On a full disk the log cannot be brought into the database, which is worth nothing without it.
+    if any((place / (DATABASE + suffix)).exists() for suffix in SIDE_FILES):
+        raise IndexStateError(
+            f"The sound items of {display_path(store.folder)} could not be written whole (is the disk full?); it stays "
+            "as it is. Free some space and run the command again."
+        )
+    return items
 
 
 def put_in_place(folder: Path) -> None:

@@ -46,14 +46,18 @@ MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {}
 # A writer that commits, or closes, holds readers back for a moment only.
 _PATIENCE_S = 30.0
 
+# What a read-only connection may meet in a folder that it may not write to, or beside what a killed writer left.
+_CANNOT_PREPARE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL)
+
 _DISK = {
     sqlite3.SQLITE_FULL: "the disk is full; free some space and run the command again",
     sqlite3.SQLITE_READONLY: "it may not be written to; check its permissions",
     sqlite3.SQLITE_PERM: "it may not be opened; check its permissions",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check its permissions",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check its permissions and the space left on the disk",
     sqlite3.SQLITE_BUSY: "another process keeps it locked; try again",
     sqlite3.SQLITE_LOCKED: "another process keeps it locked; try again",
-    sqlite3.SQLITE_IOERR: "the disk reported an error; check it",
+    sqlite3.SQLITE_PROTOCOL: "another process keeps it locked; try again",
+    sqlite3.SQLITE_IOERR: "the disk reported an error; check the disk, and the space left on it",
 }
 
 
@@ -132,16 +136,26 @@ def _connect_somehow(database: Path) -> sqlite3.Connection:
         return connection
     except sqlite3.OperationalError as error:
         connection.close()
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        if error.sqlite_errorcode & 0xFF not in _CANNOT_PREPARE:
             raise
+    left = any(_size(database.with_name(database.name + suffix)) for suffix in ("-wal", "-journal"))
+    if left and os.access(database.parent, os.W_OK) and os.access(database, os.W_OK):
+        _roll_back(database)
+        return connect(database, "ro")
     if os.access(database.parent, os.W_OK) or not os.access(database, os.R_OK):
         raise IndexStateError(f"{display_path(database)} cannot be opened; check its permissions.")
-    if _size(database.with_name(database.name + "-wal")):
+    if left:
         raise IndexStateError(
             f"{display_path(database)} was left by a sync that was interrupted, in a folder that may not be written "
             "to from here; run 'deeprank-index verify' on it once as its owner."
         )
     return connect(database, "ro", immutable="1")
+
+
+def _roll_back(database: Path) -> None:
+    """Undo what a killed writer had half done to the file itself, which a read-only connection may not."""
+    with contextlib.closing(connect(database, "rw")) as connection:
+        connection.execute("PRAGMA user_version").fetchone()
 
 
 def _size(path: Path) -> int:

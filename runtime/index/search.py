@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 import numpy as np
 
@@ -15,26 +16,26 @@ from ..devices import Device
 from ..errors import IndexStateError, QueryError
 from ..images import DEFAULT_MAX_PIXELS, PictureSource
 from ..text import display_path, printable
-from .files import MODEL
+from .costs import MANY, Choice
+from .files import DATABASE, MODEL
+from .filters import Filters
 from .gallery import Distances, Gallery, open_gallery
 from .graph import GraphUnusableError
 from .hit import Hit, hit_of
-from .labels import Labels
 from .store import Ids, Store, Vectors
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
+    from .named import IndexedPicture
+    from .selection import Chosen
 
 __all__ = ["Hit", "Index", "Method"]
 
 T = TypeVar("T")
+# Of a file, whatever its name; None where it is not there.
+Identity = tuple[int, int] | None
 Method = Literal["auto", "exact", "hnsw"]
-
-# Loading a graph takes about as long as this many single scans of the same vectors (0.06 s against 1 ms at 50,000 x
-# 128), so a process that asks fewer queries is done sooner by scanning.
-_SCANS_PER_LOAD = 64
-# A scan of fewer vectors than this is at least as fast as the graph.
-_SMALLEST_FOR_GRAPH = 10_000
+_SHA256_BYTES = 32
 
 
 class Index:
@@ -44,20 +45,21 @@ class Index:
     index), each once.
     """
 
-    def __init__(self, store: Store, open_embedder: Callable[[], Embedder]) -> None:
+    def __init__(self, store: Store, identity: Identity, open_embedder: Callable[[], Embedder]) -> None:
         self.path = store.folder
         self.remarks: list[str] = []
         self._store = store
         self._open_embedder = open_embedder
         self._lock = threading.RLock()
         self._embedder_lock = threading.Lock()
-        self._identity = _identity(store.database)
-        self._model_sha256 = store.meta().model_sha256
+        self._identity = identity
+        meta = store.meta()
+        self._model_sha256, self._dim = meta.model_sha256, meta.dim
         self._version: int | None = None
         self._gallery: Gallery | None = None
-        self._labels: Labels | None = None
+        self._known_filters: Filters | None = None
         self._embedder: Embedder | None = None
-        self._queries = 0
+        self._choice = Choice()
 
     @classmethod
     def open(
@@ -81,7 +83,7 @@ class Index:
             IndexDamagedError: its database is damaged.
 
         """
-        store = Store.open(Path(path))
+        store, identity = _open_store(Path(path))
 
         def open_embedder() -> Embedder:
             from ..embedder import Embedder
@@ -89,7 +91,7 @@ class Index:
             return Embedder(store.folder / MODEL, device=device, threads=threads, max_pixels=max_pixels)
 
         try:
-            return cls(store, open_embedder)
+            return cls(store, identity, open_embedder)
         except BaseException:
             store.close()
             raise
@@ -128,32 +130,49 @@ class Index:
 
     def search(
         self,
-        query: PictureSource | np.ndarray[Any, Any],
+        query: PictureSource | IndexedPicture | np.ndarray[Any, Any],
         k: int = 10,
         *,
         farthest: bool = False,
         label: str | Sequence[str] | None = None,
+        path: str | Sequence[str] | None = None,
         max_distance: float | None = None,
+        exclude_sha256: Collection[bytes | str] = (),
+        unique: float | None = None,
         method: Method = "auto",
     ) -> list[Hit]:
         """Return the ``k`` nearest pictures, nearest first.
 
         Args:
-            query: a picture (path or binary file), or its vector, float32 ``[d]``.
+            query: a picture (path or binary file), one of the index (see :meth:`item`), or a vector, float32 ``[d]``.
             k: at least 1; where fewer pictures are there, all are returned, with a remark.
             farthest: the farthest first instead.
             label: only pictures with this label, or with one of these.
+            path: only pictures whose path under the synced folder matches this pattern, or one of these; a pattern that
+                begins with ``/`` is one of the whole path.
             max_distance: only pictures at most this far (squared Euclidean).
+            exclude_sha256: no pictures whose files have one of these contents (32 bytes, or hex): ``k`` others.
+            unique: no near-duplicates: what is at most this far from a better hit is left out, and counted in that
+                hit's ``near_duplicates``.
             method: ``exact`` scans, ``hnsw`` uses the graph, ``auto`` does what is done sooner.
 
         Raises:
             PictureError: the query cannot be read.
-            QueryError: ``k``, the vector, the label or the combination makes no sense.
+            QueryError: ``k``, the vector, the label, the path or the combination makes no sense.
             IndexDamagedError: what would be answered is damaged.
 
         """
-        vector = query if isinstance(query, np.ndarray) else self.embedder.embed([query])[0]
-        return self.hits(vector[None], k, farthest=farthest, label=label, max_distance=max_distance, method=method)[0]
+        return self.hits(
+            self._vector(query)[None],
+            k,
+            farthest=farthest,
+            label=label,
+            path=path,
+            max_distance=max_distance,
+            exclude_sha256=[exclude_sha256] if exclude_sha256 else None,
+            unique=unique,
+            method=method,
+        )[0]
 
     def hits(
         self,
@@ -162,28 +181,55 @@ class Index:
         *,
         farthest: bool = False,
         label: str | Sequence[str] | None = None,
+        path: str | Sequence[str] | None = None,
         max_distance: float | None = None,
+        exclude_sha256: Sequence[Collection[bytes | str]] | None = None,
+        unique: float | None = None,
         method: Method = "auto",
     ) -> list[list[Hit]]:
-        """Return the hits of several queries at once, float32 ``[q, d]``; otherwise as :meth:`search`."""
+        """Return the hits of several queries at once, float32 ``[q, d]``; otherwise as :meth:`search`.
+
+        ``exclude_sha256`` has an entry for each query.
+        """
         if max_distance is not None and farthest:
             raise QueryError("The farthest pictures were asked for with a largest distance; expected one or the other.")
-        with self._reading():
-            ids, distances = self.search_vectors(vectors, k, farthest=farthest, label=label, method=method)
-            items = self._store.items(sorted(set(ids.ravel().tolist())))
-            roots = self._store.roots()
-        missing = {item.root for item in items.values()} - set(roots)
-        if missing:
-            raise self._store.damage(f"root {min(missing)} is missing")
         largest = np.inf if max_distance is None else max_distance
-        return [
-            [
-                hit_of(items[i], roots[items[i].root], distance)
-                for i, distance in zip(row_ids.tolist(), row_distances.tolist(), strict=True)
-                if distance <= largest
-            ]
-            for row_ids, row_distances in zip(ids, distances, strict=True)
-        ]
+        with self._reading():
+            if exclude_sha256 is None and unique is None:
+                ids, distances = self.search_vectors(
+                    vectors, k, farthest=farthest, label=label, path=path, method=method
+                )
+                found = [(*row, None) for row in zip(ids, distances, strict=True)]
+                return self._hits(found, largest)
+            excluded = [()] * len(vectors) if exclude_sha256 is None else exclude_sha256
+            allowed = self._filters().allowed(label, path)
+            chosen = self._choose(vectors, k, farthest, allowed, method, excluded, unique, largest)
+            return self._hits([(each.ids, each.distances, each.hidden) for each in chosen], largest)
+
+    def item(self, which: int | str | Path) -> IndexedPicture:
+        """Return a picture of the index with its vector, to be searched with; its file is not read.
+
+        Args:
+            which: its id, or its path: absolute, from the current folder, or from a synced one.
+
+        Raises:
+            QueryError: there is none, or the path leads to several.
+            IndexDamagedError: what would be returned is damaged.
+
+        """
+        from .named import find_picture
+
+        with self._reading():
+            return find_picture(self._store, which)
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything that is asked inside be answered from one state of the index.
+
+        Other threads wait meanwhile, and so may a process that is about to change the index: be quick.
+        """
+        with self._reading():
+            yield
 
     def search_vectors(
         self,
@@ -192,6 +238,7 @@ class Index:
         *,
         farthest: bool = False,
         label: str | Sequence[str] | None = None,
+        path: str | Sequence[str] | None = None,
         method: Method = "auto",
     ) -> tuple[Ids, Distances]:
         """Return ids and distances alone.
@@ -201,6 +248,7 @@ class Index:
             k: neighbours wanted.
             farthest: the farthest first instead.
             label: only pictures with one of these labels.
+            path: only pictures whose path matches one of these patterns.
             method: as for :meth:`search`.
 
         Returns:
@@ -210,14 +258,14 @@ class Index:
             QueryError, IndexDamagedError: as for :meth:`search`.
 
         """
-        with self._reading() as gallery:
-            queries = self._checked(vectors, k, method)
-            allowed = None if label is None else self._label_table().ids_with(label)
+        queries = self._checked(vectors, k, method)
+        filtered = label is not None or path is not None
+        with self._reading() if filtered else self._unchanged() as gallery:
+            allowed = self._filters().allowed(label, path) if filtered else None
             ids, distances = self._nearest(gallery, queries, k, farthest, allowed, method)
         if ids.shape[1] < k:
             self._remark(
-                f"{k} pictures were asked for, {ids.shape[1]} are there"
-                f"{' with such a label' if allowed is not None else ''}: all of them are returned."
+                f"{k} pictures were asked for, {ids.shape[1]} are there{_such(label, path)}: all of them are returned."
             )
         return ids, distances
 
@@ -229,14 +277,18 @@ class Index:
     def load_graph(self) -> None:
         """Load the graph now, as a process does that is going to answer many queries."""
         with self._reading() as gallery:
-            self._queries += _SCANS_PER_LOAD + 1
-            if self._graph_pays(gallery):
+            if gallery.costs is not None and gallery.costs.gained_by_graph(MANY) > 0:
                 self._through_graph(gallery.load_graph, lambda: None)
 
     def labels(self) -> list[str]:
         """Return the labels of the index, sorted."""
         with self._reading():
-            return list(self._label_table().names)
+            return list(self._filters().labels.names)
+
+    def roots(self) -> list[str]:
+        """Return the folders that were synced, in that order."""
+        with self._reading():
+            return [os.fsdecode(path) for path in self._store.roots().values()]
 
     def _nearest(
         self, gallery: Gallery, queries: Vectors, k: int, farthest: bool, allowed: Ids | None, method: Method
@@ -244,14 +296,84 @@ class Index:
         def scan() -> tuple[Ids, Distances]:
             return gallery.scan(queries, k, farthest=farthest, allowed=allowed)
 
-        self._queries += len(queries)
         if farthest or allowed is not None:
             if method == "hnsw":
-                self._remark("The farthest pictures and those of a label are always found by an exact scan.")
+                self._remark("The farthest pictures and those of a label or path are always found by an exact scan.")
             return scan()
-        if method == "exact" or (method == "auto" and not self._graph_pays(gallery)):
+        if method == "auto":
+            scans = not self._choice.is_graph(gallery.costs, len(queries), loaded=gallery.graph_loaded)
+            method = "exact" if scans else "hnsw"
+        if method == "exact":
             return scan()
         return self._through_graph(lambda: gallery.search_graph(queries, k), scan)
+
+    def _choose(
+        self,
+        vectors: Vectors,
+        k: int,
+        farthest: bool,
+        allowed: Ids | None,
+        method: Method,
+        excluded: Sequence[Collection[bytes | str]],
+        unique: float | None,
+        largest: float,
+    ) -> list[Chosen]:
+        """Search for what answers each query; see :func:`~.selection.choose`."""
+        from .selection import choose
+
+        if unique is not None and not unique >= 0:
+            raise QueryError(f"Near-duplicates are to be at most {unique} apart; expected 0 or more, as 0.05.")
+        with self._reading() as gallery:
+            queries = self._checked(vectors, k, method)
+            if len(excluded) != len(queries):
+                raise QueryError(f"Contents to leave out are given for {len(excluded)} of {len(queries)} queries.")
+
+            def search(some: Vectors, count: int) -> tuple[Ids, Distances]:
+                return self._nearest(gallery, some, count, farthest, allowed, method)
+
+            chosen = choose(
+                search,
+                queries,
+                k,
+                left_out=[self._ids_of_contents(contents) for contents in excluded],
+                largest=largest,
+                unique=unique,
+                vectors_of=lambda ids: self._store.vectors_of(ids.tolist()),
+            )
+        fewest = min((len(each.ids) for each in chosen if not each.complete), default=k)
+        if fewest < k and largest == np.inf:
+            self._remark(f"{k} pictures were asked for, {fewest} are there that can be returned: all of them are.")
+        return chosen
+
+    def _hits(self, found: Sequence[tuple[Ids, Distances, Any]], largest: float) -> list[list[Hit]]:
+        """Look up what was found: ids, distances and near-duplicates left out (None: none were) of each query."""
+        items = self._store.items(sorted({item for ids, _, _ in found for item in ids.tolist()}))
+        roots = self._store.roots()
+        missing = {item.root for item in items.values()} - set(roots)
+        if missing:
+            raise self._store.damage(f"root {min(missing)} is missing")
+        return [
+            [
+                hit_of(items[i], roots[items[i].root], distance, left_out)
+                for i, distance, left_out in zip(
+                    ids.tolist(), distances.tolist(), [0] * len(ids) if hidden is None else hidden.tolist(), strict=True
+                )
+                if distance <= largest
+            ]
+            for ids, distances, hidden in found
+        ]
+
+    def _vector(self, query: PictureSource | IndexedPicture | np.ndarray[Any, Any]) -> Vectors:
+        if isinstance(query, np.ndarray):
+            return query
+        # An IndexedPicture has one; its module need not be imported to tell.
+        vector: Vectors | None = getattr(query, "vector", None)
+        if vector is None:
+            vector = self.embedder.embed([cast(PictureSource, query)])[0]
+        return vector
+
+    def _ids_of_contents(self, contents: Collection[bytes | str]) -> frozenset[int]:
+        return frozenset(item for content in contents for item in self._store.ids_of_content(_digest(content)))
 
     def _through_graph(self, graph: Callable[[], T], otherwise: Callable[[], T]) -> T:
         try:
@@ -259,11 +381,6 @@ class Index:
         except GraphUnusableError as error:
             self._remark(_scanned_instead(str(error)))
             return otherwise()
-
-    def _graph_pays(self, gallery: Gallery) -> bool:
-        if gallery.graph_loaded:
-            return True
-        return gallery.file is not None and gallery.size >= _SMALLEST_FOR_GRAPH and self._queries > _SCANS_PER_LOAD
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Gallery]:
@@ -275,15 +392,27 @@ class Index:
                 )
             with self._store.snapshot():
                 if self._gallery is None or self._store.version() != self._version:
-                    self._labels = None
+                    self._known_filters = None
                     self._gallery = open_gallery(self._store)
                     self._version = self._store.version()
                     if self._gallery.graph_problem is not None:
                         self._remark(_scanned_instead(self._gallery.graph_problem))
                 yield self._gallery
 
+    @contextlib.contextmanager
+    def _unchanged(self) -> Iterator[Gallery]:
+        """Give the vectors for a search that reads no rows: without a snapshot, as long as nobody has changed them."""
+        with self._lock:
+            gallery = self._gallery
+            same = _identity(self._store.database) == self._identity
+            if gallery is not None and same and self._store.version() == self._version:
+                yield gallery
+                return
+            with self._reading() as gallery:
+                yield gallery
+
     def _checked(self, vectors: Vectors, k: int, method: str) -> Vectors:
-        dim = self._store.meta().dim
+        dim = self._dim
         if k < 1:
             raise QueryError(f"k is {k}; expected at least 1.")
         if method not in ("auto", "exact", "hnsw"):
@@ -298,10 +427,11 @@ class Index:
             raise QueryError("A query vector holds NaN or infinite numbers; expected a vector of the index's model.")
         return queries.astype(np.float32, copy=False)
 
-    def _label_table(self) -> Labels:
-        if self._labels is None:
-            self._labels = Labels(self._store)
-        return self._labels
+    def _filters(self) -> Filters:
+        """Return the filters over the state that is being read."""
+        if self._known_filters is None:
+            self._known_filters = Filters(self._store)
+        return self._known_filters
 
     def _check_model(self, sha256: str) -> None:
         expected = self._model_sha256
@@ -317,7 +447,33 @@ class Index:
             self.remarks.append(remark)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _digest(content: bytes | str) -> bytes:
+    try:
+        digest = bytes.fromhex(content) if isinstance(content, str) else content
+    except ValueError:
+        digest = b""
+    if len(digest) != _SHA256_BYTES:
+        raise QueryError(f"The content {printable(str(content))!r} is no sha256; expected 32 bytes, or 64 hex digits.")
+    return digest
+
+
+def _such(label: object, path: object) -> str:
+    if label is None and path is None:
+        return ""
+    return f" with such a {'path' if label is None else 'label' if path is None else 'label and path'}"
+
+
+def _open_store(folder: Path) -> tuple[Store, Identity]:
+    """Open the database, and tell which file it is: another may take its name while it is being opened."""
+    while True:
+        before = _identity(folder / DATABASE)
+        store = Store.open(folder)
+        if _identity(folder / DATABASE) == before:
+            return store, before
+        store.close()
+
+
+def _identity(path: Path) -> Identity:
     try:
         status = path.stat()
     except OSError:

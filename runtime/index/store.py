@@ -178,6 +178,36 @@ class Store:
         labelled = [(row[0], row[3]) for row in self._all_rows()]
         return [item for item, _ in labelled], [label for _, label in labelled]
 
+    def item_with(self, number: int) -> Item | None:
+        """Return the item with this id, if there is one."""
+        return next((Item._make(row[:7]) for row in self._sound_rows("WHERE id = ?", (number,))), None)
+
+    def item_at(self, root: int, path: bytes) -> Item | None:
+        """Return the item with this path under this root, if there is one."""
+        rows = self._sound_rows("WHERE root = ? AND path = ?", (root, path))
+        return next((Item._make(row[:7]) for row in rows), None)
+
+    def ids_of_content(self, sha256: bytes) -> list[int]:
+        """Return the ids of the pictures of this content, ascending."""
+        return [row[0] for row in self._sound_rows("WHERE sha256 = ? ORDER BY id", (sha256,))]
+
+    def vectors_of(self, ids: Sequence[int]) -> Vectors:
+        """Return the vectors of these items, which must all exist: float32 ``[n, d]``, in the order of ``ids``."""
+        places = {int(item): place for place, item in enumerate(ids)}
+        vectors = self._allocate(len(ids), self.meta().dim)[1]
+        wanted = list(places)
+        for start in range(0, len(wanted), _PARAMETERS_AT_A_TIME):
+            some = wanted[start : start + _PARAMETERS_AT_A_TIME]
+            marks = ", ".join("?" * len(some))
+            rows = list(self._rows(f"SELECT id, vector, vector_crc32 FROM items WHERE id IN ({marks})", some))
+            for item, blob, crc in rows:
+                if not isinstance(blob, bytes) or len(blob) != 4 * vectors.shape[1] or zlib.crc32(blob) != crc:
+                    raise self.damage(f"the vector of item {item}")
+                vectors[places[item]] = np.frombuffer(blob, dtype="<f4")
+            if len(rows) != len(some):
+                raise self.damage(f"an item is missing: {len(some):,} are expected, {len(rows):,} are there")
+        return vectors
+
     def items_of(self, root: int) -> Iterator[Item]:
         """Yield the items of one root."""
         return (Item._make(row[:7]) for row in self._sound_rows("WHERE root = ?", (root,)))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..progress import StartProgress, start_nothing
 from .files import GRAPH
 from .graph import GraphBuilder, GraphFile, GraphUnusableError, open_graph
+from .measure import measure
 from .records import GraphRow
 from .writer import Writer
 
@@ -14,14 +19,23 @@ __all__ = ["update_graph"]
 
 # Beyond this share of removed vectors a graph is built anew: searches wade through the dead ones.
 _MOST_REMOVED = 0.2
+# So many items, and so large a share of those in the graph, may wait to be built into it.
+_MOST_WAITING = 1000
+_MOST_WAITING_SHARE = 0.01
+# A graph that has grown beyond this is measured again, which takes as long as a few hundred scans.
+_MOST_GROWTH = 1.1
 
 
-def update_graph(writer: Writer, progress: StartProgress = start_nothing) -> str | None:
-    """Build what the graph lacks, or all of it where it is damaged, missing or mostly of removed items.
+def update_graph(writer: Writer, progress: StartProgress = start_nothing, *, whole: bool = False) -> str | None:
+    """Build what the graph lacks, or all of it where it is damaged, missing or holds too many removed items.
+
+    A few new items in a large index wait: they are scanned beside the graph, which takes no time, while to write the
+    graph anew takes as long as it is large.
 
     Args:
         writer: the index, with everything committed.
         progress: told how it goes on.
+        whole: let nothing wait, and leave no removed item in it.
 
     Returns:
         None, or why there is no graph: the index then is searched by scanning.
@@ -36,8 +50,9 @@ def update_graph(writer: Writer, progress: StartProgress = start_nothing) -> str
         writer.set_graph(None)
         (folder / GRAPH).unlink(missing_ok=True)
         return None
-    row, file = _usable(writer, folder)
-    if row is not None and row.covers == meta.last_id:
+    row, file = _usable(writer, folder, 0 if whole else _MOST_REMOVED)
+    if row is not None and file is not None and _is_enough(file, meta.items, whole):
+        _measure_old(writer, row, file)
         return None
     try:
         writer.set_graph(_built(writer, row, file, progress))
@@ -46,7 +61,12 @@ def update_graph(writer: Writer, progress: StartProgress = start_nothing) -> str
     return None
 
 
-def _usable(writer: Writer, folder: Path) -> tuple[GraphRow | None, GraphFile | None]:
+def _is_enough(file: GraphFile, items: int, whole: bool) -> bool:
+    waiting = items - int(file.live.sum())
+    return waiting <= (0 if whole else min(_MOST_WAITING, _MOST_WAITING_SHARE * len(file.ids)))
+
+
+def _usable(writer: Writer, folder: Path, most_removed: float) -> tuple[GraphRow | None, GraphFile | None]:
     """Return the graph to start from, if it is sound and most of it is alive."""
     row = writer.graph()
     if row is None:
@@ -56,7 +76,7 @@ def _usable(writer: Writer, folder: Path) -> tuple[GraphRow | None, GraphFile | 
     except GraphUnusableError:
         return None, None
     removed = int((~file.live).sum())
-    return (None, None) if removed > _MOST_REMOVED * len(file.ids) else (row, file)
+    return (None, None) if removed > most_removed * len(file.ids) else (row, file)
 
 
 def _built(writer: Writer, row: GraphRow | None, file: GraphFile | None, progress: StartProgress) -> GraphRow:
@@ -73,4 +93,19 @@ def _built(writer: Writer, row: GraphRow | None, file: GraphFile | None, progres
         advance(len(ids))
     if covered != meta.items:
         raise writer.damage(f"{meta.items:,} items are expected, another number is there")
-    return builder.save(writer.folder, meta.last_id)
+    return builder.save(writer.folder, meta.last_id, examine=_measured_by(file, meta.items))
+
+
+def _measure_old(writer: Writer, row: GraphRow, file: GraphFile) -> None:
+    """Measure a graph that an earlier version built, which did not."""
+    if "measured" not in file.parameters and (found := measure(file)):
+        parameters = json.dumps({**file.parameters, **found}, sort_keys=True)
+        writer.set_graph(replace(row, parameters=parameters))
+
+
+def _measured_by(file: GraphFile | None, items: int) -> Callable[[GraphFile], Mapping[str, Any]]:
+    """Return what tells how good the new graph is: a measurement, or that of the old one where little was added."""
+    old = file.parameters.get("measured") if file is not None else None
+    if old is not None and items <= _MOST_GROWTH * old["items"]:
+        return lambda _: {"measured": old}
+    return measure

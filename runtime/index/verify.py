@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -14,10 +17,12 @@ from ..errors import IndexDamagedError, IndexStateError, ModelFileError
 from ..files import file_sha256
 from ..progress import StartProgress, start_nothing
 from ..text import display_path
-from .files import DATABASE, GRAPH, MODEL, disk_errors
+from .files import DATABASE, GRAPH, MODEL, disk_errors, put_copy
 from .graph import GraphFile, GraphUnusableError, open_graph
-from .records import Meta
-from .rescue import Row, put_in_place, read_rows, rebuild, sound_roots
+from .leftovers import put_log_away
+from .matching import find_matching_model
+from .records import GraphRow, Meta
+from .rescue import Row, listed_paths, put_in_place, read_rows, rebuild, sound_roots
 from .schema import connect
 from .store import Store
 from .upkeep import update_graph
@@ -27,6 +32,9 @@ __all__ = ["VerifyReport", "verify"]
 
 # Messages of SQLite's own check that are worth reading.
 _MOST_MESSAGES = 20
+# A writer renames a new graph a moment before it commits which one it is.
+_ATTEMPTS = 10
+_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class VerifyReport:
     Attributes:
         items: number of sound items.
         damaged: ids of the others, as far as they can be read.
+        lost: their paths, as far as they can be read; without a checksum, so a name may itself be damaged.
         problems: what is damaged, a sentence each; none: the index is sound.
         repaired: what was done about it, a sentence each.
         remaining: the problems that are still there.
@@ -47,6 +56,7 @@ class VerifyReport:
     problems: tuple[str, ...]
     repaired: tuple[str, ...] = ()
     remaining: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 @dataclass
@@ -58,6 +68,7 @@ class _Findings:
     model: list[str] = field(default_factory=list)
     items: int = 0
     damaged: list[int] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -69,7 +80,8 @@ def verify(index: str | Path, *, repair: bool = False, progress: StartProgress =
 
     Args:
         index: the index folder.
-        repair: drop what is damaged (the next sync embeds those pictures again) and build the graph anew.
+        repair: drop what is damaged (the next sync embeds those pictures again), build the graph anew, and put the
+            model back if the same is at hand (``./model.onnx``, or the one that ships).
         progress: told how it goes on.
 
     Raises:
@@ -78,20 +90,44 @@ def verify(index: str | Path, *, repair: bool = False, progress: StartProgress =
 
     """
     folder = Path(index)
-    with _opened(folder) as store:
-        found = _check(store)
-    if not repair or not found.all:
-        return VerifyReport(found.items, tuple(found.damaged), found.all, remaining=found.all)
-    with locked(folder), disk_errors(folder):
-        repaired = _repair(folder, found, progress)
-        with _opened(folder) as store:
-            after = _check(store)
-    return VerifyReport(after.items, tuple(found.damaged), found.all, tuple(repaired), after.all)
+    found = _found(folder)
+    put_log_away(folder)
+    if repair and found.all:
+        with locked(folder), disk_errors(folder):
+            found = _found(folder)  # again, now that nobody else can change it
+            repaired = _repair(folder, found, progress)
+            after = _found(folder)
+        return _report(found, after, repaired)
+    return _report(found, found, [])
+
+
+def _report(found: _Findings, after: _Findings, repaired: list[str]) -> VerifyReport:
+    return VerifyReport(
+        after.items, tuple(found.damaged), found.all, tuple(repaired), after.all, tuple(dict.fromkeys(found.lost))
+    )
+
+
+def _found(folder: Path) -> _Findings:
+    """Check one state of an index; one whose folder or database is replaced meanwhile is checked anew."""
+    while True:
+        identity = _identity(folder)
+        with _opened(folder) as (store, graph):
+            found = _check(store, graph)
+        if _identity(folder) in (identity, None):
+            return found
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = (folder / DATABASE).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[Store]:
-    """Open the database even if it is damaged, with one state of it where that is possible."""
+def _opened(folder: Path) -> Iterator[tuple[Store, _OpenGraph]]:
+    """Open the database even if it is damaged, with one state of it where that is possible, and the graph of that."""
     try:
         store = Store.open(folder)
     except IndexDamagedError:
@@ -99,10 +135,47 @@ def _opened(folder: Path) -> Iterator[Store]:
     with store, contextlib.ExitStack() as stack:
         with contextlib.suppress(IndexStateError):
             stack.enter_context(store.snapshot())
-        yield store
+        yield store, _open_graph(store)
 
 
-def _check(store: Store) -> _Findings:
+def _open_graph(store: Store) -> _OpenGraph:
+    """Open the graph of the state that is held, or of a newer one: a writer may have put another in its place."""
+    for attempt in range(_ATTEMPTS):
+        graph = _OpenGraph.of(store)
+        if graph.problem is None or not _is_written_to(store) or attempt == _ATTEMPTS - 1:
+            break
+        time.sleep(_PAUSE_S)
+        with contextlib.suppress(IndexStateError):
+            store.renew_snapshot()
+    return graph
+
+
+def _is_written_to(store: Store) -> bool:
+    # A writer keeps a log; none can begin to while a state is held without one.
+    with contextlib.suppress(sqlite3.Error):
+        mode = store.connection.execute("PRAGMA journal_mode").fetchone()
+        return store.connection.in_transaction and mode == ("wal",)
+    return False
+
+
+@dataclass(frozen=True)
+class _OpenGraph:
+    """The row of the graph and its file, or what is wrong with either; no row: there should be no graph."""
+
+    row: GraphRow | None = None
+    file: GraphFile | None = None
+    problem: IndexDamagedError | GraphUnusableError | None = None
+
+    @classmethod
+    def of(cls, store: Store) -> Self:
+        try:
+            row = store.graph()
+            return cls(row, open_graph(store.folder, row, store.meta().dim) if row is not None else None)
+        except (IndexDamagedError, GraphUnusableError) as error:
+            return cls(problem=error)
+
+
+def _check(store: Store, graph: _OpenGraph) -> _Findings:
     found = _Findings(database=_integrity(store.connection))
     roots, problems = sound_roots(store.connection)
     found.database += problems
@@ -111,13 +184,26 @@ def _check(store: Store) -> _Findings:
         found.database.append("the row that describes the index is damaged")
         return found
     ids = _check_items(store, meta, roots, found)
-    _check_graph(store, meta, ids, found)
+    if found.database:
+        found.lost += _lost(store, meta, roots, ids)
+    _check_graph(graph, ids, found)
     _check_model(store, meta, found)
     return found
 
 
+def _lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int]) -> list[str]:
+    """Return the paths of the items that are not sound, from the list of names that SQLite keeps beside them."""
+    return [
+        os.fsdecode(os.path.join(roots[root], path))  # noqa: PTH118 - bytes, which pathlib does not take
+        for item, root, path in listed_paths(store.connection)
+        if item not in sound and root in roots and 0 < item <= meta.last_id
+    ]
+
+
 def _integrity(connection: sqlite3.Connection) -> list[str]:
     try:
+        if connection.execute("PRAGMA user_version").fetchone() == (0,):
+            return ["schema 0: it is not the database of an index"]
         rows = connection.execute(f"PRAGMA integrity_check({_MOST_MESSAGES})").fetchall()
     except sqlite3.Error as error:
         return [f"SQLite: {error}"]
@@ -149,17 +235,14 @@ def _check_items(store: Store, meta: Meta, roots: dict[int, bytes], found: _Find
     return ids
 
 
-def _check_graph(store: Store, meta: Meta, ids: set[int], found: _Findings) -> None:
-    try:
-        row = store.graph()
-        file = open_graph(store.folder, row, meta.dim) if row is not None else None
-    except IndexDamagedError:
+def _check_graph(graph: _OpenGraph, ids: set[int], found: _Findings) -> None:
+    if isinstance(graph.problem, IndexDamagedError):
         found.database.append("the row of the graph is damaged")
+    elif graph.problem is not None:
+        found.graph.append(f"{graph.problem}: searches scan, which gives the exact result")
+    elif graph.row is None or graph.file is None or found.database:
         return
-    except GraphUnusableError as error:
-        found.graph.append(f"{error}: searches scan, which gives the exact result")
-        return
-    if row is not None and file is not None and not found.database and not _holds(file, row.covers, ids):
+    elif not _holds(graph.file, graph.row.covers, ids):
         found.graph.append(f"{GRAPH} holds other items than the database")
 
 
@@ -187,8 +270,10 @@ def _new_model(folder: Path) -> str:
 
 def _repair(folder: Path, found: _Findings, progress: StartProgress) -> list[str]:
     done = []
+    if found.model:
+        done += _repair_model(folder)
     if found.database:
-        with _opened(folder) as store:
+        with _opened(folder) as (store, _):
             kept = rebuild(store, _meta(store) or _meta_of_model(folder))
         put_in_place(folder)
         done.append(f"{kept:,} sound items were kept; sync the folders again, which embeds the others anew")
@@ -198,6 +283,17 @@ def _repair(folder: Path, found: _Findings, progress: StartProgress) -> list[str
             reason = update_graph(writer, progress)
         done.append("the graph was built again" if reason is None else f"there is no graph ({reason})")
     return done
+
+
+def _repair_model(folder: Path) -> list[str]:
+    """Put the model of the index back where the same is at hand."""
+    with _opened(folder) as (store, _):
+        meta = _meta(store)
+    model = find_matching_model(meta.model_sha256) if meta is not None else None
+    if model is None:
+        return []
+    put_copy(model, folder / MODEL)
+    return [f"{MODEL} was copied from {display_path(model)}, which is the same"]
 
 
 def _meta_of_model(folder: Path) -> Meta:

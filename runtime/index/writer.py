@@ -84,7 +84,8 @@ def create_database(folder: Path, model_sha256: str, dim: int) -> None:
     """Make an empty database in ``folder``, in place of what is there; the lock must be held."""
     database = folder / DATABASE
     prepared = temporary(database)
-    prepared.unlink(missing_ok=True)
+    for suffix in ("", *SIDE_FILES):
+        prepared.with_name(prepared.name + suffix).unlink(missing_ok=True)
     with guarded(prepared), contextlib.closing(connect(prepared, "rwc")) as connection:
         connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
         _write_meta(connection, Meta(model_sha256, dim))
@@ -179,6 +180,11 @@ class Writer(Store):
                 (*fields, vector, vector_crc32, row_crc32),
             )
         self._meta = self._meta.with_item(item.id, vector_crc32, row_crc32)
+
+    def reserve_ids(self, last: int) -> None:
+        """Give no id up to ``last`` to a new picture: each of them may have been in use once."""
+        with self._change():
+            self._meta = replace(self._meta, last_id=max(self._meta.last_id, last))
 
     def move(self, item: Item) -> None:
         """Write everything of an item but its vector anew: it was moved, renamed or touched."""

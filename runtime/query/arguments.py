@@ -8,25 +8,32 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ..devices import Device
 from ..images import DEFAULT_MAX_PIXELS
+from ..nearduplicate import NEAR_DUPLICATE
 
 if TYPE_CHECKING:
     from ..index.search import Method
 
 __all__ = ["QueryArguments", "read_arguments"]
 
+# Of unit vectors that point in opposite directions.
+_LARGEST_DISTANCE = 4.0
+
 _EXAMPLES = """\
 examples:
   deeprank-query image.jpg --k 10
   deeprank-query image.jpg --farthest --sheet farthest.png
   deeprank-query *.jpg --label cats --label dogs --max-distance 0.5 --json
-  deeprank-query image.jpg --paths-only --print0 | xargs -0 cp -t similar/
+  deeprank-query image.jpg --path 'holidays/*' --unique --copy-to similar
+  deeprank-query a.jpg b.jpg c.jpg --mean --leave-out-query
+  deeprank-query --item photos/cats/1.jpg --item 17 --k 30
+  deeprank-query image.jpg --paths-only --print0 | xargs -0 ls -l
 
 Exit status: 0 done; 1 failed, or a query could not be read (the others are answered); 2 wrong usage.
 """
@@ -37,16 +44,22 @@ class QueryArguments:
     """What was asked for; see the help of each option."""
 
     images: tuple[Path, ...]
+    items: tuple[str, ...]
+    mean: bool
     k: int
     index: Path
     farthest: bool
     method: Method
     label: tuple[str, ...] | None
+    path: tuple[str, ...] | None
     max_distance: float | None
+    leave_out_query: bool
+    unique: float | None
     as_json: bool
     paths_only: bool
     end: bytes
     sheet: Path | None
+    copy_to: Path | None
     query_label: str | None
     device: Device
     threads: int | None
@@ -57,7 +70,9 @@ class QueryArguments:
 def read_arguments(words: Sequence[str]) -> QueryArguments:
     """Read the command line; ``--help``, ``--version`` and wrong usage end the process, the last with status 2."""
     parser = _parser()
-    found = parser.parse_intermixed_args(words)
+    found = parser.parse_intermixed_args(list(_with_distance(words)))
+    if not (found.images or found.item):
+        parser.error("the following arguments are required: IMAGE, or --item")
     if found.exact and found.search == "hnsw":
         parser.error("--exact and --search hnsw exclude each other")
     if found.as_json and found.paths_only:
@@ -66,16 +81,22 @@ def read_arguments(words: Sequence[str]) -> QueryArguments:
         parser.error("--print0 goes with --paths-only")
     return QueryArguments(
         images=tuple(found.images),
+        items=tuple(found.item or ()),
+        mean=found.mean,
         k=found.k,
         index=found.index,
         farthest=found.farthest,
         method=cast("Method", "exact" if found.exact else found.search),
         label=tuple(found.label) if found.label else None,
+        path=tuple(found.path) if found.path else None,
         max_distance=found.max_distance,
+        leave_out_query=found.leave_out_query,
+        unique=found.unique,
         as_json=found.as_json,
         paths_only=found.paths_only,
         end=b"\0" if found.print0 else b"\n",
         sheet=found.sheet,
+        copy_to=found.copy_to,
         query_label=found.query_label,
         device=cast(Device, found.device),
         threads=found.threads,
@@ -94,7 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     default_index = Path(os.environ.get("DEEPRANK_INDEX") or "deeprank.index")
     add = parser.add_argument
-    add("images", nargs="+", type=Path, metavar="IMAGE", help="pictures to find similar ones of")
+    add("images", nargs="*", type=Path, metavar="IMAGE", help="pictures to find similar ones of")
+    item_help = "a picture of the index instead, by its id or path; its file is not read; may be given several times"
+    add("--item", action="append", metavar="ID|PATH", help=item_help)
+    add("--mean", action="store_true", help="one answer for all pictures: what is nearest to the mean of their vectors")
     add("--k", type=_at_least_one, default=10, metavar="K", help="how many (default: 10)")
     index_help = "the index folder (default: $DEEPRANK_INDEX, then deeprank.index)"
     add("--index", type=Path, default=default_index, metavar="DIR", help=index_help)
@@ -103,11 +127,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--search", choices=("auto", "exact", "hnsw"), default="auto", help=search_help)
     add("--exact", action="store_true", help="short for --search exact")
     add("--label", action="append", help="only pictures with this label; may be given several times")
+    path_help = "only pictures whose path under the synced folder (or, with a / before it, whole path) matches"
+    add("--path", action="append", metavar="GLOB", help=f"{path_help}; may be given several times")
     add("--max-distance", type=float, metavar="D", help="only pictures at most this far, squared Euclidean (0 to 4)")
+    leave_help = "leave out the query's own file and its exact copies: K others"
+    add("--leave-out-query", action="store_true", help=leave_help)
+    unique_help = f"hide near-duplicates: hits at most D (default: {NEAR_DUPLICATE}) from a better hit"
+    add("--unique", type=_distance, metavar="D", nargs="?", const=NEAR_DUPLICATE, help=unique_help)
     add("--json", action="store_true", dest="as_json", help="print one JSON document")
     add("--paths-only", action="store_true", help="print the paths alone")
     add("--print0", action="store_true", help="end each path with a NUL, for xargs -0")
     add("--sheet", type=Path, metavar="PNG", help="draw the queries and their hits as well")
+    copy_help = "copy the hits' files to a new or empty folder; each query of several has a folder in it"
+    add("--copy-to", type=Path, metavar="DIR", help=copy_help)
     add("--query-label", metavar="LABEL", help="the queries' label: the sheet then shows which hits have it")
     add("--device", default="auto", help="auto (default), cpu or cuda; auto takes a GPU where one works")
     threads_help = "CPU threads of the network (default: the usable cores, at most 4)"
@@ -127,6 +159,36 @@ class _ShowVersion(argparse.Action):
 
         sys.stdout.write(f"deeprank {__version__}\n")  # argparse's own exit message goes to stderr
         parser.exit()
+
+
+def _with_distance(words: Sequence[str]) -> Iterator[str]:
+    """Tie ``--unique`` to the distance after it, or to the default: an IMAGE may follow, which is no distance."""
+    remaining = iter(words)
+    for word in remaining:
+        if word == "--":
+            yield from (word, *remaining)
+        elif word == "--unique":
+            following = next(remaining, None)
+            given = following is not None and _is_number(following)
+            yield f"--unique={following if given else NEAR_DUPLICATE}"
+            if following is not None and not given:
+                yield from _with_distance([following, *remaining])
+        else:
+            yield word
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _distance(text: str) -> float:
+    if not _is_number(text) or not 0 <= float(text) <= _LARGEST_DISTANCE:
+        raise argparse.ArgumentTypeError(f"{text!r} is given; expected a squared distance, 0 to 4")
+    return float(text)
 
 
 def _at_least_one(text: str) -> int:

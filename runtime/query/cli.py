@@ -10,17 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console import emit_json, guarded, note
-from ..errors import DeepRankError, PictureError
+from ..console import emit_json, emit_paths, guarded, note
+from ..errors import DeepRankError
 from ..text import display_path, printable
 from .answer import Answer
 from .arguments import QueryArguments, read_arguments
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from ..embedder import Embedder
     from ..index.search import Index
 
 SCHEMA = 1
@@ -36,19 +32,26 @@ def main() -> None:
 def run(wanted: QueryArguments, *, verbose: bool) -> None:
     """Answer the queries; exit with 1 if one could not be read."""
     from ..index.search import Index
+    from .asking import answer
 
+    if wanted.copy_to is not None:
+        from .copying import check_folder
+
+        check_folder(wanted.copy_to)  # before the work
     options: dict[str, Any] = {"device": wanted.device, "threads": wanted.threads, "max_pixels": wanted.max_pixels}
     with Index.open(wanted.index, **options) as index, _preparing(index):
-        answers = _answers(index, wanted)
+        answers = answer(index, wanted)
+        roots = index.roots() if wanted.copy_to is not None else []
     for remark in index.remarks:
         note(remark)
-    for answer in answers:
-        if answer.error is not None:
-            note(f"error: {answer.error}")
+    for failed in answers:
+        if failed.error is not None:
+            note(f"error: {failed.error}")
     if wanted.sheet is not None:
         _draw(answers, wanted, wanted.sheet)
+    complete = wanted.copy_to is None or _copy(answers, wanted.copy_to, roots)
     _show(answers, wanted)
-    if any(answer.error is not None for answer in answers):
+    if not complete or any(failed.error is not None for failed in answers):
         sys.exit(1)
 
 
@@ -69,32 +72,6 @@ def _preparing(index: Index) -> Iterator[None]:
         thread.join()
 
 
-def _answers(index: Index, wanted: QueryArguments) -> list[Answer]:
-    """Embed the queries, search for those that can be read, and keep the order."""
-    import numpy as np
-
-    embedded = list(_embedded(index.embedder, wanted.images))
-    vectors = [vector for vector in embedded if not isinstance(vector, PictureError)]
-    options: dict[str, Any] = {"farthest": wanted.farthest, "label": wanted.label, "method": wanted.method}
-    options["max_distance"] = wanted.max_distance
-    hits = iter(index.hits(np.stack(vectors), wanted.k, **options) if vectors else ())
-    return [
-        Answer(image, error=str(vector)) if isinstance(vector, PictureError) else Answer(image, next(hits))
-        for image, vector in zip(wanted.images, embedded, strict=True)
-    ]
-
-
-def _embedded(embedder: Embedder, images: Sequence[Path]) -> Iterator[npt.NDArray[np.float32] | PictureError]:
-    if len(images) == 1:  # no threads for a single one: they would take longer to start than it takes
-        try:
-            yield embedder.embed(images)[0]
-        except PictureError as error:
-            yield error
-        return
-    for _, vector in embedder.stream(images, embedder.load):
-        yield vector
-
-
 def _draw(answers: Sequence[Answer], wanted: QueryArguments, sheet: Path) -> None:
     from .drawing import draw_answers
 
@@ -104,23 +81,36 @@ def _draw(answers: Sequence[Answer], wanted: QueryArguments, sheet: Path) -> Non
         note("no contact sheet was drawn: no query could be read")
 
 
+def _copy(answers: Sequence[Answer], folder: Path, roots: Sequence[str]) -> bool:
+    from .copying import copy_hits
+
+    report = copy_hits(answers, folder, roots)
+    for problem in report.problems:
+        note(f"error: {problem}")
+    note(f"copied {report.copied:,} file{'' if report.copied == 1 else 's'} to {display_path(folder)}")
+    if report.inside is not None:
+        note(f"The copies lie in a synced folder, {display_path(report.inside)}: its next sync adds them to the index.")
+    return not report.problems
+
+
 def _show(answers: Sequence[Answer], wanted: QueryArguments) -> None:
     """Print the answers: as one JSON document, as paths alone, or as a table for each query."""
     if wanted.as_json:
-        results = [_document(answer) for answer in answers]
+        results = [_document(answer, unique=wanted.unique is not None) for answer in answers]
         emit_json({"schema": SCHEMA, "index": os.fsdecode(wanted.index), "k": wanted.k, "results": results})
     elif wanted.paths_only:
-        _print_paths(answers, wanted.end)
+        emit_paths((hit.path for answer in answers for hit in answer.hits), wanted.end)
     else:
         for answer in answers:
             if answer.error is None:
                 _print_table(answer, headed=len(answers) > 1)
 
 
-def _document(answer: Answer) -> dict[str, Any]:
-    query = os.fsdecode(answer.query)
+def _document(answer: Answer, *, unique: bool) -> dict[str, Any]:
+    asked = [asked.document() for asked in answer.asked]
+    head: dict[str, Any] = {"queries": asked} if answer.mean else asked[0]
     if answer.error is not None:
-        return {"query": query, "error": answer.error}
+        return {**head, "error": answer.error}
     hits = [
         {
             "rank": rank,
@@ -131,26 +121,23 @@ def _document(answer: Answer) -> dict[str, Any]:
             "label": hit.label,
             "id": hit.id,
         }
+        | ({"near_duplicates": hit.near_duplicates} if unique else {})
         for rank, hit in enumerate(answer.hits, 1)
     ]
-    return {"query": query, "hits": hits}
-
-
-def _print_paths(answers: Sequence[Answer], end: bytes) -> None:
-    """Print the names' own bytes; on a terminal, which would obey escape characters in them, as safe text."""
-    for answer in answers:
-        for hit in answer.hits:
-            if sys.stdout.isatty():
-                print(display_path(hit.path))
-            else:
-                sys.stdout.buffer.write(os.fsencode(hit.path) + end)
+    return {**head, "hits": hits}
 
 
 def _print_table(answer: Answer, *, headed: bool) -> None:
     if headed:
-        print(f"{display_path(answer.query)}:")
+        print(f"{'mean of ' if answer.mean else ''}{', '.join(display_path(asked.path) for asked in answer.asked)}:")
     labels = [printable(hit.label or "-") for hit in answer.hits]
     width = max([len("label"), *map(len, labels)])
     print(f"rank  distance  {'label':<{width}}  path")
     for rank, (hit, label) in enumerate(zip(answer.hits, labels, strict=True), 1):
-        print(f"{rank:>4}  {hit.distance:8.4f}  {label:<{width}}  {display_path(hit.path)}")
+        print(
+            f"{rank:>4}  {hit.distance:8.4f}  {label:<{width}}  {display_path(hit.path)}{_hidden(hit.near_duplicates)}"
+        )
+
+
+def _hidden(count: int) -> str:
+    return f"  (and {count:,} near-duplicate{'' if count == 1 else 's'})" if count else ""

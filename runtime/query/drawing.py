@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,9 +28,9 @@ def draw_answers(answers: Sequence[Answer], out: Path, *, farthest: bool, query_
     which = "farthest from" if farthest else "nearest to"
     blocks = [
         SheetBlock(
-            SheetPicture(answer.query, _lines("query", query_label, answer.query.name)),
+            _query_picture(answer, query_label),
             [_hit_picture(rank, hit, query_label) for rank, hit in enumerate(answer.hits, 1)],
-            f"{len(answer.hits):,} {which} {os.fsdecode(answer.query)}",
+            f"{len(answer.hits):,} {which} {_subject(answer)}",
         )
         for answer in answers
         if answer.error is None
@@ -39,6 +38,17 @@ def draw_answers(answers: Sequence[Answer], out: Path, *, farthest: bool, query_
     if blocks:
         draw_sheets(blocks, out)
     return bool(blocks)
+
+
+def _query_picture(answer: Answer, query_label: str | None) -> SheetPicture:
+    if answer.mean:
+        caption = _lines(f"mean of {len(answer.asked):,}", query_label, ", ".join(asked.name for asked in answer.asked))
+        return SheetPicture([asked.path for asked in answer.asked], caption)
+    return SheetPicture(answer.asked[0].path, _lines("query", query_label, answer.asked[0].name))
+
+
+def _subject(answer: Answer) -> str:
+    return ("the mean of " if answer.mean else "") + ", ".join(asked.path for asked in answer.asked)
 
 
 def _hit_picture(rank: int, hit: Hit, query_label: str | None) -> SheetPicture:

@@ -48,6 +48,10 @@ _OTHER_FONTS = (
 )
 _LAST_LATIN = "\u024f"
 
+# Pictures that are drawn where several are one query.
+_MOST_TOGETHER = 9
+
+Source = str | Path | Callable[[], IO[bytes]]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -56,13 +60,13 @@ class SheetPicture:
     """One picture of a sheet.
 
     Attributes:
-        source: a path, or a function that opens a binary file.
+        source: a path, or a function that opens a binary file; of several, the first nine share the square.
         caption: lines of untrusted text; each is cut to the width of the picture.
         correct: draws a green frame (True), a red one (False), or none (None: not known).
 
     """
 
-    source: str | Path | Callable[[], IO[bytes]]
+    source: Source | Sequence[Source]
     caption: tuple[str, ...]
     correct: bool | None = None
 
@@ -166,15 +170,29 @@ def _place(sheet: Image.Image, picture: SheetPicture, corner: tuple[int, int]) -
 
 
 def _tile(picture: SheetPicture) -> Image.Image:
-    rule = PictureRule(_TILE, "crop")
+    if isinstance(picture.source, str | Path) or callable(picture.source):
+        return _square(picture.source, _TILE)
+    sources = picture.source[:_MOST_TOGETHER]
+    across = math.ceil(math.sqrt(len(sources)))
+    side = _TILE // across
+    tile = Image.new("RGB", (_TILE, _TILE), _WHITE)
+    for place, source in enumerate(sources):
+        row, column = divmod(place, across)
+        tile.paste(_square(source, side), (column * side, row * side))
+    return tile
+
+
+def _square(source: Source, side: int) -> Image.Image:
+    rule = PictureRule(side, "crop")
     try:
-        if not callable(picture.source):
-            return Image.fromarray(load_picture(picture.source, rule))
-        with picture.source() as file:
+        if not callable(source):
+            return Image.fromarray(load_picture(source, rule))
+        with source() as file:
             return Image.fromarray(load_picture(file, rule))
     except (PictureError, OSError):
-        blank = Image.new("RGB", (_TILE, _TILE), _GREY)
-        _write(blank, "cannot be read", (_GAP, _TILE // 2 - _FONT_SIZE), _TILE - 2 * _GAP, _FONT_SIZE)
+        blank = Image.new("RGB", (side, side), _GREY)
+        gap = _GAP * side // _TILE
+        _write(blank, "cannot be read", (gap, side // 2 - _FONT_SIZE), side - 2 * gap, _FONT_SIZE)
         return blank
 
 

@@ -1,0 +1,1 @@
+"""``deeprank-doctor``: is this installation, this model, this index in order, and if not, what puts it right?"""

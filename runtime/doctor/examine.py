@@ -1,0 +1,247 @@
+"""All checks, one after the other: what one of them runs into becomes a finding, and the others still run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ..devices import Device
+from ..errors import DeepRankError, ModelFileError
+from ..progress import StartProgress, start_nothing
+from ..text import printable
+from .apart import try_apart
+from .attempts import CPU, import_onnxruntime
+from .finding import Finding, problem, skipped
+from .graphlib import graph_library_finding
+from .packages import package_findings, versions
+from .runtimes import CHECK, onnxruntime_finding, runtimes_finding
+
+if TYPE_CHECKING:
+    from ..modelfile import OpenModel
+
+__all__ = ["Asked", "Diagnosis", "examine"]
+
+T = TypeVar("T")
+
+_AGAIN = "do what the sentence says, and run deeprank-doctor again"
+_REPORT = "run deeprank-doctor -v, which shows where it failed, and report it"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be examined.
+
+    Attributes:
+        index: folder of an index.
+        index_named: it should be there; else it is examined if it is.
+        model: a model file, or a word for one that ships; None: the one that commands take where none is named.
+        reference: a reference sample; None: the one beside the model.
+        data: the data set that the sample was taken from; None: parity is not measured.
+        device: to run models on.
+        thorough: check every part of the index, as ``deeprank-index verify`` does.
+
+    """
+
+    index: Path
+    index_named: bool = False
+    model: Path | None = None
+    reference: Path | None = None
+    data: str | None = None
+    device: Device = "auto"
+    thorough: bool = False
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found, and the versions of everything (None where something is not installed)."""
+
+    findings: tuple[Finding, ...]
+    versions: Mapping[str, str | None]
+
+    @property
+    def healthy(self) -> bool:
+        """There is no problem; there may be warnings."""
+        return all(finding.status != "problem" for finding in self.findings)
+
+
+def examine(
+    asked: Asked,
+    *,
+    start: StartProgress = start_nothing,
+    failed: Callable[[Exception], None] = lambda error: None,
+) -> Diagnosis:
+    """Make every check, without writing anything.
+
+    Args:
+        asked: what is to be examined.
+        start: told how long work goes on.
+        failed: told of every exception that became a finding.
+
+    """
+    examination = _Examination(asked, start, failed)
+    examination.tried("installation", examination.installation)
+    examination.tried(CHECK, examination.onnxruntime)
+    examination.tried("model", examination.model)
+    examination.tried("index", examination.index)
+    examination.tried("parity", examination.parity)
+    return Diagnosis(tuple(examination.findings), examination.tried("versions", versions) or {})
+
+
+class _Examination:
+    """The findings so far, and what later checks need of earlier ones."""
+
+    def __init__(self, asked: Asked, start: StartProgress, failed: Callable[[Exception], None]) -> None:
+        self.findings: list[Finding] = []
+        self._asked, self._start, self._failed = asked, start, failed
+        self._device: Device = asked.device
+        self._runs = self._graphs = False
+        self._opened: OpenModel | None = None
+
+    def tried(self, check: str, work: Callable[[], T]) -> T | None:
+        """Return what ``work`` returns; None, and a problem, where it raises."""
+        try:
+            return work()
+        except DeepRankError as error:
+            self._failed(error)
+            self.findings.append(problem(check, str(error), _AGAIN))
+        except Exception as error:  # one check must not keep the others from being made
+            self._failed(error)
+            what = f"{type(error).__name__}: {printable(str(error)[:300])}"
+            self.findings.append(problem(check, f"it cannot be checked ({what})", _REPORT))
+        return None
+
+    def add(self, check: str, work: Callable[[], Finding]) -> Finding | None:
+        """Make one check."""
+        finding = self.tried(check, work)
+        if finding is not None:
+            self.findings.append(finding)
+        return finding
+
+    def installation(self) -> None:
+        """Check packages, picture formats and the processor."""
+        from .formats import formats_finding
+        from .processor import cores_finding, processor_finding
+
+        self.findings += self.tried("packages", package_findings) or []
+        self.add("picture formats", formats_finding)
+        self.add("processor", processor_finding)
+        self.add("cores", cores_finding)
+        built = self.add("hnswlib build", graph_library_finding)
+        self._graphs = built is not None and built.status == "ok"
+
+    def onnxruntime(self) -> None:
+        """Check ONNX Runtime and its providers."""
+        packages = runtimes_finding()
+        outcome = try_apart(import_onnxruntime)
+        self.add(CHECK, lambda: onnxruntime_finding(packages, outcome))
+        if outcome.value is not None:
+            self._providers(outcome.value["providers"])
+
+    def _providers(self, listed: Sequence[str]) -> None:
+        from .providers import device_finding, provider_findings
+
+        model = self._model_to_try()
+        if model is None:
+            self.findings.append(skipped("providers", "there is no model to try them with"))
+            return
+        tried = provider_findings(listed, model)
+        self.findings += tried
+        taken = self.add("device", lambda: device_finding(self._asked.device, tried))
+        if taken is None or taken.status == "problem":
+            self._device = "cpu"
+        self._runs = any(finding.check == CPU and finding.status == "ok" for finding in tried)
+
+    def _model_to_try(self) -> Path | None:
+        """Return a model that should run on everything: the one that ships, if it does; else what there is."""
+        from ..index.files import MODEL
+        from ..pretrained import LOCAL_MODEL, pretrained_model
+
+        shipped = pretrained_model("fp32")
+        there = (shipped, self._asked.model, LOCAL_MODEL, self._asked.index / MODEL)
+        return next((path for path in there if path is not None and path.is_file()), None)
+
+    def model(self) -> None:
+        """Check the model."""
+        from ..modelfile import open_model
+        from .model import describe, export_again, model_finding, report_finding
+
+        if not self._runs:
+            self.findings.append(skipped("model", "no model can be run here; see above"))
+            return
+        path = self._chosen()
+        if path is None:
+            return
+        opened = open_model(path, device=self._device)
+        sound = self.add(
+            "model", lambda: model_finding("model", opened, where=describe(opened), fix=export_again(opened.path))
+        )
+        self.add("model report", lambda: report_finding(opened))
+        self._opened = opened if sound is not None and sound.status != "problem" else None
+
+    def _chosen(self) -> Path | None:
+        from ..pretrained import find_model
+
+        try:
+            return find_model(self._asked.model)
+        except ModelFileError as error:
+            if self._asked.model is not None:
+                raise
+            self.findings.append(skipped("model", str(error)))
+            return None
+
+    def index(self) -> None:
+        """Check the index, where there is one."""
+        from .index import database_finding, half_done_finding, is_there, missing_finding
+
+        folder = self._asked.index
+        if not is_there(folder):
+            self.findings.append(missing_finding(folder, named=self._asked.index_named))
+            return
+        half_done = half_done_finding(folder)
+        if half_done is not None:
+            self.findings.append(half_done)
+        elif (opened := self.add("index", lambda: database_finding(folder))) and opened.status != "problem":
+            self._inside(folder)
+        self._around(folder)
+
+    def _inside(self, folder: Path) -> None:
+        from .index import contents_finding, graph_finding, index_model_finding
+
+        if self._runs:
+            self.add("index model", lambda: index_model_finding(folder, self._opened, self._device))
+        self.add("index graph", lambda: graph_finding(folder))
+        if self._asked.thorough:
+            self.add("index contents", lambda: contents_finding(folder))
+
+    def _around(self, folder: Path) -> None:
+        from .place import disk_finding, file_system_finding, writer_finding
+
+        self.add("index writer", lambda: writer_finding(folder))
+        self.add("index disk", lambda: disk_finding(folder))
+        self.add("index file system", lambda: file_system_finding(folder))
+
+    def parity(self) -> None:
+        """Check the reference sample, and measure parity where there are pictures to measure it on."""
+        from .parity import find_samples, no_data_finding, no_sample_finding, parity_finding, sample_finding
+
+        opened, data = self._opened, self._asked.data
+        if opened is None:
+            self.findings.append(skipped("parity", "there is no model that could be measured; see above"))
+            return
+        samples = self.tried("reference sample", lambda: find_samples(self._asked.reference, opened))
+        if samples is None:
+            return
+        if not samples:
+            self.findings.append(no_sample_finding(data))
+            return
+        ((path, sample),) = samples
+        self.findings.append(sample_finding(path, sample))
+        if data is None:
+            self.findings.append(no_data_finding(path))
+            return
+        self.add(
+            "parity",
+            lambda: parity_finding(opened, sample, data, through_graph=self._graphs, start=self._start),
+        )

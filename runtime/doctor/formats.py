@@ -1,0 +1,38 @@
+"""Which picture formats can be read here."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from .commands import pip
+from .finding import Finding, ok, problem, warning
+
+__all__ = ["formats_finding"]
+
+
+def formats_finding() -> Finding:
+    """Ask Pillow what it was built with."""
+    from PIL import features
+
+    missing = [name for name, codec in (("WebP", "webp"), ("AVIF", "avif")) if not features.check(codec)]
+    if not features.check("jpg") or not features.check("zlib"):
+        return problem("picture formats", "Pillow was built without JPEG or PNG", _reinstall())
+    if missing:
+        return warning("picture formats", f"Pillow was built without {' and '.join(missing)}", _reinstall())
+    heif = importlib.util.find_spec("pillow_heif") is not None
+    return ok(
+        "picture formats",
+        f"{_jpeg()}, PNG, GIF, BMP, TIFF, WebP, AVIF{', HEIF' if heif else '; no HEIF (HEIC), which phones write'}",
+        None if heif else pip("install", "pillow-heif"),
+    )
+
+
+def _jpeg() -> str:
+    from PIL import features
+
+    turbo = features.version("libjpeg_turbo") if features.check("libjpeg_turbo") else None
+    return f"JPEG (libjpeg-turbo {turbo})" if turbo else "JPEG (without libjpeg-turbo: slower)"
+
+
+def _reinstall() -> str:
+    return pip("install", "--force-reinstall", "--no-deps", "--only-binary", ":all:", "pillow")

@@ -1,0 +1,193 @@
+"""Is an index in order: its database, its model, its graph?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import IndexDamagedError
+from ..files import file_sha256
+from ..index.files import DATABASE, GRAPH, MODEL, is_index
+from ..index.schema import guarded
+from ..text import display_path
+from .commands import shell_word
+from .finding import Finding, ok, problem, skipped, warning
+from .model import describe, model_finding
+from .place import is_being_written
+
+if TYPE_CHECKING:
+    from ..devices import Device
+    from ..index.records import Meta
+    from ..index.store import Store
+    from ..modelfile import OpenModel
+
+__all__ = [
+    "contents_finding",
+    "database_finding",
+    "graph_finding",
+    "half_done_finding",
+    "index_model_finding",
+    "is_there",
+    "missing_finding",
+]
+
+# Folders that a command names one by one.
+_MOST_NAMED = 5
+# How verify ends what it says of a graph that cannot be used.
+_WITHOUT_GRAPH = "searches scan, which gives the exact result"
+
+
+def is_there(folder: Path) -> bool:
+    """Tell whether there is an index; nothing is opened, so that nothing is put in order either."""
+    return is_index(folder)
+
+
+def missing_finding(folder: Path, *, named: bool) -> Finding:
+    """Say that there is no index; one that was named should be there."""
+    made = f"deeprank-index sync PHOTOS --index {shell_word(folder)}"
+    found = "holds no index" if os.path.isdir(folder) else "does not exist"  # noqa: PTH112 - see files.is_index
+    if named:
+        return problem("index", f"{display_path(folder)} {found}", made)
+    return skipped("index", "there is none here", made)
+
+
+def half_done_finding(folder: Path) -> Finding | None:
+    """Return what a killed writer left so that the database cannot be read without being written to; None: nothing."""
+    journal = folder / f"{DATABASE}-journal"
+    if not journal.is_file() or not journal.stat().st_size or is_being_written(folder):
+        return None
+    return warning(
+        "index",
+        f"a writer was killed while it changed {display_path(folder / DATABASE)}; the next command that opens the "
+        "index takes back what it had half done",
+        f"deeprank-index info --index {shell_word(folder)}",
+    )
+
+
+def database_finding(folder: Path) -> Finding:
+    """Open the database and read what it says of itself; of every picture, only ``--thorough`` does."""
+    try:
+        return _database(folder)
+    except IndexDamagedError as error:
+        return problem("index", str(error), repaired(folder))
+
+
+def _database(folder: Path) -> Finding:
+    from ..index.store import Store
+
+    with Store.open(folder) as store, store.snapshot():
+        meta, roots = store.meta(), store.roots()
+    if not meta.items:
+        return warning("index", f"{display_path(folder)} holds no pictures", synced(folder, roots.values()))
+    found = f"{display_path(folder)}, {_pictures(meta.items)} of {len(roots)} folder{'' if len(roots) == 1 else 's'}"
+    gone = [path for path in roots.values() if not os.path.isdir(path)]  # noqa: PTH112 - bytes
+    if gone:
+        found += f"; {display_path(gone[0])} is not there, so that its pictures are found but cannot be opened"
+    return ok("index", found)
+
+
+def index_model_finding(folder: Path, checked: OpenModel | None, device: Device) -> Finding:
+    """Look whether the model in an index is the one that its vectors were made with, and whether it runs.
+
+    Args:
+        folder: of the index.
+        checked: a model that was found to be in order; the same need not be run again.
+        device: to run it on.
+
+    Raises:
+        ModelFileError: it cannot be opened or run.
+
+    """
+    from ..index.store import Store
+    from ..modelfile import open_model
+
+    with Store.open(folder) as store:
+        expected = store.meta().model_sha256
+    try:
+        found = file_sha256(folder / MODEL)
+    except OSError as error:
+        return problem("index model", f"{MODEL} cannot be read ({error.strerror})", reembedded(folder))
+    if found != expected:
+        return problem("index model", f"{MODEL} is not the one that the vectors were made with", reembedded(folder))
+    if checked is not None and checked.sha256 == expected:
+        return ok("index model", "the model above")
+    opened = open_model(folder / MODEL, device=device)
+    return model_finding("index model", opened, where=describe(opened), fix=reembedded(folder))
+
+
+def graph_finding(folder: Path) -> Finding:
+    """Look whether the graph is the one that the database speaks of, and how much of the index it covers."""
+    from ..index.graph import GraphUnusableError, open_graph
+    from ..index.store import Store
+
+    try:
+        with Store.open(folder) as store, store.snapshot():
+            meta, row, roots = store.meta(), store.graph(), store.roots()
+            if row is None:
+                return _no_graph(folder, meta, synced(folder, roots.values()))
+            newer = _items_above(store, row.covers)
+        file = open_graph(folder, row, meta.dim)
+    except GraphUnusableError as error:
+        if is_being_written(folder):
+            return ok("index graph", f"{error}, while a writer is at work; searches scan meanwhile")
+        return warning("index graph", f"{error}: searches scan, which is exact, but slower", repaired(folder))
+    except IndexDamagedError as error:
+        return problem("index graph", str(error), repaired(folder))
+    live = int(file.live.sum())
+    dead = len(file.ids) - live
+    found = f"{live:,} vectors"
+    found += f"; {dead:,} removed ones are left out of every answer" if dead else ""
+    found += f"; {_pictures(newer)} newer than it are scanned beside it" if newer else ""
+    return ok("index graph", found)
+
+
+def _no_graph(folder: Path, meta: Meta, sync: str) -> Finding:
+    if not meta.items:
+        return ok("index graph", "none, as there are no pictures")
+    if is_being_written(folder):
+        return ok("index graph", "none yet: a writer is at work; searches scan meanwhile")
+    return warning("index graph", f"there is no {GRAPH}: searches scan, which is exact, but slower", sync)
+
+
+def _items_above(store: Store, covers: int) -> int:
+    with guarded(store.database):
+        return int(store.connection.execute("SELECT count(*) FROM items WHERE id > ?", (covers,)).fetchone()[0])
+
+
+def contents_finding(folder: Path) -> Finding:
+    """Check everything, as ``deeprank-index verify`` does."""
+    from ..index.verify import verify
+
+    report = verify(folder)
+    if not report.problems:
+        return ok("index contents", f"every checksum is right: {_pictures(report.items)}, model and graph")
+    more = f", and {len(report.problems) - 1:,} more" if len(report.problems) > 1 else ""
+    found = f"{report.problems[0]}{more}"
+    # A graph is a cache: without it every answer is right.
+    if all(text.startswith(f"{GRAPH} ") or text.endswith(_WITHOUT_GRAPH) for text in report.problems):
+        return warning("index contents", found, repaired(folder))
+    return problem("index contents", found, repaired(folder))
+
+
+def repaired(folder: Path) -> str:
+    """Return the command that keeps what is sound of an index."""
+    return f"deeprank-index verify --repair --index {shell_word(folder)}"
+
+
+def reembedded(folder: Path) -> str:
+    """Return what to do where the model of an index is lost."""
+    anew = f"deeprank-index sync --reembed --model MODEL --index {shell_word(folder)}"
+    return f"{repaired(folder)}  # where ./{MODEL} or one that ships is the same; else: {anew}"
+
+
+def synced(folder: Path, roots: Iterable[bytes]) -> str:
+    """Return the command that brings an index up to date with the folders it was made of."""
+    named = [shell_word(os.fsdecode(root)) for root in roots]
+    words = " ".join(named[:_MOST_NAMED]) or "PHOTOS"
+    return f"deeprank-index sync {words} --index {shell_word(folder)}"
+
+
+def _pictures(count: int) -> str:
+    return f"{count:,} picture{'' if count == 1 else 's'}"

@@ -1,0 +1,70 @@
+"""Which vector instructions an extension module was compiled with, read from its machine code.
+
+Looked for is what a compiler emits all over a module as soon as it may, and what other bytes hardly ever are:
+``vzeroupper`` (C5 F8 77), which ends every function that used 256-bit registers, for AVX; moves between memory and
+512-bit registers (EVEX prefix, length 512, ``vmovups`` or ``vmovaps``) for AVX-512. hnswlib 0.8.0 was built by GCC 12
+for seven kinds of processor, and these were counted in what is executed of each file, some 330,000 bytes:
+
+=====================================  ============  ===============
+built for                              vzeroupper    512-bit moves
+=====================================  ============  ===============
+any x86-64 (HNSWLIB_NO_NATIVE=1)       0             0
+Nehalem (no AVX)                       0             0
+Sandy Bridge, Haswell, Zen 3           1741 to 1746  0
+Skylake-X, Rocket Lake (AVX-512)       1676 to 1808  12
+=====================================  ============  ===============
+
+In so many random bytes, 0.02 of the first and 0.001 of the second are to be expected.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["vector_instructions"]
+
+_VZEROUPPER = b"\xc5\xf8\x77"
+_MOVE_512 = re.compile(rb"\x62[\x51\x61\x71\x91\xa1\xb1\xd1\xe1\xf1]\x7c\x48[\x10\x11\x28\x29]")
+_FEWEST_VZEROUPPER, _FEWEST_MOVES_512 = 50, 4
+
+_ELF64_LITTLE_ENDIAN, _X86_64 = b"\x7fELF\x02\x01", 62
+_LOADED, _EXECUTABLE = 1, 1
+_LARGEST = 256 * 2**20
+
+
+def vector_instructions(module: Path) -> frozenset[str] | None:
+    """Return which of ``avx`` and ``avx512f`` the machine code of a shared library uses.
+
+    Args:
+        module: an ELF file for x86-64, as Linux has them.
+
+    Returns:
+        None where the file is something else, or cannot be read: there is nothing to be told.
+
+    """
+    try:
+        with module.open("rb") as file:
+            code = b"".join(_executed(file.read(_LARGEST)))
+    except (OSError, ValueError, struct.error):
+        return None
+    if not code:
+        return None
+    found = {"avx"} if code.count(_VZEROUPPER) >= _FEWEST_VZEROUPPER else set()
+    if len(_MOVE_512.findall(code)) >= _FEWEST_MOVES_512:
+        found.add("avx512f")
+    return frozenset(found)
+
+
+def _executed(data: bytes) -> Iterator[bytes]:
+    """Yield the segments of an ELF file that are executed: debugging information is many times as long."""
+    if not data.startswith(_ELF64_LITTLE_ENDIAN) or struct.unpack_from("<H", data, 18)[0] != _X86_64:
+        return
+    (table,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    for number in range(count):
+        kind, flags, offset, _, _, length = struct.unpack_from("<IIQQQQ", data, table + number * size)
+        if kind == _LOADED and flags & _EXECUTABLE:
+            yield data[offset : offset + length]

@@ -1,0 +1,113 @@
+"""Is a model file in order: does it run, give unit vectors, the same ones alone and in a batch?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..devices import has_vnni
+from ..text import display_path, printable
+from .commands import shell_word
+from .finding import Finding, ok, problem, skipped, warning
+
+if TYPE_CHECKING:
+    from ..modelfile import OpenModel
+
+__all__ = ["describe", "export_again", "model_finding", "report_finding", "report_path"]
+
+_BATCH, _LARGE_SIDE, _LARGE_BATCH = 5, 512, 2
+_LARGEST_REPORT = 4 * 2**20
+
+
+def model_finding(check: str, opened: OpenModel, *, where: str, fix: str) -> Finding:
+    """Run an open model on pictures of noise, together and one by one.
+
+    Args:
+        check: name of the finding.
+        opened: the model.
+        where: what it is, in words; see :func:`describe`.
+        fix: what to do where it does not give what it should.
+
+    Raises:
+        ModelFileError: it cannot be run, or gives no unit vectors.
+
+    """
+    from ..embedder import Embedder
+    from ..evaluate.parity import TOLERANCES, compare_vectors
+
+    import numpy as np  # isort: skip
+
+    info, embedder = opened.info, Embedder(opened)
+    side = info.picture.size
+    count = _BATCH if side <= _LARGE_SIDE else _LARGE_BATCH
+    pictures = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    together = embedder.embed_batch(pictures)
+    alone = np.concatenate([embedder.embed_batch(picture[None]) for picture in pictures])
+    difference = compare_vectors(together, alone)
+    failures = difference.failures(TOLERANCES[info.precision])
+    if failures:
+        return problem(check, f"{where} gives other vectors in a batch than alone: {'; '.join(failures)}", fix)
+    found = (
+        f"{where}, sha256 {opened.sha256[:12]}: unit vectors, which differ by {difference.max_abs_difference:.1e} "
+        f"between one picture and {count} at a time"
+    )
+    if info.precision == "int8" and opened.session.get_providers()[0] == "CPUExecutionProvider" and not has_vnni():
+        return ok(check, f"{found}; int8 without VNNI is right, but slower than fp32")
+    return ok(check, found)
+
+
+def describe(opened: OpenModel) -> str:
+    """Say which model it is, and what it says of itself."""
+    from ..pretrained import describe_model
+
+    info, side = opened.info, opened.info.picture.size
+    where = describe_model(opened.path, info)
+    if where != f"the model {display_path(opened.path)}":  # the one that ships, which is described already
+        return where
+    return (
+        f"{where} ({printable(info.name)}, {info.precision}, {info.embedding_dim} numbers from {side} x {side} pixels)"
+    )
+
+
+def report_path(model: Path) -> Path:
+    """Return where deeprank-export puts the parity report of a model; ``--format all`` puts it elsewhere."""
+    alone, one_of_all = model.with_suffix(".parity.json"), model.with_name(f"{model.name}.parity.json")
+    return one_of_all if one_of_all.is_file() and not alone.is_file() else alone
+
+
+def report_finding(opened: OpenModel) -> Finding:
+    """Look whether the parity report beside a model speaks of this very file."""
+    path = report_path(opened.path)
+    if not path.is_file():
+        return skipped("model report", f"there is no {display_path(path.name)} beside the model")
+    again = "take the file that was written with the model, or export it again: deeprank-export"
+    try:
+        sha256, precise = _read_report(path)
+    except (OSError, ValueError, RecursionError) as error:
+        return warning("model report", f"{display_path(path)} cannot be read ({printable(str(error)[:200])})", again)
+    if sha256 != opened.sha256:
+        return warning(
+            "model report",
+            f"{display_path(path)} speaks of another file: sha256 {sha256[:12]}, and the model's is "
+            f"{opened.sha256[:12]}",
+            again,
+        )
+    return ok("model report", f"{display_path(path.name)} speaks of this file{precise}")
+
+
+def _read_report(path: Path) -> tuple[str, str]:
+    """Return the sha256 that a report speaks of, and what it found, in words."""
+    if path.stat().st_size > _LARGEST_REPORT:
+        raise ValueError(f"it has more than {_LARGEST_REPORT:,} bytes")
+    report = json.loads(path.read_bytes())
+    sha256 = report.get("sha256") if isinstance(report, dict) else None
+    if not isinstance(sha256, str):
+        raise ValueError("it names no sha256")
+    cosine = report.get("min_cosine")
+    return printable(sha256), f": smallest cosine to PyTorch {cosine:.6f}" if isinstance(cosine, float) else ""
+
+
+def export_again(path: Path) -> str:
+    """Return how a model that is no good is replaced."""
+    return f"deeprank-export --format onnx --out {shell_word(path)}  # in the folder of its run, with PyTorch"

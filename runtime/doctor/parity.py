@@ -1,0 +1,167 @@
+"""Does a model give on this box what PyTorch gave where it was exported, told by the sample that the export wrote?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import EvaluationError
+from ..progress import StartProgress
+from ..text import display_path
+from .commands import shell_word
+from .finding import Finding, ok, problem, skipped
+
+if TYPE_CHECKING:
+    from ..datasets import Sample
+    from ..embedder import Embedder
+    from ..evaluate.embedded import EmbeddedSplit
+    from ..evaluate.parity import VectorDifference
+    from ..evaluate.reference import ReferenceSample
+    from ..modelfile import OpenModel
+
+__all__ = ["find_samples", "no_data_finding", "no_sample_finding", "parity_finding", "sample_finding"]
+
+Splits = tuple["EmbeddedSplit", "EmbeddedSplit"]
+
+_K = 30
+
+
+def find_samples(named: Path | None, opened: OpenModel) -> list[tuple[Path, ReferenceSample]]:
+    """Return the reference sample of a model: the one that is named, else that beside it, else the shipped model's.
+
+    Args:
+        named: a file, or the word ``pretrained``.
+        opened: the model.
+
+    Returns:
+        one path and what it holds, or nothing where nothing is named and there is none.
+
+    Raises:
+        EvaluationError: it is missing, damaged or of another model; or it is a run, which needs PyTorch.
+
+    """
+    from ..evaluate.reference import load_reference
+
+    path = _path_of(named, opened.path)
+    if path is None:
+        return []
+    if path.is_dir():
+        raise EvaluationError(
+            f"{display_path(path)} is a folder; expected a *.reference.npz. With a run, which needs PyTorch, "
+            "deeprank-eval compares."
+        )
+    return [(path, load_reference(path, opened.info.embedding_dim))]
+
+
+def _path_of(named: Path | None, model: Path) -> Path | None:
+    from ..pretrained import find_reference, pretrained_model, pretrained_reference
+
+    if named is not None:
+        return find_reference(named)
+    for beside in _beside(model):
+        if beside.is_file():
+            return beside
+    return pretrained_reference() if model in (pretrained_model("fp32"), pretrained_model("int8")) else None
+
+
+def _beside(model: Path) -> Iterator[Path]:
+    yield model.with_suffix(".reference.npz")
+    if model.with_name(f"{model.name}.parity.json").is_file():  # of deeprank-export --format all
+        yield model.with_name("model.reference.npz")
+
+
+def sample_finding(path: Path, sample: ReferenceSample) -> Finding:
+    """Say what a sample holds."""
+    count, dim = sample.vectors.shape
+    return ok("reference sample", f"{display_path(path)}, PyTorch's vectors of {count:,} pictures, {dim} numbers each")
+
+
+def no_sample_finding(data: str | None) -> Finding:
+    """Say that there is nothing to compare with, which is wrong where a data set was named for it."""
+    if data is None:
+        return skipped("parity", "there is no *.reference.npz beside the model; deeprank-export writes one")
+    return problem(
+        "parity",
+        "a data set was named, and there is no *.reference.npz beside the model to compare with",
+        f"deeprank-doctor --reference FILE.npz --data {shell_word(data)}",
+    )
+
+
+def no_data_finding(sample: Path) -> Finding:
+    """Say how parity is measured."""
+    return skipped(
+        "parity",
+        "no data set was named to take the sample's pictures from",
+        f"deeprank-doctor --reference {shell_word(sample)} --data DATA",
+    )
+
+
+def parity_finding(
+    opened: OpenModel, sample: ReferenceSample, data: str, *, through_graph: bool, start: StartProgress
+) -> Finding:
+    """Embed the pictures of a sample and compare with PyTorch's vectors, as ``deeprank-eval --reference`` does.
+
+    Args:
+        opened: the model.
+        sample: PyTorch's vectors.
+        data: the data set that holds the pictures.
+        through_graph: whether hnswlib works, so that a graph can be ranked by as well.
+        start: told how it goes on.
+
+    Raises:
+        DataError, EvaluationError: the data set cannot be read, or holds none of the pictures.
+
+    """
+    from ..datasets import open_dataset
+    from ..embedder import Embedder
+    from ..evaluate.parity import TOLERANCES
+
+    dataset = sample.found_in(open_dataset(data))
+    embedder = Embedder(opened)
+    queries = _embed("queries", dataset.val, embedder, start)
+    gallery = _embed("gallery", dataset.train, embedder, start)
+    measure = _through_graph if through_graph else _by_scan
+    difference, found = measure(queries, gallery, sample.of(queries, gallery))
+    found = f"{len(queries) + len(gallery):,} of {len(sample.splits):,} pictures, {found}"
+    failures = difference.failures(TOLERANCES[opened.info.precision])
+    if failures:
+        return problem(
+            "parity",
+            f"the model does not rank like its PyTorch reference here: {'; '.join(failures)} ({found})",
+            "name the *.reference.npz that was written with this model, try --device cpu, or export the model again",
+        )
+    return ok("parity", found)
+
+
+def _embed(what: str, samples: Sequence[Sample], embedder: Embedder, start: StartProgress) -> EmbeddedSplit:
+    from ..evaluate.embedded import embed_split
+
+    return embed_split(samples, embedder, advance=start(what, len(samples)))
+
+
+def _through_graph(queries: EmbeddedSplit, gallery: EmbeddedSplit, reference: Splits) -> tuple[VectorDifference, str]:
+    from ..evaluate.evaluation import compare_splits, evaluate
+
+    measured = evaluate(queries, gallery, min(_K, len(gallery)), reference=reference)
+    difference = measured.difference or compare_splits(reference, (queries, gallery))
+    assert measured.reference is not None
+    ranked = _ranked(measured.k, measured.reference, measured.runtime_exact)
+    return difference, f"{_apart(difference)}, {ranked}, {measured.runtime_hnsw:.4f} through the graph"
+
+
+def _by_scan(queries: EmbeddedSplit, gallery: EmbeddedSplit, reference: Splits) -> tuple[VectorDifference, str]:
+    from ..evaluate.evaluation import compare_splits, rank_split
+
+    k = min(_K, len(gallery))
+    difference = compare_splits(reference, (queries, gallery))
+    theirs, ours = rank_split(*reference, k), rank_split(queries, gallery, k)
+    return difference, f"{_apart(difference)}, {_ranked(k, theirs.precision_at_k, ours.precision_at_k)}"
+
+
+def _apart(difference: VectorDifference) -> str:
+    return f"largest difference {difference.max_abs_difference:.1e}, smallest cosine {difference.min_cosine:.7f}"
+
+
+def _ranked(k: int, theirs: float, ours: float) -> str:
+    return f"precision@{k} {theirs:.4f} with PyTorch, {ours:.4f} here"

@@ -1,0 +1,139 @@
+"""Where an index lies: is a writer at work, was one killed, is there room, and is the disk a local one?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+from ..index.files import DATABASE, GRAPH, LOCK
+from ..index.leftovers import bytes_in, find_leftovers, has_log
+from ..text import display_path
+from .commands import shell_word
+from .finding import Finding, ok, skipped, warning
+
+__all__ = ["disk_finding", "file_system", "file_system_finding", "is_being_written", "writer_finding"]
+
+_MOUNTS = Path("/proc/mounts")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+# File systems that other machines write to as well: SQLite's locks are not to be trusted there.
+_NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "beegfs"}
+    | {"orangefs", "ocfs2", "gfs2", "davfs", "fuse.davfs2", "fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse"}
+    | {"fuse.glusterfs", "fuse.ceph", "fuse.cephfs", "fuse.goofys", "fuse.mount-s3", "fuse.juicefs", "fuse.smbnetfs"}
+    | {"fuse.curlftpfs", "fuse.blobfuse", "fuse.blobfuse2"}
+)
+# A new graph is written beside the old one before it takes its place.
+_GRAPHS_AT_A_TIME = 2
+
+
+def writer_finding(folder: Path) -> Finding:
+    """Say whether a writer is at work, and what one that was killed has left behind."""
+    active = is_being_written(folder)
+    if active:
+        return ok("index writer", "another process is writing to the index; searches go on meanwhile")
+    if active is None:
+        return skipped("index writer", "whether another process is writing to it cannot be told here")
+    left = [path.name for path in find_leftovers(folder)] + ([f"{DATABASE}'s log"] if has_log(folder) else [])
+    if left:
+        return ok(
+            "index writer",
+            f"none; one that was killed has left {', '.join(map(display_path, left))}, which does no harm: the next "
+            "sync continues there",
+        )
+    return ok("index writer", "none")
+
+
+def is_being_written(folder: Path) -> bool | None:
+    """Tell whether a process holds the lock of an index, without making a file; None where that cannot be told.
+
+    The lock is asked for as one that readers share, and given back at once.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(folder / LOCK, flags)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def disk_finding(folder: Path) -> Finding:
+    """Compare the space that is left with what the next sync needs for a graph."""
+    graph = folder / GRAPH
+    return describe_space(folder, shutil.disk_usage(folder).free, bytes_in(graph) if graph.exists() else 0)
+
+
+def describe_space(folder: Path, free: int, graph: int) -> Finding:
+    """Say whether there is room for two graphs.
+
+    Args:
+        folder: of the index.
+        free: bytes that are left on its disk.
+        graph: bytes of the graph.
+
+    """
+    needed = _GRAPHS_AT_A_TIME * graph
+    writable = "" if os.access(folder, os.W_OK) else "; this user may read the index, not write to it"
+    if free < needed:
+        return warning(
+            "index disk",
+            f"{_size(free)} are free, and the next sync may need {_size(needed)} for a new graph",
+            f"free some space; what the index takes itself: deeprank-index compact --index {shell_word(folder)}",
+        )
+    return ok("index disk", f"{_size(free)} free{writable}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def file_system_finding(folder: Path) -> Finding:
+    """Look whether the index lies on a disk of this machine."""
+    try:
+        mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
+    except OSError:
+        return skipped("index file system", "the system does not tell of which kind it is")
+    kind = file_system(Path(os.path.realpath(folder)), mounts)
+    if kind in _NETWORK:
+        return warning(
+            "index file system",
+            f"{display_path(folder)} lies on {kind}, a network file system, on which the locks of SQLite are not to be "
+            "trusted: two writers can damage it",
+            f"deeprank-index copy /a/local/folder --index {shell_word(folder)}",
+        )
+    return ok("index file system", f"{display_path(kind or 'unknown')}, on this machine")
+
+
+def file_system(path: Path, mounts: str) -> str | None:
+    """Return the kind of file system that a path lies on.
+
+    Args:
+        path: absolute, without links.
+        mounts: what Linux lists in ``/proc/mounts``.
+
+    """
+    found, depth = None, -1
+    for line in mounts.splitlines():
+        with contextlib.suppress(ValueError):
+            _, point, kind, *_ = line.split(" ")
+            mounted = Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), point))
+            # The last of several at one place is what is seen.
+            if len(mounted.parts) >= depth and path.is_relative_to(mounted):
+                found, depth = kind, len(mounted.parts)
+    return found

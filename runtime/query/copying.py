@@ -1,0 +1,181 @@
+"""Collecting the files of hits in a folder of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ..errors import QueryError
+from ..files import replace_durably
+from ..text import display_path
+from .answer import Answer
+
+__all__ = ["CopyReport", "check_folder", "copy_hits"]
+
+# What a name may have on the file systems that people use.
+_LONGEST_NAME = 255
+# An extension of more bytes is none.
+_LONGEST_EXTENSION = 16
+_AT_A_TIME = 1 << 20
+# Categories that a shell or a terminal may stumble over; names that are not UTF-8 (Cs) keep their bytes.
+_REPLACED = frozenset({"Cc", "Cf", "Zl", "Zp"})
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What was copied, a sentence for each hit that was not, and the synced folder that the copies lie in, if any."""
+
+    copied: int
+    problems: tuple[str, ...]
+    inside: str | None
+
+
+class _SourceError(Exception):
+    """A hit's file cannot be read; the message says why."""
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that hits can be collected in ``folder``: nothing is there yet.
+
+    Raises:
+        QueryError: it is a file, holds something, or cannot be looked at.
+
+    """
+    try:
+        found = next(iter(sorted(os.listdir(folder))), None)  # noqa: PTH208 - names alone
+    except FileNotFoundError:
+        if folder.is_symlink():
+            raise QueryError(
+                f"{display_path(folder)} is a link that leads nowhere; expected a new or empty folder."
+            ) from None
+        return
+    except NotADirectoryError:
+        raise QueryError(f"{display_path(folder)} is a file; expected a new or empty folder to copy to.") from None
+    except OSError as error:
+        raise QueryError(f"{display_path(folder)} cannot be looked at ({error.strerror}).") from None
+    if found is not None:
+        raise QueryError(
+            f"{display_path(folder)} holds {display_path(found)} already; expected a new or empty folder to copy to, "
+            "so that nothing is overwritten."
+        )
+
+
+def copy_hits(answers: Sequence[Answer], folder: Path, roots: Sequence[str] = ()) -> CopyReport:
+    """Copy the files of all hits to ``folder``, named by rank, distance and their own name.
+
+    Of several answers, each has a folder of its own. Links are followed: what is copied is the content. Hits whose file
+    is gone, may not be read or is no regular file are reported.
+
+    Args:
+        answers: those with an error are passed over.
+        folder: new or empty; it is made where it is missing.
+        roots: the synced folders of the index.
+
+    Raises:
+        QueryError: the folder is in use, or cannot be written to; the copies that were finished stay.
+
+    """
+    check_folder(folder)
+    copied, problems = 0, []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for target, source in _planned(answers, folder):
+            target.parent.mkdir(exist_ok=True)
+            try:
+                _copy(source, target)
+            except _SourceError as error:
+                problems.append(f"{display_path(source)} was not copied: {error}")
+            else:
+                copied += 1
+    except OSError as error:
+        raise QueryError(
+            f"{display_path(folder)} cannot be written to ({error.strerror}); {copied:,} were copied, and none is half "
+            "copied."
+        ) from None
+    return CopyReport(copied, tuple(problems), _synced_folder(folder, roots))
+
+
+def _planned(answers: Sequence[Answer], folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield (the copy to be made, the file of the hit)."""
+    digits = max(2, len(str(len(answers))))
+    for number, answer in enumerate(answers, 1):
+        subfolder = folder
+        if len(answers) > 1:
+            name = f"mean-of-{len(answer.asked)}" if answer.mean else Path(answer.asked[0].name).stem
+            subfolder = folder / file_name(f"{number:0{digits}}_", name)
+        rank_digits = max(2, len(str(len(answer.hits))))
+        for rank, hit in enumerate(answer.hits, 1):
+            own = os.path.basename(hit.relative)  # noqa: PTH119 - text
+            yield subfolder / file_name(f"{rank:0{rank_digits}}_{hit.distance:.4f}_", own), hit.path
+
+
+def file_name(prefix: str, name: str) -> str:
+    """Return a name of at most 255 bytes: the prefix and what can be kept of an untrusted name, the extension first.
+
+    Separators and characters that control a terminal become ``_``; bytes that are not UTF-8 stay.
+    """
+    safe = "".join("_" if c in "/\\" or unicodedata.category(c) in _REPLACED else c for c in name)
+    stem, extension = os.path.splitext(safe)  # noqa: PTH122 - text
+    if len(os.fsencode(extension)) > _LONGEST_EXTENSION:
+        stem, extension = safe, ""
+    room = _LONGEST_NAME - len(os.fsencode(prefix + extension))
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return prefix + stem + extension
+
+
+def _copy(source: str, target: Path) -> None:
+    # Not made of the target's name, which may be as long as names can be.
+    prepared = target.parent / f".deeprank.{os.getpid()}.tmp"
+    with _opened(source) as file:
+        try:
+            with prepared.open("xb") as copy:
+                for block in _blocks(file):
+                    copy.write(block)
+            status = os.fstat(file.fileno())
+            os.utime(prepared, ns=(status.st_atime_ns, status.st_mtime_ns))
+            if os.path.lexists(target):
+                raise FileExistsError(0, f"{display_path(target.name)} has appeared there meanwhile")
+            replace_durably(prepared, target)
+        finally:
+            with contextlib.suppress(OSError):
+                prepared.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    """Open a regular file; a pipe, which would keep us waiting, or a device is not touched."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - text that need not be UTF-8
+            raise _SourceError("it is not a regular file")
+        # It may have become a pipe just now.
+        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    except OSError as error:
+        raise _SourceError(error.strerror or str(error)) from None
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise _SourceError("it is not a regular file")
+        yield file
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while True:
+        try:
+            block = file.read(_AT_A_TIME)
+        except OSError as error:
+            raise _SourceError(error.strerror or str(error)) from None
+        if not block:
+            return
+        yield block
+
+
+def _synced_folder(folder: Path, roots: Sequence[str]) -> str | None:
+    """Return the synced folder that the copies lie in: its next sync would take them for new pictures."""
+    copies = os.path.realpath(folder)
+    return next((root for root in roots if copies == root or copies.startswith(root.rstrip("/") + "/")), None)
