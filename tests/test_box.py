@@ -120,6 +120,17 @@ def test_every_runtime_command_works(on_box, line: MainLine, tmp_path: Path) -> 
     on_box("deeprank-index", "remove", "--label", "4", "--yes", "--index", "i")
     left = json.loads(on_box("deeprank-query", picture, "--index", "i", "--json").stdout)
     assert "4" not in {hit["label"] for hit in left["results"][0]["hits"]}
+    assert "removed" in on_box("deeprank-index", "info", "--index", "i").stdout
+    on_box("deeprank-index", "compact", "--index", "i")
+    on_box("deeprank-index", "dedupe", "--index", "i")
+    on_box("deeprank-index", "export", "vectors.npz", "--index", "i")
+    on_box("deeprank-index", "import", "vectors.npz", "--index", "j", "--model", line.model)
+    on_box("deeprank-index", "copy", "k", "--index", "j")
+    copied = json.loads(on_box("deeprank-query", picture, "--index", "k", "--json").stdout)
+    assert copied["results"] == left["results"]
+    report = json.loads(on_box("deeprank-doctor", "--index", "k", "--model", line.model, "--json").stdout)
+    assert report["healthy"]
+    assert "torch" not in report["versions"]
 
 
 def test_parity_is_proven_there(on_box, line: MainLine) -> None:
@@ -161,7 +172,7 @@ def test_training_commands_say_what_to_install(on_box, line: MainLine, words: tu
     assert "pip install" in last
 
 
-@pytest.mark.parametrize("command", ["train", "export", "index", "query", "eval"])
+@pytest.mark.parametrize("command", ["train", "export", "index", "query", "eval", "doctor"])
 def test_help_and_version_need_nothing(on_box, command: str) -> None:
     assert "usage" in on_box(f"deeprank-{command}", "--help").stdout.lower()
     assert on_box(f"deeprank-{command}", "--version").stdout == "deeprank 0.1.0\n"
