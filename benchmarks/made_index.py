@@ -25,7 +25,7 @@ _ROWS_PER_COMMIT = 10_000
 
 @dataclass(frozen=True)
 class Making:
-    """Seconds that an index took: its rows, then its graph."""
+    """Seconds of all cores together that an index took: its rows, then its graph."""
 
     rows: float
     graph: float
@@ -62,11 +62,11 @@ def make_index(
             install_model(prepared, model, file_sha256(model), vectors.shape[1])
         with open_writer(prepared) as writer:
             writer.add_root(root)
-            start = time.perf_counter()
+            start = time.process_time()
             add_rows(writer, vectors, names(len(vectors)) if items is None else items)
-            middle = time.perf_counter()
+            middle = time.process_time()
             refused = update_graph(writer)
-            making = Making(middle - start, time.perf_counter() - middle)
+            making = Making(middle - start, time.process_time() - middle)
     if refused is not None:
         raise SystemExit(f"error: there is no graph: {refused}")
     prepared.replace(folder)

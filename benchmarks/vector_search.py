@@ -220,7 +220,7 @@ def main() -> None:
         what = f"{count:,} x {dim}"
         built = bench.build()
         if "build" in arguments.parts:
-            header = "library | s | ÷ hnswlib | peak MB | ÷ hnswlib | MB on disk | ÷ hnswlib"
+            header = "library | CPU s | ÷ hnswlib | peak MB | ÷ hnswlib | MB on disk | ÷ hnswlib"
             show(f"Building, {what}:", header, build_rows(built, bench))
         if "memory" in arguments.parts:
             header = "library | open, and all queries: s | ÷ hnswlib | private MB | ÷ | RSS MB | ÷ | PSS MB | ÷"

@@ -61,8 +61,8 @@ def test_json_forms(photos: Path, tmp_path: Path) -> None:
     (photos / "notes.txt").touch()
     synced = document("sync", "photos", cwd=tmp_path)
     assert set(synced) == {
-        *("schema", "index", "items", "added", "updated", "moved", "removed", "unchanged"),
-        *("skipped", "unknown_extensions", "remarks"),
+        *("schema", "index", "dry_run", "items", "added", "updated", "moved", "removed", "kept", "unchanged"),
+        *("left_out", "skipped", "unknown_extensions", "remarks"),
     }
     assert synced["unknown_extensions"] == {".txt": 1}
     (skipped,) = synced["skipped"]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from deeprank.runtime.index.sync import SyncReport, sync
 from deeprank.runtime.index.verify import verify
 from deeprank.runtime.index.writer import writing
 
+AN_HOUR_AGO = time.time_ns() - 3_600_000_000_000
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
@@ -30,7 +33,8 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
-    write_pictures(folder, [f"{label}/{i}.png" for label in ("cats", "dogs") for i in range(15)])
+    for path in write_pictures(folder, [f"{label}/{i}.png" for label in ("cats", "dogs") for i in range(15)]):
+        os.utime(path, ns=(AN_HOUR_AGO, AN_HOUR_AGO))
     return folder
 
 

@@ -117,6 +117,7 @@ def as_another_user(code: str) -> subprocess.CompletedProcess[str]:
         "import os, mmap, tempfile, concurrent.futures.thread, PIL.Image, hnswlib, onnxruntime, filelock\n"
         "from deeprank.runtime.embedder import Embedder\n"
         "from deeprank.runtime.index.copying import copy\n"
+        "from deeprank.runtime.index.dryrun import dry_run\n"
         "from deeprank.runtime.index.exporting import export_index\n"
         "from deeprank.runtime.index.search import Index\n"
         "from deeprank.runtime.index.sync import sync\n"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, cast
+from types import FrameType
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -30,6 +34,7 @@ from ..memory import return_large_blocks
 from ..nearduplicate import NEAR_DUPLICATE
 from ..text import display_path
 from . import presentation
+from .rootfilters import RootFilters
 
 IndexOption = Annotated[
     Path,
@@ -43,6 +48,8 @@ app = application(
     [
         "deeprank-index sync photos",
         "deeprank-index sync photos holidays --index my.index --model cats.onnx",
+        "deeprank-index sync photos --exclude raw --exclude '*.gif' --dry-run",
+        "deeprank-index sync --root /media/old/photos=/photos",
         "deeprank-index info",
         "deeprank-index verify --repair",
         "deeprank-index copy /backup/deeprank.index",
@@ -79,9 +86,40 @@ def sync_command(
             help="Embed everything anew with --model (default: ./model.onnx), then swap the new index in.",
         ),
     ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include",
+            metavar="GLOB",
+            help="Only pictures whose path in DIR matches this or another --include: '*.png', 'holidays/**/*.jpg'.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="GLOB", help="No pictures and no folders that match: raw, 'tmp/*', '*.gif'."),
+    ] = None,
+    no_filters: Annotated[
+        bool,
+        typer.Option("--no-filters", help="Forget the --include and --exclude of earlier syncs, which are used else."),
+    ] = False,
+    root: Annotated[
+        list[str] | None,
+        typer.Option("--root", metavar="OLD=NEW", help="The folder OLD of the index has moved to NEW; sync that, too."),
+    ] = None,
+    keep_missing: Annotated[
+        bool, typer.Option("--keep-missing", help="Keep pictures in the index whose files are gone.")
+    ] = False,
     allow_mass_removal: Annotated[
         bool,
         typer.Option("--allow-mass-removal", help="Accept a folder that is gone, empty or has lost most pictures."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be done, and write nothing. Moved files are told by their content; whether a file can "
+            "be decoded is not tried.",
+        ),
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file was skipped.")] = False,
     as_json: JsonOption = False,
@@ -92,26 +130,42 @@ def sync_command(
 ) -> None:
     """Make the index hold what the folders hold: add, update, move and remove pictures.
 
-    Interrupted at any moment, the next sync continues.
+    Interrupted at any moment, the next sync continues. In a GLOB, * stands for a part of a name and ** for any number
+    of folders; one without / matches names at any depth. The filters of a folder are remembered.
     """
     if reembed and folders:
         raise typer.BadParameter("--reembed embeds every folder of the index; name none.", param_hint="DIR")
-    if not reembed and not folders:
+    if reembed and (include or exclude or no_filters or root or keep_missing or allow_mass_removal or dry_run):
+        raise typer.BadParameter("--reembed goes with --model alone; it keeps folders and filters as they are.")
+    if not reembed and not folders and not root:
         raise typer.BadParameter("name at least one folder of pictures.", param_hint="DIR")
+    if no_filters and (include or exclude):
+        raise typer.BadParameter("--no-filters goes without --include and --exclude, which replace the earlier ones.")
+    filters = RootFilters(tuple(include or ()), tuple(exclude or ()))
+    follow: dict[str, Any] = {
+        "roots": folders or [],
+        "filters": filters if filters or no_filters else None,
+        "moved_roots": root or [],
+        "keep_missing": keep_missing,
+        "allow_mass_removal": allow_mass_removal,
+    }
+    if dry_run:
+        _show_dry_run(index, model, follow, as_json=as_json, strict=strict)
+        return
     options: dict[str, Any] = {"device": cast(Device, device), "threads": threads, "max_pixels": max_pixels}
     if reembed:
         from .reembed import reembed as work
     else:
         from .sync import sync
 
-        work = functools.partial(sync, roots=folders or [], allow_mass_removal=allow_mass_removal, say=note)
+        work = functools.partial(sync, say=note, **follow)
     return_large_blocks()
     try:
-        with progress_in_stages() as start:
+        with _termination_as_interrupt(), progress_in_stages() as start:
             report = work(index, model=model, progress=start, **options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
-        fail(f"interrupted; {kept}.", status=130)
+        fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
     for remark in presentation.sync_remarks(report):
         note(remark)
     if as_json:
@@ -119,6 +173,41 @@ def sync_command(
     else:
         print(presentation.sync_line(index, report))
     if strict and report.skipped:
+        raise typer.Exit(1)
+
+
+class _Terminated(KeyboardInterrupt):
+    """Somebody asked this process to end."""
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the work inside as Ctrl-C does; a second one ends the process at once."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, before)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _show_dry_run(index: Path, model: Path | None, follow: dict[str, Any], *, as_json: bool, strict: bool) -> None:
+    from .dryrun import dry_run
+
+    with progress_in_stages() as start:
+        found = dry_run(index, model=model, progress=start, **follow)
+    for remark in presentation.sync_remarks(found):
+        note(remark)
+    if as_json:
+        emit_json(presentation.dry_run_document(index, found))
+    else:
+        for line in presentation.dry_run_lines(index, found):
+            print(line)
+    if strict and found.skipped:
         raise typer.Exit(1)
 
 

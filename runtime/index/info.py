@@ -14,7 +14,7 @@ from ..errors import ModelFileError
 from ..modelfile import ModelInfo, open_model
 from .files import DATABASE, GRAPH, MODEL
 from .graph import GraphUnusableError, open_graph
-from .schema import SCHEMA
+from .rootfilters import RootFilters
 from .store import Store
 
 __all__ = ["IndexInfo", "index_info"]
@@ -28,6 +28,7 @@ class IndexInfo:
         path: the index folder.
         items: number of pictures.
         roots: the synced folders and the number of pictures in each.
+        filters: of the synced folders; one that has none is not there.
         labels: the labels and the number of pictures with each.
         unlabelled: number of pictures directly in a synced folder.
         dim: length of a vector.
@@ -36,12 +37,14 @@ class IndexInfo:
         graph: size, covered and removed items and parameters; None: searches scan, for the reason in
             ``graph_problem``.
         sizes: bytes of each file.
+        schema: the number of the layout that its database has.
 
     """
 
     path: str
     items: int
     roots: Mapping[str, int]
+    filters: Mapping[str, RootFilters]
     labels: Mapping[str, int]
     unlabelled: int
     dim: int
@@ -51,7 +54,7 @@ class IndexInfo:
     graph: Mapping[str, Any] | None
     graph_problem: str | None
     sizes: Mapping[str, int]
-    schema: int = SCHEMA
+    schema: int
 
 
 def index_info(index: str | Path) -> IndexInfo:
@@ -64,7 +67,7 @@ def index_info(index: str | Path) -> IndexInfo:
     folder = Path(index)
     with Store.open(folder) as store, store.snapshot():
         meta = store.meta()
-        roots = store.roots()
+        roots, filters, schema = store.roots(), store.filters(), store.schema()
         labels: Counter[str | None] = Counter()
         in_root: Counter[int] = Counter()
         for item in store.all_items():
@@ -77,6 +80,7 @@ def index_info(index: str | Path) -> IndexInfo:
         path=str(folder),
         items=meta.items,
         roots={os.fsdecode(path): in_root[root] for root, path in roots.items()},
+        filters={os.fsdecode(roots[root]): found for root, found in filters.items() if root in roots},
         labels={label: count for label, count in sorted(labels.items(), key=_name) if label is not None},
         unlabelled=unlabelled,
         dim=meta.dim,
@@ -86,6 +90,7 @@ def index_info(index: str | Path) -> IndexInfo:
         graph=graph,
         graph_problem=graph_problem,
         sizes={name: (folder / name).stat().st_size for name in (DATABASE, MODEL, GRAPH) if (folder / name).exists()},
+        schema=schema,
     )
 
 

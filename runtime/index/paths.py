@@ -45,7 +45,7 @@ class Paths:
     def _matching(self, pattern: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         if os.path.isabs(pattern):  # noqa: PTH117 - a pattern
             # The synced folders stand before the paths as if they lay under the root of the file system.
-            globs = Globs([pattern.lstrip("/")])
+            globs = Globs([pattern])
             before = {root: path.strip(b"/") + b"/" for root, path in self._roots.items()}
         else:
             globs = Globs([pattern])

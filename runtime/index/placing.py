@@ -13,6 +13,7 @@ from ..files import sync_folder
 from ..text import display_path
 from .files import LOCK, disk_errors, exchange_folders, finish_exchange, is_index
 from .home import OURS
+from .leftovers import has_log
 from .writer import locked
 
 __all__ = ["check_free", "placed"]
@@ -44,6 +45,7 @@ def placed(target: Path, *, replace: bool = False) -> Iterator[Path]:
             _empty(making)
             undo.callback(shutil.rmtree, making, ignore_errors=True)
             yield making
+            _check_closed(making, target)
             _make_durable(making)
             check_free(target, replace=replace)
             _put(making, real)
@@ -92,6 +94,8 @@ def _make_folders(making: Path) -> list[Path]:
         raise IndexStateError(f"{display_path(making)} is a link, where an index was to be made; delete it.")
     missing = [folder for folder in (making, *making.parents) if not folder.exists()]
     making.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
     return missing
 
 
@@ -107,6 +111,15 @@ def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name != LOCK:
             path.unlink()
+
+
+def _check_closed(making: Path, target: Path) -> None:
+    """Refuse a database whose log could not be brought into it; a copy in a read-only folder could not be opened."""
+    if has_log(making):
+        raise IndexStateError(
+            f"{display_path(target)} could not be written whole (is the disk full?); free some space and run the "
+            "command again."
+        )
 
 
 def _make_durable(folder: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from .compact import CompactReport
     from .copying import CopyReport
     from .dedupe import DedupeReport, IndexedFile, Spared
+    from .dryrun import DryRun
     from .exporting import ExportReport
     from .importing import ImportReport
     from .info import IndexInfo
@@ -29,6 +31,8 @@ __all__ = [
     "copy_line",
     "dedupe_document",
     "dedupe_lines",
+    "dry_run_document",
+    "dry_run_lines",
     "export_document",
     "export_line",
     "import_document",
@@ -55,7 +59,19 @@ def pictures(count: int) -> str:
     return f"{count:,} picture{'' if count == 1 else 's'}"
 
 
-def sync_remarks(report: SyncReport) -> list[str]:
+# What the sentence about a skipped file says after its name, and the word for that in the summary.
+_REASONS = (
+    ("is damaged", "damaged"),
+    ("is a damaged", "damaged"),
+    ("is not a picture", "no pictures"),
+    ("has ", "too large"),
+    ("cannot be read", "unreadable"),
+    ("the folder cannot be read", "unreadable"),
+    ("it cannot be looked at", "unreadable"),
+)
+
+
+def sync_remarks(report: SyncReport | DryRun) -> list[str]:
     """Say what was left out of the index, and why."""
     lines = [f"skipped {display_path(path)}: {reason}" for path, reason in report.skipped[:MOST_LINES]]
     if len(report.skipped) > MOST_LINES:
@@ -68,11 +84,74 @@ def sync_remarks(report: SyncReport) -> list[str]:
 
 def sync_line(index: Path, report: SyncReport) -> str:
     """Return the summary of a sync."""
+    kept = f"{report.kept:,} kept, " if report.kept else ""
     return (
         f"{report.added:,} added, {report.updated:,} updated, {report.moved:,} moved, {report.removed:,} removed, "
-        f"{report.unchanged:,} unchanged, {len(report.skipped):,} skipped: "
+        f"{kept}{report.unchanged:,} unchanged, {_left_and_skipped(report)}: "
         f"{display_path(index)} holds {pictures(report.items)}"
     )
+
+
+def _left_and_skipped(report: SyncReport | DryRun) -> str:
+    reasons = Counter(_kind(path, reason) for path, reason in report.skipped)
+    by_reason = ", ".join(f"{count:,} {kind}" for kind, count in reasons.most_common())
+    skipped = f"{len(report.skipped):,} skipped{f' ({by_reason})' if by_reason else ''}"
+    folders = f"{report.left_out_folders:,} folder{'' if report.left_out_folders == 1 else 's'}"
+    left_out = [pictures(report.left_out)] if report.left_out else []
+    left_out += [folders] if report.left_out_folders else []
+    return f"{' and '.join(left_out)} left out, {skipped}" if left_out else skipped
+
+
+def _kind(path: str, reason: str) -> str:
+    sentence = reason.removeprefix(display_path(path)).strip()
+    return next((kind for begin, kind in _REASONS if sentence.startswith(begin)), "of other kinds")
+
+
+def dry_run_lines(index: Path, found: DryRun) -> Iterator[str]:
+    """Name what a sync would do, the first of each kind, and sum it up."""
+    for verb, paths in (("add", found.added), ("update", found.updated)):
+        yield from _first_of(f"would {verb}", [display_path(path) for path in paths])
+    yield from _first_of("would move", [f"{display_path(old)} to {display_path(new)}" for old, new in found.moved])
+    yield from _first_of("would remove", [display_path(path) for path in found.removed])
+    yield from _first_of("would keep", [display_path(path) for path in found.kept])
+    kept = f"{len(found.kept):,} kept, " if found.kept else ""
+    yield (
+        f"{len(found.added):,} would be added, {len(found.updated):,} updated, {len(found.moved):,} moved, "
+        f"{len(found.removed):,} removed, {kept}{found.unchanged:,} unchanged, {_left_and_skipped(found)}: "
+        f"{display_path(index)} would hold {pictures(found.items)}"
+    )
+
+
+def _first_of(verb: str, names: Sequence[str]) -> Iterator[str]:
+    yield from (f"{verb} {name}" for name in names[:MOST_LINES])
+    if len(names) > MOST_LINES:
+        yield f"{verb} {len(names) - MOST_LINES:,} others (--json lists them all)"
+
+
+def dry_run_document(index: Path, found: DryRun) -> dict[str, Any]:
+    """Return what a sync would do, for ``--json``."""
+    return {
+        "schema": SCHEMA,
+        "index": os.fsdecode(index),
+        "dry_run": True,
+        "items": found.items,
+        "added": list(found.added),
+        "updated": list(found.updated),
+        "moved": [{"from": old, "to": new} for old, new in found.moved],
+        "removed": list(found.removed),
+        "kept": list(found.kept),
+        "unchanged": found.unchanged,
+        **_outside(found),
+    }
+
+
+def _outside(report: SyncReport | DryRun) -> dict[str, Any]:
+    return {
+        "left_out": {"pictures": report.left_out, "folders": report.left_out_folders},
+        "skipped": [{"path": path, "reason": reason} for path, reason in report.skipped],
+        "unknown_extensions": dict(report.unknown_extensions),
+        "remarks": list(report.remarks),
+    }
 
 
 def sync_document(index: Path, report: SyncReport) -> dict[str, Any]:
@@ -80,15 +159,15 @@ def sync_document(index: Path, report: SyncReport) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "index": os.fsdecode(index),
+        "dry_run": False,
         "items": report.items,
         "added": report.added,
         "updated": report.updated,
         "moved": report.moved,
         "removed": report.removed,
+        "kept": report.kept,
         "unchanged": report.unchanged,
-        "skipped": [{"path": path, "reason": reason} for path, reason in report.skipped],
-        "unknown_extensions": dict(report.unknown_extensions),
-        "remarks": list(report.remarks),
+        **_outside(report),
     }
 
 
@@ -100,6 +179,10 @@ def info_document(info: IndexInfo) -> dict[str, Any]:
         "index": info.path,
         "items": info.items,
         "roots": [{"path": path, "items": count} for path, count in info.roots.items()],
+        "filters": [
+            {"path": path, "include": list(filters.include), "exclude": list(filters.exclude)}
+            for path, filters in info.filters.items()
+        ],
         "labels": dict(info.labels),
         "unlabelled": info.unlabelled,
         "dim": info.dim,
@@ -124,7 +207,7 @@ def info_lines(info: IndexInfo) -> list[str]:
         f"index      {display_path(info.path)}, {sum(info.sizes.values()) / 1e6:.1f} MB",
         f"pictures   {info.items:,}",
     ]
-    lines += [f"folder     {display_path(path)}: {count:,}" for path, count in info.roots.items()]
+    lines += [f"folder     {display_path(path)}: {count:,}{_filters(info, path)}" for path, count in info.roots.items()]
     shown = list(info.labels.items())[:MOST_LINES]
     more = f" and {len(info.labels) - len(shown):,} others" if len(info.labels) > len(shown) else ""
     lines.append(f"labels     {', '.join(f'{printable(label)} ({count:,})' for label, count in shown) or 'none'}{more}")
@@ -301,6 +384,10 @@ def removal_lines(removal: Removal) -> list[str]:
     return lines
 
 
+def _filters(info: IndexInfo, root: str) -> str:
+    return f" ({info.filters[root]})" if root in info.filters else ""
+
+
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
@@ -316,7 +403,7 @@ def _file_document(file: IndexedFile) -> dict[str, Any]:
     }
 
 
-def _most_common(report: SyncReport) -> list[tuple[str, int]]:
+def _most_common(report: SyncReport | DryRun) -> list[tuple[str, int]]:
     return sorted(report.unknown_extensions.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST_LINES]
 
 

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-__all__ = ["GraphRow", "Item", "Meta", "checksum", "is_sound", "root_checksum"]
+__all__ = ["GraphRow", "Item", "Meta", "checksum", "filters_checksum", "is_sound", "root_checksum"]
 
 Value = int | str | bytes | None
 
@@ -25,6 +25,11 @@ def checksum(*values: Value) -> int:
 def root_checksum(root: int, path: bytes) -> int:
     """Return the checksum of a row of ``roots``."""
     return checksum(root, path)
+
+
+def filters_checksum(root: int, include: str, exclude: str) -> int:
+    """Return the checksum of a row of ``filters``."""
+    return checksum(root, include, exclude)
 
 
 class Item(NamedTuple):

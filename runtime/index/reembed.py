@@ -58,11 +58,13 @@ def reembed(
         roots = [os.fsdecode(path) for path in store.roots().values()]
         if not roots:
             raise IndexStateError(f"{display_path(folder)} has no folders to embed; sync one first.")
-        plan_sync(store, folder, roots)  # what a sync would refuse is refused before hours of work
     with locked(folder):
+        with Store.open(folder) as store:
+            # What a sync would refuse is refused before hours of work.
+            plans = [plan.afresh() for plan in plan_sync(store, folder, roots)]
         shutil.rmtree(fresh, ignore_errors=True)
         try:
-            report = sync_new(fresh, plan_sync(None, folder, roots), chosen, opener, progress, lambda _: None)
+            report = sync_new(fresh, plans, chosen, opener, progress, lambda _: None)
             _swap_in(fresh, folder)
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)  # on a full disk it would be in the way

@@ -18,13 +18,16 @@ from ..files import replace_durably
 from ..text import display_path
 from .files import DATABASE
 from .records import Item, Meta, is_sound, root_checksum
+from .rootfilters import RootFilters, read_filters
+from .schema import FIRST_WITH_FILTERS
 from .store import ITEM_COLUMNS, Store
 from .writer import SIDE_FILES, create_database, open_writer
 
-__all__ = ["Row", "Unsound", "listed_paths", "put_in_place", "read_rows", "rebuild", "sound_roots"]
+__all__ = ["Row", "Unsound", "listed_paths", "put_in_place", "read_rows", "rebuild", "sound_filters", "sound_roots"]
 
 _ROWS_FROM = f"SELECT {ITEM_COLUMNS}, vector, vector_crc32, row_crc32 FROM items NOT INDEXED WHERE id >= ? ORDER BY id"
 _LARGEST_ID = 2**63 - 1
+_ROWS_OF_UNREADABLE = 1000
 # Squared length of a vector may differ from 1 by this much, the rounding of a float32 (or float16) network.
 _UNIT_TOLERANCE = 1e-3
 
@@ -53,16 +56,32 @@ def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, byte
     Where SQLite cannot read on, it goes on with the next row that can be read.
     """
     first: int | None = 0
+    left = _most_rows(connection, dim)
     while first is not None:
         try:
             # One row at a time: of a chunk with an unreadable row, sqlite3 would return nothing.
             for row in connection.execute(_ROWS_FROM, (first,)):
-                first = row[0] + 1
-                yield _checked(row, dim, roots)
+                left -= 1
+                if left < 0:
+                    yield Unsound("the items go round in circles")
+                    return
+                checked = _checked(row, dim, roots)
+                if isinstance(checked, Row):  # the id of another may be anything, also one that was read before
+                    first = max(first, row[0] + 1)
+                yield checked
             return
         except (sqlite3.Error, OverflowError) as error:
             yield Unsound(f"the items from {first} on cannot be read ({error})")
             first = _next_readable(connection, first)
+
+
+def _most_rows(connection: sqlite3.Connection, dim: int) -> int:
+    """Return a number of rows that cannot be reached but in circles, which damaged pages can lead into."""
+    try:
+        (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    except sqlite3.Error:
+        return _ROWS_OF_UNREADABLE
+    return 2 * (int(pages) * int(size) // (4 * dim) + 1)
 
 
 def _next_readable(connection: sqlite3.Connection, first: int) -> int | None:
@@ -120,6 +139,24 @@ def sound_roots(connection: sqlite3.Connection) -> tuple[dict[int, bytes], list[
     return roots, problems
 
 
+def sound_filters(connection: sqlite3.Connection) -> tuple[dict[int, RootFilters], list[str]]:
+    """Return what syncs leave out of each folder, as far as it can be read, and what is wrong with the rest."""
+    filters: dict[int, RootFilters] = {}
+    problems = []
+    try:
+        if connection.execute("PRAGMA user_version").fetchone()[0] < FIRST_WITH_FILTERS:
+            return {}, []
+        for row in connection.execute("SELECT root, include, exclude, checksum FROM filters ORDER BY root"):
+            found = read_filters(row)
+            if found is not None:
+                filters[row[0]] = found
+            else:
+                problems.append(f"the filters of folder {row[0]} are damaged: they must be given with its next sync")
+    except (sqlite3.Error, OverflowError) as error:
+        problems.append(f"the filters of the synced folders cannot be read ({error})")
+    return filters, problems
+
+
 def listed_paths(connection: sqlite3.Connection) -> Iterator[tuple[int, int, bytes]]:
     """Yield (id, root, path) from the database's own list of names, which may outlive the rows.
 
@@ -158,6 +195,9 @@ def _rebuilt(store: Store, meta: Meta, place: Path) -> int:
         roots, _ = sound_roots(store.connection)
         for root, path in roots.items():
             writer.add_root(path, root)
+        for root, filters in sound_filters(store.connection)[0].items():
+            if root in roots:
+                writer.set_filters(root, filters)
         seen: set[tuple[int, bytes]] = set()
         for row in read_rows(store.connection, meta.dim, roots):
             if isinstance(row, Row) and (row.item.root, row.item.path) not in seen:

@@ -13,9 +13,20 @@ from ..errors import IndexDamagedError, IndexStateError
 from ..text import display_path
 from .files import DATABASE, finish_exchange, is_index
 
-__all__ = ["SCHEMA", "TABLES", "check_schema", "connect", "connect_to_read", "damaged", "guarded", "migrate"]
+__all__ = [
+    "FIRST_WITH_FILTERS",
+    "SCHEMA",
+    "TABLES",
+    "check_schema",
+    "connect",
+    "connect_to_read",
+    "damaged",
+    "guarded",
+    "migrate",
+]
 
-SCHEMA = 1
+SCHEMA = 2
+FIRST_WITH_FILTERS = 2
 
 TABLES = """
 CREATE TABLE meta (
@@ -40,8 +51,18 @@ CREATE TABLE graph (
 );
 """
 
+# What a sync of a folder leaves out; without it (schema 1) that is nothing.
+_FILTERS = """
+CREATE TABLE filters (
+    root INTEGER PRIMARY KEY, include TEXT NOT NULL, exclude TEXT NOT NULL, checksum INTEGER NOT NULL
+);
+"""
+TABLES += _FILTERS
+
 # From which schema, and what to run to reach the next one; each migration is one transaction.
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {}
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], object]] = {
+    1: lambda connection: connection.execute(_FILTERS),
+}
 
 # A writer that commits, or closes, holds readers back for a moment only.
 _PATIENCE_S = 30.0
@@ -166,28 +187,21 @@ def _size(path: Path) -> int:
 
 
 def check_schema(connection: sqlite3.Connection, database: Path) -> None:
-    """Refuse a database of a newer schema, naming both numbers, and one that a writer must migrate first."""
+    """Refuse a database of a newer schema, naming both numbers; older ones can be read as they are."""
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found > SCHEMA:
         raise IndexStateError(
             f"{display_path(database)} has schema {found}, newer than this version reads (up to {SCHEMA}); "
             "upgrade deep-ranking."
         )
-    if found == 0:
-        raise damaged(database, "schema 0: it is not the database of an index")
-    if found < SCHEMA:
-        raise IndexStateError(
-            f"{display_path(database)} has schema {found}, older than this version reads ({SCHEMA}); "
-            "run deeprank-index sync once, which brings it up to date."
-        )
+    if found < 1:
+        raise damaged(database, f"schema {found}: it is not the database of an index")
 
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring an older database up to date, each step in one transaction."""
     found = connection.execute("PRAGMA user_version").fetchone()[0]
-    for version in range(found, SCHEMA):
-        if version not in MIGRATIONS:
-            return
+    for version in range(found, SCHEMA) if found > 0 else ():
         connection.execute("BEGIN IMMEDIATE")
         try:
             MIGRATIONS[version](connection)

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,10 @@ import numpy.typing as npt
 from ..errors import IndexDamagedError
 from .files import DATABASE
 from .records import GraphRow, Item, Meta, is_sound, root_checksum
-from .schema import connect_to_read, damaged, guarded
+from .schema import FIRST_WITH_FILTERS, connect_to_read, damaged, guarded
+
+if TYPE_CHECKING:
+    from .rootfilters import RootFilters
 
 __all__ = ["ITEM_COLUMNS", "Ids", "Store", "Vectors"]
 
@@ -104,6 +107,24 @@ class Store:
                 raise self.damage(f"root {root}")
             roots[root] = path
         return roots
+
+    def filters(self) -> dict[int, RootFilters]:
+        """Return the filters of the roots, by their number; a root that has none is not there."""
+        if self.schema() < FIRST_WITH_FILTERS:
+            return {}
+        from .rootfilters import read_filters  # which a query does without
+
+        filters = {}
+        for row in self._rows("SELECT root, include, exclude, checksum FROM filters ORDER BY root"):
+            found = read_filters(row)
+            if found is None:
+                raise self.damage(f"the filters of root {row[0]}")
+            filters[row[0]] = found
+        return filters
+
+    def schema(self) -> int:
+        """Return the number of the layout that the database has."""
+        return int(self._one("PRAGMA user_version")[0])
 
     def graph(self) -> GraphRow | None:
         """Return which graph file belongs to the database, if any."""
@@ -249,6 +270,8 @@ class Store:
         for row in self._sound_rows("ORDER BY id", ()):
             yield row
             count, total = count + 1, total + row[8]
+            if count > meta.items:
+                break
         if count != meta.items or total != meta.row_sum:
             raise self.damage(f"items are missing: {meta.items:,} are expected, with another sum of checksums")
 

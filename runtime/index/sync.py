@@ -18,10 +18,12 @@ from ..images import DEFAULT_MAX_PIXELS, Picture
 from ..pretrained import describe_model, find_model
 from ..progress import Advance, StartProgress, no_progress, start_nothing
 from ..text import display_path
-from .files import MODEL, is_index
+from .files import MODEL, finish_exchange, is_index
 from .home import check_model, check_usable, install_model, new_folder
-from .plan import RootPlan, plan_sync
+from .plan import RootPlan, Wishes, plan_sync
 from .records import Item
+from .rootfilters import RootFilters
+from .ticks import settled_mtime
 from .upkeep import update_graph
 from .walk import Found
 from .writer import Writer, open_writer, writing
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..embedder import Embedder
 
-__all__ = ["SyncReport", "open_embedder", "sync", "sync_new"]
+__all__ = ["SyncReport", "full_path", "open_embedder", "remembered_filters", "sync", "sync_new"]
 
 # What a crash can lose, and how often a long sync brings the graph up to date.
 _COMMIT_INTERVAL_S = 2.0
@@ -47,8 +49,11 @@ class SyncReport:
         added: new ones.
         updated: those whose content had changed.
         moved: moved or renamed ones, recognised by their content.
-        removed: those that are gone from the folders, or cannot be read any more.
+        removed: those that are gone from the folders, cannot be read any more, or are left out from now on.
+        kept: those that are gone from the folders, and were to stay.
         unchanged: the others.
+        left_out: number of pictures that filters leave out, in folders that they do not.
+        left_out_folders: number of folders that they leave out.
         skipped: (path, reason) of files that could not be indexed.
         unknown_extensions: number of files that are no pictures, by extension.
         items: pictures in the index now.
@@ -60,7 +65,10 @@ class SyncReport:
     updated: int = 0
     moved: int = 0
     removed: int = 0
+    kept: int = 0
     unchanged: int = 0
+    left_out: int = 0
+    left_out_folders: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
     unknown_extensions: Mapping[str, int] = field(default_factory=dict)
     items: int = 0
@@ -86,6 +94,9 @@ def sync(
     roots: Sequence[str | Path],
     *,
     model: str | Path | None = None,
+    filters: RootFilters | None = None,
+    moved_roots: Sequence[str] = (),
+    keep_missing: bool = False,
     allow_mass_removal: bool = False,
     device: Device = "auto",
     threads: int | None = None,
@@ -102,6 +113,9 @@ def sync(
         roots: folders of pictures; what other roots brought is left alone.
         model: of a new index, see :func:`~..pretrained.find_model`; default: ``./model.onnx``, else the one that
             ships. An existing one has its own.
+        filters: which pictures of the roots are taken, from now on; default: those that each root had before, else all.
+        moved_roots: ``OLD=NEW`` each: what the index has of the folder OLD lies in NEW now, which is synced, too.
+        keep_missing: let pictures stay in the index whose files are gone.
         allow_mass_removal: accept that a root is missing, empty, or has lost most of its pictures.
         device: where the network runs.
         threads: of the network, on the CPU.
@@ -111,6 +125,7 @@ def sync(
 
     Raises:
         IndexStateError: see :func:`~.plan.plan_sync`, :func:`~.home.check_model` and :func:`~.home.new_folder`.
+        QueryError: a pattern of the filters can match no path.
         IndexLockedError: another process is writing to the index.
         IndexDamagedError: its database is damaged.
         ModelFileError, DeviceError: the model cannot be used.
@@ -118,15 +133,17 @@ def sync(
     """
     folder = Path(index)
     chosen = find_model(model) if model is not None else None
+    wishes = Wishes(allow_mass_removal, keep_missing, filters, tuple(moved_roots))
     opener = functools.partial(open_embedder, device=device, threads=threads, max_pixels=max_pixels)
+    finish_exchange(folder)
     if not is_index(folder):
         check_usable(folder)
-        plans = plan_sync(None, folder, roots)
+        plans = plan_sync(None, folder, roots, wishes)
         return sync_new(folder, plans, chosen, opener, progress, say)
     with writing(folder) as writer:
         check_model(folder, writer.meta().model_sha256, chosen)
-        plans = plan_sync(writer, folder, roots, allow_mass_removal=allow_mass_removal)
-        return _Sync(writer, plans, opener, progress).run()
+        plans = plan_sync(writer, folder, roots, wishes)
+        return _Sync(writer, plans, opener, progress, keep_missing=keep_missing).run()
 
 
 def sync_new(
@@ -161,15 +178,22 @@ class _Sync:
     """One sync, from the plans to the report."""
 
     def __init__(
-        self, writer: Writer, plans: list[RootPlan], open_embedder: Callable[[Path], Embedder], progress: StartProgress
+        self,
+        writer: Writer,
+        plans: list[RootPlan],
+        open_embedder: Callable[[Path], Embedder],
+        progress: StartProgress,
+        *,
+        keep_missing: bool = False,
     ) -> None:
         self._writer = writer
         self._plans = plans
         self._open_embedder = open_embedder
         self._progress = progress
+        self._keep_missing = keep_missing
         self._advance: Advance = no_progress
         self._counts: Counter[str] = Counter()
-        self._skipped = [(_shown(plan, path), reason) for plan in plans for path, reason in plan.walk.problems]
+        self._skipped = [(full_path(plan, path), reason) for plan in plans for path, reason in plan.walk.problems]
         self._missing: defaultdict[bytes, list[Item]] = defaultdict(list)
         for plan in plans:
             for item in plan.missing:
@@ -178,17 +202,26 @@ class _Sync:
         self._committed = self._graph_updated = time.monotonic()
 
     def run(self) -> SyncReport:
-        for plan in self._plans:
-            if plan.root is None:
-                plan.root = self._writer.add_root(plan.path)
+        self._settle_roots()
         tasks = [_Task(plan, found, None) for plan in self._plans for found in plan.new]
         tasks += [_Task(plan, found, item) for plan in self._plans for found, item in plan.changed]
         if tasks:
             self._embed(tasks)
-        self._remove_missing()
+        self._remove_what_is_gone()
         self._writer.commit()
         reason = update_graph(self._writer, self._progress)
-        return self._report(None if reason is None else f"There is no graph: {reason}. Searches scan instead.")
+        no_graph = None if reason is None else f"There is no graph: {reason}. Searches scan instead."
+        return self._report(remembered_filters(self._plans), no_graph)
+
+    def _settle_roots(self) -> None:
+        moved = {plan.root: plan.path for plan in self._plans if plan.root is not None and plan.was is not None}
+        if moved:
+            self._writer.move_roots(moved)
+        for plan in self._plans:
+            if plan.root is None:
+                plan.root = self._writer.add_root(plan.path)
+            if plan.filters != plan.remembered:
+                self._writer.set_filters(plan.root, plan.filters)
 
     def _embed(self, tasks: list[_Task]) -> None:
         self._advance = self._progress("embedding", len(tasks))
@@ -205,8 +238,9 @@ class _Sync:
         path = os.path.join(task.plan.path, task.found.path)  # noqa: PTH118 - bytes, which pathlib does not take
         try:
             with open(path, "rb") as file:  # noqa: PTH123
+                now = time.time_ns()
                 status = os.fstat(file.fileno())
-                task.found = Found(task.found.path, status.st_size, status.st_mtime_ns)
+                task.found = Found(task.found.path, status.st_size, settled_mtime(status.st_mtime_ns, now))
                 task.sha256 = hashlib.file_digest(file, "sha256").digest()
                 if task.sha256 in self._contents:
                     raise _AlreadyEmbeddedError
@@ -254,7 +288,7 @@ class _Sync:
         self._counts["added" if task.old is None else "updated"] += 1
 
     def _skip(self, task: _Task, reason: str) -> None:
-        self._skipped.append((_shown(task.plan, task.found.path), reason))
+        self._skipped.append((full_path(task.plan, task.found.path), reason))
         if task.old is not None:
             # What the index has of it is the picture as it was: rather no answer than that one.
             self._writer.remove([task.old.id])
@@ -276,12 +310,19 @@ class _Sync:
             self._graph_updated = time.monotonic()
         self._committed = time.monotonic()
 
-    def _remove_missing(self) -> None:
-        gone = [item.id for items in self._missing.values() for item in items]
-        self._writer.remove(gone)
-        self._counts["removed"] += len(gone)
+    def _remove_what_is_gone(self) -> None:
+        missing = [item.id for items in self._missing.values() for item in items]
+        gone = [item.id for plan in self._plans for item in plan.left_out]
+        if self._keep_missing:
+            self._counts["kept"] = len(missing)
+        else:
+            gone += missing
+        for item in gone:
+            self._writer.remove([item])
+            self._counts["removed"] += 1
+            self._keep_what_is_done()
 
-    def _report(self, remark: str | None) -> SyncReport:
+    def _report(self, *remarks: str | None) -> SyncReport:
         unknown: Counter[str] = Counter()
         for plan in self._plans:
             self._counts["unchanged"] += plan.unchanged
@@ -291,13 +332,25 @@ class _Sync:
             updated=self._counts["updated"],
             moved=self._counts["moved"],
             removed=self._counts["removed"],
+            kept=self._counts["kept"],
+            left_out=sum(plan.walk.left_out for plan in self._plans),
+            left_out_folders=sum(plan.walk.left_out_folders for plan in self._plans),
             unchanged=self._counts["unchanged"],
             skipped=tuple(sorted(self._skipped)),
             unknown_extensions=dict(sorted(unknown.items())),
             items=self._writer.meta().items,
-            remarks=(remark,) if remark is not None else (),
+            remarks=tuple(remark for remark in remarks if remark is not None),
         )
 
 
-def _shown(plan: RootPlan, path: bytes) -> str:
+def remembered_filters(plans: Sequence[RootPlan]) -> str | None:
+    """Say which filters are used that were not named with this sync; None: there are none."""
+    used = [f"{plan.filters} ({display_path(plan.path)})" for plan in plans if plan.filters and not plan.given]
+    if not used:
+        return None
+    return f"Filters of earlier syncs are used: {', '.join(used)}; --no-filters forgets them."
+
+
+def full_path(plan: RootPlan, path: bytes) -> str:
+    """Return the path of a file under a root."""
     return os.fsdecode(os.path.join(plan.path, path)) if path else os.fsdecode(plan.path)  # noqa: PTH118

@@ -22,7 +22,7 @@ from .graph import GraphFile, GraphUnusableError, open_graph
 from .leftovers import put_log_away
 from .matching import find_matching_model
 from .records import GraphRow, Meta
-from .rescue import Row, listed_paths, put_in_place, read_rows, rebuild, sound_roots
+from .rescue import Row, listed_paths, put_in_place, read_rows, rebuild, sound_filters, sound_roots
 from .schema import connect
 from .store import Store
 from .upkeep import update_graph
@@ -64,6 +64,7 @@ class _Findings:
     """What is wrong, by the part that must be repaired."""
 
     database: list[str] = field(default_factory=list)
+    filters: list[str] = field(default_factory=list)
     graph: list[str] = field(default_factory=list)
     model: list[str] = field(default_factory=list)
     items: int = 0
@@ -178,7 +179,8 @@ class _OpenGraph:
 def _check(store: Store, graph: _OpenGraph) -> _Findings:
     found = _Findings(database=_integrity(store.connection))
     roots, problems = sound_roots(store.connection)
-    found.database += problems
+    found.filters += sound_filters(store.connection)[1]
+    found.database += [*problems, *found.filters]
     meta = _meta(store)
     if meta is None:
         found.database.append("the row that describes the index is damaged")
@@ -277,6 +279,8 @@ def _repair(folder: Path, found: _Findings, progress: StartProgress) -> list[str
             kept = rebuild(store, _meta(store) or _meta_of_model(folder))
         put_in_place(folder)
         done.append(f"{kept:,} sound items were kept; sync the folders again, which embeds the others anew")
+    if found.filters:
+        done.append("damaged filters were dropped; give --include and --exclude again with the next sync of the folder")
     if found.database or found.graph:
         with open_writer(folder) as writer:
             writer.set_graph(None)

@@ -8,19 +8,22 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ..images import EXTENSIONS
+from .rootfilters import RootFilters
 
 __all__ = ["Found", "Walk", "folder_identity", "walk"]
+
+_EVERYTHING = RootFilters()
 
 _EXTENSIONS = frozenset(extension.encode("ascii") for extension in EXTENSIONS)
 
 Identity = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A picture file: path relative to the root, size in bytes, time of change."""
+class Found(NamedTuple):
+    """A picture file: path relative to the root, size in bytes, time of change; made by the hundred thousand."""
 
     path: bytes
     size: int
@@ -34,6 +37,8 @@ class Walk:
     Attributes:
         files: those whose extension is a picture's, in no particular order.
         unknown: number of the other files, by extension.
+        left_out: number of pictures that the filters leave out, in folders that they do not.
+        left_out_folders: number of folders that they leave out.
         problems: (path relative to the root, reason) of what could not be looked at.
         unread: folders (relative) whose content is not known for that reason.
 
@@ -41,6 +46,8 @@ class Walk:
 
     files: list[Found] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
+    left_out: int = 0
+    left_out_folders: int = 0
     problems: list[tuple[bytes, str]] = field(default_factory=list)
     unread: list[bytes] = field(default_factory=list)
 
@@ -51,7 +58,7 @@ def folder_identity(folder: Path) -> Identity:
     return status.st_dev, status.st_ino
 
 
-def walk(root: bytes, skip: Collection[Identity] = ()) -> Walk:
+def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _EVERYTHING) -> Walk:
     """List the pictures under ``root``.
 
     Hidden files and folders are skipped, links to folders followed. A folder is visited once, however many links lead
@@ -60,6 +67,7 @@ def walk(root: bytes, skip: Collection[Identity] = ()) -> Walk:
     Args:
         root: an existing folder.
         skip: folders not to enter (the index itself may lie among the pictures).
+        filters: of the root.
 
     """
     result = Walk()
@@ -82,22 +90,26 @@ def walk(root: bytes, skip: Collection[Identity] = ()) -> Walk:
         for entry in visible:
             path = folder + b"/" + entry.name if folder else entry.name
             try:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                elif entry.is_symlink() and entry.is_dir():
-                    links.append(path)
+                is_link = entry.is_symlink()
+                if not entry.is_dir():
+                    _look_at(entry, path, filters, result)
+                elif filters and not filters.enters(path):
+                    result.left_out_folders += 1
                 else:
-                    _look_at(entry, path, result)
+                    (links if is_link else folders).append(path)
             except OSError as error:
                 result.problems.append((path, f"it cannot be looked at ({error.strerror})"))
         links.sort(reverse=True)
     return result
 
 
-def _look_at(entry: os.DirEntry[bytes], path: bytes, result: Walk) -> None:
+def _look_at(entry: os.DirEntry[bytes], path: bytes, filters: RootFilters, result: Walk) -> None:
     extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
     if extension not in _EXTENSIONS:
         result.unknown[os.fsdecode(extension)] += 1
+        return
+    if filters and not filters.takes(path):
+        result.left_out += 1
         return
     status = entry.stat()
     if not stat.S_ISREG(status.st_mode):

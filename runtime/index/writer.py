@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from ..files import replace_durably
 from ..text import display_path
 from .files import DATABASE, LOCK, temporary
 from .records import GraphRow, Item, Meta, root_checksum
+from .rootfilters import RootFilters, filters_row
 from .schema import SCHEMA, TABLES, check_schema, connect, guarded, migrate
 from .store import Store
 
@@ -161,6 +162,27 @@ class Writer(Store):
         """Remove a folder whose items are removed."""
         with self._change() as connection:
             connection.execute("DELETE FROM roots WHERE id = ?", (root,))
+            connection.execute("DELETE FROM filters WHERE root = ?", (root,))
+
+    def move_roots(self, paths: Mapping[int, bytes]) -> None:
+        """Give folders that are synced other paths, of which none may be that of a folder that stays."""
+        with self._change() as connection:
+            # Two may change places, and no path may be there twice even in between.
+            connection.executemany("UPDATE roots SET path = ? WHERE id = ?", [(b"%d" % root, root) for root in paths])
+            connection.executemany(
+                "UPDATE roots SET path = ?, checksum = ? WHERE id = ?",
+                [(path, root_checksum(root, path), root) for root, path in paths.items()],
+            )
+
+    def set_filters(self, root: int, filters: RootFilters) -> None:
+        """Record what syncs leave out of a folder from now on."""
+        with self._change() as connection:
+            connection.execute("DELETE FROM filters WHERE root = ?", (root,))
+            if filters:
+                connection.execute(
+                    "INSERT INTO filters (root, include, exclude, checksum) VALUES (?, ?, ?, ?)",
+                    filters_row(root, filters),
+                )
 
     def add(self, item: Item, vector: bytes) -> int:
         """Add a picture with its vector (float32, little endian) and return its new id; that of ``item`` is ignored."""
