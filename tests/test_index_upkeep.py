@@ -28,6 +28,7 @@ from deeprank.runtime.index.exporting import export_index
 from deeprank.runtime.index.home import install_model
 from deeprank.runtime.index.importing import import_index
 from deeprank.runtime.index.records import Item
+from deeprank.runtime.index.rootfilters import RootFilters
 from deeprank.runtime.index.store import Store
 from deeprank.runtime.index.sync import sync
 from deeprank.runtime.index.upkeep import update_graph
@@ -115,7 +116,8 @@ def rows(index: Path) -> dict[str, list[tuple[object, ...]]]:
     # Closed at once: whoever has the database open keeps a writer from putting its log away.
     with contextlib.closing(sqlite3.connect(f"file:{index / 'items.sqlite'}?mode=ro", uri=True)) as connection:
         connection.text_factory = bytes
-        return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in ("meta", "roots", "items")}
+        tables = ("meta", "roots", "items", "filters")
+        return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
 
 
 # compact
@@ -558,6 +560,9 @@ def test_numpy_reads_what_is_exported(index: Path, tmp_path: Path) -> None:
 
 def test_a_round_trip_gives_the_same_rows_and_answers(index: Path, made: Path, tmp_path: Path) -> None:
     take_out(index, [*range(1, 50), ITEMS])
+    with writing(index) as writer:
+        writer.set_filters(1, RootFilters(("*.png", "caf\udce9/*"), ("raw",)))
+        writer.commit()
     run_command("deeprank-index", "export", "e.npz", "--index", index, cwd=tmp_path)
     command = ("deeprank-index", "import", "e.npz", "--index", "new")
     result = run_command(*command, "--model", made / "model.onnx", cwd=tmp_path)
@@ -667,6 +672,9 @@ HOSTILE: dict[str, tuple[Callable[[Arrays], object], str]] = {
     "sha256 of the model": (set_meta(model_sha256="../../x"), "does not name its model"),
     "dim": (set_meta(dim=17), "vectors of another length"),
     "last_id": (set_meta(last_id=2**63), "which id was the last"),
+    "filters": (set_meta(filters={"root": 1}), "filters that are no lists of patterns"),
+    "filters of numbers": (set_meta(filters=[{"root": 1, "include": [7], "exclude": []}]), "no lists of patterns"),
+    "an empty filter": (set_meta(filters=[{"root": 1, "include": [], "exclude": [""]}]), "that cannot be used"),
     "NaN": (set_row("vectors", np.nan), "not finite or not of unit length"),
     "infinite": (set_row("vectors", np.inf), "not finite or not of unit length"),
     "long": (set_row("vectors", 2), "not finite or not of unit length"),

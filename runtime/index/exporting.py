@@ -23,7 +23,7 @@ from .archive import KIND, SCHEMA, ArchiveWriter, join_names
 from .files import MODEL
 from .labels import Labels
 from .leftovers import put_log_away
-from .records import Item, Meta
+from .records import Item
 from .store import Ids, Store
 
 __all__ = ["ExportReport", "export_index"]
@@ -48,8 +48,9 @@ def export_index(
     """Write an index into one npz file, in place of an earlier one of that name, once it is complete and durable.
 
     The arrays are described in :mod:`.archive`. ``meta`` is the JSON object with ``kind``, ``schema``, ``version`` (of
-    deeprank), ``model_sha256``, ``dim``, ``items``, ``last_id`` and ``model`` (name, backbone, precision and picture
-    rule; null where the model file cannot be read). Memory is needed for everything but the vectors.
+    deeprank), ``model_sha256``, ``dim``, ``items``, ``last_id``, ``filters`` (what a sync takes of each root that has
+    any) and ``model`` (name, backbone, precision and picture rule; null where the model file cannot be read). Memory is
+    needed for everything but the vectors.
 
     Args:
         index: the index folder, which may be in use.
@@ -68,7 +69,7 @@ def export_index(
         meta = store.meta()
         ids = Labels(store).ids_with(labels) if labels else None
         count = meta.items if ids is None else len(ids)
-        described = _described(meta, count, _model(folder, meta.model_sha256))
+        described = _described(store, count, _model(folder, meta.model_sha256))
         with ArchiveWriter(file) as archive:
             archive.put_bytes("meta", json.dumps(described).encode())
             written = _write_vectors(store, archive, ids, count, progress)
@@ -77,7 +78,8 @@ def export_index(
     return ExportReport(count, meta.dim, path.stat().st_size)
 
 
-def _described(meta: Meta, count: int, model: ModelInfo | None) -> dict[str, Any]:
+def _described(store: Store, count: int, model: ModelInfo | None) -> dict[str, Any]:
+    meta = store.meta()
     return {
         "kind": KIND,
         "schema": SCHEMA,
@@ -86,6 +88,10 @@ def _described(meta: Meta, count: int, model: ModelInfo | None) -> dict[str, Any
         "dim": meta.dim,
         "last_id": meta.last_id,
         "model_sha256": meta.model_sha256,
+        "filters": [
+            {"root": root, "include": filters.include, "exclude": filters.exclude}
+            for root, filters in store.filters().items()
+        ],
         "model": {
             "name": model.name,
             "backbone": model.backbone,

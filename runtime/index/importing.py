@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, IndexStateError
+from ..errors import DataError, IndexStateError, QueryError
 from ..modelfile import open_model
 from ..pretrained import find_model
 from ..progress import StartProgress, start_nothing
@@ -23,6 +23,7 @@ from .leftovers import bytes_in
 from .matching import find_matching_model
 from .placing import check_free, placed
 from .records import Item
+from .rootfilters import RootFilters
 from .store import Ids, Vectors
 from .upkeep import update_graph
 from .writer import Writer, open_writer
@@ -64,6 +65,7 @@ class _Described:
     dim: int
     last_id: int
     model_name: str | None
+    filters: dict[int, RootFilters]
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,28 @@ def _described(archive: ArchiveReader, values: dict[str, Any]) -> _Described:
     if type(last_id) is not int or not 0 <= last_id < _LARGEST_ID:
         raise archive.error("does not say which id was the last")
     name = model.get("name") if isinstance(model, dict) else None
-    return _Described(sha256, dim, last_id, name if isinstance(name, str) else None)
+    filters = _read_filters(archive, values.get("filters", []))
+    return _Described(sha256, dim, last_id, name if isinstance(name, str) else None, filters)
+
+
+def _read_filters(archive: ArchiveReader, found: Any) -> dict[int, RootFilters]:
+    """Return what a sync takes of each root that has filters, by its number."""
+    filters = {}
+    for entry in found if isinstance(found, list) else [found]:
+        values = entry if isinstance(entry, dict) else {}
+        root, lists = values.get("root"), [values.get("include"), values.get("exclude")]
+        if type(root) is not int or not all(isinstance(some, list) and all(map(_is_text, some)) for some in lists):
+            raise archive.error("holds filters that are no lists of patterns")
+        filters[root] = RootFilters(*map(tuple, lists))  # type: ignore[arg-type]
+        try:
+            filters[root].check()
+        except QueryError as error:
+            raise archive.error(f"holds filters that cannot be used ({error})") from None
+    return filters
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _find_model(path: Path, described: _Described, named: str | Path | None) -> Path:
@@ -272,6 +295,8 @@ def _fill(
 ) -> None:
     for root, path in content.roots.items():
         writer.add_root(path, root)
+        if root in described.filters:
+            writer.set_filters(root, described.filters[root])
     writer.reserve_ids(described.last_id)
     advance = progress("importing", len(content.ids))
     row = 0
