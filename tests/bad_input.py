@@ -25,6 +25,7 @@ from PIL import Image
 from deeprank.runtime.index.sync import sync
 
 INDEX, PHOTOS = "my.index", "photos"
+FIRST = f"{PHOTOS}/label0/0.png"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,21 @@ def query(folder: Path, name: str, content: bytes | None) -> list[str]:
     if content is not None:
         (folder / name).write_bytes(content)
     return ["deeprank-query", name, "--index", INDEX]
+
+
+def asked(folder: Path, *words: str) -> list[str]:
+    indexed(folder)
+    return ["deeprank-query", *words, "--index", INDEX]
+
+
+def sync_more(folder: Path, *words: str) -> list[str]:
+    indexed(folder)
+    return ["deeprank-index", "sync", *words, "--index", INDEX]
+
+
+def cared(folder: Path, *words: str, index: str = INDEX) -> list[str]:
+    indexed(folder)
+    return ["deeprank-index", *words, "--index", index]
 
 
 def encoded(image: Image.Image, image_format: str = "PNG") -> bytes:
@@ -244,6 +260,14 @@ CASES = [
     Case("a damaged database", damaged_database, "is damaged"),
     Case("an unmounted drive (an empty root)", unmounted, "--allow-mass-removal"),
     Case("a root that is gone", gone, "--allow-mass-removal"),
+    Case("a moved root that is none", lambda f: sync_more(f, "--root", f"elsewhere={PHOTOS}"), "elsewhere"),
+    Case("a filter that is empty", lambda f: sync_more(f, PHOTOS, "--exclude", ""), "expected"),
+    Case("an item that is not there", lambda f: asked(f, "--item", "99"), "no picture with the id 99"),
+    Case("a path that nothing matches", lambda f: asked(f, FIRST, "--path", "x/*"), "matches 'x/*'"),
+    Case("--copy-to a folder with files", lambda f: asked(f, FIRST, "--copy-to", PHOTOS), "expected"),
+    Case("a copy over something else", lambda f: cared(f, "copy", PHOTOS), "expected"),
+    Case("an import of no export", lambda f: cared(f, "import", FIRST, index="new.index"), "deeprank-index export"),
+    Case("an import over an index", lambda f: cared(f, "import", FIRST), "expected"),
     Case("an empty data set", empty_data, "holds no train pictures"),
     Case("a data set of one class", one_class, "class"),
     Case("a checkpoint from elsewhere, with code in it", foreign_checkpoint, "best.pt"),
