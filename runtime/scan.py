@@ -34,7 +34,7 @@ def squared_distances(query: npt.NDArray[np.floating], vectors: npt.NDArray[np.f
     # In C order each row is summed by itself, so that a distance does not depend on which other rows are with it.
     difference = vectors.astype(np.float64, order="C")
     difference -= query[..., None, :]
-    distances: npt.NDArray[np.float64] = np.square(difference, out=difference).sum(axis=-1)
+    distances: npt.NDArray[np.float64] = np.einsum("...d,...d->...", difference, difference)
     return distances
 
 

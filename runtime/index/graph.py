@@ -171,6 +171,8 @@ class GraphBuilder:
     ) -> GraphRow:
         """Put the graph in place of the one in ``folder``; the caller records the returned row in the database.
 
+        Nothing can be added after that.
+
         Args:
             folder: of the index.
             covers: the last id in the graph.
@@ -190,14 +192,17 @@ class GraphBuilder:
             if size != expected:
                 prepared.unlink()
                 raise GraphUnusableError(f"{GRAPH} could not be written whole; is the disk full?")
-            row = GraphRow(file_sha256(prepared), size, self._parameters(), covers, self._removed)
+            parameters = {"library": self._library, **self._index.info()}
+            del self._index  # it need not be in memory beside the one that is examined
+            row = GraphRow(file_sha256(prepared), size, _json(parameters), covers, self._removed)
             if examine is not None:
                 with prepared.open("rb") as file:
-                    row = replace(row, parameters=self._parameters(examine(GraphFile(file, row, self._dim))))
+                    row = replace(row, parameters=_json({**parameters, **examine(GraphFile(file, row, self._dim))}))
             replace_durably(prepared, target)
         except (RuntimeError, UnicodeEncodeError, OSError) as error:
             raise GraphUnusableError(f"{GRAPH} could not be written ({error})") from None
         return row
 
-    def _parameters(self, more: Mapping[str, Any] | None = None) -> str:
-        return json.dumps({"library": self._library, **self._index.info(), **(more or {})}, sort_keys=True)
+
+def _json(parameters: Mapping[str, Any]) -> str:
+    return json.dumps(parameters, sort_keys=True)
