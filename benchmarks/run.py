@@ -45,6 +45,10 @@ SCRIPTS = (
         "--sizes 2000,10000 --rounds 3 --add-rounds 1",
     ),
     Script("sync_unchanged.py", ("model", "data", "cache"), "--files 100000", "--files 2000 --rounds 3"),
+    Script("batch_size.py", ("model",), quick="--rounds 2 --pictures 64"),
+    Script("large_pictures.py", ("model",), quick="--copies 2"),
+    Script("near_duplicates.py", ("data",), "--gallery 50000 --originals 1000", "--gallery 500 --originals 20"),
+    Script("faults", (), quick="--only kills,disk --kills 30 --calls 2"),
     Script("training_throughput.py", ("data",), quick="--rounds 1 --steps 4 --frozen-steps 40"),
 )
 

@@ -32,11 +32,12 @@ class GraphFile:
 
     ``ids`` int64 ``[n]`` and ``vectors`` float32 ``[n, d]`` are in the order of the file, which is nearly but not quite
     that of the ids; ``vectors`` is a view of the file, of which the system keeps in memory what is used. ``live`` bool
-    ``[n]`` tells which of them are in the index; ``parameters`` what was recorded of the graph.
+    ``[n]`` tells which of them are in the index; ``parameters`` what was recorded of the graph, ``size`` its bytes.
     """
 
     def __init__(self, file: IO[bytes], row: GraphRow, dim: int) -> None:
         self.dim = dim
+        self.size = row.size
         self.parameters: Mapping[str, Any] = json.loads(row.parameters)
         self._file = file  # kept open: the name may soon belong to the next graph
         self._backend = backend_of(row.parameters)

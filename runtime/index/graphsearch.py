@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import threading
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import numpy as np
 from .. import scan
 from ..devices import usable_cores
 from .backend import Ids, Vectors
-from .graph import Graph, Places
+from .graph import Graph, GraphFile, Places
 from .results import Distances, Result, without_cut_ties
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _QUERIES_AT_A_TIME = 32
 # A loaded graph holds the vectors itself. Those that are looked up in its file besides may take this share of them once
 # more, or so many bytes; looking up one maps what lies around it, too.
 _MAPPED_SHARE = 0.2
-_LEAST_MAPPED = 256 << 20
+_LEAST_MAPPED = 192 << 20
 _MAPPED_AT_A_TIME = 64 << 10
 
 
@@ -47,7 +48,7 @@ class GraphSearch:
         self._file = graph.file
         self._pool: ThreadPoolExecutor | None = None
         self._mapped = 0
-        self._most_mapped = int(max(_LEAST_MAPPED, _MAPPED_SHARE * graph.file.vectors.nbytes)) // _MAPPED_AT_A_TIME
+        self._most_mapped = _most_mapped(graph.file)
         self._counting = threading.Lock()
 
     def nearest(self, queries: Vectors, k: int) -> Result | None:
@@ -130,3 +131,9 @@ class GraphSearch:
 
             self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="search")
         return self._pool
+
+
+def _most_mapped(file: GraphFile) -> float:
+    """Return how many vectors may be looked up before the memory they take is given back."""
+    limit = max(_LEAST_MAPPED, _MAPPED_SHARE * file.vectors.nbytes)
+    return math.inf if file.size <= limit else limit / _MAPPED_AT_A_TIME
