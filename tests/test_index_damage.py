@@ -424,3 +424,23 @@ def test_pages_that_lead_back_to_earlier_items_do_not_keep_verify_forever(made: 
     for start in range(0, len(sound), 512):
         database.write_bytes(sound[:start] + bytes(512) + sound[start + 512 :])
         assert len(verify(tmp_path / "index").problems) < 1000
+
+
+def test_a_sync_adds_nothing_twice_that_a_damaged_list_of_names_hides(index: Path, made: Path) -> None:
+    database = index / "items.sqlite"
+    with sqlite3.connect(database) as connection:
+        (page,) = connection.execute("PRAGMA page_size").fetchone()
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name LIKE '%autoindex_items%'"
+        ).fetchone()
+    sound = database.read_bytes()
+    empty = b"\x0a" + bytes(4) + page.to_bytes(2, "big") + bytes(1)  # the head of a page of an index without entries
+    start = (root - 1) * page
+    database.write_bytes(sound[:start] + empty.ljust(page, b"\0") + sound[start + page :])
+    with contextlib.suppress(IndexDamagedError):
+        assert sync(index, [made / "photos"]).added == 0
+    with Index.open(index) as opened:
+        assert len(opened) == PICTURES
+    assert verify(index).problems
+    assert verify(index, repair=True).remaining == ()
+    assert sync(index, [made / "photos"]).unchanged == PICTURES

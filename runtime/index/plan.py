@@ -112,6 +112,8 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wi
     _check_overlap(paths, numbers)
     skip = [folder_identity(folder)] if folder.is_dir() else []
     plans = []
+    wanted = [numbers[path] for path in paths if path in numbers]
+    items = store.items_by_root(wanted) if store is not None and wanted else {}
     for path in paths:
         root = numbers.get(path)
         _check_present(path, root is not None, wishes.allow_mass_removal or wishes.keep_missing)
@@ -121,7 +123,7 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wi
         plan = RootPlan(path, root, walk(path, skip, chosen) if is_there else Walk())
         plan.was = known[root] if root in moved and known[root] != path else None
         plan.filters, plan.remembered, plan.given = chosen, filters, wishes.filters is not None
-        _compare(plan, store)
+        _compare(plan, items.pop(root, {}) if root is not None else {})
         plans.append(plan)
     if not wishes.allow_mass_removal:
         for plan in plans:
@@ -142,9 +144,8 @@ def _numbers(paths: Mapping[int, bytes]) -> dict[bytes, int]:
     return numbers
 
 
-def _compare(plan: RootPlan, store: Store | None) -> None:
-    """Sort the files and the items of a root into what is new, changed, missing, left out and unchanged."""
-    items = {item.path: item for item in store.items_of(plan.root)} if store is not None and plan.root else {}
+def _compare(plan: RootPlan, items: dict[bytes, Item]) -> None:
+    """Sort the files of a root, and its items by path, into what is new, changed, missing, left out and unchanged."""
     for found in sorted(plan.walk.files, key=itemgetter(0)):
         item = items.pop(found.path, None)
         if item is None:

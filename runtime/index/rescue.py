@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import IndexStateError
 from ..files import replace_durably
-from ..text import display_path
+from ..text import display_path, printable
 from .files import DATABASE
 from .records import Item, Meta, is_sound, root_checksum
 from .rootfilters import RootFilters, read_filters
@@ -71,7 +71,7 @@ def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, byte
                 yield checked
             return
         except (sqlite3.Error, OverflowError) as error:
-            yield Unsound(f"the items from {first} on cannot be read ({error})")
+            yield Unsound(f"the items from {first} on cannot be read ({printable(str(error))})")
             first = _next_readable(connection, first)
 
 
@@ -135,7 +135,7 @@ def sound_roots(connection: sqlite3.Connection) -> tuple[dict[int, bytes], list[
             else:
                 problems.append(f"folder {root} is damaged: its items are lost until it is synced again")
     except (sqlite3.Error, OverflowError) as error:
-        problems.append(f"the list of synced folders cannot be read ({error})")
+        problems.append(f"the list of synced folders cannot be read ({printable(str(error))})")
     return roots, problems
 
 
@@ -153,7 +153,7 @@ def sound_filters(connection: sqlite3.Connection) -> tuple[dict[int, RootFilters
             else:
                 problems.append(f"the filters of folder {row[0]} are damaged: they must be given with its next sync")
     except (sqlite3.Error, OverflowError) as error:
-        problems.append(f"the filters of the synced folders cannot be read ({error})")
+        problems.append(f"the filters of the synced folders cannot be read ({printable(str(error))})")
     return filters, problems
 
 

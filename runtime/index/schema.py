@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote_from_bytes
 
 from ..errors import IndexDamagedError, IndexStateError
-from ..text import display_path
+from ..text import display_path, printable
 from .files import DATABASE, finish_exchange, is_index
 
 __all__ = [
@@ -86,7 +86,7 @@ def damaged(database: Path, what: str) -> IndexDamagedError:
     """Return the error that names what is damaged and what to do."""
     index = display_path(database.parent)
     return IndexDamagedError(
-        f"{display_path(database)} is damaged ({what}); nothing is answered from it. "
+        f"{display_path(database)} is damaged ({printable(what)}); nothing is answered from it. "
         f"'deeprank-index verify --index {index}' lists what is affected; with --repair it keeps every sound item, "
         "and the next sync embeds the others again."
     )
@@ -102,7 +102,7 @@ def guarded(database: Path) -> Iterator[None]:
         hint = _DISK.get(code & 0xFF) if isinstance(code, int) else None
         if hint is None:
             raise damaged(database, str(error)) from error
-        raise IndexStateError(f"{display_path(database)} ({error}): {hint}.") from error
+        raise IndexStateError(f"{display_path(database)} ({printable(str(error))}): {hint}.") from error
     except OverflowError as error:
         raise damaged(database, f"a number out of range: {error}") from error
 

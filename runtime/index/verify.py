@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import IndexDamagedError, IndexStateError, ModelFileError
 from ..files import file_sha256
 from ..progress import StartProgress, start_nothing
-from ..text import display_path
+from ..text import display_path, printable
 from .files import DATABASE, GRAPH, MODEL, disk_errors, put_copy
 from .graph import GraphFile, GraphUnusableError, open_graph
 from .leftovers import put_log_away
@@ -208,8 +208,13 @@ def _integrity(connection: sqlite3.Connection) -> list[str]:
             return ["schema 0: it is not the database of an index"]
         rows = connection.execute(f"PRAGMA integrity_check({_MOST_MESSAGES})").fetchall()
     except sqlite3.Error as error:
-        return [f"SQLite: {error}"]
-    return [f"SQLite: {message}" for (message,) in rows if message != "ok"]
+        return [_quoted(str(error))]
+    return [_quoted(message) for (message,) in rows if message != "ok"]
+
+
+def _quoted(message: str) -> str:
+    """Return what SQLite says as one line; it quotes the database as it lies there."""
+    return f"SQLite: {printable(message.replace('*** in database main ***', '').strip().replace(chr(10), '; '))}"
 
 
 def _meta(store: Store) -> Meta | None:
