@@ -12,10 +12,10 @@ from pathlib import Path
 from vectors import Vectors
 
 from deeprank.runtime.files import file_sha256
+from deeprank.runtime.index.database.records import Item
+from deeprank.runtime.index.database.writer import Writer, create_database, locked, open_writer
+from deeprank.runtime.index.graph.update import update_graph
 from deeprank.runtime.index.home import install_model
-from deeprank.runtime.index.records import Item
-from deeprank.runtime.index.upkeep import update_graph
-from deeprank.runtime.index.writer import Writer, create_database, locked, open_writer
 
 NO_MODEL = "0" * 64
 CLASSES = 200

@@ -17,9 +17,9 @@ from made_index import Making, make_index
 from vectors import Ids, K, Vectors
 
 from deeprank.runtime.devices import usable_cores
-from deeprank.runtime.index import hnsw
 from deeprank.runtime.index.files import GRAPH
-from deeprank.runtime.index.search import Index
+from deeprank.runtime.index.graph import hnsw
+from deeprank.runtime.index.search.index import Index
 
 M = hnsw.LINKS
 EF_CONSTRUCTION = hnsw.EF_CONSTRUCTION

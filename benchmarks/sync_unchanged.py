@@ -25,7 +25,7 @@ from turns import caption, median_ratio, show
 from vectors import Real, real_vectors, vector_set
 
 from deeprank.runtime.datasets import open_dataset
-from deeprank.runtime.index.records import Item
+from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.pretrained import find_model
 
 FLOOR = """

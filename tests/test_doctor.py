@@ -28,9 +28,9 @@ from deeprank.runtime.doctor.presentation import lines
 from deeprank.runtime.doctor.providers import describe, device_finding
 from deeprank.runtime.evaluate.embedded import EmbeddedSplit
 from deeprank.runtime.evaluate.reference import save_reference
+from deeprank.runtime.index.database.writer import locked, open_writer
 from deeprank.runtime.index.files import DATABASE, GRAPH, MODEL
-from deeprank.runtime.index.sync import sync
-from deeprank.runtime.index.writer import locked, open_writer
+from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.pretrained import pretrained_model
 
 
@@ -698,7 +698,7 @@ def test_a_writer_at_work_and_a_killed_one(index):
 WRITER = """
 import sys
 from pathlib import Path
-from deeprank.runtime.index.writer import locked, open_writer
+from deeprank.runtime.index.database.writer import locked, open_writer
 folder = Path(sys.argv[1])
 with locked(folder), open_writer(folder) as writer:
     writer.reserve_ids(1000)

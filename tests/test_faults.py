@@ -59,8 +59,18 @@ def test_damage() -> None:
 
 
 BROKEN = [
-    ("records", "and _row_crc32(*row[:-1]) == row[-1]", "", ["damage", "--files", "items.sqlite", "--share", "0.2"]),
-    ("writer", "synchronous = FULL", "synchronous = OFF", ["powercut", "--commands", "remove", "--calls", "6"]),
+    (
+        "database/records",
+        "and _row_crc32(*row[:-1]) == row[-1]",
+        "",
+        ["damage", "--files", "items.sqlite", "--share", "0.2"],
+    ),
+    (
+        "database/writer",
+        "synchronous = FULL",
+        "synchronous = OFF",
+        ["powercut", "--commands", "remove", "--calls", "6"],
+    ),
 ]
 
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from tinymodel import write_model, write_picture, write_pictures
 
-from deeprank.runtime.index import Index, backend, graph, hnsw
-from deeprank.runtime.index.backend import Backend, GraphUnusableError, VectorIndex, View, backend_of
+from deeprank.runtime.index import Index
+from deeprank.runtime.index.care.remove import plan_removal, remove
+from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.graph import backend, hnsw
+from deeprank.runtime.index.graph import file as graph
+from deeprank.runtime.index.graph.backend import Backend, GraphUnusableError, VectorIndex, View, backend_of
 from deeprank.runtime.index.info import index_info
-from deeprank.runtime.index.remove import plan_removal, remove
-from deeprank.runtime.index.sync import sync
-from deeprank.runtime.index.verify import verify
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -170,5 +172,5 @@ def test_nothing_else_knows_hnswlib_or_sqlite() -> None:
             for name in names:
                 if name.split(".")[0] in who:
                     who[name.split(".")[0]].add(path.relative_to(ROOT).as_posix())
-    assert who["hnswlib"] == {"runtime/index/hnsw.py"}
+    assert who["hnswlib"] == {"runtime/index/graph/hnsw.py"}
     assert all(name.startswith(("runtime/index/", "runtime/doctor/")) for name in who["sqlite3"])

@@ -12,7 +12,7 @@ import pytest
 from conftest import run_command
 from tinymodel import write_model, write_picture, write_pictures
 
-from deeprank.runtime.index.writer import writing
+from deeprank.runtime.index.database.writer import writing
 
 HOSTILE = ["[/x] a.png", "<script>alert(1)<", "esc\x1b[31m.png", "new\nline.png", "tab\t.png", "café \u202egnp.png"]
 

@@ -16,9 +16,9 @@ from tinymodel import as_another_user, open_the_way, write_model, write_picture,
 
 from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from deeprank.runtime.index import Hit, Index
-from deeprank.runtime.index.reembed import reembed
-from deeprank.runtime.index.sync import sync
-from deeprank.runtime.index.verify import verify
+from deeprank.runtime.index.care.reembed import reembed
+from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.folders.sync import sync
 
 PICTURES = 40
 
@@ -244,7 +244,7 @@ def test_a_read_only_folder_of_another_user(
     index: Path, made: Path, tmp_path: Path, state: str, truth: dict[str, list[Hit]]
 ) -> None:
     if state != "at rest":
-        code = "import os; from deeprank.runtime.index.writer import Writer, Path; "
+        code = "import os; from deeprank.runtime.index.database.writer import Writer, Path; "
         code += f"writer = Writer.open(Path({str(index)!r})); writer.add_root(b'/x'); writer.commit(); "
         code += "os.kill(os.getpid(), 9)" if state == "after a kill" else "writer.connection.close()"
         subprocess.run([sys.executable, "-c", code])
@@ -285,7 +285,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(index: Path, made: Path, tmp_pat
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), resource.RLIM_INFINITY))\n"
         "from deeprank.runtime.errors import DeepRankError\n"
-        "from deeprank.runtime.index.sync import sync\n"
+        "from deeprank.runtime.index.folders.sync import sync\n"
         "try:\n"
         "    print(sync(sys.argv[1], [sys.argv[2]]).remarks)\n"
         "except DeepRankError as error:\n"
@@ -309,7 +309,7 @@ def test_a_full_disk_leaves_no_half_made_index(made: Path, tmp_path: Path) -> No
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))\n"
         "from deeprank.runtime.errors import IndexStateError\n"
-        "from deeprank.runtime.index.sync import sync\n"
+        "from deeprank.runtime.index.folders.sync import sync\n"
         "try:\n"
         "    sync(sys.argv[1], [sys.argv[2]], model=sys.argv[3])\n"
         "except IndexStateError as error:\n"
@@ -340,7 +340,7 @@ def test_two_processes_that_write(made: Path, tmp_path: Path) -> None:
 def test_a_long_sync_brings_the_graph_up_to_date_meanwhile(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deeprank.runtime.index import sync as module
+    from deeprank.runtime.index.folders import sync as module
 
     monkeypatch.setattr(module, "_COMMIT_INTERVAL_S", 0)
     monkeypatch.setattr(module, "_GRAPH_INTERVAL_S", 0)
@@ -354,7 +354,7 @@ def test_a_long_sync_brings_the_graph_up_to_date_meanwhile(
 
 def test_a_changed_picture_answers_as_it_is_now_while_the_graph_is_old(index: Path, made: Path, tmp_path: Path) -> None:
     """Between a commit and the next graph, new items are scanned beside it and removed ones filtered."""
-    from deeprank.runtime.index import sync as module
+    from deeprank.runtime.index.folders import sync as module
 
     photos = tmp_path / "photos"
     shutil.copytree(made / "photos", photos, copy_function=shutil.copy2)

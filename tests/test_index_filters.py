@@ -27,16 +27,16 @@ from tinymodel import (
 
 from deeprank.runtime.errors import IndexDamagedError, IndexStateError, QueryError
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.dryrun import DryRun, dry_run
-from deeprank.runtime.index.globs import Globs
+from deeprank.runtime.index.care.reembed import reembed
+from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.database.store import Store
+from deeprank.runtime.index.folders.dryrun import DryRun, dry_run
+from deeprank.runtime.index.folders.globs import Globs
+from deeprank.runtime.index.folders.rootfilters import RootFilters
+from deeprank.runtime.index.folders.sync import SyncReport, sync
+from deeprank.runtime.index.folders.ticks import settled_mtime
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.presentation import dry_run_lines, sync_line
-from deeprank.runtime.index.reembed import reembed
-from deeprank.runtime.index.rootfilters import RootFilters
-from deeprank.runtime.index.store import Store
-from deeprank.runtime.index.sync import SyncReport, sync
-from deeprank.runtime.index.ticks import settled_mtime
-from deeprank.runtime.index.verify import verify
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = [f"{folder}/{i}.png" for folder in ("cats", "dogs", "raw", "cats/raw", "dogs/tmp") for i in range(6)]

@@ -22,18 +22,18 @@ from tinymodel import DIM, as_another_user, open_the_way, write_model, write_pic
 from deeprank.runtime.errors import DataError, IndexDamagedError, IndexStateError, QueryError
 from deeprank.runtime.files import file_sha256
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.compact import compact
-from deeprank.runtime.index.copying import copy
-from deeprank.runtime.index.exporting import export_index
+from deeprank.runtime.index.care.compact import compact
+from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.database.records import Item
+from deeprank.runtime.index.database.store import Store
+from deeprank.runtime.index.database.writer import writing
+from deeprank.runtime.index.folders.rootfilters import RootFilters
+from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.graph.update import update_graph
 from deeprank.runtime.index.home import install_model
-from deeprank.runtime.index.importing import import_index
-from deeprank.runtime.index.records import Item
-from deeprank.runtime.index.rootfilters import RootFilters
-from deeprank.runtime.index.store import Store
-from deeprank.runtime.index.sync import sync
-from deeprank.runtime.index.upkeep import update_graph
-from deeprank.runtime.index.verify import verify
-from deeprank.runtime.index.writer import writing
+from deeprank.runtime.index.transfer.copying import copy
+from deeprank.runtime.index.transfer.exporting import export_index
+from deeprank.runtime.index.transfer.importing import import_index
 
 ITEMS = 3000
 AT_REST = ["graph.hnsw", "items.sqlite", "model.onnx", "write.lock"]
@@ -78,7 +78,7 @@ def take_out(index: Path, ids: Iterator[int] | range) -> None:
 
 
 def take_out_and_be_killed(index: Path, stop: int) -> None:
-    code = "import os, sys; from deeprank.runtime.index.writer import Writer, Path\n"
+    code = "import os, sys; from deeprank.runtime.index.database.writer import Writer, Path\n"
     code += "writer = Writer.open(Path(sys.argv[1])); writer.remove(range(1, int(sys.argv[2]))); writer.commit()\n"
     subprocess.run([sys.executable, "-c", code + "os.kill(os.getpid(), 9)", index, str(stop)])
     assert (index / "items.sqlite-wal").stat().st_size
@@ -248,7 +248,7 @@ def test_a_killed_compact_loses_nothing(index: Path, tmp_path: Path, share: floa
     started = time.monotonic()
     compact(tmp_path / "timed")
     whole = time.monotonic() - started
-    code = "from deeprank.runtime.index.compact import compact; BEGIN; compact(sys.argv[1])"
+    code = "from deeprank.runtime.index.care.compact import compact; BEGIN; compact(sys.argv[1])"
     run_killed(code, index, share=share, whole=whole)
     assert [problem for problem in verify(index).problems if "graph" not in problem] == []
     assert rows(index) == before
@@ -262,10 +262,10 @@ FULL = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from deeprank.runtime.errors import DeepRankError
-from deeprank.runtime.index.compact import compact
-from deeprank.runtime.index.copying import copy
-from deeprank.runtime.index.exporting import export_index
-from deeprank.runtime.index.importing import import_index
+from deeprank.runtime.index.care.compact import compact
+from deeprank.runtime.index.transfer.copying import copy
+from deeprank.runtime.index.transfer.exporting import export_index
+from deeprank.runtime.index.transfer.importing import import_index
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 try:
     print(eval(sys.argv[2]).remarks)
@@ -438,7 +438,7 @@ def test_what_is_damaged_is_not_copied_unless_asked_for(index: Path, tmp_path: P
 
 SLOW_SYNC = """
 import sys
-import deeprank.runtime.index.sync as module
+import deeprank.runtime.index.folders.sync as module
 module._COMMIT_INTERVAL_S = module._GRAPH_INTERVAL_S = 0
 for _ in range(int(sys.argv[4])):
     module.sync(sys.argv[1], [sys.argv[2]], model=sys.argv[3])
@@ -470,7 +470,7 @@ def test_a_killed_copy_leaves_nothing_in_the_way(index: Path, tmp_path: Path) ->
     started = time.monotonic()
     copy(index, tmp_path / "timed")
     whole = time.monotonic() - started
-    code = "from deeprank.runtime.index.copying import copy; BEGIN; copy(*sys.argv[1:])"
+    code = "from deeprank.runtime.index.transfer.copying import copy; BEGIN; copy(*sys.argv[1:])"
     for share in (0.1, 0.3, 0.5, 0.7):
         target = tmp_path / f"copy{share}"
         run_killed(code, index, target, share=share, whole=whole)
@@ -794,7 +794,7 @@ def test_verify_beside_a_change_of_the_model_reports_nothing_false(made: Path, t
     write_pictures(photos, [f"{i}.png" for i in range(5)])
     models = [made / "model.onnx", write_model(tmp_path / "other.onnx", seed=1)]
     sync(index, [photos], model=models[0])
-    code = "import sys; from deeprank.runtime.index.reembed import reembed\n"
+    code = "import sys; from deeprank.runtime.index.care.reembed import reembed\n"
     code += "for number in range(12): reembed(sys.argv[1], model=sys.argv[2 + number % 2])"
     process = subprocess.Popen([sys.executable, "-c", code, index, *models])
     checked = 0

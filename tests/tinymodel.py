@@ -116,12 +116,12 @@ def as_another_user(code: str) -> subprocess.CompletedProcess[str]:
     imports = (
         "import os, mmap, tempfile, concurrent.futures.thread, PIL.Image, hnswlib, onnxruntime, filelock\n"
         "from deeprank.runtime.embedder import Embedder\n"
-        "from deeprank.runtime.index.copying import copy\n"
-        "from deeprank.runtime.index.dryrun import dry_run\n"
-        "from deeprank.runtime.index.exporting import export_index\n"
-        "from deeprank.runtime.index.search import Index\n"
-        "from deeprank.runtime.index.sync import sync\n"
-        "from deeprank.runtime.index.verify import verify\n"
+        "from deeprank.runtime.index.transfer.copying import copy\n"
+        "from deeprank.runtime.index.folders.dryrun import dry_run\n"
+        "from deeprank.runtime.index.transfer.exporting import export_index\n"
+        "from deeprank.runtime.index.search.index import Index\n"
+        "from deeprank.runtime.index.folders.sync import sync\n"
+        "from deeprank.runtime.index.care.verify import verify\n"
         "PIL.Image.preinit(); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
     )
     return subprocess.run([sys.executable, "-c", imports + code], capture_output=True, text=True, cwd="/")

@@ -17,8 +17,8 @@ from state import Row, Rows, digest, read_rows
 from world import FILES, Command, World, start_digest
 
 from deeprank.runtime.errors import DeepRankError
-from deeprank.runtime.index.search import Index
-from deeprank.runtime.index.verify import verify
+from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.search.index import Index
 
 QUERIES = 3
 _CLOSE = 1e-5

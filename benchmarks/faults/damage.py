@@ -14,9 +14,9 @@ from state import Rows, digest, read_rows
 from world import World
 
 from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
-from deeprank.runtime.index.search import Index
-from deeprank.runtime.index.sync import sync
-from deeprank.runtime.index.verify import verify
+from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.search.index import Index
 
 BLOCK = 512
 LOG = "items.sqlite-wal"

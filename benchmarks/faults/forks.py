@@ -30,10 +30,10 @@ from shim import Fault
 import deeprank.runtime.embedder
 import deeprank.runtime.index
 import deeprank.runtime.index.cli as index_cli
-import deeprank.runtime.index.search
-import deeprank.runtime.index.sync as sync_module
+import deeprank.runtime.index.folders.sync as sync_module
+import deeprank.runtime.index.search.index
 import deeprank.runtime.modelfile
-from deeprank.runtime.index.writer import Writer
+from deeprank.runtime.index.database.writer import Writer
 
 # So that a run of half a second has dozens of commits.
 COMMIT_INTERVAL_S = 0.004

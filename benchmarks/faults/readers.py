@@ -20,7 +20,7 @@ from state import Row, Rows, read_rows
 from world import World, sha256_of
 
 from deeprank.runtime.errors import IndexStateError
-from deeprank.runtime.index.search import Hit, Index
+from deeprank.runtime.index.search.index import Hit, Index
 
 READERS = 3
 _ALL = 1_000_000

@@ -79,7 +79,7 @@ def search_small_graph() -> dict[str, Any]:
         worst length, from 0 to 1.
 
     """
-    from ..index.hnsw import HnswBackend
+    from ..index.graph.hnsw import HnswBackend
 
     recall = min(_recall(HnswBackend(), dim) for dim in _DIMS)
     return {"file": sys.modules["hnswlib"].__file__, "recall": recall}

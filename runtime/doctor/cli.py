@@ -8,15 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from ..cli import (
-    VerboseOption,
-    VersionOption,
-    application,
-    emit_json,
-    guarded,
-    note,
-    progress_in_stages,
-)
+from ..cli import VerboseOption, VersionOption, application, emit_json, guarded, note, progress_in_stages
 from ..devices import Device
 from .examine import Asked, examine
 from .presentation import document, lines

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import IndexDamagedError
 from ..files import file_sha256
+from ..index.database.schema import guarded
 from ..index.files import DATABASE, GRAPH, MODEL, is_index
-from ..index.schema import guarded
 from ..text import display_path
 from .commands import shell_word
 from .finding import Finding, ok, problem, skipped, warning
@@ -19,8 +19,8 @@ from .place import is_being_written
 
 if TYPE_CHECKING:
     from ..devices import Device
-    from ..index.records import Meta
-    from ..index.store import Store
+    from ..index.database.records import Meta
+    from ..index.database.store import Store
     from ..modelfile import OpenModel
 
 __all__ = [
@@ -75,7 +75,7 @@ def database_finding(folder: Path) -> Finding:
 
 
 def _database(folder: Path) -> Finding:
-    from ..index.store import Store
+    from ..index.database.store import Store
 
     with Store.open(folder) as store, store.snapshot():
         meta, roots = store.meta(), store.roots()
@@ -100,7 +100,7 @@ def index_model_finding(folder: Path, checked: OpenModel | None, device: Device)
         ModelFileError: it cannot be opened or run.
 
     """
-    from ..index.store import Store
+    from ..index.database.store import Store
     from ..modelfile import open_model
 
     with Store.open(folder) as store:
@@ -119,8 +119,8 @@ def index_model_finding(folder: Path, checked: OpenModel | None, device: Device)
 
 def graph_finding(folder: Path) -> Finding:
     """Look whether the graph is the one that the database speaks of, and how much of the index it covers."""
-    from ..index.graph import GraphUnusableError, open_graph
-    from ..index.store import Store
+    from ..index.database.store import Store
+    from ..index.graph.file import GraphUnusableError, open_graph
 
     try:
         with Store.open(folder) as store, store.snapshot():
@@ -158,7 +158,7 @@ def _items_above(store: Store, covers: int) -> int:
 
 def contents_finding(folder: Path) -> Finding:
     """Check everything, as ``deeprank-index verify`` does."""
-    from ..index.verify import verify
+    from ..index.care.verify import verify
 
     report = verify(folder)
     if not report.problems:

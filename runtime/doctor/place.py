@@ -8,8 +8,8 @@ import re
 import shutil
 from pathlib import Path
 
+from ..index.care.leftovers import bytes_in, find_leftovers, has_log
 from ..index.files import DATABASE, GRAPH, LOCK
-from ..index.leftovers import bytes_in, find_leftovers, has_log
 from ..text import display_path
 from .commands import shell_word
 from .finding import Finding, ok, skipped, warning

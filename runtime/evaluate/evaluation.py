@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EvaluationError
-from ..index.graph import GraphBuilder, open_graph
+from ..index.graph.file import GraphBuilder, open_graph
 from ..metrics import label_codes, largest_class, map_at_r, neighbour_overlap, precision_at_k, recall_at_k
 from ..scan import nearest
 from .embedded import EmbeddedSplit

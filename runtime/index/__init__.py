@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .search import Hit, Index, Method
+    from .search.index import Hit, Index, Method
 
 __all__ = ["Hit", "Index", "Method"]
 
@@ -19,5 +19,5 @@ __all__ = ["Hit", "Index", "Method"]
 def __getattr__(name: str) -> Any:
     # At first use: what only writes or describes needs no search.
     if name in __all__:
-        return getattr(importlib.import_module(".search", __name__), name)
+        return getattr(importlib.import_module(".search.index", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

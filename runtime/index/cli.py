@@ -34,7 +34,7 @@ from ..memory import return_large_blocks
 from ..nearduplicate import NEAR_DUPLICATE
 from ..text import display_path
 from . import presentation
-from .rootfilters import RootFilters
+from .folders.rootfilters import RootFilters
 
 IndexOption = Annotated[
     Path,
@@ -154,9 +154,9 @@ def sync_command(
         return
     options: dict[str, Any] = {"device": cast(Device, device), "threads": threads, "max_pixels": max_pixels}
     if reembed:
-        from .reembed import reembed as work
+        from .care.reembed import reembed as work
     else:
-        from .sync import sync
+        from .folders.sync import sync
 
         work = functools.partial(sync, say=note, **follow)
     return_large_blocks()
@@ -196,7 +196,7 @@ def _termination_as_interrupt() -> Iterator[None]:
 
 
 def _show_dry_run(index: Path, model: Path | None, follow: dict[str, Any], *, as_json: bool, strict: bool) -> None:
-    from .dryrun import dry_run
+    from .folders.dryrun import dry_run
 
     with progress_in_stages() as start:
         found = dry_run(index, model=model, progress=start, **follow)
@@ -237,7 +237,7 @@ def verify_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Check every part of the index; exit with 1 if something is damaged."""
-    from .verify import verify
+    from .care.verify import verify
 
     with progress_in_stages() as start:
         report = verify(index, repair=repair, progress=start)
@@ -265,7 +265,7 @@ def remove_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Take pictures out of the index; the files themselves stay, and a sync of their folder brings them back."""
-    from .remove import plan_removal, remove
+    from .care.remove import plan_removal, remove
 
     removal = plan_removal(index, patterns or [], labels=label or [], roots=root or [])
     print(*presentation.removal_lines(removal), sep="\n")
@@ -289,7 +289,7 @@ def compact_command(
 
     Interrupted at any moment, it leaves the index as it was or as it should be.
     """
-    from .compact import compact
+    from .care.compact import compact
 
     try:
         with progress_in_stages() as start:
@@ -319,7 +319,7 @@ def copy_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Copy the index, also while it is being searched or synced: one state of it, complete or not at all."""
-    from .copying import copy
+    from .transfer.copying import copy
 
     try:
         with progress_in_stages("MB") as start:
@@ -344,7 +344,7 @@ def export_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Write vectors, paths, labels and the rest as arrays for numpy; import makes an index of them again."""
-    from .exporting import export_index
+    from .transfer.exporting import export_index
 
     try:
         with progress_in_stages() as start:
@@ -370,7 +370,7 @@ def import_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Make a new index from an exported file, without embedding anything."""
-    from .importing import import_index
+    from .transfer.importing import import_index
 
     try:
         with progress_in_stages() as start:
@@ -421,7 +421,7 @@ def dedupe_command(
         raise typer.BadParameter("--print0 goes with --paths-only.")
     if keep not in ("largest", "oldest", "first"):
         raise typer.BadParameter(f"{keep!r} is given; expected largest, oldest or first.", param_hint="--keep")
-    from .dedupe import Keep, find_near_duplicates, spared
+    from .search.dedupe import Keep, find_near_duplicates, spared
 
     with progress_in_stages() as start:
         report = find_near_duplicates(

@@ -9,8 +9,8 @@ from pathlib import Path
 from ..errors import IndexLockedError, IndexStateError, ModelFileError
 from ..files import file_sha256, sync_folder
 from ..text import display_path
+from .database.writer import SIDE_FILES, create_database, locked
 from .files import DATABASE, GRAPH, LOCK, MODEL, disk_errors, is_index, put_copy, temporary
-from .writer import SIDE_FILES, create_database, locked
 
 __all__ = ["check_model", "check_usable", "install_model", "new_folder"]
 

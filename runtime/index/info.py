@@ -12,10 +12,10 @@ from typing import Any
 
 from ..errors import ModelFileError
 from ..modelfile import ModelInfo, open_model
+from .database.store import Store
 from .files import DATABASE, GRAPH, MODEL
-from .graph import GraphUnusableError, open_graph
-from .rootfilters import RootFilters
-from .store import Store
+from .folders.rootfilters import RootFilters
+from .graph.file import GraphUnusableError, open_graph
 
 __all__ = ["IndexInfo", "index_info"]
 

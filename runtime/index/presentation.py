@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from ..text import display_path, printable
 
 if TYPE_CHECKING:
-    from .compact import CompactReport
-    from .copying import CopyReport
-    from .dedupe import DedupeReport, IndexedFile, Spared
-    from .dryrun import DryRun
-    from .exporting import ExportReport
-    from .importing import ImportReport
+    from .care.compact import CompactReport
+    from .care.remove import Removal
+    from .care.verify import VerifyReport
+    from .folders.dryrun import DryRun
+    from .folders.sync import SyncReport
     from .info import IndexInfo
-    from .remove import Removal
-    from .sync import SyncReport
-    from .verify import VerifyReport
+    from .search.dedupe import DedupeReport, IndexedFile, Spared
+    from .transfer.copying import CopyReport
+    from .transfer.exporting import ExportReport
+    from .transfer.importing import ImportReport
 
 __all__ = [
     "MOST_LINES",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..index.search import Hit
+    from ..index.search.index import Hit
 
 __all__ = ["Answer", "Asked"]
 

@@ -18,7 +18,7 @@ from ..images import DEFAULT_MAX_PIXELS
 from ..nearduplicate import NEAR_DUPLICATE
 
 if TYPE_CHECKING:
-    from ..index.search import Method
+    from ..index.search.index import Method
 
 __all__ = ["QueryArguments", "read_arguments"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..embedder import Embedder
-    from ..index.search import Index
+    from ..index.search.index import Index
 
 __all__ = ["answer"]
 
@@ -62,7 +62,7 @@ def _search(index: Index, queries: Sequence[_Query], wanted: QueryArguments) -> 
     vectors = np.stack([query.vector for query in queries if query.vector is not None])
     contents = [{query.sha256} for query in queries]
     if wanted.mean:
-        from ..index.mean import mean_vector
+        from ..index.search.mean import mean_vector
 
         vectors = mean_vector(vectors)[None]
         contents = [set().union(*contents)]

@@ -17,7 +17,7 @@ from .answer import Answer
 from .arguments import QueryArguments, read_arguments
 
 if TYPE_CHECKING:
-    from ..index.search import Index
+    from ..index.search.index import Index
 
 SCHEMA = 1
 
@@ -31,7 +31,7 @@ def main() -> None:
 @guarded
 def run(wanted: QueryArguments, *, verbose: bool) -> None:
     """Answer the queries; exit with 1 if one could not be read."""
-    from ..index.search import Index
+    from ..index.search.index import Index
     from .asking import answer
 
     if wanted.copy_to is not None:

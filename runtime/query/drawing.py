@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..index.search import Hit
+from ..index.search.index import Hit
 from .answer import Answer
 from .sheet import SheetBlock, SheetPicture, draw_sheets
 

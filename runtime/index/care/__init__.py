@@ -1,0 +1,1 @@
+"""Looking after an index: checking, repairing, compacting, removing, changing the model."""

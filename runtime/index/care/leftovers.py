@@ -1,0 +1,62 @@
+"""What killed processes leave behind in and beside an index folder, and clearing it away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from ...errors import IndexStateError
+from ..database.writer import SIDE_FILES, writing
+from ..files import DATABASE, GRAPH, MODEL, temporary
+
+__all__ = ["bytes_in", "clear_leftovers", "find_leftovers", "has_log", "put_log_away"]
+
+
+def find_leftovers(folder: Path) -> list[Path]:
+    """Return what nobody needs once the lock of the index is held: files and folders that were being prepared."""
+    prepared = [temporary(folder / name) for name in (DATABASE, MODEL, GRAPH)]
+    prepared += [Path(f"{temporary(folder / DATABASE)}{suffix}") for suffix in SIDE_FILES]
+    real = Path(os.path.realpath(folder))
+    places = [*prepared, folder / "repair.tmp", real.with_name(f".{real.name}.reembed")]
+    return [path for path in places if path.exists() or path.is_symlink()]
+
+
+def clear_leftovers(folder: Path) -> list[str]:
+    """Delete what :func:`find_leftovers` finds, and return the names of it; the lock must be held."""
+    found = find_leftovers(folder)
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return [path.name for path in found]
+
+
+def has_log(folder: Path) -> bool:
+    """Tell whether SQLite keeps something beside the database: a writer is at work, or was killed."""
+    return any((folder / (DATABASE + suffix)).exists() for suffix in SIDE_FILES)
+
+
+def put_log_away(folder: Path) -> None:
+    """Bring the log of a writer into the database, where this process may write and no other does.
+
+    A writer that was killed leaves it, and so does one that ends while another process holds a state of the database.
+    Whoever may only read the folder cannot open the index until it is gone.
+    """
+    log = folder / f"{DATABASE}-wal"
+    with contextlib.suppress(IndexStateError, OSError):
+        if log.stat().st_size and os.access(folder, os.W_OK):
+            with writing(folder):
+                pass
+
+
+def bytes_in(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder."""
+    if path.is_dir() and not path.is_symlink():
+        return sum(bytes_in(inner) for inner in path.iterdir())
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:  # SQLite deletes its log when it likes
+        return 0

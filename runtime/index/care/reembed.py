@@ -1,0 +1,81 @@
+"""Changing the model of an index: everything is embedded into a folder beside it, checked, and swapped in."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from pathlib import Path
+
+from ...devices import Device
+from ...errors import IndexStateError
+from ...images import DEFAULT_MAX_PIXELS
+from ...pretrained import LOCAL_MODEL, find_model
+from ...progress import StartProgress, start_nothing
+from ...text import display_path
+from ..database.store import Store
+from ..database.writer import locked
+from ..files import disk_errors, exchange_folders, finish_exchange
+from ..folders.plan import plan_sync
+from ..folders.sync import SyncReport, open_embedder, sync_new
+from .verify import verify
+
+__all__ = ["reembed"]
+
+
+def reembed(
+    index: str | Path,
+    *,
+    model: str | Path | None = None,
+    device: Device = "auto",
+    threads: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    progress: StartProgress = start_nothing,
+) -> SyncReport:
+    """Embed all pictures of an index anew, with another model; the old index answers until the new one is complete.
+
+    Args:
+        index: the index folder; all its roots must be there.
+        model: the new model, see :func:`~...pretrained.find_model`; default: ``./model.onnx``. The one that ships must
+            be named, so that an index never loses a model of its user's own for being in another folder.
+        device: where the network runs.
+        threads: of the network, on the CPU.
+        max_pixels: larger pictures are skipped.
+        progress: told how it goes on.
+
+    Raises:
+        IndexStateError: there is no index, a root is missing or lost most of its pictures, or the new index is not
+            sound; the old one then stays.
+        IndexLockedError, IndexDamagedError, ModelFileError, DeviceError: as for :func:`~..folders.sync.sync`.
+
+    """
+    folder = Path(os.path.realpath(index))
+    finish_exchange(folder)
+    chosen = find_model(model if model is not None else LOCAL_MODEL)
+    opener = functools.partial(open_embedder, device=device, threads=threads, max_pixels=max_pixels)
+    fresh = folder.with_name(f".{folder.name}.reembed")
+    with Store.open(folder) as store:
+        roots = [os.fsdecode(path) for path in store.roots().values()]
+        if not roots:
+            raise IndexStateError(f"{display_path(folder)} has no folders to embed; sync one first.")
+    with locked(folder):
+        with Store.open(folder) as store:
+            # What a sync would refuse is refused before hours of work.
+            plans = [plan.afresh() for plan in plan_sync(store, folder, roots)]
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            report = sync_new(fresh, plans, chosen, opener, progress, lambda _: None)
+            _swap_in(fresh, folder)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)  # on a full disk it would be in the way
+            raise
+    return report
+
+
+def _swap_in(fresh: Path, folder: Path) -> None:
+    problems = verify(fresh).problems
+    if problems:
+        raise IndexStateError(f"The new index is not sound ({problems[0]}); {display_path(folder)} stays as it is.")
+    with disk_errors(folder):
+        exchange_folders(fresh, folder)
+    shutil.rmtree(fresh, ignore_errors=True)

@@ -1,0 +1,319 @@
+"""Checking every part of an index against its checksums, and keeping what is sound."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from ...errors import IndexDamagedError, IndexStateError, ModelFileError
+from ...files import file_sha256
+from ...progress import StartProgress, start_nothing
+from ...text import display_path, printable
+from ..database.records import GraphRow, Meta
+from ..database.rescue import Row, listed_paths, put_in_place, read_rows, rebuild, sound_filters, sound_roots
+from ..database.schema import connect
+from ..database.store import Store
+from ..database.writer import locked, open_writer
+from ..files import DATABASE, GRAPH, MODEL, disk_errors, put_copy
+from ..graph.file import GraphFile, GraphUnusableError, open_graph
+from ..graph.update import update_graph
+from ..transfer.matching import find_matching_model
+from .leftovers import put_log_away
+
+__all__ = ["VerifyReport", "verify"]
+
+# Messages of SQLite's own check that are worth reading.
+_MOST_MESSAGES = 20
+# A writer renames a new graph a moment before it commits which one it is.
+_ATTEMPTS = 10
+_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a verification found.
+
+    Attributes:
+        items: number of sound items.
+        damaged: ids of the others, as far as they can be read.
+        lost: their paths, as far as they can be read; without a checksum, so a name may itself be damaged.
+        problems: what is damaged, a sentence each; none: the index is sound.
+        repaired: what was done about it, a sentence each.
+        remaining: the problems that are still there.
+
+    """
+
+    items: int
+    damaged: tuple[int, ...]
+    problems: tuple[str, ...]
+    repaired: tuple[str, ...] = ()
+    remaining: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+@dataclass
+class _Findings:
+    """What is wrong, by the part that must be repaired."""
+
+    database: list[str] = field(default_factory=list)
+    filters: list[str] = field(default_factory=list)
+    graph: list[str] = field(default_factory=list)
+    model: list[str] = field(default_factory=list)
+    items: int = 0
+    damaged: list[int] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (*self.database, *self.graph, *self.model)
+
+
+def verify(index: str | Path, *, repair: bool = False, progress: StartProgress = start_nothing) -> VerifyReport:
+    """Check an index: SQLite's own check, every checksum, the length of every vector, the model, the graph.
+
+    Args:
+        index: the index folder.
+        repair: drop what is damaged (the next sync embeds those pictures again), build the graph anew, and put the
+            model back if the same is at hand (``./model.onnx``, or the one that ships).
+        progress: told how it goes on.
+
+    Raises:
+        IndexStateError: there is no index, or it is of a newer schema.
+        IndexLockedError: it is to be repaired, and another process is writing to it.
+
+    """
+    folder = Path(index)
+    found = _found(folder)
+    put_log_away(folder)
+    if repair and found.all:
+        with locked(folder), disk_errors(folder):
+            found = _found(folder)  # again, now that nobody else can change it
+            repaired = _repair(folder, found, progress)
+            after = _found(folder)
+        return _report(found, after, repaired)
+    return _report(found, found, [])
+
+
+def _report(found: _Findings, after: _Findings, repaired: list[str]) -> VerifyReport:
+    return VerifyReport(
+        after.items, tuple(found.damaged), found.all, tuple(repaired), after.all, tuple(dict.fromkeys(found.lost))
+    )
+
+
+def _found(folder: Path) -> _Findings:
+    """Check one state of an index; one whose folder or database is replaced meanwhile is checked anew."""
+    while True:
+        identity = _identity(folder)
+        with _opened(folder) as (store, graph):
+            found = _check(store, graph)
+        if _identity(folder) in (identity, None):
+            return found
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = (folder / DATABASE).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[tuple[Store, _OpenGraph]]:
+    """Open the database even if it is damaged, with one state of it where that is possible, and the graph of that."""
+    try:
+        store = Store.open(folder)
+    except IndexDamagedError:
+        store = Store(connect(folder / DATABASE, "ro"), folder)
+    with store, contextlib.ExitStack() as stack:
+        with contextlib.suppress(IndexStateError):
+            stack.enter_context(store.snapshot())
+        yield store, _open_graph(store)
+
+
+def _open_graph(store: Store) -> _OpenGraph:
+    """Open the graph of the state that is held, or of a newer one: a writer may have put another in its place."""
+    for attempt in range(_ATTEMPTS):
+        graph = _OpenGraph.of(store)
+        if graph.problem is None or not _is_written_to(store) or attempt == _ATTEMPTS - 1:
+            break
+        time.sleep(_PAUSE_S)
+        with contextlib.suppress(IndexStateError):
+            store.renew_snapshot()
+    return graph
+
+
+def _is_written_to(store: Store) -> bool:
+    # A writer keeps a log; none can begin to while a state is held without one.
+    with contextlib.suppress(sqlite3.Error):
+        mode = store.connection.execute("PRAGMA journal_mode").fetchone()
+        return store.connection.in_transaction and mode == ("wal",)
+    return False
+
+
+@dataclass(frozen=True)
+class _OpenGraph:
+    """The row of the graph and its file, or what is wrong with either; no row: there should be no graph."""
+
+    row: GraphRow | None = None
+    file: GraphFile | None = None
+    problem: IndexDamagedError | GraphUnusableError | None = None
+
+    @classmethod
+    def of(cls, store: Store) -> Self:
+        try:
+            row = store.graph()
+            return cls(row, open_graph(store.folder, row, store.meta().dim) if row is not None else None)
+        except (IndexDamagedError, GraphUnusableError) as error:
+            return cls(problem=error)
+
+
+def _check(store: Store, graph: _OpenGraph) -> _Findings:
+    found = _Findings(database=_integrity(store.connection))
+    roots, problems = sound_roots(store.connection)
+    found.filters += sound_filters(store.connection)[1]
+    found.database += [*problems, *found.filters]
+    meta = _meta(store)
+    if meta is None:
+        found.database.append("the row that describes the index is damaged")
+        return found
+    ids = _check_items(store, meta, roots, found)
+    if found.database:
+        found.lost += _lost(store, meta, roots, ids)
+    _check_graph(graph, ids, found)
+    _check_model(store, meta, found)
+    return found
+
+
+def _lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int]) -> list[str]:
+    """Return the paths of the items that are not sound, from the list of names that SQLite keeps beside them."""
+    return [
+        os.fsdecode(os.path.join(roots[root], path))  # noqa: PTH118 - bytes, which pathlib does not take
+        for item, root, path in listed_paths(store.connection)
+        if item not in sound and root in roots and 0 < item <= meta.last_id
+    ]
+
+
+def _integrity(connection: sqlite3.Connection) -> list[str]:
+    try:
+        if connection.execute("PRAGMA user_version").fetchone() == (0,):
+            return ["schema 0: it is not the database of an index"]
+        rows = connection.execute(f"PRAGMA integrity_check({_MOST_MESSAGES})").fetchall()
+    except sqlite3.Error as error:
+        return [_quoted(str(error))]
+    return [_quoted(message) for (message,) in rows if message != "ok"]
+
+
+def _quoted(message: str) -> str:
+    """Return what SQLite says as one line; it quotes the database as it lies there."""
+    return f"SQLite: {printable(message.replace('*** in database main ***', '').strip().replace(chr(10), '; '))}"
+
+
+def _meta(store: Store) -> Meta | None:
+    with contextlib.suppress(IndexDamagedError):
+        return store.meta()
+    return None
+
+
+def _check_items(store: Store, meta: Meta, roots: dict[int, bytes], found: _Findings) -> set[int]:
+    """Check every item and the sums over all of them; return the ids of the sound ones."""
+    ids: set[int] = set()
+    vector_sum = row_sum = 0
+    for row in read_rows(store.connection, meta.dim, roots):
+        if isinstance(row, Row):
+            ids.add(row.item.id)
+            vector_sum, row_sum = vector_sum + row.vector_crc32, row_sum + row.row_crc32
+        else:
+            found.database.append(row.what)
+            found.damaged += [row.id] if row.id is not None else []
+    found.items = len(ids)
+    if (len(ids), vector_sum, row_sum) != (meta.items, meta.vector_sum, meta.row_sum):
+        found.database.append(
+            f"{meta.items:,} items are expected, {len(ids):,} sound ones with their checksums are there"
+        )
+    return ids
+
+
+def _check_graph(graph: _OpenGraph, ids: set[int], found: _Findings) -> None:
+    if isinstance(graph.problem, IndexDamagedError):
+        found.database.append("the row of the graph is damaged")
+    elif graph.problem is not None:
+        found.graph.append(f"{graph.problem}: searches scan, which gives the exact result")
+    elif graph.row is None or graph.file is None or found.database:
+        return
+    elif not _holds(graph.file, graph.row.covers, ids):
+        found.graph.append(f"{GRAPH} holds other items than the database")
+
+
+def _holds(file: GraphFile, covers: int, ids: set[int]) -> bool:
+    covered = np.array(sorted(item for item in ids if item <= covers), dtype=np.int64)
+    return np.array_equal(np.sort(file.ids[file.live]), covered)
+
+
+def _check_model(store: Store, meta: Meta, found: _Findings) -> None:
+    try:
+        digest = file_sha256(store.folder / MODEL)
+    except OSError as error:
+        found.model.append(f"{MODEL} cannot be read ({error.strerror}); {_new_model(store.folder)}")
+        return
+    if digest != meta.model_sha256:
+        found.model.append(f"{MODEL} is not the model that the vectors were made with; {_new_model(store.folder)}")
+
+
+def _new_model(folder: Path) -> str:
+    return (
+        "put that one back, or embed all pictures again with: deeprank-index sync --reembed --model MODEL --index "
+        f"{display_path(folder)}"
+    )
+
+
+def _repair(folder: Path, found: _Findings, progress: StartProgress) -> list[str]:
+    done = []
+    if found.model:
+        done += _repair_model(folder)
+    if found.database:
+        with _opened(folder) as (store, _):
+            kept = rebuild(store, _meta(store) or _meta_of_model(folder))
+        put_in_place(folder)
+        done.append(f"{kept:,} sound items were kept; sync the folders again, which embeds the others anew")
+    if found.filters:
+        done.append("damaged filters were dropped; give --include and --exclude again with the next sync of the folder")
+    if found.database or found.graph:
+        with open_writer(folder) as writer:
+            writer.set_graph(None)
+            reason = update_graph(writer, progress)
+        done.append("the graph was built again" if reason is None else f"there is no graph ({reason})")
+    return done
+
+
+def _repair_model(folder: Path) -> list[str]:
+    """Put the model of the index back where the same is at hand."""
+    with _opened(folder) as (store, _):
+        meta = _meta(store)
+    model = find_matching_model(meta.model_sha256) if meta is not None else None
+    if model is None:
+        return []
+    put_copy(model, folder / MODEL)
+    return [f"{MODEL} was copied from {display_path(model)}, which is the same"]
+
+
+def _meta_of_model(folder: Path) -> Meta:
+    """Return what an index of the model in the folder is: the database does not say any more."""
+    from ...modelfile import open_model
+
+    try:
+        model = open_model(folder / MODEL, device="cpu")
+    except ModelFileError as error:
+        raise IndexStateError(
+            f"Neither database nor model of {display_path(folder)} can be read ({error}) Delete the folder and make "
+            "the index again with: deeprank-index sync PHOTOS --model MODEL."
+        ) from None
+    return Meta(model.sha256, model.info.embedding_dim)

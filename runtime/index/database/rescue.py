@@ -1,0 +1,229 @@
+"""Reading whatever is sound from a database that may be damaged, and making a sound one of it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import IndexStateError
+from ...files import replace_durably
+from ...text import display_path, printable
+from ..files import DATABASE
+from ..folders.rootfilters import RootFilters, read_filters
+from .records import Item, Meta, is_sound, root_checksum
+from .schema import FIRST_WITH_FILTERS
+from .store import ITEM_COLUMNS, Store
+from .writer import SIDE_FILES, create_database, open_writer
+
+__all__ = ["Row", "Unsound", "listed_paths", "put_in_place", "read_rows", "rebuild", "sound_filters", "sound_roots"]
+
+_ROWS_FROM = f"SELECT {ITEM_COLUMNS}, vector, vector_crc32, row_crc32 FROM items NOT INDEXED WHERE id >= ? ORDER BY id"
+_LARGEST_ID = 2**63 - 1
+_ROWS_OF_UNREADABLE = 1000
+# Squared length of a vector may differ from 1 by this much, the rounding of a float32 (or float16) network.
+_UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sound row of ``items``."""
+
+    item: Item
+    vector: bytes
+    vector_crc32: int
+    row_crc32: int
+
+
+@dataclass(frozen=True)
+class Unsound:
+    """Something that is not: a row (with its id, if that can be read), or a stretch that SQLite cannot read."""
+
+    what: str
+    id: int | None = None
+
+
+def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, bytes]) -> Iterator[Row | Unsound]:
+    """Yield every row of ``items`` in the order of the ids, sound or not; never raises for damage.
+
+    Where SQLite cannot read on, it goes on with the next row that can be read.
+    """
+    first: int | None = 0
+    left = _most_rows(connection, dim)
+    while first is not None:
+        try:
+            # One row at a time: of a chunk with an unreadable row, sqlite3 would return nothing.
+            for row in connection.execute(_ROWS_FROM, (first,)):
+                left -= 1
+                if left < 0:
+                    yield Unsound("the items go round in circles")
+                    return
+                checked = _checked(row, dim, roots)
+                if isinstance(checked, Row):  # the id of another may be anything, also one that was read before
+                    first = max(first, row[0] + 1)
+                yield checked
+            return
+        except (sqlite3.Error, OverflowError) as error:
+            yield Unsound(f"the items from {first} on cannot be read ({printable(str(error))})")
+            first = _next_readable(connection, first)
+
+
+def _most_rows(connection: sqlite3.Connection, dim: int) -> int:
+    """Return a number of rows that cannot be reached but in circles, which damaged pages can lead into."""
+    try:
+        (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    except sqlite3.Error:
+        return _ROWS_OF_UNREADABLE
+    return 2 * (int(pages) * int(size) // (4 * dim) + 1)
+
+
+def _next_readable(connection: sqlite3.Connection, first: int) -> int | None:
+    """Return the smallest id above ``first`` from which on a row can be read, or the end; None: there is none."""
+
+    def readable(item: int) -> bool:
+        try:
+            connection.execute(f"{_ROWS_FROM} LIMIT 1", (item,)).fetchone()
+        except (sqlite3.Error, OverflowError):
+            return False
+        return True
+
+    unreadable, step = first, 1
+    while not readable(first + step):
+        unreadable, step = first + step, 2 * step
+        if first + step > _LARGEST_ID:
+            return None
+    found = first + step
+    while found - unreadable > 1:
+        middle = (unreadable + found) // 2
+        if readable(middle):
+            found = middle
+        else:
+            unreadable = middle
+    return found
+
+
+def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row | Unsound:
+    vector, vector_crc32, row_crc32 = row[7:]
+    if not is_sound((*row[:7], vector_crc32, row_crc32)):
+        return Unsound(f"item {row[0]} is damaged", row[0])
+    item = Item._make(row[:7])
+    if not isinstance(vector, bytes) or len(vector) != 4 * dim or zlib.crc32(vector) != vector_crc32:
+        return Unsound(f"the vector of item {item.id} is damaged", item.id)
+    numbers = np.frombuffer(vector, dtype="<f4")
+    if not abs(float(numbers @ numbers) - 1) <= _UNIT_TOLERANCE:  # NaN compares false
+        return Unsound(f"the vector of item {item.id} is not of unit length", item.id)
+    if item.root not in roots:
+        return Unsound(f"item {item.id} belongs to a folder that is not known any more", item.id)
+    return Row(item, vector, vector_crc32, row_crc32)
+
+
+def sound_roots(connection: sqlite3.Connection) -> tuple[dict[int, bytes], list[str]]:
+    """Return the synced folders that can be read, and what is wrong with the others."""
+    roots: dict[int, bytes] = {}
+    problems = []
+    try:
+        for root, path, check in connection.execute("SELECT id, path, checksum FROM roots NOT INDEXED ORDER BY id"):
+            if isinstance(path, bytes) and root_checksum(root, path) == check:
+                roots[root] = path
+            else:
+                problems.append(f"folder {root} is damaged: its items are lost until it is synced again")
+    except (sqlite3.Error, OverflowError) as error:
+        problems.append(f"the list of synced folders cannot be read ({printable(str(error))})")
+    return roots, problems
+
+
+def sound_filters(connection: sqlite3.Connection) -> tuple[dict[int, RootFilters], list[str]]:
+    """Return what syncs leave out of each folder, as far as it can be read, and what is wrong with the rest."""
+    filters: dict[int, RootFilters] = {}
+    problems = []
+    try:
+        if connection.execute("PRAGMA user_version").fetchone()[0] < FIRST_WITH_FILTERS:
+            return {}, []
+        for row in connection.execute("SELECT root, include, exclude, checksum FROM filters ORDER BY root"):
+            found = read_filters(row)
+            if found is not None:
+                filters[row[0]] = found
+            else:
+                problems.append(f"the filters of folder {row[0]} are damaged: they must be given with its next sync")
+    except (sqlite3.Error, OverflowError) as error:
+        problems.append(f"the filters of the synced folders cannot be read ({printable(str(error))})")
+    return filters, problems
+
+
+def listed_paths(connection: sqlite3.Connection) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (id, root, path) from the database's own list of names, which may outlive the rows.
+
+    It never raises for damage, and has no checksums: good for telling a user what is lost, and for nothing else.
+    """
+    try:
+        for item, root, path in connection.execute(
+            "SELECT id, root, path FROM items INDEXED BY sqlite_autoindex_items_1 ORDER BY root, path"
+        ):
+            if (type(item), type(root), type(path)) == (int, int, bytes):
+                yield item, root, path
+    except (sqlite3.Error, OverflowError):
+        return
+
+
+def rebuild(store: Store, meta: Meta) -> int:
+    """Make a new database of every sound row, beside the damaged one; see :func:`put_in_place`.
+
+    Returns:
+        the number of items in it.
+
+    """
+    place = _place(store.folder)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    try:
+        return _rebuilt(store, meta, place)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)  # on a full disk it would be in the way
+        raise
+
+
+def _rebuilt(store: Store, meta: Meta, place: Path) -> int:
+    create_database(place, meta.model_sha256, meta.dim)
+    with open_writer(place) as writer:
+        roots, _ = sound_roots(store.connection)
+        for root, path in roots.items():
+            writer.add_root(path, root)
+        for root, filters in sound_filters(store.connection)[0].items():
+            if root in roots:
+                writer.set_filters(root, filters)
+        seen: set[tuple[int, bytes]] = set()
+        for row in read_rows(store.connection, meta.dim, roots):
+            if isinstance(row, Row) and (row.item.root, row.item.path) not in seen:
+                seen.add((row.item.root, row.item.path))
+                writer.restore(row.item, row.vector)
+        writer.reserve_ids(meta.last_id)
+        writer.commit()
+        items = writer.meta().items
+    # On a full disk the log cannot be brought into the database, which is worth nothing without it.
+    if any((place / (DATABASE + suffix)).exists() for suffix in SIDE_FILES):
+        raise IndexStateError(
+            f"The sound items of {display_path(store.folder)} could not be written whole (is the disk full?); it stays "
+            "as it is. Free some space and run the command again."
+        )
+    return items
+
+
+def put_in_place(folder: Path) -> None:
+    """Put the new database in the place of the damaged one, which nobody has open; the lock must be held."""
+    # A log of the damaged database would be replayed into the new one.
+    for suffix in SIDE_FILES:
+        (folder / (DATABASE + suffix)).unlink(missing_ok=True)
+    replace_durably(_place(folder) / DATABASE, folder / DATABASE)
+    with contextlib.suppress(OSError):
+        _place(folder).rmdir()
+
+
+def _place(folder: Path) -> Path:
+    return folder / "repair.tmp"

@@ -1,0 +1,318 @@
+"""Reading the truth of an index: its SQLite database, every row checked before anything is answered from it."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import IndexDamagedError
+from ..files import DATABASE
+from .records import GraphRow, Item, Meta, is_sound, root_checksum
+from .schema import FIRST_WITH_FILTERS, connect_to_read, damaged, guarded
+
+if TYPE_CHECKING:
+    from ..folders.rootfilters import RootFilters
+
+__all__ = ["ITEM_COLUMNS", "Ids", "Store", "Vectors"]
+
+Ids = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+_ROWS_AT_A_TIME = 4096
+# SQLite's oldest limit on the number of parameters of a statement is 999.
+_PARAMETERS_AT_A_TIME = 900
+
+_META_TYPES: tuple[Any, ...] = (str, int, int, int, int, int)
+_GRAPH_TYPES: tuple[Any, ...] = (str, int, str, int, bytes)
+ITEM_COLUMNS = "id, root, path, label, size, mtime_ns, sha256"
+
+
+class Store:
+    """An index's database, open to read.
+
+    Every method raises IndexDamagedError where what it would return fails its checksum, and IndexStateError where the
+    database cannot be read for another reason.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, folder: Path) -> None:
+        self.folder = folder
+        self.database = folder / DATABASE
+        self.connection = connection
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """Open the index in ``folder`` to read.
+
+        Raises:
+            IndexStateError, IndexDamagedError: see :func:`~.schema.connect_to_read`.
+
+        """
+        return cls(connect_to_read(folder), folder)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything that is read inside come from one state of the database."""
+        if self.connection.in_transaction:
+            yield
+            return
+        self._begin()
+        try:
+            yield
+        finally:
+            self._end()
+
+    def renew_snapshot(self) -> None:
+        """Go on from the state of the database as it is now."""
+        self._end()
+        self._begin()
+
+    def version(self) -> int:
+        """Return a number that changes when another process commits to the database."""
+        return int(self._one("PRAGMA data_version")[0])
+
+    def meta(self) -> Meta:
+        """Return what the index is."""
+        row = self._one("SELECT model_sha256, dim, items, last_id, vector_sum, row_sum, checksum FROM meta")
+        self._check_types(row, _META_TYPES, "the row that describes the index")
+        meta = Meta(*row[:-1])
+        if meta.checksum() != row[-1]:
+            raise self.damage("the row that describes the index")
+        return meta
+
+    def roots(self) -> dict[int, bytes]:
+        """Return the folders that were synced, by their number."""
+        roots = {}
+        for root, path, check in self._rows("SELECT id, path, checksum FROM roots ORDER BY id"):
+            if not isinstance(path, bytes) or root_checksum(root, path) != check:
+                raise self.damage(f"root {root}")
+            roots[root] = path
+        return roots
+
+    def filters(self) -> dict[int, RootFilters]:
+        """Return the filters of the roots, by their number; a root that has none is not there."""
+        if self.schema() < FIRST_WITH_FILTERS:
+            return {}
+        from ..folders.rootfilters import read_filters  # which a query does without
+
+        filters = {}
+        for row in self._rows("SELECT root, include, exclude, checksum FROM filters ORDER BY root"):
+            found = read_filters(row)
+            if found is None:
+                raise self.damage(f"the filters of root {row[0]}")
+            filters[row[0]] = found
+        return filters
+
+    def schema(self) -> int:
+        """Return the number of the layout that the database has."""
+        return int(self._one("PRAGMA user_version")[0])
+
+    def graph(self) -> GraphRow | None:
+        """Return which graph file belongs to the database, if any."""
+        with guarded(self.database):
+            row = self.connection.execute(
+                "SELECT sha256, size, parameters, covers, removed, checksum FROM graph"
+            ).fetchone()
+        if row is None:
+            return None
+        self._check_types(row, _GRAPH_TYPES, "the row of the graph")
+        graph = GraphRow(*row[:-1])
+        if graph.checksum() != row[-1] or len(graph.removed) % 8:
+            raise self.damage("the row of the graph")
+        return graph
+
+    def vectors(self) -> tuple[Ids, Vectors]:
+        """Return all vectors: ids int64 ``[n]``, ascending, and float32 ``[n, d]``.
+
+        Each is checked by itself, and their number and sum against what the index should hold.
+        """
+        meta = self.meta()
+        ids, vectors = self._allocate(meta.items, meta.dim)
+        start, total = 0, 0
+        for chunk_ids, chunk, crcs in self.vector_chunks():
+            stop = start + len(chunk_ids)
+            if stop > meta.items:
+                break
+            ids[start:stop], vectors[start:stop] = chunk_ids, chunk
+            start, total = stop, total + crcs
+        if start != meta.items or total != meta.vector_sum:
+            raise self.damage(f"items are missing: {meta.items:,} are expected, with another sum of checksums")
+        return ids, vectors
+
+    def vectors_after(self, after: int) -> tuple[Ids, Vectors]:
+        """Return the vectors with ids above ``after``: int64 ``[n]``, ascending, and float32 ``[n, d]``."""
+        chunks = [(ids, vectors) for ids, vectors, _ in self.vector_chunks(after)]
+        if not chunks:
+            return self._allocate(0, self.meta().dim)
+        return np.concatenate([ids for ids, _ in chunks]), np.concatenate([vectors for _, vectors in chunks])
+
+    def vector_chunks(self, after: int = 0) -> Iterator[tuple[Ids, Vectors, int]]:
+        """Yield (ids int64 ``[c]``, vectors float32 ``[c, d]``, sum of their checksums), in the order of the ids."""
+        width = 4 * self.meta().dim
+        rows = self._chunks("SELECT id, vector, vector_crc32 FROM items WHERE id > ? ORDER BY id", (after,))
+        for chunk in rows:
+            ids, blobs, crcs = zip(*chunk, strict=True)
+            for item, blob, crc in chunk:
+                if not isinstance(blob, bytes) or len(blob) != width or zlib.crc32(blob) != crc:
+                    raise self.damage(f"the vector of item {item}")
+            vectors = np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(chunk), -1)
+            yield np.array(ids, dtype=np.int64), vectors.astype(np.float32, copy=False), sum(crcs)
+
+    def items(self, ids: Sequence[int]) -> dict[int, Item]:
+        """Return the items with these ids, which must all exist, by id."""
+        found: dict[int, Item] = {}
+        for start in range(0, len(ids), _PARAMETERS_AT_A_TIME):
+            some = [int(item) for item in ids[start : start + _PARAMETERS_AT_A_TIME]]
+            marks = ", ".join("?" * len(some))
+            for row in self._sound_rows(f"WHERE id IN ({marks})", some):
+                found[row[0]] = Item._make(row[:7])
+        missing = set(map(int, ids)) - set(found)
+        if missing:
+            raise self.damage(f"item {min(missing)} is missing")
+        return found
+
+    def all_items(self) -> Iterator[Item]:
+        """Yield all items in the order of their ids; their number and sum are checked at the end."""
+        return (Item._make(row[:7]) for row in self._all_rows())
+
+    def labels(self) -> tuple[list[int], list[str | None]]:
+        """Return the ids of all items, ascending, and their labels."""
+        labelled = [(row[0], row[3]) for row in self._all_rows()]
+        return [item for item, _ in labelled], [label for _, label in labelled]
+
+    def item_with(self, number: int) -> Item | None:
+        """Return the item with this id, if there is one."""
+        return next((Item._make(row[:7]) for row in self._sound_rows("WHERE id = ?", (number,))), None)
+
+    def item_at(self, root: int, path: bytes) -> Item | None:
+        """Return the item with this path under this root, if there is one."""
+        rows = self._sound_rows("WHERE root = ? AND path = ?", (root, path))
+        return next((Item._make(row[:7]) for row in rows), None)
+
+    def ids_of_content(self, sha256: bytes) -> list[int]:
+        """Return the ids of the pictures of this content, ascending."""
+        return [row[0] for row in self._sound_rows("WHERE sha256 = ? ORDER BY id", (sha256,))]
+
+    def vectors_of(self, ids: Sequence[int]) -> Vectors:
+        """Return the vectors of these items, which must all exist: float32 ``[n, d]``, in the order of ``ids``."""
+        places = {int(item): place for place, item in enumerate(ids)}
+        vectors = self._allocate(len(ids), self.meta().dim)[1]
+        wanted = list(places)
+        for start in range(0, len(wanted), _PARAMETERS_AT_A_TIME):
+            some = wanted[start : start + _PARAMETERS_AT_A_TIME]
+            marks = ", ".join("?" * len(some))
+            rows = list(self._rows(f"SELECT id, vector, vector_crc32 FROM items WHERE id IN ({marks})", some))
+            for item, blob, crc in rows:
+                if not isinstance(blob, bytes) or len(blob) != 4 * vectors.shape[1] or zlib.crc32(blob) != crc:
+                    raise self.damage(f"the vector of item {item}")
+                vectors[places[item]] = np.frombuffer(blob, dtype="<f4")
+            if len(rows) != len(some):
+                raise self.damage(f"an item is missing: {len(some):,} are expected, {len(rows):,} are there")
+        return vectors
+
+    def items_by_root(self, roots: Iterable[int]) -> dict[int, dict[bytes, Item]]:
+        """Return the items of some roots by their paths.
+
+        All items are read, in one pass: only so is one found missing that a damaged index of SQLite's hides, and a
+        sync would add it a second time.
+        """
+        found: dict[int, dict[bytes, Item]] = {root: {} for root in roots}
+        for item in self.all_items():
+            if item.root in found:
+                found[item.root][item.path] = item
+        return found
+
+    def count_of(self, root: int) -> int:
+        """Return the number of items of one root."""
+        return int(self._one("SELECT count(*) FROM items WHERE root = ?", (root,))[0])
+
+    def contents(self) -> set[bytes]:
+        """Return the sha256 of every picture in the index."""
+        return {sha256 for (sha256,) in self._rows("SELECT sha256 FROM items")}
+
+    def vector_of_content(self, sha256: bytes) -> bytes | None:
+        """Return the vector (float32, little endian) of a picture of this content, if there is one."""
+        for item, vector, crc in self._rows(
+            "SELECT id, vector, vector_crc32 FROM items WHERE sha256 = ? LIMIT 1", (sha256,)
+        ):
+            if self.items([item])[item].sha256 != sha256 or zlib.crc32(vector) != crc:
+                raise self.damage(f"the vector of item {item}")
+            return bytes(vector)
+        return None
+
+    def damage(self, what: str) -> IndexDamagedError:
+        """Return the error for something damaged in this database."""
+        return damaged(self.database, what)
+
+    def _begin(self) -> None:
+        with guarded(self.database):
+            self.connection.execute("BEGIN")
+            self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the state begins here
+
+    def _end(self) -> None:
+        with guarded(self.database):
+            self.connection.execute("ROLLBACK")
+
+    def _all_rows(self) -> Iterator[tuple[Any, ...]]:
+        meta = self.meta()
+        count, total = 0, 0
+        for row in self._sound_rows("ORDER BY id", ()):
+            yield row
+            count, total = count + 1, total + row[8]
+            if count > meta.items:
+                break
+        if count != meta.items or total != meta.row_sum:
+            raise self.damage(f"items are missing: {meta.items:,} are expected, with another sum of checksums")
+
+    def _sound_rows(self, where: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        for row in self._rows(f"SELECT {ITEM_COLUMNS}, vector_crc32, row_crc32 FROM items {where}", parameters):
+            if not is_sound(row):
+                raise self.damage(f"item {row[0]}")
+            yield row
+
+    def _check_types(self, row: Sequence[Any], types: Iterable[Any], what: str) -> None:
+        if not all(isinstance(value, kind) for value, kind in zip(row, types, strict=False)):
+            raise self.damage(what)
+
+    def _allocate(self, rows: int, dim: int) -> tuple[Ids, Vectors]:
+        return np.empty(rows, dtype=np.int64), np.empty((rows, dim), dtype=np.float32)
+
+    def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
+        with guarded(self.database):
+            row = self.connection.execute(query, parameters).fetchone()
+        if row is None:
+            raise self.damage("the row that describes the index is missing")
+        return row
+
+    def _rows(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
+        for chunk in self._chunks(query, parameters):
+            yield from chunk
+
+    def _chunks(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[list[Any]]:
+        with guarded(self.database):
+            cursor = self.connection.execute(query, parameters)
+        while True:
+            with guarded(self.database):
+                rows = cursor.fetchmany(_ROWS_AT_A_TIME)
+            if not rows:
+                return
+            yield rows

@@ -1,0 +1,282 @@
+"""Writing the truth of an index: one writer at a time, transactions that leave the checksums right."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import IndexLockedError, IndexStateError
+from ...files import replace_durably
+from ...text import display_path
+from ..files import DATABASE, LOCK, temporary
+from ..folders.rootfilters import RootFilters, filters_row
+from .records import GraphRow, Item, Meta, root_checksum
+from .schema import SCHEMA, TABLES, check_schema, connect, guarded, migrate
+from .store import Store
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+__all__ = ["SIDE_FILES", "Writer", "create_database", "locked", "open_writer", "writing"]
+
+# What SQLite keeps beside a database while it is written to, or after a crash.
+SIDE_FILES = ("-wal", "-shm", "-journal")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of the index in ``folder`` (which must exist); the kernel frees it if this process is killed.
+
+    Raises:
+        IndexLockedError: another process, or another part of this one, is writing to the index.
+        IndexStateError: the folder may not be written to.
+
+    """
+    from filelock import FileLock, Timeout
+
+    lock: BaseFileLock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise IndexLockedError(
+            f"{display_path(folder)} is being written to by another process; try again when it has finished."
+        ) from None
+    except OSError as error:
+        raise IndexStateError(
+            f"{display_path(folder)} cannot be written to ({error.strerror}); check its permissions."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[Writer]:
+    """Open the index in ``folder`` to write, under its lock; what was not committed when this ends is dropped.
+
+    Raises:
+        IndexLockedError, IndexStateError, IndexDamagedError: see :func:`locked` and :class:`~.store.Store`.
+
+    """
+    with locked(folder), open_writer(folder) as writer:
+        yield writer
+
+
+@contextlib.contextmanager
+def open_writer(folder: Path) -> Iterator[Writer]:
+    """Open the index in ``folder`` to write where its lock is held already."""
+    writer = Writer.open(folder)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def create_database(folder: Path, model_sha256: str, dim: int) -> None:
+    """Make an empty database in ``folder``, in place of what is there; the lock must be held."""
+    database = folder / DATABASE
+    prepared = temporary(database)
+    for suffix in ("", *SIDE_FILES):
+        prepared.with_name(prepared.name + suffix).unlink(missing_ok=True)
+    with guarded(prepared), contextlib.closing(connect(prepared, "rwc")) as connection:
+        connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+        _write_meta(connection, Meta(model_sha256, dim))
+    # A log left by an earlier database would be replayed into the new one.
+    for suffix in SIDE_FILES:
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    replace_durably(prepared, database)
+
+
+class Writer(Store):
+    """An index's database, open to write; the caller holds the lock and commits."""
+
+    def __init__(self, connection: sqlite3.Connection, folder: Path) -> None:
+        super().__init__(connection, folder)
+        self._meta: Meta = Store.meta(self)
+        self._set_graph(self.graph())
+
+    @classmethod
+    def open(cls, folder: Path) -> Writer:
+        """Open the index in ``folder`` to write; an older schema is migrated, WAL is used from here on."""
+        database = folder / DATABASE
+        if not database.exists():
+            raise IndexStateError(f"{display_path(folder)} holds no index; make one with: deeprank-index sync PHOTOS.")
+        with guarded(database):
+            connection = connect(database, "rw")
+            try:
+                migrate(connection)
+                check_schema(connection, database)
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA journal_mode = WAL")
+                return cls(connection, folder)
+            except BaseException:
+                connection.close()
+                raise
+
+    def close(self) -> None:
+        """Drop what is not committed, and leave one plain file that can be read in a read-only folder."""
+        with contextlib.suppress(sqlite3.Error):
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            # Where a reader still holds the file this fails at once, and the log stays: readers cope with that.
+            self.connection.execute("PRAGMA busy_timeout = 1000")
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.connection.execute("PRAGMA journal_mode = DELETE")
+        self.connection.close()
+
+    def commit(self) -> None:
+        """Make everything since the last commit durable, in one transaction."""
+        if not self.connection.in_transaction:
+            return
+        with guarded(self.database):
+            _write_meta(self.connection, self._meta)
+            if self._removed_changed and self._graph is not None:
+                removed = np.array(sorted(self._removed), dtype="<i8").tobytes()
+                self._write_graph(replace(self._graph, removed=removed))
+            self.connection.execute("COMMIT")
+
+    def meta(self) -> Meta:
+        """Return what the index is, with what is not committed yet."""
+        return self._meta
+
+    def add_root(self, path: bytes, root: int | None = None) -> int:
+        """Add a folder that is synced and return its number: a new one, or that which it had in a rescued database."""
+        with self._change() as connection:
+            found = connection.execute(
+                "INSERT INTO roots (id, path, checksum) VALUES (?, ?, 0)", (root, path)
+            ).lastrowid
+            assert found is not None
+            connection.execute("UPDATE roots SET checksum = ? WHERE id = ?", (root_checksum(found, path), found))
+        return found
+
+    def forget_root(self, root: int) -> None:
+        """Remove a folder whose items are removed."""
+        with self._change() as connection:
+            connection.execute("DELETE FROM roots WHERE id = ?", (root,))
+            connection.execute("DELETE FROM filters WHERE root = ?", (root,))
+
+    def move_roots(self, paths: Mapping[int, bytes]) -> None:
+        """Give folders that are synced other paths, of which none may be that of a folder that stays."""
+        with self._change() as connection:
+            # Two may change places, and no path may be there twice even in between.
+            connection.executemany("UPDATE roots SET path = ? WHERE id = ?", [(b"%d" % root, root) for root in paths])
+            connection.executemany(
+                "UPDATE roots SET path = ?, checksum = ? WHERE id = ?",
+                [(path, root_checksum(root, path), root) for root, path in paths.items()],
+            )
+
+    def set_filters(self, root: int, filters: RootFilters) -> None:
+        """Record what syncs leave out of a folder from now on."""
+        with self._change() as connection:
+            connection.execute("DELETE FROM filters WHERE root = ?", (root,))
+            if filters:
+                connection.execute(
+                    "INSERT INTO filters (root, include, exclude, checksum) VALUES (?, ?, ?, ?)",
+                    filters_row(root, filters),
+                )
+
+    def add(self, item: Item, vector: bytes) -> int:
+        """Add a picture with its vector (float32, little endian) and return its new id; that of ``item`` is ignored."""
+        item = item._replace(id=self._meta.last_id + 1)
+        self.restore(item, vector)
+        return item.id
+
+    def restore(self, item: Item, vector: bytes) -> None:
+        """Add a picture under the id it has, which must not be in use."""
+        vector_crc32 = zlib.crc32(vector)
+        row_crc32 = item.checksum(vector_crc32)
+        fields = (item.id, item.root, item.path, _text(item.label), item.size, item.mtime_ns, item.sha256)
+        with self._change() as connection:
+            connection.execute(
+                "INSERT INTO items (id, root, path, label, size, mtime_ns, sha256, vector, vector_crc32, row_crc32) "
+                "VALUES (?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?)",
+                (*fields, vector, vector_crc32, row_crc32),
+            )
+        self._meta = self._meta.with_item(item.id, vector_crc32, row_crc32)
+
+    def reserve_ids(self, last: int) -> None:
+        """Give no id up to ``last`` to a new picture: each of them may have been in use once."""
+        with self._change():
+            self._meta = replace(self._meta, last_id=max(self._meta.last_id, last))
+
+    def move(self, item: Item) -> None:
+        """Write everything of an item but its vector anew: it was moved, renamed or touched."""
+        vector_crc32, old_crc32 = self._checksums(item.id)
+        row_crc32 = item.checksum(vector_crc32)
+        with self._change() as connection:
+            connection.execute(
+                "UPDATE items SET root = ?, path = ?, label = CAST(? AS TEXT), size = ?, mtime_ns = ?, row_crc32 = ? "
+                "WHERE id = ?",
+                (item.root, item.path, _text(item.label), item.size, item.mtime_ns, row_crc32, item.id),
+            )
+        self._meta = replace(self._meta, row_sum=self._meta.row_sum - old_crc32 + row_crc32)
+
+    def remove(self, ids: Iterable[int]) -> None:
+        """Remove items."""
+        for item in ids:
+            vector_crc32, row_crc32 = self._checksums(item)
+            with self._change() as connection:
+                connection.execute("DELETE FROM items WHERE id = ?", (item,))
+            self._meta = self._meta.without_item(vector_crc32, row_crc32)
+            if self._graph is not None and item <= self._graph.covers:
+                self._removed.add(item)
+                self._removed_changed = True
+
+    def set_graph(self, graph: GraphRow | None) -> None:
+        """Record which graph file belongs to the database from now on, and commit."""
+        with self._change() as connection:
+            connection.execute("DELETE FROM graph")
+        if graph is not None:
+            with guarded(self.database):
+                self._write_graph(graph)
+        self._set_graph(graph)
+        self.commit()
+
+    def _set_graph(self, graph: GraphRow | None) -> None:
+        self._graph = graph
+        self._removed = set(np.frombuffer(graph.removed, dtype="<i8").tolist()) if graph else set()
+        self._removed_changed = False
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with guarded(self.database):
+            if not self.connection.in_transaction:
+                self.connection.execute("BEGIN IMMEDIATE")
+            yield self.connection
+
+    def _checksums(self, item: int) -> tuple[int, int]:
+        with guarded(self.database):
+            row = self.connection.execute("SELECT vector_crc32, row_crc32 FROM items WHERE id = ?", (item,)).fetchone()
+        if row is None or not all(isinstance(value, int) for value in row):
+            raise self.damage(f"item {item}")
+        return row[0], row[1]
+
+    def _write_graph(self, graph: GraphRow) -> None:
+        self._graph = graph
+        self._removed_changed = False
+        self.connection.execute(
+            "REPLACE INTO graph (one, sha256, size, parameters, covers, removed, checksum) "
+            "VALUES (1, ?, ?, ?, ?, ?, ?)",
+            (graph.sha256, graph.size, graph.parameters, graph.covers, graph.removed, graph.checksum()),
+        )
+
+
+def _write_meta(connection: sqlite3.Connection, meta: Meta) -> None:
+    connection.execute(
+        "REPLACE INTO meta (one, model_sha256, dim, items, last_id, vector_sum, row_sum, checksum) "
+        "VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+        (meta.model_sha256, meta.dim, meta.items, meta.last_id, meta.vector_sum, meta.row_sum, meta.checksum()),
+    )
+
+
+def _text(label: str | None) -> bytes | None:
+    return None if label is None else os.fsencode(label)

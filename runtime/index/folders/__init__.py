@@ -1,0 +1,1 @@
+"""What lies in the synced folders, and making an index follow them."""

@@ -1,0 +1,190 @@
+"""What a sync would do, found out without writing anything and without decoding a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...modelfile import open_model
+from ...pretrained import describe_model, find_model
+from ...progress import StartProgress, start_nothing
+from ...text import display_path
+from ..database.records import Item
+from ..database.store import Store
+from ..files import MODEL, is_index
+from ..home import check_model, check_usable
+from .plan import RootPlan, Wishes, plan_sync
+from .rootfilters import RootFilters
+from .sync import full_path, remembered_filters
+from .walk import Found
+
+__all__ = ["DryRun", "dry_run"]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a sync would do, in paths of files; whether a file can be decoded is not known.
+
+    Attributes:
+        added: new ones.
+        updated: those whose content has changed, or whose time of change and size have.
+        moved: (old path, new path) of moved or renamed ones, recognised by their content.
+        removed: those that are gone from the folders, or left out from now on.
+        kept: those that are gone from the folders, and are to stay.
+        unchanged: number of the others.
+        skipped: (path, reason) of files that cannot be read.
+        left_out: number of pictures that filters leave out, in folders that they do not.
+        left_out_folders: number of folders that they leave out.
+        unknown_extensions: number of files that are no pictures, by extension.
+        items: pictures in the index afterwards, if every file can be decoded.
+        remarks: what else a user should know.
+
+    """
+
+    added: tuple[str, ...]
+    updated: tuple[str, ...]
+    moved: tuple[tuple[str, str], ...]
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+    unchanged: int
+    skipped: tuple[tuple[str, str], ...]
+    left_out: int
+    left_out_folders: int
+    unknown_extensions: Mapping[str, int]
+    items: int
+    remarks: tuple[str, ...]
+
+
+def dry_run(
+    index: str | Path,
+    roots: Sequence[str | Path],
+    *,
+    model: str | Path | None = None,
+    filters: RootFilters | None = None,
+    moved_roots: Sequence[str] = (),
+    keep_missing: bool = False,
+    allow_mass_removal: bool = False,
+    progress: StartProgress = start_nothing,
+) -> DryRun:
+    """Find out what :func:`~.sync.sync` would do; the arguments are those of it.
+
+    Files are compared by size and time of change. Those that may be a moved picture, or one that was only touched, are
+    hashed; no other file is opened.
+
+    Raises:
+        IndexStateError, IndexDamagedError, ModelFileError, QueryError: as for a sync, which would be refused.
+
+    """
+    folder = Path(index)
+    chosen = find_model(model) if model is not None else None
+    wishes = Wishes(allow_mass_removal, keep_missing, filters, tuple(moved_roots))
+    if is_index(folder):
+        with Store.open(folder) as store:
+            check_model(folder, store.meta().model_sha256, chosen)
+            with store.snapshot():
+                plans, items = plan_sync(store, folder, roots, wishes), store.meta().items
+        return _Resolved(plans, progress).report(items, keep_missing)
+    check_usable(folder)
+    plans = plan_sync(None, folder, roots, wishes)
+    return _Resolved(plans, progress).report(0, keep_missing, _new_index(folder, chosen))
+
+
+def _new_index(folder: Path, chosen: Path | None) -> str:
+    """Say which model a new index would get; one that cannot be used is an error now."""
+    own = folder / MODEL
+    model = chosen or (own if own.is_file() else find_model(None))
+    info = open_model(model, device="cpu").info
+    return f"The new index {display_path(folder)} would use {describe_model(model, info)}."
+
+
+@dataclass
+class _Resolved:
+    """The plans, with what only the content of files tells."""
+
+    plans: Sequence[RootPlan]
+    progress: StartProgress
+    added: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    moved: list[tuple[str, str]] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    touched: int = 0
+    replaced: int = 0
+
+    def __post_init__(self) -> None:
+        self._missing: defaultdict[bytes, list[tuple[RootPlan, Item]]] = defaultdict(list)
+        for plan in self.plans:
+            for item in plan.missing:
+                self._missing[item.sha256].append((plan, item))
+        sizes = {item.size for plan in self.plans for item in plan.missing}
+        # In the order of a sync, so that of several equal files the same one counts as moved.
+        files: list[tuple[RootPlan, Found, Item | None]] = [
+            (plan, found, None) for plan in self.plans for found in plan.new
+        ]
+        files += [(plan, found, item) for plan in self.plans for found, item in plan.changed]
+        doubtful = [found.size in sizes or (item is not None and item.size == found.size) for _, found, item in files]
+        advance = self.progress("reading", sum(doubtful))
+        for (plan, found, old), may_be_known in zip(files, doubtful, strict=True):
+            self._resolve(plan, found, old, may_be_known)
+            advance(int(may_be_known))
+
+    def _resolve(self, plan: RootPlan, found: Found, item: Item | None, may_be_known: bool) -> None:
+        path = full_path(plan, found.path)
+        try:
+            sha256 = _sha256(path) if may_be_known else None
+        except OSError as error:
+            self.skipped.append((path, f"{display_path(path)} cannot be read ({error.strerror})."))
+            self.removed += [path] if item is not None else []
+            return
+        if item is not None and item.sha256 == sha256:
+            self.touched += 1
+        elif sha256 is not None and self._missing[sha256]:
+            source, moved = self._missing[sha256].pop()
+            self.moved.append((_old_path(source, moved), path))
+            self.replaced += item is not None
+        else:
+            (self.added if item is None else self.updated).append(path)
+
+    def report(self, items: int, keep_missing: bool, *remarks: str) -> DryRun:
+        gone = [_old_path(plan, item) for missing in self._missing.values() for plan, item in missing]
+        left_out = [_old_path(plan, item) for plan in self.plans for item in plan.left_out]
+        removed = [*self.removed, *left_out, *(() if keep_missing else gone)]
+        problems = [(full_path(plan, path), reason) for plan in self.plans for path, reason in plan.walk.problems]
+        return DryRun(
+            added=tuple(self.added),
+            updated=tuple(self.updated),
+            moved=tuple(self.moved),
+            removed=tuple(sorted(removed)),
+            kept=tuple(sorted(gone)) if keep_missing else (),
+            unchanged=self.touched + sum(plan.unchanged for plan in self.plans),
+            skipped=tuple(sorted([*problems, *self.skipped])),
+            left_out=sum(plan.walk.left_out for plan in self.plans),
+            left_out_folders=sum(plan.walk.left_out_folders for plan in self.plans),
+            unknown_extensions=dict(sorted(sum((plan.walk.unknown for plan in self.plans), Counter[str]()).items())),
+            items=items + len(self.added) - len(removed) - self.replaced,
+            remarks=(*remarks, *_said(remembered_filters(self.plans)), *map(_moved_root, self._moved_roots())),
+        )
+
+    def _moved_roots(self) -> list[RootPlan]:
+        return [plan for plan in self.plans if plan.was is not None]
+
+
+def _moved_root(plan: RootPlan) -> str:
+    return f"The folder {display_path(plan.was or b'')} of the index would be {display_path(plan.path)}."
+
+
+def _said(remark: str | None) -> list[str]:
+    return [] if remark is None else [remark]
+
+
+def _old_path(plan: RootPlan, item: Item) -> str:
+    return os.fsdecode(os.path.join(plan.was or plan.path, item.path))  # noqa: PTH118 - bytes
+
+
+def _sha256(path: str) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123
+        return hashlib.file_digest(file, "sha256").digest()

@@ -1,0 +1,118 @@
+"""Finding the pictures under a folder: names as bytes, hidden ones skipped, each folder visited once."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ...images import EXTENSIONS
+from .rootfilters import RootFilters
+
+__all__ = ["Found", "Walk", "folder_identity", "walk"]
+
+_EVERYTHING = RootFilters()
+
+_EXTENSIONS = frozenset(extension.encode("ascii") for extension in EXTENSIONS)
+
+Identity = tuple[int, int]
+
+
+class Found(NamedTuple):
+    """A picture file: path relative to the root, size in bytes, time of change; made by the hundred thousand."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+
+
+@dataclass
+class Walk:
+    """What lies under a root.
+
+    Attributes:
+        files: those whose extension is a picture's, in no particular order.
+        unknown: number of the other files, by extension.
+        left_out: number of pictures that the filters leave out, in folders that they do not.
+        left_out_folders: number of folders that they leave out.
+        problems: (path relative to the root, reason) of what could not be looked at.
+        unread: folders (relative) whose content is not known for that reason.
+
+    """
+
+    files: list[Found] = field(default_factory=list)
+    unknown: Counter[str] = field(default_factory=Counter)
+    left_out: int = 0
+    left_out_folders: int = 0
+    problems: list[tuple[bytes, str]] = field(default_factory=list)
+    unread: list[bytes] = field(default_factory=list)
+
+
+def folder_identity(folder: Path) -> Identity:
+    """Return what tells a folder from every other one, whatever the path that leads there."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _EVERYTHING) -> Walk:
+    """List the pictures under ``root``.
+
+    Hidden files and folders are skipped, links to folders followed. A folder is visited once, however many links lead
+    there: so a loop of links ends. Real folders come before links, so that a picture has its real path.
+
+    Args:
+        root: an existing folder.
+        skip: folders not to enter (the index itself may lie among the pictures).
+        filters: of the root.
+
+    """
+    result = Walk()
+    seen: set[Identity] = set(skip)
+    folders: list[bytes] = [b""]
+    links: list[bytes] = []
+    while folders or links:
+        folder = folders.pop() if folders else links.pop()
+        try:
+            status = os.stat(os.path.join(root, folder))  # noqa: PTH116, PTH118 - bytes, which pathlib does not take
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(os.path.join(root, folder)) as entries:  # noqa: PTH118
+                visible = [entry for entry in entries if not entry.name.startswith(b".")]
+        except OSError as error:
+            result.problems.append((folder, f"the folder cannot be read ({error.strerror})"))
+            result.unread.append(folder)
+            continue
+        for entry in visible:
+            path = folder + b"/" + entry.name if folder else entry.name
+            try:
+                is_link = entry.is_symlink()
+                if not entry.is_dir():
+                    _look_at(entry, path, filters, result)
+                elif filters and not filters.enters(path):
+                    result.left_out_folders += 1
+                else:
+                    (links if is_link else folders).append(path)
+            except OSError as error:
+                result.problems.append((path, f"it cannot be looked at ({error.strerror})"))
+        links.sort(reverse=True)
+    return result
+
+
+def _look_at(entry: os.DirEntry[bytes], path: bytes, filters: RootFilters, result: Walk) -> None:
+    extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+    if extension not in _EXTENSIONS:
+        result.unknown[os.fsdecode(extension)] += 1
+        return
+    if filters and not filters.takes(path):
+        result.left_out += 1
+        return
+    status = entry.stat()
+    if not stat.S_ISREG(status.st_mode):
+        result.problems.append((path, "it is not a regular file"))
+        return
+    result.files.append(Found(path, status.st_size, status.st_mtime_ns))

@@ -1,0 +1,209 @@
+"""The graph of an index: a cache in one file, opened only if its bytes are the ones the database knows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices import usable_cores
+from ...files import file_sha256, replace_durably
+from ..database.records import GraphRow
+from ..files import GRAPH, temporary
+from .backend import BACKENDS, DEFAULT_BACKEND, GraphUnusableError, Ids, VectorIndex, Vectors, backend_of
+
+__all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "Places", "open_graph"]
+
+Places = npt.NDArray[np.signedinteger]
+
+# Where ids are at most this many times as many as the vectors, a table says where each lies.
+_SPARSEST_TABLE = 8
+
+
+class GraphFile:
+    """A graph file whose bytes are the ones the database knows.
+
+    ``ids`` int64 ``[n]`` and ``vectors`` float32 ``[n, d]`` are in the order of the file, which is nearly but not quite
+    that of the ids; ``vectors`` is a view of the file, of which the system keeps in memory what is used. ``live`` bool
+    ``[n]`` tells which of them are in the index; ``parameters`` what was recorded of the graph, ``size`` its bytes.
+    """
+
+    def __init__(self, file: IO[bytes], row: GraphRow, dim: int) -> None:
+        self.dim = dim
+        self.size = row.size
+        self.parameters: Mapping[str, Any] = json.loads(row.parameters)
+        self._file = file  # kept open: the name may soon belong to the next graph
+        self._backend = backend_of(row.parameters)
+        view = self._backend.view(file, dim)
+        self.ids, self.vectors, self.release = view.ids, view.vectors, view.release
+        removed = np.frombuffer(row.removed, dtype="<i8")
+        self.live = np.isin(self.ids, removed, invert=True) if len(removed) else np.ones(len(self.ids), dtype=np.bool_)
+
+    def load(self) -> Graph:
+        """Load the graph itself.
+
+        Raises:
+            GraphUnusableError: its library cannot be imported, or cannot read the file after all.
+
+        """
+        index = self.load_all()
+        index.delete(self.ids[~self.live])
+        self.release()  # what was scanned until now is not needed twice
+        return Graph(index, self)
+
+    def load_all(self, capacity: int = 0) -> VectorIndex:
+        """Load the graph with removed vectors and all, with room for ``capacity`` vectors."""
+        return self._backend.load(self._file, self.dim, capacity)
+
+
+class Graph:
+    """A loaded graph; ``search`` finds candidates, whose exact distances are for others to compute."""
+
+    def __init__(self, index: VectorIndex, file: GraphFile) -> None:
+        self.file = file
+        self._index = index
+        self._places = _places(file.ids)
+        self._sorted = np.sort(file.ids) if self._places is None else None
+        self._order = np.argsort(file.ids, kind="stable") if self._places is None else None
+
+    def __len__(self) -> int:
+        """Return the number of vectors that can be found."""
+        return len(self._index)
+
+    def search(self, queries: Vectors, k: int, *, threads: int | None = None) -> tuple[Places, Vectors] | None:
+        """Return the places in the file of about the ``k`` nearest vectors of each query.
+
+        Args:
+            queries: float32 ``[q, d]``, finite.
+            k: at least 1; clamped to what the graph holds.
+            threads: to search with; default: the usable cores.
+
+        Returns:
+            places (integers) and squared distances float32, both ``[q, min(k, n)]``, ascending; None where the graph
+            does not reach that many: the caller scans.
+
+        """
+        k = min(k, len(self))
+        if k == 0:
+            return None
+        found = self._index.search(queries, k, threads=threads or usable_cores())
+        return None if found is None else (self._place_of(found[0]), found[1])
+
+    def _place_of(self, ids: Ids) -> Places:
+        if self._places is not None:
+            return self._places[ids]
+        assert self._sorted is not None
+        assert self._order is not None
+        places: Places = self._order[np.searchsorted(self._sorted, ids)]
+        return places
+
+
+def _places(ids: Ids) -> Places | None:
+    """Return a table from ids to places, where it would not be much larger than what it is for."""
+    last = int(ids.max(initial=0))
+    if last > _SPARSEST_TABLE * len(ids):
+        return None
+    # Where 32 bits are enough, the table is half as large, and stays in the cache.
+    table: Places = np.zeros(last + 1, dtype=np.int32) if last < 2**31 else np.zeros(last + 1, dtype=np.int64)
+    table[ids] = np.arange(len(ids))
+    return table
+
+
+def open_graph(folder: Path, row: GraphRow, dim: int) -> GraphFile:
+    """Open the graph file of an index, once its size and sha256 are the ones in the database.
+
+    Raises:
+        GraphUnusableError: it is missing, damaged, or of another state of the index.
+
+    """
+    try:
+        file = (folder / GRAPH).open("rb")
+    except OSError as error:
+        raise GraphUnusableError(f"{GRAPH} cannot be opened ({error.strerror})") from None
+    try:
+        size = os.fstat(file.fileno()).st_size
+        if size != row.size:
+            raise GraphUnusableError(f"{GRAPH} has {size:,} bytes; {row.size:,} are expected")
+        if hashlib.file_digest(file, "sha256").hexdigest() != row.sha256:
+            raise GraphUnusableError(f"the sha256 of {GRAPH} is not the one in the database")
+        return GraphFile(file, row, dim)
+    except BaseException:
+        file.close()
+        raise
+
+
+class GraphBuilder:
+    """Builds a graph, from nothing or on top of the one there is, and saves it."""
+
+    def __init__(self, dim: int, capacity: int, start: GraphFile | None = None) -> None:
+        """Begin.
+
+        Args:
+            dim: length of a vector.
+            capacity: vectors that the finished graph holds, those of ``start`` included.
+            start: the graph to add to.
+
+        Raises:
+            GraphUnusableError: the library cannot be imported, or cannot load ``start``.
+
+        """
+        self._dim = dim
+        self._library = DEFAULT_BACKEND if start is None else str(start.parameters["library"])
+        self._removed = b""
+        if start is None:
+            self._index = BACKENDS[self._library]().create(dim, capacity)
+            return
+        self._removed = np.sort(start.ids[~start.live]).astype("<i8").tobytes()
+        self._index = start.load_all(capacity)
+
+    def add(self, ids: Ids, vectors: Vectors) -> None:
+        """Add vectors, float32 ``[n, d]``, under their ids, with all usable cores."""
+        self._index.add(ids, vectors)
+
+    def save(
+        self, folder: Path, covers: int, *, examine: Callable[[GraphFile], Mapping[str, Any]] | None = None
+    ) -> GraphRow:
+        """Put the graph in place of the one in ``folder``; the caller records the returned row in the database.
+
+        Nothing can be added after that.
+
+        Args:
+            folder: of the index.
+            covers: the last id in the graph.
+            examine: looks at the file before anybody else does; what it returns is recorded with the parameters.
+
+        Raises:
+            GraphUnusableError: it could not be written whole (a full disk: hnswlib itself would not say).
+
+        """
+        target = folder / GRAPH
+        prepared = temporary(target)
+        try:
+            prepared.unlink(missing_ok=True)
+            with prepared.open("xb") as file:
+                expected = self._index.save(file)
+            size = prepared.stat().st_size
+            if size != expected:
+                prepared.unlink()
+                raise GraphUnusableError(f"{GRAPH} could not be written whole; is the disk full?")
+            parameters = {"library": self._library, **self._index.info()}
+            del self._index  # it need not be in memory beside the one that is examined
+            row = GraphRow(file_sha256(prepared), size, _json(parameters), covers, self._removed)
+            if examine is not None:
+                with prepared.open("rb") as file:
+                    row = replace(row, parameters=_json({**parameters, **examine(GraphFile(file, row, self._dim))}))
+            replace_durably(prepared, target)
+        except (RuntimeError, UnicodeEncodeError, OSError) as error:
+            raise GraphUnusableError(f"{GRAPH} could not be written ({error})") from None
+        return row
+
+
+def _json(parameters: Mapping[str, Any]) -> str:
+    return json.dumps(parameters, sort_keys=True)

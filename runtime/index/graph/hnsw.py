@@ -1,0 +1,150 @@
+"""hnswlib behind the interface of :mod:`.backend`: the only module that knows it.
+
+It crashes on damaged files and answers nonsense from files of another dimension, so whoever calls ``load`` has checked
+the file's sha256. It is imported at first use: where it cannot be loaded, everything else works by scanning.
+
+Its file starts with a header, followed by one record per vector: links, the float32 vector, the id. The vectors are
+mapped from there rather than kept a second time, so an exact scan and the graph share one copy of them on the disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import struct
+from collections.abc import Mapping
+from types import ModuleType
+from typing import IO, Any
+
+import numpy as np
+
+from ...devices import usable_cores
+from ..files import GRAPH
+from .backend import GraphUnusableError, Ids, VectorIndex, Vectors, View
+
+__all__ = ["HnswBackend"]
+
+# Links per node and breadth of the search while building: 0.99 of the true neighbours on embeddings of this kind.
+LINKS = 16
+EF_CONSTRUCTION = 200
+# Breadth of a search: a larger k needs a larger one. On 50,000 vectors of photographs 300 finds 0.995 of the 30 nearest
+# (128: 0.981) and takes 0.16 ms a query, little beside embedding it.
+MIN_EF = 300
+EF_PER_NEIGHBOUR = 2
+_RETRY_EF = 8
+# hnswlib's header: six size_t (offset of level 0, capacity, count, record size, offsets of id and vector), two ints,
+# three size_t, a double, a size_t.
+_HEADER = struct.Struct("<6Qii3QdQ")
+
+
+class HnswBackend:
+    """Makes and reads hnswlib's graphs."""
+
+    def create(self, dim: int, capacity: int) -> VectorIndex:
+        """See :class:`~.backend.Backend`."""
+        index = _new(dim)
+        index.init_index(max_elements=max(capacity, 1), ef_construction=EF_CONSTRUCTION, M=LINKS)
+        return _HnswIndex(index)
+
+    def load(self, file: IO[bytes], dim: int, capacity: int) -> VectorIndex:
+        """See :class:`~.backend.Backend`."""
+        index = _new(dim)
+        count = _header(file)[2]
+        try:
+            index.load_index(_reopenable(file), max_elements=max(capacity, count))
+        except (RuntimeError, MemoryError, UnicodeEncodeError) as error:
+            raise GraphUnusableError(f"hnswlib cannot load the graph ({error})") from None
+        if index.element_count != count:
+            raise GraphUnusableError(f"{GRAPH} was replaced meanwhile")
+        return _HnswIndex(index)
+
+    def view(self, file: IO[bytes], dim: int) -> View:
+        """See :class:`~.backend.Backend`."""
+        level0, _, count, record, id_offset, vector_offset, *_ = _header(file)
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        fits = id_offset - vector_offset == 4 * dim and id_offset + 8 <= record and record % 4 == 0
+        if level0 != 0 or not fits or _HEADER.size + count * record > len(content):
+            raise GraphUnusableError(f"{GRAPH} is laid out in a way that this version does not know")
+        start, strides = _HEADER.size, (record,)
+        ids = np.ndarray((count,), dtype="<u8", buffer=content, offset=start + id_offset, strides=strides)
+        vectors: Vectors = np.ndarray(
+            (count, dim), dtype="<f4", buffer=content, offset=start + vector_offset, strides=(record, 4)
+        )
+        return View(ids.astype(np.int64), vectors, functools.partial(_release, content))
+
+
+class _HnswIndex:
+    """See :class:`~.backend.VectorIndex`."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+        self._deleted = 0
+        self._ef = 0
+
+    def __len__(self) -> int:
+        return int(self._index.element_count) - self._deleted
+
+    def add(self, ids: Ids, vectors: Vectors) -> None:
+        self._index.add_items(vectors, ids, num_threads=usable_cores())
+
+    def delete(self, ids: Ids) -> None:
+        for item in ids.tolist():
+            self._index.mark_deleted(item)
+        self._deleted += len(ids)
+
+    def search(self, queries: Vectors, k: int, *, threads: int) -> tuple[Ids, Vectors] | None:
+        breadth = max(MIN_EF, EF_PER_NEIGHBOUR * k)
+        for ef in (breadth, _RETRY_EF * breadth):
+            self._set_ef(min(ef, len(self)))
+            try:
+                ids, distances = self._index.knn_query(queries, k=k, num_threads=threads)
+            except RuntimeError:  # it reached fewer
+                continue
+            return ids.view(np.int64), distances
+        return None
+
+    def save(self, file: IO[bytes]) -> int:
+        self._index.save_index(_reopenable(file))
+        return int(self._index.index_file_size())
+
+    def info(self) -> Mapping[str, Any]:
+        return {"M": LINKS, "ef_construction": EF_CONSTRUCTION, "ef": MIN_EF}
+
+    def _set_ef(self, ef: int) -> None:
+        if ef != self._ef:
+            self._index.set_ef(ef)
+            self._ef = ef
+
+
+@functools.cache
+def _hnswlib() -> ModuleType:
+    try:
+        import hnswlib
+    except Exception as error:  # a build for another processor, or against another numpy, fails in any way it likes
+        raise GraphUnusableError(f"hnswlib cannot be imported here ({error})") from None
+    module: ModuleType = hnswlib
+    return module
+
+
+def _new(dim: int) -> Any:
+    return _hnswlib().Index(space="l2", dim=dim)
+
+
+def _release(content: mmap.mmap) -> None:
+    if hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED)
+
+
+def _header(file: IO[bytes]) -> tuple[Any, ...]:
+    file.seek(0)
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise GraphUnusableError(f"{GRAPH} is too short")
+    return _HEADER.unpack(header)
+
+
+def _reopenable(file: IO[bytes]) -> str:
+    """Return a name for hnswlib to open: that of the very file that is open here, whatever its path is now."""
+    through = f"/proc/self/fd/{file.fileno()}"
+    return through if os.path.exists(through) else str(file.name)  # noqa: PTH110

@@ -1,0 +1,78 @@
+"""Measuring a graph that was just built: how many of the true neighbours it finds, and what a search costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..database.store import Ids
+from ..search.gallery import gallery_of
+from .costs import Costs
+from .file import GraphFile
+
+__all__ = ["measure"]
+
+T = TypeVar("T")
+
+# Below this many vectors a scan takes less time than anything else in a query.
+_SMALLEST = 1000
+# Vectors of the index that are looked for themselves, and the neighbours that should be found.
+_QUERIES = 100
+_K = 30
+_REPEATS = 5
+
+
+def measure(file: GraphFile) -> Mapping[str, Any]:
+    """Measure a saved graph on some of its own vectors, each of which is left out of its neighbours.
+
+    Returns:
+        under ``measured``: ``items``, ``queries``, ``k``, ``recall`` (the share of the k nearest by a scan that the
+        graph finds), and ``costs`` (see :class:`~.costs.Costs`); nothing where there are too few vectors for it to
+        matter.
+
+    """
+    gallery = gallery_of(file)
+    if gallery.size < _SMALLEST:
+        return {}
+    places = np.flatnonzero(file.live)
+    places = places[np.linspace(0, len(places) - 1, _QUERIES).astype(np.int64)]
+    queries, own = np.array(file.vectors[places]), file.ids[places]
+    scan = _best(lambda: gallery.scan(queries[:1], _K))
+    expected, scan_all = _timed(lambda: gallery.scan(queries, _K + 1)[0])
+    _, load = _timed(gallery.load_graph)
+    graph = _best(lambda: gallery.search_graph(queries[:1], _K))
+    found, graph_all = _timed(lambda: gallery.search_graph(queries, _K + 1)[0])
+    costs = Costs(scan, scan_all / _QUERIES, graph, graph_all / _QUERIES, load)
+    recall = _shared(_without(expected, own), _without(found, own))
+    return {
+        "measured": {
+            "items": gallery.size,
+            "queries": _QUERIES,
+            "k": _K,
+            "recall": float(f"{recall:.4f}"),
+            "costs": costs.to_json(),
+        }
+    }
+
+
+def _without(ids: Ids, own: Ids) -> Ids:
+    """Return the first k of k + 1 neighbours that are not the query itself (copies of it can stand before it)."""
+    order = np.argsort(ids == own[:, None], axis=1, kind="stable")
+    return np.take_along_axis(ids, order, axis=1)[:, :-1]
+
+
+def _shared(expected: Ids, found: Ids) -> float:
+    return float(np.mean([np.isin(one, other).mean() for one, other in zip(expected, found, strict=True)]))
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    start = time.perf_counter()
+    result = work()
+    return result, 1000 * (time.perf_counter() - start)
+
+
+def _best(work: Callable[[], object]) -> float:
+    return min(_timed(work)[1] for _ in range(_REPEATS))

@@ -1,0 +1,111 @@
+"""Bringing the graph of an index up to date with its database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...progress import StartProgress, start_nothing
+from ..database.records import GraphRow
+from ..database.writer import Writer
+from ..files import GRAPH
+from .file import GraphBuilder, GraphFile, GraphUnusableError, open_graph
+from .measure import measure
+
+__all__ = ["update_graph"]
+
+# Beyond this share of removed vectors a graph is built anew: searches wade through the dead ones.
+_MOST_REMOVED = 0.2
+# So many items, and so large a share of those in the graph, may wait to be built into it.
+_MOST_WAITING = 1000
+_MOST_WAITING_SHARE = 0.01
+# A graph that has grown beyond this is measured again, which takes as long as a few hundred scans.
+_MOST_GROWTH = 1.1
+
+
+def update_graph(writer: Writer, progress: StartProgress = start_nothing, *, whole: bool = False) -> str | None:
+    """Build what the graph lacks, or all of it where it is damaged, missing or holds too many removed items.
+
+    A few new items in a large index wait: they are scanned beside the graph, which takes no time, while to write the
+    graph anew takes as long as it is large.
+
+    Args:
+        writer: the index, with everything committed.
+        progress: told how it goes on.
+        whole: let nothing wait, and leave no removed item in it.
+
+    Returns:
+        None, or why there is no graph: the index then is searched by scanning.
+
+    Raises:
+        IndexDamagedError: a vector in the database is damaged.
+
+    """
+    folder = writer.folder
+    meta = writer.meta()
+    if meta.items == 0:
+        writer.set_graph(None)
+        (folder / GRAPH).unlink(missing_ok=True)
+        return None
+    row, file = _usable(writer, folder, 0 if whole else _MOST_REMOVED)
+    if row is not None and file is not None and _is_enough(file, meta.items, whole):
+        _measure_old(writer, row, file)
+        return None
+    try:
+        writer.set_graph(_built(writer, row, file, progress))
+    except GraphUnusableError as error:
+        return str(error)
+    return None
+
+
+def _is_enough(file: GraphFile, items: int, whole: bool) -> bool:
+    waiting = items - int(file.live.sum())
+    return waiting <= (0 if whole else min(_MOST_WAITING, _MOST_WAITING_SHARE * len(file.ids)))
+
+
+def _usable(writer: Writer, folder: Path, most_removed: float) -> tuple[GraphRow | None, GraphFile | None]:
+    """Return the graph to start from, if it is sound and most of it is alive."""
+    row = writer.graph()
+    if row is None:
+        return None, None
+    try:
+        file = open_graph(folder, row, writer.meta().dim)
+    except GraphUnusableError:
+        return None, None
+    removed = int((~file.live).sum())
+    return (None, None) if removed > most_removed * len(file.ids) else (row, file)
+
+
+def _built(writer: Writer, row: GraphRow | None, file: GraphFile | None, progress: StartProgress) -> GraphRow:
+    meta = writer.meta()
+    covered = int(file.live.sum()) if file is not None else 0
+    capacity = meta.items + (len(file.ids) - covered if file is not None else 0)
+    builder = GraphBuilder(meta.dim, capacity, file)
+    advance = progress("building the graph", meta.items - covered)
+    for ids, vectors, _ in writer.vector_chunks(row.covers if row is not None else 0):
+        covered += len(ids)
+        if covered > meta.items:
+            break
+        builder.add(ids, vectors)
+        advance(len(ids))
+    if covered != meta.items:
+        raise writer.damage(f"{meta.items:,} items are expected, another number is there")
+    return builder.save(writer.folder, meta.last_id, examine=_measured_by(file, meta.items))
+
+
+def _measure_old(writer: Writer, row: GraphRow, file: GraphFile) -> None:
+    """Measure a graph that an earlier version built, which did not."""
+    if "measured" not in file.parameters and (found := measure(file)):
+        parameters = json.dumps({**file.parameters, **found}, sort_keys=True)
+        writer.set_graph(replace(row, parameters=parameters))
+
+
+def _measured_by(file: GraphFile | None, items: int) -> Callable[[GraphFile], Mapping[str, Any]]:
+    """Return what tells how good the new graph is: a measurement, or that of the old one where little was added."""
+    old = file.parameters.get("measured") if file is not None else None
+    if old is not None and items <= _MOST_GROWTH * old["items"]:
+        return lambda _: {"measured": old}
+    return measure

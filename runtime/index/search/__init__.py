@@ -1,0 +1,1 @@
+"""Searching an index: from query vectors to hits."""

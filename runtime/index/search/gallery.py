@@ -1,0 +1,178 @@
+"""What a search runs over: the vectors of one state of an index, scanned or searched through its graph.
+
+Both ways end in the same step: exact distances in float64, ordered by (distance, id). So they agree to the last bit
+wherever the graph found the same neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ... import scan
+from ..database.records import GraphRow
+from ..database.store import Ids, Store, Vectors
+from ..graph.costs import Costs
+from ..graph.file import GraphFile, GraphUnusableError, open_graph
+from .graphsearch import GraphSearch
+from .results import Distances, Result, merged, nothing, without_cut_ties
+
+__all__ = ["Distances", "Gallery", "Part", "gallery_of", "open_gallery"]
+
+# Rows scanned at a time, as values: 2^24 float32 = 64 MiB where rows have to be picked out.
+_CHUNK_VALUES = 1 << 24
+# A graph of fewer vectors that has not been measured is not used.
+_SMALLEST_TO_GUESS = 10_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the vectors: ids int64 ``[n]``, float32 ``[n, d]``, and which of them are in the index (None: all)."""
+
+    ids: Ids
+    vectors: Vectors
+    live: npt.NDArray[np.bool_] | None = None
+
+    def chunks(self, allowed: Ids | None) -> Iterator[tuple[Ids, Vectors]]:
+        """Yield what is in the index and, if given, among the ``allowed`` ids (ascending)."""
+        step = max(1, _CHUNK_VALUES // max(1, self.vectors.shape[1]))
+        for start in range(0, len(self.ids), step):
+            ids, vectors = self.ids[start : start + step], self.vectors[start : start + step]
+            chosen = np.ones(len(ids), dtype=np.bool_) if self.live is None else self.live[start : start + step]
+            if allowed is not None:
+                chosen = chosen & np.isin(ids, allowed)
+            if chosen.all():
+                yield ids, vectors
+            elif chosen.any():
+                yield ids[chosen], vectors[chosen]
+
+    def nearest(self, queries: Vectors, k: int, *, farthest: bool = False, allowed: Ids | None = None) -> Result:
+        """Return the exact ``k`` nearest (or farthest) of the ``allowed`` items."""
+        best = nothing(len(queries))
+        for ids, vectors in self.chunks(allowed):
+            places, distances = scan.nearest(queries, vectors, k, farthest=farthest)
+            best = merged(best, (ids[places], distances), k, farthest)
+        return best
+
+
+class Gallery:
+    """The vectors of one state of an index."""
+
+    def __init__(self, parts: tuple[Part, ...], file: GraphFile | None, graph_problem: str | None = None) -> None:
+        self.parts = parts
+        self.file = file
+        self._others = tuple(part for part in parts[1:] if len(part.ids))
+        self.graph_problem = graph_problem
+        self.costs = None if file is None else _costs(file)
+        self.size = sum(len(part.ids) if part.live is None else int(part.live.sum()) for part in parts)
+        self._search: GraphSearch | None = None
+
+    @property
+    def graph_loaded(self) -> bool:
+        """Whether the graph is in memory already."""
+        return self._search is not None
+
+    def scan(self, queries: Vectors, k: int, *, farthest: bool = False, allowed: Ids | None = None) -> Result:
+        """Return the exact ``k`` nearest (or farthest) items of each query.
+
+        Args:
+            queries: float32 ``[q, d]``.
+            k: at most this many.
+            farthest: the largest distances first instead.
+            allowed: ids int64, ascending, of the only items that count.
+
+        Returns:
+            ids int64 and squared distances float64, both ``[q, min(k, n)]``, ordered by (distance, id).
+
+        """
+
+        def search(some: Vectors, count: int) -> Result:
+            return self._scan(some, count, farthest, allowed)
+
+        return without_cut_ties(search, queries, k)
+
+    def search_graph(self, queries: Vectors, k: int) -> Result:
+        """Return about the ``k`` nearest items of each query, as :meth:`scan` does, through the graph.
+
+        Raises:
+            GraphUnusableError: there is none, or it cannot be loaded.
+
+        """
+        best = self._load().nearest(queries, k)
+        if best is None:
+            return self.scan(queries, k)
+        for part in self._others:
+            best = merged(best, without_cut_ties(part.nearest, queries, k), k, False)
+        return best
+
+    def load_graph(self) -> None:
+        """Load the graph, unless it is loaded.
+
+        Raises:
+            GraphUnusableError: there is none, or it cannot be loaded.
+
+        """
+        self._load()
+
+    def _load(self) -> GraphSearch:
+        if self._search is None:
+            if self.file is None:
+                raise GraphUnusableError(self.graph_problem or "this index has none")
+            self._search = GraphSearch(self.file.load())
+        return self._search
+
+    def _scan(self, queries: Vectors, k: int, farthest: bool, allowed: Ids | None) -> Result:
+        best = nothing(len(queries))
+        for part in self.parts:
+            best = merged(best, part.nearest(queries, k, farthest=farthest, allowed=allowed), k, farthest)
+        return best
+
+
+def gallery_of(file: GraphFile, *others: Part) -> Gallery:
+    """Return the vectors of a graph file, and others that are not in it."""
+    return Gallery((Part(file.ids, file.vectors, None if file.live.all() else file.live), *others), file)
+
+
+def open_gallery(store: Store) -> Gallery:
+    """Return the vectors of the current state of an index, from its graph file if that is sound.
+
+    Call it at the beginning of a snapshot, which it may renew. Where there should be a graph and it cannot be used, the
+    gallery's ``graph_problem`` says why.
+
+    Raises:
+        IndexDamagedError: a vector is damaged, or some are missing.
+
+    """
+    problem = None
+    # A writer puts a new graph in its place a moment before it commits which one it is: so twice.
+    for attempt in range(2):
+        row = store.graph()
+        if row is None:
+            break
+        try:
+            return _from_graph(store, row)
+        except GraphUnusableError as error:
+            problem = str(error)
+        if attempt == 0:
+            store.renew_snapshot()
+    return Gallery((Part(*store.vectors()),), None, problem if row is not None else None)
+
+
+def _from_graph(store: Store, row: GraphRow) -> Gallery:
+    meta = store.meta()
+    file = open_graph(store.folder, row, meta.dim)
+    gallery = gallery_of(file, Part(*store.vectors_after(row.covers)))
+    if gallery.size != meta.items:
+        raise store.damage(f"{meta.items:,} items are expected, {gallery.size:,} are there")
+    return gallery
+
+
+def _costs(file: GraphFile) -> Costs | None:
+    """Return what a search costs, None where there is so little that a scan is always sooner."""
+    measured = file.parameters.get("measured")
+    if measured is not None:
+        return Costs.from_json(measured.get("costs"))
+    return Costs.guessed(*file.vectors.shape) if len(file.ids) >= _SMALLEST_TO_GUESS else None

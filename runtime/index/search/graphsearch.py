@@ -1,0 +1,139 @@
+"""Searching a loaded graph: candidates from it, exact distances from the vectors in its file."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ... import scan
+from ...devices import usable_cores
+from ..graph.backend import Ids, Vectors
+from ..graph.file import Graph, GraphFile, Places
+from .results import Distances, Result, without_cut_ties
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+__all__ = ["GraphSearch"]
+
+# Candidates taken from the graph beyond k: the best in float32 need not be the best in float64.
+_SPARE = 2
+# By how much a squared distance in float32 may be wrong, of itself and for tiny ones; ten times what was seen.
+_ROUNDING = 1e-5
+# Queries that one thread searches for and ranks, so that it waits for no other, and those that it ranks at a time: so
+# few that the candidates' vectors stay in the processor's cache until their distances are computed.
+_QUERIES_A_THREAD = 250
+_QUERIES_AT_A_TIME = 32
+# A loaded graph holds the vectors itself. Those that are looked up in its file besides may take this share of them once
+# more, or so many bytes; looking up one maps what lies around it, too.
+_MAPPED_SHARE = 0.2
+_LEAST_MAPPED = 192 << 20
+_MAPPED_AT_A_TIME = 64 << 10
+
+
+class _NotReachedError(Exception):
+    """The graph has more vectors than it can reach."""
+
+
+class GraphSearch:
+    """A loaded graph, ready to be searched; threads may share it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._file = graph.file
+        self._pool: ThreadPoolExecutor | None = None
+        self._mapped = 0
+        self._most_mapped = _most_mapped(graph.file)
+        self._counting = threading.Lock()
+
+    def nearest(self, queries: Vectors, k: int) -> Result | None:
+        """Return about the ``k`` nearest vectors of each query that are in the graph.
+
+        Args:
+            queries: float32 ``[q, d]``, finite.
+            k: at least 1; where the graph holds fewer, all of them are returned.
+
+        Returns:
+            ids and exact distances ``[q, min(k, n)]``; None where the graph does not reach that many: the caller scans.
+
+        """
+        step = min(_QUERIES_A_THREAD, max(_QUERIES_AT_A_TIME, -(-len(queries) // usable_cores())))
+        parts = [queries[start : start + step] for start in range(0, len(queries), step)]
+        if len(parts) <= 1:
+            return self._nearest(queries, k, usable_cores())
+        found = list(self._threads().map(lambda part: self._nearest(part, k, 1), parts))
+        whole = [part for part in found if part is not None]
+        if len(whole) < len(found):
+            return None
+        return np.concatenate([ids for ids, _ in whole]), np.concatenate([distances for _, distances in whole])
+
+    def _nearest(self, queries: Vectors, k: int, threads: int) -> Result | None:
+        """Take of the candidates those that may be among the ``k`` best in float64, and rank them."""
+        found = self._graph.search(queries, k + _SPARE, threads=threads)
+        if found is None:
+            return None
+        places, near = found
+        count = near.shape[1]
+        last = near[:, min(k, count) - 1]
+        close = (near <= (last + _ROUNDING * last + _ROUNDING)[:, None]).sum(axis=1)
+        best = self._ranked(queries, places[:, : close.max()], k)
+        # As many as were asked for are equally far: there may be others.
+        cut = np.flatnonzero(close == count) if count < len(self._graph) else np.empty(0, dtype=np.int64)
+        if len(cut):
+            more = functools.partial(self._candidates, threads=threads)
+            with contextlib.suppress(_NotReachedError):
+                best[0][cut], best[1][cut] = without_cut_ties(more, queries[cut], k)
+                return best
+            return None
+        return best
+
+    def _candidates(self, queries: Vectors, k: int, threads: int) -> Result:
+        found = self._graph.search(queries, k + _SPARE, threads=threads)
+        if found is None:
+            raise _NotReachedError
+        return self._ranked(queries, found[0], k)
+
+    def _ranked(self, queries: Vectors, places: Places, k: int) -> Result:
+        """Rank the vectors at ``places``, ``[q, c]``, as :func:`~...scan.rank` does."""
+        count = min(k, places.shape[1])
+        ids, distances = np.empty((len(queries), count), dtype=np.int64), np.empty((len(queries), count))
+        for start in range(0, len(queries), _QUERIES_AT_A_TIME):
+            some = slice(start, start + _QUERIES_AT_A_TIME)
+            ids[some], distances[some] = self._rank(queries[some], places[some], k)
+        self._release(places.size)
+        return ids, distances
+
+    def _rank(self, queries: Vectors, places: Places, k: int) -> Result:
+        ids: Ids = self._file.ids[places]
+        distances: Distances = scan.squared_distances(queries, self._file.vectors[places])
+        if (distances[:, 1:] > distances[:, :-1]).all():  # float32 had them in the right order, as it nearly always has
+            return ids[:, :k], distances[:, :k]
+        order = np.lexsort((ids, distances), axis=1)[:, :k]
+        return np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+    def _release(self, looked_up: int) -> None:
+        """Give back the memory of vectors that were looked up, once it is much."""
+        with self._counting:
+            self._mapped += looked_up
+            if self._mapped <= self._most_mapped:
+                return
+            self._mapped = 0
+        self._file.release()
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="search")
+        return self._pool
+
+
+def _most_mapped(file: GraphFile) -> float:
+    """Return how many vectors may be looked up before the memory they take is given back."""
+    limit = max(_LEAST_MAPPED, _MAPPED_SHARE * file.vectors.nbytes)
+    return math.inf if file.size <= limit else limit / _MAPPED_AT_A_TIME

@@ -1,0 +1,48 @@
+"""A picture of the index that answers a query."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ..database.records import Item
+
+__all__ = ["Hit", "hit_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A picture of the index that answers a query.
+
+    Attributes:
+        path: opens the picture from anywhere.
+        distance: squared Euclidean distance to the query, in [0, 4].
+        label: name of the top folder it lies in under the synced one, if any.
+        id: number of the item in the index.
+        root: the folder that was synced.
+        relative: path under ``root``.
+        near_duplicates: number of hits left out because they are near-duplicates of this one; 0 unless that was asked
+            for.
+
+    """
+
+    path: str
+    distance: float
+    label: str | None
+    id: int
+    root: str
+    relative: str
+    near_duplicates: int = 0
+
+
+def hit_of(item: Item, root: bytes, distance: float, near_duplicates: int = 0) -> Hit:
+    """Return the hit that an item is, at a distance; ``root`` is the path of its root."""
+    return Hit(
+        path=os.fsdecode(os.path.join(root, item.path)),  # noqa: PTH118 - bytes, which pathlib does not take
+        distance=distance,
+        label=item.label,
+        id=item.id,
+        root=os.fsdecode(root),
+        relative=os.fsdecode(item.path),
+        near_duplicates=near_duplicates,
+    )

@@ -1,0 +1,488 @@
+"""``Index``: an index folder, open to be searched."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+
+import numpy as np
+
+from ...devices import Device
+from ...errors import IndexStateError, QueryError
+from ...images import DEFAULT_MAX_PIXELS, PictureSource
+from ...text import display_path, printable
+from ..database.store import Ids, Store, Vectors
+from ..files import DATABASE, MODEL
+from ..graph.costs import MANY, Choice
+from ..graph.file import GraphUnusableError
+from .filters import Filters
+from .gallery import Distances, Gallery, open_gallery
+from .hit import Hit, hit_of
+
+if TYPE_CHECKING:
+    from ...embedder import Embedder
+    from .named import IndexedPicture
+    from .selection import Chosen
+
+__all__ = ["Hit", "Index", "Method"]
+
+T = TypeVar("T")
+# Of a file, whatever its name; None where it is not there.
+Identity = tuple[int, int] | None
+Method = Literal["auto", "exact", "hnsw"]
+_SHA256_BYTES = 32
+
+
+class Index:
+    """An index, open to be searched; threads may share it.
+
+    ``remarks`` collects what a user should know of how the queries were answered (a damaged graph, a ``k`` beyond the
+    index), each once.
+    """
+
+    def __init__(self, store: Store, identity: Identity, open_embedder: Callable[[], Embedder]) -> None:
+        self.path = store.folder
+        self.remarks: list[str] = []
+        self._store = store
+        self._open_embedder = open_embedder
+        self._lock = threading.RLock()
+        self._embedder_lock = threading.Lock()
+        self._identity = identity
+        meta = store.meta()
+        self._model_sha256, self._dim = meta.model_sha256, meta.dim
+        self._version: int | None = None
+        self._gallery: Gallery | None = None
+        self._known_filters: Filters | None = None
+        self._embedder: Embedder | None = None
+        self._choice = Choice()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> Index:
+        """Open an index folder.
+
+        Args:
+            path: made by ``deeprank-index sync``.
+            device: where the network runs that embeds queries.
+            threads: of the network, on the CPU.
+            max_pixels: query pictures of more pixels are refused.
+
+        Raises:
+            IndexStateError: it is missing, may not be read, or is of a newer schema.
+            IndexDamagedError: its database is damaged.
+
+        """
+        store, identity = _open_store(Path(path))
+
+        def open_embedder() -> Embedder:
+            from ...embedder import Embedder
+
+            return Embedder(store.folder / MODEL, device=device, threads=threads, max_pixels=max_pixels)
+
+        try:
+            return cls(store, identity, open_embedder)
+        except BaseException:
+            store.close()
+            raise
+
+    def close(self) -> None:
+        """Close the index."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Return the number of pictures in the index."""
+        return self._store.meta().items
+
+    @property
+    def embedder(self) -> Embedder:
+        """The index's own model, opened at first use.
+
+        Raises:
+            ModelFileError, DeviceError: it cannot be opened.
+            IndexStateError: it is not the model that the vectors were made with.
+
+        """
+        with self._embedder_lock:
+            if self._embedder is None:
+                embedder = self._open_embedder()
+                self._check_model(embedder.sha256)
+                self._embedder = embedder
+            return self._embedder
+
+    def search(
+        self,
+        query: PictureSource | IndexedPicture | np.ndarray[Any, Any],
+        k: int = 10,
+        *,
+        farthest: bool = False,
+        label: str | Sequence[str] | None = None,
+        path: str | Sequence[str] | None = None,
+        max_distance: float | None = None,
+        exclude_sha256: Collection[bytes | str] = (),
+        unique: float | None = None,
+        method: Method = "auto",
+    ) -> list[Hit]:
+        """Return the ``k`` nearest pictures, nearest first.
+
+        Args:
+            query: a picture (path or binary file), one of the index (see :meth:`item`), or a vector, float32 ``[d]``.
+            k: at least 1; where fewer pictures are there, all are returned, with a remark.
+            farthest: the farthest first instead.
+            label: only pictures with this label, or with one of these.
+            path: only pictures whose path under the synced folder matches this pattern, or one of these; a pattern that
+                begins with ``/`` is one of the whole path.
+            max_distance: only pictures at most this far (squared Euclidean).
+            exclude_sha256: no pictures whose files have one of these contents (32 bytes, or hex): ``k`` others.
+            unique: no near-duplicates: what is at most this far from a better hit is left out, and counted in that
+                hit's ``near_duplicates``.
+            method: ``exact`` scans, ``hnsw`` uses the graph, ``auto`` does what is done sooner.
+
+        Raises:
+            PictureError: the query cannot be read.
+            QueryError: ``k``, the vector, the label, the path or the combination makes no sense.
+            IndexDamagedError: what would be answered is damaged.
+
+        """
+        return self.hits(
+            self._vector(query)[None],
+            k,
+            farthest=farthest,
+            label=label,
+            path=path,
+            max_distance=max_distance,
+            exclude_sha256=[exclude_sha256] if exclude_sha256 else None,
+            unique=unique,
+            method=method,
+        )[0]
+
+    def hits(
+        self,
+        vectors: Vectors,
+        k: int = 10,
+        *,
+        farthest: bool = False,
+        label: str | Sequence[str] | None = None,
+        path: str | Sequence[str] | None = None,
+        max_distance: float | None = None,
+        exclude_sha256: Sequence[Collection[bytes | str]] | None = None,
+        unique: float | None = None,
+        method: Method = "auto",
+    ) -> list[list[Hit]]:
+        """Return the hits of several queries at once, float32 ``[q, d]``; otherwise as :meth:`search`.
+
+        ``exclude_sha256`` has an entry for each query.
+        """
+        if max_distance is not None and farthest:
+            raise QueryError("The farthest pictures were asked for with a largest distance; expected one or the other.")
+        largest = np.inf if max_distance is None else max_distance
+        with self._reading():
+            if exclude_sha256 is None and unique is None:
+                ids, distances = self.search_vectors(
+                    vectors, k, farthest=farthest, label=label, path=path, method=method
+                )
+                found = [(*row, None) for row in zip(ids, distances, strict=True)]
+                return self._hits(found, largest)
+            excluded = [()] * len(vectors) if exclude_sha256 is None else exclude_sha256
+            allowed = self._filters().allowed(label, path)
+            chosen = self._choose(vectors, k, farthest, allowed, method, excluded, unique, largest)
+            return self._hits([(each.ids, each.distances, each.hidden) for each in chosen], largest)
+
+    def item(self, which: int | str | Path) -> IndexedPicture:
+        """Return a picture of the index with its vector, to be searched with; its file is not read.
+
+        Args:
+            which: its id, or its path: absolute, from the current folder, or from a synced one.
+
+        Raises:
+            QueryError: there is none, or the path leads to several.
+            IndexDamagedError: what would be returned is damaged.
+
+        """
+        from .named import find_picture
+
+        with self._reading():
+            return find_picture(self._store, which)
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything that is asked inside be answered from one state of the index.
+
+        Other threads wait meanwhile, and so may a process that is about to change the index: be quick.
+        """
+        with self._reading():
+            yield
+
+    def search_vectors(
+        self,
+        vectors: Vectors,
+        k: int = 10,
+        *,
+        farthest: bool = False,
+        label: str | Sequence[str] | None = None,
+        path: str | Sequence[str] | None = None,
+        method: Method = "auto",
+    ) -> tuple[Ids, Distances]:
+        """Return ids and distances alone.
+
+        Args:
+            vectors: float32 ``[q, d]``, finite.
+            k: neighbours wanted.
+            farthest: the farthest first instead.
+            label: only pictures with one of these labels.
+            path: only pictures whose path matches one of these patterns.
+            method: as for :meth:`search`.
+
+        Returns:
+            ids int64 and squared distances float64, both ``[q, min(k, n)]``, ordered by (distance, id).
+
+        Raises:
+            QueryError, IndexDamagedError: as for :meth:`search`.
+
+        """
+        queries = self._checked(vectors, k, method)
+        filtered = label is not None or path is not None
+        with self._reading() if filtered else self._unchanged() as gallery:
+            allowed = self._filters().allowed(label, path) if filtered else None
+            ids, distances = self._nearest(gallery, queries, k, farthest, allowed, method)
+        if ids.shape[1] < k:
+            self._remark(
+                f"{k} pictures were asked for, {ids.shape[1]} are there{_such(label, path)}: all of them are returned."
+            )
+        return ids, distances
+
+    def prepare(self) -> None:
+        """Read the vectors now rather than at the first search; in a thread, while the model is being opened, say."""
+        with self._reading():
+            pass
+
+    def load_graph(self) -> None:
+        """Load the graph now, as a process does that is going to answer many queries."""
+        with self._reading() as gallery:
+            if gallery.costs is not None and gallery.costs.gained_by_graph(MANY) > 0:
+                self._through_graph(gallery.load_graph, lambda: None)
+
+    def labels(self) -> list[str]:
+        """Return the labels of the index, sorted."""
+        with self._reading():
+            return list(self._filters().labels.names)
+
+    def roots(self) -> list[str]:
+        """Return the folders that were synced, in that order."""
+        with self._reading():
+            return [os.fsdecode(path) for path in self._store.roots().values()]
+
+    def _nearest(
+        self, gallery: Gallery, queries: Vectors, k: int, farthest: bool, allowed: Ids | None, method: Method
+    ) -> tuple[Ids, Distances]:
+        def scan() -> tuple[Ids, Distances]:
+            return gallery.scan(queries, k, farthest=farthest, allowed=allowed)
+
+        if farthest or allowed is not None:
+            if method == "hnsw":
+                self._remark("The farthest pictures and those of a label or path are always found by an exact scan.")
+            return scan()
+        if method == "auto":
+            scans = not self._choice.is_graph(gallery.costs, len(queries), loaded=gallery.graph_loaded)
+            method = "exact" if scans else "hnsw"
+        if method == "exact":
+            return scan()
+        return self._through_graph(lambda: gallery.search_graph(queries, k), scan)
+
+    def _choose(
+        self,
+        vectors: Vectors,
+        k: int,
+        farthest: bool,
+        allowed: Ids | None,
+        method: Method,
+        excluded: Sequence[Collection[bytes | str]],
+        unique: float | None,
+        largest: float,
+    ) -> list[Chosen]:
+        """Search for what answers each query; see :func:`~.selection.choose`."""
+        from .selection import choose
+
+        if unique is not None and not unique >= 0:
+            raise QueryError(f"Near-duplicates are to be at most {unique} apart; expected 0 or more, as 0.05.")
+        with self._reading() as gallery:
+            queries = self._checked(vectors, k, method)
+            if len(excluded) != len(queries):
+                raise QueryError(f"Contents to leave out are given for {len(excluded)} of {len(queries)} queries.")
+
+            def search(some: Vectors, count: int) -> tuple[Ids, Distances]:
+                return self._nearest(gallery, some, count, farthest, allowed, method)
+
+            chosen = choose(
+                search,
+                queries,
+                k,
+                left_out=[self._ids_of_contents(contents) for contents in excluded],
+                largest=largest,
+                unique=unique,
+                vectors_of=lambda ids: self._store.vectors_of(ids.tolist()),
+            )
+        fewest = min((len(each.ids) for each in chosen if not each.complete), default=k)
+        if fewest < k and largest == np.inf:
+            self._remark(f"{k} pictures were asked for, {fewest} are there that can be returned: all of them are.")
+        return chosen
+
+    def _hits(self, found: Sequence[tuple[Ids, Distances, Any]], largest: float) -> list[list[Hit]]:
+        """Look up what was found: ids, distances and near-duplicates left out (None: none were) of each query."""
+        items = self._store.items(sorted({item for ids, _, _ in found for item in ids.tolist()}))
+        roots = self._store.roots()
+        missing = {item.root for item in items.values()} - set(roots)
+        if missing:
+            raise self._store.damage(f"root {min(missing)} is missing")
+        return [
+            [
+                hit_of(items[i], roots[items[i].root], distance, left_out)
+                for i, distance, left_out in zip(
+                    ids.tolist(), distances.tolist(), [0] * len(ids) if hidden is None else hidden.tolist(), strict=True
+                )
+                if distance <= largest
+            ]
+            for ids, distances, hidden in found
+        ]
+
+    def _vector(self, query: PictureSource | IndexedPicture | np.ndarray[Any, Any]) -> Vectors:
+        if isinstance(query, np.ndarray):
+            return query
+        # An IndexedPicture has one; its module need not be imported to tell.
+        vector: Vectors | None = getattr(query, "vector", None)
+        if vector is None:
+            vector = self.embedder.embed([cast(PictureSource, query)])[0]
+        return vector
+
+    def _ids_of_contents(self, contents: Collection[bytes | str]) -> frozenset[int]:
+        return frozenset(item for content in contents for item in self._store.ids_of_content(_digest(content)))
+
+    def _through_graph(self, graph: Callable[[], T], otherwise: Callable[[], T]) -> T:
+        try:
+            return graph()
+        except GraphUnusableError as error:
+            self._remark(_scanned_instead(str(error)))
+            return otherwise()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Gallery]:
+        """Hold one state of the database, and give its vectors; what another process changed is read again."""
+        with self._lock:
+            if _identity(self._store.database) != self._identity:
+                raise IndexStateError(
+                    f"{display_path(self.path)} was replaced while it was open (--reembed, --repair); open it again."
+                )
+            with self._store.snapshot():
+                if self._gallery is None or self._store.version() != self._version:
+                    self._known_filters = None
+                    self._gallery = open_gallery(self._store)
+                    self._version = self._store.version()
+                    if self._gallery.graph_problem is not None:
+                        self._remark(_scanned_instead(self._gallery.graph_problem))
+                yield self._gallery
+
+    @contextlib.contextmanager
+    def _unchanged(self) -> Iterator[Gallery]:
+        """Give the vectors for a search that reads no rows: without a snapshot, as long as nobody has changed them."""
+        with self._lock:
+            gallery = self._gallery
+            same = _identity(self._store.database) == self._identity
+            if gallery is not None and same and self._store.version() == self._version:
+                yield gallery
+                return
+            with self._reading() as gallery:
+                yield gallery
+
+    def _checked(self, vectors: Vectors, k: int, method: str) -> Vectors:
+        dim = self._dim
+        if k < 1:
+            raise QueryError(f"k is {k}; expected at least 1.")
+        if method not in ("auto", "exact", "hnsw"):
+            raise QueryError(f"The method {printable(str(method))!r} is unknown; expected auto, exact or hnsw.")
+        queries = np.asarray(vectors)
+        if queries.ndim != 2 or queries.shape[1] != dim or queries.dtype.kind != "f":
+            raise QueryError(
+                f"The query is {queries.dtype} {list(queries.shape)}; this index holds vectors of {dim} numbers, "
+                f"so float32 [n, {dim}] is expected."
+            )
+        if not np.isfinite(queries).all():
+            raise QueryError("A query vector holds NaN or infinite numbers; expected a vector of the index's model.")
+        return queries.astype(np.float32, copy=False)
+
+    def _filters(self) -> Filters:
+        """Return the filters over the state that is being read."""
+        if self._known_filters is None:
+            self._known_filters = Filters(self._store)
+        return self._known_filters
+
+    def _check_model(self, sha256: str) -> None:
+        expected = self._model_sha256
+        if sha256 != expected:
+            raise IndexStateError(
+                f"{display_path(self.path / MODEL)} is not the model that the vectors were made with (sha256 "
+                f"{sha256[:12]}…, expected {expected[:12]}…); put that one back, or embed again with: "
+                "deeprank-index sync --reembed --model MODEL."
+            )
+
+    def _remark(self, remark: str) -> None:
+        if remark not in self.remarks:
+            self.remarks.append(remark)
+
+
+def _digest(content: bytes | str) -> bytes:
+    try:
+        digest = bytes.fromhex(content) if isinstance(content, str) else content
+    except ValueError:
+        digest = b""
+    if len(digest) != _SHA256_BYTES:
+        raise QueryError(f"The content {printable(str(content))!r} is no sha256; expected 32 bytes, or 64 hex digits.")
+    return digest
+
+
+def _such(label: object, path: object) -> str:
+    if label is None and path is None:
+        return ""
+    return f" with such a {'path' if label is None else 'label' if path is None else 'label and path'}"
+
+
+def _open_store(folder: Path) -> tuple[Store, Identity]:
+    """Open the database, and tell which file it is: another may take its name while it is being opened."""
+    while True:
+        before = _identity(folder / DATABASE)
+        store = Store.open(folder)
+        if _identity(folder / DATABASE) == before:
+            return store, before
+        store.close()
+
+
+def _identity(path: Path) -> Identity:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _scanned_instead(reason: str) -> str:
+    return (
+        f"The graph cannot be used: {reason}. The vectors were scanned instead, which gives the exact result; "
+        "the next deeprank-index sync builds the graph again."
+    )

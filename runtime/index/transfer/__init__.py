@@ -1,0 +1,1 @@
+"""Taking an index elsewhere: copies, and plain numpy files."""

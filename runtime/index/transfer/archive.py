@@ -1,0 +1,207 @@
+"""The file of an exported index: arrays in an npz, written and read without holding them all, read without trust.
+
+====================  =======================  ===============================================================
+array                 dtype and shape          what
+====================  =======================  ===============================================================
+``vectors``           float32 ``[n, d]``       the embeddings, rows of unit length
+``ids``               int64 ``[n]``            the number that names one vector for ever, ascending
+``paths``             uint8 ``[...]``          relative to their root, each ended by a zero byte
+``root_of``           int32 ``[n]``            place of the root in ``roots``
+``labels``            uint8 ``[...]``          the labels that occur, sorted, each ended by a zero byte
+``label_of``          int32 ``[n]``            place of the label in ``labels``, -1: none
+``sizes``             int64 ``[n]``            of the picture file, in bytes
+``mtimes_ns``         int64 ``[n]``            when it was last changed
+``sha256``            uint8 ``[n, 32]``        of the bytes of the picture file
+``roots``             uint8 ``[...]``          the synced folders, each ended by a zero byte
+``root_ids``          int64 ``[r]``            the numbers of the roots in the index
+``meta``              uint8 ``[...]``          a JSON object, see :mod:`.exporting`
+====================  =======================  ===============================================================
+
+Names are bytes of the file system, in which any byte but zero may occur; so neither numpy's fixed-width strings (one
+long name would make all of them long) nor its objects (pickle) hold them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import struct
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import DataError
+from ...text import display_path, printable
+
+__all__ = ["ARRAYS", "KIND", "SCHEMA", "ArchiveReader", "ArchiveWriter", "join_names", "split_names"]
+
+KIND = "deeprank-index"
+SCHEMA = 1
+# The dtype of each array and how many numbers there are in a row; None: as many as the file says.
+ARRAYS: Mapping[str, tuple[str, tuple[int | None, ...]]] = {
+    "meta": ("|u1", ()),
+    "vectors": ("<f4", (None,)),
+    "ids": ("<i8", ()),
+    "paths": ("|u1", ()),
+    "root_of": ("<i4", ()),
+    "labels": ("|u1", ()),
+    "label_of": ("<i4", ()),
+    "sizes": ("<i8", ()),
+    "mtimes_ns": ("<i8", ()),
+    "sha256": ("|u1", (32,)),
+    "roots": ("|u1", ()),
+    "root_ids": ("<i8", ()),
+}
+
+# Whatever zipfile and numpy raise on bytes that are no npz.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    EOFError,
+    KeyError,
+    MemoryError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+# Characters of what was found that a message repeats.
+_MOST_SHOWN = 200
+_EXPECTED = "expected a file made by deeprank-index export"
+
+
+def join_names(names: Iterable[bytes]) -> bytes:
+    """Return names as one run of bytes, each ended by a zero byte."""
+    return b"".join(name + b"\0" for name in names)
+
+
+def split_names(joined: bytes) -> list[bytes]:
+    """Return the names that :func:`join_names` was given; bytes after the last zero byte are a name, too."""
+    names = joined.split(b"\0")
+    return names if names[-1] else names[:-1]
+
+
+class ArchiveWriter:
+    """Writes the arrays one after the other; the same arrays give the same bytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Write the list of what is in the file; after an error that matters no more, but the archive wants an end."""
+        with contextlib.suppress(*(() if error is None else (OSError, ValueError))):
+            self._zip.close()
+
+    @contextlib.contextmanager
+    def array(self, name: str, rows: int, *inner: int) -> Iterator[Callable[[npt.NDArray[Any]], object]]:
+        """Begin an array of ``[rows, *inner]``, and yield the function that takes it, some rows at a time."""
+        dtype, _ = ARRAYS[name]
+        header = {"descr": dtype, "fortran_order": False, "shape": (rows, *inner)}
+        with self._zip.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            yield lambda some: member.write(np.ascontiguousarray(some, dtype=dtype).data)
+
+    def put(self, name: str, values: npt.NDArray[Any]) -> None:
+        """Write a whole array."""
+        with self.array(name, *values.shape) as write:
+            write(values)
+
+    def put_bytes(self, name: str, content: bytes | bytearray) -> None:
+        """Write bytes as an array of them."""
+        self.put(name, np.frombuffer(content, dtype=np.uint8))
+
+
+class ArchiveReader:
+    """Reads the arrays of a file that is not trusted: nothing is unpickled, and nothing larger than the file is read.
+
+    Every method raises DataError where the file is not what an export writes.
+    """
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._path = path
+        with self._guarded():
+            self._zip = zipfile.ZipFile(file)
+            self._members = {member.filename: member for member in self._zip.infolist()}
+        missing = [name for name in ARRAYS if f"{name}.npy" not in self._members]
+        if missing:
+            raise self.error(f"has no array {missing[0]!r}")
+
+    def error(self, what: str) -> DataError:
+        """Return the error for a file that ``what``."""
+        return DataError(f"{display_path(self._path)} {what}; {_EXPECTED}.")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an array."""
+        with self._opened(name) as (_, shape):
+            return shape
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """Return a whole array."""
+        (values,) = self.chunks(name, None)
+        return values
+
+    def chunks(self, name: str, rows: int | None) -> Iterator[npt.NDArray[Any]]:
+        """Yield an array, ``rows`` of it at a time (None: all at once)."""
+        dtype = np.dtype(ARRAYS[name][0])
+        with self._opened(name) as (member, shape):
+            step = max(1, shape[0] if rows is None else rows)
+            for start in range(0, max(1, shape[0]), step):
+                count = min(step, shape[0] - start)
+                wanted = count * math.prod(shape[1:]) * dtype.itemsize
+                with self._guarded():
+                    content = member.read(wanted)
+                if len(content) != wanted:
+                    raise self.error(f"ends within the array {name!r}")
+                yield np.frombuffer(content, dtype=dtype).reshape(count, *shape[1:])
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+        info = self._members[f"{name}.npy"]
+        # Stored as it is, an array cannot be larger than the file.
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
+            raise self.error(f"holds the array {name!r} compressed or encrypted (save it with numpy.savez)")
+        with self._guarded():
+            member = self._zip.open(info)
+        with member:
+            with self._guarded():
+                shape = self._header(member, name, info.file_size)
+            yield member, shape
+
+    def _header(self, member: IO[bytes], name: str, size: int) -> tuple[int, ...]:
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        reader = readers.get(np.lib.format.read_magic(member))
+        if reader is None:
+            raise self.error(f"holds the array {name!r} in a version of the npy format that it does not use")
+        shape, fortran, dtype = reader(member)
+        expected, inner = ARRAYS[name]
+        fits = len(shape) == 1 + len(inner) and all(
+            want in (None, have) for want, have in zip(inner, shape[1:], strict=True)
+        )
+        if dtype != np.dtype(expected) or fortran or not fits or any(extent < 0 for extent in shape):
+            wanted = ", ".join(["n", *("d" if extent is None else str(extent) for extent in inner)])
+            found = printable(f"{dtype} {list(shape)}")[:_MOST_SHOWN]
+            raise self.error(f"holds {found} as {name!r} where {np.dtype(expected)} [{wanted}] was to be")
+        if member.tell() + math.prod(shape) * dtype.itemsize != size:
+            raise self.error(f"holds another number of values as {name!r} than its own header says")
+        return shape
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGED as error:
+            what = printable(str(error))[:_MOST_SHOWN] or type(error).__name__
+            raise self.error(f"is damaged, or no npz file ({what})") from None

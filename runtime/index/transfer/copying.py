@@ -1,0 +1,249 @@
+"""Copying an index that may be in use: one state of its database, its model, and the graph of that state."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import IndexStateError
+from ...progress import StartProgress, start_nothing
+from ...text import display_path, printable
+from ..care.leftovers import bytes_in, put_log_away
+from ..care.verify import verify
+from ..database.records import GraphRow
+from ..database.schema import connect, guarded
+from ..database.store import Store
+from ..database.writer import open_writer
+from ..files import DATABASE, GRAPH, MODEL
+from .placing import check_free, placed
+
+__all__ = ["CopyReport", "copy"]
+
+# What progress is counted in, so that the copy of a large database shows how far it is.
+UNIT = 1_000_000
+_PAGES_AT_A_TIME = 1024
+_BYTES_AT_A_TIME = 1 << 22
+# A writer renames a new graph a moment before it commits which one it is, and swaps whole folders when it embeds anew.
+_ATTEMPTS = 5
+_PAUSE_S = 0.2
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What was copied.
+
+    Attributes:
+        items: number of pictures in the copy.
+        bytes: of the copy.
+        graph: whether it has a graph.
+        checked: whether every part of it was read again and compared with its checksums.
+        remarks: what else a user should know.
+
+    """
+
+    items: int
+    bytes: int
+    graph: bool
+    checked: bool
+    remarks: tuple[str, ...] = ()
+
+
+class _ChangedError(Exception):
+    """Another process changed the index so that what was copied so far does not belong together."""
+
+
+def copy(
+    index: str | Path,
+    target: str | Path,
+    *,
+    replace: bool = False,
+    check: bool = True,
+    progress: StartProgress = start_nothing,
+) -> CopyReport:
+    """Copy an index, of the state that it has at one moment; it may be searched and written to meanwhile.
+
+    Nothing of the index is changed, and it may lie in a folder that must not be written to. ``target`` gets its name
+    when the copy is complete and durable. Its model and database are the ones of the index; the graph is left out
+    where the index has none that can be used.
+
+    Args:
+        index: the index folder.
+        target: a new name or an empty folder.
+        replace: accept an index at ``target``, and exchange it for the copy in one step.
+        check: verify the whole copy, and refuse to keep one that is not sound.
+        progress: told how it goes on, in MB.
+
+    Raises:
+        IndexStateError: there is no index, ``target`` is in use or cannot be written, or the copy is not sound.
+        IndexLockedError: another process makes an index at ``target``, or writes to the one there.
+        IndexDamagedError: the database of the index cannot be opened.
+
+    """
+    folder, place = Path(index), Path(target)
+    Store.open(folder).close()
+    _check_apart(folder, place)
+    check_free(place, replace=replace, hint=" (or --replace, which exchanges it for the copy)")
+    with placed(place, replace=replace) as making:
+        for attempt in range(_ATTEMPTS):
+            try:
+                remarks = _copy_state(folder, making, place, progress, last=attempt == _ATTEMPTS - 1)
+                break
+            except _ChangedError:
+                time.sleep(_PAUSE_S)
+        else:
+            raise IndexStateError(
+                f"{display_path(folder)} was replaced again and again while it was being copied; run the command "
+                "again when the other process has finished."
+            )
+        if check:
+            _check_copy(folder, making)
+        report = _report(making, check, remarks)
+    put_log_away(folder)
+    return report
+
+
+def _check_apart(folder: Path, target: Path) -> None:
+    source, place = (Path(os.path.realpath(path)) for path in (folder, target))
+    if place == source or source in place.parents:
+        where = "is the index itself" if place == source else "lies inside the index"
+        raise IndexStateError(f"{display_path(target)} {where}; expected another place for the copy.")
+
+
+def _copy_state(folder: Path, making: Path, target: Path, progress: StartProgress, *, last: bool) -> list[str]:
+    """Copy everything that belongs together, and return the remarks about it.
+
+    Raises:
+        _ChangedError: it did not belong together.
+
+    """
+    identity = _identity(folder)
+    with Store.open(folder) as store, contextlib.ExitStack() as state:
+        advance = _in_units(progress("copying", max(1, _total(folder) // UNIT)))
+        # A writer keeps a log, beside which a state can be held at no cost to it. Where there is none, a state that is
+        # held would make a writer wait: rather the copy begins again if one comes.
+        held = last or store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        if held:
+            state.enter_context(store.snapshot())
+        row = store.graph()
+        found = _copy_file(folder / GRAPH, making / GRAPH, advance) if row is not None else None
+        if row is not None and found != row.sha256 and held and not last:
+            raise _ChangedError
+        _copy_database(store, making / DATABASE, target / DATABASE, advance)
+        _copy_file(folder / MODEL, making / MODEL, advance)
+        if _identity(folder) != identity:
+            raise _ChangedError
+    return _settle_graph(making, row, found)
+
+
+def _settle_graph(making: Path, expected: GraphRow | None, found: str | None) -> list[str]:
+    """Leave the copied database with the graph that was copied, or with none; it is one plain file afterwards."""
+    with open_writer(making) as writer:
+        row = writer.graph()
+        if (row and row.sha256) != (expected and expected.sha256):
+            raise _ChangedError
+        if row is None or row.sha256 == found:
+            return []
+        writer.set_graph(None)
+    (making / GRAPH).unlink(missing_ok=True)
+    problem = "cannot be read" if found is None else "is not the one that the database knows"
+    return [f"{GRAPH} was not copied, for it {problem}: searches of the copy scan until its next sync builds one."]
+
+
+def _copy_database(store: Store, target: Path, shown: Path, advance: Callable[[int], None]) -> None:
+    """Copy the database as it is now.
+
+    Raises:
+        _ChangedError: another process changed it meanwhile.
+
+    """
+    page = int(store.connection.execute("PRAGMA page_size").fetchone()[0])
+    left: int | None = None
+
+    def step(_: int, remaining: int, total: int) -> None:
+        nonlocal left
+        if left is not None and remaining > left:
+            raise _ChangedError
+        advance(page * ((total if left is None else left) - remaining))
+        left = remaining
+
+    target.unlink(missing_ok=True)
+    with _copy_errors(store.database, shown), contextlib.closing(connect(target, "rwc")) as connection:
+        # Nobody has the copy before it is complete, and then it is made durable as a whole.
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        store.connection.backup(connection, pages=_PAGES_AT_A_TIME, progress=step)
+
+
+@contextlib.contextmanager
+def _copy_errors(source: Path, target: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, about the copy where its disk is full, and about the index otherwise."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        with guarded(target if full else source):
+            raise
+
+
+def _copy_file(source: Path, target: Path, advance: Callable[[int], None]) -> str | None:
+    """Copy a file and return the hex sha256 of what was read; None: it cannot be read."""
+    target.unlink(missing_ok=True)
+    try:
+        file = source.open("rb")
+    except OSError:
+        return None
+    digest = hashlib.sha256()
+    with file, target.open("xb") as copied:
+        while chunk := file.read(_BYTES_AT_A_TIME):
+            digest.update(chunk)
+            copied.write(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
+
+
+def _in_units(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function that takes bytes and passes whole units on."""
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        before, done = done, done + size
+        if done // UNIT > before // UNIT:
+            advance(done // UNIT - before // UNIT)
+
+    return count
+
+
+def _total(folder: Path) -> int:
+    return sum(bytes_in(folder / name) for name in (DATABASE, MODEL, GRAPH))
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Tell one database from another that was put in its place (--reembed, --repair)."""
+    try:
+        status = (folder / DATABASE).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _check_copy(folder: Path, making: Path) -> None:
+    problems = verify(making).problems
+    if problems:
+        raise IndexStateError(
+            f"The copy is not sound ({printable(problems[0].split(';')[0])}), and was not kept; what is damaged in the "
+            f"index is listed by: deeprank-index verify --index {display_path(folder)}. With --no-verify it is copied "
+            "as it is."
+        )
+
+
+def _report(making: Path, checked: bool, remarks: list[str]) -> CopyReport:
+    with Store.open(making) as store:
+        items, graph = store.meta().items, store.graph() is not None
+    return CopyReport(items, _total(making), graph, checked, tuple(remarks))

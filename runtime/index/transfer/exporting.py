@@ -1,0 +1,211 @@
+"""Writing what an index holds into one npz file, for numpy and for :mod:`.importing`."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ... import __version__
+from ...errors import DataError, ModelFileError
+from ...files import replace_durably
+from ...modelfile import ModelInfo, open_model
+from ...progress import StartProgress, start_nothing
+from ...text import display_path, printable
+from ..care.leftovers import put_log_away
+from ..database.records import Item
+from ..database.store import Ids, Store
+from ..files import MODEL
+from ..search.labels import Labels
+from .archive import KIND, SCHEMA, ArchiveWriter, join_names
+
+__all__ = ["ExportReport", "export_index"]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported: number of pictures, length of a vector, bytes of the file."""
+
+    items: int
+    dim: int
+    bytes: int
+
+
+def export_index(
+    index: str | Path,
+    target: str | Path,
+    *,
+    labels: Sequence[str] = (),
+    progress: StartProgress = start_nothing,
+) -> ExportReport:
+    """Write an index into one npz file, in place of an earlier one of that name, once it is complete and durable.
+
+    The arrays are described in :mod:`.archive`. ``meta`` is the JSON object with ``kind``, ``schema``, ``version`` (of
+    deeprank), ``model_sha256``, ``dim``, ``items``, ``last_id``, ``filters`` (what a sync takes of each root that has
+    any) and ``model`` (name, backbone, precision and picture rule; null where the model file cannot be read). Memory is
+    needed for everything but the vectors.
+
+    Args:
+        index: the index folder, which may be in use.
+        target: the file.
+        labels: only pictures that have one of these; none: all.
+        progress: told how it goes on.
+
+    Raises:
+        IndexStateError, IndexDamagedError: the index cannot be read, or is damaged.
+        QueryError: no picture has such a label.
+        DataError: the file cannot be written.
+
+    """
+    folder, path = Path(index), Path(target)
+    with Store.open(folder) as store, store.snapshot(), _written(path) as file:
+        meta = store.meta()
+        ids = Labels(store).ids_with(labels) if labels else None
+        count = meta.items if ids is None else len(ids)
+        described = _described(store, count, _model(folder, meta.model_sha256))
+        with ArchiveWriter(file) as archive:
+            archive.put_bytes("meta", json.dumps(described).encode())
+            written = _write_vectors(store, archive, ids, count, progress)
+            _Columns.of(store, None if ids is None else set(written.tolist())).write(archive, written, store.damage)
+    put_log_away(folder)
+    return ExportReport(count, meta.dim, path.stat().st_size)
+
+
+def _described(store: Store, count: int, model: ModelInfo | None) -> dict[str, Any]:
+    meta = store.meta()
+    return {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "version": __version__,
+        "items": count,
+        "dim": meta.dim,
+        "last_id": meta.last_id,
+        "model_sha256": meta.model_sha256,
+        "filters": [
+            {"root": root, "include": filters.include, "exclude": filters.exclude}
+            for root, filters in store.filters().items()
+        ],
+        "model": {
+            "name": model.name,
+            "backbone": model.backbone,
+            "precision": model.precision,
+            "picture": asdict(model.picture),
+        }
+        if model is not None
+        else None,
+    }
+
+
+def _model(folder: Path, expected: str) -> ModelInfo | None:
+    try:
+        model = open_model(folder / MODEL, device="cpu")
+    except ModelFileError:
+        return None
+    return model.info if model.sha256 == expected else None
+
+
+def _write_vectors(store: Store, archive: ArchiveWriter, ids: Ids | None, count: int, progress: StartProgress) -> Ids:
+    """Write the vectors with these ids, ascending (None: all), and return the ids that were found."""
+    meta = store.meta()
+    advance = progress("exporting", count)
+    written, total = [np.empty(0, dtype=np.int64)], 0
+    with archive.array("vectors", count, meta.dim) as write:
+        for some, vectors, crcs in store.vector_chunks():
+            total += crcs
+            chosen = slice(None) if ids is None else np.isin(some, ids)
+            write(vectors[chosen])
+            written.append(some[chosen])
+            advance(len(written[-1]))
+    found = np.concatenate(written)
+    if len(found) != count or total != meta.vector_sum:
+        raise store.damage(f"items are missing: {meta.items:,} are expected, with another sum of checksums")
+    return found
+
+
+@dataclass
+class _Columns:
+    """Everything but the vectors, column by column."""
+
+    roots: dict[int, bytes]
+    ids: array.array[int] = field(default_factory=lambda: array.array("q"))
+    root_of: array.array[int] = field(default_factory=lambda: array.array("q"))
+    label_of: array.array[int] = field(default_factory=lambda: array.array("q"))
+    sizes: array.array[int] = field(default_factory=lambda: array.array("q"))
+    mtimes_ns: array.array[int] = field(default_factory=lambda: array.array("q"))
+    sha256: bytearray = field(default_factory=bytearray)
+    paths: bytearray = field(default_factory=bytearray)
+    labels: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: Store, ids: set[int] | None) -> _Columns:
+        columns = cls(store.roots())
+        for item in store.all_items():
+            if ids is None or item.id in ids:
+                columns._add(item)
+        return columns
+
+    def _add(self, item: Item) -> None:
+        self.ids.append(item.id)
+        self.root_of.append(item.root)
+        self.label_of.append(-1 if item.label is None else self.labels.setdefault(item.label, len(self.labels)))
+        self.sizes.append(item.size)
+        self.mtimes_ns.append(item.mtime_ns)
+        self.sha256 += item.sha256
+        self.paths += item.path
+        self.paths.append(0)
+
+    def write(self, archive: ArchiveWriter, expected: Ids, damage: Callable[[str], Exception]) -> None:
+        ids, roots = np.array(self.ids, dtype=np.int64), np.array(sorted(self.roots), dtype=np.int64)
+        numbers = np.array(self.root_of, dtype=np.int64)
+        names = sorted(self.labels)
+        place = {name: number for number, name in enumerate(names)}
+        places = np.array([*(place[name] for name in self.labels), -1], dtype=np.int32)  # the last is that of none
+        if not np.array_equal(ids, expected) or not np.isin(numbers, roots).all() or len(self.sha256) != 32 * len(ids):
+            raise damage("its tables do not agree")
+        archive.put("ids", ids)
+        archive.put_bytes("paths", self.paths)
+        archive.put("root_of", np.searchsorted(roots, numbers).astype(np.int32))
+        archive.put_bytes("labels", join_names(_without_zero(name) for name in names))
+        archive.put("label_of", places[np.array(self.label_of, dtype=np.int64)])
+        archive.put("sizes", np.array(self.sizes, dtype=np.int64))
+        archive.put("mtimes_ns", np.array(self.mtimes_ns, dtype=np.int64))
+        archive.put("sha256", np.frombuffer(self.sha256, dtype=np.uint8).reshape(-1, 32))
+        archive.put_bytes("roots", join_names(self.roots[root] for root in roots.tolist()))
+        archive.put("root_ids", roots)
+
+
+def _without_zero(label: str) -> bytes:
+    name = os.fsencode(label)
+    if b"\0" in name or not name:
+        raise DataError(
+            f"The label {printable(label)!r} is empty or holds a zero byte, which ends a label in the file."
+        )
+    return name
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file beside ``path``; when that is complete, it takes the place of what is there."""
+    # With the number of the process, so that two that export to one name do not write into one file.
+    prepared = path.with_name(f".{path.name}.{os.getpid()}.tmp") if path.name else path
+    try:
+        if path.is_dir() or not path.name:
+            raise DataError(f"{display_path(path)} is a folder; expected the name of a file.")
+        prepared.unlink(missing_ok=True)
+        with contextlib.ExitStack() as undo:
+            undo.callback(prepared.unlink, missing_ok=True)
+            with prepared.open("xb") as file:
+                yield file
+            replace_durably(prepared, path)
+    except OSError as error:
+        raise DataError(
+            f"{display_path(path)} cannot be written ({error.strerror or error}); check its folder, its permissions "
+            "and the space left on the disk."
+        ) from None

@@ -1,0 +1,319 @@
+"""Making an index from an npz file that :mod:`.exporting` wrote, or somebody who pretends so."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import DataError, IndexStateError, QueryError
+from ...modelfile import open_model
+from ...pretrained import find_model
+from ...progress import StartProgress, start_nothing
+from ...text import display_path
+from ..care.leftovers import bytes_in
+from ..database.records import Item
+from ..database.store import Ids, Vectors
+from ..database.writer import Writer, open_writer
+from ..folders.rootfilters import RootFilters
+from ..graph.update import update_graph
+from ..home import install_model
+from .archive import ARRAYS, KIND, SCHEMA, ArchiveReader, split_names
+from .matching import find_matching_model
+from .placing import check_free, placed
+
+__all__ = ["ImportReport", "import_index"]
+
+# Of a vector from 1, as everywhere in an index.
+_UNIT_TOLERANCE = 1e-3
+_ROWS_AT_A_TIME = 4096
+_COMMIT_ROWS = 16 * _ROWS_AT_A_TIME
+# New ids come after these, and must not reach the end of what SQLite counts.
+_LARGEST_ID = 2**62
+_ONE_EACH = ("ids", "root_of", "label_of", "sizes", "mtimes_ns", "sha256", "vectors")
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What was imported.
+
+    Attributes:
+        items: number of pictures.
+        bytes: of the new index.
+        roots: the synced folders, as they were where the file was made.
+        remarks: what a user should know.
+
+    """
+
+    items: int
+    bytes: int
+    roots: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What ``meta`` says."""
+
+    model_sha256: str
+    dim: int
+    last_id: int
+    model_name: str | None
+    filters: dict[int, RootFilters]
+
+
+@dataclass(frozen=True)
+class _Content:
+    """Everything but the vectors, checked."""
+
+    ids: Ids
+    root_of: Ids
+    paths: list[bytes]
+    label_of: npt.NDArray[np.int32]
+    sizes: Ids
+    mtimes_ns: Ids
+    sha256: npt.NDArray[np.uint8]
+    roots: dict[int, bytes]
+    labels: list[str]
+
+    def item(self, row: int) -> Item:
+        label = int(self.label_of[row])
+        return Item(
+            int(self.ids[row]),
+            int(self.root_of[row]),
+            self.paths[row],
+            None if label < 0 else self.labels[label],
+            int(self.sizes[row]),
+            int(self.mtimes_ns[row]),
+            self.sha256[row].tobytes(),
+        )
+
+
+def import_index(
+    source: str | Path,
+    index: str | Path,
+    *,
+    model: str | Path | None = None,
+    progress: StartProgress = start_nothing,
+) -> ImportReport:
+    """Make a new index from an exported one: the same rows, ids and vectors, so the same answers; the graph is built.
+
+    The file is not trusted: every number, name and vector is checked before it is believed. The index gets its name
+    when it is complete and durable.
+
+    Args:
+        source: an npz file.
+        index: the new index: a new name or an empty folder.
+        model: the one that the vectors were made with; default: the one of ``./model.onnx`` and those that ship whose
+            sha256 is the one in the file.
+        progress: told how it goes on.
+
+    Raises:
+        DataError: the file is damaged, or is not what an export writes.
+        IndexStateError: the model is another one, or the index exists or cannot be written.
+        ModelFileError: the model cannot be read.
+
+    """
+    path, folder = Path(source), Path(index)
+    check_free(folder)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{display_path(path)} cannot be read ({error.strerror}); expected an npz file.") from None
+    with file:
+        archive = ArchiveReader(file, path)
+        described = _read_meta(archive)
+        chosen = _find_model(path, described, model)
+        content = _read_content(archive, described)
+        with placed(folder) as making:
+            install_model(making, chosen, described.model_sha256, described.dim)
+            with open_writer(making) as writer:
+                _fill(writer, archive, described, content, progress)
+                reason = update_graph(writer, progress)
+            size = bytes_in(making)
+    roots = tuple(os.fsdecode(root) for root in content.roots.values())
+    return ImportReport(len(content.ids), size, roots, _remarks(folder, roots, reason))
+
+
+def _remarks(folder: Path, roots: tuple[str, ...], reason: str | None) -> tuple[str, ...]:
+    remarks = [] if reason is None else [f"There is no graph: {reason}. Searches scan instead."]
+    missing = [root for root in roots if not Path(root).is_dir()]
+    if missing:
+        remarks.append(
+            f"{display_path(missing[0])} is not here; if its pictures lie elsewhere, say so with: deeprank-index sync "
+            f"--root {display_path(missing[0])}=NEW --index {display_path(folder)}."
+        )
+    return tuple(remarks)
+
+
+def _read_meta(archive: ArchiveReader) -> _Described:
+    try:
+        values = json.loads(archive.read("meta").tobytes().decode())
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or values.get("kind") != KIND:
+        raise archive.error("does not say that it is an exported index")
+    schema = values.get("schema")
+    if type(schema) is not int or schema < 1:
+        raise archive.error("has no schema number")
+    if schema > SCHEMA:
+        raise archive.error(
+            f"has schema {schema}, newer than this version reads (up to {SCHEMA}): upgrade deep-ranking"
+        )
+    return _described(archive, values)
+
+
+def _described(archive: ArchiveReader, values: dict[str, Any]) -> _Described:
+    sha256, dim, last_id, model = (values.get(name) for name in ("model_sha256", "dim", "last_id", "model"))
+    if not (isinstance(sha256, str) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")):
+        raise archive.error("does not name its model by a sha256")
+    if type(dim) is not int or archive.shape("vectors")[1] != dim or dim < 1:
+        raise archive.error("holds vectors of another length than it says")
+    if type(last_id) is not int or not 0 <= last_id < _LARGEST_ID:
+        raise archive.error("does not say which id was the last")
+    name = model.get("name") if isinstance(model, dict) else None
+    filters = _read_filters(archive, values.get("filters", []))
+    return _Described(sha256, dim, last_id, name if isinstance(name, str) else None, filters)
+
+
+def _read_filters(archive: ArchiveReader, found: Any) -> dict[int, RootFilters]:
+    """Return what a sync takes of each root that has filters, by its number."""
+    filters = {}
+    for entry in found if isinstance(found, list) else [found]:
+        values = entry if isinstance(entry, dict) else {}
+        root, lists = values.get("root"), [values.get("include"), values.get("exclude")]
+        if type(root) is not int or not all(isinstance(some, list) and all(map(_is_text, some)) for some in lists):
+            raise archive.error("holds filters that are no lists of patterns")
+        filters[root] = RootFilters(*map(tuple, lists))  # type: ignore[arg-type]
+        try:
+            filters[root].check()
+        except QueryError as error:
+            raise archive.error(f"holds filters that cannot be used ({error})") from None
+    return filters
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _find_model(path: Path, described: _Described, named: str | Path | None) -> Path:
+    """Return the model that the vectors belong to."""
+    name = f" ({display_path(described.model_name)})" if described.model_name else ""
+    wanted = f"{described.model_sha256[:12]}…{name}"
+    chosen = find_model(named) if named is not None else find_matching_model(described.model_sha256)
+    if chosen is None:
+        raise IndexStateError(
+            f"{display_path(path)} holds vectors of the model with sha256 {wanted}, which is neither ./model.onnx nor "
+            "one that ships with deeprank; name it with --model."
+        )
+    opened = open_model(chosen, device="cpu")
+    if opened.sha256 != described.model_sha256:
+        raise IndexStateError(
+            f"{display_path(path)} holds vectors of the model with sha256 {wanted}, {display_path(chosen)} is another "
+            f"one ({opened.sha256[:12]}…, {display_path(opened.info.name)}); vectors of two models cannot be compared. "
+            "Name the right one with --model."
+        )
+    if opened.info.embedding_dim != described.dim:
+        raise IndexStateError(
+            f"{display_path(path)} holds vectors of {described.dim} numbers, its model gives "
+            f"{opened.info.embedding_dim}; expected a file made by deeprank-index export."
+        )
+    return chosen
+
+
+def _read_content(archive: ArchiveReader, described: _Described) -> _Content:
+    counts = {name: archive.shape(name)[0] for name in _ONE_EACH}
+    if len(set(counts.values())) != 1:
+        shown = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        raise archive.error(f"holds {shown}, which must be as many")
+    count = counts["ids"]
+    numbers = {name: archive.read(name) for name in ARRAYS if name not in ("meta", "vectors")}
+    names = {name: split_names(numbers[name].tobytes()) for name in ("paths", "labels", "roots")}
+    _check_numbers(archive, numbers, names, described)
+    if len(names["paths"]) != count:
+        raise archive.error(f"holds {count:,} ids and {len(names['paths']):,} paths")
+    content = _Content(
+        ids=numbers["ids"],
+        root_of=numbers["root_ids"][numbers["root_of"]],
+        paths=names["paths"],
+        label_of=numbers["label_of"],
+        sizes=numbers["sizes"],
+        mtimes_ns=numbers["mtimes_ns"],
+        sha256=numbers["sha256"],
+        roots=dict(zip(numbers["root_ids"].tolist(), names["roots"], strict=True)),
+        labels=[os.fsdecode(label) for label in names["labels"]],
+    )
+    _check_names(archive, content)
+    return content
+
+
+def _check_numbers(
+    archive: ArchiveReader,
+    numbers: dict[str, npt.NDArray[Any]],
+    names: dict[str, list[bytes]],
+    described: _Described,
+) -> None:
+    for name in ("ids", "root_ids"):
+        if len(np.unique(numbers[name])) != len(numbers[name]) or (numbers[name] < 1).any():
+            raise archive.error(f"holds {name} that are not all different and above 0")
+    if numbers["ids"].max(initial=0) > described.last_id or numbers["root_ids"].max(initial=0) >= _LARGEST_ID:
+        raise archive.error("holds an id beyond the last one")
+    if len(numbers["root_ids"]) != len(names["roots"]):
+        raise archive.error(f"holds {len(numbers['root_ids']):,} root_ids and {len(names['roots']):,} roots")
+    for name, lowest, known in (("root_of", 0, "roots"), ("label_of", -1, "labels")):
+        if ((numbers[name] < lowest) | (numbers[name] >= len(names[known]))).any():
+            raise archive.error(f"points with {name} beside its {known}")
+    if (numbers["sizes"] < 0).any():
+        raise archive.error("holds a size below 0")
+
+
+def _check_names(archive: ArchiveReader, content: _Content) -> None:
+    for root in content.roots.values():
+        # Normal paths only: a root is compared with others by its bytes.
+        if not os.path.isabs(root) or os.path.normpath(root) != root:  # noqa: PTH117 - bytes
+            raise archive.error(f"holds the root {display_path(root)!r}, which is no absolute path")
+    if len(set(content.roots.values())) != len(content.roots):
+        raise archive.error("holds a root twice")
+    for path in content.paths:
+        # Whatever opens a hit joins it with its root, and must not be led out of there.
+        if os.path.isabs(path) or not {b"", b".", b".."}.isdisjoint(path.split(b"/")):  # noqa: PTH117
+            raise archive.error(f"holds the path {display_path(path)!r}, which is not one below a root")
+    if len(set(zip(content.root_of.tolist(), content.paths, strict=True))) != len(content.paths):
+        raise archive.error("holds a picture of one root and path twice")
+    if not all(content.labels):
+        raise archive.error("holds an empty label")
+
+
+def _fill(
+    writer: Writer, archive: ArchiveReader, described: _Described, content: _Content, progress: StartProgress
+) -> None:
+    for root, path in content.roots.items():
+        writer.add_root(path, root)
+        if root in described.filters:
+            writer.set_filters(root, described.filters[root])
+    writer.reserve_ids(described.last_id)
+    advance = progress("importing", len(content.ids))
+    row = 0
+    for vectors in _checked_vectors(archive):
+        for vector in vectors:
+            writer.restore(content.item(row), vector.tobytes())
+            row += 1
+        advance(len(vectors))
+        if row % _COMMIT_ROWS == 0:
+            writer.commit()
+    writer.commit()
+
+
+def _checked_vectors(archive: ArchiveReader) -> Iterator[Vectors]:
+    for vectors in archive.chunks("vectors", _ROWS_AT_A_TIME):
+        with np.errstate(all="ignore"):
+            squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+        if not (np.abs(squares - 1) <= _UNIT_TOLERANCE).all():  # NaN compares false
+            raise archive.error("holds a vector that is not finite or not of unit length")
+        yield vectors
