@@ -1,8 +1,8 @@
 """The index folder (Contract 3): storage, graph, search, and the sync that makes it follow folders of pictures.
 
-One small interface. :class:`Index` searches. What writes lies in the module of its name: ``sync.sync``,
-``reembed.reembed``, ``remove.plan_removal`` and ``remove.remove``, ``verify.verify``; ``info.index_info`` describes.
-Nothing outside this package knows SQLite or hnswlib.
+:class:`Index` searches. What writes or looks after an index lies in the folder of what it is about, in the module of
+its name: ``folders.sync.sync``, ``care.verify.verify``, ``transfer.copying.copy`` and so on; ``info.index_info``
+describes. Nothing outside this package knows SQLite or hnswlib.
 """
 
 from __future__ import annotations
