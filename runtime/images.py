@@ -203,7 +203,7 @@ def _decode(image: Image.Image, rule: PictureRule, extent: tuple[float, float]) 
     square = plain.resize((rule.size, rule.size), Image.Resampling.BILINEAR, box=_box(rule.mode, *extent))
     if orientation in _ORIENTATIONS:
         square = square.transpose(_ORIENTATIONS[orientation])
-    return np.asarray(square.convert("RGB"))
+    return np.asarray(square if square.mode == "RGB" else square.convert("RGB"))
 
 
 def _box(mode: str, width: float, height: float) -> tuple[float, float, float, float]:

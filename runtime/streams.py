@@ -40,17 +40,18 @@ def embed_in_workers(
     batch_size: int,
     workers: int,
 ) -> Iterator[tuple[T, Embedded]]:
-    """Let each of several threads decode a batch and run the network on it, on one core.
+    """Let each of several threads run the network on a batch of its own, on one core, while others decode ahead.
 
     No core waits for another, as it does where one network is spread over all of them: on a CPU this comes nearest to
-    the sum of all work divided by the cores (benchmarks/folder_embedding.py).
+    the sum of all work divided by the cores (benchmarks/folder_embedding.py). Threads that run the network do not
+    decode as well: small pictures are decoded mostly under Python's lock, which they would wait for.
 
     Args:
         items: what is to be embedded, consumed as needed.
         read: gives an item's picture, uint8 ``[S, S, 3]``; may raise PictureError.
         embed_batch: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, on the thread that calls it.
         batch_size: pictures given to ``embed_batch`` at most.
-        workers: number of threads.
+        workers: number of threads that decode, and of those that run the network.
 
     Yields:
         each item with its vector, float32 ``[d]``, or with the error of its picture, in order.
@@ -58,20 +59,26 @@ def embed_in_workers(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    def work(batch: list[T]) -> list[tuple[T, Embedded]]:
-        return list(_embedded([(item, _picture(read, item)) for item in batch], embed_batch))
+    def decode(batch: list[T]) -> list[tuple[T, Picture | PictureError]]:
+        return [(item, _picture(read, item)) for item in batch]
+
+    def embed(decoded: Future[list[tuple[T, Picture | PictureError]]]) -> list[tuple[T, Embedded]]:
+        return list(_embedded(decoded.result(), embed_batch))
 
     waiting: deque[Future[list[tuple[T, Embedded]]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="embed")
+    decoding = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    embedding = ThreadPoolExecutor(workers, thread_name_prefix="embed")
     try:
         for batch in _split(items, batch_size):
-            waiting.append(pool.submit(work, batch))
+            waiting.append(embedding.submit(embed, decoding.submit(decode, batch)))
             if len(waiting) > _AHEAD * workers:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # In this order: what waits for a picture that is not decoded any more ends with it.
+        decoding.shutdown(wait=True, cancel_futures=True)
+        embedding.shutdown(wait=True, cancel_futures=True)
 
 
 def embed_stream(

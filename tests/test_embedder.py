@@ -14,7 +14,7 @@ from tinymodel import DIM, SIZE, expected, write_model
 from deeprank.runtime import Embedder
 from deeprank.runtime.binding import BoundNetwork
 from deeprank.runtime.errors import ModelFileError, PictureError
-from deeprank.runtime.modelfile import open_model
+from deeprank.runtime.modelfile import OpenModel, open_model
 from deeprank.runtime.streams import embed_in_workers, embed_stream
 
 RNG = np.random.default_rng(0)
@@ -118,25 +118,35 @@ def test_stopping_early_stops_the_threads(embedder: Embedder, tmp_path: Path) ->
     assert threading.active_count() == before
 
 
-def test_many_are_embedded_by_a_thread_for_each_core(tmp_path: Path) -> None:
+def test_many_are_embedded_by_a_thread_for_each_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with the network to itself; a few go through the session that is open anyway."""
     embedder = Embedder(write_model(tmp_path / "tiny.onnx"), device="cpu", threads=3, batch_size=4)
     paths, pixels = pictures(tmp_path, 40)
-    names: set[str] = set()
+    names: dict[str, set[str]] = {"load": set(), "_run": set()}
+    sessions: set[int] = set()
 
-    def load(path: Path) -> np.ndarray:
-        names.add(threading.current_thread().name)
-        time.sleep(0.001)
-        return embedder.load(path)
+    def noted(name: str):
+        method = getattr(embedder, name)
 
-    few = [vector for _, vector in embedder.stream(paths[:4], load)]
-    assert all(name.startswith("decode") for name in names)
+        def call(*arguments):
+            names[name].add(threading.current_thread().name)
+            sessions.update(argument.threads for argument in arguments if isinstance(argument, OpenModel))
+            time.sleep(0.002)
+            return method(*arguments)
+
+        return call
+
+    for name in names:
+        monkeypatch.setattr(embedder, name, noted(name))
+    few = [vector for _, vector in embedder.stream(paths[:4], embedder.load)]
     assert embedder._on_one_core is None
-    names.clear()
-    many = [vector for _, vector in embedder.stream(paths, load)]
-    assert len(names) == 3
-    assert all(name.startswith("embed") for name in names)
-    assert embedder._one_core().threads == 1
+    assert sessions == {3}
+    assert len(names["_run"]) == 1
+    sessions.clear(), names["load"].clear(), names["_run"].clear()
+    many = [vector for _, vector in embedder.stream(paths, embedder.load)]
+    assert sessions == {1}
+    assert len(names["_run"]) == len(names["load"]) == 3
+    assert not names["_run"] & names["load"]
     np.testing.assert_allclose(np.stack(few), expected(pixels[:4]), atol=1e-5)
     np.testing.assert_allclose(np.stack(many), expected(pixels), atol=1e-5)
 

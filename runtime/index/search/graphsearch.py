@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["GraphSearch"]
 
 # Candidates taken from the graph beyond k: the best in float32 need not be the best in float64.
-_SPARE = 2
-# By how much a squared distance in float32 may be wrong, of itself and for tiny ones; ten times what was seen.
-_ROUNDING = 1e-5
+_SPARE = 4
+# Half of the distance between 1 and the next float32.
+_UNIT_ROUNDING = 2.0**-24
 # Queries that one thread searches for and ranks, so that it waits for no other, and those that it ranks at a time: so
 # few that the candidates' vectors stay in the processor's cache until their distances are computed.
 _QUERIES_A_THREAD = 250
@@ -49,6 +49,9 @@ class GraphSearch:
         self._pool: ThreadPoolExecutor | None = None
         self._mapped = 0
         self._most_mapped = _most_mapped(graph.file)
+        # A sum of n rounded numbers is wrong by at most n roundings (Higham 2002, section 4.2); here four are added at
+        # a time, or more, after a difference and a square. Twice that, as either of two distances may be wrong.
+        self._farthest_rounded = np.float32(1 + 2 * (graph.file.dim / 4 + 8) * _UNIT_ROUNDING)
         self._counting = threading.Lock()
 
     def nearest(self, queries: Vectors, k: int) -> Result | None:
@@ -79,8 +82,7 @@ class GraphSearch:
             return None
         places, near = found
         count = near.shape[1]
-        last = near[:, min(k, count) - 1]
-        close = (near <= (last + _ROUNDING * last + _ROUNDING)[:, None]).sum(axis=1)
+        close = (near <= self._farthest_rounded * near[:, min(k, count) - 1, None]).sum(axis=1)
         best = self._ranked(queries, places[:, : close.max()], k)
         # As many as were asked for are equally far: there may be others.
         cut = np.flatnonzero(close == count) if count < len(self._graph) else np.empty(0, dtype=np.int64)
