@@ -96,6 +96,11 @@ class Embedder:
         return list(self._model.session.get_providers())
 
     @property
+    def workers(self) -> int:
+        """How many threads had best run the network at a time: on a CPU each on a core of its own."""
+        return self._workers if self._on_cpu else 1
+
+    @property
     def _on_cpu(self) -> bool:
         return self.providers == ["CPUExecutionProvider"]
 
@@ -133,8 +138,10 @@ class Embedder:
         """
         return self._checked(self._run(self._model, pictures), len(pictures))
 
-    def _embed_batch_on_one_core(self, pictures: Picture) -> Vectors:
-        return self._checked(self._run(self._one_core(), pictures), len(pictures))
+    def embed_batch_on_one_core(self, pictures: Picture) -> Vectors:
+        """Run the network once, as :meth:`embed_batch` does, on the thread that calls: others may run it beside."""
+        model = self._one_core() if self._on_cpu else self._model
+        return self._checked(self._run(model, pictures), len(pictures))
 
     def _one_core(self) -> OpenModel:
         """Return the model in a session that stays on the thread that calls it; opened at first use."""
@@ -189,4 +196,4 @@ class Embedder:
         size = min(_WORKER_BATCH_SIZE, self.batch_size)
         if isinstance(items, Sized):  # so few that the threads would not end together get smaller batches
             size = max(1, min(size, len(items) // (_LEAST_BATCHES * self._workers)))
-        return embed_in_workers(together, read, self._embed_batch_on_one_core, batch_size=size, workers=self._workers)
+        return embed_in_workers(together, read, self.embed_batch_on_one_core, batch_size=size, workers=self._workers)

@@ -10,11 +10,13 @@ __all__ = [
     "ExportError",
     "IndexDamagedError",
     "IndexLockedError",
+    "IndexReplacedError",
     "IndexStateError",
     "MissingExtraError",
     "ModelFileError",
     "PictureError",
     "QueryError",
+    "ServerError",
     "TrainingError",
 ]
 
@@ -51,8 +53,16 @@ class IndexLockedError(IndexStateError):
     """Another process is writing to the index."""
 
 
+class IndexReplacedError(IndexStateError):
+    """An index that was open was exchanged for another one; opened again, it answers."""
+
+
 class QueryError(DeepRankError):
     """A query cannot be answered as it was asked."""
+
+
+class ServerError(DeepRankError):
+    """A server cannot start as it was asked to."""
 
 
 class EvaluationError(DeepRankError):

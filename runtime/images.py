@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -36,10 +36,13 @@ __all__ = [
     "PictureRule",
     "PictureSource",
     "load_picture",
+    "load_thumbnail",
 ]
 
 Picture = npt.NDArray[np.uint8]
 PictureSource = Path | str | IO[bytes]
+# Makes a decoded picture small; told the extent of its content, width and height, which need not be whole.
+Shrink = Callable[[Image.Image, tuple[float, float]], Image.Image]
 
 RULE_VERSION = 1
 DEFAULT_MAX_PIXELS = 100_000_000
@@ -106,6 +109,40 @@ def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = 
         PictureError: the file is missing, no picture of a supported format, damaged, or too large.
 
     """
+
+    def shrink(image: Image.Image, extent: tuple[float, float]) -> Image.Image:
+        box = _box(rule.mode, *extent)
+        return image.resize((rule.size, rule.size), Image.Resampling.BILINEAR, box=box)
+
+    return _load(source, rule.size, shrink, max_pixels)
+
+
+def load_thumbnail(source: PictureSource, most: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+    """Decode a picture to be looked at: whole, upright, in its own proportions.
+
+    Args:
+        source: a path, or a binary file object at its start.
+        most: pixels of the longer side; a smaller picture is not enlarged.
+        max_pixels: as for :func:`load_picture`.
+
+    Returns:
+        uint8 ``[height, width, 3]``, RGB.
+
+    Raises:
+        PictureError: as for :func:`load_picture`.
+
+    """
+
+    def shrink(image: Image.Image, extent: tuple[float, float]) -> Image.Image:
+        scale = min(1.0, most / max(extent))
+        size = max(1, round(extent[0] * scale)), max(1, round(extent[1] * scale))
+        return image.resize(size, Image.Resampling.BILINEAR, box=(0.0, 0.0, *extent))
+
+    return _load(source, most, shrink, max_pixels)
+
+
+def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -> Picture:
+    """Open, check and decode a picture, of which ``needed`` pixels a side are wanted, and make it small."""
     name = _name_of(source)
     with _open(source, name) as image:
         pixels = image.width * image.height
@@ -115,12 +152,12 @@ def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = 
                 "Make it smaller, or raise the limit (--max-pixels)."
             )
         try:
-            extent = _drafted(image, rule)
+            extent = _drafted(image, needed)
         except Exception as error:  # as below
             raise PictureError(_damaged(name, image.format, error)) from error
         with _DECODING.reserve(_decoding_bytes(image, pixels)):
             try:
-                return _decode(image, rule, extent)
+                return _decode(image, shrink, extent)
             except PictureError as error:
                 raise PictureError(f"{name} {error}") from None
             # Damaged files make Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error,
@@ -177,10 +214,10 @@ def _damaged(name: str, image_format: str | None, error: Exception) -> str:
     return f"{name} is {kind} ({str(error) or type(error).__name__}); replace it or leave it out."
 
 
-def _drafted(image: Image.Image, rule: PictureRule) -> tuple[float, float]:
+def _drafted(image: Image.Image, needed: int) -> tuple[float, float]:
     """Ask for a reduced JPEG, and return the extent of the content: width and height in pixels, not always whole."""
     if image.format in ("JPEG", "MPO"):
-        drafted = image.draft(None, (2 * rule.size, 2 * rule.size))
+        drafted = image.draft(None, (2 * needed, 2 * needed))
         if drafted is not None:
             # A reduced JPEG is rounded up to whole pixels; its content ends at the exact, fractional extent.
             return drafted[1][2], drafted[1][3]
@@ -197,13 +234,12 @@ def _decoding_bytes(image: Image.Image, pixels: int) -> int:
     return _DECODER_BYTES.get(image.format or "", _BYTES_PER_PIXEL) * drafted
 
 
-def _decode(image: Image.Image, rule: PictureRule, extent: tuple[float, float]) -> Picture:
+def _decode(image: Image.Image, shrink: Shrink, extent: tuple[float, float]) -> Picture:
     orientation = _orientation(image)
-    plain = _eight_bit(image)
-    square = plain.resize((rule.size, rule.size), Image.Resampling.BILINEAR, box=_box(rule.mode, *extent))
+    small = shrink(_eight_bit(image), extent)
     if orientation in _ORIENTATIONS:
-        square = square.transpose(_ORIENTATIONS[orientation])
-    return np.asarray(square if square.mode == "RGB" else square.convert("RGB"))
+        small = small.transpose(_ORIENTATIONS[orientation])
+    return np.asarray(small if small.mode == "RGB" else small.convert("RGB"))
 
 
 def _box(mode: str, width: float, height: float) -> tuple[float, float, float, float]:

@@ -174,3 +174,57 @@ def test_nothing_else_knows_hnswlib_or_sqlite() -> None:
                     who[name.split(".")[0]].add(path.relative_to(ROOT).as_posix())
     assert who["hnswlib"] == {"runtime/index/graph/hnsw.py"}
     assert all(name.startswith(("runtime/index/", "runtime/doctor/")) for name in who["sqlite3"])
+
+
+def test_a_loaded_graph_follows_small_changes_without_being_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, photos = tmp_path / "index", tmp_path / "photos"
+    model = write_model(tmp_path / "model.onnx")
+    paths = write_pictures(photos, [f"{number:03}.png" for number in range(250)])
+    sync(folder, [photos], model=model)
+    loads: list[str] = []
+    load = graph.GraphFile.load
+    monkeypatch.setattr(graph.GraphFile, "load", lambda self: (loads.append(self.sha256), load(self))[1])
+    query = unit(1, 16, 5)[0]
+    with Index.open(folder) as index:
+
+        def assert_same(count: int) -> None:
+            found = index.search(query, 20, method="hnsw")
+            assert found == index.search(query, 20, method="exact")
+            assert len(index) == count
+
+        assert_same(250)
+        first = loads[:]
+        gone = index.search(query, 3)
+        remove(folder, plan_removal(folder, [hit.path for hit in gone]))
+        assert_same(247)
+        assert not {hit.id for hit in gone} & {hit.id for hit in index.search(query, 20, method="hnsw")}
+        paths[0].unlink(missing_ok=True)
+        write_picture(photos / "new.png", 1000)
+        sync(folder, [photos], model=model)  # brings back what was removed: too much to wait beside the graph
+        assert index.search(query, 20, method="hnsw") == index.search(query, 20, method="exact")
+        assert first == loads[:1]
+        assert 1 < len(set(loads)) == len(loads)  # another file is loaded, once
+
+
+def test_a_graph_that_is_changed_in_place_is_not_taken_for_the_one_of_the_state_before(tmp_path: Path) -> None:
+    folder, photos = tmp_path / "index", tmp_path / "photos"
+    write_pictures(photos, [f"{number:03}.png" for number in range(150)])
+    sync(folder, [photos], model=write_model(tmp_path / "model.onnx"))
+    query = unit(1, 16, 5)[0]
+    with Index.open(folder) as index:
+        before = index.search(query, 20, method="hnsw")
+        write_pictures(photos, [f"more/{number:03}.png" for number in range(150)], first_seed=500)
+        sync(folder, [photos])
+        after = index.search(query, 20, method="hnsw")
+        assert after == index.search(query, 20, method="exact") != before
+        assert index.graph_problem is None
+        target = folder / "graph.hnsw"
+        content = bytearray(target.read_bytes())
+        content[len(content) // 2] ^= 255
+        target.unlink()
+        target.write_bytes(content)
+        write_picture(photos / "last.png", 999)
+        sync(folder, [photos])  # which builds it again
+        assert index.search(query, 20, method="hnsw") == index.search(query, 20, method="exact")

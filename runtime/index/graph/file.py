@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -32,19 +33,30 @@ class GraphFile:
 
     ``ids`` int64 ``[n]`` and ``vectors`` float32 ``[n, d]`` are in the order of the file, which is nearly but not quite
     that of the ids; ``vectors`` is a view of the file, of which the system keeps in memory what is used. ``live`` bool
-    ``[n]`` tells which of them are in the index; ``parameters`` what was recorded of the graph, ``size`` its bytes.
+    ``[n]`` tells which of them are in the index; ``parameters`` what was recorded of the graph, ``size`` and
+    ``sha256`` what its bytes are.
     """
 
     def __init__(self, file: IO[bytes], row: GraphRow, dim: int) -> None:
         self.dim = dim
         self.size = row.size
-        self.parameters: Mapping[str, Any] = json.loads(row.parameters)
+        self.sha256 = row.sha256
         self._file = file  # kept open: the name may soon belong to the next graph
         self._backend = backend_of(row.parameters)
         view = self._backend.view(file, dim)
         self.ids, self.vectors, self.release = view.ids, view.vectors, view.release
+        self._describe(row)
+
+    def _describe(self, row: GraphRow) -> None:
+        self.parameters: Mapping[str, Any] = json.loads(row.parameters)
         removed = np.frombuffer(row.removed, dtype="<i8")
         self.live = np.isin(self.ids, removed, invert=True) if len(removed) else np.ones(len(self.ids), dtype=np.bool_)
+
+    def in_state(self, row: GraphRow) -> GraphFile:
+        """Return the same file as it is to be read in another state of the index, whose row names the same bytes."""
+        again = copy.copy(self)
+        again._describe(row)
+        return again
 
     def load(self) -> Graph:
         """Load the graph itself.
@@ -76,6 +88,10 @@ class Graph:
     def __len__(self) -> int:
         """Return the number of vectors that can be found."""
         return len(self._index)
+
+    def delete(self, ids: Ids) -> None:
+        """Find these no longer."""
+        self._index.delete(ids)
 
     def search(self, queries: Vectors, k: int, *, threads: int | None = None) -> tuple[Places, Vectors] | None:
         """Return the places in the file of about the ``k`` nearest vectors of each query.

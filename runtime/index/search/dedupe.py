@@ -72,12 +72,16 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class DedupeReport:
-    """The near-duplicates among ``pictures`` pictures, in groups ordered by the path of what is kept."""
+    """The near-duplicates among ``pictures`` pictures, in groups ordered by the path of what is kept.
+
+    ``uploads`` is the root of the uploads, if there are any.
+    """
 
     pictures: int
     max_distance: float
     keep: Keep
     groups: tuple[DuplicateGroup, ...]
+    uploads: str | None = None
 
     @property
     def near_duplicates(self) -> int:
@@ -92,6 +96,7 @@ class Spared:
     paths: tuple[str, ...]
     changed: int
     links: int
+    uploads: int = 0
 
 
 def find_near_duplicates(
@@ -108,6 +113,7 @@ def find_near_duplicates(
     The pictures are gone through from the best one on, in the sense of ``keep``. Each that is in no group yet takes
     all others that are in none and at most ``max_distance`` from it, and all files of its own content. So every picture
     is that near to the one that is kept of its group; two that are only near to a third need not be in one group.
+    Uploads come after the pictures of folders, whose files are not to be spared for one that lies in an index.
 
     Args:
         index: the index folder.
@@ -130,10 +136,10 @@ def find_near_duplicates(
     if keep not in _ORDERS:
         raise QueryError(f"Which picture is to be kept is {keep!r}; expected {', '.join(_ORDERS)}.")
     with Store.open(Path(index)) as store, store.snapshot():
-        roots = store.roots()
+        roots, uploads = store.roots(), store.uploads_root()
         items = _wanted(store, label, path)
         ids, vectors = store.vectors()
-    items.sort(key=_ORDERS[keep])
+    items.sort(key=lambda item: (item.root == uploads, _ORDERS[keep](item)))
     # Of each content the best one is compared, which comes first.
     contents: dict[bytes, Item] = {}
     for item in items:
@@ -142,28 +148,32 @@ def find_near_duplicates(
     vectors = vectors[np.searchsorted(ids, [item.id for item in heads])]
     chosen = representatives(vectors, max_distance, progress("comparing", len(heads)))
     groups = _groups(items, heads, vectors, chosen, roots)
-    return DedupeReport(len(items), max_distance, keep, tuple(groups))
+    place = None if uploads is None else os.fsdecode(roots[uploads])
+    return DedupeReport(len(items), max_distance, keep, tuple(groups), place)
 
 
 def spared(report: DedupeReport) -> Spared:
     """Return the files of a report that can be done without, as long as the one to keep is there.
 
     A file is left out where that is not certain: it, or the one to keep, is gone or has changed since it was synced
-    (``changed``), or it is another name of the one to keep: a link (``links``).
+    (``changed``), or it is another name of the one to keep: a link (``links``). Uploads are left out, too: they are not
+    taken out of an index by deleting their files.
     """
     paths: list[str] = []
-    changed = links = 0
+    changed = links = uploads = 0
     for group in report.groups:
         kept = _as_synced(group.kept)
         for other in group.others:
             status = _as_synced(other)
-            if kept is None or status is None:
+            if other.root == report.uploads:
+                uploads += 1
+            elif kept is None or status is None:
                 changed += 1
             elif os.path.samestat(kept, status):
                 links += 1
             else:
                 paths.append(other.path)
-    return Spared(tuple(paths), changed, links)
+    return Spared(tuple(paths), changed, links, uploads)
 
 
 def _wanted(store: Store, label: str | Sequence[str] | None, path: str | Sequence[str] | None) -> list[Item]:

@@ -117,6 +117,15 @@ class Gallery:
         """
         self._load()
 
+    def follow(self, earlier: Gallery) -> None:
+        """Take over the loaded graph of an earlier state, in which the same file was used; nobody may be using it."""
+        if earlier._search is None or earlier.file is None or self.file is None:
+            return
+        if (self.file.live & ~earlier.file.live).any():  # what a graph no longer finds it cannot find again
+            return
+        earlier._search.leave_out(self.file.ids[earlier.file.live & ~self.file.live])
+        self._search, earlier._search = earlier._search, None
+
     def _load(self) -> GraphSearch:
         if self._search is None:
             if self.file is None:
@@ -136,11 +145,12 @@ def gallery_of(file: GraphFile, *others: Part) -> Gallery:
     return Gallery((Part(file.ids, file.vectors, None if file.live.all() else file.live), *others), file)
 
 
-def open_gallery(store: Store) -> Gallery:
+def open_gallery(store: Store, earlier: Gallery | None = None) -> Gallery:
     """Return the vectors of the current state of an index, from its graph file if that is sound.
 
     Call it at the beginning of a snapshot, which it may renew. Where there should be a graph and it cannot be used, the
-    gallery's ``graph_problem`` says why.
+    gallery's ``graph_problem`` says why. The gallery of an ``earlier`` state, which must not be used any more, gives
+    what is still the same: a large graph is neither read nor loaded again because a picture was added.
 
     Raises:
         IndexDamagedError: a vector is damaged, or some are missing.
@@ -153,7 +163,7 @@ def open_gallery(store: Store) -> Gallery:
         if row is None:
             break
         try:
-            return _from_graph(store, row)
+            return _from_graph(store, row, earlier)
         except GraphUnusableError as error:
             problem = str(error)
         if attempt == 0:
@@ -161,12 +171,16 @@ def open_gallery(store: Store) -> Gallery:
     return Gallery((Part(*store.vectors()),), None, problem if row is not None else None)
 
 
-def _from_graph(store: Store, row: GraphRow) -> Gallery:
+def _from_graph(store: Store, row: GraphRow, earlier: Gallery | None) -> Gallery:
     meta = store.meta()
-    file = open_graph(store.folder, row, meta.dim)
+    known = earlier.file if earlier is not None else None
+    same = known is not None and (known.sha256, known.size, known.dim) == (row.sha256, row.size, meta.dim)
+    file = known.in_state(row) if known is not None and same else open_graph(store.folder, row, meta.dim)
     gallery = gallery_of(file, Part(*store.vectors_after(row.covers)))
     if gallery.size != meta.items:
         raise store.damage(f"{meta.items:,} items are expected, {gallery.size:,} are there")
+    if earlier is not None and same:
+        gallery.follow(earlier)
     return gallery
 
 

@@ -75,6 +75,10 @@ class GraphSearch:
             return None
         return np.concatenate([ids for ids, _ in whole]), np.concatenate([distances for _, distances in whole])
 
+    def leave_out(self, ids: Ids) -> None:
+        """Find these no longer: they have left the index. No other thread may be searching."""
+        self._graph.delete(ids)
+
     def _nearest(self, queries: Vectors, k: int, threads: int) -> Result | None:
         """Take of the candidates those that may be among the ``k`` best in float64, and rank them."""
         found = self._graph.search(queries, k + _SPARE, threads=threads)

@@ -17,9 +17,9 @@ class Hit:
     Attributes:
         path: opens the picture from anywhere.
         distance: squared Euclidean distance to the query, in [0, 4].
-        label: name of the top folder it lies in under the synced one, if any.
+        label: name of the top folder it lies in under the synced one, or what was given with an upload, if any.
         id: number of the item in the index.
-        root: the folder that was synced.
+        root: the folder that was synced, or that of the uploads.
         relative: path under ``root``.
         near_duplicates: number of hits left out because they are near-duplicates of this one; 0 unless that was asked
             for.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 import numpy as np
 
 from ...devices import Device
-from ...errors import IndexStateError, QueryError
+from ...errors import IndexReplacedError, IndexStateError, QueryError
 from ...images import DEFAULT_MAX_PIXELS, PictureSource
 from ...text import display_path, printable
 from ..database.store import Ids, Store, Vectors
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ...embedder import Embedder
     from .named import IndexedPicture
     from .selection import Chosen
+    from .summary import IndexSummary
 
 __all__ = ["Hit", "Index", "Method"]
 
@@ -42,12 +43,13 @@ class Index:
     """An index, open to be searched; threads may share it.
 
     ``remarks`` collects what a user should know of how the queries were answered (a damaged graph, a ``k`` beyond the
-    index), each once.
+    index), each once; ``graph_problem`` says why the graph of the present state is not used, where that is so.
     """
 
     def __init__(self, store: Store, identity: Identity, open_embedder: Callable[[], Embedder]) -> None:
         self.path = store.folder
         self.remarks: list[str] = []
+        self.graph_problem: str | None = None
         self._store = store
         self._open_embedder = open_embedder
         self._lock = threading.RLock()
@@ -58,6 +60,7 @@ class Index:
         self._version: int | None = None
         self._gallery: Gallery | None = None
         self._known_filters: Filters | None = None
+        self._known_summary: IndexSummary | None = None
         self._embedder: Embedder | None = None
         self._choice = Choice()
 
@@ -111,6 +114,16 @@ class Index:
     def __len__(self) -> int:
         """Return the number of pictures in the index."""
         return self._store.meta().items
+
+    @property
+    def model_sha256(self) -> str:
+        """Hex sha256 of the model that the vectors were made with."""
+        return self._model_sha256
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._dim
 
     @property
     def embedder(self) -> Embedder:
@@ -285,10 +298,19 @@ class Index:
         with self._reading():
             return list(self._filters().labels.names)
 
+    def summary(self) -> IndexSummary:
+        """Return what the index holds at the moment; all of its rows are read, once for each state."""
+        from .summary import summarize
+
+        with self._reading() as gallery:
+            if self._known_summary is None:
+                self._known_summary = summarize(self._store, self._filters().labels, gallery.file)
+            return self._known_summary
+
     def roots(self) -> list[str]:
         """Return the folders that were synced, in that order."""
         with self._reading():
-            return [os.fsdecode(path) for path in self._store.roots().values()]
+            return [os.fsdecode(path) for path in self._store.synced_roots().values()]
 
     def _nearest(
         self, gallery: Gallery, queries: Vectors, k: int, farthest: bool, allowed: Ids | None, method: Method
@@ -379,7 +401,7 @@ class Index:
         try:
             return graph()
         except GraphUnusableError as error:
-            self._remark(_scanned_instead(str(error)))
+            self._note_graph(str(error))
             return otherwise()
 
     @contextlib.contextmanager
@@ -387,16 +409,17 @@ class Index:
         """Hold one state of the database, and give its vectors; what another process changed is read again."""
         with self._lock:
             if _identity(self._store.database) != self._identity:
-                raise IndexStateError(
+                raise IndexReplacedError(
                     f"{display_path(self.path)} was replaced while it was open (--reembed, --repair); open it again."
                 )
             with self._store.snapshot():
                 if self._gallery is None or self._store.version() != self._version:
-                    self._known_filters = None
-                    self._gallery = open_gallery(self._store)
+                    self._known_filters = self._known_summary = None
+                    self._gallery = open_gallery(self._store, self._gallery)
                     self._version = self._store.version()
+                    self.graph_problem = None
                     if self._gallery.graph_problem is not None:
-                        self._remark(_scanned_instead(self._gallery.graph_problem))
+                        self._note_graph(self._gallery.graph_problem)
                 yield self._gallery
 
     @contextlib.contextmanager
@@ -441,6 +464,10 @@ class Index:
                 f"{sha256[:12]}…, expected {expected[:12]}…); put that one back, or embed again with: "
                 "deeprank-index sync --reembed --model MODEL."
             )
+
+    def _note_graph(self, reason: str) -> None:
+        self.graph_problem = _scanned_instead(reason)
+        self._remark(self.graph_problem)
 
     def _remark(self, remark: str) -> None:
         if remark not in self.remarks:

@@ -39,6 +39,11 @@ class Labels:
             raise QueryError(f"No picture has the label {printable(min(unknown))!r}; expected {self._some_names()}.")
         return self._ids[np.isin(self._numbers, [self.names.index(label) for label in labels])]
 
+    def counts(self) -> dict[str, int]:
+        """Return the number of items with each label."""
+        counts = np.bincount(self._numbers[self._numbers >= 0], minlength=len(self.names))
+        return dict(zip(self.names, counts.tolist(), strict=True))
+
     def _some_names(self) -> str:
         if not self.names:
             return "none: no picture of this index lies in a folder under the synced one"

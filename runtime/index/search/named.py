@@ -32,6 +32,7 @@ class IndexedPicture:
         root: the folder that was synced.
         relative: path under ``root``.
         sha256: of the file as it was indexed, 32 bytes.
+        size: of the file as it was indexed, in bytes.
         vector: float32 ``[d]``.
 
     """
@@ -42,6 +43,7 @@ class IndexedPicture:
     root: str
     relative: str
     sha256: bytes
+    size: int
     vector: Vectors = field(repr=False, compare=False)
 
 
@@ -62,7 +64,7 @@ def find_picture(store: Store, which: int | str | Path) -> IndexedPicture:
     item = _by_id(store, int(str(which))) if _is_number(which) else _by_path(store, roots, which)
     hit = hit_of(item, roots[item.root], 0.0)
     vector = store.vectors_of([item.id])[0]
-    return IndexedPicture(hit.path, hit.label, hit.id, hit.root, hit.relative, item.sha256, vector)
+    return IndexedPicture(hit.path, hit.label, hit.id, hit.root, hit.relative, item.sha256, item.size, vector)
 
 
 def _is_number(which: int | str | Path) -> bool:

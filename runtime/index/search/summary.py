@@ -1,0 +1,52 @@
+"""What an open index holds, to be shown beside its answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..database.store import Store
+from ..graph.file import GraphFile
+from .labels import Labels
+
+__all__ = ["IndexSummary", "summarize"]
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """What an index holds.
+
+    Attributes:
+        items: number of pictures.
+        labels: the labels, sorted, and the number of pictures with each.
+        unlabelled: number of pictures without one.
+        roots: the folders that were synced, and the number of pictures in each.
+        graph: number of pictures in the graph, with its parameters and what was measured of it; None: there is none.
+
+    """
+
+    items: int
+    labels: Mapping[str, int]
+    unlabelled: int
+    roots: Mapping[str, int]
+    graph: Mapping[str, Any] | None
+
+
+def summarize(store: Store, labels: Labels, graph: GraphFile | None) -> IndexSummary:
+    """Describe the state of the index that a store holds.
+
+    Raises:
+        IndexDamagedError: a row is damaged.
+
+    """
+    counts = labels.counts()
+    items = store.meta().items
+    return IndexSummary(
+        items=items,
+        labels=counts,
+        unlabelled=items - sum(counts.values()),
+        roots={os.fsdecode(path): store.count_of(root) for root, path in store.roots().items()},
+        graph=None if graph is None else {"items": int(graph.live.sum()), **graph.parameters},
+    )
