@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from .pretrained import pretrained_model
 
 __all__ = ["DeepRankError", "Embedder", "Hit", "Index", "__version__", "pretrained_model"]
+
+# Builds of ONNX Runtime tell their maker that they are used, and leave a file in the temporary folder for that, unless
+# this is set before they are imported. What somebody does with their pictures is nobody else's business.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Imported at first use: a query should not wait for what it does not need.
 _HOMES = {

@@ -37,6 +37,7 @@ __all__ = [
     "PictureSource",
     "load_picture",
     "load_thumbnail",
+    "opened_picture",
 ]
 
 Picture = npt.NDArray[np.uint8]
@@ -144,7 +145,7 @@ def load_thumbnail(source: PictureSource, most: int, *, max_pixels: int = DEFAUL
 def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -> Picture:
     """Open, check and decode a picture, of which ``needed`` pixels a side are wanted, and make it small."""
     name = _name_of(source)
-    with _open(source, name) as image:
+    with opened_picture(source, name) as image:
         pixels = image.width * image.height
         if pixels > max_pixels:
             raise PictureError(
@@ -174,7 +175,7 @@ def _name_of(source: PictureSource) -> str:
 
 
 @contextlib.contextmanager
-def _open(source: PictureSource, name: str) -> Iterator[Image.Image]:
+def opened_picture(source: PictureSource, name: str) -> Iterator[Image.Image]:
     """Open the file and read its header; nothing is decoded yet."""
     with contextlib.ExitStack() as stack:
         try:

@@ -297,6 +297,23 @@ CASES = [
 ]
 
 
+def served(folder: Path, *words: str, token: str | None = None) -> list[str]:
+    indexed(folder)
+    if token is not None:
+        (folder / "token").write_text(token)
+    return ["deeprank-serve", "--index", INDEX, "--port", "0", *words]
+
+
+CASES += [
+    Case("a server for others without a token", lambda f: served(f, "--host", "0.0.0.0"), "no token was given"),
+    Case("writing without a token", lambda f: served(f, "--allow-writes"), "expected --token-file"),
+    Case("a short token", lambda f: served(f, "--token-file", "token", token="letmein"), "has 7 characters"),
+    Case("no file of a token", lambda f: served(f, "--token-file", "no-token"), "cannot be read"),
+    Case("an address of another machine", lambda f: served(f, "--host", "192.0.2.1", "--insecure"), "192.0.2.1"),
+    Case("a server without an index", lambda f: ["deeprank-serve", "--index", "nowhere", "--port", "0"], "nowhere"),
+]
+
+
 def say(case: Case, folder: Path) -> subprocess.CompletedProcess[str]:
     """Prepare the case in ``folder``, where ``model.onnx`` is, and run its command there."""
     words = case.make(folder)

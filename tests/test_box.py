@@ -172,7 +172,14 @@ def test_training_commands_say_what_to_install(on_box, line: MainLine, words: tu
     assert "pip install" in last
 
 
-@pytest.mark.parametrize("command", ["train", "export", "index", "query", "eval", "doctor"])
+def test_the_server_says_what_to_install(on_box, tmp_path: Path) -> None:
+    failed = on_box("deeprank-serve", "--index", tmp_path, status=1)
+    (line,) = failed.stderr.splitlines()
+    assert line.startswith("error: deeprank-serve needs packages that are not installed here; install them with: pip ")
+    assert line.endswith("[serve]'")
+
+
+@pytest.mark.parametrize("command", ["train", "export", "index", "query", "eval", "doctor", "serve"])
 def test_help_and_version_need_nothing(on_box, command: str) -> None:
     assert "usage" in on_box(f"deeprank-{command}", "--help").stdout.lower()
     assert on_box(f"deeprank-{command}", "--version").stdout == "deeprank 0.1.0\n"

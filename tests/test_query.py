@@ -202,3 +202,11 @@ def test_a_damaged_index(place: Path, tmp_path: Path) -> None:
 
 def test_help_shows_an_example() -> None:
     assert "deeprank-query image.jpg --k 10" in run_command("deeprank-query", "--help").stdout
+
+
+def test_nothing_is_noted_for_the_maker_of_onnx_runtime(place: Path, tmp_path: Path) -> None:
+    home = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    command = [Path(sys.executable).parent / "deeprank-query", "query.png"]
+    subprocess.run(command, cwd=place, env={**environment, **home}, check=True, capture_output=True)
+    assert list(tmp_path.iterdir()) == []

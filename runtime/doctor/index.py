@@ -78,10 +78,13 @@ def _database(folder: Path) -> Finding:
     from ..index.database.store import Store
 
     with Store.open(folder) as store, store.snapshot():
-        meta, roots = store.meta(), store.roots()
+        meta, roots = store.meta(), store.synced_roots()
+        uploads = store.uploads_root()
+        uploaded = 0 if uploads is None else store.count_of(uploads)
     if not meta.items:
         return warning("index", f"{display_path(folder)} holds no pictures", synced(folder, roots.values()))
     found = f"{display_path(folder)}, {_pictures(meta.items)} of {len(roots)} folder{'' if len(roots) == 1 else 's'}"
+    found += f", {uploaded:,} of them uploaded" if uploaded else ""
     gone = [path for path in roots.values() if not os.path.isdir(path)]  # noqa: PTH112 - bytes
     if gone:
         found += f"; {display_path(gone[0])} is not there, so that its pictures are found but cannot be opened"
@@ -124,7 +127,7 @@ def graph_finding(folder: Path) -> Finding:
 
     try:
         with Store.open(folder) as store, store.snapshot():
-            meta, row, roots = store.meta(), store.graph(), store.roots()
+            meta, row, roots = store.meta(), store.graph(), store.synced_roots()
             if row is None:
                 return _no_graph(folder, meta, synced(folder, roots.values()))
             newer = _items_above(store, row.covers)

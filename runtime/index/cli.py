@@ -264,7 +264,10 @@ def remove_command(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Take pictures out of the index; the files themselves stay, and a sync of their folder brings them back."""
+    """Take pictures out of the index; their files stay, and a sync of the folder brings them back.
+
+    Of uploads, the files are deleted, too.
+    """
     from .care.remove import plan_removal, remove
 
     removal = plan_removal(index, patterns or [], labels=label or [], roots=root or [])
@@ -272,9 +275,7 @@ def remove_command(
     if not yes:
         if not sys.stdin.isatty():
             raise QueryError("Nothing was removed: there is no terminal to ask on; expected --yes.")
-        typer.confirm(
-            f"Take {presentation.pictures(len(removal.ids))} out of {display_path(index)}?", abort=True, err=True
-        )
+        typer.confirm(presentation.removal_question(index, removal), abort=True, err=True)
     with progress_in_stages() as start:
         removed = remove(index, removal, progress=start)
     note(f"removed {presentation.pictures(removed)}")

@@ -16,6 +16,7 @@ __all__ = [
     "GRAPH",
     "LOCK",
     "MODEL",
+    "UPLOADS",
     "disk_errors",
     "exchange_folders",
     "finish_exchange",
@@ -28,6 +29,8 @@ DATABASE = "items.sqlite"
 MODEL = "model.onnx"
 GRAPH = "graph.hnsw"
 LOCK = "write.lock"
+# Pictures that were uploaded; the path of their root in the database, too, so that the folder can be moved.
+UPLOADS = "uploads"
 
 
 def is_index(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +11,14 @@ from ..errors import IndexLockedError, IndexStateError, ModelFileError
 from ..files import file_sha256, sync_folder
 from ..text import display_path
 from .database.writer import SIDE_FILES, create_database, locked
-from .files import DATABASE, GRAPH, LOCK, MODEL, disk_errors, is_index, put_copy, temporary
+from .files import DATABASE, GRAPH, LOCK, MODEL, UPLOADS, disk_errors, is_index, put_copy, temporary
+from .uploads.files import foreign_names
 
-__all__ = ["check_model", "check_usable", "install_model", "new_folder"]
+__all__ = ["check_model", "check_usable", "install_model", "new_folder", "strangers_in"]
 
-OURS = {DATABASE, MODEL, GRAPH, LOCK}
-OURS |= {temporary(Path(name)).name for name in OURS}
-OURS |= {name + suffix for name in (DATABASE, temporary(Path(DATABASE)).name) for suffix in SIDE_FILES}
+_OURS = {DATABASE, MODEL, GRAPH, LOCK}
+_OURS |= {temporary(Path(name)).name for name in _OURS}
+_OURS |= {name + suffix for name in (DATABASE, temporary(Path(DATABASE)).name) for suffix in SIDE_FILES}
 
 
 @contextmanager
@@ -46,9 +48,7 @@ def new_folder(folder: Path) -> Iterator[None]:
             yield
         except BaseException:
             if not existed and not is_index(folder):
-                for path in folder.iterdir():
-                    path.unlink()
-                folder.rmdir()
+                shutil.rmtree(folder)
             raise
 
 
@@ -61,12 +61,21 @@ def check_usable(folder: Path) -> None:
     """
     if not folder.exists() and not folder.is_symlink():
         return
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in OURS) if folder.is_dir() else ["it"]
+    strangers = strangers_in(folder) if folder.is_dir() else ["it"]
     if not folder.is_dir() or (strangers and not is_index(folder)):
         found = f"holds other files ({display_path(strangers[0])})" if folder.is_dir() else "is a file"
         raise IndexStateError(
             f"{display_path(folder)} {found}; expected an index, an empty folder or a new name for --index."
         )
+
+
+def strangers_in(folder: Path) -> list[str]:
+    """Return what lies in a folder, relative to it, and is no part of an index."""
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in (*_OURS, UPLOADS))
+    uploads = folder / UPLOADS
+    if uploads.is_symlink() or (uploads.exists() and not uploads.is_dir()):
+        strangers.append(UPLOADS)
+    return [*strangers, *foreign_names(folder)]
 
 
 def install_model(folder: Path, model: Path, sha256: str, dim: int) -> None:

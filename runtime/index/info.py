@@ -12,8 +12,9 @@ from typing import Any
 
 from ..errors import ModelFileError
 from ..modelfile import ModelInfo, open_model
+from .care.leftovers import bytes_in
 from .database.store import Store
-from .files import DATABASE, GRAPH, MODEL
+from .files import DATABASE, GRAPH, MODEL, UPLOADS
 from .folders.rootfilters import RootFilters
 from .graph.file import GraphUnusableError, open_graph
 
@@ -27,7 +28,8 @@ class IndexInfo:
     Attributes:
         path: the index folder.
         items: number of pictures.
-        roots: the synced folders and the number of pictures in each.
+        roots: the synced folders, and that of the uploads if there are any, and the number of pictures in each.
+        uploads: which of the roots is that of the uploads.
         filters: of the synced folders; one that has none is not there.
         labels: the labels and the number of pictures with each.
         unlabelled: number of pictures directly in a synced folder.
@@ -36,7 +38,7 @@ class IndexInfo:
         model: what its file says of itself; None where it cannot be read, for the reason in ``model_problem``.
         graph: size, covered and removed items and parameters; None: searches scan, for the reason in
             ``graph_problem``.
-        sizes: bytes of each file.
+        sizes: bytes of each file, and of the uploads together.
         schema: the number of the layout that its database has.
 
     """
@@ -44,6 +46,7 @@ class IndexInfo:
     path: str
     items: int
     roots: Mapping[str, int]
+    uploads: str | None
     filters: Mapping[str, RootFilters]
     labels: Mapping[str, int]
     unlabelled: int
@@ -68,6 +71,7 @@ def index_info(index: str | Path) -> IndexInfo:
     with Store.open(folder) as store, store.snapshot():
         meta = store.meta()
         roots, filters, schema = store.roots(), store.filters(), store.schema()
+        uploads = store.uploads_root()
         labels: Counter[str | None] = Counter()
         in_root: Counter[int] = Counter()
         for item in store.all_items():
@@ -80,6 +84,7 @@ def index_info(index: str | Path) -> IndexInfo:
         path=str(folder),
         items=meta.items,
         roots={os.fsdecode(path): in_root[root] for root, path in roots.items()},
+        uploads=None if uploads is None else os.fsdecode(roots[uploads]),
         filters={os.fsdecode(roots[root]): found for root, found in filters.items() if root in roots},
         labels={label: count for label, count in sorted(labels.items(), key=_name) if label is not None},
         unlabelled=unlabelled,
@@ -89,9 +94,14 @@ def index_info(index: str | Path) -> IndexInfo:
         model_problem=model_problem,
         graph=graph,
         graph_problem=graph_problem,
-        sizes={name: (folder / name).stat().st_size for name in (DATABASE, MODEL, GRAPH) if (folder / name).exists()},
+        sizes=_sizes(folder),
         schema=schema,
     )
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    sizes = {name: (folder / name).stat().st_size for name in (DATABASE, MODEL, GRAPH) if (folder / name).exists()}
+    return {**sizes, UPLOADS: bytes_in(folder / UPLOADS)} if (folder / UPLOADS).is_dir() else sizes
 
 
 def _name(entry: tuple[str | None, int]) -> str:

@@ -41,6 +41,7 @@ __all__ = [
     "info_lines",
     "pictures",
     "removal_lines",
+    "removal_question",
     "spared_remarks",
     "sync_document",
     "sync_line",
@@ -179,6 +180,7 @@ def info_document(info: IndexInfo) -> dict[str, Any]:
         "index": info.path,
         "items": info.items,
         "roots": [{"path": path, "items": count} for path, count in info.roots.items()],
+        "uploads": info.uploads,
         "filters": [
             {"path": path, "include": list(filters.include), "exclude": list(filters.exclude)}
             for path, filters in info.filters.items()
@@ -207,7 +209,10 @@ def info_lines(info: IndexInfo) -> list[str]:
         f"index      {display_path(info.path)}, {sum(info.sizes.values()) / 1e6:.1f} MB",
         f"pictures   {info.items:,}",
     ]
-    lines += [f"folder     {display_path(path)}: {count:,}{_filters(info, path)}" for path, count in info.roots.items()]
+    lines += [
+        f"{'uploads' if path == info.uploads else 'folder':10} {display_path(path)}: {count:,}{_filters(info, path)}"
+        for path, count in info.roots.items()
+    ]
     shown = list(info.labels.items())[:MOST_LINES]
     more = f" and {len(info.labels) - len(shown):,} others" if len(info.labels) > len(shown) else ""
     lines.append(f"labels     {', '.join(f'{printable(label)} ({count:,})' for label, count in shown) or 'none'}{more}")
@@ -371,6 +376,8 @@ def spared_remarks(files: Spared) -> list[str]:
             f"left out {files.changed:,}: the file or the one to keep is gone or has changed since it was synced; "
             "run deeprank-index sync first"
         )
+    if files.uploads:
+        remarks.append(f"left out {files.uploads:,}: uploads, which are taken out with deeprank-index remove")
     if files.links:
         remarks.append(f"left out {files.links:,}: another name (a link) of the file to keep")
     return remarks
@@ -382,6 +389,12 @@ def removal_lines(removal: Removal) -> list[str]:
     if len(removal.paths) > MOST_LINES:
         lines.append(f"... and {len(removal.paths) - MOST_LINES:,} others")
     return lines
+
+
+def removal_question(index: Path, removal: Removal) -> str:
+    """Ask whether that is to be done."""
+    uploads = f", {removal.uploads:,} of them uploaded, whose files are deleted" if removal.uploads else ""
+    return f"Take {pictures(len(removal.ids))} out of {display_path(index)}{uploads}?"
 
 
 def _filters(info: IndexInfo, root: str) -> str:

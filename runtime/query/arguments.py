@@ -28,6 +28,7 @@ _LARGEST_DISTANCE = 4.0
 _EXAMPLES = """\
 examples:
   deeprank-query image.jpg --k 10
+  deeprank-query image.jpg --open
   deeprank-query image.jpg --farthest --sheet farthest.png
   deeprank-query *.jpg --label cats --label dogs --max-distance 0.5 --json
   deeprank-query image.jpg --path 'holidays/*' --unique --copy-to similar
@@ -59,6 +60,8 @@ class QueryArguments:
     paths_only: bool
     end: bytes
     sheet: Path | None
+    html: Path | None
+    open: bool
     copy_to: Path | None
     query_label: str | None
     device: Device
@@ -96,6 +99,8 @@ def read_arguments(words: Sequence[str]) -> QueryArguments:
         paths_only=found.paths_only,
         end=b"\0" if found.print0 else b"\n",
         sheet=found.sheet,
+        html=found.html,
+        open=found.open,
         copy_to=found.copy_to,
         query_label=found.query_label,
         device=cast(Device, found.device),
@@ -138,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--paths-only", action="store_true", help="print the paths alone")
     add("--print0", action="store_true", help="end each path with a NUL, for xargs -0")
     add("--sheet", type=Path, metavar="PNG", help="draw the queries and their hits as well")
+    add("--html", type=_page_name, metavar="FILE", help="write the queries and their hits as a self-contained page too")
+    open_help = "show that page in the browser; without --html it is a private file in the temporary folder"
+    add("--open", action="store_true", help=open_help)
     copy_help = "copy the hits' files to a new or empty folder; each query of several has a folder in it"
     add("--copy-to", type=Path, metavar="DIR", help=copy_help)
     add("--query-label", metavar="LABEL", help="the queries' label: the sheet then shows which hits have it")
@@ -189,6 +197,13 @@ def _distance(text: str) -> float:
     if not _is_number(text) or not 0 <= float(text) <= _LARGEST_DISTANCE:
         raise argparse.ArgumentTypeError(f"{text!r} is given; expected a squared distance, 0 to 4")
     return float(text)
+
+
+def _page_name(text: str) -> Path:
+    # A browser takes a page for one by its name; and a picture that was meant as a query is not overwritten.
+    if Path(text).suffix.lower() not in (".html", ".htm"):
+        raise argparse.ArgumentTypeError(f"{text!r} is given; expected a name that ends in .html")
+    return Path(text)
 
 
 def _at_least_one(text: str) -> int:

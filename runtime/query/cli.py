@@ -38,6 +38,10 @@ def run(wanted: QueryArguments, *, verbose: bool) -> None:
         from .copying import check_folder
 
         check_folder(wanted.copy_to)  # before the work
+    if wanted.html is not None:
+        from .opening import check_place
+
+        check_place(wanted.html)
     options: dict[str, Any] = {"device": wanted.device, "threads": wanted.threads, "max_pixels": wanted.max_pixels}
     with Index.open(wanted.index, **options) as index, _preparing(index):
         answers = answer(index, wanted)
@@ -49,8 +53,11 @@ def run(wanted: QueryArguments, *, verbose: bool) -> None:
             note(f"error: {failed.error}")
     if wanted.sheet is not None:
         _draw(answers, wanted, wanted.sheet)
+    page = _write_page(answers, wanted, index.remarks) if wanted.open or wanted.html is not None else None
     complete = wanted.copy_to is None or _copy(answers, wanted.copy_to, roots)
     _show(answers, wanted)
+    if wanted.open and page is not None:
+        _open(page)
     if not complete or any(failed.error is not None for failed in answers):
         sys.exit(1)
 
@@ -79,6 +86,22 @@ def _draw(answers: Sequence[Answer], wanted: QueryArguments, sheet: Path) -> Non
         note(f"wrote {display_path(sheet)}")
     else:
         note("no contact sheet was drawn: no query could be read")
+
+
+def _write_page(answers: Sequence[Answer], wanted: QueryArguments, remarks: Sequence[str]) -> Path:
+    from .opening import write_page
+    from .webpage import render
+
+    page = write_page(render(answers, wanted, remarks), wanted.html)
+    note(f"wrote {display_path(page)}")
+    return page
+
+
+def _open(page: Path) -> None:
+    from .opening import open_in_browser
+
+    if not open_in_browser(page):
+        note("No browser could be started here; open that file in one.")
 
 
 def _copy(answers: Sequence[Answer], folder: Path, roots: Sequence[str]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ..errors import QueryError
 from ..files import replace_durably
 from ..text import display_path
 from .answer import Answer
+from .regularfile import SourceError, opened
 
 __all__ = ["CopyReport", "check_folder", "copy_hits"]
 
@@ -34,10 +34,6 @@ class CopyReport:
     copied: int
     problems: tuple[str, ...]
     inside: str | None
-
-
-class _SourceError(Exception):
-    """A hit's file cannot be read; the message says why."""
 
 
 def check_folder(folder: Path) -> None:
@@ -89,7 +85,7 @@ def copy_hits(answers: Sequence[Answer], folder: Path, roots: Sequence[str] = ()
             target.parent.mkdir(exist_ok=True)
             try:
                 _copy(source, target)
-            except _SourceError as error:
+            except SourceError as error:
                 problems.append(f"{display_path(source)} was not copied: {error}")
             else:
                 copied += 1
@@ -133,7 +129,7 @@ def file_name(prefix: str, name: str) -> str:
 def _copy(source: str, target: Path) -> None:
     # Not made of the target's name, which may be as long as names can be.
     prepared = target.parent / f".deeprank.{os.getpid()}.tmp"
-    with _opened(source) as file:
+    with opened(source) as file:
         try:
             with prepared.open("xb") as copy:
                 for block in _blocks(file):
@@ -148,28 +144,12 @@ def _copy(source: str, target: Path) -> None:
                 prepared.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[IO[bytes]]:
-    """Open a regular file; a pipe, which would keep us waiting, or a device is not touched."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - text that need not be UTF-8
-            raise _SourceError("it is not a regular file")
-        # It may have become a pipe just now.
-        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
-    except OSError as error:
-        raise _SourceError(error.strerror or str(error)) from None
-    with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise _SourceError("it is not a regular file")
-        yield file
-
-
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
     while True:
         try:
             block = file.read(_AT_A_TIME)
         except OSError as error:
-            raise _SourceError(error.strerror or str(error)) from None
+            raise SourceError(error.strerror or str(error)) from None
         if not block:
             return
         yield block

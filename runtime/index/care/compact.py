@@ -17,7 +17,7 @@ from ..database.writer import locked, open_writer
 from ..files import DATABASE, GRAPH, disk_errors, temporary
 from ..graph.file import GraphUnusableError, open_graph
 from ..graph.update import update_graph
-from .leftovers import bytes_in, clear_leftovers, find_leftovers, has_log
+from .leftovers import bytes_in, clear_leftovers, clear_unused_uploads, find_leftovers, has_log
 
 __all__ = ["CompactReport", "check_sums", "compact"]
 
@@ -38,7 +38,7 @@ class CompactReport:
         graph_built: whether the graph was built anew, or brought up to date.
         database_before: bytes of the database before.
         database_after: bytes of the database now.
-        leftovers: names of what killed processes had left, and was deleted.
+        leftovers: names of what killed processes had left, and was deleted; files of uploads without a row among them.
         remarks: what else a user should know.
 
     """
@@ -98,6 +98,8 @@ def compact(index: str | Path, *, progress: StartProgress = start_nothing) -> Co
             with Store.open(folder) as store:
                 check_sums(store, progress)
                 items, graph = store.meta().items, _graph_state(store)
+                # Only now: of a damaged database nobody knows which files are in use.
+                leftovers += clear_unused_uploads(store)
             reason = None if graph.complete else _build_graph(folder, progress)
             database_before = bytes_in(folder / DATABASE)
             database_after, emptied = _shrink_database(folder, progress)

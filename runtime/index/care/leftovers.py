@@ -8,10 +8,12 @@ import shutil
 from pathlib import Path
 
 from ...errors import IndexStateError
+from ..database.store import Store
 from ..database.writer import SIDE_FILES, writing
-from ..files import DATABASE, GRAPH, MODEL, temporary
+from ..files import DATABASE, GRAPH, MODEL, UPLOADS, temporary
+from ..uploads.files import find_unused
 
-__all__ = ["bytes_in", "clear_leftovers", "find_leftovers", "has_log", "put_log_away"]
+__all__ = ["bytes_in", "clear_leftovers", "clear_unused_uploads", "find_leftovers", "has_log", "put_log_away"]
 
 
 def find_leftovers(folder: Path) -> list[Path]:
@@ -32,6 +34,17 @@ def clear_leftovers(folder: Path) -> list[str]:
         else:
             path.unlink()
     return [path.name for path in found]
+
+
+def clear_unused_uploads(store: Store) -> list[str]:
+    """Delete the files of uploads that belong to no item, and return their names in the index.
+
+    The lock must be held, and the database must have been found to be sound.
+    """
+    unused = find_unused(store)
+    for path in unused:
+        path.unlink()
+    return [f"{UPLOADS}/{path.name}" for path in unused]
 
 
 def has_log(folder: Path) -> bool:

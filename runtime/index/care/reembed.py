@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...devices import Device
 from ...errors import IndexStateError
+from ...files import sync_folder
 from ...images import DEFAULT_MAX_PIXELS
 from ...pretrained import LOCAL_MODEL, find_model
 from ...progress import StartProgress, start_nothing
@@ -18,6 +19,8 @@ from ..database.writer import locked
 from ..files import disk_errors, exchange_folders, finish_exchange
 from ..folders.plan import plan_sync
 from ..folders.sync import SyncReport, open_embedder, sync_new
+from ..uploads.files import upload_items, uploads_of
+from ..uploads.plans import plan_uploads
 from .verify import verify
 
 __all__ = ["reembed"]
@@ -35,7 +38,7 @@ def reembed(
     """Embed all pictures of an index anew, with another model; the old index answers until the new one is complete.
 
     Args:
-        index: the index folder; all its roots must be there.
+        index: the index folder; all its roots must be there. Uploads come along with their labels.
         model: the new model, see :func:`~...pretrained.find_model`; default: ``./model.onnx``. The one that ships must
             be named, so that an index never loses a model of its user's own for being in another folder.
         device: where the network runs.
@@ -44,8 +47,8 @@ def reembed(
         progress: told how it goes on.
 
     Raises:
-        IndexStateError: there is no index, a root is missing or lost most of its pictures, or the new index is not
-            sound; the old one then stays.
+        IndexStateError: there is no index, a root is missing or lost most of its pictures, an upload that is whole
+            cannot be decoded here, or the new index is not sound; the old one then stays.
         IndexLockedError, IndexDamagedError, ModelFileError, DeviceError: as for :func:`~..folders.sync.sync`.
 
     """
@@ -55,13 +58,15 @@ def reembed(
     opener = functools.partial(open_embedder, device=device, threads=threads, max_pixels=max_pixels)
     fresh = folder.with_name(f".{folder.name}.reembed")
     with Store.open(folder) as store:
-        roots = [os.fsdecode(path) for path in store.roots().values()]
-        if not roots:
+        roots = [os.fsdecode(path) for path in store.synced_roots().values()]
+        if not roots and not upload_items(store):
             raise IndexStateError(f"{display_path(folder)} has no folders to embed; sync one first.")
     with locked(folder):
         with Store.open(folder) as store:
             # What a sync would refuse is refused before hours of work.
             plans = [plan.afresh() for plan in plan_sync(store, folder, roots)]
+            # First, so that what stops it is met before hours of work.
+            plans = [*plan_uploads(store), *plans]
         shutil.rmtree(fresh, ignore_errors=True)
         try:
             report = sync_new(fresh, plans, chosen, opener, progress, lambda _: None)
@@ -77,5 +82,7 @@ def _swap_in(fresh: Path, folder: Path) -> None:
     if problems:
         raise IndexStateError(f"The new index is not sound ({problems[0]}); {display_path(folder)} stays as it is.")
     with disk_errors(folder):
+        if uploads_of(fresh).is_dir():
+            sync_folder(uploads_of(fresh))
         exchange_folders(fresh, folder)
     shutil.rmtree(fresh, ignore_errors=True)

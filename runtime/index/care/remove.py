@@ -1,4 +1,4 @@
-"""Taking pictures out of an index by path, pattern, label or root; the files themselves stay."""
+"""Taking pictures out of an index by path, pattern, label or root; the files of synced folders stay."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from ..database.records import Item
 from ..database.store import Store
 from ..database.writer import Writer, writing
 from ..graph.update import update_graph
+from ..uploads.removing import take_out
 
 __all__ = ["Removal", "plan_removal", "remove"]
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What is to be taken out: ids, the paths they stand for, and the roots that are forgotten."""
+    """What is to be taken out: ids, the paths they stand for, and the roots that are forgotten.
+
+    ``uploads`` is the number of those that were uploaded, whose files are deleted; no sync brings them back.
+    """
 
     ids: tuple[int, ...]
     paths: tuple[str, ...]
     roots: tuple[int, ...] = ()
+    uploads: int = 0
 
 
 def plan_removal(
@@ -52,7 +57,7 @@ def plan_removal(
     if not (patterns or labels or roots):
         raise QueryError("Nothing to remove was named; expected a path, a pattern, --label or --root.")
     with Store.open(Path(index)) as store, store.snapshot():
-        known = store.roots()
+        known, uploads = store.roots(), store.uploads_root()
         forgotten = [_root(path, known) for path in roots]
         tests: list[_PathTest | _LabelTest] = [_PathTest(pattern, known) for pattern in patterns]
         tests += [_LabelTest(label) for label in labels]
@@ -61,11 +66,14 @@ def plan_removal(
     if unused:
         raise QueryError(f"{unused[0].what} matches no picture of {display_path(index)}; nothing was removed.")
     paths = tuple(os.fsdecode(os.path.join(known[item.root], item.path)) for item in chosen)  # noqa: PTH118 - bytes
-    return Removal(tuple(item.id for item in chosen), paths, tuple(forgotten))
+    uploaded = sum(item.root == uploads for item in chosen)
+    return Removal(tuple(item.id for item in chosen), paths, tuple(forgotten), uploaded)
 
 
 def remove(index: str | Path, removal: Removal, *, progress: StartProgress = start_nothing) -> int:
     """Take out what was planned, in one transaction, and return the number of pictures.
+
+    The files of uploads are deleted once that is committed.
 
     Raises:
         IndexStateError: the index has changed since the removal was planned.
@@ -74,10 +82,7 @@ def remove(index: str | Path, removal: Removal, *, progress: StartProgress = sta
     """
     with writing(Path(index)) as writer:
         _check_unchanged(writer, removal)
-        writer.remove(removal.ids)
-        for root in removal.roots:
-            writer.forget_root(root)
-        writer.commit()
+        take_out(writer, writer.items(removal.ids).values(), removal.roots)
         update_graph(writer, progress)
     return len(removal.ids)
 

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from ...errors import IndexDamagedError, IndexStateError, ModelFileError
+from ...errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from ...files import file_sha256
+from ...images import DEFAULT_MAX_PIXELS
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
-from ..database.records import GraphRow, Meta
+from ..database.records import GraphRow, Item, Meta
 from ..database.rescue import Row, listed_paths, put_in_place, read_rows, rebuild, sound_filters, sound_roots
 from ..database.schema import connect
 from ..database.store import Store
 from ..database.writer import locked, open_writer
-from ..files import DATABASE, GRAPH, MODEL, disk_errors, put_copy
+from ..files import DATABASE, GRAPH, MODEL, UPLOADS, disk_errors, put_copy
+from ..folders.sync import open_embedder, sync_planned
 from ..graph.file import GraphFile, GraphUnusableError, open_graph
 from ..graph.update import update_graph
 from ..transfer.matching import find_matching_model
+from ..uploads.files import problem_of, upload_items, uploads_of
+from ..uploads.plans import plan_lost_uploads
 from .leftovers import put_log_away
 
 __all__ = ["VerifyReport", "verify"]
@@ -46,6 +51,7 @@ class VerifyReport:
         damaged: ids of the others, as far as they can be read.
         lost: their paths, as far as they can be read; without a checksum, so a name may itself be damaged.
         problems: what is damaged, a sentence each; none: the index is sound.
+        uploads: those of the problems that are pictures of uploads, whose vectors are sound.
         repaired: what was done about it, a sentence each.
         remaining: the problems that are still there.
 
@@ -57,6 +63,7 @@ class VerifyReport:
     repaired: tuple[str, ...] = ()
     remaining: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    uploads: tuple[str, ...] = ()
 
 
 @dataclass
@@ -67,22 +74,30 @@ class _Findings:
     filters: list[str] = field(default_factory=list)
     graph: list[str] = field(default_factory=list)
     model: list[str] = field(default_factory=list)
+    uploaded: list[Item] = field(default_factory=list)
+    uploads: dict[int, str] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
     items: int = 0
     damaged: list[int] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
     @property
     def all(self) -> tuple[str, ...]:
-        return (*self.database, *self.graph, *self.model)
+        return (*self.database, *self.graph, *self.model, *self.pictures)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        return (*self.uploads.values(), *self.unreadable)
 
 
 def verify(index: str | Path, *, repair: bool = False, progress: StartProgress = start_nothing) -> VerifyReport:
-    """Check an index: SQLite's own check, every checksum, the length of every vector, the model, the graph.
+    """Check an index: SQLite's own check, all checksums, the length of every vector, model, graph, files of uploads.
 
     Args:
         index: the index folder.
-        repair: drop what is damaged (the next sync embeds those pictures again), build the graph anew, and put the
-            model back if the same is at hand (``./model.onnx``, or the one that ships).
+        repair: drop what is damaged (the next sync embeds those pictures again), and uploads whose files are lost;
+            embed uploads whose rows are lost; build the graph anew; put the model back if the same is at hand
+            (``./model.onnx``, or the one that ships).
         progress: told how it goes on.
 
     Raises:
@@ -104,7 +119,13 @@ def verify(index: str | Path, *, repair: bool = False, progress: StartProgress =
 
 def _report(found: _Findings, after: _Findings, repaired: list[str]) -> VerifyReport:
     return VerifyReport(
-        after.items, tuple(found.damaged), found.all, tuple(repaired), after.all, tuple(dict.fromkeys(found.lost))
+        after.items,
+        tuple(found.damaged),
+        found.all,
+        tuple(repaired),
+        after.all,
+        tuple(dict.fromkeys(found.lost)),
+        found.pictures,
     )
 
 
@@ -114,6 +135,8 @@ def _found(folder: Path) -> _Findings:
         identity = _identity(folder)
         with _opened(folder) as (store, graph):
             found = _check(store, graph)
+        # Without a state that is held: to read every picture may take long, and writers would wait.
+        _check_uploads(folder, found)
         if _identity(folder) in (identity, None):
             return found
 
@@ -185,21 +208,50 @@ def _check(store: Store, graph: _OpenGraph) -> _Findings:
     if meta is None:
         found.database.append("the row that describes the index is damaged")
         return found
-    ids = _check_items(store, meta, roots, found)
+    uploads = next((root for root, path in roots.items() if path == os.fsencode(UPLOADS)), None)
+    ids = _check_items(store, meta, roots, found, uploads)
     if found.database:
-        found.lost += _lost(store, meta, roots, ids)
+        _name_lost(store, meta, roots, ids, found)
     _check_graph(graph, ids, found)
     _check_model(store, meta, found)
     return found
 
 
-def _lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int]) -> list[str]:
-    """Return the paths of the items that are not sound, from the list of names that SQLite keeps beside them."""
-    return [
-        os.fsdecode(os.path.join(roots[root], path))  # noqa: PTH118 - bytes, which pathlib does not take
-        for item, root, path in listed_paths(store.connection)
-        if item not in sound and root in roots and 0 < item <= meta.last_id
-    ]
+def _name_lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int], found: _Findings) -> None:
+    """Name the items that are not sound, from the list of names that SQLite keeps beside them."""
+    uploads = 0
+    for item, root, path in listed_paths(store.connection):
+        if item not in sound and root in roots and 0 < item <= meta.last_id:
+            if roots[root] == os.fsencode(UPLOADS):
+                uploads += 1
+            else:
+                found.lost.append(os.fsdecode(os.path.join(roots[root], path)))  # noqa: PTH118 - bytes
+    if uploads:
+        found.database.append(
+            f"the rows of {uploads:,} upload{'' if uploads == 1 else 's'} are damaged, of which the pictures are in "
+            f"{UPLOADS}: --repair embeds these again, without labels"
+        )
+
+
+def _check_uploads(folder: Path, found: _Findings) -> None:
+    """Compare the file of each upload with the hash that its row has."""
+    for item in found.uploaded:
+        path = uploads_of(folder) / os.fsdecode(item.path)
+        what = f"the picture of item {item.id}, {display_path(f'{UPLOADS}/{path.name}')},"
+        try:
+            problem = problem_of(path, item.sha256)
+        except OSError as error:
+            found.unreadable.append(f"{what} cannot be read ({error.strerror})")
+            continue
+        if problem is not None and not _is_removed(folder, item):
+            found.uploads[item.id] = f"{what} {problem}"
+
+
+def _is_removed(folder: Path, item: Item) -> bool:
+    """Tell whether another process has removed an item since it was looked at."""
+    with contextlib.suppress(IndexStateError), Store.open(folder) as store:
+        return store.item_with(item.id) is None
+    return False
 
 
 def _integrity(connection: sqlite3.Connection) -> list[str]:
@@ -223,13 +275,14 @@ def _meta(store: Store) -> Meta | None:
     return None
 
 
-def _check_items(store: Store, meta: Meta, roots: dict[int, bytes], found: _Findings) -> set[int]:
+def _check_items(store: Store, meta: Meta, roots: dict[int, bytes], found: _Findings, uploads: int | None) -> set[int]:
     """Check every item and the sums over all of them; return the ids of the sound ones."""
     ids: set[int] = set()
     vector_sum = row_sum = 0
     for row in read_rows(store.connection, meta.dim, roots):
         if isinstance(row, Row):
             ids.add(row.item.id)
+            found.uploaded += [row.item] if row.item.root == uploads else []
             vector_sum, row_sum = vector_sum + row.vector_crc32, row_sum + row.row_crc32
         else:
             found.database.append(row.what)
@@ -284,14 +337,44 @@ def _repair(folder: Path, found: _Findings, progress: StartProgress) -> list[str
             kept = rebuild(store, _meta(store) or _meta_of_model(folder))
         put_in_place(folder)
         done.append(f"{kept:,} sound items were kept; sync the folders again, which embeds the others anew")
+        done += _take_in_uploads(folder, progress)
     if found.filters:
         done.append("damaged filters were dropped; give --include and --exclude again with the next sync of the folder")
-    if found.database or found.graph:
+    if found.uploads:
+        done.append(_drop_uploads(folder, found.uploads))
+    if found.database or found.graph or found.uploads:
         with open_writer(folder) as writer:
-            writer.set_graph(None)
+            if found.database or found.graph:
+                writer.set_graph(None)
             reason = update_graph(writer, progress)
-        done.append("the graph was built again" if reason is None else f"there is no graph ({reason})")
+        if reason is not None:
+            done.append(f"there is no graph ({reason})")
+        elif found.database or found.graph:
+            done.append("the graph was built again")
     return done
+
+
+def _drop_uploads(folder: Path, lost: Collection[int]) -> str:
+    with open_writer(folder) as writer:
+        writer.remove(item for item in lost if writer.item_with(item) is not None)
+        writer.commit()
+    those = "1 upload was" if len(lost) == 1 else f"{len(lost):,} uploads were"
+    return f"{those} taken out of the index, for the picture is lost; upload it again"
+
+
+def _take_in_uploads(folder: Path, progress: StartProgress) -> list[str]:
+    """Embed the files of uploads whose rows were lost; a database that was damaged cannot tell which ones those are."""
+    with open_writer(folder) as writer:
+        plans = plan_lost_uploads(folder, upload_items(writer), writer.uploads_root())
+        if not plans:
+            return []
+        opener = functools.partial(open_embedder, device="cpu", threads=None, max_pixels=DEFAULT_MAX_PIXELS)
+        try:
+            report = sync_planned(writer, plans, opener, progress)
+        except DeepRankError as error:
+            return [f"{len(plans[0].new):,} uploads without rows could not be embedded ({error}); their files stay"]
+    skipped = [f"{display_path(path)} was left alone: {reason}" for path, reason in report.skipped]
+    return [*skipped, *report.remarks]
 
 
 def _repair_model(folder: Path) -> list[str]:

@@ -38,7 +38,8 @@ class Item(NamedTuple):
     ``id`` names one vector for ever: a changed picture gets a new one, and none is used twice. So ids are the change
     numbers of the index, and what a graph covers is told by the last id in it.
 
-    ``path`` is relative to the root, in the bytes of the file system; ``label`` the top folder under the root.
+    ``path`` is relative to the root, in the bytes of the file system; ``label`` the top folder under the root, or what
+    was given with an upload.
     """
 
     id: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import IndexDamagedError
-from ..files import DATABASE
+from ..files import DATABASE, UPLOADS
 from .records import GraphRow, Item, Meta, is_sound, root_checksum
 from .schema import FIRST_WITH_FILTERS, connect_to_read, damaged, guarded
 
@@ -33,6 +34,7 @@ _PARAMETERS_AT_A_TIME = 900
 _META_TYPES: tuple[Any, ...] = (str, int, int, int, int, int)
 _GRAPH_TYPES: tuple[Any, ...] = (str, int, str, int, bytes)
 ITEM_COLUMNS = "id, root, path, label, size, mtime_ns, sha256"
+_UPLOADS = os.fsencode(UPLOADS)
 
 
 class Store:
@@ -46,6 +48,8 @@ class Store:
         self.folder = folder
         self.database = folder / DATABASE
         self.connection = connection
+        # Now: the current folder may be another one later.
+        self._absolute = os.fsencode(os.path.realpath(folder))
 
     @classmethod
     def open(cls, folder: Path) -> Store:
@@ -100,7 +104,22 @@ class Store:
         return meta
 
     def roots(self) -> dict[int, bytes]:
+        """Return the folders that were synced, and that of the uploads if there are any, absolute, by their number."""
+        return {root: self.absolute(path) for root, path in self._stored_roots().items()}
+
+    def synced_roots(self) -> dict[int, bytes]:
         """Return the folders that were synced, by their number."""
+        return {root: path for root, path in self._stored_roots().items() if path != _UPLOADS}
+
+    def uploads_root(self) -> int | None:
+        """Return the number of the root under which uploads are kept, if there is one."""
+        return next((root for root, path in self._stored_roots().items() if path == _UPLOADS), None)
+
+    def absolute(self, path: bytes) -> bytes:
+        """Return where a root is whose path is stored so: that of the uploads is relative to the index folder."""
+        return os.path.join(self._absolute, path)  # noqa: PTH118 - bytes, which pathlib does not take
+
+    def _stored_roots(self) -> dict[int, bytes]:
         roots = {}
         for root, path, check in self._rows("SELECT id, path, checksum FROM roots ORDER BY id"):
             if not isinstance(path, bytes) or root_checksum(root, path) != check:

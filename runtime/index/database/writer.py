@@ -149,7 +149,13 @@ class Writer(Store):
         return self._meta
 
     def add_root(self, path: bytes, root: int | None = None) -> int:
-        """Add a folder that is synced and return its number: a new one, or that which it had in a rescued database."""
+        """Add a folder that is synced, or that of the uploads, and return its number.
+
+        Args:
+            path: absolute; of the uploads :data:`~..files.UPLOADS`.
+            root: the number that it had in a rescued database; None: a new one.
+
+        """
         with self._change() as connection:
             found = connection.execute(
                 "INSERT INTO roots (id, path, checksum) VALUES (?, ?, 0)", (root, path)

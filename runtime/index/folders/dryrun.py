@@ -17,6 +17,7 @@ from ..database.records import Item
 from ..database.store import Store
 from ..files import MODEL, is_index
 from ..home import check_model, check_usable
+from ..uploads.plans import plan_lost_uploads
 from .plan import RootPlan, Wishes, plan_sync
 from .rootfilters import RootFilters
 from .sync import full_path, remembered_filters
@@ -89,7 +90,7 @@ def dry_run(
                 plans, items = plan_sync(store, folder, roots, wishes), store.meta().items
         return _Resolved(plans, progress).report(items, keep_missing)
     check_usable(folder)
-    plans = plan_sync(None, folder, roots, wishes)
+    plans = [*plan_lost_uploads(folder), *plan_sync(None, folder, roots, wishes)]
     return _Resolved(plans, progress).report(0, keep_missing, _new_index(folder, chosen))
 
 

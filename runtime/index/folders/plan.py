@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -13,6 +13,7 @@ from ...errors import IndexStateError
 from ...text import display_path
 from ..database.records import Item
 from ..database.store import Store
+from ..files import UPLOADS
 from .relocation import find_moved_roots
 from .rootfilters import RootFilters
 from .walk import Found, Walk, folder_identity, walk
@@ -61,6 +62,7 @@ class RootPlan:
         missing: items whose file is gone.
         left_out: items that the filters leave out.
         unchanged: number of files that need not be opened.
+        uploads: of what was uploaded to an index, the item that each file is to be; None: it is a folder to sync.
 
     """
 
@@ -76,6 +78,7 @@ class RootPlan:
     missing: list[Item] = field(default_factory=list)
     left_out: list[Item] = field(default_factory=list)
     unchanged: int = 0
+    uploads: Mapping[bytes, Item] | None = None
 
     @property
     def known(self) -> int:
@@ -97,15 +100,17 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wi
         wishes: how.
 
     Raises:
-        IndexStateError: a root is missing, holds no pictures, lies inside another, or would lose so many of its
-            pictures that it looks like a drive that is not mounted; or a root that has moved is not known.
+        IndexStateError: a root is missing, holds no pictures, lies inside another or in the uploads of the index, or
+            would lose so many of its pictures that it looks like a drive that is not mounted; or a root that has moved
+            is not known.
         QueryError: a pattern can match no path.
 
     """
     if wishes.filters is not None:
         wishes.filters.check()
-    known = store.roots() if store is not None else {}
+    known = store.synced_roots() if store is not None else {}
     remembered = store.filters() if store is not None else {}
+    _check_not_uploads(folder, [*roots, *(side for text in wishes.moved_roots for side in _sides(text))])
     moved = find_moved_roots(known, wishes.moved_roots)
     numbers = _numbers({**known, **moved})
     paths = list(dict.fromkeys([*moved.values(), *(os.fsencode(os.path.realpath(root)) for root in roots)]))
@@ -142,6 +147,24 @@ def _numbers(paths: Mapping[int, bytes]) -> dict[bytes, int]:
             )
         numbers[path] = root
     return numbers
+
+
+def _check_not_uploads(folder: Path, paths: Iterable[str | Path]) -> None:
+    uploads = os.fsencode(os.path.realpath(folder / UPLOADS))
+    for path in paths:
+        found = os.fsencode(os.path.realpath(path))
+        if found == uploads or _is_inside(found, uploads):
+            raise IndexStateError(
+                f"{display_path(path)} holds what was uploaded to {display_path(folder)} and is in the index already; "
+                "expected folders outside of it. Uploads are taken out with: deeprank-index remove PATH."
+            )
+
+
+def _sides(moved: str) -> Iterator[str]:
+    """Yield what ``OLD=NEW`` may name, wherever it is parted."""
+    for place, character in enumerate(moved):
+        if character == "=":
+            yield from filter(None, (moved[:place], moved[place + 1 :]))
 
 
 def _compare(plan: RootPlan, items: dict[bytes, Item]) -> None:

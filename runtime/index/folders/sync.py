@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...devices import Device
-from ...errors import PictureError
+from ...errors import IndexStateError, PictureError
 from ...images import DEFAULT_MAX_PIXELS, Picture
 from ...pretrained import describe_model, find_model
 from ...progress import Advance, StartProgress, no_progress, start_nothing
 from ...text import display_path
 from ..database.records import Item
 from ..database.writer import Writer, open_writer, writing
-from ..files import MODEL, finish_exchange, is_index
+from ..files import MODEL, UPLOADS, finish_exchange, is_index
 from ..graph.update import update_graph
 from ..home import check_model, check_usable, install_model, new_folder
+from ..uploads.files import link_or_copy, uploads_of
+from ..uploads.plans import plan_lost_uploads
 from .plan import RootPlan, Wishes, plan_sync
 from .rootfilters import RootFilters
 from .ticks import settled_mtime
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from ...embedder import Embedder
 
-__all__ = ["SyncReport", "full_path", "open_embedder", "remembered_filters", "sync", "sync_new"]
+__all__ = ["SyncReport", "full_path", "open_embedder", "remembered_filters", "sync", "sync_new", "sync_planned"]
 
 # What a crash can lose, and how often a long sync brings the graph up to date.
 _COMMIT_INTERVAL_S = 2.0
@@ -88,6 +90,16 @@ class _Task:
     old: Item | None
     sha256: bytes = b""
 
+    @property
+    def uploaded(self) -> Item | None:
+        """What it is to be in the index, where it was uploaded to one; None: it lies in a folder that is synced."""
+        return None if self.plan.uploads is None else self.plan.uploads[self.found.path]
+
+    @property
+    def path(self) -> str:
+        """Where it lies."""
+        return full_path(self.plan, self.found.path)
+
 
 def sync(
     index: str | Path,
@@ -138,7 +150,7 @@ def sync(
     finish_exchange(folder)
     if not is_index(folder):
         check_usable(folder)
-        plans = plan_sync(None, folder, roots, wishes)
+        plans = [*plan_lost_uploads(folder), *plan_sync(None, folder, roots, wishes)]
         return sync_new(folder, plans, chosen, opener, progress, say)
     with writing(folder) as writer:
         check_model(folder, writer.meta().model_sha256, chosen)
@@ -165,6 +177,16 @@ def sync_new(
         say(f"The new index {display_path(folder)} uses {describe_model(model, embedder.info)}.")
         with open_writer(folder) as writer:
             return _Sync(writer, plans, lambda _: embedder, progress).run()
+
+
+def sync_planned(
+    writer: Writer,
+    plans: list[RootPlan],
+    opener: Callable[[Path], Embedder],
+    progress: StartProgress,
+) -> SyncReport:
+    """Do what was planned with an index that is open to write."""
+    return _Sync(writer, plans, opener, progress).run()
 
 
 def open_embedder(model: Path, *, device: Device, threads: int | None, max_pixels: int) -> Embedder:
@@ -211,7 +233,7 @@ class _Sync:
         self._writer.commit()
         reason = update_graph(self._writer, self._progress)
         no_graph = None if reason is None else f"There is no graph: {reason}. Searches scan instead."
-        return self._report(remembered_filters(self._plans), no_graph)
+        return self._report(remembered_filters(self._plans), _taken_in(self._counts["taken in"]), no_graph)
 
     def _settle_roots(self) -> None:
         moved = {plan.root: plan.path for plan in self._plans if plan.root is not None and plan.was is not None}
@@ -219,7 +241,7 @@ class _Sync:
             self._writer.move_roots(moved)
         for plan in self._plans:
             if plan.root is None:
-                plan.root = self._writer.add_root(plan.path)
+                plan.root = self._writer.add_root(plan.path if plan.uploads is None else os.fsencode(UPLOADS))
             if plan.filters != plan.remembered:
                 self._writer.set_filters(plan.root, plan.filters)
 
@@ -235,13 +257,15 @@ class _Sync:
 
     def _read(self, task: _Task, embedder: Embedder) -> Picture:
         """Read one file, opened once: size, time and hash are those of the bytes that are decoded."""
-        path = os.path.join(task.plan.path, task.found.path)  # noqa: PTH118 - bytes, which pathlib does not take
+        path = task.path
         try:
             with open(path, "rb") as file:  # noqa: PTH123
                 now = time.time_ns()
                 status = os.fstat(file.fileno())
                 task.found = Found(task.found.path, status.st_size, settled_mtime(status.st_mtime_ns, now))
                 task.sha256 = hashlib.file_digest(file, "sha256").digest()
+                if task.uploaded is not None and task.sha256 != task.uploaded.sha256:
+                    raise PictureError(f"{display_path(path)} is damaged: its content is not what was uploaded.")
                 if task.sha256 in self._contents:
                     raise _AlreadyEmbeddedError
                 file.seek(0)
@@ -283,11 +307,27 @@ class _Sync:
     def _put(self, task: _Task, vector: bytes) -> None:
         if task.old is not None:
             self._writer.remove([task.old.id])
+        if task.uploaded is not None:
+            self._keep_upload(task)
         self._writer.add(self._item(task, 0), vector)
         self._contents.add(task.sha256)
         self._counts["added" if task.old is None else "updated"] += 1
 
+    def _keep_upload(self, task: _Task) -> None:
+        """Let the file of an upload lie in this index, too."""
+        target = uploads_of(self._writer.folder) / os.fsdecode(task.found.path)
+        if _is_here(task, self._writer.folder):
+            self._counts["taken in"] += 1
+        else:
+            link_or_copy(Path(task.path), target)
+
     def _skip(self, task: _Task, reason: str) -> None:
+        if task.uploaded is not None and not _is_here(task, self._writer.folder) and _is_whole(task):
+            raise IndexStateError(
+                f"{reason} It was uploaded, and lies in the index alone, from where it would be lost; everything stays "
+                f"as it is. Take it out first with: deeprank-index remove {display_path(task.path)} --index "
+                f"{display_path(os.path.dirname(task.plan.path))}."  # noqa: PTH120 - bytes
+            )
         self._skipped.append((full_path(task.plan, task.found.path), reason))
         if task.old is not None:
             # What the index has of it is the picture as it was: rather no answer than that one.
@@ -296,6 +336,8 @@ class _Sync:
 
     def _item(self, task: _Task, item: int) -> Item:
         assert task.plan.root is not None
+        if task.uploaded is not None:
+            return task.uploaded._replace(id=item, root=task.plan.root)
         path = task.found.path
         label = os.fsdecode(path.split(b"/", 1)[0]) if b"/" in path else None
         return Item(item, task.plan.root, path, label, task.found.size, task.found.mtime_ns, task.sha256)
@@ -341,6 +383,22 @@ class _Sync:
             items=self._writer.meta().items,
             remarks=tuple(remark for remark in remarks if remark is not None),
         )
+
+
+def _is_here(task: _Task, folder: Path) -> bool:
+    """Tell whether the file of an upload lies in this index, not in one that takes its place."""
+    return task.plan.path == os.fsencode(os.path.realpath(uploads_of(folder)))
+
+
+def _is_whole(task: _Task) -> bool:
+    return task.uploaded is not None and task.sha256 == task.uploaded.sha256
+
+
+def _taken_in(uploads: int) -> str | None:
+    if not uploads:
+        return None
+    found = "1 upload was" if uploads == 1 else f"{uploads:,} uploads were"
+    return f"{found} found without the database that knew the labels; they are in the index again, without any."
 
 
 def remembered_filters(plans: Sequence[RootPlan]) -> str | None:

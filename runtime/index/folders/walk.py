@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...images import EXTENSIONS
+from ..files import UPLOADS, is_index
 from .rootfilters import RootFilters
 
 __all__ = ["Found", "Walk", "folder_identity", "walk"]
 
 _EVERYTHING = RootFilters()
 
+_UPLOADS = os.fsencode(UPLOADS)
 _EXTENSIONS = frozenset(extension.encode("ascii") for extension in EXTENSIONS)
 
 Identity = tuple[int, int]
@@ -62,7 +64,8 @@ def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _E
     """List the pictures under ``root``.
 
     Hidden files and folders are skipped, links to folders followed. A folder is visited once, however many links lead
-    there: so a loop of links ends. Real folders come before links, so that a picture has its real path.
+    there: so a loop of links ends. Real folders come before links, so that a picture has its real path. What was
+    uploaded to an index that lies there is no part of the folder.
 
     Args:
         root: an existing folder.
@@ -95,12 +98,17 @@ def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _E
                     _look_at(entry, path, filters, result)
                 elif filters and not filters.enters(path):
                     result.left_out_folders += 1
-                else:
+                elif not _is_of_an_index(root, folder, entry.name):
                     (links if is_link else folders).append(path)
             except OSError as error:
                 result.problems.append((path, f"it cannot be looked at ({error.strerror})"))
         links.sort(reverse=True)
     return result
+
+
+def _is_of_an_index(root: bytes, folder: bytes, name: bytes) -> bool:
+    """Tell whether a folder is the one in which an index keeps uploads."""
+    return name == _UPLOADS and is_index(Path(os.fsdecode(os.path.join(root, folder))))  # noqa: PTH118
 
 
 def _look_at(entry: os.DirEntry[bytes], path: bytes, filters: RootFilters, result: Walk) -> None:

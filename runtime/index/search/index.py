@@ -299,13 +299,18 @@ class Index:
             return list(self._filters().labels.names)
 
     def summary(self) -> IndexSummary:
-        """Return what the index holds at the moment; all of its rows are read, once for each state."""
+        """Return what the index holds; all of its rows are read, once for each state, and searches go on meanwhile."""
         from .summary import summarize
 
         with self._reading() as gallery:
-            if self._known_summary is None:
-                self._known_summary = summarize(self._store, self._filters().labels, gallery.file)
-            return self._known_summary
+            known, version = self._known_summary, self._version
+        if known is None:
+            with Store.open(self.path) as store, store.snapshot():
+                known = summarize(store, gallery.file)
+            with self._lock:
+                if self._version == version:
+                    self._known_summary = known
+        return known
 
     def roots(self) -> list[str]:
         """Return the folders that were synced, in that order."""

@@ -34,14 +34,14 @@ class IndexSummary:
     graph: Mapping[str, Any] | None
 
 
-def summarize(store: Store, labels: Labels, graph: GraphFile | None) -> IndexSummary:
+def summarize(store: Store, graph: GraphFile | None) -> IndexSummary:
     """Describe the state of the index that a store holds.
 
     Raises:
         IndexDamagedError: a row is damaged.
 
     """
-    counts = labels.counts()
+    counts = Labels(store).counts()
     items = store.meta().items
     return IndexSummary(
         items=items,

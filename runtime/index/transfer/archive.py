@@ -12,7 +12,7 @@ array                 dtype and shape          what
 ``sizes``             int64 ``[n]``            of the picture file, in bytes
 ``mtimes_ns``         int64 ``[n]``            when it was last changed
 ``sha256``            uint8 ``[n, 32]``        of the bytes of the picture file
-``roots``             uint8 ``[...]``          the synced folders, each ended by a zero byte
+``roots``             uint8 ``[...]``          the synced folders and that of the uploads, each ended by a zero byte
 ``root_ids``          int64 ``[r]``            the numbers of the roots in the index
 ``meta``              uint8 ``[...]``          a JSON object, see :mod:`.exporting`
 ====================  =======================  ===============================================================

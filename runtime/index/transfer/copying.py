@@ -20,7 +20,9 @@ from ..database.records import GraphRow
 from ..database.schema import connect, guarded
 from ..database.store import Store
 from ..database.writer import open_writer
-from ..files import DATABASE, GRAPH, MODEL
+from ..files import DATABASE, GRAPH, MODEL, UPLOADS
+from ..uploads.carrying import carry_uploads
+from ..uploads.files import uploads_of
 from .placing import check_free, placed
 
 __all__ = ["CopyReport", "copy"]
@@ -67,6 +69,9 @@ def copy(
     progress: StartProgress = start_nothing,
 ) -> CopyReport:
     """Copy an index, of the state that it has at one moment; it may be searched and written to meanwhile.
+
+    The files of uploads are compared with the hashes that the database has; one that is missing or damaged is left out,
+    with a remark.
 
     Nothing of the index is changed, and it may lie in a folder that must not be written to. ``target`` gets its name
     when the copy is complete and durable. Its model and database are the ones of the index; the graph is left out
@@ -138,7 +143,13 @@ def _copy_state(folder: Path, making: Path, target: Path, progress: StartProgres
         _copy_file(folder / MODEL, making / MODEL, advance)
         if _identity(folder) != identity:
             raise _ChangedError
-    return _settle_graph(making, row, found)
+    remarks = _settle_graph(making, row, found)
+    return [*remarks, *carry_uploads(uploads_of(folder), making, advance, lambda item: _is_removed(folder, item))]
+
+
+def _is_removed(folder: Path, item: int) -> bool:
+    with Store.open(folder) as store:
+        return store.item_with(item) is None
 
 
 def _settle_graph(making: Path, expected: GraphRow | None, found: str | None) -> list[str]:
@@ -221,7 +232,7 @@ def _in_units(advance: Callable[[int], None]) -> Callable[[int], None]:
 
 
 def _total(folder: Path) -> int:
-    return sum(bytes_in(folder / name) for name in (DATABASE, MODEL, GRAPH))
+    return sum(bytes_in(folder / name) for name in (DATABASE, MODEL, GRAPH, UPLOADS))
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -234,7 +245,8 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _check_copy(folder: Path, making: Path) -> None:
-    problems = verify(making).problems
+    report = verify(making)
+    problems = [problem for problem in report.problems if problem not in report.uploads]
     if problems:
         raise IndexStateError(
             f"The copy is not sound ({printable(problems[0].split(';')[0])}), and was not kept; what is damaged in the "

@@ -49,8 +49,9 @@ def export_index(
 
     The arrays are described in :mod:`.archive`. ``meta`` is the JSON object with ``kind``, ``schema``, ``version`` (of
     deeprank), ``model_sha256``, ``dim``, ``items``, ``last_id``, ``filters`` (what a sync takes of each root that has
-    any) and ``model`` (name, backbone, precision and picture rule; null where the model file cannot be read). Memory is
-    needed for everything but the vectors.
+    any), ``uploads`` (the number of the root under which uploads lie, null: there is none) and ``model`` (name,
+    backbone, precision and picture rule; null where the model file cannot be read). Memory is needed for everything but
+    the vectors.
 
     Args:
         index: the index folder, which may be in use.
@@ -92,6 +93,7 @@ def _described(store: Store, count: int, model: ModelInfo | None) -> dict[str, A
             {"root": root, "include": filters.include, "exclude": filters.exclude}
             for root, filters in store.filters().items()
         ],
+        "uploads": store.uploads_root(),
         "model": {
             "name": model.name,
             "backbone": model.backbone,

@@ -21,9 +21,12 @@ from ..care.leftovers import bytes_in
 from ..database.records import Item
 from ..database.store import Ids, Vectors
 from ..database.writer import Writer, open_writer
+from ..files import UPLOADS
 from ..folders.rootfilters import RootFilters
 from ..graph.update import update_graph
 from ..home import install_model
+from ..uploads.carrying import carry_uploads
+from ..uploads.files import is_upload
 from .archive import ARRAYS, KIND, SCHEMA, ArchiveReader, split_names
 from .matching import find_matching_model
 from .placing import check_free, placed
@@ -66,6 +69,7 @@ class _Described:
     last_id: int
     model_name: str | None
     filters: dict[int, RootFilters]
+    uploads: int | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,12 @@ class _Content:
     sha256: npt.NDArray[np.uint8]
     roots: dict[int, bytes]
     labels: list[str]
+    uploads: int | None
+
+    @property
+    def synced(self) -> tuple[str, ...]:
+        """The folders that were synced."""
+        return tuple(os.fsdecode(path) for root, path in self.roots.items() if root != self.uploads)
 
     def item(self, row: int) -> Item:
         label = int(self.label_of[row])
@@ -105,7 +115,8 @@ def import_index(
     """Make a new index from an exported one: the same rows, ids and vectors, so the same answers; the graph is built.
 
     The file is not trusted: every number, name and vector is checked before it is believed. The index gets its name
-    when it is complete and durable.
+    when it is complete and durable. It holds no pictures; those of uploads are copied where they still lie where they
+    lay, with the content that they had.
 
     Args:
         source: an npz file.
@@ -136,9 +147,15 @@ def import_index(
             with open_writer(making) as writer:
                 _fill(writer, archive, described, content, progress)
                 reason = update_graph(writer, progress)
+            without = [] if content.uploads is None else carry_uploads(_place_of_uploads(content), making)
             size = bytes_in(making)
-    roots = tuple(os.fsdecode(root) for root in content.roots.values())
-    return ImportReport(len(content.ids), size, roots, _remarks(folder, roots, reason))
+    remarks = (*_remarks(folder, content.synced, reason), *without)
+    return ImportReport(len(content.ids), size, content.synced, remarks)
+
+
+def _place_of_uploads(content: _Content) -> Path:
+    assert content.uploads is not None
+    return Path(os.fsdecode(content.roots[content.uploads]))
 
 
 def _remarks(folder: Path, roots: tuple[str, ...], reason: str | None) -> tuple[str, ...]:
@@ -179,7 +196,10 @@ def _described(archive: ArchiveReader, values: dict[str, Any]) -> _Described:
         raise archive.error("does not say which id was the last")
     name = model.get("name") if isinstance(model, dict) else None
     filters = _read_filters(archive, values.get("filters", []))
-    return _Described(sha256, dim, last_id, name if isinstance(name, str) else None, filters)
+    uploads = values.get("uploads")
+    if uploads is not None and type(uploads) is not int:
+        raise archive.error("does not say by a number which root is that of the uploads")
+    return _Described(sha256, dim, last_id, name if isinstance(name, str) else None, filters, uploads)
 
 
 def _read_filters(archive: ArchiveReader, found: Any) -> dict[int, RootFilters]:
@@ -248,6 +268,7 @@ def _read_content(archive: ArchiveReader, described: _Described) -> _Content:
         sha256=numbers["sha256"],
         roots=dict(zip(numbers["root_ids"].tolist(), names["roots"], strict=True)),
         labels=[os.fsdecode(label) for label in names["labels"]],
+        uploads=described.uploads,
     )
     _check_names(archive, content)
     return content
@@ -288,13 +309,24 @@ def _check_names(archive: ArchiveReader, content: _Content) -> None:
         raise archive.error("holds a picture of one root and path twice")
     if not all(content.labels):
         raise archive.error("holds an empty label")
+    _check_uploads(archive, content)
+
+
+def _check_uploads(archive: ArchiveReader, content: _Content) -> None:
+    if content.uploads is not None and content.uploads not in content.roots:
+        raise archive.error("has uploads under a root that it does not hold")
+    for row in np.flatnonzero(content.root_of == content.uploads).tolist() if content.uploads is not None else []:
+        if not is_upload(content.paths[row], content.sha256[row].tobytes()):
+            raise archive.error(
+                f"holds the upload {display_path(content.paths[row])!r}, which is not named by the hash of its content"
+            )
 
 
 def _fill(
     writer: Writer, archive: ArchiveReader, described: _Described, content: _Content, progress: StartProgress
 ) -> None:
     for root, path in content.roots.items():
-        writer.add_root(path, root)
+        writer.add_root(os.fsencode(UPLOADS) if root == content.uploads else path, root)
         if root in described.filters:
             writer.set_filters(root, described.filters[root])
     writer.reserve_ids(described.last_id)

@@ -14,7 +14,8 @@ from ...text import display_path
 from ..care.leftovers import has_log
 from ..database.writer import locked
 from ..files import LOCK, disk_errors, exchange_folders, finish_exchange, is_index
-from ..home import OURS
+from ..home import strangers_in
+from ..uploads.files import uploads_of
 
 __all__ = ["check_free", "placed"]
 
@@ -71,7 +72,7 @@ def check_free(target: Path, *, replace: bool = False, hint: str = "") -> None:
 
 
 def _check_only_ours(folder: Path, fate: str) -> None:
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in OURS)
+    strangers = strangers_in(folder)
     if strangers:
         raise IndexStateError(
             f"{display_path(folder)} holds other files than those of an index ({display_path(strangers[0])}), which "
@@ -108,6 +109,7 @@ def _remove_empty(folders: list[Path]) -> None:
 def _empty(folder: Path) -> None:
     """Delete what a killed process left; its name is hidden, yet somebody may have put something else there."""
     _check_only_ours(folder, "are in the way")
+    shutil.rmtree(uploads_of(folder), ignore_errors=True)
     for path in folder.iterdir():
         if path.name != LOCK:
             path.unlink()
@@ -124,6 +126,9 @@ def _check_closed(making: Path, target: Path) -> None:
 
 def _make_durable(folder: Path) -> None:
     for path in folder.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        if path.is_dir():
+            _make_durable(path)
+        else:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
     sync_folder(folder)

@@ -1,0 +1,219 @@
+"""Adding pictures that were uploaded to an index: the file first, then its row."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import DeepRankError, IndexStateError, PictureError, QueryError
+from ...images import opened_picture
+from ...text import display_path, printable
+from ..database.records import Item
+from ..database.store import Store, Vectors
+from ..database.writer import Writer, locked, open_writer
+from ..files import UPLOADS, disk_errors
+from ..graph.update import update_graph
+from .files import delete_unused, problem_of, put_file, uploads_of
+
+__all__ = ["Added", "Upload", "add_uploads"]
+
+# By the formats of Pillow that a picture may have. An MPO is a JPEG with more pictures after it.
+_EXTENSIONS = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "DIB": ".dib",
+    "WEBP": ".webp",
+    "TIFF": ".tif",
+    "AVIF": ".avif",
+    "HEIF": ".heif",
+}
+# Of a vector from 1, as everywhere in an index.
+_UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A picture to be added.
+
+    Attributes:
+        content: the bytes of its file, which were decoded when it was embedded.
+        vector: float32 ``[d]``, of unit length.
+        label: any text but an empty one; None: it has none.
+
+    """
+
+    content: bytes
+    vector: Vectors
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of an upload.
+
+    Attributes:
+        id: of the item.
+        relative: its path under the root of the uploads: the hash of its content, and an extension.
+        created: False: these bytes were there before.
+        label: of the item; where it was there before, the one that it had.
+
+    """
+
+    id: int
+    relative: str
+    created: bool
+    label: str | None
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """An upload of which everything is in order, with the name of its file."""
+
+    content: bytes
+    sha256: bytes
+    name: str
+    vector: Vectors
+    label: str | None
+
+
+def add_uploads(index: str | Path, uploads: Sequence[Upload], *, model_sha256: str) -> list[Added]:
+    """Add pictures to an index, in one transaction: all of them or, after an error, none.
+
+    Each file lies in the index folder, durably, before its row is committed: a process that is killed leaves at most a
+    file without a row, which ``compact`` clears away. Bytes that were uploaded before are not added again, whatever
+    the label; where their file was lost or damaged, it is put back.
+
+    Args:
+        index: the index folder.
+        uploads: the pictures.
+        model_sha256: hex, of the model that made the vectors.
+
+    Returns:
+        What became of each, in order.
+
+    Raises:
+        PictureError: one is no picture of a supported format.
+        QueryError: a label or a vector makes no sense.
+        IndexStateError: there is no index, it has another model, or cannot be written.
+        IndexLockedError: another process is writing to it.
+        IndexDamagedError: its database is damaged.
+
+    """
+    folder = Path(index)
+    checked = [_check(upload) for upload in uploads]
+    Store.open(folder).close()  # where there is no index, a lock would make its folder
+    with locked(folder), disk_errors(folder):
+        try:
+            with open_writer(folder) as writer:
+                _check_model(writer, checked, model_sha256)
+                added = _Adding(writer).add_all(checked)
+                writer.commit()
+                update_graph(writer)
+        except BaseException:
+            # Whether the rows were committed or not: what none speaks of is not kept.
+            with contextlib.suppress(DeepRankError):
+                delete_unused(folder, [os.fsencode(each.name) for each in checked])
+            raise
+    return added
+
+
+class _Adding:
+    """One call, which holds the lock."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._root = writer.uploads_root()
+
+    def add_all(self, uploads: Sequence[_Checked]) -> list[Added]:
+        return [self._add(upload) for upload in uploads]
+
+    def _add(self, upload: _Checked) -> Added:
+        item = self._known(upload.sha256)
+        if item is not None:
+            self._mend(item, upload)
+            return Added(item.id, os.fsdecode(item.path), False, item.label)
+        if self._root is None:
+            self._root = self._writer.add_root(os.fsencode(UPLOADS))
+        status = put_file(self._writer.folder, upload.name, upload.content)
+        row = Item(
+            0,
+            self._root,
+            os.fsencode(upload.name),
+            upload.label,
+            len(upload.content),
+            status.st_mtime_ns,
+            upload.sha256,
+        )
+        return Added(self._writer.add(row, upload.vector.tobytes()), upload.name, True, upload.label)
+
+    def _known(self, sha256: bytes) -> Item | None:
+        items = self._writer.items(self._writer.ids_of_content(sha256)).values()
+        return next((item for item in items if item.root == self._root), None)
+
+    def _mend(self, item: Item, upload: _Checked) -> None:
+        """Put the file of an item back that was uploaded before."""
+        path = uploads_of(self._writer.folder) / os.fsdecode(item.path)
+        if problem_of(path, item.sha256) is not None:
+            put_file(self._writer.folder, path.name, upload.content)
+            os.utime(path, ns=(item.mtime_ns, item.mtime_ns))
+
+
+def _check(upload: Upload) -> _Checked:
+    digest = hashlib.sha256(upload.content)
+    name = digest.hexdigest() + _extension(upload.content)
+    return _Checked(upload.content, digest.digest(), name, _checked_vector(upload.vector), _checked_label(upload.label))
+
+
+def _extension(content: bytes) -> str:
+    """Return what a name ends in by the format that the picture really has; what a client calls it does not matter."""
+    with opened_picture(io.BytesIO(content), "the picture") as image:
+        found = _EXTENSIONS.get(image.format or "")
+    if found is None:
+        raise PictureError(f"The picture is of the format {printable(str(image.format))}, which is not supported.")
+    return found
+
+
+def _checked_vector(vector: Vectors) -> Vectors:
+    found = np.asarray(vector)
+    if found.ndim != 1 or found.dtype.kind != "f" or not abs(float(found @ found) - 1) <= _UNIT_TOLERANCE:
+        raise QueryError(
+            f"The vector of an upload is {found.dtype} {list(found.shape)}; expected float32 [d], of unit length."
+        )
+    return found.astype("<f4")
+
+
+def _checked_label(label: str | None) -> str | None:
+    """Return the label; whatever may come out of the database again, and into an exported file, will do."""
+    try:
+        if label is None or ("\0" not in label and label and os.fsdecode(os.fsencode(label)) == label):
+            return label
+    except UnicodeEncodeError:
+        pass
+    raise QueryError(
+        f"The label {printable(label or '')!r} cannot be kept; expected text that is not empty and holds no zero byte."
+    )
+
+
+def _check_model(writer: Writer, uploads: Sequence[_Checked], model_sha256: str) -> None:
+    meta = writer.meta()
+    if meta.model_sha256 != model_sha256:
+        raise IndexStateError(
+            f"{display_path(writer.folder)} has another model (sha256 {meta.model_sha256[:12]}…) than the one that "
+            f"the uploads were embedded with ({printable(model_sha256[:12])}…); open the index again and embed them "
+            "with its own."
+        )
+    other = next((upload for upload in uploads if len(upload.vector) != meta.dim), None)
+    if other is not None:
+        raise QueryError(
+            f"The vector of an upload has {len(other.vector)} numbers; this index holds vectors of {meta.dim}."
+        )

@@ -1,0 +1,66 @@
+"""Taking the files of uploads along to another folder that holds the same rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ...text import display_path
+from ..database.records import Item
+from ..database.writer import open_writer
+from ..files import UPLOADS
+from .files import carry, is_upload, upload_items, uploads_of
+
+__all__ = ["carry_uploads"]
+
+Advance = Callable[[int], object]
+
+
+def carry_uploads(
+    source: Path, making: Path, advance: Advance = lambda _: None, is_gone: Callable[[int], bool] = lambda _: False
+) -> list[str]:
+    """Copy the files of the uploads that an index has rows for into it, each compared with the hash that its row has.
+
+    Args:
+        source: the folder where they lie.
+        making: the new index, which nobody else has; without any uploads of its own yet.
+        advance: told how many bytes were copied.
+        is_gone: tells whether an item was removed from the index where it comes from; then the row goes, too.
+
+    Returns:
+        What a user should know of those that were not copied; their rows stay.
+
+    """
+    with open_writer(making) as writer:
+        items = upload_items(writer)
+        missing = _carry_all(items, source, making, advance) if items else {}
+        gone = [items[path].id for path in missing if is_gone(items[path].id)]
+        writer.remove(gone)
+        writer.commit()
+    return _remarks([what for path, what in missing.items() if items[path].id not in gone])
+
+
+def _carry_all(items: Mapping[bytes, Item], source: Path, making: Path, advance: Advance) -> dict[bytes, str]:
+    """Copy the files, and return what is wrong with those that were not."""
+    uploads_of(making).mkdir()
+    problems = {}
+    for path, item in items.items():
+        # A name that is none of ours would lead out of the folder.
+        name = os.fsdecode(path)
+        problem: str | None = "has a name that no upload has"
+        if is_upload(path, item.sha256):
+            problem = carry(source / name, uploads_of(making) / name, item.sha256, advance)
+        if problem is not None:
+            problems[path] = f"{display_path(source / name)} {problem}"
+    return problems
+
+
+def _remarks(problems: list[str]) -> list[str]:
+    if not problems:
+        return []
+    count = "1 upload has" if len(problems) == 1 else f"{len(problems):,} uploads have"
+    return [
+        f"{count} no picture there, only a row: {problems[0]}. What turns up belongs into the folder {UPLOADS} of the "
+        "new index."
+    ]

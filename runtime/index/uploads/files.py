@@ -1,0 +1,223 @@
+"""The files of uploads: their names, and writing, checking, carrying and deleting them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from ...errors import IndexStateError
+from ...files import replace_durably, sync_folder
+from ...images import EXTENSIONS
+from ...text import display_path
+from ..database.records import Item
+from ..database.store import Store
+from ..files import UPLOADS, temporary
+
+__all__ = [
+    "carry",
+    "delete_unused",
+    "find_unused",
+    "foreign_names",
+    "hash_in",
+    "is_upload",
+    "link_or_copy",
+    "problem_of",
+    "put_file",
+    "upload_items",
+    "uploads_in",
+    "uploads_of",
+]
+
+_NAME = re.compile(rf"[0-9a-f]{{64}}(?:{'|'.join(map(re.escape, sorted(EXTENSIONS)))})")
+_HEX_DIGITS = 64
+_AT_A_TIME = 1 << 20
+
+
+class _NotRegularError(OSError):
+    """What is there is a folder, a pipe or a device."""
+
+
+def uploads_of(folder: Path) -> Path:
+    """Return where the index in ``folder`` keeps the files of uploads."""
+    return folder / UPLOADS
+
+
+def uploads_in(folder: Path) -> list[str]:
+    """Return the names of the files that lie in the uploads of an index and are named as those are, sorted."""
+    return [name for name in _names(folder) if _NAME.fullmatch(name)]
+
+
+def foreign_names(folder: Path) -> list[str]:
+    """Return what lies in the uploads of an index, relative to the index, and is not named as our files are."""
+    return [f"{UPLOADS}/{name}" for name in _names(folder) if not _is_ours(name)]
+
+
+def hash_in(name: str | bytes) -> bytes:
+    """Return the sha256 that the name of an upload's file tells."""
+    return bytes.fromhex(os.fsdecode(name)[:_HEX_DIGITS])
+
+
+def is_upload(path: bytes, sha256: bytes) -> bool:
+    """Tell whether this can be the path, under the root of the uploads, of a file with this content."""
+    name = os.fsdecode(path)
+    return _NAME.fullmatch(name) is not None and hash_in(name) == sha256
+
+
+def upload_items(store: Store) -> dict[bytes, Item]:
+    """Return the items that were uploaded, by the names of their files."""
+    root = store.uploads_root()
+    return {} if root is None else store.items_by_root([root])[root]
+
+
+def put_file(folder: Path, name: str, content: bytes) -> os.stat_result:
+    """Write the file of an upload, atomically and durably, and return its status; the lock must be held.
+
+    Raises:
+        IndexStateError: the place of the uploads is a link or a file.
+
+    """
+    target = _made(folder) / name
+    prepared = temporary(target)
+    try:
+        prepared.write_bytes(content)
+        replace_durably(prepared, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            prepared.unlink(missing_ok=True)
+        raise
+    return target.stat()
+
+
+def problem_of(path: Path, sha256: bytes) -> str | None:
+    """Return what is wrong with a file of which the content is known, as the end of a sentence; None: nothing.
+
+    Raises:
+        OSError: it is there and cannot be read, so that nothing is known of it.
+
+    """
+    digest = hashlib.sha256()
+    try:
+        with _opened(path) as file:
+            for block in _blocks(file):
+                digest.update(block)
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing"
+    except _NotRegularError:
+        return "is no regular file"
+    return None if digest.digest() == sha256 else "is damaged: its content is not what was uploaded"
+
+
+def carry(source: Path, target: Path, sha256: bytes, advance: Callable[[int], object] = lambda _: None) -> str | None:
+    """Copy a file of which the content is known, with its time of change; it is made durable by the caller.
+
+    Args:
+        source: the file.
+        target: a new name in a folder that is there.
+        sha256: of its content.
+        advance: told how many bytes were copied.
+
+    Returns:
+        None, or why it was not, as the end of a sentence; then nothing is left at ``target``.
+
+    """
+    digest = hashlib.sha256()
+    try:
+        file = _opened(source)
+    except OSError as error:
+        return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+    with file, target.open("xb") as copied:
+        for block in _blocks(file):
+            digest.update(block)
+            copied.write(block)
+            advance(len(block))
+        status = os.fstat(file.fileno())
+    if digest.digest() != sha256:
+        target.unlink()
+        return "is damaged: its content is not what was uploaded"
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return None
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no links; its folder is made durable later."""
+    target.parent.mkdir(exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+        with target.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def find_unused(store: Store) -> list[Path]:
+    """Return the files of uploads that belong to no item of a sound index: a killed process left them.
+
+    The lock must be held: a writer puts the file before it commits the item.
+    """
+    used = {os.fsdecode(name) for name in upload_items(store)}
+    return [uploads_of(store.folder) / name for name in _names(store.folder) if _is_ours(name) and name not in used]
+
+
+def delete_unused(folder: Path, names: Iterable[bytes]) -> set[bytes]:
+    """Delete the files with these names that belong to no item any more; return which are gone. The lock must be held.
+
+    A file that cannot be deleted is left to ``compact``, so that what was committed is not reported as a failure.
+    """
+    wanted = [name for name in names if _NAME.fullmatch(os.fsdecode(name))]
+    deleted = set()
+    with Store.open(folder) as store:
+        root = store.uploads_root()
+        for name in wanted:
+            if root is None or store.item_at(root, name) is None:
+                with contextlib.suppress(OSError):
+                    (uploads_of(folder) / os.fsdecode(name)).unlink()
+                    deleted.add(name)
+    return deleted
+
+
+def _is_ours(name: str) -> bool:
+    return _NAME.fullmatch(name.removesuffix(temporary(Path("_")).name[1:])) is not None
+
+
+def _names(folder: Path) -> list[str]:
+    """Return what lies in the uploads; a link is not followed, for what it leads to is somebody else's."""
+    place = uploads_of(folder)
+    try:
+        return [] if place.is_symlink() else sorted(os.listdir(place))  # noqa: PTH208 - names alone
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _made(folder: Path) -> Path:
+    """Return the folder of the uploads; it is made, durably, where it is missing."""
+    place = uploads_of(folder)
+    if place.is_symlink() or not place.is_dir():
+        if os.path.lexists(place):
+            raise IndexStateError(
+                f"{display_path(place)} is {'a link' if place.is_symlink() else 'a file'}; expected the folder of the "
+                "uploads. Put it elsewhere, so that the folder can be made."
+            )
+        place.mkdir()
+        sync_folder(folder)
+    return place
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open a regular file; a pipe would keep us waiting."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _NotRegularError(0, "it is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(_AT_A_TIME):
+        yield block

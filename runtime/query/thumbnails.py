@@ -1,0 +1,61 @@
+"""Pictures as parts of a page: small, encoded again, each in a data: URI; or why they cannot be shown."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ..devices import usable_cores
+from ..errors import PictureError
+from ..images import load_thumbnail
+from .regularfile import SourceError, opened
+
+__all__ = ["LONGEST_SIDE", "Thumbnail", "load_thumbnails"]
+
+LONGEST_SIDE = 320
+
+_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture, ``width`` x ``height`` pixels, in a data: URI; or the reason why there is none."""
+
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+def load_thumbnails(paths: Iterable[str], max_pixels: int) -> dict[str, Thumbnail]:
+    """Return the thumbnail of each file; each is read once, several at a time.
+
+    Args:
+        paths: of files that may be gone, damaged or no pictures.
+        max_pixels: of which a picture may have no more.
+
+    """
+    distinct = list(dict.fromkeys(paths))
+    pool = ThreadPoolExecutor(max(1, min(usable_cores(), len(distinct))), thread_name_prefix="thumbnail")
+    try:
+        return dict(zip(distinct, pool.map(lambda path: _thumbnail(path, max_pixels), distinct), strict=True))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _thumbnail(path: str, max_pixels: int) -> Thumbnail:
+    try:
+        with opened(path) as file:
+            small = Image.fromarray(load_thumbnail(file, LONGEST_SIDE, max_pixels=max_pixels))
+    except PictureError as error:
+        return Thumbnail(problem="It " + str(error).removeprefix("the picture "))  # the page names it beside that
+    except (SourceError, OSError) as error:
+        return Thumbnail(problem=str(error))
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)  # small ones are mostly edges
+    return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}", *small.size)

@@ -1,0 +1,259 @@
+"""The JSON API, version 1: a route each, which reads the request, asks the engine and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from .answers import answer
+from .documents import SCHEMA, added_document, embedding_document, info_document, item_document, search_document
+from .engine import Engine
+from .errors import RefusedError
+from .forms import Form, Sent, number, read_form, vector_of
+from .guard import cookie_name
+from .opened import Found, Wanted
+from .schemas import (
+    AddedDocument,
+    EmbeddingDocument,
+    InfoDocument,
+    ItemDocument,
+    Problem,
+    RemovedDocument,
+    SearchDocument,
+    SearchParameters,
+    SessionDocument,
+    TokenDocument,
+    form,
+)
+from .settings import ServeSettings
+from .thumbnails import SIZES
+from .tokens import COOKIE_SECONDS, Tokens
+
+__all__ = ["api"]
+
+_SHORTEST_MODEL = 12
+_PROBLEMS = {
+    400: "The request is not whole.",
+    401: "No token, or a wrong one.",
+    403: "For another name, or from another site's page.",
+    404: "The index has no such picture.",
+    408: "The request took too long to arrive.",
+    409: "The index has another model now.",
+    410: "The file of the picture is gone, or is another now.",
+    413: "The upload is too large.",
+    422: "No picture that can be read, or something else that makes no sense.",
+    503: "Too much is going on, or the index cannot be read; Retry-After says when to try again.",
+}
+
+ItemNumber = Annotated[int, Path(alias="id", ge=1, le=2**63 - 1, description="Of a picture of the index.")]
+
+
+def api(
+    engine: Engine,
+    settings: ServeSettings,
+    tokens: Tokens,
+    version: str,
+) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(prefix="/v1", responses=_problems(401, 403, 503))
+    index = settings.index.resolve().name
+    _add_search(router, engine, index)
+    _add_items(router, engine, index)
+    _add_info(router, engine, index, settings, version)
+    _add_session(router, settings, tokens)
+    if settings.allow_writes:
+        _add_writes(router, engine)
+    return router
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Problem, "description": _PROBLEMS[status]} for status in statuses}
+
+
+_UPLOAD = _problems(400, 408, 413, 422)
+
+
+def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
+    @router.post(
+        "/search",
+        tags=["search"],
+        response_model=SearchDocument,
+        responses={**_UPLOAD, **_problems(404, 409)},
+        openapi_extra=form("id", "vector", "model", required=False),
+    )
+    async def search(request: Request, parameters: Annotated[SearchParameters, Query()]) -> Response:
+        """Find the pictures most similar to one that is sent, to one of the index, or to a vector."""
+        sent = await read_form(request, ("id", "vector", "model"))
+        wanted = _wanted(parameters)
+        query, ask = _question(engine, sent, parameters.id)
+        found = await ask(wanted)
+        return answer(search_document(index, wanted.k, query, found, unique=wanted.unique is not None))
+
+    @router.post(
+        "/embed",
+        tags=["search"],
+        response_model=EmbeddingDocument,
+        responses=_UPLOAD,
+        openapi_extra=form(),
+    )
+    async def embed(request: Request) -> Response:
+        """Return the vector of a picture that is sent."""
+        return answer(embedding_document(await engine.embed(_image(await read_form(request)))))
+
+
+def _question(engine: Engine, sent: Form, item: int | None) -> tuple[str, Callable[[Wanted], Any]]:
+    """Return what the query is called, and what answers it."""
+    given: list[str] = [name for name in ("id", "vector") if name in sent.texts]
+    given += ["image"] * (sent.image is not None) + ["id"] * (item is not None)
+    if len(given) != 1:
+        raise RefusedError(
+            422,
+            f"The request holds {' and '.join(given) or 'no picture'}; expected one of: a file 'image' in a "
+            "multipart/form-data form, an 'id' of the index, a 'vector'.",
+        )
+    if sent.image is not None:
+        upload = sent.image
+        return upload.name, lambda wanted: engine.search(upload, wanted)
+    if given == ["vector"]:
+        return "vector", lambda wanted: _search_vector(engine, sent, wanted)
+    which = number(sent.texts["id"]) if item is None else item
+    return "", lambda wanted: engine.search_item(which, wanted)
+
+
+async def _search_vector(engine: Engine, sent: Form, wanted: Wanted) -> Found:
+    model = sent.texts.get("model")
+    if model is not None and (len(model) < _SHORTEST_MODEL or set(model) - set("0123456789abcdef")):
+        raise RefusedError(422, f"The model is to be at least {_SHORTEST_MODEL} hex digits of its sha256.")
+    return await engine.search_vector(lambda dim: vector_of(sent.texts["vector"], dim), model, wanted)
+
+
+def _image(sent: Form) -> Sent:
+    if sent.image is None:
+        raise RefusedError(422, "The request holds no picture; expected a file 'image' in a multipart/form-data form.")
+    return sent.image
+
+
+def _wanted(parameters: SearchParameters) -> Wanted:
+    return Wanted(
+        k=parameters.k,
+        farthest=parameters.farthest,
+        label=tuple(parameters.label) if parameters.label else None,
+        max_distance=parameters.max_distance,
+        exact=parameters.exact,
+        unique=parameters.unique,
+        leave_out_query=parameters.leave_out_query,
+    )
+
+
+def _add_items(router: APIRouter, engine: Engine, index: str) -> None:
+    @router.get("/items/{id}", tags=["items"], response_model=ItemDocument, responses=_problems(404, 422))
+    async def item(number: ItemNumber) -> Response:
+        """Return a picture of the index."""
+        return answer(item_document(index, await engine.item(number)))
+
+    @router.get(
+        "/items/{id}/thumbnail",
+        tags=["items"],
+        response_class=Response,
+        responses={
+            200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
+            304: {"description": "The one that If-None-Match names is the same."},
+            **_problems(404, 410, 422),
+        },
+    )
+    async def thumbnail(
+        request: Request,
+        number: ItemNumber,
+        size: Annotated[int, Query(description=f"Pixels of the longer side: {', '.join(map(str, SIZES))}.")] = 256,
+    ) -> Response:
+        """Return a small copy of a picture of the index."""
+        if size not in SIZES:
+            raise RefusedError(422, f"The size is {size}; expected one of {', '.join(map(str, SIZES))}.")
+        known = [tag.strip().removeprefix("W/").strip('"') for tag in _if_none_match(request).split(",")]
+        made = await engine.thumbnail(number, size, known)
+        # A number may be that of another picture after the index was embedded anew: so it is asked each time.
+        headers = {"ETag": f'"{made.tag}"', "Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie"}
+        if made.content is None:
+            return Response(status_code=304, headers=headers)
+        return Response(made.content, headers=headers, media_type="image/jpeg")
+
+
+def _if_none_match(request: Request) -> str:
+    return request.headers.get("if-none-match", "")
+
+
+def _add_info(router: APIRouter, engine: Engine, index: str, settings: ServeSettings, version: str) -> None:
+    @router.get("/info", tags=["server"], response_model=InfoDocument)
+    async def info() -> Response:
+        """Return what the index holds, its model, and what is accepted."""
+        return answer(info_document(index, await engine.overview(), settings, version))
+
+
+def _add_session(router: APIRouter, settings: ServeSettings, tokens: Tokens) -> None:
+    name = cookie_name(settings)
+
+    @router.get("/session", tags=["server"], response_model=SessionDocument)
+    async def session(request: Request) -> Response:
+        """Tell whether a token is needed, and whether the request bears one or its cookie."""
+        bears = tokens.bears(request.headers.get("authorization", "").encode("latin-1"))
+        known = bears or tokens.is_cookie(request.cookies.get(name, ""))
+        return answer({"token_required": tokens.required, "authenticated": known or not tokens.required})
+
+    @router.post(
+        "/session",
+        tags=["server"],
+        status_code=204,
+        response_class=Response,
+        responses={204: {"description": "The cookie was set."}, **_problems(400, 422)},
+    )
+    async def log_in(request: Request, given: TokenDocument) -> Response:
+        """Take the token once and set a cookie, for the page."""
+        if tokens.required and not tokens.is_token(given.token.strip().encode("utf-8", "replace")):
+            raise RefusedError(401, "The token is wrong; it is in the file that the server was started with.")
+        response = Response(status_code=204)
+        response.set_cookie(
+            name,
+            tokens.cookie(),
+            max_age=COOKIE_SECONDS,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return response
+
+    @router.delete("/session", tags=["server"], status_code=204, response_class=Response)
+    async def log_out() -> Response:
+        """Forget the cookie."""
+        response = Response(status_code=204)
+        response.delete_cookie(name, httponly=True, samesite="strict")
+        return response
+
+
+def _add_writes(router: APIRouter, engine: Engine) -> None:
+    @router.post(
+        "/items",
+        tags=["items"],
+        status_code=201,
+        response_model=AddedDocument,
+        responses={200: {"model": AddedDocument, "description": "It was there already."}, **_UPLOAD},
+        openapi_extra=form(),
+    )
+    async def add(
+        request: Request,
+        label: Annotated[
+            str | None, Query(min_length=1, max_length=255, description="Of the picture, to be filtered by.")
+        ] = None,
+    ) -> Response:
+        """Add a picture; its file is kept in the index folder, under its sha256."""
+        added = await engine.add(_image(await read_form(request)), label)
+        status = 201 if added.created else 200
+        return answer(added_document(added), status)
+
+    @router.delete("/items/{id}", tags=["items"], response_model=RemovedDocument, responses=_problems(404, 422))
+    async def remove(number: ItemNumber) -> Response:
+        """Remove a picture."""
+        removed = await engine.remove(number)
+        return answer({"schema": SCHEMA, "id": number, "file_deleted": removed.file_deleted})

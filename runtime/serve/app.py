@@ -1,0 +1,159 @@
+"""The server's parts put together: intake and guard around the routes, and what is counted around all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import DeepRankError
+from ..text import printable
+from .answers import problem, problem_of
+from .api import api
+from .engine import Engine
+from .errors import RefusedError
+from .guard import Guard, Secured
+from .health import Readiness, health
+from .intake import Intake
+from .log import LOG
+from .metrics import Metrics
+from .pages import pages
+from .settings import ServeSettings
+from .tokens import Tokens
+
+__all__ = ["make_app"]
+
+_DESCRIPTION = """\
+Searches an index of pictures by picture. Distances are squared Euclidean between unit vectors: 0 is the same, 4 the
+opposite.
+Errors are `{"error": "a sentence"}` with the status; 503 comes with `Retry-After`.
+"""
+
+
+def make_app(settings: ServeSettings, engine: Engine, metrics: Metrics, readiness: Readiness, version: str) -> ASGIApp:
+    """Return the application."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        engine.close()
+
+    tokens = Tokens(settings.token)
+    routes = FastAPI(
+        title="deeprank",
+        version=version,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    routes.include_router(api(engine, settings, tokens, version))
+    routes.include_router(health(engine, metrics, readiness))
+    routes.router.routes.extend(pages())
+    _answer_errors(routes)
+    if tokens.required:
+        _describe_token(routes)
+    return Secured(Counted(Guard(Intake(routes, settings, metrics), settings, tokens), metrics))
+
+
+def _answer_errors(routes: FastAPI) -> None:
+    @routes.exception_handler(DeepRankError)
+    async def known(request: Request, error: DeepRankError) -> Response:
+        answer = problem_of(error)
+        # What the client is told too little of to act on it, somebody here has to see.
+        if answer.status_code >= 500 and not isinstance(error, RefusedError):
+            LOG.warning("%s", error)
+        return answer
+
+    @routes.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        return problem(500, "The request failed; the server's log says why.")  # it is logged where it ends, below
+
+    @routes.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return problem(422, _sentence(error))
+
+    @routes.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> Response:
+        known = {
+            400: "The request's body cannot be read; /docs says what is expected.",
+            404: "There is no such page; /docs lists what there is.",
+            405: "This is not done to it; see /docs.",
+        }
+        return problem(error.status_code, known.get(error.status_code, str(error.detail)), error.headers)
+
+
+def _sentence(error: RequestValidationError) -> str:
+    """Return what is wrong with the parameters, the first of it."""
+    first: dict[str, Any] = dict(error.errors()[0])
+    where = ".".join(str(part) for part in first.get("loc", ())[1:]) or "the request"
+    found = printable(repr(first.get("input"))[:80])
+    what = printable(str(first.get("msg", ""))).replace("Input should be ", "expected ")
+    if first.get("type") == "extra_forbidden":
+        what = "it is not known here"
+    return f"{printable(where[:80])} is {found}; {what}. /docs says what is expected."
+
+
+def _describe_token(routes: FastAPI) -> None:
+    """Say in the OpenAPI document that everything needs the token."""
+    make = routes.openapi
+
+    def described() -> dict[str, Any]:
+        document = make()
+        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+        schemes["token"] = {"type": "http", "scheme": "bearer"}
+        document["security"] = [{"token": []}]
+        return document
+
+    routes.openapi = described  # type: ignore[method-assign]
+
+
+class Counted:
+    """Counts requests by route and status, and answers what nobody foresaw without telling anything of it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 0
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_status)
+        except asyncio.CancelledError:  # it took longer than the server waits when it ends
+            if status == 0:
+                ended = "The server ended before the request was answered; send it again in a moment."
+                await problem(503, ended, {"Retry-After": "5"})(scope, receive, note_status)
+        except Exception:
+            LOG.exception("a request failed")
+            if status == 0:
+                await problem(500, "The request failed; the server's log says why.")(scope, receive, note_status)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(_method(scope), route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+
+def _method(scope: Scope) -> str:
+    known = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
+    return scope["method"] if scope["method"] in known else "other"

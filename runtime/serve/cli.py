@@ -1,0 +1,169 @@
+"""``deeprank-serve``: an index over HTTP, for programs and for people with a browser."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from ..cli import (
+    DeviceOption,
+    MaxPixelsOption,
+    ThreadsOption,
+    VerboseOption,
+    VersionOption,
+    application,
+    guarded,
+    note,
+)
+from ..devices import Device
+from ..errors import MissingExtraError
+from ..images import DEFAULT_MAX_PIXELS
+from ..memory import return_large_blocks
+from ..text import display_path, printable
+from .settings import DEFAULT_MAX_UPLOAD, DEFAULT_PORT, DEFAULT_WAITING, ServeSettings, is_local
+from .tokens import is_private, read_token
+
+DEFAULT_INDEX = Path("deeprank.index")
+
+app = application(
+    "Serve an index over HTTP: a JSON API (/docs describes it), and a page for searching by picture (/).",
+    [
+        "deeprank-serve",
+        "deeprank-serve --index my.index --port 9000",
+        "deeprank-serve --host 0.0.0.0 --allowed-host photos.example --token-file token",
+        "deeprank-serve --token-file token --allow-writes",
+        "curl -F image=@photo.jpg 'http://127.0.0.1:8000/v1/search?k=5'",
+        "curl -H \"Authorization: Bearer $(cat token)\" -F image=@new.jpg 'http://127.0.0.1:8000/v1/items?label=cat'",
+    ],
+)
+
+
+@app.command()
+@guarded
+def serve_command(
+    index: Annotated[
+        Path,
+        typer.Option("--index", envvar="DEEPRANK_INDEX", metavar="DIR", help="The index folder."),
+    ] = DEFAULT_INDEX,
+    host: Annotated[
+        str,
+        typer.Option("--host", help="Address to listen at. One that other machines can reach needs --token-file."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="Every request must bear the token in FILE (Authorization: Bearer TOKEN); the page asks for it once.",
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve other machines without a token: everybody sees the pictures.")
+    ] = False,
+    allow_writes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-writes",
+            help="Take pictures to be added (POST /v1/items) and removed (DELETE); needs --token-file.",
+        ),
+    ] = False,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            metavar="NAME",
+            help="A name or address that clients reach the server by, besides localhost, 127.0.0.1 and [::1]; may be "
+            "given several times.",
+        ),
+    ] = None,
+    batch_wait: Annotated[
+        float,
+        typer.Option(
+            "--batch-wait",
+            metavar="MS",
+            min=0,
+            max=1000,
+            help="Milliseconds that a picture waits at most for others to be embedded with; alone it does not wait.",
+        ),
+    ] = 3.0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, max=256, help="Pictures embedded at a time; 1: each by itself.")
+    ] = 16,
+    max_waiting: Annotated[
+        int,
+        typer.Option("--max-waiting", metavar="N", min=1, help="Requests accepted at once; others get 503."),
+    ] = DEFAULT_WAITING,
+    max_upload: Annotated[
+        int, typer.Option("--max-upload", metavar="BYTES", min=1000, help="Bytes of a request at most.")
+    ] = DEFAULT_MAX_UPLOAD,
+    max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    log_requests: Annotated[bool, typer.Option("--log-requests", help="A line on stderr for each request.")] = False,
+    verbose: VerboseOption = False,
+    version: VersionOption = False,
+) -> None:
+    """Answer until Ctrl-C or SIGTERM; requests in flight are finished then."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"{device!r} is unknown; expected auto, cpu or cuda.")
+    settings = ServeSettings(
+        index=index,
+        host=host,
+        port=port,
+        token=None if token_file is None else read_token(token_file),
+        insecure=insecure,
+        allow_writes=allow_writes,
+        allowed_hosts=tuple(allowed_host or ()),
+        batch_wait_s=batch_wait / 1000,
+        batch_size=batch_size,
+        most_waiting=max_waiting,
+        max_upload=max_upload,
+        max_pixels=max_pixels,
+        device=cast(Device, device),
+        threads=threads,
+    )
+    settings.check()
+    _warn(settings, token_file)
+    _run(settings, log_requests=log_requests)
+
+
+def _warn(settings: ServeSettings, token_file: Path | None) -> None:
+    if token_file is not None and not is_private(token_file):
+        note(f"warning: other users can read {display_path(token_file)}; chmod 600 keeps it to yourself.")
+    if not is_local(settings.host):
+        if not settings.allowed_hosts:
+            note(
+                "warning: no --allowed-host was given, so requests of other machines will be refused; give the names "
+                "or addresses that they reach this one by."
+            )
+        note("warning: HTTP is not encrypted; let a proxy with TLS stand before it (docs/deploy/).")
+
+
+def _run(settings: ServeSettings, *, log_requests: bool) -> None:
+    try:
+        from .server import listen, serve
+    except ImportError:
+        raise MissingExtraError("deeprank-serve", "serve") from None
+    return_large_blocks()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger().handlers[0].addFilter(_one_line)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    with listen(settings) as listening:
+        serve(settings, listening, note, log_requests=log_requests)
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    """Keep what clients say from looking like lines of the log, or from steering a terminal."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
+def main() -> None:
+    """Run the command."""
+    app()

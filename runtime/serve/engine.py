@@ -1,0 +1,303 @@
+"""What a server answers with: the index as it is now, opened again when another takes its place."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..devices import usable_cores
+from ..errors import DeepRankError, IndexDamagedError, IndexLockedError, IndexReplacedError, IndexStateError, QueryError
+from ..images import Picture
+from ..index.search.named import IndexedPicture
+from ..index.search.summary import IndexSummary
+from ..index.uploads import Added, Removed, Upload
+from ..modelfile import ModelInfo
+from .errors import NotFoundError, OtherModelError
+from .forms import Sent
+from .metrics import Metrics
+from .opened import Found, OpenIndex, Question, Vector, Wanted
+from .settings import ServeSettings
+from .thumbnails import Thumbnail, Thumbnails
+from .writing import Writing
+
+__all__ = ["Embedding", "Engine", "Overview"]
+
+R = TypeVar("R")
+
+# An index that is exchanged more often than this while one request is answered is not answered from.
+_ATTEMPTS = 5
+# How often an index that could not be opened is tried again.
+_PAUSE_S = 1.0
+# Characters of the name of an upload that are repeated in a sentence about it.
+_LONGEST_NAME = 100
+# How often an index that is damaged is opened again, which takes as long as at the start.
+_RENEWAL_S = 10.0
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A vector, float32 ``[d]``, and the model that it comes from."""
+
+    vector: Vector
+    model: ModelInfo
+    model_sha256: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the index holds, and its model."""
+
+    index: IndexSummary
+    model: ModelInfo
+    model_sha256: str
+
+
+class _Named(io.BytesIO):
+    """An upload to be decoded, which is called by its name where it cannot be."""
+
+    def __init__(self, upload: Sent) -> None:
+        super().__init__(upload.content)
+        self.name = f"The upload {upload.name[:_LONGEST_NAME]}"
+
+
+class Engine:
+    """Answers everything that is asked; used from one event loop, works in threads."""
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
+        """Open the index.
+
+        Raises:
+            IndexStateError, ModelFileError, DeviceError: it cannot be served.
+
+        """
+        self._settings = settings
+        self._metrics = metrics
+        self._opened = OpenIndex(settings, metrics)
+        self._opening = asyncio.Lock()
+        self._failed_at = -_PAUSE_S
+        self._renewed_at = -_RENEWAL_S
+        self._failure: str | None = None
+        cores = usable_cores()
+        self._decoding = ThreadPoolExecutor(cores, thread_name_prefix="decode")
+        self._reading = ThreadPoolExecutor(cores, thread_name_prefix="read")
+        self._thumbnails = Thumbnails(settings.max_pixels, metrics)
+        self._writing = Writing(settings.index)
+
+    async def embed(self, upload: Sent) -> Embedding:
+        """Embed a picture.
+
+        Raises:
+            PictureError: it cannot be read.
+
+        """
+
+        async def use(opened: OpenIndex) -> Embedding:
+            vector = await self._embed(opened, upload)
+            return Embedding(vector, opened.embedder.info, opened.embedder.sha256)
+
+        return await self._with_index(use)
+
+    async def search(self, upload: Sent, wanted: Wanted) -> Found:
+        """Search for a picture.
+
+        Raises:
+            PictureError: it cannot be read.
+            QueryError: what is wanted makes no sense for this index.
+
+        """
+
+        async def use(opened: OpenIndex) -> Found:
+            vector = await self._embed(opened, upload)
+            digest = await self._digest(upload.content) if wanted.leave_out_query else None
+            return await opened.searching.do(Question(wanted, vector, sha256=digest))
+
+        return await self._with_index(use)
+
+    async def search_item(self, number: int, wanted: Wanted) -> Found:
+        """Search for a picture of the index.
+
+        Raises:
+            NotFoundError: there is none with this number.
+            QueryError: as for :meth:`search`.
+
+        """
+
+        async def use(opened: OpenIndex) -> Found:
+            await self._item(opened, number)
+            return await opened.searching.do(Question(wanted, item=number))
+
+        return await self._with_index(use)
+
+    async def search_vector(self, read: Callable[[int], Vector], model: str | None, wanted: Wanted) -> Found:
+        """Search for a vector that :meth:`embed` gave.
+
+        Args:
+            read: returns it, float32 ``[d]``, when it is told d.
+            model: the beginning of the sha256 of the model that it comes from; None: the index's.
+            wanted: what is to be returned.
+
+        Raises:
+            OtherModelError: the index has another model now.
+            QueryError: as for :meth:`search`.
+
+        """
+
+        async def use(opened: OpenIndex) -> Found:
+            if model is not None and not opened.embedder.sha256.startswith(model):
+                raise OtherModelError
+            return await opened.searching.do(Question(wanted, read(opened.embedder.dim)))
+
+        return await self._with_index(use)
+
+    async def item(self, number: int) -> IndexedPicture:
+        """Return a picture of the index.
+
+        Raises:
+            NotFoundError: there is none with this number.
+
+        """
+        return await self._with_index(lambda opened: self._item(opened, number))
+
+    async def thumbnail(self, number: int, size: int, known: Sequence[str]) -> Thumbnail:
+        """Return a small copy of a picture of the index; see :meth:`~.thumbnails.Thumbnails.get`.
+
+        Raises:
+            NotFoundError: there is none with this number.
+            GoneError: its file is gone, or is another now.
+
+        """
+        picture = await self.item(number)
+        return await self._in_thread(self._reading, lambda: self._thumbnails.get(picture, size, known))
+
+    async def add(self, upload: Sent, label: str | None) -> Added:
+        """Add a picture to the index; when this returns, it is durable.
+
+        Raises:
+            PictureError: it cannot be read.
+            IndexLockedError: another process is writing, and did not end.
+
+        """
+
+        async def use(opened: OpenIndex) -> Added:
+            vector = await self._embed(opened, upload)
+            try:
+                return await self._writing.add(Upload(upload.content, vector, label), opened.embedder.sha256)
+            except IndexLockedError:
+                raise
+            except IndexStateError:
+                # One that was exchanged has another model, perhaps; then the picture is embedded once more.
+                await self._in_thread(self._reading, opened.check)
+                raise
+
+        return await self._with_index(use)
+
+    async def remove(self, number: int) -> Removed:
+        """Remove a picture from the index.
+
+        Raises:
+            NotFoundError: there is none with this number.
+            IndexLockedError: as for :meth:`add`.
+
+        """
+        # While it waits for its turn, the index may be exchanged for one in which others have these numbers.
+        picture = await self.item(number)
+        removed = await self._writing.remove(number, picture.sha256)
+        if not removed.found:
+            raise NotFoundError(number)
+        return removed
+
+    async def overview(self) -> Overview:
+        """Describe the index."""
+
+        async def use(opened: OpenIndex) -> Overview:
+            summary = await self._in_thread(self._reading, opened.summary)
+            return Overview(summary, opened.embedder.info, opened.embedder.sha256)
+
+        return await self._with_index(use)
+
+    async def check(self) -> int:
+        """Make sure that the index answers, and return the number of its pictures.
+
+        Raises:
+            IndexStateError, ModelFileError: it does not.
+
+        """
+        return await self._with_index(lambda opened: self._in_thread(self._reading, opened.check))
+
+    def close(self) -> None:
+        """End the threads and close the index."""
+        self._decoding.shutdown(wait=False, cancel_futures=True)
+        self._reading.shutdown(wait=True, cancel_futures=True)
+        self._writing.close()
+        self._opened.close()
+
+    async def _embed(self, opened: OpenIndex, upload: Sent) -> Vector:
+        def decode() -> Picture:
+            return opened.embedder.load(_Named(upload))
+
+        opened.embedding.expect()
+        try:
+            picture = await self._in_thread(self._decoding, decode)
+        finally:
+            opened.embedding.expect_no_longer()
+        return await opened.embedding.do(picture)
+
+    async def _digest(self, content: bytes) -> bytes:
+        return await self._in_thread(self._decoding, lambda: hashlib.sha256(content).digest())
+
+    async def _item(self, opened: OpenIndex, number: int) -> IndexedPicture:
+        try:
+            return await self._in_thread(self._reading, lambda: opened.index.item(number))
+        except QueryError:
+            raise NotFoundError(number) from None
+
+    async def _with_index(self, use: Callable[[OpenIndex], Awaitable[R]]) -> R:
+        """Let something be done with the index as it is now, again where it is exchanged meanwhile."""
+        for _ in range(_ATTEMPTS):
+            opened = self._opened
+            opened.enter()
+            try:
+                return await use(opened)
+            except IndexReplacedError:
+                await self._exchange(opened)
+            except IndexDamagedError:
+                if not self._may_renew():
+                    raise
+                await self._exchange(opened)
+            finally:
+                opened.leave()
+        raise IndexStateError("The index is exchanged again and again; try again later.")
+
+    def _may_renew(self) -> bool:
+        """Tell whether a damaged index is opened again: SQLite may not notice that its file was restored in place."""
+        now = time.monotonic()
+        if now - self._renewed_at < _RENEWAL_S:
+            return False
+        self._renewed_at = now
+        return True
+
+    async def _exchange(self, old: OpenIndex) -> None:
+        """Open the index that took the place of ``old``, once for all who wait for it."""
+        async with self._opening:
+            if self._opened is not old:
+                return
+            if self._failure is not None and time.monotonic() - self._failed_at < _PAUSE_S:
+                raise IndexStateError(self._failure)
+            try:
+                fresh = await asyncio.to_thread(OpenIndex, self._settings, self._metrics)
+            except DeepRankError as error:
+                self._failure, self._failed_at = str(error), time.monotonic()
+                raise IndexStateError(self._failure) from None
+            self._failure = None
+            self._opened = fresh
+            self._metrics.reopened.inc()
+            old.retire()
+
+    async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(pool, call)

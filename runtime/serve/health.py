@@ -1,0 +1,53 @@
+"""Whether the server lives, whether it is of use, and what it has counted."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
+
+from ..errors import DeepRankError
+from .answers import answer, problem
+from .engine import Engine
+from .metrics import Metrics
+
+__all__ = ["Readiness", "health"]
+
+
+class Readiness:
+    """Whether new requests are welcome; not any more once the server has been told to end."""
+
+    ending = False
+
+
+def health(engine: Engine, metrics: Metrics, readiness: Readiness) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(tags=["server"])
+
+    async def is_ready() -> bool:
+        try:
+            metrics.items.set(await engine.check())
+        except DeepRankError:
+            return False
+        return not readiness.ending
+
+    @router.get("/healthz", include_in_schema=True)
+    async def healthz() -> Response:
+        """Tell that the server lives."""
+        return answer({"status": "ok"})
+
+    @router.get("/readyz", responses={503: {"description": "Not at the moment."}})
+    async def readyz() -> Response:
+        """Tell whether the index answers."""
+        if await is_ready():
+            return answer({"status": "ok"})
+        what = "The server is about to end" if readiness.ending else "The index cannot be read at the moment"
+        return problem(503, f"{what}; the server's log says why.", {"Retry-After": "5"})
+
+    @router.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        """Return the counters, in the text format of Prometheus."""
+        metrics.ready.set(await is_ready())
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router

@@ -1,0 +1,142 @@
+"""What a server takes in: so many requests at once, so many bytes of each and of all, and not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .answers import problem_of
+from .errors import BusyError, RefusedError
+from .metrics import Metrics
+from .settings import ServeSettings
+
+__all__ = ["Intake"]
+
+# What tells whether the server lives is answered however much is going on.
+_ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
+# Bytes of uploads in memory over all requests.
+_MOST_BYTES = 256_000_000
+
+
+class Intake:
+    """Reads the body of each request before anything is done with it, within bounds.
+
+    One that comes while as many as are accepted are being worked on is told to come again, at once: a queue without
+    end would answer everybody too late.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
+        self._requests = 0
+        self._bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http" or scope["path"] in _ALWAYS:
+            await self._app(scope, receive, send)
+            return
+        if self._requests >= self._settings.most_waiting:
+            self._metrics.turned_away.inc()
+            await problem_of(BusyError())(scope, receive, send)
+            return
+        with self._counted() as body:
+            try:
+                await self._read(scope, receive, body)
+            except RefusedError as error:
+                await problem_of(error)(scope, receive, send)
+                return
+            await self._app(scope, _replay(body, receive), send)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[_Body]:
+        body = _Body()
+        self._requests += 1
+        self._metrics.waiting.set(self._requests)
+        try:
+            yield body
+        finally:
+            self._requests -= 1
+            self._bytes -= body.size
+            self._metrics.waiting.set(self._requests)
+            self._metrics.body_bytes.set(self._bytes)
+
+    async def _read(self, scope: Scope, receive: Receive, body: _Body) -> None:
+        """Read the whole body.
+
+        Raises:
+            RefusedError: it is too large (413), too slow (408), too much with all the others (503), or not whole.
+
+        """
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        if length.isdigit() and int(length) > self._settings.max_upload:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(self._settings.max_body_s):
+                while (message := await receive())["type"] == "http.request":
+                    self._take(message.get("body", b""), body)
+                    if not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            raise RefusedError(
+                408,
+                f"The request did not arrive whole within {self._settings.max_body_s:g} seconds; send it again.",
+                {"Connection": "close"},
+            ) from None
+        raise RefusedError(400, "The request ended before it was whole.")
+
+    def _take(self, chunk: bytes, body: _Body) -> None:
+        if body.size + len(chunk) > self._settings.max_upload:
+            raise self._too_large()
+        if self._bytes + len(chunk) > max(_MOST_BYTES, self._settings.max_upload):
+            self._metrics.turned_away.inc()
+            raise BusyError("Too many large uploads are being worked on", 2)
+        body.add(chunk)
+        self._bytes += len(chunk)
+        self._metrics.body_bytes.set(self._bytes)
+
+    def _too_large(self) -> RefusedError:
+        return RefusedError(
+            413,
+            f"The upload is larger than {self._settings.max_upload:,} bytes, the most that is accepted; send a smaller "
+            "picture.",
+        )
+
+
+class _Body:
+    """The bytes of a body as they come, held once.
+
+    In one block: that of a large body goes back to the system, while many small ones would leave holes.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._content = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        self._content += chunk
+        self.size += len(chunk)
+
+    def whole(self) -> bytes:
+        """Return all of it, once."""
+        whole = bytes(self._content)
+        self._content = bytearray()
+        return whole
+
+
+def _replay(body: _Body, receive: Receive) -> Receive:
+    """Return what gives a body that was read already, as it would have come, and does not keep it."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body.whole(), "more_body": False}
+
+    return replay

@@ -1,0 +1,98 @@
+/** The server's JSON interface: waits where it is busy, asks for the token where one is needed. */
+
+const TRIES = 5;
+const LONGEST_PAUSE = 10;
+const GATEWAY = [502, 504];
+
+/** The server refused; the message is its own sentence. */
+export class Refusal extends Error {
+  /**
+   * @param {number} status
+   * @param {string} message
+   */
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** The server does not answer. */
+export class Unreachable extends Error {}
+
+export class Api {
+  /**
+   * @param {() => Promise<void>} askToken resolves once the server has accepted one
+   * @param {(seconds: number) => void} tellBusy
+   */
+  constructor(askToken, tellBusy) {
+    this.askToken = askToken;
+    this.tellBusy = tellBusy;
+  }
+
+  /**
+   * @param {string} path
+   * @param {RequestInit} [options]
+   * @returns {Promise<any>} what the JSON document of the answer says
+   * @throws {Refusal | Unreachable}
+   */
+  async json(path, options) {
+    const response = await this.send(path, options);
+    return reached(() => response.json());
+  }
+
+  /**
+   * @param {string} path
+   * @param {RequestInit} [options]
+   * @returns {Promise<Response>} whose status is one of success
+   * @throws {Refusal | Unreachable}
+   */
+  async send(path, options = {}) {
+    let asked = false;
+    for (let attempt = 1; ; attempt++) {
+      const response = await reached(() => fetch(path, { credentials: "same-origin", ...options }));
+      if (response.ok) return response;
+      if (response.status === 401 && !asked) {
+        asked = true;
+        await this.askToken();
+      } else if (response.status === 503 && attempt < TRIES) {
+        await this.#wait(response, options.signal);
+      } else throw await refusal(response);
+    }
+  }
+
+  /**
+   * @param {Response} response
+   * @param {AbortSignal | null} [signal]
+   */
+  async #wait(response, signal) {
+    const seconds = Math.min(Number(response.headers.get("Retry-After")) || 1, LONGEST_PAUSE);
+    this.tellBusy(seconds);
+    await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+    signal?.throwIfAborted();
+  }
+}
+
+/**
+ * @template T
+ * @param {() => Promise<T>} action
+ * @returns {Promise<T>}
+ */
+async function reached(action) {
+  try {
+    return await action();
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new Unreachable("The server does not answer.", { cause: error });
+  }
+}
+
+/**
+ * @param {Response} response
+ * @returns {Promise<Error>}
+ */
+async function refusal(response) {
+  if (GATEWAY.includes(response.status)) return new Unreachable("The server does not answer.");
+  const said = await response.json().catch(() => ({}));
+  const sentence = String(said.error || `The server answered with status ${response.status}.`);
+  return new Refusal(response.status, sentence[0].toUpperCase() + sentence.slice(1));
+}

@@ -1,0 +1,87 @@
+/** The picture that was asked with, beside its results. */
+
+import { byId, make } from "./dom.js";
+import { recall } from "./previews.js";
+import { isItem } from "./state.js";
+import { placeholder, thumbnail } from "./thumbnails.js";
+
+const SIDE = 512;
+
+export class Asked {
+  /** @param {import("./api.js").Api} api */
+  constructor(api) {
+    this.api = api;
+    this.box = byId("asked-picture");
+    /** @type {string | null} */
+    this.url = null;
+    this.name = "";
+  }
+
+  /**
+   * A picture that is being uploaded, or was refused.
+   * @param {import("./previews.js").Preview} preview
+   * @param {string} kind
+   */
+  showFile(preview, kind) {
+    this.#show(this.#pictureOf(preview), preview.name, kind);
+  }
+
+  /**
+   * @param {NonNullable<import("./state.js").State["query"]>} query
+   * @param {AbortSignal} signal
+   */
+  showQuery(query, signal) {
+    if (isItem(query)) this.#showItem(query.id, signal);
+    else {
+      const preview = recall(query.vector);
+      if (preview) this.showFile(preview, "Your picture");
+      else
+        this.#show(placeholder("Query", "A link holds no picture"), "a picture from a link", "Not in the link itself");
+    }
+  }
+
+  /** @returns {Node} a copy of the picture that is shown */
+  copy() {
+    return this.box.firstChild.cloneNode(true);
+  }
+
+  /**
+   * @param {number} id
+   * @param {AbortSignal} signal
+   */
+  async #showItem(id, signal) {
+    this.#show(thumbnail(this.api, id, "Query", SIDE), `picture ${id}`, "In the index");
+    const item = await this.api.json(`v1/items/${id}`, { signal }).catch(() => null);
+    if (item && !signal.aborted)
+      this.#write(item.relative, item.label === null ? "In the index" : `In the index · ${item.label}`);
+  }
+
+  /** @param {import("./previews.js").Preview} preview */
+  #pictureOf(preview) {
+    if (!preview.picture) return placeholder("Query", "This browser cannot show it");
+    const url = URL.createObjectURL(preview.picture);
+    return make("img", { src: url, alt: "Query", draggable: false });
+  }
+
+  /**
+   * @param {HTMLElement} picture
+   * @param {string} name
+   * @param {string} kind
+   */
+  #show(picture, name, kind) {
+    if (this.url) URL.revokeObjectURL(this.url);
+    this.url = picture instanceof HTMLImageElement && picture.src.startsWith("blob:") ? picture.src : null;
+    this.box.replaceChildren(picture);
+    this.#write(name, kind);
+  }
+
+  /**
+   * @param {string} name
+   * @param {string} kind
+   */
+  #write(name, kind) {
+    this.name = name;
+    byId("asked-name").textContent = byId("asked-name").title = name;
+    byId("asked-kind").textContent = kind;
+  }
+}

@@ -1,0 +1,54 @@
+/** Elements: found by id, and made from text that is never read as HTML. */
+
+/**
+ * @param {string} id
+ * @returns {any} the element of index.html with this id
+ */
+export function byId(id) {
+  return document.getElementById(id);
+}
+
+/**
+ * Make an element. Properties are set as they are; children are elements or text.
+ * @param {string} tag
+ * @param {Record<string, unknown>} [properties]
+ * @param {...(Node|string)} children
+ * @returns {any}
+ */
+export function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+/**
+ * @param {string} name of a symbol in index.html, without "i-"
+ * @returns {SVGSVGElement}
+ */
+export function icon(name) {
+  const namespace = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(namespace, "svg");
+  const use = document.createElementNS(namespace, "use");
+  use.setAttribute("href", `#i-${name}`);
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(use);
+  return svg;
+}
+
+/**
+ * @param {Record<string, string>} facts
+ * @returns {HTMLElement[]} the rows of a description list
+ */
+export function rows(facts) {
+  return Object.entries(facts).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
+}
+
+/**
+ * @param {number} count
+ * @param {string} one
+ * @param {string} [many]
+ * @returns {string} for example "1 picture", "2,400 pictures"
+ */
+export function counted(count, one, many = `${one}s`) {
+  return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+}

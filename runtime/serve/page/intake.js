@@ -1,0 +1,64 @@
+/** Pictures come in: dropped, pasted, chosen or photographed. */
+
+import { byId } from "./dom.js";
+
+/**
+ * @param {(file: File, remark: string) => void} take
+ * @param {(sentence: string) => void} refuse
+ */
+export function listen(take, refuse) {
+  const offered = (/** @type {File[]} */ files, /** @type {string} */ verb) => {
+    if (files.length === 0) refuse(`No picture was ${verb}.`);
+    else
+      take(files[0], files.length > 1 ? `The first of ${files.length} files that were ${verb}: ${files[0].name}` : "");
+  };
+  listenForDrops(offered, refuse);
+  listenForPastes(offered);
+  for (const [id, buttons] of [
+    ["file", ".choose"],
+    ["camera", ".photograph"],
+  ]) {
+    const input = byId(id);
+    for (const button of document.querySelectorAll(buttons)) button.addEventListener("click", () => input.click());
+    input.addEventListener("change", () => {
+      if (input.files.length) offered([...input.files], "chosen");
+      input.value = "";
+    });
+  }
+}
+
+/**
+ * @param {(files: File[], verb: string) => void} offered
+ * @param {(sentence: string) => void} refuse
+ */
+function listenForDrops(offered, refuse) {
+  const target = byId("drop");
+  const holdsFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files");
+  document.addEventListener("dragover", (event) => {
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
+    target.hidden = false;
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) target.hidden = true;
+  });
+  document.addEventListener("drop", (event) => {
+    target.hidden = true;
+    if (!event.dataTransfer || !holdsFiles(event)) return;
+    event.preventDefault();
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.());
+    if (entries[0]?.isDirectory) refuse(`${entries[0].name} is a folder. Drop a picture out of it.`);
+    else offered([...event.dataTransfer.files], "dropped");
+  });
+}
+
+/** @param {(files: File[], verb: string) => void} offered */
+function listenForPastes(offered) {
+  document.addEventListener("paste", (event) => {
+    const files = [...(event.clipboardData?.files ?? [])];
+    const typing = event.target instanceof HTMLInputElement;
+    if (typing && files.length === 0) return;
+    event.preventDefault();
+    offered(files, "pasted");
+  });
+}

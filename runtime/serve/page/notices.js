@@ -1,0 +1,117 @@
+/** What stands in the place of results: why there are none, and what to do. */
+
+import { Refusal, Unreachable } from "./api.js";
+import { announce } from "./announce.js";
+import { byId, make } from "./dom.js";
+import { differs } from "./options.js";
+import { INITIAL, isItem } from "./state.js";
+
+/**
+ * @typedef {object} Notice
+ * @property {string} title
+ * @property {string} text
+ * @property {string} [command]
+ * @property {{text: string, action: () => void}[]} [buttons] the first one is the likeliest
+ *
+ * @typedef {object} Ways what a notice may offer
+ * @property {() => void} retry
+ * @property {() => void} choose
+ * @property {() => void} restart
+ * @property {(changes: Partial<import("./state.js").State>) => void} change
+ */
+
+/** @param {Notice} notice */
+export function showNotice({ title, text, command = "", buttons = [] }) {
+  byId("notice-title").textContent = title;
+  byId("notice-text").textContent = text;
+  byId("notice-command").textContent = command;
+  byId("notice-command").hidden = !command;
+  byId("notice-buttons").replaceChildren(
+    ...buttons.map(({ text, action }, place) => {
+      const button = make("button", { type: "button", className: place ? "" : "primary" }, text);
+      button.addEventListener("click", action);
+      return button;
+    }),
+  );
+  byId("notice").hidden = false;
+  announce(`${title}. ${text}`);
+}
+
+/**
+ * @param {string} index
+ * @param {Ways} ways
+ * @returns {Notice}
+ */
+export function emptyIndex(index, ways) {
+  return {
+    title: "This index holds no pictures yet",
+    text: "Let it take those of a folder, on the machine where the index lies:",
+    command: `deeprank-index sync FOLDER --index ${index}`,
+    buttons: [{ text: "Look again", action: ways.retry }],
+  };
+}
+
+/**
+ * @param {import("./state.js").State} state
+ * @param {Ways} ways
+ * @returns {Notice}
+ */
+export function noMatch(state, ways) {
+  const buttons = [];
+  if (state.labels.length) buttons.push({ text: "All labels", action: () => ways.change({ labels: [] }) });
+  if (state.maxDistance !== null)
+    buttons.push({ text: "Any distance", action: () => ways.change({ maxDistance: null }) });
+  if (buttons.length === 0) {
+    return {
+      title: "No other picture",
+      text: "The index holds no picture but this one.",
+      buttons: [{ text: "Another picture", action: ways.choose }],
+    };
+  }
+  const limit = state.maxDistance === null ? "" : ` at a distance of at most ${state.maxDistance}`;
+  const labels = state.labels.length ? ` with the label ${state.labels.join(" or ")}` : "";
+  return { title: "No picture matches", text: `There is none${labels}${limit}. Loosen a filter:`, buttons };
+}
+
+/**
+ * @param {unknown} error
+ * @param {import("./state.js").State} state
+ * @param {File | undefined} file that was to be searched with, and is not embedded yet
+ * @param {Ways} ways
+ * @returns {Notice}
+ */
+export function failure(error, state, file, ways) {
+  const retry = { text: "Try again", action: ways.retry };
+  const choose = { text: "Choose another picture", action: ways.choose };
+  const restart = { text: "Begin anew", action: ways.restart };
+  if (error instanceof Unreachable) {
+    const check = "Check that deeprank-serve is running there; this page goes on by itself once it is.";
+    const text = `Nothing answers at ${location.host}. ${check}`;
+    return { title: "The server does not answer", text, buttons: [retry] };
+  }
+  if (!(error instanceof Refusal))
+    return { title: "Something went wrong", text: String(error), buttons: [retry, restart] };
+  const text = error.message;
+  switch (error.status) {
+    case 401:
+      return { title: "A token is needed", text, buttons: [{ ...retry, text: "Enter the token" }] };
+    case 404:
+      if (!isItem(state.query)) break;
+      return {
+        title: "This picture is no longer in the index",
+        text: `${text} One that was changed since the link was made has another number. Search with the picture itself.`,
+        buttons: [choose, restart],
+      };
+    case 409:
+      return {
+        title: "This link belongs to another model",
+        text: `${text} Search with the picture itself.`,
+        buttons: [choose, restart],
+      };
+    case 503:
+      return { title: "The server cannot search at the moment", text, buttons: [retry] };
+  }
+  if (file) return { title: `${file.name} cannot be searched with`, text, buttons: [choose] };
+  const reset = { text: "Reset the options", action: () => ways.change({ ...INITIAL }) };
+  return { title: "This search is not possible", text, buttons: differs(state) ? [reset, restart] : [retry, restart] };
+}

@@ -1,0 +1,64 @@
+/** Thumbnails of the index's pictures, and what stands in their place where there is none. */
+
+import { Refusal } from "./api.js";
+import { icon, make } from "./dom.js";
+
+const SIZES = [128, 256, 512, 1024];
+
+/**
+ * @param {import("./api.js").Api} api
+ * @param {number} id
+ * @param {string} alt
+ * @param {number} side in CSS pixels
+ * @returns {HTMLImageElement} replaced by a placeholder if the picture cannot be shown
+ */
+export function thumbnail(api, id, alt, side) {
+  const wanted = side * Math.min(devicePixelRatio, 2);
+  const size = SIZES.find((offered) => offered >= wanted) ?? 1024;
+  const address = `v1/items/${id}/thumbnail?${new URLSearchParams({ size: String(size) })}`;
+  const image = make("img", { loading: "lazy", decoding: "async", draggable: false, alt, width: side, height: side });
+  image.addEventListener("error", () => recover(api, image, address), { once: true });
+  image.src = address;
+  return image;
+}
+
+/**
+ * @param {string} alt
+ * @param {string} [reason]
+ * @returns {HTMLElement}
+ */
+export function placeholder(alt, reason = "") {
+  const box = make("span", { className: "placeholder" }, icon("image"), make("span", {}, reason));
+  box.setAttribute("role", "img");
+  box.setAttribute("aria-label", [alt, reason].filter(Boolean).join(": "));
+  return box;
+}
+
+/**
+ * Ask for the picture once more, in a way that tells why it did not come.
+ * @param {import("./api.js").Api} api
+ * @param {HTMLImageElement} image
+ * @param {string} address
+ */
+async function recover(api, image, address) {
+  const giveUp = (/** @type {string} */ reason) => image.replaceWith(placeholder(image.alt, reason));
+  try {
+    const url = URL.createObjectURL(await (await api.send(address)).blob());
+    image.addEventListener("load", () => URL.revokeObjectURL(url), { once: true });
+    image.addEventListener("error", () => giveUp("Cannot be shown"), { once: true });
+    image.src = url;
+  } catch (error) {
+    giveUp(why(error));
+  }
+}
+
+/**
+ * @param {unknown} error
+ * @returns {string}
+ */
+function why(error) {
+  if (!(error instanceof Refusal)) return "Not loaded";
+  if (error.status === 410) return "File gone or changed";
+  if (error.status === 404) return "No longer in the index";
+  return "Cannot be shown";
+}

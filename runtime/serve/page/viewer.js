@@ -1,0 +1,72 @@
+/** One result at a time, large, beside the picture that was asked with. */
+
+import { copy } from "./clipboard.js";
+import { byId, rows } from "./dom.js";
+import { described } from "./grid.js";
+import { thumbnail } from "./thumbnails.js";
+
+const SIDE = 1024;
+
+export class Viewer {
+  /**
+   * @param {import("./api.js").Api} api
+   * @param {import("./asked.js").Asked} asked
+   * @param {import("./grid.js").Grid} grid
+   * @param {(id: number) => void} search
+   */
+  constructor(api, asked, grid, search) {
+    this.api = api;
+    this.asked = asked;
+    this.grid = grid;
+    this.dialog = byId("viewer");
+    this.place = 0;
+    byId("viewer-previous").addEventListener("click", () => this.#go(-1));
+    byId("viewer-next").addEventListener("click", () => this.#go(1));
+    byId("viewer-copy").addEventListener("click", () => copy(`${this.#hit.root}/${this.#hit.relative}`, "Path"));
+    byId("viewer-search").addEventListener("click", () => {
+      this.dialog.close();
+      search(this.#hit.id);
+    });
+    this.dialog.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.#key(event));
+    this.dialog.addEventListener("close", () => this.grid.focus(this.place));
+  }
+
+  /** @param {number} place */
+  open(place) {
+    this.place = place;
+    byId("viewer-query").querySelector(".picture").replaceChildren(this.asked.copy());
+    this.#show();
+    this.dialog.showModal();
+  }
+
+  get #hit() {
+    return this.grid.hits[this.place];
+  }
+
+  #show() {
+    const hit = this.#hit;
+    byId("viewer-title").textContent = `${hit.rank} of ${this.grid.hits.length}`;
+    const image = thumbnail(this.api, hit.id, described(hit), SIDE);
+    byId("viewer-hit").querySelector(".picture").replaceChildren(image);
+    byId("viewer-hit").querySelector("figcaption").textContent = `Distance ${hit.distance.toFixed(4)}`;
+    byId("viewer-facts").replaceChildren(...rows({ Label: hit.label ?? "none", Path: hit.relative, Folder: hit.root }));
+    byId("viewer-previous").disabled = this.place === 0;
+    byId("viewer-next").disabled = this.place === this.grid.hits.length - 1;
+  }
+
+  /** @param {number} step */
+  #go(step) {
+    const next = this.place + step;
+    if (next < 0 || next >= this.grid.hits.length) return;
+    this.place = next;
+    this.#show();
+  }
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    this.#go(step);
+  }
+}

@@ -1,0 +1,146 @@
+"""Running the server: its socket, its loop, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from .. import __version__
+from ..errors import ServerError
+from ..text import printable
+from .app import make_app
+from .engine import Engine
+from .health import Readiness
+from .metrics import Metrics
+from .settings import ServeSettings
+
+__all__ = ["listen", "serve"]
+
+_BACKLOG = 2048
+_KEEP_ALIVE_S = 30
+_FEWEST_FILES = 65_536
+
+
+def listen(settings: ServeSettings) -> socket.socket:
+    """Return a socket that listens at the address of the settings.
+
+    Raises:
+        ServerError: the address is not this machine's, or in use.
+
+    """
+    host, port = settings.host.strip("[]"), settings.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ServerError(f"{printable(host)} is no address of this machine ({error.strerror}).") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise ServerError(
+            f"{printable(host)}, port {port}, cannot be listened at ({error.strerror}); expected an address of this "
+            "machine and a port that is free: --host, --port."
+        ) from None
+    return listening
+
+
+def serve(settings: ServeSettings, listening: socket.socket, say: Callable[[str], None], *, log_requests: bool) -> None:
+    """Open the index and answer until a signal says to end; what is in flight then is finished.
+
+    Args:
+        settings: checked.
+        listening: see :func:`listen`.
+        say: told once that it answers, and where.
+        log_requests: log a line for each request.
+
+    Raises:
+        IndexStateError, ModelFileError, DeviceError: the index cannot be served.
+
+    """
+    _allow_many_files()
+    asyncio.run(_serve(settings, listening, say, log_requests))
+
+
+async def _serve(
+    settings: ServeSettings, listening: socket.socket, say: Callable[[str], None], log_requests: bool
+) -> None:
+    metrics, readiness = Metrics(), Readiness()
+    engine = Engine(settings, metrics)
+    app = make_app(settings, engine, metrics, readiness, str(__version__))
+    server = _Server(_config(app, settings, log_requests), readiness)
+    items = await engine.check()
+    say(f"Serving {items:,} picture{'' if items == 1 else 's'} at {_url(listening)} (Ctrl-C ends it).")
+    await server.serve(sockets=[listening])
+
+
+def _config(app: ASGIApp, settings: ServeSettings, log_requests: bool) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=log_requests,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.drain_s,
+        ws="none",
+        lifespan="on",
+    )
+    if log_requests:  # which are below the level of everything else
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+    # It warns of every form that is none, which whoever sent it is told.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    return config
+
+
+class _Server(uvicorn.Server):
+    """Ends in order when it is told to; uvicorn itself would then die of the signal once more."""
+
+    def __init__(self, config: uvicorn.Config, readiness: Readiness) -> None:
+        super().__init__(config)
+        self._readiness = readiness
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let the first SIGTERM or Ctrl-C begin the end, and the second hurry it."""
+        before = {number: signal.signal(number, self._end) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End; where that was hurried, uvicorn leaves the application as it is."""
+        await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()
+
+    def _end(self, number: int, frame: object) -> None:
+        self._readiness.ending = True
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _allow_many_files() -> None:
+    """Let as many clients be connected as the system allows this process."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _FEWEST_FILES if hard == resource.RLIM_INFINITY else min(hard, _FEWEST_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))

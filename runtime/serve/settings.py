@@ -1,0 +1,110 @@
+"""How a server is to run, and which ways of running it are refused."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..devices import Device
+from ..errors import ServerError
+from ..images import DEFAULT_MAX_PIXELS
+from ..text import printable
+
+__all__ = ["DEFAULT_MAX_UPLOAD", "DEFAULT_PORT", "DEFAULT_WAITING", "MOST_HITS", "ServeSettings"]
+
+DEFAULT_PORT = 8000
+DEFAULT_MAX_UPLOAD = 20_000_000
+# Requests that are accepted before others are told to come again. Each is a coroutine and its upload.
+DEFAULT_WAITING = 1024
+# Hits that one request gets at most.
+MOST_HITS = 1000
+# Names under which a server is reached from its own machine.
+LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How a server is to run.
+
+    Attributes:
+        index: the index folder.
+        host: the address to listen on.
+        port: 0 takes a free one.
+        token: that requests must bear; None: none need one.
+        insecure: serve other machines without a token.
+        allow_writes: accept pictures to add and to remove.
+        allowed_hosts: names that requests may be addressed to, besides those of this machine for itself.
+        batch_wait_s: how long a picture waits at most for others that are being decoded, to be embedded with them.
+        batch_size: pictures embedded at a time; 1 embeds each by itself.
+        most_waiting: requests accepted at once.
+        max_upload: bytes of a request's body.
+        max_body_s: time that it may take to arrive.
+        max_pixels: of an uploaded picture.
+        device: where the network runs.
+        threads: of the network, on the CPU.
+        drain_s: how long what is in flight may take when the server is told to end.
+
+    """
+
+    index: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    token: str | None = field(default=None, repr=False)
+    insecure: bool = False
+    allow_writes: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    batch_wait_s: float = 0.003
+    batch_size: int = 16
+    most_waiting: int = DEFAULT_WAITING
+    max_upload: int = DEFAULT_MAX_UPLOAD
+    max_body_s: float = 60.0
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    device: Device = "auto"
+    threads: int | None = None
+    drain_s: int = 30
+
+    def check(self) -> None:
+        """Refuse what would let strangers in.
+
+        Raises:
+            ServerError: another address than this machine's own without a token, or writing without one; or a name
+                that is none.
+
+        """
+        for name in self.allowed_hosts:
+            if not name.strip("[]") or "/" in name or (":" in name and not _is_address(name)):
+                raise ServerError(
+                    f"--allowed-host {printable(name)!r} is no name of a host; expected one as photos.example or "
+                    "192.0.2.7, without port."
+                )
+        if self.token is not None and self.insecure:
+            raise ServerError("Both a token and --insecure were given; expected one of them.")
+        if self.allow_writes and self.token is None:
+            raise ServerError(
+                "--allow-writes was given without a token; expected --token-file FILE as well, for everybody who can "
+                "reach the port could add and remove pictures."
+            )
+        if self.token is None and not self.insecure and not is_local(self.host):
+            raise ServerError(
+                f"{self.host} can be reached from other machines, and no token was given; expected --token-file FILE, "
+                "or --insecure if everybody who can reach it may see the pictures."
+            )
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The names that requests may be addressed to, in lower case."""
+        return frozenset((*LOCAL_NAMES, *(name.strip("[]").lower() for name in self.allowed_hosts)))
+
+
+def is_local(host: str) -> bool:
+    """Tell whether only this machine itself can reach an address."""
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host.strip("[]")).is_loopback)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True

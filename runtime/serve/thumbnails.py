@@ -1,0 +1,135 @@
+"""Small copies of pictures of the index: encoded anew, and only of files that are what was indexed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ..errors import PictureError
+from ..images import load_thumbnail
+from ..index.search.named import IndexedPicture
+from .errors import GoneError, RefusedError
+from .metrics import Metrics
+
+__all__ = ["SIZES", "Thumbnail", "Thumbnails"]
+
+SIZES = (128, 256, 512, 1024)
+_QUALITY = 85
+_MOST_CACHED = 64_000_000
+# A larger file is not read for a thumbnail.
+_LARGEST_FILE = 512_000_000
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A JPEG file; None: the one that was asked for is known already, by its tag."""
+
+    tag: str
+    content: bytes | None
+
+
+class Thumbnails:
+    """Makes thumbnails and keeps the latest; threads may share it."""
+
+    def __init__(self, max_pixels: int, metrics: Metrics) -> None:
+        self._max_pixels = max_pixels
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._cached: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, picture: IndexedPicture, size: int, known: Sequence[str] = ()) -> Thumbnail:
+        """Return a thumbnail.
+
+        Args:
+            picture: of the index.
+            size: pixels of its longer side at most.
+            known: tags of thumbnails that whoever asks has already.
+
+        Raises:
+            GoneError: the file is gone, or its content is not what was indexed.
+            RefusedError: it is too large to be read for this, or cannot be decoded any more.
+
+        """
+        tag = f"{picture.sha256[:16].hex()}-{size}"
+        _check_size(picture)
+        if tag in known:
+            self._metrics.thumbnails.labels("known").inc()
+            return Thumbnail(tag, None)
+        content = self._take(tag)
+        self._metrics.thumbnails.labels("made" if content is None else "cached").inc()
+        if content is None:
+            content = self._encode(_read(picture), size)
+            self._put(tag, content)
+        return Thumbnail(tag, content)
+
+    def _encode(self, content: bytes, size: int) -> bytes:
+        try:
+            pixels = load_thumbnail(io.BytesIO(content), size, max_pixels=self._max_pixels)
+        except PictureError as error:
+            raise RefusedError(422, str(error)) from None
+        encoded = io.BytesIO()
+        # From the pixels alone: no metadata of the file, such as where it was taken, gets into the copy.
+        Image.fromarray(pixels).save(encoded, "JPEG", quality=_QUALITY)
+        return encoded.getvalue()
+
+    def _take(self, tag: str) -> bytes | None:
+        with self._lock:
+            content = self._cached.get(tag)
+            if content is not None:
+                self._cached.move_to_end(tag)
+            return content
+
+    def _put(self, tag: str, content: bytes) -> None:
+        with self._lock:
+            self._bytes += len(content) - len(self._cached.pop(tag, b""))
+            self._cached[tag] = content
+            while self._bytes > _MOST_CACHED:
+                self._bytes -= len(self._cached.popitem(last=False)[1])
+
+
+def _check_size(picture: IndexedPicture) -> None:
+    """Notice that a file is gone or was changed even where its thumbnail is known, as far as a look at it tells."""
+    try:
+        status = os.stat(os.fsencode(picture.path))  # noqa: PTH116 - bytes, which pathlib does not take
+    except FileNotFoundError:
+        raise GoneError("is not there any more") from None
+    except OSError as error:
+        raise GoneError(f"cannot be looked at ({error.strerror})") from None
+    if not stat.S_ISREG(status.st_mode) or status.st_size != picture.size:
+        raise GoneError("is not the one that was indexed any more")
+
+
+def _read(picture: IndexedPicture) -> bytes:
+    """Return the content of a picture's file if it is, to the last bit, what was indexed.
+
+    What lies at its path now may be anything: a link to somebody's letters, or a pipe.
+    """
+    if picture.size > _LARGEST_FILE:
+        raise RefusedError(422, f"The file of this picture is larger than {_LARGEST_FILE:,} bytes; it is not shown.")
+    try:
+        descriptor = os.open(os.fsencode(picture.path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        raise GoneError("is not there any more") from None
+    except OSError as error:
+        raise GoneError(f"cannot be opened ({error.strerror})") from None
+    try:
+        status = os.fstat(descriptor)
+        same = stat.S_ISREG(status.st_mode) and status.st_size == picture.size
+        with open(descriptor, "rb", closefd=False) if same else io.BytesIO() as file:
+            content = file.read(picture.size)
+    except OSError as error:
+        raise GoneError(f"cannot be read ({error.strerror})") from None
+    finally:
+        os.close(descriptor)
+    if not same or hashlib.sha256(content).digest() != picture.sha256:
+        raise GoneError("is not the one that was indexed any more")
+    return content

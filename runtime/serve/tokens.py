@@ -1,0 +1,95 @@
+"""The token of a server: reading it, comparing it, and the cookie that a page gets for it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from pathlib import Path
+
+from ..errors import ServerError
+from ..text import display_path
+
+__all__ = ["COOKIE_SECONDS", "Tokens", "is_private", "read_token"]
+
+COOKIE_SECONDS = 30 * 24 * 3600
+# Of 16 random characters out of 64 nobody guesses one; of fewer somebody might.
+_SHORTEST = 16
+_LONGEST = 4096
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file: its one line.
+
+    Raises:
+        ServerError: the file cannot be read, or holds no token that is fit for use.
+
+    """
+    advice = (
+        f"make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > {display_path(path)}; "
+        f"chmod 600 {display_path(path)}"
+    )
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST + 1)
+    except OSError as error:
+        raise ServerError(f"The token file {display_path(path)} cannot be read ({error.strerror}); {advice}.") from None
+    text = content.strip()
+    if len(content) > _LONGEST or not text.isascii() or any(not 33 <= byte <= 126 for byte in text):
+        raise ServerError(
+            f"The token file {display_path(path)} holds something other than one line of visible ASCII characters; "
+            f"{advice}."
+        )
+    if len(text) < _SHORTEST:
+        raise ServerError(
+            f"The token in {display_path(path)} has {len(text)} characters; expected at least {_SHORTEST}, random "
+            f"ones: {advice}."
+        )
+    return text.decode("ascii")
+
+
+def is_private(path: Path) -> bool:
+    """Tell whether only its owner can read a file."""
+    try:
+        return not path.stat().st_mode & 0o077
+    except OSError:
+        return True
+
+
+class Tokens:
+    """Checks what requests bear; with no token, everybody may ask, and nobody may write.
+
+    A page gets a cookie instead of the token: a time of expiry, signed with a key that is derived from the token. So
+    nothing is kept on the server, a restart forgets nobody, and another token locks everybody out.
+    """
+
+    def __init__(self, token: str | None) -> None:
+        self.required = token is not None
+        secret = secrets.token_bytes(32) if token is None else token.encode("ascii")
+        self._digest = hashlib.sha256(secret).digest()
+        self._key = hmac.digest(secret, b"deeprank session key", "sha256")
+
+    def is_token(self, offered: bytes) -> bool:
+        """Tell whether this is the token; takes the same time however much of it is right."""
+        same = hmac.compare_digest(hashlib.sha256(offered).digest(), self._digest)
+        return self.required and same
+
+    def bears(self, authorization: bytes) -> bool:
+        """Tell whether an Authorization header holds the token."""
+        scheme, _, offered = authorization.partition(b" ")
+        return scheme.lower() == b"bearer" and self.is_token(offered.strip())
+
+    def cookie(self) -> str:
+        """Return the value of a cookie that is good from now on."""
+        expiry = str(int(time.time()) + COOKIE_SECONDS)
+        return f"{expiry}.{self._signature(expiry)}"
+
+    def is_cookie(self, value: str) -> bool:
+        """Tell whether a cookie was given by this server, or by another with the same token, and is not too old."""
+        expiry, _, signature = value.partition(".")
+        sound = hmac.compare_digest(self._signature(expiry).encode(), signature.encode("utf-8", "replace"))
+        return sound and expiry.isdecimal() and int(expiry) > time.time()
+
+    def _signature(self, expiry: str) -> str:
+        return hmac.digest(self._key, expiry.encode("utf-8", "replace"), "sha256").hex()

@@ -1,0 +1,849 @@
+"""The page of ``deeprank-serve`` in a real browser: searching, sharing, refusing, and being usable by everybody."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+from conftest import BIN, run_command
+from PIL import Image, ImageDraw
+from tinymodel import distances, write_model
+
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("there is no chromium on this machine", allow_module_level=True)
+
+expect = sync_api.expect
+SCREENSHOTS = os.environ.get("DEEPRANK_SCREENSHOTS")
+DESKTOP = {"viewport": {"width": 1440, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+TOKEN = "correct-horse-battery-staple"
+NASTY_LABEL = '<b class="bold">bold'
+NASTY_NAME = "<img src=x onerror=alert(1)>&amp;.png"
+BYTES_NAME = b"not utf-8 \xff.png"
+
+
+def draw(path: Path | bytes, seed: int) -> None:
+    """Draw a picture of its own: discs before a sky, in one of three shapes."""
+    random = np.random.default_rng(seed)
+    width, height = [(96, 72), (72, 96), (84, 84)][seed % 3]
+    top, bottom = random.integers(0, 256, (2, 3))
+    share = np.linspace(0, 1, height)[:, None, None]
+    image = Image.fromarray(np.broadcast_to(top + share * (bottom - top), (height, width, 3)).astype(np.uint8))
+    pen = ImageDraw.Draw(image)
+    for _ in range(4):
+        x, y, radius = random.integers((0, 0, 8), (width, height, 30))
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(map(int, random.integers(0, 256, 3))))
+    name = Path(os.fsdecode(path))
+    name.parent.mkdir(parents=True, exist_ok=True)
+    with name.open("wb") as file:
+        image.save(file, "PNG")
+
+
+@dataclass
+class Server:
+    """The real command, at one port however often it is started."""
+
+    index: Path
+    options: tuple[object, ...] = ()
+    port: int = 0
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def start(self) -> Server:
+        if not self.port:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+        command = [BIN / "deeprank-serve", "--index", self.index, "--port", self.port, "--threads", 1, *self.options]
+        self.process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+        said = ""
+        while "Serving" not in said:
+            line = self.process.stderr.readline()
+            assert line, said
+            said += line
+        return self
+
+    def stop(self) -> None:
+        self.process.terminate()
+        said = self.process.communicate(timeout=30)[1]
+        assert self.process.returncode == 0, said
+        assert "Traceback" not in said, said
+
+
+@dataclass(frozen=True)
+class World:
+    """Pictures, the index of them, and a picture that is not in it."""
+
+    folder: Path
+    pictures: list[Path]
+    index: Path
+    query: Path
+
+    def relative(self, path: Path) -> str:
+        """Return the name as the page shows it."""
+        return os.fsencode(path.relative_to(self.folder / "photos")).decode("utf-8", "backslashreplace")
+
+    def number(self, relative: str) -> int:
+        """Return the id that a picture has in the index."""
+        said = run_command("deeprank-query", self.query, "--index", self.index, "--k", "50", "--json").stdout
+        hits = json.loads(said)["results"][0]["hits"]
+        return next(hit["id"] for hit in hits if hit["relative"] == relative)
+
+    def labels(self, *labels: str) -> list[Path]:
+        return [path for path in self.pictures if path.parent.name in labels]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("page")
+    photos = folder / "photos"
+    names: list[Path | bytes] = [photos / label / f"{n}.png" for label in ("bird", "cat", "dog") for n in range(8)]
+    names += [photos / NASTY_LABEL / NASTY_NAME, os.fsencode(photos / "cat") + b"/" + BYTES_NAME]
+    names += [photos / "dog" / ("a long name that no tile has room for " + "0" * 60 + "1.png")]
+    for seed, name in enumerate(names):
+        draw(name, seed)
+    draw(folder / "query.png", 100)
+    with Image.open(photos / "bird" / "0.png") as image:  # another file, the same picture
+        image.save(photos / "bird" / "copy.png", compress_level=0)
+    model = write_model(folder / "model.onnx")
+    run_command("deeprank-index", "sync", "photos", "--index", "my.index", "--model", model, cwd=folder)
+    pictures = [Path(os.fsdecode(name)) for name in names] + [photos / "bird" / "copy.png"]
+    return World(folder, pictures, folder / "my.index", folder / "query.png")
+
+
+@pytest.fixture(scope="module")
+def server(world: World) -> Iterator[Server]:
+    running = Server(world.index).start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    expect.set_options(timeout=15_000)
+    with sync_api.sync_playwright() as playwright:
+        # Chromium's sandbox does not start for root.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Visit:
+    """A browser of its own, and what went wrong in it."""
+
+    page: Any
+    url: str
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    expected: str = "(?!)"  # a pattern of errors that are meant to happen
+
+    def open(self, address: str = "") -> Visit:
+        self.page.goto(self.url + address)
+        return self
+
+    def ask(self, picture: Path) -> list[tuple[str, float]]:
+        self.page.set_input_files("#file", picture)
+        return self.hits()
+
+    def hits(self) -> list[tuple[str, float]]:
+        """Wait until the page has done what it does, and return the paths and distances that it shows."""
+        self.page.wait_for_selector("#main[aria-busy=false] > #grid:not([hidden])")
+        paths = self.page.locator(".tile .path").all_text_contents()
+        return list(zip(paths, map(float, self.page.locator(".tile .distance").all_text_contents()), strict=True))
+
+    def state(self) -> dict[str, list[str]]:
+        return parse_qs(urlsplit(self.page.url).query)
+
+    def settled(self) -> None:
+        self.page.wait_for_selector("#main[aria-busy=false]")
+
+    def notice(self, title: str) -> Any:
+        expect(self.page.locator("#notice-title")).to_have_text(title)
+        self.settled()
+        return self.page.locator("#notice")
+
+
+Visitor = Callable[..., Any]
+
+# Of what a finger is to meet; a checkbox is met by its label.
+HEIGHTS = """[...document.querySelectorAll("button, select, summary, .check, .switch label, .combo input, .tile-link")]
+    .filter(control => control.checkVisibility({ visibilityProperty: true }))
+    .map(control => [control.outerHTML.slice(0, 80), control.getBoundingClientRect().height])"""
+
+
+@pytest.fixture
+def visiting(browser: Any) -> Visitor:
+    """Return a context manager: a visit, of which all that was logged and asked is checked at its end."""
+
+    @contextmanager
+    def visit(server: Server, *, expected: str = "(?!)", **context: Any) -> Iterator[Visit]:
+        fresh = browser.new_context(**{**DESKTOP, **context})
+        fresh.set_default_timeout(15_000)
+        made = Visit(fresh.new_page(), server.url, expected=expected)
+        made.page.on("console", lambda said: made.errors.append(said.text) if said.type == "error" else None)
+        made.page.on("pageerror", lambda error: made.errors.append(str(error)))
+        made.page.on("dialog", lambda dialog: made.errors.append(f"dialog: {dialog.message}"))
+        made.page.on("request", lambda request: made.requests.append(request.url))
+        try:
+            yield made
+        finally:
+            fresh.close()
+        assert [error for error in made.errors if not re.search(made.expected, error)] == []
+        assert [url for url in made.requests if not url.startswith((server.url, "blob:"))] == []
+
+    return visit
+
+
+def check(
+    world: World,
+    shown: list[tuple[str, float]],
+    query: Path,
+    gallery: list[Path],
+    k: int = 50,
+    *,
+    farthest: bool = False,
+) -> None:
+    """Compare with a plain computation of all distances: the right ones in the right order, each with its own path."""
+    own = dict(zip(map(world.relative, gallery), distances(query, gallery), strict=True))
+    assert [distance for _, distance in shown] == pytest.approx(sorted(own.values(), reverse=farthest)[:k], abs=6e-5)
+    assert [distance for _, distance in shown] == pytest.approx([own[path] for path, _ in shown], abs=6e-5)
+    assert len({path for path, _ in shown}) == len(shown)
+
+
+def drop(visit: Visit, *files: tuple[str, bytes]) -> None:
+    """Drop files on the page."""
+    data = visit.page.evaluate_handle(
+        """files => {
+            const data = new DataTransfer();
+            for (const [name, bytes] of files) data.items.add(new File([new Uint8Array(bytes)], name));
+            return data;
+        }""",
+        [[name, list(content)] for name, content in files],
+    )
+    visit.page.dispatch_event("body", "dragover", {"dataTransfer": data})
+    expect(visit.page.locator("#drop")).to_be_visible()
+    visit.page.dispatch_event("body", "drop", {"dataTransfer": data})
+    expect(visit.page.locator("#drop")).to_be_hidden()
+
+
+def drop_large(visit: Visit, size: int) -> None:
+    visit.page.evaluate(
+        """size => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(size)], "large.jpg"));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }""",
+        size,
+    )
+
+
+# Searching
+
+
+def test_a_dropped_picture_is_shown_with_its_nearest(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        visit.open()
+        expect(visit.page.get_by_role("heading", name="Search by picture")).to_be_visible()
+        expect(visit.page.locator("#index-name")).to_have_text("my.index")
+        expect(visit.page.locator("#index-size")).to_have_text(f"{len(world.pictures)} pictures")
+        drop(visit, ("mine.png", world.query.read_bytes()))
+        shown = visit.hits()
+        check(world, shown, world.query, world.pictures)
+        asked = run_command("deeprank-query", world.query, "--index", world.index, "--k", "50", "--json").stdout
+        ids = [hit["id"] for hit in json.loads(asked)["results"][0]["hits"]]
+        links = visit.page.eval_on_selector_all(".tile-link", "links => links.map(link => link.href)")
+        assert [int(parse_qs(urlsplit(link).query)["id"][0]) for link in links] == ids
+        title = f"{len(world.pictures)} pictures nearest to mine.png"
+        expect(visit.page.locator("#title")).to_have_text(title)
+        expect(visit.page.locator("#live")).to_have_text(title)
+        assert visit.page.title() == f"{title} · my.index"
+        expect(visit.page.locator("#asked-picture img")).to_be_visible()
+        path, distance = shown[0]
+        alt = f"{path.split('/')[0]}, {path}, distance {distance:.4f}"
+        expect(visit.page.get_by_role("link", name=alt, exact=True)).to_be_visible()
+        assert [url for url in visit.requests if "/v1/embed" in url] == [server.url + "v1/embed"]
+
+
+def test_a_result_is_searched_from_and_the_way_back_leads_back(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        first = visit.open().ask(world.query)
+        upload = visit.page.url
+        path = next(path for path, _ in first if path.startswith("cat/"))
+        visit.page.get_by_role("link", name=f"cat, {path},").click()
+        expect(visit.page.locator("#title")).to_contain_text(f"nearest to {path}")
+        item = next(picture for picture in world.pictures if world.relative(picture) == path)
+        second = visit.hits()
+        check(world, second, item, [picture for picture in world.pictures if picture != item])
+        expect(visit.page.locator("#asked-kind")).to_have_text("In the index · cat")
+        visit.page.go_back()
+        expect(visit.page.locator("#title")).to_contain_text("nearest to query.png")
+        assert visit.hits() == first
+        assert visit.page.url == upload
+        expect(visit.page.locator("#asked-picture img")).to_be_visible()
+        visit.page.go_forward()
+        expect(visit.page.locator("#title")).to_contain_text(f"nearest to {path}")
+        visit.page.reload()
+        assert visit.hits() == second
+        visit.page.go_back()
+        visit.page.reload()
+        assert visit.hits() == first
+        expect(visit.page.locator("#asked-name")).to_have_text("query.png")
+        expect(visit.page.locator("#asked-picture img")).to_be_visible()
+
+
+def test_every_option_searches_again_at_once(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        visit.open().ask(world.query)
+        page = visit.page
+        page.get_by_role("radio", name="Farthest").check()
+        expect(page.locator("#title")).to_contain_text("farthest from query.png")
+        check(world, visit.hits(), world.query, world.pictures, farthest=True)
+        page.get_by_role("radio", name="Nearest").check()
+        page.get_by_label("Pictures", exact=True).select_option("10")
+        expect(page.locator("#title")).to_contain_text("10 pictures nearest")
+        check(world, visit.hits(), world.query, world.pictures, 10)
+        page.get_by_role("combobox", name="Labels").fill("o")
+        expect(page.locator("#label-list li")).to_have_text(['<b class="bold">bold1', "dog9"])
+        page.get_by_role("combobox", name="Labels").fill("CA")
+        page.keyboard.press("Enter")
+        expect(page.locator("#title")).to_contain_text("9 pictures nearest")
+        check(world, visit.hits(), world.query, world.labels("cat"))
+        page.get_by_role("combobox", name="Labels").click()
+        page.locator("#label-list li", has_text="dog").click()
+        expect(page.locator("#title")).to_contain_text("10 pictures nearest")
+        check(world, visit.hits(), world.query, world.labels("cat", "dog"), 10)
+        assert visit.state() == {"k": ["10"], "label": ["cat", "dog"]}
+        page.go_back()
+        expect(page.get_by_role("button", name="Remove the label")).to_have_count(1)
+        check(world, visit.hits(), world.query, world.labels("cat"))
+        page.get_by_role("button", name="Remove the label cat").click()
+        page.get_by_text("More", exact=True).click()
+        own = np.sort(distances(world.query, world.pictures))
+        limit = f"{own[3:5].mean():.4f}"
+        page.get_by_label("Distance at most").fill(limit)
+        page.keyboard.press("Enter")
+        expect(page.locator("#title")).to_contain_text("4 pictures nearest")
+        assert visit.state() == {"k": ["10"], "max_distance": [str(float(limit))]}
+        page.get_by_role("button", name="Reset the options").click()
+        expect(page.locator("#title")).to_contain_text(f"{len(world.pictures)} pictures")
+        assert visit.state() == {"k": ["50"]}
+        page.get_by_label("Hide near-duplicates").check()
+        expect(page.locator("#title")).to_contain_text(f"{len(world.pictures) - 1} pictures")
+        expect(page.locator(".alike")).to_have_attribute("title", "1 near-duplicates are hidden")
+        assert sum("/v1/embed" in url for url in visit.requests) == 1
+
+
+def test_pasted_chosen_and_several_pictures(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server, permissions=["clipboard-read", "clipboard-write"]) as visit:
+        drop_target = visit.open().page
+        other = world.folder / "other.png"
+        draw(other, 101)
+        drop(visit, ("a.png", world.query.read_bytes()), ("b.png", other.read_bytes()))
+        check(world, visit.hits(), world.query, world.pictures)
+        expect(drop_target.get_by_text("The first of 2 files that were dropped: a.png")).to_be_visible()
+        drop_target.evaluate(
+            """async bytes => {
+                const picture = new Blob([new Uint8Array(bytes)], { type: "image/png" });
+                await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
+            }""",
+            list(other.read_bytes()),
+        )
+        drop_target.keyboard.press("Control+V")
+        expect(drop_target.locator("#title")).to_contain_text("image.png")
+        check(world, visit.hits(), other, world.pictures)
+        drop_target.evaluate("navigator.clipboard.writeText('words')")
+        drop_target.keyboard.press("Control+V")
+        expect(drop_target.get_by_text("No picture was pasted.")).to_be_visible()
+        with drop_target.expect_file_chooser() as chooser:
+            drop_target.get_by_role("button", name="Replace").click()
+        chooser.value.set_files(world.query)
+        expect(drop_target.locator("#title")).to_contain_text("query.png")
+        check(world, visit.hits(), world.query, world.pictures)
+
+
+def test_an_older_answer_never_replaces_a_newer_one(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        visit.open().ask(world.query)
+        held: list[Any] = []
+        visit.page.route("**/v1/search?k=10", lambda route: held.append(route))
+        visit.page.get_by_label("Pictures", exact=True).select_option("10")
+        while not held:
+            visit.page.wait_for_timeout(20)
+        visit.page.get_by_label("Pictures", exact=True).select_option("20")
+        expect(visit.page.locator("#title")).to_contain_text("20 pictures")
+        for route in held:
+            route.continue_()
+        visit.page.wait_for_timeout(300)
+        check(world, visit.hits(), world.query, world.pictures, 20)
+
+
+def test_samples_of_the_index_to_begin_with(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        visit.open()
+        samples = visit.page.locator("#sample-list a")
+        expect(samples).to_have_count(12)
+        samples.first.click()
+        assert len(visit.hits()) == len(world.pictures) - 1
+        visit.page.get_by_role("link", name="deeprank").click()
+        expect(visit.page.get_by_role("heading", name="Search by picture")).to_be_visible()
+        assert visit.page.url == server.url
+
+
+# Sharing
+
+
+def test_a_link_shows_others_the_same_hits(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server, permissions=["clipboard-read", "clipboard-write"]) as visit:
+        visit.open().ask(world.query)
+        visit.page.get_by_role("radio", name="Farthest").check()
+        expect(visit.page.locator("#title")).to_contain_text("farthest")
+        upload = visit.hits()
+        visit.page.get_by_role("button", name="Copy link").click()
+        expect(visit.page.get_by_text("Link copied.")).to_be_visible()
+        of_upload = visit.page.evaluate("navigator.clipboard.readText()")
+        visit.page.locator(".tile-link").nth(2).click()
+        expect(visit.page.locator("#title")).to_contain_text("/")
+        item = visit.hits()
+        of_item = visit.page.url
+    for link, hits, name in ((of_upload, upload, "a picture from a link"), (of_item, item, item_name(world, upload))):
+        with visiting(server) as other:
+            other.page.goto(link)
+            assert other.hits() == hits
+            expect(other.page.locator("#title")).to_contain_text(f"farthest from {name}")
+            expect(other.page.get_by_role("radio", name="Farthest")).to_be_checked()
+            assert not [url for url in other.requests if "#" in urlsplit(url).path or "v=" in urlsplit(url).query]
+
+
+def item_name(world: World, hits: list[tuple[str, float]]) -> str:
+    return hits[2][0]
+
+
+def test_a_link_is_shown_where_the_clipboard_is_not_allowed(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        visit.page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+        visit.open("?id=1")
+        visit.hits()
+        visit.page.get_by_role("button", name="Copy link").click()
+        shown = visit.page.locator("#link-text")
+        expect(shown).to_be_focused()
+        expect(shown).to_have_value(f"{server.url}?id=1")
+        assert visit.page.evaluate("getSelection().toString()") == f"{server.url}?id=1"
+        visit.page.keyboard.press("Escape")
+        expect(shown).to_be_hidden()
+
+
+def test_links_that_lead_nowhere_say_what_to_do(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server, expected="status of 4(04|09|22)") as visit:
+        notice = visit.open("?id=999999").notice("This picture is no longer in the index")
+        expect(notice).to_contain_text("The index has no picture with the id 999999")
+        expect(notice.get_by_role("button")).to_have_text(["Choose another picture", "Begin anew"])
+        visit.ask(world.query)
+        link = visit.page.url
+        visit.page.goto(re.sub("m=[0-9a-f]{12}", "m=0123456789ab", link))
+        expect(visit.notice("This link belongs to another model")).to_contain_text("Search with the picture itself.")
+        visit.page.goto(re.sub("v=[^&]{9}", "v=", link))
+        expect(visit.notice("This search is not possible")).to_contain_text("The vector")
+        visit.page.goto(f"{server.url}?id=1&label=unicorn")
+        notice = visit.notice("This search is not possible")
+        expect(notice).to_contain_text("unicorn")
+        notice.get_by_role("button", name="Reset the options").click()
+        assert len(visit.hits()) == len(world.pictures) - 1
+        visit.page.goto(f"{server.url}?id=x&k=-3&unique=many")
+        expect(visit.page.get_by_role("heading", name="Search by picture")).to_be_visible()
+
+
+# Refusing
+
+
+def test_files_that_are_no_pictures(world: World, server: Server, visiting: Visitor) -> None:
+    damaged = bytearray(world.query.read_bytes())
+    damaged[60:] = b""
+    with visiting(server, expected="status of 422") as visit:
+        visit.open()
+        drop(visit, ("notes.jpg", b"a text, called a picture"))
+        notice = visit.notice("notes.jpg cannot be searched with")
+        expect(notice).to_contain_text("The picture is not a picture that can be read; expected JPEG")
+        expect(visit.page.locator("#asked-name")).to_have_text("notes.jpg")
+        expect(visit.page.locator("#live")).to_contain_text("cannot be searched with")
+        drop(visit, ("cut off.png", bytes(damaged)))
+        expect(visit.notice("cut off.png cannot be searched with")).to_contain_text("The picture is a damaged PNG file")
+        drop(visit, ("empty.jpg", b""))
+        expect(visit.notice("empty.jpg cannot be searched with")).to_contain_text("The file is empty.")
+        before = len(visit.requests)
+        drop_large(visit, 21_000_000)
+        visit.notice("large.jpg cannot be searched with")
+        expect(notice).to_contain_text("It has 21 MB, and this server takes at most 20 MB.")
+        assert not [url for url in visit.requests[before:] if "embed" in url]
+        with visit.page.expect_file_chooser() as chooser:
+            notice.get_by_role("button", name="Choose another picture").click()
+        chooser.value.set_files(world.query)
+        check(world, visit.hits(), world.query, world.pictures)
+
+
+def test_no_match_offers_to_loosen_each_filter(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        number = world.number("bird/0.png")
+        notice = visit.open(f"?id={number}&label=dog&label=cat&max_distance=0.00001").notice("No picture matches")
+        expect(notice).to_contain_text("with the label dog or cat at a distance of at most 0.00001")
+        notice.get_by_role("button", name="Any distance").click()
+        assert len(visit.hits()) == len(world.labels("dog", "cat"))
+        visit.page.go_back()
+        visit.notice("No picture matches").get_by_role("button", name="All labels").click()
+        assert [path for path, _ in visit.hits()] == ["bird/copy.png"]
+
+
+def test_an_empty_index_says_how_to_fill_it(world: World, visiting: Visitor) -> None:
+    draw(world.folder / "one" / "only.png", 7)
+    model = world.folder / "model.onnx"
+    run_command("deeprank-index", "sync", "one", "--index", "empty.index", "--model", model, cwd=world.folder)
+    run_command("deeprank-index", "remove", "--root", "one", "--index", "empty.index", "--yes", cwd=world.folder)
+    server = Server(world.folder / "empty.index").start()
+    with visiting(server) as visit:
+        notice = visit.open().notice("This index holds no pictures yet")
+        expect(notice).to_contain_text("deeprank-index sync FOLDER --index empty.index")
+        drop(visit, ("mine.png", world.query.read_bytes()))
+        visit.notice("This index holds no pictures yet")
+        run_command("deeprank-index", "sync", "one", "--index", "empty.index", cwd=world.folder)
+        notice.get_by_role("button", name="Look again").click()
+        assert [path for path, _ in visit.hits()] == ["only.png"]
+        visit.page.locator(".tile-link").click()
+        visit.notice("No other picture")
+    server.stop()
+
+
+def test_a_file_that_is_gone_leaves_a_placeholder(world: World, server: Server, visiting: Visitor) -> None:
+    gone = world.folder / "photos" / "bird" / "5.png"
+    content = gone.read_bytes()
+    gone.unlink()
+    try:
+        with visiting(server, device_scale_factor=2, expected="status of 410") as visit:
+            # In a size that the server has not made for another test.
+            visit.page.add_init_script("localStorage.setItem('tile-size', '5')")
+            visit.open("?label=bird").ask(world.query)
+            place = visit.page.locator(".tile .placeholder")
+            expect(place).to_have_attribute("aria-label", re.compile("^bird, bird/5.png, .*: File gone or changed$"))
+            place.click()
+            expect(visit.page.locator("#title")).to_contain_text("nearest to bird/5.png")
+            expect(visit.page.locator("#asked-picture")).to_contain_text("File gone or changed")
+    finally:
+        gone.write_bytes(content)
+
+
+def test_a_server_that_goes_and_comes_back(world: World, visiting: Visitor) -> None:
+    server = Server(world.index).start()
+    with visiting(server, expected="ERR_CONNECTION_REFUSED") as visit:
+        visit.open().ask(world.query)
+        server.stop()
+        visit.page.get_by_role("radio", name="Farthest").check()
+        notice = visit.notice("The server does not answer")
+        expect(notice).to_contain_text(f"127.0.0.1:{server.port}")
+        expect(visit.page.locator("#asked-name")).to_have_text("query.png")
+        notice.get_by_role("button", name="Try again").click()
+        visit.notice("The server does not answer")
+        visit.page.set_input_files("#file", world.pictures[3])
+        visit.notice("The server does not answer")
+        server.start()
+        visit.page.evaluate("dispatchEvent(new Event('online'))")
+        check(world, visit.hits(), world.pictures[3], world.pictures, farthest=True)
+    server.stop()
+
+
+def test_a_busy_server_is_asked_again(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server, expected="status of 503") as visit:
+        visit.open("?id=1")
+        visit.hits()
+        times: list[int] = []
+
+        def busy(route: Any) -> None:
+            times.append(1)
+            if len(times) == 1:
+                route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": "Too much is going on."})
+            else:
+                route.continue_()
+
+        visit.page.route("**/v1/search?**", busy)
+        visit.page.get_by_label("Pictures", exact=True).select_option("10")
+        expect(visit.page.get_by_text("The server is busy; trying again in 1 s.")).to_be_visible()
+        expect(visit.page.locator("#title")).to_contain_text("10 pictures")
+
+
+# The token
+
+
+@pytest.fixture(scope="module")
+def guarded(world: World) -> Iterator[Server]:
+    file = world.folder / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o600)
+    running = Server(world.index, ("--token-file", file)).start()
+    yield running
+    running.stop()
+
+
+def test_the_token_is_asked_once_and_kept_out_of_every_address(
+    world: World, guarded: Server, visiting: Visitor
+) -> None:
+    with visiting(guarded, expected="status of 401") as visit:
+        visit.open("?id=1&k=10")
+        field = visit.page.get_by_label("Token", exact=True)
+        expect(field).to_be_focused()
+        assert field.get_attribute("type") == "password"
+        field.fill("wrong-horse-battery-staple")
+        visit.page.keyboard.press("Enter")
+        expect(visit.page.get_by_role("alert")).to_have_text(
+            "The server does not know this token. Check it, and try again."
+        )
+        field.fill(TOKEN)
+        visit.page.keyboard.press("Enter")
+        assert len(visit.hits()) == 10
+        expect(field).to_have_value("")
+        visit.page.locator(".tile-link").first.click()
+        expect(visit.page.locator("#asked-name")).to_contain_text("/")
+        expect(visit.page.locator(".tile img").first).to_have_js_property("complete", True)
+        (cookie,) = visit.page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+        assert TOKEN not in json.dumps([cookie, visit.requests, visit.page.url])
+        assert visit.page.evaluate("JSON.stringify([document.cookie, {...localStorage}, {...sessionStorage}])") == (
+            '["",{},{}]'
+        )
+        visit.page.reload()
+        visit.hits()
+        expect(field).to_be_hidden()
+
+
+def test_an_expired_cookie_is_asked_for_again_and_a_token_can_be_forgotten(
+    world: World, guarded: Server, visiting: Visitor
+) -> None:
+    with visiting(guarded, expected="status of 401") as visit:
+        field = visit.page.get_by_label("Token", exact=True)
+        visit.open()
+        field.fill(TOKEN)
+        visit.page.keyboard.press("Enter")
+        check(world, visit.ask(world.query), world.query, world.pictures)
+        visit.page.context.clear_cookies()
+        visit.page.get_by_role("radio", name="Farthest").check()
+        expect(field).to_be_visible()
+        visit.page.keyboard.press("Escape")
+        visit.notice("A token is needed").get_by_role("button", name="Enter the token").click()
+        field.fill(TOKEN)
+        visit.page.keyboard.press("Enter")
+        check(world, visit.hits(), world.query, world.pictures, farthest=True)
+        assert visit.page.evaluate("sessionStorage.length") == 1
+        visit.page.get_by_role("button", name="Forget token").click()
+        expect(field).to_be_visible()
+        assert visit.page.context.cookies() == []
+        assert visit.page.evaluate("sessionStorage.length") == 0
+        expect(visit.page.locator(".tile")).to_have_count(0)
+
+
+# What names hold
+
+
+def test_names_are_text_whatever_they_hold(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        visit.open().ask(world.query)
+        name = f"{NASTY_LABEL}/{NASTY_NAME}"
+        tile = visit.page.locator(".tile").filter(has_text=NASTY_NAME)
+        expect(tile.locator(".label")).to_have_text(NASTY_LABEL)
+        expect(tile.locator(".path")).to_have_text(name)
+        expect(visit.page.locator(".path").filter(has_text="not utf-8")).to_have_text(r"cat/not utf-8 \xff.png")
+        assert visit.page.locator("b.bold, img[src=x]").count() == 0
+        tile.locator(".tile-link").click()
+        expect(visit.page.locator("#asked-name")).to_have_text(name)
+        expect(visit.page.locator("#title")).to_contain_text(name)
+        visit.page.get_by_role("combobox", name="Labels").fill(NASTY_LABEL)
+        visit.page.keyboard.press("Enter")
+        expect(visit.notice("No picture matches")).to_contain_text(NASTY_LABEL)
+        visit.page.goto(f"{server.url}?id=1&label=%3Cimg%20src=x%20onerror=alert(1)%3E")
+        visit.expected = "status of 422"
+        visit.notice("This search is not possible")
+        assert visit.page.locator("img[src=x]").count() == 0
+
+
+def test_ten_thousand_labels_are_searched_in(world: World, server: Server, visiting: Visitor) -> None:
+    def many(route: Any) -> None:
+        answer = route.fetch()
+        info = answer.json()
+        info["labels"] |= {f"Klasse {n}": n for n in range(10_000)} | {"Château": 3}
+        route.fulfill(response=answer, json={**info, "labels_total": len(info["labels"])})
+
+    with visiting(server) as visit:
+        visit.page.route("**/v1/info", many)
+        visit.open("?id=1")
+        visit.hits()
+        field = visit.page.get_by_role("combobox", name="Labels")
+        expect(field).to_have_attribute("placeholder", "All 10,005 labels")
+        field.click()
+        expect(visit.page.locator("#label-list li")).to_have_count(100)
+        expect(visit.page.get_by_text("9,905 more: type to find them.")).to_be_visible()
+        field.fill("chateau")
+        expect(visit.page.locator("#label-list li")).to_have_text(["Château3"])
+        field.fill("klasse 9999")
+        expect(visit.page.locator("#label-list li")).to_have_text(["Klasse 99999,999"])
+        field.fill("nothing like it")
+        expect(visit.page.get_by_text("No label holds this text.")).to_be_visible()
+
+
+# For everybody
+
+
+def test_everything_is_reached_by_keyboard(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        visit.open().ask(world.query)
+        page = visit.page
+        focused = """[...document.querySelectorAll(".tile")].findIndex(tile => tile.contains(document.activeElement))"""
+        page.keyboard.press("/")
+        expect(page.get_by_role("combobox", name="Labels")).to_be_focused()
+        for _ in range(12):
+            page.keyboard.press("Tab")
+            if page.evaluate(focused) >= 0:
+                break
+        assert page.evaluate(focused) == 0
+        columns = page.evaluate("getComputedStyle(grid).gridTemplateColumns.split(' ').length")
+        for key, place in {"ArrowRight": 1, "ArrowDown": 1 + columns, "ArrowUp": 1, "ArrowLeft": 0}.items():
+            page.keyboard.press(key)
+            assert page.evaluate(focused) == place, key
+        page.keyboard.press("End")
+        assert page.evaluate(focused) == len(world.pictures) - 1
+        page.keyboard.press("Home")
+        page.keyboard.press("Space")
+        viewer = page.get_by_role("dialog", name=f"1 of {len(world.pictures)}")
+        expect(viewer).to_be_visible()
+        page.keyboard.press("ArrowRight")
+        expect(page.locator("#viewer-title")).to_have_text(f"2 of {len(world.pictures)}")
+        expect(page.locator("#viewer-facts")).to_contain_text(visit.hits()[1][0])
+        page.keyboard.press("Escape")
+        expect(page.locator("#viewer")).to_be_hidden()
+        assert page.evaluate(focused) == 1
+        path = visit.hits()[1][0]
+        page.keyboard.press("Enter")
+        expect(page.locator("#title")).to_contain_text(path)
+        visit.settled()
+        assert page.evaluate(focused) == 0
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog", name="Help")).to_be_visible()
+        page.locator("#single-keys").uncheck()
+        page.keyboard.press("Escape")
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog", name="Help")).to_be_hidden()
+
+
+def test_a_result_is_looked_at_large(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server, permissions=["clipboard-read", "clipboard-write"]) as visit:
+        hits = visit.open().ask(world.query)
+        page = visit.page
+        page.locator(".tile").nth(1).hover()
+        page.locator(".tile").nth(1).get_by_role("button").click()
+        expect(page.locator("#viewer-hit figcaption")).to_have_text(f"Distance {hits[1][1]:.4f}")
+        expect(page.locator("#viewer-query img")).to_be_visible()
+        page.get_by_role("button", name="Copy path").click()
+        assert page.evaluate("navigator.clipboard.readText()") == f"photos/{hits[1][0]}"
+        page.get_by_role("button", name="Previous").click()
+        expect(page.get_by_role("button", name="Previous")).to_be_disabled()
+        page.get_by_role("button", name="Search from this one").click()
+        expect(page.locator("#title")).to_contain_text(f"nearest to {hits[0][0]}")
+        expect(page.locator("#viewer")).to_be_hidden()
+
+
+def test_the_summary_says_what_the_index_is(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        visit.open().page.locator("#about").click()
+        facts = visit.page.get_by_role("dialog", name="About this index")
+        for fact in ("my.index", "photos (28)", "tiny-0 (projection, fp32)", "16 numbers of pictures of 8 × 8 pixels"):
+            expect(facts).to_contain_text(fact)
+
+
+# The colours of a phone are those of a desktop.
+LOOKS = [("desktop", "light"), ("desktop", "dark"), ("phone", "light"), *([("phone", "dark")] if SCREENSHOTS else [])]
+
+
+@pytest.mark.parametrize(("device", "scheme"), LOOKS)
+def test_axe_finds_nothing(world: World, server: Server, visiting: Visitor, device: str, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+    def check_page(name: str) -> None:
+        page = visit.page
+        page.wait_for_load_state("networkidle")
+        found = axe.Axe().run(page, options={"resultTypes": ["violations"]})
+        assert found.violations_count == 0, found.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        if device == "phone":
+            assert [control for control, height in page.evaluate(HEIGHTS) if height < 43.9] == []
+        if SCREENSHOTS:
+            Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=Path(SCREENSHOTS) / f"{device}-{scheme}-{name}.png")
+
+    with visiting(
+        server,
+        color_scheme=scheme,
+        **(PHONE if device == "phone" else DESKTOP),
+        reduced_motion="reduce",
+        expected="status of 422",
+    ) as visit:
+        visit.open()
+        expect(visit.page.locator("#sample-list a")).to_have_count(12)
+        check_page("start")
+        visit.ask(world.query)
+        check_page("hits")
+        if device == "phone":
+            visit.page.get_by_role("button", name="Options").click()
+        visit.page.get_by_role("combobox", name="Labels").fill("cat")
+        visit.page.keyboard.press("Enter")
+        visit.hits()
+        visit.page.get_by_role("combobox", name="Labels").click()
+        expect(visit.page.locator("#label-list li").first).to_be_visible()
+        check_page("options")
+        visit.page.keyboard.press("Escape")
+        visit.page.locator(".tile").first.hover()
+        visit.page.locator(".enlarge").first.click()
+        check_page("viewer")
+        visit.page.keyboard.press("Escape")
+        visit.page.locator("#help").click()
+        check_page("help")
+        visit.page.keyboard.press("Escape")
+        visit.page.locator("#about").click()
+        check_page("summary")
+        visit.page.keyboard.press("Escape")
+        drop(visit, ("notes.jpg", b"a text, called a picture"))
+        visit.notice("notes.jpg cannot be searched with")
+        check_page("notice")
+
+
+def test_a_screen_of_320_pixels_is_wide_enough(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server, **{**PHONE, "viewport": {"width": 320, "height": 568}}) as visit:
+        visit.open().ask(world.query)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") == 320
+        visit.page.get_by_role("button", name="Options").click()
+        expect(visit.page.get_by_role("radio", name="Farthest")).to_be_visible()
+        assert visit.page.evaluate("document.documentElement.scrollWidth") == 320
+
+
+def test_the_token_form_is_accessible(world: World, guarded: Server, visiting: Visitor) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    with visiting(guarded) as visit:
+        visit.open()
+        expect(visit.page.get_by_label("Token", exact=True)).to_be_visible()
+        found = axe.Axe().run(visit.page, options={"resultTypes": ["violations"]})
+        assert found.violations_count == 0, found.generate_report()
+        if SCREENSHOTS:
+            visit.page.screenshot(path=Path(SCREENSHOTS) / "desktop-light-token.png")
