@@ -23,7 +23,8 @@ demo: $(INSTALLED)
 	    --query-label 3 --sheet $(DEMO)/query.png
 	deeprank-eval --model $(DEMO)/model.onnx --data $(DEMO)/digits --reference $(DEMO)/run --demo 5 --out $(DEMO)/sheets
 	@echo
-	@echo "The pictures are in $(DEMO)/query.png and $(DEMO)/sheets/."
+	@echo "The pictures are in $(DEMO)/query.png and $(DEMO)/sheets/. To search in a browser:"
+	@echo "    $(BIN)/deeprank-serve --index $(DEMO)/digits.index"
 
 # A file of tests stays with one of two workers, so that what its tests share is made once.
 test: $(INSTALLED)

@@ -20,13 +20,13 @@ from .schemas import (
     EmbeddingDocument,
     InfoDocument,
     ItemDocument,
-    Problem,
     RemovedDocument,
     SearchDocument,
     SearchParameters,
     SessionDocument,
     TokenDocument,
     form,
+    problems,
 )
 from .settings import ServeSettings
 from .thumbnails import SIZES
@@ -35,19 +35,6 @@ from .tokens import COOKIE_SECONDS, Tokens
 __all__ = ["api"]
 
 _SHORTEST_MODEL = 12
-_PROBLEMS = {
-    400: "The request is not whole.",
-    401: "No token, or a wrong one.",
-    403: "For another name, or from another site's page.",
-    404: "The index has no such picture.",
-    408: "The request took too long to arrive.",
-    409: "The index has another model now.",
-    410: "The file of the picture is gone, or is another now.",
-    413: "The upload is too large.",
-    422: "No picture that can be read, or something else that makes no sense.",
-    503: "Too much is going on, or the index cannot be read; Retry-After says when to try again.",
-}
-
 ItemNumber = Annotated[int, Path(alias="id", ge=1, le=2**63 - 1, description="Of a picture of the index.")]
 
 
@@ -58,7 +45,7 @@ def api(
     version: str,
 ) -> APIRouter:
     """Return the routes."""
-    router = APIRouter(prefix="/v1", responses=_problems(401, 403, 503))
+    router = APIRouter(prefix="/v1", responses=problems(400, 401, 403, 503))
     index = settings.index.resolve().name
     _add_search(router, engine, index)
     _add_items(router, engine, index)
@@ -69,11 +56,7 @@ def api(
     return router
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Problem, "description": _PROBLEMS[status]} for status in statuses}
-
-
-_UPLOAD = _problems(400, 408, 413, 422)
+_UPLOAD = problems(408, 413, 422)
 
 
 def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
@@ -81,7 +64,7 @@ def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
         "/search",
         tags=["search"],
         response_model=SearchDocument,
-        responses={**_UPLOAD, **_problems(404, 409)},
+        responses={**_UPLOAD, **problems(404, 409)},
         openapi_extra=form("id", "vector", "model", required=False),
     )
     async def search(request: Request, parameters: Annotated[SearchParameters, Query()]) -> Response:
@@ -149,7 +132,7 @@ def _wanted(parameters: SearchParameters) -> Wanted:
 
 
 def _add_items(router: APIRouter, engine: Engine, index: str) -> None:
-    @router.get("/items/{id}", tags=["items"], response_model=ItemDocument, responses=_problems(404, 422))
+    @router.get("/items/{id}", tags=["items"], response_model=ItemDocument, responses=problems(404, 422))
     async def item(number: ItemNumber) -> Response:
         """Return a picture of the index."""
         return answer(item_document(index, await engine.item(number)))
@@ -161,13 +144,15 @@ def _add_items(router: APIRouter, engine: Engine, index: str) -> None:
         responses={
             200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
             304: {"description": "The one that If-None-Match names is the same."},
-            **_problems(404, 410, 422),
+            **problems(404, 410, 422),
         },
     )
     async def thumbnail(
         request: Request,
         number: ItemNumber,
-        size: Annotated[int, Query(description=f"Pixels of the longer side: {', '.join(map(str, SIZES))}.")] = 256,
+        size: Annotated[
+            int, Query(description="Pixels of the longer side at most.", json_schema_extra={"enum": list(SIZES)})
+        ] = 256,
     ) -> Response:
         """Return a small copy of a picture of the index."""
         if size not in SIZES:
@@ -207,12 +192,16 @@ def _add_session(router: APIRouter, settings: ServeSettings, tokens: Tokens) -> 
         tags=["server"],
         status_code=204,
         response_class=Response,
-        responses={204: {"description": "The cookie was set."}, **_problems(400, 422)},
+        responses={204: {"description": "The cookie was set."}, **problems(422)},
     )
     async def log_in(request: Request, given: TokenDocument) -> Response:
         """Take the token once and set a cookie, for the page."""
         if tokens.required and not tokens.is_token(given.token.strip().encode("utf-8", "replace")):
-            raise RefusedError(401, "The token is wrong; it is in the file that the server was started with.")
+            raise RefusedError(
+                401,
+                "The token is wrong; it is in the file that the server was started with.",
+                {"WWW-Authenticate": "Bearer"},
+            )
         response = Response(status_code=204)
         response.set_cookie(
             name,
@@ -252,7 +241,7 @@ def _add_writes(router: APIRouter, engine: Engine) -> None:
         status = 201 if added.created else 200
         return answer(added_document(added), status)
 
-    @router.delete("/items/{id}", tags=["items"], response_model=RemovedDocument, responses=_problems(404, 422))
+    @router.delete("/items/{id}", tags=["items"], response_model=RemovedDocument, responses=problems(404, 422))
     async def remove(number: ItemNumber) -> Response:
         """Remove a picture."""
         removed = await engine.remove(number)

@@ -20,7 +20,7 @@ from .answers import problem, problem_of
 from .api import api
 from .engine import Engine
 from .errors import RefusedError
-from .guard import Guard, Secured
+from .guard import OPEN, Guard, Secured
 from .health import Readiness, health
 from .intake import Intake
 from .log import LOG
@@ -89,7 +89,12 @@ def _answer_errors(routes: FastAPI) -> None:
             404: "There is no such page; /docs lists what there is.",
             405: "This is not done to it; see /docs.",
         }
-        return problem(error.status_code, known.get(error.status_code, str(error.detail)), error.headers)
+        headers = dict(error.headers or {})
+        if "Allow" in headers:
+            # It names the methods of one route alone, where several have the path.
+            described = routes.openapi()["paths"].get(getattr(request.scope.get("route"), "path", ""), {})
+            headers["Allow"] = ", ".join(method.upper() for method in described) or headers["Allow"]
+        return problem(error.status_code, known.get(error.status_code, str(error.detail)), headers)
 
 
 def _sentence(error: RequestValidationError) -> str:
@@ -104,7 +109,7 @@ def _sentence(error: RequestValidationError) -> str:
 
 
 def _describe_token(routes: FastAPI) -> None:
-    """Say in the OpenAPI document that everything needs the token."""
+    """Say in the OpenAPI document that everything needs the token, but for what is open to all."""
     make = routes.openapi
 
     def described() -> dict[str, Any]:
@@ -112,6 +117,9 @@ def _describe_token(routes: FastAPI) -> None:
         schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
         schemes["token"] = {"type": "http", "scheme": "bearer"}
         document["security"] = [{"token": []}]
+        for path in OPEN & document["paths"].keys():
+            for operation in document["paths"][path].values():
+                operation["security"] = []
         return document
 
     routes.openapi = described  # type: ignore[method-assign]

@@ -85,7 +85,9 @@ class Engine:
         self._failure: str | None = None
         cores = usable_cores()
         self._decoding = ThreadPoolExecutor(cores, thread_name_prefix="decode")
+        # Thumbnails of large pictures take seconds; what only looks something up does not wait for them.
         self._reading = ThreadPoolExecutor(cores, thread_name_prefix="read")
+        self._showing = ThreadPoolExecutor(cores, thread_name_prefix="show")
         self._thumbnails = Thumbnails(settings.max_pixels, metrics)
         self._writing = Writing(settings.index)
 
@@ -173,7 +175,7 @@ class Engine:
 
         """
         picture = await self.item(number)
-        return await self._in_thread(self._reading, lambda: self._thumbnails.get(picture, size, known))
+        return await self._in_thread(self._showing, lambda: self._thumbnails.get(picture, size, known))
 
     async def add(self, upload: Sent, label: str | None) -> Added:
         """Add a picture to the index; when this returns, it is durable.
@@ -233,6 +235,7 @@ class Engine:
     def close(self) -> None:
         """End the threads and close the index."""
         self._decoding.shutdown(wait=False, cancel_futures=True)
+        self._showing.shutdown(wait=False, cancel_futures=True)
         self._reading.shutdown(wait=True, cancel_futures=True)
         self._writing.close()
         self._opened.close()

@@ -10,10 +10,10 @@ from .answers import problem
 from .settings import ServeSettings
 from .tokens import Tokens
 
-__all__ = ["Guard", "Secured", "cookie_name"]
+__all__ = ["OPEN", "Guard", "Secured", "cookie_name"]
 
 # What needs no token: what holds no picture, and what gives a browser its cookie.
-_OPEN = frozenset({"/", "/healthz", "/readyz", "/v1/session", "/docs", "/openapi.json", "/favicon.ico"})
+OPEN = frozenset({"/", "/healthz", "/readyz", "/v1/session", "/docs", "/openapi.json", "/favicon.ico"})
 _OPEN_FOLDERS = ("/static/", "/docs/")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # Asking is not writing, though it sends a picture.
@@ -75,7 +75,7 @@ class Guard:
 
     def _intruder(self, scope: Scope, headers: dict[bytes, bytes]) -> ASGIApp | None:
         path = scope["path"]
-        if not self._tokens.required or path in _OPEN or path.startswith(_OPEN_FOLDERS):
+        if not self._tokens.required or path in OPEN or path.startswith(_OPEN_FOLDERS):
             return None
         if self._tokens.bears(headers.get(b"authorization", b"")):
             return None
@@ -125,8 +125,8 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
 def _name(host: str) -> str:
     """Return the name in a Host header, without its port."""
     if host.startswith("["):
-        name, _, rest = host[1:].partition("]")
-        return name if not rest or _is_port(rest) else ""
+        name, end, rest = host[1:].partition("]")
+        return name if end and (not rest or _is_port(rest)) else ""
     name, colon, port = host.partition(":")
     return name if not colon or _is_port(colon + port) else ""
 

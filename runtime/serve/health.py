@@ -10,6 +10,7 @@ from ..errors import DeepRankError
 from .answers import answer, problem
 from .engine import Engine
 from .metrics import Metrics
+from .schemas import problems
 
 __all__ = ["Readiness", "health"]
 
@@ -22,7 +23,7 @@ class Readiness:
 
 def health(engine: Engine, metrics: Metrics, readiness: Readiness) -> APIRouter:
     """Return the routes."""
-    router = APIRouter(tags=["server"])
+    router = APIRouter(tags=["server"], responses=problems(400, 403))
 
     async def is_ready() -> bool:
         try:
@@ -36,7 +37,7 @@ def health(engine: Engine, metrics: Metrics, readiness: Readiness) -> APIRouter:
         """Tell that the server lives."""
         return answer({"status": "ok"})
 
-    @router.get("/readyz", responses={503: {"description": "Not at the moment."}})
+    @router.get("/readyz", responses=problems(503))
     async def readyz() -> Response:
         """Tell whether the index answers."""
         if await is_ready():
@@ -44,7 +45,11 @@ def health(engine: Engine, metrics: Metrics, readiness: Readiness) -> APIRouter:
         what = "The server is about to end" if readiness.ending else "The index cannot be read at the moment"
         return problem(503, f"{what}; the server's log says why.", {"Retry-After": "5"})
 
-    @router.get("/metrics", response_class=Response)
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}, **problems(401)},
+    )
     async def prometheus() -> Response:
         """Return the counters, in the text format of Prometheus."""
         metrics.ready.set(await is_ready())

@@ -20,10 +20,23 @@ __all__ = [
     "SessionDocument",
     "TokenDocument",
     "form",
+    "problems",
 ]
 
 _FARTHEST = 4.0
 _LARGEST_ID = 2**63 - 1
+_PROBLEMS = {
+    400: "The request is not whole; or it is no HTTP, which is said as text.",
+    401: "No token, or a wrong one.",
+    403: "For another name, or from another site's page.",
+    404: "The index has no such picture.",
+    408: "The request took too long to arrive.",
+    409: "The index has another model now.",
+    410: "The file of the picture is gone, or is another now.",
+    413: "The upload is too large.",
+    422: "No picture that can be read, or something else that makes no sense.",
+    503: "Too much is going on, or the index cannot be read; Retry-After says when to try again.",
+}
 
 
 class Problem(BaseModel):
@@ -232,3 +245,13 @@ def form(*fields: str, required: bool = True) -> dict[str, Any]:
     if required:
         schema["required"] = ["image"]
     return {"requestBody": {"required": required, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the part of the OpenAPI document that describes why a request is not answered."""
+    found: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "description": _PROBLEMS[status]} for status in statuses
+    }
+    if 400 in found:
+        found[400]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    return found

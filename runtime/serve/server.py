@@ -133,6 +133,8 @@ class _Server(uvicorn.Server):
 
 def _url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
+    # At every address, also at that which needs no name to be allowed.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
