@@ -792,3 +792,17 @@ def test_one_who_does_not_end_is_not_waited_for_forever(place: Path, signals: in
             assert b"\r\nx-content-type-options: nosniff\r\n" in answer
             assert server.wait() == 0
         assert "Traceback" not in server.stderr
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-A: "])
+def test_a_connection_on_which_no_request_comes_is_closed(server: Server, head: bytes) -> None:
+    assert server.raw(head) == b""
+    if head:  # after an answer, a connection may lie idle for longer
+        whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        assert server.raw(whole, head).count(b"HTTP/1.1 200 OK") == 1
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz"])
+def test_a_head_request_gets_the_head_of_the_answer(client: httpx.Client, path: str) -> None:
+    answer = client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")

@@ -55,4 +55,6 @@ def health(engine: Engine, metrics: Metrics, readiness: Readiness) -> APIRouter:
         metrics.ready.set(await is_ready())
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    for path, endpoint in (("/healthz", healthz), ("/readyz", readyz)):  # as some load balancers ask
+        router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     return router

@@ -19,6 +19,7 @@ from .app import make_app
 from .engine import Engine
 from .health import Readiness
 from .metrics import Metrics
+from .protocol import PatientProtocol
 from .settings import ServeSettings
 
 __all__ = ["listen", "serve"]
@@ -68,7 +69,17 @@ def serve(settings: ServeSettings, listening: socket.socket, say: Callable[[str]
 
     """
     _allow_many_files()
-    asyncio.run(_serve(settings, listening, say, log_requests))
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        runner.run(_serve(settings, listening, say, log_requests))
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """Return the faster loop, where there is one for this system."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 async def _serve(
@@ -92,6 +103,7 @@ def _config(app: ASGIApp, settings: ServeSettings, log_requests: bool) -> uvicor
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.drain_s,
+        http=PatientProtocol,
         ws="none",
         lifespan="on",
     )
