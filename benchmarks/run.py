@@ -49,6 +49,13 @@ SCRIPTS = (
     Script("large_pictures.py", ("model",), quick="--copies 2"),
     Script("near_duplicates.py", ("data",), "--gallery 50000 --originals 1000", "--gallery 500 --originals 20"),
     Script("faults", (), quick="--only kills,disk --kills 30 --calls 2"),
+    Script(
+        "serve_faults",
+        (),
+        "--clients 1000",
+        "--pictures 100 --clients 200 --storms 2 --large 16 --slow 20 --rounds 1 --kills 2 --examples 5 --uploads 200 "
+        "--megapixels 6",
+    ),
     Script("training_throughput.py", ("data",), quick="--rounds 1 --steps 4 --frozen-steps 40"),
 )
 

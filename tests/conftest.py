@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from forking import ForkingServer, forking_server
 
 from deeprank.runtime.datasets import open_dataset, write_digits
 
@@ -19,6 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a worker for each core
 
 BIN = Path(sys.executable).parent
+
+FORKED = ("deeprank-train", "deeprank-export")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -31,18 +33,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
-def run_command(*command: object, cwd: Path | None = None, status: int | None = 0, **environment: str):
-    """Run a command of ours as a user would; ``status`` None accepts any exit status."""
+def run_command(
+    *command: object, cwd: Path | None = None, status: int | None = 0, as_typed: bool = False, **environment: str
+):
+    """Run a command of ours as a user would; ``status`` None accepts any exit status.
+
+    Those that need torch have it imported already, unless they are to run just ``as_typed``.
+    """
     words = [str(word) for word in command]
-    result = subprocess.run(
-        [str(BIN / words[0]), *words[1:]],
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "160", **environment},
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        stdin=subprocess.DEVNULL,
-    )
+    if words[0] in FORKED and not environment and not as_typed:
+        result = forking_server().run(words, cwd, COLUMNS="160")
+    else:
+        result = subprocess.run(
+            [str(BIN / words[0]), *words[1:]],
+            cwd=cwd,
+            env={**os.environ, "COLUMNS": "160", **environment},
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            stdin=subprocess.DEVNULL,
+        )
     assert "Traceback" not in result.stderr, result.stderr
     assert "internal error" not in result.stderr, result.stderr
     if status is not None:
@@ -50,48 +60,11 @@ def run_command(*command: object, cwd: Path | None = None, status: int | None = 
     return result
 
 
-TOGETHER = """
-import json, os, sys
-from importlib import import_module
-import deeprank.train.training, deeprank.export.package, pytorch_metric_learning.losses
-statuses = []
-for number, words in enumerate(json.loads(sys.argv[1])):
-    if (child := os.fork()) == 0:
-        for descriptor, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(os.path.join(sys.argv[2], f"{number}.{name}"), os.O_WRONLY | os.O_CREAT), descriptor)
-        sys.argv, status = words, 0
-        try:
-            import_module(f"deeprank.{words[0].removeprefix('deeprank-')}.cli").main()
-        except SystemExit as ended:
-            status = ended.code or 0
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(status)  # to take a hundred modules down lasts longer than to be refused
-    statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(json.dumps(statuses))
-"""
-
-
 def run_together(*commands: Sequence[object], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
-    """Run commands that train or export, each in a process of its own that need not import torch once more."""
-    words = [[str(word) for word in command] for command in commands]
-    with tempfile.TemporaryDirectory() as folder:
-        ran = subprocess.run(
-            [sys.executable, "-c", TOGETHER, json.dumps(words), folder],
-            cwd=cwd,
-            env={**os.environ, "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
-        assert ran.returncode == 0, ran.stderr
-        said = [
-            [Path(folder, f"{number}.{name}").read_text("utf-8", "surrogateescape") for name in ("out", "err")]
-            for number in range(len(words))
-        ]
-    results = [
-        subprocess.CompletedProcess(command, status, *streams)
-        for command, status, streams in zip(words, json.loads(ran.stdout), said, strict=True)
-    ]
+    """Run commands that train or export under the limits of this process as they are now, whatever they return."""
+    server = ForkingServer()
+    results = [server.run([str(word) for word in command], cwd, COLUMNS="200") for command in commands]
+    server.close()
     for result in results:
         assert "Traceback" not in result.stderr, result.stderr
         assert "internal error" not in result.stderr, result.stderr
@@ -150,7 +123,7 @@ def make_line(folder: Path) -> dict[str, str]:
         "torchscript": "deeprank-export run --format torchscript --out model.pt --json",
         "sync": "deeprank-index sync digits/train --index digits.index --model model.onnx",
     }
-    return {name: run_command(*command.split(), cwd=folder).stdout for name, command in commands.items()}
+    return {name: run_command(*command.split(), cwd=folder, as_typed=True).stdout for name, command in commands.items()}
 
 
 def some_digits(folder: Path, *, classes: int, each: int) -> Path:

@@ -104,7 +104,7 @@ def test_typed_bare_one_after_the_other(tmp_path: Path) -> None:
     annotations = []
     for sample in open_dataset("digits").train:
         digit, number = sample.label, int(Path(sample.path).stem)
-        if digit > "3" or number > 150:
+        if digit > "3" or number > 90:
             continue
         with sample.open() as file:
             image = Image.open(file).convert("RGB")
@@ -124,12 +124,12 @@ def test_typed_bare_one_after_the_other(tmp_path: Path) -> None:
     query = sorted((root / "val" / "images").iterdir())[0]
     (tmp_path / "image.jpg").write_bytes(query.read_bytes())
 
-    run_command("deeprank-train", cwd=tmp_path)
-    run_command("deeprank-export", "--format", "onnx", cwd=tmp_path)
+    run_command("deeprank-train", cwd=tmp_path, as_typed=True)
+    run_command("deeprank-export", "--format", "onnx", cwd=tmp_path, as_typed=True)
     assert (tmp_path / "model.onnx").is_file()
     assert (tmp_path / "model.parity.json").is_file()
     assert (tmp_path / "model.reference.npz").is_file()
-    run_command("deeprank-index", "sync", "photos", cwd=tmp_path)
-    answer = run_command("deeprank-query", "image.jpg", "--k", "10", cwd=tmp_path)
+    run_command("deeprank-index", "sync", "photos", cwd=tmp_path, as_typed=True)
+    answer = run_command("deeprank-query", "image.jpg", "--k", "10", cwd=tmp_path, as_typed=True)
     lines = [line for line in answer.stdout.splitlines() if ".JPEG" in line]
     assert len(lines) == 10

@@ -10,7 +10,6 @@ from PIL import Image
 from tinymodel import write_model
 
 from deeprank.runtime import images
-from deeprank.runtime.images import PictureRule
 
 WIDTH, HEIGHT = 6000, 4000
 
@@ -96,7 +95,7 @@ def test_decoding_takes_no_more_than_is_reserved(name: str, picture: Image.Image
     path = tmp_path / name
     change(picture).save(path, **options)
     with Image.open(path) as image:
-        images._drafted(image, PictureRule(160))
+        images._drafted(image, 160)
         reserved = images._decoding_bytes(image, WIDTH * HEIGHT)
     assert run(DECODE, path) <= reserved + FIXED
 

@@ -536,7 +536,7 @@ def test_requests_that_browsers_do_not_send(server: Server, request_: bytes, sta
     [
         b"",
         b"{",
-        b"[" * 100_000,
+        b"[" * 9_000,
         b'{"token": 5}',
         b'{"token": ""}',
         b'{"token": "x", "more": 1}',

@@ -171,6 +171,7 @@ def cookie_of(answer: httpx.Response) -> tuple[str, str]:
 def test_the_cookie_of_a_page(server: Server, stranger: httpx.Client, picture: bytes) -> None:
     for wrong in ("x" * 29, "größe", "\x00"):
         refused(stranger.post("/v1/session", json={"token": wrong}), 401, "wrong")
+    refused(stranger.post("/v1/session", json={"token": "x" * 20_000}), 413, "10,000 bytes")  # not read for strangers
     answer = stranger.post("/v1/session", json={"token": f" {TOKEN}\n"})  # as it comes off a clipboard
     assert (answer.status_code, answer.content) == (204, b"")
     given = answer.headers["set-cookie"]

@@ -15,7 +15,7 @@ from deeprank.runtime.images import PictureRule, load_picture
 pytestmark = pytest.mark.skipif(
     not os.environ.get("DEEPRANK_TINY_IMAGENET"), reason="DEEPRANK_TINY_IMAGENET names no data set"
 )
-CLASSES, PICTURES, SIZE = 10, 40, 96
+CLASSES, PICTURES, SIZE = 6, 40, 80
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_photographs_are_what_pillow_alone_makes_of_them(data: DataSet) -> None:
 
 
 def test_the_default_recipe_beats_its_untrained_backbone(part: Path, tmp_path: Path) -> None:
-    options = ["--views", "0", "--classes-per-batch", "10", "--epochs", "12", "--hidden", "512", "--no-report"]
+    options = ["--views", "0", "--classes-per-batch", "6", "--epochs", "12", "--hidden", "512", "--no-report"]
     options += ["--image-size", SIZE]
     trained = run_command("deeprank-train", part, *options, "--out", "run", cwd=tmp_path)
     assert "from cached features" in trained.stdout

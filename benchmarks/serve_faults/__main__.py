@@ -1,4 +1,4 @@
-"""Trouble for ``deeprank-serve``: what is answered wrongly, lost or fails, as a Markdown table; exit status 1 if any is.
+"""Trouble for ``deeprank-serve``: what is answered wrongly, is lost or fails, as a table; exit status 1 if any is.
 
 python benchmarks/serve_faults
 python benchmarks/serve_faults --only storms,fuzz --clients 1000 --storms 3 --uploads 5000 --seed 1
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import logging
 import sys
 import tempfile
 import time
@@ -39,8 +40,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="of changes to the index")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--examples", type=int, default=100, help="of each operation of the API")
+    parser.add_argument("--phases", default="coverage,fuzzing,stateful", help="of schemathesis")
+    parser.add_argument("--servers", default="open,writing", help="that schemathesis asks")
     parser.add_argument("--uploads", type=int, default=5000, help="of the fuzz")
     parser.add_argument("--megapixels", type=int, default=50, help="of very large pictures")
+    parser.add_argument("--formats", default="JPEG,progressive,PNG,WebP,TIFF,AVIF", help="of these")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     kinds = arguments.only.split(",")
@@ -54,6 +58,7 @@ def _run(folder: Path, kinds: list[str], arguments: argparse.Namespace) -> int:
     from world import make_world
 
     started = time.monotonic()
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # which tells of each client that goes away
     _allow_many_files()
     world = make_world(folder, arguments.pictures)
     tallies: list[Tally] = []

@@ -9,7 +9,7 @@ import math
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from time import monotonic
 
@@ -18,13 +18,14 @@ from questions import Asker, Ids, keep_asking
 from serving import Server
 from tally import Tally
 from truth import Fact, Truth
-from world import Picture, World, noise, run as run_index, run_well
+from world import Picture, World, noise, run_well
+from world import run as run_index
 
 from deeprank.runtime.index.files import exchange_folders
 
 __all__ = ["run"]
 
-_ASKERS = 6
+_ASKERS = 4
 _UPLOADERS = 2
 # How many pictures are added, changed, moved and removed at a time.
 _SOME = 12
@@ -54,7 +55,7 @@ class _Changing:
         self.numbers = itertools.count(2_000_000)
         self.tally = Tally("")
         self.tallies: list[Tally] = []
-        self.uploading = True
+        self.uploading = asyncio.Semaphore(_UPLOADERS)
         self.locked = 0
         self.done = False
 
@@ -75,10 +76,11 @@ class _Changing:
             self.tallies.append(self.tally)
             for step in steps:
                 await step()
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.1)
             self.tally.expect(self.tally.requests > 0, "nobody asked")
             if self.locked:
-                self.tally.remark = f"{self.locked} times a command found the index locked by an upload, and was run again"
+                what = "commands found the index locked by an upload, and were run again"
+                self.tally.remark = f"{self.locked} {what}"
                 self.locked = 0
         self.done = True
         await asyncio.gather(*asking, *uploading)
@@ -98,20 +100,19 @@ class _Changing:
         """Upload pictures, some of them twice, and remove some again."""
         chance, own = random.Random(number + 100), []  # type: ignore[var-annotated]
         while not self.done:
-            if not self.uploading:
-                await asyncio.sleep(0.02)
-            elif own and chance.random() < 0.2:
-                await self._remove_upload(*own.pop(chance.randrange(len(own))))
-            else:
-                epoch = self._epoch()
-                own += [(epoch, *each) for each in await self._add_upload(noise(next(self.numbers)))]
+            async with self.uploading:
                 # Another index has other numbers.
-                own = [each for each in own[-20:] if each[0] is not None and each[0] == self._epoch()]
+                own = [each for each in own[-20:] if each[0] == self._epoch()]
+                if own and chance.random() < 0.2:
+                    await self._remove_upload(*own.pop(chance.randrange(len(own))))
+                else:
+                    epoch = self._epoch()
+                    own += [(epoch, *each) for each in await self._add_upload(noise(next(self.numbers)))]
             await asyncio.sleep(_PAUSE_S)
 
-    def _epoch(self) -> int | None:
-        """Return which index it is; None: one takes the place of another at the moment."""
-        return len(self.truth.epochs) if len(self.truth.seeds(monotonic(), monotonic())) == 1 else None
+    def _epoch(self) -> float:
+        """Return which index it is; not a number while one takes the place of another."""
+        return len(self.truth.epochs) if len(self.truth.seeds(monotonic(), monotonic())) == 1 else math.nan
 
     async def _add_upload(self, picture: Picture) -> list[tuple[int, Fact]]:
         fact = Fact(f"uploads/{picture.sha256}.png", picture)
@@ -119,7 +120,9 @@ class _Changing:
         with self.truth.change(fresh=[fact]):
             for expected in (201, 200)[: self.chance.choice((1, 1, 2))]:
                 try:
-                    reply = await self.asker.client.ask(self.asker.client.upload("/v1/items?label=new", picture.content))
+                    reply = await self.asker.client.ask(
+                        self.asker.client.upload("/v1/items?label=new", picture.content)
+                    )
                 except LostError as error:
                     self._judge(error, None)
                     return found
@@ -132,7 +135,7 @@ class _Changing:
             fact.sure_from = math.inf
         return found
 
-    async def _remove_upload(self, epoch: int, number: int, fact: Fact) -> None:
+    async def _remove_upload(self, epoch: float, number: int, fact: Fact) -> None:
         with self.truth.change(gone=[fact]):
             reply = await self.asker.client.ask(self.asker.client.request("DELETE", f"/v1/items/{number}"))
         # Not there any more: another index came meanwhile; then it must be there, under another number.
@@ -154,12 +157,13 @@ class _Changing:
                     self.tally.lose(f"{place} was acknowledged, and is gone")
 
     @contextlib.asynccontextmanager
-    async def _no_uploads(self) -> object:  # type: ignore[misc]
+    async def _no_uploads(self) -> AsyncIterator[None]:
         """Let no uploads be made: what is uploaded into an index that another takes the place of is gone with it."""
-        self.uploading = False
-        await asyncio.sleep(0.3)
+        for _ in range(_UPLOADERS):
+            await self.uploading.acquire()
         yield
-        self.uploading = True
+        for _ in range(_UPLOADERS):
+            self.uploading.release()
 
     async def _run_index(self, *words: object, accepted: tuple[int, ...] = (0,)) -> None:
         """Run a command, again where an upload holds the lock at that moment, as it says."""

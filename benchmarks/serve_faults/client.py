@@ -1,4 +1,4 @@
-"""A client of ``deeprank-serve`` over raw sockets: many connections at once, and requests that no library would send."""
+"""A client of ``deeprank-serve`` over raw sockets: very many at once, and requests that no library would send."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ class Connection:
             async with asyncio.timeout(_PATIENCE_S):
                 head = await self.reader.readuntil(b"\r\n\r\n")
                 lines = head.decode("latin-1").split("\r\n")
-                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+                headers = {
+                    name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
+                }
                 status = int(lines[0].split(" ")[1])
                 return Reply(status, headers, await self._body(status, headers), sent, time.monotonic())
         except (OSError, EOFError, ValueError, IndexError, TimeoutError, asyncio.LimitOverrunError) as error:

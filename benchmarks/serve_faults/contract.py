@@ -17,32 +17,36 @@ from world import World
 __all__ = ["run"]
 
 # A schema can say that a picture is bytes and an id a number, not that the bytes are a picture, that there is such a
-# number, or that a query is one of several fields: to refuse those is right.
+# number, or that a query is one of several fields: to refuse those is right. What is too long may be refused unread.
 _CONFIG = """\
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", 304, 401, 403, 404, 409, 410, 413, 422]
+negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 413, 422]
 """
+# Whether it takes pictures, and has a token.
+_SERVERS = {"open": False, "writing": True}
 _LONGEST = 300
 _SENTENCES = 10
 
 
-def run(world: World, examples: int, seed: int) -> Iterator[Tally]:
+def run(world: World, examples: int, phases: str, servers: str, seed: int) -> Iterator[Tally]:
     """Run it against a server without a token, and against one with a token that takes pictures."""
-    for writes in (False, True):
-        folder = world.copied(f"contract-{writes}")
+    for server_of in servers.split(","):
+        writes = _SERVERS[server_of]
+        folder = world.copied(f"contract-{server_of}")
         tally = Tally(f"schemathesis, {'a token, uploads' if writes else 'no token'}")
         with world.serve(index=folder / "my.index", writes=writes) as server:
-            _attack(world, server, folder, examples, seed, writes, tally)
+            _attack(
+                world, server, folder, ["--max-examples", examples, "--phases", phases, "--seed", seed], writes, tally
+            )
             asyncio.run(_count(world, server, tally))
         tally.expect(tally.requests > examples, "it has asked too little")
         yield tally
 
 
-def _attack(
-    world: World, server: Server, folder: Path, examples: int, seed: int, writes: bool, tally: Tally
-) -> None:
+def _attack(world: World, server: Server, folder: Path, options: list[object], writes: bool, tally: Tally) -> None:
     (folder / "schemathesis.toml").write_text(_CONFIG)
-    options = ["--checks", "all", "--max-examples", examples, "--seed", seed, "--generation-database", "none"]
+    options = ["--checks", "all", "--generation-database", "none", *options]
     header = ["--header", f"Authorization: Bearer {world.token}"] if writes else []
     command = [Path(sys.executable).parent / "schemathesis", "run", f"{server.url}/openapi.json", *options, *header]
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""The server ends under load: killed, with what it has acknowledged; or told to, with everything that it has accepted."""
+"""The server ends under load: killed, with what it has acknowledged; or told to, with all that it has accepted."""
 
 from __future__ import annotations
 

@@ -64,7 +64,6 @@ class _Fuzz:
         """Return requests with bombs."""
         for name, content in bombs().items():
             yield name, self.client.upload("/v1/search", content, "x")
-            yield name, self.client.upload("/v1/embed", content, "x")
 
     def forms(self, count: int) -> Iterator[tuple[str, bytes]]:
         """Return requests whose bodies are no forms."""

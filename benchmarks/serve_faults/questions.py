@@ -139,7 +139,10 @@ def _shows(thumbnail: bytes, picture: Picture) -> bool:
 
 
 async def keep_asking(
-    asker: Asker, chance: random.Random, judge: Callable[[Reply | LostError, str | None], object], go_on: Callable[[], bool]
+    asker: Asker,
+    chance: random.Random,
+    judge: Callable[[Reply | LostError, str | None], object],
+    go_on: Callable[[], bool],
 ) -> None:
     """Ask one thing after the other over one connection, as long as ``go_on`` says."""
     while go_on():

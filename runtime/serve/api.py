@@ -45,7 +45,7 @@ def api(
     version: str,
 ) -> APIRouter:
     """Return the routes."""
-    router = APIRouter(prefix="/v1", responses=problems(400, 401, 403, 503))
+    router = APIRouter(prefix="/v1", responses=problems(400, 401, 403, 408, 413, 503))
     index = settings.index.resolve().name
     _add_search(router, engine, index)
     _add_items(router, engine, index)
@@ -56,7 +56,7 @@ def api(
     return router
 
 
-_UPLOAD = problems(408, 413, 422)
+_UPLOAD = problems(422)
 
 
 def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
@@ -192,7 +192,7 @@ def _add_session(router: APIRouter, settings: ServeSettings, tokens: Tokens) -> 
         tags=["server"],
         status_code=204,
         response_class=Response,
-        responses={204: {"description": "The cookie was set."}, **problems(422)},
+        responses={204: {"description": "The cookie was set."}, **problems(408, 413, 422)},
     )
     async def log_in(request: Request, given: TokenDocument) -> Response:
         """Take the token once and set a cookie, for the page."""

@@ -131,7 +131,6 @@ class Engine:
         """
 
         async def use(opened: OpenIndex) -> Found:
-            await self._item(opened, number)
             return await opened.searching.do(Question(wanted, item=number))
 
         return await self._with_index(use)

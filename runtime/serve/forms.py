@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,8 @@ _LONGEST_FIELD = 1 << 17
 _LARGEST_NUMBER = 2**63 - 1
 # A form of so many bytes takes milliseconds to read.
 _LARGE = 1_000_000
+# One for all: several would hold each other up, and everybody else, and hold a copy of a large body each.
+_PARSING = ThreadPoolExecutor(1, thread_name_prefix="form")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ async def read_form(request: Request, texts: tuple[str, ...] = ()) -> Form:
     if len(body) < _LARGE:
         form = await _parsed(request, body)
     else:  # which would keep everybody else waiting
-        form = await asyncio.to_thread(lambda: asyncio.run(_parsed(request, body)))
+        loop = asyncio.get_running_loop()
+        form = await loop.run_in_executor(_PARSING, lambda: asyncio.run(_parsed(request, body)))
     return _fields(form, texts)
 
 

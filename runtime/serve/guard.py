@@ -10,7 +10,7 @@ from .answers import problem
 from .settings import ServeSettings
 from .tokens import Tokens
 
-__all__ = ["OPEN", "Guard", "Secured", "cookie_name"]
+__all__ = ["OPEN", "Guard", "Secured", "cookie_name", "is_open"]
 
 # What needs no token: what holds no picture, and what gives a browser its cookie.
 OPEN = frozenset({"/", "/healthz", "/readyz", "/v1/session", "/docs", "/openapi.json", "/favicon.ico"})
@@ -75,7 +75,7 @@ class Guard:
 
     def _intruder(self, scope: Scope, headers: dict[bytes, bytes]) -> ASGIApp | None:
         path = scope["path"]
-        if not self._tokens.required or path in OPEN or path.startswith(_OPEN_FOLDERS):
+        if not self._tokens.required or is_open(path):
             return None
         if self._tokens.bears(headers.get(b"authorization", b"")):
             return None
@@ -107,6 +107,11 @@ class Secured:
             await send(message)
 
         await self._app(scope, receive, send_safely)
+
+
+def is_open(path: str) -> bool:
+    """Tell whether everybody may ask for this, without a token."""
+    return path in OPEN or path.startswith(_OPEN_FOLDERS)
 
 
 def cookie_name(settings: ServeSettings) -> str:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answers import problem_of
 from .errors import BusyError, RefusedError
+from .guard import is_open
 from .metrics import Metrics
 from .settings import ServeSettings
 
@@ -17,6 +18,8 @@ __all__ = ["Intake"]
 
 # What tells whether the server lives is answered however much is going on.
 _ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
+# Bytes of what is asked without a token.
+_MOST_OF_STRANGERS = 10_000
 # Bytes of uploads in memory over all requests.
 _MOST_BYTES = 256_000_000
 
@@ -44,7 +47,8 @@ class Intake:
             self._metrics.turned_away.inc()
             await problem_of(BusyError())(scope, receive, send)
             return
-        with self._counted() as body:
+        most = _MOST_OF_STRANGERS if is_open(scope["path"]) else self._settings.max_upload
+        with self._counted(most) as body:
             try:
                 await self._read(scope, receive, body)
             except RefusedError as error:
@@ -53,8 +57,8 @@ class Intake:
             await self._app(scope, _replay(body, receive), send)
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[_Body]:
-        body = _Body()
+    def _counted(self, most: int) -> Iterator[_Body]:
+        body = _Body(most)
         self._requests += 1
         self._metrics.waiting.set(self._requests)
         try:
@@ -73,8 +77,8 @@ class Intake:
 
         """
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        if length.isdigit() and int(length) > self._settings.max_upload:
-            raise self._too_large()
+        if length.isdigit() and int(length) > body.most:
+            raise _too_large(body)
         try:
             async with asyncio.timeout(self._settings.max_body_s):
                 while (message := await receive())["type"] == "http.request":
@@ -90,8 +94,8 @@ class Intake:
         raise RefusedError(400, "The request ended before it was whole.")
 
     def _take(self, chunk: bytes, body: _Body) -> None:
-        if body.size + len(chunk) > self._settings.max_upload:
-            raise self._too_large()
+        if body.size + len(chunk) > body.most:
+            raise _too_large(body)
         if self._bytes + len(chunk) > max(_MOST_BYTES, self._settings.max_upload):
             self._metrics.turned_away.inc()
             raise BusyError("Too many large uploads are being worked on", 2)
@@ -99,21 +103,19 @@ class Intake:
         self._bytes += len(chunk)
         self._metrics.body_bytes.set(self._bytes)
 
-    def _too_large(self) -> RefusedError:
-        return RefusedError(
-            413,
-            f"The upload is larger than {self._settings.max_upload:,} bytes, the most that is accepted; send a smaller "
-            "picture.",
-        )
+
+def _too_large(body: _Body) -> RefusedError:
+    return RefusedError(413, f"The request is larger than {body.most:,} bytes, the most that is accepted; send less.")
 
 
 class _Body:
-    """The bytes of a body as they come, held once.
+    """The bytes of a body as they come, at most so many, held once.
 
     In one block: that of a large body goes back to the system, while many small ones would leave holes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self.most = most
         self.size = 0
         self._content = bytearray()
 

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..embedder import Embedder
-from ..errors import DeepRankError, QueryError
+from ..errors import DeepRankError, IndexDamagedError, QueryError
 from ..images import Picture
 from ..index.search.index import Hit, Index
 from ..index.search.named import IndexedPicture
 from ..index.search.summary import IndexSummary
 from .answers import plain
 from .batching import Batcher
+from .errors import NotFoundError
 from .log import LOG
 from .metrics import Metrics
 from .settings import ServeSettings
@@ -173,14 +174,20 @@ class OpenIndex:
         for place, question in enumerate(questions):
             try:
                 if question.item is not None:
-                    asked[place] = self.index.item(question.item)
+                    asked[place] = self._item(question.item)
                 together.setdefault(question.wanted, []).append(place)
-            except QueryError as error:
+            except (NotFoundError, IndexDamagedError) as error:  # the others need not suffer from it
                 answers[place] = error
         for wanted, places in together.items():
             for place, answer in zip(places, self._hits(wanted, questions, places, asked), strict=True):
                 answers[place] = answer
         return answers
+
+    def _item(self, number: int) -> IndexedPicture:
+        try:
+            return self.index.item(number)
+        except QueryError:
+            raise NotFoundError(number) from None
 
     def _hits(
         self, wanted: Wanted, questions: Sequence[Question], places: Sequence[int], asked: dict[int, IndexedPicture]

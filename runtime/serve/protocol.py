@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 __all__ = ["PatientProtocol"]
 
@@ -13,9 +13,14 @@ _HEAD_S = 30.0
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """Closes a connection on which a request begins, or none does, and its head does not end in time."""
+    """Closes a connection on which a request begins, or none does, and its head does not end in time.
+
+    Of several requests that a client sent at once before it went away, uvicorn forgets the latest alone; to answer the
+    others would be an error, which is logged for each.
+    """
 
     _waiting: asyncio.TimerHandle | None = None
+    _unanswered: tuple[RequestResponseCycle, ...] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait."""
@@ -31,10 +36,14 @@ class PatientProtocol(HttpToolsProtocol):
         """Wait no longer: how long a body may take is bounded where it is read."""
         self._wait_no_longer()
         super().on_headers_complete()
+        self._unanswered = (*(cycle for cycle in self._unanswered if not cycle.response_complete), self.cycle)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
+        """Wait no longer, and let nothing be answered any more."""
         self._wait_no_longer()
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def _wait(self) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SIDE_FILES", "Writer", "create_database", "locked", "open_writer", "writing"]
 
+# Another that only adds an upload, say, has done with it by then.
+_PATIENCE_S = 1.0
 # What SQLite keeps beside a database while it is written to, or after a crash.
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
@@ -44,7 +46,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     lock: BaseFileLock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_PATIENCE_S)
     except Timeout:
         raise IndexLockedError(
             f"{display_path(folder)} is being written to by another process; try again when it has finished."
