@@ -26,9 +26,10 @@ demo: $(INSTALLED)
 	@echo "The pictures are in $(DEMO)/query.png and $(DEMO)/sheets/. To search in a browser:"
 	@echo "    $(BIN)/deeprank-serve --index $(DEMO)/digits.index"
 
-# A file of tests stays with one of two workers, so that what its tests share is made once.
+# A file of tests stays with one of two workers, so that what its tests share is made once. With THOROUGH=1, and in CI,
+# the dozen that take longest run as well.
 test: $(INSTALLED)
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	DEEPRANK_THOROUGH=$(THOROUGH) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

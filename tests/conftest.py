@@ -24,13 +24,21 @@ FORKED = ("deeprank-train", "deeprank-export")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
+# What takes long is left to CI, so that to run all the others stays a habit.
+THOROUGH = any(os.environ.get(name) for name in ("CI", "DEEPRANK_THOROUGH"))
+
 # Beside each other, workers are done soonest if they begin with the files that take longest.
-FIRST = ("box", "backbones", "tiny_imagenet", "distributed", "unfreeze", "main_line", "train_cli", "pml", "report")
+FIRST = ("box", "export_forms", "backbones", "tiny_imagenet", "distributed", "unfreeze", "main_line", "serve_load")
+FIRST += ("relevance", "foreign", "train_cli", "page", "pml", "report")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     order = {f"test_{name}.py": place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    if not THOROUGH:
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def run_command(

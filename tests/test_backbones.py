@@ -27,8 +27,10 @@ def digits_of_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "recipe", "size", "forms"),
-    [("resnet18", "default", "64", ("onnx", "torchscript")), ("resnet101", "seed", "32", ("onnx",))],
-    ids=["resnet18", "resnet101"],
+    [
+        pytest.param("resnet18", "default", "64", ("onnx", "torchscript"), id="resnet18"),
+        pytest.param("resnet101", "seed", "32", ("onnx",), id="resnet101", marks=pytest.mark.thorough),
+    ],
 )
 def test_the_whole_line(
     name: str, recipe: str, size: str, forms: tuple[str, ...], digits_of_three: Path, tmp_path: Path

@@ -160,6 +160,16 @@ def test_sync_counts_what_has_not_changed(made_of: dict[str, Path]) -> None:
     assert said.startswith(f"0 added, 0 updated, 0 moved, 0 removed, {COUNT} unchanged, 0 skipped")
 
 
+def test_serving_answers_every_client_with_its_own_picture(made_of: dict[str, Path]) -> None:
+    pytest.importorskip("uvicorn")
+    words = ["--model", made_of["model"], "--data", made_of["data"]]
+    output = bench("serving.py", *words, "--requests", 30, "--clients", 1, 4, "--rounds", 1)
+    for way in ("batching, 1", "batching, 4", "no batching, 1", "no batching, 4"):
+        ((throughput, median, *_, wrong),) = cells(output, way)
+        assert min(float(throughput.split()[0]), float(median.split()[0])) > 0
+        assert wrong == "0"
+
+
 def test_run_names_options_that_its_scripts_have() -> None:
     for script in run.SCRIPTS:
         text = bench(script.name, "--help")

@@ -105,6 +105,7 @@ class StopsAfter(SilentMonitor):
         return self.left <= 0
 
 
+@pytest.mark.thorough
 def test_two_processes_go_on_with_the_run_of_one_to_the_same_numbers(digits: Path, whole: Path):
     config = load_config("digits", PICTURES)
     with pytest.raises(TrainingInterrupted):  # 48 pictures are checked first
@@ -218,6 +219,7 @@ FROZEN = {
 }
 
 
+@pytest.mark.thorough
 def test_gathering_words_and_cached_features(digits: Path, tmp_path: Path):
     Path("worker.py").write_text(textwrap.dedent(WORKER))
     process = torchrun("worker.py", tmp_path / "turn", digits, json.dumps(FROZEN), "two")

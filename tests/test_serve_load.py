@@ -71,6 +71,7 @@ def test_a_thousand_at_once_get_each_their_own_answer_and_too_many_are_told_so()
     assert ran.check_clean("accepts 8 requests") > 500
 
 
+@pytest.mark.thorough
 def test_large_uploads_are_bounded_and_slow_clients_hold_nobody_up(ran: Ran) -> None:
     ways = (
         "byte by byte",
@@ -83,6 +84,7 @@ def test_large_uploads_are_bounded_and_slow_clients_hold_nobody_up(ran: Ran) -> 
     assert ran.check_clean("20 MB at once", *ways) > 500
 
 
+@pytest.mark.thorough
 def test_the_index_changes_under_those_who_ask(ran: Ran) -> None:
     changes = (
         "added, changed, moved, removed",
@@ -95,20 +97,24 @@ def test_the_index_changes_under_those_who_ask(ran: Ran) -> None:
     assert ran.check_clean(*changes) > 500
 
 
+@pytest.mark.thorough
 def test_what_was_acknowledged_survives_a_kill_and_what_was_accepted_is_answered(ran: Ran) -> None:
     assert ran.check_clean("kill -9") > 50
     assert ran.check_clean("SIGTERM") == 100
 
 
 @pytest.mark.skipif(importlib.util.find_spec("schemathesis") is None, reason="needs schemathesis")
+@pytest.mark.thorough
 def test_it_does_what_its_openapi_document_says(ran: Ran) -> None:
     assert ran.check_clean("schemathesis, a token") > 200
 
 
+@pytest.mark.thorough
 def test_uploads_that_nobody_means(ran: Ran) -> None:
     assert ran.check_clean("mutated pictures of", "bombs", "malformed forms", "uploaded to the index") > 300
 
 
+@pytest.mark.thorough
 def test_nothing_else_went_wrong(ran: Ran) -> None:
     assert ran.status == 0, ran.text
 

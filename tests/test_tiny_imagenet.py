@@ -54,6 +54,7 @@ def test_photographs_are_what_pillow_alone_makes_of_them(data: DataSet) -> None:
         np.testing.assert_array_equal(found, np.asarray(plain))
 
 
+@pytest.mark.thorough
 def test_the_default_recipe_beats_its_untrained_backbone(part: Path, tmp_path: Path) -> None:
     options = ["--views", "0", "--classes-per-batch", "6", "--epochs", "12", "--hidden", "512", "--no-report"]
     options += ["--image-size", SIZE]

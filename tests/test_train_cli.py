@@ -73,6 +73,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.thorough
 def test_digits_from_beginning_to_end(tmp_path: Path):
     result = command("digits", "--epochs", 1, "--steps-per-epoch", 30, *TINY, cwd=tmp_path)
     found = re.search(r"precision@30  (0\.\d{4})  \(185 val queries against 1,612 train pictures\)", result.stdout)

@@ -168,6 +168,7 @@ main()
         (["--hidden", "60000,60000"], "Out of memory with this network; lower --image-size, --hidden"),
     ],
 )
+@pytest.mark.thorough
 def test_too_little_memory_says_what_to_lower(words: list[object], says: str):
     arguments = ["digits", "--threads", 1, "--device", "cpu", "--backbone", "timm:resnet10t", *words]
     result = subprocess.run(

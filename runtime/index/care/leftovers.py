@@ -61,7 +61,7 @@ def put_log_away(folder: Path) -> None:
     log = folder / f"{DATABASE}-wal"
     with contextlib.suppress(IndexStateError, OSError):
         if log.stat().st_size and os.access(folder, os.W_OK):
-            with writing(folder):
+            with writing(folder, patience_s=0):
                 pass
 
 

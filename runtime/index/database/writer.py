@@ -34,11 +34,12 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
     """Hold the lock of the index in ``folder`` (which must exist); the kernel frees it if this process is killed.
 
     Raises:
-        IndexLockedError: another process, or another part of this one, is writing to the index.
+        IndexLockedError: another process, or another part of this one, is writing to the index, and has not ended
+            within ``patience_s`` seconds.
         IndexStateError: the folder may not be written to.
 
     """
@@ -46,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     lock: BaseFileLock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=_PATIENCE_S)
+        lock.acquire(timeout=patience_s)
     except Timeout:
         raise IndexLockedError(
             f"{display_path(folder)} is being written to by another process; try again when it has finished."
@@ -62,14 +63,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[Writer]:
+def writing(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[Writer]:
     """Open the index in ``folder`` to write, under its lock; what was not committed when this ends is dropped.
 
     Raises:
         IndexLockedError, IndexStateError, IndexDamagedError: see :func:`locked` and :class:`~.store.Store`.
 
     """
-    with locked(folder), open_writer(folder) as writer:
+    with locked(folder, patience_s), open_writer(folder) as writer:
         yield writer
 
 
