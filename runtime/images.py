@@ -32,6 +32,7 @@ __all__ = [
     "DEFAULT_MAX_PIXELS",
     "EXTENSIONS",
     "RULE_VERSION",
+    "ByteBudget",
     "Picture",
     "PictureRule",
     "PictureSource",
@@ -302,8 +303,8 @@ def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
         yield top, min(top + rows, height)
 
 
-class _Budget:
-    """A semaphore counted in bytes: bounds the memory of pictures that are being decoded at the same time."""
+class ByteBudget:
+    """A semaphore counted in bytes: bounds the memory of what is being done at the same time."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -312,7 +313,7 @@ class _Budget:
 
     @contextlib.contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """Wait until ``size`` bytes fit, or until nothing else is being decoded."""
+        """Wait until ``size`` bytes fit, or until nothing else is being done."""
         with self._changed:
             self._changed.wait_for(lambda: self._in_use == 0 or self._in_use + size <= self._limit)
             self._in_use += size
@@ -324,7 +325,7 @@ class _Budget:
                 self._changed.notify_all()
 
 
-_DECODING = _Budget(_MOST_DECODING_BYTES)
+_DECODING = ByteBudget(_MOST_DECODING_BYTES)
 
 
 @functools.cache

@@ -309,9 +309,9 @@ def test_threads_give_the_same_pictures(tmp_path: Path) -> None:
 
 
 def test_bytes_in_flight_are_bounded() -> None:
-    from deeprank.runtime.images import _Budget
+    from deeprank.runtime.images import ByteBudget
 
-    budget, in_flight, most = _Budget(100), 0, 0
+    budget, in_flight, most = ByteBudget(100), 0, 0
     lock = threading.Lock()
 
     def work(size: int) -> None:

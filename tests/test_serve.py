@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -806,3 +807,47 @@ def test_a_connection_on_which_no_request_comes_is_closed(server: Server, head: 
 def test_a_head_request_gets_the_head_of_the_answer(client: httpx.Client, path: str) -> None:
     answer = client.head(path)
     assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_a_head_that_grows_without_end_is_refused(server: Server) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+    assert server.raw(head, b"X-A: " + b"a" * 60_000 + b"\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    for more in (b"X-A: " + b"a" * 70_000, b"".join(b"X-%d: a\r\n" % number for number in range(20_000))):
+        with contextlib.suppress(ConnectionResetError):  # while it was still sending
+            assert b"HTTP/1.1 200" not in server.raw(head, more + b"\r\n\r\n")
+
+
+def dribble(connection: socket.socket) -> None:
+    for _ in range(600):
+        connection.sendall(b"a")
+        time.sleep(0.02)
+
+
+def test_what_follows_an_answer_that_did_not_wait_for_it_is_not_read_for_ever(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 405 ")
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            dribble(connection)
+
+
+def test_many_requests_sent_ahead_do_not_keep_others_waiting(server: Server, client: httpx.Client) -> None:
+    one = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    assert (
+        server.raw(one * 10 + one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")).count(b"HTTP/1.1 200") == 11
+    )
+    with contextlib.suppress(OSError):
+        assert server.raw(one * 10_000).count(b"HTTP/1.1 200") < 200
+    assert client.get("/healthz").status_code == 200
+
+
+def test_those_who_read_nothing_hold_no_place(server: Server, client: httpx.Client) -> None:
+    before = sample(client, "deeprank_requests_in_flight")
+    hungry = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(5)]
+    for connection in hungry:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 12)
+    server.wait_for(lambda: sample(client, "deeprank_requests_in_flight") > before, "that some hold a place")
+    server.wait_for(lambda: sample(client, "deeprank_requests_in_flight") == before, "that they are let go")
+    for connection in hungry:
+        connection.close()

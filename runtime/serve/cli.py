@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -60,7 +61,8 @@ def serve_command(
         typer.Option(
             "--token-file",
             metavar="FILE",
-            help="Every request must bear the token in FILE (Authorization: Bearer TOKEN); the page asks for it once.",
+            help="What asks for pictures or for the index must bear the token in FILE (Authorization: Bearer TOKEN). "
+            "The page asks for it once.",
         ),
     ] = None,
     insecure: Annotated[
@@ -134,7 +136,9 @@ def serve_command(
 
 
 def _warn(settings: ServeSettings, token_file: Path | None) -> None:
-    if token_file is not None and not is_private(token_file):
+    # systemd gives a service its credentials by other means than the mode.
+    given = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"))
+    if token_file is not None and given not in token_file.parents and not is_private(token_file):
         note(f"warning: other users can read {display_path(token_file)}; chmod 600 keeps it to yourself.")
     if not is_local(settings.host):
         if not settings.allowed_hosts:
@@ -151,17 +155,23 @@ def _run(settings: ServeSettings, *, log_requests: bool) -> None:
     except ImportError:
         raise MissingExtraError("deeprank-serve", "serve") from None
     return_large_blocks()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger().handlers[0].addFilter(_one_line)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     warnings.filterwarnings("ignore", module=r"PIL\.")
     with listen(settings) as listening:
         serve(settings, listening, note, log_requests=log_requests)
 
 
-def _one_line(record: logging.LogRecord) -> bool:
-    """Keep what clients say from looking like lines of the log, or from steering a terminal."""
-    record.msg, record.args = printable(record.getMessage()), ()
-    return True
+class _Plain(logging.Formatter):
+    """Keeps what clients say from looking like lines of the log, or from steering a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging gives it
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name that logging gives it
+        return "\n".join(f"    {printable(line)}" for line in super().formatException(ei).splitlines())
 
 
 def main() -> None:

@@ -18,8 +18,9 @@ from ..index.search.named import IndexedPicture
 from ..index.search.summary import IndexSummary
 from ..index.uploads import Added, Removed, Upload
 from ..modelfile import ModelInfo
-from .errors import NotFoundError, OtherModelError
+from .errors import NotFoundError, OtherModelError, UnwritableError
 from .forms import Sent
+from .log import LOG
 from .metrics import Metrics
 from .opened import Found, OpenIndex, Question, Vector, Wanted
 from .settings import ServeSettings
@@ -194,7 +195,8 @@ class Engine:
             except IndexStateError:
                 # One that was exchanged has another model, perhaps; then the picture is embedded once more.
                 await self._in_thread(self._reading, opened.check)
-                raise
+                LOG.exception("an upload could not be kept")
+                raise UnwritableError from None
 
         return await self._with_index(use)
 
@@ -294,6 +296,8 @@ class Engine:
             try:
                 fresh = await asyncio.to_thread(OpenIndex, self._settings, self._metrics)
             except DeepRankError as error:
+                if str(error) != self._failure:
+                    LOG.warning("%s", error)
                 self._failure, self._failed_at = str(error), time.monotonic()
                 raise IndexStateError(self._failure) from None
             self._failure = None

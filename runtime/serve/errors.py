@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import DeepRankError
 
-__all__ = ["BusyError", "GoneError", "NotFoundError", "OtherModelError", "RefusedError"]
+__all__ = ["BusyError", "GoneError", "NotFoundError", "OtherModelError", "RefusedError", "UnwritableError"]
 
 
 class RefusedError(DeepRankError):
@@ -27,7 +27,10 @@ class GoneError(RefusedError):
     """The file of a picture of the index is gone, or is another now."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(410, f"The file of this picture {what}; the next sync of its folder notices.")
+        super().__init__(
+            410,
+            f"The file of this picture {what}; the next sync of its folder notices, and an upload can be sent again.",
+        )
 
 
 class OtherModelError(RefusedError):
@@ -36,6 +39,15 @@ class OtherModelError(RefusedError):
     def __init__(self) -> None:
         super().__init__(
             409, "The vector was made by another model than the index has now; embed the picture again, by /v1/embed."
+        )
+
+
+class UnwritableError(RefusedError):
+    """The index can be read, but not written to."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            503, "The index cannot be written to at the moment; the server's log says why.", {"Retry-After": "60"}
         )
 
 

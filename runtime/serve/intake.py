@@ -18,8 +18,10 @@ __all__ = ["Intake"]
 
 # What tells whether the server lives is answered however much is going on.
 _ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
-# Bytes of what is asked without a token.
+# What needs no token has its own, smaller share: requests at once, bytes and seconds of a body.
+_MOST_STRANGERS = 256
 _MOST_OF_STRANGERS = 10_000
+_STRANGERS_S = 5.0
 # Bytes of uploads in memory over all requests.
 _MOST_BYTES = 256_000_000
 
@@ -36,6 +38,7 @@ class Intake:
         self._settings = settings
         self._metrics = metrics
         self._requests = 0
+        self._strangers = 0
         self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,12 +46,12 @@ class Intake:
         if scope["type"] != "http" or scope["path"] in _ALWAYS:
             await self._app(scope, receive, send)
             return
-        if self._requests >= self._settings.most_waiting:
+        stranger = is_open(scope["path"])
+        if self._requests >= self._settings.most_waiting or (stranger and self._strangers >= _MOST_STRANGERS):
             self._metrics.turned_away.inc()
             await problem_of(BusyError())(scope, receive, send)
             return
-        most = _MOST_OF_STRANGERS if is_open(scope["path"]) else self._settings.max_upload
-        with self._counted(most) as body:
+        with self._counted(stranger) as body:
             try:
                 await self._read(scope, receive, body)
             except RefusedError as error:
@@ -57,13 +60,18 @@ class Intake:
             await self._app(scope, _replay(body, receive), send)
 
     @contextlib.contextmanager
-    def _counted(self, most: int) -> Iterator[_Body]:
-        body = _Body(most)
+    def _counted(self, stranger: bool) -> Iterator[_Body]:
+        if stranger:
+            body = _Body(_MOST_OF_STRANGERS, _STRANGERS_S)
+        else:
+            body = _Body(self._settings.max_upload, self._settings.max_body_s)
+        self._strangers += stranger
         self._requests += 1
         self._metrics.waiting.set(self._requests)
         try:
             yield body
         finally:
+            self._strangers -= stranger
             self._requests -= 1
             self._bytes -= body.size
             self._metrics.waiting.set(self._requests)
@@ -80,7 +88,7 @@ class Intake:
         if length.isdigit() and int(length) > body.most:
             raise _too_large(body)
         try:
-            async with asyncio.timeout(self._settings.max_body_s):
+            async with asyncio.timeout(body.seconds):
                 while (message := await receive())["type"] == "http.request":
                     self._take(message.get("body", b""), body)
                     if not message.get("more_body", False):
@@ -88,7 +96,7 @@ class Intake:
         except TimeoutError:
             raise RefusedError(
                 408,
-                f"The request did not arrive whole within {self._settings.max_body_s:g} seconds; send it again.",
+                f"The request did not arrive whole within {body.seconds:g} seconds; send it again.",
                 {"Connection": "close"},
             ) from None
         raise RefusedError(400, "The request ended before it was whole.")
@@ -109,13 +117,14 @@ def _too_large(body: _Body) -> RefusedError:
 
 
 class _Body:
-    """The bytes of a body as they come, at most so many, held once.
+    """The bytes of a body as they come, at most so many within so many seconds, held once.
 
     In one block: that of a large body goes back to the system, while many small ones would leave holes.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, seconds: float) -> None:
         self.most = most
+        self.seconds = seconds
         self.size = 0
         self._content = bytearray()
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..embedder import Embedder
-from ..errors import DeepRankError, IndexDamagedError, QueryError
+from ..errors import IndexDamagedError, QueryError
 from ..images import Picture
 from ..index.search.index import Hit, Index
 from ..index.search.named import IndexedPicture
@@ -204,7 +204,7 @@ class OpenIndex:
                 unique=wanted.unique,
                 method="exact" if wanted.exact else "auto",
             )
-        except DeepRankError as error:
+        except Exception as error:  # whatever it is, those who want something else need not suffer from it
             return [error] * len(places)
         return [Found(row, asked.get(place)) for place, row in zip(places, hits, strict=True)]
 

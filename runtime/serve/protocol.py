@@ -1,8 +1,9 @@
-"""HTTP as uvicorn speaks it, but not waiting for ever for the head of a request."""
+"""HTTP as uvicorn speaks it, but with bounds: of the head of a request, of time, of requests sent ahead of answers."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -10,47 +11,100 @@ __all__ = ["PatientProtocol"]
 
 # uvicorn itself bounds only how long a connection may lie idle between two requests.
 _HEAD_S = 30.0
+# Longer than a body that is waited for may take; what is answered without its body is bounded by this alone.
+_BODY_S = 90.0
+# How long a client may read nothing of what it is sent.
+_UNREAD_S = 30.0
+_MOST_HEAD_BYTES = 65_536
+# Requests that a client sends before it has the answers to those before.
+_MOST_AHEAD = 64
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """Closes a connection on which a request begins, or none does, and its head does not end in time.
+    """Closes a connection that keeps the server waiting, or gives it too much to remember.
 
     Of several requests that a client sent at once before it went away, uvicorn forgets the latest alone; to answer the
     others would be an error, which is logged for each.
     """
 
     _waiting: asyncio.TimerHandle | None = None
-    _unanswered: tuple[RequestResponseCycle, ...] = ()
+    _unread: asyncio.TimerHandle | None = None
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait."""
+        """Begin to wait for a head."""
         super().connection_made(transport)
-        self._wait()
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        self._wait(_HEAD_S)
 
     def on_message_begin(self) -> None:
-        """Begin to wait, for a later request."""
+        """Begin to wait for the end of a head."""
         super().on_message_begin()
-        self._wait()
+        self._head_bytes = 0
+        self._wait(_HEAD_S)
+
+    def on_url(self, url: bytes) -> None:
+        """Count what has to be remembered."""
+        self._count(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count what has to be remembered."""
+        self._count(name + value)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Wait no longer: how long a body may take is bounded where it is read."""
-        self._wait_no_longer()
+        """Begin to wait for the end of the body, and let the request be answered."""
+        if self.transport.is_closing():
+            return
+        self._wait(_BODY_S)
         super().on_headers_complete()
-        self._unanswered = (*(cycle for cycle in self._unanswered if not cycle.response_complete), self.cycle)
+        while self._unanswered and self._unanswered[0].response_complete:
+            self._unanswered.popleft()
+        self._unanswered.append(self.cycle)
+        if len(self._unanswered) > _MOST_AHEAD:
+            self.transport.abort()
+
+    def on_message_complete(self) -> None:
+        """Wait no longer."""
+        self._wait_no_longer()
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client to read."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(_UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Wait for the client no longer."""
+        self._read_on()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer, and let nothing be answered any more."""
+        """Wait for nothing, and let nothing be answered any more."""
         self._wait_no_longer()
+        self._read_on()
         for cycle in self._unanswered:
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
 
-    def _wait(self) -> None:
-        if self._waiting is None:
-            self._waiting = self.loop.call_later(_HEAD_S, self.transport.close)
+    def _count(self, part: bytes) -> None:
+        self._head_bytes += len(part)
+        if self._head_bytes > _MOST_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too large.")
+
+    def _wait(self, seconds: float) -> None:
+        self._wait_no_longer()
+        self._waiting = self.loop.call_later(seconds, self.transport.close)
 
     def _wait_no_longer(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
+
+    def _read_on(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None

@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -40,8 +41,9 @@ def listen(settings: ServeSettings) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ServerError(f"{printable(host)} is no address of this machine ({error.strerror}).") from None
+    except (OSError, UnicodeError) as error:
+        why = printable(getattr(error, "strerror", None) or str(error))
+        raise ServerError(f"{printable(host)} is no address of this machine ({why}).") from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
@@ -85,6 +87,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 async def _serve(
     settings: ServeSettings, listening: socket.socket, say: Callable[[str], None], log_requests: bool
 ) -> None:
+    settings = replace(settings, port=listening.getsockname()[1])  # the one that 0 stands for
     metrics, readiness = Metrics(), Readiness()
     engine = Engine(settings, metrics)
     app = make_app(settings, engine, metrics, readiness, str(__version__))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..devices import Device
 from ..errors import ServerError
 from ..images import DEFAULT_MAX_PIXELS
-from ..text import printable
+from ..text import display_path, printable
 
 __all__ = ["DEFAULT_MAX_UPLOAD", "DEFAULT_PORT", "DEFAULT_WAITING", "MOST_HITS", "ServeSettings"]
 
@@ -19,6 +21,7 @@ DEFAULT_MAX_UPLOAD = 20_000_000
 DEFAULT_WAITING = 1024
 # Hits that one request gets at most.
 MOST_HITS = 1000
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 # Names under which a server is reached from its own machine.
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 
@@ -73,7 +76,7 @@ class ServeSettings:
 
         """
         for name in self.allowed_hosts:
-            if not name.strip("[]") or "/" in name or (":" in name and not _is_address(name)):
+            if not (_is_address(name) or _HOST_NAME.fullmatch(name)):
                 raise ServerError(
                     f"--allowed-host {printable(name)!r} is no name of a host; expected one as photos.example or "
                     "192.0.2.7, without port."
@@ -85,6 +88,11 @@ class ServeSettings:
                 "--allow-writes was given without a token; expected --token-file FILE as well, for everybody who can "
                 "reach the port could add and remove pictures."
             )
+        if self.allow_writes and not os.access(self.index, os.W_OK):
+            raise ServerError(
+                f"--allow-writes was given, and {display_path(self.index)} may not be written to; expected an index "
+                "folder that this user owns."
+            )
         if self.token is None and not self.insecure and not is_local(self.host):
             raise ServerError(
                 f"{self.host} can be reached from other machines, and no token was given; expected --token-file FILE, "
@@ -94,7 +102,12 @@ class ServeSettings:
     @property
     def hosts(self) -> frozenset[str]:
         """The names that requests may be addressed to, in lower case."""
-        return frozenset((*LOCAL_NAMES, *(name.strip("[]").lower() for name in self.allowed_hosts)))
+        return frozenset((*LOCAL_NAMES, *map(_canonical, self.allowed_hosts)))
+
+
+def _canonical(name: str) -> str:
+    """Return a name or address as browsers write it."""
+    return str(ipaddress.ip_address(name.strip("[]"))) if _is_address(name) else name.lower()
 
 
 def is_local(host: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ..errors import PictureError
-from ..images import load_thumbnail
+from ..images import ByteBudget, load_thumbnail
 from ..index.search.named import IndexedPicture
 from .errors import GoneError, RefusedError
 from .metrics import Metrics
@@ -24,8 +24,9 @@ __all__ = ["SIZES", "Thumbnail", "Thumbnails"]
 SIZES = (128, 256, 512, 1024)
 _QUALITY = 85
 _MOST_CACHED = 64_000_000
-# A larger file is not read for a thumbnail.
+# A larger file is not read for a thumbnail; nor are several together that are larger.
 _LARGEST_FILE = 512_000_000
+_READING = ByteBudget(_LARGEST_FILE)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Thumbnails:
         content = self._take(tag)
         self._metrics.thumbnails.labels("made" if content is None else "cached").inc()
         if content is None:
-            content = self._encode(_read(picture), size)
+            with _READING.reserve(picture.size):
+                content = self._encode(_read(picture), size)
             self._put(tag, content)
         return Thumbnail(tag, content)
 

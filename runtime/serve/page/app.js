@@ -287,7 +287,7 @@ byId("about").addEventListener("click", () => byId("summary").showModal());
 byId("copy-link").addEventListener("click", () => copy(location.href, "Link"));
 byId("forget").addEventListener("click", () => {
   previews.forget();
-  session.forget().catch(fail);
+  session.forget(api).catch(fail);
 });
 byId("home").addEventListener("click", (/** @type {MouseEvent} */ event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return;

@@ -94,10 +94,11 @@ export class Grid {
   #key(event) {
     const target = /** @type {Element} */ (event.target);
     const place = this.#placeOf(target);
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key === " " && target.closest("a")) this.actions.enlarge(place);
     else {
       const next = this.#neighbour(place, event.key);
-      if (next === null || event.altKey || event.ctrlKey || event.metaKey) return;
+      if (next === null) return;
       this.focus(Math.max(0, Math.min(this.hits.length - 1, next)));
     }
     event.preventDefault();

@@ -15,7 +15,7 @@ export class Options {
     const on = (/** @type {string} */ id, /** @type {(control: any) => Partial<import("./state.js").State>} */ read) =>
       byId(id).addEventListener("change", (/** @type {Event} */ event) => changed(read(event.target)));
     for (const radio of this.form.elements.direction) {
-      radio.addEventListener("change", () => changed({ farthest: radio.value === "farthest" }));
+      radio.addEventListener("change", () => changed(radio.value === "farthest" ? { farthest: true, maxDistance: null } : { farthest: false }));
     }
     on("k", (control) => ({ k: Number(control.value) }));
     on("unique", (control) => ({ unique: control.checked ? this.unique : null }));
@@ -49,6 +49,7 @@ export class Options {
     byId("unique").checked = state.unique !== null;
     byId("exact").checked = state.exact;
     byId("max-distance").value = state.maxDistance ?? "";
+    byId("max-distance").disabled = state.farthest; // of the farthest there is no largest distance
     if (state.exact || state.maxDistance !== null) byId("more").open = true;
     this.labels.show(state.labels);
     const count = restrictions(state);

@@ -33,9 +33,13 @@ export class Session {
     return this.asking;
   }
 
-  /** Let the server forget the cookie, and the page everything that it shows. */
-  async forget() {
-    await fetch(ADDRESS, { method: "DELETE" });
+  /**
+   * Let the server forget the cookie, and the page everything that it shows.
+   *
+   * @param {import("./api.js").Api} api
+   */
+  async forget(api) {
+    await api.send(ADDRESS, { method: "DELETE" });
     location.replace("./");
   }
 

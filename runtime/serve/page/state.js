@@ -31,7 +31,7 @@ export function readState({ search, hash }) {
     farthest: said.get("farthest") === "1",
     labels: [...new Set(said.getAll("label"))],
     unique: distance(said.get("unique")),
-    maxDistance: distance(said.get("max_distance")),
+    maxDistance: said.get("farthest") === "1" ? null : distance(said.get("max_distance")),
     exact: said.get("exact") === "1",
   };
 }
