@@ -649,7 +649,8 @@ def test_an_expired_cookie_is_asked_for_again_and_a_token_can_be_forgotten(
         field.fill(TOKEN)
         visit.page.keyboard.press("Enter")
         check(world, visit.hits(), world.query, world.pictures, farthest=True)
-        assert visit.page.evaluate("sessionStorage.length") == 1
+        while visit.page.evaluate("sessionStorage.length") != 1:  # the preview is made after the answer has come
+            visit.page.wait_for_timeout(20)
         visit.page.get_by_role("button", name="Forget token").click()
         expect(field).to_be_visible()
         assert visit.page.context.cookies() == []

@@ -286,8 +286,10 @@ byId("help").addEventListener("click", () => byId("help-text").showModal());
 byId("about").addEventListener("click", () => byId("summary").showModal());
 byId("copy-link").addEventListener("click", () => copy(location.href, "Link"));
 byId("forget").addEventListener("click", () => {
-  previews.forget();
-  session.forget(api).catch(fail);
+  session.forget(api).then(() => {
+    previews.forget();
+    location.replace("./"); // so does the page, of everything that it shows
+  }, fail);
 });
 byId("home").addEventListener("click", (/** @type {MouseEvent} */ event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return;

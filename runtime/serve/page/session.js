@@ -34,13 +34,12 @@ export class Session {
   }
 
   /**
-   * Let the server forget the cookie, and the page everything that it shows.
+   * Let the server forget the cookie.
    *
    * @param {import("./api.js").Api} api
    */
   async forget(api) {
     await api.send(ADDRESS, { method: "DELETE" });
-    location.replace("./");
   }
 
   /** @returns {Promise<void>} */
