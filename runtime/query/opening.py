@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import QueryError
-from ..files import replace_durably
 from ..text import display_path
+from .placing import put_result
 
 __all__ = ["check_place", "open_in_browser", "write_page"]
 
@@ -36,7 +36,10 @@ def write_page(content: bytes, target: Path | None) -> Path:
         QueryError: it cannot be written.
 
     """
-    return _write_privately(content) if target is None else _replace(content, target)
+    if target is None:
+        return _write_privately(content)
+    put_result(content, target)
+    return target
 
 
 def open_in_browser(file: Path) -> bool:
@@ -69,21 +72,6 @@ def _write_privately(content: bytes) -> Path:
         if not written:
             file.unlink(missing_ok=True)
     return file
-
-
-def _replace(content: bytes, target: Path) -> Path:
-    # Not made of the target's name, which may be as long as names can be.
-    prepared = target.parent / f".deeprank.{os.getpid()}.tmp"
-    try:
-        with prepared.open("xb") as file:
-            file.write(content)
-        replace_durably(prepared, target)
-    except OSError as error:
-        raise QueryError(f"{display_path(target)} cannot be written ({error.strerror}).") from None
-    finally:
-        with contextlib.suppress(OSError):
-            prepared.unlink(missing_ok=True)
-    return target
 
 
 @contextlib.contextmanager

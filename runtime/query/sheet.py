@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import IO
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import PictureError, QueryError
-from ..files import replace_durably
 from ..images import PictureRule, load_picture
 from ..text import display_path, printable
+from .placing import put_result
 
 __all__ = ["MOST_HITS", "SheetBlock", "SheetPicture", "draw_sheet", "draw_sheets"]
 
@@ -226,13 +226,6 @@ def _font(size: int, *, latin: bool) -> Font:
 
 
 def _save(sheet: Image.Image, out: Path) -> None:
-    prepared = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with prepared.open("wb") as file:
-            sheet.save(file, format="PNG")
-        replace_durably(prepared, out)
-    except OSError as error:
-        raise QueryError(f"{display_path(out)} cannot be written ({error.strerror}).") from None
-    finally:
-        with contextlib.suppress(OSError):
-            prepared.unlink(missing_ok=True)
+    content = io.BytesIO()
+    sheet.save(content, format="PNG")
+    put_result(content.getvalue(), out)

@@ -76,14 +76,14 @@ async def _parsed(request: Request, body: bytes) -> FormData:
     async def chunks() -> AsyncIterator[bytes]:
         yield body
 
+    parser = _InMemory(
+        request.headers,
+        chunks(),  # type: ignore[arg-type,unused-ignore]
+        max_files=1,
+        max_fields=_MOST_FIELDS,
+        max_part_size=_LONGEST_FIELD,
+    )
     try:
-        parser = _InMemory(
-            request.headers,
-            chunks(),  # type: ignore[arg-type,unused-ignore]
-            max_files=1,
-            max_fields=_MOST_FIELDS,
-            max_part_size=_LONGEST_FIELD,
-        )
         return await parser.parse()
     except MultiPartException as error:
         raise _refused(f"The request's form cannot be read ({error.message.rstrip('.')})") from None
