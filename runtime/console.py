@@ -16,7 +16,7 @@ from typing import Any, NoReturn, ParamSpec
 from .errors import DeepRankError
 from .text import display_path, printable
 
-__all__ = ["emit_json", "emit_paths", "fail", "guarded", "note"]
+__all__ = ["emit_json", "emit_paths", "fail", "guarded", "next_step", "note"]
 
 P = ParamSpec("P")
 
@@ -70,6 +70,13 @@ def fail(message: str, *, verbose: bool = False, status: int = 1) -> NoReturn:
 def note(message: str) -> None:
     """Say something on stderr that is no result: a remark, a choice that was made."""
     print(_lines(message), file=sys.stderr, flush=True)
+
+
+def next_step(*words: str | os.PathLike[str]) -> None:
+    """Name the command that comes next, on stderr, so that it can be pasted."""
+    import shlex
+
+    note("Next: " + " ".join(shlex.quote(os.fsdecode(word)) for word in words))
 
 
 def emit_json(document: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from typing import IO
 
 from .csvfile import csv_rows, member_path, row_error
 from .errors import DataError, MissingExtraError, PictureError
-from .images import EXTENSIONS
+from .formats import EXTENSIONS
 from .sources import FolderSource, Source, ZipSource
 from .text import display_path, printable
 

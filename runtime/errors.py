@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 __all__ = [
     "DataError",
     "DeepRankError",
@@ -15,10 +17,13 @@ __all__ = [
     "MissingExtraError",
     "ModelFileError",
     "PictureError",
+    "PictureProblem",
     "QueryError",
     "ServerError",
     "TrainingError",
 ]
+
+PictureProblem = Literal["missing", "unreadable", "not a picture", "damaged", "too large", "unsupported"]
 
 
 class DeepRankError(Exception):
@@ -26,7 +31,18 @@ class DeepRankError(Exception):
 
 
 class PictureError(DeepRankError):
-    """A picture cannot be read, is too large, or is of a kind that is not supported."""
+    """A picture cannot be read, is too large, or is of a kind that is not supported.
+
+    Attributes:
+        kind: which of these, for programs: no code reads the sentence.
+        short: the fault without the name of the file, for lists that name it already ("not a picture").
+
+    """
+
+    def __init__(self, message: str, *, kind: PictureProblem = "damaged", short: str | None = None) -> None:
+        super().__init__(message)
+        self.kind: PictureProblem = kind
+        self.short = kind if short is None else short
 
 
 class DataError(DeepRankError):

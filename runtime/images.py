@@ -30,7 +30,6 @@ from .text import display_path
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
-    "EXTENSIONS",
     "RULE_VERSION",
     "ByteBudget",
     "Picture",
@@ -48,11 +47,6 @@ Shrink = Callable[[Image.Image, tuple[float, float]], Image.Image]
 
 RULE_VERSION = 1
 DEFAULT_MAX_PIXELS = 100_000_000
-
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"}
-    | {".heic", ".heif"}
-)
 
 # Those that Pillow knows from the start, in the order in which they are tried. JPEG's reader opens MPO as well.
 _COMMON_FORMATS = ["JPEG", "PNG", "GIF", "BMP", "DIB"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ...images import EXTENSIONS
+from ...formats import EXTENSIONS
 from ..files import UPLOADS, is_index
 from .rootfilters import RootFilters
 

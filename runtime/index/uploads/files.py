@@ -14,7 +14,7 @@ from typing import IO
 
 from ...errors import IndexStateError
 from ...files import replace_durably, sync_folder
-from ...images import EXTENSIONS
+from ...formats import EXTENSIONS
 from ...text import display_path
 from ..database.records import Item
 from ..database.store import Store

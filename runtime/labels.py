@@ -1,0 +1,73 @@
+"""Labels from folders: which top folders are splits, and which folder below them names the class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+__all__ = ["LABEL_RULES", "SPLITS", "FolderLabels", "LabelRule", "Split", "is_split_layout", "split_of"]
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+LabelRule = Literal["top", "leaf", "path", "none"]
+LABEL_RULES: tuple[LabelRule, ...] = get_args(LabelRule)
+
+_SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def split_of(name: str) -> Split | None:
+    """Return the split that a folder or a CSV field names, in any letter case; None: it names none."""
+    return _SPLIT_NAMES.get(name.strip().lower())
+
+
+def is_split_layout(folders: Iterable[str]) -> bool:
+    """Tell whether top folders are splits: all of them are named so, and one is train or there are at least two.
+
+    Args:
+        folders: the names of the top folders that have pictures in them.
+
+    """
+    names = set(folders)
+    splits = {split_of(name) for name in names}
+    return bool(names) and None not in splits and ("train" in splits or len(names) > 1)
+
+
+@dataclass(frozen=True)
+class FolderLabels:
+    """How the folders of a picture become its label.
+
+    Attributes:
+        rule: ``top``: the first folder; ``leaf``: the innermost; ``path``: all of them joined by ``/``; ``none``.
+        splits: top folders named like a split are one, and labels begin below them.
+
+    """
+
+    rule: LabelRule = "top"
+    splits: bool = False
+
+    def split(self, path: str) -> Split | None:
+        """Return the split of a picture, by its posix path relative to the tree."""
+        top, found, _ = path.partition("/")
+        return split_of(top) if self.splits and found else None
+
+    def label(self, path: str) -> str | None:
+        """Return the label of a picture, by its posix path relative to the tree; None: it lies in no class folder."""
+        folders = path.split("/")[:-1]
+        if self.split(path) is not None:
+            del folders[0]
+        if not folders or self.rule == "none":
+            return None
+        if self.rule == "path":
+            return "/".join(folders)
+        return folders[-1 if self.rule == "leaf" else 0]
