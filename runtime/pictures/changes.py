@@ -53,12 +53,13 @@ def _png(file: IO[bytes]) -> bool:
                 return True
         elif name == b"IEND":
             return False
-        elif name == b"iTXt" and file.read(min(length, 17)) == b"XML:com.adobe.xmp":
-            return True
         elif name[:1].isupper() and name != b"PLTE":
             return True
         else:
-            file.seek(length + 4 - (min(length, 17) if name == b"iTXt" else 0), 1)
+            start = file.tell()
+            if name == b"iTXt" and file.read(min(length, 17)) == b"XML:com.adobe.xmp":
+                return True
+            file.seek(start + length + 4)
     return True
 
 
@@ -119,7 +120,7 @@ def _gif(file: IO[bytes]) -> bool:
         mark = file.read(1)
         if mark == b",":
             return struct.unpack("<HHHH", file.read(8)) != (0, 0, width, height)
-        if mark != b"!" or file.read(1) == b"\xff" and b"XMP" in file.read(12):
+        if mark != b"!" or (file.read(1) == b"\xff" and b"XMP" in file.read(12)):
             return True
         while size := file.read(1)[0]:
             file.seek(size, 1)
