@@ -73,10 +73,15 @@ def note(message: str) -> None:
 
 
 def next_step(*words: str | os.PathLike[str]) -> None:
-    """Name the command that comes next, on stderr, so that it can be pasted."""
+    """Name the command that comes next, on stderr, so that it can be pasted; paths are never taken for options."""
     import shlex
 
-    note("Next: " + " ".join(shlex.quote(os.fsdecode(word)) for word in words))
+    named = [os.fsdecode(word) for word in words]
+    safe = [
+        f".{os.sep}{name}" if isinstance(word, os.PathLike) and name.startswith("-") else name
+        for word, name in zip(words, named, strict=True)
+    ]
+    note("Next: " + " ".join(map(shlex.quote, safe)))
 
 
 def emit_json(document: dict[str, Any]) -> None:
