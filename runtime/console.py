@@ -12,11 +12,10 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 from .errors import DeepRankError
-from .shell import shell_command
 from .text import display_path, printable
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "as_typed",
+    "as_typed_line",
     "emit_json",
     "emit_paths",
     "fail",
@@ -32,6 +32,8 @@ __all__ = [
     "note",
     "refuse_usage",
     "standard_streams",
+    "terminal_width",
+    "unknown_option",
 ]
 
 P = ParamSpec("P")
@@ -124,14 +126,52 @@ def note(message: str) -> None:
 
 def next_step(*words: str | os.PathLike[str]) -> None:
     """Name the command that comes next, on stderr, so that it can be pasted."""
+    from .shell import shell_command
+
     command, *arguments = words
     note(f"Next: {as_typed(os.fsdecode(command))} {shell_command(*arguments)}".rstrip())
 
 
 def as_typed(command: str) -> str:
-    """Return a command of ours as it was typed: ``deeprank query`` under the umbrella command, else ``deeprank-query``."""
+    """Return a command of ours as it was typed: ``deeprank query`` under the umbrella, else ``deeprank-query``."""
     umbrella = os.path.basename(sys.argv[0]).startswith(_UMBRELLA)  # noqa: PTH119 - "deeprank query" is no path
     return command.replace("deeprank-", _UMBRELLA, 1) if umbrella else command
+
+
+def as_typed_line(line: str) -> str:
+    """Return an example with its own first word :func:`as_typed`."""
+    return as_typed(line) if line.startswith("deeprank-") else line
+
+
+def unknown_option(option: str, known: Iterable[str], other_names: Mapping[str, str]) -> str:
+    """Return what to say of an option that is not there: what it is called here, by its meaning, else by its letters.
+
+    Args:
+        option: as it was typed.
+        known: the options that are there.
+        other_names: names that options have elsewhere, and what they are called here, or a sentence that says what to
+            do instead (which has a blank in it and does not begin with ``-``).
+
+    """
+    import difflib
+
+    name, known = option.partition("=")[0], list(known)
+    here = other_names.get(name, "")
+    if here.split(" ")[0] in known:
+        return f"there is no option {name}; here it is called {here}."
+    if here and not here.startswith("-"):
+        return f"there is no option {name}; {here}."
+    close = difflib.get_close_matches(name, known, 1)
+    return f"there is no option {name}{f'; did you mean {close[0]}?' if close else '.'}"
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that results are shown on; None where they go to a file or a program."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def emit_json(document: dict[str, Any]) -> None:
