@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
+import inspect
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
-from typer.core import TyperCommand
+import typer.core
 
-from .console import emit_json, fail, guarded, note
+from .console import emit_json, fail, guarded, note, refuse_usage, standard_streams, unknown_option
 from .errors import DataError
+from .helptext import command_help, usage_line
 from .progress import Advance, StartProgress
 from .text import printable
 
 __all__ = [
+    "Application",
     "DeviceOption",
     "MaxPixelsOption",
     "ThreadsOption",
@@ -27,13 +29,16 @@ __all__ = [
     "application",
     "data_or_tiny_imagenet",
     "emit_json",
-    "explain_option",
     "fail",
     "guarded",
     "note",
     "progress",
     "progress_in_stages",
 ]
+
+
+# Commands; or those of each subcommand, by its name.
+Examples = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 class AdvanceWithDetail(Protocol):
@@ -51,74 +56,97 @@ _BATCH_SECONDS = 0.5
 _MEASURED_SECONDS = 3.0
 
 
-class _Command(TyperCommand):
-    """A command that says what an option is called here, where its name elsewhere is typed."""
+class Application(typer.Typer):
+    """A Typer application whose help is plain text, and whose wrong usage is one sentence."""
 
-    other_names: Mapping[str, str] = {}
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See click."""
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:  # the class of usage errors has another module in each version of Typer
-            explain_option(error, self.other_names, {name for option in self.params for name in option.opts})
-            raise
-
-
-def explain_option(error: Any, other_names: Mapping[str, str], known: Collection[str]) -> None:
-    """Let the error of an unknown option say what it is called here.
-
-    Args:
-        error: that of Typer's parser; one of another kind stays as it is.
-        other_names: by what people type, without dashes: the option, or a sentence about it.
-        known: the options that there are, with their dashes.
-
-    """
-    typed = getattr(error, "option_name", None)
-    if type(error).__name__ != "NoSuchOption" or not isinstance(typed, str):
-        return
-    meanings = {**other_names, **{name[2:]: name for name in known if name.startswith("--")}}
-    name = typed.lstrip("-").lower().replace("_", "-")
-    if name not in meanings:
-        # Typer suggests what shares a few letters; a slip of the fingers is closer.
-        name = next(iter(difflib.get_close_matches(name, meanings, n=1, cutoff=0.8)), name)
-    meant = meanings.get(name)
-    error.message, error.possibilities = f"There is no {printable(typed)}; see --help.", None
-    if meant is not None:
-        called = meant if " " in meant else f"it is called {meant}"
-        error.message = f"There is no {printable(typed)}; {called}."
-
-
-class _Application(typer.Typer):
-    """A Typer application whose every command ends its help with the application's examples."""
-
-    other_names: Mapping[str, str] = {}
+    def __init__(self, help_text: str, examples: Examples, other_names: Mapping[str, str]) -> None:
+        self.examples, self.other_names = examples, other_names
+        super().__init__(
+            help=help_text,
+            epilog="\n".join(examples if not isinstance(examples, Mapping) else _first_of_each(examples)),
+            cls=_Group,
+            add_completion=False,
+            rich_markup_mode=None,
+            pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
 
     def command(self, name: str | None = None, **settings: Any) -> Any:
-        """Register a command. Typer itself shows the application's epilog only where there are several."""
-        command = type("_Command", (_Command,), {"other_names": self.other_names})
-        return super().command(name, **{"epilog": self.info.epilog, "cls": command, **settings})
+        """Register a command, whose help ends with its own examples; one without a name is the whole application."""
+        examples = self.examples.get(name or "", ()) if isinstance(self.examples, Mapping) else self.examples
+        register = super().command(name, **{"cls": _Command, "epilog": "\n".join(examples), **settings})
+
+        def registered(function: Callable[..., Any]) -> Any:
+            if name is None and "help" not in settings:
+                function.__doc__ = _joined(str(self.info.help), inspect.getdoc(function) or "")
+            return register(function)
+
+        return registered
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run the application as a command of its own, and exit."""
+        with standard_streams():
+            try:
+                status = super().__call__(*args, **kwargs, standalone_mode=False)
+            except Exception as error:
+                if type(error).__name__ == "Abort":  # "no" was the answer to a question
+                    fail("nothing was done.")
+                context = getattr(error, "ctx", None)
+                if context is None or not hasattr(error, "format_message"):
+                    raise
+                refuse_usage(_mistake(error, context, self.other_names), usage_line(context))
+            sys.exit(status if isinstance(status, int) else 0)
 
 
-def application(help_text: str, examples: list[str], other_names: Mapping[str, str] | None = None) -> typer.Typer:
+def application(help_text: str, examples: Examples, other_names: Mapping[str, str] | None = None) -> Application:
     """Return a Typer application set up as all of ours are.
 
     Args:
-        help_text: the first paragraph of its help.
-        examples: the end of its help.
-        other_names: see :func:`explain_option`.
+        help_text: what it does.
+        examples: commands that end its help; by subcommand where there are several, of which it shows the first each.
+        other_names: what options are called elsewhere, and here; see :func:`~.console.unknown_option`.
 
     """
-    # The variables speak of a width that Typer would otherwise guess from a missing terminal.
-    app = _Application(
-        help=help_text,
-        epilog="\n\n".join(["Examples:", *examples]),
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.other_names = other_names or {}
-    return app
+    return Application(help_text, examples, other_names or {})
+
+
+class _Command(typer.core.TyperCommand):
+    """A command with help of our own layout."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        formatter.write(command_help(self, ctx))
+
+
+class _Group(typer.core.TyperGroup):
+    """A group of commands with help of our own layout, which it shows where no command is named."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        formatter.write(command_help(self, ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take no arguments for a wish to see what there is."""
+        return super().parse_args(ctx, args or ["--help"])
+
+
+def _mistake(error: Any, context: Any, other_names: Mapping[str, str]) -> str:
+    """Return what is wrong with a command line."""
+    option = getattr(error, "option_name", None)
+    if option is None or type(error).__name__ != "NoSuchOption":
+        return str(error.format_message())
+    options = [each for each in context.command.get_params(context) if each.param_type_name == "option"]
+    known = [name for each in options for name in (*each.opts, *each.secondary_opts)]
+    return unknown_option(option, known, other_names)
+
+
+def _first_of_each(examples: Mapping[str, Sequence[str]]) -> list[str]:
+    return [lines[0] for lines in examples.values()]
+
+
+def _joined(first: str, second: str) -> str:
+    """Return what an application and its only command say of themselves, once where it is the same."""
+    return second if second.startswith(first.rstrip(".")) else f"{first}\n\n{second}"
 
 
 @contextlib.contextmanager
@@ -293,9 +321,11 @@ DeviceOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="CPU threads that embed. Default: the usable cores, at most 16."),
+    typer.Option(
+        "--threads", min=1, metavar="N", help="CPU threads that embed. Default: the usable cores, at most 16."
+    ),
 ]
 MaxPixelsOption = Annotated[
     int,
-    typer.Option("--max-pixels", min=1, help="Refuse pictures of more pixels than this, before decoding."),
+    typer.Option("--max-pixels", min=1, metavar="N", help="Refuse pictures of more pixels than this, before decoding."),
 ]

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from .errors import PictureError
+from .filenames import folder_sentence, missing_sentence
 from .text import display_path
 
 __all__ = [
@@ -177,9 +178,9 @@ def opened_picture(source: PictureSource, name: str) -> Iterator[Image.Image]:
             file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | Path) else source
             image = stack.enter_context(_identify(file))
         except FileNotFoundError:
-            raise PictureError(f"{name} does not exist; expected a picture file.") from None
+            raise PictureError(missing_sentence(name), kind="missing", short="does not exist") from None
         except IsADirectoryError:
-            raise PictureError(f"{name} is a folder; expected a picture file.") from None
+            raise PictureError(folder_sentence(name), kind="not a picture", short="a folder") from None
         except PermissionError:
             raise PictureError(f"{name} may not be read; check its permissions.") from None
         except UnidentifiedImageError:

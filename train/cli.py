@@ -33,12 +33,12 @@ _HELP = (
     "--config names another recipe or a TOML file, and options on the command line win. --help-all shows all options."
 )
 _EXAMPLES = [
-    "deeprank-train digits                      about a minute, offline",
-    "deeprank-train photos --epochs 20          a folder with one folder for each class",
-    "deeprank-train photos --no-freeze-backbone train all layers, not the head alone",
-    "deeprank-train photos.csv --val new.csv    evaluate on other pictures at the end",
-    "deeprank-train --resume                    go on with the newest run",
-    "torchrun --nproc-per-node 2 -m deeprank.train photos    two processes share each batch; on GPUs, one for each",
+    "deeprank-train digits                       about a minute, offline",
+    "deeprank-train photos --epochs 20           a folder with a folder for each class",
+    "deeprank-train photos --no-freeze-backbone  all layers, not the head alone",
+    "deeprank-train photos.csv --val new.csv     evaluated on other pictures",
+    "deeprank-train --resume                     go on with the newest run",
+    "torchrun --nproc-per-node 2 -m deeprank.train photos    two processes",
 ]
 
 app = application(_HELP, _EXAMPLES, OTHER_NAMES)

@@ -127,13 +127,21 @@ def with_flags(command: Any) -> Any:
 
 
 def _parameter(option: Option, default: Any) -> inspect.Parameter:
-    flag = f"--{option.name.replace('_', '-')}"
+    name = option.name.replace("_", "-")
+    on, off = f"--{name}", f"--no-{name}"
+    flag, shown = on, _shown(default)
     if option.kind is bool:
-        flag = f"{flag}/--no-{option.name.replace('_', '-')}"
+        flag, shown = f"{on}/{off}", on if default else off
     help_text = option.help + (f" ({', '.join((*option.choices, *option.forms))})" if option.choices else "")
     typed: Any = str if option.kind in (tuple, dict) else option.kind
-    flagged = typer.Option(flag, help=help_text, show_default=_shown(default), hidden=not option.common,
-                           rich_help_panel=None if option.common else _PANELS[option.section])  # fmt: skip
+    flagged = typer.Option(
+        flag,
+        help=help_text,
+        metavar="N" if option.kind in (int, float) else None,
+        show_default=shown,
+        hidden=not option.common,
+        rich_help_panel=None if option.common else _PANELS[option.section],
+    )
     return inspect.Parameter(
         option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[typed | None, flagged]
     )
@@ -145,7 +153,7 @@ def _shown(default: Any) -> str:
         return ",".join(map(str, default)) or "none"
     if isinstance(default, Mapping):
         return ",".join(f"{name}={value}" for name, value in default.items()) or "none"
-    return str(default).lower() if isinstance(default, bool) else str(default)
+    return str(default)
 
 
 def typed_options(typed: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ __all__ = ["OTHER_NAMES"]
 _BATCH = (
     "a batch is --classes-per-batch classes with --pictures-per-class pictures of each, and its size is their product"
 )
-_RATE = "it is called --learning-rate, that of the head; the backbone's is --backbone-learning-rate"
+_RATE = "--learning-rate (that of the head; the backbone's is --backbone-learning-rate)"
 _DATA = "the data set is named without an option: deeprank-train PHOTOS"
 _VAL = (
     "name other pictures to evaluate on with --val; without it, the val split of the data set is taken, or a tenth of "
@@ -17,13 +17,14 @@ _VAL = (
 )
 _BEST = "every epoch is evaluated and the best network is kept; --epochs says how many there are"
 _WORKERS = "pictures are read by as many threads as there are cores; --threads is about those of the network"
-_GPU = "it is called --device: auto, cpu or cuda"
+_GPU = "--device (auto, cpu or cuda)"
 _PROCESSES = "several processes are started by torchrun --nproc-per-node N -m deeprank.train"
-_UNFREEZE = "--unfreeze N trains the last N stages of the backbone, and --no-freeze-backbone all of it"
+_UNFREEZE = "the last N stages of the backbone are trained by --unfreeze N, and all of it by --no-freeze-backbone"
 _WEIGHTS = "starting weights are named with --weights; ImageNet's are the default, and --weights none are random ones"
 _AUGMENTATION = "pictures are changed by --crop, --flip and --jitter"
 
-# By the texts that follow "There is no --NAME; ", or by the option that it is called.
+# Names without their dashes, by the option that it is here, or by a sentence that says what to do; see
+# :func:`~..runtime.console.unknown_option`.
 _MEANINGS: Mapping[str, Iterable[str]] = {
     _BATCH: ("batch-size", "batchsize", "bs", "b", "batch", "train-batch-size", "per-device-train-batch-size"),
     _RATE: ("lr", "l", "rate", "eta", "base-lr", "max-lr", "init-lr", "lr-head", "head-lr", "head-learning-rate"),
@@ -72,4 +73,9 @@ _MEANINGS: Mapping[str, Iterable[str]] = {
     "--yes": ("y", "assume-yes", "no-input", "force-download", "download"),
 }  # fmt: skip
 
-OTHER_NAMES: Mapping[str, str] = {name: meaning for meaning, names in _MEANINGS.items() for name in names}
+OTHER_NAMES: Mapping[str, str] = {
+    f"{dashes}{name}": meaning
+    for meaning, names in _MEANINGS.items()
+    for name in names
+    for dashes in (("--",) if len(name) > 1 else ("-", "--"))
+}
