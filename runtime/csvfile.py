@@ -23,7 +23,7 @@ _MAX_SHOWN = 200
 
 
 def csv_rows(path: Path, required: Sequence[str], expected: str) -> Iterator[tuple[int, Row]]:
-    """Yield the line number and the fields of each row; ``expected`` names the columns in the error that one is missing.
+    """Yield the line number and the fields of each row; ``expected`` names the columns in errors.
 
     Columns may be named in any letter case and separated by commas, semicolons or tabs.
 

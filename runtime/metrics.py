@@ -64,9 +64,7 @@ def precision_per_class(
     return classes, np.bincount(place, shares, minlength=len(classes)) / counts, counts
 
 
-def possible_precision(
-    query_labels: Labels, gallery_labels: Labels, k: int, *, leave_out_self: bool = False
-) -> float:
+def possible_precision(query_labels: Labels, gallery_labels: Labels, k: int, *, leave_out_self: bool = False) -> float:
     """Return the largest precision@k that any ranking has: a class of fewer than ``k`` pictures cannot fill k places.
 
     Args:

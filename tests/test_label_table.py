@@ -17,7 +17,15 @@ def table(folder: Path, text: str, name: str = "labels.csv") -> Path:
 
 @pytest.mark.parametrize(
     "header",
-    ["path,label", "label,path", "file_name,label", "FileName,Label", "image,class", "Filepaths,Labels", "path , label"],
+    [
+        "path,label",
+        "label,path",
+        "file_name,label",
+        "FileName,Label",
+        "image,class",
+        "Filepaths,Labels",
+        "path , label",
+    ],
 )
 def test_names_of_columns(tmp_path, header):
     columns = [name.strip().lower() for name in header.split(",")]
@@ -91,7 +99,9 @@ def test_what_is_refused(tmp_path, text, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["path,label\na.png,größe\n".encode("latin-1"), "path,label\na,b\n".encode("utf-16")])
+@pytest.mark.parametrize(
+    "content", ["path,label\na.png,größe\n".encode("latin-1"), "path,label\na,b\n".encode("utf-16")]
+)
 def test_other_encodings_are_refused(tmp_path, content):
     (tmp_path / "labels.csv").write_bytes(content)
     with pytest.raises(DataError, match="is not a CSV in UTF-8"):
