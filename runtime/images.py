@@ -27,6 +27,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from .errors import PictureError, PictureProblem
+from .filenames import folder_sentence, missing_sentence
 from .pictures.exif import orientation_in
 from .pictures.faults import MissingEnd, damaged, unsupported
 from .pictures.opening import open_image
@@ -198,9 +199,9 @@ def opened_picture(source: PictureSource, name: str) -> Iterator[Image.Image]:
             with _naming(name, None):
                 image = stack.enter_context(open_image(file))
         except FileNotFoundError:
-            raise _refused(f"{name} does not exist; expected a picture file.", "missing", "does not exist") from None
+            raise _refused(missing_sentence(name), "missing", "does not exist") from None
         except IsADirectoryError:
-            raise _refused(f"{name} is a folder; expected a picture file.", "not a picture", "a folder") from None
+            raise _refused(folder_sentence(name), "not a picture", "a folder") from None
         except PermissionError:
             message = f"{name} may not be read; check its permissions."
             raise _refused(message, "unreadable", "may not be read") from None

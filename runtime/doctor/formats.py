@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from .commands import pip
+from ..shell import pip
 from .finding import Finding, ok, problem, warning
 
 __all__ = ["formats_finding"]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
-from .commands import pip
+from ..shell import DISTRIBUTION, pip, source_of_deeprank
 from .finding import Finding, ok, problem, warning
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "versions",
 ]
 
-DISTRIBUTION = "deep-ranking"
 # What deeprank is made of, without ONNX Runtime, of which there are several.
 _BASE = ("numpy", "pillow", "filelock", "typer", "hnswlib")
 _OPTIONAL = ("pi-heif",)
@@ -130,7 +129,7 @@ def _deeprank() -> Finding:
         return warning(
             DISTRIBUTION,
             "runs without being installed, so that the versions of what it needs cannot be checked",
-            f"{pip('install')} '<checkout or wheel>'",
+            pip("install", source_of_deeprank()),
         )
     return ok(DISTRIBUTION, version)
 
