@@ -189,9 +189,9 @@ def sound_labelling(connection: sqlite3.Connection) -> tuple[dict[int, RootLabel
             if found is not None:
                 labelling[row[0]] = found
             else:
-                problems.append(f"how folder {row[0]} is labelled is damaged: --labels must be given with its next sync")
+                problems.append(f"the labels' source of folder {row[0]} is damaged: give --labels with its next sync")
     except (sqlite3.Error, OverflowError) as error:
-        problems.append(f"how the synced folders are labelled cannot be read ({printable(str(error))})")
+        problems.append(f"the sources of labels cannot be read ({printable(str(error))})")
     return labelling, problems
 
 

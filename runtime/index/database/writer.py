@@ -217,9 +217,7 @@ class Writer(Store):
     def forget_unread(self, root: int, paths: Iterable[bytes]) -> None:
         """Let files be read again, or forget those that are gone."""
         with self._change() as connection:
-            connection.executemany(
-                "DELETE FROM unread WHERE root = ? AND path = ?", [(root, path) for path in paths]
-            )
+            connection.executemany("DELETE FROM unread WHERE root = ? AND path = ?", [(root, path) for path in paths])
 
     def add(self, item: Item, vector: bytes) -> int:
         """Add a picture with its vector (float32, little endian) and return its new id; that of ``item`` is ignored."""

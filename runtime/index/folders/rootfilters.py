@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from ...errors import QueryError
@@ -100,7 +101,7 @@ class RootFilters:
 
     @functools.cached_property
     def _named_extensions(self) -> frozenset[str]:
-        return frozenset(os.path.splitext(pattern)[1].lower() for pattern in self.include)
+        return frozenset(PurePosixPath(pattern).suffix.lower() for pattern in self.include)
 
 
 def filters_row(root: int, filters: RootFilters) -> tuple[int, str, str, int]:

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 from ...errors import QueryError
-from ...labels import LABEL_RULES, FolderLabels, LabelRule, is_split_layout, split_of
+from ...labels import LABEL_RULES, SPLITS, FolderLabels, LabelRule, is_split_layout, split_of
 from ...text import display_path, printable
 from ..database.records import checksum
 
@@ -41,6 +41,17 @@ class RootLabels:
     rule: Rule = "top"
     splits: bool = False
     table: str = ""
+
+    @classmethod
+    def of(cls, rule: object, splits: object, table: object) -> Self | None:
+        """Return what values from elsewhere mean; None: nothing that can be."""
+        if rule not in _RULES or type(splits) is not bool or not isinstance(table, str):
+            return None
+        try:
+            is_path = os.fsencode(table).startswith(b"/") and "\0" not in table
+        except UnicodeEncodeError:
+            return None
+        return cls(cast(Rule, rule), splits, table) if is_path == (rule == "table") and (is_path or not table) else None
 
     def __str__(self) -> str:
         """Return the option that asks for it, as it is typed."""
@@ -134,7 +145,7 @@ def read_labelling(row: Sequence[Any]) -> RootLabels | None:
     if tuple(map(type, row)) != (int, str, int, bytes, int) or checksum(*row[:-1]) != row[-1]:
         return None
     _, rule, splits, table, _ = row
-    return RootLabels(rule, bool(splits), os.fsdecode(table)) if rule in _RULES else None
+    return RootLabels.of(rule, bool(splits), os.fsdecode(table))
 
 
 def describe_labels(name: str, labels: LabelSource, paths: Iterable[bytes]) -> str:
@@ -155,7 +166,7 @@ def describe_labels(name: str, labels: LabelSource, paths: Iterable[bytes]) -> s
         found = {labels.label(path) for path in paths}
         return f"{name}: {_counted(found)} from the table {display_path(labels.labelling.table)}{_some(found)}"
     folders = {os.path.dirname(os.fsdecode(path)) for path in paths}  # noqa: PTH120
-    tops = sorted({folder.split("/")[0] for folder in folders if folder})
+    tops = sorted({folder.split("/")[0] for folder in folders if folder}, key=_split_first)
     found = _labels(FolderLabels(rule, splits), folders)
     below = f"the folders below {', '.join(map(printable, tops))}" if splits else _FOLDERS[rule]
     if found <= {None}:
@@ -173,6 +184,11 @@ _MOST_TOPS = 3
 
 def _labels(rule: FolderLabels, folders: Iterable[str]) -> set[str | None]:
     return {rule.label(f"{folder}/_" if folder else "_") for folder in folders}
+
+
+def _split_first(name: str) -> tuple[int, str]:
+    split = split_of(name)
+    return (len(SPLITS) if split is None else SPLITS.index(split)), name
 
 
 def _counted(labels: set[str | None]) -> str:

@@ -37,8 +37,11 @@ def labels_remarks(plans: Sequence[RootPlan]) -> Iterator[str]:
             if missing:
                 yield f"{missing:,} of {len(plan.walk.files):,} pictures of {name} are not in the table: no label."
         elif labelling.splits != plan.splits and _matters(plan):
-            found = "are splits now" if plan.splits else "are no splits any more"
-            yield f"The top folders of {name} {found}; its labels stay as they were read. Read anew: --labels top."
+            seen = "are splits now" if plan.splits else "are not splits any more"
+            yield (
+                f"The top folders of {name} {seen}, but its labels are read as before, for the whole folder; to read "
+                f"them anew: --labels {labelling.rule}."
+            )
 
 
 def _matters(plan: RootPlan) -> bool:
@@ -67,9 +70,7 @@ def tools_remark(plans: Sequence[RootPlan]) -> str | None:
         return None
     kinds = ", ".join(f"{count:,} {printable(name)}" for name, count in sorted(found.items()))
     first = min(found)
-    return (
-        f"Left out, for tools keep them: {kinds}. To index them, too: --include '*' --include '{printable(first)}/'."
-    )
+    return f"Left out, for tools keep them: {kinds}. To index them, too: --include '*' --include '{printable(first)}/'."
 
 
 def shown_folder(path: bytes) -> str:

@@ -491,7 +491,6 @@ class _Sync:
             remarks=tuple(remark for remark in remarks if remark is not None),
         )
 
-
     def _example(self) -> str | None:
         """Return a picture to search with, of which the name can be typed."""
         skipped = {file.path for file in self._skipped}

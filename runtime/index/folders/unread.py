@@ -100,9 +100,7 @@ def unread_of(found: Found, error: PictureError | None, reading: Reading) -> Unr
         return Unread(found, NO_PICTURE, decoders=reading.of(NO_PICTURE))
     if error.kind not in _LASTING or _is_of_the_machine(error.__cause__):
         return None
-    return Unread(
-        found, error.kind, error.short[:_MOST_SHORT], str(error)[:_MOST_REASON], reading.of(error.kind)
-    )
+    return Unread(found, error.kind, error.short[:_MOST_SHORT], str(error)[:_MOST_REASON], reading.of(error.kind))
 
 
 def unread_row(root: int, unread: Unread) -> tuple[int | bytes | str, ...]:

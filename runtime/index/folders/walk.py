@@ -68,8 +68,9 @@ def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _E
     """List the pictures under ``root``.
 
     Hidden files and folders are skipped, and those that tools keep beside pictures (see :mod:`.rootfilters`); links to
-    folders are followed. A folder is visited once, however many links lead there: so a loop of links ends. Real folders come before links, so that a picture has its real path. What was
-    uploaded to an index that lies there is no part of the folder.
+    folders are followed. A folder is visited once, however many links lead there: so a loop of links ends. Real folders
+    come before links, so that a picture has its real path. What was uploaded to an index that lies there is no part of
+    the folder.
 
     Args:
         root: an existing folder.
