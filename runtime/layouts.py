@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from .csvfile import row_error
 from .errors import DataError
-from .formats import EXTENSIONS
+from .formats import EXTENSIONS, HEAD_BYTES, format_of
 from .label_table import LabelRow, LabelTable, parse_label_table
 from .labels import FolderLabels, LabelRule, Split, is_split_layout, split_of
 from .sources import Sample, Source
@@ -95,8 +95,12 @@ def read_tree(source: Source, rule: LabelRule | None) -> Layout:
 
 
 def pictures_of(source: Source) -> list[str]:
-    """Return the paths of the pictures of a tree, by their extensions."""
-    return [path for path in source.files if PurePosixPath(path).suffix.lower() in EXTENSIONS]
+    """Return the paths of the pictures of a tree: by their extensions, and where there is none by their first bytes."""
+    return [path for path in source.files if _is_picture(source, path, PurePosixPath(path).suffix.lower())]
+
+
+def _is_picture(source: Source, path: str, extension: str) -> bool:
+    return extension in EXTENSIONS or (not extension and format_of(source.head(path, HEAD_BYTES)) is not None)
 
 
 def _read_pictures(source: Source, pictures: list[str], rule: LabelRule | None) -> Layout:
