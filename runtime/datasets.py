@@ -32,7 +32,7 @@ __all__ = [
     "DataSet",
     "Sample",
     "holdout",
-    "is_label_rule",
+    "labels_beside",
     "open_dataset",
     "open_pictures",
     "split_by_rule",
@@ -173,8 +173,20 @@ def _read(path: Path, labels: str | Path | None) -> tuple[str, Layout]:
 # -- where labels come from ------------------------------------------------------------------------------------------
 
 
-def is_label_rule(labels: str | Path | None) -> bool:
-    """Tell whether ``labels`` is a rule for folders, and not a table or None."""
+def labels_beside(data: str | Path, labels: str | None) -> str | None:
+    """Return where the labels of another data set come from, beside one that was read by ``labels``.
+
+    A rule holds for every folder and zip, a table for a folder below its own; a CSV names its labels itself.
+    """
+    path = Path(data)
+    if labels is None or not (path.is_dir() or path.suffix.lower() == ".zip"):
+        return None
+    if _is_rule(labels) or path.resolve().is_relative_to(Path(labels).resolve().parent):
+        return labels
+    return None
+
+
+def _is_rule(labels: str | Path | None) -> bool:
     return labels is not None and str(labels) in LABEL_RULES
 
 
@@ -187,7 +199,7 @@ def _rule(labels: str | Path | None) -> LabelRule | None:
             "--labels none: pictures without labels can be searched, but neither learned from nor judged; expected "
             "top, leaf, path or a CSV of path,label."
         )
-    if is_label_rule(labels):
+    if _is_rule(labels):
         return cast(LabelRule, str(labels))
     if not Path(labels).exists() and Path(labels).suffix.lower() != ".csv":
         raise DataError(f"--labels {printable(str(labels))}: expected top, leaf, path or a CSV of path,label.")
@@ -195,7 +207,7 @@ def _rule(labels: str | Path | None) -> LabelRule | None:
 
 
 def _refuse_labels(data: str, labels: str | Path | None) -> None:
-    if _rule(labels) not in (None, "top") or (labels is not None and not is_label_rule(labels)):
+    if _rule(labels) not in (None, "top") or (labels is not None and not _is_rule(labels)):
         raise DataError(
             f"--labels {printable(str(labels))} is for folders and zips, and {data} names its labels itself; leave "
             "--labels out."
