@@ -32,6 +32,7 @@ __all__ = [
     "holdout",
     "open_dataset",
     "split_by_rule",
+    "with_val",
     "write_digits",
 ]
 
@@ -201,6 +202,14 @@ def split_by_rule(dataset: DataSet, rule: int) -> DataSet:
         return dataset
     train, val = holdout(dataset.unsplit, salt="", rule=rule)
     return dataclasses.replace(dataset, train=train, val=val)
+
+
+def with_val(dataset: DataSet) -> DataSet:
+    """Return the data set, with a val picture of each class of two where it would have none: to compare, not to train.
+
+    It stays without one where there are classes of one picture alone, or an empty val split of its own.
+    """
+    return dataset if dataset.val else split_by_rule(dataset, 1)
 
 
 # -- folders and zips ------------------------------------------------------------------------------------------------
