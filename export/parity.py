@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.datasets import DataSet, with_val, Sample
+from ..runtime.datasets import DataSet, Sample, with_val
 from ..runtime.errors import ExportError, ModelFileError
 from ..runtime.evaluate.embedded import EmbeddedSplit, Embeds, embed_split
 from ..runtime.evaluate.evaluation import Evaluation, evaluate, rank_split
