@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from ..models.allocator import keep_freed_memory
 from ..runtime.cli import ThreadsOption, VerboseOption, VersionOption, application, guarded, note, progress_in_stages
-from ..runtime.console import emit_json
+from ..runtime.console import emit_json, next_step
 from ..runtime.errors import ExportError, MissingExtraError
 from ..runtime.text import display_path
 from .asked import Asked
@@ -122,8 +123,18 @@ def export_command(
             bundle, package = None, job.one_form()
     if bundle is not None:
         _show_all(bundle, job, as_json)
+        packages = bundle.packages
     else:
         _show(package, report, as_json)
+        packages = (package,)
+    _show_next(packages, job)
+
+
+def _show_next(packages: Sequence[Package], job: Job) -> None:
+    """Name the command that uses the model: the first of the files that an index can be made with."""
+    models = [package.model for package in packages if package.model.suffix == ".onnx"]
+    if models:
+        next_step("deeprank-index", "sync", job.pictures or "PHOTOS", "--model", models[0])
 
 
 def _show(package: Package, report: Path | None, as_json: bool) -> None:

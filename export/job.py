@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,10 @@ class Job:
     def __init__(self, asked: Asked, progress: StartProgress) -> None:
         self._asked = asked
         self._source = _from_run(asked) if asked.module is None else _from_module(asked)
-        self._dataset: DataSet = open_dataset(asked.data or self._source.data)
+        self._data = asked.data or self._source.data
+        dataset = open_dataset(self._data)
+        reference = self._source.reference
+        self._dataset: DataSet = reference.split(dataset) if isinstance(reference, Reference) else dataset
         self._checks = Checks(
             asked.parity == "full",
             asked.threads,
@@ -65,6 +69,16 @@ class Job:
         if asked.format == "all":
             return Path("exported")
         return Path(f"model{form_of(asked.format, asked.precision).suffix}")
+
+    @property
+    def pictures(self) -> Path | None:
+        """The folder of the data set, relative to the working directory where it lies below; None: it is no folder."""
+        folder = Path(self._data)
+        if not folder.is_dir():
+            return None
+        with contextlib.suppress(ValueError):
+            return folder.resolve().relative_to(Path.cwd())
+        return folder
 
     def one_form(self) -> Package:
         """Write the form that is asked for."""

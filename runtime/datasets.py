@@ -7,6 +7,7 @@ PNG files.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import io
@@ -23,9 +24,21 @@ from .formats import EXTENSIONS
 from .sources import FolderSource, Source, ZipSource
 from .text import display_path, printable
 
-__all__ = ["DIGITS", "DataSet", "Sample", "holdout", "open_dataset", "write_digits"]
+__all__ = [
+    "DIGITS",
+    "HOLDOUT_RULE",
+    "DataSet",
+    "Sample",
+    "holdout",
+    "open_dataset",
+    "split_by_rule",
+    "write_digits",
+]
 
 DIGITS = "digits"
+
+# The version of how pictures are held out; a run keeps the one that it was begun with.
+HOLDOUT_RULE = 2
 
 # Tiny ImageNet's own files.
 _ANNOTATIONS = "val/val_annotations.txt"
@@ -68,6 +81,8 @@ class DataSet:
     val: tuple[Sample, ...]
     names: Mapping[str, str] = field(default_factory=dict)
     skipped: int = 0
+    unsplit: tuple[Sample, ...] = field(default=(), repr=False, compare=False)
+    """The train and val pictures as they were listed, where val was held out of train."""
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
@@ -119,12 +134,18 @@ def open_dataset(data: str | Path) -> DataSet:
 
 
 def holdout(
-    samples: Sequence[Sample], *, salt: str = "holdout", least: int = 0
+    samples: Sequence[Sample], *, salt: str = "holdout", least: int = 0, rule: int = HOLDOUT_RULE
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Split off a tenth of each class by content alone: no seed moves it, and no new picture reshuffles the old ones.
 
-    Within a class, in the order of sha256(salt + path), the first ceil(n/10), or ``least`` where that is more, but
-    never all, are held out.
+    Within a class, in the order of sha256(salt + path), the first ceil(n/10) are held out, or ``least`` where that is
+    more. At least two pictures of a class stay, which a triplet needs: classes of one or two are not split.
+
+    Args:
+        samples: the pictures.
+        salt: of the order.
+        least: pictures of each class to hold out, where a tenth is fewer.
+        rule: the version of this rule; by version 1 one picture of a class could be all that stays.
 
     Returns:
         the rest and the held-out samples, both in the order of ``samples``.
@@ -133,10 +154,11 @@ def holdout(
     by_class: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_class[sample.label].append(sample)
+    staying = 1 if rule == 1 else 2
     held: set[str] = set()
     for members in by_class.values():
         members.sort(key=lambda s: hashlib.sha256((salt + s.path).encode("utf-8", "surrogateescape")).digest())
-        count = min(max(math.ceil(len(members) / 10), least), len(members) - 1)
+        count = min(max(math.ceil(len(members) / 10), least), max(0, len(members) - staying))
         held.update(sample.path for sample in members[:count])
     return (
         tuple(sample for sample in samples if sample.path not in held),
@@ -166,9 +188,19 @@ def write_digits(folder: Path) -> DataSet:
 def _make(name: str, train: Iterable[Sample], val: Iterable[Sample], **rest: object) -> DataSet:
     """Give a source without a val split one that depends on content only."""
     train, val = tuple(train), tuple(val)
+    listed: tuple[Sample, ...] = ()
     if not val:
-        train, val = holdout(train, salt="")
-    return DataSet(name, train, val, **rest)  # type: ignore[arg-type]
+        listed = train
+        train, val = holdout(listed, salt="")
+    return DataSet(name, train, val, unsplit=listed, **rest)  # type: ignore[arg-type]
+
+
+def split_by_rule(dataset: DataSet, rule: int) -> DataSet:
+    """Return the data set as that version of :func:`holdout` split it; the same one where it came with a val split."""
+    if not dataset.unsplit:
+        return dataset
+    train, val = holdout(dataset.unsplit, salt="", rule=rule)
+    return dataclasses.replace(dataset, train=train, val=val)
 
 
 # -- folders and zips ------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ _MAGIC = (
     (b"MM\0*", "TIFF"),
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
+    (b"MM*\0", "TIFF"),  # not as it should be, but told from the rest
+    (b"II\0*", "TIFF"),
 )
 _BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 _BITMAP_DEPTHS = (1, 2, 4, 8, 16, 24, 32)

@@ -14,6 +14,7 @@ __all__ = [
     "largest_class",
     "map_at_r",
     "neighbour_overlap",
+    "possible_precision",
     "precision_at_k",
     "precision_per_class",
     "recall_at_k",
@@ -61,6 +62,21 @@ def precision_per_class(
     classes, place, counts = np.unique(query_labels, return_inverse=True, return_counts=True)
     shares = _correct(neighbour_labels, query_labels).mean(axis=1)
     return classes, np.bincount(place, shares, minlength=len(classes)) / counts, counts
+
+
+def possible_precision(query_labels: Labels, gallery_labels: Labels, k: int, *, leave_out_self: bool = False) -> float:
+    """Return the largest precision@k that any ranking has: a class of fewer than ``k`` pictures cannot fill k places.
+
+    Args:
+        query_labels: ``[q]``.
+        gallery_labels: ``[n]``.
+        k: neighbours of each query.
+        leave_out_self: each query is a gallery picture, too, and is no neighbour of its own.
+
+    """
+    size = int(max(gallery_labels.max(initial=0), query_labels.max(initial=0))) + 1
+    relevant = np.bincount(gallery_labels, minlength=size)[query_labels] - int(leave_out_self)
+    return float(np.mean(np.clip(relevant, 0, k) / k))
 
 
 def recall_at_k(neighbour_labels: Labels, query_labels: Labels, k: int = 1) -> float:

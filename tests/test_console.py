@@ -15,7 +15,7 @@ NOTHING = "nothing was left half-written."
         ("raise DataError('found x; expected y.')", 1, "error: found x; expected y.\n"),
         ("raise DataError('a\\x1b[31mb')", 1, "error: a\\x1b[31mb\n"),
         ("1 / 0", 1, f"error: internal error (ZeroDivisionError: division by zero); {SHOWS}\n"),
-        ("raise KeyboardInterrupt", 130, "error: interrupted.\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted.\n"),
         ("open('/nonexistent/x')", 1, f"error: /nonexistent/x: No such file or directory; {NOTHING}\n"),
         ("sys.exit(3)", 3, ""),
         ("print('done')", 0, ""),

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..models.weights import Weights
-from ..runtime.datasets import DIGITS, DataSet
+from ..runtime.datasets import DIGITS, HOLDOUT_RULE, DataSet
 from ..runtime.text import printable
 from .config import TrainConfig
 from .data import TrainingData
 from .job import Job
 from .relevancefile import relevance_digest
 
-__all__ = ["changed", "describe_best", "describe_run", "described"]
+__all__ = ["changed", "describe_best", "describe_run", "described", "holdout_rule"]
 
 
 def describe_run(
@@ -37,6 +37,7 @@ def describe_run(
         "recipe": recipe,
         "data": data,
         "val": val,
+        "holdout_rule": HOLDOUT_RULE,
         "weights": {"source": weights.source, "sha256": weights.digest},
         "relevance": relevance_digest(Path(config.relevance)) if config.relevance else None,
         "versions": _versions(),
@@ -79,6 +80,16 @@ def described(path: str | None, dataset: DataSet | None) -> dict[str, Any] | Non
         "val": len(dataset.val),
         "classes": list(dataset.classes),
     }
+
+
+def holdout_rule(description: Mapping[str, Any]) -> int:
+    """Return the version of how a run holds pictures out, by its ``config.json``; the first runs do not say it.
+
+    Raises:
+        TypeError, ValueError: it is no number.
+
+    """
+    return int(description.get("holdout_rule", 1))
 
 
 def changed(what: str, then: Mapping[str, Any] | None, now: DataSet | None) -> list[str]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..models.weights import Weights
-from ..runtime.datasets import DataSet, open_dataset
+from ..runtime.datasets import DataSet, open_dataset, split_by_rule
 from ..runtime.errors import TrainingError
 from ..runtime.text import display_path, printable
 from .config import TrainConfig, config_from_dict, differences
-from .description import changed
+from .description import changed, holdout_rule
 from .relevancefile import relevance_digest
 from .runfolder import RunFolder
 
@@ -21,12 +21,16 @@ __all__ = ["StoredRun", "check_same_weights", "read_stored"]
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run by its ``config.json``, which is ``description``, with its data sets as they are now."""
+    """A run by its ``config.json``, which is ``description``, with its data sets as they are now.
+
+    ``rule``: the version of how its pictures are held out.
+    """
 
     config: TrainConfig
     recipe: str
     dataset: DataSet
     val: DataSet | None
+    rule: int
     description: Mapping[str, Any]
 
 
@@ -48,7 +52,7 @@ def read_stored(run: RunFolder, overrides: Mapping[str, Any], data: str | None, 
     try:
         stored = _stored(description, where, data, val)
         differing = _differing(stored, overrides)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{where} is damaged (no {error}); train again.") from error
     _refuse(run, differing)
     return stored
@@ -77,10 +81,11 @@ def _refuse(run: RunFolder, differing: list[str]) -> None:
 def _stored(description: Mapping[str, Any], where: str, data: str | None, val: str | None) -> StoredRun:
     config = config_from_dict(description["config"], where)
     recipe, data_then, val_then = str(description["recipe"]), description["data"], description["val"]
-    dataset = open_dataset(data or data_then["path"])
+    rule = holdout_rule(description)
+    dataset = split_by_rule(open_dataset(data or data_then["path"]), rule)
     val_path = val or (val_then["path"] if val_then else None)
-    val_dataset = open_dataset(val_path) if val_path is not None else None
-    return StoredRun(config, recipe, dataset, val_dataset, description)
+    val_dataset = split_by_rule(open_dataset(val_path), rule) if val_path is not None else None
+    return StoredRun(config, recipe, dataset, val_dataset, rule, description)
 
 
 def _differing(stored: StoredRun, overrides: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 
 from ..models.network import EmbeddingNet
 from ..models.weights import find_weights
-from ..runtime.datasets import DataSet, open_dataset
+from ..runtime.datasets import HOLDOUT_RULE, DataSet, open_dataset
 from ..runtime.files import file_sha256
 from ..runtime.text import display_path
 from .checkpoints import read_checkpoint
@@ -85,8 +85,9 @@ def start_run(
     if config.pml_loss is not None:
         check_pml(config.pml_loss, config.arguments)
     dataset, val_dataset = open_dataset(data), open_dataset(val) if val is not None else None
-    prepared = _prepared(dataset, val_dataset, config)
+    prepared = _prepared(dataset, val_dataset, config, HOLDOUT_RULE)
     prepared.check(monitor)
+    prepared.remark_measures(monitor)
     weights = find_weights(config.backbone, config.weights)
     description = describe_run(config, recipe, weights, described(data, dataset), described(val, val_dataset))
     # Refused before a run folder is left behind: an unknown backbone, or weights of another one.
@@ -132,7 +133,7 @@ def resume_run(
     config = stored.config
     weights = find_weights(config.backbone, config.weights)
     check_same_weights(run, stored, weights)
-    prepared = _prepared(stored.dataset, stored.val, config)
+    prepared = _prepared(stored.dataset, stored.val, config, stored.rule)
     job = Job(run, config, stored.recipe, stored.dataset, prepared, weights, stored.description)
     return _train(job, device, surroundings, monitor)
 
@@ -143,8 +144,9 @@ def _begun(out: Path | None, config: TrainConfig, description: Mapping[str, Any]
     return run.path
 
 
-def _prepared(dataset: DataSet, val: DataSet | None, config: TrainConfig) -> TrainingData:
-    return prepare(dataset, val, holdout_classes=config.holdout_classes, holdout_pictures=config.holdout_pictures)
+def _prepared(dataset: DataSet, val: DataSet | None, config: TrainConfig, rule: int) -> TrainingData:
+    classes, pictures = config.holdout_classes, config.holdout_pictures
+    return prepare(dataset, val, holdout_classes=classes, holdout_pictures=pictures, rule=rule)
 
 
 # -- the parts of a run ----------------------------------------------------------------------------------------------

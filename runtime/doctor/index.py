@@ -11,8 +11,8 @@ from ..errors import IndexDamagedError
 from ..files import file_sha256
 from ..index.database.schema import guarded
 from ..index.files import DATABASE, GRAPH, MODEL, is_index
+from ..shell import shell_word
 from ..text import display_path
-from .commands import shell_word
 from .finding import Finding, ok, problem, skipped, warning
 from .model import describe, model_finding
 from .place import is_being_written

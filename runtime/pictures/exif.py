@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from typing import IO
 
-__all__ = ["ORIENTATION", "directory", "orientation_of"]
+__all__ = ["ORIENTATION", "directory", "orientation_in", "orientation_of"]
 
 ORIENTATION = 0x0112
 # Whole numbers: their letters for struct. What else there is is left alone.
@@ -61,3 +62,15 @@ def orientation_of(tags: dict[int, tuple[int, ...]]) -> int:
     """Return how the picture is turned, 1 to 8; 1 where the tags do not say."""
     value = tags.get(ORIENTATION, (1,))[0]
     return value if 1 <= value <= 8 else 1
+
+
+def orientation_in(block: object) -> int:
+    """Return how an EXIF block says that the picture is turned, 1 to 8; 1 where it is damaged, for pixels are sound."""
+    if not isinstance(block, bytes):
+        return 1
+    while block.startswith(b"Exif\0\0"):
+        block = block[6:]
+    try:
+        return orientation_of(directory(io.BytesIO(block)))
+    except (ValueError, OverflowError, struct.error):
+        return 1

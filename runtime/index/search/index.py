@@ -206,6 +206,8 @@ class Index:
         """
         if max_distance is not None and farthest:
             raise QueryError("The farthest pictures were asked for with a largest distance; expected one or the other.")
+        if max_distance is not None and not 0 <= max_distance < np.inf:
+            raise QueryError(f"The largest distance is {max_distance}; expected a squared distance, such as 0.5.")
         largest = np.inf if max_distance is None else max_distance
         with self._reading():
             if exclude_sha256 is None and unique is None:
@@ -396,6 +398,11 @@ class Index:
         # An IndexedPicture has one; its module need not be imported to tell.
         vector: Vectors | None = getattr(query, "vector", None)
         if vector is None:
+            if not isinstance(query, str | Path) and not hasattr(query, "read"):
+                raise QueryError(
+                    f"The query is a {type(query).__name__}; expected one picture (a path or a binary file), one of "
+                    "the index, or a vector as a numpy array."
+                )
             vector = self.embedder.embed([cast(PictureSource, query)])[0]
         return vector
 

@@ -25,10 +25,9 @@ from .files import delete_unused, problem_of, put_file, uploads_of
 
 __all__ = ["Added", "Upload", "add_uploads"]
 
-# By the formats of Pillow that a picture may have. An MPO is a JPEG with more pictures after it.
+# By the formats that a picture may have.
 _EXTENSIONS = {
     "JPEG": ".jpg",
-    "MPO": ".jpg",
     "PNG": ".png",
     "GIF": ".gif",
     "BMP": ".bmp",
