@@ -235,8 +235,8 @@ def info_lines(info: IndexInfo) -> list[str]:
     more = f" and {len(info.labels) - len(shown):,} others" if len(info.labels) > len(shown) else ""
     lines.append(f"labels     {', '.join(f'{printable(label)} ({count:,})' for label, count in shown) or 'none'}{more}")
     lines += [
-        f"hint       the labels of {display_path(path)} are the names of its splits; those below them, without "
-        f"embedding anything again: deeprank-index sync {display_path(path)} --labels top --index {display_path(info.path)}"
+        f"hint       the labels of {display_path(path)} are the names of its splits; for those below them, "
+        f"without embedding anything again: deeprank-index sync {display_path(path)} --labels top --index {display_path(info.path)}"
         for path in info.splits
     ]
     if info.outdated:

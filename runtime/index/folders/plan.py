@@ -418,9 +418,11 @@ def _refuse_empty(plan: RootPlan, known: int) -> None:
 
 
 def _others_in(found: Walk) -> str:
-    kinds = [f"{count:,} {printable(kind) or 'without extension'}" for kind, count in found.unknown.most_common(_KINDS)]
-    rest = found.unknown.total() - sum(count for _, count in found.unknown.most_common(_KINDS))
-    return ", ".join([*kinds, *([f"{rest:,} others"] if rest else [])]) or "and no other files"
+    """Say which other files there are, by extension."""
+    count, named = found.unknown.total(), found.unknown.most_common(_KINDS)
+    kinds = [f"{number:,} {printable(kind) or 'without extension'}" for kind, number in named]
+    kinds += ["…"] if len(found.unknown) > _KINDS else []
+    return f"{count:,} other file{'' if count == 1 else 's'}{': ' if kinds else ''}{', '.join(kinds)}"
 
 
 def _likely_moves(plan: RootPlan) -> int:

@@ -180,8 +180,6 @@ def sync(
     if not is_index(folder):
         check_usable(folder)
         plans = [*plan_lost_uploads(folder), *plan_sync(None, folder, roots, wishes)]
-        for line in labels_said(plans):
-            say(line)
         report = sync_new(folder, plans, chosen, opener, progress, say)
     else:
         with writing(folder) as writer, disk_errors(folder):
@@ -209,6 +207,8 @@ def sync_new(
             model = find_model(None)
         embedder = opener(model)
         install_model(folder, model, embedder.sha256, embedder.dim)
+        for line in labels_said(plans):
+            say(line)
         say(f"The new index {display_path(folder)} uses {describe_model(model, embedder.info)}.")
         with open_writer(folder) as writer:
             return _Sync(writer, plans, lambda _: embedder, progress, embedder.max_pixels).run()
