@@ -161,8 +161,9 @@ def unknown_option(option: str, known: Iterable[str], other_names: Mapping[str, 
         return f"there is no option {name}; here it is called {here}."
     if here and not here.startswith("-"):
         return f"there is no option {name}; {here}."
-    close = difflib.get_close_matches(name, known, 1)
-    return f"there is no option {name}{f'; did you mean {close[0]}?' if close else '.'}"
+    bare = {each.lstrip("-"): each for each in known}
+    close = difflib.get_close_matches(name.lstrip("-"), bare, 1)
+    return f"there is no option {name}{f'; did you mean {bare[close[0]]}?' if close else '.'}"
 
 
 def terminal_width() -> int | None:

@@ -31,11 +31,11 @@ _HELP = (
     "--config names another recipe or a TOML file, and options on the command line win."
 )
 _EXAMPLES = [
-    "deeprank-train digits                      about a minute, offline",
-    "deeprank-train photos --epochs 20          a folder with one folder for each class",
-    "deeprank-train photos.csv --val new.csv    evaluate on other pictures at the end",
-    "deeprank-train --resume                    go on with the newest run",
-    "torchrun --nproc-per-node 2 -m deeprank.train photos    two processes share each batch; on GPUs, one for each",
+    "deeprank-train digits                     about a minute, offline",
+    "deeprank-train photos --epochs 20         a folder with one for each class",
+    "deeprank-train photos.csv --val new.csv   evaluate on others at the end",
+    "deeprank-train --resume                   go on with the newest run",
+    "torchrun --nproc-per-node 2 -m deeprank.train photos   two share a batch",
 ]
 
 app = application(_HELP, _EXAMPLES)
