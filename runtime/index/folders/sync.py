@@ -267,7 +267,7 @@ class _Sync:
                 if task.uploaded is not None and task.sha256 != task.uploaded.sha256:
                     raise PictureError(f"{display_path(path)} is damaged: its content is not what was uploaded.")
                 if task.sha256 in self._contents:
-                    raise _AlreadyEmbeddedError
+                    raise _AlreadyEmbeddedError("the index holds the vector of these bytes")
                 file.seek(0)
                 return embedder.load(file)
         except OSError as error:
