@@ -473,7 +473,9 @@ def _model_line(info: IndexInfo) -> str:
 def _graph_line(info: IndexInfo) -> str:
     if info.graph is None:
         return f"graph      {info.graph_problem}; searches scan, which gives the exact result"
-    line = f"graph      {info.graph['items']:,} vectors, {info.graph['removed']:,} removed ones"
+    items, vectors = info.graph["items"], info.graph["vectors"]
+    shared = f" of {items:,} pictures" if items > vectors else ""
+    line = f"graph      {vectors:,} vectors{shared}, {info.graph['removed']:,} removed ones"
     measured = info.graph.get("measured")
     if measured is None:
         return line
