@@ -116,7 +116,7 @@ def unread_metadata(source: Source, root: str, pictures: Sequence[str]) -> Itera
             yield f"{printable(folder + _METADATA)} names no labels; they come from the folders."
         for name in _OTHER_METADATA:
             if f"{folder}{name}" in source.files:
-                yield f"{printable(folder + name)} is not read; labels come from the folders, or a CSV of file_name,label."
+                yield f"{printable(folder + name)} is not read: labels come from folders, or a CSV of file_name,label."
 
 
 def _read_rows(source: Source, rows: Sequence[_TableRow], pictures: Sequence[str], name: str) -> Layout:
