@@ -56,9 +56,8 @@ def measured(
         order = sorted(others, key=lambda path: float(((vectors[query] - vectors[path]) ** 2).sum()))
         right = [label(path) == label(query) for path in order]
         relevant = sum(right)
-        average = (
-            sum(sum(right[: n + 1]) / (n + 1) for n in range(relevant) if right[n]) / relevant if relevant else None
-        )
+        hits = [sum(right[: n + 1]) / (n + 1) for n in range(relevant) if right[n]]
+        average = sum(hits) / relevant if relevant else None
         rows.append((sum(right[:K]) / K, min(relevant, K) / K, float(right[0]), average))
     precision, possible, first = (float(np.mean([row[place] for row in rows])) for place in range(3))
     return precision, possible, first, float(np.mean([row[3] for row in rows if row[3] is not None]))
@@ -114,9 +113,8 @@ def test_queries_and_gallery_that_a_table_marks(folder: Path) -> None:
     rows, queries, gallery = [], [], []
     for place, path in enumerate(everything):
         marks = ("", "") if place < 5 else (str(place % 3 != 0), str(place % 3 != 1))
-        rows.append(
-            (f"c{place % 2}", path.relative_to(folder).as_posix(), "train" if place < 5 else "validation", *marks)
-        )
+        split = "train" if place < 5 else "validation"
+        rows.append((f"c{place % 2}", path.relative_to(folder).as_posix(), split, *marks))
         queries += [path] if marks[0] == "True" else []
         gallery += [path] if marks[1] == "True" else []
     with (folder / "oml.csv").open("w", newline="") as file:

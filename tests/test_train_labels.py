@@ -65,7 +65,8 @@ def test_export_and_evaluation_of_a_run_read_its_labels(nested: Path) -> None:
 
 
 def test_a_table_may_lie_elsewhere_when_a_run_goes_on(nested: Path) -> None:
-    rows = [f"{s.path},{s.label}" for s in (*(data := open_dataset(nested, labels="leaf")).train, *data.val)]
+    data = open_dataset(nested, labels="leaf")
+    rows = [f"{sample.path},{sample.label}" for sample in (*data.train, *data.val)]
     Path("tables").mkdir()
     Path("tables/labels.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     with pytest.raises(TrainingInterrupted):
