@@ -36,7 +36,7 @@ class _Source:
 
 
 class Job:
-    """One call of ``deeprank-export``.
+    """One call of ``deeprank-export``; ``dataset`` are its pictures, ``labels`` where their labels come from.
 
     Raises:
         DeepRankError: the run or the module cannot be had.
@@ -47,9 +47,12 @@ class Job:
         self._asked = asked
         self._source = _from_run(asked) if asked.module is None else _from_module(asked)
         self._data = asked.data or self._source.data
-        dataset = open_dataset(self._data)
         reference = self._source.reference
-        self._dataset: DataSet = reference.split(dataset) if isinstance(reference, Reference) else dataset
+        self.labels = asked.labels
+        if self.labels is None and isinstance(reference, Reference):
+            self.labels = reference.labels_of(self._data)
+        dataset = open_dataset(self._data, labels=self.labels)
+        self.dataset: DataSet = reference.split(dataset) if isinstance(reference, Reference) else dataset
         self._checks = Checks(
             asked.parity == "full",
             asked.threads,
@@ -85,13 +88,13 @@ class Job:
         source, form = self._source, form_of(self._asked.format, self._asked.precision)
         with refused_as_export():
             return export_package(
-                source.network, source.info, source.reference, self._dataset, self.out, form=form, checks=self._checks
+                source.network, source.info, source.reference, self.dataset, self.out, form=form, checks=self._checks
             )
 
     def all_forms(self) -> Bundle:
         """Write every form, and the comparison as ``comparison.md`` and ``comparison.json``."""
         source = self._source
-        bundle = export_all(source.network, source.info, source.reference, self._dataset, self.out, checks=self._checks)
+        bundle = export_all(source.network, source.info, source.reference, self.dataset, self.out, checks=self._checks)
         document = bundle_markdown(bundle)
         (self.out / "comparison.json").write_text(json.dumps(bundle_json(bundle), indent=2) + "\n", encoding="utf-8")
         reports = [self.out / "comparison.md", *([self._asked.report] if self._asked.report else [])]

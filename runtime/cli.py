@@ -21,6 +21,7 @@ from .text import printable
 __all__ = [
     "Application",
     "DeviceOption",
+    "LabelsOption",
     "MaxPixelsOption",
     "ThreadsOption",
     "VerboseOption",
@@ -111,11 +112,15 @@ def application(help_text: str, examples: Examples, other_names: Mapping[str, st
 
 
 class _Command(typer.core.TyperCommand):
-    """A command with help of our own layout."""
+    """A command with help of our own layout; with ``no_args_is_help`` it is shown where nothing is typed."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
         formatter.write(command_help(self, ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take no arguments for a wish to see what there is, where nothing can be done without."""
+        return super().parse_args(ctx, args or (["--help"] if self.no_args_is_help else []))
 
 
 class _Group(typer.core.TyperGroup):
@@ -146,7 +151,9 @@ def _first_of_each(examples: Mapping[str, Sequence[str]]) -> list[str]:
 
 def _joined(first: str, second: str) -> str:
     """Return what an application and its only command say of themselves, once where it is the same."""
-    return second if second.startswith(first.rstrip(".")) else f"{first}\n\n{second}"
+    if second.startswith(first.rstrip(".")):
+        return second
+    return first if first.startswith(second.rstrip(".")) else f"{first}\n\n{second}"
 
 
 @contextlib.contextmanager
@@ -315,6 +322,16 @@ YesOption = Annotated[
     bool, typer.Option("--yes", help="Download the default data set without a question, where no DATA is named.")
 ]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Show tracebacks of errors.")]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="RULE|CSV",
+        help="Where labels come from: top (the first class folder), leaf (the innermost), path (all of them, joined by "
+        "/), or a CSV of path,label[,split]. Default: top, or DATA's metadata.csv.",
+        show_default=False,
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option("--device", help="auto, cpu or cuda. auto takes a GPU where one works.", metavar="DEVICE"),

@@ -88,7 +88,9 @@ def recall_at_k(neighbour_labels: Labels, query_labels: Labels, k: int = 1) -> f
     return float(np.mean(_correct(neighbour_labels[:, :k], query_labels).any(axis=1)))
 
 
-def map_at_r(neighbour_labels: Labels, query_labels: Labels, gallery_labels: Labels) -> float:
+def map_at_r(
+    neighbour_labels: Labels, query_labels: Labels, gallery_labels: Labels, own: Labels | None = None
+) -> float:
     """Return MAP@R (Musgrave et al., A Metric Learning Reality Check, 2020, section 2.3).
 
     For a query with R relevant gallery pictures: (1/R) * sum over ranks i <= R of precision at i where rank i is
@@ -98,10 +100,11 @@ def map_at_r(neighbour_labels: Labels, query_labels: Labels, gallery_labels: Lab
         neighbour_labels: ``[q, k]`` with k at least the largest R (:func:`largest_class`).
         query_labels: ``[q]``.
         gallery_labels: ``[n]``.
+        own: ``[q]``, 1 where the query is a gallery picture, too, which is not relevant to itself; None: nowhere.
 
     """
     size = int(max(gallery_labels.max(initial=0), query_labels.max(initial=0))) + 1
-    relevant = np.bincount(gallery_labels, minlength=size)[query_labels]
+    relevant = np.bincount(gallery_labels, minlength=size)[query_labels] - (0 if own is None else own)
     correct = _correct(neighbour_labels, query_labels)
     ranks = np.arange(1, correct.shape[1] + 1)
     precision = np.cumsum(correct, axis=1) / ranks

@@ -175,7 +175,7 @@ def test_csv(class_folders: Path) -> None:
         ("path,label\ncat/0.png,\n", "no path or no label"),
         ("path,label\ncat/99.png,x\n", "does not exist beside the CSV"),
         ("path,label\ncat/0.png,x\ncat/0.png,y\n", "a second time"),
-        ("path,label,split\ncat/0.png,x,dev\n", "split 'dev'; expected train or val"),
+        ("path,label,split\ncat/0.png,x,holdout\n", "split 'holdout'; expected train, val or test"),
         ("path,label\n", "holds no train pictures"),
     ],
 )

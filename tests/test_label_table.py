@@ -99,11 +99,9 @@ def test_what_is_refused(tmp_path, text, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "content", ["path,label\na.png,größe\n".encode("latin-1"), "path,label\na,b\n".encode("utf-16")]
-)
-def test_other_encodings_are_refused(tmp_path, content):
-    (tmp_path / "labels.csv").write_bytes(content)
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_other_encodings_are_refused(tmp_path, encoding):
+    (tmp_path / "labels.csv").write_bytes("path,label\na.png,größe\n".encode(encoding))
     with pytest.raises(DataError, match="is not a CSV in UTF-8"):
         read_label_table(tmp_path / "labels.csv")
 

@@ -48,6 +48,7 @@ def _train(
     data: str | None,
     config: str | None,
     val: str | None,
+    labels: str | None,
     out: Path | None,
     resume: Path | None,
     cache: Path,
@@ -81,9 +82,9 @@ def _train(
         with monitor.signals():
             if resume is not None:
                 asked = {name: getattr(merged, name) for name in overrides}
-                result = resume_run(resume, asked, surroundings, monitor, data=data, val=val)
+                result = resume_run(resume, asked, surroundings, monitor, data=data, val=val, labels=labels)
             else:
-                result = start_run(str(data), merged, recipe, surroundings, monitor, val=val, out=out)
+                result = start_run(str(data), merged, recipe, surroundings, monitor, val=val, labels=labels, out=out)
     if ranks.first:
         _print_result(result.run, result.figures)
         next_step("deeprank-export", _from_here(result.run))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..runtime.cli import DeviceOption, VerboseOption, VersionOption, YesOption
+from ..runtime.cli import DeviceOption, LabelsOption, VerboseOption, VersionOption, YesOption
 from ..runtime.errors import TrainingError
 from ..runtime.text import printable
 from .config import options
@@ -42,8 +42,8 @@ _FIXED: dict[str, Any] = {
         Annotated[
             str | None,
             typer.Argument(
-                help="Folder of class folders, Tiny ImageNet folder or zip, CSV of path,label[,split], or the word "
-                "digits. Default: data/tiny-imagenet-200, downloaded once.",
+                help="Folder or zip of class folders, or of train, val and test folders with class folders in them; "
+                "CSV of path,label[,split]; or the word digits. Default: data/tiny-imagenet-200, downloaded once.",
                 metavar="[DATA]",
                 show_default=False,
             ),
@@ -58,6 +58,7 @@ _FIXED: dict[str, Any] = {
         ],
         None,
     ),
+    "labels": (LabelsOption, None),
     "out": (
         Annotated[
             Path | None,

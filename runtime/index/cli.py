@@ -47,18 +47,56 @@ DEFAULT_INDEX = Path("deeprank.index")
 
 app = application(
     "Make an index of folders of pictures, and look after it.",
-    [
-        "deeprank-index sync photos",
-        "deeprank-index sync photos holidays --index my.index --model cats.onnx",
-        "deeprank-index sync photos --labels leaf",
-        "deeprank-index sync photos --exclude raw --exclude '*.gif' --dry-run",
-        "deeprank-index sync --root /media/old/photos=/photos",
-        "deeprank-index info",
-        "deeprank-index verify --repair",
-        "deeprank-index copy /backup/deeprank.index",
-        "deeprank-index remove 'photos/2019/*' --yes",
-        "deeprank-index dedupe --paths-only --print0 | xargs -0 ls -l",
-    ],
+    {
+        "sync": [
+            "deeprank-index sync photos",
+            "deeprank-index sync photos holidays --index my.index --model cats.onnx",
+            "deeprank-index sync photos --labels leaf",
+            "deeprank-index sync photos --exclude raw --exclude '*.gif' --dry-run",
+            "deeprank-index sync --root /media/old/photos=/photos",
+            "deeprank-index sync --reembed --model better.onnx",
+        ],
+        "info": ["deeprank-index info", "deeprank-index info --index my.index --json"],
+        "verify": ["deeprank-index verify", "deeprank-index verify --repair"],
+        "remove": [
+            "deeprank-index remove 'photos/2019/*' --yes",
+            "deeprank-index remove photos/blurred.jpg",
+            "deeprank-index remove --label receipts",
+            "deeprank-index remove --root /photos/old",
+        ],
+        "compact": ["deeprank-index compact"],
+        "copy": ["deeprank-index copy /backup/deeprank.index", "deeprank-index copy /backup/deeprank.index --replace"],
+        "export": ["deeprank-index export vectors.npz", "deeprank-index export cats.npz --label cats"],
+        "import": ["deeprank-index import vectors.npz --index new.index"],
+        "dedupe": [
+            "deeprank-index dedupe",
+            "deeprank-index dedupe --max-distance 0.02 --keep oldest",
+            "deeprank-index dedupe --paths-only --print0 | xargs -0 ls -l",
+        ],
+    },
+    {
+        **dict.fromkeys(("-r", "-R", "--recursive"), "folders are read with everything in them"),
+        **dict.fromkeys(
+            ("-f", "--force"), "--reembed embeds everything anew, --allow-mass-removal takes lost folders out"
+        ),
+        **dict.fromkeys(("--rebuild", "--reindex"), "--reembed"),
+        **dict.fromkeys(("--update", "--incremental"), "a sync embeds only what is new or has changed"),
+        **dict.fromkeys(("--delete", "--prune"), "a sync takes out what is gone, unless --keep-missing is given"),
+        **dict.fromkeys(("--batch-size", "--batch"), "batches are as large as --threads can use"),
+        **dict.fromkeys(("--db", "--database", "--index-dir", "-o", "--out", "--output"), "--index"),
+        **dict.fromkeys(("--ignore", "--skip"), "--exclude"),
+        **dict.fromkeys(("--only", "--pattern", "--glob", "--filter"), "--include"),
+        **dict.fromkeys(("-n", "--dry", "--simulate"), "--dry-run"),
+        **dict.fromkeys(("-y", "--assume-yes"), "--yes"),
+        **dict.fromkeys(("--fix", "--rescue"), "--repair"),
+        **dict.fromkeys(("--overwrite",), "--replace"),
+        **dict.fromkeys(("--threshold", "--distance"), "--max-distance"),
+        **dict.fromkeys(("--class", "--category", "--tag"), "--label"),
+        **dict.fromkeys(("-0", "--null"), "--print0"),
+        **dict.fromkeys(("-j", "--jobs", "--workers", "--num-workers", "--num-threads"), "--threads"),
+        **dict.fromkeys(("--gpu", "--cuda"), "--device cuda"),
+        "--cpu": "--device cpu",
+    },
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -42,7 +41,7 @@ class IndexInfo:
         dim: length of a vector.
         model_sha256: of the model that the vectors were made with.
         model: what its file says of itself; None where it cannot be read, for the reason in ``model_problem``.
-        graph: size, covered and removed items and parameters; None: searches scan, for the reason in
+        graph: size, items, their different vectors, removed ones and parameters; None: searches scan, for the reason in
             ``graph_problem``.
         sizes: bytes of each file, and of the uploads together.
         schema: the number of the layout that its database has.
@@ -139,9 +138,8 @@ def _graph(store: Store, dim: int) -> tuple[Mapping[str, Any] | None, str | None
         file = open_graph(store.folder, row, dim)
     except GraphUnusableError as error:
         return None, str(error)
-    live = int(file.live.sum())
-    parameters: dict[str, Any] = json.loads(row.parameters)
-    return {"items": live, "removed": len(file.ids) - live, "bytes": row.size, **parameters}, None
+    counts = {"items": file.nodes.items, "vectors": file.nodes.count, "removed": file.dead}
+    return {**counts, "bytes": row.size, **file.parameters}, None
 
 
 def _model(folder: Path, expected: str) -> tuple[ModelInfo | None, str | None]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..text import display_path, printable
+from ..text import display_path, file_size, printable
 
 if TYPE_CHECKING:
     from .care.compact import CompactReport
@@ -369,6 +369,7 @@ def dedupe_document(index: Path, report: DedupeReport) -> dict[str, Any]:
         "keep": report.keep,
         "pictures": report.pictures,
         "near_duplicates": report.near_duplicates,
+        "near_duplicate_bytes": _near_duplicate_bytes(report),
         "groups": [
             {
                 "kept": _file_document(group.kept),
@@ -383,17 +384,23 @@ def dedupe_document(index: Path, report: DedupeReport) -> dict[str, Any]:
 
 
 def dedupe_lines(report: DedupeReport) -> Iterator[str]:
-    """Name the near-duplicates, group by group."""
+    """Name the near-duplicates, group by group, with the sizes of the files and what could be saved in all."""
     for group in report.groups:
-        yield display_path(group.kept.path)
+        yield f"{display_path(group.kept.path)} ({file_size(group.kept.size)})"
         for file in group.others:
-            yield f"  {file.distance:.4f}  {'identical' if file.identical else '':9}  {display_path(file.path)}"
+            same = "identical" if file.identical else ""
+            yield f"  {file.distance:.4f}  {same:9}  {file_size(file.size):>8}  {display_path(file.path)}"
         yield ""
     count, groups = report.near_duplicates, len(report.groups)
+    saved = f"; {file_size(_near_duplicate_bytes(report))} could be saved" if count else ""
     yield (
         f"{count:,} near-duplicate{'' if count == 1 else 's'} in {groups:,} group{'' if groups == 1 else 's'} "
-        f"of {pictures(report.pictures)}"
+        f"of {pictures(report.pictures)}{saved}"
     )
+
+
+def _near_duplicate_bytes(report: DedupeReport) -> int:
+    return sum(file.size for group in report.groups for file in group.others)
 
 
 def spared_remarks(files: Spared) -> list[str]:
@@ -466,7 +473,9 @@ def _model_line(info: IndexInfo) -> str:
 def _graph_line(info: IndexInfo) -> str:
     if info.graph is None:
         return f"graph      {info.graph_problem}; searches scan, which gives the exact result"
-    line = f"graph      {info.graph['items']:,} vectors, {info.graph['removed']:,} removed ones"
+    items, vectors = info.graph["items"], info.graph["vectors"]
+    shared = f" of {items:,} pictures" if items > vectors else ""
+    line = f"graph      {vectors:,} vectors{shared}, {info.graph['removed']:,} removed ones"
     measured = info.graph.get("measured")
     if measured is None:
         return line

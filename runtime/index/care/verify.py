@@ -319,7 +319,7 @@ def _check_graph(graph: _OpenGraph, ids: set[int], found: _Findings) -> None:
 
 def _holds(file: GraphFile, covers: int, ids: set[int]) -> bool:
     covered = np.array(sorted(item for item in ids if item <= covers), dtype=np.int64)
-    return np.array_equal(np.sort(file.ids[file.live]), covered)
+    return np.array_equal(file.nodes.item_ids(), covered)
 
 
 def _check_model(store: Store, meta: Meta, found: _Findings) -> None:

@@ -360,7 +360,7 @@ class _Sync:
                 if task.uploaded is not None and task.sha256 != task.uploaded.sha256:
                     raise PictureError(f"{display_path(path)} is damaged: its content is not what was uploaded.")
                 if self._is_embedded(task):
-                    raise _AlreadyEmbeddedError("")
+                    raise _AlreadyEmbeddedError("the index holds the vector of these bytes")
                 file.seek(0)
                 return embedder.load(file)
         except OSError as error:
