@@ -541,9 +541,11 @@ def test_names_that_do_not_tell(tmp_path: Path, model: Path, monkeypatch: pytest
     for name in ("README", "movie.mp4", "g.xyz"):
         (photos / name).write_text("nothing to see")
         os.utime(photos / name, ns=(AN_HOUR_AGO, AN_HOUR_AGO))
+    (photos / "current").symlink_to(photos / "nowhere")
+    os.mkfifo(photos / "pipe")
     report = sync(index, [photos], model=model)
     assert set(items(index)) == {"a.jfif", "b.PJPEG", "c", "sub/d"}
-    assert report.unknown_extensions == {"": 1, ".mp4": 1, ".xyz": 2}
+    assert report.unknown_extensions == {"": 3, ".mp4": 1, ".xyz": 2}
     assert report.skipped == ()
     monkeypatch.setattr(formats, "format_of", None)  # what is no picture is not opened again
     assert counts(sync(index, [photos])) == (0, 0, 0, 0, 4)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -176,6 +176,8 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wi
         check_present(path, root is not None, wishes.allow_mass_removal or wishes.keep_missing)
         plan = _begun(store, path, root, skip, wishes)
         plan.was = known[root] if root in moved and known[root] != path else None
+        if plan.was is not None:  # what is remembered names the old place
+            plan.unread = {name: replace(each, decoders="") for name, each in plan.unread.items()}
         known_items = items.pop(root, {}) if root is not None else {}
         _judge_doubtful(plan, known_items, reading)
         _compare(plan, known_items, reading)
@@ -206,26 +208,28 @@ def _judge_doubtful(plan: RootPlan, items: Mapping[bytes, Item], reading: Readin
     """Sort the files whose names do not tell by their first bytes; each is opened once, until it changes."""
     for found in plan.walk.doubtful:
         known = plan.unread.get(found.path)
-        if known is None or not known.holds(found, reading):
-            known = None if found.path in items else _judged(plan, found, reading)
-        if known is None or known.kind != NO_PICTURE:
+        if known is not None and not known.holds(found, reading):
+            known = None
+        is_picture = found.path in items if known is None else known.kind != NO_PICTURE
+        if known is None and not is_picture:
+            is_picture, known = _judged(plan, found, reading)
+        if is_picture:
             plan.walk.files.append(found)
-        else:
-            plan.no_pictures.append(known)
-            plan.walk.unknown[os.fsdecode(os.path.splitext(found.path)[1].lower())] += 1  # noqa: PTH122
+            continue
+        plan.no_pictures += [known] if known is not None else []
+        plan.walk.unknown[os.fsdecode(os.path.splitext(found.path)[1].lower())] += 1  # noqa: PTH122
 
 
-def _judged(plan: RootPlan, found: Found, reading: Reading) -> Unread | None:
-    """Look at the first bytes of a file; None: they are a picture's, or cannot be read, which is then its fault."""
+def _judged(plan: RootPlan, found: Found, reading: Reading) -> tuple[bool, Unread | None]:
+    """Tell by its first bytes whether a file is a picture, and what to remember if not; one that is locked is none."""
     try:
         with open(os.path.join(plan.path, found.path), "rb") as file:  # noqa: PTH118, PTH123 - bytes
             now, status = time.time_ns(), os.fstat(file.fileno())
             is_picture = formats.format_of(file.read(formats.HEAD_BYTES)) is not None
     except OSError:
-        return None
-    if is_picture:
-        return None
-    return unread_of(Found(found.path, status.st_size, settled_mtime(status.st_mtime_ns, now)), None, reading)
+        return False, None
+    seen = Found(found.path, status.st_size, settled_mtime(status.st_mtime_ns, now))
+    return is_picture, None if is_picture else unread_of(seen, None, reading)
 
 
 def _label(plan: RootPlan, items: Mapping[bytes, Item], wishes: Wishes) -> None:
