@@ -25,6 +25,7 @@ from deeprank.runtime.errors import IndexDamagedError, IndexStateError, QueryErr
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.care.reembed import reembed
 from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.database import schema
 from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import Writer, writing
@@ -139,6 +140,26 @@ def test_the_first_sync_embeds_again_what_a_correction_touches(tmp_path: Path) -
     assert verify(index).problems == ()
     # Labels stay as they were until somebody asks.
     assert labels(index) == {path: item.label for path, item in before.items()}
+
+
+def test_whoever_has_it_open_goes_on_while_it_is_migrated(tmp_path: Path) -> None:
+    index, photos = old_index(tmp_path / "old")
+    with Index.open(index) as opened, Store.open(index) as store:
+        assert len(opened.search(photos / "train/dress/0.png", 8)) == len(list(store.all_items())) == 8
+        sync(index, [], moved_roots=[f"/nowhere/photos={photos}"], labels=parse_labels("top"))
+        hits = opened.search(photos / "train/shirt/2.tif", 8)
+        assert (len(hits), hits[0].relative, hits[0].label) == (8, "train/shirt/2.tif", "shirt")
+        assert {item.decoding for item in store.all_items()} == {formats.DECODING_VERSION}
+
+
+def test_a_migration_is_done_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, photos = old_index(tmp_path / "old")
+    before = rows(index)
+    steps = schema.MIGRATIONS[2]
+    monkeypatch.setattr(schema, "MIGRATIONS", {2: [*steps, "SELECT no_such_function()"]})
+    with pytest.raises(IndexDamagedError):
+        sync(index, [photos])
+    assert (rows(index), index_info(index).schema) == (before, 2)
 
 
 def test_once_done_no_file_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,6 +437,30 @@ def test_vectors_that_stay_right_are_used_again(made: tuple[Path, Path], correct
     assert (counts(report), report.embedded, report.redecoded) == ((1, 0, 1, 0, 4), 0, 0)
     assert {item.decoding for item in items(index).values()} == {formats.DECODING_VERSION}
     assert verify(index).problems == ()
+
+
+def test_labels_stay_when_pictures_are_read_again(made: tuple[Path, Path], corrected: set[str]) -> None:
+    """Also those that no folder has, as an import may bring them."""
+    index, photos = made
+    corrected |= {"1.png"}
+    with writing(index) as writer:
+        for item in list(writer.all_items()):
+            writer.move(item._replace(label="mine"))
+        writer.commit()
+    assert sync(index, [photos]).redecoded == 1
+    assert set(labels(index).values()) == {"mine"}
+
+
+def test_relabelling_and_reading_again_at_once(made: tuple[Path, Path], corrected: set[str]) -> None:
+    index, photos = made
+    (photos / "a").mkdir()
+    corrected |= {"1.png"}
+    for name in ("0.png", "1.png"):
+        (photos / name).rename(photos / "a" / name)
+    report = sync(index, [photos], labels=parse_labels("leaf"))
+    assert (report.moved, report.added, report.removed) == (1, 1, 1)
+    assert labels(index) == {"a/0.png": "a", "a/1.png": "a", "2.png": None, "3.png": None, "same.png": None}
+    assert index_info(index).outdated == 0
 
 
 def test_what_cannot_be_looked_at_stays_pending(made: tuple[Path, Path], corrected: set[str], tmp_path: Path) -> None:

@@ -251,6 +251,8 @@ def _label(plan: RootPlan, items: Mapping[bytes, Item], wishes: Wishes) -> None:
         label = plan.labels.label(item.path, item.label)
         if label != item.label and item.id not in gone:
             plan.relabelled.append(item._replace(label=label))
+    relabelled = {item.id: item for item in plan.relabelled}
+    plan.outdated = [(found, relabelled.get(item.id, item)) for found, item in plan.outdated]
 
 
 def _tops(plan: RootPlan, items: Mapping[bytes, Item]) -> set[str]:

@@ -323,16 +323,18 @@ class _Sync:
     def _reuse(self, task: Task) -> bool:
         """Take the vector that the index has for these bytes; False: it has none any more."""
         version = self._contents[task.sha256]
-        if task.old is not None and task.old.sha256 == task.sha256 and task.old.decoding == version:
+        if task.old is not None and task.old.sha256 == task.sha256 and _is_right(task.old, version, task):
             self._writer.move(self._item(task, task.old.id))
+            self._contents[task.sha256] = formats.DECODING_VERSION
             self._counts["unchanged"] += 1
             return True
-        moved = next((item for item in self._missing[task.sha256] if item.decoding == version), None)
+        moved = next((item for item in self._missing[task.sha256] if _is_right(item, version, task)), None)
         if moved is not None and not task.redecode:
             self._missing[task.sha256].remove(moved)
             if task.old is not None:
                 self._writer.remove([task.old.id])
             self._writer.move(self._item(task, moved.id, moved.label))
+            self._contents[task.sha256] = formats.DECODING_VERSION
             self._counts["moved"] += 1
             return True
         vector = self._writer.vector_of_content(task.sha256, version)
@@ -383,7 +385,9 @@ class _Sync:
         if task.uploaded is not None:
             return task.uploaded._replace(id=item, root=task.plan.root, decoding=formats.DECODING_VERSION)
         path, size, mtime_ns = task.found
-        label = task.plan.labels.label(path, label if task.old is None else task.old.label)
+        label = label if task.old is None else task.old.label
+        if not task.redecode:  # its file is as it was, and so is its label
+            label = task.plan.labels.label(path, label)
         return Item(item, task.plan.root, path, label, size, mtime_ns, task.sha256, formats.DECODING_VERSION)
 
     def _keep_what_is_done(self) -> None:
@@ -442,6 +446,16 @@ class _Sync:
                 if name not in skipped and name.isprintable():
                     return name
         return None
+
+
+def _is_right(item: Item, version: int, task: Task) -> bool:
+    """Tell whether the vector of an item is right for a file of its content; one of decoding rules ``version`` is."""
+    if item.decoding == version:
+        return True
+    try:
+        return not formats.decoding_changed(task.path, item.decoding)
+    except OSError:
+        return False
 
 
 def _taken_in(uploads: int) -> str | None:
