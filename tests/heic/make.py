@@ -74,9 +74,7 @@ def heif(items: list[Item], primary: int = 1, references: tuple[tuple[bytes, int
         + bytes(0x80 * (prop[4:8] in (b"hvcC", b"irot", b"imir")) | 1 + shared.index(prop) for prop in item.properties)
         for number, item in enumerate(items, 1)
     )
-    pointing = b"".join(
-        box(kind, struct.pack(f">HH{len(to)}H", start, len(to), *to)) for kind, start, to in references
-    )
+    pointing = b"".join(box(kind, struct.pack(f">HH{len(to)}H", start, len(to), *to)) for kind, start, to in references)
 
     def meta(begin: int) -> bytes:
         places, at = b"", begin
@@ -109,7 +107,9 @@ def grid() -> bytes:
     tiles = [encoded(whole[y : y + 64, x : x + 64]) for y in (0, 64) for x in (0, 64)]
     for tile in tiles:
         tile.hidden = True
-    shown = Item(struct.pack(">BBBBHH", 0, 0, 1, 1, 100, 90), [full(b"ispe", 0, 0, struct.pack(">II", 100, 90))], b"grid")
+    shown = Item(
+        struct.pack(">BBBBHH", 0, 0, 1, 1, 100, 90), [full(b"ispe", 0, 0, struct.pack(">II", 100, 90))], b"grid"
+    )
     return heif([shown, *tiles], 1, ((b"dimg", 1, (2, 3, 4, 5)),))
 
 
