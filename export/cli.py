@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..models.allocator import keep_freed_memory
-from ..runtime.cli import ThreadsOption, VerboseOption, VersionOption, application, guarded, note, progress_in_stages
-from ..runtime.console import emit_json
+from ..runtime.cli import (
+    LabelsOption,
+    ThreadsOption,
+    VerboseOption,
+    VersionOption,
+    application,
+    guarded,
+    note,
+    progress_in_stages,
+)
+from ..runtime.console import emit_json, next_step
+from ..runtime.dataset_summary import report_reading
 from ..runtime.errors import ExportError, MissingExtraError
 from ..runtime.text import display_path
 from .asked import Asked
@@ -25,8 +36,18 @@ app = application(
         "deeprank-export runs/latest --out cats.onnx --data photos/",
         "deeprank-export --precision int8 --out cats.int8.onnx --report int8.md",
         "deeprank-export --format all --out forms/",
-        "deeprank-export --module mymodels:build --state weights.pth --image-size 224 --data photos/",
+        "deeprank-export --module mymodels:build --state weights.pth --data photos/",
     ],
+    {
+        **dict.fromkeys(("-o", "--output"), "--out"),
+        **dict.fromkeys(("--half", "--fp16"), "it is --precision fp16 here"),
+        **dict.fromkeys(("--int8", "--quantize", "--quantise"), "it is --precision int8 here"),
+        **dict.fromkeys(("--dtype", "--float"), "--precision"),
+        **dict.fromkeys(("--input-size", "--img-size", "--imgsz", "--size"), "--image-size"),
+        **dict.fromkeys(("--run", "--checkpoint", "--weights"), "a run is named without an option"),
+        **dict.fromkeys(("--dataset", "--calibration-data"), "--data"),
+        **dict.fromkeys(("--onnx", "--torchscript"), "it is --format here"),
+    },
 )
 
 
@@ -56,6 +77,7 @@ def export_command(
         str | None,
         typer.Option("--data", help="Pictures for parity check and calibration. Default: the run's own data set."),
     ] = None,
+    labels: LabelsOption = None,
     parity: Annotated[
         str, typer.Option("--parity", help="sample (500 queries, 5,000 gallery pictures) or full (all pictures).")
     ] = "sample",
@@ -106,7 +128,7 @@ def export_command(
     """Turn a training run, or any PyTorch module, into a self-describing model file."""
     asked = Asked(
         run, form, precision, out, data, parity, calibration, max_abs, min_cosine, precision_change, report, module,
-        state, image_size, picture_mode, mean, deviation, name, threads,
+        state, image_size, picture_mode, mean, deviation, name, threads, labels,
     )  # fmt: skip
     asked.check()
     keep_freed_memory()
@@ -116,14 +138,26 @@ def export_command(
         raise MissingExtraError("deeprank-export", "train") from error
     with progress_in_stages() as start:
         job = Job(asked, start)
+        report_reading(job.dataset, note)
         if form == "all":
             bundle: Bundle | None = job.all_forms()
         else:
             bundle, package = None, job.one_form()
     if bundle is not None:
         _show_all(bundle, job, as_json)
+        packages = bundle.packages
     else:
         _show(package, report, as_json)
+        packages = (package,)
+    _show_next(packages, job)
+
+
+def _show_next(packages: Sequence[Package], job: Job) -> None:
+    """Name the command that uses the model: the first of the files that an index can be made with."""
+    models = [package.model for package in packages if package.model.suffix == ".onnx"]
+    if models:
+        labels = ("--labels", job.labels) if job.pictures and job.labels not in (None, "top") else ()
+        next_step("deeprank-index", "sync", job.pictures or "PHOTOS", *map(str, labels), "--model", models[0])
 
 
 def _show(package: Package, report: Path | None, as_json: bool) -> None:

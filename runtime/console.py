@@ -1,24 +1,64 @@
 """How every command speaks and ends; apart from :mod:`.cli`, so that a query need not wait for Typer.
 
 Results go to stdout, everything else to stderr. Exit status 0: done; 1: failed, with one sentence; 2: wrong usage;
-130: interrupted.
+130 and 143: interrupted, which is no error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, ParamSpec
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 from .errors import DeepRankError
 from .text import display_path, printable
 
-__all__ = ["emit_json", "emit_paths", "fail", "guarded", "next_step", "note"]
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = [
+    "as_typed",
+    "as_typed_line",
+    "emit_json",
+    "emit_paths",
+    "fail",
+    "guarded",
+    "next_step",
+    "note",
+    "refuse_usage",
+    "standard_streams",
+    "terminal_width",
+    "unknown_option",
+]
 
 P = ParamSpec("P")
+
+_UMBRELLA = "deeprank "
+_STDOUT = "standard output"
+_INTERRUPTED = (130, 143)
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Run a whole command: on standard streams that exist, and with one sentence where its output cannot be written."""
+    _open_closed_streams()
+    _name_stdout()
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        fail("interrupted.", status=130)
+    except OSError as error:
+        if error.filename != _STDOUT:
+            raise
+        _fail_for_stdout(error)
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -39,17 +79,17 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             fail(str(error), verbose=verbose)
         except KeyboardInterrupt:
             fail("interrupted.", verbose=verbose, status=130)
-        except BrokenPipeError:
-            # Whoever read our output has gone (as `| head` does); nothing more can be said to them.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
         except OSError as error:
+            if error.filename == _STDOUT or isinstance(error, BrokenPipeError):
+                _fail_for_stdout(error)
             where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
             fail(f"{where}{error.strerror or error}; nothing was left half-written.", verbose=verbose)
         except MemoryError:
             fail("out of memory; lower --threads, --max-pixels or the sizes of the batches.", verbose=verbose)
         except Exception as error:
             kind = type(error).__name__
+            if kind == "Abort" and isinstance(error.__context__, KeyboardInterrupt):  # at a question
+                fail("interrupted.", verbose=verbose, status=130)
             if type(error).__module__.split(".")[0] in ("typer", "click"):  # wrong usage, and an orderly end
                 raise
             fail(f"internal error ({kind}: {error}); -v shows where. Please report it.", verbose=verbose)
@@ -58,25 +98,90 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def fail(message: str, *, verbose: bool = False, status: int = 1) -> NoReturn:
-    """Say one sentence on stderr and exit."""
+    """Say one sentence on stderr and exit; with the status of an interruption, it is not called an error."""
     if verbose:
         import traceback
 
-        traceback.print_exc()
-    print(f"error: {_lines(message)}", file=sys.stderr)
+        _say(traceback.format_exc().rstrip())
+    _say(("" if status in _INTERRUPTED else "error: ") + _lines(message))
     sys.exit(status)
+
+
+def refuse_usage(message: str, usage: str) -> NoReturn:
+    """Say on stderr what is wrong with a command line, and exit with 2.
+
+    Args:
+        message: the mistake.
+        usage: the command with what it takes, on one line.
+
+    """
+    _say(f"error: {_lines(message)}\nusage: {usage}  (--help shows the options)")
+    sys.exit(2)
 
 
 def note(message: str) -> None:
     """Say something on stderr that is no result: a remark, a choice that was made."""
-    print(_lines(message), file=sys.stderr, flush=True)
+    _say(_lines(message))
 
 
 def next_step(*words: str | os.PathLike[str]) -> None:
     """Name the command that comes next, on stderr, so that it can be pasted."""
-    import shlex
+    from .shell import shell_command
 
-    note("Next: " + " ".join(shlex.quote(os.fsdecode(word)) for word in words))
+    command, *arguments = words
+    # A path is never taken for an option.
+    arguments = [
+        f".{os.sep}{os.fsdecode(each)}" if isinstance(each, os.PathLike) and os.fsdecode(each).startswith("-") else each
+        for each in arguments
+    ]
+    note(f"Next: {as_typed(os.fsdecode(command))} {shell_command(*arguments)}".rstrip())
+
+
+def as_typed(command: str) -> str:
+    """Return a command of ours as it was typed: ``deeprank query`` under the umbrella, else ``deeprank-query``."""
+    umbrella = os.path.basename(sys.argv[0]).startswith(_UMBRELLA)  # noqa: PTH119 - "deeprank query" is no path
+    return command.replace("deeprank-", _UMBRELLA, 1) if umbrella else command
+
+
+def as_typed_line(line: str) -> str:
+    """Return an example with its own first word :func:`as_typed`."""
+    return as_typed(line) if line.startswith("deeprank-") else line
+
+
+def unknown_option(option: str, known: Iterable[str], other_names: Mapping[str, str]) -> str:
+    """Return what to say of an option that is not there: what it is called here, by its meaning, else by its letters.
+
+    Args:
+        option: as it was typed.
+        known: the options that are there.
+        other_names: names that options have elsewhere, and what they are called here, or a sentence that says what to
+            do instead (which has a blank in it and does not begin with ``-``).
+
+    """
+    import difflib
+
+    name, known = option.partition("=")[0], list(known)
+    spelt = name.lower().replace("_", "-")
+    names = {**other_names, **{each: each for each in known}}
+    # Many options share a few letters; a slip of the fingers is closer.
+    close = difflib.get_close_matches(spelt, names, 1, cutoff=0.8)
+    here = names.get(name) or names.get(spelt) or names.get(close[0] if close else "", "")
+    if here.split(" ")[0] in known:
+        return f"there is no option {name}; here it is called {here}."
+    if here and not here.startswith("-"):
+        return f"there is no option {name}; {here}."
+    bare = {each.lstrip("-"): each for each in known}
+    close = difflib.get_close_matches(name.lstrip("-"), bare, 1)
+    return f"there is no option {name}{f'; did you mean {bare[close[0]]}?' if close else '; see --help.'}"
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that results are shown on; None where they go to a file or a program."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def emit_json(document: dict[str, Any]) -> None:
@@ -97,3 +202,57 @@ def emit_paths(paths: Iterable[str], end: bytes) -> None:
 
 def _lines(message: str) -> str:
     return "\n".join(printable(line) for line in message.splitlines())
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # nothing can be said any more, and that is no reason to stop working
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _fail_for_stdout(error: OSError) -> NoReturn:
+    # What is left in the buffers would be written again at the end of the process.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):  # the reader has gone, as `| head` does: nothing more can be said to it
+        sys.exit(1)
+    fail(f"{_STDOUT} cannot be written ({error.strerror}).")
+
+
+def _open_closed_streams() -> None:
+    """Open the null device in place of standard streams that are closed.
+
+    Python has None for them, and the next file that is opened takes their number: remarks would be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+class _StandardOutput(io.FileIO):
+    """Standard output, whose errors say what could not be written."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = _STDOUT
+            raise
+
+
+def _name_stdout() -> None:
+    """Let errors of stdout name it, and show characters that its encoding lacks as escapes."""
+    plain = sys.stdout
+    if plain is not sys.__stdout__ or not isinstance(plain, io.TextIOWrapper) or plain.fileno() != 1:
+        return
+    plain.flush()
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_StandardOutput(1, "wb", closefd=False)),
+        encoding=plain.encoding,
+        errors=plain.errors if plain.encoding == "utf-8" else "backslashreplace",
+        line_buffering=plain.line_buffering or plain.write_through,
+    )

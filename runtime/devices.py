@@ -178,9 +178,11 @@ def session_providers(device: Device) -> list[Any]:
         raise DeviceError(f"device {device!r} is unknown; expected auto, cpu or cuda.")
     cuda = device != "cpu" and cuda_usable()
     if device == "cuda" and not cuda:
+        from .shell import install_extra
+
         raise DeviceError(
             "CUDA was asked for, but there is no NVIDIA driver or no ONNX Runtime with CUDA here; use --device cpu, "
-            "or install the driver and '<checkout or wheel of deep-ranking>[cuda]'."
+            f"or install the driver and: {install_extra('cuda')}"
         )
     return ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]
 

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from .binding import BoundNetwork
 from .devices import Deadline, Device, usable_cores
-from .errors import ModelFileError, PictureError
+from .errors import ModelFileError, PictureError, QueryError
 from .images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, load_picture
 from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, first_line, open_again, open_model
 from .streams import DEFAULT_BATCH_SIZE, Embedded, embed_in_workers, embed_stream
-from .text import printable
+from .text import display_path, printable
 
 __all__ = ["Embedder"]
 
@@ -118,8 +118,11 @@ class Embedder:
 
         Raises:
             PictureError: of the first picture that cannot be read.
+            QueryError: one path is given in place of several.
 
         """
+        if isinstance(sources, str | bytes | Path):
+            raise QueryError(f"One path is given, {display_path(sources)}; expected a list of pictures.")
         if len(sources) == 1:  # a single query needs no threads
             return self.embed_batch(self.load(sources[0])[None])
         vectors = np.empty((len(sources), self.dim), dtype=np.float32)

@@ -94,10 +94,17 @@ class ExportError(DeepRankError):
 
 
 class MissingExtraError(DeepRankError):
-    """A part of deeprank needs packages that are not installed here."""
+    """A part of deeprank needs packages that are not installed here; the message ends with the command to install them.
+
+    Args:
+        what: needs them.
+        extra: names them in deeprank's metadata.
+
+    """
 
     def __init__(self, what: str, extra: str) -> None:
+        from .shell import install_extra
+
         super().__init__(
-            f"{what} needs packages that are not installed here; install them with: "
-            f"pip install '<checkout or wheel of deep-ranking>[{extra}]'"
+            f"{what} needs packages that are not installed here; install them with: {install_extra(extra)}"
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["display_path", "display_width", "markdown_table", "printable"]
+__all__ = ["display_path", "display_width", "file_size", "markdown_table", "printable", "shortened"]
 
 # Categories that move the cursor, hide text or reorder it: control, format, surrogate, line and paragraph separators.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Signs above, below and around the letter before them.
+_WITHOUT_WIDTH = frozenset({"Mn", "Me"})
 
 
 def printable(text: str) -> str:
@@ -48,7 +50,71 @@ def markdown_table(
 
 def display_width(text: str) -> int:
     """Return the columns that ``text`` takes on a terminal: East Asian wide characters take two, accents none."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    if text.isascii():
+        return len(text)
+    return sum(map(_character_width, text))
+
+
+def file_size(size: int) -> str:
+    """Return a number of bytes as people read it: ``812 bytes``, ``45.2 kB``, ``3.1 GB``."""
+    if size < 1000:
+        return f"{size} byte{'' if size == 1 else 's'}"
+    value, unit = size / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}"
+
+
+def shortened(text: str, width: int, *, ellipsis: str = "…") -> str:
+    """Return untrusted text, printable, in at most ``width`` columns: what is too much is left out of its middle.
+
+    Escapes stay whole, and accents stay with their letters.
+
+    Args:
+        text: as it is, not yet escaped.
+        width: of a terminal; at least that of the ellipsis.
+        ellipsis: what stands for the part that is left out.
+
+    """
+    whole = printable(text)
+    if display_width(whole) <= width:
+        return whole
+    room = max(0, width - display_width(ellipsis))
+    parts = _parts(text)
+    tail = _fitting(reversed(parts), room - room // 2)
+    head = _fitting(iter(parts), room - sum(map(display_width, tail)))
+    return "".join([*head, ellipsis, *reversed(tail)])
+
+
+def _parts(text: str) -> list[str]:
+    """Return the pieces that text may be cut between: characters with their accents, or escapes."""
+    parts: list[str] = []
+    for character in text:
+        shown = printable(character)
+        if parts and display_width(shown) == 0:
+            parts[-1] += shown
+        else:
+            parts.append(shown)
+    return parts
+
+
+def _fitting(parts: Iterable[str], room: int) -> list[str]:
+    """Return the first parts that fit."""
+    fitting = []
+    for part in parts:
+        room -= display_width(part)
+        if room < 0:
+            break
+        fitting.append(part)
+    return fitting
+
+
+def _character_width(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in _WITHOUT_WIDTH:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _padded(cell: str, width: int, right: bool) -> str:

@@ -23,7 +23,7 @@ from deeprank.runtime import cgroups, devices
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.doctor import attempts, examine, finding, graphlib, machinecode, packages, place, processor
 from deeprank.runtime.doctor.apart import try_apart
-from deeprank.runtime.doctor.commands import shell_word
+from deeprank.runtime.shell import shell_word
 from deeprank.runtime.doctor.presentation import lines
 from deeprank.runtime.doctor.providers import describe, device_finding
 from deeprank.runtime.evaluate.embedded import EmbeddedSplit

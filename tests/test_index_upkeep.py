@@ -492,7 +492,7 @@ def test_an_interrupted_copy_says_so_and_leaves_nothing(made: Path, tmp_path: Pa
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, f"error: interrupted; nothing was put at {tmp_path / 'copy'}.\n")
+    assert (process.returncode, errors) == (130, f"interrupted; nothing was put at {tmp_path / 'copy'}.\n")
     assert names(tmp_path) == ["index"]
 
 

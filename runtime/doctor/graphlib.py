@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..devices import cpu_features
+from ..shell import pip
 from .apart import Outcome, try_apart
 from .attempts import search_small_graph
-from .commands import pip
 from .finding import Finding, ok, problem, skipped, warning
 from .machinecode import vector_instructions
 from .packages import installed_version

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..devices import has_vnni
+from ..shell import shell_word
 from ..text import display_path, printable
-from .commands import shell_word
 from .finding import Finding, ok, problem, skipped, warning
 
 if TYPE_CHECKING:

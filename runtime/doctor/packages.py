@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
-from .commands import pip
+from ..shell import DISTRIBUTION, pip, source_of_deeprank
 from .finding import Finding, ok, problem, warning
 
 __all__ = [
@@ -23,10 +23,9 @@ __all__ = [
     "versions",
 ]
 
-DISTRIBUTION = "deep-ranking"
 # What deeprank is made of, without ONNX Runtime, of which there are several.
 _BASE = ("numpy", "pillow", "filelock", "typer", "hnswlib")
-_OPTIONAL = ("pillow-heif",)
+_OPTIONAL = ("pi-heif",)
 
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?([^;]*)(?:;(.*))?")
 _AT_LEAST = re.compile(r">=\s*([0-9][0-9A-Za-z.!+_-]*)")
@@ -130,7 +129,7 @@ def _deeprank() -> Finding:
         return warning(
             DISTRIBUTION,
             "runs without being installed, so that the versions of what it needs cannot be checked",
-            f"{pip('install')} '<checkout or wheel>'",
+            pip("install", source_of_deeprank()),
         )
     return ok(DISTRIBUTION, version)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import EvaluationError
 from ..progress import StartProgress
+from ..shell import shell_word
 from ..text import display_path
-from .commands import shell_word
 from .finding import Finding, ok, problem, skipped
 
 if TYPE_CHECKING:

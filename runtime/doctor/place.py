@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..index.care.leftovers import bytes_in, find_leftovers, has_log
 from ..index.files import DATABASE, GRAPH, LOCK
+from ..shell import shell_word
 from ..text import display_path
-from .commands import shell_word
 from .finding import Finding, ok, skipped, warning
 
 __all__ = ["disk_finding", "file_system", "file_system_finding", "is_being_written", "writer_finding"]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..devices import Device, nvidia_gpus
+from ..shell import pip
 from .apart import Outcome, try_apart
 from .attempts import CPU, CUDA, TENSORRT, run_model
-from .commands import pip
 from .finding import Finding, ok, problem, skipped, warning
 from .runtimes import right_onnxruntime
 

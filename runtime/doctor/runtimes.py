@@ -6,8 +6,8 @@ import platform
 import sys
 from collections.abc import Mapping
 
+from ..shell import pip
 from .apart import Outcome
-from .commands import pip
 from .finding import Finding, ok, problem, warning
 from .packages import Requirement, compared, installed_version, requirements
 

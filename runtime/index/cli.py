@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from ..cli import (
     note,
     progress_in_stages,
 )
-from ..console import emit_paths
+from ..console import emit_paths, next_step
 from ..devices import Device
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
@@ -35,6 +36,7 @@ from ..nearduplicate import NEAR_DUPLICATE
 from ..text import display_path
 from . import presentation
 from .folders.rootfilters import RootFilters
+from .folders.rootlabels import parse_labels
 
 IndexOption = Annotated[
     Path,
@@ -45,17 +47,56 @@ DEFAULT_INDEX = Path("deeprank.index")
 
 app = application(
     "Make an index of folders of pictures, and look after it.",
-    [
-        "deeprank-index sync photos",
-        "deeprank-index sync photos holidays --index my.index --model cats.onnx",
-        "deeprank-index sync photos --exclude raw --exclude '*.gif' --dry-run",
-        "deeprank-index sync --root /media/old/photos=/photos",
-        "deeprank-index info",
-        "deeprank-index verify --repair",
-        "deeprank-index copy /backup/deeprank.index",
-        "deeprank-index remove 'photos/2019/*' --yes",
-        "deeprank-index dedupe --paths-only --print0 | xargs -0 ls -l",
-    ],
+    {
+        "sync": [
+            "deeprank-index sync photos",
+            "deeprank-index sync photos holidays --index my.index --model cats.onnx",
+            "deeprank-index sync photos --labels leaf",
+            "deeprank-index sync photos --exclude raw --exclude '*.gif' --dry-run",
+            "deeprank-index sync --root /media/old/photos=/photos",
+            "deeprank-index sync --reembed --model better.onnx",
+        ],
+        "info": ["deeprank-index info", "deeprank-index info --index my.index --json"],
+        "verify": ["deeprank-index verify", "deeprank-index verify --repair"],
+        "remove": [
+            "deeprank-index remove 'photos/2019/*' --yes",
+            "deeprank-index remove photos/blurred.jpg",
+            "deeprank-index remove --label receipts",
+            "deeprank-index remove --root /photos/old",
+        ],
+        "compact": ["deeprank-index compact"],
+        "copy": ["deeprank-index copy /backup/deeprank.index", "deeprank-index copy /backup/deeprank.index --replace"],
+        "export": ["deeprank-index export vectors.npz", "deeprank-index export cats.npz --label cats"],
+        "import": ["deeprank-index import vectors.npz --index new.index"],
+        "dedupe": [
+            "deeprank-index dedupe",
+            "deeprank-index dedupe --max-distance 0.02 --keep oldest",
+            "deeprank-index dedupe --paths-only --print0 | xargs -0 ls -l",
+        ],
+    },
+    {
+        **dict.fromkeys(("-r", "-R", "--recursive"), "folders are read with everything in them"),
+        **dict.fromkeys(
+            ("-f", "--force"), "--reembed embeds everything anew, --allow-mass-removal takes lost folders out"
+        ),
+        **dict.fromkeys(("--rebuild", "--reindex"), "--reembed"),
+        **dict.fromkeys(("--update", "--incremental"), "a sync embeds only what is new or has changed"),
+        **dict.fromkeys(("--delete", "--prune"), "a sync takes out what is gone, unless --keep-missing is given"),
+        **dict.fromkeys(("--batch-size", "--batch"), "batches are as large as --threads can use"),
+        **dict.fromkeys(("--db", "--database", "--index-dir", "-o", "--out", "--output"), "--index"),
+        **dict.fromkeys(("--ignore", "--skip"), "--exclude"),
+        **dict.fromkeys(("--only", "--pattern", "--glob", "--filter"), "--include"),
+        **dict.fromkeys(("-n", "--dry", "--simulate"), "--dry-run"),
+        **dict.fromkeys(("-y", "--assume-yes"), "--yes"),
+        **dict.fromkeys(("--fix", "--rescue"), "--repair"),
+        **dict.fromkeys(("--overwrite",), "--replace"),
+        **dict.fromkeys(("--threshold", "--distance"), "--max-distance"),
+        **dict.fromkeys(("--class", "--category", "--tag"), "--label"),
+        **dict.fromkeys(("-0", "--null"), "--print0"),
+        **dict.fromkeys(("-j", "--jobs", "--workers", "--num-workers", "--num-threads"), "--threads"),
+        **dict.fromkeys(("--gpu", "--cuda"), "--device cuda"),
+        "--cpu": "--device cpu",
+    },
 )
 
 
@@ -98,6 +139,16 @@ def sync_command(
         list[str] | None,
         typer.Option("--exclude", metavar="GLOB", help="No pictures and no folders that match: raw, 'tmp/*', '*.gif'."),
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="top|leaf|path|none|FILE.csv",
+            help="Where labels come from: the top folder (below train, val, test if these are there), the innermost, "
+            "all folders joined by /, nowhere, or a table with the columns path and label. It is remembered; what is "
+            "in the index is relabelled without being embedded again.",
+        ),
+    ] = None,
     no_filters: Annotated[
         bool,
         typer.Option("--no-filters", help="Forget the --include and --exclude of earlier syncs, which are used else."),
@@ -131,12 +182,16 @@ def sync_command(
     """Make the index hold what the folders hold: add, update, move and remove pictures.
 
     Interrupted at any moment, the next sync continues. In a GLOB, * stands for a part of a name and ** for any number
-    of folders; one without / matches names at any depth. The filters of a folder are remembered.
+    of folders; one without / matches names at any depth. The filters of a folder are remembered, and so is where its
+    labels come from. Folders that file servers and photo programs keep (@eaDir, __MACOSX) are left out unless --include
+    names them; hidden ones always are.
     """
     if reembed and folders:
         raise typer.BadParameter("--reembed embeds every folder of the index; name none.", param_hint="DIR")
-    if reembed and (include or exclude or no_filters or root or keep_missing or allow_mass_removal or dry_run):
-        raise typer.BadParameter("--reembed goes with --model alone; it keeps folders and filters as they are.")
+    if reembed and (
+        include or exclude or labels or no_filters or root or keep_missing or allow_mass_removal or dry_run
+    ):
+        raise typer.BadParameter("--reembed goes with --model alone; it keeps folders, filters and labels as they are.")
     if not reembed and not folders and not root:
         raise typer.BadParameter("name at least one folder of pictures.", param_hint="DIR")
     if no_filters and (include or exclude):
@@ -145,12 +200,13 @@ def sync_command(
     follow: dict[str, Any] = {
         "roots": folders or [],
         "filters": filters if filters or no_filters else None,
+        "labels": parse_labels(labels) if labels is not None else None,
         "moved_roots": root or [],
         "keep_missing": keep_missing,
         "allow_mass_removal": allow_mass_removal,
     }
     if dry_run:
-        _show_dry_run(index, model, follow, as_json=as_json, strict=strict)
+        _show_dry_run(index, model, {**follow, "max_pixels": max_pixels}, as_json=as_json, strict=strict)
         return
     options: dict[str, Any] = {"device": cast(Device, device), "threads": threads, "max_pixels": max_pixels}
     if reembed:
@@ -172,8 +228,24 @@ def sync_command(
         emit_json(presentation.sync_document(index, report))
     else:
         print(presentation.sync_line(index, report))
+        note(presentation.sync_time(report))
+        if report.example is not None:
+            next_step("deeprank-query", _short(report.example), *_index_option(index))
     if strict and report.skipped:
         raise typer.Exit(1)
+
+
+def _short(path: str) -> str:
+    """Return a path as it can be typed here."""
+    here = os.path.relpath(path)
+    shown = path if here.startswith("..") else here
+    return f"./{shown}" if shown.startswith("-") else shown
+
+
+def _index_option(index: Path) -> list[str]:
+    # Where it is named by the environment, it is so for the next command, too.
+    default = os.environ.get("DEEPRANK_INDEX") or str(DEFAULT_INDEX)
+    return [] if str(index) == default else ["--index", str(index)]
 
 
 class _Terminated(KeyboardInterrupt):
@@ -199,7 +271,7 @@ def _show_dry_run(index: Path, model: Path | None, follow: dict[str, Any], *, as
     from .folders.dryrun import dry_run
 
     with progress_in_stages() as start:
-        found = dry_run(index, model=model, progress=start, **follow)
+        found = dry_run(index, model=model, progress=start, say=note, **follow)
     for remark in presentation.sync_remarks(found):
         note(remark)
     if as_json:

@@ -6,13 +6,15 @@ Read with argparse, unlike those of the other commands: importing Typer takes a 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
+from ..console import as_typed, refuse_usage, unknown_option
 from ..devices import Device
 from ..images import DEFAULT_MAX_PIXELS
 from ..nearduplicate import NEAR_DUPLICATE
@@ -20,31 +22,59 @@ from ..nearduplicate import NEAR_DUPLICATE
 if TYPE_CHECKING:
     from ..index.search.index import Method
 
-__all__ = ["QueryArguments", "read_arguments"]
+__all__ = ["STDIN", "QueryArguments", "make_parser", "read_arguments"]
 
 # Of unit vectors that point in opposite directions.
 _LARGEST_DISTANCE = 4.0
 
-_EXAMPLES = """\
-examples:
-  deeprank-query image.jpg --k 10
-  deeprank-query image.jpg --open
-  deeprank-query image.jpg --farthest --sheet farthest.png
-  deeprank-query *.jpg --label cats --label dogs --max-distance 0.5 --json
-  deeprank-query image.jpg --path 'holidays/*' --unique --copy-to similar
-  deeprank-query a.jpg b.jpg c.jpg --mean --leave-out-query
-  deeprank-query --item photos/cats/1.jpg --item 17 --k 30
-  deeprank-query image.jpg --paths-only --print0 | xargs -0 ls -l
+STDIN = "-"
 
-Exit status: 0 done; 1 failed, or a query could not be read (the others are answered); 2 wrong usage.
+_DESCRIPTION = "Show the pictures of an index that are most similar to a picture."
+_EXAMPLES = """\
+deeprank-query image.jpg --k 10
+deeprank-query image.jpg --open
+deeprank-query image.jpg --farthest --sheet farthest.png
+deeprank-query *.jpg --label cats --label dogs --max-distance 0.5 --json
+deeprank-query image.jpg --path 'holidays/*' --unique --copy-to similar
+deeprank-query a.jpg b.jpg c.jpg --mean --leave-out-query
+deeprank-query --item photos/cats/1.jpg --item 17 -k 30
+deeprank-query image.jpg --paths-only --print0 | xargs -0 ls -l
+curl -s https://example.com/image.jpg | deeprank-query -
 """
+_STATUS = "Exit status: 0 done; 1 failed, or a query could not be read (the others are answered); 2 wrong usage."
+
+# What options are called elsewhere, and here.
+_OTHER_NAMES = {
+    **dict.fromkeys(("-n", "--top", "--topk", "--top-k", "--num", "--number", "--count", "--limit"), "--k"),
+    **dict.fromkeys(("--results", "--num-results", "--max-results", "--neighbors", "--neighbours"), "--k"),
+    **dict.fromkeys(("--threshold", "--distance", "--max-dist", "--radius"), "--max-distance"),
+    **dict.fromkeys(("--class", "--category", "--tag", "--labels"), "--label"),
+    **dict.fromkeys(("--filter", "--glob", "--include", "--folder", "--dir"), "--path"),
+    **dict.fromkeys(("--reverse", "--worst", "--furthest", "--least-similar", "--dissimilar"), "--farthest"),
+    **dict.fromkeys(("--dedupe", "--distinct", "--no-duplicates"), "--unique"),
+    **dict.fromkeys(("--exclude-self", "--exclude-query", "--no-self", "--skip-self"), "--leave-out-query"),
+    **dict.fromkeys(("--db", "--database", "--index-dir"), "--index"),
+    **dict.fromkeys(("--id", "--ids"), "--item"),
+    **dict.fromkeys(("--average", "--centroid"), "--mean"),
+    **dict.fromkeys(("--browser", "--show", "--view"), "--open"),
+    **dict.fromkeys(("--method", "--algorithm"), "--search"),
+    **dict.fromkeys(("--brute-force", "--bruteforce"), "--exact"),
+    **dict.fromkeys(("--gpu", "--cuda"), "--device cuda"),
+    "--cpu": "--device cpu",
+    **dict.fromkeys(("--null", "-0", "-print0"), "--print0"),
+    **dict.fromkeys(("-j", "--jobs", "--workers", "--num-workers", "--num-threads"), "--threads"),
+    **dict.fromkeys(("--format",), "the results are printed as a table, or with --json or --paths-only"),
+    **dict.fromkeys(("-o", "--out", "--output", "--save"), "results are written by --sheet, --html and --copy-to"),
+    **dict.fromkeys(("--query", "--image", "--file", "-i"), "pictures are named without an option"),
+    **dict.fromkeys(("--model", "--weights"), "an index always uses the model that it was made with"),
+}
 
 
 @dataclass(frozen=True)
 class QueryArguments:
     """What was asked for; see the help of each option."""
 
-    images: tuple[Path, ...]
+    images: tuple[str, ...]
     items: tuple[str, ...]
     mean: bool
     k: int
@@ -72,8 +102,12 @@ class QueryArguments:
 
 def read_arguments(words: Sequence[str]) -> QueryArguments:
     """Read the command line; ``--help``, ``--version`` and wrong usage end the process, the last with status 2."""
-    parser = _parser()
-    found = parser.parse_intermixed_args(list(_with_distance(words)))
+    parser = make_parser()
+    found, others = parser.parse_known_intermixed_args(list(_with_distance(words)))
+    if others:
+        parser.error(unknown_option(others[0], parser.option_names(), _OTHER_NAMES))
+    if found.images.count(STDIN) > 1:
+        parser.error("standard input (-) is given more than once")
     if not (found.images or found.item):
         parser.error("the following arguments are required: IMAGE, or --item")
     if found.exact and found.search == "hnsw":
@@ -110,21 +144,59 @@ def read_arguments(words: Sequence[str]) -> QueryArguments:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="deeprank-query",
-        description="Show the pictures of an index that are most similar to a picture.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+class _Parser(argparse.ArgumentParser):
+    """Has its help and its usage in the layout of our other commands."""
+
+    def option_names(self) -> list[str]:
+        """Return the options that there are."""
+        return [name for action in self._actions for name in action.option_strings]
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit."""
+        refuse_usage(message, self.format_usage())
+
+    def format_usage(self) -> str:
+        """Return the command with what it takes."""
+        return f"{self.prog} [OPTIONS] [IMAGE ...]"
+
+    def format_help(self) -> str:
+        """Return the help."""
+        from ..helptext import definitions, examples_section, help_width, paragraphs
+
+        width = help_width()
+        arguments = [(str(a.metavar), str(a.help)) for a in self._actions if not a.option_strings]
+        options = [(_name(a), str(a.help)) for a in self._actions if a.option_strings]
+        parts = [
+            f"usage: {self.format_usage()}",
+            paragraphs(_DESCRIPTION, width),
+            f"arguments:\n{definitions(arguments, width)}",
+            f"options:\n{definitions(options, width)}",
+            examples_section(_EXAMPLES),
+            paragraphs(_STATUS, width),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+
+def _name(action: argparse.Action) -> str:
+    """Return the names of an option, and what it takes."""
+    names = ", ".join(action.option_strings)
+    if action.nargs == 0:
+        return names
+    value = action.metavar or (f"{{{','.join(action.choices)}}}" if action.choices else action.dest.upper())
+    return f"{names} [{value}]" if action.nargs == "?" else f"{names} {value}"
+
+
+def make_parser() -> _Parser:
+    """Return what reads the command line."""
+    parser = _Parser(prog=as_typed("deeprank-query"), allow_abbrev=False)
     default_index = Path(os.environ.get("DEEPRANK_INDEX") or "deeprank.index")
     add = parser.add_argument
-    add("images", nargs="*", type=Path, metavar="IMAGE", help="pictures to find similar ones of")
+    images_help = "pictures to find similar ones of; - reads one from standard input"
+    add("images", nargs="*", metavar="IMAGE", help=images_help)
     item_help = "a picture of the index instead, by its id or path; its file is not read; may be given several times"
     add("--item", action="append", metavar="ID|PATH", help=item_help)
     add("--mean", action="store_true", help="one answer for all pictures: what is nearest to the mean of their vectors")
-    add("--k", type=_at_least_one, default=10, metavar="K", help="how many (default: 10)")
+    add("-k", "--k", type=_at_least_one, default=10, metavar="K", help="how many (default: 10)")
     index_help = "the index folder (default: $DEEPRANK_INDEX, then deeprank.index)"
     add("--index", type=Path, default=default_index, metavar="DIR", help=index_help)
     add("--farthest", action="store_true", help="the least similar ones instead")
@@ -134,7 +206,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--label", action="append", help="only pictures with this label; may be given several times")
     path_help = "only pictures whose path under the synced folder (or, with a / before it, whole path) matches"
     add("--path", action="append", metavar="GLOB", help=f"{path_help}; may be given several times")
-    add("--max-distance", type=float, metavar="D", help="only pictures at most this far, squared Euclidean (0 to 4)")
+    add(
+        "--max-distance",
+        type=_max_distance,
+        metavar="D",
+        help="only pictures at most this far, squared Euclidean (0 to 4)",
+    )
     leave_help = "leave out the query's own file and its exact copies: K others"
     add("--leave-out-query", action="store_true", help=leave_help)
     unique_help = f"hide near-duplicates: hits at most D (default: {NEAR_DUPLICATE}) from a better hit"
@@ -196,6 +273,12 @@ def _is_number(text: str) -> bool:
 def _distance(text: str) -> float:
     if not _is_number(text) or not 0 <= float(text) <= _LARGEST_DISTANCE:
         raise argparse.ArgumentTypeError(f"{text!r} is given; expected a squared distance, 0 to 4")
+    return float(text)
+
+
+def _max_distance(text: str) -> float:
+    if not _is_number(text) or not 0 <= float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is given; expected a squared distance, such as 0.5")
     return float(text)
 
 

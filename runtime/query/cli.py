@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console import emit_json, emit_paths, guarded, note
+from ..console import emit_json, emit_paths, guarded, note, standard_streams, terminal_width
 from ..errors import DeepRankError
-from ..text import display_path, printable
+from ..text import display_path
 from .answer import Answer
 from .arguments import QueryArguments, read_arguments
 
@@ -24,8 +24,9 @@ SCHEMA = 1
 
 def main() -> None:
     """Run the command."""
-    wanted = read_arguments(sys.argv[1:])
-    run(wanted, verbose=wanted.verbose)
+    with standard_streams():
+        wanted = read_arguments(sys.argv[1:])
+        run(wanted, verbose=wanted.verbose)
 
 
 @guarded
@@ -48,9 +49,11 @@ def run(wanted: QueryArguments, *, verbose: bool) -> None:
         roots = index.roots() if wanted.copy_to is not None else []
     for remark in index.remarks:
         note(remark)
-    for failed in answers:
-        if failed.error is not None:
-            note(f"error: {failed.error}")
+    for each in answers:
+        if each.error is not None:
+            note(f"error: {each.error}")
+        elif not each.hits:
+            note(each.reason if len(answers) == 1 else f"{display_path(each.subject)}: {each.reason}")
     if wanted.sheet is not None:
         _draw(answers, wanted, wanted.sheet)
     page = _write_page(answers, wanted, index.remarks) if wanted.open or wanted.html is not None else None
@@ -124,9 +127,12 @@ def _show(answers: Sequence[Answer], wanted: QueryArguments) -> None:
     elif wanted.paths_only:
         emit_paths((hit.path for answer in answers for hit in answer.hits), wanted.end)
     else:
+        from .table import table_lines
+
+        width, ellipsis = terminal_width(), "…" if sys.stdout.encoding.lower().startswith("utf") else "..."
         for answer in answers:
-            if answer.error is None:
-                _print_table(answer, headed=len(answers) > 1)
+            if answer.hits:
+                print(*table_lines(answer, width, headed=len(answers) > 1, ellipsis=ellipsis), sep="\n")
 
 
 def _document(answer: Answer, *, unique: bool) -> dict[str, Any]:
@@ -147,20 +153,4 @@ def _document(answer: Answer, *, unique: bool) -> dict[str, Any]:
         | ({"near_duplicates": hit.near_duplicates} if unique else {})
         for rank, hit in enumerate(answer.hits, 1)
     ]
-    return {**head, "hits": hits}
-
-
-def _print_table(answer: Answer, *, headed: bool) -> None:
-    if headed:
-        print(f"{'mean of ' if answer.mean else ''}{', '.join(display_path(asked.path) for asked in answer.asked)}:")
-    labels = [printable(hit.label or "-") for hit in answer.hits]
-    width = max([len("label"), *map(len, labels)])
-    print(f"rank  distance  {'label':<{width}}  path")
-    for rank, (hit, label) in enumerate(zip(answer.hits, labels, strict=True), 1):
-        print(
-            f"{rank:>4}  {hit.distance:8.4f}  {label:<{width}}  {display_path(hit.path)}{_hidden(hit.near_duplicates)}"
-        )
-
-
-def _hidden(count: int) -> str:
-    return f"  (and {count:,} near-duplicate{'' if count == 1 else 's'})" if count else ""
+    return {**head, "hits": hits} | ({"reason": answer.reason} if answer.reason else {})

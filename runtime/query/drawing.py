@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..index.search.index import Hit
-from .answer import Answer
-from .sheet import SheetBlock, SheetPicture, draw_sheets
+from .answer import Answer, Asked
+from .sheet import SheetBlock, SheetPicture, Source, draw_sheets
 
 __all__ = ["draw_answers"]
 
@@ -30,7 +32,7 @@ def draw_answers(answers: Sequence[Answer], out: Path, *, farthest: bool, query_
         SheetBlock(
             _query_picture(answer, query_label),
             [_hit_picture(rank, hit, query_label) for rank, hit in enumerate(answer.hits, 1)],
-            f"{len(answer.hits):,} {which} {_subject(answer)}",
+            f"{len(answer.hits):,} {which} {'the ' if answer.mean else ''}{answer.subject}",
         )
         for answer in answers
         if answer.error is None
@@ -43,12 +45,12 @@ def draw_answers(answers: Sequence[Answer], out: Path, *, farthest: bool, query_
 def _query_picture(answer: Answer, query_label: str | None) -> SheetPicture:
     if answer.mean:
         caption = _lines(f"mean of {len(answer.asked):,}", query_label, ", ".join(asked.name for asked in answer.asked))
-        return SheetPicture([asked.path for asked in answer.asked], caption)
-    return SheetPicture(answer.asked[0].path, _lines("query", query_label, answer.asked[0].name))
+        return SheetPicture([_source(asked) for asked in answer.asked], caption)
+    return SheetPicture(_source(answer.asked[0]), _lines("query", query_label, answer.asked[0].name))
 
 
-def _subject(answer: Answer) -> str:
-    return ("the mean of " if answer.mean else "") + ", ".join(asked.path for asked in answer.asked)
+def _source(asked: Asked) -> Source:
+    return asked.path if asked.content is None else functools.partial(io.BytesIO, asked.content)
 
 
 def _hit_picture(rank: int, hit: Hit, query_label: str | None) -> SheetPicture:

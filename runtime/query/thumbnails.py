@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -32,25 +32,33 @@ class Thumbnail:
     problem: str = ""
 
 
-def load_thumbnails(paths: Iterable[str], max_pixels: int) -> dict[str, Thumbnail]:
+def load_thumbnails(
+    paths: Iterable[str], max_pixels: int, contents: Mapping[str, bytes] | None = None
+) -> dict[str, Thumbnail]:
     """Return the thumbnail of each file; each is read once, several at a time.
 
     Args:
         paths: of files that may be gone, damaged or no pictures.
         max_pixels: of which a picture may have no more.
+        contents: of those that are not files.
 
     """
+    contents = contents or {}
     distinct = list(dict.fromkeys(paths))
     pool = ThreadPoolExecutor(max(1, min(usable_cores(), len(distinct))), thread_name_prefix="thumbnail")
     try:
-        return dict(zip(distinct, pool.map(lambda path: _thumbnail(path, max_pixels), distinct), strict=True))
+        return dict(
+            zip(
+                distinct, pool.map(lambda path: _thumbnail(path, max_pixels, contents.get(path)), distinct), strict=True
+            )
+        )
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _thumbnail(path: str, max_pixels: int) -> Thumbnail:
+def _thumbnail(path: str, max_pixels: int, content: bytes | None) -> Thumbnail:
     try:
-        with opened(path) as file:
+        with opened(path) if content is None else io.BytesIO(content) as file:
             small = Image.fromarray(load_thumbnail(file, LONGEST_SIDE, max_pixels=max_pixels))
     except PictureError as error:
         return Thumbnail(problem="It " + str(error).removeprefix("the picture "))  # the page names it beside that

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element
 from .. import __version__
 from ..index.search.index import Hit
 from .answer import Answer, Asked
-from .arguments import QueryArguments
+from .arguments import STDIN, QueryArguments
 from .markup import element, page, policy
 from .sheet import MOST_HITS
 from .thumbnails import Thumbnail, load_thumbnails
@@ -51,7 +51,8 @@ def render(answers: Sequence[Answer], wanted: QueryArguments, remarks: Sequence[
     """
     style = (resources.files(__package__) / "webpage.css").read_text("utf-8")
     shown = _bounded(answers)
-    pictures = load_thumbnails(_pictures(shown), wanted.max_pixels)
+    contents = {each.path: each.content for answer in answers for each in answer.asked if each.content is not None}
+    pictures = load_thumbnails(_pictures(shown), wanted.max_pixels, contents)
     title = _title(answers, wanted)
     body = element(
         "body",
@@ -197,7 +198,7 @@ def _asked(asked: Asked, pictures: _Thumbnails) -> Element:
 def _results(shown: _Shown, wanted: QueryArguments, pictures: _Thumbnails) -> Element:
     results = element("div", "results")
     if not shown.answer.hits:
-        results.append(element("p", "nothing", _nothing(wanted)))
+        results.append(element("p", "nothing", shown.answer.reason[:1].upper() + shown.answer.reason[1:]))
         return results
     if wanted.query_label is not None:
         right = sum(hit.label == wanted.query_label for hit in shown.answer.hits)
@@ -208,12 +209,6 @@ def _results(shown: _Shown, wanted: QueryArguments, pictures: _Thumbnails) -> El
     if left_out:
         results.append(element("p", "more", f"{_count(left_out, 'more hit')}: not shown here."))
     return results
-
-
-def _nothing(wanted: QueryArguments) -> str:
-    if wanted.max_distance is not None:
-        return f"No picture is at most {wanted.max_distance:g} away. Ask again with a larger --max-distance."
-    return "The index has no picture to show here."
 
 
 def _hit(rank: int, hit: Hit, wanted: QueryArguments, pictures: _Thumbnails) -> Element:
@@ -262,6 +257,8 @@ def _picture(path: str, description: str, pictures: _Thumbnails) -> Element:
     )
     if few:
         image.set("class", "few-pixels")
+    if path == STDIN:  # no file to lead to
+        return element("span", "picture", image)
     return element("a", {"class": "picture", "href": Path(path).absolute().as_uri()}, image)
 
 

@@ -64,7 +64,7 @@ def reembed(
     with locked(folder):
         with Store.open(folder) as store:
             # What a sync would refuse is refused before hours of work.
-            plans = [plan.afresh() for plan in plan_sync(store, folder, roots)]
+            plans = [plan.afresh() for plan in plan_sync(store, folder, roots) if plan.uploads is None]
             # First, so that what stops it is met before hours of work.
             plans = [*plan_uploads(store), *plans]
         shutil.rmtree(fresh, ignore_errors=True)

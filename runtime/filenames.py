@@ -1,0 +1,49 @@
+"""What to say of a name that was given for a picture and leads to none."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from .shell import shell_word
+
+__all__ = ["folder_sentence", "missing_sentence"]
+
+# A path has lost one of the slashes where it went through pathlib.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+_MAX_SHOWN = 200
+
+
+def missing_sentence(name: str) -> str:
+    """Return why no picture is there, and what to do.
+
+    Args:
+        name: as it was given, printable.
+
+    """
+    shown = name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}..."
+    address = _ADDRESS.match(name)
+    if address is not None and address[1].lower() == "file":
+        from urllib.parse import unquote
+
+        path = shell_word(unquote("/" + name[address.end() :].removeprefix("localhost/")))
+        return f"file:///{name[address.end() :]} is an address; expected the file itself: {path}"
+    if address is not None:
+        url = f"{address[1]}://{name[address.end() :]}"
+        return f"{url} is an address; pictures are read from files. Try: curl -s {shell_word(url)} | deeprank-query -"
+    if name.startswith("data:"):
+        return f"{name[:20]}... is a data: address; expected a picture file."
+    if name.startswith("~"):
+        return (
+            f"{shown} does not exist: a shell replaces ~ outside of quotes alone; expected {os.path.expanduser(shown)}"  # noqa: PTH111
+        )
+    if any(character in name for character in "*?["):
+        return f"{shown} does not exist: as a pattern, it matches no file here; expected a picture file."
+    return f"{shown} does not exist; expected a picture file."
+
+
+def folder_sentence(name: str) -> str:
+    """Return why a folder is no picture, or that there is no name at all."""
+    if not name:
+        return "An empty name was given; expected a picture file."
+    return f"{name} is a folder; expected a picture file."

@@ -1,0 +1,79 @@
+"""Commands that can be pasted into a shell, whatever the names in them are."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from .text import printable
+
+__all__ = ["DISTRIBUTION", "install_extra", "pip", "shell_command", "shell_word", "source_of_deeprank"]
+
+DISTRIBUTION = "deep-ranking"
+
+
+def pip(*words: str) -> str:
+    """Return a command of pip for the Python that runs here; ``words`` are quoted as they need it.
+
+    An environment without pip gets a command that brings it first.
+    """
+    from importlib.util import find_spec
+
+    python = shell_word(sys.executable or "python")
+    command = " ".join([python, "-m", "pip", *map(shell_word, words)])
+    return command if find_spec("pip") is not None else f"{python} -m ensurepip && {command}"
+
+
+def install_extra(extra: str) -> str:
+    """Return the command that installs the packages of an extra into this environment, as deeprank's metadata say."""
+    return pip("install", *(_packages_of(extra) or [f"{source_of_deeprank()}[{extra}]"]))
+
+
+def source_of_deeprank() -> str:
+    """Return what pip installs deeprank from: the checkout that this code lies in, else the name of the package."""
+    checkout = Path(__file__).resolve().parent.parent
+    return str(checkout) if (checkout / "pyproject.toml").is_file() else DISTRIBUTION
+
+
+def shell_command(*words: str | os.PathLike[str]) -> str:
+    """Return a command as a POSIX shell takes it."""
+    return " ".join(map(shell_word, words))
+
+
+def shell_word(word: str | os.PathLike[str]) -> str:
+    r"""Return a word as a POSIX shell takes it; one that cannot be shown as it is, as bash and zsh do: ``$'a\nb'``."""
+    text = os.fsdecode(word)
+    if printable(text) == text:
+        return shlex.quote(text)
+    return f"$'{''.join(map(_in_dollar_quotes, text))}'"
+
+
+def _packages_of(extra: str) -> list[str]:
+    """Return the requirements of an extra that apply to this system, without their markers."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
+    packages = []
+    for requirement in map(Requirement, lines):
+        marker, requirement.marker = requirement.marker, None
+        if marker is not None and not marker.evaluate({"extra": ""}) and marker.evaluate({"extra": extra}):
+            packages.append(str(requirement))
+    return packages
+
+
+def _in_dollar_quotes(character: str) -> str:
+    code = ord(character)
+    if character in "\\'":
+        return f"\\{character}"
+    if printable(character) == character:
+        return character
+    if code < 0x80 or 0xDC80 <= code <= 0xDCFF:  # a byte
+        return f"\\x{code & 0xFF:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,1 @@
+"""``deeprank``: every command under one name, and completion for shells."""

@@ -1,0 +1,107 @@
+"""``deeprank COMMAND``: the same as ``deeprank-COMMAND``, read by the command itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ..console import guarded, refuse_usage, standard_streams
+from .commands import COMMANDS, SHORT_FORMS, load
+
+__all__ = ["main"]
+
+_USAGE = "deeprank COMMAND ..."
+_OTHERS = {
+    "sync": "Short for deeprank index sync: make the index hold what folders hold.",
+    "completion": "Print what completes these commands in bash, zsh or fish.",
+    "help": "Show the help of a command.",
+}
+_EXAMPLES = """\
+deeprank sync photos
+deeprank query image.jpg
+deeprank help train
+"""
+# What commands are called elsewhere, and here.
+_OTHER_NAMES = {
+    **dict.fromkeys(("search", "find", "similar", "ask"), "query"),
+    **dict.fromkeys(("evaluate", "test", "measure", "benchmark"), "eval"),
+    **dict.fromkeys(("server", "run", "web", "http", "api"), "serve"),
+    **dict.fromkeys(("check", "diagnose"), "doctor"),
+    **dict.fromkeys(("fit", "learn", "finetune", "fine-tune"), "train"),
+    **dict.fromkeys(("convert", "onnx"), "export"),
+    **dict.fromkeys(("add", "build", "update", "embed"), "sync"),
+    **{name: f"index {name}" for name in ("info", "verify", "remove", "compact", "copy", "import", "dedupe")},
+}
+
+
+def main() -> None:
+    """Run the command that is named."""
+    with standard_streams():
+        run(sys.argv[1:])
+
+
+@guarded
+def run(words: Sequence[str]) -> None:
+    """Do what the command line says."""
+    name, *rest = words or ["--help"]
+    if name == "help":
+        name, *rest = [*(word for word in rest if word != "help"), "--help"]
+    if name in ("-h", "--help"):
+        print(_help())
+    elif name == "--version":
+        from .. import __version__
+
+        print(f"deeprank {__version__}")
+    elif name == "completion":
+        _complete(rest)
+    elif name in COMMANDS or name in SHORT_FORMS:
+        name, *before = SHORT_FORMS.get(name, (name,))
+        module = load(name)
+        sys.argv = [f"deeprank {name}", *before, *rest]
+        module.main()
+    else:
+        refuse_usage(_unknown(name), _USAGE)
+
+
+def _complete(words: Sequence[str]) -> None:
+    from .completion import SHELLS, completion_help, completion_script
+
+    if words and words[0] in SHELLS and len(words) == 1:
+        print(completion_script(words[0]), end="")
+    elif not words or words[0] in ("-h", "--help"):
+        print(completion_help())
+    else:
+        refuse_usage(f"expected one of {', '.join(SHELLS)}.", "deeprank completion bash|zsh|fish")
+
+
+def _help() -> str:
+    from ..helptext import definitions, examples_section, help_width
+
+    width = help_width()
+    commands = [*((name, command.summary) for name, command in COMMANDS.items()), *_OTHERS.items()]
+    options = [("--version", "Show the version and exit."), ("-h, --help", "Show this message and exit.")]
+    parts = [
+        f"usage: {_USAGE}",
+        "Similar pictures: learn what that means, and find them.",
+        f"commands:\n{definitions(commands, width)}",
+        f"options:\n{definitions(options, width)}",
+        examples_section(_EXAMPLES),
+    ]
+    return "\n\n".join(parts)
+
+
+def _unknown(name: str) -> str:
+    """Return what to say of a word that is no command."""
+    if name.startswith("-"):
+        return f"there is no option {name} here; options come after the command."
+    here = _OTHER_NAMES.get(name)
+    if here is None and os.path.exists(name):  # noqa: PTH110 - text that need not be a path
+        from ..shell import shell_word
+
+        here = f"{'sync' if os.path.isdir(name) else 'query'} {shell_word(name)}"  # noqa: PTH112
+    if here is None:
+        import difflib
+
+        here = next(iter(difflib.get_close_matches(name, [*COMMANDS, *_OTHERS], 1)), None)
+    return f"there is no command {name!r}{f'; did you mean deeprank {here}?' if here else '.'}"

@@ -1,0 +1,51 @@
+"""The commands by name, and the modules that hold them; none is imported before it is chosen."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from ..errors import MissingExtraError
+
+__all__ = ["COMMANDS", "SHORT_FORMS", "Command", "load"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: the module with its ``main``, what it does, and the extra without which that cannot be imported."""
+
+    module: str
+    summary: str
+    extra: str | None = None
+
+
+# Strings, as entry points are: the runtime does not import what trains and exports.
+COMMANDS = {
+    "train": Command("deeprank.train.cli", "Teach a network what 'similar' means on labelled pictures.", "train"),
+    "export": Command("deeprank.export.cli", "Turn a training run into a model file, checked on pictures.", "train"),
+    "index": Command("deeprank.runtime.index.cli", "Make an index of folders of pictures, and look after it."),
+    "query": Command("deeprank.runtime.query.cli", "Show the pictures of an index that are most similar to a picture."),
+    "eval": Command("deeprank.runtime.evaluate.cli", "Measure how well a model ranks."),
+    "serve": Command("deeprank.runtime.serve.cli", "Serve an index over HTTP: a page and a JSON API.", "serve"),
+    "doctor": Command("deeprank.runtime.doctor.cli", "Check the installation, the model, the index and parity."),
+}
+SHORT_FORMS = {"sync": ("index", "sync")}
+
+
+def load(name: str) -> ModuleType:
+    """Import the module of a command.
+
+    Raises:
+        MissingExtraError: it needs packages that are not installed here.
+
+    """
+    command = COMMANDS[name]
+    try:
+        return importlib.import_module(command.module)
+    except ModuleNotFoundError as error:
+        # One of our own modules that is not there is a fault of the installation, unless its whole part is left out.
+        missing = error.name or ""
+        if command.extra is None or (missing.startswith("deeprank.runtime") or missing == "deeprank"):
+            raise
+        raise MissingExtraError(f"deeprank {name}", command.extra) from error
