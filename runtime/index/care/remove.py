@@ -133,7 +133,7 @@ class _Named:
     def _at(self, name: str) -> Mask:
         """Return which items a path names: that or those below it from the current folder, else from a synced one."""
         here = os.fsencode(name)
-        if b"\0" in here:
+        if not here or b"\0" in here:
             return np.zeros(len(self._paths.ids), dtype=np.bool_)
         # Roots have no links in their paths: what is named through a link is found by where it leads.
         places = {os.path.abspath(here), os.path.realpath(here)}  # noqa: PTH100 - bytes, which pathlib does not take
