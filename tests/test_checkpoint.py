@@ -135,7 +135,7 @@ def test_a_reader_beside_a_writer_does_not_wait_for_it(index: Path) -> None:
     with Store.open(index) as store:
         assert b"/killed" in store.roots().values()
         started = time.monotonic()
-    assert time.monotonic() - started < 3  # and not the 5 s that two readers may take turns in
+    assert time.monotonic() - started < 4.5  # and not the 5 s that two readers may take turns in
     process.send_signal(signal.SIGKILL)
     process.communicate()
 

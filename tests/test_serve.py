@@ -208,6 +208,15 @@ def test_a_vector_that_is_none(client: httpx.Client, vector: str, sentence: str)
     refused(client.post("/v1/search", files=text(vector=vector)), 422, sentence)
 
 
+def test_fields_that_were_left_empty_count_as_not_sent(place: Path, client: httpx.Client) -> None:
+    empty = text(id="", vector="", model="")
+    plain = hits(client.post("/v1/search", files=image(place / "query.png")))
+    assert hits(client.post("/v1/search", files=image(place / "query.png") | empty)) == plain
+    number = plain[0]["id"]
+    by_id = client.post("/v1/search", files=empty | text(id=str(number)))
+    assert hits(by_id) == hits(client.post("/v1/search", params={"id": number}))
+
+
 def test_items_and_the_summary(place: Path, client: httpx.Client) -> None:
     gallery = files(place)
     found = hits(client.post("/v1/search?k=1000", files=image(place / "query.png")))
