@@ -150,6 +150,7 @@ def test_the_document_is_that_of_the_command(
     command = ["deeprank-query", "outside.png", "--item", number, "--index", "my.index", "--json", *arguments]
     document = json.loads(run_command(*command, cwd=place).stdout)
     for result in document["results"]:
+        result.pop("reason", None)  # it names options of the command
         for hit in result["hits"]:
             hit["path"] = hit["relative"] = shown(hit["relative"])
             hit["root"], hit["label"] = "photos", hit["label"] and shown(hit["label"])
@@ -384,10 +385,14 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def jpeg(size: tuple[int, int] = (300, 200)) -> bytes:
+def encode(kind: str, size: tuple[int, int] = (300, 200)) -> bytes:
     encoded = io.BytesIO()
-    Image.new("RGB", size, "red").save(encoded, "JPEG")
+    Image.new("RGB", size, "red").save(encoded, kind)
     return encoded.getvalue()
+
+
+def jpeg() -> bytes:
+    return encode("JPEG")
 
 
 UNREADABLE: dict[str, tuple[bytes, str]] = {
@@ -395,9 +400,9 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "text": (b"dear diary, today I was indexed", "not a picture"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
     "truncated": (jpeg()[:700], "damaged JPEG"),
-    "header": (b"\x89PNG\r\n\x1a\n", "not a picture"),
-    "bomb": (bomb(), "more pixels"),
-    "large": (jpeg((2001, 1000)), "2,000,000"),
+    "header": (b"\x89PNG\r\n\x1a\n", "damaged PNG"),
+    "bomb": (bomb(), "900,000,000 pixels"),
+    "large": (encode("PNG", (2001, 1000)), "2,000,000"),
 }
 
 
