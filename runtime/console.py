@@ -117,7 +117,9 @@ def fail(message: str, *, verbose: bool = False, status: int = 1) -> NoReturn:
         import traceback
 
         _say(traceback.format_exc().rstrip())
-    _say(("" if status in _INTERRUPTED else "error: ") + _lines(message))
+    interrupted = status in _INTERRUPTED
+    below_what_was_typed = "\n" if interrupted and sys.stderr.isatty() else ""  # the terminal shows ^C
+    _say(f"{below_what_was_typed}{'' if interrupted else 'error: '}{_lines(message)}")
     sys.exit(status)
 
 

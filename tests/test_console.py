@@ -190,7 +190,7 @@ def test_an_interruption_at_a_question(indexed: Path) -> None:
             said += more
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
-    assert said.splitlines()[-1] == b"interrupted."
+    assert said.splitlines()[-1] == b"interrupted."  # below ^C
 
 
 def test_an_interruption_by_another_name() -> None:
