@@ -34,9 +34,8 @@ def missing_sentence(name: str) -> str:
     if name.startswith("data:"):
         return f"{name[:20]}... is a data: address; expected a picture file."
     if name.startswith("~"):
-        return (
-            f"{shown} does not exist: a shell replaces ~ outside of quotes alone; expected {os.path.expanduser(shown)}"  # noqa: PTH111
-        )
+        home = os.path.expanduser(shown)  # noqa: PTH111 - text that need not be a path
+        return f"{shown} does not exist: in quotes, the shell leaves ~ as it is; expected {home}"
     if any(character in name for character in "*?["):
         return f"{shown} does not exist: as a pattern, it matches no file here; expected a picture file."
     return f"{shown} does not exist; expected a picture file."
