@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 
-from .shell import shell_word
-
 __all__ = ["folder_sentence", "missing_sentence"]
 
 # A path has lost one of the slashes where it went through pathlib.
@@ -21,6 +19,8 @@ def missing_sentence(name: str) -> str:
         name: as it was given, printable.
 
     """
+    from .shell import shell_word
+
     shown = name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}..."
     address = _ADDRESS.match(name)
     if address is not None and address[1].lower() == "file":

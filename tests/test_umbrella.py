@@ -100,6 +100,7 @@ def test_the_umbrella_itself() -> None:
     [
         (["qeury"], "did you mean deeprank query?"),
         (["search"], "did you mean deeprank query?"),
+        (["serach"], "did you mean deeprank query?"),
         (["evaluate"], "did you mean deeprank eval?"),
         (["dedupe"], "did you mean deeprank index dedupe?"),
         (["photos"], "did you mean deeprank sync photos?"),

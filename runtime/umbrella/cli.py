@@ -126,5 +126,6 @@ def _unknown(name: str) -> str:
     if here is None:
         import difflib
 
-        here = next(iter(difflib.get_close_matches(name, [*COMMANDS, *_OTHERS], 1)), None)
+        close = difflib.get_close_matches(name, [*COMMANDS, *_OTHERS, *_OTHER_NAMES], 1)
+        here = _OTHER_NAMES.get(close[0], close[0]) if close else None
     return f"there is no command {name!r}{f'; did you mean deeprank {here}?' if here else '.'}"
