@@ -191,7 +191,7 @@ def _other_readings(labels: FolderLabels, pictures: Sequence[str], root: str) ->
     nested = 2 + labels.splits
     if not any(path.removeprefix(root).count("/") >= nested for path in pictures):
         return {}
-    others = {}
+    others: dict[str, int] = {}
     seen = [_labels_of(labels, pictures, root)]
     rules: tuple[LabelRule, ...] = ("top", "leaf", "path")
     for rule in rules:
