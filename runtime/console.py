@@ -170,7 +170,9 @@ def unknown_option(option: str, known: Iterable[str], other_names: Mapping[str, 
         return f"there is no option {name}; here it is called {here}."
     if here and not here.startswith("-"):
         return f"there is no option {name}; {here}."
-    return f"there is no option {name}; see --help."
+    bare = {each.lstrip("-"): each for each in known}
+    close = difflib.get_close_matches(name.lstrip("-"), bare, 1)
+    return f"there is no option {name}{f'; did you mean {bare[close[0]]}?' if close else '; see --help.'}"
 
 
 def terminal_width() -> int | None:

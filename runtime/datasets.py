@@ -37,6 +37,7 @@ __all__ = [
     "open_dataset",
     "open_pictures",
     "split_by_rule",
+    "with_val",
     "write_digits",
 ]
 
@@ -282,7 +283,15 @@ def split_by_rule(dataset: DataSet, rule: int) -> DataSet:
     if not dataset.unsplit:
         return dataset
     train, val = holdout(dataset.unsplit, salt="", rule=rule)
-    return replace(dataset, train=train, val=val)
+    return replace(dataset, train=train, val=val, reading=replace(dataset.reading, val_held_out=bool(val)))
+
+
+def with_val(dataset: DataSet) -> DataSet:
+    """Return the data set, with a val picture of each class of two where it would have none: to compare, not to train.
+
+    It stays without one where there are classes of one picture alone, or an empty val split of its own.
+    """
+    return dataset if dataset.val else split_by_rule(dataset, 1)
 
 
 # -- digits ----------------------------------------------------------------------------------------------------------

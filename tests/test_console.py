@@ -1,9 +1,19 @@
-"""How a command ends."""
+"""How a command speaks and ends: its streams, its status, and its last line."""
 
+import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from tinymodel import write_model, write_picture
+
+from deeprank.runtime.cli import _Speed
+from deeprank.runtime.index.folders.sync import sync
 
 SHOWS = "-v shows where. Please report it."
 NOTHING = "nothing was left half-written."
@@ -41,3 +51,165 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     assert process.wait(60) == 1
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_index(tmp_path_factory.mktemp("streams"))
+
+
+def make_index(folder: Path) -> Path:
+    for number in range(6):
+        write_picture(folder / "photos" / f"label{number % 2}" / f"{number}.png", number)
+    sync(folder / "my.index", [folder / "photos"], model=write_model(folder / "model.onnx"))
+    return folder
+
+
+def in_shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    return subprocess.run(["bash", "-c", line], cwd=cwd, capture_output=True, text=True, env=environment, timeout=120)
+
+
+CLOSED = ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_closed_streams(closed: str, tmp_path: Path) -> None:
+    """The work is done; what is said goes nowhere rather than into a file that has the number of a closed stream."""
+    place = make_index(tmp_path)
+    write_picture(place / "photos" / "new.png", 99)
+    (place / "photos" / "broken.png").write_bytes(b"no picture")  # something to remark
+    synced = in_shell(f"deeprank-index sync photos --index my.index {closed}", place)
+    assert synced.returncode == 0, synced.stderr
+    asked = in_shell(f"deeprank-query photos/new.png --index my.index -k 1 --html page.html {closed}", place)
+    assert asked.returncode == 0, asked.stderr
+    assert (place / "page.html").read_bytes().startswith(b"<!")
+    assert in_shell("deeprank-index verify --index my.index", place).returncode == 0
+    assert in_shell(f"deeprank-index verify --index my.index {closed}", place).returncode == 0
+    assert in_shell(f"deeprank-index export all.npz --index my.index {closed}", place).returncode == 0
+    assert json.loads(in_shell("deeprank-index info --index my.index --json", place).stdout)["items"] == 7
+    for result in (synced, asked):
+        assert "Traceback" not in result.stderr
+        assert ">" in closed or result.stdout
+        if "2>&-" in closed:
+            assert "broken.png" not in result.stdout
+            assert "wrote" not in result.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "export", "index info", "query", "eval", "doctor", "serve"])
+@pytest.mark.parametrize("closed", CLOSED)
+def test_every_command_bears_closed_streams(command: str, closed: str, tmp_path: Path) -> None:
+    for words, status in (("--help", 0), ("--no-such-option", 2)):
+        result = in_shell(f"deeprank-{command} {words} {closed}", tmp_path)
+        assert result.returncode == status
+        stdout_is_open = ">&-" not in closed.replace("2>&-", "")
+        assert bool(result.stdout) == (words == "--help" and stdout_is_open)
+        assert "Traceback" not in result.stderr
+
+
+def test_an_error_is_an_error_without_streams(tmp_path: Path) -> None:
+    for closed in CLOSED:
+        for command in ("deeprank-index info", "deeprank-query x.png", "deeprank-doctor --model no.onnx"):
+            result = in_shell(f"{command} {closed}", tmp_path)
+            assert result.returncode == 1
+            assert result.stdout == "" or "doctor" in command
+            assert "internal error" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "deeprank-query photos/label0/0.png --index my.index -k 6",
+        "deeprank-query photos/label0/0.png --index my.index -k 6 --json",
+        "deeprank-query photos/label0/0.png --index my.index -k 6 --paths-only",
+        "deeprank-index info --index my.index --json",
+        "deeprank-index --help",
+        "deeprank-query --help",
+        "deeprank-query --version",
+        "deeprank --help",
+        "deeprank index info --index my.index",
+        "deeprank completion fish",
+    ],
+)
+def test_a_full_disk_behind_stdout(indexed: Path, command: str) -> None:
+    result = in_shell(f"{command} > /dev/full", indexed)
+    assert result.returncode == 1
+    assert result.stderr == "error: standard output cannot be written (No space left on device).\n"
+    assert in_shell(f"{command} 2> /dev/full", indexed).returncode == 0
+
+
+def test_large_output_and_a_full_disk() -> None:
+    program = (
+        "from deeprank.runtime.console import guarded, standard_streams\n"
+        "@guarded\ndef command():\n    print('x' * 10_000_000)\n"
+        "with standard_streams(): command()\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr[:39]) == (1, "error: standard output cannot be writte")
+
+
+def test_an_encoding_without_the_characters(tmp_path: Path) -> None:
+    make_index(tmp_path)
+    write_picture(tmp_path / "photos" / "写真" / "é.png", 33)
+    in_shell("deeprank-index sync photos --index my.index", tmp_path)
+    line = "PYTHONUTF8=0 PYTHONIOENCODING=ascii deeprank-query photos/*/é.png --index my.index -k 1"
+    shown = in_shell(line, tmp_path)
+    assert shown.returncode == 0
+    assert r"\u5199\u771f" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["deeprank-index sync many --index new.index", "deeprank-query many/*.png --index my.index", "deeprank-doctor"],
+)
+def test_an_interruption_is_no_error(indexed: Path, command: str) -> None:
+    many = indexed / "many"
+    if not many.is_dir():
+        for number in range(300):
+            write_picture(many / f"{number}.png", number, (400, 400))
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {command}"], cwd=indexed, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    if process.returncode == 0 and "doctor" in command:
+        pytest.skip("it was done sooner")
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1].startswith("interrupted")
+    assert "error:" not in said
+    assert "Traceback" not in said
+
+
+def test_time_left_is_told_once_there_is_a_rate_to_tell_it_by() -> None:
+    speed = _Speed(18_000)
+    for place in range(16):  # a first batch, 10 s after the beginning
+        speed.add(1, 10.4 + place / 1000)
+        assert speed.words() == []
+    speed.add(16, 12.0)
+    assert speed.words() == []
+    for batch in range(2, 12):
+        speed.add(16, 10.4 + 1.6 * batch)
+    # Sixteen in 1.6 s, so 10 a second; what came before the second batch does not count.
+    rate, left = speed.words()
+    assert float(rate.removesuffix("/s")) == pytest.approx(10, rel=0.01)
+    minutes, seconds = re.fullmatch(r"(\d+) min (\d\d) s left", left).groups()
+    assert 60 * int(minutes) + int(seconds) == pytest.approx((18_000 - 12 * 16) / 10, rel=0.01)
+    endless = _Speed(None)
+    for second in range(10):
+        endless.add(5, float(second))
+    assert endless.words() == ["5/s"]
+
+
+def test_a_download_that_begins_again_has_no_rate() -> None:
+    speed = _Speed(1000)
+    speed.add(900, 0.0)
+    speed.add(-900, 5.0)
+    assert speed.words() == []
