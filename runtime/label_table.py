@@ -73,9 +73,9 @@ class LabelTable:
         """What the paths of the rows are relative to."""
         return self.path.parent
 
-    def labels(self) -> dict[str, str | None]:
-        """Return the label of each path."""
-        return {row.path: row.label for row in self.rows}
+    def labels(self) -> dict[str, str]:
+        """Return the label of each path that has one."""
+        return {row.path: row.label for row in self.rows if row.label is not None}
 
 
 def read_label_table(path: Path) -> LabelTable:

@@ -131,10 +131,11 @@ def _check_class_folders(
 ) -> None:
     """Refuse a tree that has no class folders, or whose folders are no classes."""
     data, classes = display_path(source.path), sorted({s.label for split in samples.values() for s in split})
-    if not classes and sum(unlabelled.values()):
+    total = sum(unlabelled.values())
+    if not classes and total:
         where = [f"{split}: {count:,}" for split, count in sorted(unlabelled.items()) if split]
         raise DataError(
-            f"{data} holds no train pictures in class folders: all {sum(unlabelled.values()):,} pictures"
+            f"{data} holds no train pictures in class folders: all {total:,} pictures"
             f"{' (' + ', '.join(where) + ')' if where else ''} lie in no class folder; expected one folder for each "
             f"class{', such as train/CLASS/picture.jpg' if where else ''}, or a CSV of path,label[,split]."
         )
