@@ -103,7 +103,7 @@ def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataS
     if not layout.train:
         raise DataError(f"{display_path(data)} holds no train pictures ({_what_else(layout)}); {_EXPECTED_FOLDERS}.")
     dataset = _make(name, layout.train, layout.val)
-    return _completed(dataset, layout, replace(layout.reading, val_held_out=not layout.val and bool(dataset.val)))
+    return _completed(dataset, layout, replace(layout.reading, val_held_out=not layout.val))
 
 
 def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> DataSet:
