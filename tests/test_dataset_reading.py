@@ -147,6 +147,19 @@ def test_files_without_an_extension_are_pictures_by_their_first_bytes(tmp_path: 
         assert opened.skipped == 1
 
 
+def test_folders_of_file_servers_are_no_classes(tmp_path: Path) -> None:
+    data = fill(tmp_path / "pets", {"cat": 3, "dog": 3, "@eaDir": 2, "cat/@eaDir/0.png": 1})
+    assert open_dataset(data).classes == ("cat", "dog")
+    assert len(everything(open_dataset(data))) == 6
+
+
+def test_a_zip_of_a_test_split_may_be_queried_with(tmp_path: Path) -> None:
+    packed = pack(fill(tmp_path / "pets", classes(test=2)))
+    with pytest.raises(DataError, match="everything in it lies in test"):
+        open_dataset(packed)
+    assert {sample.label for sample in open_pictures(packed).train} == {"cat", "dog"}
+
+
 # -- warnings --------------------------------------------------------------------------------------------------------
 
 
