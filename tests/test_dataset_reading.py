@@ -95,6 +95,15 @@ def test_splits_of_a_table_come_from_folders_where_no_row_has_one(tmp_path: Path
     assert len(data.train) + len(data.val) == 4
 
 
+def test_boxes_of_a_table_are_said_to_be_ignored(tmp_path: Path) -> None:
+    fill(tmp_path, {"a": 2})
+    header, rows = "label,path,x_1,x_2,y_1,y_2", [("x", "a/0.png", 0, 3, 0, 3), ("y", "a/1.png", "", "", "", "")]
+    assert "has boxes" in open_dataset(table(tmp_path / "t.csv", header, rows)).reading.warnings[0]
+    assert not open_dataset(
+        table(tmp_path / "u.csv", header, [*rows[1:], ("x", "a/0.png", *[""] * 4)])
+    ).reading.warnings
+
+
 def test_metadata_without_labels_is_said(tmp_path: Path) -> None:
     data = fill(tmp_path / "pets", classes(train=3))
     table(data / "metadata.csv", "file_name,caption", [("train/cat/0.png", "a cat")])
