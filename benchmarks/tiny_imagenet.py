@@ -20,12 +20,13 @@ from common import machine
 BIN = Path(sys.executable).parent
 
 
-def timed(*words: object) -> tuple[str, float]:
-    """Show a command, run it, and return what it printed and its wall time in seconds."""
+def timed(*words: object, folder: Path | None = None) -> tuple[str, float]:
+    """Show a command, run it (in ``folder``), and return what it printed and its wall time in seconds."""
     command = [str(word) for word in words]
     print(f"$ {shlex.join(command)}", flush=True)
     start = time.perf_counter()
-    output = subprocess.run([str(BIN / command[0]), *command[1:]], check=True, stdout=subprocess.PIPE, text=True).stdout
+    command[0] = str(BIN / command[0])
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder).stdout
     seconds = time.perf_counter() - start
     print(f"{output.rstrip()}\n({seconds / 60:.1f} minutes)\n", flush=True)
     return output, seconds

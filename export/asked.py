@@ -37,6 +37,7 @@ class Asked:
     deviation: str | None
     name: str | None
     threads: int | None
+    labels: str | None = None
 
     def check(self) -> None:
         """Refuse what cannot be done, or contradicts itself.

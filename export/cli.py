@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..models.allocator import keep_freed_memory
-from ..runtime.cli import ThreadsOption, VerboseOption, VersionOption, application, guarded, note, progress_in_stages
-from ..runtime.console import emit_json
+from ..runtime.cli import (
+    LabelsOption,
+    ThreadsOption,
+    VerboseOption,
+    VersionOption,
+    application,
+    guarded,
+    note,
+    progress_in_stages,
+)
+from ..runtime.console import emit_json, next_step
+from ..runtime.dataset_summary import report_reading
 from ..runtime.errors import ExportError, MissingExtraError
 from ..runtime.text import display_path
 from .asked import Asked
@@ -66,6 +77,7 @@ def export_command(
         str | None,
         typer.Option("--data", help="Pictures for parity check and calibration. Default: the run's own data set."),
     ] = None,
+    labels: LabelsOption = None,
     parity: Annotated[
         str, typer.Option("--parity", help="sample (500 queries, 5,000 gallery pictures) or full (all pictures).")
     ] = "sample",
@@ -116,7 +128,7 @@ def export_command(
     """Turn a training run, or any PyTorch module, into a self-describing model file."""
     asked = Asked(
         run, form, precision, out, data, parity, calibration, max_abs, min_cosine, precision_change, report, module,
-        state, image_size, picture_mode, mean, deviation, name, threads,
+        state, image_size, picture_mode, mean, deviation, name, threads, labels,
     )  # fmt: skip
     asked.check()
     keep_freed_memory()
@@ -126,14 +138,26 @@ def export_command(
         raise MissingExtraError("deeprank-export", "train") from error
     with progress_in_stages() as start:
         job = Job(asked, start)
+        report_reading(job.dataset, note)
         if form == "all":
             bundle: Bundle | None = job.all_forms()
         else:
             bundle, package = None, job.one_form()
     if bundle is not None:
         _show_all(bundle, job, as_json)
+        packages = bundle.packages
     else:
         _show(package, report, as_json)
+        packages = (package,)
+    _show_next(packages, job)
+
+
+def _show_next(packages: Sequence[Package], job: Job) -> None:
+    """Name the command that uses the model: the first of the files that an index can be made with."""
+    models = [package.model for package in packages if package.model.suffix == ".onnx"]
+    if models:
+        labels = ("--labels", job.labels) if job.pictures and job.labels not in (None, "top") else ()
+        next_step("deeprank-index", "sync", job.pictures or "PHOTOS", *map(str, labels), "--model", models[0])
 
 
 def _show(package: Package, report: Path | None, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class _Source:
 
 
 class Job:
-    """One call of ``deeprank-export``.
+    """One call of ``deeprank-export``; ``dataset`` are its pictures, ``labels`` where their labels come from.
 
     Raises:
         DeepRankError: the run or the module cannot be had.
@@ -45,7 +46,13 @@ class Job:
     def __init__(self, asked: Asked, progress: StartProgress) -> None:
         self._asked = asked
         self._source = _from_run(asked) if asked.module is None else _from_module(asked)
-        self._dataset: DataSet = open_dataset(asked.data or self._source.data)
+        self._data = asked.data or self._source.data
+        reference = self._source.reference
+        self.labels = asked.labels
+        if self.labels is None and isinstance(reference, Reference):
+            self.labels = reference.labels_of(self._data)
+        dataset = open_dataset(self._data, labels=self.labels)
+        self.dataset: DataSet = reference.split(dataset) if isinstance(reference, Reference) else dataset
         self._checks = Checks(
             asked.parity == "full",
             asked.threads,
@@ -66,18 +73,28 @@ class Job:
             return Path("exported")
         return Path(f"model{form_of(asked.format, asked.precision).suffix}")
 
+    @property
+    def pictures(self) -> Path | None:
+        """The folder of the data set, relative to the working directory where it lies below; None: it is no folder."""
+        folder = Path(self._data)
+        if not folder.is_dir():
+            return None
+        with contextlib.suppress(ValueError):
+            return folder.resolve().relative_to(Path.cwd())
+        return folder
+
     def one_form(self) -> Package:
         """Write the form that is asked for."""
         source, form = self._source, form_of(self._asked.format, self._asked.precision)
         with refused_as_export():
             return export_package(
-                source.network, source.info, source.reference, self._dataset, self.out, form=form, checks=self._checks
+                source.network, source.info, source.reference, self.dataset, self.out, form=form, checks=self._checks
             )
 
     def all_forms(self) -> Bundle:
         """Write every form, and the comparison as ``comparison.md`` and ``comparison.json``."""
         source = self._source
-        bundle = export_all(source.network, source.info, source.reference, self._dataset, self.out, checks=self._checks)
+        bundle = export_all(source.network, source.info, source.reference, self.dataset, self.out, checks=self._checks)
         document = bundle_markdown(bundle)
         (self.out / "comparison.json").write_text(json.dumps(bundle_json(bundle), indent=2) + "\n", encoding="utf-8")
         reports = [self.out / "comparison.md", *([self._asked.report] if self._asked.report else [])]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.datasets import DataSet, Sample
+from ..runtime.datasets import DataSet, Sample, with_val
 from ..runtime.errors import ExportError, ModelFileError
 from ..runtime.evaluate.embedded import EmbeddedSplit, Embeds, embed_split
 from ..runtime.evaluate.evaluation import Evaluation, evaluate, rank_split
@@ -161,6 +161,7 @@ def embed_reference(
         ExportError: there are no val pictures, or the network has no direction for a picture without content.
 
     """
+    dataset = with_val(dataset)
     val, train = dataset.val, dataset.train
     if not full:
         val, train = balanced_sample(val, QUERY_SAMPLE), balanced_sample(train, GALLERY_SAMPLE)

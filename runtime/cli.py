@@ -13,6 +13,7 @@ import typer
 import typer.core
 
 from .console import emit_json, fail, guarded, note, refuse_usage, standard_streams, unknown_option
+from .errors import DataError
 from .helptext import command_help, usage_line
 from .progress import Advance, StartProgress
 from .text import printable
@@ -20,10 +21,12 @@ from .text import printable
 __all__ = [
     "Application",
     "DeviceOption",
+    "LabelsOption",
     "MaxPixelsOption",
     "ThreadsOption",
     "VerboseOption",
     "VersionOption",
+    "YesOption",
     "application",
     "data_or_tiny_imagenet",
     "emit_json",
@@ -48,6 +51,10 @@ class AdvanceWithDetail(Protocol):
 
 # Without a terminal a line appears this often, in seconds.
 _LINE_INTERVAL = 10.0
+# Units that are done so soon after the first one came with it, in one batch.
+_BATCH_SECONDS = 0.5
+# A rate is said once it has been measured for as long.
+_MEASURED_SECONDS = 3.0
 
 
 class Application(typer.Typer):
@@ -105,11 +112,15 @@ def application(help_text: str, examples: Examples, other_names: Mapping[str, st
 
 
 class _Command(typer.core.TyperCommand):
-    """A command with help of our own layout."""
+    """A command with help of our own layout; with ``no_args_is_help`` it is shown where nothing is typed."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
         formatter.write(command_help(self, ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take no arguments for a wish to see what there is, where nothing can be done without."""
+        return super().parse_args(ctx, args or (["--help"] if self.no_args_is_help else []))
 
 
 class _Group(typer.core.TyperGroup):
@@ -175,29 +186,58 @@ def progress_in_stages(unit: str = "pictures") -> Iterator[StartProgress]:
 @contextlib.contextmanager
 def _bar(what: str, total: int | None, unit: str) -> Iterator[AdvanceWithDetail]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(f"{unit}", markup=False),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[speed]}", markup=False),
         TextColumn("{task.fields[detail]}", markup=False),
     )
-    started = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total, rate="", detail="")
-        done = 0
+        task = bar.add_task(what, total=total, speed="", detail="")
+        speed = _Speed(total)
 
         def advance(count: int = 1, /, detail: str = "") -> None:
-            nonlocal done
-            done += count
-            rate = done / max(1e-9, time.monotonic() - started)
-            bar.update(task, advance=count, rate=f"{rate:.3g}/s", detail=printable(detail))
+            speed.add(count, time.monotonic())
+            bar.update(task, advance=count, speed=", ".join(speed.words()), detail=printable(detail))
 
         yield advance
+
+
+class _Speed:
+    """How fast work goes and how long the rest takes, once there is a rate to tell it by.
+
+    What passes before the first units are done (threads start, files are opened) is not measured, and neither are
+    these: they come in a batch, of which the first one would look as if all the time had gone into it.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._done = self._done_before = 0
+        self._first: float | None = None
+        self._since = self._now = 0.0
+
+    def add(self, count: int, now: float) -> None:
+        """Note that ``count`` more units are done at the time ``now``, in seconds."""
+        self._done += count
+        self._now = now
+        if self._first is None:
+            self._first = now
+        if now - self._first < _BATCH_SECONDS:
+            self._since, self._done_before = now, self._done
+
+    def words(self) -> list[str]:
+        """Return ``12.5/s`` and ``3 min 20 s left``; nothing where it is too early to say."""
+        seconds, units = self._now - self._since, self._done - self._done_before
+        if seconds < _MEASURED_SECONDS or units <= 0:
+            return []
+        rate = units / seconds
+        if self._total is None:
+            return [f"{rate:.3g}/s"]
+        return [f"{rate:.3g}/s", f"{_duration(max(0, self._total - self._done) / rate)} left"]
 
 
 class _PlainProgress:
@@ -206,22 +246,19 @@ class _PlainProgress:
     def __init__(self, what: str, total: int | None, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._done = 0
-        self._started = self._said = time.monotonic()
+        self._speed = _Speed(total)
+        self._said = time.monotonic()
 
     def __call__(self, count: int = 1, /, detail: str = "") -> None:
         self._done += count
         now = time.monotonic()
+        self._speed.add(count, now)
         if now - self._said < _LINE_INTERVAL:
             return
         self._said = now
-        rate = self._done / (now - self._started)
-        line = f"{self._what}: {self._done:,}"
-        if self._total is not None:
-            line += f" of {self._total:,}"
-        line += f" {self._unit}, {rate:.3g}/s"
-        if self._total is not None and rate > 0:
-            line += f", {_duration((self._total - self._done) / rate)} left"
-        note(f"{line}{', ' + detail if detail else ''}")
+        of_total = "" if self._total is None else f" of {self._total:,}"
+        done = f"{self._what}: {self._done:,}{of_total} {self._unit}"
+        note(", ".join([done, *self._speed.words(), *([detail] if detail else [])]))
 
 
 def _duration(seconds: float) -> str:
@@ -232,20 +269,42 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def data_or_tiny_imagenet(data: str | None) -> str:
-    """Return DATA, or the default folder, fetched once where it is missing (size and terms are said first)."""
-    from .download import DEFAULT_DATA, TINY_IMAGENET, ensure_tiny_imagenet
+def data_or_tiny_imagenet(data: str | None, *, yes: bool = False) -> str:
+    """Return DATA, or the default folder, fetched once where it is missing (size and terms are said first).
+
+    Args:
+        data: what was named, if anything was.
+        yes: download without a question, which is asked on a terminal alone.
+
+    Raises:
+        DataError: it cannot be fetched, or the answer was no.
+
+    """
+    from .download import DEFAULT_DATA, TINY_IMAGENET, ensure_tiny_imagenet, is_fetched
 
     if data is not None:
         return data
-    if not DEFAULT_DATA.is_dir():
+    if not is_fetched(DEFAULT_DATA):
         note(
             f"No data set was named and {DEFAULT_DATA} does not exist: fetching {TINY_IMAGENET.url} "
-            f"({TINY_IMAGENET.size / 1e6:.0f} MB) once.\n{TINY_IMAGENET.terms}"
+            f"({TINY_IMAGENET.megabytes}) once.\n{TINY_IMAGENET.terms}"
         )
+        if not yes and not _confirmed(f"Download {TINY_IMAGENET.megabytes} now?"):
+            raise DataError(
+                "Nothing was downloaded. Name a data set of your own (a folder of class folders, a zip, a CSV), or the "
+                "word digits, which needs no network."
+            )
         with progress("download", TINY_IMAGENET.size, "bytes") as advance:
             ensure_tiny_imagenet(DEFAULT_DATA, advance)
     return str(DEFAULT_DATA)
+
+
+def _confirmed(question: str) -> bool:
+    """Ask on a terminal; where there is none, nobody can be asked, and the answer is yes."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
+        return True
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _show_version(asked: bool) -> None:
@@ -259,7 +318,20 @@ def _show_version(asked: bool) -> None:
 VersionOption = Annotated[
     bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]
+YesOption = Annotated[
+    bool, typer.Option("--yes", help="Download the default data set without a question, where no DATA is named.")
+]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Show tracebacks of errors.")]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="RULE|CSV",
+        help="Where labels come from: top (the first class folder), leaf (the innermost), path (all of them, joined by "
+        "/), or a CSV of path,label[,split]. Default: top, or DATA's metadata.csv.",
+        show_default=False,
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option("--device", help="auto, cpu or cuda. auto takes a GPU where one works.", metavar="DEVICE"),

@@ -145,6 +145,11 @@ def next_step(*words: str | os.PathLike[str]) -> None:
     from .shell import shell_command
 
     command, *arguments = words
+    # A path is never taken for an option.
+    arguments = [
+        f".{os.sep}{os.fsdecode(each)}" if isinstance(each, os.PathLike) and os.fsdecode(each).startswith("-") else each
+        for each in arguments
+    ]
     note(f"Next: {as_typed(os.fsdecode(command))} {shell_command(*arguments)}".rstrip())
 
 
@@ -172,14 +177,18 @@ def unknown_option(option: str, known: Iterable[str], other_names: Mapping[str, 
     import difflib
 
     name, known = option.partition("=")[0], list(known)
-    here = other_names.get(name, "")
+    spelt = name.lower().replace("_", "-")
+    names = {**other_names, **{each: each for each in known}}
+    # Many options share a few letters; a slip of the fingers is closer.
+    close = difflib.get_close_matches(spelt, names, 1, cutoff=0.8)
+    here = names.get(name) or names.get(spelt) or names.get(close[0] if close else "", "")
     if here.split(" ")[0] in known:
         return f"there is no option {name}; here it is called {here}."
     if here and not here.startswith("-"):
         return f"there is no option {name}; {here}."
     bare = {each.lstrip("-"): each for each in known}
     close = difflib.get_close_matches(name.lstrip("-"), bare, 1)
-    return f"there is no option {name}{f'; did you mean {bare[close[0]]}?' if close else '.'}"
+    return f"there is no option {name}{f'; did you mean {bare[close[0]]}?' if close else '; see --help.'}"
 
 
 def terminal_width() -> int | None:

@@ -3,35 +3,85 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from .errors import DataError
 from .text import display_path, printable
 
-__all__ = ["csv_rows", "member_path", "row_error"]
+__all__ = ["Row", "csv_rows", "member_path", "read_rows", "row_error"]
+
+# The fields of a row by the names of their columns, in lower case; None: the line is too short to have it.
+Row = dict[str, str | None]
+
+_DELIMITERS = (",", ";", "\t")
+# Of an error message; a file that is no CSV may be one line.
+_MAX_SHOWN = 200
 
 
-def csv_rows(path: Path, required: Sequence[str], expected: str) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Yield the line number and the fields of each row; ``expected`` names the columns to whoever lacks one.
+def csv_rows(path: Path, required: Sequence[str], expected: str) -> Iterator[tuple[int, Row]]:
+    """Yield the line number and the fields of each row; ``expected`` names the columns in errors.
+
+    Columns may be named in any letter case and separated by commas, semicolons or tabs.
 
     Raises:
         DataError: a required column is missing, a row has too many fields, or the file is not a CSV in UTF-8.
 
     """
+    with path.open("rb") as file:
+        yield from read_rows(file, path, lambda columns: set(required) <= set(columns), expected)
+
+
+def read_rows(
+    file: IO[bytes], path: Path, accepts: Callable[[Sequence[str]], bool], expected: str
+) -> Iterator[tuple[int, Row]]:
+    """Yield the line number and the fields of each row of an open file.
+
+    Args:
+        file: at its start.
+        path: how errors name it.
+        accepts: whether these are the columns of such a file; the separator is the first one with which they are.
+        expected: names the columns in errors.
+
+    Raises:
+        DataError: see :func:`csv_rows`.
+
+    """
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not set(required) <= set(reader.fieldnames or ()):
-                found = ", ".join(map(printable, reader.fieldnames or ())) or "nothing"
-                raise DataError(f"{display_path(path)} starts with the columns {found}; expected {expected}.")
-            for row in reader:
-                if any(row.get(None) or ()):
-                    what = "more fields than the first line has; a field with a comma in it needs quotes"
-                    raise row_error(path, reader.line_num, what)
-                yield reader.line_num, row
+        delimiter = _delimiter(text, path, accepts, expected)
+        text.seek(0)
+        reader = csv.DictReader(text, delimiter=delimiter)
+        reader.fieldnames = [_column(name) for name in reader.fieldnames or ()]
+        for row in reader:
+            if any(row.get(None) or ()):  # type: ignore[call-overload]
+                what = "more fields than the first line has; a field with a separator in it needs quotes"
+                raise row_error(path, reader.line_num, what)
+            yield reader.line_num, row
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{display_path(path)} is not a CSV in UTF-8 ({error}).") from None
+
+
+def _delimiter(text: io.TextIOWrapper, path: Path, accepts: Callable[[Sequence[str]], bool], expected: str) -> str:
+    first: list[str] = []
+    for delimiter in _DELIMITERS:
+        text.seek(0)
+        columns = [_column(name) for name in next(csv.reader(text, delimiter=delimiter), [])]
+        twice = [name for name, count in Counter(columns).items() if count > 1 and name]
+        if accepts(columns):
+            if twice:
+                raise DataError(f"{display_path(path)} has two columns {printable(twice[0])}; expected {expected}.")
+            return delimiter
+        first = first or columns
+    shown = ", ".join(map(printable, first))[:_MAX_SHOWN] or "nothing"
+    raise DataError(f"{display_path(path)} starts with the columns {shown}; expected {expected}.")
+
+
+def _column(name: str) -> str:
+    return name.strip().lower()
 
 
 def member_path(path: Path, line: int, name: str) -> str:

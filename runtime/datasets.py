@@ -1,8 +1,8 @@
-"""Labelled pictures: what DATA may be, and its train and val split.
+"""Labelled pictures: what DATA may be, and its train, val and test splits.
 
-DATA is a folder of class folders, a Tiny ImageNet folder or zip (read in place, never unpacked), a CSV of
-``path,label[,split]``, or the word ``digits``. ``python -m deeprank.runtime.datasets digits OUT`` writes the digits as
-PNG files.
+DATA is a folder of class folders, or of split folders with class folders in them, a zip of the same (read in place,
+never unpacked), a CSV of ``path,label[,split]``, or the word ``digits``. ``python -m deeprank.runtime.datasets digits
+OUT`` writes the digits as PNG files.
 """
 
 from __future__ import annotations
@@ -11,63 +11,62 @@ import functools
 import hashlib
 import io
 import math
+import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import IO
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
 
-from .csvfile import csv_rows, member_path, row_error
-from .errors import DataError, MissingExtraError, PictureError
-from .formats import EXTENSIONS
-from .sources import FolderSource, Source, ZipSource
+from .errors import DataError, MissingExtraError
+from .label_table import read_label_table
+from .labels import LABEL_RULES, LabelRule
+from .layouts import read_tree
+from .reading import Layout, Reading
+from .sources import FolderSource, Sample, Source, ZipSource
+from .table_layouts import read_csv, read_table
 from .text import display_path, printable
 
-__all__ = ["DIGITS", "DataSet", "Sample", "holdout", "open_dataset", "write_digits"]
+__all__ = [
+    "DIGITS",
+    "HOLDOUT_RULE",
+    "DataSet",
+    "Sample",
+    "holdout",
+    "labels_beside",
+    "open_dataset",
+    "open_pictures",
+    "split_by_rule",
+    "with_val",
+    "write_digits",
+]
 
 DIGITS = "digits"
 
-# Tiny ImageNet's own files.
-_ANNOTATIONS = "val/val_annotations.txt"
-_CLASS_NAMES = "words.txt"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One labelled picture; ``path`` (posix, relative to the data set) is its identity."""
-
-    path: str
-    label: str
-    size: int = field(compare=False)
-    opener: Callable[[], IO[bytes]] = field(repr=False, compare=False)
-
-    def open(self) -> IO[bytes]:
-        """Return the file, at its start, for :func:`~.images.load_picture`; the caller closes it.
-
-        Raises:
-            PictureError: the file is gone or cannot be read.
-
-        """
-        try:
-            return self.opener()
-        except OSError as error:
-            raise PictureError(f"{display_path(self.path)} cannot be read ({error.strerror or error}).") from None
-
-    def read(self) -> bytes:
-        """Return the bytes of the file."""
-        with self.open() as file:
-            return file.read()
+# The version of how pictures are held out; a run keeps the one that it was begun with.
+HOLDOUT_RULE = 2
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Labelled pictures in two splits; val is for reporting only, every choice is made on :func:`holdout` of train."""
+    """Labelled pictures in splits.
+
+    val is for reporting only, every choice is made on :func:`holdout` of train. test is never looked at unless it is
+    named; it is no part of the fingerprint, because no run depends on it. ``reading`` says how DATA was read;
+    ``queries`` and ``gallery`` are the paths that a label table marks so.
+    """
 
     name: str
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
     names: Mapping[str, str] = field(default_factory=dict)
     skipped: int = 0
+    unsplit: tuple[Sample, ...] = field(default=(), repr=False, compare=False)
+    """The train and val pictures as they were listed, where val was held out of train."""
+    test: tuple[Sample, ...] = ()
+    reading: Reading = field(default_factory=Reading)
+    queries: frozenset[str] = frozenset()
+    gallery: frozenset[str] = frozenset()
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
@@ -76,7 +75,7 @@ class DataSet:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 over (split, path, label, size in bytes) of every picture, in any order."""
+        """Hex sha256 over (split, path, label, size in bytes) of every train and val picture, in any order."""
         lines = [f"{split}\0{s.path}\0{s.label}\0{s.size}" for split in ("train", "val") for s in getattr(self, split)]
         return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -85,46 +84,151 @@ class DataSet:
         return self.names.get(label, label)
 
 
-def open_dataset(data: str | Path) -> DataSet:
-    """List the pictures of DATA; no picture is opened.
+def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataSet:
+    """List the pictures of DATA; no picture is decoded.
+
+    Args:
+        data: a folder, a zip, a CSV, or the word ``digits``.
+        labels: where labels come from: ``top``, ``leaf`` or ``path`` (see :class:`~.labels.FolderLabels`), or a CSV
+            that names pictures of DATA. None: ``top``, or Hugging Face's ``metadata.csv`` where there is one.
 
     Raises:
-        DataError: missing, empty, damaged, or laid out in no way that is known.
+        DataError: missing, empty, damaged, laid out in no way that is known, or without train pictures.
 
     """
     if str(data) == DIGITS:
-        return _digits()
-    path = Path(data)
-    if path.is_dir():
-        dataset = _from_tree(FolderSource(path), path.name or path.resolve().name)
-    elif not path.exists():
+        _refuse_labels(DIGITS, labels)
+        return replace(_digits(), reading=Reading(val_held_out=True))
+    name, layout = _read(Path(data), labels)
+    if not layout.train:
+        raise DataError(f"{display_path(data)} holds no train pictures ({_what_else(layout)}); {_EXPECTED_FOLDERS}.")
+    dataset = _make(name, layout.train, layout.val)
+    return _completed(dataset, layout, replace(layout.reading, val_held_out=not layout.val and bool(dataset.val)))
+
+
+def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> DataSet:
+    """List the pictures of DATA as a whole: all of its splits together are ``train``.
+
+    ``path`` of each begins with DATA as it is named, so that pictures of two such sets are told apart.
+
+    Raises:
+        DataError: see :func:`open_dataset`.
+
+    """
+    if str(data) == DIGITS:
+        digits = open_dataset(data, labels=labels)
+        return replace(digits, train=(*digits.train, *digits.val), val=(), reading=Reading())
+    name, layout = _read(Path(data), labels)
+    whole = tuple(
+        replace(sample, path=f"{os.path.normpath(data)}/{layout.reading.root}{sample.path}")
+        for sample in (*layout.train, *layout.val, *layout.test)
+    )
+    if not whole:
+        raise DataError(
+            f"{display_path(data)} holds no pictures with a label ({_what_else(layout)}); {_EXPECTED_FOLDERS}."
+        )
+    return replace(_completed(DataSet(name, whole, ()), layout, layout.reading), test=())
+
+
+_EXPECTED_FOLDERS = "expected one folder for each class with pictures in it"
+
+
+def _completed(dataset: DataSet, layout: Layout, reading: Reading) -> DataSet:
+    return replace(
+        dataset,
+        names=layout.names,
+        skipped=layout.skipped,
+        test=layout.test,
+        reading=reading,
+        queries=layout.queries,
+        gallery=layout.gallery,
+    )
+
+
+def _what_else(layout: Layout) -> str:
+    counts = {"val": len(layout.val), "test": len(layout.test), "unlabelled": sum(layout.reading.unlabelled.values())}
+    shown = [f"{count:,} {what} pictures" for what, count in counts.items() if count]
+    return ", ".join([*shown, f"{layout.skipped:,} files of other kinds"])
+
+
+def _read(path: Path, labels: str | Path | None) -> tuple[str, Layout]:
+    """Return the name of the data set and its pictures."""
+    if not path.exists():
         raise DataError(
             f"{display_path(path)} does not exist; expected a folder of class folders, a Tiny ImageNet folder or zip, "
             f"a CSV of path,label[,split], or the word {DIGITS!r}."
         )
-    elif path.suffix.lower() == ".csv":
-        dataset = _from_csv(path)
-    elif path.suffix.lower() == ".zip":
-        dataset = _from_tree(ZipSource(path), path.stem)
-    else:
+    is_zip = path.suffix.lower() == ".zip"
+    if path.is_dir() or is_zip:
+        rule = _rule(labels)
+        source: Source = ZipSource(path) if is_zip and not path.is_dir() else FolderSource(path)
+        name = path.name or path.resolve().name if path.is_dir() else path.stem
+        if rule is None and labels is not None:
+            return name, read_table(source, read_label_table(Path(labels)))
+        return name, read_tree(source, rule)
+    if path.suffix.lower() == ".csv":
+        _refuse_labels(display_path(path), labels)
+        return path.stem, read_csv(path)
+    raise DataError(f"{display_path(path)} is no data set; expected a folder, a .zip, a .csv, or the word {DIGITS!r}.")
+
+
+# -- where labels come from ------------------------------------------------------------------------------------------
+
+
+def labels_beside(data: str | Path, labels: str | None) -> str | None:
+    """Return where the labels of another data set come from, beside one that was read by ``labels``.
+
+    A rule holds for every folder and zip, a table for a folder below its own; a CSV names its labels itself.
+    """
+    path = Path(data)
+    if labels is None or not (path.is_dir() or path.suffix.lower() == ".zip"):
+        return None
+    if _is_rule(labels) or path.resolve().is_relative_to(Path(labels).resolve().parent):
+        return labels
+    return None
+
+
+def _is_rule(labels: str | Path | None) -> bool:
+    return labels is not None and str(labels) in LABEL_RULES
+
+
+def _rule(labels: str | Path | None) -> LabelRule | None:
+    """Return the rule that ``labels`` names; None: it is None or a table."""
+    if labels is None:
+        return None
+    if str(labels) == "none":
         raise DataError(
-            f"{display_path(path)} is no data set; expected a folder, a .zip, a .csv, or the word {DIGITS!r}."
+            "--labels none: pictures without labels can be searched, but neither learned from nor judged; expected "
+            "top, leaf, path or a CSV of path,label."
         )
-    if not dataset.train:
+    if _is_rule(labels):
+        return cast(LabelRule, str(labels))
+    if not Path(labels).exists() and Path(labels).suffix.lower() != ".csv":
+        raise DataError(f"--labels {printable(str(labels))}: expected top, leaf, path or a CSV of path,label.")
+    return None
+
+
+def _refuse_labels(data: str, labels: str | Path | None) -> None:
+    if _rule(labels) not in (None, "top") or (labels is not None and not _is_rule(labels)):
         raise DataError(
-            f"{display_path(path)} holds no train pictures ({dataset.skipped} files of other kinds); expected "
-            "one folder for each class with pictures in it."
+            f"--labels {printable(str(labels))} is for folders and zips, and {data} names its labels itself; leave "
+            "--labels out."
         )
-    return dataset
 
 
 def holdout(
-    samples: Sequence[Sample], *, salt: str = "holdout", least: int = 0
+    samples: Sequence[Sample], *, salt: str = "holdout", least: int = 0, rule: int = HOLDOUT_RULE
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Split off a tenth of each class by content alone: no seed moves it, and no new picture reshuffles the old ones.
 
-    Within a class, in the order of sha256(salt + path), the first ceil(n/10), or ``least`` where that is more, but
-    never all, are held out.
+    Within a class, in the order of sha256(salt + path), the first ceil(n/10) are held out, or ``least`` where that is
+    more. At least two pictures of a class stay, which a triplet needs: classes of one or two are not split.
+
+    Args:
+        samples: the pictures.
+        salt: of the order.
+        least: pictures of each class to hold out, where a tenth is fewer.
+        rule: the version of this rule; by version 1 one picture of a class could be all that stays.
 
     Returns:
         the rest and the held-out samples, both in the order of ``samples``.
@@ -133,10 +237,11 @@ def holdout(
     by_class: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_class[sample.label].append(sample)
+    staying = 1 if rule == 1 else 2
     held: set[str] = set()
     for members in by_class.values():
         members.sort(key=lambda s: hashlib.sha256((salt + s.path).encode("utf-8", "surrogateescape")).digest())
-        count = min(max(math.ceil(len(members) / 10), least), len(members) - 1)
+        count = min(max(math.ceil(len(members) / 10), least), max(0, len(members) - staying))
         held.update(sample.path for sample in members[:count])
     return (
         tuple(sample for sample in samples if sample.path not in held),
@@ -166,82 +271,27 @@ def write_digits(folder: Path) -> DataSet:
 def _make(name: str, train: Iterable[Sample], val: Iterable[Sample], **rest: object) -> DataSet:
     """Give a source without a val split one that depends on content only."""
     train, val = tuple(train), tuple(val)
+    listed: tuple[Sample, ...] = ()
     if not val:
-        train, val = holdout(train, salt="")
-    return DataSet(name, train, val, **rest)  # type: ignore[arg-type]
+        listed = train
+        train, val = holdout(listed, salt="")
+    return DataSet(name, train, val, unsplit=listed, **rest)  # type: ignore[arg-type]
 
 
-# -- folders and zips ------------------------------------------------------------------------------------------------
+def split_by_rule(dataset: DataSet, rule: int) -> DataSet:
+    """Return the data set as that version of :func:`holdout` split it; the same one where it came with a val split."""
+    if not dataset.unsplit:
+        return dataset
+    train, val = holdout(dataset.unsplit, salt="", rule=rule)
+    return replace(dataset, train=train, val=val, reading=replace(dataset.reading, val_held_out=bool(val)))
 
 
-def _from_tree(source: Source, name: str) -> DataSet:
-    pictures = [path for path in source.files if PurePosixPath(path).suffix.lower() in EXTENSIONS]
-    skipped = len(source.files) - len(pictures)
-    names = _class_names(source)
-    if _ANNOTATIONS in source.files:
-        labels = _annotations(source)
-        val = [
-            source.sample(path, labels[PurePosixPath(path).name])
-            for path in pictures
-            if path.startswith("val/") and PurePosixPath(path).name in labels
-        ]
-        return _make(name, _split_folder(source, pictures, "train/"), val, names=names, skipped=skipped)
-    parts = {path.split("/", 1)[0] for path in pictures}
-    if "train" in parts and parts <= {"train", "val", "test"}:
-        train, val = (_split_folder(source, pictures, f"{split}/") for split in ("train", "val"))
-        return _make(name, train, val, names=names, skipped=skipped)
-    return _make(name, _split_folder(source, pictures, ""), (), names=names, skipped=skipped)
+def with_val(dataset: DataSet) -> DataSet:
+    """Return the data set, with a val picture of each class of two where it would have none: to compare, not to train.
 
-
-def _split_folder(source: Source, pictures: list[str], prefix: str) -> list[Sample]:
-    """Return the pictures below ``prefix``; the first folder of the rest is the label, one in none is left out."""
-    below = [(path, path[len(prefix) :]) for path in pictures if path.startswith(prefix)]
-    return [source.sample(path, rest.split("/", 1)[0]) for path, rest in below if "/" in rest]
-
-
-def _annotations(source: Source) -> dict[str, str]:
-    labels = {}
-    for number, line in enumerate(source.text(_ANNOTATIONS).splitlines(), 1):
-        fields = line.split("\t")
-        if len(fields) < 2:
-            raise DataError(
-                f"{_ANNOTATIONS}, line {number}: {printable(line[:60])!r}; expected a file name, a tab and a label."
-            )
-        labels[fields[0]] = fields[1]
-    return labels
-
-
-def _class_names(source: Source) -> dict[str, str]:
-    """Read Tiny ImageNet's ``words.txt``: a label, a tab, its names."""
-    if _CLASS_NAMES not in source.files:
-        return {}
-    rows = (line.split("\t", 1) for line in source.text(_CLASS_NAMES).splitlines())
-    return {row[0]: row[1].split(",")[0].strip() for row in rows if len(row) == 2}
-
-
-# -- CSV -------------------------------------------------------------------------------------------------------------
-
-
-def _from_csv(path: Path) -> DataSet:
-    source = FolderSource(path.parent, listed=())
-    splits: dict[str, list[Sample]] = {"train": [], "val": []}
-    seen: set[str] = set()
-    for line, row in csv_rows(path, ("path", "label"), "path,label or path,label,split"):
-        split = (row.get("split") or "train").strip().lower()
-        if split not in splits:
-            raise row_error(path, line, f"split {split!r}; expected train or val")
-        name, label = (row.get("path") or "").strip(), (row.get("label") or "").strip()
-        if not name or not label:
-            raise row_error(path, line, "no path or no label; expected both")
-        member = member_path(path, line, name)
-        if member in seen:
-            raise row_error(path, line, f"{name!r} a second time; expected each picture once")
-        seen.add(member)
-        try:
-            splits[split].append(source.sample(member, label))
-        except OSError:
-            raise row_error(path, line, f"{name!r}, which does not exist beside the CSV") from None
-    return _make(path.stem, splits["train"], splits["val"])
+    It stays without one where there are classes of one picture alone, or an empty val split of its own.
+    """
+    return dataset if dataset.val else split_by_rule(dataset, 1)
 
 
 # -- digits ----------------------------------------------------------------------------------------------------------

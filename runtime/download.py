@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import shutil
@@ -9,6 +10,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from .errors import DataError
 from .progress import Advance, no_progress
 from .text import display_path, printable
 
-__all__ = ["DEFAULT_DATA", "TINY_IMAGENET", "Archive", "ensure_tiny_imagenet", "fetch_archive"]
+__all__ = ["DEFAULT_DATA", "TINY_IMAGENET", "Archive", "ensure_tiny_imagenet", "fetch_archive", "is_fetched"]
 
 # Where the commands look when no DATA is named.
 DEFAULT_DATA = Path("data/tiny-imagenet-200")
@@ -37,6 +39,11 @@ class Archive:
     sha256: str
     folder: str
     terms: str
+
+    @property
+    def megabytes(self) -> str:
+        """The size of the download as it is told: in units of 2**20 bytes."""
+        return f"{self.size / 2**20:.0f} MB"
 
 
 TINY_IMAGENET = Archive(
@@ -63,26 +70,43 @@ def fetch_archive(archive: Archive, target: Path, advance: Advance = no_progress
         DataError: no network, the server's answer is no use, or the bytes are not the ones expected.
 
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.parent / f"{archive.folder}.zip.part"
-    done = part.stat().st_size if part.exists() else 0
-    if done > archive.size:
+    with _folder_if_needed(target.parent):
+        part = target.parent / f"{archive.folder}.zip.part"
+        done = part.stat().st_size if part.exists() else 0
+        if done > archive.size:
+            part.unlink()
+            done = 0
+        advance(done)
+        if done < archive.size:
+            _download(archive, part, done, advance)
+        _verify(archive, part)
+        _unpack(archive, part, target)
         part.unlink()
-        done = 0
-    advance(done)
-    if done < archive.size:
-        _download(archive, part, done, advance)
-    _verify(archive, part)
-    _unpack(archive, part, target)
-    part.unlink()
     return target
+
+
+@contextlib.contextmanager
+def _folder_if_needed(folder: Path) -> Iterator[None]:
+    """Make a folder; where the work in it fails, take away again what was made and is still empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
 
 
 def ensure_tiny_imagenet(target: Path = DEFAULT_DATA, advance: Advance = no_progress) -> Path:
     """Return the Tiny ImageNet folder, fetching it where it is missing; see :func:`fetch_archive`."""
-    if target.is_dir() and any(target.iterdir()):
-        return target
-    return fetch_archive(TINY_IMAGENET, target, advance)
+    return target if is_fetched(target) else fetch_archive(TINY_IMAGENET, target, advance)
+
+
+def is_fetched(target: Path = DEFAULT_DATA) -> bool:
+    """Return whether the folder is there, with something in it."""
+    return target.is_dir() and any(target.iterdir())
 
 
 def _download(archive: Archive, part: Path, done: int, advance: Advance) -> None:
@@ -101,6 +125,9 @@ def _download(archive: Archive, part: Path, done: int, advance: Advance) -> None
                         break
     except (OSError, http.client.HTTPException) as error:
         raise DataError(_unreachable(archive, error)) from None
+    finally:
+        if part.exists() and not part.stat().st_size:
+            part.unlink()
     if done < archive.size:
         raise DataError(
             f"{archive.url} broke off after {done:,} of {archive.size:,} bytes; "

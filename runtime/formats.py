@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 
 __all__ = ["DECODING_VERSION", "EXTENSIONS", "HEAD_BYTES", "decoders", "decoding_changed", "format_of"]
 
 EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"}
-    | {".heic", ".heif"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"}
+    | {".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".btf"}
+    | {".avif", ".avifs", ".heic", ".heif", ".hif", ".heics", ".heifs"}
 )
 
 # Raised when a correction changes the pixels of files that could be read before. Version 1: until indexes of schema 2.
@@ -17,10 +19,61 @@ DECODING_VERSION = 2
 # What format_of() needs of a file.
 HEAD_BYTES = 32
 
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"MM*\0", "TIFF"),  # not as it should be, but told from the rest
+    (b"II\0*", "TIFF"),
+)
+_BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+_BITMAP_DEPTHS = (1, 2, 4, 8, 16, 24, 32)
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2"}
+)
+
 
 def format_of(head: bytes) -> str | None:
     """Return the format that a file's first :data:`HEAD_BYTES` bytes begin, by Pillow's name; None: no picture's."""
-    raise NotImplementedError
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        return _container_format(head)
+    if head[:2] == b"BM" and _is_bitmap_header(head[14:]):
+        return "BMP"
+    return "DIB" if _is_bitmap_header(head) else None
+
+
+def _container_format(head: bytes) -> str | None:
+    """Tell AVIF from HEIF by the brands that the file names; the first that decides is the main one."""
+    end = min(len(head), int.from_bytes(head[:4], "big"))
+    brands = [head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))]
+    if brands[0] in (b"mif1", b"msf1", b"miaf", b"mif2"):  # say only that it is a still picture or a sequence
+        brands = [*brands[1:], brands[0]]
+    for brand in brands:
+        if brand in _AVIF_BRANDS:
+            return "AVIF"
+        if brand in _HEIF_BRANDS - {b"mif1", b"msf1", b"mif2"}:
+            return "HEIF"
+    return "HEIF" if _HEIF_BRANDS.intersection(brands) else None
+
+
+def _is_bitmap_header(header: bytes) -> bool:
+    """Tell whether these bytes can begin the header of a bitmap: its size, one plane, a depth that exists."""
+    if len(header) < 16 or struct.unpack_from("<I", header)[0] not in _BITMAP_HEADERS:
+        return False
+    old = header[0] == 12
+    planes, depth = struct.unpack_from("<HH", header, 8 if old else 12)
+    return planes == 1 and depth in _BITMAP_DEPTHS
 
 
 def decoding_changed(path: str | bytes | os.PathLike[str], since: int) -> bool:
@@ -32,9 +85,22 @@ def decoding_changed(path: str | bytes | os.PathLike[str], since: int) -> bool:
         OSError: the file cannot be read.
 
     """
-    raise NotImplementedError
+    if since >= DECODING_VERSION:
+        return False
+    from .pictures.changes import changed_since_1
+
+    with open(path, "rb") as file:  # noqa: PTH123  the path may be bytes
+        return changed_since_1(file)
 
 
 def decoders() -> str:
     """Return a text that changes when a file that could not be read may be readable: versions of rules and decoders."""
-    raise NotImplementedError
+    from importlib.metadata import PackageNotFoundError, version
+
+    import PIL
+
+    try:
+        heif = version("pi-heif")
+    except PackageNotFoundError:
+        heif = "none"
+    return f"rules {DECODING_VERSION}, pillow {PIL.__version__}, pi-heif {heif}"

@@ -3,18 +3,19 @@
 Evaluation, export and the runtime call :func:`load_picture`; augmented training pictures start from it too. So what a
 network was trained on and what it is served cannot drift apart:
 
-1. open with the formats we trust, never with every plugin of Pillow;
-2. width x height against a cap, before anything is decoded;
+1. open with the reader of the format that the first bytes name (``pictures/``), never with every plugin of Pillow;
+2. what decoding takes against a cap, before anything is decoded;
 3. JPEG: decode at a reduced scale, at least twice the target size;
 4. first frame, to 8-bit RGB: 16-bit divided by 257, alpha over white, colour profiles ignored;
 5. one antialiased bilinear resize to the square;
-6. EXIF orientation, on the small picture.
+6. orientation, on the small picture: what EXIF or TIFF's own tag says; HEIF's and AVIF's container says it instead.
+
+A picture whose pixels cannot all be decoded is refused, never read in part.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,8 +26,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from .errors import PictureError
+from .errors import PictureError, PictureProblem
 from .filenames import folder_sentence, missing_sentence
+from .pictures.exif import orientation_in
+from .pictures.faults import MissingEnd, damaged, unsupported
+from .pictures.opening import open_image
 from .text import display_path
 
 __all__ = [
@@ -49,20 +53,20 @@ Shrink = Callable[[Image.Image, tuple[float, float]], Image.Image]
 RULE_VERSION = 1
 DEFAULT_MAX_PIXELS = 100_000_000
 
-# Those that Pillow knows from the start, in the order in which they are tried. JPEG's reader opens MPO as well.
-_COMMON_FORMATS = ["JPEG", "PNG", "GIF", "BMP", "DIB"]
-
 # Beyond this many bytes in flight over all threads, a picture waits; one that needs more decodes alone.
 _MOST_DECODING_BYTES = 512_000_000
 # What a pixel takes while it is decoded and converted: twice what Pillow takes for it, 4 bytes even for RGB. Some
 # decoders hold more (tests/test_memory.py measures it).
 _BYTES_PER_PIXEL = 8
-_DECODER_BYTES = {"AVIF": 11, "HEIF": 12, "WEBP": 21}
-_COEFFICIENT_BYTES = 6
+_DECODER_BYTES = {"AVIF": 11, "HEIF": 12, "WEBP": 21, "GIF": 11}
+# Where a transparent colour of 16 bits a sample is compared: both bytes of each sample are decoded.
+_COMPARING_BYTES = 32
+_COMPLETING_BYTES = 12
+# A JPEG that is decoded at a reduced scale takes little memory, but time for each of its pixels.
+_MOST_REDUCED = 10
 # Pixels that are converted at a time where a conversion takes several steps.
 _BAND_PIXELS = 1_000_000
 
-_ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -141,26 +145,37 @@ def load_thumbnail(source: PictureSource, most: int, *, max_pixels: int = DEFAUL
 def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -> Picture:
     """Open, check and decode a picture, of which ``needed`` pixels a side are wanted, and make it small."""
     name = _name_of(source)
-    with opened_picture(source, name) as image:
-        pixels = image.width * image.height
-        if pixels > max_pixels:
-            raise PictureError(
-                f"{name} has {image.width} x {image.height} = {pixels:,} pixels; at most {max_pixels:,} are accepted. "
-                "Make it smaller, or raise the limit (--max-pixels)."
-            )
-        try:
-            extent = _drafted(image, needed)
-        except Exception as error:  # as below
-            raise PictureError(_damaged(name, image.format, error)) from error
-        with _DECODING.reserve(_decoding_bytes(image, pixels)):
-            try:
-                return _decode(image, shrink, extent)
-            except PictureError as error:
-                raise PictureError(f"{name} {error}") from None
-            # Damaged files make Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error,
-            # IndexError, ...): whatever it was, this picture cannot be read and the next one can.
-            except Exception as error:
-                raise PictureError(_damaged(name, image.format, error)) from error
+    with opened_picture(source, name) as image, _naming(name, image.format):
+        full = image.size
+        extent = _drafted(image, needed)
+        needs = _decoding_bytes(image)
+        _check_size(image, full, needs, max_pixels)
+        with _DECODING.reserve(needs), contextlib.suppress(MissingEnd):
+            image.load()
+            return _decode(image, shrink, extent)
+        # A JPEG without an end: whether its pixels are all there shows once it has been decoded at its full size.
+        with _DECODING.reserve(needs + _COMPLETING_BYTES * full[0] * full[1]):
+            image.complete()
+        with _DECODING.reserve(needs):
+            image.load()
+            return _decode(image, shrink, extent)
+
+
+@contextlib.contextmanager
+def _naming(name: str, image_format: str | None) -> Iterator[None]:
+    """Put the name of the file before what is said of it."""
+    try:
+        yield
+    except PictureError as error:
+        raise PictureError(f"{name} {error}", kind=error.kind, short=error.short) from error.__cause__
+    except (UnidentifiedImageError, FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    # Damaged files make Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error,
+    # IndexError, ...): whatever it was, this picture cannot be read and the next one can.
+    except Exception as error:
+        raise PictureError(
+            f"{name} {damaged(image_format, error)}", short=damaged(image_format, error).short
+        ) from error
 
 
 def _name_of(source: PictureSource) -> str:
@@ -172,48 +187,68 @@ def _name_of(source: PictureSource) -> str:
 
 @contextlib.contextmanager
 def opened_picture(source: PictureSource, name: str) -> Iterator[Image.Image]:
-    """Open the file and read its header; nothing is decoded yet."""
+    """Open the file and read its header; nothing is decoded yet.
+
+    Raises:
+        PictureError: as :func:`load_picture`, but for pictures that are too large.
+
+    """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | Path) else source
-            image = stack.enter_context(_identify(file))
+            with _naming(name, None):
+                image = stack.enter_context(open_image(file))
         except FileNotFoundError:
-            raise PictureError(missing_sentence(name), kind="missing", short="does not exist") from None
+            raise _refused(missing_sentence(name), "missing", "does not exist") from None
         except IsADirectoryError:
-            raise PictureError(folder_sentence(name), kind="not a picture", short="a folder") from None
+            raise _refused(folder_sentence(name), "not a picture", "a folder") from None
         except PermissionError:
-            raise PictureError(f"{name} may not be read; check its permissions.") from None
+            message = f"{name} may not be read; check its permissions."
+            raise _refused(message, "unreadable", "may not be read") from None
         except UnidentifiedImageError:
-            raise PictureError(
-                f"{name} is not a picture that can be read; expected JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
-                f"{' or HEIF' if 'HEIF' in _other_formats() else ''}, whole and undamaged."
+            raise _refused(
+                f"{name} is not a picture that can be read; expected JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or "
+                "HEIF (HEIC).",
+                "not a picture",
+                "not a picture",
             ) from None
-        except Image.DecompressionBombError:
-            raise PictureError(
-                f"{name} has more pixels than Pillow's own limit of {2 * (Image.MAX_IMAGE_PIXELS or 0):,}; at most "
-                f"{DEFAULT_MAX_PIXELS:,} are accepted unless --max-pixels says otherwise. Make it smaller."
-            ) from None
-        except Exception as error:  # as above: the header parsers raise nearly anything on damaged files
-            raise PictureError(_damaged(name, None, error)) from error
+        except OSError as error:
+            message = f"{name} cannot be read ({error.strerror or error})."
+            raise _refused(message, "unreadable", f"cannot be read ({error.strerror or error})") from None
         yield image
 
 
-def _identify(file: IO[bytes]) -> Image.Image:
-    try:
-        return Image.open(file, formats=_COMMON_FORMATS)
-    except UnidentifiedImageError:
-        file.seek(0)
-        return Image.open(file, formats=_other_formats())
+def _refused(message: str, kind: PictureProblem, short: str) -> PictureError:
+    return PictureError(message, kind=kind, short=short)
 
 
-def _damaged(name: str, image_format: str | None, error: Exception) -> str:
-    kind = f"a damaged {image_format} file" if image_format else "damaged"
-    return f"{name} is {kind} ({str(error) or type(error).__name__}); replace it or leave it out."
+def _check_size(image: Image.Image, full: tuple[int, int], needs: int, max_pixels: int) -> None:
+    """Refuse a picture that takes more than ``max_pixels`` pixels do. For a JPEG, what its decoding takes is judged."""
+    pixels = full[0] * full[1]
+    size = f"has {full[0]} x {full[1]} = {pixels:,} pixels"
+    advice = "Make it smaller, or raise the limit (--max-pixels)."
+    if image.format != "JPEG":
+        tile = getattr(image, "tile_pixels", 0)
+        if tile > max_pixels:
+            raise _too_large(f"has tiles of {tile:,} pixels; at most {max_pixels:,} are accepted. {advice}")
+        if pixels > max_pixels:
+            raise _too_large(f"{size}; at most {max_pixels:,} are accepted. {advice}")
+        return
+    taken = -(-needs // _BYTES_PER_PIXEL)
+    if taken > max_pixels:
+        as_much = "" if taken == pixels else f", and decoding it takes as much memory as {taken:,} do"
+        raise _too_large(f"{size}{as_much}; at most {max_pixels:,} are accepted. {advice}")
+    if pixels > _MOST_REDUCED * max_pixels:
+        raise _too_large(f"{size}; of a JPEG, at most {_MOST_REDUCED * max_pixels:,} are accepted. {advice}")
+
+
+def _too_large(message: str) -> PictureError:
+    return _refused(message, "too large", "too large" if "=" not in message else message.split(";")[0].split(" ", 1)[1])
 
 
 def _drafted(image: Image.Image, needed: int) -> tuple[float, float]:
     """Ask for a reduced JPEG, and return the extent of the content: width and height in pixels, not always whole."""
-    if image.format in ("JPEG", "MPO"):
+    if image.format == "JPEG":
         drafted = image.draft(None, (2 * needed, 2 * needed))
         if drafted is not None:
             # A reduced JPEG is rounded up to whole pixels; its content ends at the exact, fractional extent.
@@ -221,19 +256,22 @@ def _drafted(image: Image.Image, needed: int) -> tuple[float, float]:
     return image.size
 
 
-def _decoding_bytes(image: Image.Image, pixels: int) -> int:
+def _decoding_bytes(image: Image.Image) -> int:
     """Return about the most memory that decoding takes: that of the format's decoder, and of one or two pictures."""
-    drafted = image.width * image.height
-    if image.format in ("JPEG", "MPO"):
+    pixels = image.width * image.height
+    if image.format == "JPEG":
         # A progressive one is held as coefficients, whole, before any of it is decoded.
-        coefficients = _COEFFICIENT_BYTES * pixels if image.info.get("progressive") else 0
-        return coefficients + _BYTES_PER_PIXEL * drafted
-    return _DECODER_BYTES.get(image.format or "", _BYTES_PER_PIXEL) * drafted
+        return image.coefficient_bytes() + _BYTES_PER_PIXEL * pixels
+    if getattr(image, "transparent", ()):
+        return _COMPARING_BYTES * pixels
+    return _DECODER_BYTES.get(image.format or "", _BYTES_PER_PIXEL) * pixels + _BYTES_PER_PIXEL * getattr(
+        image, "tile_pixels", 0
+    )
 
 
 def _decode(image: Image.Image, shrink: Shrink, extent: tuple[float, float]) -> Picture:
-    orientation = _orientation(image)
     small = shrink(_eight_bit(image), extent)
+    orientation = _orientation(image)
     if orientation in _ORIENTATIONS:
         small = small.transpose(_ORIENTATIONS[orientation])
     return np.asarray(small if small.mode == "RGB" else small.convert("RGB"))
@@ -249,46 +287,68 @@ def _box(mode: str, width: float, height: float) -> tuple[float, float, float, f
 
 
 def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # a damaged EXIF block says nothing about the pixels: they are shown as they are stored
+    """Return how the picture is turned, 1 to 8, by its EXIF block or TIFF's tag; what XMP says does not count."""
+    if image.format == "TIFF":
+        return int(image.orientation)
+    if image.format == "HEIF":  # turned by its decoder
         return 1
+    return orientation_in(image.info.get("exif"))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Return the first frame in mode RGB, or L where it is gray: a third of the memory, and the same once resized."""
-    image.load()
-    if image.format == "WEBP":
-        # Its decoder, and the file that its frame was handed over in, hold the picture three more times.
-        vars(image).update(_decoder=None, fp=None)
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if image.mode.startswith("I;16"):
         return _sixteen_bit_to_gray(image)
-    if image.mode == "F":
-        raise PictureError("holds floating-point samples; expected 8 or 16 bits a sample. Save it as such.")
-    if image.has_transparency_data:
-        return _over_white(image)
+    if image.mode in ("I", "F"):
+        raise unsupported(image.format or "picture", "samples of 32 bits", "save it with 8 or 16 bits a sample")
+    if getattr(image, "transparent", ()):
+        return _transparent_white(image)
+    frame = getattr(image, "frame_box", (0, 0, *image.size))
+    if frame != (0, 0, *image.size) or _has_alpha(image):
+        return _over_white(image, frame)
     if image.mode in ("RGB", "L"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
+def _has_alpha(image: Image.Image) -> bool:
+    """Tell whether anything may be transparent. A BMP whose alpha is 0 everywhere was written without one."""
+    if image.format == "BMP" and image.mode == "RGBA":
+        return image.getchannel("A").getextrema() != (0, 0)
+    return image.has_transparency_data
+
+
 def _sixteen_bit_to_gray(image: Image.Image) -> Image.Image:
     """Divide by 257 (65535 -> 255), rounded, in bands of rows so that a large picture is not held in 32 bits twice."""
     samples = np.asarray(image)
-    if samples.size and (samples.min() < 0 or samples.max() > 65535):
-        raise PictureError("holds 32-bit samples; expected 8 or 16 bits a sample. Save it as such.")
+    levels = getattr(image, "levels", 65535)
     gray = np.empty(samples.shape, dtype=np.uint8)
     for top, bottom in _bands(*image.size):
-        gray[top:bottom] = (samples[top:bottom].astype(np.uint32) + 128) // 257
+        band = samples[top:bottom].astype(np.uint32)
+        if getattr(image, "inverted", False):
+            band = levels - band
+        gray[top:bottom] = (band * 255 + levels // 2) // levels
+        for transparent in getattr(image, "transparent", ()):
+            gray[top:bottom][samples[top:bottom] == transparent] = 255
     return Image.fromarray(gray)
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def _transparent_white(image: Image.Image) -> Image.Image:
+    """Return a PNG of 16 bits a sample with its transparent colour in white."""
+    pixels = np.array(image)
+    pixels[image.is_transparent()] = 255
+    return Image.fromarray(pixels)
+
+
+def _over_white(image: Image.Image, frame: tuple[int, int, int, int]) -> Image.Image:
     """Compose over white, in bands of rows: the whole picture is not held once more for each of the steps."""
     white = Image.new("RGB", image.size, (255, 255, 255))
+    left, above, right, below = frame
     for top, bottom in _bands(*image.size):
-        band = image.crop((0, top, image.width, bottom)).convert("RGBA")
-        white.paste(band, (0, top), mask=band.getchannel("A"))
+        top, bottom = max(top, above), min(bottom, below)
+        if top < bottom and left < right:
+            band = image.crop((left, top, right, bottom)).convert("RGBA")
+            white.paste(band, (left, top), mask=band.getchannel("A"))
     return white
 
 
@@ -321,22 +381,3 @@ class ByteBudget:
 
 
 _DECODING = ByteBudget(_MOST_DECODING_BYTES)
-
-
-@functools.cache
-def _other_formats() -> list[str]:
-    """Return the formats that are looked for last; a query in a common one should not wait for their readers.
-
-    They are imported by name, because Pillow itself would import all of its forty to find one.
-    """
-    from PIL import AvifImagePlugin, TiffImagePlugin, WebPImagePlugin, features
-
-    formats = [WebPImagePlugin.WebPImageFile.format, TiffImagePlugin.TiffImageFile.format]
-    if features.check("avif"):
-        formats.append(AvifImagePlugin.AvifImageFile.format)
-    try:
-        import pillow_heif  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return formats
-    pillow_heif.register_heif_opener()
-    return [*formats, "HEIF"]

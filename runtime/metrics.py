@@ -14,6 +14,7 @@ __all__ = [
     "largest_class",
     "map_at_r",
     "neighbour_overlap",
+    "possible_precision",
     "precision_at_k",
     "precision_per_class",
     "recall_at_k",
@@ -63,6 +64,21 @@ def precision_per_class(
     return classes, np.bincount(place, shares, minlength=len(classes)) / counts, counts
 
 
+def possible_precision(query_labels: Labels, gallery_labels: Labels, k: int, *, leave_out_self: bool = False) -> float:
+    """Return the largest precision@k that any ranking has: a class of fewer than ``k`` pictures cannot fill k places.
+
+    Args:
+        query_labels: ``[q]``.
+        gallery_labels: ``[n]``.
+        k: neighbours of each query.
+        leave_out_self: each query is a gallery picture, too, and is no neighbour of its own.
+
+    """
+    size = int(max(gallery_labels.max(initial=0), query_labels.max(initial=0))) + 1
+    relevant = np.bincount(gallery_labels, minlength=size)[query_labels] - int(leave_out_self)
+    return float(np.mean(np.clip(relevant, 0, k) / k))
+
+
 def recall_at_k(neighbour_labels: Labels, query_labels: Labels, k: int = 1) -> float:
     """Return the share of queries with at least one picture of their label among the ``k`` nearest.
 
@@ -72,7 +88,9 @@ def recall_at_k(neighbour_labels: Labels, query_labels: Labels, k: int = 1) -> f
     return float(np.mean(_correct(neighbour_labels[:, :k], query_labels).any(axis=1)))
 
 
-def map_at_r(neighbour_labels: Labels, query_labels: Labels, gallery_labels: Labels) -> float:
+def map_at_r(
+    neighbour_labels: Labels, query_labels: Labels, gallery_labels: Labels, own: Labels | None = None
+) -> float:
     """Return MAP@R (Musgrave et al., A Metric Learning Reality Check, 2020, section 2.3).
 
     For a query with R relevant gallery pictures: (1/R) * sum over ranks i <= R of precision at i where rank i is
@@ -82,10 +100,11 @@ def map_at_r(neighbour_labels: Labels, query_labels: Labels, gallery_labels: Lab
         neighbour_labels: ``[q, k]`` with k at least the largest R (:func:`largest_class`).
         query_labels: ``[q]``.
         gallery_labels: ``[n]``.
+        own: ``[q]``, 1 where the query is a gallery picture, too, which is not relevant to itself; None: nowhere.
 
     """
     size = int(max(gallery_labels.max(initial=0), query_labels.max(initial=0))) + 1
-    relevant = np.bincount(gallery_labels, minlength=size)[query_labels]
+    relevant = np.bincount(gallery_labels, minlength=size)[query_labels] - (0 if own is None else own)
     correct = _correct(neighbour_labels, query_labels)
     ranks = np.arange(1, correct.shape[1] + 1)
     precision = np.cumsum(correct, axis=1) / ranks

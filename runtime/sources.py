@@ -1,4 +1,4 @@
-"""Where a data set's files are: a folder or a zip, listed once and read in place."""
+"""A labelled picture, and where a data set's files are: a folder or a zip, listed once and read in place."""
 
 from __future__ import annotations
 
@@ -7,62 +7,103 @@ import io
 import os
 import stat
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, Protocol
 
-from .errors import DataError
+from .errors import DataError, PictureError
 from .text import display_path, printable
 
-if TYPE_CHECKING:
-    from .datasets import Sample
-
-__all__ = ["FolderSource", "Source", "ZipSource"]
+__all__ = ["FolderSource", "Sample", "Source", "ZipSource"]
 
 # A picture inside a zip is held in memory while it is decoded.
 _MAX_MEMBER_BYTES = 512 * 1024 * 1024
 _MAX_TEXT_BYTES = 64 * 1024 * 1024
 
 
-class Source(Protocol):
-    """A tree of files, by posix paths relative to its top."""
+@dataclass(frozen=True)
+class Sample:
+    """One labelled picture; ``path`` (posix, relative to the data set) is its identity.
 
+    ``size`` in bytes; ``crc``: the crc32 of its bytes where the source says it without reading them.
+    """
+
+    path: str
+    label: str
+    size: int = field(compare=False)
+    opener: Callable[[], IO[bytes]] = field(repr=False, compare=False)
+    crc: int | None = field(default=None, repr=False, compare=False)
+
+    def open(self) -> IO[bytes]:
+        """Return the file, at its start, for :func:`~.images.load_picture`; the caller closes it.
+
+        Raises:
+            PictureError: the file is gone or cannot be read.
+
+        """
+        try:
+            return self.opener()
+        except OSError as error:
+            raise PictureError(
+                f"{display_path(self.path)} cannot be read ({error.strerror or error}).", kind="unreadable"
+            ) from None
+
+    def read(self) -> bytes:
+        """Return the bytes of the file."""
+        with self.open() as file:
+            return file.read()
+
+
+class Source(Protocol):
+    """A tree of files, by posix paths relative to its top; ``path`` is the folder or the zip."""
+
+    path: Path
     files: tuple[str, ...]
 
     def sample(self, path: str, label: str) -> Sample:
-        """Return the picture at ``path`` under ``label``."""
+        """Return the picture at ``path`` under ``label``; OSError where there is none."""
 
-    def text(self, path: str) -> str:
-        """Return a small text file."""
+    def text(self, path: str) -> bytes:
+        """Return the bytes of a small text file."""
+
+    def head(self, path: str, count: int) -> bytes:
+        """Return the first bytes of a file, none where it cannot be read."""
 
 
-def _decode(data: bytes, path: str) -> str:
+def _bounded(data: bytes, path: str) -> bytes:
     if len(data) > _MAX_TEXT_BYTES:
         raise DataError(f"{printable(path)} has more than {_MAX_TEXT_BYTES:,} bytes; expected a short text file.")
-    return data.decode("utf-8", "surrogateescape")
+    return data
 
 
 class FolderSource:
     """The files below a folder; hidden ones are left out, links to folders are not followed twice."""
 
     def __init__(self, root: Path, listed: tuple[str, ...] | None = None) -> None:
-        self._root = root
+        self.path = root
         self.files = tuple(sorted(_walk(root))) if listed is None else listed
 
     def sample(self, path: str, label: str) -> Sample:
         """Return the picture; OSError where it does not exist."""
-        from .datasets import Sample
-
-        full = self._root / path
+        full = self.path / path
         status = full.stat()
         if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(path)
         return Sample(path, label, status.st_size, functools.partial(_open_file, full))
 
-    def text(self, path: str) -> str:
-        """Return a small text file."""
-        with (self._root / path).open("rb") as file:
-            return _decode(file.read(_MAX_TEXT_BYTES + 1), path)
+    def text(self, path: str) -> bytes:
+        """Return the bytes of a small text file."""
+        with (self.path / path).open("rb") as file:
+            return _bounded(file.read(_MAX_TEXT_BYTES + 1), path)
+
+    def head(self, path: str, count: int) -> bytes:
+        """Return the first bytes of a file, none where it cannot be read."""
+        try:
+            with (self.path / path).open("rb") as file:
+                return file.read(count)
+        except OSError:
+            return b""
 
 
 def _open_file(path: Path) -> IO[bytes]:
@@ -94,25 +135,34 @@ class ZipSource:
             raise DataError(
                 f"{display_path(path)} is not a zip that can be read ({error}); download or pack it again."
             ) from None
-        self._path = path
+        self.path = path
         members = [info for info in self._zip.infolist() if not info.is_dir() and not _is_hidden(info.filename)]
-        top = _common_top([info.filename for info in members])
-        self._members: Mapping[str, zipfile.ZipInfo] = {info.filename.removeprefix(top): info for info in members}
+        self.top = _common_top([info.filename for info in members])
+        self._members: Mapping[str, zipfile.ZipInfo] = {info.filename.removeprefix(self.top): info for info in members}
         self.files = tuple(sorted(self._members))
 
     def sample(self, path: str, label: str) -> Sample:
-        """Return the picture."""
-        from .datasets import Sample
+        """Return the picture; OSError where there is none."""
+        if path not in self._members:
+            raise FileNotFoundError(path)
+        info = self._members[path]
+        return Sample(path, label, info.file_size, functools.partial(self._open, path), info.CRC)
 
-        return Sample(path, label, self._members[path].file_size, functools.partial(self._open, path))
-
-    def text(self, path: str) -> str:
-        """Return a small text file."""
+    def text(self, path: str) -> bytes:
+        """Return the bytes of a small text file."""
         try:
             with self._open(path) as file:
-                return _decode(file.read(_MAX_TEXT_BYTES + 1), path)
+                return _bounded(file.read(_MAX_TEXT_BYTES + 1), path)
         except OSError as error:
-            raise DataError(f"{display_path(self._path)}: {error}; download or pack it again.") from None
+            raise DataError(f"{display_path(self.path)}: {error}; download or pack it again.") from None
+
+    def head(self, path: str, count: int) -> bytes:
+        """Return the first bytes of a file, none where it cannot be read."""
+        try:
+            with self._zip.open(self._members[path]) as file:
+                return file.read(count)
+        except Exception:  # zlib.error, lzma.LZMAError and the like have no common base
+            return b""
 
     def _open(self, path: str) -> IO[bytes]:
         info = self._members[path]

@@ -152,6 +152,18 @@ def gone(folder: Path) -> list[str]:
     return ["deeprank-index", "sync", PHOTOS, "--index", INDEX]
 
 
+def other_files(folder: Path) -> list[str]:
+    for name in ("films/a.mp4", "films/b.mp4", "films/README"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("nothing to see")
+    return ["deeprank-index", "sync", "films", "--index", INDEX, "--model", "model.onnx"]
+
+
+def wrong_table(folder: Path) -> list[str]:
+    (folder / "labels.csv").write_text("name,colour\na.png,red\n")
+    return sync_more(folder, PHOTOS, "--labels", "labels.csv")
+
+
 def empty_folder(folder: Path) -> list[str]:
     (folder / "empty").mkdir()
     return ["deeprank-index", "sync", "empty", "--index", INDEX, "--model", "model.onnx"]
@@ -268,6 +280,9 @@ CASES = [
     Case("an unmounted drive (an empty root)", unmounted, "--allow-mass-removal"),
     Case("a root that is gone", gone, "--allow-mass-removal"),
     Case("a moved root that is none", lambda f: sync_more(f, "--root", f"elsewhere={PHOTOS}"), "elsewhere"),
+    Case("labels that are none", lambda f: sync_more(f, PHOTOS, "--labels", "folder"), "expected top, leaf"),
+    Case("a table without labels", wrong_table, "labels.csv"),
+    Case("a folder with other files only", other_files, "2 .mp4"),
     Case("a filter that is empty", lambda f: sync_more(f, PHOTOS, "--exclude", ""), "expected"),
     Case("an item that is not there", lambda f: asked(f, "--item", "99"), "no picture with the id 99"),
     Case("a path that nothing matches", lambda f: asked(f, FIRST, "--path", "x/*"), "matches 'x/*'"),

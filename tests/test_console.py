@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from tinymodel import write_model, write_picture
 
+from deeprank.runtime.cli import _Speed
 from deeprank.runtime.index.folders.sync import sync
 
 SHOWS = "-v shows where. Please report it."
@@ -199,3 +201,30 @@ def test_an_interruption_by_another_name() -> None:
     program = f"from deeprank.runtime.console import guarded\n@guarded\ndef command():\n    {body}\ncommand()\n"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (130, "interrupted.\n")
+
+
+def test_time_left_is_told_once_there_is_a_rate_to_tell_it_by() -> None:
+    speed = _Speed(18_000)
+    for place in range(16):  # a first batch, 10 s after the beginning
+        speed.add(1, 10.4 + place / 1000)
+        assert speed.words() == []
+    speed.add(16, 12.0)
+    assert speed.words() == []
+    for batch in range(2, 12):
+        speed.add(16, 10.4 + 1.6 * batch)
+    # Sixteen in 1.6 s, so 10 a second; what came before the second batch does not count.
+    rate, left = speed.words()
+    assert float(rate.removesuffix("/s")) == pytest.approx(10, rel=0.01)
+    minutes, seconds = re.fullmatch(r"(\d+) min (\d\d) s left", left).groups()
+    assert 60 * int(minutes) + int(seconds) == pytest.approx((18_000 - 12 * 16) / 10, rel=0.01)
+    endless = _Speed(None)
+    for second in range(10):
+        endless.add(5, float(second))
+    assert endless.words() == ["5/s"]
+
+
+def test_a_download_that_begins_again_has_no_rate() -> None:
+    speed = _Speed(1000)
+    speed.add(900, 0.0)
+    speed.add(-900, 5.0)
+    assert speed.words() == []

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from deeprank.runtime.datasets import Sample, holdout, open_dataset, write_digits
+from deeprank.runtime.datasets import HOLDOUT_RULE, Sample, holdout, open_dataset, split_by_rule, write_digits
 from deeprank.runtime.errors import DataError
 
 
@@ -79,6 +79,33 @@ def test_holdout_is_another_tenth_and_stable(class_folders: Path) -> None:
     assert not set(fit) & set(held)
     assert Counter(s.label for s in held) == {"cat": 1, "dog": 1}
     assert holdout(tuple(reversed(data.train)))[1] == tuple(s for s in reversed(data.train) if s in held)
+
+
+@pytest.mark.parametrize("least", [0, 1, 4, 100])
+def test_two_pictures_of_a_class_stay(least: int) -> None:
+    sizes = {f"c{size}": size for size in (1, 2, 3, 4, 5, 10, 11, 40)}
+    samples = [Sample(f"{label}/{n}", label, 1, io.BytesIO) for label, size in sizes.items() for n in range(size)]
+    for rule, staying in ((1, 1), (2, 2)):
+        rest, held = holdout(samples, least=least, rule=rule)
+        assert sorted(s.path for s in (*rest, *held)) == sorted(s.path for s in samples)
+        counts = Counter(s.label for s in held)
+        for label, size in sizes.items():
+            assert counts[label] == max(0, min(max(math.ceil(size / 10), least), size - staying))
+            order = sorted(range(size), key=lambda n: hashlib.sha256(f"holdout{label}/{n}".encode()).digest())
+            assert {s.path for s in held if s.label == label} == {f"{label}/{n}" for n in order[: counts[label]]}
+
+
+def test_a_split_by_the_rule_of_earlier_versions(class_folders: Path, tiny: Path) -> None:
+    for number in range(2):
+        picture(class_folders / "fox" / f"{number}.png")
+    now = open_dataset(class_folders)
+    assert Counter(s.label for s in now.val) == {"cat": 2, "dog": 1}
+    then = split_by_rule(now, 1)
+    assert Counter(s.label for s in then.val) == {"cat": 2, "dog": 1, "fox": 1}
+    assert [s.path for s in (*then.train, *then.val)] != [s.path for s in (*now.train, *now.val)]
+    assert (then.train, then.val) == holdout(now.unsplit, salt="", rule=1)
+    assert then.fingerprint != now.fingerprint == split_by_rule(then, HOLDOUT_RULE).fingerprint
+    assert split_by_rule(open_dataset(tiny), 1) == open_dataset(tiny)
 
 
 def test_other_files_are_counted_and_hidden_ones_are_not_seen(class_folders: Path) -> None:
@@ -148,7 +175,7 @@ def test_csv(class_folders: Path) -> None:
         ("path,label\ncat/0.png,\n", "no path or no label"),
         ("path,label\ncat/99.png,x\n", "does not exist beside the CSV"),
         ("path,label\ncat/0.png,x\ncat/0.png,y\n", "a second time"),
-        ("path,label,split\ncat/0.png,x,dev\n", "split 'dev'; expected train or val"),
+        ("path,label,split\ncat/0.png,x,holdout\n", "split 'holdout'; expected train, val or test"),
         ("path,label\n", "holds no train pictures"),
     ],
 )

@@ -62,7 +62,7 @@ def test_json_forms(photos: Path, tmp_path: Path) -> None:
     synced = document("sync", "photos", cwd=tmp_path)
     assert set(synced) == {
         *("schema", "index", "dry_run", "items", "added", "updated", "moved", "removed", "kept", "unchanged"),
-        *("left_out", "skipped", "unknown_extensions", "remarks"),
+        *("redecoded", "relabelled", "embedded", "seconds", "left_out", "skipped", "unknown_extensions", "remarks"),
     }
     assert synced["unknown_extensions"] == {".txt": 1}
     (skipped,) = synced["skipped"]

@@ -26,8 +26,10 @@ DECODE = (
     + """
 import io, sys
 from PIL import Image
-from deeprank.runtime.images import PictureRule, load_picture, _other_formats
-_other_formats()
+from deeprank.runtime.images import PictureRule, load_picture
+from deeprank.runtime.pictures import bmp, gif, jpeg, png, tiff, webp
+from PIL import AvifImagePlugin, _avif, _webp
+import pi_heif
 before = peak()
 load_picture(sys.argv[1], PictureRule(160))
 print(peak() - before)
@@ -94,9 +96,9 @@ def test_decoding_takes_no_more_than_is_reserved(name: str, picture: Image.Image
     change, options = KINDS[name]
     path = tmp_path / name
     change(picture).save(path, **options)
-    with Image.open(path) as image:
+    with images.opened_picture(path, name) as image:
         images._drafted(image, 160)
-        reserved = images._decoding_bytes(image, WIDTH * HEIGHT)
+        reserved = images._decoding_bytes(image)
     assert run(DECODE, path) <= reserved + FIXED
 
 

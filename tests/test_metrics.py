@@ -9,6 +9,7 @@ from deeprank.runtime.metrics import (
     largest_class,
     map_at_r,
     neighbour_overlap,
+    possible_precision,
     precision_at_k,
     recall_at_k,
 )
@@ -61,3 +62,15 @@ def test_codes_are_shared_between_splits() -> None:
     a, b = label_codes(["dog", "cat", "dog"], ["cat", "emu"])
     assert a[0] == a[2] != a[1] == b[0]
     assert b[1] not in a
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_possible_precision_is_that_of_a_perfect_ranking(own: bool) -> None:
+    gallery = RNG.choice(4, size=30, p=[0.6, 0.25, 0.1, 0.05])
+    queries = np.append(gallery[:12], [] if own else [9]).astype(np.int64)
+    shares = []
+    for row, query in enumerate(queries):
+        others = [label for place, label in enumerate(gallery) if not (own and place == row)]
+        best = sorted(others, key=lambda label: label != query)[:6]
+        shares.append(np.mean([label == query for label in best]))
+    assert possible_precision(queries, gallery, 6, leave_out_self=own) == pytest.approx(np.mean(shares))

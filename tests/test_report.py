@@ -454,7 +454,7 @@ def test_a_run_leaves_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     page = read(run.report_path)
     assert len(page.pictures()) >= 2
     assert "http:" not in run.report_path.read_text("utf-8")
-    assert f"precision@30{final['precision_at_k']:.4f}" in "".join(page.text)
+    assert f"precision@{final['k']}{final['precision_at_k']:.4f}" in "".join(page.text)
     rows = list(csv.DictReader(run.classes_path.open(encoding="utf-8", newline="")))
     weighted = sum(float(row["precision_at_k"]) * int(row["queries"]) for row in rows)
     assert weighted / final["queries"] == pytest.approx(final["precision_at_k"], abs=1e-5)

@@ -13,7 +13,8 @@ from deeprank.runtime.errors import DataError, DeviceError, TrainingError
 from deeprank.train.curves import draw_curves
 from deeprank.train.data import prepare, sampled
 from deeprank.train.device import torch_device
-from deeprank.train.figures import deviation, evaluate
+from deeprank.train.figures import deviation, evaluate, precision_text
+from deeprank.train.final import below_start
 from deeprank.train.monitor import SilentMonitor
 from deeprank.train.optimisation import rate_factor
 from deeprank.train.pictures import threaded
@@ -90,13 +91,93 @@ class Listener(SilentMonitor):
 
 
 @pytest.mark.parametrize(
-    ("counts", "message"), [({"one [/x]\x1b": 9}, "of 1 class: one"), ({"a": 1, "b": 2}, "Every class has one")]
+    ("counts", "message"), [({"one [/x]\x1b": 9}, "of 1 class: one"), ({"a": 1, "b": 1}, "Every class has one")]
 )
 def test_what_cannot_be_learned_from(counts, message):
     dataset = a_dataset(counts, dict.fromkeys(counts, 1))
     with pytest.raises(TrainingError, match=message) as refusal:
         prepare(dataset).check(SilentMonitor())
     assert "\x1b" not in str(refusal.value)
+
+
+def test_two_pictures_of_a_class_are_enough():
+    data = prepare(a_dataset({"a": 2, "b": 2, "c": 1}, {"a": 1}))
+    listener = Listener()
+    data.check(listener)
+    assert len(listener.remarks) == 1
+    data.remark_measures(listener)
+    assert data.fit.tolist() == list(range(5))
+    assert not len(data.held)
+    assert "the network of the last epoch is kept" in listener.remarks[1]
+    with pytest.raises(TrainingError, match="No class has two training pictures left that can be read"):
+        data.without([0, 2], []).check(SilentMonitor())
+
+
+def test_what_stays_of_a_class_by_either_rule():
+    sizes = {"a": 2, "b": 3, "c": 4, "d": 30}
+    for rule, staying in ((1, 1), (2, 2)):
+        for asked in (0, 2, 99):
+            data = prepare(a_dataset(sizes), holdout_pictures=asked, rule=rule)
+            learned = np.bincount(data.train_labels[data.fit])
+            unseen = np.bincount(data.train_labels[data.unseen], minlength=4)
+            for code, size in enumerate(sizes.values()):
+                assert unseen[code] == max(0, min(max(math.ceil(size / 10), asked), size - staying))
+                assert learned[code] + unseen[code] == size
+
+
+def test_held_out_classes_of_two_pictures_have_a_query_each():
+    data = prepare(a_dataset(dict.fromkeys("abcdef", 2), {"nobody": 0}), holdout_classes=4)
+    assert sorted(np.bincount(data.train_labels[data.fit])) == [2, 2]
+    labels = [data.val[query].label for query in data.queries]
+    assert len(labels) == len(set(labels)) == 4 == len(data.gallery)
+    assert not {data.val[query].path for query in data.queries} & {sample.path for sample in data.train}
+    assert len(data.train) + len(data.val) == 12
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([500, 500], 30),
+        ([20] * 40, 20),  # no class fills more places
+        ([2, 2, 2], 2),
+        ([60, 60], 6),  # half of the 12 pictures that are not learned from
+        ([40, 40], 30),  # 8 are too few to be reported on
+        ([1, 1, 90, 90, 90], 13),
+    ],
+)
+def test_one_k_for_all_galleries_of_a_run(sizes: list[int], expected: int):
+    data = prepare(a_dataset({f"c{place}": size for place, size in enumerate(sizes)}, {"c0": 1}))
+    assert data.k == data.unseen_k == expected
+    assert 2 * data.k <= min(len(data.gallery), len(data.fit), len(data.unseen) if data.reports_unseen else 10**6)
+    listener = Listener()
+    data.remark_measures(listener)
+    assert any(f"precision@{expected} in this run" in remark for remark in listener.remarks) == (expected < 30)
+
+
+def test_runs_of_earlier_versions_keep_their_k():
+    data = prepare(a_dataset({"a": 40, "b": 20}), rule=1)
+    assert (data.k, data.unseen_k) == (30, 2)
+
+
+def test_precision_is_told_beside_what_is_possible():
+    assert precision_text({"precision_at_k": 0.584, "possible": 0.908}) == "0.5840 of at most 0.9080"
+    assert precision_text({"precision_at_k": 0.584, "possible": 1.0}) == "0.5840"
+    assert precision_text({"precision_at_k": 0.584}) == "0.5840"
+    gallery, labels = unit(np.random.default_rng(0), 9), np.repeat([0, 1], [2, 7])
+    figures = evaluate(gallery[:3], np.array([0, 0, 1]), gallery, labels, 4, with_map=False)
+    assert figures.possible == pytest.approx((2 / 4 + 2 / 4 + 1) / 3)
+
+
+@pytest.mark.parametrize("unseen", [True, False])
+def test_a_ranking_below_the_start_is_a_warning(unseen: bool):
+    row = {"k": 30, "precision_at_k": 0.6, "possible": 0.9}
+    final = {**row, "precision_at_k": 0.8, "unseen": row} if unseen else row
+    assert below_start(final) is None
+    assert below_start({**final, "untrained": row}) is None
+    warning = below_start({**final, "untrained": {**row, "precision_at_k": 0.65}})
+    assert f"the ranking of {'pictures' if unseen else 'classes'} that were not learned" in warning
+    assert "was 0.6500 of at most 0.9000 before it" in warning
+    assert "is 0.6000 of at most 0.9000 after it" in warning
 
 
 def test_a_class_of_one_picture_is_remarked():

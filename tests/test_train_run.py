@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from deeprank.runtime.datasets import open_dataset
+from deeprank.runtime.datasets import open_dataset, split_by_rule
 from deeprank.runtime.errors import TrainingError
 from deeprank.runtime.images import load_picture
 from deeprank.runtime.metrics import precision_at_k
@@ -65,9 +65,9 @@ def surroundings(threads: int = 1) -> Surroundings:
     return Surroundings("cpu", threads, Path("cache").resolve())
 
 
-def train(data: Path, out: str, monitor=None, **changes):
+def train(data: Path, out: str, monitor=None, labels: str | None = None, **changes):
     config = load_config("digits", {**TINY, **changes})
-    return start_run(str(data), config, "digits", surroundings(), monitor or Listener(), out=Path(out))
+    return start_run(str(data), config, "digits", surroundings(), monitor or Listener(), labels=labels, out=Path(out))
 
 
 def rows_of(run: Path) -> list[dict]:
@@ -135,9 +135,11 @@ def test_the_reference_is_the_network_that_the_figures_speak_of(finished: Path, 
 
     queries, gallery = embed(dataset.val), embed(dataset.train)
     codes = np.array([int(sample.label) for sample in dataset.train])
-    expected = precision_at_k(codes[nearest(queries, gallery, 30)[0]], np.array([int(s.label) for s in dataset.val]))
+    k = reference.info.metrics["k"]
+    expected = precision_at_k(codes[nearest(queries, gallery, k)[0]], np.array([int(s.label) for s in dataset.val]))
     assert reference.info.metrics["precision_at_k"] == pytest.approx(expected, abs=1e-9)
-    assert reference.info.metrics["k"] == 30
+    assert k == 6  # of the twelve pictures that are not learned from, half
+    assert {row["k"] for row in (*rows_of(finished), reference.info.metrics["unseen"])} == {k}
     np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, atol=1e-6)
 
 
@@ -245,6 +247,65 @@ def test_data_that_has_moved_is_named_again(digits: Path, finished: Path):
     assert rows_of(result.run) == rows_of(finished)
 
 
+# -- few pictures, and runs of earlier versions -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs(digits: Path) -> Path:
+    """Two pictures of each class."""
+    for folder in sorted(digits.iterdir()):
+        for picture in sorted(folder.iterdir())[:2]:
+            target = Path("pairs") / folder.name / picture.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, target)
+    return Path("pairs")
+
+
+@pytest.mark.parametrize("changes", [{}, {"freeze_backbone": True}], ids=["pictures", "features"])
+def test_two_pictures_of_each_class_train_to_the_last_epoch(pairs: Path, changes: dict):
+    listener = Listener()
+    result = train(pairs, "run", listener, **changes)
+    epochs = rows_of(result.run)[:3]
+    assert [row["best"] for row in epochs] == [True] * 3
+    assert {(row["queries"], row["gallery"], row["precision_at_k"]) for row in epochs} == {(0, 8, None)}
+    assert all(row["deviation"] > 0 for row in epochs)
+    assert read_checkpoint(result.run / "best.pt")["epoch"] == 3
+    said = "\n".join(listener.remarks)
+    assert "the network of the last epoch is kept" in said
+    assert "epoch 3: loss" in said
+    assert "nan" not in said
+    assert result.figures == {"kind": "final", "epoch": 3, "cached": bool(changes), "held_out": 0}
+
+
+def test_a_stopped_run_of_pairs_goes_on_to_the_same_numbers(pairs: Path):
+    whole = train(pairs, "whole")
+    with pytest.raises(TrainingInterrupted):
+        train(pairs, "run", Listener(8 + 6))
+    resumed = resume_run(Path("run"), {}, surroundings(), Listener())
+    assert rows_of(resumed.run) == rows_of(whole.run)
+    assert same_tensors(resumed.run / "best.pt", whole.run / "best.pt")
+
+
+def test_a_run_of_an_earlier_version_keeps_what_it_held_out(digits: Path, pairs: Path):
+    shutil.copytree(digits, "data")
+    for folder in pairs.iterdir():  # beside classes of 24, some of two
+        shutil.copytree(folder, f"data/pair {folder.name}")
+    with pytest.raises(TrainingInterrupted):
+        train(Path("data"), "run", Listener(110))
+    then = split_by_rule(open_dataset("data"), 1)
+    assert len(then.val) == len(open_dataset("data").val) + 4
+    description = json.loads(Path("run/config.json").read_text())
+    assert description.pop("holdout_rule") == 2
+    description["data"]["fingerprint"] = then.fingerprint
+    Path("run/config.json").write_text(json.dumps(description))
+    result = resume_run(Path("run"), {}, surroundings(), Listener())
+    final = result.figures
+    assert (final["k"], final["queries"], final["gallery"]) == (30, len(then.val), len(then.train))
+    # Classes with a single train picture have none to hold out; of the others it is a tenth.
+    assert (final["unseen"]["k"], final["unseen"]["gallery"]) == (3, 12)
+    assert Reference(result.run).split(open_dataset("data")).fingerprint == then.fingerprint
+
+
 # -- what goes wrong ------------------------------------------------------------------------------------------------
 
 
@@ -267,14 +328,17 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(digits: Path
         train(digits, "run", weights=zeroed(float("nan")))
 
 
-def test_a_damaged_picture_is_left_out_with_a_remark(digits: Path):
+@pytest.mark.parametrize("changes", [{}, {"freeze_backbone": True, "views": 2}], ids=["pictures", "features"])
+def test_a_damaged_picture_is_left_out_with_one_remark(digits: Path, changes: dict):
     shutil.copytree(digits, "data")
     victim = next(Path("data/1").iterdir())
     victim.write_bytes(victim.read_bytes()[:100])
-    listener = Listener()
-    result = train(Path("data"), "run", listener, epochs=1)
-    assert any(victim.name in remark and "Left out" in remark for remark in listener.remarks)
-    assert result.figures["gallery"] + result.figures["queries"] == 95
+    for run in ("first", "with what the first has cached"):
+        listener = Listener()
+        result = train(Path("data"), run, listener, epochs=1, **changes)
+        (remark,) = [remark for remark in listener.remarks if victim.name in remark]
+        assert remark.startswith("Left out: ")
+        assert result.figures["gallery"] + result.figures["queries"] == 95
 
 
 def test_a_run_folder_is_not_overwritten(finished: Path, digits: Path):

@@ -14,10 +14,12 @@ from typing import Any
 
 from ..models.allocator import keep_freed_memory
 from ..runtime.cli import application, data_or_tiny_imagenet, fail, guarded
+from ..runtime.console import next_step
 from ..runtime.datasets import DIGITS
 from ..runtime.errors import MissingExtraError, TrainingError
 from ..runtime.text import display_path
 from .flags import typed_options, with_flags
+from .othernames import OTHER_NAMES
 from .recipefile import load_config
 from .terminal import TerminalMonitor
 
@@ -28,33 +30,37 @@ _LATEST = "runs/latest"
 
 _HELP = (
     "Teach a network what 'similar' means on labelled pictures. Every option's default comes from the default recipe; "
-    "--config names another recipe or a TOML file, and options on the command line win."
+    "--config names another recipe or a TOML file, and options on the command line win. --help-all shows all options."
 )
 _EXAMPLES = [
-    "deeprank-train digits                     about a minute, offline",
-    "deeprank-train photos --epochs 20         a folder with one for each class",
-    "deeprank-train photos.csv --val new.csv   evaluate on others at the end",
-    "deeprank-train --resume                   go on with the newest run",
-    "torchrun --nproc-per-node 2 -m deeprank.train photos   two share a batch",
+    "deeprank-train digits                       about a minute, offline",
+    "deeprank-train photos --epochs 20           a folder with a folder for each class",
+    "deeprank-train photos --no-freeze-backbone  all layers, not the head alone",
+    "deeprank-train photos.csv --val new.csv     evaluated on other pictures",
+    "deeprank-train --resume                     go on with the newest run",
+    "torchrun --nproc-per-node 2 -m deeprank.train photos    two processes",
 ]
 
-app = application(_HELP, _EXAMPLES)
+app = application(_HELP, _EXAMPLES, OTHER_NAMES)
 
 
 def _train(
     data: str | None,
     config: str | None,
     val: str | None,
+    labels: str | None,
     out: Path | None,
     resume: Path | None,
     cache: Path,
     device: str,
     threads: int | None,
+    yes: bool,
     verbose: bool,
     version: bool,
+    help_all: bool,
     **typed: Any,
 ) -> None:
-    del verbose, version
+    del verbose, version, help_all
     if any(importlib.util.find_spec(package) is None for package in _NEEDED):
         raise MissingExtraError("deeprank-train", "train")
     with _resumable(resume), _with_others(device) as others:
@@ -63,24 +69,34 @@ def _train(
             raise TrainingError("--resume goes on with a run as it is; leave out --config and --out.")
         recipe = config or (DIGITS if data == DIGITS else "default")
         merged = load_config(recipe, overrides)  # refused, if wrong, before torch is imported, which takes seconds
+        if resume is None:  # likewise: who is asked a question need not wait for it
+            data = _data(data, yes, others)
         keep_freed_memory()
         from .distributed import ALONE
         from .job import Surroundings
         from .training import resume_run, start_run
 
         ranks = others or ALONE
-        if resume is None:
-            data = ranks.in_turn(lambda: data_or_tiny_imagenet(data))
         surroundings = Surroundings(device, threads, cache, ranks)
         monitor = TerminalMonitor(speaks=ranks.first)
         with monitor.signals():
             if resume is not None:
                 asked = {name: getattr(merged, name) for name in overrides}
-                result = resume_run(resume, asked, surroundings, monitor, data=data, val=val)
+                result = resume_run(resume, asked, surroundings, monitor, data=data, val=val, labels=labels)
             else:
-                result = start_run(str(data), merged, recipe, surroundings, monitor, val=val, out=out)
+                result = start_run(str(data), merged, recipe, surroundings, monitor, val=val, labels=labels, out=out)
     if ranks.first:
         _print_result(result.run, result.figures)
+        next_step("deeprank-export", _from_here(result.run))
+
+
+def _data(data: str | None, yes: bool, others: Any) -> str:
+    """Return DATA, or the default data set, which one process of each machine fetches."""
+
+    def found() -> str:
+        return data_or_tiny_imagenet(data, yes=yes)
+
+    return str(found() if others is None else others.in_turn(found))
 
 
 @contextlib.contextmanager
@@ -118,17 +134,25 @@ def _resumable(resume: Path | None) -> Iterator[None]:
 
         if not isinstance(error, TrainingInterrupted):
             raise
-        run = resume if resume is not None else LATEST.resolve() if LATEST.is_symlink() else LATEST
-        with contextlib.suppress(ValueError):
-            run = run.resolve().relative_to(Path.cwd())
+        run = _from_here(resume if resume is not None else LATEST)
         fail(f"{error} Go on with: deeprank-train --resume {shlex.quote(display_path(run))}", status=130)
 
 
+def _from_here(run: Path) -> Path:
+    """Return the folder that a run or a link names, relative to the working directory where it lies below it."""
+    folder = run.resolve() if run.is_dir() else run
+    with contextlib.suppress(ValueError):
+        return folder.relative_to(Path.cwd())
+    return folder
+
+
 def _print_result(run: Path, figures: Any) -> None:
+    from .figures import precision_text
+
     if "precision_at_k" in figures:
         against = f"{figures['queries']:,} val queries against {figures['gallery']:,} train pictures"
         cached = ", from cached features" if figures["cached"] else ""
-        print(f"precision@{figures['k']}  {figures['precision_at_k']:.4f}  ({against}{cached})")
+        print(f"precision@{figures['k']}  {precision_text(figures)}  ({against}{cached})")
         print(f"recall@1      {figures['recall_at_1']:.4f}")
         print(f"MAP@R         {figures['map_at_r']:.4f}")
         same, others = _number(figures["positive_distance"]), _number(figures["negative_distance"])
@@ -136,7 +160,7 @@ def _print_result(run: Path, figures: Any) -> None:
     for name, what in (("unseen", "gallery never learned from"), ("untrained", "the backbone it began with, there")):
         if name in figures:
             row = figures[name]
-            print(f"precision@{row['k']}  {row['precision_at_k']:.4f}  ({what}: {row['gallery']:,} pictures)")
+            print(f"precision@{row['k']}  {precision_text(row)}  ({what}: {row['gallery']:,} pictures)")
     print(f"run           {display_path(run)}")
 
 

@@ -39,25 +39,27 @@ def _option(section: str, help_text: str, **limits: Any) -> Any:
 class TrainConfig:
     """Every training option. No field has a default here: see ``recipes/default.toml``."""
 
-    backbone: str = _option("network", "resnet18|50|101, mobilenet_v3_small|large, efficientnet_lite0|1|2, timm:NAME")
+    backbone: str = _option(
+        "network", "resnet18|50|101, mobilenet_v3_small|large, efficientnet_lite0|1|2, timm:NAME", common=True
+    )
     weights: str = _option("network", "auto, imagenet, none, a .pth or .safetensors file, or an earlier run's best.pt")
     normalisation: str = _option(
         "network", "pixel scaling; auto: what belongs to the weights", choices=("auto", *NORMALISATIONS)
     )
-    embedding_dim: int = _option("network", "numbers in an embedding", least=2, most=4096)
+    embedding_dim: int = _option("network", "numbers in an embedding", least=2, most=4096, common=True)
     hidden: tuple[int, ...] = _option("network", "widths of the head's hidden layers", least=1, most=65536)
     dropout: float = _option("network", "share of hidden units dropped", least=0.0, most=0.95)
     input_dropout: float = _option("network", "share of backbone features dropped", least=0.0, most=0.95)
     last_channels: int = _option(
         "network", "channels that an EfficientNet's last convolution keeps; 0: all", least=0, most=1_000_000
     )
-    freeze_backbone: bool = _option("network", "compute the backbone's features once, and train on those")
+    freeze_backbone: bool = _option("network", "compute the backbone's features once, and train on those", common=True)
     unfreeze: int = _option("network", "last stages of a frozen backbone to train beside the head", least=0, most=64)
     freeze_last: int = _option("network", "last stages of a trained backbone that stay as they were", least=0, most=64)
     freeze_norms: bool = _option("network", "keep the statistics of the backbone's batch norms as they were")
     multiscale: bool = _option("network", "the paper's two low-resolution paths beside the backbone")
 
-    image_size: int = _option("picture", "side of the square input in pixels", least=16, most=1024)
+    image_size: int = _option("picture", "side of the square input in pixels", least=16, most=1024, common=True)
     low_image_size: int = _option("picture", "side of the input in the first epochs; 0: as later", least=0, most=1024)
     low_epochs: int = _option("picture", "epochs at the low size", least=0)
     picture_mode: str = _option("picture", "the whole picture or its centre", choices=("stretch", "crop"))
@@ -67,8 +69,8 @@ class TrainConfig:
     flip: bool = _option("augmentation", "mirror half of the pictures")
     jitter: float = _option("augmentation", "strength of colour changes", least=0.0, most=1.0)
 
-    classes_per_batch: int = _option("batch", "P, classes in a batch", least=2, most=4096)
-    pictures_per_class: int = _option("batch", "K, pictures of each", least=2, most=1024)
+    classes_per_batch: int = _option("batch", "classes in a batch", least=2, most=4096, common=True)
+    pictures_per_class: int = _option("batch", "pictures of each class in a batch", least=2, most=1024, common=True)
     steps_per_epoch: int = _option("batch", "batches in an epoch; 0: as many as the pictures fill", least=0)
 
     sampler: str = _option(
@@ -98,11 +100,15 @@ class TrainConfig:
     label_smoothing: float = _option("loss", "of the normalised softmax", least=0.0, most=0.9)
     bnneck: bool = _option("loss", "batch normalisation between the embedding and the softmax term")
 
-    epochs: int = _option("optimizer", "passes over the training pictures", least=1, most=100000)
+    epochs: int = _option("optimizer", "passes over the training pictures", least=1, most=100000, common=True)
     optimizer: str = _option("optimizer", "update rule", choices=("adamw", "sgd"))
-    learning_rate: float = _option("optimizer", "of the head", least=0.0, most=1e6)
-    backbone_learning_rate: float = _option("optimizer", "of the backbone, where it is trained", least=0.0, most=1e6)
-    proxy_learning_rate: float = _option("optimizer", "of class vectors, also of a pml: loss", least=0.0, most=1e6)
+    learning_rate: float = _option("optimizer", "learning rate of the head", least=0.0, most=1e6, common=True)
+    backbone_learning_rate: float = _option(
+        "optimizer", "learning rate of the backbone, where it is trained", least=0.0, most=1e6
+    )
+    proxy_learning_rate: float = _option(
+        "optimizer", "learning rate of class vectors, also of a pml: loss", least=0.0, most=1e6
+    )
     head_epochs: int = _option("optimizer", "first epochs, never the last, in which the head is trained alone", least=0)
     ema: float = _option(
         "optimizer", "decay of the averaged weights that are kept; 0: the last", least=0.0, most=0.99999

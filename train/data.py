@@ -11,18 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.datasets import DataSet, Sample, holdout
+from ..runtime.datasets import HOLDOUT_RULE, DataSet, Sample, holdout
 from ..runtime.errors import DataError, PictureError, TrainingError
 from ..runtime.images import PictureRule
 from ..runtime.text import printable
+from .figures import MAX_K
 from .monitor import Monitor, TrainingInterrupted
 from .pictures import read_plain, threaded
 
-__all__ = ["Positions", "TrainingData", "check_pictures", "prepare", "sampled"]
+__all__ = ["GALLERY_PER_CLASS", "Positions", "TrainingData", "check_pictures", "prepare", "sampled"]
 
 Positions = npt.NDArray[np.int64]
 
 _STREAM = 3
+# A gallery of fewer pictures says nothing about a network.
+_MIN_GALLERY = 10
+# Of each class, in the evaluation after each epoch.
+GALLERY_PER_CLASS = 50
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class TrainingData:
     ``val`` of the final evaluation. ``unseen``: positions in ``train`` of pictures of the learned classes that are
     never learned from, a gallery that does not flatter. ``viewed``: positions in ``train`` of all but the held-out
     tenth, whatever else is left out: augmented views are computed of these, so that runs that differ in what they leave
-    out share them.
+    out share them. ``k``: of precision@k, wherever it is measured in the run. ``rule``: the version of how pictures are
+    held out, see :func:`~..runtime.datasets.holdout`.
     """
 
     classes: tuple[str, ...]
@@ -49,6 +55,25 @@ class TrainingData:
     queries: Positions
     unseen: Positions
     viewed: Positions
+    k: int
+    rule: int = HOLDOUT_RULE
+
+    @property
+    def unseen_k(self) -> int:
+        """The k of the unseen gallery, which by rule 1 was the size of its smallest class where that was less."""
+        if self.rule > 1:
+            return self.k
+        return min(self.k, int(np.bincount(self.train_labels[self.unseen])[self.train_labels[self.unseen]].min()))
+
+    @property
+    def holds_out_classes(self) -> bool:
+        """Whether there are train pictures of classes that are not learned."""
+        return bool((self.train_labels >= len(self.classes)).any())
+
+    @property
+    def reports_unseen(self) -> bool:
+        """Whether the unseen gallery is large enough to be reported on."""
+        return len(self.unseen) >= (_MIN_GALLERY if self.rule > 1 else 1)
 
     def without(self, train: Iterable[int], val: Iterable[int]) -> TrainingData:
         """Leave out pictures that cannot be read, by their positions in ``train`` and in ``val``."""
@@ -63,8 +88,12 @@ class TrainingData:
             unseen=np.setdiff1d(self.unseen, bad_train),
         )
 
-    def check(self, monitor: Monitor) -> None:
+    def check(self, monitor: Monitor, said: Sequence[str] = ()) -> None:
         """Say what is odd about the classes, and refuse what cannot be learned from.
+
+        Args:
+            monitor: told each of :meth:`oddities`.
+            said: those that have been told already.
 
         Raises:
             TrainingError: fewer than two classes, or no class with two pictures.
@@ -77,25 +106,59 @@ class TrainingData:
                 f"{': ' + printable(self.classes[next(iter(counts))]) if counts else ''}; "
                 "a triplet needs a picture of another class, so expected at least 2."
             )
-        single = [self.classes[label] for label, count in sorted(counts.items()) if count == 1]
-        if len(single) == len(counts):
-            raise TrainingError("Every class has one training picture; a triplet needs two pictures of one class.")
-        if single:
-            shown = ", ".join(printable(label) for label in single[:5]) + (", ..." if len(single) > 5 else "")
-            monitor.remark(
-                f"{len(single)} of {len(counts)} classes have one training picture ({shown}): they teach what is "
-                "different, not what is alike."
-            )
-        if not len(self.held):
-            raise TrainingError("No picture is left to choose the best network on; add pictures to the classes.")
+        if max(counts.values()) < 2:
+            raise TrainingError(self._no_pairs())
+        for oddity in self.oddities():
+            if oddity not in said:
+                monitor.remark(oddity)
+
+    def oddities(self) -> list[str]:
+        """Return sentences about classes that lack pictures to learn from."""
+        counts = Counter(self.train_labels[self.fit].tolist())
+        single = [label for label, count in sorted(counts.items()) if count == 1]
         vanished = sorted(set(range(len(self.classes))) - set(counts))
+        found = []
+        if single:
+            found.append(
+                f"{len(single)} of {len(counts)} classes have one training picture ({self._names(single)}): they teach "
+                "what is different, not what is alike."
+            )
         if vanished:
-            shown = ", ".join(printable(self.classes[label]) for label in vanished[:5])
-            monitor.remark(f"No readable training picture is left of {len(vanished)} classes ({shown}).")
+            found.append(f"No readable training picture is left of {len(vanished)} classes ({self._names(vanished)}).")
+        return found
+
+    def _no_pairs(self) -> str:
+        listed = np.bincount(self.train_labels[self.train_labels < len(self.classes)])
+        if listed.max() < 2:
+            found = "Every class has one training picture"
+        else:
+            found = "No class has two training pictures left that can be read and are not held out"
+        return f"{found}; a triplet needs two pictures of one class. Add pictures to the classes."
+
+    def _names(self, labels: Sequence[int]) -> str:
+        return ", ".join(printable(self.classes[label]) for label in labels[:5]) + (", ..." if len(labels) > 5 else "")
+
+    def remark_measures(self, monitor: Monitor) -> None:
+        """Say how the best epoch is chosen and what k is, where it is not as usual."""
+        if not len(self.held):
+            monitor.remark(
+                "No pictures are held out to choose the best epoch on, which takes classes of three training pictures "
+                "or more: the network of the last epoch is kept."
+            )
+        if self.k < MAX_K:
+            monitor.remark(
+                f"Rankings are measured as precision@{self.k} in this run: the classes or galleries are too small for "
+                f"{MAX_K} neighbours."
+            )
 
 
 def prepare(
-    dataset: DataSet, val: DataSet | None = None, *, holdout_classes: int = 0, holdout_pictures: int = 0
+    dataset: DataSet,
+    val: DataSet | None = None,
+    *,
+    holdout_classes: int = 0,
+    holdout_pictures: int = 0,
+    rule: int = HOLDOUT_RULE,
 ) -> TrainingData:
     """Number the classes and set the splits.
 
@@ -105,16 +168,19 @@ def prepare(
         dataset: its train pictures are learned from and are the gallery of the final evaluation.
         val: all of its pictures are the queries of the final evaluation, instead of the val pictures of ``dataset``.
         holdout_classes: classes that are not learned; then the final evaluation is on these alone.
-        holdout_pictures: pictures of each class that are not learned from, never all of a class; the tenth that choices
+        holdout_pictures: pictures of each class that are not learned from, as long as two stay; the tenth that choices
             are made on is among them, and stands for them where it is more.
+        rule: the version of how pictures are held out, which is the one that ``dataset`` was split by.
 
     Raises:
         DataError: none of the queries is of a class that the evaluation is about.
         TrainingError: fewer than two classes would be left.
 
     """
-    queries = dataset.val if val is None else (*val.train, *val.val)
     unlearned = _last_by_name(dataset.classes, holdout_classes)
+    if val is None and rule > 1:
+        dataset = _with_queries(dataset, unlearned)
+    queries = dataset.val if val is None else (*val.train, *val.val)
     known = tuple(label for label in dataset.classes if label not in unlearned)
     asked = unlearned or frozenset(known)
     others = sorted(({sample.label for sample in queries} | unlearned) - set(known))
@@ -122,10 +188,10 @@ def prepare(
     codes = {label: code for code, label in enumerate((*known, *others))}
     train_labels, val_labels = _labels(dataset.train, codes), _labels(queries, codes)
     learned = train_labels < len(known)
-    tenth = _is_in(dataset.train, holdout(dataset.train)[1])
-    kept_out = _is_in(dataset.train, holdout(dataset.train, least=holdout_pictures)[1])
+    tenth = _is_in(dataset.train, holdout(dataset.train, rule=rule)[1])
+    kept_out = _is_in(dataset.train, holdout(dataset.train, least=holdout_pictures, rule=rule)[1])
     about = ~learned if unlearned else np.ones_like(learned)
-    return TrainingData(
+    data = TrainingData(
         classes=known,
         train=dataset.train,
         val=tuple(queries),
@@ -137,7 +203,34 @@ def prepare(
         queries=np.flatnonzero(val_labels >= len(known)) if unlearned else np.arange(len(queries)),
         unseen=np.flatnonzero(learned & kept_out) if not unlearned else np.zeros(0, dtype=np.int64),
         viewed=np.flatnonzero(~tenth),
+        k=MAX_K,
+        rule=rule,
     )
+    return data if rule == 1 else dataclasses.replace(data, k=_common_k(data))
+
+
+def _common_k(data: TrainingData) -> int:
+    """Return the k with which every gallery of a run can be measured.
+
+    30; less where no class fills 30 places, or where 30 would be more than half of a gallery: of a ranking that is
+    looked at whole, the order does not count.
+    """
+    counts = np.bincount(data.train_labels[data.fit])
+    sizes = [int(np.minimum(counts, GALLERY_PER_CLASS).sum()), len(data.gallery)]
+    if data.reports_unseen:
+        sizes.append(len(data.unseen))
+    largest = int(np.bincount(data.train_labels[data.gallery]).max(initial=1))
+    return max(1, min(MAX_K, largest, min(sizes) // 2))
+
+
+def _with_queries(dataset: DataSet, classes: frozenset[str]) -> DataSet:
+    """Make val pictures of train pictures of ``classes``, which are not learned, where a class has none in val."""
+    lacking = classes - {sample.label for sample in dataset.val}
+    # One may be all that stays of a class: it is ranked, not learned from.
+    chosen = holdout([sample for sample in dataset.train if sample.label in lacking], salt="", rule=1)[1]
+    queries = _is_in(dataset.train, chosen)
+    train = tuple(sample for sample, query in zip(dataset.train, queries, strict=True) if not query)
+    return dataclasses.replace(dataset, train=train, val=(*dataset.val, *chosen))
 
 
 def _refuse_other_classes(queries: Sequence[Sample], asked: frozenset[str], whose: str) -> None:

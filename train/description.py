@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ..models.weights import Weights
-from ..runtime.datasets import DIGITS, DataSet
+from ..runtime.datasets import DIGITS, HOLDOUT_RULE, DataSet
+from ..runtime.labels import LABEL_RULES, split_of
 from ..runtime.text import printable
 from .config import TrainConfig
 from .data import TrainingData
 from .job import Job
 from .relevancefile import relevance_digest
 
-__all__ = ["changed", "describe_best", "describe_run", "described"]
+__all__ = ["changed", "describe_best", "describe_run", "described", "holdout_rule", "stored_labels"]
 
 
 def describe_run(
@@ -37,6 +38,7 @@ def describe_run(
         "recipe": recipe,
         "data": data,
         "val": val,
+        "holdout_rule": HOLDOUT_RULE,
         "weights": {"source": weights.source, "sha256": weights.digest},
         "relevance": relevance_digest(Path(config.relevance)) if config.relevance else None,
         "versions": _versions(),
@@ -67,18 +69,42 @@ def describe_best(job: Job, data: TrainingData) -> dict[str, Any]:
     }
 
 
-def described(path: str | None, dataset: DataSet | None) -> dict[str, Any] | None:
-    """Return what ``config.json`` says of a data set, None of none; ``path`` is how it was named."""
+def described(path: str | None, dataset: DataSet | None, labels: str | None = None) -> dict[str, Any] | None:
+    """Return what ``config.json`` says of a data set, None of none; ``path`` and ``labels`` are how it was named."""
     if path is None or dataset is None:
         return None
     return {
         "path": path if path == DIGITS else str(Path(path).resolve()),
+        "labels": labels if labels is None or labels in LABEL_RULES else str(Path(labels).resolve()),
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
         "train": len(dataset.train),
         "val": len(dataset.val),
         "classes": list(dataset.classes),
     }
+
+
+def stored_labels(description: Mapping[str, Any]) -> str | None:
+    """Return where the labels of a run's data set come from, by its ``config.json``; the first runs do not say it.
+
+    Raises:
+        KeyError, TypeError: the description is damaged.
+
+    """
+    labels = description["data"].get("labels", "top")
+    if labels is not None and not isinstance(labels, str):
+        raise TypeError("labels")
+    return labels
+
+
+def holdout_rule(description: Mapping[str, Any]) -> int:
+    """Return the version of how a run holds pictures out, by its ``config.json``; the first runs do not say it.
+
+    Raises:
+        TypeError, ValueError: it is no number.
+
+    """
+    return int(description.get("holdout_rule", 1))
 
 
 def changed(what: str, then: Mapping[str, Any] | None, now: DataSet | None) -> list[str]:
@@ -95,7 +121,16 @@ def changed(what: str, then: Mapping[str, Any] | None, now: DataSet | None) -> l
         return []
     counts = f"{then['train']} + {then['val']} pictures" if then else "none"
     counts_now = f"{len(now.train)} + {len(now.val)}" if now is not None else "none"
-    return [f"{what}: {counts}, now {counts_now}, with other names, labels or sizes{_classes_changed(then, now)}"]
+    differing = f"{what}: {counts}, now {counts_now}, with other names, labels or sizes{_classes_changed(then, now)}"
+    return [differing + _splits_as_classes(then)]
+
+
+def _splits_as_classes(then: Mapping[str, Any] | None) -> str:
+    """Say why a run of an earlier version differs, which took folders of splits for classes."""
+    classes = (then or {}).get("classes", ())
+    if not classes or not all(split_of(str(label)) for label in classes):
+        return ""
+    return f" (folders called {' and '.join(map(printable, classes))} were classes to the run; they are splits)"
 
 
 def _classes_changed(then: Mapping[str, Any] | None, now: DataSet | None) -> str:

@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..runtime.errors import TrainingError
-from .data import TrainingData, sampled
+from .data import GALLERY_PER_CLASS, TrainingData, sampled
 from .failures import not_finite
-from .figures import K, evaluate
+from .figures import evaluate, precision_text, without_queries
 from .learner import StepResult
 from .sources import Source
 
 __all__ = ["Reached", "refuse_collapse", "sample_figures", "summary"]
 
 _QUERIES_PER_CLASS = 10
-_GALLERY_PER_CLASS = 50
 # Unit vectors that lie this close together (root mean square) no longer tell anything apart.
 _COLLAPSED = 0.02
 
@@ -65,15 +64,18 @@ class Reached:
 def sample_figures(source: Source, data: TrainingData, seed: int) -> dict[str, Any]:
     """Measure a seeded sample of the held-out tenth against a sample of the pictures that are learned from."""
     queries = sampled(data.held, data.train_labels, _QUERIES_PER_CLASS, seed)
-    gallery = sampled(data.fit, data.train_labels, _GALLERY_PER_CLASS, seed)
-    figures = evaluate(
-        source.embed("train", queries),
-        data.train_labels[queries],
-        source.embed("train", gallery),
-        data.train_labels[gallery],
-        K,
-        with_map=False,
-    )
+    gallery = sampled(data.fit, data.train_labels, GALLERY_PER_CLASS, seed)
+    if len(queries):
+        figures = evaluate(
+            source.embed("train", queries),
+            data.train_labels[queries],
+            source.embed("train", gallery),
+            data.train_labels[gallery],
+            data.k,
+            with_map=False,
+        )
+    else:
+        figures = without_queries(source.embed("train", gallery), data.k)
     return {key: value for key, value in dataclasses.asdict(figures).items() if key != "map_at_r"}
 
 
@@ -102,10 +104,14 @@ def refuse_collapse(row: Mapping[str, Any], reached: Reached) -> None:
 
 def summary(row: Mapping[str, Any]) -> str:
     """Return one line about a finished epoch, by its row in ``metrics.jsonl``."""
+    ranked = (
+        f", precision@{row['k']} {precision_text(row)}, recall@1 {row['recall_at_1']:.4f}, "
+        f"distance {row['positive_distance']:.3f} / {row['negative_distance']:.3f}"
+    )
     return (
-        f"epoch {row['epoch']}: loss {row['loss']:.4f}, precision@{row['k']} {row['precision_at_k']:.4f}, "
-        f"recall@1 {row['recall_at_1']:.4f}, distance {row['positive_distance']:.3f} / {row['negative_distance']:.3f}"
-        f"{_active(row['active_share'])}, deviation {row['deviation']:.3f}{', best so far' if row['best'] else ''}"
+        f"epoch {row['epoch']}: loss {row['loss']:.4f}{ranked if row['queries'] else ''}"
+        f"{_active(row['active_share'])}, deviation {row['deviation']:.3f}"
+        f"{', best so far' if row['best'] and row['queries'] else ''}"
     )
 
 

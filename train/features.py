@@ -188,7 +188,6 @@ class FeatureCache:
         try:
             for row, features in self._rows(samples, view, done):
                 if isinstance(features, PictureError):
-                    self.monitor.remark(f"Left out: {features}")
                     unreadable.append(row)
                     values[row] = 0
                 else:

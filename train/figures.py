@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.metrics import largest_class, map_at_r, precision_at_k, recall_at_k
+from ..runtime.metrics import largest_class, map_at_r, possible_precision, precision_at_k, recall_at_k
 from ..runtime.scan import nearest
 
-__all__ = ["Figures", "K", "Ranking", "deviation", "evaluate", "rank_and_evaluate", "unit_rows"]
+__all__ = [
+    "MAX_K",
+    "Figures",
+    "Ranking",
+    "deviation",
+    "evaluate",
+    "precision_text",
+    "rank_and_evaluate",
+    "unit_rows",
+    "without_queries",
+]
 
 Vectors = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 # The measure of the system this project starts from is precision@30.
-K = 30
+MAX_K = 30
 
 
 @dataclass(frozen=True)
 class Figures:
     """Figures of queries against a gallery.
 
-    ``k``: neighbours asked for, of which there may be fewer. ``positive_distance``, ``negative_distance``: mean squared
+    ``k``: neighbours asked for, of which there may be fewer. ``possible``: the largest precision@k that any ranking has
+    where classes have fewer than k pictures. ``positive_distance``, ``negative_distance``: mean squared
     distance of a query to the gallery pictures of its class and to the others. ``deviation``: see :func:`deviation`.
     ``map_at_r``: None where it was not asked for.
     """
@@ -37,6 +50,7 @@ class Figures:
     positive_distance: float
     negative_distance: float
     deviation: float
+    possible: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +98,23 @@ def rank_and_evaluate(
         positive_distance=positive,
         negative_distance=negative,
         deviation=deviation(gallery),
+        possible=possible_precision(query_labels, gallery_labels, min(k, len(gallery))),
     )
     return figures, Ranking(rows[:, :k], distances[:, :k])
+
+
+def without_queries(gallery: Vectors, k: int) -> Figures:
+    """Return the figures of a gallery for which there is no query: all but the deviation are NaN."""
+    nan = float("nan")
+    return Figures(k, 0, len(gallery), nan, nan, None, nan, nan, deviation(gallery), nan)
+
+
+def precision_text(figures: Mapping[str, Any]) -> str:
+    """Return ``0.5840 of at most 0.9080``, or ``0.5840`` where 1 was possible (or nobody has noted what was)."""
+    precision, possible = figures["precision_at_k"], figures.get("possible")
+    # Shown to four places, anything above is 1.
+    limited = possible is not None and possible < 0.99995
+    return f"{precision:.4f}" + (f" of at most {possible:.4f}" if limited else "")
 
 
 def deviation(vectors: Vectors) -> float:

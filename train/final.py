@@ -12,12 +12,12 @@ import torch
 from ..models.network import EmbeddingNet
 from .checkpoints import read_checkpoint
 from .data import Positions, TrainingData
-from .figures import Figures, K, Ranking, Vectors, rank_and_evaluate, unit_rows
+from .figures import Figures, Ranking, Vectors, precision_text, rank_and_evaluate, unit_rows
 from .monitor import Monitor
 from .runfolder import RunFolder
 from .sources import Source
 
-__all__ = ["final_row"]
+__all__ = ["below_start", "final_row"]
 
 
 def final_row(
@@ -45,27 +45,45 @@ def final_row(
     best = read_checkpoint(run.best_path)
     network.load_state_dict(best["model"])
     row: dict[str, Any] = {"kind": "final", "epoch": best["epoch"], "cached": source.cached}
-    if not len(data.queries):
+    row["held_out"] = len(data.held)
+    if not len(data.queries) or not len(data.gallery):
         monitor.remark("There are no val pictures to report on; name some with --val.")
         return row, None
     monitor.remark(f"Final evaluation: {len(data.queries):,} queries against {len(data.gallery):,} pictures.")
     queries, gallery = source.embed("val", data.queries), source.embed("train", data.gallery)
-    figures, ranking = _figures(queries, gallery, data, data.gallery)
+    figures, ranking = _figures(queries, gallery, data, data.gallery, data.k)
     row = {**row, **dataclasses.asdict(figures)}
     network.load_state_dict(start)
-    if len(data.unseen):
+    if data.reports_unseen:
         unseen = gallery[np.searchsorted(data.gallery, data.unseen)]
-        k = _fair_k(data.train_labels[data.unseen])
-        row["unseen"] = dataclasses.asdict(_figures(queries, unseen, data, data.unseen, k)[0])
-        row["untrained"] = _untrained(source, data, data.unseen, k)
-    elif len(data.gallery) < len(data.train):
-        row["untrained"] = _untrained(source, data, data.gallery, K)
+        row["unseen"] = dataclasses.asdict(_figures(queries, unseen, data, data.unseen, data.unseen_k)[0])
+        row["untrained"] = _untrained(source, data, data.unseen, data.unseen_k)
+    elif data.holds_out_classes:
+        row["untrained"] = _untrained(source, data, data.gallery, data.k)
+    warning = below_start(row)
+    if warning is not None:
+        monitor.remark(warning)
     return row, (queries, ranking)
 
 
-def _fair_k(labels: Positions) -> int:
-    """Return K, or the size of the smallest class where that is less: of fewer pictures not all K could be right."""
-    return min(K, int(np.bincount(labels)[np.unique(labels)].min()))
+def below_start(row: Mapping[str, Any]) -> str | None:
+    """Return a warning where the trained network ranks what it has not learned from worse than its start does.
+
+    Args:
+        row: the final one of ``metrics.jsonl``.
+
+    """
+    if "untrained" not in row:
+        return None
+    what = "pictures that were not learned from" if "unseen" in row else "classes that were not learned"
+    before, after = row["untrained"], row.get("unseen", row)
+    if round(after["precision_at_k"], 4) >= round(before["precision_at_k"], 4):
+        return None
+    return (
+        f"Warning: training made the ranking of {what} worse: precision@{after['k']} was {precision_text(before)} "
+        f"before it (by the starting backbone's features) and is {precision_text(after)} after it. Train for fewer "
+        "--epochs, or keep more of the start, such as by --unfreeze 2 --hidden none --start-share 0.5 --whiten."
+    )
 
 
 def _untrained(source: Source, data: TrainingData, gallery: Positions, k: int) -> dict[str, Any]:
@@ -75,7 +93,7 @@ def _untrained(source: Source, data: TrainingData, gallery: Positions, k: int) -
 
 
 def _figures(
-    queries: Vectors, gallery: Vectors, data: TrainingData, positions: Positions, k: int = K
+    queries: Vectors, gallery: Vectors, data: TrainingData, positions: Positions, k: int
 ) -> tuple[Figures, Ranking]:
     labels = data.val_labels[data.queries], data.train_labels[positions]
     return rank_and_evaluate(queries, labels[0], gallery, labels[1], k, with_map=True)

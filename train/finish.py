@@ -22,6 +22,7 @@ from .checkpoints import read_checkpoint
 from .config import TrainConfig
 from .data import TrainingData
 from .epoch import sample_figures
+from .figures import precision_text
 from .headfit import whiten_head
 from .initial import narrowed
 from .monitor import Monitor
@@ -100,7 +101,8 @@ def finish(
         whiten_head(network, classifier, source, data, config, _WHITENED_PICTURES)
     row = {"kind": "finish", "epoch": best["epoch"], **sample_figures(source, data, config.seed)}
     run.save(run.best_path, {**best, "model": network.state_dict(), "finished": row})
-    monitor.remark(f"After finishing: precision@{row['k']} {row['precision_at_k']:.4f} on the held-out pictures.")
+    if row["queries"]:
+        monitor.remark(f"After finishing: precision@{row['k']} {precision_text(row)} on the held-out pictures.")
     return [row]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..runtime.cli import DeviceOption, ThreadsOption, VerboseOption, VersionOption
+from ..runtime.cli import DeviceOption, LabelsOption, VerboseOption, VersionOption, YesOption
 from ..runtime.errors import TrainingError
 from ..runtime.text import printable
 from .config import options
@@ -24,13 +24,26 @@ _ConfigOption = Annotated[
     "data set digits, else default.", metavar="RECIPE|FILE", show_default=False)
 ]  # fmt: skip
 
+
+def _show_all(context: typer.Context, asked: bool) -> None:
+    """Show the help with the options that ``--help`` leaves out."""
+    if asked:
+        for option in context.command.params:
+            option.hidden = False  # type: ignore[attr-defined]
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+# Those of every command, which stand last.
+_LAST = ("verbose", "version", "help_all")
+
 _FIXED: dict[str, Any] = {
     "data": (
         Annotated[
             str | None,
             typer.Argument(
-                help="Folder of class folders, Tiny ImageNet folder or zip, CSV of path,label[,split], or the word "
-                "digits. Default: data/tiny-imagenet-200, downloaded once.",
+                help="Folder or zip of class folders, or of train, val and test folders with class folders in them; "
+                "CSV of path,label[,split]; or the word digits. Default: data/tiny-imagenet-200, downloaded once.",
                 metavar="[DATA]",
                 show_default=False,
             ),
@@ -45,6 +58,7 @@ _FIXED: dict[str, Any] = {
         ],
         None,
     ),
+    "labels": (LabelsOption, None),
     "out": (
         Annotated[
             Path | None,
@@ -60,13 +74,34 @@ _FIXED: dict[str, Any] = {
         None,
     ),
     "cache": (
-        Annotated[Path, typer.Option("--cache", help="Where features of frozen backbones are kept.", metavar="DIR")],
+        Annotated[
+            Path,
+            typer.Option("--cache", help="Where features of frozen backbones are kept.", metavar="DIR", hidden=True),
+        ],
         Path("runs/.cache"),
     ),
+    "yes": (YesOption, False),
     "device": (DeviceOption, "auto"),
-    "threads": (ThreadsOption, None),
+    "threads": (
+        Annotated[
+            int | None,
+            typer.Option(
+                "--threads", min=1, help="CPU threads of the network. Default: the usable cores.", hidden=True
+            ),
+        ],
+        None,
+    ),
     "verbose": (VerboseOption, False),
     "version": (VersionOption, False),
+    "help_all": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--help-all", callback=_show_all, is_eager=True, help="Show every option and exit; --help: some."
+            ),
+        ],
+        False,
+    ),
 }
 
 _PANELS = {"network": "Network", "picture": "Picture", "augmentation": "Augmentation", "batch": "Batches",
@@ -79,23 +114,35 @@ def with_flags(command: Any) -> Any:
     the defaults of the default recipe.
     """
     defaults = load_config("default", {})
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    fixed = {
+        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in _FIXED.items()
-    ]
-    parameters += [_parameter(option, getattr(defaults, option.name)) for option in options()]
+    }
+    last = [fixed.pop(name) for name in _LAST]
+    flags = [(_parameter(option, getattr(defaults, option.name)), option.common) for option in options()]
+    common, others = ([flag for flag, of_all in flags if of_all is wanted] for wanted in (True, False))
+    parameters = [*fixed.values(), *common, *last, *others]
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
 def _parameter(option: Option, default: Any) -> inspect.Parameter:
-    flag = f"--{option.name.replace('_', '-')}"
+    name = option.name.replace("_", "-")
+    on, off = f"--{name}", f"--no-{name}"
+    flag, shown = on, _shown(default)
     if option.kind is bool:
-        flag = f"{flag}/--no-{option.name.replace('_', '-')}"
+        flag, shown = f"{on}/{off}", on if default else off
     help_text = option.help + (f" ({', '.join((*option.choices, *option.forms))})" if option.choices else "")
     typed: Any = str if option.kind in (tuple, dict) else option.kind
-    flagged = typer.Option(flag, help=help_text, show_default=_shown(default), rich_help_panel=_PANELS[option.section])
+    flagged = typer.Option(
+        flag,
+        help=help_text,
+        metavar="N" if option.kind in (int, float) else None,
+        show_default=shown,
+        hidden=not option.common,
+        rich_help_panel=None if option.common else _PANELS[option.section],
+    )
     return inspect.Parameter(
         option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[typed | None, flagged]
     )
@@ -107,7 +154,7 @@ def _shown(default: Any) -> str:
         return ",".join(map(str, default)) or "none"
     if isinstance(default, Mapping):
         return ",".join(f"{name}={value}" for name, value in default.items()) or "none"
-    return str(default).lower() if isinstance(default, bool) else str(default)
+    return str(default)
 
 
 def typed_options(typed: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from ..models.network import EmbeddingNet
+from ..runtime.datasets import Sample
 from ..runtime.devices import usable_cores
+from ..runtime.errors import PictureError
 from ..runtime.images import PictureRule
+from ..runtime.text import display_path
 from .config import TrainConfig
 from .data import TrainingData, check_pictures
 from .extractor import extractor_when_needed
 from .features import CachedFeatures, FeatureCache, View, content_digests, weights_digest
 from .job import Job, Surroundings
 from .monitor import Monitor
+from .pictures import read_plain
 from .sources import FeatureSource, PictureSource, Source
 
 __all__ = ["make_source"]
@@ -50,11 +56,29 @@ def _features(
     cache = FeatureCache(surroundings.cache, extractor, digest, width, rule, cores, monitor)
     contents = content_digests(data.train, cores)
     train = cache.features(data.train, contents, View(0), "features of the train pictures")
+    _remark_unreadable(data.train, train.unreadable, rule, monitor)
     val = cache.features(data.val, content_digests(data.val, cores), View(0), "features of the val pictures")
+    _remark_unreadable(data.val, val.unreadable, rule, monitor)
     views = _views(cache, data, contents, config)
+    in_views = {int(data.viewed[row]) for view in views for row in view.unreadable}
+    _remark_unreadable(data.train, sorted(in_views.difference(train.unreadable)), rule, monitor)
     source = FeatureSource(network, train, val, views, data.viewed, config.seed, config.freeze_norms)
-    unreadable = {int(data.viewed[row]) for view in views for row in view.unreadable}
-    return source, data.without({*train.unreadable, *unreadable}, val.unreadable)
+    return source, data.without({*train.unreadable, *in_views}, val.unreadable)
+
+
+def _remark_unreadable(
+    samples: Sequence[Sample], positions: Iterable[int], rule: PictureRule, monitor: Monitor
+) -> None:
+    """Name each picture that is left out and say why, also where that is known from cached features alone."""
+    read = read_plain(samples, rule)
+    for position in positions:
+        try:
+            read(position)
+        except PictureError as error:
+            monitor.remark(f"Left out: {error}")
+        else:
+            shown = display_path(samples[position].path)
+            monitor.remark(f"Left out: {shown} could not be read when its features were computed.")
 
 
 def _views(cache: FeatureCache, data: TrainingData, contents: list[bytes], config: TrainConfig) -> list[CachedFeatures]:

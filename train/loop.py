@@ -154,7 +154,8 @@ class Trainer:
         with self._learner.averaged():
             row = self._ranks.on_first(lambda: self._row(epoch))
             refuse_collapse(row, reached)
-            better = float(row["precision_at_k"]) > reached.best
+            # Without held-out pictures nothing tells epochs apart, and the last one is kept.
+            better = not row["queries"] or float(row["precision_at_k"]) > reached.best
             row["best"] = better
             reached.rows.append(row)
             if better:

@@ -20,7 +20,7 @@ class Option:
     """One training option: its section in a recipe, its type, what it may be, and one line of help.
 
     ``choices``: the texts that are allowed. ``forms``: others, in which NAME stands for any name. ``least``, ``most``:
-    bounds of numbers.
+    bounds of numbers. ``common``: ``--help`` shows it, not ``--help-all`` alone.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Option:
     forms: tuple[str, ...] = ()
     least: float | None = None
     most: float | None = None
+    common: bool = False
 
     def check(self, value: Any, where: str) -> Any:
         """Return ``value`` in its proper type.

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..models.network import EmbeddingNet, NetworkConfig, build_network
+from ..runtime.datasets import DataSet, labels_beside, split_by_rule
 from ..runtime.errors import PictureError, TrainingError
 from ..runtime.images import Picture, PictureRule
 from ..runtime.modelfile import ModelInfo
@@ -20,6 +21,7 @@ from ..runtime.streams import embed_stream
 from ..runtime.text import display_path
 from .checkpoints import read_checkpoint
 from .config import TrainConfig, config_from_dict
+from .description import holdout_rule, stored_labels
 from .device import torch_device
 from .runfolder import RunFolder, open_run
 
@@ -78,10 +80,12 @@ def _final_figures(folder: RunFolder) -> dict[str, Any]:
     return {key: value for key, value in (folder.read_final() or {}).items() if key != "kind"}
 
 
-def _data_path(folder: RunFolder) -> str:
+def _data_of(folder: RunFolder) -> tuple[str, str | None, int]:
+    """Return the path of the data set, where its labels come from, and the version of how pictures are held out."""
+    description = folder.read_config()
     try:
-        return str(folder.read_config()["data"]["path"])
-    except (KeyError, TypeError) as error:
+        return str(description["data"]["path"]), stored_labels(description), holdout_rule(description)
+    except (KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{display_path(folder.config_path)} is damaged (no {error}); train again.") from error
 
 
@@ -140,7 +144,7 @@ class Reference(NetworkReference):
     def __init__(self, run: Path | None = None, device: str = "cpu") -> None:
         where = torch_device(device)
         network, info, _ = load_run(run)
-        self._data = _data_path(open_run(run))
+        self._data, self._labels, self._rule = _data_of(open_run(run))
         self._embedding_net = network.to(where)
         super().__init__(self._embedding_net, info, where)
 
@@ -148,6 +152,21 @@ class Reference(NetworkReference):
     def data(self) -> str:
         """The data set that the run was trained on, where it was then; exported files do not say it."""
         return self._data
+
+    def labels_of(self, data: str) -> str | None:
+        """Return where the labels of a data set come from, as for the run; see ``labels`` of ``open_dataset``."""
+        if data == self._data or str(Path(data).resolve()) == self._data:
+            return self._labels
+        return labels_beside(data, self._labels)
+
+    @property
+    def rule_of_holdout(self) -> int:
+        """The version of how val pictures are held out for the run; see :func:`~..runtime.datasets.holdout`."""
+        return self._rule
+
+    def split(self, dataset: DataSet) -> DataSet:
+        """Return the data set with the val pictures that it had for the run."""
+        return split_by_rule(dataset, self._rule)
 
     @property
     def network(self) -> EmbeddingNet:

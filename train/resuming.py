@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..models.weights import Weights
-from ..runtime.datasets import DataSet, open_dataset
+from ..runtime.datasets import DataSet, labels_beside, open_dataset, split_by_rule
 from ..runtime.errors import TrainingError
+from ..runtime.labels import LABEL_RULES
 from ..runtime.text import display_path, printable
 from .config import TrainConfig, config_from_dict, differences
-from .description import changed
+from .description import changed, holdout_rule, stored_labels
 from .relevancefile import relevance_digest
 from .runfolder import RunFolder
 
@@ -21,16 +22,22 @@ __all__ = ["StoredRun", "check_same_weights", "read_stored"]
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run by its ``config.json``, which is ``description``, with its data sets as they are now."""
+    """A run by its ``config.json``, which is ``description``, with its data sets as they are now.
+
+    ``rule``: the version of how its pictures are held out.
+    """
 
     config: TrainConfig
     recipe: str
     dataset: DataSet
     val: DataSet | None
+    rule: int
     description: Mapping[str, Any]
 
 
-def read_stored(run: RunFolder, overrides: Mapping[str, Any], data: str | None, val: str | None) -> StoredRun:
+def read_stored(
+    run: RunFolder, overrides: Mapping[str, Any], data: str | None, val: str | None, labels: str | None
+) -> StoredRun:
     """Read what a run is, and refuse one that would go on as another.
 
     Args:
@@ -38,6 +45,7 @@ def read_stored(run: RunFolder, overrides: Mapping[str, Any], data: str | None, 
         overrides: options named anew; they must be those of the run.
         data: where the pictures are now; None: where they were.
         val: the same for the pictures of the final evaluation.
+        labels: where the labels come from; None: from where they came.
 
     Raises:
         DataError: there are no such pictures any more.
@@ -46,9 +54,9 @@ def read_stored(run: RunFolder, overrides: Mapping[str, Any], data: str | None, 
     """
     description, where = run.read_config(), display_path(run.config_path)
     try:
-        stored = _stored(description, where, data, val)
-        differing = _differing(stored, overrides)
-    except (KeyError, TypeError) as error:
+        stored = _stored(description, where, data, val, labels)
+        differing = _labels_changed(description, labels) + _differing(stored, overrides)
+    except (KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{where} is damaged (no {error}); train again.") from error
     _refuse(run, differing)
     return stored
@@ -74,13 +82,27 @@ def _refuse(run: RunFolder, differing: list[str]) -> None:
         )
 
 
-def _stored(description: Mapping[str, Any], where: str, data: str | None, val: str | None) -> StoredRun:
+def _stored(
+    description: Mapping[str, Any], where: str, data: str | None, val: str | None, labels: str | None
+) -> StoredRun:
     config = config_from_dict(description["config"], where)
     recipe, data_then, val_then = str(description["recipe"]), description["data"], description["val"]
-    dataset = open_dataset(data or data_then["path"])
+    rule = holdout_rule(description)
+    labels = labels or stored_labels(description)
+    dataset = split_by_rule(open_dataset(data or data_then["path"], labels=labels), rule)
     val_path = val or (val_then["path"] if val_then else None)
-    val_dataset = open_dataset(val_path) if val_path is not None else None
-    return StoredRun(config, recipe, dataset, val_dataset, description)
+    val_dataset = None
+    if val_path is not None:
+        val_dataset = split_by_rule(open_dataset(val_path, labels=labels_beside(val_path, labels)), rule)
+    return StoredRun(config, recipe, dataset, val_dataset, rule, description)
+
+
+def _labels_changed(description: Mapping[str, Any], labels: str | None) -> list[str]:
+    """Say that another rule is named; a table may lie elsewhere now, and the labels themselves are compared."""
+    then = stored_labels(description)
+    if labels is None or labels == then or not {labels, then} & set(LABEL_RULES):
+        return []
+    return [f"labels: {printable(then or 'as by default')}, now {printable(labels)}"]
 
 
 def _differing(stored: StoredRun, overrides: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,8 @@ import torch
 
 from ..models.network import EmbeddingNet
 from ..models.weights import find_weights
-from ..runtime.datasets import DataSet, open_dataset
+from ..runtime.dataset_summary import report_reading
+from ..runtime.datasets import HOLDOUT_RULE, DataSet, labels_beside, open_dataset
 from ..runtime.files import file_sha256
 from ..runtime.text import display_path
 from .checkpoints import read_checkpoint
@@ -62,6 +63,7 @@ def start_run(
     monitor: Monitor,
     *,
     val: str | None = None,
+    labels: str | None = None,
     out: Path | None = None,
 ) -> RunResult:
     """Train from the beginning.
@@ -73,6 +75,7 @@ def start_run(
         surroundings: device, threads and cache.
         monitor: told about progress; asked whether to stop.
         val: another data set, all of whose pictures are the queries of the final evaluation.
+        labels: where labels come from, as :func:`~..runtime.datasets.open_dataset` takes it.
         out: the run folder; default ``runs/<time>-<backbone>``.
 
     Raises:
@@ -84,11 +87,15 @@ def start_run(
     check_together(config)
     if config.pml_loss is not None:
         check_pml(config.pml_loss, config.arguments)
-    dataset, val_dataset = open_dataset(data), open_dataset(val) if val is not None else None
-    prepared = _prepared(dataset, val_dataset, config)
-    prepared.check(monitor)
+    dataset = open_dataset(data, labels=labels)
+    val_dataset = open_dataset(val, labels=labels_beside(val, labels)) if val is not None else None
+    if ranks.first:
+        report_reading(dataset, monitor.remark, val=val_dataset)
+    prepared = _prepared(dataset, val_dataset, config, HOLDOUT_RULE)
+    prepared.check(monitor, said=prepared.oddities())  # how the data was read says it in other words
+    prepared.remark_measures(monitor)
     weights = find_weights(config.backbone, config.weights)
-    description = describe_run(config, recipe, weights, described(data, dataset), described(val, val_dataset))
+    description = describe_run(config, recipe, weights, described(data, dataset, labels), described(val, val_dataset))
     # Refused before a run folder is left behind: an unknown backbone, or weights of another one.
     check_finish(config, make_network(config, weights), weights)
     check_relevance(config)
@@ -106,6 +113,7 @@ def resume_run(
     *,
     data: str | None = None,
     val: str | None = None,
+    labels: str | None = None,
 ) -> RunResult:
     """Go on with a run, to the same numbers as if it had never stopped.
 
@@ -116,6 +124,7 @@ def resume_run(
         monitor: told about progress; asked whether to stop.
         data: where the pictures are now, if they have moved.
         val: the same for the pictures of the final evaluation.
+        labels: where the table of labels is now, if it has moved; a rule must be that of the run.
 
     Raises:
         TrainingError: options or data differ from the run's (all differences are listed), or there is no such run.
@@ -123,7 +132,7 @@ def resume_run(
     """
     device = surroundings.ranks.device(surroundings.device)
     run = open_run(path)
-    stored = read_stored(run, overrides, data, val)
+    stored = read_stored(run, overrides, data, val, labels)
     final = run.read_final()
     if final is not None:
         monitor.remark(f"{display_path(run.path)} is finished already.")
@@ -132,7 +141,7 @@ def resume_run(
     config = stored.config
     weights = find_weights(config.backbone, config.weights)
     check_same_weights(run, stored, weights)
-    prepared = _prepared(stored.dataset, stored.val, config)
+    prepared = _prepared(stored.dataset, stored.val, config, stored.rule)
     job = Job(run, config, stored.recipe, stored.dataset, prepared, weights, stored.description)
     return _train(job, device, surroundings, monitor)
 
@@ -143,8 +152,9 @@ def _begun(out: Path | None, config: TrainConfig, description: Mapping[str, Any]
     return run.path
 
 
-def _prepared(dataset: DataSet, val: DataSet | None, config: TrainConfig) -> TrainingData:
-    return prepare(dataset, val, holdout_classes=config.holdout_classes, holdout_pictures=config.holdout_pictures)
+def _prepared(dataset: DataSet, val: DataSet | None, config: TrainConfig, rule: int) -> TrainingData:
+    classes, pictures = config.holdout_classes, config.holdout_pictures
+    return prepare(dataset, val, holdout_classes=classes, holdout_pictures=pictures, rule=rule)
 
 
 # -- the parts of a run ----------------------------------------------------------------------------------------------
@@ -157,7 +167,7 @@ def _train(job: Job, device: torch.device, surroundings: Surroundings, monitor: 
     network = make_network(job.config, job.weights).to(device)
     _synchronise_norms(network, job.config, ranks)
     source, data = make_source(network, job, surroundings, monitor)
-    data.check(monitor)
+    data.check(monitor, said=job.data.oddities())
     teaching = Teaching(device, surroundings.threads_alone, surroundings.cache, monitor)
     relevance = ranks.in_turn(lambda: make_relevance(job.config, data, teaching))
     if ranks.several:

@@ -19,11 +19,12 @@ def formats_finding() -> Finding:
         return problem("picture formats", "Pillow was built without JPEG or PNG", _reinstall())
     if missing:
         return warning("picture formats", f"Pillow was built without {' and '.join(missing)}", _reinstall())
-    heif = importlib.util.find_spec("pillow_heif") is not None
+    heif = any(importlib.util.find_spec(name) is not None for name in ("pi_heif", "pillow_heif"))
+    more = ", HEIF (HEIC)" if heif else "; no HEIF (HEIC), which phones write"
     return ok(
         "picture formats",
-        f"{_jpeg()}, PNG, GIF, BMP, TIFF, WebP, AVIF{', HEIF' if heif else '; no HEIF (HEIC), which phones write'}",
-        None if heif else pip("install", "pillow-heif"),
+        f"{_jpeg()}, PNG, GIF, BMP, TIFF, WebP, AVIF{more}",
+        None if heif else pip("install", "pi-heif"),
     )
 
 

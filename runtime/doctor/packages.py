@@ -25,7 +25,7 @@ __all__ = [
 
 # What deeprank is made of, without ONNX Runtime, of which there are several.
 _BASE = ("numpy", "pillow", "filelock", "typer", "hnswlib")
-_OPTIONAL = ("pillow-heif",)
+_OPTIONAL = ("pi-heif",)
 
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?([^;]*)(?:;(.*))?")
 _AT_LEAST = re.compile(r">=\s*([0-9][0-9A-Za-z.!+_-]*)")

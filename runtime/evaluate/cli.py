@@ -6,14 +6,16 @@ import functools
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ..cli import (
     DeviceOption,
+    LabelsOption,
     MaxPixelsOption,
     ThreadsOption,
     VerboseOption,
     VersionOption,
+    YesOption,
     application,
     data_or_tiny_imagenet,
     emit_json,
@@ -26,20 +28,23 @@ from ..errors import EvaluationError, MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
 from ..pretrained import describe_model, find_model, find_reference
 from ..text import display_path, printable
-from .contradictions import check_beside_triplets, check_models
+from .contradictions import check_beside_triplets, check_models, check_pictures
 from .options import (
     Asked,
     DataOption,
     DemoKOption,
     DemoOption,
     FilesArgument,
+    GalleryOption,
     JsonOption,
     KOption,
     ModelOption,
     ModelsOption,
     OutOption,
+    QueriesOption,
     ReferenceOption,
     SaveOption,
+    SplitOption,
     TripletsOption,
 )
 
@@ -59,9 +64,11 @@ if TYPE_CHECKING:
 app = application(
     "Measure how well a model ranks: DATA's val pictures are the queries, its train pictures the gallery.",
     [
-        "deeprank-eval --data tiny-imagenet-200.zip",
+        "deeprank-eval --data photos/",
+        "deeprank-eval --model model.onnx --data photos/ --split test",
+        "deeprank-eval --model model.onnx --queries new/ --gallery catalogue/",
         "deeprank-eval --model model.onnx --data photos/ --reference runs/latest",
-        "deeprank-eval --data photos/ --reference model.reference.npz --json",
+        "deeprank-eval --model model.onnx --data photos/ --reference model.reference.npz --json",
         "deeprank-eval --model pretrained --data photos/ --reference pretrained",
         "deeprank-eval --model model.onnx --data photos/ --demo 5 --out sheets/",
         "deeprank-eval --model model.onnx --data photos/ --triplets rated.csv",
@@ -80,13 +87,17 @@ app = application(
 )
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 @guarded
 def evaluate_command(
     files: FilesArgument = None,
     models: ModelsOption = False,
     model: ModelOption = None,
     data: DataOption = None,
+    split: SplitOption = None,
+    labels: LabelsOption = None,
+    queries: QueriesOption = None,
+    gallery: GalleryOption = None,
     reference: ReferenceOption = None,
     triplets: TripletsOption = None,
     k: KOption = 30,
@@ -98,6 +109,7 @@ def evaluate_command(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
+    yes: YesOption = False,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
@@ -118,8 +130,14 @@ def evaluate_command(
         device=cast("Device", device),
         threads=threads,
         max_pixels=max_pixels,
+        split=split,
+        labels=labels,
+        queries=queries,
+        gallery=gallery,
+        yes=yes,
     )
     check_models(asked)
+    check_pictures(asked)
     if models:
         _compare(asked)
     else:
@@ -127,7 +145,6 @@ def evaluate_command(
 
 
 def _compare(asked: Asked) -> None:
-    from ..datasets import open_dataset
     from ..embedder import Embedder
     from .comparison import compare_models, slower_int8
     from .contenders import REFERENCE_NAME, Contender, open_contenders
@@ -135,11 +152,10 @@ def _compare(asked: Asked) -> None:
     open_file = functools.partial(Embedder, device=asked.device, threads=asked.threads, max_pixels=asked.max_pixels)
     contenders = open_contenders(asked.files, open_file)
     reference = None if asked.reference is None else find_reference(asked.reference)
-    dataset = open_dataset(data_or_tiny_imagenet(asked.data))
-    sample = _reference_sample(reference, None)
-    dataset = _measured(dataset, sample)
-    if reference is not None and sample is None:
-        contenders.insert(0, Contender(REFERENCE_NAME, _pytorch(reference, asked.device)))
+    sample, pytorch = _reference_sample(reference, None), _pytorch(reference, asked.device)
+    dataset = _measured(_open(asked, pytorch), sample)
+    if pytorch is not None:
+        contenders.insert(0, Contender(REFERENCE_NAME, pytorch))
     with progress_in_stages() as start:
         comparison = compare_models(
             contenders, dataset, asked.k, sample=sample, max_pixels=asked.max_pixels, start=start, say=note
@@ -182,23 +198,22 @@ def _measure(asked: Asked) -> None:
     embedder = Embedder(chosen, device=asked.device, threads=asked.threads, max_pixels=asked.max_pixels)
     if asked.model is None:
         note(f"measuring {describe_model(chosen, embedder.info)}")
-    if asked.triplets is not None and asked.data is None:
+    if asked.triplets is not None and not asked.names_pictures:
         _show(None, _triplets_alone(asked.triplets, embedder), asked.as_json)
     else:
         _measure_on_data(asked, embedder, reference)
 
 
 def _measure_on_data(asked: Asked, embedder: Embedder, reference: Path | None) -> None:
-    from ..datasets import open_dataset
     from .evaluation import evaluate
     from .tripletfile import load_triplets
 
-    dataset = open_dataset(data_or_tiny_imagenet(asked.data))
+    sample, pytorch = _reference_sample(reference, embedder.dim), _pytorch(reference, asked.device)
+    dataset = _open(asked, pytorch)
     rated = None if asked.triplets is None else load_triplets(asked.triplets, dataset)
-    sample = _reference_sample(reference, embedder.dim)
     dataset = _measured(dataset, sample)
     queries, gallery = _embed(dataset, embedder, "", asked.max_pixels)
-    compared = _reference_splits(reference, sample, queries, gallery, asked)
+    compared = _reference_splits(sample, pytorch, queries, gallery, asked)
     result = evaluate(queries, gallery, asked.k, reference=compared, say=note)
     judged = None if rated is None else _judge(rated, embedder, queries, gallery, k=asked.k)
     if asked.save_embeddings is not None:
@@ -207,6 +222,19 @@ def _measure_on_data(asked: Asked, embedder: Embedder, reference: Path | None) -
         _draw(dataset, queries, gallery, asked.demo, asked.demo_k, asked.out)
     _show(result, judged, asked.as_json)
     _require_parity(result, embedder)
+
+
+def _open(asked: Asked, pytorch: Network | None) -> DataSet:
+    """Return the queries as val and the gallery as train; where a run is named, as it has read them."""
+    from .pictures import open_queries_and_gallery, open_split
+
+    if asked.queries is not None and asked.gallery is not None:
+        return open_queries_and_gallery(asked.queries, asked.gallery, asked.labels, note)
+    data, labels = data_or_tiny_imagenet(asked.data, yes=asked.yes), asked.labels
+    if pytorch is None:
+        return open_split(data, asked.split, labels, note)
+    run = cast("_Run", pytorch)
+    return open_split(data, asked.split, labels or run.labels_of(data), note, rule=run.rule_of_holdout)
 
 
 def _triplets_alone(path: Path, embedder: Embedder) -> TripletReport:
@@ -258,30 +286,42 @@ def _measured(dataset: DataSet, sample: ReferenceSample | None) -> DataSet:
         dataset = sample.found_in(dataset)
         found, total = len(dataset.val) + len(dataset.train), len(sample.splits)
         note(f"comparing on the {found} of {total} pictures of the reference sample that are here")
-    if not dataset.val:
-        raise EvaluationError("There are no val pictures to query with; expected at least one class of two pictures.")
     return dataset
 
 
 def _reference_splits(
-    reference: Path | None,
     sample: ReferenceSample | None,
+    pytorch: Network | None,
     queries: EmbeddedSplit,
     gallery: EmbeddedSplit,
     asked: Asked,
 ) -> tuple[EmbeddedSplit, EmbeddedSplit] | None:
     """Return what PyTorch makes of the pictures that were embedded."""
-    if reference is None:
-        return None
     if sample is not None:
         return sample.of(queries, gallery)
+    if pytorch is None:
+        return None
     from ..datasets import DataSet
 
     same = DataSet("reference", train=gallery.samples, val=queries.samples)
-    return _embed(same, _pytorch(reference, asked.device), "PyTorch reference: ", asked.max_pixels)
+    return _embed(same, pytorch, "PyTorch reference: ", asked.max_pixels)
 
 
-def _pytorch(run: Path, device: str) -> Network:
+class _Run(Protocol):
+    """A run's PyTorch reference, which knows where the labels of its data set come from."""
+
+    def labels_of(self, data: str) -> str | None:
+        """Return where the labels of a data set come from, as for the run."""
+
+    @property
+    def rule_of_holdout(self) -> int:
+        """The version of how val pictures are held out for the run."""
+
+
+def _pytorch(run: Path | None, device: str) -> Network | None:
+    """Return the network of a run; None where a sample of vectors is named, or nothing."""
+    if run is None or not run.is_dir():
+        return None
     try:
         # The one place where the runtime reaches up: only here, and only when a run is named.
         module = importlib.import_module("deeprank.train.reference")

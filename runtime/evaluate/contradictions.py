@@ -5,10 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import EvaluationError
-from ..text import display_path
+from ..labels import split_of
+from ..text import display_path, printable
 from .options import Asked
 
-__all__ = ["check_beside_triplets", "check_models"]
+__all__ = ["check_beside_triplets", "check_models", "check_pictures"]
+
+
+def check_pictures(asked: Asked) -> None:
+    """Refuse what names the pictures twice, or by half."""
+    if (asked.queries is None) != (asked.gallery is None):
+        given, missing = ("--queries", "--gallery") if asked.gallery is None else ("--gallery", "--queries")
+        raise EvaluationError(f"{given} is given without {missing}; name both, or a data set with splits by --data.")
+    if asked.queries is not None and asked.data is not None:
+        raise EvaluationError("--data and --queries both name pictures to query with; leave one of the two out.")
+    if asked.queries is not None and asked.split is not None:
+        raise EvaluationError("--split chooses a split of --data, and --queries takes all pictures; leave it out.")
+    if asked.split is not None and split_of(asked.split) not in ("val", "test"):
+        raise EvaluationError(f"--split {printable(asked.split)!r}; expected val or test.")
 
 
 def check_models(asked: Asked) -> None:
@@ -37,7 +51,8 @@ def check_models(asked: Asked) -> None:
 def check_beside_triplets(asked: Asked, reference: Path | None) -> None:
     """Refuse what would be ignored without DATA, or would rank the triplets' queries among a sample alone."""
     given = {"--reference": reference, "--demo": asked.demo or None, "--save-embeddings": asked.save_embeddings}
-    for option in (name for name, value in given.items() if value is not None and asked.data is None):
+    given |= {"--split": asked.split, "--labels": asked.labels}
+    for option in (name for name, value in given.items() if value is not None and not asked.names_pictures):
         raise EvaluationError(f"{option} looks at a data set, and --triplets was given without one; add --data DATA.")
     if reference is not None and reference.is_file():
         raise EvaluationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,16 @@ import numpy.typing as npt
 
 from ..errors import EvaluationError
 from ..index.graph.file import GraphBuilder, open_graph
-from ..metrics import label_codes, largest_class, map_at_r, neighbour_overlap, precision_at_k, recall_at_k
+from ..index.search.gallery import gallery_of
+from ..metrics import (
+    label_codes,
+    largest_class,
+    map_at_r,
+    neighbour_overlap,
+    possible_precision,
+    precision_at_k,
+    recall_at_k,
+)
 from ..scan import nearest
 from .embedded import EmbeddedSplit
 from .parity import VectorDifference, compare_vectors
@@ -22,6 +32,7 @@ __all__ = ["Evaluation", "Ranking", "compare_splits", "evaluate", "rank_split"]
 
 SCHEMA = 1
 Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,10 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``deeprank-eval --json`` prints; ``neighbours`` int64 ``[q, k]``, of the exact search, it does not."""
+    """What ``deeprank-eval --json`` prints; ``neighbours`` int64 ``[q, k]``, of the exact search, it does not.
+
+    ``possible``: the largest precision@k that any ranking of these pictures has.
+    """
 
     k: int
     queries: int
@@ -49,6 +63,7 @@ class Evaluation:
     hnsw_recall_at_k: float
     difference: VectorDifference | None
     neighbours: npt.NDArray[np.int64] = field(repr=False, compare=False)
+    possible: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the documented JSON document."""
@@ -62,6 +77,7 @@ class Evaluation:
                 "runtime_exact": self.runtime_exact,
                 "runtime_hnsw": self.runtime_hnsw,
             },
+            "possible_precision_at_k": self.possible,
             "recall_at_1": self.recall_at_1,
             "map_at_r": self.map_at_r,
             "hnsw_recall_at_k": self.hnsw_recall_at_k,
@@ -70,24 +86,53 @@ class Evaluation:
 
 
 def rank_split(queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int) -> Ranking:
-    """Rank the gallery for each query by an exact scan.
+    """Rank the gallery for each query by an exact scan; a query that is a gallery picture, too, does not find itself.
 
     Raises:
-        EvaluationError: ``k`` is below 1 or above the size of the gallery.
+        EvaluationError: ``k`` is below 1 or above the number of gallery pictures that a query can find.
 
     """
-    if not 1 <= k <= len(gallery):
-        raise EvaluationError(f"k = {k}; expected 1 to {len(gallery)}, the number of gallery pictures.")
+    own = _own_rows(queries, gallery)
+    most = len(gallery) - bool((own >= 0).any())
+    if not 1 <= k <= most:
+        raise EvaluationError(f"k = {k}; expected 1 to {most}, the number of gallery pictures.")
     query_codes, gallery_codes = label_codes(queries.labels, gallery.labels)
     depth = max(k, largest_class(gallery_codes))
-    neighbours, _ = nearest(queries.vectors, gallery.vectors, depth)
+    neighbours = _without_own(functools.partial(_nearest_rows, queries.vectors, gallery.vectors), own, depth)
     labels = gallery_codes[neighbours]
     return Ranking(
         neighbours=neighbours[:, :k].copy(),  # a view would keep all the ranks that MAP@R looks at
         precision_at_k=precision_at_k(labels[:, :k], query_codes),
         recall_at_1=recall_at_k(labels, query_codes, 1),
-        map_at_r=map_at_r(labels, query_codes, gallery_codes),
+        map_at_r=map_at_r(labels, query_codes, gallery_codes, (own >= 0).astype(np.int64)),
     )
+
+
+def _nearest_rows(queries: Vectors, gallery: Vectors, k: int) -> Rows:
+    return nearest(queries, gallery, k)[0]
+
+
+def _own_rows(queries: EmbeddedSplit, gallery: EmbeddedSplit) -> Rows:
+    """Return the row of the gallery that is the query itself, by its path, int64 ``[q]``; -1 where it is in no row."""
+    rows = {sample.path: row for row, sample in enumerate(gallery.samples)}
+    return np.array([rows.get(sample.path, -1) for sample in queries.samples], dtype=np.int64)
+
+
+def _without_own(search: Callable[[int], Rows], own: Rows, k: int) -> Rows:
+    """Return the k nearest, int64 ``[q, k]``, without the row ``own`` of each query."""
+    if not (own >= 0).any():
+        return search(k)
+    found = search(k + 1)
+    keep = found != own[:, None]
+    keep[keep.all(axis=1), -1] = False
+    return found[keep].reshape(len(found), found.shape[1] - 1)
+
+
+def _possible(queries: Rows, gallery: Rows, k: int, own: Rows) -> float:
+    """Return the largest precision@k, of queries that are gallery pictures and of others."""
+    parts = [(queries[mask], leave_out) for mask, leave_out in ((own < 0, False), (own >= 0, True)) if mask.any()]
+    shares = [possible_precision(part, gallery, k, leave_out_self=leave_out) for part, leave_out in parts]
+    return float(np.average(shares, weights=[len(part) for part, _ in parts]))
 
 
 def evaluate(
@@ -111,7 +156,8 @@ def evaluate(
     say("exact search")
     exact = rank_split(queries, gallery, k)
     say("building and searching the HNSW graph")
-    found = _through_graph(queries.vectors, gallery.vectors, k)
+    own = _own_rows(queries, gallery)
+    found = _without_own(functools.partial(_through_graph, queries.vectors, gallery.vectors), own, k)
     query_codes, gallery_codes = label_codes(queries.labels, gallery.labels)
     return Evaluation(
         k=k,
@@ -125,6 +171,7 @@ def evaluate(
         hnsw_recall_at_k=neighbour_overlap(found, exact.neighbours),
         difference=None if reference is None else compare_splits(reference, (queries, gallery)),
         neighbours=exact.neighbours,
+        possible=_possible(query_codes, gallery_codes, k, own),
     )
 
 
@@ -143,9 +190,5 @@ def _through_graph(queries: Vectors, gallery: Vectors, k: int) -> npt.NDArray[np
     builder = GraphBuilder(dim, len(gallery))
     builder.add(np.arange(len(gallery)), gallery)
     with tempfile.TemporaryDirectory(prefix="deeprank-") as folder:
-        row = builder.save(Path(folder), covers=0)
-        file = open_graph(Path(folder), row, dim)
-        found = file.load().search(queries, k)
-        if found is None:  # nodes that no link leads to; an index scans then
-            return nearest(queries, gallery, k)[0]
-        return file.ids[found[0]]
+        row = builder.save(Path(folder), covers=len(gallery) - 1)
+        return gallery_of(open_graph(Path(folder), row, dim)).search_graph(queries, k)[0]

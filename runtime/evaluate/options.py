@@ -16,13 +16,16 @@ __all__ = [
     "DemoKOption",
     "DemoOption",
     "FilesArgument",
+    "GalleryOption",
     "JsonOption",
     "KOption",
     "ModelOption",
     "ModelsOption",
     "OutOption",
+    "QueriesOption",
     "ReferenceOption",
     "SaveOption",
+    "SplitOption",
     "TripletsOption",
 ]
 
@@ -46,6 +49,16 @@ class Asked:
     device: Device
     threads: int | None
     max_pixels: int
+    split: str | None = None
+    labels: str | None = None
+    queries: str | None = None
+    gallery: str | None = None
+    yes: bool = False
+
+    @property
+    def names_pictures(self) -> bool:
+        """Whether labelled pictures are named."""
+        return self.data is not None or self.queries is not None
 
 
 FilesArgument = Annotated[
@@ -62,7 +75,26 @@ ModelOption = Annotated[
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="Folder of class folders, Tiny ImageNet folder or zip, CSV, or the word digits."),
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="Folder or zip of class folders, or of train, val and test folders with class folders in them; CSV of "
+        "path,label[,split]; or the word digits.",
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option("--split", metavar="val|test", help="The split of DATA whose pictures are the queries. Default: val."),
+]
+QueriesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--queries", metavar="DATA", help="In the place of --data: a data set, all of whose pictures are the queries,"
+    ),
+]
+GalleryOption = Annotated[
+    str | None,
+    typer.Option("--gallery", metavar="DATA", help="and another one, all of whose pictures are the gallery."),
 ]
 ReferenceOption = Annotated[
     Path | None,

@@ -16,6 +16,8 @@ __all__ = ["comparison_lines", "evaluation_lines", "triplet_lines"]
 _WIDTH = 34
 # What a model does not have, or what means nothing for it.
 _NONE = "–"
+# Shown with four digits, it is 1.
+_ALL = 0.99995
 
 
 def evaluation_lines(result: Evaluation) -> list[str]:
@@ -31,7 +33,8 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     if result.reference is not None:
         rows.insert(0, (f"precision@{k}, PyTorch reference", result.reference))
     lines = [f"{result.queries:,} queries, {result.gallery:,} gallery pictures"]
-    lines += [_line(name, f"{value:.4f}") for name, value in rows]
+    possible = f" of at most {result.possible:.4f}" if result.possible < _ALL else ""
+    lines += [_line(name, f"{value:.4f}{possible * name.startswith('precision')}") for name, value in rows]
     if result.difference is not None:
         lines.append(_line("largest difference from PyTorch", f"{result.difference.max_abs_difference:.1e}"))
         lines.append(_line("smallest cosine with PyTorch", f"{result.difference.min_cosine:.7f}"))
@@ -55,6 +58,8 @@ def _line(name: str, value: str) -> str:
 def comparison_lines(comparison: Comparison) -> list[str]:
     """Return several models as a Markdown table."""
     k = comparison.k
+    possible = min((model.evaluation.possible for model in comparison.models), default=1.0)
+    at_most = f" At most {possible:.4f} is possible as precision@{k}." if possible < _ALL else ""
     header = (
         *("model", "precision", "MB", "dim", "picture", f"precision@{k}", "HNSW", "recall@1", "MAP@R", "change"),
         *("mean cosine", "min cosine", f"overlap@{k}", "ms", "pictures/s", "ratio"),
@@ -62,7 +67,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     rows = [(*_what(model), *_ranking(model), *_from_first(model), *_speed(model)) for model in comparison.models]
     return [
         f"{comparison.queries:,} queries, {comparison.gallery:,} gallery pictures. Change, cosines and overlap are "
-        "against the first row; speed is the network's alone: one picture (ms), batches of 32 (pictures/s).",
+        "against the first row; speed is the network's alone: one picture (ms), batches of 32 (pictures/s)." + at_most,
         "",
         *markdown_table(header, rows, right_aligned=range(2, len(header))),
     ]

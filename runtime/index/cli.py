@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from ..cli import (
     note,
     progress_in_stages,
 )
-from ..console import emit_paths
+from ..console import emit_paths, next_step
 from ..devices import Device
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
@@ -34,7 +35,9 @@ from ..memory import return_large_blocks
 from ..nearduplicate import NEAR_DUPLICATE
 from ..text import display_path
 from . import presentation
+from .folders import presentation as sync_presentation
 from .folders.rootfilters import RootFilters
+from .folders.rootlabels import parse_labels
 
 IndexOption = Annotated[
     Path,
@@ -49,6 +52,7 @@ app = application(
         "sync": [
             "deeprank-index sync photos",
             "deeprank-index sync photos holidays --index my.index --model cats.onnx",
+            "deeprank-index sync photos --labels leaf",
             "deeprank-index sync photos --exclude raw --exclude '*.gif' --dry-run",
             "deeprank-index sync --root /media/old/photos=/photos",
             "deeprank-index sync --reembed --model better.onnx",
@@ -136,6 +140,16 @@ def sync_command(
         list[str] | None,
         typer.Option("--exclude", metavar="GLOB", help="No pictures and no folders that match: raw, 'tmp/*', '*.gif'."),
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="top|leaf|path|none|FILE.csv",
+            help="Where labels come from: the top folder (below train, val, test if these are there), the innermost, "
+            "all folders joined by /, nowhere, or a table with the columns path and label. It is remembered; what is "
+            "in the index is relabelled without being embedded again.",
+        ),
+    ] = None,
     no_filters: Annotated[
         bool,
         typer.Option("--no-filters", help="Forget the --include and --exclude of earlier syncs, which are used else."),
@@ -169,12 +183,16 @@ def sync_command(
     """Make the index hold what the folders hold: add, update, move and remove pictures.
 
     Interrupted at any moment, the next sync continues. In a GLOB, * stands for a part of a name and ** for any number
-    of folders; one without / matches names at any depth. The filters of a folder are remembered.
+    of folders; one without / matches names at any depth. The filters of a folder are remembered, and so is where its
+    labels come from. Folders that file servers and photo programs keep (@eaDir, __MACOSX) are left out unless --include
+    names them; hidden ones always are.
     """
     if reembed and folders:
         raise typer.BadParameter("--reembed embeds every folder of the index; name none.", param_hint="DIR")
-    if reembed and (include or exclude or no_filters or root or keep_missing or allow_mass_removal or dry_run):
-        raise typer.BadParameter("--reembed goes with --model alone; it keeps folders and filters as they are.")
+    if reembed and (
+        include or exclude or labels or no_filters or root or keep_missing or allow_mass_removal or dry_run
+    ):
+        raise typer.BadParameter("--reembed goes with --model alone; it keeps folders, filters and labels as they are.")
     if not reembed and not folders and not root:
         raise typer.BadParameter("name at least one folder of pictures.", param_hint="DIR")
     if no_filters and (include or exclude):
@@ -183,12 +201,13 @@ def sync_command(
     follow: dict[str, Any] = {
         "roots": folders or [],
         "filters": filters if filters or no_filters else None,
+        "labels": parse_labels(labels) if labels is not None else None,
         "moved_roots": root or [],
         "keep_missing": keep_missing,
         "allow_mass_removal": allow_mass_removal,
     }
     if dry_run:
-        _show_dry_run(index, model, follow, as_json=as_json, strict=strict)
+        _show_dry_run(index, model, {**follow, "max_pixels": max_pixels}, as_json=as_json, strict=strict)
         return
     options: dict[str, Any] = {"device": cast(Device, device), "threads": threads, "max_pixels": max_pixels}
     if reembed:
@@ -204,14 +223,30 @@ def sync_command(
     except KeyboardInterrupt as interrupt:
         kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
         fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
-    for remark in presentation.sync_remarks(report):
+    for remark in sync_presentation.sync_remarks(report):
         note(remark)
     if as_json:
-        emit_json(presentation.sync_document(index, report))
+        emit_json(sync_presentation.sync_document(index, report))
     else:
-        print(presentation.sync_line(index, report))
+        print(sync_presentation.sync_line(index, report))
+        note(sync_presentation.sync_time(report))
+        if report.example is not None:
+            next_step("deeprank-query", _short(report.example), *_index_option(index))
     if strict and report.skipped:
         raise typer.Exit(1)
+
+
+def _short(path: str) -> str:
+    """Return a path as it can be typed here."""
+    here = os.path.relpath(path)
+    shown = path if here.startswith("..") else here
+    return f"./{shown}" if shown.startswith("-") else shown
+
+
+def _index_option(index: Path) -> list[str]:
+    # Where it is named by the environment, it is so for the next command, too.
+    default = os.environ.get("DEEPRANK_INDEX") or str(DEFAULT_INDEX)
+    return [] if str(index) == default else ["--index", str(index)]
 
 
 class _Terminated(KeyboardInterrupt):
@@ -237,13 +272,13 @@ def _show_dry_run(index: Path, model: Path | None, follow: dict[str, Any], *, as
     from .folders.dryrun import dry_run
 
     with progress_in_stages() as start:
-        found = dry_run(index, model=model, progress=start, **follow)
-    for remark in presentation.sync_remarks(found):
+        found = dry_run(index, model=model, progress=start, say=note, **follow)
+    for remark in sync_presentation.sync_remarks(found):
         note(remark)
     if as_json:
-        emit_json(presentation.dry_run_document(index, found))
+        emit_json(sync_presentation.dry_run_document(index, found))
     else:
-        for line in presentation.dry_run_lines(index, found):
+        for line in sync_presentation.dry_run_lines(index, found):
             print(line)
     if strict and found.skipped:
         raise typer.Exit(1)
@@ -292,7 +327,10 @@ def verify_command(
 def remove_command(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH|GLOB]...", help="Files, folders, or patterns in quotes: 'photos/2019/*'."),
+        typer.Argument(
+            metavar="[PATH|GLOB]...",
+            help="Files, folders, or patterns in quotes, as --path of deeprank-query takes them: 'photos/2019/*'.",
+        ),
     ] = None,
     index: IndexOption = DEFAULT_INDEX,
     label: Annotated[list[str] | None, typer.Option("--label", help="Every picture with this label.")] = None,
@@ -304,7 +342,8 @@ def remove_command(
 ) -> None:
     """Take pictures out of the index; their files stay, and a sync of the folder brings them back.
 
-    Of uploads, the files are deleted, too.
+    A path begins at the current folder or at a synced one. A pattern matches what deeprank-query --path shows for it:
+    * is a part of a name, ** any number of folders. Of uploads, the files are deleted, too.
     """
     from .care.remove import plan_removal, remove
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,10 @@ LOCK = "write.lock"
 UPLOADS = "uploads"
 
 
+# Faults of what is written, not of what is read.
+_OF_THE_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
 def is_index(folder: Path) -> bool:
     """Tell whether ``folder`` holds an index (its database, that is; the rest can be made again)."""
     # Not Path.exists: a folder above that may not be entered is no reason to raise.
@@ -45,7 +50,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = os.fsdecode(error.filename) if error.filename else ""
+        # Of two names, as a copy or a link has, the first is that of the source, which is there and whole.
+        file = error.filename2 if error.errno in _OF_THE_TARGET and error.filename2 else error.filename
+        name = os.fsdecode(file) if file else ""
         where = f", at {display_path(name)}" if name else ""
         raise IndexStateError(
             f"{display_path(folder)} cannot be written ({error.strerror or error}{where}); check its permissions and "

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import formats
 from ..errors import ModelFileError
+from ..labels import is_split_layout
 from ..modelfile import ModelInfo, open_model
 from .care.leftovers import bytes_in
 from .database.store import Store
 from .files import DATABASE, GRAPH, MODEL, UPLOADS
 from .folders.rootfilters import RootFilters
+from .folders.rootlabels import RootLabels
 from .graph.file import GraphUnusableError, open_graph
 
 __all__ = ["IndexInfo", "index_info"]
@@ -31,12 +33,15 @@ class IndexInfo:
         roots: the synced folders, and that of the uploads if there are any, and the number of pictures in each.
         uploads: which of the roots is that of the uploads.
         filters: of the synced folders; one that has none is not there.
+        labelling: where the labels of the synced folders come from; one that has those of its top folders is not there.
+        splits: synced folders whose labels are the names of splits, which --labels would read otherwise.
+        outdated: number of pictures whose vectors are by older decoding rules.
         labels: the labels and the number of pictures with each.
         unlabelled: number of pictures directly in a synced folder.
         dim: length of a vector.
         model_sha256: of the model that the vectors were made with.
         model: what its file says of itself; None where it cannot be read, for the reason in ``model_problem``.
-        graph: size, covered and removed items and parameters; None: searches scan, for the reason in
+        graph: size, items, their different vectors, removed ones and parameters; None: searches scan, for the reason in
             ``graph_problem``.
         sizes: bytes of each file, and of the uploads together.
         schema: the number of the layout that its database has.
@@ -48,6 +53,9 @@ class IndexInfo:
     roots: Mapping[str, int]
     uploads: str | None
     filters: Mapping[str, RootFilters]
+    labelling: Mapping[str, RootLabels]
+    splits: tuple[str, ...]
+    outdated: int
     labels: Mapping[str, int]
     unlabelled: int
     dim: int
@@ -73,10 +81,17 @@ def index_info(index: str | Path) -> IndexInfo:
         roots, filters, schema = store.roots(), store.filters(), store.schema()
         uploads = store.uploads_root()
         labels: Counter[str | None] = Counter()
+        labelling = store.labelling()
         in_root: Counter[int] = Counter()
+        tops: defaultdict[int, set[bytes]] = defaultdict(set)
+        outdated = 0
         for item in store.all_items():
             labels[item.label] += 1
             in_root[item.root] += 1
+            outdated += item.decoding < formats.DECODING_VERSION
+            top, below, _ = item.path.partition(b"/")
+            if below:
+                tops[item.root].add(top)
         graph, graph_problem = _graph(store, meta.dim)
     model, model_problem = _model(folder, meta.model_sha256)
     unlabelled = labels.pop(None, 0)
@@ -86,6 +101,13 @@ def index_info(index: str | Path) -> IndexInfo:
         roots={os.fsdecode(path): in_root[root] for root, path in roots.items()},
         uploads=None if uploads is None else os.fsdecode(roots[uploads]),
         filters={os.fsdecode(roots[root]): found for root, found in filters.items() if root in roots},
+        labelling={os.fsdecode(roots[root]): found for root, found in labelling.items() if root in roots},
+        splits=tuple(
+            os.fsdecode(path)
+            for root, path in roots.items()
+            if labelling.get(root, RootLabels()) == RootLabels() and is_split_layout(map(os.fsdecode, tops[root]))
+        ),
+        outdated=outdated,
         labels={label: count for label, count in sorted(labels.items(), key=_name) if label is not None},
         unlabelled=unlabelled,
         dim=meta.dim,
@@ -116,9 +138,8 @@ def _graph(store: Store, dim: int) -> tuple[Mapping[str, Any] | None, str | None
         file = open_graph(store.folder, row, dim)
     except GraphUnusableError as error:
         return None, str(error)
-    live = int(file.live.sum())
-    parameters: dict[str, Any] = json.loads(row.parameters)
-    return {"items": live, "removed": len(file.ids) - live, "bytes": row.size, **parameters}, None
+    counts = {"items": file.nodes.items, "vectors": file.nodes.count, "removed": file.dead}
+    return {**counts, "bytes": row.size, **file.parameters}, None
 
 
 def _model(folder: Path, expected: str) -> tuple[ModelInfo | None, str | None]:

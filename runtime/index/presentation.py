@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from .care.compact import CompactReport
     from .care.remove import Removal
     from .care.verify import VerifyReport
-    from .folders.dryrun import DryRun
-    from .folders.sync import SyncReport
     from .info import IndexInfo
     from .search.dedupe import DedupeReport, IndexedFile, Spared
     from .transfer.copying import CopyReport
@@ -31,8 +28,6 @@ __all__ = [
     "copy_line",
     "dedupe_document",
     "dedupe_lines",
-    "dry_run_document",
-    "dry_run_lines",
     "export_document",
     "export_line",
     "import_document",
@@ -43,9 +38,6 @@ __all__ = [
     "removal_lines",
     "removal_question",
     "spared_remarks",
-    "sync_document",
-    "sync_line",
-    "sync_remarks",
     "verify_document",
     "verify_lines",
 ]
@@ -58,118 +50,6 @@ MOST_LINES = 20
 def pictures(count: int) -> str:
     """Return the number of pictures in words."""
     return f"{count:,} picture{'' if count == 1 else 's'}"
-
-
-# What the sentence about a skipped file says after its name, and the word for that in the summary.
-_REASONS = (
-    ("is damaged", "damaged"),
-    ("is a damaged", "damaged"),
-    ("is not a picture", "no pictures"),
-    ("has ", "too large"),
-    ("cannot be read", "unreadable"),
-    ("the folder cannot be read", "unreadable"),
-    ("it cannot be looked at", "unreadable"),
-)
-
-
-def sync_remarks(report: SyncReport | DryRun) -> list[str]:
-    """Say what was left out of the index, and why."""
-    lines = [f"skipped {display_path(path)}: {reason}" for path, reason in report.skipped[:MOST_LINES]]
-    if len(report.skipped) > MOST_LINES:
-        lines.append(f"skipped {len(report.skipped) - MOST_LINES:,} others (--json lists them all)")
-    if report.unknown_extensions:
-        kinds = ", ".join(f"{count:,} {printable(kind) or 'without one'}" for kind, count in _most_common(report))
-        lines.append(f"left alone, by extension: {kinds}")
-    return [*lines, *report.remarks]
-
-
-def sync_line(index: Path, report: SyncReport) -> str:
-    """Return the summary of a sync."""
-    kept = f"{report.kept:,} kept, " if report.kept else ""
-    return (
-        f"{report.added:,} added, {report.updated:,} updated, {report.moved:,} moved, {report.removed:,} removed, "
-        f"{kept}{report.unchanged:,} unchanged, {_left_and_skipped(report)}: "
-        f"{display_path(index)} holds {pictures(report.items)}"
-    )
-
-
-def _left_and_skipped(report: SyncReport | DryRun) -> str:
-    reasons = Counter(_kind(path, reason) for path, reason in report.skipped)
-    by_reason = ", ".join(f"{count:,} {kind}" for kind, count in reasons.most_common())
-    skipped = f"{len(report.skipped):,} skipped{f' ({by_reason})' if by_reason else ''}"
-    folders = f"{report.left_out_folders:,} folder{'' if report.left_out_folders == 1 else 's'}"
-    left_out = [pictures(report.left_out)] if report.left_out else []
-    left_out += [folders] if report.left_out_folders else []
-    return f"{' and '.join(left_out)} left out, {skipped}" if left_out else skipped
-
-
-def _kind(path: str, reason: str) -> str:
-    sentence = reason.removeprefix(display_path(path)).strip()
-    return next((kind for begin, kind in _REASONS if sentence.startswith(begin)), "of other kinds")
-
-
-def dry_run_lines(index: Path, found: DryRun) -> Iterator[str]:
-    """Name what a sync would do, the first of each kind, and sum it up."""
-    for verb, paths in (("add", found.added), ("update", found.updated)):
-        yield from _first_of(f"would {verb}", [display_path(path) for path in paths])
-    yield from _first_of("would move", [f"{display_path(old)} to {display_path(new)}" for old, new in found.moved])
-    yield from _first_of("would remove", [display_path(path) for path in found.removed])
-    yield from _first_of("would keep", [display_path(path) for path in found.kept])
-    kept = f"{len(found.kept):,} kept, " if found.kept else ""
-    yield (
-        f"{len(found.added):,} would be added, {len(found.updated):,} updated, {len(found.moved):,} moved, "
-        f"{len(found.removed):,} removed, {kept}{found.unchanged:,} unchanged, {_left_and_skipped(found)}: "
-        f"{display_path(index)} would hold {pictures(found.items)}"
-    )
-
-
-def _first_of(verb: str, names: Sequence[str]) -> Iterator[str]:
-    yield from (f"{verb} {name}" for name in names[:MOST_LINES])
-    if len(names) > MOST_LINES:
-        yield f"{verb} {len(names) - MOST_LINES:,} others (--json lists them all)"
-
-
-def dry_run_document(index: Path, found: DryRun) -> dict[str, Any]:
-    """Return what a sync would do, for ``--json``."""
-    return {
-        "schema": SCHEMA,
-        "index": os.fsdecode(index),
-        "dry_run": True,
-        "items": found.items,
-        "added": list(found.added),
-        "updated": list(found.updated),
-        "moved": [{"from": old, "to": new} for old, new in found.moved],
-        "removed": list(found.removed),
-        "kept": list(found.kept),
-        "unchanged": found.unchanged,
-        **_outside(found),
-    }
-
-
-def _outside(report: SyncReport | DryRun) -> dict[str, Any]:
-    return {
-        "left_out": {"pictures": report.left_out, "folders": report.left_out_folders},
-        "skipped": [{"path": path, "reason": reason} for path, reason in report.skipped],
-        "unknown_extensions": dict(report.unknown_extensions),
-        "remarks": list(report.remarks),
-    }
-
-
-def sync_document(index: Path, report: SyncReport) -> dict[str, Any]:
-    """Return what a sync did, for ``--json``."""
-    return {
-        "schema": SCHEMA,
-        "index": os.fsdecode(index),
-        "dry_run": False,
-        "items": report.items,
-        "added": report.added,
-        "updated": report.updated,
-        "moved": report.moved,
-        "removed": report.removed,
-        "kept": report.kept,
-        "unchanged": report.unchanged,
-        **_outside(report),
-    }
 
 
 def info_document(info: IndexInfo) -> dict[str, Any]:
@@ -185,8 +65,13 @@ def info_document(info: IndexInfo) -> dict[str, Any]:
             {"path": path, "include": list(filters.include), "exclude": list(filters.exclude)}
             for path, filters in info.filters.items()
         ],
+        "labelling": [
+            {"path": path, "rule": labels.rule, "splits": labels.splits, "table": labels.table or None}
+            for path, labels in info.labelling.items()
+        ],
         "labels": dict(info.labels),
         "unlabelled": info.unlabelled,
+        "outdated": info.outdated,
         "dim": info.dim,
         "model": {
             "sha256": info.model_sha256,
@@ -210,12 +95,23 @@ def info_lines(info: IndexInfo) -> list[str]:
         f"pictures   {info.items:,}",
     ]
     lines += [
-        f"{'uploads' if path == info.uploads else 'folder':10} {display_path(path)}: {count:,}{_filters(info, path)}"
+        f"{'uploads' if path == info.uploads else 'folder':10} {display_path(path)}: {count:,}{_asked(info, path)}"
         for path, count in info.roots.items()
     ]
     shown = list(info.labels.items())[:MOST_LINES]
     more = f" and {len(info.labels) - len(shown):,} others" if len(info.labels) > len(shown) else ""
     lines.append(f"labels     {', '.join(f'{printable(label)} ({count:,})' for label, count in shown) or 'none'}{more}")
+    lines += [
+        f"hint       the labels of {display_path(path)} are the names of its splits; for those below them, "
+        f"without embedding anything again: deeprank-index sync {display_path(path)} --labels top "
+        f"--index {display_path(info.path)}"
+        for path in info.splits
+    ]
+    if info.outdated:
+        lines.append(
+            f"pending    {pictures(info.outdated)} read by older decoding rules; the next sync looks at them, and "
+            "embeds again those that are decoded otherwise now"
+        )
     return [*lines, _model_line(info), _graph_line(info)]
 
 
@@ -404,8 +300,13 @@ def removal_question(index: Path, removal: Removal) -> str:
     return f"Take {pictures(len(removal.ids))} out of {display_path(index)}{uploads}?"
 
 
-def _filters(info: IndexInfo, root: str) -> str:
-    return f" ({info.filters[root]})" if root in info.filters else ""
+def _asked(info: IndexInfo, root: str) -> str:
+    """Return the options that are remembered of a folder."""
+    options = [str(info.filters[root])] if root in info.filters else []
+    if root in info.labelling:
+        splits = ", below its splits" if info.labelling[root].splits else ""
+        options.append(f"{info.labelling[root]}{splits}")
+    return f" ({'; '.join(options)})" if options else ""
 
 
 def _megabytes(size: int) -> str:
@@ -423,10 +324,6 @@ def _file_document(file: IndexedFile) -> dict[str, Any]:
     }
 
 
-def _most_common(report: SyncReport | DryRun) -> list[tuple[str, int]]:
-    return sorted(report.unknown_extensions.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST_LINES]
-
-
 def _model_line(info: IndexInfo) -> str:
     if info.model is None:
         return f"model      cannot be used: {info.model_problem}"
@@ -440,7 +337,9 @@ def _model_line(info: IndexInfo) -> str:
 def _graph_line(info: IndexInfo) -> str:
     if info.graph is None:
         return f"graph      {info.graph_problem}; searches scan, which gives the exact result"
-    line = f"graph      {info.graph['items']:,} vectors, {info.graph['removed']:,} removed ones"
+    items, vectors = info.graph["items"], info.graph["vectors"]
+    shared = f" of {items:,} pictures" if items > vectors else ""
+    line = f"graph      {vectors:,} vectors{shared}, {info.graph['removed']:,} removed ones"
     measured = info.graph.get("measured")
     if measured is None:
         return line

@@ -11,6 +11,7 @@ from typing import Any
 from ...runtime.errors import TrainingError
 from ...runtime.text import printable
 from ..config import config_from_dict
+from ..figures import precision_text
 from ..recipefile import RECIPES, load_config
 from .analysis import ClassFigures, Confusion
 from .sheets import WorstQuery
@@ -27,7 +28,8 @@ class Page:
 
     ``title``: the name of the run. ``figures``: the final row of ``metrics.jsonl``. ``description``: ``config.json``.
     ``changed``: option, value, and value in ``recipe``. ``classes``: worst first. ``curves``, ``map``: PNG.
-    ``mapped``: points on the map. ``missing``: sentences about what could not be made.
+    ``mapped``: points on the map. ``warnings``: sentences about the figures. ``missing``: sentences about
+    what could not be made.
     """
 
     title: str
@@ -41,6 +43,7 @@ class Page:
     curves: bytes | None
     map: bytes | None
     mapped: int
+    warnings: Sequence[str]
     missing: Sequence[str]
 
 
@@ -82,7 +85,7 @@ def render(page: Page) -> bytes:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_safe, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"figure": _figure, "share": _share, "option": _option, "uri": _uri}
+    environment.filters |= {"figure": _figure, "precision": _precision, "share": _share, "option": _option, "uri": _uri}
     shown = {name: getattr(page, name) for name in Page.__dataclass_fields__}
     return environment.from_string(template).render(shown, most_classes=_MOST_CLASSES).encode("utf-8")
 
@@ -94,6 +97,11 @@ def _safe(value: Any) -> Any:
 def _figure(value: float | None) -> str:
     """Show a headline figure as the command prints it; NaN is stored as None."""
     return "–" if value is None else f"{value:.4f}"
+
+
+def _precision(row: Mapping[str, Any]) -> str:
+    """Show precision@k as the command prints it, beside what was possible."""
+    return "–" if row["precision_at_k"] is None else precision_text(row)
 
 
 def _share(value: float | None) -> str:

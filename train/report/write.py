@@ -17,6 +17,7 @@ from ...runtime.text import display_path, printable
 from ..data import TrainingData
 from ..figures import Ranking
 from ..files import write_atomically
+from ..final import below_start
 from ..monitor import Monitor
 from ..runfolder import RunFolder
 from .analysis import ClassFigures, Confusion, Evaluated, class_figures, confusions, evaluated, worst_queries
@@ -139,6 +140,7 @@ def _page(
         curves=curves,
         map=picture,
         mapped=mapped,
+        warnings=[warning] if (warning := below_start(figures)) is not None else [],
         missing=parts.missing,
     )
 

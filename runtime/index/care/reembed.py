@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from ...devices import Device
@@ -52,6 +54,7 @@ def reembed(
         IndexLockedError, IndexDamagedError, ModelFileError, DeviceError: as for :func:`~..folders.sync.sync`.
 
     """
+    start = time.monotonic()
     folder = Path(os.path.realpath(index))
     finish_exchange(folder)
     chosen = find_model(model if model is not None else LOCAL_MODEL)
@@ -64,7 +67,7 @@ def reembed(
     with locked(folder):
         with Store.open(folder) as store:
             # What a sync would refuse is refused before hours of work.
-            plans = [plan.afresh() for plan in plan_sync(store, folder, roots)]
+            plans = [plan.afresh() for plan in plan_sync(store, folder, roots) if plan.uploads is None]
             # First, so that what stops it is met before hours of work.
             plans = [*plan_uploads(store), *plans]
         shutil.rmtree(fresh, ignore_errors=True)
@@ -74,7 +77,7 @@ def reembed(
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)  # on a full disk it would be in the way
             raise
-    return report
+    return replace(report, seconds=time.monotonic() - start)
 
 
 def _swap_in(fresh: Path, folder: Path) -> None:

@@ -20,7 +20,16 @@ from ...images import DEFAULT_MAX_PIXELS
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
 from ..database.records import GraphRow, Item, Meta
-from ..database.rescue import Row, listed_paths, put_in_place, read_rows, rebuild, sound_filters, sound_roots
+from ..database.rescue import (
+    Row,
+    listed_paths,
+    put_in_place,
+    read_rows,
+    rebuild,
+    sound_filters,
+    sound_labelling,
+    sound_roots,
+)
 from ..database.schema import connect
 from ..database.store import Store
 from ..database.writer import locked, open_writer
@@ -31,7 +40,6 @@ from ..graph.update import update_graph
 from ..transfer.matching import find_matching_model
 from ..uploads.files import problem_of, upload_items, uploads_of
 from ..uploads.plans import plan_lost_uploads
-from .leftovers import put_log_away
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -72,6 +80,7 @@ class _Findings:
 
     database: list[str] = field(default_factory=list)
     filters: list[str] = field(default_factory=list)
+    labelling: list[str] = field(default_factory=list)
     graph: list[str] = field(default_factory=list)
     model: list[str] = field(default_factory=list)
     uploaded: list[Item] = field(default_factory=list)
@@ -107,7 +116,6 @@ def verify(index: str | Path, *, repair: bool = False, progress: StartProgress =
     """
     folder = Path(index)
     found = _found(folder)
-    put_log_away(folder)
     if repair and found.all:
         with locked(folder), disk_errors(folder):
             found = _found(folder)  # again, now that nobody else can change it
@@ -203,7 +211,8 @@ def _check(store: Store, graph: _OpenGraph) -> _Findings:
     found = _Findings(database=_integrity(store.connection))
     roots, problems = sound_roots(store.connection)
     found.filters += sound_filters(store.connection)[1]
-    found.database += [*problems, *found.filters]
+    found.labelling += sound_labelling(store.connection)[1]
+    found.database += [*problems, *found.filters, *found.labelling]
     meta = _meta(store)
     if meta is None:
         found.database.append("the row that describes the index is damaged")
@@ -308,7 +317,7 @@ def _check_graph(graph: _OpenGraph, ids: set[int], found: _Findings) -> None:
 
 def _holds(file: GraphFile, covers: int, ids: set[int]) -> bool:
     covered = np.array(sorted(item for item in ids if item <= covers), dtype=np.int64)
-    return np.array_equal(np.sort(file.ids[file.live]), covered)
+    return np.array_equal(file.nodes.item_ids(), covered)
 
 
 def _check_model(store: Store, meta: Meta, found: _Findings) -> None:
@@ -340,6 +349,8 @@ def _repair(folder: Path, found: _Findings, progress: StartProgress) -> list[str
         done += _take_in_uploads(folder, progress)
     if found.filters:
         done.append("damaged filters were dropped; give --include and --exclude again with the next sync of the folder")
+    if found.labelling:
+        done.append("damaged sources of labels were dropped; labels stay, and --labels of the next sync says it again")
     if found.uploads:
         done.append(_drop_uploads(folder, found.uploads))
     if found.database or found.graph or found.uploads:

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-__all__ = ["GraphRow", "Item", "Meta", "checksum", "filters_checksum", "is_sound", "root_checksum"]
+__all__ = ["GraphRow", "Item", "Meta", "checksum", "is_sound", "root_checksum"]
 
 Value = int | str | bytes | None
 
@@ -27,19 +27,15 @@ def root_checksum(root: int, path: bytes) -> int:
     return checksum(root, path)
 
 
-def filters_checksum(root: int, include: str, exclude: str) -> int:
-    """Return the checksum of a row of ``filters``."""
-    return checksum(root, include, exclude)
-
-
 class Item(NamedTuple):
     """A picture of the index, without its vector; made by the hundred thousand, hence no dataclass.
 
     ``id`` names one vector for ever: a changed picture gets a new one, and none is used twice. So ids are the change
     numbers of the index, and what a graph covers is told by the last id in it.
 
-    ``path`` is relative to the root, in the bytes of the file system; ``label`` the top folder under the root, or what
-    was given with an upload.
+    ``path`` is relative to the root, in the bytes of the file system; ``label`` what the folders or the table of the
+    root say, or what was given with an upload; ``decoding`` the version of the decoding rules
+    (:data:`~...formats.DECODING_VERSION`) by which its vector is right.
     """
 
     id: int
@@ -49,6 +45,7 @@ class Item(NamedTuple):
     size: int
     mtime_ns: int
     sha256: bytes
+    decoding: int = 1
 
     def checksum(self, vector_crc32: int) -> int:
         """Return the checksum of the row, over everything but the vector, of which it includes the checksum."""
@@ -60,17 +57,27 @@ def is_sound(row: tuple[Any, ...]) -> bool:
     return tuple(map(type, row)) in _ROW_TYPES and _row_crc32(*row[:-1]) == row[-1]
 
 
-_ROW_TYPES = {(int, int, bytes, label, int, int, bytes, int, int) for label in (str, type(None))}
+_ROW_TYPES = {(int, int, bytes, label, int, int, bytes, int, int, int) for label in (str, type(None))}
 
 
 def _row_crc32(
-    item: int, root: int, path: bytes, label: str | None, size: int, mtime_ns: int, sha256: bytes, vector_crc32: int
+    item: int,
+    root: int,
+    path: bytes,
+    label: str | None,
+    size: int,
+    mtime_ns: int,
+    sha256: bytes,
+    decoding: int,
+    vector_crc32: int,
 ) -> int:
     # As checksum() in effect, at a third of its time: this one is computed for every item that is read.
     name = b"" if label is None else os.fsencode(label)
     lengths = len(path), -1 if label is None else len(name)
     numbers = b"%d %d %d %d %d %d %d;" % (item, root, size, mtime_ns, vector_crc32, *lengths)
-    return zlib.crc32(numbers + path + name + sha256)
+    # Rows of schemas without this number are of version 1: their checksums stay right when a database is migrated.
+    version = b"" if decoding == 1 else b"%d" % decoding
+    return zlib.crc32(numbers + path + name + sha256 + version)
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,24 @@ from ...files import replace_durably
 from ...text import display_path, printable
 from ..files import DATABASE
 from ..folders.rootfilters import RootFilters, read_filters
+from ..folders.rootlabels import RootLabels, read_labelling
 from .records import Item, Meta, is_sound, root_checksum
-from .schema import FIRST_WITH_FILTERS
-from .store import ITEM_COLUMNS, Store
+from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, item_columns
+from .store import Store
 from .writer import SIDE_FILES, create_database, open_writer
 
-__all__ = ["Row", "Unsound", "listed_paths", "put_in_place", "read_rows", "rebuild", "sound_filters", "sound_roots"]
+__all__ = [
+    "Row",
+    "Unsound",
+    "listed_paths",
+    "put_in_place",
+    "read_rows",
+    "rebuild",
+    "sound_filters",
+    "sound_labelling",
+    "sound_roots",
+]
 
-_ROWS_FROM = f"SELECT {ITEM_COLUMNS}, vector, vector_crc32, row_crc32 FROM items NOT INDEXED WHERE id >= ? ORDER BY id"
 _LARGEST_ID = 2**63 - 1
 _ROWS_OF_UNREADABLE = 1000
 # Squared length of a vector may differ from 1 by this much, the rounding of a float32 (or float16) network.
@@ -56,11 +66,12 @@ def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, byte
     Where SQLite cannot read on, it goes on with the next row that can be read.
     """
     first: int | None = 0
+    query = _query(connection)
     left = _most_rows(connection, dim)
     while first is not None:
         try:
             # One row at a time: of a chunk with an unreadable row, sqlite3 would return nothing.
-            for row in connection.execute(_ROWS_FROM, (first,)):
+            for row in connection.execute(query, (first,)):
                 left -= 1
                 if left < 0:
                     yield Unsound("the items go round in circles")
@@ -72,7 +83,15 @@ def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, byte
             return
         except (sqlite3.Error, OverflowError) as error:
             yield Unsound(f"the items from {first} on cannot be read ({printable(str(error))})")
-            first = _next_readable(connection, first)
+            first = _next_readable(connection, query, first)
+
+
+def _query(connection: sqlite3.Connection) -> str:
+    try:
+        columns = item_columns(connection)
+    except sqlite3.Error:  # nothing of it can be read
+        columns = "*"
+    return f"SELECT {columns}, vector, vector_crc32, row_crc32 FROM items NOT INDEXED WHERE id >= ? ORDER BY id"
 
 
 def _most_rows(connection: sqlite3.Connection, dim: int) -> int:
@@ -84,12 +103,12 @@ def _most_rows(connection: sqlite3.Connection, dim: int) -> int:
     return 2 * (int(pages) * int(size) // (4 * dim) + 1)
 
 
-def _next_readable(connection: sqlite3.Connection, first: int) -> int | None:
+def _next_readable(connection: sqlite3.Connection, query: str, first: int) -> int | None:
     """Return the smallest id above ``first`` from which on a row can be read, or the end; None: there is none."""
 
     def readable(item: int) -> bool:
         try:
-            connection.execute(f"{_ROWS_FROM} LIMIT 1", (item,)).fetchone()
+            connection.execute(f"{query} LIMIT 1", (item,)).fetchone()
         except (sqlite3.Error, OverflowError):
             return False
         return True
@@ -110,10 +129,10 @@ def _next_readable(connection: sqlite3.Connection, first: int) -> int | None:
 
 
 def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row | Unsound:
-    vector, vector_crc32, row_crc32 = row[7:]
-    if not is_sound((*row[:7], vector_crc32, row_crc32)):
+    *fields, vector, vector_crc32, row_crc32 = row
+    if not is_sound((*fields, vector_crc32, row_crc32)):
         return Unsound(f"item {row[0]} is damaged", row[0])
-    item = Item._make(row[:7])
+    item = Item._make(fields)
     if not isinstance(vector, bytes) or len(vector) != 4 * dim or zlib.crc32(vector) != vector_crc32:
         return Unsound(f"the vector of item {item.id} is damaged", item.id)
     numbers = np.frombuffer(vector, dtype="<f4")
@@ -157,6 +176,25 @@ def sound_filters(connection: sqlite3.Connection) -> tuple[dict[int, RootFilters
     return filters, problems
 
 
+def sound_labelling(connection: sqlite3.Connection) -> tuple[dict[int, RootLabels], list[str]]:
+    """Return how the labels of each folder are read, as far as that can be read, and what is wrong with the rest."""
+    labelling: dict[int, RootLabels] = {}
+    problems = []
+    try:
+        if connection.execute("PRAGMA user_version").fetchone()[0] < FIRST_WITH_LABELLING:
+            return {}, []
+        query = "SELECT root, rule, splits, label_file, checksum FROM labelling ORDER BY root"
+        for row in connection.execute(query):
+            found = read_labelling(row)
+            if found is not None:
+                labelling[row[0]] = found
+            else:
+                problems.append(f"the labels' source of folder {row[0]} is damaged: give --labels with its next sync")
+    except (sqlite3.Error, OverflowError) as error:
+        problems.append(f"the sources of labels cannot be read ({printable(str(error))})")
+    return labelling, problems
+
+
 def listed_paths(connection: sqlite3.Connection) -> Iterator[tuple[int, int, bytes]]:
     """Yield (id, root, path) from the database's own list of names, which may outlive the rows.
 
@@ -198,6 +236,9 @@ def _rebuilt(store: Store, meta: Meta, place: Path) -> int:
         for root, filters in sound_filters(store.connection)[0].items():
             if root in roots:
                 writer.set_filters(root, filters)
+        for root, labelling in sound_labelling(store.connection)[0].items():
+            if root in roots:
+                writer.set_labelling(root, labelling)
         seen: set[tuple[int, bytes]] = set()
         for row in read_rows(store.connection, meta.dim, roots):
             if isinstance(row, Row) and (row.item.root, row.item.path) not in seen:

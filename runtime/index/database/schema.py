@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
@@ -15,6 +15,7 @@ from ..files import DATABASE, finish_exchange, is_index
 
 __all__ = [
     "FIRST_WITH_FILTERS",
+    "FIRST_WITH_LABELLING",
     "SCHEMA",
     "TABLES",
     "check_schema",
@@ -22,11 +23,13 @@ __all__ = [
     "connect_to_read",
     "damaged",
     "guarded",
+    "item_columns",
     "migrate",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 FIRST_WITH_FILTERS = 2
+FIRST_WITH_LABELLING = 3
 
 TABLES = """
 CREATE TABLE meta (
@@ -59,9 +62,27 @@ CREATE TABLE filters (
 """
 TABLES += _FILTERS
 
+# Without it, rows have version 1.
+_DECODING = "ALTER TABLE items ADD COLUMN decoding INTEGER NOT NULL DEFAULT 1"
+
+# How the labels of a folder are read, where it is not by its top folders; and files that are not to be read again.
+_LABELLING = """
+CREATE TABLE labelling (
+    root INTEGER PRIMARY KEY, rule TEXT NOT NULL, splits INTEGER NOT NULL, label_file BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+);
+CREATE TABLE unread (
+    root INTEGER NOT NULL, path BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    kind TEXT NOT NULL, short TEXT NOT NULL, reason TEXT NOT NULL, decoders TEXT NOT NULL, checksum INTEGER NOT NULL,
+    PRIMARY KEY (root, path)
+) WITHOUT ROWID;
+"""
+TABLES += f"{_DECODING};\n{_LABELLING}"
+
 # From which schema, and what to run to reach the next one; each migration is one transaction.
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], object]] = {
-    1: lambda connection: connection.execute(_FILTERS),
+MIGRATIONS: Mapping[int, Sequence[str]] = {
+    1: [_FILTERS],
+    2: [_DECODING, *filter(str.strip, _LABELLING.split(";"))],
 }
 
 # A writer that commits, or closes, holds readers back for a moment only.
@@ -159,18 +180,33 @@ def _connect_somehow(database: Path) -> sqlite3.Connection:
         connection.close()
         if error.sqlite_errorcode & 0xFF not in _CANNOT_PREPARE:
             raise
-    left = any(_size(database.with_name(database.name + suffix)) for suffix in ("-wal", "-journal"))
+    log, journal, shared = (database.with_name(database.name + suffix) for suffix in ("-wal", "-journal", "-shm"))
+    left = _size(log) or _size(journal)
     if left and os.access(database.parent, os.W_OK) and os.access(database, os.W_OK):
         _roll_back(database)
         return connect(database, "ro")
     if os.access(database.parent, os.W_OK) or not os.access(database, os.R_OK):
         raise IndexStateError(f"{display_path(database)} cannot be opened; check its permissions.")
+    if left and not _size(journal) and not shared.exists():
+        return _connect_with_log(database)
     if left:
         raise IndexStateError(
             f"{display_path(database)} was left by a sync that was interrupted, in a folder that may not be written "
             "to from here; run 'deeprank-index verify' on it once as its owner."
         )
     return connect(database, "ro", immutable="1")
+
+
+def _connect_with_log(database: Path) -> sqlite3.Connection:
+    """Open read-only with a log that nobody writes to: every connection to one has the file of shared memory open.
+
+    SQLite would create that file. It does without where it need not lock anything, and then reads the log up to the
+    last transaction that is whole.
+    """
+    connection = connect(database, "ro", vfs="unix-none")
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA user_version").fetchone()
+    return connection
 
 
 def _roll_back(database: Path) -> None:
@@ -198,13 +234,21 @@ def check_schema(connection: sqlite3.Connection, database: Path) -> None:
         raise damaged(database, f"schema {found}: it is not the database of an index")
 
 
+def item_columns(connection: sqlite3.Connection) -> str:
+    """Return the columns of ``items`` that make an :class:`~.records.Item`, whatever the schema, for a SELECT."""
+    # Not by the number of the schema, which may be lost from a damaged database.
+    names = {row[1] for row in connection.execute("PRAGMA table_info(items)")}
+    return f"id, root, path, label, size, mtime_ns, sha256, {'decoding' if 'decoding' in names else '1'}"
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring an older database up to date, each step in one transaction."""
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     for version in range(found, SCHEMA) if found > 0 else ():
         connection.execute("BEGIN IMMEDIATE")
         try:
-            MIGRATIONS[version](connection)
+            for statement in MIGRATIONS[version]:
+                connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {version + 1}")
             connection.execute("COMMIT")
         except BaseException:

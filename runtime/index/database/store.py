@@ -16,13 +16,16 @@ import numpy.typing as npt
 
 from ...errors import IndexDamagedError
 from ..files import DATABASE, UPLOADS
+from .checkpoint import checkpoint
 from .records import GraphRow, Item, Meta, is_sound, root_checksum
-from .schema import FIRST_WITH_FILTERS, connect_to_read, damaged, guarded
+from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, connect_to_read, damaged, guarded, item_columns
 
 if TYPE_CHECKING:
     from ..folders.rootfilters import RootFilters
+    from ..folders.rootlabels import RootLabels
+    from ..folders.unread import Unread
 
-__all__ = ["ITEM_COLUMNS", "Ids", "Store", "Vectors"]
+__all__ = ["Ids", "Store", "Vectors"]
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -33,7 +36,6 @@ _PARAMETERS_AT_A_TIME = 900
 
 _META_TYPES: tuple[Any, ...] = (str, int, int, int, int, int)
 _GRAPH_TYPES: tuple[Any, ...] = (str, int, str, int, bytes)
-ITEM_COLUMNS = "id, root, path, label, size, mtime_ns, sha256"
 _UPLOADS = os.fsencode(UPLOADS)
 
 
@@ -62,8 +64,9 @@ class Store:
         return cls(connect_to_read(folder), folder)
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and leave it as one plain file if nobody else has it open."""
         self.connection.close()
+        checkpoint(Path(os.fsdecode(self._absolute)))
 
     def __enter__(self) -> Self:
         return self
@@ -141,6 +144,30 @@ class Store:
             filters[row[0]] = found
         return filters
 
+    def labelling(self) -> dict[int, RootLabels]:
+        """Return how the labels of the roots are read; a root that is not there has those of its top folders."""
+        if self.schema() < FIRST_WITH_LABELLING:
+            return {}
+        from ..folders.rootlabels import read_labelling  # which a query does without
+
+        labelling = {}
+        for row in self._rows("SELECT root, rule, splits, label_file, checksum FROM labelling ORDER BY root"):
+            found = read_labelling(row)
+            if found is None:
+                raise self.damage(f"the row that says how root {row[0]} is labelled")
+            labelling[row[0]] = found
+        return labelling
+
+    def unread(self, root: int) -> dict[bytes, Unread]:
+        """Return the files under a root that are not to be read again, by their paths."""
+        if self.schema() < FIRST_WITH_LABELLING:
+            return {}
+        from ..folders.unread import UNREAD_COLUMNS, read_unread
+
+        rows = self._rows(f"SELECT {UNREAD_COLUMNS} FROM unread WHERE root = ?", (root,))
+        # One that is damaged is no loss: the file is read again.
+        return {row[1]: found for row in rows if (found := read_unread(row)) is not None}
+
     def schema(self) -> int:
         """Return the number of the layout that the database has."""
         return int(self._one("PRAGMA user_version")[0])
@@ -203,7 +230,7 @@ class Store:
             some = [int(item) for item in ids[start : start + _PARAMETERS_AT_A_TIME]]
             marks = ", ".join("?" * len(some))
             for row in self._sound_rows(f"WHERE id IN ({marks})", some):
-                found[row[0]] = Item._make(row[:7])
+                found[row[0]] = Item._make(row[:-2])
         missing = set(map(int, ids)) - set(found)
         if missing:
             raise self.damage(f"item {min(missing)} is missing")
@@ -211,7 +238,7 @@ class Store:
 
     def all_items(self) -> Iterator[Item]:
         """Yield all items in the order of their ids; their number and sum are checked at the end."""
-        return (Item._make(row[:7]) for row in self._all_rows())
+        return (Item._make(row[:-2]) for row in self._all_rows())
 
     def labels(self) -> tuple[list[int], list[str | None]]:
         """Return the ids of all items, ascending, and their labels."""
@@ -220,12 +247,12 @@ class Store:
 
     def item_with(self, number: int) -> Item | None:
         """Return the item with this id, if there is one."""
-        return next((Item._make(row[:7]) for row in self._sound_rows("WHERE id = ?", (number,))), None)
+        return next((Item._make(row[:-2]) for row in self._sound_rows("WHERE id = ?", (number,))), None)
 
     def item_at(self, root: int, path: bytes) -> Item | None:
         """Return the item with this path under this root, if there is one."""
         rows = self._sound_rows("WHERE root = ? AND path = ?", (root, path))
-        return next((Item._make(row[:7]) for row in rows), None)
+        return next((Item._make(row[:-2]) for row in rows), None)
 
     def ids_of_content(self, sha256: bytes) -> list[int]:
         """Return the ids of the pictures of this content, ascending."""
@@ -264,15 +291,15 @@ class Store:
         """Return the number of items of one root."""
         return int(self._one("SELECT count(*) FROM items WHERE root = ?", (root,))[0])
 
-    def contents(self) -> set[bytes]:
-        """Return the sha256 of every picture in the index."""
-        return {sha256 for (sha256,) in self._rows("SELECT sha256 FROM items")}
+    def decoding_of_contents(self) -> dict[bytes, int]:
+        """Return by which version of the decoding rules there is a vector, by the sha256 of the picture: the newest."""
+        # So ordered, the last one of each content stays.
+        return dict(self._rows("SELECT sha256, decoding FROM items ORDER BY decoding"))
 
-    def vector_of_content(self, sha256: bytes) -> bytes | None:
-        """Return the vector (float32, little endian) of a picture of this content, if there is one."""
-        for item, vector, crc in self._rows(
-            "SELECT id, vector, vector_crc32 FROM items WHERE sha256 = ? LIMIT 1", (sha256,)
-        ):
+    def vector_of_content(self, sha256: bytes, decoding: int) -> bytes | None:
+        """Return the vector (float32, little endian) of a picture of this content, by these decoding rules, if any."""
+        query = "SELECT id, vector, vector_crc32 FROM items WHERE sha256 = ? AND decoding = ? LIMIT 1"
+        for item, vector, crc in self._rows(query, (sha256, decoding)):
             if self.items([item])[item].sha256 != sha256 or zlib.crc32(vector) != crc:
                 raise self.damage(f"the vector of item {item}")
             return bytes(vector)
@@ -296,14 +323,17 @@ class Store:
         count, total = 0, 0
         for row in self._sound_rows("ORDER BY id", ()):
             yield row
-            count, total = count + 1, total + row[8]
+            count, total = count + 1, total + row[-1]
             if count > meta.items:
                 break
         if count != meta.items or total != meta.row_sum:
             raise self.damage(f"items are missing: {meta.items:,} are expected, with another sum of checksums")
 
     def _sound_rows(self, where: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        for row in self._rows(f"SELECT {ITEM_COLUMNS}, vector_crc32, row_crc32 FROM items {where}", parameters):
+        # Each time: another process may have migrated the database since.
+        with guarded(self.database):
+            columns = item_columns(self.connection)
+        for row in self._rows(f"SELECT {columns}, vector_crc32, row_crc32 FROM items {where}", parameters):
             if not is_sound(row):
                 raise self.damage(f"item {row[0]}")
             yield row

@@ -18,6 +18,9 @@ from ...files import replace_durably
 from ...text import display_path
 from ..files import DATABASE, LOCK, temporary
 from ..folders.rootfilters import RootFilters, filters_row
+from ..folders.rootlabels import RootLabels, labelling_row
+from ..folders.unread import UNREAD_COLUMNS, Unread, unread_row
+from .checkpoint import checkpoint, end_log
 from .records import GraphRow, Item, Meta, root_checksum
 from .schema import SCHEMA, TABLES, check_schema, connect, guarded, migrate
 from .store import Store
@@ -60,6 +63,7 @@ def locked(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        checkpoint(folder)
 
 
 @contextlib.contextmanager
@@ -126,15 +130,18 @@ class Writer(Store):
                 raise
 
     def close(self) -> None:
-        """Drop what is not committed, and leave one plain file that can be read in a read-only folder."""
+        """Drop what is not committed, and leave one plain file, unless a reader has it open: see :mod:`.checkpoint`."""
+        ended = False
         with contextlib.suppress(sqlite3.Error):
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
-            # Where a reader still holds the file this fails at once, and the log stays: readers cope with that.
             self.connection.execute("PRAGMA busy_timeout = 1000")
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self.connection.execute("PRAGMA journal_mode = DELETE")
+            ended = self.connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
         self.connection.close()
+        if not ended:
+            with contextlib.suppress(sqlite3.Error):
+                end_log(self.database)
 
     def commit(self) -> None:
         """Make everything since the last commit durable, in one transaction."""
@@ -171,7 +178,8 @@ class Writer(Store):
         """Remove a folder whose items are removed."""
         with self._change() as connection:
             connection.execute("DELETE FROM roots WHERE id = ?", (root,))
-            connection.execute("DELETE FROM filters WHERE root = ?", (root,))
+            for table in ("filters", "labelling", "unread"):
+                connection.execute(f"DELETE FROM {table} WHERE root = ?", (root,))
 
     def move_roots(self, paths: Mapping[int, bytes]) -> None:
         """Give folders that are synced other paths, of which none may be that of a folder that stays."""
@@ -193,6 +201,29 @@ class Writer(Store):
                     filters_row(root, filters),
                 )
 
+    def set_labelling(self, root: int, labelling: RootLabels) -> None:
+        """Record how the labels of a folder are read from now on."""
+        with self._change() as connection:
+            connection.execute("DELETE FROM labelling WHERE root = ?", (root,))
+            if labelling != RootLabels():
+                connection.execute(
+                    "INSERT INTO labelling (root, rule, splits, label_file, checksum) VALUES (?, ?, ?, ?, ?)",
+                    labelling_row(root, labelling),
+                )
+
+    def keep_unread(self, root: int, found: Iterable[Unread]) -> None:
+        """Record files that are not to be read again until they change."""
+        with self._change() as connection:
+            connection.executemany(
+                f"REPLACE INTO unread ({UNREAD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (unread_row(root, each) for each in found),
+            )
+
+    def forget_unread(self, root: int, paths: Iterable[bytes]) -> None:
+        """Let files be read again, or forget those that are gone."""
+        with self._change() as connection:
+            connection.executemany("DELETE FROM unread WHERE root = ? AND path = ?", [(root, path) for path in paths])
+
     def add(self, item: Item, vector: bytes) -> int:
         """Add a picture with its vector (float32, little endian) and return its new id; that of ``item`` is ignored."""
         item = item._replace(id=self._meta.last_id + 1)
@@ -203,11 +234,12 @@ class Writer(Store):
         """Add a picture under the id it has, which must not be in use."""
         vector_crc32 = zlib.crc32(vector)
         row_crc32 = item.checksum(vector_crc32)
-        fields = (item.id, item.root, item.path, _text(item.label), item.size, item.mtime_ns, item.sha256)
+        fields = item._replace(label=_text(item.label))  # type: ignore[arg-type]
         with self._change() as connection:
             connection.execute(
-                "INSERT INTO items (id, root, path, label, size, mtime_ns, sha256, vector, vector_crc32, row_crc32) "
-                "VALUES (?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO items "
+                "(id, root, path, label, size, mtime_ns, sha256, decoding, vector, vector_crc32, row_crc32) "
+                "VALUES (?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?)",
                 (*fields, vector, vector_crc32, row_crc32),
             )
         self._meta = self._meta.with_item(item.id, vector_crc32, row_crc32)
@@ -218,14 +250,17 @@ class Writer(Store):
             self._meta = replace(self._meta, last_id=max(self._meta.last_id, last))
 
     def move(self, item: Item) -> None:
-        """Write everything of an item but its vector anew: it was moved, renamed or touched."""
+        """Write everything of an item but its vector anew: it was moved, renamed, touched or given another label."""
         vector_crc32, old_crc32 = self._checksums(item.id)
         row_crc32 = item.checksum(vector_crc32)
         with self._change() as connection:
             connection.execute(
-                "UPDATE items SET root = ?, path = ?, label = CAST(? AS TEXT), size = ?, mtime_ns = ?, row_crc32 = ? "
-                "WHERE id = ?",
-                (item.root, item.path, _text(item.label), item.size, item.mtime_ns, row_crc32, item.id),
+                "UPDATE items SET root = ?, path = ?, label = CAST(? AS TEXT), size = ?, mtime_ns = ?, decoding = ?, "
+                "row_crc32 = ? WHERE id = ?",
+                (
+                    *(item.root, item.path, _text(item.label), item.size, item.mtime_ns, item.decoding),
+                    *(row_crc32, item.id),
+                ),
             )
         self._meta = replace(self._meta, row_sum=self._meta.row_sum - old_crc32 + row_crc32)
 

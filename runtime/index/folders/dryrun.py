@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
+from ... import formats
+from ...images import DEFAULT_MAX_PIXELS
 from ...modelfile import open_model
 from ...pretrained import describe_model, find_model
 from ...progress import StartProgress, start_nothing
@@ -20,7 +23,9 @@ from ..home import check_model, check_usable
 from ..uploads.plans import plan_lost_uploads
 from .plan import RootPlan, Wishes, plan_sync
 from .rootfilters import RootFilters
-from .sync import full_path, remembered_filters
+from .rootlabels import RootLabels
+from .said import labels_remarks, labels_said, remembered_filters, tools_remark
+from .unread import SkippedFile
 from .walk import Found
 
 __all__ = ["DryRun", "dry_run"]
@@ -33,11 +38,13 @@ class DryRun:
     Attributes:
         added: new ones.
         updated: those whose content has changed, or whose time of change and size have.
+        redecoded: unchanged ones, embedded again because decoding rules were corrected that their format is read by.
+        relabelled: unchanged ones that get another label.
         moved: (old path, new path) of moved or renamed ones, recognised by their content.
         removed: those that are gone from the folders, or left out from now on.
         kept: those that are gone from the folders, and are to stay.
         unchanged: number of the others.
-        skipped: (path, reason) of files that cannot be read.
+        skipped_files: those that cannot be read, or that are known to be no sound pictures.
         left_out: number of pictures that filters leave out, in folders that they do not.
         left_out_folders: number of folders that they leave out.
         unknown_extensions: number of files that are no pictures, by extension.
@@ -48,16 +55,23 @@ class DryRun:
 
     added: tuple[str, ...]
     updated: tuple[str, ...]
+    redecoded: tuple[str, ...]
+    relabelled: tuple[str, ...]
     moved: tuple[tuple[str, str], ...]
     removed: tuple[str, ...]
     kept: tuple[str, ...]
     unchanged: int
-    skipped: tuple[tuple[str, str], ...]
+    skipped_files: tuple[SkippedFile, ...]
     left_out: int
     left_out_folders: int
     unknown_extensions: Mapping[str, int]
     items: int
     remarks: tuple[str, ...]
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """(path, reason) of the files that would be skipped."""
+        return tuple((file.path, file.reason) for file in self.skipped_files)
 
 
 def dry_run(
@@ -66,32 +80,43 @@ def dry_run(
     *,
     model: str | Path | None = None,
     filters: RootFilters | None = None,
+    labels: RootLabels | None = None,
     moved_roots: Sequence[str] = (),
     keep_missing: bool = False,
     allow_mass_removal: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     progress: StartProgress = start_nothing,
+    say: Callable[[str], None] = lambda _: None,
 ) -> DryRun:
     """Find out what :func:`~.sync.sync` would do; the arguments are those of it.
 
     Files are compared by size and time of change. Those that may be a moved picture, or one that was only touched, are
-    hashed; no other file is opened.
+    hashed. Of those that older decoding rules have read, the header is looked at; of those whose names do not tell what
+    they are, the first bytes. No other file is opened.
 
     Raises:
-        IndexStateError, IndexDamagedError, ModelFileError, QueryError: as for a sync, which would be refused.
+        IndexStateError, IndexDamagedError, ModelFileError, QueryError, DataError: as a sync.
 
     """
     folder = Path(index)
     chosen = find_model(model) if model is not None else None
-    wishes = Wishes(allow_mass_removal, keep_missing, filters, tuple(moved_roots))
+    wishes = Wishes(allow_mass_removal, keep_missing, filters, tuple(moved_roots), labels, max_pixels)
     if is_index(folder):
         with Store.open(folder) as store:
             check_model(folder, store.meta().model_sha256, chosen)
             with store.snapshot():
                 plans, items = plan_sync(store, folder, roots, wishes), store.meta().items
+        _say_labels(plans, say)
         return _Resolved(plans, progress).report(items, keep_missing)
     check_usable(folder)
     plans = [*plan_lost_uploads(folder), *plan_sync(None, folder, roots, wishes)]
+    _say_labels(plans, say)
     return _Resolved(plans, progress).report(0, keep_missing, _new_index(folder, chosen))
+
+
+def _say_labels(plans: Sequence[RootPlan], say: Callable[[str], None]) -> None:
+    for line in labels_said(plans):
+        say(line)
 
 
 def _new_index(folder: Path, chosen: Path | None) -> str:
@@ -110,9 +135,10 @@ class _Resolved:
     progress: StartProgress
     added: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
+    redecoded: list[str] = field(default_factory=list)
     moved: list[tuple[str, str]] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[SkippedFile] = field(default_factory=list)
     touched: int = 0
     replaced: int = 0
 
@@ -128,17 +154,30 @@ class _Resolved:
         ]
         files += [(plan, found, item) for plan in self.plans for found, item in plan.changed]
         doubtful = [found.size in sizes or (item is not None and item.size == found.size) for _, found, item in files]
+        self._check_decoding()
         advance = self.progress("reading", sum(doubtful))
         for (plan, found, old), may_be_known in zip(files, doubtful, strict=True):
             self._resolve(plan, found, old, may_be_known)
             advance(int(may_be_known))
 
+    def _check_decoding(self) -> None:
+        for plan in self.plans:
+            for found, item in plan.outdated:
+                path = plan.full_path(found.path)
+                try:
+                    is_other = formats.decoding_changed(path, item.decoding)
+                except OSError:
+                    is_other = False
+                self.redecoded += [path] if is_other else []
+                self.touched += not is_other
+
     def _resolve(self, plan: RootPlan, found: Found, item: Item | None, may_be_known: bool) -> None:
-        path = full_path(plan, found.path)
+        path = plan.full_path(found.path)
         try:
             sha256 = _sha256(path) if may_be_known else None
         except OSError as error:
-            self.skipped.append((path, f"{display_path(path)} cannot be read ({error.strerror})."))
+            short = f"cannot be read ({error.strerror})"
+            self.skipped.append(SkippedFile(path, f"{display_path(path)} {short}.", "unreadable", short))
             self.removed += [path] if item is not None else []
             return
         if item is not None and item.sha256 == sha256:
@@ -154,20 +193,26 @@ class _Resolved:
         gone = [_old_path(plan, item) for missing in self._missing.values() for plan, item in missing]
         left_out = [_old_path(plan, item) for plan in self.plans for item in plan.left_out]
         removed = [*self.removed, *left_out, *(() if keep_missing else gone)]
-        problems = [(full_path(plan, path), reason) for plan in self.plans for path, reason in plan.walk.problems]
+        skipped = [*self.skipped, *(file for plan in self.plans for file in plan.skipped_files)]
         return DryRun(
             added=tuple(self.added),
             updated=tuple(self.updated),
+            redecoded=tuple(self.redecoded),
+            relabelled=tuple(plan.full_path(item.path) for plan in self.plans for item in plan.relabelled),
             moved=tuple(self.moved),
             removed=tuple(sorted(removed)),
             kept=tuple(sorted(gone)) if keep_missing else (),
             unchanged=self.touched + sum(plan.unchanged for plan in self.plans),
-            skipped=tuple(sorted([*problems, *self.skipped])),
+            skipped_files=tuple(sorted(skipped, key=attrgetter("path"))),
             left_out=sum(plan.walk.left_out for plan in self.plans),
             left_out_folders=sum(plan.walk.left_out_folders for plan in self.plans),
             unknown_extensions=dict(sorted(sum((plan.walk.unknown for plan in self.plans), Counter[str]()).items())),
             items=items + len(self.added) - len(removed) - self.replaced,
-            remarks=(*remarks, *_said(remembered_filters(self.plans)), *map(_moved_root, self._moved_roots())),
+            remarks=(
+                *remarks,
+                *filter(None, (remembered_filters(self.plans), *labels_remarks(self.plans), tools_remark(self.plans))),
+                *map(_moved_root, self._moved_roots()),
+            ),
         )
 
     def _moved_roots(self) -> list[RootPlan]:
@@ -176,10 +221,6 @@ class _Resolved:
 
 def _moved_root(plan: RootPlan) -> str:
     return f"The folder {display_path(plan.was or b'')} of the index would be {display_path(plan.path)}."
-
-
-def _said(remark: str | None) -> list[str]:
-    return [] if remark is None else [remark]
 
 
 def _old_path(plan: RootPlan, item: Item) -> str:

@@ -1,28 +1,34 @@
-"""What a sync has to do: the folder against the database, compared by size and time of change; no file is opened."""
+"""What a sync has to do: the folder against the database, compared by size and time of change.
+
+No file is opened but those whose name does not tell whether they are pictures.
+"""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 
+from ... import formats
 from ...errors import IndexStateError
+from ...images import DEFAULT_MAX_PIXELS
+from ...labels import is_split_layout
 from ...text import display_path
 from ..database.records import Item
 from ..database.store import Store
 from ..files import UPLOADS
+from .guard import check_losses, check_present
 from .relocation import find_moved_roots
 from .rootfilters import RootFilters
+from .rootlabels import LabelSource, RootLabels, open_labels
+from .ticks import settled_mtime
+from .unread import NO_PICTURE, Reading, SkippedFile, Unread, unread_of
 from .walk import Found, Walk, folder_identity, walk
 
 __all__ = ["PLAIN", "RootPlan", "Wishes", "plan_sync"]
-
-# A root with at least this many items that would lose more than this share of them looks like an unmounted drive.
-_GUARDED_ITEMS = 20
-_MOST_LOST = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,9 @@ class Wishes:
         keep_missing: let pictures stay whose files are gone.
         filters: of the roots from now on; None: those that are remembered, root by root.
         moved_roots: ``OLD=NEW`` each: the root OLD is now at NEW, which is synced, too.
+        labels: where the labels of the roots come from, from now on, of which the splits do not matter; None: from
+            where they are remembered to come, root by root.
+        max_pixels: larger pictures are skipped.
 
     """
 
@@ -41,6 +50,8 @@ class Wishes:
     keep_missing: bool = False
     filters: RootFilters | None = None
     moved_roots: tuple[str, ...] = ()
+    labels: RootLabels | None = None
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
 
 PLAIN = Wishes()
@@ -57,10 +68,18 @@ class RootPlan:
         filters: what of it is taken.
         remembered: the filters that the index has for it.
         given: whether the filters were named with this sync.
+        labels: where labels come from.
+        remembered_labels: where the index has it that they come from.
+        splits: whether its top folders are splits now.
         new: files that the index does not know.
         changed: files whose size or time of change differs, with the item they were.
         missing: items whose file is gone.
         left_out: items that the filters leave out.
+        outdated: unchanged files whose vectors are by older decoding rules, with their items.
+        relabelled: items that get another label, with it.
+        unread: what the index remembers of files that are not to be read again, by their paths.
+        known_faults: what it remembers of those that are still there and the same.
+        no_pictures: what is to be remembered of files whose first bytes are no picture's.
         unchanged: number of files that need not be opened.
         uploads: of what was uploaded to an index, the item that each file is to be; None: it is a folder to sync.
 
@@ -73,21 +92,49 @@ class RootPlan:
     filters: RootFilters = field(default_factory=RootFilters)
     remembered: RootFilters = field(default_factory=RootFilters)
     given: bool = False
+    labels: LabelSource = field(default_factory=LabelSource)
+    remembered_labels: RootLabels = field(default_factory=RootLabels)
+    splits: bool = False
     new: list[Found] = field(default_factory=list)
     changed: list[tuple[Found, Item]] = field(default_factory=list)
     missing: list[Item] = field(default_factory=list)
     left_out: list[Item] = field(default_factory=list)
+    outdated: list[tuple[Found, Item]] = field(default_factory=list)
+    relabelled: list[Item] = field(default_factory=list)
+    unread: Mapping[bytes, Unread] = field(default_factory=dict)
+    known_faults: list[Unread] = field(default_factory=list)
+    no_pictures: list[Unread] = field(default_factory=list)
     unchanged: int = 0
     uploads: Mapping[bytes, Item] | None = None
 
     @property
     def known(self) -> int:
         """The number of its items that the filters do not leave out."""
-        return self.unchanged + len(self.changed) + len(self.missing)
+        return self.unchanged + len(self.changed) + len(self.outdated) + len(self.missing)
+
+    @property
+    def forgotten(self) -> list[bytes]:
+        """The remembered files that are gone, are left out from now on, or are read again."""
+        if self.walk.unread:  # what lies there is not known
+            return []
+        here = {each.found.path for each in (*self.known_faults, *self.no_pictures)}
+        return [path for path in self.unread if path not in here]
+
+    @property
+    def skipped_files(self) -> list[SkippedFile]:
+        """What could not be looked at, and the known faults."""
+        files = [SkippedFile(self.full_path(path), reason, "unreadable", reason) for path, reason in self.walk.problems]
+        known = [(self.full_path(each.found.path), each) for each in self.known_faults]
+        return files + [SkippedFile(path, each.reason, each.kind, each.short) for path, each in known]
+
+    def full_path(self, path: bytes) -> str:
+        """Return the path of a file under the root."""
+        return os.fsdecode(os.path.join(self.path, path) if path else self.path)  # noqa: PTH118 - bytes
 
     def afresh(self) -> RootPlan:
         """Return what to do for this root where an index does not hold it yet."""
-        return RootPlan(self.path, None, self.walk, filters=self.filters, new=sorted(self.walk.files))
+        new = sorted(self.walk.files)
+        return RootPlan(self.path, None, self.walk, filters=self.filters, labels=self.labels, new=new)
 
 
 def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wishes: Wishes = PLAIN) -> list[RootPlan]:
@@ -99,17 +146,21 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wi
         roots: the folders to sync.
         wishes: how.
 
+    Returns:
+        A plan for each root, and one for the uploads of the index where their vectors are by older decoding rules.
+
     Raises:
         IndexStateError: a root is missing, holds no pictures, lies inside another or in the uploads of the index, or
             would lose so many of its pictures that it looks like a drive that is not mounted; or a root that has moved
             is not known.
         QueryError: a pattern can match no path.
+        DataError: a table of labels is not one.
 
     """
     if wishes.filters is not None:
         wishes.filters.check()
     known = store.synced_roots() if store is not None else {}
-    remembered = store.filters() if store is not None else {}
+    uploads = store.uploads_root() if store is not None else None
     _check_not_uploads(folder, [*roots, *(side for text in wishes.moved_roots for side in _sides(text))])
     moved = find_moved_roots(known, wishes.moved_roots)
     numbers = _numbers({**known, **moved})
@@ -117,23 +168,108 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wi
     _check_overlap(paths, numbers)
     skip = [folder_identity(folder)] if folder.is_dir() else []
     plans = []
-    wanted = [numbers[path] for path in paths if path in numbers]
-    items = store.items_by_root(wanted) if store is not None and wanted else {}
+    reading = Reading(wishes.max_pixels)
+    roots_read = [numbers[path] for path in paths if path in numbers]
+    items = store.items_by_root([*roots_read, *filter(None, [uploads])]) if store is not None and roots_read else {}
     for path in paths:
         root = numbers.get(path)
-        _check_present(path, root is not None, wishes.allow_mass_removal or wishes.keep_missing)
-        filters = remembered.get(root, RootFilters()) if root is not None else RootFilters()
-        chosen = filters if wishes.filters is None else wishes.filters
-        is_there = os.path.isdir(path)  # noqa: PTH112 - bytes
-        plan = RootPlan(path, root, walk(path, skip, chosen) if is_there else Walk())
+        check_present(path, root is not None, wishes.allow_mass_removal or wishes.keep_missing)
+        plan = _begun(store, path, root, skip, wishes)
         plan.was = known[root] if root in moved and known[root] != path else None
-        plan.filters, plan.remembered, plan.given = chosen, filters, wishes.filters is not None
-        _compare(plan, items.pop(root, {}) if root is not None else {})
+        if plan.was is not None:  # what is remembered names the old place
+            plan.unread = {name: replace(each, decoders="") for name, each in plan.unread.items()}
+        known_items = items.pop(root, {}) if root is not None else {}
+        _judge_doubtful(plan, known_items, reading)
+        _compare(plan, known_items, reading)
+        _label(plan, known_items, wishes)
         plans.append(plan)
     if not wishes.allow_mass_removal:
         for plan in plans:
-            _check_losses(plan, wishes.keep_missing)
-    return plans
+            check_losses(plan, wishes.keep_missing)
+    return [*plans, *(_outdated_uploads(folder, uploads, items.get(uploads, {})) if uploads is not None else ())]
+
+
+def _begun(
+    store: Store | None, path: bytes, root: int | None, skip: Collection[tuple[int, int]], wishes: Wishes
+) -> RootPlan:
+    """Return the plan of a root with what lies there, and what the index remembers of it."""
+    remembered, labels, unread = RootFilters(), RootLabels(), {}
+    if store is not None and root is not None:
+        remembered = store.filters().get(root, RootFilters())
+        labels, unread = store.labelling().get(root, RootLabels()), store.unread(root)
+    filters = remembered if wishes.filters is None else wishes.filters
+    found = walk(path, skip, filters) if os.path.isdir(path) else Walk()  # noqa: PTH112 - bytes
+    plan = RootPlan(path, root, found, filters=filters, remembered=remembered, given=wishes.filters is not None)
+    plan.remembered_labels, plan.unread = labels, unread
+    return plan
+
+
+def _judge_doubtful(plan: RootPlan, items: Mapping[bytes, Item], reading: Reading) -> None:
+    """Sort the files whose names do not tell by their first bytes; each is opened once, until it changes."""
+    for found in plan.walk.doubtful:
+        known = plan.unread.get(found.path)
+        if known is not None and not known.holds(found, reading):
+            known = None
+        is_picture = found.path in items if known is None else known.kind != NO_PICTURE
+        if known is None and not is_picture:
+            is_picture, known = _judged(plan, found, reading)
+        if is_picture:
+            plan.walk.files.append(found)
+            continue
+        plan.no_pictures += [known] if known is not None else []
+        plan.walk.unknown[os.fsdecode(os.path.splitext(found.path)[1].lower())] += 1  # noqa: PTH122
+
+
+def _judged(plan: RootPlan, found: Found, reading: Reading) -> tuple[bool, Unread | None]:
+    """Tell by its first bytes whether a file is a picture, and what to remember if not; one that is locked is none."""
+    try:
+        with open(os.path.join(plan.path, found.path), "rb") as file:  # noqa: PTH118, PTH123 - bytes
+            now, status = time.time_ns(), os.fstat(file.fileno())
+            is_picture = formats.format_of(file.read(formats.HEAD_BYTES)) is not None
+    except OSError:
+        return False, None
+    seen = Found(found.path, status.st_size, settled_mtime(status.st_mtime_ns, now))
+    return is_picture, None if is_picture else unread_of(seen, None, reading)
+
+
+def _label(plan: RootPlan, items: Mapping[bytes, Item], wishes: Wishes) -> None:
+    """Find out where labels come from, and which items get another one."""
+    splits = is_split_layout(_tops(plan, items))
+    if wishes.labels is not None:
+        labelling = RootLabels(wishes.labels.rule, splits and not wishes.labels.table, wishes.labels.table)
+    elif plan.root is None:
+        labelling = RootLabels("top", splits)
+    else:
+        labelling = plan.remembered_labels
+    plan.labels = open_labels(labelling, plan.path)
+    plan.splits = splits
+    # Those by folders change with the place of a picture alone; a table may be another one than it was.
+    if wishes.labels is None and labelling.rule != "table":
+        return
+    gone = {item.id for item in (*plan.left_out, *(() if wishes.keep_missing else plan.missing))}
+    for item in items.values():
+        label = plan.labels.label(item.path, item.label)
+        if label != item.label and item.id not in gone:
+            plan.relabelled.append(item._replace(label=label))
+    relabelled = {item.id: item for item in plan.relabelled}
+    plan.outdated = [(found, relabelled.get(item.id, item)) for found, item in plan.outdated]
+
+
+def _tops(plan: RootPlan, items: Mapping[bytes, Item]) -> set[str]:
+    """Return the top folders with pictures in them; of a folder that is not there, those that the index knows."""
+    paths = [found.path for found in plan.walk.files] or items
+    return {os.fsdecode(path.split(b"/", 1)[0]) for path in paths if b"/" in path}
+
+
+def _outdated_uploads(folder: Path, root: int, items: Mapping[bytes, Item]) -> list[RootPlan]:
+    """Return the plan for uploads whose vectors are by older decoding rules; none: there are none."""
+    place = os.fsencode(os.path.realpath(folder / UPLOADS))
+    outdated = [
+        (Found(path, item.size, item.mtime_ns), item)
+        for path, item in sorted(items.items())
+        if item.decoding < formats.DECODING_VERSION
+    ]
+    return [RootPlan(place, root, Walk(), outdated=outdated, uploads=items)] if outdated else []
 
 
 def _numbers(paths: Mapping[int, bytes]) -> dict[bytes, int]:
@@ -167,20 +303,28 @@ def _sides(moved: str) -> Iterator[str]:
             yield from filter(None, (moved[:place], moved[place + 1 :]))
 
 
-def _compare(plan: RootPlan, items: dict[bytes, Item]) -> None:
+def _compare(plan: RootPlan, items: Mapping[bytes, Item], reading: Reading) -> None:
     """Sort the files of a root, and its items by path, into what is new, changed, missing, left out and unchanged."""
+    missing = dict(items)
     for found in sorted(plan.walk.files, key=itemgetter(0)):
-        item = items.pop(found.path, None)
+        item = missing.pop(found.path, None)
+        fault = plan.unread.get(found.path)
+        if fault is not None and (fault.kind == NO_PICTURE or not fault.holds(found, reading)):
+            fault = None
+        if fault is not None:
+            plan.known_faults.append(fault)
         if item is None:
-            plan.new.append(found)
-        elif item.size == found.size and item.mtime_ns == found.mtime_ns:
-            plan.unchanged += 1
-        else:
+            plan.new += [found] if fault is None else []
+        elif item.size != found.size or item.mtime_ns != found.mtime_ns:
             plan.changed.append((found, item))
+        elif item.decoding < formats.DECODING_VERSION and fault is None:
+            plan.outdated.append((found, item))
+        else:
+            plan.unchanged += 1
     # What lies in a folder that cannot be read at the moment is not gone.
     unread = [folder + b"/" if folder else b"" for folder in plan.walk.unread]
-    for item in items.values():
-        if plan.filters and not plan.filters.takes(item.path):
+    for item in missing.values():
+        if not plan.filters.takes(item.path):
             plan.left_out.append(item)
         elif any(item.path.startswith(prefix) for prefix in unread):
             plan.unchanged += 1
@@ -209,67 +353,3 @@ def _others(path: bytes, paths: Iterable[bytes]) -> list[bytes]:
 
 def _is_inside(path: bytes, folder: bytes) -> bool:
     return path.startswith(folder.rstrip(b"/") + b"/")
-
-
-def _check_present(path: bytes, known: bool, may_be_missing: bool) -> None:
-    folder = Path(os.fsdecode(path))
-    if folder.is_dir() or (known and may_be_missing and not folder.exists()):
-        return
-    found = "is not a folder" if folder.exists() else "does not exist"
-    advice = (
-        f" If it is on a drive that is not mounted, mount it; if it has moved, sync with --root {display_path(path)}="
-        f"NEW; if it is gone for good, take its pictures out with: deeprank-index remove --root {display_path(path)} "
-        "(or sync it with --allow-mass-removal)."
-    )
-    raise IndexStateError(f"{display_path(path)} {found}; expected a folder of pictures.{advice if known else ''}")
-
-
-def _check_losses(plan: RootPlan, keep_missing: bool) -> None:
-    """Refuse what looks like an unmounted drive, which is an empty folder, or like a mistake."""
-    nothing_found = not plan.walk.files and not plan.walk.unread
-    if nothing_found and (plan.walk.left_out or plan.walk.left_out_folders) and (plan.left_out or not plan.known):
-        _refuse_filters(plan)
-    known = plan.known + len(plan.left_out)
-    if nothing_found and not (keep_missing and known):
-        _refuse_empty(plan, known)
-    if keep_missing:
-        return
-    if plan.was is not None and plan.known and not plan.unchanged and not plan.changed and not _likely_moves(plan):
-        raise IndexStateError(
-            f"{display_path(plan.path)} holds none of the {plan.known:,} pictures of {display_path(plan.was)}: is it "
-            "the right folder? Nothing was changed; if they are really gone, sync with --allow-mass-removal."
-        )
-    lost = len(plan.missing) - _likely_moves(plan)
-    if plan.known >= _GUARDED_ITEMS and lost > _MOST_LOST * plan.known:
-        raise IndexStateError(
-            f"{display_path(plan.path)} has lost {lost:,} of its {plan.known:,} pictures: is a drive not mounted? "
-            "Nothing was changed; if they are really gone, sync with --allow-mass-removal."
-        )
-
-
-def _refuse_filters(plan: RootPlan) -> None:
-    fate = f", though {len(plan.left_out):,} of the index come from there" if plan.left_out else ""
-    raise IndexStateError(
-        f"{plan.filters} leaves no picture of {display_path(plan.path)}{fate}. Nothing was changed; expected patterns "
-        "for paths below that folder (or --no-filters)."
-    )
-
-
-def _refuse_empty(plan: RootPlan, known: int) -> None:
-    if known == 0:
-        others = sum(plan.walk.unknown.values())
-        raise IndexStateError(
-            f"{display_path(plan.path)} holds no pictures ({others:,} other files); expected JPEG, PNG, WebP, GIF, "
-            "BMP, TIFF, AVIF or HEIC files in it or below it."
-        )
-    raise IndexStateError(
-        f"{display_path(plan.path)} holds no pictures, but {known:,} of the index come from there: is a drive not "
-        "mounted? Nothing was changed; if they are really gone, sync with --allow-mass-removal."
-    )
-
-
-def _likely_moves(plan: RootPlan) -> int:
-    """Count the missing items that a new file of the same size and time of change stands for: a renamed folder."""
-    new = Counter((found.size, found.mtime_ns) for found in plan.new)
-    missing = Counter((item.size, item.mtime_ns) for item in plan.missing)
-    return (new & missing).total()

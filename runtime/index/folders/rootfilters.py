@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from ...errors import QueryError
 from ...text import printable
-from ..database.records import filters_checksum
+from ..database.records import checksum
 from .globs import Globs
 
 __all__ = ["RootFilters", "filters_row", "read_filters"]
 
+# Folders that file servers, systems and photo programs keep beside pictures: thumbnails, trash, other forms of the same
+# pictures. Names, in any letter case, that nobody gives to a folder of photographs; hidden ones (.thumbnails,
+# .picasaoriginals) are left out anyway.
+_FILE_SERVERS = "@eaDir #recycle #snapshot ~snapshot @Recycle @Recently-Snapshot @__thumb @tmp @sharebin"
+_SYSTEMS = "$RECYCLE.BIN lost+found __MACOSX Thumbs.db ehthumbs.db TheVolumeSettingsFolder"
+_PROGRAMS = (
+    "*.lrdata *.lrcat-data *.photoslibrary/resources *.photolibrary/Thumbnails *.photolibrary/Previews "
+    "*.migratedphotolibrary/Thumbnails *.aplibrary/Thumbnails *.aplibrary/Previews CaptureOne/Cache appdata_oc*/preview"
+)
+_OF_TOOLS = (
+    *f"{_FILE_SERVERS} {_SYSTEMS} {_PROGRAMS}".split(),
+    *("System Volume Information", "Network Trash Folder", "iPod Photo Cache"),
+)
+
 
 @dataclass(frozen=True)
 class RootFilters:
-    """Which pictures of a folder belong into the index; false where all do.
+    """Which pictures of a folder belong into the index; false where nothing was asked for.
+
+    Folders of file servers and photo programs (``@eaDir``, say) are left out unless a pattern of ``include`` names
+    them.
 
     Attributes:
         include: patterns (see :class:`~.globs.Globs`) of which one must match; none: every picture will do.
@@ -52,22 +73,44 @@ class RootFilters:
     def takes(self, path: bytes) -> bool:
         """Tell whether the file with this path, relative to the folder, is taken."""
         include, exclude = self._globs
-        return not (exclude and exclude.matches(path)) and (not include or include.matches(path))
+        if exclude and exclude.matches(path):
+            return False
+        return (not include or include.matches(path)) and not self.is_of_a_tool(os.path.dirname(path))  # noqa: PTH120
 
     def enters(self, path: bytes) -> bool:
         """Tell whether the folder with this path, relative to the synced one, is looked into."""
-        return not self._globs[1].matches_folder(path)
+        return not self._globs[1].matches_folder(path) and not self.is_of_a_tool(path)
+
+    def is_of_a_tool(self, path: bytes) -> bool:
+        """Tell whether the folder with this path, or one that it lies in, is left out for what it is."""
+        return self._of_tools.search(os.fsdecode(path) + "/") is not None
+
+    def names(self, extension: bytes) -> bool:
+        """Tell whether a pattern of ``include`` is meant for files with this extension (in small letters)."""
+        return any(fnmatch.fnmatchcase(os.fsdecode(extension), named) for named in self._named_extensions)
 
     @functools.cached_property
     def _globs(self) -> tuple[Globs, Globs]:
         return Globs(self.include), Globs(self.exclude)
+
+    @functools.cached_property
+    def _of_tools(self) -> re.Pattern[str]:
+        # Not Globs: every folder of a walk is looked at, and these are few and simple.
+        named = {name.lower() for pattern in self.include for name in pattern.split("/")}
+        left_out = [re.escape(folder) for folder in _OF_TOOLS if named.isdisjoint(folder.lower().split("/"))]
+        return re.compile(rf"(?:\A|/)(?:{'|'.join(left_out)})/".replace(r"\*", "[^/]*"), re.IGNORECASE)
+
+    @functools.cached_property
+    def _named_extensions(self) -> frozenset[str]:
+        named = {PurePosixPath(pattern).suffix.lower() for pattern in self.include}
+        return frozenset(extension for extension in named if any(map(str.isalnum, extension)))  # not .*
 
 
 def filters_row(root: int, filters: RootFilters) -> tuple[int, str, str, int]:
     """Return the row of ``filters`` that stands for these: root, include, exclude, checksum."""
     # ASCII: patterns for names that are not UTF-8 hold characters that no encoding takes.
     include, exclude = json.dumps(filters.include), json.dumps(filters.exclude)
-    return root, include, exclude, filters_checksum(root, include, exclude)
+    return root, include, exclude, checksum(root, include, exclude)
 
 
 def read_filters(row: Sequence[Any]) -> RootFilters | None:
@@ -76,7 +119,7 @@ def read_filters(row: Sequence[Any]) -> RootFilters | None:
     if not (type(root) is int and isinstance(include, str) and isinstance(exclude, str)):
         return None
     try:
-        if filters_checksum(root, include, exclude) != check:
+        if checksum(root, include, exclude) != check:
             return None
         filters = RootFilters(_patterns(include), _patterns(exclude))
         filters.check()

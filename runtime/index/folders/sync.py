@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import heapq
 import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...devices import Device
+from ... import formats
+from ...devices import Device, usable_cores
 from ...errors import IndexStateError, PictureError
 from ...images import DEFAULT_MAX_PIXELS, Picture
 from ...pretrained import describe_model, find_model
@@ -20,14 +24,19 @@ from ...progress import Advance, StartProgress, no_progress, start_nothing
 from ...text import display_path
 from ..database.records import Item
 from ..database.writer import Writer, open_writer, writing
-from ..files import MODEL, UPLOADS, finish_exchange, is_index
+from ..files import MODEL, UPLOADS, disk_errors, finish_exchange, is_index
 from ..graph.update import update_graph
 from ..home import check_model, check_usable, install_model, new_folder
 from ..uploads.files import link_or_copy, uploads_of
 from ..uploads.plans import plan_lost_uploads
 from .plan import RootPlan, Wishes, plan_sync
+from .report import SyncReport
 from .rootfilters import RootFilters
+from .rootlabels import RootLabels
+from .said import labels_remarks, labels_said, remembered_filters, tools_remark
+from .task import Task, is_decoded_otherwise, is_here, is_whole
 from .ticks import settled_mtime
+from .unread import Reading, SkippedFile, unread_of
 from .walk import Found
 
 if TYPE_CHECKING:
@@ -36,69 +45,18 @@ if TYPE_CHECKING:
 
     from ...embedder import Embedder
 
-__all__ = ["SyncReport", "full_path", "open_embedder", "remembered_filters", "sync", "sync_new", "sync_planned"]
+__all__ = ["SyncReport", "open_embedder", "sync", "sync_new", "sync_planned"]
 
 # What a crash can lose, and how often a long sync brings the graph up to date.
 _COMMIT_INTERVAL_S = 2.0
 _GRAPH_INTERVAL_S = 600.0
-
-
-@dataclass(frozen=True)
-class SyncReport:
-    """What a sync did, in pictures.
-
-    Attributes:
-        added: new ones.
-        updated: those whose content had changed.
-        moved: moved or renamed ones, recognised by their content.
-        removed: those that are gone from the folders, cannot be read any more, or are left out from now on.
-        kept: those that are gone from the folders, and were to stay.
-        unchanged: the others.
-        left_out: number of pictures that filters leave out, in folders that they do not.
-        left_out_folders: number of folders that they leave out.
-        skipped: (path, reason) of files that could not be indexed.
-        unknown_extensions: number of files that are no pictures, by extension.
-        items: pictures in the index now.
-        remarks: what else a user should know.
-
-    """
-
-    added: int = 0
-    updated: int = 0
-    moved: int = 0
-    removed: int = 0
-    kept: int = 0
-    unchanged: int = 0
-    left_out: int = 0
-    left_out_folders: int = 0
-    skipped: tuple[tuple[str, str], ...] = ()
-    unknown_extensions: Mapping[str, int] = field(default_factory=dict)
-    items: int = 0
-    remarks: tuple[str, ...] = ()
+_CHECKED_AT_A_TIME = 256
+# Faults that say nothing of what older decoding rules have made of a picture.
+_NO_JUDGEMENT = ("missing", "unreadable", "too large")
 
 
 class _AlreadyEmbeddedError(PictureError):
     """Not decoded: the index holds the vector of these bytes."""
-
-
-@dataclass
-class _Task:
-    """One file to be read; the reading thread fills in what it found."""
-
-    plan: RootPlan
-    found: Found
-    old: Item | None
-    sha256: bytes = b""
-
-    @property
-    def uploaded(self) -> Item | None:
-        """What it is to be in the index, where it was uploaded to one; None: it lies in a folder that is synced."""
-        return None if self.plan.uploads is None else self.plan.uploads[self.found.path]
-
-    @property
-    def path(self) -> str:
-        """Where it lies."""
-        return full_path(self.plan, self.found.path)
 
 
 def sync(
@@ -107,6 +65,7 @@ def sync(
     *,
     model: str | Path | None = None,
     filters: RootFilters | None = None,
+    labels: RootLabels | None = None,
     moved_roots: Sequence[str] = (),
     keep_missing: bool = False,
     allow_mass_removal: bool = False,
@@ -126,6 +85,8 @@ def sync(
         model: of a new index, see :func:`~...pretrained.find_model`; default: ``./model.onnx``, else the one that
             ships. An existing one has its own.
         filters: which pictures of the roots are taken, from now on; default: those that each root had before, else all.
+        labels: where the labels of the roots come from, from now on (its ``splits`` do not matter); default: from where
+            those of each root came before, else from its top folders, below the splits if these are some.
         moved_roots: ``OLD=NEW`` each: what the index has of the folder OLD lies in NEW now, which is synced, too.
         keep_missing: let pictures stay in the index whose files are gone.
         allow_mass_removal: accept that a root is missing, empty, or has lost most of its pictures.
@@ -133,11 +94,12 @@ def sync(
         threads: of the network, on the CPU.
         max_pixels: larger pictures are skipped.
         progress: told how it goes on.
-        say: told at once what a user should know (which model a new index gets).
+        say: told at once what a user should know (where labels come from, which model a new index gets).
 
     Raises:
         IndexStateError: see :func:`~.plan.plan_sync`, :func:`~..home.check_model` and :func:`~..home.new_folder`.
         QueryError: a pattern of the filters can match no path.
+        DataError: a table of labels is not one.
         IndexLockedError: another process is writing to the index.
         IndexDamagedError: its database is damaged.
         ModelFileError, DeviceError: the model cannot be used.
@@ -145,17 +107,22 @@ def sync(
     """
     folder = Path(index)
     chosen = find_model(model) if model is not None else None
-    wishes = Wishes(allow_mass_removal, keep_missing, filters, tuple(moved_roots))
+    wishes = Wishes(allow_mass_removal, keep_missing, filters, tuple(moved_roots), labels, max_pixels)
+    start = time.monotonic()
     opener = functools.partial(open_embedder, device=device, threads=threads, max_pixels=max_pixels)
     finish_exchange(folder)
     if not is_index(folder):
         check_usable(folder)
         plans = [*plan_lost_uploads(folder), *plan_sync(None, folder, roots, wishes)]
-        return sync_new(folder, plans, chosen, opener, progress, say)
-    with writing(folder) as writer:
-        check_model(folder, writer.meta().model_sha256, chosen)
-        plans = plan_sync(writer, folder, roots, wishes)
-        return _Sync(writer, plans, opener, progress, keep_missing=keep_missing).run()
+        report = sync_new(folder, plans, chosen, opener, progress, say)
+    else:
+        with writing(folder) as writer, disk_errors(folder):
+            check_model(folder, writer.meta().model_sha256, chosen)
+            plans = plan_sync(writer, folder, roots, wishes)
+            for line in labels_said(plans):
+                say(line)
+            report = _Sync(writer, plans, opener, progress, max_pixels, keep_missing=keep_missing).run()
+    return replace(report, seconds=time.monotonic() - start)
 
 
 def sync_new(
@@ -174,9 +141,11 @@ def sync_new(
             model = find_model(None)
         embedder = opener(model)
         install_model(folder, model, embedder.sha256, embedder.dim)
+        for line in labels_said(plans):
+            say(line)
         say(f"The new index {display_path(folder)} uses {describe_model(model, embedder.info)}.")
         with open_writer(folder) as writer:
-            return _Sync(writer, plans, lambda _: embedder, progress).run()
+            return _Sync(writer, plans, lambda _: embedder, progress, embedder.max_pixels).run()
 
 
 def sync_planned(
@@ -186,7 +155,7 @@ def sync_planned(
     progress: StartProgress,
 ) -> SyncReport:
     """Do what was planned with an index that is open to write."""
-    return _Sync(writer, plans, opener, progress).run()
+    return _Sync(writer, plans, opener, progress, DEFAULT_MAX_PIXELS).run()
 
 
 def open_embedder(model: Path, *, device: Device, threads: int | None, max_pixels: int) -> Embedder:
@@ -205,6 +174,7 @@ class _Sync:
         plans: list[RootPlan],
         open_embedder: Callable[[Path], Embedder],
         progress: StartProgress,
+        max_pixels: int,
         *,
         keep_missing: bool = False,
     ) -> None:
@@ -212,28 +182,38 @@ class _Sync:
         self._plans = plans
         self._open_embedder = open_embedder
         self._progress = progress
+        self._reading = Reading(max_pixels)
         self._keep_missing = keep_missing
         self._advance: Advance = no_progress
         self._counts: Counter[str] = Counter()
-        self._skipped = [(full_path(plan, path), reason) for plan in plans for path, reason in plan.walk.problems]
+        self._skipped = [file for plan in plans for file in plan.skipped_files]
         self._missing: defaultdict[bytes, list[Item]] = defaultdict(list)
         for plan in plans:
             for item in plan.missing:
                 self._missing[item.sha256].append(item)
-        self._contents: set[bytes] = set()
+        # By which version of the decoding rules there is a vector of these contents.
+        self._contents: dict[bytes, int] = {}
         self._committed = self._graph_updated = time.monotonic()
 
     def run(self) -> SyncReport:
         self._settle_roots()
-        tasks = [_Task(plan, found, None) for plan in self._plans for found in plan.new]
-        tasks += [_Task(plan, found, item) for plan in self._plans for found, item in plan.changed]
+        tasks = [Task(plan, found, None) for plan in self._plans for found in plan.new]
+        tasks += [Task(plan, found, item) for plan in self._plans for found, item in plan.changed]
+        tasks += self._check_decoding()
         if tasks:
             self._embed(tasks)
         self._remove_what_is_gone()
         self._writer.commit()
         reason = update_graph(self._writer, self._progress)
         no_graph = None if reason is None else f"There is no graph: {reason}. Searches scan instead."
-        return self._report(remembered_filters(self._plans), _taken_in(self._counts["taken in"]), no_graph)
+        return self._report(
+            remembered_filters(self._plans),
+            *labels_remarks(self._plans),
+            tools_remark(self._plans),
+            _taken_in(self._counts["taken in"]),
+            _redecoded(self._counts),
+            no_graph,
+        )
 
     def _settle_roots(self) -> None:
         moved = {plan.root: plan.path for plan in self._plans if plan.root is not None and plan.was is not None}
@@ -244,18 +224,63 @@ class _Sync:
                 plan.root = self._writer.add_root(plan.path if plan.uploads is None else os.fsencode(UPLOADS))
             if plan.filters != plan.remembered:
                 self._writer.set_filters(plan.root, plan.filters)
+            if plan.labels.labelling != plan.remembered_labels:
+                self._writer.set_labelling(plan.root, plan.labels.labelling)
+            self._relabel(plan)
+            self._settle_unread(plan.root, plan)
 
-    def _embed(self, tasks: list[_Task]) -> None:
+    def _relabel(self, plan: RootPlan) -> None:
+        """Give items their new labels, in the transaction that changes where labels come from."""
+        for item in plan.relabelled:
+            self._writer.move(item)
+        self._counts["relabelled"] += len(plan.relabelled)
+
+    def _settle_unread(self, root: int, plan: RootPlan) -> None:
+        if plan.forgotten:
+            self._writer.forget_unread(root, plan.forgotten)
+        learned = [each for each in plan.no_pictures if plan.unread.get(each.found.path) != each]
+        if learned:
+            self._writer.keep_unread(root, learned)
+
+    def _check_decoding(self) -> list[Task]:
+        """Look at what older decoding rules have read; return what they have read otherwise than those of today."""
+        pending = [(plan, found, item) for plan in self._plans for found, item in plan.outdated]
+        if not pending:
+            return []
+        outdated = [Task(*each, each[2].sha256, redecode=True) for each in pending]
+        advance = self._progress("checking formats", len(outdated))
+        changed = []
+        # In threads, since some formats are read to their end: a disk far away answers several at a time.
+        with ThreadPoolExecutor(2 * usable_cores(), thread_name_prefix="check") as pool:
+            for start in range(0, len(outdated), _CHECKED_AT_A_TIME):
+                some = outdated[start : start + _CHECKED_AT_A_TIME]
+                for task, is_other in zip(some, pool.map(is_decoded_otherwise, some), strict=True):
+                    changed += [task] if is_other else []
+                    self._settle_decoding(task, is_other)
+                    advance(1)
+                self._keep_what_is_done()
+        return changed
+
+    def _settle_decoding(self, task: Task, is_other: bool | None) -> None:
+        """Record that the vector of an unchanged file is right; where that is not known, the next sync tries again."""
+        if is_other:
+            return
+        self._counts["unchanged"] += 1
+        if is_other is not None and task.old is not None:
+            self._writer.move(self._item(task, task.old.id))
+            self._counts["read alike"] += 1
+
+    def _embed(self, tasks: list[Task]) -> None:
         self._advance = self._progress("embedding", len(tasks))
         embedder = self._open_embedder(self._writer.folder / MODEL)
-        self._contents = self._writer.contents()
+        self._contents = self._writer.decoding_of_contents()
         while tasks:
             results = embedder.stream(tasks, lambda task: self._read(task, embedder))
             tasks = [task for task, outcome in results if not self._settle(task, outcome)]
             # Those left had content that the index held when they were read, but not any more: now it is decoded.
             self._contents.clear()
 
-    def _read(self, task: _Task, embedder: Embedder) -> Picture:
+    def _read(self, task: Task, embedder: Embedder) -> Picture:
         """Read one file, opened once: size, time and hash are those of the bytes that are decoded."""
         path = task.path
         try:
@@ -266,81 +291,104 @@ class _Sync:
                 task.sha256 = hashlib.file_digest(file, "sha256").digest()
                 if task.uploaded is not None and task.sha256 != task.uploaded.sha256:
                     raise PictureError(f"{display_path(path)} is damaged: its content is not what was uploaded.")
-                if task.sha256 in self._contents:
-                    raise _AlreadyEmbeddedError
+                if self._is_embedded(task):
+                    raise _AlreadyEmbeddedError("the index holds the vector of these bytes")
                 file.seek(0)
                 return embedder.load(file)
         except OSError as error:
-            raise PictureError(f"{display_path(path)} cannot be read ({error.strerror}).") from None
+            short = f"cannot be read ({error.strerror})"
+            raise PictureError(f"{display_path(path)} {short}.", kind="unreadable", short=short) from None
 
-    def _settle(self, task: _Task, outcome: npt.NDArray[np.float32] | PictureError) -> bool:
+    def _is_embedded(self, task: Task) -> bool:
+        """Tell whether the index has a vector of these bytes that is right by the decoding rules of today."""
+        version = self._contents.get(task.sha256)
+        return version is not None and (
+            version >= formats.DECODING_VERSION or not formats.decoding_changed(task.path, version)
+        )
+
+    def _settle(self, task: Task, outcome: npt.NDArray[np.float32] | PictureError) -> bool:
         """Write what became of a file; False: it must be read again."""
         settled = True
         if isinstance(outcome, _AlreadyEmbeddedError):
             settled = self._reuse(task)
         elif isinstance(outcome, PictureError):
-            self._skip(task, str(outcome))
+            self._skip(task, outcome)
         else:
+            self._counts["embedded"] += 1
             self._put(task, outcome.astype("<f4").tobytes())
         self._advance(int(settled))
         self._keep_what_is_done()
         return settled
 
-    def _reuse(self, task: _Task) -> bool:
+    def _reuse(self, task: Task) -> bool:
         """Take the vector that the index has for these bytes; False: it has none any more."""
-        if task.old is not None and task.old.sha256 == task.sha256:
+        version = self._contents[task.sha256]
+        if task.old is not None and task.old.sha256 == task.sha256 and _is_right(task.old, version, task):
             self._writer.move(self._item(task, task.old.id))
+            self._contents[task.sha256] = formats.DECODING_VERSION
             self._counts["unchanged"] += 1
             return True
-        if self._missing[task.sha256]:
-            moved = self._missing[task.sha256].pop()
+        moved = next((item for item in self._missing[task.sha256] if _is_right(item, version, task)), None)
+        if moved is not None and not task.redecode:
+            self._missing[task.sha256].remove(moved)
             if task.old is not None:
                 self._writer.remove([task.old.id])
-            self._writer.move(self._item(task, moved.id))
+            self._writer.move(self._item(task, moved.id, moved.label))
+            self._contents[task.sha256] = formats.DECODING_VERSION
             self._counts["moved"] += 1
             return True
-        vector = self._writer.vector_of_content(task.sha256)
+        vector = self._writer.vector_of_content(task.sha256, version)
         if vector is not None:
             self._put(task, vector)
         return vector is not None
 
-    def _put(self, task: _Task, vector: bytes) -> None:
+    def _put(self, task: Task, vector: bytes) -> None:
         if task.old is not None:
             self._writer.remove([task.old.id])
-        if task.uploaded is not None:
+        if task.uploaded is not None and not task.redecode:
             self._keep_upload(task)
         self._writer.add(self._item(task, 0), vector)
-        self._contents.add(task.sha256)
-        self._counts["added" if task.old is None else "updated"] += 1
+        self._contents[task.sha256] = formats.DECODING_VERSION
+        same = task.old is not None and task.old.sha256 == task.sha256
+        self._counts["redecoded" if same else "added" if task.old is None else "updated"] += 1
 
-    def _keep_upload(self, task: _Task) -> None:
+    def _keep_upload(self, task: Task) -> None:
         """Let the file of an upload lie in this index, too."""
         target = uploads_of(self._writer.folder) / os.fsdecode(task.found.path)
-        if _is_here(task, self._writer.folder):
+        if is_here(task, self._writer.folder):
             self._counts["taken in"] += 1
         else:
             link_or_copy(Path(task.path), target)
 
-    def _skip(self, task: _Task, reason: str) -> None:
-        if task.uploaded is not None and not _is_here(task, self._writer.folder) and _is_whole(task):
+    def _skip(self, task: Task, error: PictureError) -> None:
+        reason = str(error)
+        if task.uploaded is not None and not is_here(task, self._writer.folder) and is_whole(task):
             raise IndexStateError(
                 f"{reason} It was uploaded, and lies in the index alone, from where it would be lost; everything stays "
                 f"as it is. Take it out first with: deeprank-index remove {display_path(task.path)} --index "
                 f"{display_path(os.path.dirname(task.plan.path))}."  # noqa: PTH120 - bytes
             )
-        self._skipped.append((full_path(task.plan, task.found.path), reason))
-        if task.old is not None:
+        self._skipped.append(SkippedFile(task.path, reason, error.kind, error.short))
+        unread = unread_of(task.found, error, self._reading) if task.uploaded is None else None
+        if unread is not None and task.plan.root is not None:
+            self._writer.keep_unread(task.plan.root, [unread])
+        if task.redecode and (task.uploaded is not None or error.kind in _NO_JUDGEMENT):
+            self._counts["unchanged"] += 1
+        elif task.old is not None:
             # What the index has of it is the picture as it was: rather no answer than that one.
             self._writer.remove([task.old.id])
             self._counts["removed"] += 1
 
-    def _item(self, task: _Task, item: int) -> Item:
+    def _item(self, task: Task, item: int, label: str | None = None) -> Item:
+        """Return the row of a file; ``label`` is the one it had, where labels come from a table that is gone."""
         assert task.plan.root is not None
         if task.uploaded is not None:
-            return task.uploaded._replace(id=item, root=task.plan.root)
-        path = task.found.path
-        label = os.fsdecode(path.split(b"/", 1)[0]) if b"/" in path else None
-        return Item(item, task.plan.root, path, label, task.found.size, task.found.mtime_ns, task.sha256)
+            return task.uploaded._replace(id=item, root=task.plan.root, decoding=formats.DECODING_VERSION)
+        path, size, mtime_ns = task.found
+        label = label if task.old is None else task.old.label
+        if not task.redecode:  # its file is as it was, and so is its label
+            label = task.plan.labels.label(path, label)
+        return Item(item, task.plan.root, path, label, size, mtime_ns, task.sha256, formats.DECODING_VERSION)
 
     def _keep_what_is_done(self) -> None:
         now = time.monotonic()
@@ -373,25 +421,41 @@ class _Sync:
             added=self._counts["added"],
             updated=self._counts["updated"],
             moved=self._counts["moved"],
+            redecoded=self._counts["redecoded"],
+            relabelled=self._counts["relabelled"],
             removed=self._counts["removed"],
             kept=self._counts["kept"],
             left_out=sum(plan.walk.left_out for plan in self._plans),
             left_out_folders=sum(plan.walk.left_out_folders for plan in self._plans),
             unchanged=self._counts["unchanged"],
-            skipped=tuple(sorted(self._skipped)),
+            skipped_files=tuple(sorted(self._skipped, key=attrgetter("path"))),
             unknown_extensions=dict(sorted(unknown.items())),
             items=self._writer.meta().items,
+            embedded=self._counts["embedded"],
+            example=self._example(),
             remarks=tuple(remark for remark in remarks if remark is not None),
         )
 
+    def _example(self) -> str | None:
+        """Return a picture to search with, of which the name can be typed."""
+        skipped = {file.path for file in self._skipped}
+        for plan in self._plans:
+            paths = [] if plan.uploads is not None else [found.path for found in plan.walk.files]
+            for path in heapq.nsmallest(len(skipped) + 1, paths):
+                name = plan.full_path(path)
+                if name not in skipped and name.isprintable():
+                    return name
+        return None
 
-def _is_here(task: _Task, folder: Path) -> bool:
-    """Tell whether the file of an upload lies in this index, not in one that takes its place."""
-    return task.plan.path == os.fsencode(os.path.realpath(uploads_of(folder)))
 
-
-def _is_whole(task: _Task) -> bool:
-    return task.uploaded is not None and task.sha256 == task.uploaded.sha256
+def _is_right(item: Item, version: int, task: Task) -> bool:
+    """Tell whether the vector of an item is right for a file of its content; one of decoding rules ``version`` is."""
+    if item.decoding == version:
+        return True
+    try:
+        return not formats.decoding_changed(task.path, item.decoding)
+    except OSError:
+        return False
 
 
 def _taken_in(uploads: int) -> str | None:
@@ -401,14 +465,9 @@ def _taken_in(uploads: int) -> str | None:
     return f"{found} found without the database that knew the labels; they are in the index again, without any."
 
 
-def remembered_filters(plans: Sequence[RootPlan]) -> str | None:
-    """Say which filters are used that were not named with this sync; None: there are none."""
-    used = [f"{plan.filters} ({display_path(plan.path)})" for plan in plans if plan.filters and not plan.given]
-    if not used:
+def _redecoded(counts: Mapping[str, int]) -> str | None:
+    again, alike = counts["redecoded"], counts["read alike"]
+    if not again + alike:
         return None
-    return f"Filters of earlier syncs are used: {', '.join(used)}; --no-filters forgets them."
-
-
-def full_path(plan: RootPlan, path: bytes) -> str:
-    """Return the path of a file under a root."""
-    return os.fsdecode(os.path.join(plan.path, path)) if path else os.fsdecode(plan.path)  # noqa: PTH118
+    others = f"; {alike:,} others are as they were" if alike else ""
+    return f"{again:,} unchanged pictures were embedded again: their formats are decoded otherwise now{others}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections import Counter
@@ -38,18 +39,22 @@ class Walk:
 
     Attributes:
         files: those whose extension is a picture's, in no particular order.
+        doubtful: those without an extension, or with another one that the filters name: their first bytes decide.
         unknown: number of the other files, by extension.
         left_out: number of pictures that the filters leave out, in folders that they do not.
         left_out_folders: number of folders that they leave out.
+        of_tools: of these folders, the number of each name that no filter was needed for.
         problems: (path relative to the root, reason) of what could not be looked at.
         unread: folders (relative) whose content is not known for that reason.
 
     """
 
     files: list[Found] = field(default_factory=list)
+    doubtful: list[Found] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
     left_out: int = 0
     left_out_folders: int = 0
+    of_tools: Counter[str] = field(default_factory=Counter)
     problems: list[tuple[bytes, str]] = field(default_factory=list)
     unread: list[bytes] = field(default_factory=list)
 
@@ -63,9 +68,10 @@ def folder_identity(folder: Path) -> Identity:
 def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _EVERYTHING) -> Walk:
     """List the pictures under ``root``.
 
-    Hidden files and folders are skipped, links to folders followed. A folder is visited once, however many links lead
-    there: so a loop of links ends. Real folders come before links, so that a picture has its real path. What was
-    uploaded to an index that lies there is no part of the folder.
+    Hidden files and folders are skipped, and those that tools keep beside pictures (see :mod:`.rootfilters`); links to
+    folders are followed. A folder is visited once, however many links lead there: so a loop of links ends. Real folders
+    come before links, so that a picture has its real path. What was uploaded to an index that lies there is no part of
+    the folder.
 
     Args:
         root: an existing folder.
@@ -96,8 +102,10 @@ def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _E
                 is_link = entry.is_symlink()
                 if not entry.is_dir():
                     _look_at(entry, path, filters, result)
-                elif filters and not filters.enters(path):
+                elif not filters.enters(path):
                     result.left_out_folders += 1
+                    if filters.is_of_a_tool(path):
+                        result.of_tools[os.fsdecode(entry.name)] += 1
                 elif not _is_of_an_index(root, folder, entry.name):
                     (links if is_link else folders).append(path)
             except OSError as error:
@@ -113,14 +121,31 @@ def _is_of_an_index(root: bytes, folder: bytes, name: bytes) -> bool:
 
 def _look_at(entry: os.DirEntry[bytes], path: bytes, filters: RootFilters, result: Walk) -> None:
     extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-    if extension not in _EXTENSIONS:
+    is_known = extension in _EXTENSIONS
+    if not is_known and extension and not filters.names(extension):
         result.unknown[os.fsdecode(extension)] += 1
         return
     if filters and not filters.takes(path):
-        result.left_out += 1
+        if is_known:
+            result.left_out += 1
+        else:
+            result.unknown[os.fsdecode(extension)] += 1
+        return
+    if not is_known:
+        _look_at_doubtful(entry, path, extension, result)
         return
     status = entry.stat()
     if not stat.S_ISREG(status.st_mode):
         result.problems.append((path, "it is not a regular file"))
         return
     result.files.append(Found(path, status.st_size, status.st_mtime_ns))
+
+
+def _look_at_doubtful(entry: os.DirEntry[bytes], path: bytes, extension: bytes, result: Walk) -> None:
+    """Note a file that may be a picture; one that cannot be looked at is as good as none."""
+    with contextlib.suppress(OSError):
+        status = entry.stat()
+        if stat.S_ISREG(status.st_mode):
+            result.doubtful.append(Found(path, status.st_size, status.st_mtime_ns))
+            return
+    result.unknown[os.fsdecode(extension)] += 1

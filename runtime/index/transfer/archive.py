@@ -12,6 +12,7 @@ array                 dtype and shape          what
 ``sizes``             int64 ``[n]``            of the picture file, in bytes
 ``mtimes_ns``         int64 ``[n]``            when it was last changed
 ``sha256``            uint8 ``[n, 32]``        of the bytes of the picture file
+``decoding``          int32 ``[n]``            version of the decoding rules; files without this array: 1 for all
 ``roots``             uint8 ``[...]``          the synced folders and that of the uploads, each ended by a zero byte
 ``root_ids``          int64 ``[r]``            the numbers of the roots in the index
 ``meta``              uint8 ``[...]``          a JSON object, see :mod:`.exporting`
@@ -38,7 +39,7 @@ import numpy.typing as npt
 from ...errors import DataError
 from ...text import display_path, printable
 
-__all__ = ["ARRAYS", "KIND", "SCHEMA", "ArchiveReader", "ArchiveWriter", "join_names", "split_names"]
+__all__ = ["ARRAYS", "KIND", "OPTIONAL", "SCHEMA", "ArchiveReader", "ArchiveWriter", "join_names", "split_names"]
 
 KIND = "deeprank-index"
 SCHEMA = 1
@@ -54,9 +55,13 @@ ARRAYS: Mapping[str, tuple[str, tuple[int | None, ...]]] = {
     "sizes": ("<i8", ()),
     "mtimes_ns": ("<i8", ()),
     "sha256": ("|u1", (32,)),
+    "decoding": ("<i4", ()),
     "roots": ("|u1", ()),
     "root_ids": ("<i8", ()),
 }
+
+# Earlier versions did not write these, and do not look at them.
+OPTIONAL = frozenset({"decoding"})
 
 # Whatever zipfile and numpy raise on bytes that are no npz.
 _DAMAGED = (
@@ -135,9 +140,13 @@ class ArchiveReader:
         with self._guarded():
             self._zip = zipfile.ZipFile(file)
             self._members = {member.filename: member for member in self._zip.infolist()}
-        missing = [name for name in ARRAYS if f"{name}.npy" not in self._members]
+        missing = [name for name in ARRAYS if name not in OPTIONAL and name not in self]
         if missing:
             raise self.error(f"has no array {missing[0]!r}")
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether the file has this array."""
+        return f"{name}.npy" in self._members
 
     def error(self, what: str) -> DataError:
         """Return the error for a file that ``what``."""

@@ -19,7 +19,6 @@ from ...files import replace_durably
 from ...modelfile import ModelInfo, open_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
-from ..care.leftovers import put_log_away
 from ..database.records import Item
 from ..database.store import Ids, Store
 from ..files import MODEL
@@ -49,9 +48,9 @@ def export_index(
 
     The arrays are described in :mod:`.archive`. ``meta`` is the JSON object with ``kind``, ``schema``, ``version`` (of
     deeprank), ``model_sha256``, ``dim``, ``items``, ``last_id``, ``filters`` (what a sync takes of each root that has
-    any), ``uploads`` (the number of the root under which uploads lie, null: there is none) and ``model`` (name,
-    backbone, precision and picture rule; null where the model file cannot be read). Memory is needed for everything but
-    the vectors.
+    any), ``labelling`` (where the labels of a root come from, if not from its top folders), ``uploads`` (the number of
+    the root under which uploads lie, null: there is none) and ``model`` (name, backbone, precision and picture rule;
+    null where the model file cannot be read). Memory is needed for everything but the vectors.
 
     Args:
         index: the index folder, which may be in use.
@@ -75,7 +74,6 @@ def export_index(
             archive.put_bytes("meta", json.dumps(described).encode())
             written = _write_vectors(store, archive, ids, count, progress)
             _Columns.of(store, None if ids is None else set(written.tolist())).write(archive, written, store.damage)
-    put_log_away(folder)
     return ExportReport(count, meta.dim, path.stat().st_size)
 
 
@@ -92,6 +90,10 @@ def _described(store: Store, count: int, model: ModelInfo | None) -> dict[str, A
         "filters": [
             {"root": root, "include": filters.include, "exclude": filters.exclude}
             for root, filters in store.filters().items()
+        ],
+        "labelling": [
+            {"root": root, "rule": labels.rule, "splits": labels.splits, "table": labels.table}
+            for root, labels in store.labelling().items()
         ],
         "uploads": store.uploads_root(),
         "model": {
@@ -142,6 +144,7 @@ class _Columns:
     sizes: array.array[int] = field(default_factory=lambda: array.array("q"))
     mtimes_ns: array.array[int] = field(default_factory=lambda: array.array("q"))
     sha256: bytearray = field(default_factory=bytearray)
+    decoding: array.array[int] = field(default_factory=lambda: array.array("i"))
     paths: bytearray = field(default_factory=bytearray)
     labels: dict[str, int] = field(default_factory=dict)
 
@@ -160,6 +163,7 @@ class _Columns:
         self.sizes.append(item.size)
         self.mtimes_ns.append(item.mtime_ns)
         self.sha256 += item.sha256
+        self.decoding.append(item.decoding)
         self.paths += item.path
         self.paths.append(0)
 
@@ -179,6 +183,7 @@ class _Columns:
         archive.put("sizes", np.array(self.sizes, dtype=np.int64))
         archive.put("mtimes_ns", np.array(self.mtimes_ns, dtype=np.int64))
         archive.put("sha256", np.frombuffer(self.sha256, dtype=np.uint8).reshape(-1, 32))
+        archive.put("decoding", np.array(self.decoding, dtype=np.int32))
         archive.put_bytes("roots", join_names(self.roots[root] for root in roots.tolist()))
         archive.put("root_ids", roots)
 

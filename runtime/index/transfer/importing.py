@@ -23,6 +23,7 @@ from ..database.store import Ids, Vectors
 from ..database.writer import Writer, open_writer
 from ..files import UPLOADS
 from ..folders.rootfilters import RootFilters
+from ..folders.rootlabels import RootLabels
 from ..graph.update import update_graph
 from ..home import install_model
 from ..uploads.carrying import carry_uploads
@@ -39,7 +40,7 @@ _ROWS_AT_A_TIME = 4096
 _COMMIT_ROWS = 16 * _ROWS_AT_A_TIME
 # New ids come after these, and must not reach the end of what SQLite counts.
 _LARGEST_ID = 2**62
-_ONE_EACH = ("ids", "root_of", "label_of", "sizes", "mtimes_ns", "sha256", "vectors")
+_ONE_EACH = ("ids", "root_of", "label_of", "sizes", "mtimes_ns", "sha256", "decoding", "vectors")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class _Described:
     last_id: int
     model_name: str | None
     filters: dict[int, RootFilters]
+    labelling: dict[int, RootLabels]
     uploads: int | None
 
 
@@ -83,6 +85,7 @@ class _Content:
     sizes: Ids
     mtimes_ns: Ids
     sha256: npt.NDArray[np.uint8]
+    decoding: npt.NDArray[np.int32]
     roots: dict[int, bytes]
     labels: list[str]
     uploads: int | None
@@ -102,6 +105,7 @@ class _Content:
             int(self.sizes[row]),
             int(self.mtimes_ns[row]),
             self.sha256[row].tobytes(),
+            int(self.decoding[row]),
         )
 
 
@@ -199,7 +203,8 @@ def _described(archive: ArchiveReader, values: dict[str, Any]) -> _Described:
     uploads = values.get("uploads")
     if uploads is not None and type(uploads) is not int:
         raise archive.error("does not say by a number which root is that of the uploads")
-    return _Described(sha256, dim, last_id, name if isinstance(name, str) else None, filters, uploads)
+    labelling = _read_labelling(archive, values.get("labelling", []))
+    return _Described(sha256, dim, last_id, name if isinstance(name, str) else None, filters, labelling, uploads)
 
 
 def _read_filters(archive: ArchiveReader, found: Any) -> dict[int, RootFilters]:
@@ -216,6 +221,19 @@ def _read_filters(archive: ArchiveReader, found: Any) -> dict[int, RootFilters]:
         except QueryError as error:
             raise archive.error(f"holds filters that cannot be used ({error})") from None
     return filters
+
+
+def _read_labelling(archive: ArchiveReader, found: Any) -> dict[int, RootLabels]:
+    """Return where the labels of each root come from that does not have those of its top folders, by its number."""
+    labelling = {}
+    for entry in found if isinstance(found, list) else [found]:
+        values = entry if isinstance(entry, dict) else {}
+        root, rule, splits, table = (values.get(name) for name in ("root", "rule", "splits", "table"))
+        known = RootLabels.of(rule, splits, table)
+        if type(root) is not int or known is None:
+            raise archive.error("holds sources of labels that are none")
+        labelling[root] = known
+    return labelling
 
 
 def _is_text(value: object) -> bool:
@@ -248,12 +266,12 @@ def _find_model(path: Path, described: _Described, named: str | Path | None) -> 
 
 
 def _read_content(archive: ArchiveReader, described: _Described) -> _Content:
-    counts = {name: archive.shape(name)[0] for name in _ONE_EACH}
+    counts = {name: archive.shape(name)[0] for name in _ONE_EACH if name in archive}
     if len(set(counts.values())) != 1:
         shown = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         raise archive.error(f"holds {shown}, which must be as many")
     count = counts["ids"]
-    numbers = {name: archive.read(name) for name in ARRAYS if name not in ("meta", "vectors")}
+    numbers = {name: archive.read(name) for name in ARRAYS if name in archive and name not in ("meta", "vectors")}
     names = {name: split_names(numbers[name].tobytes()) for name in ("paths", "labels", "roots")}
     _check_numbers(archive, numbers, names, described)
     if len(names["paths"]) != count:
@@ -266,6 +284,7 @@ def _read_content(archive: ArchiveReader, described: _Described) -> _Content:
         sizes=numbers["sizes"],
         mtimes_ns=numbers["mtimes_ns"],
         sha256=numbers["sha256"],
+        decoding=numbers.get("decoding", np.ones(count, dtype=np.int32)),
         roots=dict(zip(numbers["root_ids"].tolist(), names["roots"], strict=True)),
         labels=[os.fsdecode(label) for label in names["labels"]],
         uploads=described.uploads,
@@ -292,6 +311,8 @@ def _check_numbers(
             raise archive.error(f"points with {name} beside its {known}")
     if (numbers["sizes"] < 0).any():
         raise archive.error("holds a size below 0")
+    if "decoding" in numbers and (numbers["decoding"] < 1).any():
+        raise archive.error("holds a version of decoding rules below 1")
 
 
 def _check_names(archive: ArchiveReader, content: _Content) -> None:
@@ -329,6 +350,8 @@ def _fill(
         writer.add_root(os.fsencode(UPLOADS) if root == content.uploads else path, root)
         if root in described.filters:
             writer.set_filters(root, described.filters[root])
+        if root in described.labelling:
+            writer.set_labelling(root, described.labelling[root])
     writer.reserve_ids(described.last_id)
     advance = progress("importing", len(content.ids))
     row = 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ... import formats
 from ...errors import DeepRankError, IndexStateError, PictureError, QueryError
 from ...images import opened_picture
 from ...text import display_path, printable
@@ -24,10 +25,9 @@ from .files import delete_unused, problem_of, put_file, uploads_of
 
 __all__ = ["Added", "Upload", "add_uploads"]
 
-# By the formats of Pillow that a picture may have. An MPO is a JPEG with more pictures after it.
+# By the formats that a picture may have.
 _EXTENSIONS = {
     "JPEG": ".jpg",
-    "MPO": ".jpg",
     "PNG": ".png",
     "GIF": ".gif",
     "BMP": ".bmp",
@@ -153,6 +153,7 @@ class _Adding:
             len(upload.content),
             status.st_mtime_ns,
             upload.sha256,
+            formats.DECODING_VERSION,
         )
         return Added(self._writer.add(row, upload.vector.tobytes()), upload.name, True, upload.label)
 

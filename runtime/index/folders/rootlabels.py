@@ -1,0 +1,221 @@
+"""Where the labels of a synced folder come from: its folders, or a table; remembered with the folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from ...errors import QueryError
+from ...labels import LABEL_RULES, SPLITS, FolderLabels, LabelRule, is_split_layout, split_of
+from ...text import display_path, printable
+from ..database.records import checksum
+
+__all__ = [
+    "LabelSource",
+    "RootLabels",
+    "describe_labels",
+    "labelling_row",
+    "open_labels",
+    "parse_labels",
+    "read_labelling",
+]
+
+Rule = LabelRule | Literal["table"]
+_RULES = (*LABEL_RULES, "table")
+
+
+@dataclass(frozen=True)
+class RootLabels:
+    """How the labels of a folder are read.
+
+    Attributes:
+        rule: of :class:`~...labels.FolderLabels`, or ``table``.
+        splits: whether its top folders are splits, below which labels begin.
+        table: absolute path of the CSV file; empty: the rule is another.
+
+    """
+
+    rule: Rule = "top"
+    splits: bool = False
+    table: str = ""
+
+    @classmethod
+    def of(cls, rule: object, splits: object, table: object) -> Self | None:
+        """Return what values from elsewhere mean; None: nothing that can be."""
+        if rule not in _RULES or type(splits) is not bool or not isinstance(table, str):
+            return None
+        try:
+            is_path = os.fsencode(table).startswith(b"/") and "\0" not in table
+        except UnicodeEncodeError:
+            return None
+        return cls(cast(Rule, rule), splits, table) if is_path == (rule == "table") and (is_path or not table) else None
+
+    def __str__(self) -> str:
+        """Return the option that asks for it, as it is typed."""
+        import shlex
+
+        return f"--labels {shlex.quote(display_path(self.table)) if self.table else self.rule}"
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Gives the label of each picture of a folder.
+
+    Attributes:
+        labelling: how labels are read.
+        table: labels by the path below the folder; None: there is no table, or it is gone.
+
+    """
+
+    labelling: RootLabels = RootLabels()
+    table: Mapping[str, str | None] | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether labels come from a table that is gone: then pictures keep those that they have."""
+        return self.labelling.rule == "table" and self.table is None
+
+    def label(self, path: bytes, current: str | None = None) -> str | None:
+        """Return the label of a picture.
+
+        Args:
+            path: relative to the folder.
+            current: the label that the index has for it.
+
+        """
+        if self.labelling.rule == "table":
+            return current if self.table is None else self.table.get(os.fsdecode(path))
+        return FolderLabels(self.labelling.rule, self.labelling.splits).label(os.fsdecode(path))
+
+
+def parse_labels(text: str) -> RootLabels:
+    """Return what ``--labels`` asks for; whether there are splits is not known yet.
+
+    Raises:
+        QueryError: it is neither a rule nor a file.
+
+    """
+    if text in LABEL_RULES:
+        return RootLabels(text)
+    if not Path(text).is_file():
+        raise QueryError(
+            f"--labels {printable(text)!r} is no rule and no file; expected {', '.join(LABEL_RULES[:-1])}, "
+            f"{LABEL_RULES[-1]}, or a table of labels (CSV with the columns path and label)."
+        )
+    return RootLabels("table", table=os.path.realpath(text))
+
+
+def open_labels(labelling: RootLabels, root: bytes) -> LabelSource:
+    """Return the labels of the folder ``root``; a table is read.
+
+    Raises:
+        DataError: the table is not one.
+
+    """
+    if labelling.rule != "table" or not os.path.isfile(labelling.table):  # noqa: PTH113 - a pipe would keep us waiting
+        return LabelSource(labelling)
+    from ...label_table import read_label_table
+
+    return LabelSource(labelling, _below(root, labelling.table, read_label_table(Path(labelling.table)).labels()))
+
+
+def _below(root: bytes, table: str, labels: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return labels by the path below ``root``; those in a table are relative to it, else to the table's own folder."""
+    folder, home = os.fsdecode(root), os.path.dirname(table)  # noqa: PTH120
+    prefix = folder.rstrip("/") + "/"
+    found: dict[str, str | None] = {}
+    for path, label in labels.items():
+        there = os.path.normpath(os.path.join(home, path))  # noqa: PTH118
+        if there.startswith(prefix):
+            found[there.removeprefix(prefix)] = label
+    return {**found, **{os.path.normpath(path): label for path, label in labels.items()}}
+
+
+def labelling_row(root: int, labelling: RootLabels) -> tuple[int, str, int, bytes, int]:
+    """Return the row of ``labelling``: root, rule, splits, path of the table, checksum."""
+    fields = root, labelling.rule, int(labelling.splits), os.fsencode(labelling.table)
+    return (*fields, checksum(*fields))
+
+
+def read_labelling(row: Sequence[Any]) -> RootLabels | None:
+    """Return what a row says; None: it is damaged."""
+    if tuple(map(type, row)) != (int, str, int, bytes, int) or checksum(*row[:-1]) != row[-1]:
+        return None
+    _, rule, splits, table, _ = row
+    return RootLabels.of(rule, bool(splits), os.fsdecode(table))
+
+
+def describe_labels(name: str, labels: LabelSource, paths: Iterable[bytes]) -> str:
+    """Say where the labels of a folder come from, how many there are, and what another reading would give.
+
+    Args:
+        name: of the folder, as it is shown.
+        labels: of it.
+        paths: of its pictures.
+
+    """
+    rule, splits = labels.labelling.rule, labels.labelling.splits
+    if rule == "none":
+        return f"{name}: no labels (--labels none)"
+    if labels.is_lost:
+        return f"{name}: labels stay as they are; the table {display_path(labels.labelling.table)} is gone"
+    if rule == "table":
+        found = {labels.label(path) for path in paths}
+        return f"{name}: {_counted(found)} from the table {display_path(labels.labelling.table)}{_some(found)}"
+    folders = {os.path.dirname(os.fsdecode(path)) for path in paths}  # noqa: PTH120
+    tops = sorted({folder.split("/")[0] for folder in folders if folder}, key=_split_first)
+    found = _labels(FolderLabels(rule, splits), folders)
+    below = f"the folders below {', '.join(map(printable, tops))}" if splits else _FOLDERS[rule]
+    if found <= {None}:
+        return f"{name}: no labels, for its pictures lie in no folder {'below its splits' if splits else 'of it'}"
+    return f"{name}: {_counted(found)} from {below}{_some(found)}{_others(name, rule, splits, folders, tops)}"
+
+
+_FOLDERS: Mapping[Rule, str] = {
+    "top": "its top folders",
+    "leaf": "the innermost folders",
+    "path": "the paths of its folders",
+}
+_MOST_TOPS = 3
+
+
+def _labels(rule: FolderLabels, folders: Iterable[str]) -> set[str | None]:
+    return {rule.label(f"{folder}/_" if folder else "_") for folder in folders}
+
+
+def _split_first(name: str) -> tuple[int, str]:
+    split = split_of(name)
+    return (len(SPLITS) if split is None else SPLITS.index(split)), name
+
+
+def _counted(labels: set[str | None]) -> str:
+    count = len(labels - {None})
+    return f"{count:,} label{'' if count == 1 else 's'}"
+
+
+def _some(labels: set[str | None]) -> str:
+    named = sorted(label for label in labels if label is not None)
+    shown = [printable(label) for label in (named if len(named) < _MOST_TOPS else (named[0], "…", named[-1]))]
+    return f" ({' '.join(shown) if '…' in shown else ', '.join(shown)})" if shown else ""
+
+
+def _others(name: str, rule: LabelRule, splits: bool, folders: set[str], tops: Sequence[str]) -> str:
+    """Say what the other reading would give: of nested folders, and of a folder that is named like a split."""
+    other: LabelRule = "leaf" if rule == "top" else "top"
+    others = _labels(FolderLabels(other, splits), folders)
+    said = ""
+    apart = _labels(FolderLabels("path", splits), folders)
+    if rule == "leaf" and len(apart) > len(_labels(FolderLabels(rule, splits), folders)):
+        said = f"; folders of one name are one label, out of {len(apart - {None}):,} folders"
+    if others != _labels(FolderLabels(rule, splits), folders):
+        said += f"; --labels {other}: {len(others - {None}):,}"
+    likely = [top for top in tops if split_of(top) is not None]
+    if likely and not splits and rule != "leaf" and not is_split_layout(tops):
+        said += (
+            f". '{printable(likely[0])}' is read as a label; if it is a split, sync {name}/{printable(likely[0])} "
+            "by itself, or take --labels leaf"
+        )
+    return said

@@ -1,0 +1,82 @@
+"""What a sync says of the folders it was given, before and after the work."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ...labels import FolderLabels
+from ...text import display_path, printable
+from .plan import RootPlan
+from .rootlabels import describe_labels
+
+__all__ = ["labels_remarks", "labels_said", "remembered_filters", "shown_folder", "tools_remark"]
+
+
+def labels_said(plans: Sequence[RootPlan]) -> Iterator[str]:
+    """Say where the labels of each folder come from."""
+    for plan in plans:
+        if plan.uploads is None and plan.walk.files:
+            yield describe_labels(shown_folder(plan.path), plan.labels, [found.path for found in plan.walk.files])
+
+
+def labels_remarks(plans: Sequence[RootPlan]) -> Iterator[str]:
+    """Say where labels should be looked at: the layout of a folder has changed, or a table lacks pictures."""
+    for plan in plans:
+        if plan.uploads is not None:
+            continue
+        name, labelling = shown_folder(plan.path), plan.labels.labelling
+        if plan.labels.is_lost:
+            yield (
+                f"The table {display_path(labelling.table)}, from which {name} has its labels, is gone: pictures keep "
+                "their labels, new ones get none. Put it back, or name another with --labels."
+            )
+        elif labelling.rule == "table":
+            missing = sum(plan.labels.label(found.path) is None for found in plan.walk.files)
+            if missing:
+                yield f"{missing:,} of {len(plan.walk.files):,} pictures of {name} are not in the table: no label."
+        elif labelling.splits != plan.splits and _matters(plan):
+            seen = "are splits now" if plan.splits else "are not splits any more"
+            yield (
+                f"The top folders of {name} {seen}, but its labels are read as before, for the whole folder; to read "
+                f"them anew: --labels {labelling.rule}."
+            )
+
+
+def _matters(plan: RootPlan) -> bool:
+    labelling = plan.labels.labelling
+    if labelling.rule in ("table", "none"):
+        return False
+    before, now = FolderLabels(labelling.rule, labelling.splits), FolderLabels(labelling.rule, plan.splits)
+    folders = {os.path.dirname(found.path) for found in plan.walk.files}  # noqa: PTH120 - bytes
+    return any(before.label(path) != now.label(path) for path in (os.fsdecode(folder) + "/_" for folder in folders))
+
+
+def remembered_filters(plans: Sequence[RootPlan]) -> str | None:
+    """Say which filters are used that were not named with this sync; None: there are none."""
+    used = [f"{plan.filters} ({display_path(plan.path)})" for plan in plans if plan.filters and not plan.given]
+    if not used:
+        return None
+    return f"Filters of earlier syncs are used: {', '.join(used)}; --no-filters forgets them."
+
+
+def tools_remark(plans: Sequence[RootPlan]) -> str | None:
+    """Say which folders are left out because tools keep them; None: there are none."""
+    found: Counter[str] = Counter()
+    for plan in plans:
+        found += plan.walk.of_tools
+    if not found:
+        return None
+    kinds = ", ".join(f"{count:,} {printable(name)}" for name, count in sorted(found.items()))
+    first = min(found)
+    return (
+        f"Left out, folders of file servers and programs: {kinds}. To take them, too: --include '*' --include "
+        f"'{printable(first)}/'."
+    )
+
+
+def shown_folder(path: bytes) -> str:
+    """Return the path of a folder as it is shown: relative where it lies in the current one."""
+    here = os.path.relpath(path)
+    return display_path(path if here.startswith(b"..") else here)

@@ -1,0 +1,121 @@
+"""Files that are not read again: what was wrong with them, remembered until they or the decoders change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ... import formats
+from ...errors import PictureError
+from ..database.records import checksum
+from .walk import Found
+
+__all__ = [
+    "NO_PICTURE",
+    "UNREAD_COLUMNS",
+    "Reading",
+    "SkippedFile",
+    "Unread",
+    "read_unread",
+    "unread_of",
+    "unread_row",
+]
+
+UNREAD_COLUMNS = "root, path, size, mtime_ns, kind, short, reason, decoders, checksum"
+# A file without a picture's extension that does not begin as one either. It is nobody's fault, and not reported.
+NO_PICTURE = "no picture"
+
+# What reading the same file by the same decoders once more cannot change.
+_LASTING = frozenset({"not a picture", "damaged", "too large", "unsupported"})
+_TYPES = (int, bytes, int, int, str, str, str, str, int)
+# A reason may quote the file.
+_MOST_SHORT, _MOST_REASON = 200, 1_000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read now: by which decoders, and of how many pixels at most."""
+
+    max_pixels: int
+    decoders: str = field(default_factory=lambda: formats.decoders())
+
+    def of(self, kind: str) -> str:
+        """Return what of it a fault of this kind depends on."""
+        return f"{self.decoders}, at most {self.max_pixels} pixels" if kind == "too large" else self.decoders
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file that could not be indexed.
+
+    Attributes:
+        path: where it lies.
+        reason: a sentence that names it.
+        kind: of the fault, for programs.
+        short: the fault without the name of the file.
+
+    """
+
+    path: str
+    reason: str
+    kind: str
+    short: str
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A row of ``unread``: a file, as it was when it was read, and what was wrong with it.
+
+    Attributes:
+        found: path, size and time of change.
+        kind: of the fault, or :data:`NO_PICTURE`.
+        short: the fault without the name of the file.
+        reason: the sentence with it.
+        decoders: what had to stay the same, besides the file.
+
+    """
+
+    found: Found
+    kind: str
+    short: str = ""
+    reason: str = ""
+    decoders: str = ""
+
+    def holds(self, found: Found, reading: Reading) -> bool:
+        """Tell whether it would turn out the same now."""
+        return self.found == found and self.decoders == reading.of(self.kind)
+
+
+def unread_of(found: Found, error: PictureError | None, reading: Reading) -> Unread | None:
+    """Return what to remember of a file; None: nothing, for another try may end otherwise.
+
+    Args:
+        found: the file, as it was when it was read.
+        error: what was wrong with it; None: it does not begin as a picture.
+        reading: how it was read.
+
+    """
+    if error is None:
+        return Unread(found, NO_PICTURE, decoders=reading.of(NO_PICTURE))
+    if error.kind not in _LASTING or _is_of_the_machine(error.__cause__):
+        return None
+    return Unread(found, error.kind, error.short[:_MOST_SHORT], str(error)[:_MOST_REASON], reading.of(error.kind))
+
+
+def unread_row(root: int, unread: Unread) -> tuple[int | bytes | str, ...]:
+    """Return the row of ``unread``."""
+    fields = (root, *unread.found, unread.kind, unread.short, unread.reason, unread.decoders)
+    return (*fields, checksum(*fields))
+
+
+def read_unread(row: Sequence[Any]) -> Unread | None:
+    """Return what a row says; None: it is damaged."""
+    if tuple(map(type, row)) != _TYPES or checksum(*row[:-1]) != row[-1]:
+        return None
+    return Unread(Found(*row[1:4]), *row[4:8])
+
+
+def _is_of_the_machine(cause: BaseException | None) -> bool:
+    """Tell whether memory or a disk failed while a file was decoded, which does not make it a damaged one."""
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)

@@ -1,0 +1,190 @@
+"""Label tables: a CSV that names pictures with their labels, in the dialects that people have.
+
+``path,label[,split]``; Hugging Face imagefolder's ``metadata.csv`` (``file_name`` and a label); OML's
+``label,path,split,is_query,is_gallery``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from .csvfile import Row, member_path, read_rows, row_error
+from .errors import DataError
+from .labels import Split, split_of
+from .text import display_path
+
+__all__ = [
+    "EXPECTED_COLUMNS",
+    "LabelRow",
+    "LabelTable",
+    "has_label_columns",
+    "is_label_table",
+    "parse_label_table",
+    "read_label_table",
+]
+
+EXPECTED_COLUMNS = "path,label or path,label,split (path may be called file_name or filename)"
+
+# A column of the first tier that is there is taken; two of one tier contradict each other.
+_PATH_COLUMNS = (
+    ("path",),
+    ("file_name", "filename"),
+    ("image_path", "file_path", "filepath", "filepaths", "image_name", "image"),
+)
+_LABEL_COLUMNS = (("label",), ("labels", "class", "class_name", "category"))
+_SPLIT_COLUMNS = (("split",), ("subset", "partition", "set", "data set"))
+_QUERY, _GALLERY = "is_query", "is_gallery"
+
+_TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+# What pandas and others write for a field that has no value.
+_EMPTY = frozenset({"", "nan", "none", "null", "n/a", "na", "<na>"})
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """One picture of a label table.
+
+    ``line``: of the file; ``path``: posix, relative to the table's folder; ``label``: None only of a test picture;
+    ``split``: None where the table does not say; ``query``, ``gallery``: OML's flags, None where there are none.
+    """
+
+    line: int
+    path: str
+    label: str | None
+    split: Split | None = None
+    query: bool | None = None
+    gallery: bool | None = None
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The rows of a label table in the order of the file, each path once; ``path`` is how errors name the file."""
+
+    path: Path
+    rows: tuple[LabelRow, ...]
+
+    @property
+    def folder(self) -> Path:
+        """What the paths of the rows are relative to."""
+        return self.path.parent
+
+    def labels(self) -> dict[str, str | None]:
+        """Return the label of each path."""
+        return {row.path: row.label for row in self.rows}
+
+
+def read_label_table(path: Path) -> LabelTable:
+    """Read a CSV of pictures and labels; whether the pictures exist is not looked at.
+
+    Columns are named in any letter case and separated by commas, semicolons or tabs; further columns are ignored.
+
+    Raises:
+        DataError: missing, not such a CSV, or a row (its line is named) without a path or a label, with a path that
+            leaves the folder, with a path that was named before, or with a split or a flag that is unknown.
+
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{display_path(path)} {what}; expected a CSV of {EXPECTED_COLUMNS}.")
+    with path.open("rb") as file:
+        return parse_label_table(file, path)
+
+
+def parse_label_table(file: IO[bytes], path: Path) -> LabelTable:
+    """Read an open file as :func:`read_label_table` does; ``path`` is how errors name it."""
+    rows: list[LabelRow] = []
+    lines: dict[str, int] = {}
+    columns: _Columns | None = None
+    for line, fields in read_rows(file, path, has_label_columns, EXPECTED_COLUMNS):
+        columns = columns or _Columns.of(path, fields)
+        row = columns.row(path, line, fields)
+        if row.path in lines:
+            what = f"{row.path!r} a second time (first in line {lines[row.path]}); expected each picture once"
+            raise row_error(path, line, what)
+        lines[row.path] = line
+        rows.append(row)
+    return LabelTable(path, tuple(rows))
+
+
+def is_label_table(content: bytes) -> bool:
+    """Tell whether the first line of a file has the columns of a label table."""
+    accepted: list[bool] = []
+
+    def accepts(columns: Collection[str]) -> bool:
+        accepted.append(has_label_columns(columns))
+        return accepted[-1]
+
+    with contextlib.suppress(DataError):
+        next(read_rows(io.BytesIO(content), Path(), accepts, ""), None)
+    return any(accepted)
+
+
+def has_label_columns(columns: Collection[str]) -> bool:
+    """Tell whether columns, in lower case, are those of a label table."""
+    return all(any(set(tier) & set(columns) for tier in tiers) for tiers in (_PATH_COLUMNS, _LABEL_COLUMNS))
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The names of the columns that are read."""
+
+    path: str
+    label: str
+    split: str | None
+
+    @classmethod
+    def of(cls, path: Path, fields: Row) -> _Columns:
+        named, label = (_column(path, fields, tiers) for tiers in (_PATH_COLUMNS, _LABEL_COLUMNS))
+        if len({_QUERY, _GALLERY} & set(fields)) == 1:
+            raise DataError(
+                f"{display_path(path)} has one of the columns {_QUERY} and {_GALLERY}; expected both or neither."
+            )
+        assert named is not None
+        assert label is not None
+        return cls(named, label, _column(path, fields, _SPLIT_COLUMNS))
+
+    def row(self, path: Path, line: int, fields: Row) -> LabelRow:
+        name, label = _text(fields, self.path), _text(fields, self.label)
+        split = None if self.split is None else _split(path, line, _text(fields, self.split))
+        if not name or (not label and split != "test"):
+            raise row_error(path, line, "no path or no label; expected both")
+        query, gallery = (_flag(path, line, fields, column) for column in (_QUERY, _GALLERY))
+        return LabelRow(line, member_path(path, line, name), label or None, split, query, gallery)
+
+
+def _column(path: Path, fields: Mapping[str, object], tiers: Sequence[Sequence[str]]) -> str | None:
+    for tier in tiers:
+        present = [name for name in tier if name in fields]
+        if len(present) > 1:
+            raise DataError(
+                f"{display_path(path)} has the columns {' and '.join(present)}, which may mean the same; rename the "
+                f"right one to {tiers[0][0]}."
+            )
+        if present:
+            return present[0]
+    return None
+
+
+def _text(fields: Row, column: str) -> str:
+    return (fields.get(column) or "").strip()
+
+
+def _split(path: Path, line: int, text: str) -> Split | None:
+    split = split_of(text)
+    if split is None and text.lower() not in _EMPTY:
+        raise row_error(path, line, f"split {text!r}; expected train, val or test")
+    return split
+
+
+def _flag(path: Path, line: int, fields: Row, column: str) -> bool | None:
+    text = _text(fields, column).lower()
+    if text in _EMPTY:
+        return None
+    if text not in _TRUTH:
+        raise row_error(path, line, f"{column} {text!r}; expected true or false")
+    return _TRUTH[text]

@@ -1,0 +1,76 @@
+"""The directory of tags that EXIF and TIFF share, read as far as is needed: small numbers of the first directory."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import IO
+
+__all__ = ["ORIENTATION", "directory", "orientation_in", "orientation_of"]
+
+ORIENTATION = 0x0112
+# Whole numbers, and bytes of no type: their letters for struct. Other types are left out.
+_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 16: "Q"}
+_MOST_TAGS = 4096
+_MOST_VALUES = 16
+
+
+def directory(file: IO[bytes]) -> dict[int, tuple[int, ...]]:
+    """Return the first values (at most 16) of each tag with whole numbers in the first directory of a TIFF structure.
+
+    ``file`` is read from its start. What is cut off or damaged is left out.
+
+    Raises:
+        ValueError: not such a structure.
+
+    """
+    file.seek(0)
+    head = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order is None or len(head) < 8:
+        raise ValueError("no TIFF structure")
+    if struct.unpack_from(order + "H", head, 2)[0] == 43:
+        return _entries(file, order, head[8:16], "Q", "HHQ8s")
+    return _entries(file, order, head[4:8], "I", "HHI4s")
+
+
+def _entries(file: IO[bytes], order: str, start: bytes, word: str, layout: str) -> dict[int, tuple[int, ...]]:
+    entry = struct.Struct(order + layout)
+    counter = struct.Struct(order + ("H" if word == "I" else "Q"))
+    if len(start) < struct.calcsize("<" + word):
+        raise ValueError("no directory")
+    file.seek(min(struct.unpack(order + word, start)[0], 2**62))
+    head = file.read(counter.size)
+    if len(head) < counter.size:
+        raise ValueError("no directory")
+    entries = file.read(entry.size * min(counter.unpack(head)[0], _MOST_TAGS))
+    tags: dict[int, tuple[int, ...]] = {}
+    for tag, kind, count, value in entry.iter_unpack(entries[: len(entries) // entry.size * entry.size]):
+        letter = _TYPES.get(kind)
+        if letter is None or not count:
+            continue
+        numbers = struct.Struct(f"{order}{min(count, _MOST_VALUES)}{letter}")
+        if count * struct.calcsize(letter) > len(value):
+            file.seek(min(struct.unpack(order + word, value)[0], 2**62))
+            value = file.read(numbers.size)
+        if len(value) >= numbers.size:
+            tags[tag] = numbers.unpack_from(value)
+    return tags
+
+
+def orientation_of(tags: dict[int, tuple[int, ...]]) -> int:
+    """Return how the picture is turned, 1 to 8; 1 where the tags do not say."""
+    value = tags.get(ORIENTATION, (1,))[0]
+    return value if 1 <= value <= 8 else 1
+
+
+def orientation_in(block: object) -> int:
+    """Return how an EXIF block says that the picture is turned, 1 to 8; 1 where it is damaged, for pixels are sound."""
+    if not isinstance(block, bytes):
+        return 1
+    while block.startswith(b"Exif\0\0"):
+        block = block[6:]
+    try:
+        return orientation_of(directory(io.BytesIO(block)))
+    except (ValueError, OverflowError, struct.error):
+        return 1

@@ -1,0 +1,212 @@
+"""JPEG: only the segments that pixels depend on reach Pillow; a missing end mark does not cost the picture."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+from PIL import JpegImagePlugin
+
+from .faults import MissingEnd, unsupported
+from .splice import Spliced
+
+__all__ = ["JpegFile", "open_jpeg"]
+
+_SCAN = 0xDA
+_EOI = b"\xff\xd9"
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_KINDS = {0xC3: "lossless coding", 0xC5: "hierarchical coding", 0xC7: "lossless coding", 0xCB: "lossless coding"}
+_MOST_SEGMENTS = 10_000
+_COEFFICIENT_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a header says: of each component its identifier and its share of samples; how they are coded."""
+
+    components: dict[int, tuple[int, int]]
+    progressive: bool
+    several_scans: bool
+
+
+class JpegFile(JpegImagePlugin.JpegImageFile):
+    """A JPEG with what its header says of its coding.
+
+    Attributes:
+        full_size: width and height, however small it is decoded.
+
+    """
+
+    full_size: tuple[int, int] = (0, 0)
+    _frame: Frame | None = None
+    _content: Spliced
+
+    def load(self) -> Any:
+        """Decode.
+
+        Raises:
+            MissingEnd: the decoder wanted more data than there are, were it only the mark of the end.
+
+        """
+        try:
+            return super().load()
+        except OSError as error:
+            if "truncated" not in str(error) or self._content.tail:
+                raise
+            raise MissingEnd("the file ends too early") from error
+
+    def complete(self) -> None:
+        """Put the mark of the end where the file ends, if all pixels are there: :meth:`load` then takes it as whole.
+
+        Raises:
+            OSError: pixels are missing.
+
+        """
+        if not self._has_all_pixels():
+            raise OSError("the file ends before its pixels do")
+        self._content = self._ending(_EOI)
+        self.fp = cast("IO[bytes]", self._content)
+
+    def _ending(self, tail: bytes) -> Spliced:
+        """Return the file with another end. Half of the mark of the end may be there."""
+        content = self._content
+        size = content.file.seek(0, os.SEEK_END)
+        content.file.seek(max(0, size - 1))
+        size -= content.file.read(1) == b"\xff"
+        return Spliced(content.file, content.head, content.start, size, tail)
+
+    def coefficient_bytes(self) -> int:
+        """Return what is held of the whole picture before any of it is decoded: all of its coefficients, or nothing."""
+        frame = self._frame
+        if frame is None or not (frame.progressive or frame.several_scans):
+            return 0
+        across = max(h for h, _ in frame.components.values())
+        down = max(v for _, v in frame.components.values())
+        share = sum(h * v for h, v in frame.components.values()) / (across * down)
+        width, height = self.full_size
+        return int(_COEFFICIENT_BYTES * share * (width + 8 * across) * (height + 8 * down))
+
+    def _has_all_pixels(self) -> bool:
+        """Tell of a file without an end whether its pixels are all there; decodes the whole picture several times.
+
+        If they are, then what follows makes no difference. Where bits are missing they would be taken from it.
+        """
+        if not _all_scans(self._content, self._frame):
+            return False
+        noise = np.random.default_rng(0).integers(0, 255, 1 << 16, dtype=np.uint8).tobytes()
+        found = set()
+        for first in (b"", b"\x00", b"\x55", b"\xaa", b"\xfe"):
+            content = self._ending((first + noise if first else b"") + _EOI)
+            with JpegImagePlugin.JpegImageFile(cast("IO[bytes]", content)) as image:
+                image.load()
+                found.add(hashlib.sha256(np.asarray(image)).digest())
+            if len(found) > 1:
+                return False
+        return True
+
+
+def open_jpeg(file: IO[bytes]) -> JpegFile:
+    """Open a JPEG; of an MPO, or of a picture with others in it, the first.
+
+    Raises:
+        PictureError: a kind that is not supported.
+        OSError, SyntaxError, ValueError: damaged.
+
+    """
+    header = _header(file)
+    content = Spliced(file, header.head, header.start)
+    image = JpegFile(cast("IO[bytes]", io.BytesIO(header.head) if header.whole else content))
+    image.fp = cast("IO[bytes]", content)
+    image._content, image._frame, image.full_size = content, header.frame, image.size
+    if header.exif:
+        image.info["exif"] = header.exif
+    return image
+
+
+class _Header(NamedTuple):
+    """The segments that pixels depend on, where the rest begins, the EXIF block, what is coded, is it all there?"""
+
+    head: bytes
+    start: int
+    exif: bytes | None
+    frame: Frame | None
+    whole: bool
+
+
+def _header(file: IO[bytes]) -> _Header:
+    """Read until the first scan begins."""
+    file.seek(2)
+    kept, exif, frame = [b"\xff\xd8"], None, None
+    for _ in range(_MOST_SEGMENTS):
+        start = file.tell()
+        marker = _marker(file)
+        length = struct.unpack(">H", file.read(2))[0] if marker is not None else 0
+        if marker is None or length < 2:  # not as it should be: Pillow may make something of it
+            return _Header(b"".join(kept), start, exif, frame, False)
+        data = file.read(length - 2)
+        if marker in _FRAMES:
+            frame = _frame(marker, data)
+        if marker == 0xE1 and data.startswith(b"Exif\0\0") and exif is None:
+            exif = data
+        if _needed(marker, data):
+            kept.append(struct.pack(">BBH", 0xFF, marker, length) + data)
+        if marker == _SCAN:
+            if frame and data and data[0] < len(frame.components):
+                frame = Frame(frame.components, frame.progressive, True)
+            return _Header(b"".join(kept), file.tell(), exif, frame, True)
+    raise ValueError(f"more than {_MOST_SEGMENTS:,} segments before the pixels")
+
+
+def _marker(file: IO[bytes]) -> int | None:
+    """Return the marker that begins here, of those with a length after it."""
+    byte = file.read(1)
+    if byte != b"\xff":
+        return None
+    while byte == b"\xff":
+        byte = file.read(1)
+    return byte[0] if byte and byte[0] >= 0xC0 and not 0xD0 <= byte[0] <= 0xD9 else None
+
+
+def _needed(marker: int, data: bytes) -> bool:
+    """Tell whether pixels depend on a segment: of the applications', JFIF's and Adobe's name the colours."""
+    if 0xE0 <= marker <= 0xEF:
+        return (marker == 0xE0 and data.startswith(b"JFIF")) or (marker == 0xEE and data.startswith(b"Adobe"))
+    return marker != 0xFE
+
+
+def _frame(marker: int, data: bytes) -> Frame | None:
+    if marker in _KINDS:
+        raise unsupported("JPEG", _KINDS[marker])
+    if data and data[0] not in (0, 8):
+        raise unsupported("JPEG", f"{data[0]} bits a sample")
+    if len(data) < 6 or len(data) < 6 + 3 * data[5]:
+        return None
+    parts = (data[6 + 3 * number : 9 + 3 * number] for number in range(data[5]))
+    components = {part[0]: (max(1, part[1] >> 4), max(1, part[1] & 15)) for part in parts}
+    return Frame(components, marker in _PROGRESSIVE, False) if components else None
+
+
+def _all_scans(content: Spliced, frame: Frame | None) -> bool:
+    """Tell whether scans for all there is of each component begin in the file: its last one may still be cut off."""
+    if frame is None:
+        return False
+    missing = {(component, index) for component in frame.components for index in range(64)}
+    content.seek(0)
+    data = content.read()
+    at = data.find(b"\xff\xda")
+    while at >= 0:
+        count = data[at + 4] if len(data) > at + 4 else 0
+        last = data[at + 5 + 2 * count : at + 8 + 2 * count]
+        if len(last) == 3 and (not frame.progressive or not last[2] & 15):
+            first, final = (last[0], last[1]) if frame.progressive else (0, 63)
+            for number in range(count):
+                component = data[at + 5 + 2 * number]
+                missing.difference_update((component, index) for index in range(first, final + 1))
+        at = data.find(b"\xff\xda", at + 2)
+    return not missing

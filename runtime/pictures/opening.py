@@ -1,0 +1,147 @@
+"""Opening a picture with the reader of its format, which its first bytes name; no other reader is asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import IO
+
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import PictureError
+from ..formats import format_of
+from .faults import damaged, unsupported
+
+__all__ = ["open_image"]
+
+# Of a container, the brands that name its format may be many.
+_HEAD = 512
+
+# Formats whose decoders take the file as a whole, and the most that such a file may have.
+_WHOLE = ("WEBP", "AVIF", "HEIF")
+_MOST_BYTES = 256_000_000
+
+# Pictures that are whole, of formats that are not read; told by their first bytes.
+_OTHERS = (
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"8BPS", "Photoshop"),
+    (b"\x76\x2f\x31\x01", "OpenEXR"),
+    (b"II\xbc", "JPEG XR"),
+)
+
+
+def open_image(file: IO[bytes]) -> Image.Image:
+    """Open a picture and read its header; nothing is decoded yet.
+
+    Raises:
+        PictureError: damaged, or of a kind that is not supported; without the name of the file.
+        UnidentifiedImageError: no picture.
+        OSError: the file cannot be read.
+
+    """
+    file.seek(0)
+    head = file.read(_HEAD)
+    image_format = format_of(head)
+    if image_format is None:
+        _refuse_other(head)
+        raise UnidentifiedImageError("no format that is read")
+    if image_format in _WHOLE and file.seek(0, os.SEEK_END) > _MOST_BYTES:
+        raise PictureError(
+            f"is a {image_format} file of more than {_MOST_BYTES:,} bytes, which would be held in memory.",
+            kind="too large",
+            short=f"{image_format} file of more than {_MOST_BYTES:,} bytes",
+        )
+    file.seek(0)
+    try:
+        return _READERS[image_format](file)
+    except (PictureError, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno is not None:  # the file, not what is in it
+            raise
+        raise damaged(image_format, error) from error
+    except Exception as error:  # the header parsers raise nearly anything on damaged files
+        raise damaged(image_format, error) from error
+
+
+def _refuse_other(head: bytes) -> None:
+    for magic, name in _OTHERS:
+        if head.startswith(magic):
+            raise PictureError(
+                f"is a {name} file, which is not supported; save it as JPEG or PNG.",
+                kind="unsupported",
+                short=f"{name}: not supported",
+            )
+
+
+def _jpeg(file: IO[bytes]) -> Image.Image:
+    from .jpeg import open_jpeg
+
+    return open_jpeg(file)
+
+
+def _png(file: IO[bytes]) -> Image.Image:
+    from .png import open_png
+
+    return open_png(file)
+
+
+def _gif(file: IO[bytes]) -> Image.Image:
+    from .gif import open_gif
+
+    return open_gif(file)
+
+
+def _bmp(file: IO[bytes]) -> Image.Image:
+    from .bmp import open_bitmap
+
+    return open_bitmap(file)
+
+
+def _dib(file: IO[bytes]) -> Image.Image:
+    from .bmp import open_bitmap
+
+    return open_bitmap(file, headless=True)
+
+
+def _tiff(file: IO[bytes]) -> Image.Image:
+    from .tiff import open_tiff
+
+    return open_tiff(file)
+
+
+def _webp(file: IO[bytes]) -> Image.Image:
+    from .webp import WebpFile
+
+    return WebpFile(file)
+
+
+def _avif(file: IO[bytes]) -> Image.Image:
+    from PIL import AvifImagePlugin, features
+
+    if not features.check("avif"):
+        raise unsupported("AVIF", "a decoder that this Pillow lacks", "install Pillow 11.3 or later from a wheel")
+    return AvifImagePlugin.AvifImageFile(file)
+
+
+def _heif(file: IO[bytes]) -> Image.Image:
+    from .heif import open_heif
+
+    return open_heif(file)
+
+
+# Imported when they are needed: a query in a common format should not wait for the others.
+_READERS: dict[str, Callable[[IO[bytes]], Image.Image]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "GIF": _gif,
+    "BMP": _bmp,
+    "DIB": _dib,
+    "TIFF": _tiff,
+    "WEBP": _webp,
+    "AVIF": _avif,
+    "HEIF": _heif,
+}

@@ -1,0 +1,60 @@
+"""A file as a decoder should see it: another beginning, without what no pixel depends on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import IO
+
+__all__ = ["Spliced"]
+
+
+class Spliced:
+    """``head``, then ``file`` from ``start`` to ``end``, then ``tail``: read as one file; nothing is copied.
+
+    ``end`` None: to the end of the file.
+    """
+
+    def __init__(self, file: IO[bytes], head: bytes, start: int, end: int | None = None, tail: bytes = b"") -> None:
+        self.file, self.head, self.start, self.tail = file, head, start, tail
+        size = file.seek(0, os.SEEK_END)
+        self._middle = max(0, (size if end is None else min(end, size)) - start)
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return ``size`` bytes, all where it is negative; fewer only at the end."""
+        left = sys.maxsize if size < 0 else size
+        data = self._part(left)
+        self._position += len(data)
+        while data and len(data) < left and (more := self._part(left - len(data))):
+            self._position += len(more)
+            data += more
+        return data
+
+    def _part(self, size: int) -> bytes:
+        """Return what of the next ``size`` bytes lies in one part."""
+        at = self._position
+        if at < len(self.head):
+            return self.head[at : at + size]
+        at -= len(self.head)
+        if at < self._middle:
+            self.file.seek(self.start + at)
+            data = self.file.read(min(size, self._middle - at))
+            if data:
+                return data
+            self._middle = at  # the file has become shorter
+        at -= self._middle
+        return self.tail[at : at + size]
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move as a file does."""
+        bases = (0, self._position, len(self.head) + self._middle + len(self.tail))
+        self._position = max(0, bases[whence] + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def close(self) -> None:
+        """Leave the file open: whoever opened it closes it."""

@@ -1,0 +1,146 @@
+"""TIFF: as it is stored, for the caller turns it; with kinds that Pillow alone reads wrongly or not at all."""
+
+from __future__ import annotations
+
+import struct
+from typing import IO, Any
+
+from PIL import Image, TiffImagePlugin
+from PIL.ImageFile import _Tile
+
+from .exif import ORIENTATION
+from .faults import unsupported
+from .libtiff import has_codec, silence
+
+__all__ = ["TiffFile", "open_tiff"]
+
+_BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _EXTRA, _FORMAT = 258, 259, 262, 284, 338, 339
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
+_COLOURS = {0: "gray", 1: "gray", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "Lab"} | {
+    9: "ICC Lab",
+    10: "ITU Lab",
+    32803: "sensor",
+    32844: "LogL",
+    32845: "LogLuv",
+    34892: "raw sensor",
+}
+_FORMATS = {2: "signed samples", 3: "floating-point samples", 5: "complex samples", 6: "complex samples"}
+
+
+class TiffFile(TiffImagePlugin.TiffImageFile):
+    """The first picture of a TIFF.
+
+    Attributes:
+        levels: the largest value of a sample where it has more than 8 bits.
+        inverted: the largest value is black.
+
+    """
+
+    levels = 65535
+    inverted = False
+
+    @property
+    def orientation(self) -> int:
+        """How the picture is to be turned, 1 to 8."""
+        value = self.tag_v2.get(ORIENTATION, 1)
+        return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+    @property
+    def tile_pixels(self) -> int:
+        """Return how many pixels a tile has, of which one is decoded whole even for a smaller picture."""
+        width, height = self.tag_v2.get(_TILE_WIDTH, 0), self.tag_v2.get(_TILE_HEIGHT, 0)
+        return width * height if isinstance(width, int) and isinstance(height, int) else 0
+
+    def _seek(self, frame: int) -> None:
+        """Begin with the directory that the header names; Pillow does not know BigTIFF in big-endian order."""
+        if not getattr(self, "_frame_pos", True):
+            assert self.fp is not None
+            self.fp.seek(0)
+            head = self.fp.read(16)
+            if head[:4] == b"MM\0+":
+                self.tag_v2._bigtiff = True
+                first = struct.unpack(">Q", head[8:16])[0]
+                self.tag_v2.next = first
+                self.__dict__.update(_TiffImageFile__first=first, _TiffImageFile__next=first)
+        super()._seek(frame)
+
+    def _setup(self) -> None:
+        tags = self.tag_v2
+        prefix, bits = tags.prefix, _numbers(tags.get(_BITS, 1))
+        self._refuse()
+        if max(bits) > 8 and len(bits) == 1 and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            self.inverted = True
+            tags[_PHOTOMETRIC] = _BLACK_IS_ZERO
+        if bits == (12,):  # packed in the same way in both orders of bytes
+            self.levels = 4095
+            tags._prefix = TiffImagePlugin.II
+        try:
+            super()._setup()
+        except (SyntaxError, KeyError, ValueError) as error:
+            if isinstance(error, SyntaxError) and "pixel mode" not in str(error):
+                raise
+            raise unsupported("TIFF", self._kind()) from error
+        finally:
+            tags._prefix = prefix
+        self._size = self._tile_size
+        if max(bits) > 8 and tags.get(_PLANAR, 1) == 2 and not self.use_load_libtiff:
+            self._by_libtiff()
+
+    def _refuse(self) -> None:
+        """Refuse what Pillow would read as something else."""
+        tags = self.tag_v2
+        formats = _numbers(tags.get(_FORMAT, 1))
+        for sample_format in formats:
+            if sample_format in _FORMATS:
+                raise unsupported("TIFF", _FORMATS[sample_format])
+        if set(formats) == {4}:  # not said
+            tags[_FORMAT] = 1
+        if max(_numbers(tags.get(_BITS, 1))) > 16:
+            raise unsupported("TIFF", f"{max(_numbers(tags.get(_BITS, 1)))} bits a sample")
+        compression = tags.get(_COMPRESSION, 1)
+        if not isinstance(compression, int) or compression not in TiffImagePlugin.COMPRESSION_INFO:
+            raise unsupported("TIFF", f"compression {compression}")
+        if not has_codec(compression):
+            name = TiffImagePlugin.COMPRESSION_INFO[compression].removeprefix("tiff_")
+            raise unsupported("TIFF", f"{name} compression")
+
+    def _kind(self) -> str:
+        tags = self.tag_v2
+        bits = _numbers(tags.get(_BITS, 1))
+        photometric = tags.get(_PHOTOMETRIC, 0)
+        colours = _COLOURS.get(photometric, f"colours of kind {photometric}")
+        alpha = " and alpha" if {1, 2} & set(_numbers(tags.get(_EXTRA, 0))) else ""
+        return f"{colours}{alpha} in {len(bits)} sample{'s'[: len(bits) - 1]} of {max(bits)} bits"
+
+    def _by_libtiff(self) -> None:
+        """Have libtiff read samples of 16 bits in planes; Pillow itself takes them for bytes."""
+        width, height = self._size
+        self.use_load_libtiff = True
+        self.tile = [_Tile("libtiff", (0, 0, width, height), 0, (f"{self.mode};16N", False, self.tag_v2.offset))]
+
+    def load_prepare(self) -> None:
+        """Allocate the picture; its size was checked before."""
+        if self._im is None:
+            self.im = Image.core.new(self.mode, self._tile_size)
+        super().load_prepare()
+
+    def load_end(self) -> None:
+        """Leave the picture as it is stored; Pillow would turn it."""
+
+
+def open_tiff(file: IO[bytes]) -> TiffFile:
+    """Open a TIFF.
+
+    Raises:
+        PictureError: a kind that is not supported.
+        OSError, SyntaxError, ValueError: damaged.
+
+    """
+    silence()
+    return TiffFile(file)
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(number for number in values if isinstance(number, int)) or (1,)
