@@ -36,8 +36,18 @@ app = application(
         "deeprank-export runs/latest --out cats.onnx --data photos/",
         "deeprank-export --precision int8 --out cats.int8.onnx --report int8.md",
         "deeprank-export --format all --out forms/",
-        "deeprank-export --module mymodels:build --state weights.pth --image-size 224 --data photos/",
+        "deeprank-export --module mymodels:build --state weights.pth --data photos/",
     ],
+    {
+        **dict.fromkeys(("-o", "--output"), "--out"),
+        **dict.fromkeys(("--half", "--fp16"), "it is --precision fp16 here"),
+        **dict.fromkeys(("--int8", "--quantize", "--quantise"), "it is --precision int8 here"),
+        **dict.fromkeys(("--dtype", "--float"), "--precision"),
+        **dict.fromkeys(("--input-size", "--img-size", "--imgsz", "--size"), "--image-size"),
+        **dict.fromkeys(("--run", "--checkpoint", "--weights"), "a run is named without an option"),
+        **dict.fromkeys(("--dataset", "--calibration-data"), "--data"),
+        **dict.fromkeys(("--onnx", "--torchscript"), "it is --format here"),
+    },
 )
 
 

@@ -151,7 +151,9 @@ def _first_of_each(examples: Mapping[str, Sequence[str]]) -> list[str]:
 
 def _joined(first: str, second: str) -> str:
     """Return what an application and its only command say of themselves, once where it is the same."""
-    return second if second.startswith(first.rstrip(".")) else f"{first}\n\n{second}"
+    if second.startswith(first.rstrip(".")):
+        return second
+    return first if first.startswith(second.rstrip(".")) else f"{first}\n\n{second}"
 
 
 @contextlib.contextmanager

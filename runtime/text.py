@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["display_path", "display_width", "markdown_table", "printable", "shortened"]
+__all__ = ["display_path", "display_width", "file_size", "markdown_table", "printable", "shortened"]
 
 # Categories that move the cursor, hide text or reorder it: control, format, surrogate, line and paragraph separators.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -53,6 +53,18 @@ def display_width(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(map(_character_width, text))
+
+
+def file_size(size: int) -> str:
+    """Return a number of bytes as people read it: ``812 bytes``, ``45.2 kB``, ``3.1 GB``."""
+    if size < 1000:
+        return f"{size} byte{'' if size == 1 else 's'}"
+    value, unit = size / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}"
 
 
 def shortened(text: str, width: int, *, ellipsis: str = "…") -> str:

@@ -1,12 +1,20 @@
-"""How a command ends."""
+"""How a command speaks and ends: its streams, its status, and its last line."""
 
+import contextlib
+import json
+import os
+import pty
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from tinymodel import write_model, write_picture
 
 from deeprank.runtime.cli import _Speed
+from deeprank.runtime.index.folders.sync import sync
 
 SHOWS = "-v shows where. Please report it."
 NOTHING = "nothing was left half-written."
@@ -44,6 +52,155 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     assert process.wait(60) == 1
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_index(tmp_path_factory.mktemp("streams"))
+
+
+def make_index(folder: Path) -> Path:
+    for number in range(6):
+        write_picture(folder / "photos" / f"label{number % 2}" / f"{number}.png", number)
+    sync(folder / "my.index", [folder / "photos"], model=write_model(folder / "model.onnx"))
+    return folder
+
+
+def in_shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    return subprocess.run(["bash", "-c", line], cwd=cwd, capture_output=True, text=True, env=environment, timeout=120)
+
+
+CLOSED = ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_closed_streams(closed: str, tmp_path: Path) -> None:
+    """The work is done; what is said goes nowhere rather than into a file that has the number of a closed stream."""
+    place = make_index(tmp_path)
+    write_picture(place / "photos" / "new.png", 99)
+    (place / "photos" / "broken.png").write_bytes(b"no picture")  # something to remark
+    synced = in_shell(f"deeprank-index sync photos --index my.index {closed}", place)
+    assert synced.returncode == 0, synced.stderr
+    asked = in_shell(f"deeprank-query photos/new.png --index my.index -k 1 --html page.html {closed}", place)
+    assert asked.returncode == 0, asked.stderr
+    assert (place / "page.html").read_bytes().startswith(b"<!")
+    assert in_shell("deeprank-index verify --index my.index", place).returncode == 0
+    assert in_shell(f"deeprank-index verify --index my.index {closed}", place).returncode == 0
+    assert in_shell(f"deeprank-index export all.npz --index my.index {closed}", place).returncode == 0
+    assert json.loads(in_shell("deeprank-index info --index my.index --json", place).stdout)["items"] == 7
+    for result in (synced, asked):
+        assert "Traceback" not in result.stderr
+        assert ">" in closed or result.stdout
+        if "2>&-" in closed:
+            assert "broken.png" not in result.stdout
+            assert "wrote" not in result.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "export", "index info", "query", "eval", "doctor", "serve"])
+@pytest.mark.parametrize("closed", CLOSED)
+def test_every_command_bears_closed_streams(command: str, closed: str, tmp_path: Path) -> None:
+    for words, status in (("--help", 0), ("--no-such-option", 2)):
+        result = in_shell(f"deeprank-{command} {words} {closed}", tmp_path)
+        assert result.returncode == status
+        stdout_is_open = ">&-" not in closed.replace("2>&-", "")
+        assert bool(result.stdout) == (words == "--help" and stdout_is_open)
+        assert "Traceback" not in result.stderr
+
+
+def test_an_error_is_an_error_without_streams(tmp_path: Path) -> None:
+    for closed in CLOSED:
+        for command in ("deeprank-index info", "deeprank-query x.png", "deeprank-doctor --model no.onnx"):
+            result = in_shell(f"{command} {closed}", tmp_path)
+            assert result.returncode == 1
+            assert result.stdout == "" or "doctor" in command
+            assert "internal error" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "deeprank-query photos/label0/0.png --index my.index -k 6",
+        "deeprank-query photos/label0/0.png --index my.index -k 6 --json",
+        "deeprank-query photos/label0/0.png --index my.index -k 6 --paths-only",
+        "deeprank-index info --index my.index --json",
+        "deeprank-index --help",
+        "deeprank-query --help",
+        "deeprank-query --version",
+        "deeprank --help",
+        "deeprank index info --index my.index",
+        "deeprank completion fish",
+    ],
+)
+def test_a_full_disk_behind_stdout(indexed: Path, command: str) -> None:
+    result = in_shell(f"{command} > /dev/full", indexed)
+    assert result.returncode == 1
+    assert result.stderr == "error: standard output cannot be written (No space left on device).\n"
+    assert in_shell(f"{command} 2> /dev/full", indexed).returncode == 0
+
+
+def test_large_output_and_a_full_disk() -> None:
+    program = (
+        "from deeprank.runtime.console import guarded, standard_streams\n"
+        "@guarded\ndef command():\n    print('x' * 10_000_000)\n"
+        "with standard_streams(): command()\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr[:39]) == (1, "error: standard output cannot be writte")
+
+
+def test_an_encoding_without_the_characters(tmp_path: Path) -> None:
+    make_index(tmp_path)
+    write_picture(tmp_path / "photos" / "写真" / "é.png", 33)
+    in_shell("deeprank-index sync photos --index my.index", tmp_path)
+    line = "PYTHONUTF8=0 PYTHONIOENCODING=ascii deeprank-query photos/*/é.png --index my.index -k 1"
+    shown = in_shell(line, tmp_path)
+    assert shown.returncode == 0
+    assert r"\u5199\u771f" in shown.stdout
+
+
+@pytest.mark.parametrize("name", ["deeprank-query", "deeprank query"])
+def test_an_interruption_is_no_error(indexed: Path, name: str) -> None:
+    command = [str(BIN / name.split()[0]), *name.split()[1:], "-", "--index", "my.index"]
+    process = subprocess.Popen(command, cwd=indexed, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write(bytes(1_000_000))  # more than a pipe holds: when that is written, it is being read
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    assert (process.returncode, process.stderr.read()) == (130, b"interrupted.\n")
+    process.stderr.close()
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+
+
+def test_an_interruption_at_a_question(indexed: Path) -> None:
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(indexed)
+        os.execv(BIN / "deeprank-index", ["deeprank-index", "remove", "photos/label0/0.png", "--index", "my.index"])
+    said = b""
+    while b"[y/N]" not in said:
+        said += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    with contextlib.suppress(OSError):  # the terminal goes with the command
+        while more := os.read(terminal, 1000):
+            said += more
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    assert said.splitlines()[-1] == b"interrupted."  # below ^C
+
+
+def test_an_interruption_by_another_name() -> None:
+    """What C++ makes of Ctrl-C while it is being imported."""
+    body = "try: raise KeyboardInterrupt\n    except KeyboardInterrupt as e: raise ImportError('failed') from e"
+    program = f"from deeprank.runtime.console import guarded\n@guarded\ndef command():\n    {body}\ncommand()\n"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "interrupted.\n")
 
 
 def test_time_left_is_told_once_there_is_a_rate_to_tell_it_by() -> None:

@@ -154,16 +154,22 @@ def test_filters(place: Path) -> None:
 
 def test_the_text(place: Path) -> None:
     photos = place / "photos"
+    copied, larger, smaller = (
+        (photos / name).stat().st_size for name in ("again.png", "cats/larger.png", "cats/3.png")
+    )
+    saved = 2 * copied + smaller
+    assert saved >= 1000 > max(copied, larger, smaller)
     assert dedupe(place).stdout.splitlines() == [
-        f"{photos}/cats/0.png",
-        f"  0.0000  identical  {photos}/again.png",
-        f"  0.0000  identical  {photos}/dogs/copy.png",
+        f"{photos}/cats/0.png ({copied} bytes)",
+        f"  0.0000  identical  {copied} bytes  {photos}/again.png",
+        f"  0.0000  identical  {copied} bytes  {photos}/dogs/copy.png",
         "",
-        f"{photos}/cats/larger.png",
-        f"  0.0000             {photos}/cats/3.png",
+        f"{photos}/cats/larger.png ({larger} bytes)",
+        f"  0.0000             {smaller} bytes  {photos}/cats/3.png",
         "",
-        "3 near-duplicates in 2 groups of 19 pictures",
+        f"3 near-duplicates in 2 groups of 19 pictures; {saved / 1000:.1f} kB could be saved",
     ]
+    assert document(place)["near_duplicate_bytes"] == saved
     assert dedupe(place, "--path", "dogs/*").stdout == "0 near-duplicates in 0 groups of 9 pictures\n"
     assert dedupe(place, "--paths-only").stdout.splitlines() == [
         f"{photos}/again.png",

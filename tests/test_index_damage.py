@@ -207,7 +207,7 @@ def test_a_newer_schema_is_refused_by_both_numbers(index: Path, made: Path) -> N
         lambda: sync(index, [made / "photos"]),
         lambda: verify(index, repair=True),
     ):
-        with pytest.raises(IndexStateError, match=r"schema 7.*up to 2"):
+        with pytest.raises(IndexStateError, match=r"schema 7.*up to 3"):
             attempt()
 
 

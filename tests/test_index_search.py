@@ -398,18 +398,20 @@ def test_checksums_are_what_they_were() -> None:
     assert checksum(1, b"a/b\xff.png", "caf\udce9", None) == zlib.crc32(b"(1, b'a/b\\xff.png', b'caf\\xe9', None)")
     item = Item(5, 1, b"a.png", "caf\udce9", 10, 20, bytes(range(32)))
     assert item.checksum(7) == zlib.crc32(b"5 1 10 20 7 5 4;a.pngcaf\xe9" + bytes(range(32)))
+    newer = item._replace(decoding=2)
+    assert newer.checksum(7) == zlib.crc32(b"5 1 10 20 7 5 4;a.pngcaf\xe9" + bytes(range(32)) + b"2")
 
 
 def test_every_change_of_a_row_changes_its_checksum() -> None:
-    row = (5, 1, b"a.png", "cat", 10, 20, bytes(range(32)), 7)
-    sound = (*row, Item._make(row[:7]).checksum(7))
+    row = (5, 1, b"a.png", "cat", 10, 20, bytes(range(32)), 3, 7)
+    sound = (*row, Item._make(row[:8]).checksum(7))
     assert is_sound(sound)
-    others = (6, 2, b"a.pnf", "car", 11, 21, bytes(32), 8)
+    others = (6, 2, b"a.pnf", "car", 11, 21, bytes(32), 1, 8)
     for place, other in enumerate(others):
         assert not is_sound((*sound[:place], other, *sound[place + 1 :]))
     for place, other in ((3, None), (3, ""), (2, "a.png"), (2, b"a.pngc"), (0, 5.0), (6, None)):
         assert not is_sound((*sound[:place], other, *sound[place + 1 :]))
-    moved = (5, 1, b"a.pngc", "at", 10, 20, bytes(range(32)), 7)
+    moved = (5, 1, b"a.pngc", "at", 10, 20, bytes(range(32)), 3, 7)
     assert not is_sound((*moved, sound[-1]))
 
 

@@ -361,8 +361,9 @@ def test_the_default_model(tmp_path: Path, photos: Path, monkeypatch: pytest.Mon
     write_model(tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
     sync(tmp_path / "i", [photos], say=said.append)
-    assert len(said) == 1
-    assert "model.onnx" in said[0]
+    assert len(said) == 2
+    assert "labels" in said[0]
+    assert "model.onnx" in said[1]
 
 
 def test_an_index_has_one_model(index: Path, photos: Path, tmp_path: Path, model: Path) -> None:

@@ -7,8 +7,11 @@ from deeprank.runtime.labels import FolderLabels, is_split_layout, split_of
 
 @pytest.mark.parametrize(
     ("name", "split"),
-    [("train", "train"), ("TRAINING", "train"), ("Val", "val"), ("valid", "val"), ("Validation", "val"), ("dev", "val")]
-    + [("Test", "test"), ("testing", "test"), ("tests", None), ("trains", None), ("", None), ("cats", None)],
+    [
+        *(("train", "train"), ("TRAINING", "train"), ("Val", "val"), ("valid", "val"), ("Validation", "val")),
+        *(("dev", "val"), ("Test", "test"), ("testing", "test")),
+        *(("tests", None), ("trains", None), ("", None), ("cats", None)),
+    ],
 )
 def test_the_name_of_a_split(name, split):
     assert split_of(name) == split

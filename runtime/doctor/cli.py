@@ -21,7 +21,7 @@ app = application(
     [
         "deeprank-doctor",
         "deeprank-doctor --index my.index --thorough",
-        "deeprank-doctor --model model.onnx --reference model.reference.npz --data photos",
+        "deeprank-doctor --reference model.reference.npz --data photos",
         "deeprank-doctor --device cuda --json",
     ],
 )
@@ -42,7 +42,8 @@ def doctor_command(
             "--index",
             envvar="DEEPRANK_INDEX",
             metavar="DIR",
-            help=f"The index folder. Default: ./{DEFAULT_INDEX}, if it is there.",
+            help="The index folder.",
+            show_default=f"./{DEFAULT_INDEX}, if it is there",
         ),
     ] = None,
     model: Annotated[

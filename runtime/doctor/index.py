@@ -124,6 +124,7 @@ def graph_finding(folder: Path) -> Finding:
     """Look whether the graph is the one that the database speaks of, and how much of the index it covers."""
     from ..index.database.store import Store
     from ..index.graph.file import GraphUnusableError, open_graph
+    from ..index.graph.update import is_crowded
 
     try:
         with Store.open(folder) as store, store.snapshot():
@@ -138,10 +139,16 @@ def graph_finding(folder: Path) -> Finding:
         return warning("index graph", f"{error}: searches scan, which is exact, but slower", repaired(folder))
     except IndexDamagedError as error:
         return problem("index graph", str(error), repaired(folder))
-    live = int(file.live.sum())
-    dead = len(file.ids) - live
-    found = f"{live:,} vectors"
-    found += f"; {dead:,} removed ones are left out of every answer" if dead else ""
+    if is_crowded(file):
+        return warning(
+            "index graph",
+            f"{file.repeated():,} of its {len(file.made_for):,} vectors are copies of others, for an earlier version "
+            "built it: searches through it can miss pictures; the next sync builds it anew",
+            synced(folder, roots.values()),
+        )
+    found = f"{file.nodes.count:,} vectors"
+    found += f" of {_pictures(file.nodes.items)}" if file.nodes.items > file.nodes.count else ""
+    found += f"; {file.dead:,} removed ones are left out of every answer" if file.dead else ""
     found += f"; {_pictures(newer)} newer than it are scanned beside it" if newer else ""
     return ok("index graph", found)
 

@@ -69,10 +69,21 @@ app = application(
         "deeprank-eval --model model.onnx --queries new/ --gallery catalogue/",
         "deeprank-eval --model model.onnx --data photos/ --reference runs/latest",
         "deeprank-eval --model model.onnx --data photos/ --reference model.reference.npz --json",
+        "deeprank-eval --model pretrained --data photos/ --reference pretrained",
         "deeprank-eval --model model.onnx --data photos/ --demo 5 --out sheets/",
         "deeprank-eval --model model.onnx --data photos/ --triplets rated.csv",
         "deeprank-eval --models model.onnx small.onnx --data photos/",
     ],
+    {
+        **dict.fromkeys(("-n", "--top", "--topk", "--top-k"), "--k"),
+        **dict.fromkeys(("--dataset", "--dir", "--val", "-d"), "--data"),
+        **dict.fromkeys(("--checkpoint", "--weights", "-m"), "--model"),
+        **dict.fromkeys(("--compare",), "--models"),
+        **dict.fromkeys(("--save", "--embeddings"), "--save-embeddings"),
+        **dict.fromkeys(("-j", "--jobs", "--workers", "--num-workers", "--num-threads"), "--threads"),
+        **dict.fromkeys(("--gpu", "--cuda"), "--device cuda"),
+        "--cpu": "--device cpu",
+    },
 )
 
 

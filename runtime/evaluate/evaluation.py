@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import EvaluationError
 from ..index.graph.file import GraphBuilder, open_graph
+from ..index.search.gallery import gallery_of
 from ..metrics import (
     label_codes,
     largest_class,
@@ -189,9 +190,5 @@ def _through_graph(queries: Vectors, gallery: Vectors, k: int) -> npt.NDArray[np
     builder = GraphBuilder(dim, len(gallery))
     builder.add(np.arange(len(gallery)), gallery)
     with tempfile.TemporaryDirectory(prefix="deeprank-") as folder:
-        row = builder.save(Path(folder), covers=0)
-        file = open_graph(Path(folder), row, dim)
-        found = file.load().search(queries, k)
-        if found is None:  # nodes that no link leads to; an index scans then
-            return nearest(queries, gallery, k)[0]
-        return file.ids[found[0]]
+        row = builder.save(Path(folder), covers=len(gallery) - 1)
+        return gallery_of(open_graph(Path(folder), row, dim)).search_graph(queries, k)[0]

@@ -112,13 +112,13 @@ TripletsOption = Annotated[
         "Score-at-top-k needs --data: its gallery, or what is of the triplet's label there, is what is ranked.",
     ),
 ]
-KOption = Annotated[int, typer.Option("--k", min=1, help="Neighbours of each query.")]
+KOption = Annotated[int, typer.Option("-k", "--k", metavar="K", min=1, help="Neighbours of each query.")]
 SaveOption = Annotated[
     Path | None, typer.Option("--save-embeddings", metavar="DIR", help="Keep vectors, labels and paths as npz.")
 ]
 DemoOption = Annotated[
     int, typer.Option("--demo", min=0, metavar="N", help="Draw the nearest and farthest of N queries as sheets.")
 ]
-DemoKOption = Annotated[int, typer.Option("--demo-k", min=1, help="Hits on each sheet of --demo.")]
+DemoKOption = Annotated[int, typer.Option("--demo-k", metavar="K", min=1, help="Hits on each sheet of --demo.")]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where --demo writes its sheets.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

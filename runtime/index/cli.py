@@ -35,6 +35,7 @@ from ..memory import return_large_blocks
 from ..nearduplicate import NEAR_DUPLICATE
 from ..text import display_path
 from . import presentation
+from .folders import presentation as sync_presentation
 from .folders.rootfilters import RootFilters
 from .folders.rootlabels import parse_labels
 
@@ -47,18 +48,56 @@ DEFAULT_INDEX = Path("deeprank.index")
 
 app = application(
     "Make an index of folders of pictures, and look after it.",
-    [
-        "deeprank-index sync photos",
-        "deeprank-index sync photos holidays --index my.index --model cats.onnx",
-        "deeprank-index sync photos --labels leaf",
-        "deeprank-index sync photos --exclude raw --exclude '*.gif' --dry-run",
-        "deeprank-index sync --root /media/old/photos=/photos",
-        "deeprank-index info",
-        "deeprank-index verify --repair",
-        "deeprank-index copy /backup/deeprank.index",
-        "deeprank-index remove 'photos/2019/*' --yes",
-        "deeprank-index dedupe --paths-only --print0 | xargs -0 ls -l",
-    ],
+    {
+        "sync": [
+            "deeprank-index sync photos",
+            "deeprank-index sync photos holidays --index my.index --model cats.onnx",
+            "deeprank-index sync photos --labels leaf",
+            "deeprank-index sync photos --exclude raw --exclude '*.gif' --dry-run",
+            "deeprank-index sync --root /media/old/photos=/photos",
+            "deeprank-index sync --reembed --model better.onnx",
+        ],
+        "info": ["deeprank-index info", "deeprank-index info --index my.index --json"],
+        "verify": ["deeprank-index verify", "deeprank-index verify --repair"],
+        "remove": [
+            "deeprank-index remove 'photos/2019/*' --yes",
+            "deeprank-index remove photos/blurred.jpg",
+            "deeprank-index remove --label receipts",
+            "deeprank-index remove --root /photos/old",
+        ],
+        "compact": ["deeprank-index compact"],
+        "copy": ["deeprank-index copy /backup/deeprank.index", "deeprank-index copy /backup/deeprank.index --replace"],
+        "export": ["deeprank-index export vectors.npz", "deeprank-index export cats.npz --label cats"],
+        "import": ["deeprank-index import vectors.npz --index new.index"],
+        "dedupe": [
+            "deeprank-index dedupe",
+            "deeprank-index dedupe --max-distance 0.02 --keep oldest",
+            "deeprank-index dedupe --paths-only --print0 | xargs -0 ls -l",
+        ],
+    },
+    {
+        **dict.fromkeys(("-r", "-R", "--recursive"), "folders are read with everything in them"),
+        **dict.fromkeys(
+            ("-f", "--force"), "--reembed embeds everything anew, --allow-mass-removal takes lost folders out"
+        ),
+        **dict.fromkeys(("--rebuild", "--reindex"), "--reembed"),
+        **dict.fromkeys(("--update", "--incremental"), "a sync embeds only what is new or has changed"),
+        **dict.fromkeys(("--delete", "--prune"), "a sync takes out what is gone, unless --keep-missing is given"),
+        **dict.fromkeys(("--batch-size", "--batch"), "batches are as large as --threads can use"),
+        **dict.fromkeys(("--db", "--database", "--index-dir", "-o", "--out", "--output"), "--index"),
+        **dict.fromkeys(("--ignore", "--skip"), "--exclude"),
+        **dict.fromkeys(("--only", "--pattern", "--glob", "--filter"), "--include"),
+        **dict.fromkeys(("-n", "--dry", "--simulate"), "--dry-run"),
+        **dict.fromkeys(("-y", "--assume-yes"), "--yes"),
+        **dict.fromkeys(("--fix", "--rescue"), "--repair"),
+        **dict.fromkeys(("--overwrite",), "--replace"),
+        **dict.fromkeys(("--threshold", "--distance"), "--max-distance"),
+        **dict.fromkeys(("--class", "--category", "--tag"), "--label"),
+        **dict.fromkeys(("-0", "--null"), "--print0"),
+        **dict.fromkeys(("-j", "--jobs", "--workers", "--num-workers", "--num-threads"), "--threads"),
+        **dict.fromkeys(("--gpu", "--cuda"), "--device cuda"),
+        "--cpu": "--device cpu",
+    },
 )
 
 
@@ -184,13 +223,13 @@ def sync_command(
     except KeyboardInterrupt as interrupt:
         kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
         fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
-    for remark in presentation.sync_remarks(report):
+    for remark in sync_presentation.sync_remarks(report):
         note(remark)
     if as_json:
-        emit_json(presentation.sync_document(index, report))
+        emit_json(sync_presentation.sync_document(index, report))
     else:
-        print(presentation.sync_line(index, report))
-        note(presentation.sync_time(report))
+        print(sync_presentation.sync_line(index, report))
+        note(sync_presentation.sync_time(report))
         if report.example is not None:
             next_step("deeprank-query", _short(report.example), *_index_option(index))
     if strict and report.skipped:
@@ -234,12 +273,12 @@ def _show_dry_run(index: Path, model: Path | None, follow: dict[str, Any], *, as
 
     with progress_in_stages() as start:
         found = dry_run(index, model=model, progress=start, say=note, **follow)
-    for remark in presentation.sync_remarks(found):
+    for remark in sync_presentation.sync_remarks(found):
         note(remark)
     if as_json:
-        emit_json(presentation.dry_run_document(index, found))
+        emit_json(sync_presentation.dry_run_document(index, found))
     else:
-        for line in presentation.dry_run_lines(index, found):
+        for line in sync_presentation.dry_run_lines(index, found):
             print(line)
     if strict and found.skipped:
         raise typer.Exit(1)
@@ -288,7 +327,10 @@ def verify_command(
 def remove_command(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH|GLOB]...", help="Files, folders, or patterns in quotes: 'photos/2019/*'."),
+        typer.Argument(
+            metavar="[PATH|GLOB]...",
+            help="Files, folders, or patterns in quotes, as --path of deeprank-query takes them: 'photos/2019/*'.",
+        ),
     ] = None,
     index: IndexOption = DEFAULT_INDEX,
     label: Annotated[list[str] | None, typer.Option("--label", help="Every picture with this label.")] = None,
@@ -300,7 +342,8 @@ def remove_command(
 ) -> None:
     """Take pictures out of the index; their files stay, and a sync of the folder brings them back.
 
-    Of uploads, the files are deleted, too.
+    A path begins at the current folder or at a synced one. A pattern matches what deeprank-query --path shows for it:
+    * is a part of a name, ** any number of folders. Of uploads, the files are deleted, too.
     """
     from .care.remove import plan_removal, remove
 

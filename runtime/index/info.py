@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -10,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import formats
 from ..errors import ModelFileError
-from ..formats import DECODING_VERSION
 from ..labels import is_split_layout
 from ..modelfile import ModelInfo, open_model
 from .care.leftovers import bytes_in
@@ -42,7 +41,7 @@ class IndexInfo:
         dim: length of a vector.
         model_sha256: of the model that the vectors were made with.
         model: what its file says of itself; None where it cannot be read, for the reason in ``model_problem``.
-        graph: size, covered and removed items and parameters; None: searches scan, for the reason in
+        graph: size, items, their different vectors, removed ones and parameters; None: searches scan, for the reason in
             ``graph_problem``.
         sizes: bytes of each file, and of the uploads together.
         schema: the number of the layout that its database has.
@@ -89,7 +88,7 @@ def index_info(index: str | Path) -> IndexInfo:
         for item in store.all_items():
             labels[item.label] += 1
             in_root[item.root] += 1
-            outdated += item.decoding < DECODING_VERSION
+            outdated += item.decoding < formats.DECODING_VERSION
             top, below, _ = item.path.partition(b"/")
             if below:
                 tops[item.root].add(top)
@@ -139,9 +138,8 @@ def _graph(store: Store, dim: int) -> tuple[Mapping[str, Any] | None, str | None
         file = open_graph(store.folder, row, dim)
     except GraphUnusableError as error:
         return None, str(error)
-    live = int(file.live.sum())
-    parameters: dict[str, Any] = json.loads(row.parameters)
-    return {"items": live, "removed": len(file.ids) - live, "bytes": row.size, **parameters}, None
+    counts = {"items": file.nodes.items, "vectors": file.nodes.count, "removed": file.dead}
+    return {**counts, "bytes": row.size, **file.parameters}, None
 
 
 def _model(folder: Path, expected: str) -> tuple[ModelInfo | None, str | None]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import struct
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from PIL import JpegImagePlugin
@@ -15,7 +17,8 @@ from .splice import Spliced
 
 __all__ = ["JpegFile", "open_jpeg"]
 
-_START, _END, _SCAN = 0xD8, 0xD9, 0xDA
+_SCAN = 0xDA
+_EOI = b"\xff\xd9"
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _KINDS = {0xC3: "lossless coding", 0xC5: "hierarchical coding", 0xC7: "lossless coding", 0xCB: "lossless coding"}
@@ -67,7 +70,16 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         """
         if not self._has_all_pixels():
             raise OSError("the file ends before its pixels do")
-        self._content.tail = b"\xff\xd9"
+        self._content = self._ending(_EOI)
+        self.fp = cast("IO[bytes]", self._content)
+
+    def _ending(self, tail: bytes) -> Spliced:
+        """Return the file with another end. Half of the mark of the end may be there."""
+        content = self._content
+        size = content.file.seek(0, os.SEEK_END)
+        content.file.seek(max(0, size - 1))
+        size -= content.file.read(1) == b"\xff"
+        return Spliced(content.file, content.head, content.start, size, tail)
 
     def coefficient_bytes(self) -> int:
         """Return what is held of the whole picture before any of it is decoded: all of its coefficients, or nothing."""
@@ -90,8 +102,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         noise = np.random.default_rng(0).integers(0, 255, 1 << 16, dtype=np.uint8).tobytes()
         found = set()
         for first in (b"", b"\x00", b"\x55", b"\xaa", b"\xfe"):
-            tail = (first + noise if first else b"") + b"\xff\xd9"
-            content = Spliced(self._content.file, self._content.head, self._content.start, tail=tail)
+            content = self._ending((first + noise if first else b"") + _EOI)
             with JpegImagePlugin.JpegImageFile(cast("IO[bytes]", content)) as image:
                 image.load()
                 found.add(hashlib.sha256(np.asarray(image)).digest())
@@ -108,17 +119,28 @@ def open_jpeg(file: IO[bytes]) -> JpegFile:
         OSError, SyntaxError, ValueError: damaged.
 
     """
-    head, start, exif, frame = _header(file)
-    content = Spliced(file, head, start)
-    image = JpegFile(cast("IO[bytes]", content))
-    image._content, image._frame, image.full_size = content, frame, image.size
-    if exif:
-        image.info["exif"] = exif
+    header = _header(file)
+    content = Spliced(file, header.head, header.start)
+    image = JpegFile(cast("IO[bytes]", io.BytesIO(header.head) if header.whole else content))
+    image.fp = cast("IO[bytes]", content)
+    image._content, image._frame, image.full_size = content, header.frame, image.size
+    if header.exif:
+        image.info["exif"] = header.exif
     return image
 
 
-def _header(file: IO[bytes]) -> tuple[bytes, int, bytes | None, Frame | None]:
-    """Return the segments that pixels depend on, where the rest begins, the EXIF block, and the frame's header."""
+class _Header(NamedTuple):
+    """The segments that pixels depend on, where the rest begins, the EXIF block, what is coded, is it all there?"""
+
+    head: bytes
+    start: int
+    exif: bytes | None
+    frame: Frame | None
+    whole: bool
+
+
+def _header(file: IO[bytes]) -> _Header:
+    """Read until the first scan begins."""
     file.seek(2)
     kept, exif, frame = [b"\xff\xd8"], None, None
     for _ in range(_MOST_SEGMENTS):
@@ -126,18 +148,18 @@ def _header(file: IO[bytes]) -> tuple[bytes, int, bytes | None, Frame | None]:
         marker = _marker(file)
         length = struct.unpack(">H", file.read(2))[0] if marker is not None else 0
         if marker is None or length < 2:  # not as it should be: Pillow may make something of it
-            return b"".join(kept), start, exif, frame
+            return _Header(b"".join(kept), start, exif, frame, False)
         data = file.read(length - 2)
         if marker in _FRAMES:
             frame = _frame(marker, data)
-        if marker == _SCAN:
-            if frame and data and data[0] < len(frame.components):
-                frame = Frame(frame.components, frame.progressive, True)
-            return b"".join(kept), start, exif, frame
         if marker == 0xE1 and data.startswith(b"Exif\0\0") and exif is None:
             exif = data
         if _needed(marker, data):
             kept.append(struct.pack(">BBH", 0xFF, marker, length) + data)
+        if marker == _SCAN:
+            if frame and data and data[0] < len(frame.components):
+                frame = Frame(frame.components, frame.progressive, True)
+            return _Header(b"".join(kept), file.tell(), exif, frame, True)
     raise ValueError(f"more than {_MOST_SEGMENTS:,} segments before the pixels")
 
 
@@ -148,7 +170,7 @@ def _marker(file: IO[bytes]) -> int | None:
         return None
     while byte == b"\xff":
         byte = file.read(1)
-    return byte[0] if byte and byte[0] >= 0xC0 and not 0xD0 <= byte[0] <= _END else None
+    return byte[0] if byte and byte[0] >= 0xC0 and not 0xD0 <= byte[0] <= 0xD9 else None
 
 
 def _needed(marker: int, data: bytes) -> bool:
@@ -175,8 +197,8 @@ def _all_scans(content: Spliced, frame: Frame | None) -> bool:
     if frame is None:
         return False
     missing = {(component, index) for component in frame.components for index in range(64)}
-    content.file.seek(content.start)
-    data = content.file.read()
+    content.seek(0)
+    data = content.read()
     at = data.find(b"\xff\xda")
     while at >= 0:
         count = data[at + 4] if len(data) > at + 4 else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import IO
 
 __all__ = ["Spliced"]
@@ -21,26 +22,27 @@ class Spliced:
         self._position = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Return up to ``size`` bytes, all where it is negative; fewer only at the end or where parts meet."""
-        if size < 0:
-            parts = iter(lambda: self.read(1 << 20), b"")
-            return b"".join(parts)
-        data = self._part(size)
+        """Return ``size`` bytes, all where it is negative; fewer only at the end."""
+        left = sys.maxsize if size < 0 else size
+        data = self._part(left)
         self._position += len(data)
-        # Headers are read in small pieces, which must be whole.
-        while 0 < len(data) < min(size, 64) and (more := self._part(size - len(data))):
+        while data and len(data) < left and (more := self._part(left - len(data))):
             self._position += len(more)
             data += more
         return data
 
     def _part(self, size: int) -> bytes:
+        """Return what of the next ``size`` bytes lies in one part."""
         at = self._position
         if at < len(self.head):
             return self.head[at : at + size]
         at -= len(self.head)
         if at < self._middle:
             self.file.seek(self.start + at)
-            return self.file.read(min(size, self._middle - at))
+            data = self.file.read(min(size, self._middle - at))
+            if data:
+                return data
+            self._middle = at  # the file has become shorter
         at -= self._middle
         return self.tail[at : at + size]
 

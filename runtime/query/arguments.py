@@ -31,7 +31,7 @@ STDIN = "-"
 
 _DESCRIPTION = "Show the pictures of an index that are most similar to a picture."
 _EXAMPLES = """\
-deeprank-query image.jpg -k 10
+deeprank-query image.jpg --k 10
 deeprank-query image.jpg --open
 deeprank-query image.jpg --farthest --sheet farthest.png
 deeprank-query *.jpg --label cats --label dogs --max-distance 0.5 --json
@@ -168,7 +168,7 @@ class _Parser(argparse.ArgumentParser):
         options = [(_name(a), str(a.help)) for a in self._actions if a.option_strings]
         parts = [
             f"usage: {self.format_usage()}",
-            _DESCRIPTION,
+            paragraphs(_DESCRIPTION, width),
             f"arguments:\n{definitions(arguments, width)}",
             f"options:\n{definitions(options, width)}",
             examples_section(_EXAMPLES),

@@ -39,8 +39,23 @@ app = application(
         "deeprank-serve --host 0.0.0.0 --allowed-host photos.example --token-file token",
         "deeprank-serve --token-file token --allow-writes",
         "curl -F image=@photo.jpg 'http://127.0.0.1:8000/v1/search?k=5'",
-        "curl -H \"Authorization: Bearer $(cat token)\" -F image=@new.jpg 'http://127.0.0.1:8000/v1/items?label=cat'",
+        'curl -H "Authorization: Bearer $(cat token)" -F image=@new.jpg \\\n'
+        "    'http://127.0.0.1:8000/v1/items?label=cat'",
     ],
+    {
+        **dict.fromkeys(("--bind", "--address", "--listen", "-b"), "--host"),
+        "-p": "--port",
+        **dict.fromkeys(("--token", "--password", "--api-key", "--auth"), "the token is in a file: --token-file"),
+        **dict.fromkeys(("--writable", "--write", "--allow-write"), "--allow-writes"),
+        **dict.fromkeys(("--db", "--database", "--index-dir"), "--index"),
+        **dict.fromkeys(("--workers", "-j", "--jobs", "--num-threads"), "--threads"),
+        **dict.fromkeys(("--hostname", "--allowed-hosts", "--server-name"), "--allowed-host"),
+        **dict.fromkeys(("--access-log", "--log"), "--log-requests"),
+        **dict.fromkeys(("--ssl", "--tls", "--ssl-certfile", "--cert"), "a proxy with TLS stands before it"),
+        **dict.fromkeys(("--gpu", "--cuda"), "--device cuda"),
+        "--cpu": "--device cpu",
+        "--model": "an index always uses the model that it was made with",
+    },
 )
 
 

@@ -16,7 +16,7 @@ from ..database.store import Store
 from ..database.writer import locked, open_writer
 from ..files import DATABASE, GRAPH, disk_errors, temporary
 from ..graph.file import GraphUnusableError, open_graph
-from ..graph.update import update_graph
+from ..graph.update import is_crowded, update_graph
 from .leftovers import bytes_in, clear_leftovers, clear_unused_uploads, find_leftovers, has_log
 
 __all__ = ["CompactReport", "check_sums", "compact"]
@@ -147,8 +147,8 @@ def _graph_state(store: Store) -> _GraphState:
         file = open_graph(store.folder, row, meta.dim)
     except GraphUnusableError:
         return _GraphState(0, 0, False)
-    removed = int((~file.live).sum())
-    return _GraphState(len(file.ids), removed, removed == 0 and len(file.ids) == meta.items)
+    complete = file.dead == 0 and file.nodes.items == meta.items and not is_crowded(file, whole=True)
+    return _GraphState(len(file.made_for), file.dead, complete)
 
 
 def _build_graph(folder: Path, progress: StartProgress) -> str | None:

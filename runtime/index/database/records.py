@@ -34,8 +34,8 @@ class Item(NamedTuple):
     numbers of the index, and what a graph covers is told by the last id in it.
 
     ``path`` is relative to the root, in the bytes of the file system; ``label`` what the folders or the table of the
-    root say, or what was given with an upload; ``decoding`` the version of the decoding rules (:data:`~...formats.DECODING_VERSION`) by
-    which its vector is right.
+    root say, or what was given with an upload; ``decoding`` the version of the decoding rules
+    (:data:`~...formats.DECODING_VERSION`) by which its vector is right.
     """
 
     id: int

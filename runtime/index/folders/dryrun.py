@@ -91,10 +91,11 @@ def dry_run(
     """Find out what :func:`~.sync.sync` would do; the arguments are those of it.
 
     Files are compared by size and time of change. Those that may be a moved picture, or one that was only touched, are
-    hashed; of those that older decoding rules have read, the header is looked at. No other file is opened.
+    hashed. Of those that older decoding rules have read, the header is looked at; of those whose names do not tell what
+    they are, the first bytes. No other file is opened.
 
     Raises:
-        IndexStateError, IndexDamagedError, ModelFileError, QueryError, DataError: as for a sync, which would be refused.
+        IndexStateError, IndexDamagedError, ModelFileError, QueryError, DataError: as a sync.
 
     """
     folder = Path(index)

@@ -71,7 +71,7 @@ class LabelSource:
     """
 
     labelling: RootLabels = RootLabels()
-    table: Mapping[str, str] | None = None
+    table: Mapping[str, str | None] | None = None
 
     @property
     def is_lost(self) -> bool:
@@ -99,7 +99,7 @@ def parse_labels(text: str) -> RootLabels:
 
     """
     if text in LABEL_RULES:
-        return RootLabels(cast(LabelRule, text))
+        return RootLabels(text)
     if not Path(text).is_file():
         raise QueryError(
             f"--labels {printable(text)!r} is no rule and no file; expected {', '.join(LABEL_RULES[:-1])}, "
@@ -117,16 +117,16 @@ def open_labels(labelling: RootLabels, root: bytes) -> LabelSource:
     """
     if labelling.rule != "table" or not os.path.isfile(labelling.table):  # noqa: PTH113 - a pipe would keep us waiting
         return LabelSource(labelling)
-    from ...sources import read_label_table
+    from ...label_table import read_label_table
 
-    return LabelSource(labelling, _below(root, labelling.table, read_label_table(Path(labelling.table))))
+    return LabelSource(labelling, _below(root, labelling.table, read_label_table(Path(labelling.table)).labels()))
 
 
-def _below(root: bytes, table: str, labels: Mapping[str, str]) -> dict[str, str]:
+def _below(root: bytes, table: str, labels: Mapping[str, str | None]) -> dict[str, str | None]:
     """Return labels by the path below ``root``; those in a table are relative to it, else to the table's own folder."""
     folder, home = os.fsdecode(root), os.path.dirname(table)  # noqa: PTH120
     prefix = folder.rstrip("/") + "/"
-    found: dict[str, str] = {}
+    found: dict[str, str | None] = {}
     for path, label in labels.items():
         there = os.path.normpath(os.path.join(home, path))  # noqa: PTH118
         if there.startswith(prefix):

@@ -19,11 +19,15 @@ from ...files import file_sha256, replace_durably
 from ..database.records import GraphRow
 from ..files import GRAPH, temporary
 from .backend import BACKENDS, DEFAULT_BACKEND, GraphUnusableError, Ids, VectorIndex, Vectors, backend_of
+from .copies import VectorTable, decode_copies, elect, encode_copies, first_equal
 
-__all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "Places", "open_graph"]
+__all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "Places", "open_graph", "with_parameters"]
 
 Places = npt.NDArray[np.signedinteger]
 
+# The parameter that tells which items share a node.
+_COPIES = "copies"
+_NO_IDS: Ids = np.empty(0, dtype=np.int64)
 # Where ids are at most this many times as many as the vectors, a table says where each lies.
 _SPARSEST_TABLE = 8
 
@@ -31,10 +35,9 @@ _SPARSEST_TABLE = 8
 class GraphFile:
     """A graph file whose bytes are the ones the database knows.
 
-    ``ids`` int64 ``[n]`` and ``vectors`` float32 ``[n, d]`` are in the order of the file, which is nearly but not quite
-    that of the ids; ``vectors`` is a view of the file, of which the system keeps in memory what is used. ``live`` bool
-    ``[n]`` tells which of them are in the index; ``parameters`` what was recorded of the graph, ``size`` and
-    ``sha256`` what its bytes are.
+    ``vectors`` float32 ``[n, d]`` is a view of the file, of which the system keeps in memory what is used; ``nodes``
+    tells which items have each of them, in the order of the file, which is nearly but not quite that of the ids.
+    ``parameters`` is what was recorded of the graph, ``size`` and ``sha256`` what its bytes are.
     """
 
     def __init__(self, file: IO[bytes], row: GraphRow, dim: int) -> None:
@@ -44,19 +47,51 @@ class GraphFile:
         self._file = file  # kept open: the name may soon belong to the next graph
         self._backend = backend_of(row.parameters)
         view = self._backend.view(file, dim)
-        self.ids, self.vectors, self.release = view.ids, view.vectors, view.release
+        self.made_for, self.vectors, self.release = view.ids, view.vectors, view.release
         self._describe(row)
 
     def _describe(self, row: GraphRow) -> None:
-        self.parameters: Mapping[str, Any] = json.loads(row.parameters)
+        parameters: dict[str, Any] = json.loads(row.parameters)
+        self._is_old = _COPIES not in parameters
+        places, more = decode_copies(parameters.pop(_COPIES, None), self.made_for, row.covers)
+        self.parameters: Mapping[str, Any] = parameters
         removed = np.frombuffer(row.removed, dtype="<i8")
-        self.live = np.isin(self.ids, removed, invert=True) if len(removed) else np.ones(len(self.ids), dtype=np.bool_)
+        self._removed = np.isin(self.made_for, removed) if len(removed) else np.zeros(len(self.made_for), np.bool_)
+        staying = ~np.isin(more, removed)
+        self.nodes = elect(self.made_for, ~self._removed, places[staying], more[staying])
 
     def in_state(self, row: GraphRow) -> GraphFile:
         """Return the same file as it is to be read in another state of the index, whose row names the same bytes."""
         again = copy.copy(self)
         again._describe(row)
         return again
+
+    @property
+    def dead(self) -> int:
+        """The number of nodes that no item has any more."""
+        return len(self.made_for) - self.nodes.count
+
+    @property
+    def live(self) -> npt.NDArray[np.bool_]:
+        """Which of the nodes an item has, bool ``[n]``."""
+        return np.ones(len(self.made_for), dtype=np.bool_) if self.nodes.live is None else self.nodes.live
+
+    def removed(self) -> bytes:
+        """Return the ids of the items that nodes were made for and that have gone, as the database keeps them."""
+        return np.sort(self.made_for[self._removed]).astype("<i8").tobytes()
+
+    def copies(self) -> tuple[Ids, Ids]:
+        """Return the items that share the node of another, int64 ``[m]``, and the item that each node was made for."""
+        nodes, made_for = self.nodes, self.made_for
+        promoted = np.flatnonzero(nodes.ids != made_for)
+        ids = np.concatenate([nodes.more, nodes.ids[promoted]])
+        return ids, made_for[np.concatenate([nodes.places, promoted])]
+
+    def repeated(self) -> int:
+        """Count the nodes of a vector that another node has: versions that made one for each item left such graphs."""
+        if not self._is_old:
+            return 0
+        return int((first_equal(self.vectors) != np.arange(len(self.vectors))).sum())
 
     def load(self) -> Graph:
         """Load the graph itself.
@@ -66,7 +101,7 @@ class GraphFile:
 
         """
         index = self.load_all()
-        index.delete(self.ids[~self.live])
+        index.delete(self.made_for[~self.live])
         self.release()  # what was scanned until now is not needed twice
         return Graph(index, self)
 
@@ -79,18 +114,17 @@ class Graph:
     """A loaded graph; ``search`` finds candidates, whose exact distances are for others to compute."""
 
     def __init__(self, index: VectorIndex, file: GraphFile) -> None:
-        self.file = file
         self._index = index
-        self._places = _places(file.ids)
-        self._sorted = np.sort(file.ids) if self._places is None else None
-        self._order = np.argsort(file.ids, kind="stable") if self._places is None else None
+        self._places = _places(file.made_for)
+        self._sorted = np.sort(file.made_for) if self._places is None else None
+        self._order = np.argsort(file.made_for, kind="stable") if self._places is None else None
 
     def __len__(self) -> int:
         """Return the number of vectors that can be found."""
         return len(self._index)
 
     def delete(self, ids: Ids) -> None:
-        """Find these no longer."""
+        """Find the nodes that were made for these items no longer."""
         self._index.delete(ids)
 
     def search(self, queries: Vectors, k: int, *, threads: int | None = None) -> tuple[Places, Vectors] | None:
@@ -163,7 +197,7 @@ class GraphBuilder:
 
         Args:
             dim: length of a vector.
-            capacity: vectors that the finished graph holds, those of ``start`` included.
+            capacity: vectors that the finished graph holds at most, those of ``start`` included.
             start: the graph to add to.
 
         Raises:
@@ -173,15 +207,26 @@ class GraphBuilder:
         self._dim = dim
         self._library = DEFAULT_BACKEND if start is None else str(start.parameters["library"])
         self._removed = b""
+        # Items that share a node, and the items that these were made for.
+        self._copies: list[tuple[Ids, Ids]] = []
         if start is None:
             self._index = BACKENDS[self._library]().create(dim, capacity)
+            self._table = VectorTable()
             return
-        self._removed = np.sort(start.ids[~start.live]).astype("<i8").tobytes()
+        self._removed, self._copies = start.removed(), [start.copies()]
         self._index = start.load_all(capacity)
+        self._table = VectorTable(start.made_for, start.vectors)
+        start.release()
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Add vectors, float32 ``[n, d]``, under their ids, with all usable cores."""
-        self._index.add(ids, vectors)
+        """Add vectors, float32 ``[n, d]``, under their ids, with all usable cores: a node for each that is new.
+
+        Ids ascend, from one call to the next, too.
+        """
+        nodes = self._table.nodes_of(ids, vectors)
+        new = nodes == ids
+        self._index.add(ids[new], vectors[new])
+        self._copies.append((ids[~new], nodes[~new]))
 
     def save(
         self, folder: Path, covers: int, *, examine: Callable[[GraphFile], Mapping[str, Any]] | None = None
@@ -209,8 +254,8 @@ class GraphBuilder:
             if size != expected:
                 prepared.unlink()
                 raise GraphUnusableError(f"{GRAPH} could not be written whole; is the disk full?")
-            parameters = {"library": self._library, **self._index.info()}
-            del self._index  # it need not be in memory beside the one that is examined
+            parameters = {"library": self._library, **self._index.info(), _COPIES: self._encoded_copies()}
+            del self._index, self._table  # they need not be in memory beside what is examined
             row = GraphRow(file_sha256(prepared), size, _json(parameters), covers, self._removed)
             if examine is not None:
                 with prepared.open("rb") as file:
@@ -219,6 +264,16 @@ class GraphBuilder:
         except (RuntimeError, UnicodeEncodeError, OSError) as error:
             raise GraphUnusableError(f"{GRAPH} could not be written ({error})") from None
         return row
+
+    def _encoded_copies(self) -> Mapping[str, Any]:
+        ids, nodes = zip(*self._copies, strict=True) if self._copies else ((), ())
+        return encode_copies(np.concatenate([_NO_IDS, *ids]), np.concatenate([_NO_IDS, *nodes]))
+
+
+def with_parameters(row: GraphRow, **changed: Any) -> GraphRow:
+    """Return the row of a graph with more, or other, parameters, and in the form of this version."""
+    parameters = json.loads(row.parameters)
+    return replace(row, parameters=_json({_COPIES: encode_copies(_NO_IDS, _NO_IDS), **parameters, **changed}))
 
 
 def _json(parameters: Mapping[str, Any]) -> str:

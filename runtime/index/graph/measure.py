@@ -10,6 +10,7 @@ import numpy as np
 
 from ..database.store import Ids
 from ..search.gallery import gallery_of
+from ..search.results import Distances, Result
 from .costs import Costs
 from .file import GraphFile
 
@@ -28,6 +29,9 @@ _REPEATS = 5
 def measure(file: GraphFile) -> Mapping[str, Any]:
     """Measure a saved graph on some of its own vectors, each of which is left out of its neighbours.
 
+    Neighbours are different vectors: copies are found together or not at all, and of neighbours that are equally far
+    none is better than another.
+
     Returns:
         under ``measured``: ``items``, ``queries``, ``k``, ``recall`` (the share of the k nearest by a scan that the
         graph finds), and ``costs`` (see :class:`~.costs.Costs`); nothing where there are too few vectors for it to
@@ -35,18 +39,21 @@ def measure(file: GraphFile) -> Mapping[str, Any]:
 
     """
     gallery = gallery_of(file)
-    if gallery.size < _SMALLEST:
+    if file.nodes.count < _SMALLEST:
         return {}
     places = np.flatnonzero(file.live)
     places = places[np.linspace(0, len(places) - 1, _QUERIES).astype(np.int64)]
-    queries, own = np.array(file.vectors[places]), file.ids[places]
-    scan = _best(lambda: gallery.scan(queries[:1], _K))
-    expected, scan_all = _timed(lambda: gallery.scan(queries, _K + 1)[0])
+    queries, own = np.array(file.vectors[places]), file.nodes.ids[places]
+    scanned = gallery.by_scan()
+    scan = _best(lambda: scanned.items(queries[:1], _K))
+    expected, scan_all = _timed(lambda: scanned.nearest(queries, _K + 1))
     _, load = _timed(gallery.load_graph)
-    graph = _best(lambda: gallery.search_graph(queries[:1], _K))
-    found, graph_all = _timed(lambda: gallery.search_graph(queries, _K + 1)[0])
+    searched = gallery.by_graph()
+    graph = _best(lambda: searched.items(queries[:1], _K))
+    found, graph_all = _timed(lambda: searched.nearest(queries, _K + 1))
     costs = Costs(scan, scan_all / _QUERIES, graph, graph_all / _QUERIES, load)
-    recall = _shared(_without(expected, own), _without(found, own))
+    farthest = _without(expected, own)[:, -1:]
+    recall = float((_without(found, own) <= farthest).mean())
     return {
         "measured": {
             "items": gallery.size,
@@ -58,14 +65,11 @@ def measure(file: GraphFile) -> Mapping[str, Any]:
     }
 
 
-def _without(ids: Ids, own: Ids) -> Ids:
-    """Return the first k of k + 1 neighbours that are not the query itself (copies of it can stand before it)."""
+def _without(found: Result, own: Ids) -> Distances:
+    """Return the distances of the first k of k + 1 neighbours that are not the query itself."""
+    ids, distances = found
     order = np.argsort(ids == own[:, None], axis=1, kind="stable")
-    return np.take_along_axis(ids, order, axis=1)[:, :-1]
-
-
-def _shared(expected: Ids, found: Ids) -> float:
-    return float(np.mean([np.isin(one, other).mean() for one, other in zip(expected, found, strict=True)]))
+    return np.take_along_axis(distances, order, axis=1)[:, :-1]
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,10 @@ from ...progress import StartProgress, start_nothing
 from ..database.records import GraphRow
 from ..database.writer import Writer
 from ..files import GRAPH
-from .file import GraphBuilder, GraphFile, GraphUnusableError, open_graph
+from .file import GraphBuilder, GraphFile, GraphUnusableError, open_graph, with_parameters
 from .measure import measure
 
-__all__ = ["update_graph"]
+__all__ = ["is_crowded", "update_graph"]
 
 # Beyond this share of removed vectors a graph is built anew: searches wade through the dead ones.
 _MOST_REMOVED = 0.2
@@ -24,6 +22,8 @@ _MOST_WAITING = 1000
 _MOST_WAITING_SHARE = 0.01
 # A graph that has grown beyond this is measured again, which takes as long as a few hundred scans.
 _MOST_GROWTH = 1.1
+# A graph of an earlier version is built anew where more than this share of its nodes repeat the vector of another.
+_MOST_REPEATED = 0.01
 
 
 def update_graph(writer: Writer, progress: StartProgress = start_nothing, *, whole: bool = False) -> str | None:
@@ -50,9 +50,9 @@ def update_graph(writer: Writer, progress: StartProgress = start_nothing, *, who
         writer.set_graph(None)
         (folder / GRAPH).unlink(missing_ok=True)
         return None
-    row, file = _usable(writer, folder, 0 if whole else _MOST_REMOVED)
+    row, file = _usable(writer, folder, whole)
     if row is not None and file is not None and _is_enough(file, meta.items, whole):
-        _measure_old(writer, row, file)
+        _renew_old(writer, row, file)
         return None
     try:
         writer.set_graph(_built(writer, row, file, progress))
@@ -62,12 +62,12 @@ def update_graph(writer: Writer, progress: StartProgress = start_nothing, *, who
 
 
 def _is_enough(file: GraphFile, items: int, whole: bool) -> bool:
-    waiting = items - int(file.live.sum())
-    return waiting <= (0 if whole else min(_MOST_WAITING, _MOST_WAITING_SHARE * len(file.ids)))
+    waiting = items - file.nodes.items
+    return waiting <= (0 if whole else min(_MOST_WAITING, _MOST_WAITING_SHARE * len(file.made_for)))
 
 
-def _usable(writer: Writer, folder: Path, most_removed: float) -> tuple[GraphRow | None, GraphFile | None]:
-    """Return the graph to start from, if it is sound and most of it is alive."""
+def _usable(writer: Writer, folder: Path, whole: bool) -> tuple[GraphRow | None, GraphFile | None]:
+    """Return the graph to start from, if it is sound, most of it is alive, and few of its nodes are copies."""
     row = writer.graph()
     if row is None:
         return None, None
@@ -75,14 +75,20 @@ def _usable(writer: Writer, folder: Path, most_removed: float) -> tuple[GraphRow
         file = open_graph(folder, row, writer.meta().dim)
     except GraphUnusableError:
         return None, None
-    removed = int((~file.live).sum())
-    return (None, None) if removed > most_removed * len(file.ids) else (row, file)
+    if file.dead > (0 if whole else _MOST_REMOVED) * len(file.made_for) or is_crowded(file, whole=whole):
+        return None, None
+    return row, file
+
+
+def is_crowded(file: GraphFile, *, whole: bool = False) -> bool:
+    """Tell whether many nodes (``whole``: any) have equal vectors: such a graph of an earlier version is built anew."""
+    return file.repeated() > (0 if whole else _MOST_REPEATED) * len(file.made_for)
 
 
 def _built(writer: Writer, row: GraphRow | None, file: GraphFile | None, progress: StartProgress) -> GraphRow:
     meta = writer.meta()
-    covered = int(file.live.sum()) if file is not None else 0
-    capacity = meta.items + (len(file.ids) - covered if file is not None else 0)
+    covered = file.nodes.items if file is not None else 0
+    capacity = meta.items - covered + (len(file.made_for) if file is not None else 0)
     builder = GraphBuilder(meta.dim, capacity, file)
     advance = progress("building the graph", meta.items - covered)
     for ids, vectors, _ in writer.vector_chunks(row.covers if row is not None else 0):
@@ -96,11 +102,11 @@ def _built(writer: Writer, row: GraphRow | None, file: GraphFile | None, progres
     return builder.save(writer.folder, meta.last_id, examine=_measured_by(file, meta.items))
 
 
-def _measure_old(writer: Writer, row: GraphRow, file: GraphFile) -> None:
-    """Measure a graph that an earlier version built, which did not."""
-    if "measured" not in file.parameters and (found := measure(file)):
-        parameters = json.dumps({**file.parameters, **found}, sort_keys=True)
-        writer.set_graph(replace(row, parameters=parameters))
+def _renew_old(writer: Writer, row: GraphRow, file: GraphFile) -> None:
+    """Record of an earlier version's graph what this one does: what was measured, and that few nodes are copies."""
+    found = {} if "measured" in file.parameters else measure(file)
+    if (renewed := with_parameters(row, **found)) != row:
+        writer.set_graph(renewed)
 
 
 def _measured_by(file: GraphFile | None, items: int) -> Callable[[GraphFile], Mapping[str, Any]]:

@@ -1,26 +1,26 @@
 """What a search runs over: the vectors of one state of an index, scanned or searched through its graph.
 
 Both ways end in the same step: exact distances in float64, ordered by (distance, id). So they agree to the last bit
-wherever the graph found the same neighbours.
+wherever the graph found the same neighbours. Both look for different vectors, and then take all items that have them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from ... import scan
 from ..database.records import GraphRow
 from ..database.store import Ids, Store, Vectors
+from ..graph.copies import Nodes, grouped
 from ..graph.costs import Costs
 from ..graph.file import GraphFile, GraphUnusableError, open_graph
 from .graphsearch import GraphSearch
 from .results import Distances, Result, merged, nothing, without_cut_ties
+from .sharing import Sharing
 
-__all__ = ["Distances", "Gallery", "Part", "gallery_of", "open_gallery"]
+__all__ = ["Distances", "Gallery", "NodeSearch", "Part", "gallery_of", "open_gallery"]
 
 # Rows scanned at a time, as values: 2^24 float32 = 64 MiB where rows have to be picked out.
 _CHUNK_VALUES = 1 << 24
@@ -30,32 +30,54 @@ _SMALLEST_TO_GUESS = 10_000
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the vectors: ids int64 ``[n]``, float32 ``[n, d]``, and which of them are in the index (None: all)."""
+    """Some of the vectors, float32 ``[n, d]``, all different, and which items have each of them."""
 
-    ids: Ids
+    nodes: Nodes
     vectors: Vectors
-    live: npt.NDArray[np.bool_] | None = None
 
-    def chunks(self, allowed: Ids | None) -> Iterator[tuple[Ids, Vectors]]:
-        """Yield what is in the index and, if given, among the ``allowed`` ids (ascending)."""
-        step = max(1, _CHUNK_VALUES // max(1, self.vectors.shape[1]))
-        for start in range(0, len(self.ids), step):
-            ids, vectors = self.ids[start : start + step], self.vectors[start : start + step]
-            chosen = np.ones(len(ids), dtype=np.bool_) if self.live is None else self.live[start : start + step]
-            if allowed is not None:
-                chosen = chosen & np.isin(ids, allowed)
-            if chosen.all():
-                yield ids, vectors
-            elif chosen.any():
-                yield ids[chosen], vectors[chosen]
+    def among(self, allowed: Ids | None) -> Part:
+        """Return the same with the ``allowed`` items alone, ids ascending; None: all."""
+        return self if allowed is None else Part(self.nodes.among(allowed), self.vectors)
 
-    def nearest(self, queries: Vectors, k: int, *, farthest: bool = False, allowed: Ids | None = None) -> Result:
-        """Return the exact ``k`` nearest (or farthest) of the ``allowed`` items."""
+    def nearest(self, queries: Vectors, k: int, *, farthest: bool = False) -> Result:
+        """Return the exact ``k`` nearest (or farthest) vectors, each by the lowest id of its items."""
         best = nothing(len(queries))
-        for ids, vectors in self.chunks(allowed):
+        for ids, vectors in self._chunks():
             places, distances = scan.nearest(queries, vectors, k, farthest=farthest)
             best = merged(best, (ids[places], distances), k, farthest)
         return best
+
+    def _chunks(self) -> Iterator[tuple[Ids, Vectors]]:
+        step = max(1, _CHUNK_VALUES // max(1, self.vectors.shape[1]))
+        for start in range(0, len(self.vectors), step):
+            some = slice(start, start + step)
+            ids, vectors = self.nodes.ids[some], self.vectors[some]
+            live = None if self.nodes.live is None else self.nodes.live[some]
+            if live is None or live.all():
+                yield ids, vectors
+            elif live.any():
+                yield ids[live], vectors[live]
+
+
+@dataclass(frozen=True)
+class NodeSearch:
+    """A search for different vectors.
+
+    Attributes:
+        nearest: takes queries float32 ``[q, d]`` and ``k``; returns the ``k`` best vectors of each query, each by the
+            lowest id of its items, ordered by (distance, id).
+        sharing: the items of these vectors.
+        farthest: whether the farthest are the best.
+
+    """
+
+    nearest: Callable[[Vectors, int], Result]
+    sharing: Sharing
+    farthest: bool = False
+
+    def items(self, queries: Vectors, k: int) -> Result:
+        """Return the ``k`` best items of each query: among ``k`` different vectors there are that many, or all."""
+        return self.sharing.items(self.nearest(queries, k), k, farthest=self.farthest)
 
 
 class Gallery:
@@ -64,16 +86,55 @@ class Gallery:
     def __init__(self, parts: tuple[Part, ...], file: GraphFile | None, graph_problem: str | None = None) -> None:
         self.parts = parts
         self.file = file
-        self._others = tuple(part for part in parts[1:] if len(part.ids))
+        self._others = tuple(part for part in parts[1:] if len(part.vectors))
         self.graph_problem = graph_problem
         self.costs = None if file is None else _costs(file)
-        self.size = sum(len(part.ids) if part.live is None else int(part.live.sum()) for part in parts)
+        self.size = sum(part.nodes.items for part in parts)
+        self._sharing = Sharing.of([part.nodes for part in parts])
         self._search: GraphSearch | None = None
 
     @property
     def graph_loaded(self) -> bool:
         """Whether the graph is in memory already."""
         return self._search is not None
+
+    def by_scan(self, *, farthest: bool = False, allowed: Ids | None = None) -> NodeSearch:
+        """Return the exact search.
+
+        Args:
+            farthest: the largest distances first instead.
+            allowed: ids int64, ascending, of the only items that count.
+
+        """
+        parts = [part.among(allowed) for part in self.parts]
+        sharing = self._sharing if allowed is None else Sharing.of([part.nodes for part in parts])
+
+        def search(queries: Vectors, k: int) -> Result:
+            best = nothing(len(queries))
+            for part in parts:
+                best = merged(best, part.nearest(queries, k, farthest=farthest), k, farthest)
+            return best
+
+        return NodeSearch(functools.partial(without_cut_ties, search), sharing, farthest)
+
+    def by_graph(self) -> NodeSearch:
+        """Return the search through the graph, for the nearest among all; it finds about those.
+
+        Raises:
+            GraphUnusableError: there is none, or it cannot be loaded.
+
+        """
+        graph = self._load()
+
+        def search(queries: Vectors, k: int) -> Result:
+            best = graph.nearest(queries, k)
+            if best is None:
+                return self.by_scan().nearest(queries, k)
+            for part in self._others:
+                best = merged(best, without_cut_ties(part.nearest, queries, k), k, False)
+            return best
+
+        return NodeSearch(search, self._sharing)
 
     def scan(self, queries: Vectors, k: int, *, farthest: bool = False, allowed: Ids | None = None) -> Result:
         """Return the exact ``k`` nearest (or farthest) items of each query.
@@ -88,11 +149,7 @@ class Gallery:
             ids int64 and squared distances float64, both ``[q, min(k, n)]``, ordered by (distance, id).
 
         """
-
-        def search(some: Vectors, count: int) -> Result:
-            return self._scan(some, count, farthest, allowed)
-
-        return without_cut_ties(search, queries, k)
+        return self.by_scan(farthest=farthest, allowed=allowed).items(queries, k)
 
     def search_graph(self, queries: Vectors, k: int) -> Result:
         """Return about the ``k`` nearest items of each query, as :meth:`scan` does, through the graph.
@@ -101,12 +158,7 @@ class Gallery:
             GraphUnusableError: there is none, or it cannot be loaded.
 
         """
-        best = self._load().nearest(queries, k)
-        if best is None:
-            return self.scan(queries, k)
-        for part in self._others:
-            best = merged(best, without_cut_ties(part.nearest, queries, k), k, False)
-        return best
+        return self.by_graph().items(queries, k)
 
     def load_graph(self) -> None:
         """Load the graph, unless it is loaded.
@@ -121,28 +173,23 @@ class Gallery:
         """Take over the loaded graph of an earlier state, in which the same file was used; nobody may be using it."""
         if earlier._search is None or earlier.file is None or self.file is None:
             return
-        if (self.file.live & ~earlier.file.live).any():  # what a graph no longer finds it cannot find again
+        before, now = earlier.file.live, self.file.live
+        if (now & ~before).any():  # what a graph no longer finds it cannot find again
             return
-        earlier._search.leave_out(self.file.ids[earlier.file.live & ~self.file.live])
+        earlier._search.follow(self.file, before & ~now)
         self._search, earlier._search = earlier._search, None
 
     def _load(self) -> GraphSearch:
         if self._search is None:
             if self.file is None:
                 raise GraphUnusableError(self.graph_problem or "this index has none")
-            self._search = GraphSearch(self.file.load())
+            self._search = GraphSearch(self.file.load(), self.file)
         return self._search
-
-    def _scan(self, queries: Vectors, k: int, farthest: bool, allowed: Ids | None) -> Result:
-        best = nothing(len(queries))
-        for part in self.parts:
-            best = merged(best, part.nearest(queries, k, farthest=farthest, allowed=allowed), k, farthest)
-        return best
 
 
 def gallery_of(file: GraphFile, *others: Part) -> Gallery:
     """Return the vectors of a graph file, and others that are not in it."""
-    return Gallery((Part(file.ids, file.vectors, None if file.live.all() else file.live), *others), file)
+    return Gallery((Part(file.nodes, file.vectors), *others), file)
 
 
 def open_gallery(store: Store, earlier: Gallery | None = None) -> Gallery:
@@ -168,7 +215,7 @@ def open_gallery(store: Store, earlier: Gallery | None = None) -> Gallery:
             problem = str(error)
         if attempt == 0:
             store.renew_snapshot()
-    return Gallery((Part(*store.vectors()),), None, problem if row is not None else None)
+    return Gallery((Part(*grouped(*store.vectors())),), None, problem if row is not None else None)
 
 
 def _from_graph(store: Store, row: GraphRow, earlier: Gallery | None) -> Gallery:
@@ -176,7 +223,7 @@ def _from_graph(store: Store, row: GraphRow, earlier: Gallery | None) -> Gallery
     known = earlier.file if earlier is not None else None
     same = known is not None and (known.sha256, known.size, known.dim) == (row.sha256, row.size, meta.dim)
     file = known.in_state(row) if known is not None and same else open_graph(store.folder, row, meta.dim)
-    gallery = gallery_of(file, Part(*store.vectors_after(row.covers)))
+    gallery = gallery_of(file, Part(*grouped(*store.vectors_after(row.covers))))
     if gallery.size != meta.items:
         raise store.damage(f"{meta.items:,} items are expected, {gallery.size:,} are there")
     if earlier is not None and same:
@@ -189,4 +236,4 @@ def _costs(file: GraphFile) -> Costs | None:
     measured = file.parameters.get("measured")
     if measured is not None:
         return Costs.from_json(measured.get("costs"))
-    return Costs.guessed(*file.vectors.shape) if len(file.ids) >= _SMALLEST_TO_GUESS else None
+    return Costs.guessed(*file.vectors.shape) if len(file.vectors) >= _SMALLEST_TO_GUESS else None

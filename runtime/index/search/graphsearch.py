@@ -13,6 +13,7 @@ import numpy as np
 from ... import scan
 from ...devices import usable_cores
 from ..graph.backend import Ids, Vectors
+from ..graph.copies import Bools
 from ..graph.file import Graph, GraphFile, Places
 from .results import Distances, Result, without_cut_ties
 
@@ -43,19 +44,19 @@ class _NotReachedError(Exception):
 class GraphSearch:
     """A loaded graph, ready to be searched; threads may share it."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, file: GraphFile) -> None:
         self._graph = graph
-        self._file = graph.file
+        self._file = file
         self._pool: ThreadPoolExecutor | None = None
         self._mapped = 0
-        self._most_mapped = _most_mapped(graph.file)
+        self._most_mapped = _most_mapped(file)
         # A sum of n rounded numbers is wrong by at most n roundings (Higham 2002, section 4.2); here four are added at
         # a time, or more, after a difference and a square. Twice that, as either of two distances may be wrong.
-        self._farthest_rounded = np.float32(1 + 2 * (graph.file.dim / 4 + 8) * _UNIT_ROUNDING)
+        self._farthest_rounded = np.float32(1 + 2 * (file.dim / 4 + 8) * _UNIT_ROUNDING)
         self._counting = threading.Lock()
 
     def nearest(self, queries: Vectors, k: int) -> Result | None:
-        """Return about the ``k`` nearest vectors of each query that are in the graph.
+        """Return about the ``k`` nearest of the different vectors in the graph, each by the lowest id of its items.
 
         Args:
             queries: float32 ``[q, d]``, finite.
@@ -75,9 +76,13 @@ class GraphSearch:
             return None
         return np.concatenate([ids for ids, _ in whole]), np.concatenate([distances for _, distances in whole])
 
-    def leave_out(self, ids: Ids) -> None:
-        """Find these no longer: they have left the index. No other thread may be searching."""
-        self._graph.delete(ids)
+    def follow(self, file: GraphFile, dead: Bools) -> None:
+        """Go on with a later state of the same file, in which no item has the ``dead`` nodes, bool ``[n]``.
+
+        No other thread may be searching.
+        """
+        self._graph.delete(file.made_for[dead])
+        self._file = file
 
     def _nearest(self, queries: Vectors, k: int, threads: int) -> Result | None:
         """Take of the candidates those that may be among the ``k`` best in float64, and rank them."""
@@ -115,7 +120,7 @@ class GraphSearch:
         return ids, distances
 
     def _rank(self, queries: Vectors, places: Places, k: int) -> Result:
-        ids: Ids = self._file.ids[places]
+        ids: Ids = self._file.nodes.ids[places]
         distances: Distances = scan.squared_distances(queries, self._file.vectors[places])
         if (distances[:, 1:] > distances[:, :-1]).all():  # float32 had them in the right order, as it nearly always has
             return ids[:, :k], distances[:, :k]

@@ -21,7 +21,7 @@ from ..files import DATABASE, MODEL
 from ..graph.costs import MANY, Choice
 from ..graph.file import GraphUnusableError
 from .filters import Filters
-from .gallery import Distances, Gallery, open_gallery
+from .gallery import Distances, Gallery, NodeSearch, open_gallery
 from .hit import Hit, hit_of
 
 if TYPE_CHECKING:
@@ -211,9 +211,9 @@ class Index:
         largest = np.inf if max_distance is None else max_distance
         with self._reading():
             if exclude_sha256 is None and unique is None:
-                ids, distances = self.search_vectors(
-                    vectors, k, farthest=farthest, label=label, path=path, method=method
-                )
+                ids, distances = self._ids_and_distances(vectors, k, farthest, label, path, method)
+                if max_distance is None:
+                    self._remark_fewer(k, ids.shape[1], label, path)
                 found = [(*row, None) for row in zip(ids, distances, strict=True)]
                 return self._hits(found, largest)
             excluded = [()] * len(vectors) if exclude_sha256 is None else exclude_sha256
@@ -273,16 +273,30 @@ class Index:
             QueryError, IndexDamagedError: as for :meth:`search`.
 
         """
+        ids, distances = self._ids_and_distances(vectors, k, farthest, label, path, method)
+        self._remark_fewer(k, ids.shape[1], label, path)
+        return ids, distances
+
+    def _ids_and_distances(
+        self,
+        vectors: Vectors,
+        k: int,
+        farthest: bool,
+        label: str | Sequence[str] | None,
+        path: str | Sequence[str] | None,
+        method: Method,
+    ) -> tuple[Ids, Distances]:
         queries = self._checked(vectors, k, method)
         filtered = label is not None or path is not None
         with self._reading() if filtered else self._unchanged() as gallery:
             allowed = self._filters().allowed(label, path) if filtered else None
-            ids, distances = self._nearest(gallery, queries, k, farthest, allowed, method)
-        if ids.shape[1] < k:
+            return self._searched(gallery, len(queries), farthest, allowed, method).items(queries, k)
+
+    def _remark_fewer(self, k: int, count: int, label: object, path: object) -> None:
+        if count < k:
             self._remark(
-                f"{k} pictures were asked for, {ids.shape[1]} are there{_such(label, path)}: all of them are returned."
+                f"{k} pictures were asked for, {count} are there{_such(label, path)}: all of them are returned."
             )
-        return ids, distances
 
     def prepare(self) -> None:
         """Read the vectors now rather than at the first search; in a thread, while the model is being opened, say."""
@@ -319,22 +333,18 @@ class Index:
         with self._reading():
             return [os.fsdecode(path) for path in self._store.synced_roots().values()]
 
-    def _nearest(
-        self, gallery: Gallery, queries: Vectors, k: int, farthest: bool, allowed: Ids | None, method: Method
-    ) -> tuple[Ids, Distances]:
-        def scan() -> tuple[Ids, Distances]:
-            return gallery.scan(queries, k, farthest=farthest, allowed=allowed)
-
+    def _searched(
+        self, gallery: Gallery, queries: int, farthest: bool, allowed: Ids | None, method: Method
+    ) -> NodeSearch:
+        """Return the way in which so many queries are searched for."""
         if farthest or allowed is not None:
             if method == "hnsw":
                 self._remark("The farthest pictures and those of a label or path are always found by an exact scan.")
-            return scan()
+            return gallery.by_scan(farthest=farthest, allowed=allowed)
         if method == "auto":
-            scans = not self._choice.is_graph(gallery.costs, len(queries), loaded=gallery.graph_loaded)
+            scans = not self._choice.is_graph(gallery.costs, queries, loaded=gallery.graph_loaded)
             method = "exact" if scans else "hnsw"
-        if method == "exact":
-            return scan()
-        return self._through_graph(lambda: gallery.search_graph(queries, k), scan)
+        return gallery.by_scan() if method == "exact" else self._through_graph(gallery.by_graph, gallery.by_scan)
 
     def _choose(
         self,
@@ -356,12 +366,8 @@ class Index:
             queries = self._checked(vectors, k, method)
             if len(excluded) != len(queries):
                 raise QueryError(f"Contents to leave out are given for {len(excluded)} of {len(queries)} queries.")
-
-            def search(some: Vectors, count: int) -> tuple[Ids, Distances]:
-                return self._nearest(gallery, some, count, farthest, allowed, method)
-
             chosen = choose(
-                search,
+                self._searched(gallery, len(queries), farthest, allowed, method),
                 queries,
                 k,
                 left_out=[self._ids_of_contents(contents) for contents in excluded],

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ..database.store import Ids, Vectors
-from .gallery import Distances
+from .gallery import Distances, NodeSearch
 from .neardup import representatives
 
-__all__ = ["Chosen", "Search", "choose"]
-
-# (queries float32 [q, d], k) -> ids and distances of the k best of each, [q, min(k, n)].
-Search = Callable[[Vectors, int], tuple[Ids, Distances]]
+__all__ = ["Chosen", "choose"]
 
 
 @dataclass(frozen=True)
@@ -28,22 +25,34 @@ class Chosen:
     complete: bool
 
 
+@dataclass(frozen=True)
+class _Candidates:
+    """Items that may answer a query, best first, and how many items of its vector each stands for."""
+
+    ids: Ids
+    distances: Distances
+    copies: npt.NDArray[np.int64]
+
+    def __getitem__(self, chosen: npt.NDArray[np.generic]) -> _Candidates:
+        return _Candidates(self.ids[chosen], self.distances[chosen], self.copies[chosen])
+
+
 def choose(
-    search: Search,
+    search: NodeSearch,
     queries: Vectors,
     k: int,
     *,
-    left_out: Sequence[frozenset[int]],
+    left_out: Sequence[Collection[int]],
     largest: float,
     unique: float | None,
     vectors_of: Callable[[Ids], Vectors],
 ) -> list[Chosen]:
     """Return the ``k`` best of each query among those that may answer it.
 
-    More candidates are asked for, twice as many each time, until there are enough or the index has no more.
+    More different vectors are asked for, twice as many each time, until they have enough items or there are no more.
 
     Args:
-        search: gives the best candidates, best first.
+        search: gives the best vectors, best first, and their items.
         queries: float32 ``[q, d]``.
         k: wanted for each.
         left_out: ids that do not count, for each query.
@@ -57,17 +66,20 @@ def choose(
     """
     found: dict[int, Chosen] = {}
     remaining = list(range(len(queries)))
-    wanted = k + max(map(len, left_out), default=0) + (0 if unique is None else k)
+    # One more, which shows that none is missing of those that are as far as the last.
+    wanted = 1 + (k if unique is None else 2 * k)
     while remaining:
-        all_ids, all_distances = search(queries[remaining], wanted)
+        all_ids, all_distances = search.nearest(queries[remaining], wanted)
         for query, ids, distances in zip(remaining, all_ids, all_distances, strict=True):
             exhausted = len(ids) < wanted or distances[-1] > largest
-            counts = (distances <= largest) & ~np.isin(ids, list(left_out[query]))
-            ids, distances = ids[counts], distances[counts]
+            within = distances <= largest
+            candidates = _candidates(search, ids[within], distances[within], left_out[query], k, unique is None)
+            if not exhausted:
+                candidates = candidates[candidates.distances != distances[-1]]
             if unique is None:
-                chosen = Chosen(ids[:k], distances[:k], np.zeros(min(k, len(ids)), dtype=np.int64), len(ids) >= k)
+                chosen = _best(candidates, k)
             else:
-                chosen = _unlike(ids, distances, vectors_of(ids), k, unique)
+                chosen = _unlike(candidates, vectors_of(candidates.ids), k, unique)
             if chosen.complete or exhausted:
                 found[query] = chosen
         remaining = [query for query in remaining if query not in found]
@@ -75,14 +87,37 @@ def choose(
     return [found[query] for query in range(len(queries))]
 
 
-def _unlike(ids: Ids, distances: Distances, vectors: Vectors, k: int, limit: float) -> Chosen:
+def _candidates(
+    search: NodeSearch, first: Ids, distances: Distances, left_out: Collection[int], k: int, every: bool
+) -> _Candidates:
+    """Return the items of some vectors but for those left out: ``every`` one that may count, or one of each vector."""
+    ids, owner = search.sharing.spread(first, k + len(left_out) if every else None)
+    if left_out:
+        stays = ~np.isin(ids, list(left_out))
+        ids, owner = ids[stays], owner[stays]
+    copies = np.bincount(owner, minlength=len(first))[owner]
+    if not every and len(ids):
+        heads = np.concatenate([[True], owner[1:] != owner[:-1]])
+        ids, owner, copies = ids[heads], owner[heads], copies[heads]
+    far = distances[owner]
+    order = np.lexsort((ids, -far if search.farthest else far))
+    return _Candidates(ids, far, copies)[order]
+
+
+def _best(candidates: _Candidates, k: int) -> Chosen:
+    best = candidates[np.arange(min(k, len(candidates.ids)))]
+    return Chosen(best.ids, best.distances, np.zeros(len(best.ids), dtype=np.int64), len(best.ids) == k)
+
+
+def _unlike(candidates: _Candidates, vectors: Vectors, k: int, limit: float) -> Chosen:
     """Keep the best, leave out what is near it, keep the best of the rest, and so on.
 
     The first candidate beyond ``k`` ends it, so that what is counted does not depend on how many candidates there are.
     """
+    ids = candidates.ids
     stands_for = representatives(vectors, limit)
     best = np.flatnonzero(stands_for == np.arange(len(ids)))
     end = int(best[k]) if len(best) > k else len(ids)
     kept = best[:k]
-    hidden = np.bincount(stands_for[:end], minlength=len(ids))[kept] - 1
-    return Chosen(ids[kept], distances[kept], hidden, end < len(ids))
+    counted = np.bincount(stands_for[:end], candidates.copies[:end], minlength=len(ids)).astype(np.int64)
+    return Chosen(ids[kept], candidates.distances[kept], counted[kept] - 1, end < len(ids))
