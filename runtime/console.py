@@ -187,6 +187,8 @@ def unknown_option(option: str, known: Iterable[str], other_names: Mapping[str, 
     # Many options share a few letters; a slip of the fingers is closer.
     close = difflib.get_close_matches(spelt, names, 1, cutoff=0.8)
     here = names.get(name) or names.get(spelt) or names.get(close[0] if close else "", "")
+    if close and here == close[0]:
+        return f"there is no option {name}; did you mean {here}?"
     if here.split(" ")[0] in known:
         return f"there is no option {name}; here it is called {here}."
     if here and not here.startswith("-"):

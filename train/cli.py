@@ -33,7 +33,7 @@ _HELP = (
 )
 _EXAMPLES = [
     "deeprank-train digits                       about a minute, offline",
-    "deeprank-train photos --epochs 20           a folder with a folder for each class",
+    "deeprank-train photos --epochs 20           a folder of class folders",
     "deeprank-train photos --no-freeze-backbone  all layers, not the head alone",
     "deeprank-train photos.csv --val new.csv     evaluated on other pictures",
     "deeprank-train --resume                     go on with the newest run",

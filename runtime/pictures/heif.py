@@ -99,6 +99,6 @@ def _decoder() -> Any:
             return importlib.import_module(name)
         except ImportError:
             continue
-    from ..doctor.commands import pip
+    from ..shell import pip
 
     raise unsupported("HEIF (HEIC)", "a decoder that is not installed here", f"install it: {pip('install', 'pi-heif')}")
