@@ -33,6 +33,7 @@ __all__ = [
     "refuse_usage",
     "standard_streams",
     "terminal_width",
+    "to_paste",
     "unknown_option",
 ]
 
@@ -142,15 +143,19 @@ def note(message: str) -> None:
 
 def next_step(*words: str | os.PathLike[str]) -> None:
     """Name the command that comes next, on stderr, so that it can be pasted."""
+    note(f"Next: {to_paste(*words)}")
+
+
+def to_paste(*words: str | os.PathLike[str]) -> str:
+    """Return a command of ours :func:`as_typed`, quoted for a shell; a path in it is never taken for an option."""
     from .shell import shell_command
 
     command, *arguments = words
-    # A path is never taken for an option.
     arguments = [
         f".{os.sep}{os.fsdecode(each)}" if isinstance(each, os.PathLike) and os.fsdecode(each).startswith("-") else each
         for each in arguments
     ]
-    note(f"Next: {as_typed(os.fsdecode(command))} {shell_command(*arguments)}".rstrip())
+    return f"{as_typed(os.fsdecode(command))} {shell_command(*arguments)}".rstrip()
 
 
 def as_typed(command: str) -> str:
