@@ -46,7 +46,7 @@ def labels_remarks(plans: Sequence[RootPlan]) -> Iterator[str]:
 
 def _matters(plan: RootPlan) -> bool:
     labelling = plan.labels.labelling
-    if labelling.rule in ("table", "none"):
+    if labelling.rule == "table":
         return False
     before, now = FolderLabels(labelling.rule, labelling.splits), FolderLabels(labelling.rule, plan.splits)
     folders = {os.path.dirname(found.path) for found in plan.walk.files}  # noqa: PTH120 - bytes
