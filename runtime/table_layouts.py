@@ -13,7 +13,7 @@ from .label_table import LabelRow, LabelTable, is_label_table, parse_label_table
 from .labels import FolderLabels, Split, is_split_layout, split_of
 from .reading import Layout, Reading, folders_below, pictures_of
 from .sources import FolderSource, Sample, Source, ZipSource
-from .text import printable
+from .text import display_path, printable
 
 __all__ = ["read_csv", "read_imagefolder", "read_table", "unread_metadata"]
 
@@ -47,27 +47,24 @@ def read_csv(path: Path) -> Layout:
 def read_table(source: Source, table: LabelTable) -> Layout:
     """Read the pictures of a folder or a zip that a table names; rows about files elsewhere are left out.
 
+    Its paths are relative to its own folder if any row then names a file of the tree, else to the tree.
+
     Raises:
-        DataError: a picture does not exist, or none lies in the tree.
+        DataError: a picture does not exist.
 
     """
-    rows = []
-    for row in table.rows:
-        member = _member(source, table.folder, row.path)
-        if member is not None:
-            rows.append(_TableRow(table.path, row, member))
-    if table.rows and not rows:
-        raise row_error(table.path, table.rows[0].line, f"{table.rows[0].path!r} is not in {source.path}")
+    files = set(source.files)
+    beside = [_TableRow(table.path, row, _member(source, table.folder, row.path)) for row in table.rows]
+    rows = [row for row in beside if row.member]
+    if not any(row.member in files for row in rows):
+        rows = [replace(row, member=row.row.path) for row in beside]
     pictures = pictures_of(source)
-    layout = _read_rows(source, rows, pictures, table.path.name)
+    layout = _read_rows(source, rows, pictures, table.path.name, f"in {display_path(source.path)}")
     return replace(layout, skipped=len(source.files) - len(pictures))
 
 
-def _member(source: Source, folder: Path, path: str) -> str | None:
-    """Return the path in DATA of a picture that a table names; None: it lies outside of DATA.
-
-    It is relative to the folder of the table where that holds DATA or lies in it; else to DATA, as it is in a zip.
-    """
+def _member(source: Source, folder: Path, path: str) -> str:
+    """Return the path in DATA of a picture that a table names relative to its folder; empty: it lies elsewhere."""
     if isinstance(source, ZipSource):
         return path.removeprefix(source.top)
     data, beside = source.path.resolve(), folder.resolve()
@@ -75,8 +72,8 @@ def _member(source: Source, folder: Path, path: str) -> str | None:
         return (beside.relative_to(data) / path).as_posix()
     if data.is_relative_to(beside):
         within = f"{data.relative_to(beside).as_posix()}/"
-        return path.removeprefix(within) if path.startswith(within) else None
-    return path
+        return path.removeprefix(within) if path.startswith(within) else ""
+    return ""
 
 
 def read_imagefolder(source: Source, root: str, pictures: Sequence[str]) -> Layout | None:
@@ -119,7 +116,9 @@ def unread_metadata(source: Source, root: str, pictures: Sequence[str]) -> Itera
                 yield f"{printable(folder + name)} is not read: labels come from folders, or a CSV of file_name,label."
 
 
-def _read_rows(source: Source, rows: Sequence[_TableRow], pictures: Sequence[str], name: str) -> Layout:
+def _read_rows(
+    source: Source, rows: Sequence[_TableRow], pictures: Sequence[str], name: str, where: str = "beside the CSV"
+) -> Layout:
     """Read the pictures that rows name; ``pictures`` are all of the tree, where it was listed, ``name`` the table's."""
     splits = _splits_of(rows)
     samples: dict[Split, list[Sample]] = {"train": [], "val": [], "test": []}
@@ -129,7 +128,7 @@ def _read_rows(source: Source, rows: Sequence[_TableRow], pictures: Sequence[str
         try:
             sample = source.sample(row.member, row.row.label or "")
         except OSError:
-            what = f"{row.row.path!r}, which does not exist beside the CSV"
+            what = f"{row.row.path!r}, which does not exist {where}"
             raise row_error(row.table, row.row.line, what) from None
         if row.row.label is None:
             unlabelled[split] += 1

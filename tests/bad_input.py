@@ -260,6 +260,13 @@ CASES = [
     Case("a truncated JPEG", lambda f: query(f, "cut.jpg", encoded(NOISE, "JPEG")[:900]), "is a damaged JPEG file"),
     Case("a decompression bomb", lambda f: query(f, "bomb.png", bomb()), "bomb.png"),
     Case("a folder in place of a picture", lambda f: query(f, PHOTOS, None), "is a folder; expected a picture file"),
+    Case(
+        "an address in place of a picture", lambda f: query(f, "https://example.com/a.jpg", None), "| deeprank-query -"
+    ),
+    Case("a pattern that matches nothing", lambda f: query(f, "*.jpeg", None), "matches no file here"),
+    Case("a largest distance of nan", lambda f: asked(f, FIRST, "--max-distance", "nan"), "squared distance", 2),
+    Case("an option by another name", lambda f: asked(f, FIRST, "--top", "3"), "here it is called --k", 2),
+    Case("a command that is none", lambda f: ["deeprank", "serach"], "did you mean deeprank query?", 2),
     Case("k = 0", lambda f: [*query(f, f"{PHOTOS}/label0/0.png", None), "--k", "0"], "0", 2),
     Case("k larger than the index", k_beyond, "1000 pictures were asked for, 24 are there", 0),
     Case("a name with an escape and a newline", lambda f: query(f, "a\x1b[31m\nb.jpg", b"x"), r"a\x1b[31m\nb.jpg"),

@@ -67,13 +67,14 @@ def test_test_pictures_are_no_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert len(after.test) == 6
 
 
-@pytest.mark.parametrize("beside", ["above", "inside", "elsewhere", "zip"])
+@pytest.mark.parametrize("beside", ["above", "around", "inside", "notes", "elsewhere", "zip"])
 def test_a_table_names_pictures_of_a_folder_or_a_zip(tmp_path: Path, beside: str) -> None:
     data = fill(tmp_path / "photos", {"deep/a": 3, "deep/b": 3})
     (data / "notes.txt").write_text("so that the zip has no folder in common")
     names = [f"deep/{folder}/{n}.png" for folder in "ab" for n in range(3)]
     labels = [(name, "odd" if place % 2 else "even", "test" if place > 3 else "") for place, name in enumerate(names)]
-    folder = {"above": tmp_path, "inside": data / "deep", "elsewhere": tmp_path / "x" / "y", "zip": tmp_path}[beside]
+    folders = {"above": tmp_path, "around": tmp_path, "inside": data / "deep", "notes": data / "notes"}
+    folder = folders.get(beside, tmp_path / "x" / "y")
     folder.mkdir(parents=True, exist_ok=True)
     prefix = {"above": "photos/", "inside": None}.get(beside, "")
     rows = [(f"{prefix}{name}" if prefix is not None else name.removeprefix("deep/"), *rest) for name, *rest in labels]
@@ -132,7 +133,7 @@ def test_a_table_needs_no_rule_and_no_second_table(tmp_path: Path) -> None:
 def test_a_table_about_other_pictures(tmp_path: Path) -> None:
     fill(tmp_path, {"a/x": 2, "b/x": 2})
     file = table(tmp_path / "t.csv", "path,label", [("b/x/0.png", "x")])
-    with pytest.raises(DataError, match=r"line 2: 'b/x/0\.png' is not in"):
+    with pytest.raises(DataError, match=r"line 2: 'b/x/0\.png', which does not exist in .*/a\."):
         open_dataset(tmp_path / "a", labels=str(file))
 
 

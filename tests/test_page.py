@@ -8,9 +8,12 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from conftest import BIN, run_command
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from tinymodel import distances, write_model
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
@@ -83,7 +86,7 @@ class Server:
 
     def stop(self) -> None:
         self.process.terminate()
-        said = self.process.communicate(timeout=30)[1]
+        said = self.process.communicate(timeout=120)[1]
         assert self.process.returncode == 0, said
         assert "Traceback" not in said, said
 
@@ -138,7 +141,7 @@ def server(world: World) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    expect.set_options(timeout=15_000)
+    expect.set_options(timeout=60_000)
     with sync_api.sync_playwright() as playwright:
         # Chromium's sandbox does not start for root.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -183,6 +186,13 @@ class Visit:
         return self.page.locator("#notice")
 
 
+@dataclass(frozen=True)
+class Behind:
+    """Where a server is reached through a proxy."""
+
+    url: str
+
+
 Visitor = Callable[..., Any]
 
 # Of what a finger is to meet; a checkbox is met by its label.
@@ -198,7 +208,7 @@ def visiting(browser: Any) -> Visitor:
     @contextmanager
     def visit(server: Server, *, expected: str = "(?!)", **context: Any) -> Iterator[Visit]:
         fresh = browser.new_context(**{**DESKTOP, **context})
-        fresh.set_default_timeout(15_000)
+        fresh.set_default_timeout(60_000)
         made = Visit(fresh.new_page(), server.url, expected=expected)
         made.page.on("console", lambda said: made.errors.append(said.text) if said.type == "error" else None)
         made.page.on("pageerror", lambda error: made.errors.append(str(error)))
@@ -493,12 +503,76 @@ def test_files_that_are_no_pictures(world: World, server: Server, visiting: Visi
         before = len(visit.requests)
         drop_large(visit, 21_000_000)
         visit.notice("large.jpg cannot be searched with")
-        expect(notice).to_contain_text("It has 21 MB, and this server takes at most 20 MB.")
+        expect(notice).to_contain_text("It has 21 MB, and this server takes at most 20 MB. This browser cannot make it")
         assert not [url for url in visit.requests[before:] if "embed" in url]
         with visit.page.expect_file_chooser() as chooser:
             notice.get_by_role("button", name="Choose another picture").click()
         chooser.value.set_files(world.query)
         check(world, visit.hits(), world.query, world.pictures)
+
+
+def turned_noise(path: Path, size: tuple[int, int]) -> None:
+    """Write a JPEG file of about a byte a pixel, which is to be turned a quarter to the right."""
+    width, height = size
+    random = np.random.default_rng(1)
+    across, down = np.meshgrid(np.linspace(0, 200, width), np.linspace(0, 120, height))
+    pixels = np.stack([across, down, 200 - across], axis=2) + random.integers(0, 56, (height, width, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels.astype(np.uint8)).save(path, quality=97, exif=exif, subsampling=0)
+
+
+def test_a_picture_that_is_too_large_is_made_smaller_first(world: World, visiting: Visitor) -> None:
+    large = world.folder / "large.jpg"
+    turned_noise(large, (3000, 2000))
+    assert large.stat().st_size > 1_500_000
+    server = Server(world.index, ("--max-upload", 1_500_000)).start()
+    bodies = []
+    with visiting(server) as visit:
+        visit.page.on("request", lambda asked: bodies.append(asked) if "v1/embed" in asked.url else None)
+        visit.open()
+        visit.page.set_input_files("#file", large)
+        expect(visit.page.locator("#strip")).to_contain_text("this server takes at most 1.5 MB: a copy of 2,048 pixels")
+        shown = visit.hits()
+        expect(visit.page.locator("#title")).to_contain_text("nearest to large.jpg")
+    with Image.open(large) as image:
+        ImageOps.exif_transpose(image).save(world.folder / "upright.png")
+    by_formula = distances(world.folder / "upright.png", world.pictures)
+    own = dict(zip(map(world.relative, world.pictures), by_formula, strict=True))
+    # Upright, and hardly another picture for that; one that is not turned is up to 1.8 off.
+    assert [distance for _, distance in shown] == pytest.approx([own[path] for path, _ in shown], abs=3e-2)
+    assert len(bodies) == 1
+    server.stop()
+    small = Server(world.index, ("--max-upload", 40_000)).start()
+    with visiting(small) as visit:  # in which no copy but a small one fits
+        visit.open()
+        visit.page.set_input_files("#file", large)
+        again = visit.hits()
+    assert [distance for _, distance in again] == pytest.approx([own[path] for path, _ in again], abs=0.1)
+    small.stop()
+
+
+def test_a_proxy_that_takes_less_is_named(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server, expected="status of 413") as visit:
+        visit.page.route("**/v1/embed", lambda route: route.fulfill(status=413, body="<html>Too large</html>"))
+        visit.open()
+        visit.page.set_input_files("#file", world.query)
+        expect(visit.notice("query.png cannot be searched with")).to_contain_text("before this server lets through")
+
+
+@pytest.mark.parametrize("value", ["1", "true", "True", "t", "YES", "y", "on"])
+def test_the_address_of_the_page_takes_what_the_api_takes(
+    world: World, server: Server, visiting: Visitor, value: str
+) -> None:
+    with visiting(server) as visit:
+        visit.open(f"?id=1&farthest={value}&exact={value}")
+        expect(visit.page.locator("#title")).to_contain_text("farthest from")
+        shown = visit.hits()
+        item = next(path for path in world.pictures if world.relative(path) not in dict(shown))
+        check(world, shown, item, [path for path in world.pictures if path != item], farthest=True)
+        expect(visit.page.get_by_label("Compare with every picture")).to_be_checked()
+        visit.open("?id=1&farthest=false&exact=0")
+        expect(visit.page.locator("#title")).to_contain_text("nearest to")
 
 
 def test_no_match_offers_to_loosen_each_filter(world: World, server: Server, visiting: Visitor) -> None:
@@ -704,6 +778,140 @@ def test_ten_thousand_labels_are_searched_in(world: World, server: Server, visit
         expect(visit.page.locator("#label-list li")).to_have_text(["Klasse 99999,999"])
         field.fill("nothing like it")
         expect(visit.page.get_by_text("No label holds this text.")).to_be_visible()
+
+
+LONG = {
+    "Latin": "x" * 250,
+    "CJK": "長" * 80,
+    "Arabic": "\u0645" * 120,
+    "marks": "a" + "\u0301" * 100,
+    "path": "d/" * 60,
+}
+
+
+@pytest.mark.parametrize("device", ["desktop", "phone"])
+@pytest.mark.parametrize("script", LONG)
+def test_a_very_long_label_and_name_stay_where_they_belong(
+    world: World, server: Server, visiting: Visitor, script: str, device: str
+) -> None:
+    long = LONG[script]
+
+    def lengthened(route: Any) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        for result in document.get("results", []):
+            result["query"] = f"{long}.png"
+            result["hits"][0] |= {"label": long, "path": f"{long}.png", "relative": f"{long}.png"}
+        if "relative" in document:
+            document |= {"label": long, "path": f"{long}.png", "relative": f"{long}.png"}
+        if "labels" in document:
+            document["labels"] |= {long: 3} | {f"{n} {long}": n for n in range(3000)}
+            document["labels_total"] = len(document["labels"])
+        route.fulfill(response=answer, json=document)
+
+    def fits() -> None:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for part in ("#side", "#main", ".bar", "#grid .tile", "#options"):
+            found = page.evaluate(
+                """part => [...document.querySelectorAll(part)].filter(it => it.checkVisibility())
+                    .map(it => [it.scrollWidth, it.clientWidth])""",
+                part,
+            )
+            assert all(inside <= outside + 1 for inside, outside in found), (part, found)
+        for part in ("#asked-name", "#asked-kind", "#title", "#remark"):
+            assert page.evaluate("part => document.querySelector(part).getBoundingClientRect().height", part) < 90, part
+
+    def without_label(route: Any) -> None:
+        route.continue_(url=re.sub(r"&label=[^&]*", "", route.request.url))
+
+    with visiting(server, **(PHONE if device == "phone" else DESKTOP)) as visit:
+        page = visit.page
+        page.route("**/v1/info", lengthened)
+        page.route("**/v1/items/1", lengthened)
+        page.route(
+            "**/v1/search*", lambda route: without_label(route) if "label=" in route.request.url else lengthened(route)
+        )
+        visit.open("?id=1")
+        visit.hits()
+        expect(page.locator("#asked-kind")).to_contain_text(long[:40])
+        fits()
+        if device == "phone":
+            page.get_by_role("button", name="Options").click()
+        page.get_by_role("combobox", name="Labels").fill(long)
+        expect(page.locator("#label-list li").first).to_be_visible()
+        fits()
+        page.keyboard.press("Enter")
+        expect(page.locator("#label-chips li")).to_have_count(1)
+        visit.settled()
+        fits()
+        page.locator(".tile").first.hover()
+        fits()
+
+
+# Behind a proxy
+
+
+@contextmanager
+def stripping_proxy(server: Server, prefix: str) -> Iterator[str]:
+    """Serve what ``server`` does below a prefix, as nginx does with ``proxy_pass``; nothing else is there."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            if not self.path.startswith(f"{prefix}/"):
+                self.send_error(404)
+                return
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            passed = HTTPConnection("127.0.0.1", server.port, timeout=30)
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+            passed.request(self.command, self.path.removeprefix(prefix), body or None, headers)
+            answer = passed.getresponse()
+            content = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("content-length", "transfer-encoding", "date"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_DELETE = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{proxy.server_port}{prefix}/"
+        proxy.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("prefix", ["", "/photos", "/a/b"])
+def test_the_page_and_the_manual_work_behind_a_prefix(
+    world: World, server: Server, visiting: Visitor, prefix: str
+) -> None:
+    with stripping_proxy(server, prefix) as url, visiting(Behind(url)) as visit:
+        visit.open().ask(world.query)
+        check(world, visit.hits(), world.query, world.pictures)
+        visit.page.locator("#about").click()
+        visit.page.get_by_role("link", name="The interface for programs").click()
+        expect(visit.page).to_have_url(f"{url}docs")
+        operation = visit.page.locator("#operations-server-info_v1_info_get")
+        operation.locator(".opblock-summary-control").click()
+        with visit.page.expect_response("**/v1/info") as answer:
+            operation.get_by_role("button", name="Execute").click()
+        assert answer.value.url == f"{url}v1/info"
+        assert answer.value.json()["items"] == len(world.pictures)
+        expect(operation.locator(".request-url")).to_contain_text(f"{url}v1/info")
+        search = visit.page.locator("#operations-search-search_v1_search_post")
+        search.locator(".opblock-summary-control").click()
+        search.locator("input[type=file]").set_input_files(world.query)
+        with visit.page.expect_response("**/v1/search*") as answer:
+            search.get_by_role("button", name="Execute").click()
+        assert answer.value.url.startswith(f"{url}v1/search?")
+        assert answer.value.status == 200, answer.value.text()
 
 
 # For everybody

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import time
 import zlib
 from collections.abc import Iterator
@@ -149,6 +150,7 @@ def test_the_document_is_that_of_the_command(
     command = ["deeprank-query", "outside.png", "--item", number, "--index", "my.index", "--json", *arguments]
     document = json.loads(run_command(*command, cwd=place).stdout)
     for result in document["results"]:
+        result.pop("reason", None)  # it names options of the command
         for hit in result["hits"]:
             hit["path"] = hit["relative"] = shown(hit["relative"])
             hit["root"], hit["label"] = "photos", hit["label"] and shown(hit["label"])
@@ -205,6 +207,15 @@ def encoded(numbers: list[float], dtype: str = "<f4") -> str:
 )
 def test_a_vector_that_is_none(client: httpx.Client, vector: str, sentence: str) -> None:
     refused(client.post("/v1/search", files=text(vector=vector)), 422, sentence)
+
+
+def test_fields_that_were_left_empty_count_as_not_sent(place: Path, client: httpx.Client) -> None:
+    empty = text(id="", vector="", model="")
+    plain = hits(client.post("/v1/search", files=image(place / "query.png")))
+    assert hits(client.post("/v1/search", files=image(place / "query.png") | empty)) == plain
+    number = plain[0]["id"]
+    by_id = client.post("/v1/search", files=empty | text(id=str(number)))
+    assert hits(by_id) == hits(client.post("/v1/search", params={"id": number}))
 
 
 def test_items_and_the_summary(place: Path, client: httpx.Client) -> None:
@@ -374,10 +385,14 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def jpeg(size: tuple[int, int] = (300, 200)) -> bytes:
+def encode(kind: str, size: tuple[int, int] = (300, 200)) -> bytes:
     encoded = io.BytesIO()
-    Image.new("RGB", size, "red").save(encoded, "JPEG")
+    Image.new("RGB", size, "red").save(encoded, kind)
     return encoded.getvalue()
+
+
+def jpeg() -> bytes:
+    return encode("JPEG")
 
 
 UNREADABLE: dict[str, tuple[bytes, str]] = {
@@ -385,9 +400,9 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "text": (b"dear diary, today I was indexed", "not a picture"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
     "truncated": (jpeg()[:700], "damaged JPEG"),
-    "header": (b"\x89PNG\r\n\x1a\n", "not a picture"),
-    "bomb": (bomb(), "more pixels"),
-    "large": (jpeg((2001, 1000)), "2,000,000"),
+    "header": (b"\x89PNG\r\n\x1a\n", "damaged PNG"),
+    "bomb": (bomb(), "900,000,000 pixels"),
+    "large": (encode("PNG", (2001, 1000)), "2,000,000"),
 }
 
 
@@ -530,6 +545,108 @@ def test_addresses(server: Server, method: str, address: str, status: int) -> No
 )
 def test_requests_that_browsers_do_not_send(server: Server, request_: bytes, status: int) -> None:
     assert server.raw(request_).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize(
+    ("head", "sentence"),
+    [
+        (b"HTTP/1.1", "has no Host header"),
+        (b"HTTP/1.0", "has no Host header"),
+        (b"HTTP/1.1\r\nHost:", "has an empty Host header"),
+        (b"HTTP/1.1\r\nHost: localhost\r\nhost: localhost", "has 2 Host headers"),
+        (b"HTTP/1.1\r\nHost: evil.example", "is for a name that this server does not have"),
+    ],
+)
+def test_what_is_wrong_with_the_host_is_said(server: Server, head: bytes, sentence: str) -> None:
+    answer = server.raw(b"GET /v1/info %b\r\nConnection: close\r\n\r\n" % head)
+    assert f"The request {sentence}; " in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+
+
+def form_of(picture: bytes) -> tuple[bytes, bytes]:
+    """Return a form as a client that is not httpx sends it: its type and itself."""
+    disposition = b'Content-Disposition: form-data; name="image"; filename="a.png"'
+    body = b"--line\r\n%b\r\n\r\n%b\r\n--line--\r\n" % (disposition, picture)
+    return b"Content-Type: multipart/form-data; boundary=line\r\n", body
+
+
+# How clients offer another protocol beside a body.
+OFFERS = {
+    "Java": b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\nUpgrade: h2c\r\n",
+    "curl": b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\nConnection: upgrade, http2-settings\r\n",
+    "WebSocket": b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    "several": b"Connection: Upgrade\r\nUpgrade: TLS/1.0, h2c\r\nUpgrade: IRC/6.9\r\n",
+    "empty": b"Connection: Upgrade\r\nUpgrade: \r\n",
+    "without Connection": b"Upgrade: h2c\r\n",
+    "without Upgrade": b"Connection: Upgrade\r\n",
+}
+
+
+@pytest.mark.parametrize("way", ["length", "chunked", "expect", "byte by byte"])
+@pytest.mark.parametrize("offer", OFFERS)
+def test_an_offer_of_another_protocol_is_ignored(
+    place: Path, server: Server, client: httpx.Client, offer: str, way: str
+) -> None:
+    """As RFC 9110 (7.8) has it: the request is answered as it would be without, and so is the next one."""
+    kind, body = form_of((place / "query.png").read_bytes())
+    length = b"Content-Length: %d\r\n" % len(body)
+    if way == "chunked":
+        length = b"Transfer-Encoding: chunked\r\n"
+        body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:100], body[100:])) + b"0\r\n\r\n"
+    elif way == "expect":
+        length += b"Expect: 100-continue\r\n"
+    head = b"POST /v1/search?k=3 HTTP/1.1\r\nHost: localhost\r\n" + OFFERS[offer] + kind + length + b"\r\n"
+    last = b"GET /v1/info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    sent = head + body + head + body + last
+    answer = server.raw(*(sent[i : i + 1] for i in range(len(sent))) if way == "byte by byte" else (sent,))
+    assert answer.count(b"HTTP/1.1 100 Continue\r\n\r\n") <= (2 if way == "expect" else 0)
+    parts = answer.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"").split(b"HTTP/1.1 ")[1:]
+    assert [part[:4] for part in parts] == [b"200 "] * 3, answer
+    expected_hits = hits(client.post("/v1/search?k=3", files=image(place / "query.png")))
+    for part in parts[:2]:
+        assert json.loads(part.partition(b"\r\n\r\n")[2])["results"][0]["hits"] == expected_hits
+    assert "WebSocket" not in server.stderr
+
+
+def test_an_offer_changes_nothing_else(place: Path, server: Server) -> None:
+    offer = b"Host: localhost\r\n" + OFFERS["Java"]
+    end = b"Connection: close\r\n\r\n"
+    handshake = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    last = b"GET /v1/info HTTP/1.1\r\nHost: localhost\r\n" + end
+    for request_, status in {
+        b"GET /v1/info HTTP/1.1\r\n" + offer + b"\r\n": 200,
+        b"GET /v1/info HTTP/1.1\r\n" + OFFERS["WebSocket"] + handshake + b"Host: localhost\r\n\r\n": 200,
+        b"GET /v1/info HTTP/1.1\r\nHost: evil.example\r\n" + OFFERS["Java"] + b"\r\n": 403,
+        b"POST /v1/embed HTTP/1.1\r\n" + offer + b"Content-Length: 0\r\n\r\n": 422,
+        b"POST /v1/embed HTTP/1.1\r\n" + offer + b"Content-Length: 900000\r\n\r\n": 413,
+        b"GET /v1/info HTTP/1.0\r\n" + offer + b"\r\n": 200,
+    }.items():
+        answer = server.raw(request_ + last)
+        assert answer.startswith(b"HTTP/1.1 %d " % status), (request_, answer)
+    assert server.raw(b"CONNECT localhost:443 HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 4")
+    # Not a way around the bounds of a head, of requests that are sent ahead, or of the time that one may take.
+    with contextlib.suppress(ConnectionResetError):  # while it was still sending
+        assert b" 200 " not in server.raw(b"GET / HTTP/1.1\r\n" + offer + b"A: long enough\r\n" * 20_000 + b"\r\n")
+    with contextlib.suppress(OSError):
+        server.raw((b"GET /v1/info HTTP/1.1\r\n" + offer + b"\r\n") * 5_000)
+    head = b"POST /v1/embed HTTP/1.1\r\n" + offer + b"Content-Length: 1000\r\n\r\n"
+    assert b" 408 " in server.raw(head, b"some of it").split(b"\r\n")[0]
+    kind, body = form_of((place / "query.png").read_bytes())
+    smuggled = (
+        b"POST /v1/embed HTTP/1.1\r\n" + offer + b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n" % len(body)
+    )
+    assert server.raw(smuggled + kind + b"\r\n" + body).startswith(b"HTTP/1.1 400 ")
+
+
+CURL = shutil.which("curl")
+
+
+@pytest.mark.skipif(CURL is None, reason="there is no curl")
+@pytest.mark.parametrize("options", [("--http1.1",), ("--http2",), ("--http2", "-H", "Transfer-Encoding: chunked")])
+def test_curl(place: Path, server: Server, client: httpx.Client, options: tuple[str, ...]) -> None:
+    command = [CURL, "-sS", "--noproxy", "*", *options, "-F", f"image=@{place / 'query.png'}"]
+    answer = subprocess.run([*command, f"{server.url}/v1/search?k=3"], capture_output=True, check=True, timeout=60)
+    got = json.loads(answer.stdout)["results"][0]["hits"]
+    assert got == hits(client.post("/v1/search?k=3", files=image(place / "query.png")))
 
 
 @pytest.mark.parametrize(

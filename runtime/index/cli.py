@@ -327,7 +327,10 @@ def verify_command(
 def remove_command(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH|GLOB]...", help="Files, folders, or patterns in quotes: 'photos/2019/*'."),
+        typer.Argument(
+            metavar="[PATH|GLOB]...",
+            help="Files, folders, or patterns in quotes, as --path of deeprank-query takes them: 'photos/2019/*'.",
+        ),
     ] = None,
     index: IndexOption = DEFAULT_INDEX,
     label: Annotated[list[str] | None, typer.Option("--label", help="Every picture with this label.")] = None,
@@ -339,7 +342,8 @@ def remove_command(
 ) -> None:
     """Take pictures out of the index; their files stay, and a sync of the folder brings them back.
 
-    Of uploads, the files are deleted, too.
+    A path begins at the current folder or at a synced one. A pattern matches what deeprank-query --path shows for it:
+    * is a part of a name, ** any number of folders. Of uploads, the files are deleted, too.
     """
     from .care.remove import plan_removal, remove
 

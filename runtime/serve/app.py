@@ -51,6 +51,8 @@ def make_app(settings: ServeSettings, engine: Engine, metrics: Metrics, readines
         title="deeprank",
         version=version,
         description=_DESCRIPTION,
+        # Relative to the address of the document, which a proxy may serve below a prefix.
+        servers=[{"url": "./"}],
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,

@@ -102,7 +102,9 @@ def _fields(form: FormData, expected: tuple[str, ...]) -> Form:
         else:
             known = ", ".join(["a file 'image'", *(f"{text!r}" for text in expected)])
             raise _refused(f"The form has a field that is not expected here, or has it twice; expected {known}")
-    return Form(image, texts)
+    # Browsers, and the manual's "Try it out", send fields that were left empty.
+    filled = {name: text for name, text in texts.items() if text}
+    return Form(image, filled if filled or image is not None else texts)
 
 
 def _clean(name: str | None) -> str:

@@ -61,10 +61,11 @@ class Guard:
     def _stranger(self, scope: Scope, headers: dict[bytes, bytes]) -> ASGIApp | None:
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if _name(host) not in self._hosts:
+            given = sum(name == b"host" for name, _ in scope["headers"])
             return problem(
                 403,
-                "The request is for a name that this server does not have; expected 127.0.0.1, localhost, [::1], or "
-                "one that it was started with (--allowed-host).",
+                f"The request {_fault_of(host, given)}; expected 127.0.0.1, localhost, [::1], or one that it was "
+                "started with (--allowed-host).",
             )
         origin = headers.get(b"origin")
         foreign = origin is not None and not _is_own(origin.decode("latin-1").lower(), host)
@@ -125,6 +126,16 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
     for name, value in scope["headers"]:
         found[name] = found[name] + b", " + value if name in found else value
     return found
+
+
+def _fault_of(host: str, headers: int) -> str:
+    """Return what is wrong with what a request says of its host, in so many Host headers."""
+    if headers > 1:
+        return f"has {headers} Host headers; send one, with a name of this server"
+    if not host:
+        lacks = "has an empty Host header" if headers else "has no Host header"
+        return f"{lacks}; send one with a name of this server"
+    return "is for a name that this server does not have"
 
 
 def _name(host: str) -> str:

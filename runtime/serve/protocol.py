@@ -1,10 +1,11 @@
-"""HTTP as uvicorn speaks it, but with bounds: of the head of a request, of time, of requests sent ahead of answers."""
+"""HTTP as uvicorn speaks it, with bounds on heads, time and pipelined requests; offers to upgrade are ignored."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 __all__ = ["PatientProtocol"]
@@ -25,11 +26,16 @@ class PatientProtocol(HttpToolsProtocol):
 
     Of several requests that a client sent at once before it went away, uvicorn forgets the latest alone; to answer the
     others would be an error, which is logged for each.
+
+    A request may offer another protocol (``Upgrade: h2c``, as Java's HttpClient does with every one). This server
+    speaks none, so it ignores the offer (RFC 9110, section 7.8). The parser takes the rest of such a request for the
+    other protocol; so it is given the head a second time, without the offer.
     """
 
     _waiting: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _head_without_offer = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -37,10 +43,40 @@ class PatientProtocol(HttpToolsProtocol):
         self._unanswered: deque[RequestResponseCycle] = deque()
         self._wait(_HEAD_S)
 
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; uvicorn would drop what follows the head of a request with an offer to upgrade."""
+        self._unset_keepalive_if_required()
+        rest = memoryview(data)
+        try:
+            while not self.transport.is_closing():
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = rest[upgrade.args[0] :]
+                self._read_head_again()
+        except httptools.HttpParserError:
+            message = "Invalid HTTP request received."
+            self.logger.warning(message)
+            self.send_400_response(message)
+
+    def _read_head_again(self) -> None:
+        """Parse the head that was read last, without its offer to upgrade."""
+        if not self._offers_upgrade:  # CONNECT, after which the parser expects no HTTP either
+            self.transport.close()
+            return
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
     def on_message_begin(self) -> None:
         """Begin to wait for the end of a head."""
         super().on_message_begin()
         self._head_bytes = 0
+        self._offers_upgrade = False
         self._wait(_HEAD_S)
 
     def on_url(self, url: bytes) -> None:
@@ -57,6 +93,9 @@ class PatientProtocol(HttpToolsProtocol):
         """Begin to wait for the end of the body, and let the request be answered."""
         if self.transport.is_closing():
             return
+        self._offers_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._offers_upgrade:
+            return
         self._wait(_BODY_S)
         super().on_headers_complete()
         while self._unanswered and self._unanswered[0].response_complete:
@@ -67,6 +106,8 @@ class PatientProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Wait no longer."""
+        if self._offers_upgrade:  # the end of the head alone
+            return
         self._wait_no_longer()
         super().on_message_complete()
 

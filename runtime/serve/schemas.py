@@ -237,6 +237,8 @@ def form(*fields: str, required: bool = True) -> dict[str, Any]:
             "description": "With vector: how the sha256 of the model begins that made it.",
         },
     }
+    for name in ("id", "vector", "model"):
+        known[name]["example"] = ""  # else the manual's "Try it out" fills it with one of its own, beside the picture
     schema: dict[str, Any] = {
         "type": "object",
         "properties": {name: known[name] for name in ("image", *fields)},

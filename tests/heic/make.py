@@ -130,11 +130,10 @@ def by_pillow_heif(image: Image.Image, **options: object) -> bytes:
     return file.getvalue()
 
 
-def ten_bit() -> bytes:
+def ten_bit(mode: str, pixels: np.ndarray) -> bytes:
     """Samples of 16 bits are written with 10."""
     file = io.BytesIO()
-    pixels = pattern().astype("<u2") * 257
-    pillow_heif.encode("RGB;16", (96, 64), pixels.tobytes(), file, quality=80)
+    pillow_heif.encode(mode, (96, 64), (pixels.astype("<u2") * 257).tobytes(), file, quality=80)
     return file.getvalue()
 
 
@@ -153,7 +152,8 @@ def main() -> None:
         "second_is_primary": heif([other, plain, encoded(pattern(64, 64))], 2),
         "grid": grid(),
         "with_depth": with_depth(),
-        "ten_bit": ten_bit(),
+        "ten_bit": ten_bit("RGB;16", pattern()),
+        "monochrome_ten_bit": ten_bit("L;16", pattern()[..., 0]),
         "alpha": by_pillow_heif(alpha),
         "monochrome": heif([encoded(pattern()[..., 0])]),
     }

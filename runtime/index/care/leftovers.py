@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from pathlib import Path
 
-from ...errors import IndexStateError
 from ..database.store import Store
-from ..database.writer import SIDE_FILES, writing
+from ..database.writer import SIDE_FILES
 from ..files import DATABASE, GRAPH, MODEL, UPLOADS, temporary
 from ..uploads.files import find_unused
 
-__all__ = ["bytes_in", "clear_leftovers", "clear_unused_uploads", "find_leftovers", "has_log", "put_log_away"]
+__all__ = ["bytes_in", "clear_leftovers", "clear_unused_uploads", "find_leftovers", "has_log"]
 
 
 def find_leftovers(folder: Path) -> list[Path]:
@@ -50,19 +48,6 @@ def clear_unused_uploads(store: Store) -> list[str]:
 def has_log(folder: Path) -> bool:
     """Tell whether SQLite keeps something beside the database: a writer is at work, or was killed."""
     return any((folder / (DATABASE + suffix)).exists() for suffix in SIDE_FILES)
-
-
-def put_log_away(folder: Path) -> None:
-    """Bring the log of a writer into the database, where this process may write and no other does.
-
-    A writer that was killed leaves it, and so does one that ends while another process holds a state of the database.
-    Whoever may only read the folder cannot open the index until it is gone.
-    """
-    log = folder / f"{DATABASE}-wal"
-    with contextlib.suppress(IndexStateError, OSError):
-        if log.stat().st_size and os.access(folder, os.W_OK):
-            with writing(folder, patience_s=0):
-                pass
 
 
 def bytes_in(path: Path) -> int:

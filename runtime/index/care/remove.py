@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from ...errors import IndexStateError, QueryError
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
-from ..database.records import Item
 from ..database.store import Store
 from ..database.writer import Writer, writing
 from ..graph.update import update_graph
+from ..search.paths import Paths
 from ..uploads.removing import take_out
 
 __all__ = ["Removal", "plan_removal", "remove"]
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,8 @@ def plan_removal(
 
     Args:
         index: the index folder.
-        patterns: paths of files or folders, or patterns with ``*``, ``?`` and ``[...]`` (in which ``*`` matches ``/``
-            too) for the whole path or the path under the root. Relative ones start from the current folder.
+        patterns: paths of pictures or folders, from the current folder or from a synced one; else patterns as for
+            :meth:`~..search.paths.Paths.ids_matching`, which match no more here than in a search.
         labels: take out every picture that has one of them.
         roots: synced folders, taken out with everything in them and forgotten.
 
@@ -59,12 +65,14 @@ def plan_removal(
     with Store.open(Path(index)) as store, store.snapshot():
         known, uploads = store.roots(), store.uploads_root()
         forgotten = [_root(path, known) for path in roots]
-        tests: list[_PathTest | _LabelTest] = [_PathTest(pattern, known) for pattern in patterns]
-        tests += [_LabelTest(label) for label in labels]
-        chosen = [item for item in store.all_items() if _matches(item, tests) or item.root in forgotten]
-    unused = [test for test in tests if not test.used]
+        named = _Named(store, index).ids(patterns) if patterns else frozenset()
+        chosen = [
+            item for item in store.all_items() if item.id in named or item.label in labels or item.root in forgotten
+        ]
+    unused = set(labels).difference(item.label for item in chosen)
     if unused:
-        raise QueryError(f"{unused[0].what} matches no picture of {display_path(index)}; nothing was removed.")
+        what = f"The label {printable(min(unused))!r}"
+        raise QueryError(f"{what} matches no picture of {display_path(index)}; nothing was removed.")
     paths = tuple(os.fsdecode(os.path.join(known[item.root], item.path)) for item in chosen)  # noqa: PTH118 - bytes
     uploaded = sum(item.root == uploads for item in chosen)
     return Removal(tuple(item.id for item in chosen), paths, tuple(forgotten), uploaded)
@@ -94,47 +102,87 @@ def _check_unchanged(writer: Writer, removal: Removal) -> None:
         raise IndexStateError("The index was changed meanwhile; nothing was removed. Run the command again.")
 
 
-def _matches(item: Item, tests: Sequence[_PathTest | _LabelTest]) -> bool:
-    # Every test is asked, not only the first that matches: each has to know whether it was of use.
-    return any([test(item) for test in tests])  # noqa: C419
+class _Named:
+    """The pictures that are named by paths or patterns."""
 
+    def __init__(self, store: Store, index: str | Path) -> None:
+        self._index = index
+        self._roots = store.roots()
+        self._paths = Paths(store)
+        uploads = store.uploads_root()
+        self._uploads = np.array([root == uploads for root, _ in self._paths.places], dtype=np.bool_)
+        self._uploads_folder = None if uploads is None else self._roots[uploads]
 
-class _PathTest:
-    """A path or a pattern."""
+    def ids(self, names: Sequence[str]) -> frozenset[int]:
+        """Return the ids of what is named.
 
-    def __init__(self, pattern: str, roots: dict[int, bytes]) -> None:
-        self.what = repr(printable(pattern))
-        self.used = False
-        self._roots = roots
-        here = os.fsencode(pattern)
-        self._pattern = os.path.abspath(here)  # noqa: PTH100 - bytes, which pathlib does not take
-        self._relative = here
+        Raises:
+            QueryError: one of the names matches nothing.
+
+        """
+        chosen = np.zeros(len(self._paths.ids), dtype=np.bool_)
+        for name in names:
+            found = self._at(name)
+            if not found.any():
+                found = self._matching(name)
+            chosen |= found
+        return frozenset(self._paths.ids[chosen].tolist())
+
+    def _at(self, name: str) -> Mask:
+        """Return which items a path names: that or those below it from the current folder, else from a synced one."""
+        here = os.fsencode(name)
+        if not here or b"\0" in here:
+            return np.zeros(len(self._paths.ids), dtype=np.bool_)
         # Roots have no links in their paths: what is named through a link is found by where it leads.
-        self._exact = {self._pattern, os.path.realpath(here)}
+        places = {os.path.abspath(here), os.path.realpath(here)}  # noqa: PTH100 - bytes, which pathlib does not take
+        within = [place.rstrip(b"/") + b"/" for place in places]
+        full = (os.path.join(self._roots[root], path) + b"/" for root, path in self._paths.places)  # noqa: PTH118
+        found = self._mask(path.startswith(tuple(within)) for path in full)
+        found &= ~self._uploads | any(self._is_of_uploads(place) for place in within)
+        if not found.any():
+            found = self._mask(path == os.path.normpath(here) for _, path in self._paths.places)
+        return found
 
-    def __call__(self, item: Item) -> bool:
-        path = os.path.join(self._roots[item.root], item.path)  # noqa: PTH118
-        matches = (
-            any(path == exact or path.startswith(exact.rstrip(b"/") + b"/") for exact in self._exact)
-            or fnmatch.fnmatchcase(path, self._pattern)
-            or fnmatch.fnmatchcase(item.path, self._relative)
-        )
-        self.used |= matches
-        return matches
+    def _matching(self, pattern: str) -> Mask:
+        """Return which items match a pattern; uploads match no whole path that is not one of their folder."""
+        found, whole = self._paths.matching(pattern)
+        if whole is not None and not self._is_of_uploads(os.fsencode(whole)):
+            if found.any() and not (found & ~self._uploads).any():
+                raise self._no_match(pattern, "but uploads. Name their folder, as the query shows it, or a --label")
+            found &= ~self._uploads
+        if not found.any():
+            raise self._no_match(pattern, self._advice(pattern))
+        return found
 
+    def _is_of_uploads(self, place: bytes) -> bool:
+        folder = self._uploads_folder
+        if folder is None:
+            return False
+        return place.startswith((folder + b"/", glob.escape(folder) + b"/"))
 
-class _LabelTest:
-    """A label."""
+    def _advice(self, pattern: str) -> str:
+        """Return what to do about a pattern in which ``*`` was meant to stand for several folders."""
+        absolute = os.path.abspath(pattern)  # noqa: PTH100 - a pattern
+        for root, path in self._paths.places:
+            full = os.fsdecode(os.path.join(self._roots[root], path))  # noqa: PTH118 - bytes
+            if fnmatch.fnmatchcase(full, absolute) or fnmatch.fnmatchcase(os.fsdecode(path), pattern):
+                break
+        else:
+            return ""
+        folder, _, name = pattern.rpartition("/")
+        first, _, last = name.rpartition("*")
+        for deeper in (f"{folder}/**/{name}" if folder else "", f"{folder}{'/' * bool(folder)}{first}*/**/*{last}"):
+            count = int(self._paths.matching(deeper)[0].sum()) if deeper else 0
+            if count:
+                return f": a * stands for a part of one name, and ** for any folders. {deeper!r} matches {count:,}"
+        return ": a * stands for a part of one name, and ** for any folders"
 
-    def __init__(self, label: str) -> None:
-        self.what = f"The label {printable(label)!r}"
-        self.used = False
-        self._label = label
+    def _no_match(self, pattern: str, more: str) -> QueryError:
+        what = f"{printable(pattern)!r} matches no picture of {display_path(self._index)}{' ' * more.startswith('but')}"
+        return QueryError(f"{what}{printable(more)}; nothing was removed.")
 
-    def __call__(self, item: Item) -> bool:
-        matches = item.label == self._label
-        self.used |= matches
-        return matches
+    def _mask(self, values: Iterable[bool]) -> Mask:
+        return np.fromiter(values, dtype=np.bool_, count=len(self._paths.ids))
 
 
 def _root(path: str | Path, known: dict[int, bytes]) -> int:

@@ -40,7 +40,6 @@ from ..graph.update import update_graph
 from ..transfer.matching import find_matching_model
 from ..uploads.files import problem_of, upload_items, uploads_of
 from ..uploads.plans import plan_lost_uploads
-from .leftovers import put_log_away
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -117,7 +116,6 @@ def verify(index: str | Path, *, repair: bool = False, progress: StartProgress =
     """
     folder = Path(index)
     found = _found(folder)
-    put_log_away(folder)
     if repair and found.all:
         with locked(folder), disk_errors(folder):
             found = _found(folder)  # again, now that nobody else can change it

@@ -180,18 +180,33 @@ def _connect_somehow(database: Path) -> sqlite3.Connection:
         connection.close()
         if error.sqlite_errorcode & 0xFF not in _CANNOT_PREPARE:
             raise
-    left = any(_size(database.with_name(database.name + suffix)) for suffix in ("-wal", "-journal"))
+    log, journal, shared = (database.with_name(database.name + suffix) for suffix in ("-wal", "-journal", "-shm"))
+    left = _size(log) or _size(journal)
     if left and os.access(database.parent, os.W_OK) and os.access(database, os.W_OK):
         _roll_back(database)
         return connect(database, "ro")
     if os.access(database.parent, os.W_OK) or not os.access(database, os.R_OK):
         raise IndexStateError(f"{display_path(database)} cannot be opened; check its permissions.")
+    if left and not _size(journal) and not shared.exists():
+        return _connect_with_log(database)
     if left:
         raise IndexStateError(
             f"{display_path(database)} was left by a sync that was interrupted, in a folder that may not be written "
             "to from here; run 'deeprank-index verify' on it once as its owner."
         )
     return connect(database, "ro", immutable="1")
+
+
+def _connect_with_log(database: Path) -> sqlite3.Connection:
+    """Open read-only with a log that nobody writes to: every connection to one has the file of shared memory open.
+
+    SQLite would create that file. It does without where it need not lock anything, and then reads the log up to the
+    last transaction that is whole.
+    """
+    connection = connect(database, "ro", vfs="unix-none")
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA user_version").fetchone()
+    return connection
 
 
 def _roll_back(database: Path) -> None:

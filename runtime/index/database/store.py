@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ...errors import IndexDamagedError
 from ..files import DATABASE, UPLOADS
+from .checkpoint import checkpoint
 from .records import GraphRow, Item, Meta, is_sound, root_checksum
 from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, connect_to_read, damaged, guarded, item_columns
 
@@ -63,8 +64,9 @@ class Store:
         return cls(connect_to_read(folder), folder)
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and leave it as one plain file if nobody else has it open."""
         self.connection.close()
+        checkpoint(Path(os.fsdecode(self._absolute)))
 
     def __enter__(self) -> Self:
         return self

@@ -20,6 +20,7 @@ from ..files import DATABASE, LOCK, temporary
 from ..folders.rootfilters import RootFilters, filters_row
 from ..folders.rootlabels import RootLabels, labelling_row
 from ..folders.unread import UNREAD_COLUMNS, Unread, unread_row
+from .checkpoint import checkpoint, end_log
 from .records import GraphRow, Item, Meta, root_checksum
 from .schema import SCHEMA, TABLES, check_schema, connect, guarded, migrate
 from .store import Store
@@ -62,6 +63,7 @@ def locked(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        checkpoint(folder)
 
 
 @contextlib.contextmanager
@@ -128,15 +130,18 @@ class Writer(Store):
                 raise
 
     def close(self) -> None:
-        """Drop what is not committed, and leave one plain file that can be read in a read-only folder."""
+        """Drop what is not committed, and leave one plain file, unless a reader has it open: see :mod:`.checkpoint`."""
+        ended = False
         with contextlib.suppress(sqlite3.Error):
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
-            # Where a reader still holds the file this fails at once, and the log stays: readers cope with that.
             self.connection.execute("PRAGMA busy_timeout = 1000")
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self.connection.execute("PRAGMA journal_mode = DELETE")
+            ended = self.connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
         self.connection.close()
+        if not ended:
+            with contextlib.suppress(sqlite3.Error):
+                end_log(self.database)
 
     def commit(self) -> None:
         """Make everything since the last commit durable, in one transaction."""

@@ -3,58 +3,88 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import QueryError
 from ...text import printable
 from ..database.store import Ids, Store
 from ..folders.globs import Globs
 
-__all__ = ["Paths"]
+__all__ = ["Paths", "from_current_folder"]
+
+
+Mask = npt.NDArray[np.bool_]
 
 
 class Paths:
-    """The path of every item, from a store in a snapshot."""
+    """The path of every item, from a store in a snapshot.
+
+    Attributes:
+        ids: of the items: int64 ``[n]``, ascending.
+        places: of each item, the number of its root and the path below it.
+
+    """
 
     def __init__(self, store: Store) -> None:
         self._roots = store.roots()
         items = list(store.all_items())
-        self._ids = np.array([item.id for item in items], dtype=np.int64)
-        self._places = [(item.root, item.path) for item in items]
+        self.ids = np.array([item.id for item in items], dtype=np.int64)
+        self.places = [(item.root, item.path) for item in items]
 
     def ids_matching(self, wanted: str | Sequence[str]) -> Ids:
         """Return the ids of the items whose path matches this pattern, or one of these: int64, ascending.
 
         A pattern that begins with ``/`` is one of the whole path, any other one of the path under the synced folder.
+        One that matches no such path is read from the current folder, as a shell would.
         See :mod:`..folders.globs` for what it may hold.
 
         Raises:
             QueryError: no item matches a pattern.
 
         """
-        chosen = np.zeros(len(self._ids), dtype=np.bool_)
+        chosen = np.zeros(len(self.ids), dtype=np.bool_)
         for pattern in [wanted] if isinstance(wanted, str) else wanted:
-            matching = self._matching(pattern)
+            matching = self.matching(pattern)[0]
             if not matching.any():
                 raise QueryError(f"No picture has a path that matches {printable(pattern)!r}; {self._an_example()}.")
             chosen |= matching
-        return self._ids[chosen]
+        return self.ids[chosen]
 
-    def _matching(self, pattern: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        if os.path.isabs(pattern):  # noqa: PTH117 - a pattern
-            # The synced folders stand before the paths as if they lay under the root of the file system.
-            globs = Globs([pattern])
-            before = {root: path.strip(b"/") + b"/" for root, path in self._roots.items()}
-        else:
-            globs = Globs([pattern])
-            before = dict.fromkeys(self._roots, b"")
-        found = (globs.matches(before[root].lstrip(b"/") + path) for root, path in self._places)
-        return np.fromiter(found, dtype=np.bool_, count=len(self._places))
+    def matching(self, pattern: str) -> tuple[Mask, str | None]:
+        """Return which items match, bool ``[n]``, and the pattern of whole paths if it was read as one.
+
+        Raises:
+            QueryError: the pattern can match no path.
+
+        """
+        if not os.path.isabs(pattern):  # noqa: PTH117 - a pattern
+            upwards = ".." in pattern.split("/")
+            below = self._match(pattern, dict.fromkeys(self._roots, b"")) if not upwards else None
+            if below is not None and (below.any() or "/" not in pattern.rstrip("/")):
+                return below, None
+            pattern = from_current_folder(pattern)
+        # The synced folders stand before the paths as if they lay under the root of the file system.
+        whole = {root: path.strip(b"/") + b"/" for root, path in self._roots.items()}
+        return self._match(pattern, whole), pattern
+
+    def _match(self, pattern: str, before: Mapping[int, bytes]) -> Mask:
+        globs = Globs([pattern])
+        found = (globs.matches(before[root].lstrip(b"/") + path) for root, path in self.places)
+        return np.fromiter(found, dtype=np.bool_, count=len(self.places))
 
     def _an_example(self) -> str:
-        if not self._places:
+        if not self.places:
             return "this index is empty"
-        example = printable(os.fsdecode(self._places[0][1]))
+        example = printable(os.fsdecode(self.places[0][1]))
         return f"expected a pattern for paths such as {example!r}, or for whole paths, beginning with /"
+
+
+def from_current_folder(pattern: str) -> str:
+    """Return a pattern of whole paths for one that begins at the current folder."""
+    from glob import escape
+
+    absolute = os.path.normpath(os.path.join(escape(os.getcwd()), pattern))  # noqa: PTH109, PTH118 - a pattern
+    return f"{absolute}/" if pattern.endswith("/") else absolute

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...errors import IndexStateError
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
-from ..care.leftovers import bytes_in, put_log_away
+from ..care.leftovers import bytes_in
 from ..care.verify import verify
 from ..database.records import GraphRow
 from ..database.schema import connect, guarded
@@ -109,7 +109,6 @@ def copy(
         if check:
             _check_copy(folder, making)
         report = _report(making, check, remarks)
-    put_log_away(folder)
     return report
 
 

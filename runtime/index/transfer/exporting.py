@@ -19,7 +19,6 @@ from ...files import replace_durably
 from ...modelfile import ModelInfo, open_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
-from ..care.leftovers import put_log_away
 from ..database.records import Item
 from ..database.store import Ids, Store
 from ..files import MODEL
@@ -75,7 +74,6 @@ def export_index(
             archive.put_bytes("meta", json.dumps(described).encode())
             written = _write_vectors(store, archive, ids, count, progress)
             _Columns.of(store, None if ids is None else set(written.tolist())).write(archive, written, store.damage)
-    put_log_away(folder)
     return ExportReport(count, meta.dim, path.stat().st_size)
 
 

@@ -1,7 +1,8 @@
 "use strict";
 
 SwaggerUIBundle({
-  url: "/openapi.json",
+  // Relative: a proxy may serve this page below a prefix.
+  url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
   tryItOutEnabled: true,

@@ -93,6 +93,10 @@ async function reached(action) {
 async function refusal(response) {
   if (GATEWAY.includes(response.status)) return new Unreachable("The server does not answer.");
   const said = await response.json().catch(() => ({}));
-  const sentence = String(said.error || `The server answered with status ${response.status}.`);
+  const unknown =
+    response.status === 413
+      ? "It is larger than what stands before this server lets through. Make it smaller, and try again."
+      : `The server answered with status ${response.status}.`;
+  const sentence = String(said.error || unknown);
   return new Refusal(response.status, sentence[0].toUpperCase() + sentence.slice(1));
 }

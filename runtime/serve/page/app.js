@@ -13,6 +13,7 @@ import { inWords, Options } from "./options.js";
 import * as previews from "./previews.js";
 import { showSamples } from "./samples.js";
 import { Session } from "./session.js";
+import { shrink } from "./shrink.js";
 import { INITIAL, isItem, readState, searchBody, searchParameters, writeState } from "./state.js";
 import { showSummary } from "./summary.js";
 import { Viewer } from "./viewer.js";
@@ -122,9 +123,10 @@ async function showPending({ file, preview }, signal) {
  * @param {AbortSignal} signal
  */
 async function embed({ file, preview }, signal) {
-  await refuseUnfit(file);
+  await refuseUnreadable(file);
   const body = new FormData();
-  body.set("image", file);
+  body.set("image", await fitting(file), file.name);
+  signal.throwIfAborted();
   const answer = await api.json("v1/embed", { method: "POST", body, signal });
   const query = { vector: answer.base64, model: answer.model.sha256.slice(0, MODEL_DIGITS) };
   await previews.remember(query.vector, await preview);
@@ -134,14 +136,26 @@ async function embed({ file, preview }, signal) {
   record();
 }
 
-/** @param {File} file */
-async function refuseUnfit(file) {
+/**
+ * @param {File} file
+ * @returns {Promise<Blob>} itself, or a smaller copy if it is larger than the server takes
+ */
+async function fitting(file) {
   const limit = info.limits.max_upload_bytes;
-  if (file.size === 0) throw new Refusal(422, "The file is empty.");
-  if (file.size > limit - FORM_BYTES) {
-    const sizes = `It has ${megabytes(file.size)}, and this server takes at most ${megabytes(limit)}.`;
-    throw new Refusal(413, `${sizes} Make it smaller, and try again.`);
+  if (file.size <= limit - FORM_BYTES) return file;
+  const sizes = `has ${megabytes(file.size)}, and this server takes at most ${megabytes(limit)}`;
+  try {
+    const { copy, side } = await shrink(file, limit - FORM_BYTES);
+    say(`${file.name} ${sizes}: a copy of ${side.toLocaleString("en")} pixels is searched with.`);
+    return copy;
+  } catch {
+    throw new Refusal(413, `It ${sizes}. This browser cannot make it smaller. Do that, and try again.`);
   }
+}
+
+/** @param {File} file */
+async function refuseUnreadable(file) {
+  if (file.size === 0) throw new Refusal(422, "The file is empty.");
   const readable = await file
     .slice(0, 1)
     .arrayBuffer()

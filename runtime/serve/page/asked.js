@@ -82,6 +82,6 @@ export class Asked {
   #write(name, kind) {
     this.name = name;
     byId("asked-name").textContent = byId("asked-name").title = name;
-    byId("asked-kind").textContent = kind;
+    byId("asked-kind").textContent = byId("asked-kind").title = kind;
   }
 }

@@ -44,6 +44,18 @@ export function rows(facts) {
 }
 
 /**
+ * @param {string} text
+ * @param {number} [most] characters
+ * @returns {string} the text, without its middle if it is longer
+ */
+export function shortened(text, most = 60) {
+  const characters = [...text];
+  if (characters.length <= most) return text;
+  const half = Math.floor((most - 1) / 2);
+  return `${characters.slice(0, half).join("")}…${characters.slice(-half).join("")}`;
+}
+
+/**
  * @param {number} count
  * @param {string} one
  * @param {string} [many]

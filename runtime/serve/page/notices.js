@@ -2,9 +2,11 @@
 
 import { Refusal, Unreachable } from "./api.js";
 import { announce } from "./announce.js";
-import { byId, make } from "./dom.js";
+import { byId, counted, make, shortened } from "./dom.js";
 import { differs } from "./options.js";
 import { INITIAL, isItem } from "./state.js";
+
+const SHOWN_LABELS = 5;
 
 /**
  * @typedef {object} Notice
@@ -69,8 +71,18 @@ export function noMatch(state, ways) {
     };
   }
   const limit = state.maxDistance === null ? "" : ` at a distance of at most ${state.maxDistance}`;
-  const labels = state.labels.length ? ` with the label ${state.labels.join(" or ")}` : "";
+  const labels = state.labels.length ? ` with the label ${someOf(state.labels)}` : "";
   return { title: "No picture matches", text: `There is none${labels}${limit}. Loosen a filter:`, buttons };
+}
+
+/**
+ * @param {string[]} labels
+ * @returns {string}
+ */
+function someOf(labels) {
+  const shown = labels.slice(0, SHOWN_LABELS).map((label) => shortened(label));
+  const others = labels.length - shown.length;
+  return [...shown, ...(others ? [`one of ${counted(others, "other")}`] : [])].join(" or ");
 }
 
 /**

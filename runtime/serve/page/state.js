@@ -25,14 +25,15 @@ export const INITIAL = { k: 50, farthest: false, labels: [], unique: null, maxDi
  */
 export function readState({ search, hash }) {
   const said = new URLSearchParams(search);
+  const farthest = isTrue(said.get("farthest"));
   return {
     query: readQuery(said, new URLSearchParams(hash.slice(1))),
     k: whole(said.get("k")) || INITIAL.k,
-    farthest: said.get("farthest") === "1",
+    farthest,
     labels: [...new Set(said.getAll("label"))],
     unique: distance(said.get("unique")),
-    maxDistance: said.get("farthest") === "1" ? null : distance(said.get("max_distance")),
-    exact: said.get("exact") === "1",
+    maxDistance: farthest ? null : distance(said.get("max_distance")),
+    exact: isTrue(said.get("exact")),
   };
 }
 
@@ -116,6 +117,14 @@ function readQuery(said, fragment) {
 /** @param {string | null} text */
 function whole(text) {
   return text !== null && /^\d{1,15}$/.test(text) ? Number(text) : null;
+}
+
+/**
+ * @param {string | null} text
+ * @returns {boolean} whether the API takes it for true
+ */
+function isTrue(text) {
+  return /^(1|true|t|yes|y|on)$/i.test(text ?? "");
 }
 
 /** @param {string | null} text */
