@@ -34,6 +34,7 @@ from deeprank.runtime.index.folders.dryrun import DryRun, dry_run
 from deeprank.runtime.index.folders.globs import Globs
 from deeprank.runtime.index.folders.presentation import dry_run_lines, sync_line
 from deeprank.runtime.index.folders.rootfilters import RootFilters
+from deeprank.runtime.index.folders.rootlabels import RootLabels
 from deeprank.runtime.index.folders.sync import SyncReport, sync
 from deeprank.runtime.index.folders.ticks import settled_mtime
 from deeprank.runtime.index.info import index_info
@@ -374,8 +375,9 @@ def golden(folder: Path, schema: int) -> Path:
     return folder
 
 
-def test_the_index_of_schema_2_still_opens(tmp_path: Path) -> None:
-    folder = golden(tmp_path / "i", 2)
+@pytest.mark.parametrize("schema", [2, 3])
+def test_an_index_of_each_schema_still_opens(tmp_path: Path, schema: int) -> None:
+    folder = golden(tmp_path / "i", schema)
     assert verify(folder).problems == ()
     query = np.random.default_rng(0).normal(size=DIM).astype(np.float32)
     with Index.open(folder) as opened:
@@ -391,6 +393,9 @@ def test_the_index_of_schema_2_still_opens(tmp_path: Path) -> None:
     with Store.open(folder) as store:
         assert store.roots() == {1: b"/nowhere/one=\xff", 2: b"/nowhere/two"}
         assert store.filters() == {1: RootFilters(("*.png", "caf\udce9/"), ("raw", "a/[45]*"))}
+        assert store.labelling() == ({1: RootLabels("path")} if schema == 3 else {})
+        assert {item.decoding for item in store.all_items()} == {schema - 1}
+        assert [each.short for each in store.unread(1).values()] == (["not a picture"] if schema == 3 else [])
 
 
 def test_schema_1_is_read_as_it_is_and_migrated_by_a_writer(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_the_first_sync_embeds_again_what_a_correction_touches(tmp_path: Path) -
     before = items(index)
     report = sync(index, [], moved_roots=[f"/nowhere/photos={photos}"])
     assert (*counts(report), report.redecoded, report.embedded) == (0, 0, 0, 0, 5, 3, 3)
-    assert "3 unchanged pictures were embedded again" in " ".join(report.remarks)
+    assert "3 unchanged pictures were embedded again; 5 others are as before" in " ".join(report.remarks)
     after = items(index)
     for path, item in after.items():
         assert item.decoding == formats.DECODING_VERSION
@@ -437,6 +437,24 @@ def test_vectors_that_stay_right_are_used_again(made: tuple[Path, Path], correct
     assert (counts(report), report.embedded, report.redecoded) == ((1, 0, 1, 0, 4), 0, 0)
     assert {item.decoding for item in items(index).values()} == {formats.DECODING_VERSION}
     assert verify(index).problems == ()
+
+
+def test_what_todays_rules_refuse_is_taken_out(tmp_path: Path, model: Path) -> None:
+    """As for a damaged PNG that version 1 took for black: rather no answer than a wrong one."""
+    photos, index = photos_with(tmp_path / "p", ["0.png", "1.png"]), tmp_path / "i"
+    sync(index, [photos], model=model)
+    content = (photos / "1.png").read_bytes()
+    (photos / "1.png").write_bytes(content[:-60] + bytes(60))
+    os.utime(photos / "1.png", ns=(AN_HOUR_AGO, AN_HOUR_AGO))
+    with writing(index) as writer:
+        for item in list(writer.all_items()):
+            writer.move(item._replace(decoding=1))
+        writer.commit()
+    report = sync(index, [photos])
+    assert (*counts(report), report.redecoded, len(report.skipped)) == (0, 0, 0, 1, 1, 0, 1)
+    assert any("1 taken out that cannot be read rightly; 1 other is as before" in said for said in report.remarks)
+    assert (set(items(index)), index_info(index).outdated) == ({"0.png"}, 0)
+    assert counts(sync(index, [photos])) == (0, 0, 0, 0, 1)
 
 
 def test_labels_stay_when_pictures_are_read_again(made: tuple[Path, Path], corrected: set[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..errors import ModelFileError
 from ..labels import is_split_layout
 from ..modelfile import ModelInfo, open_model
 from .care.leftovers import bytes_in
+from .database.records import Item
 from .database.store import Store
 from .files import DATABASE, GRAPH, MODEL, UPLOADS
 from .folders.rootfilters import RootFilters
@@ -80,34 +81,27 @@ def index_info(index: str | Path) -> IndexInfo:
         meta = store.meta()
         roots, filters, schema = store.roots(), store.filters(), store.schema()
         uploads = store.uploads_root()
-        labels: Counter[str | None] = Counter()
         labelling = store.labelling()
-        in_root: Counter[int] = Counter()
-        tops: defaultdict[int, set[bytes]] = defaultdict(set)
-        outdated = 0
+        counted = _Counted()
         for item in store.all_items():
-            labels[item.label] += 1
-            in_root[item.root] += 1
-            outdated += item.decoding < formats.DECODING_VERSION
-            top, below, _ = item.path.partition(b"/")
-            if below:
-                tops[item.root].add(top)
+            counted.add(item)
         graph, graph_problem = _graph(store, meta.dim)
     model, model_problem = _model(folder, meta.model_sha256)
+    labels = counted.labels
     unlabelled = labels.pop(None, 0)
     return IndexInfo(
         path=str(folder),
         items=meta.items,
-        roots={os.fsdecode(path): in_root[root] for root, path in roots.items()},
+        roots={os.fsdecode(path): counted.in_root[root] for root, path in roots.items()},
         uploads=None if uploads is None else os.fsdecode(roots[uploads]),
         filters={os.fsdecode(roots[root]): found for root, found in filters.items() if root in roots},
         labelling={os.fsdecode(roots[root]): found for root, found in labelling.items() if root in roots},
         splits=tuple(
             os.fsdecode(path)
             for root, path in roots.items()
-            if labelling.get(root, RootLabels()) == RootLabels() and is_split_layout(map(os.fsdecode, tops[root]))
+            if root not in labelling and counted.has_splits_as_labels(root)
         ),
-        outdated=outdated,
+        outdated=counted.outdated,
         labels={label: count for label, count in sorted(labels.items(), key=_name) if label is not None},
         unlabelled=unlabelled,
         dim=meta.dim,
@@ -119,6 +113,32 @@ def index_info(index: str | Path) -> IndexInfo:
         sizes=_sizes(folder),
         schema=schema,
     )
+
+
+@dataclass
+class _Counted:
+    """What is counted of all items, in one pass."""
+
+    labels: Counter[str | None] = field(default_factory=Counter)
+    in_root: Counter[int] = field(default_factory=Counter)
+    outdated: int = 0
+
+    def __post_init__(self) -> None:
+        self._tops: defaultdict[int, set[str]] = defaultdict(set)
+        self._labelled_by_top: set[int] = set()
+
+    def add(self, item: Item) -> None:
+        self.labels[item.label] += 1
+        self.in_root[item.root] += 1
+        self.outdated += item.decoding < formats.DECODING_VERSION
+        top, below, _ = item.path.partition(b"/")
+        if below:
+            self._tops[item.root].add(os.fsdecode(top))
+            if item.label == os.fsdecode(top):
+                self._labelled_by_top.add(item.root)
+
+    def has_splits_as_labels(self, root: int) -> bool:
+        return root in self._labelled_by_top and is_split_layout(self._tops[root])
 
 
 def _sizes(folder: Path) -> dict[str, int]:

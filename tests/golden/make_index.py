@@ -1,7 +1,8 @@
-"""How ``index-schema-2`` was made; no test runs it: later versions must read what this version wrote.
+"""How ``index-schema-3`` was made; no test runs it: later versions must read what this version wrote.
 
 ``PYTHONPATH=tests python tests/golden/make_index.py FOLDER`` makes a small index of two folders, one of which has
-filters, with a removed item, names that are not UTF-8, and a graph. It prints what a plain computation finds in it.
+filters and labels of whole paths, with a removed item, a file that is no picture, names that are not UTF-8, and a
+graph. It prints what a plain computation finds in it.
 When the schema changes, the folder gets a new name, and the old one stays.
 """
 
@@ -17,6 +18,7 @@ from tinymodel import DIM, expected, square, write_model, write_pictures
 
 from deeprank.runtime.index.database.writer import writing
 from deeprank.runtime.index.folders.rootfilters import RootFilters
+from deeprank.runtime.index.folders.rootlabels import parse_labels
 from deeprank.runtime.index.folders.sync import sync
 
 FILTERS = RootFilters(include=("*.png", "caf\udce9/"), exclude=("raw", "a/[45]*"))
@@ -33,10 +35,14 @@ def main() -> None:
         write_pictures(two, ["c/0.png", "c/1.png"], 100)
         for path in (*one.rglob("*.png"), *two.rglob("*.png")):
             os.utime(path, ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
-        sync(target, [one], model=write_model(Path(scratch, "model.onnx")), filters=FILTERS)
+        (one / "b" / "broken.png").write_bytes(b"no picture")
+        os.utime(one / "b" / "broken.png", ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
+        model = write_model(Path(scratch, "model.onnx"))
+        sync(target, [one], model=model, filters=FILTERS, labels=parse_labels("path"))
         sync(target, [two])
         (one / "a" / "0.png").unlink()
         sync(target, [one])
+        (one / "b" / "broken.png").unlink()
         left = [path for path in (*one.rglob("*.png"), *two.rglob("*.png")) if kept(path.relative_to(scratch))]
         vectors = expected(np.stack([square(path) for path in left]))
         distances = ((vectors - query) ** 2).sum(axis=1)

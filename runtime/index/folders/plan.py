@@ -5,6 +5,7 @@ No file is opened but those whose name does not tell whether they are pictures.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -119,6 +120,11 @@ class RootPlan:
             return []
         here = {each.found.path for each in (*self.known_faults, *self.no_pictures)}
         return [path for path in self.unread if path not in here]
+
+    @functools.cached_property
+    def folders(self) -> set[bytes]:
+        """The folders with pictures in them, relative to the root, of which b"" is one."""
+        return {found.path.rpartition(b"/")[0] for found in self.walk.files}
 
     @property
     def skipped_files(self) -> list[SkippedFile]:
@@ -257,8 +263,8 @@ def _label(plan: RootPlan, items: Mapping[bytes, Item], wishes: Wishes) -> None:
 
 def _tops(plan: RootPlan, items: Mapping[bytes, Item]) -> set[str]:
     """Return the top folders with pictures in them; of a folder that is not there, those that the index knows."""
-    paths = [found.path for found in plan.walk.files] or items
-    return {os.fsdecode(path.split(b"/", 1)[0]) for path in paths if b"/" in path}
+    folders = plan.folders or {path.rpartition(b"/")[0] for path in items}
+    return {os.fsdecode(folder.partition(b"/")[0]) for folder in folders if folder}
 
 
 def _outdated_uploads(folder: Path, root: int, items: Mapping[bytes, Item]) -> list[RootPlan]:

@@ -12,6 +12,7 @@ from ...errors import QueryError
 from ...labels import LABEL_RULES, SPLITS, FolderLabels, LabelRule, is_split_layout, split_of
 from ...text import display_path, printable
 from ..database.records import checksum
+from .walk import Found
 
 __all__ = [
     "LabelSource",
@@ -148,13 +149,14 @@ def read_labelling(row: Sequence[Any]) -> RootLabels | None:
     return RootLabels.of(rule, bool(splits), os.fsdecode(table))
 
 
-def describe_labels(name: str, labels: LabelSource, paths: Iterable[bytes]) -> str:
+def describe_labels(name: str, labels: LabelSource, folders: Iterable[bytes], files: Iterable[Found]) -> str:
     """Say where the labels of a folder come from, how many there are, and what another reading would give.
 
     Args:
         name: of the folder, as it is shown.
         labels: of it.
-        paths: of its pictures.
+        folders: those with pictures in them, relative to it.
+        files: its pictures.
 
     """
     rule, splits = labels.labelling.rule, labels.labelling.splits
@@ -163,15 +165,15 @@ def describe_labels(name: str, labels: LabelSource, paths: Iterable[bytes]) -> s
     if labels.is_lost:
         return f"{name}: labels stay as they are; the table {display_path(labels.labelling.table)} is gone"
     if rule == "table":
-        found = {labels.label(path) for path in paths}
+        found = {labels.label(file.path) for file in files}
         return f"{name}: {_counted(found)} from the table {display_path(labels.labelling.table)}{_some(found)}"
-    folders = {os.path.dirname(os.fsdecode(path)) for path in paths}  # noqa: PTH120
-    tops = sorted({folder.split("/")[0] for folder in folders if folder}, key=_split_first)
-    found = _labels(FolderLabels(rule, splits), folders)
+    names = set(map(os.fsdecode, folders))
+    tops = sorted({folder.split("/")[0] for folder in names if folder}, key=_split_first)
+    found = _labels(FolderLabels(rule, splits), names)
     below = f"the folders below {', '.join(map(printable, tops))}" if splits else _FOLDERS[rule]
     if found <= {None}:
         return f"{name}: no labels, for its pictures lie in no folder {'below its splits' if splits else 'of it'}"
-    return f"{name}: {_counted(found)} from {below}{_some(found)}{_others(name, rule, splits, folders, tops)}"
+    return f"{name}: {_counted(found)} from {below}{_some(found)}{_others(name, rule, splits, names, tops)}"
 
 
 _FOLDERS: Mapping[Rule, str] = {

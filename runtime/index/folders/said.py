@@ -18,7 +18,7 @@ def labels_said(plans: Sequence[RootPlan]) -> Iterator[str]:
     """Say where the labels of each folder come from."""
     for plan in plans:
         if plan.uploads is None and plan.walk.files:
-            yield describe_labels(shown_folder(plan.path), plan.labels, [found.path for found in plan.walk.files])
+            yield describe_labels(shown_folder(plan.path), plan.labels, plan.folders, plan.walk.files)
 
 
 def labels_remarks(plans: Sequence[RootPlan]) -> Iterator[str]:
@@ -46,11 +46,11 @@ def labels_remarks(plans: Sequence[RootPlan]) -> Iterator[str]:
 
 def _matters(plan: RootPlan) -> bool:
     labelling = plan.labels.labelling
-    if labelling.rule in ("table", "none"):
+    if labelling.rule == "table":
         return False
     before, now = FolderLabels(labelling.rule, labelling.splits), FolderLabels(labelling.rule, plan.splits)
-    folders = {os.path.dirname(found.path) for found in plan.walk.files}  # noqa: PTH120 - bytes
-    return any(before.label(path) != now.label(path) for path in (os.fsdecode(folder) + "/_" for folder in folders))
+    paths = (os.fsdecode(folder) + "/_" for folder in plan.folders if folder)
+    return any(before.label(path) != now.label(path) for path in paths)
 
 
 def remembered_filters(plans: Sequence[RootPlan]) -> str | None:

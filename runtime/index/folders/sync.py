@@ -378,6 +378,7 @@ class _Sync:
             # What the index has of it is the picture as it was: rather no answer than that one.
             self._writer.remove([task.old.id])
             self._counts["removed"] += 1
+            self._counts["refused"] += task.redecode
 
     def _item(self, task: Task, item: int, label: str | None = None) -> Item:
         """Return the row of a file; ``label`` is the one it had, where labels come from a table that is gone."""
@@ -466,8 +467,12 @@ def _taken_in(uploads: int) -> str | None:
 
 
 def _redecoded(counts: Mapping[str, int]) -> str | None:
-    again, alike = counts["redecoded"], counts["read alike"]
-    if not again + alike:
+    again, refused, alike = counts["redecoded"], counts["refused"], counts["read alike"]
+    if not again + refused + alike:
         return None
-    others = f"; {alike:,} others are as they were" if alike else ""
-    return f"{again:,} unchanged pictures were embedded again: their formats are decoded otherwise now{others}."
+    taken_out = f", and {refused:,} taken out that cannot be read rightly" if refused else ""
+    others = f"; {alike:,} other{' is' if alike == 1 else 's are'} as before" if alike else ""
+    return (
+        f"The rules of decoding were corrected: {again:,} unchanged picture{' was' if again == 1 else 's were'} "
+        f"embedded again{taken_out}{others}."
+    )
