@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,11 @@ from .pictures.exif import orientation_in
 from .pictures.faults import MissingEnd, damaged, unsupported
 from .pictures.opening import open_image
 from .text import display_path
+
+if TYPE_CHECKING:
+    from .pictures.jpeg import JpegFile
+    from .pictures.png import PngFile
+    from .pictures.tiff import TiffFile
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -154,7 +159,7 @@ def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -
             return _decode(image, shrink, extent)
         # A JPEG without an end: whether its pixels are all there shows once it has been decoded at its full size.
         with _DECODING.reserve(needs + _COMPLETING_BYTES * full[0] * full[1]):
-            image.complete()
+            cast("JpegFile", image).complete()
         with _DECODING.reserve(needs):
             image.load()
             return _decode(image, shrink, extent)
@@ -260,7 +265,7 @@ def _decoding_bytes(image: Image.Image) -> int:
     pixels = image.width * image.height
     if image.format == "JPEG":
         # A progressive one is held as coefficients, whole, before any of it is decoded.
-        return image.coefficient_bytes() + _BYTES_PER_PIXEL * pixels
+        return cast("JpegFile", image).coefficient_bytes() + _BYTES_PER_PIXEL * pixels
     if getattr(image, "transparent", ()):
         return _COMPARING_BYTES * pixels
     return _DECODER_BYTES.get(image.format or "", _BYTES_PER_PIXEL) * pixels + _BYTES_PER_PIXEL * getattr(
@@ -288,7 +293,7 @@ def _box(mode: str, width: float, height: float) -> tuple[float, float, float, f
 def _orientation(image: Image.Image) -> int:
     """Return how the picture is turned, 1 to 8, by its EXIF block or TIFF's tag; what XMP says does not count."""
     if image.format == "TIFF":
-        return int(image.orientation)
+        return cast("TiffFile", image).orientation
     if image.format == "HEIF":  # turned by its decoder
         return 1
     return orientation_in(image.info.get("exif"))
@@ -335,7 +340,7 @@ def _sixteen_bit_to_gray(image: Image.Image) -> Image.Image:
 def _transparent_white(image: Image.Image) -> Image.Image:
     """Return a PNG of 16 bits a sample with its transparent colour in white."""
     pixels = np.array(image)
-    pixels[image.is_transparent()] = 255
+    pixels[cast("PngFile", image).is_transparent()] = 255
     return Image.fromarray(pixels)
 
 

@@ -122,7 +122,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
     def load_prepare(self) -> None:
         """Allocate the picture; its size was checked before."""
         if self._im is None:
-            self.im = Image.core.new(self.mode, self._tile_size)
+            self.im = Image.new(self.mode, self._tile_size, None).im
         super().load_prepare()
 
     def load_end(self) -> None:
