@@ -64,7 +64,8 @@ _MOST_DECODING_BYTES = 512_000_000
 _BYTES_PER_PIXEL = 8
 _DECODER_BYTES = {"AVIF": 11, "HEIF": 12, "WEBP": 21, "GIF": 11}
 # Where a transparent colour of 16 bits a sample is compared: both bytes of each sample are decoded.
-_COMPARING_BYTES = 32
+_COMPARING_BYTES = 24
+_PLANES_BYTES = 14
 _COMPLETING_BYTES = 12
 # A JPEG that is decoded at a reduced scale takes little memory, but time for each of its pixels.
 _MOST_REDUCED = 10
@@ -266,11 +267,12 @@ def _decoding_bytes(image: Image.Image) -> int:
     if image.format == "JPEG":
         # A progressive one is held as coefficients, whole, before any of it is decoded.
         return cast("JpegFile", image).coefficient_bytes() + _BYTES_PER_PIXEL * pixels
+    if image.format == "TIFF":
+        tiff = cast("TiffFile", image)
+        return (_PLANES_BYTES if tiff.in_planes else _BYTES_PER_PIXEL) * max(pixels, tiff.tile_pixels)
     if getattr(image, "transparent", ()):
         return _COMPARING_BYTES * pixels
-    return _DECODER_BYTES.get(image.format or "", _BYTES_PER_PIXEL) * pixels + _BYTES_PER_PIXEL * getattr(
-        image, "tile_pixels", 0
-    )
+    return _DECODER_BYTES.get(image.format or "", _BYTES_PER_PIXEL) * pixels
 
 
 def _decode(image: Image.Image, shrink: Shrink, extent: tuple[float, float]) -> Picture:
