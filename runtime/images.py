@@ -230,25 +230,22 @@ def _refused(message: str, kind: PictureProblem, short: str) -> PictureError:
 def _check_size(image: Image.Image, full: tuple[int, int], needs: int, max_pixels: int) -> None:
     """Refuse a picture that takes more than ``max_pixels`` pixels do. For a JPEG, what its decoding takes is judged."""
     pixels = full[0] * full[1]
-    size = f"has {full[0]} x {full[1]} = {pixels:,} pixels"
-    advice = "Make it smaller, or raise the limit (--max-pixels)."
-    if image.format != "JPEG":
-        tile = getattr(image, "tile_pixels", 0)
-        if tile > max_pixels:
-            raise _too_large(f"has tiles of {tile:,} pixels; at most {max_pixels:,} are accepted. {advice}")
-        if pixels > max_pixels:
-            raise _too_large(f"{size}; at most {max_pixels:,} are accepted. {advice}")
-        return
-    taken = -(-needs // _BYTES_PER_PIXEL)
-    if taken > max_pixels:
-        as_much = "" if taken == pixels else f", and decoding it takes as much memory as {taken:,} do"
-        raise _too_large(f"{size}{as_much}; at most {max_pixels:,} are accepted. {advice}")
-    if pixels > _MOST_REDUCED * max_pixels:
-        raise _too_large(f"{size}; of a JPEG, at most {_MOST_REDUCED * max_pixels:,} are accepted. {advice}")
-
-
-def _too_large(message: str) -> PictureError:
-    return _refused(message, "too large", "too large" if "=" not in message else message.split(";")[0].split(" ", 1)[1])
+    short = f"{full[0]} x {full[1]} = {pixels:,} pixels"
+    counts, most, of_what = pixels, max_pixels, ""
+    if image.format == "JPEG":
+        counts = -(-needs // _BYTES_PER_PIXEL)
+        if counts <= max_pixels:
+            counts, most, of_what = pixels, _MOST_REDUCED * max_pixels, " of a JPEG"
+    elif image.format == "TIFF" and cast("TiffFile", image).tile_pixels > max(pixels, max_pixels):
+        counts = cast("TiffFile", image).tile_pixels
+    if counts > most:
+        as_much = "" if counts == pixels else f", and decoding it takes as much memory as {counts:,} do"
+        raise PictureError(
+            f"has {short}{as_much}; at most {most:,}{of_what} are accepted. "
+            "Make it smaller, or raise the limit (--max-pixels).",
+            kind="too large",
+            short=short,
+        )
 
 
 def _drafted(image: Image.Image, needed: int) -> tuple[float, float]:
