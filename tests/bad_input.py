@@ -276,6 +276,7 @@ CASES = [
     Case("a missing picture", lambda f: query(f, "gone.jpg", None), "gone.jpg does not exist"),
     Case("a text file called .jpg", lambda f: query(f, "notes.jpg", b"my notes"), "is not a picture that can be read"),
     Case("a truncated JPEG", lambda f: query(f, "cut.jpg", encoded(NOISE, "JPEG")[:900]), "is a damaged JPEG file"),
+    Case("a damaged PNG", lambda f: query(f, "cut.png", encoded(NOISE)[:900]), "is a damaged PNG file"),
     Case("a decompression bomb", lambda f: query(f, "bomb.png", bomb()), "bomb.png"),
     Case("a folder in place of a picture", lambda f: query(f, PHOTOS, None), "is a folder; expected a picture file"),
     Case(

@@ -62,7 +62,7 @@ class HeifFile(ImageFile.ImageFile):
             data = picture.data
             if picture.size_mode[0] != self._size:
                 raise OSError("its pixels are not as many as its header says")
-            self.im = Image.core.new(self.mode, self._size)
+            self.im = Image.new(self.mode, self._size, None).im
             self.frombytes(data, "raw", (self.mode, picture.stride))
         return Image.Image.load(self)
 
