@@ -131,7 +131,9 @@ def test_a_reader_beside_another_leaves_the_log_to_it(index: Path) -> None:
 
 
 def test_a_reader_beside_a_writer_does_not_wait_for_it(index: Path) -> None:
-    process = run_until_open("import filelock\nlock = filelock.FileLock(folder / 'write.lock')\nlock.acquire()\n" + WRITER, index)
+    process = run_until_open(
+        "import filelock\nlock = filelock.FileLock(folder / 'write.lock')\nlock.acquire()\n" + WRITER, index
+    )
     with Store.open(index) as store:
         assert b"/killed" in store.roots().values()
         started = time.monotonic()

@@ -780,7 +780,13 @@ def test_ten_thousand_labels_are_searched_in(world: World, server: Server, visit
         expect(visit.page.get_by_text("No label holds this text.")).to_be_visible()
 
 
-LONG = {"Latin": "x" * 250, "CJK": "長" * 80, "Arabic": "\u0645" * 120, "marks": "a" + "\u0301" * 100, "path": "d/" * 60}
+LONG = {
+    "Latin": "x" * 250,
+    "CJK": "長" * 80,
+    "Arabic": "\u0645" * 120,
+    "marks": "a" + "\u0301" * 100,
+    "path": "d/" * 60,
+}
 
 
 @pytest.mark.parametrize("device", ["desktop", "phone"])
@@ -822,7 +828,9 @@ def test_a_very_long_label_and_name_stay_where_they_belong(
         page = visit.page
         page.route("**/v1/info", lengthened)
         page.route("**/v1/items/1", lengthened)
-        page.route("**/v1/search*", lambda route: without_label(route) if "label=" in route.request.url else lengthened(route))
+        page.route(
+            "**/v1/search*", lambda route: without_label(route) if "label=" in route.request.url else lengthened(route)
+        )
         visit.open("?id=1")
         visit.hits()
         expect(page.locator("#asked-kind")).to_contain_text(long[:40])

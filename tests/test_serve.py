@@ -631,7 +631,9 @@ def test_an_offer_changes_nothing_else(place: Path, server: Server) -> None:
     head = b"POST /v1/embed HTTP/1.1\r\n" + offer + b"Content-Length: 1000\r\n\r\n"
     assert b" 408 " in server.raw(head, b"some of it").split(b"\r\n")[0]
     kind, body = form_of((place / "query.png").read_bytes())
-    smuggled = b"POST /v1/embed HTTP/1.1\r\n" + offer + b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n" % len(body)
+    smuggled = (
+        b"POST /v1/embed HTTP/1.1\r\n" + offer + b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n" % len(body)
+    )
     assert server.raw(smuggled + kind + b"\r\n" + body).startswith(b"HTTP/1.1 400 ")
 
 

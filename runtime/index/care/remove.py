@@ -67,9 +67,7 @@ def plan_removal(
         forgotten = [_root(path, known) for path in roots]
         named = _Named(store, index).ids(patterns) if patterns else frozenset()
         chosen = [
-            item
-            for item in store.all_items()
-            if item.id in named or item.label in labels or item.root in forgotten
+            item for item in store.all_items() if item.id in named or item.label in labels or item.root in forgotten
         ]
     unused = set(labels).difference(item.label for item in chosen)
     if unused:

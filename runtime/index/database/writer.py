@@ -18,9 +18,9 @@ from ...files import replace_durably
 from ...text import display_path
 from ..files import DATABASE, LOCK, temporary
 from ..folders.rootfilters import RootFilters, filters_row
-from .checkpoint import checkpoint, end_log
 from ..folders.rootlabels import RootLabels, labelling_row
 from ..folders.unread import UNREAD_COLUMNS, Unread, unread_row
+from .checkpoint import checkpoint, end_log
 from .records import GraphRow, Item, Meta, root_checksum
 from .schema import SCHEMA, TABLES, check_schema, connect, guarded, migrate
 from .store import Store
