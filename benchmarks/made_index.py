@@ -12,6 +12,7 @@ from pathlib import Path
 from vectors import Vectors
 
 from deeprank.runtime.files import file_sha256
+from deeprank.runtime.formats import DECODING_VERSION
 from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.writer import Writer, create_database, locked, open_writer
 from deeprank.runtime.index.graph.update import update_graph
@@ -36,7 +37,9 @@ def names(count: int, first: int = 0) -> Iterator[Item]:
     for number in range(first, first + count):
         label = f"n{number % CLASSES:08}"
         path = os.fsencode(f"{label}/images/{label}_{number}.JPEG")
-        yield Item(0, 1, path, label, 2_000, 1_700_000_000_000_000_000 + number, number.to_bytes(32, "big"))
+        yield Item(
+            0, 1, path, label, 2_000, 1_700_000_000_000_000_000 + number, number.to_bytes(32, "big"), DECODING_VERSION
+        )
 
 
 def make_index(

@@ -25,6 +25,7 @@ from turns import caption, median_ratio, show
 from vectors import Real, real_vectors, vector_set
 
 from deeprank.runtime.datasets import open_dataset
+from deeprank.runtime.formats import DECODING_VERSION
 from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.pretrained import find_model
 
@@ -53,7 +54,8 @@ def items(tree: Path) -> Iterator[Item]:
     for path in sorted(tree.rglob("*.jpeg")):
         status, digest = path.stat(), hashlib.sha256(path.read_bytes()).digest()
         relative = os.fsencode(path.relative_to(tree))
-        yield Item(0, 1, relative, path.parent.name, status.st_size, status.st_mtime_ns, digest)
+        mtime_ns = status.st_mtime_ns
+        yield Item(0, 1, relative, path.parent.name, status.st_size, mtime_ns, digest, DECODING_VERSION)
 
 
 def prepared(arguments: argparse.Namespace, real: Real) -> tuple[Path, Path]:

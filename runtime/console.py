@@ -75,26 +75,40 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
             sys.stdout.flush()
-        except DeepRankError as error:
-            fail(str(error), verbose=verbose)
-        except KeyboardInterrupt:
-            fail("interrupted.", verbose=verbose, status=130)
-        except OSError as error:
-            if error.filename == _STDOUT or isinstance(error, BrokenPipeError):
-                _fail_for_stdout(error)
-            where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-            fail(f"{where}{error.strerror or error}; nothing was left half-written.", verbose=verbose)
-        except MemoryError:
-            fail("out of memory; lower --threads, --max-pixels or the sizes of the batches.", verbose=verbose)
-        except Exception as error:
-            kind = type(error).__name__
-            if kind == "Abort" and isinstance(error.__context__, KeyboardInterrupt):  # at a question
-                fail("interrupted.", verbose=verbose, status=130)
-            if type(error).__module__.split(".")[0] in ("typer", "click"):  # wrong usage, and an orderly end
-                raise
-            fail(f"internal error ({kind}: {error}); -v shows where. Please report it.", verbose=verbose)
+        except (Exception, KeyboardInterrupt) as error:
+            _end(error, verbose=verbose)
 
     return run
+
+
+def _end(error: BaseException, *, verbose: bool) -> NoReturn:
+    """Say what has ended a command, and exit; orderly ends and wrong usage are raised again."""
+    if _is_interruption(error):
+        fail("interrupted.", verbose=verbose, status=130)
+    if isinstance(error, DeepRankError):
+        fail(str(error), verbose=verbose)
+    if isinstance(error, OSError):
+        if error.filename == _STDOUT or isinstance(error, BrokenPipeError):
+            _fail_for_stdout(error)
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}; nothing was left half-written.", verbose=verbose)
+    if isinstance(error, MemoryError):
+        fail("out of memory; lower --threads, --max-pixels or the sizes of the batches.", verbose=verbose)
+    if type(error).__module__.split(".")[0] in ("typer", "click"):
+        raise error
+    kind = type(error).__name__
+    fail(f"internal error ({kind}: {error}); -v shows where. Please report it.", verbose=verbose)
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Tell whether Ctrl-C is behind an error: a question gives it another name, and so does an import of C++."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def fail(message: str, *, verbose: bool = False, status: int = 1) -> NoReturn:
@@ -103,7 +117,9 @@ def fail(message: str, *, verbose: bool = False, status: int = 1) -> NoReturn:
         import traceback
 
         _say(traceback.format_exc().rstrip())
-    _say(("" if status in _INTERRUPTED else "error: ") + _lines(message))
+    interrupted = status in _INTERRUPTED
+    below_what_was_typed = "\n" if interrupted and sys.stderr.isatty() else ""  # the terminal shows ^C
+    _say(f"{below_what_was_typed}{'' if interrupted else 'error: '}{_lines(message)}")
     sys.exit(status)
 
 

@@ -57,6 +57,9 @@ def report_pictures(queries: DataSet, gallery: DataSet, both: DataSet, say: Call
         say(f"{what}: {_whole_line(part)}")
         for warning in part.reading.warnings:
             say(f"Warning: {warning}")
+    shared = len({sample.path for sample in queries.train} & {sample.path for sample in gallery.train})
+    if shared:
+        say(f"{_count(shared, 'query lies', 'queries lie')} in the gallery, too; none is a neighbour of itself")
     for warning in data_warnings(both, _QUERIES_AND_GALLERY):
         say(f"Warning: {warning}")
 
@@ -120,7 +123,8 @@ def _test(dataset: DataSet, use: Use) -> str:
 def _left_out(dataset: DataSet) -> str:
     counts = {split: count for split, count in dataset.reading.unlabelled.items() if split != "test"}
     where = "in no class folder" if dataset.reading.labels in _RULES else "without a row"
-    return f"{sum(counts.values()):,} pictures {where}, left out" if sum(counts.values()) else ""
+    count = sum(counts.values())
+    return f"{_count(count, 'picture', 'pictures')} {where}, left out" if count else ""
 
 
 def _others(dataset: DataSet) -> Iterator[str]:

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
-from .csvfile import row_error
 from .errors import DataError, MissingExtraError
-from .label_table import LabelTable, read_label_table
+from .label_table import read_label_table
 from .labels import LABEL_RULES, LabelRule
-from .layouts import Layout, Reading, TableRow, pictures_of, read_rows_of, read_tree
+from .layouts import read_tree
+from .reading import Layout, Reading
 from .sources import FolderSource, Sample, Source, ZipSource
+from .table_layouts import read_csv, read_table
 from .text import display_path, printable
 
 __all__ = [
@@ -163,11 +164,11 @@ def _read(path: Path, labels: str | Path | None) -> tuple[str, Layout]:
         source: Source = ZipSource(path) if is_zip and not path.is_dir() else FolderSource(path)
         name = path.name or path.resolve().name if path.is_dir() else path.stem
         if rule is None and labels is not None:
-            return name, _from_table(source, read_label_table(Path(labels)))
+            return name, read_table(source, read_label_table(Path(labels)))
         return name, read_tree(source, rule)
     if path.suffix.lower() == ".csv":
         _refuse_labels(display_path(path), labels)
-        return path.stem, _from_csv(path)
+        return path.stem, read_csv(path)
     raise DataError(f"{display_path(path)} is no data set; expected a folder, a .zip, a .csv, or the word {DIGITS!r}.")
 
 
@@ -213,42 +214,6 @@ def _refuse_labels(data: str, labels: str | Path | None) -> None:
             f"--labels {printable(str(labels))} is for folders and zips, and {data} names its labels itself; leave "
             "--labels out."
         )
-
-
-def _from_csv(path: Path) -> Layout:
-    table = read_label_table(path)
-    rows = [TableRow(path, row, row.path) for row in table.rows]
-    return read_rows_of(FolderSource(path.parent, listed=()), rows, (), path.name)
-
-
-def _from_table(source: Source, table: LabelTable) -> Layout:
-    """Read the pictures of a folder or a zip that a table names; rows about files elsewhere are left out."""
-    rows = []
-    for row in table.rows:
-        member = _member(source, table.folder, row.path)
-        if member is not None:
-            rows.append(TableRow(table.path, row, member))
-    if table.rows and not rows:
-        raise row_error(table.path, table.rows[0].line, f"{table.rows[0].path!r} is not in {source.path}")
-    pictures = pictures_of(source)
-    layout = read_rows_of(source, rows, pictures, table.path.name)
-    return replace(layout, skipped=len(source.files) - len(pictures))
-
-
-def _member(source: Source, folder: Path, path: str) -> str | None:
-    """Return the path in DATA of a picture that a table names; None: it lies outside of DATA.
-
-    It is relative to the folder of the table where that holds DATA or lies in it; else to DATA, as it is in a zip.
-    """
-    if isinstance(source, ZipSource):
-        return path.removeprefix(source.top)
-    data, beside = source.path.resolve(), folder.resolve()
-    if beside.is_relative_to(data):
-        return (beside.relative_to(data) / path).as_posix()
-    if data.is_relative_to(beside):
-        within = f"{data.relative_to(beside).as_posix()}/"
-        return path.removeprefix(within) if path.startswith(within) else None
-    return path
 
 
 def holdout(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 
-from .shell import shell_word
-
 __all__ = ["folder_sentence", "missing_sentence"]
 
 # A path has lost one of the slashes where it went through pathlib.
@@ -21,6 +19,8 @@ def missing_sentence(name: str) -> str:
         name: as it was given, printable.
 
     """
+    from .shell import shell_word
+
     shown = name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}..."
     address = _ADDRESS.match(name)
     if address is not None and address[1].lower() == "file":
@@ -34,9 +34,8 @@ def missing_sentence(name: str) -> str:
     if name.startswith("data:"):
         return f"{name[:20]}... is a data: address; expected a picture file."
     if name.startswith("~"):
-        return (
-            f"{shown} does not exist: a shell replaces ~ outside of quotes alone; expected {os.path.expanduser(shown)}"  # noqa: PTH111
-        )
+        home = os.path.expanduser(shown)  # noqa: PTH111 - text that need not be a path
+        return f"{shown} does not exist: in quotes, the shell leaves ~ as it is; expected {home}"
     if any(character in name for character in "*?["):
         return f"{shown} does not exist: as a pattern, it matches no file here; expected a picture file."
     return f"{shown} does not exist; expected a picture file."

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,15 @@ from .errors import DataError
 from .labels import Split, split_of
 from .text import display_path
 
-__all__ = ["EXPECTED_COLUMNS", "LabelRow", "LabelTable", "has_label_columns", "parse_label_table", "read_label_table"]
+__all__ = [
+    "EXPECTED_COLUMNS",
+    "LabelRow",
+    "LabelTable",
+    "has_label_columns",
+    "is_label_table",
+    "parse_label_table",
+    "read_label_table",
+]
 
 EXPECTED_COLUMNS = "path,label or path,label,split (path may be called file_name or filename)"
 
@@ -101,6 +111,19 @@ def parse_label_table(file: IO[bytes], path: Path) -> LabelTable:
     return LabelTable(path, tuple(rows))
 
 
+def is_label_table(content: bytes) -> bool:
+    """Tell whether the first line of a file has the columns of a label table."""
+    accepted: list[bool] = []
+
+    def accepts(columns: Collection[str]) -> bool:
+        accepted.append(has_label_columns(columns))
+        return accepted[-1]
+
+    with contextlib.suppress(DataError):
+        next(read_rows(io.BytesIO(content), Path(), accepts, ""), None)
+    return any(accepted)
+
+
 def has_label_columns(columns: Collection[str]) -> bool:
     """Tell whether columns, in lower case, are those of a label table."""
     return all(any(set(tier) & set(columns) for tier in tiers) for tiers in (_PATH_COLUMNS, _LABEL_COLUMNS))
@@ -117,6 +140,10 @@ class _Columns:
     @classmethod
     def of(cls, path: Path, fields: Row) -> _Columns:
         named, label = (_column(path, fields, tiers) for tiers in (_PATH_COLUMNS, _LABEL_COLUMNS))
+        if len({_QUERY, _GALLERY} & set(fields)) == 1:
+            raise DataError(
+                f"{display_path(path)} has one of the columns {_QUERY} and {_GALLERY}; expected both or neither."
+            )
         assert named is not None
         assert label is not None
         return cls(named, label, _column(path, fields, _SPLIT_COLUMNS))

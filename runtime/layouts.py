@@ -1,81 +1,28 @@
-"""The layouts of a data set: class folders, split folders above class folders, Tiny ImageNet, and label tables."""
+"""The layouts of a tree of pictures: class folders, split folders above class folders, and Tiny ImageNet."""
 
 from __future__ import annotations
 
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from .csvfile import row_error
 from .errors import DataError
-from .formats import EXTENSIONS, HEAD_BYTES, format_of
-from .label_table import LabelRow, LabelTable, parse_label_table
 from .labels import FolderLabels, LabelRule, Split, is_split_layout, split_of
+from .reading import Layout, Reading, folders_below, pictures_of
 from .sources import Sample, Source
+from .table_layouts import read_imagefolder, unread_metadata
 from .text import display_path, printable
 
-__all__ = ["Layout", "Reading", "TableRow", "read_rows_of", "read_tree"]
+__all__ = ["read_tree"]
 
 # Tiny ImageNet's own files.
 _ANNOTATIONS = "val/val_annotations.txt"
 _CLASS_NAMES = "words.txt"
 
-# Hugging Face's imagefolder.
-_METADATA = "metadata.csv"
-_OTHER_METADATA = ("metadata.jsonl", "metadata.parquet")
-
 # Names that a folder of pictures has in layouts without class folders (YOLO, Pascal VOC, COCO).
 _NO_CLASSES = frozenset({"image", "images", "img", "imgs", "jpegimages", "picture", "pictures", "photo", "photos"})
 _BOXES = (".txt", ".xml", ".json")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How DATA was read.
-
-    ``labels``: ``top``, ``leaf`` or ``path`` (folders), or the name of the label table; ``root``: the folder in DATA
-    that holds the data set, with its ``/``, empty: DATA itself; ``val_held_out``: val is a part of train, because
-    DATA has none; ``unlabelled``: pictures without a label, by their split, ``""`` where it is not known; ``merged``:
-    labels that folders with different parents have (``leaf``); ``other_readings``: how many classes other rules give;
-    ``warnings``: sentences.
-    """
-
-    labels: str = "top"
-    root: str = ""
-    val_held_out: bool = False
-    unlabelled: Mapping[str, int] = field(default_factory=dict)
-    merged: tuple[str, ...] = ()
-    other_readings: Mapping[str, int] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The labelled pictures of DATA by split, and how they were read.
-
-    ``queries``, ``gallery``: paths that a label table marks so.
-    """
-
-    train: tuple[Sample, ...]
-    val: tuple[Sample, ...]
-    test: tuple[Sample, ...]
-    reading: Reading
-    names: Mapping[str, str] = field(default_factory=dict)
-    skipped: int = 0
-    queries: frozenset[str] = frozenset()
-    gallery: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A row of a label table: the file it is in, the path of its picture in DATA, and the split of the table."""
-
-    table: Path
-    row: LabelRow
-    member: str
-    split: Split | None = None
 
 
 def read_tree(source: Source, rule: LabelRule | None) -> Layout:
@@ -94,24 +41,17 @@ def read_tree(source: Source, rule: LabelRule | None) -> Layout:
     return replace(layout, names=_class_names(source), skipped=len(source.files) - len(pictures))
 
 
-def pictures_of(source: Source) -> list[str]:
-    """Return the paths of the pictures of a tree: by their extensions, and where there is none by their first bytes."""
-    return [path for path in source.files if _is_picture(source, path, PurePosixPath(path).suffix.lower())]
-
-
-def _is_picture(source: Source, path: str, extension: str) -> bool:
-    return extension in EXTENSIONS or (not extension and format_of(source.head(path, HEAD_BYTES)) is not None)
-
-
 def _read_pictures(source: Source, pictures: list[str], rule: LabelRule | None) -> Layout:
     if _ANNOTATIONS in source.files:
         return _tiny_imagenet(source, pictures)
     root = _root(pictures, source.path)
     if rule is None:
-        rows = list(_metadata_rows(source, root, pictures))
-        if rows:
-            return _replaced_root(read_rows_of(source, rows, pictures, _METADATA), root)
-    return _from_folders(source, pictures, root, rule or "top")
+        layout = read_imagefolder(source, root, pictures)
+        if layout is not None:
+            return layout
+    layout = _from_folders(source, pictures, root, rule or "top")
+    warnings = () if rule is not None else tuple(unread_metadata(source, root, pictures))
+    return replace(layout, reading=replace(layout.reading, warnings=(*layout.reading.warnings, *warnings)))
 
 
 # -- where the data set begins ---------------------------------------------------------------------------------------
@@ -126,7 +66,7 @@ def _root(pictures: Sequence[str], data: Path) -> str:
     """
     prefix = ""
     while True:
-        folders = _folders(pictures, prefix)
+        folders = folders_below(pictures, prefix)
         if is_split_layout(folders):
             return prefix
         layouts = [name for name, inner in folders.items() if is_split_layout(inner)]
@@ -135,16 +75,6 @@ def _root(pictures: Sequence[str], data: Path) -> str:
         if len(folders) != 1:
             return ""
         prefix += f"{next(iter(folders))}/"
-
-
-def _folders(pictures: Iterable[str], prefix: str) -> dict[str, set[str]]:
-    """Return the folders below ``prefix`` that have pictures in them, each with its own such folders."""
-    folders: dict[str, set[str]] = defaultdict(set)
-    for path in pictures:
-        parts = path[len(prefix) :].split("/", 2) if path.startswith(prefix) else []
-        if len(parts) > 1:
-            folders[parts[0]].update(parts[1:-1])
-    return dict(sorted(folders.items()))
 
 
 def _refuse_several(pictures: Sequence[str], prefix: str, layouts: Mapping[str, set[str]], data: Path) -> None:
@@ -173,7 +103,7 @@ def _listed(texts: Iterable[str], most: int = 5) -> str:
 
 
 def _from_folders(source: Source, pictures: Sequence[str], root: str, rule: LabelRule) -> Layout:
-    tops = _folders(pictures, root)
+    tops = folders_below(pictures, root)
     labels = FolderLabels(rule, splits=is_split_layout(tops))
     samples: dict[Split, list[Sample]] = {"train": [], "val": [], "test": []}
     unlabelled: Counter[str] = Counter()
@@ -209,10 +139,12 @@ def _check_class_folders(
             f"class{', such as train/CLASS/picture.jpg' if where else ''}, or a CSV of path,label[,split]."
         )
     if classes and all(split_of(label) for label in classes):
+        what = "only class folder" if len(classes) == 1 else "class folders"
         raise DataError(
-            f"The class folders of {data} are called {_listed(map(printable, classes))}, which are names of splits; "
-            "expected splits with class folders below them (train/CLASS, val/CLASS, test/CLASS), or class folders. "
-            f"To read the folders in {printable(classes[0])} as classes, name that folder."
+            f"{data} holds no train pictures: its {what}, {_listed(map(printable, classes))}, "
+            f"{'has the name of a split' if len(classes) == 1 else 'have names of splits'}; expected splits with class "
+            "folders below them (train/CLASS, val/CLASS, test/CLASS), or class folders. To read the folders in "
+            f"{printable(classes[0])} as classes, name that folder."
         )
     if len(classes) == 1 and classes[0].lower() in _NO_CLASSES:
         boxes = any(PurePosixPath(path).suffix.lower() in _BOXES for path in source.files)
@@ -322,96 +254,3 @@ def _class_names(source: Source) -> dict[str, str]:
 
 def _lines(source: Source, path: str) -> list[str]:
     return source.text(path).decode("utf-8", "surrogateescape").splitlines()
-
-
-# -- label tables ----------------------------------------------------------------------------------------------------
-
-
-def _metadata_rows(source: Source, root: str, pictures: Sequence[str]) -> Iterator[TableRow]:
-    """Yield the rows of the ``metadata.csv`` beside the pictures, and of those in split folders."""
-    tops = _folders(pictures, root)
-    folders = {root: None, **({f"{root}{top}/": split_of(top) for top in tops} if is_split_layout(tops) else {})}
-    for folder, split in folders.items():
-        if f"{folder}{_METADATA}" in source.files:
-            table = _metadata_table(source, f"{folder}{_METADATA}")
-            yield from (TableRow(table.path, row, f"{folder}{row.path}", split) for row in table.rows)
-
-
-def _metadata_table(source: Source, path: str) -> LabelTable:
-    return parse_label_table(io.BytesIO(source.text(path)), source.path / path)
-
-
-def read_rows_of(source: Source, rows: Sequence[TableRow], pictures: Sequence[str], name: str) -> Layout:
-    """Read the pictures that a label table names.
-
-    Args:
-        source: the tree that holds them.
-        rows: of the table.
-        pictures: all pictures of the tree, where it was listed.
-        name: what the table is called.
-
-    Raises:
-        DataError: a row names a picture that does not exist.
-
-    """
-    splits = _splits_of(rows)
-    samples: dict[Split, list[Sample]] = {"train": [], "val": [], "test": []}
-    named = {row.member for row in rows}
-    unlabelled = Counter({"": sum(path not in named for path in pictures)})
-    for row, split in zip(rows, splits, strict=True):
-        try:
-            sample = source.sample(row.member, row.row.label or "")
-        except OSError:
-            what = f"{row.row.path!r}, which does not exist beside the CSV"
-            raise row_error(row.table, row.row.line, what) from None
-        if row.row.label is None:
-            unlabelled[split] += 1
-        else:
-            samples[split].append(sample)
-    reading = Reading(labels=name, unlabelled={split: count for split, count in unlabelled.items() if count})
-    return Layout(
-        tuple(samples["train"]),
-        tuple(samples["val"]),
-        tuple(samples["test"]),
-        reading,
-        queries=frozenset(row.member for row in rows if row.row.query),
-        gallery=frozenset(row.member for row in rows if row.row.gallery),
-    )
-
-
-def _splits_of(rows: Sequence[TableRow]) -> list[Split]:
-    """Return the split of each row: the table's word; where it has none for any row, the folders' names; else train."""
-    splits = [row.row.split or row.split for row in rows]
-    if not any(splits):
-        paths = [row.member for row in rows]
-        prefix = _common_folder(paths)
-        folders = FolderLabels(splits=is_split_layout(_folders(paths, prefix)))
-        splits = [folders.split(path.removeprefix(prefix)) for path in paths]
-    return [split or "train" for split in splits]
-
-
-def _common_folder(paths: Sequence[str]) -> str:
-    """Return the folder, with its ``/``, below which the paths part, or below which splits begin."""
-    prefix = ""
-    while True:
-        folders = _folders(paths, prefix)
-        if len(folders) != 1 or is_split_layout(folders):
-            return prefix
-        prefix += f"{next(iter(folders))}/"
-
-
-def _replaced_root(layout: Layout, root: str) -> Layout:
-    """Return the layout with paths relative to ``root``."""
-
-    def below(samples: Iterable[Sample]) -> tuple[Sample, ...]:
-        return tuple(replace(sample, path=sample.path.removeprefix(root)) for sample in samples)
-
-    return replace(
-        layout,
-        train=below(layout.train),
-        val=below(layout.val),
-        test=below(layout.test),
-        reading=replace(layout.reading, root=root),
-        queries=frozenset(path.removeprefix(root) for path in layout.queries),
-        gallery=frozenset(path.removeprefix(root) for path in layout.gallery),
-    )

@@ -64,7 +64,8 @@ def find_repeats(dataset: DataSet, *, patience: float = PATIENCE) -> Repeats:
             [entry for entry, key in zip(entries, keys, strict=True) if key is not None],
             [(place, key) for place, key in zip(places, keys, strict=True) if key is not None],
         )
-    groups = [tuple(group) for group in alike]
+    # One picture may stand in two splits by its own path, as queries that lie in the gallery do.
+    groups = [tuple(group) for group in alike if len({sample.path for _, sample in group}) > 1]
     return Repeats(
         tuple(group for group in groups if len({split for split, _ in group}) > 1),
         tuple(group for group in groups if len({sample.label for _, sample in group}) > 1),

@@ -152,6 +152,18 @@ def gone(folder: Path) -> list[str]:
     return ["deeprank-index", "sync", PHOTOS, "--index", INDEX]
 
 
+def other_files(folder: Path) -> list[str]:
+    for name in ("films/a.mp4", "films/b.mp4", "films/README"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("nothing to see")
+    return ["deeprank-index", "sync", "films", "--index", INDEX, "--model", "model.onnx"]
+
+
+def wrong_table(folder: Path) -> list[str]:
+    (folder / "labels.csv").write_text("name,colour\na.png,red\n")
+    return sync_more(folder, PHOTOS, "--labels", "labels.csv")
+
+
 def empty_folder(folder: Path) -> list[str]:
     (folder / "empty").mkdir()
     return ["deeprank-index", "sync", "empty", "--index", INDEX, "--model", "model.onnx"]
@@ -248,6 +260,13 @@ CASES = [
     Case("a truncated JPEG", lambda f: query(f, "cut.jpg", encoded(NOISE, "JPEG")[:900]), "is a damaged JPEG file"),
     Case("a decompression bomb", lambda f: query(f, "bomb.png", bomb()), "bomb.png"),
     Case("a folder in place of a picture", lambda f: query(f, PHOTOS, None), "is a folder; expected a picture file"),
+    Case(
+        "an address in place of a picture", lambda f: query(f, "https://example.com/a.jpg", None), "| deeprank-query -"
+    ),
+    Case("a pattern that matches nothing", lambda f: query(f, "*.jpeg", None), "matches no file here"),
+    Case("a largest distance of nan", lambda f: asked(f, FIRST, "--max-distance", "nan"), "squared distance", 2),
+    Case("an option by another name", lambda f: asked(f, FIRST, "--top", "3"), "here it is called --k", 2),
+    Case("a command that is none", lambda f: ["deeprank", "serach"], "did you mean deeprank query?", 2),
     Case("k = 0", lambda f: [*query(f, f"{PHOTOS}/label0/0.png", None), "--k", "0"], "0", 2),
     Case("k larger than the index", k_beyond, "1000 pictures were asked for, 24 are there", 0),
     Case("a name with an escape and a newline", lambda f: query(f, "a\x1b[31m\nb.jpg", b"x"), r"a\x1b[31m\nb.jpg"),
@@ -261,6 +280,9 @@ CASES = [
     Case("an unmounted drive (an empty root)", unmounted, "--allow-mass-removal"),
     Case("a root that is gone", gone, "--allow-mass-removal"),
     Case("a moved root that is none", lambda f: sync_more(f, "--root", f"elsewhere={PHOTOS}"), "elsewhere"),
+    Case("labels that are none", lambda f: sync_more(f, PHOTOS, "--labels", "folder"), "expected top, leaf"),
+    Case("a table without labels", wrong_table, "labels.csv"),
+    Case("a folder with other files only", other_files, "2 .mp4"),
     Case("a filter that is empty", lambda f: sync_more(f, PHOTOS, "--exclude", ""), "expected"),
     Case("an item that is not there", lambda f: asked(f, "--item", "99"), "no picture with the id 99"),
     Case("a path that nothing matches", lambda f: asked(f, FIRST, "--path", "x/*"), "matches 'x/*'"),

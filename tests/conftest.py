@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,23 @@ def some_digits(folder: Path, *, classes: int, each: int) -> Path:
         if int(sample.label) < classes and len(list(target.parent.glob("*"))) < each:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(sample.read())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs in their makers' own layouts, unpacked: ``clothing`` and ``grocery``."""
+    packed = os.environ.get("DEEPRANK_PHOTOS")
+    if not packed:
+        pytest.skip("DEEPRANK_PHOTOS names no zip of photographs")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "photos"
+    with FileLock(folder.with_name("photos.lock")):
+        if not folder.exists():
+            unpacked = folder.with_name("photos.unpacking")
+            with zipfile.ZipFile(packed) as archive:
+                archive.extractall(unpacked)
+            unpacked.rename(folder)
     return folder
 
 

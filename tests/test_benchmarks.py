@@ -127,6 +127,14 @@ def test_a_made_index_answers_like_one_that_was_synced(some: VectorSet, tmp_path
             assert (index.search_vectors(some.queries, 30, method=method)[0] - 1 == some.truth()).mean() > 0.99
 
 
+def test_copies_are_counted_and_none_hides_another() -> None:
+    output = bench("copies.py", "--sets", "400,0,0", "300,2,50")
+    rows = [row for name in ("400", "400, 2 of them 50 times each") for row in cells(output, name)]
+    assert [row[0] for row in rows] == ["400", "302"], output
+    assert [row[4] for row in rows] == ["0 of 200"] * 2
+    assert all(float(row[5]) == 1 for row in rows)
+
+
 def test_vector_search_compares_what_is_installed(made_of: dict[str, Path], some: VectorSet) -> None:
     hidden = "import sys; sys.modules['voyager'] = None"
     words = [*options(made_of), "--dim", SMALL, "--sizes", COUNT, "--rounds", 1, "--singles", 2]

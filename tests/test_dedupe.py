@@ -154,7 +154,9 @@ def test_filters(place: Path) -> None:
 
 def test_the_text(place: Path) -> None:
     photos = place / "photos"
-    copied, larger, smaller = ((photos / name).stat().st_size for name in ("again.png", "cats/larger.png", "cats/3.png"))
+    copied, larger, smaller = (
+        (photos / name).stat().st_size for name in ("again.png", "cats/larger.png", "cats/3.png")
+    )
     saved = 2 * copied + smaller
     assert saved >= 1000 > max(copied, larger, smaller)
     assert dedupe(place).stdout.splitlines() == [

@@ -23,7 +23,6 @@ from deeprank.runtime import cgroups, devices
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.doctor import attempts, examine, finding, graphlib, machinecode, packages, place, processor
 from deeprank.runtime.doctor.apart import try_apart
-from deeprank.runtime.shell import shell_word
 from deeprank.runtime.doctor.presentation import lines
 from deeprank.runtime.doctor.providers import describe, device_finding
 from deeprank.runtime.evaluate.embedded import EmbeddedSplit
@@ -32,6 +31,7 @@ from deeprank.runtime.index.database.writer import locked, open_writer
 from deeprank.runtime.index.files import DATABASE, GRAPH, MODEL
 from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.pretrained import pretrained_model
+from deeprank.runtime.shell import shell_word
 
 
 @pytest.fixture(scope="module")

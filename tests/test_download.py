@@ -124,6 +124,27 @@ def test_no_network(server: Server, tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_a_failed_download_leaves_no_folder_that_it_made(server: Server, tmp_path: Path) -> None:
+    refused = archive(server, url="http://127.0.0.1:1/x.zip")
+    with pytest.raises(DataError):
+        fetch_archive(refused, tmp_path / "new" / "data" / "tiny")
+    assert leftovers(tmp_path) == []
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError):
+        fetch_archive(refused, tmp_path / "mine" / "data" / "tiny")
+    with pytest.raises(DataError):
+        fetch_archive(archive(server, sha256="0" * 64), tmp_path / "mine" / "data" / "tiny")
+    server.most = 0
+    with pytest.raises(DataError):
+        fetch_archive(archive(server), tmp_path / "mine" / "data" / "tiny")
+    assert leftovers(tmp_path) == ["mine"]
+    assert leftovers(tmp_path / "mine") == []
+    server.most = 30_000  # what has arrived is worth keeping
+    with pytest.raises(DataError):
+        fetch_archive(archive(server), tmp_path / "data" / "tiny")
+    assert leftovers(tmp_path / "data") == ["pictures.zip.part"]
+
+
 @pytest.mark.parametrize("name", ["../evil.txt", "pictures/../../evil.txt", "/etc/evil", "other/x.txt"])
 def test_names_that_leave_the_folder(server: Server, tmp_path: Path, name: str) -> None:
     content = packed({"pictures/a.txt": b"a", name: b"evil"})

@@ -185,6 +185,7 @@ def test_remove_asks_on_a_terminal(photos: Path, tmp_path: Path) -> None:
 
 
 def test_help_shows_an_example() -> None:
-    for command in ((), ("sync",), ("info",), ("verify",), ("remove",)):
-        assert "deeprank-index sync photos" in run_command("deeprank-index", *command, "--help").stdout
+    for command in ("sync", "info", "verify", "remove"):
+        assert f"\n  deeprank-index {command}" in run_command("deeprank-index", command, "--help").stdout
+    assert "deeprank-index sync photos" in run_command("deeprank-index", "--help").stdout
     assert run_command("deeprank-index", "--version").stdout.startswith("deeprank ")

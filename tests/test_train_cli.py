@@ -1,19 +1,32 @@
 """``deeprank-train`` as a user types it."""
 
+import contextlib
+import fcntl
+import hashlib
+import http.server
+import io
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
+import threading
 import time
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import run_together
 
 from deeprank.runtime.datasets import open_dataset
+from deeprank.runtime.download import TINY_IMAGENET
+from deeprank.train.config import options
+from deeprank.train.othernames import OTHER_NAMES
 
 BIN = Path(sys.executable).parent / "deeprank-train"
 TINY = [
@@ -118,7 +131,18 @@ def test_signals_leave_a_run_that_goes_on_to_the_same_numbers(data: Path, whole:
 def test_resume_alone_means_the_newest_run(whole: Path):
     result = command("--resume", "--device", "cpu", cwd=whole.parent)
     assert "finished already" in result.stderr
-    assert "precision@30" in result.stdout
+    assert re.search(
+        r"^precision@5  0\.\d{4} of at most 0\.2\d*  \(gallery never learned from: 1\d pictures\)$", result.stdout, re.M
+    )
+    assert set(re.findall(r"precision@\d+", result.stdout)) == {"precision@5"}
+    assert result.stderr.splitlines()[-1] == "Next: deeprank-export run"
+
+
+def test_the_next_command_can_be_pasted(whole: Path, tmp_path: Path):
+    for name, shown in (("my run; ls", "'my run; ls'"), ("-run", "./-run")):
+        shutil.copytree(whole, tmp_path / name)
+        result = command(f"--resume={name}", cwd=tmp_path)
+        assert result.stderr.splitlines()[-1] == f"Next: deeprank-export {shown}"
 
 
 def test_bad_input_gets_one_sentence(data: Path, tmp_path: Path, whole: Path):
@@ -146,14 +170,158 @@ def test_bad_input_gets_one_sentence(data: Path, tmp_path: Path, whole: Path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_help_shows_the_defaults_of_the_recipe_and_is_quick(tmp_path: Path):
+def test_help_shows_what_people_need_and_is_quick(tmp_path: Path):
     started = time.monotonic()
     result = command("--help", cwd=tmp_path)
     assert time.monotonic() - started < 5
     for part in ("--embedding-dim", "efficientnet_lite0", "--freeze-backbone", "deeprank-train digits", "--resume"):
         assert part in result.stdout
+    assert len(re.findall(r"^ +(?:-\w, )?--", result.stdout, re.M)) < 24
+    assert "--relevance-margin" not in result.stdout
+    everything = command("--help-all", cwd=tmp_path).stdout
+    for option in options():
+        assert f"--{option.name.replace('_', '-')}" in everything
+    for part in ("--cache", "--threads", "(default: 0.2)", "deeprank-train digits"):
+        assert part in everything
     assert command("--version", cwd=tmp_path).stdout.startswith("deeprank ")
-    assert command("--no-such-option", cwd=tmp_path, status=2).stdout == ""
+
+
+def test_names_from_elsewhere_are_told_what_they_are_called(tmp_path: Path):
+    cases = [
+        ("--lr", "here it is called --learning-rate"),
+        ("--batch-size=32", "--classes-per-batch classes with --pictures-per-class pictures of each"),
+        ("--image_size", "here it is called --image-size"),
+        ("--Num-Workers", "--threads"),
+        ("--batch-siz", "--classes-per-batch"),
+        ("--learning-rat", "here it is called --learning-rate"),
+        ("--no-such-thing", "there is no option --no-such-thing; see --help"),
+    ]
+    words = [["deeprank-train", "digits", typed, "1"] for typed, _ in cases]
+    for result, (typed, said) in zip(run_together(*words, cwd=tmp_path), cases, strict=True):
+        assert result.returncode == 2, typed
+        assert result.stdout == ""
+        assert said in result.stderr, (typed, result.stderr)
+
+
+def test_what_is_said_of_names_from_elsewhere_names_options_that_there_are(tmp_path: Path):
+    everything = command("--help-all", cwd=tmp_path).stdout
+    known = set(re.findall(r"--[a-z-]+", everything.partition("examples:")[0]))
+    for name, meaning in OTHER_NAMES.items():
+        assert name not in known
+        assert meaning.split(" ")[0] in known or not meaning.startswith("-")
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", meaning)) <= known | {"--nproc-per-node"}
+
+
+# -- the download ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def serving(content: bytes) -> Iterator[tuple[str, list[str]]]:
+    """Serve one file; yield its address and the paths that were asked for."""
+    paths: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/tiny.zip", paths
+        server.shutdown()
+
+
+@pytest.fixture
+def one_class(data: Path) -> bytes:
+    """A zip of a single class, so that training ends when it has been fetched."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        for path in (data / "3").iterdir():
+            packed.write(path, f"tiny-imagenet-200/train/3/{path.name}")
+    return file.getvalue()
+
+
+def fetching(address: str, content: bytes, *arguments: str) -> list[str]:
+    """Return the command with another address of its default data."""
+    archive = {
+        "url": address, "size": len(content), "sha256": hashlib.sha256(content).hexdigest(),
+        "folder": "tiny-imagenet-200", "terms": "",
+    }  # fmt: skip
+    program = (
+        "import sys; from deeprank.runtime import download\n"
+        f"download.TINY_IMAGENET = download.Archive(**{archive!r}); sys.argv = ['deeprank-train', *{arguments!r}]\n"
+        "from deeprank.train.cli import main; main()"
+    )
+    return [sys.executable, "-c", program]
+
+
+def on_a_terminal(words: list[str], typed: bytes, cwd: Path) -> tuple[int, str]:
+    """Run a command whose standard input and error are a terminal, on which something is typed at a question."""
+    ours, theirs = pty.openpty()
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        words, cwd=cwd, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, preexec_fn=own_terminal
+    )
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(ours, 4096):
+            said += part
+            if b"[y/N]" in part:
+                os.write(ours, typed)
+    assert process.communicate(timeout=60)[0] == b""
+    os.close(ours)
+    return process.returncode, said.decode()
+
+
+@pytest.mark.parametrize(
+    ("typed", "arguments", "status", "fetched"),
+    [
+        (b"\n", (), 1, False),
+        (b"\x04", (), 1, False),  # the end of the input
+        (b"\x03", (), 130, False),  # Ctrl-C
+        (b"y\n", (), 1, True),
+        (b"", ("--yes",), 1, True),
+    ],
+)
+def test_a_person_is_asked_before_the_download(
+    one_class: bytes, tmp_path: Path, typed: bytes, arguments: tuple[str, ...], status: int, fetched: bool
+):
+    with serving(one_class) as (address, paths):
+        found, said = on_a_terminal(fetching(address, one_class, *arguments), typed, tmp_path)
+    assert found == status, said
+    assert ("[y/N]" in said) == (not arguments)
+    assert bool(paths) == fetched == (tmp_path / "data").exists() == ("of 1 class: 3" in said), said
+    assert ("Nothing was downloaded" in said) == (not fetched and status == 1)
+
+
+def test_a_script_is_not_asked(one_class: bytes, tmp_path: Path):
+    with serving(one_class) as (address, _):
+        words = fetching(address, one_class)
+        result = subprocess.run(words, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert "of 1 class: 3" in result.stderr
+    assert "[y/N]" not in result.stderr
+    # What is there already is not fetched again, and an empty folder is not taken for it.
+    again = subprocess.run(words, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert "of 1 class: 3" in again.stderr
+    (tmp_path / "elsewhere" / "data" / "tiny-imagenet-200").mkdir(parents=True)
+    failed = subprocess.run(words, cwd=tmp_path / "elsewhere", stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert "cannot be fetched" in failed.stderr
+
+
+def test_program_and_readme_give_one_size():
+    readme = Path(__file__).parent.parent / "README.md"
+    assert f"({TINY_IMAGENET.megabytes}," in readme.read_text("utf-8")
 
 
 def test_without_torch_it_says_what_to_install(tmp_path: Path):
@@ -163,5 +331,6 @@ def test_without_torch_it_says_what_to_install(tmp_path: Path):
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1
-    assert "pip install '<checkout or wheel of deep-ranking>[train]'" in result.stderr
+    command = result.stderr.strip().partition("install them with: ")[2]
+    assert command.startswith(f"{sys.executable} -m pip install 'torch>=")
     assert "Traceback" not in result.stderr

@@ -65,9 +65,9 @@ def surroundings(threads: int = 1) -> Surroundings:
     return Surroundings("cpu", threads, Path("cache").resolve())
 
 
-def train(data: Path, out: str, monitor=None, **changes):
+def train(data: Path, out: str, monitor=None, labels: str | None = None, **changes):
     config = load_config("digits", {**TINY, **changes})
-    return start_run(str(data), config, "digits", surroundings(), monitor or Listener(), out=Path(out))
+    return start_run(str(data), config, "digits", surroundings(), monitor or Listener(), labels=labels, out=Path(out))
 
 
 def rows_of(run: Path) -> list[dict]:

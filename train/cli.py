@@ -69,14 +69,14 @@ def _train(
             raise TrainingError("--resume goes on with a run as it is; leave out --config and --out.")
         recipe = config or (DIGITS if data == DIGITS else "default")
         merged = load_config(recipe, overrides)  # refused, if wrong, before torch is imported, which takes seconds
+        if resume is None:  # likewise: who is asked a question need not wait for it
+            data = _data(data, yes, others)
         keep_freed_memory()
         from .distributed import ALONE
         from .job import Surroundings
         from .training import resume_run, start_run
 
         ranks = others or ALONE
-        if resume is None:
-            data = ranks.in_turn(lambda: data_or_tiny_imagenet(data, yes=yes))
         surroundings = Surroundings(device, threads, cache, ranks)
         monitor = TerminalMonitor(speaks=ranks.first)
         with monitor.signals():
@@ -88,6 +88,15 @@ def _train(
     if ranks.first:
         _print_result(result.run, result.figures)
         next_step("deeprank-export", _from_here(result.run))
+
+
+def _data(data: str | None, yes: bool, others: Any) -> str:
+    """Return DATA, or the default data set, which one process of each machine fetches."""
+
+    def found() -> str:
+        return data_or_tiny_imagenet(data, yes=yes)
+
+    return str(found() if others is None else others.in_turn(found))
 
 
 @contextlib.contextmanager

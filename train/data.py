@@ -88,8 +88,12 @@ class TrainingData:
             unseen=np.setdiff1d(self.unseen, bad_train),
         )
 
-    def check(self, monitor: Monitor) -> None:
+    def check(self, monitor: Monitor, said: Sequence[str] = ()) -> None:
         """Say what is odd about the classes, and refuse what cannot be learned from.
+
+        Args:
+            monitor: told each of :meth:`oddities`.
+            said: those that have been told already.
 
         Raises:
             TrainingError: fewer than two classes, or no class with two pictures.
@@ -102,19 +106,26 @@ class TrainingData:
                 f"{': ' + printable(self.classes[next(iter(counts))]) if counts else ''}; "
                 "a triplet needs a picture of another class, so expected at least 2."
             )
-        single = [label for label, count in sorted(counts.items()) if count == 1]
-        if len(single) == len(counts):
+        if max(counts.values()) < 2:
             raise TrainingError(self._no_pairs())
+        for oddity in self.oddities():
+            if oddity not in said:
+                monitor.remark(oddity)
+
+    def oddities(self) -> list[str]:
+        """Return sentences about classes that lack pictures to learn from."""
+        counts = Counter(self.train_labels[self.fit].tolist())
+        single = [label for label, count in sorted(counts.items()) if count == 1]
+        vanished = sorted(set(range(len(self.classes))) - set(counts))
+        found = []
         if single:
-            monitor.remark(
+            found.append(
                 f"{len(single)} of {len(counts)} classes have one training picture ({self._names(single)}): they teach "
                 "what is different, not what is alike."
             )
-        vanished = sorted(set(range(len(self.classes))) - set(counts))
         if vanished:
-            monitor.remark(
-                f"No readable training picture is left of {len(vanished)} classes ({self._names(vanished)})."
-            )
+            found.append(f"No readable training picture is left of {len(vanished)} classes ({self._names(vanished)}).")
+        return found
 
     def _no_pairs(self) -> str:
         listed = np.bincount(self.train_labels[self.train_labels < len(self.classes)])

@@ -159,6 +159,11 @@ class Reference(NetworkReference):
             return self._labels
         return labels_beside(data, self._labels)
 
+    @property
+    def rule_of_holdout(self) -> int:
+        """The version of how val pictures are held out for the run; see :func:`~..runtime.datasets.holdout`."""
+        return self._rule
+
     def split(self, dataset: DataSet) -> DataSet:
         """Return the data set with the val pictures that it had for the run."""
         return split_by_rule(dataset, self._rule)

@@ -92,7 +92,7 @@ def start_run(
     if ranks.first:
         report_reading(dataset, monitor.remark, val=val_dataset)
     prepared = _prepared(dataset, val_dataset, config, HOLDOUT_RULE)
-    prepared.check(monitor)
+    prepared.check(monitor, said=prepared.oddities())  # how the data was read says it in other words
     prepared.remark_measures(monitor)
     weights = find_weights(config.backbone, config.weights)
     description = describe_run(config, recipe, weights, described(data, dataset, labels), described(val, val_dataset))
@@ -167,7 +167,7 @@ def _train(job: Job, device: torch.device, surroundings: Surroundings, monitor: 
     network = make_network(job.config, job.weights).to(device)
     _synchronise_norms(network, job.config, ranks)
     source, data = make_source(network, job, surroundings, monitor)
-    data.check(monitor)
+    data.check(monitor, said=job.data.oddities())
     teaching = Teaching(device, surroundings.threads_alone, surroundings.cache, monitor)
     relevance = ranks.in_turn(lambda: make_relevance(job.config, data, teaching))
     if ranks.several:

@@ -225,15 +225,16 @@ def _measure_on_data(asked: Asked, embedder: Embedder, reference: Path | None) -
 
 
 def _open(asked: Asked, pytorch: Network | None) -> DataSet:
-    """Return the queries as val and the gallery as train; without --labels as the run has read them."""
+    """Return the queries as val and the gallery as train; where a run is named, as it has read them."""
     from .pictures import open_queries_and_gallery, open_split
 
     if asked.queries is not None and asked.gallery is not None:
         return open_queries_and_gallery(asked.queries, asked.gallery, asked.labels, note)
     data, labels = data_or_tiny_imagenet(asked.data, yes=asked.yes), asked.labels
-    if labels is None and pytorch is not None:
-        labels = cast("_Run", pytorch).labels_of(data)
-    return open_split(data, asked.split, labels, note)
+    if pytorch is None:
+        return open_split(data, asked.split, labels, note)
+    run = cast("_Run", pytorch)
+    return open_split(data, asked.split, labels or run.labels_of(data), note, rule=run.rule_of_holdout)
 
 
 def _triplets_alone(path: Path, embedder: Embedder) -> TripletReport:
@@ -311,6 +312,10 @@ class _Run(Protocol):
 
     def labels_of(self, data: str) -> str | None:
         """Return where the labels of a data set come from, as for the run."""
+
+    @property
+    def rule_of_holdout(self) -> int:
+        """The version of how val pictures are held out for the run."""
 
 
 def _pytorch(run: Path | None, device: str) -> Network | None:

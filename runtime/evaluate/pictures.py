@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..dataset_summary import Use, report_pictures, report_reading
-from ..datasets import DataSet, open_dataset, open_pictures
+from ..datasets import HOLDOUT_RULE, DataSet, open_dataset, open_pictures, split_by_rule, with_val
 from ..errors import EvaluationError
 from ..labels import split_of
 from ..text import display_path
@@ -14,7 +14,9 @@ from ..text import display_path
 __all__ = ["open_queries_and_gallery", "open_split"]
 
 
-def open_split(data: str, split: str | None, labels: str | None, say: Callable[[str], None]) -> DataSet:
+def open_split(
+    data: str, split: str | None, labels: str | None, say: Callable[[str], None], *, rule: int = HOLDOUT_RULE
+) -> DataSet:
     """Return a data set whose val pictures are the queries and whose train pictures are the gallery.
 
     The queries are the pictures of the split, the gallery those of train; where a label table has OML's ``is_query``
@@ -25,13 +27,14 @@ def open_split(data: str, split: str | None, labels: str | None, say: Callable[[
         split: ``val``, which is the default, or ``test``.
         labels: see :func:`~..datasets.open_dataset`.
         say: told how the data was read.
+        rule: the version of how val pictures are held out, see :func:`~..datasets.holdout`.
 
     Raises:
         DataError: the data cannot be read.
         EvaluationError: there are no such queries, or there is no gallery.
 
     """
-    dataset = open_dataset(data, labels=labels)
+    dataset = with_val(split_by_rule(open_dataset(data, labels=labels), rule))
     use: Use = "test" if split is not None and split_of(split) == "test" else "val"
     report_reading(dataset, say, use=use)
     chosen = dataset.test if use == "test" else dataset.val
@@ -46,7 +49,7 @@ def open_split(data: str, split: str | None, labels: str | None, say: Callable[[
         return replace(dataset, val=chosen, train=dataset.unsplit or dataset.train)
     if not chosen:
         raise EvaluationError(
-            "There are no val pictures to query with; expected a val split, or a class of three pictures, of which one "
+            "There are no val pictures to query with; expected a val split, or a class of two pictures, of which one "
             "is held out."
         )
     return dataset

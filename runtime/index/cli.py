@@ -35,6 +35,7 @@ from ..memory import return_large_blocks
 from ..nearduplicate import NEAR_DUPLICATE
 from ..text import display_path
 from . import presentation
+from .folders import presentation as sync_presentation
 from .folders.rootfilters import RootFilters
 from .folders.rootlabels import parse_labels
 
@@ -222,13 +223,13 @@ def sync_command(
     except KeyboardInterrupt as interrupt:
         kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
         fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
-    for remark in presentation.sync_remarks(report):
+    for remark in sync_presentation.sync_remarks(report):
         note(remark)
     if as_json:
-        emit_json(presentation.sync_document(index, report))
+        emit_json(sync_presentation.sync_document(index, report))
     else:
-        print(presentation.sync_line(index, report))
-        note(presentation.sync_time(report))
+        print(sync_presentation.sync_line(index, report))
+        note(sync_presentation.sync_time(report))
         if report.example is not None:
             next_step("deeprank-query", _short(report.example), *_index_option(index))
     if strict and report.skipped:
@@ -272,12 +273,12 @@ def _show_dry_run(index: Path, model: Path | None, follow: dict[str, Any], *, as
 
     with progress_in_stages() as start:
         found = dry_run(index, model=model, progress=start, say=note, **follow)
-    for remark in presentation.sync_remarks(found):
+    for remark in sync_presentation.sync_remarks(found):
         note(remark)
     if as_json:
-        emit_json(presentation.dry_run_document(index, found))
+        emit_json(sync_presentation.dry_run_document(index, found))
     else:
-        for line in presentation.dry_run_lines(index, found):
+        for line in sync_presentation.dry_run_lines(index, found):
             print(line)
     if strict and found.skipped:
         raise typer.Exit(1)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import formats
 from ..errors import ModelFileError
-from ..formats import DECODING_VERSION
 from ..labels import is_split_layout
 from ..modelfile import ModelInfo, open_model
 from .care.leftovers import bytes_in
@@ -88,7 +88,7 @@ def index_info(index: str | Path) -> IndexInfo:
         for item in store.all_items():
             labels[item.label] += 1
             in_root[item.root] += 1
-            outdated += item.decoding < DECODING_VERSION
+            outdated += item.decoding < formats.DECODING_VERSION
             top, below, _ = item.path.partition(b"/")
             if below:
                 tops[item.root].add(top)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
 import struct
 import zlib
 from collections.abc import Callable
 from typing import IO
 
 from ..formats import HEAD_BYTES, format_of
-from .exif import directory, orientation_of
+from .exif import ORIENTATION, directory, orientation_of
 
 __all__ = ["changed_since_1"]
 
 _MOST_CHUNKS = 100_000
 _BLOCK = 1 << 16
-# What is searched for XMP that turns a picture, where no table of contents says where it stands.
+# Of XMP, and at either end of a file of which no table of contents says where XMP stands.
 _SEARCHED = 1 << 20
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(="|>)[2-8]')
 
 
 def changed_since_1(file: IO[bytes]) -> bool:
@@ -32,7 +36,17 @@ def changed_since_1(file: IO[bytes]) -> bool:
     file.seek(0)
     try:
         return changed(file)
-    except (ValueError, IndexError, KeyError, OverflowError, struct.error):  # damaged, or made to look so
+    except (ValueError, IndexError, KeyError, OverflowError, struct.error, zlib.error):  # damaged, or made to look so
+        return True
+
+
+def _turned_by_xmp(xmp: bytes, exif: bytes) -> bool:
+    """Tell whether XMP once turned a picture: where EXIF said nothing of it."""
+    if not _XMP_ORIENTATION.search(xmp):
+        return False
+    try:
+        return ORIENTATION not in directory(io.BytesIO(exif.removeprefix(b"Exif\0\0")))
+    except ValueError:
         return True
 
 
@@ -40,27 +54,34 @@ def _png(file: IO[bytes]) -> bool:
     """Gray of few or of 16 bits and colour of 16 bits with a transparent one; damage; turned by XMP."""
     file.seek(8)
     depth = kind = 0
+    xmp = exif = b""
     for _ in range(_MOST_CHUNKS):
         length, name = struct.unpack(">I4s", file.read(8))
+        start = file.tell()
         if name == b"IHDR":
-            header = file.read(length)
+            header = file.read(13)
             depth, kind = header[8], header[9]
-            file.read(4)
-        elif name == b"tRNS" and kind in (0, 2) and depth != 8:
-            return True
-        elif name == b"IDAT":
-            if not _sound(file, name, length):
-                return True
         elif name == b"IEND":
-            return False
-        elif name[:1].isupper() and name != b"PLTE":
+            return _turned_by_xmp(xmp, exif)
+        elif (name == b"tRNS" and kind in (0, 2) and depth != 8) or (
+            name == b"IDAT" and not _sound(file, name, length)
+        ):
             return True
-        else:
-            start = file.tell()
-            if name == b"iTXt" and file.read(min(length, 17)) == b"XML:com.adobe.xmp":
-                return True
-            file.seek(start + length + 4)
+        elif name == b"iTXt" and file.read(min(length, 17)) == b"XML:com.adobe.xmp":
+            xmp = _international_text(file.read(min(length - 17, _SEARCHED)))
+        elif name == b"eXIf":
+            exif = file.read(min(length, _SEARCHED))
+        elif name[:1].isupper() and name not in (b"PLTE", b"IDAT"):
+            return True
+        file.seek(start + length + 4)
     return True
+
+
+def _international_text(data: bytes) -> bytes:
+    """Return the text after the keyword of an iTXt chunk."""
+    compressed = data[1:2] == b"\1"
+    text = data[3:].split(b"\0", 2)[2]
+    return zlib.decompressobj().decompress(text, _SEARCHED) if compressed else text
 
 
 def _sound(file: IO[bytes], name: bytes, length: int) -> bool:
@@ -75,55 +96,64 @@ def _sound(file: IO[bytes], name: bytes, length: int) -> bool:
 
 
 def _tiff(file: IO[bytes]) -> bool:
-    """Turned ones; samples of an odd depth; gray of 16 bits whose white is zero; planes of 16 bits."""
+    """Turned ones; samples of an odd depth or kind; gray of 16 bits whose white is zero; planes of 16 bits."""
     tags = directory(file)
     bits = tags.get(258, (1,))
     photometric, planar = tags.get(262, (0,))[0], tags.get(284, (1,))[0]
     plain = max(bits) <= 8 or (max(bits) == 16 and photometric != 0 and planar == 1)
-    return orientation_of(tags) != 1 or 12 in bits or not plain or 700 in tags
+    turned = orientation_of(tags) != 1 or (700 in tags and ORIENTATION not in tags)
+    return turned or not plain or set(tags.get(339, (1,))) != {1}
 
 
 def _jpeg(file: IO[bytes]) -> bool:
     """Those turned by XMP."""
     file.seek(2)
+    xmp = exif = b""
     for _ in range(_MOST_CHUNKS):
         marker, length = struct.unpack(">HH", file.read(4))
         if marker == 0xFFDA:
-            return False
-        segment = file.read(length - 2) if marker == 0xFFE1 else b""
-        if segment.startswith(b"http://ns.adobe.com/xap/") and b"Orientation" in segment:
-            return True
-        file.seek(length - 2 - len(segment), 1)
+            return _turned_by_xmp(xmp, exif)
+        start = file.tell()
+        if marker == 0xFFE1:
+            segment = file.read(length - 2)
+            xmp = segment if segment.startswith(b"http://ns.adobe.com/xap/1.0/\0") else xmp
+            exif = segment if segment.startswith(b"Exif\0\0") and not exif else exif
+        file.seek(start + length - 2)
     return True
 
 
 def _webp(file: IO[bytes]) -> bool:
     """Those turned by XMP."""
     file.seek(12)
+    xmp = exif = b""
     for _ in range(_MOST_CHUNKS):
         head = file.read(8)
         if len(head) < 8:
-            return False
+            return _turned_by_xmp(xmp, exif)
         name, length = struct.unpack("<4sI", head)
+        start = file.tell()
         if name == b"XMP ":
-            return b"Orientation" in file.read(min(length, _SEARCHED)) or length > _SEARCHED
-        file.seek(length + length % 2, 1)
+            xmp = file.read(min(length, _SEARCHED))
+        elif name == b"EXIF":
+            exif = file.read(min(length, _SEARCHED))
+        file.seek(start + length + length % 2)
     return True
 
 
 def _gif(file: IO[bytes]) -> bool:
-    """Those whose first frame is smaller than the screen; turned by XMP."""
+    """Those whose first frame does not cover the screen."""
     screen = file.read(13)
     width, height, flags = struct.unpack_from("<HHB", screen, 6)
-    file.seek(3 * 2 ** (1 + (flags & 7)) if flags & 0x80 else 0, 1)
+    file.seek(3 << (flags & 7) + 1 if flags & 0x80 else 0, os.SEEK_CUR)
     for _ in range(_MOST_CHUNKS):
         mark = file.read(1)
         if mark == b",":
             return struct.unpack("<HHHH", file.read(8)) != (0, 0, width, height)
-        if mark != b"!" or (file.read(1) == b"\xff" and b"XMP" in file.read(12)):
+        if mark != b"!":
             return True
+        file.seek(1, os.SEEK_CUR)
         while size := file.read(1)[0]:
-            file.seek(size, 1)
+            file.seek(size, os.SEEK_CUR)
     return True
 
 
@@ -131,12 +161,16 @@ def _bitmap(file: IO[bytes], start: int = 14) -> bool:
     """Those with alpha."""
     file.seek(start)
     header = file.read(56)
-    return struct.unpack_from("<H", header, 14)[0] == 32 and struct.unpack_from("<I", header, 16)[0] == 3
+    bits, coding = struct.unpack_from("<HI", header, 14) if header[0] >= 40 else (0, 0)
+    return bits == 32 and coding == 3 and header[0] >= 56
 
 
 def _avif(file: IO[bytes]) -> bool:
     """Those turned by XMP."""
-    return b":Orientation" in file.read(_SEARCHED)
+    found = _XMP_ORIENTATION.search(file.read(_SEARCHED))
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _SEARCHED))
+    return bool(found or _XMP_ORIENTATION.search(file.read(_SEARCHED)))
 
 
 _CHANGED: dict[str, Callable[[IO[bytes]], bool]] = {

@@ -9,8 +9,8 @@ from typing import IO
 __all__ = ["ORIENTATION", "directory", "orientation_in", "orientation_of"]
 
 ORIENTATION = 0x0112
-# Whole numbers: their letters for struct. What else there is is left alone.
-_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
+# Whole numbers, and bytes of no type: their letters for struct. Other types are left out.
+_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 16: "Q"}
 _MOST_TAGS = 4096
 _MOST_VALUES = 16
 

@@ -1,41 +1,104 @@
 """HEIF (HEIC), which phones write: read by libheif, as the container says that it is to be shown.
 
-The reader is taken from its package and registered nowhere: a program around this one keeps what Pillow it has.
+The reader is registered nowhere: a program around this one keeps what Pillow it has.
 """
 
 from __future__ import annotations
 
+import importlib
+import struct
 from typing import IO, Any
 
-from PIL import ImageFile
+from PIL import Image, ImageFile
 
 from .faults import unsupported
 
 __all__ = ["open_heif"]
 
+_THREADS = 4
+# Colours in 8 bits, as RGB; rows and gray of more bits as libheif hands them over: what the package would do to them
+# writes beyond their end where a file lies about its depth.
+_AS_DECODED = (True, False, False, False)
+
+
+class HeifFile(ImageFile.ImageFile):
+    """The primary picture of a HEIF.
+
+    Its pixels alone are asked for. EXIF and other metadata are not: the package crashes on some that are damaged, and
+    what EXIF says of orientation the container says as well.
+
+    Attributes:
+        levels: the largest value of a sample, where gray has more than 8 bits.
+
+    """
+
+    format = "HEIF"
+    format_description = "HEIF container"
+    levels = 255
+    _primary: Any = None
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        content = self.fp.read()
+        _check_boxes(content)
+        pictures = _decoder().load_file(content, _THREADS, *_AS_DECODED, "", False)
+        primary = [picture for picture in pictures if picture is not None and picture.primary]
+        if not primary:
+            raise SyntaxError("no primary picture")
+        self._primary = primary[-1]
+        self._size, mode = self._primary.size_mode
+        self._mode = "I;16" if mode.startswith("I;") else mode
+        self.levels = 2 ** int(self._primary.bit_depth) - 1
+
+    def load(self) -> Any:
+        """Decode.
+
+        Raises:
+            EOFError, OSError, RuntimeError, ValueError: damaged.
+
+        """
+        if self._im is None and self._primary is not None:
+            picture, self._primary, self.fp = self._primary, None, None
+            data = picture.data
+            if picture.size_mode[0] != self._size:
+                raise OSError("its pixels are not as many as its header says")
+            self.im = Image.core.new(self.mode, self._size)
+            self.frombytes(data, "raw", (self.mode, picture.stride))
+        return Image.Image.load(self)
+
 
 def open_heif(file: IO[bytes]) -> ImageFile.ImageFile:
-    """Open a HEIF: the primary picture, which libheif turns as the container says. What EXIF says of it is then done.
+    """Open a HEIF.
 
     Raises:
         PictureError: no package for it is installed.
-        OSError, SyntaxError, ValueError: damaged.
+        OSError, RuntimeError, SyntaxError, ValueError: damaged.
 
     """
-    image: ImageFile.ImageFile = _reader()(file)
-    return image
+    return HeifFile(file)
 
 
-def _reader() -> Any:
-    try:
-        from pi_heif.as_plugin import HeifImageFile
-    except ImportError:
+def _check_boxes(content: bytes) -> None:
+    """Refuse a file that was cut off: libheif takes what there is, and leaves the rest of the picture gray."""
+    at = 0
+    while at + 8 <= len(content):
+        size, kind = struct.unpack_from(">I4s", content, at)
+        if size == 1 and at + 16 <= len(content):
+            size = struct.unpack_from(">Q", content, at + 8)[0]
+        if kind in (b"meta", b"mdat") and at + size > len(content):
+            raise OSError("the file ends before its pixels do")
+        if size < 8:  # 0: up to the end
+            return
+        at += size
+
+
+def _decoder() -> Any:
+    """Return the module of pi-heif; where there is none, of pillow-heif, which is the same with an encoder."""
+    for name in ("_pi_heif", "_pillow_heif"):
         try:
-            from pillow_heif.as_plugin import HeifImageFile
+            return importlib.import_module(name)
         except ImportError:
-            from ..doctor.commands import pip
+            continue
+    from ..doctor.commands import pip
 
-            raise unsupported(
-                "HEIF (HEIC)", "a decoder that is not installed here", f"install it: {pip('install', 'pi-heif')}"
-            ) from None
-    return HeifImageFile
+    raise unsupported("HEIF (HEIC)", "a decoder that is not installed here", f"install it: {pip('install', 'pi-heif')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import IO
 
@@ -15,6 +16,10 @@ __all__ = ["open_image"]
 
 # Of a container, the brands that name its format may be many.
 _HEAD = 512
+
+# Formats whose decoders take the file as a whole, and the most that such a file may have.
+_WHOLE = ("WEBP", "AVIF", "HEIF")
+_MOST_BYTES = 256_000_000
 
 # Pictures that are whole, of formats that are not read; told by their first bytes.
 _OTHERS = (
@@ -43,6 +48,12 @@ def open_image(file: IO[bytes]) -> Image.Image:
     if image_format is None:
         _refuse_other(head)
         raise UnidentifiedImageError("no format that is read")
+    if image_format in _WHOLE and file.seek(0, os.SEEK_END) > _MOST_BYTES:
+        raise PictureError(
+            f"is a {image_format} file of more than {_MOST_BYTES:,} bytes, which would be held in memory.",
+            kind="too large",
+            short=f"{image_format} file of more than {_MOST_BYTES:,} bytes",
+        )
     file.seek(0)
     try:
         return _READERS[image_format](file)

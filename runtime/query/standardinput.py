@@ -10,6 +10,7 @@ from ..errors import PictureError
 __all__ = ["StandardInput", "read_picture"]
 
 MAX_BYTES = 256_000_000
+_BLOCK = 1 << 20
 
 
 class StandardInput(io.BytesIO):
@@ -27,12 +28,14 @@ def read_picture() -> bytes:
     """
     if sys.stdin.isatty():
         raise PictureError("standard input is a terminal; expected a picture, as in: deeprank-query - < image.jpg")
+    content = bytearray()
     try:
-        content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        while block := sys.stdin.buffer.read1(_BLOCK):  # in one piece, it would not be interrupted by Ctrl-C
+            content += block
+            if len(content) > MAX_BYTES:
+                raise PictureError(f"standard input has more than {MAX_BYTES:,} bytes; expected one picture.")
     except OSError as error:
         raise PictureError(f"standard input cannot be read ({error.strerror}).") from None
     if not content:
         raise PictureError("standard input is empty; expected a picture.")
-    if len(content) > MAX_BYTES:
-        raise PictureError(f"standard input has more than {MAX_BYTES:,} bytes; expected one picture.")
-    return content
+    return bytes(content)

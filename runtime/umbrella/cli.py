@@ -1,7 +1,11 @@
-"""``deeprank COMMAND``: the same as ``deeprank-COMMAND``, read by the command itself."""
+"""Where every command begins: ``deeprank COMMAND`` and ``deeprank-COMMAND``, each read by the command itself.
+
+Little is imported here, so that an interruption meets this module rather than an import.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +13,7 @@ from collections.abc import Sequence
 from ..console import guarded, refuse_usage, standard_streams
 from .commands import COMMANDS, SHORT_FORMS, load
 
-__all__ = ["main"]
+__all__ = ["doctor", "evaluate", "export", "index", "main", "query", "serve", "train"]
 
 _USAGE = "deeprank COMMAND ..."
 _OTHERS = {
@@ -41,6 +45,26 @@ def main() -> None:
         run(sys.argv[1:])
 
 
+def _single(name: str) -> None:
+    """Run ``deeprank-NAME``."""
+    with standard_streams():
+        _load_and_run(name)
+
+
+train = functools.partial(_single, "train")
+export = functools.partial(_single, "export")
+index = functools.partial(_single, "index")
+query = functools.partial(_single, "query")
+evaluate = functools.partial(_single, "eval")
+serve = functools.partial(_single, "serve")
+doctor = functools.partial(_single, "doctor")
+
+
+@guarded
+def _load_and_run(name: str) -> None:
+    load(name).main()
+
+
 @guarded
 def run(words: Sequence[str]) -> None:
     """Do what the command line says."""
@@ -57,9 +81,8 @@ def run(words: Sequence[str]) -> None:
         _complete(rest)
     elif name in COMMANDS or name in SHORT_FORMS:
         name, *before = SHORT_FORMS.get(name, (name,))
-        module = load(name)
         sys.argv = [f"deeprank {name}", *before, *rest]
-        module.main()
+        _load_and_run(name)
     else:
         refuse_usage(_unknown(name), _USAGE)
 
@@ -103,5 +126,6 @@ def _unknown(name: str) -> str:
     if here is None:
         import difflib
 
-        here = next(iter(difflib.get_close_matches(name, [*COMMANDS, *_OTHERS], 1)), None)
+        close = difflib.get_close_matches(name, [*COMMANDS, *_OTHERS, *_OTHER_NAMES], 1)
+        here = _OTHER_NAMES.get(close[0], close[0]) if close else None
     return f"there is no command {name!r}{f'; did you mean deeprank {here}?' if here else '.'}"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from types import ModuleType
+from typing import NamedTuple
 
 from ..errors import MissingExtraError
 
 __all__ = ["COMMANDS", "SHORT_FORMS", "Command", "load"]
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command: the module with its ``main``, what it does, and the extra without which that cannot be imported."""
 
     module: str
@@ -48,4 +47,4 @@ def load(name: str) -> ModuleType:
         missing = error.name or ""
         if command.extra is None or (missing.startswith("deeprank.runtime") or missing == "deeprank"):
             raise
-        raise MissingExtraError(f"deeprank {name}", command.extra) from error
+        raise MissingExtraError(f"deeprank-{name}", command.extra) from error

@@ -74,9 +74,7 @@ def heif(items: list[Item], primary: int = 1, references: tuple[tuple[bytes, int
         + bytes(0x80 * (prop[4:8] in (b"hvcC", b"irot", b"imir")) | 1 + shared.index(prop) for prop in item.properties)
         for number, item in enumerate(items, 1)
     )
-    pointing = b"".join(
-        box(kind, struct.pack(f">HH{len(to)}H", start, len(to), *to)) for kind, start, to in references
-    )
+    pointing = b"".join(box(kind, struct.pack(f">HH{len(to)}H", start, len(to), *to)) for kind, start, to in references)
 
     def meta(begin: int) -> bytes:
         places, at = b"", begin
@@ -109,7 +107,9 @@ def grid() -> bytes:
     tiles = [encoded(whole[y : y + 64, x : x + 64]) for y in (0, 64) for x in (0, 64)]
     for tile in tiles:
         tile.hidden = True
-    shown = Item(struct.pack(">BBBBHH", 0, 0, 1, 1, 100, 90), [full(b"ispe", 0, 0, struct.pack(">II", 100, 90))], b"grid")
+    shown = Item(
+        struct.pack(">BBBBHH", 0, 0, 1, 1, 100, 90), [full(b"ispe", 0, 0, struct.pack(">II", 100, 90))], b"grid"
+    )
     return heif([shown, *tiles], 1, ((b"dimg", 1, (2, 3, 4, 5)),))
 
 
@@ -130,11 +130,10 @@ def by_pillow_heif(image: Image.Image, **options: object) -> bytes:
     return file.getvalue()
 
 
-def ten_bit() -> bytes:
+def ten_bit(mode: str, pixels: np.ndarray) -> bytes:
     """Samples of 16 bits are written with 10."""
     file = io.BytesIO()
-    pixels = pattern().astype("<u2") * 257
-    pillow_heif.encode("RGB;16", (96, 64), pixels.tobytes(), file, quality=80)
+    pillow_heif.encode(mode, (96, 64), (pixels.astype("<u2") * 257).tobytes(), file, quality=80)
     return file.getvalue()
 
 
@@ -153,7 +152,8 @@ def main() -> None:
         "second_is_primary": heif([other, plain, encoded(pattern(64, 64))], 2),
         "grid": grid(),
         "with_depth": with_depth(),
-        "ten_bit": ten_bit(),
+        "ten_bit": ten_bit("RGB;16", pattern()),
+        "monochrome_ten_bit": ten_bit("L;16", pattern()[..., 0]),
         "alpha": by_pillow_heif(alpha),
         "monochrome": heif([encoded(pattern()[..., 0])]),
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from ...devices import Device
@@ -52,6 +54,7 @@ def reembed(
         IndexLockedError, IndexDamagedError, ModelFileError, DeviceError: as for :func:`~..folders.sync.sync`.
 
     """
+    start = time.monotonic()
     folder = Path(os.path.realpath(index))
     finish_exchange(folder)
     chosen = find_model(model if model is not None else LOCAL_MODEL)
@@ -74,7 +77,7 @@ def reembed(
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)  # on a full disk it would be in the way
             raise
-    return report
+    return replace(report, seconds=time.monotonic() - start)
 
 
 def _swap_in(fresh: Path, folder: Path) -> None:

@@ -95,7 +95,7 @@ def dry_run(
     they are, the first bytes. No other file is opened.
 
     Raises:
-        IndexStateError, IndexDamagedError, ModelFileError, QueryError, DataError: as for a sync, which would be refused.
+        IndexStateError, IndexDamagedError, ModelFileError, QueryError, DataError: as a sync.
 
     """
     folder = Path(index)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from ... import formats
 from ...errors import IndexStateError
 from ...images import DEFAULT_MAX_PIXELS
 from ...labels import is_split_layout
-from ...text import display_path, printable
+from ...text import display_path
 from ..database.records import Item
 from ..database.store import Store
 from ..files import UPLOADS
+from .guard import check_losses, check_present
 from .relocation import find_moved_roots
 from .rootfilters import RootFilters
 from .rootlabels import LabelSource, RootLabels, open_labels
@@ -29,12 +29,6 @@ from .unread import NO_PICTURE, Reading, SkippedFile, Unread, unread_of
 from .walk import Found, Walk, folder_identity, walk
 
 __all__ = ["PLAIN", "RootPlan", "Wishes", "plan_sync"]
-
-# A root with at least this many items that would lose more than this share of them looks like an unmounted drive.
-_GUARDED_ITEMS = 20
-_MOST_LOST = 0.5
-# Extensions of other files that a message names.
-_KINDS = 5
 
 
 @dataclass(frozen=True)
@@ -179,9 +173,11 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wi
     items = store.items_by_root([*roots_read, *filter(None, [uploads])]) if store is not None and roots_read else {}
     for path in paths:
         root = numbers.get(path)
-        _check_present(path, root is not None, wishes.allow_mass_removal or wishes.keep_missing)
+        check_present(path, root is not None, wishes.allow_mass_removal or wishes.keep_missing)
         plan = _begun(store, path, root, skip, wishes)
         plan.was = known[root] if root in moved and known[root] != path else None
+        if plan.was is not None:  # what is remembered names the old place
+            plan.unread = {name: replace(each, decoders="") for name, each in plan.unread.items()}
         known_items = items.pop(root, {}) if root is not None else {}
         _judge_doubtful(plan, known_items, reading)
         _compare(plan, known_items, reading)
@@ -189,7 +185,7 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wi
         plans.append(plan)
     if not wishes.allow_mass_removal:
         for plan in plans:
-            _check_losses(plan, wishes.keep_missing)
+            check_losses(plan, wishes.keep_missing)
     return [*plans, *(_outdated_uploads(folder, uploads, items.get(uploads, {})) if uploads is not None else ())]
 
 
@@ -212,26 +208,28 @@ def _judge_doubtful(plan: RootPlan, items: Mapping[bytes, Item], reading: Readin
     """Sort the files whose names do not tell by their first bytes; each is opened once, until it changes."""
     for found in plan.walk.doubtful:
         known = plan.unread.get(found.path)
-        if known is None or not known.holds(found, reading):
-            known = None if found.path in items else _judged(plan, found, reading)
-        if known is None or known.kind != NO_PICTURE:
+        if known is not None and not known.holds(found, reading):
+            known = None
+        is_picture = found.path in items if known is None else known.kind != NO_PICTURE
+        if known is None and not is_picture:
+            is_picture, known = _judged(plan, found, reading)
+        if is_picture:
             plan.walk.files.append(found)
-        else:
-            plan.no_pictures.append(known)
-            plan.walk.unknown[os.fsdecode(os.path.splitext(found.path)[1].lower())] += 1  # noqa: PTH122
+            continue
+        plan.no_pictures += [known] if known is not None else []
+        plan.walk.unknown[os.fsdecode(os.path.splitext(found.path)[1].lower())] += 1  # noqa: PTH122
 
 
-def _judged(plan: RootPlan, found: Found, reading: Reading) -> Unread | None:
-    """Look at the first bytes of a file; None: they are a picture's, or cannot be read, which is then its fault."""
+def _judged(plan: RootPlan, found: Found, reading: Reading) -> tuple[bool, Unread | None]:
+    """Tell by its first bytes whether a file is a picture, and what to remember if not; one that is locked is none."""
     try:
         with open(os.path.join(plan.path, found.path), "rb") as file:  # noqa: PTH118, PTH123 - bytes
             now, status = time.time_ns(), os.fstat(file.fileno())
             is_picture = formats.format_of(file.read(formats.HEAD_BYTES)) is not None
     except OSError:
-        return None
-    if is_picture:
-        return None
-    return unread_of(Found(found.path, status.st_size, settled_mtime(status.st_mtime_ns, now)), None, reading)
+        return False, None
+    seen = Found(found.path, status.st_size, settled_mtime(status.st_mtime_ns, now))
+    return is_picture, None if is_picture else unread_of(seen, None, reading)
 
 
 def _label(plan: RootPlan, items: Mapping[bytes, Item], wishes: Wishes) -> None:
@@ -253,6 +251,8 @@ def _label(plan: RootPlan, items: Mapping[bytes, Item], wishes: Wishes) -> None:
         label = plan.labels.label(item.path, item.label)
         if label != item.label and item.id not in gone:
             plan.relabelled.append(item._replace(label=label))
+    relabelled = {item.id: item for item in plan.relabelled}
+    plan.outdated = [(found, relabelled.get(item.id, item)) for found, item in plan.outdated]
 
 
 def _tops(plan: RootPlan, items: Mapping[bytes, Item]) -> set[str]:
@@ -353,80 +353,3 @@ def _others(path: bytes, paths: Iterable[bytes]) -> list[bytes]:
 
 def _is_inside(path: bytes, folder: bytes) -> bool:
     return path.startswith(folder.rstrip(b"/") + b"/")
-
-
-def _check_present(path: bytes, known: bool, may_be_missing: bool) -> None:
-    folder = Path(os.fsdecode(path))
-    if folder.is_dir() or (known and may_be_missing and not folder.exists()):
-        return
-    found = "is not a folder" if folder.exists() else "does not exist"
-    advice = (
-        f" If it is on a drive that is not mounted, mount it; if it has moved, sync with --root {display_path(path)}="
-        f"NEW; if it is gone for good, take its pictures out with: deeprank-index remove --root {display_path(path)} "
-        "(or sync it with --allow-mass-removal)."
-    )
-    raise IndexStateError(f"{display_path(path)} {found}; expected a folder of pictures.{advice if known else ''}")
-
-
-def _check_losses(plan: RootPlan, keep_missing: bool) -> None:
-    """Refuse what looks like an unmounted drive, which is an empty folder, or like a mistake."""
-    nothing_found = not plan.walk.files and not plan.walk.unread
-    if nothing_found and (plan.walk.left_out or plan.walk.left_out_folders) and (plan.left_out or not plan.known):
-        _refuse_filters(plan)
-    known = plan.known + len(plan.left_out)
-    if nothing_found and not (keep_missing and known):
-        _refuse_empty(plan, known)
-    if keep_missing:
-        return
-    if plan.was is not None and plan.known == len(plan.missing) > 0 and not _likely_moves(plan):
-        raise IndexStateError(
-            f"{display_path(plan.path)} holds none of the {plan.known:,} pictures of {display_path(plan.was)}: is it "
-            "the right folder? Nothing was changed; if they are really gone, sync with --allow-mass-removal."
-        )
-    lost = len(plan.missing) - _likely_moves(plan)
-    if plan.known >= _GUARDED_ITEMS and lost > _MOST_LOST * plan.known:
-        raise IndexStateError(
-            f"{display_path(plan.path)} has lost {lost:,} of its {plan.known:,} pictures: is a drive not mounted? "
-            "Nothing was changed; if they are really gone, sync with --allow-mass-removal."
-        )
-
-
-def _refuse_filters(plan: RootPlan) -> None:
-    fate = f", though {len(plan.left_out):,} of the index come from there" if plan.left_out else ""
-    if not plan.filters:
-        folders = ", ".join(sorted(map(printable, plan.walk.of_tools)))
-        raise IndexStateError(
-            f"{display_path(plan.path)} holds no pictures but in folders that tools keep ({folders}), which are left "
-            f"out{fate}. Nothing was changed; expected a folder of photographs, or --include with such a name."
-        )
-    raise IndexStateError(
-        f"{plan.filters} leaves no picture of {display_path(plan.path)}{fate}. Nothing was changed; expected patterns "
-        "for paths below that folder (or --no-filters)."
-    )
-
-
-def _refuse_empty(plan: RootPlan, known: int) -> None:
-    if known == 0:
-        raise IndexStateError(
-            f"{display_path(plan.path)} holds no pictures ({_others_in(plan.walk)}); expected JPEG, PNG, WebP, GIF, "
-            "BMP, TIFF, AVIF or HEIC files in it or below it, or --include '*.xyz' for pictures with another extension."
-        )
-    raise IndexStateError(
-        f"{display_path(plan.path)} holds no pictures, but {known:,} of the index come from there: is a drive not "
-        "mounted? Nothing was changed; if they are really gone, sync with --allow-mass-removal."
-    )
-
-
-def _others_in(found: Walk) -> str:
-    """Say which other files there are, by extension."""
-    count, named = found.unknown.total(), found.unknown.most_common(_KINDS)
-    kinds = [f"{number:,} {printable(kind) or 'without extension'}" for kind, number in named]
-    kinds += ["…"] if len(found.unknown) > _KINDS else []
-    return f"{count:,} other file{'' if count == 1 else 's'}{': ' if kinds else ''}{', '.join(kinds)}"
-
-
-def _likely_moves(plan: RootPlan) -> int:
-    """Count the missing items that a new file of the same size and time of change stands for: a renamed folder."""
-    new = Counter((found.size, found.mtime_ns) for found in plan.new)
-    missing = Counter((item.size, item.mtime_ns) for item in plan.missing)
-    return (new & missing).total()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import json
 import os
@@ -18,18 +19,18 @@ from .globs import Globs
 
 __all__ = ["RootFilters", "filters_row", "read_filters"]
 
-# Folders that file servers, systems and photo programs keep beside pictures: thumbnails, trash, other forms of the
-# same pictures. Names that nobody gives to a folder of photographs; hidden ones (.thumbnails, .picasaoriginals) are
-# left out anyway.
+# Folders that file servers, systems and photo programs keep beside pictures: thumbnails, trash, other forms of the same
+# pictures. Names, in any letter case, that nobody gives to a folder of photographs; hidden ones (.thumbnails,
+# .picasaoriginals) are left out anyway.
+_FILE_SERVERS = "@eaDir #recycle #snapshot ~snapshot @Recycle @Recently-Snapshot @__thumb @tmp @sharebin"
+_SYSTEMS = "$RECYCLE.BIN lost+found __MACOSX Thumbs.db ehthumbs.db TheVolumeSettingsFolder"
+_PROGRAMS = (
+    "*.lrdata *.lrcat-data *.photoslibrary/resources *.photolibrary/Thumbnails *.photolibrary/Previews "
+    "*.migratedphotolibrary/Thumbnails *.aplibrary/Thumbnails *.aplibrary/Previews CaptureOne/Cache appdata_oc*/preview"
+)
 _OF_TOOLS = (
-    # Synology, QNAP and other file servers
-    *("@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "@__thumb", "@tmp", "@sharebin"),
-    # Windows, macOS and Linux
-    *("$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "ehthumbs.db", "lost+found", "__MACOSX"),
-    *("Network Trash Folder", "TheVolumeSettingsFolder"),
-    # iTunes, Lightroom, Photos, iPhoto, Aperture, Capture One, Nextcloud
-    *("iPod Photo Cache", "*.lrdata", "*.photoslibrary/resources", "*.photolibrary/Thumbnails"),
-    *("*.aplibrary/Thumbnails", "*.aplibrary/Previews", "CaptureOne/Cache", "appdata_oc*/preview"),
+    *f"{_FILE_SERVERS} {_SYSTEMS} {_PROGRAMS}".split(),
+    *("System Volume Information", "Network Trash Folder", "iPod Photo Cache"),
 )
 
 
@@ -86,7 +87,7 @@ class RootFilters:
 
     def names(self, extension: bytes) -> bool:
         """Tell whether a pattern of ``include`` is meant for files with this extension (in small letters)."""
-        return bool(self.include) and os.fsdecode(extension) in self._named_extensions
+        return any(fnmatch.fnmatchcase(os.fsdecode(extension), named) for named in self._named_extensions)
 
     @functools.cached_property
     def _globs(self) -> tuple[Globs, Globs]:
@@ -95,13 +96,14 @@ class RootFilters:
     @functools.cached_property
     def _of_tools(self) -> re.Pattern[str]:
         # Not Globs: every folder of a walk is looked at, and these are few and simple.
-        named = {name for pattern in self.include for name in pattern.split("/")}
-        left_out = [re.escape(folder) for folder in _OF_TOOLS if named.isdisjoint(folder.split("/"))]
-        return re.compile(rf"(?:\A|/)(?:{'|'.join(left_out)})/".replace(r"\*", "[^/]*"))
+        named = {name.lower() for pattern in self.include for name in pattern.split("/")}
+        left_out = [re.escape(folder) for folder in _OF_TOOLS if named.isdisjoint(folder.lower().split("/"))]
+        return re.compile(rf"(?:\A|/)(?:{'|'.join(left_out)})/".replace(r"\*", "[^/]*"), re.IGNORECASE)
 
     @functools.cached_property
     def _named_extensions(self) -> frozenset[str]:
-        return frozenset(PurePosixPath(pattern).suffix.lower() for pattern in self.include)
+        named = {PurePosixPath(pattern).suffix.lower() for pattern in self.include}
+        return frozenset(extension for extension in named if any(map(str.isalnum, extension)))  # not .*
 
 
 def filters_row(root: int, filters: RootFilters) -> tuple[int, str, str, int]:

@@ -99,7 +99,7 @@ def parse_labels(text: str) -> RootLabels:
 
     """
     if text in LABEL_RULES:
-        return RootLabels(cast(LabelRule, text))
+        return RootLabels(text)
     if not Path(text).is_file():
         raise QueryError(
             f"--labels {printable(text)!r} is no rule and no file; expected {', '.join(LABEL_RULES[:-1])}, "

@@ -70,7 +70,10 @@ def tools_remark(plans: Sequence[RootPlan]) -> str | None:
         return None
     kinds = ", ".join(f"{count:,} {printable(name)}" for name, count in sorted(found.items()))
     first = min(found)
-    return f"Left out, for tools keep them: {kinds}. To index them, too: --include '*' --include '{printable(first)}/'."
+    return (
+        f"Left out, folders of file servers and programs: {kinds}. To take them, too: --include '*' --include "
+        f"'{printable(first)}/'."
+    )
 
 
 def shown_folder(path: bytes) -> str:

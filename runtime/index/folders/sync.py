@@ -9,13 +9,14 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import formats
-from ...devices import Device
+from ...devices import Device, usable_cores
 from ...errors import IndexStateError, PictureError
 from ...images import DEFAULT_MAX_PIXELS, Picture
 from ...pretrained import describe_model, find_model
@@ -29,9 +30,11 @@ from ..home import check_model, check_usable, install_model, new_folder
 from ..uploads.files import link_or_copy, uploads_of
 from ..uploads.plans import plan_lost_uploads
 from .plan import RootPlan, Wishes, plan_sync
+from .report import SyncReport
 from .rootfilters import RootFilters
 from .rootlabels import RootLabels
 from .said import labels_remarks, labels_said, remembered_filters, tools_remark
+from .task import Task, is_decoded_otherwise, is_here, is_whole
 from .ticks import settled_mtime
 from .unread import Reading, SkippedFile, unread_of
 from .walk import Found
@@ -47,82 +50,13 @@ __all__ = ["SyncReport", "open_embedder", "sync", "sync_new", "sync_planned"]
 # What a crash can lose, and how often a long sync brings the graph up to date.
 _COMMIT_INTERVAL_S = 2.0
 _GRAPH_INTERVAL_S = 600.0
+_CHECKED_AT_A_TIME = 256
 # Faults that say nothing of what older decoding rules have made of a picture.
 _NO_JUDGEMENT = ("missing", "unreadable", "too large")
 
 
-@dataclass(frozen=True)
-class SyncReport:
-    """What a sync did, in pictures.
-
-    Attributes:
-        added: new ones.
-        updated: those whose content had changed.
-        moved: moved or renamed ones, recognised by their content.
-        redecoded: unchanged ones, embedded again because decoding rules were corrected that their format is read by.
-        relabelled: unchanged ones that got another label.
-        removed: those that are gone from the folders, cannot be read any more, or are left out from now on.
-        kept: those that are gone from the folders, and were to stay.
-        unchanged: the others.
-        left_out: number of pictures that filters leave out, in folders that they do not.
-        left_out_folders: number of folders that they leave out.
-        skipped_files: those that could not be indexed.
-        unknown_extensions: number of files that are no pictures, by extension.
-        items: pictures in the index now.
-        seconds: that it took.
-        embedded: pictures that went through the network in that time.
-        example: path of a picture of a synced folder that is in the index; None: there is none.
-        remarks: what else a user should know.
-
-    """
-
-    added: int = 0
-    updated: int = 0
-    moved: int = 0
-    redecoded: int = 0
-    relabelled: int = 0
-    removed: int = 0
-    kept: int = 0
-    unchanged: int = 0
-    left_out: int = 0
-    left_out_folders: int = 0
-    skipped_files: tuple[SkippedFile, ...] = ()
-    unknown_extensions: Mapping[str, int] = field(default_factory=dict)
-    items: int = 0
-    seconds: float = 0.0
-    embedded: int = 0
-    example: str | None = None
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def skipped(self) -> tuple[tuple[str, str], ...]:
-        """(path, reason) of the files that could not be indexed."""
-        return tuple((file.path, file.reason) for file in self.skipped_files)
-
-
 class _AlreadyEmbeddedError(PictureError):
     """Not decoded: the index holds the vector of these bytes."""
-
-
-@dataclass
-class _Task:
-    """One file to be read; the reading thread fills in what it found."""
-
-    plan: RootPlan
-    found: Found
-    old: Item | None
-    sha256: bytes = b""
-    redecode: bool = False
-
-    @property
-    def uploaded(self) -> Item | None:
-        """What it is to be in the index, where it was uploaded to one; None: it lies in a folder that is synced."""
-        return None if self.plan.uploads is None else self.plan.uploads[self.found.path]
-
-    @property
-    def path(self) -> str:
-        """Where it lies."""
-        return self.plan.full_path(self.found.path)
 
 
 def sync(
@@ -263,8 +197,8 @@ class _Sync:
 
     def run(self) -> SyncReport:
         self._settle_roots()
-        tasks = [_Task(plan, found, None) for plan in self._plans for found in plan.new]
-        tasks += [_Task(plan, found, item) for plan in self._plans for found, item in plan.changed]
+        tasks = [Task(plan, found, None) for plan in self._plans for found in plan.new]
+        tasks += [Task(plan, found, item) for plan in self._plans for found, item in plan.changed]
         tasks += self._check_decoding()
         if tasks:
             self._embed(tasks)
@@ -308,28 +242,35 @@ class _Sync:
         if learned:
             self._writer.keep_unread(root, learned)
 
-    def _check_decoding(self) -> list[_Task]:
+    def _check_decoding(self) -> list[Task]:
         """Look at what older decoding rules have read; return what they have read otherwise than those of today."""
         pending = [(plan, found, item) for plan in self._plans for found, item in plan.outdated]
-        outdated = [_Task(*each, each[2].sha256, redecode=True) for each in pending]
-        advance = self._progress("checking formats", len(outdated)) if outdated else no_progress
+        if not pending:
+            return []
+        outdated = [Task(*each, each[2].sha256, redecode=True) for each in pending]
+        advance = self._progress("checking formats", len(outdated))
         changed = []
-        for task in outdated:
-            assert task.old is not None
-            try:
-                if formats.decoding_changed(task.path, task.old.decoding):
-                    changed.append(task)
-                else:
-                    self._writer.move(self._item(task, task.old.id))
-                    self._counts["read alike"] += 1
-                    self._counts["unchanged"] += 1
-            except OSError:
-                self._counts["unchanged"] += 1  # the next sync tries again
-            advance(1)
-            self._keep_what_is_done()
+        # In threads, since some formats are read to their end: a disk far away answers several at a time.
+        with ThreadPoolExecutor(2 * usable_cores(), thread_name_prefix="check") as pool:
+            for start in range(0, len(outdated), _CHECKED_AT_A_TIME):
+                some = outdated[start : start + _CHECKED_AT_A_TIME]
+                for task, is_other in zip(some, pool.map(is_decoded_otherwise, some), strict=True):
+                    changed += [task] if is_other else []
+                    self._settle_decoding(task, is_other)
+                    advance(1)
+                self._keep_what_is_done()
         return changed
 
-    def _embed(self, tasks: list[_Task]) -> None:
+    def _settle_decoding(self, task: Task, is_other: bool | None) -> None:
+        """Record that the vector of an unchanged file is right; where that is not known, the next sync tries again."""
+        if is_other:
+            return
+        self._counts["unchanged"] += 1
+        if is_other is not None and task.old is not None:
+            self._writer.move(self._item(task, task.old.id))
+            self._counts["read alike"] += 1
+
+    def _embed(self, tasks: list[Task]) -> None:
         self._advance = self._progress("embedding", len(tasks))
         embedder = self._open_embedder(self._writer.folder / MODEL)
         self._contents = self._writer.decoding_of_contents()
@@ -339,7 +280,7 @@ class _Sync:
             # Those left had content that the index held when they were read, but not any more: now it is decoded.
             self._contents.clear()
 
-    def _read(self, task: _Task, embedder: Embedder) -> Picture:
+    def _read(self, task: Task, embedder: Embedder) -> Picture:
         """Read one file, opened once: size, time and hash are those of the bytes that are decoded."""
         path = task.path
         try:
@@ -358,14 +299,14 @@ class _Sync:
             short = f"cannot be read ({error.strerror})"
             raise PictureError(f"{display_path(path)} {short}.", kind="unreadable", short=short) from None
 
-    def _is_embedded(self, task: _Task) -> bool:
+    def _is_embedded(self, task: Task) -> bool:
         """Tell whether the index has a vector of these bytes that is right by the decoding rules of today."""
         version = self._contents.get(task.sha256)
         return version is not None and (
             version >= formats.DECODING_VERSION or not formats.decoding_changed(task.path, version)
         )
 
-    def _settle(self, task: _Task, outcome: npt.NDArray[np.float32] | PictureError) -> bool:
+    def _settle(self, task: Task, outcome: npt.NDArray[np.float32] | PictureError) -> bool:
         """Write what became of a file; False: it must be read again."""
         settled = True
         if isinstance(outcome, _AlreadyEmbeddedError):
@@ -379,19 +320,21 @@ class _Sync:
         self._keep_what_is_done()
         return settled
 
-    def _reuse(self, task: _Task) -> bool:
+    def _reuse(self, task: Task) -> bool:
         """Take the vector that the index has for these bytes; False: it has none any more."""
         version = self._contents[task.sha256]
-        if task.old is not None and task.old.sha256 == task.sha256 and task.old.decoding == version:
+        if task.old is not None and task.old.sha256 == task.sha256 and _is_right(task.old, version, task):
             self._writer.move(self._item(task, task.old.id))
+            self._contents[task.sha256] = formats.DECODING_VERSION
             self._counts["unchanged"] += 1
             return True
-        moved = next((item for item in self._missing[task.sha256] if item.decoding == version), None)
+        moved = next((item for item in self._missing[task.sha256] if _is_right(item, version, task)), None)
         if moved is not None and not task.redecode:
             self._missing[task.sha256].remove(moved)
             if task.old is not None:
                 self._writer.remove([task.old.id])
             self._writer.move(self._item(task, moved.id, moved.label))
+            self._contents[task.sha256] = formats.DECODING_VERSION
             self._counts["moved"] += 1
             return True
         vector = self._writer.vector_of_content(task.sha256, version)
@@ -399,7 +342,7 @@ class _Sync:
             self._put(task, vector)
         return vector is not None
 
-    def _put(self, task: _Task, vector: bytes) -> None:
+    def _put(self, task: Task, vector: bytes) -> None:
         if task.old is not None:
             self._writer.remove([task.old.id])
         if task.uploaded is not None and not task.redecode:
@@ -409,17 +352,17 @@ class _Sync:
         same = task.old is not None and task.old.sha256 == task.sha256
         self._counts["redecoded" if same else "added" if task.old is None else "updated"] += 1
 
-    def _keep_upload(self, task: _Task) -> None:
+    def _keep_upload(self, task: Task) -> None:
         """Let the file of an upload lie in this index, too."""
         target = uploads_of(self._writer.folder) / os.fsdecode(task.found.path)
-        if _is_here(task, self._writer.folder):
+        if is_here(task, self._writer.folder):
             self._counts["taken in"] += 1
         else:
             link_or_copy(Path(task.path), target)
 
-    def _skip(self, task: _Task, error: PictureError) -> None:
+    def _skip(self, task: Task, error: PictureError) -> None:
         reason = str(error)
-        if task.uploaded is not None and not _is_here(task, self._writer.folder) and _is_whole(task):
+        if task.uploaded is not None and not is_here(task, self._writer.folder) and is_whole(task):
             raise IndexStateError(
                 f"{reason} It was uploaded, and lies in the index alone, from where it would be lost; everything stays "
                 f"as it is. Take it out first with: deeprank-index remove {display_path(task.path)} --index "
@@ -436,13 +379,15 @@ class _Sync:
             self._writer.remove([task.old.id])
             self._counts["removed"] += 1
 
-    def _item(self, task: _Task, item: int, label: str | None = None) -> Item:
+    def _item(self, task: Task, item: int, label: str | None = None) -> Item:
         """Return the row of a file; ``label`` is the one it had, where labels come from a table that is gone."""
         assert task.plan.root is not None
         if task.uploaded is not None:
             return task.uploaded._replace(id=item, root=task.plan.root, decoding=formats.DECODING_VERSION)
         path, size, mtime_ns = task.found
-        label = task.plan.labels.label(path, label if task.old is None else task.old.label)
+        label = label if task.old is None else task.old.label
+        if not task.redecode:  # its file is as it was, and so is its label
+            label = task.plan.labels.label(path, label)
         return Item(item, task.plan.root, path, label, size, mtime_ns, task.sha256, formats.DECODING_VERSION)
 
     def _keep_what_is_done(self) -> None:
@@ -503,13 +448,14 @@ class _Sync:
         return None
 
 
-def _is_here(task: _Task, folder: Path) -> bool:
-    """Tell whether the file of an upload lies in this index, not in one that takes its place."""
-    return task.plan.path == os.fsencode(os.path.realpath(uploads_of(folder)))
-
-
-def _is_whole(task: _Task) -> bool:
-    return task.uploaded is not None and task.sha256 == task.uploaded.sha256
+def _is_right(item: Item, version: int, task: Task) -> bool:
+    """Tell whether the vector of an item is right for a file of its content; one of decoding rules ``version`` is."""
+    if item.decoding == version:
+        return True
+    try:
+        return not formats.decoding_changed(task.path, item.decoding)
+    except OSError:
+        return False
 
 
 def _taken_in(uploads: int) -> str | None:

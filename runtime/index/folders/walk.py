@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections import Counter
@@ -130,12 +131,21 @@ def _look_at(entry: os.DirEntry[bytes], path: bytes, filters: RootFilters, resul
         else:
             result.unknown[os.fsdecode(extension)] += 1
         return
+    if not is_known:
+        _look_at_doubtful(entry, path, extension, result)
+        return
     status = entry.stat()
     if not stat.S_ISREG(status.st_mode):
-        if is_known:
-            result.problems.append((path, "it is not a regular file"))
-        else:
-            result.unknown[os.fsdecode(extension)] += 1
+        result.problems.append((path, "it is not a regular file"))
         return
-    found = Found(path, status.st_size, status.st_mtime_ns)
-    (result.files if is_known else result.doubtful).append(found)
+    result.files.append(Found(path, status.st_size, status.st_mtime_ns))
+
+
+def _look_at_doubtful(entry: os.DirEntry[bytes], path: bytes, extension: bytes, result: Walk) -> None:
+    """Note a file that may be a picture; one that cannot be looked at is as good as none."""
+    with contextlib.suppress(OSError):
+        status = entry.stat()
+        if stat.S_ISREG(status.st_mode):
+            result.doubtful.append(Found(path, status.st_size, status.st_mtime_ns))
+            return
+    result.unknown[os.fsdecode(extension)] += 1

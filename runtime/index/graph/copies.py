@@ -6,7 +6,7 @@ which comes there finds nothing else, and a search for ``k`` has to tell all of 
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import zlib
 from collections.abc import Mapping
@@ -253,13 +253,13 @@ def _first(digests: Digests) -> Ids:
 
 def _packed(numbers: Ids) -> str:
     differences = np.diff(numbers, prepend=np.int64(0)).astype("<i8")
-    return base64.b64encode(zlib.compress(differences.tobytes())).decode("ascii")
+    return binascii.b2a_base64(zlib.compress(differences.tobytes()), newline=False).decode("ascii")
 
 
 def _unpacked(text: str, count: int) -> Ids:
     """Return what :func:`_packed` made of ``count`` numbers; ValueError: it did not."""
     unpacking = zlib.decompressobj()
-    content = unpacking.decompress(base64.b64decode(text, validate=True), 8 * count + 1)
+    content = unpacking.decompress(binascii.a2b_base64(text, strict_mode=True), 8 * count + 1)
     if len(content) != 8 * count or unpacking.unconsumed_tail or not unpacking.eof:
         raise ValueError(count)
     numbers: Ids = np.cumsum(np.frombuffer(content, dtype="<i8"), dtype=np.int64)

@@ -211,9 +211,9 @@ class Index:
         largest = np.inf if max_distance is None else max_distance
         with self._reading():
             if exclude_sha256 is None and unique is None:
-                ids, distances = self.search_vectors(
-                    vectors, k, farthest=farthest, label=label, path=path, method=method
-                )
+                ids, distances = self._ids_and_distances(vectors, k, farthest, label, path, method)
+                if max_distance is None:
+                    self._remark_fewer(k, ids.shape[1], label, path)
                 found = [(*row, None) for row in zip(ids, distances, strict=True)]
                 return self._hits(found, largest)
             excluded = [()] * len(vectors) if exclude_sha256 is None else exclude_sha256
@@ -273,17 +273,30 @@ class Index:
             QueryError, IndexDamagedError: as for :meth:`search`.
 
         """
+        ids, distances = self._ids_and_distances(vectors, k, farthest, label, path, method)
+        self._remark_fewer(k, ids.shape[1], label, path)
+        return ids, distances
+
+    def _ids_and_distances(
+        self,
+        vectors: Vectors,
+        k: int,
+        farthest: bool,
+        label: str | Sequence[str] | None,
+        path: str | Sequence[str] | None,
+        method: Method,
+    ) -> tuple[Ids, Distances]:
         queries = self._checked(vectors, k, method)
         filtered = label is not None or path is not None
         with self._reading() if filtered else self._unchanged() as gallery:
             allowed = self._filters().allowed(label, path) if filtered else None
-            search = self._searched(gallery, len(queries), farthest, allowed, method)
-            ids, distances = search.items(queries, k)
-        if ids.shape[1] < k:
+            return self._searched(gallery, len(queries), farthest, allowed, method).items(queries, k)
+
+    def _remark_fewer(self, k: int, count: int, label: object, path: object) -> None:
+        if count < k:
             self._remark(
-                f"{k} pictures were asked for, {ids.shape[1]} are there{_such(label, path)}: all of them are returned."
+                f"{k} pictures were asked for, {count} are there{_such(label, path)}: all of them are returned."
             )
-        return ids, distances
 
     def prepare(self) -> None:
         """Read the vectors now rather than at the first search; in a thread, while the model is being opened, say."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ... import formats
 from ...errors import DeepRankError, IndexStateError, PictureError, QueryError
-from ...formats import DECODING_VERSION
 from ...images import opened_picture
 from ...text import display_path, printable
 from ..database.records import Item
@@ -153,7 +153,7 @@ class _Adding:
             len(upload.content),
             status.st_mtime_ns,
             upload.sha256,
-            DECODING_VERSION,
+            formats.DECODING_VERSION,
         )
         return Added(self._writer.add(row, upload.vector.tobytes()), upload.name, True, upload.label)
 

@@ -1,0 +1,145 @@
+"""What ``deeprank-index sync`` shows: lines for people, and the JSON documents."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...text import display_path, printable
+from ..presentation import MOST_LINES, SCHEMA, pictures
+
+if TYPE_CHECKING:
+    from .dryrun import DryRun
+    from .report import SyncReport
+
+__all__ = ["dry_run_document", "dry_run_lines", "sync_document", "sync_line", "sync_remarks", "sync_time"]
+
+_A_MINUTE = 60
+# A rate from which on a tenth tells nothing.
+_MANY = 10
+# How a summary counts files by what is wrong with them; other faults stand for themselves.
+_KINDS = {"not a picture": "no pictures"}
+
+
+def sync_remarks(report: SyncReport | DryRun) -> list[str]:
+    """Say what was left out of the index, and why."""
+    skipped = report.skipped_files
+    lines = [f"skipped {display_path(file.path)}: {printable(file.short)}" for file in skipped[:MOST_LINES]]
+    if len(skipped) > MOST_LINES:
+        lines.append(f"skipped {len(skipped) - MOST_LINES:,} others (--json lists them all)")
+    if report.unknown_extensions:
+        kinds = ", ".join(f"{count:,} {printable(kind) or 'without one'}" for kind, count in _most_common(report))
+        lines.append(f"left alone, by extension: {kinds}")
+    return [*lines, *report.remarks]
+
+
+def sync_line(index: Path, report: SyncReport) -> str:
+    """Return the summary of a sync."""
+    kept = f"{report.kept:,} kept, " if report.kept else ""
+    again = f"{report.redecoded:,} embedded again, " if report.redecoded else ""
+    relabelled = f"{report.relabelled:,} relabelled, " if report.relabelled else ""
+    return (
+        f"{report.added:,} added, {report.updated:,} updated, {report.moved:,} moved, {report.removed:,} removed, "
+        f"{kept}{again}{relabelled}{report.unchanged:,} unchanged, {_left_and_skipped(report)}: "
+        f"{display_path(index)} holds {pictures(report.items)}"
+    )
+
+
+def sync_time(report: SyncReport) -> str:
+    """Say how long a sync took, and how many pictures went through the network in a second."""
+    seconds = report.seconds
+    took = f"{seconds:.1f} s" if seconds < _A_MINUTE else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    if not report.embedded:
+        return f"Took {took}."
+    rate = report.embedded / max(seconds, 0.001)
+    return f"Took {took}: {pictures(report.embedded)} embedded, {rate:,.{0 if rate >= _MANY else 1}f} a second."
+
+
+def _left_and_skipped(report: SyncReport | DryRun) -> str:
+    kinds = Counter(_KINDS.get(file.kind, file.kind) for file in report.skipped_files)
+    by_kind = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    skipped = f"{len(report.skipped_files):,} skipped{f' ({by_kind})' if by_kind else ''}"
+    folders = f"{report.left_out_folders:,} folder{'' if report.left_out_folders == 1 else 's'}"
+    left_out = [pictures(report.left_out)] if report.left_out else []
+    left_out += [folders] if report.left_out_folders else []
+    return f"{' and '.join(left_out)} left out, {skipped}" if left_out else skipped
+
+
+def dry_run_lines(index: Path, found: DryRun) -> Iterator[str]:
+    """Name what a sync would do, the first of each kind, and sum it up."""
+    for verb, paths in (("add", found.added), ("update", found.updated)):
+        yield from _first_of(f"would {verb}", [display_path(path) for path in paths])
+    yield from _first_of("would embed again", [display_path(path) for path in found.redecoded])
+    yield from _first_of("would move", [f"{display_path(old)} to {display_path(new)}" for old, new in found.moved])
+    yield from _first_of("would remove", [display_path(path) for path in found.removed])
+    yield from _first_of("would keep", [display_path(path) for path in found.kept])
+    kept = f"{len(found.kept):,} kept, " if found.kept else ""
+    again = f"{len(found.redecoded):,} embedded again, " if found.redecoded else ""
+    relabelled = f"{len(found.relabelled):,} relabelled, " if found.relabelled else ""
+    yield (
+        f"{len(found.added):,} would be added, {len(found.updated):,} updated, {len(found.moved):,} moved, "
+        f"{len(found.removed):,} removed, {kept}{again}{relabelled}{found.unchanged:,} unchanged, "
+        f"{_left_and_skipped(found)}: {display_path(index)} would hold {pictures(found.items)}"
+    )
+
+
+def _first_of(verb: str, names: Sequence[str]) -> Iterator[str]:
+    yield from (f"{verb} {name}" for name in names[:MOST_LINES])
+    if len(names) > MOST_LINES:
+        yield f"{verb} {len(names) - MOST_LINES:,} others (--json lists them all)"
+
+
+def dry_run_document(index: Path, found: DryRun) -> dict[str, Any]:
+    """Return what a sync would do, for ``--json``."""
+    return {
+        "schema": SCHEMA,
+        "index": os.fsdecode(index),
+        "dry_run": True,
+        "items": found.items,
+        "added": list(found.added),
+        "updated": list(found.updated),
+        "redecoded": list(found.redecoded),
+        "relabelled": list(found.relabelled),
+        "moved": [{"from": old, "to": new} for old, new in found.moved],
+        "removed": list(found.removed),
+        "kept": list(found.kept),
+        "unchanged": found.unchanged,
+        **_outside(found),
+    }
+
+
+def _outside(report: SyncReport | DryRun) -> dict[str, Any]:
+    return {
+        "left_out": {"pictures": report.left_out, "folders": report.left_out_folders},
+        "skipped": [{"path": file.path, "reason": file.reason, "kind": file.kind} for file in report.skipped_files],
+        "unknown_extensions": dict(report.unknown_extensions),
+        "remarks": list(report.remarks),
+    }
+
+
+def sync_document(index: Path, report: SyncReport) -> dict[str, Any]:
+    """Return what a sync did, for ``--json``."""
+    return {
+        "schema": SCHEMA,
+        "index": os.fsdecode(index),
+        "dry_run": False,
+        "items": report.items,
+        "added": report.added,
+        "updated": report.updated,
+        "redecoded": report.redecoded,
+        "relabelled": report.relabelled,
+        "moved": report.moved,
+        "removed": report.removed,
+        "kept": report.kept,
+        "unchanged": report.unchanged,
+        "embedded": report.embedded,
+        "seconds": round(report.seconds, 3),
+        **_outside(report),
+    }
+
+
+def _most_common(report: SyncReport | DryRun) -> list[tuple[str, int]]:
+    return sorted(report.unknown_extensions.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST_LINES]

@@ -1,0 +1,183 @@
+"""Data sets whose labels stand in a table: a CSV, a CSV beside a tree, and Hugging Face's imagefolder."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .csvfile import row_error
+from .label_table import LabelRow, LabelTable, is_label_table, parse_label_table, read_label_table
+from .labels import FolderLabels, Split, is_split_layout, split_of
+from .reading import Layout, Reading, folders_below, pictures_of
+from .sources import FolderSource, Sample, Source, ZipSource
+from .text import display_path, printable
+
+__all__ = ["read_csv", "read_imagefolder", "read_table", "unread_metadata"]
+
+# Hugging Face's imagefolder.
+_METADATA = "metadata.csv"
+_OTHER_METADATA = ("metadata.jsonl", "metadata.parquet")
+
+
+@dataclass(frozen=True)
+class _TableRow:
+    """A row of a label table: the file it is in, the path of its picture in DATA, and the split of the table."""
+
+    table: Path
+    row: LabelRow
+    member: str
+    split: Split | None = None
+
+
+def read_csv(path: Path) -> Layout:
+    """Read the pictures that a CSV names, in its folder.
+
+    Raises:
+        DataError: it is no label table, or a picture does not exist.
+
+    """
+    table = read_label_table(path)
+    rows = [_TableRow(path, row, row.path) for row in table.rows]
+    return _read_rows(FolderSource(path.parent, listed=()), rows, (), path.name)
+
+
+def read_table(source: Source, table: LabelTable) -> Layout:
+    """Read the pictures of a folder or a zip that a table names; rows about files elsewhere are left out.
+
+    Its paths are relative to its own folder if any row then names a file of the tree, else to the tree.
+
+    Raises:
+        DataError: a picture does not exist.
+
+    """
+    files = set(source.files)
+    beside = [_TableRow(table.path, row, _member(source, table.folder, row.path)) for row in table.rows]
+    rows = [row for row in beside if row.member]
+    if not any(row.member in files for row in rows):
+        rows = [replace(row, member=row.row.path) for row in beside]
+    pictures = pictures_of(source)
+    layout = _read_rows(source, rows, pictures, table.path.name, f"in {display_path(source.path)}")
+    return replace(layout, skipped=len(source.files) - len(pictures))
+
+
+def _member(source: Source, folder: Path, path: str) -> str:
+    """Return the path in DATA of a picture that a table names relative to its folder; empty: it lies elsewhere."""
+    if isinstance(source, ZipSource):
+        return path.removeprefix(source.top)
+    data, beside = source.path.resolve(), folder.resolve()
+    if beside.is_relative_to(data):
+        return (beside.relative_to(data) / path).as_posix()
+    if data.is_relative_to(beside):
+        within = f"{data.relative_to(beside).as_posix()}/"
+        return path.removeprefix(within) if path.startswith(within) else ""
+    return ""
+
+
+def read_imagefolder(source: Source, root: str, pictures: Sequence[str]) -> Layout | None:
+    """Read a tree with Hugging Face's ``metadata.csv``; None where there is none that names labels.
+
+    Args:
+        source: the tree.
+        root: the folder in it, with its ``/``, below which the splits begin.
+        pictures: of the tree.
+
+    Raises:
+        DataError: a table is damaged, or a picture does not exist.
+
+    """
+    rows = list(_metadata_rows(source, root, pictures))
+    return _replaced_root(_read_rows(source, rows, pictures, _METADATA), root) if rows else None
+
+
+def _metadata_rows(source: Source, root: str, pictures: Sequence[str]) -> Iterator[_TableRow]:
+    """Yield the rows of the ``metadata.csv`` beside the pictures, and of those in split folders."""
+    for folder, split in _metadata_folders(root, pictures).items():
+        path = f"{folder}{_METADATA}"
+        if path in source.files and is_label_table(content := source.text(path)):
+            table = parse_label_table(io.BytesIO(content), source.path / path)
+            yield from (_TableRow(table.path, row, f"{folder}{row.path}", split) for row in table.rows)
+
+
+def _metadata_folders(root: str, pictures: Sequence[str]) -> dict[str, Split | None]:
+    tops = folders_below(pictures, root)
+    return {"": None, root: None, **({f"{root}{top}/": split_of(top) for top in tops} if is_split_layout(tops) else {})}
+
+
+def unread_metadata(source: Source, root: str, pictures: Sequence[str]) -> Iterator[str]:
+    """Say which tables of Hugging Face's imagefolder are not read."""
+    for folder in _metadata_folders(root, pictures):
+        if f"{folder}{_METADATA}" in source.files:
+            yield f"{printable(folder + _METADATA)} names no labels; they come from the folders."
+        for name in _OTHER_METADATA:
+            if f"{folder}{name}" in source.files:
+                yield f"{printable(folder + name)} is not read: labels come from folders, or a CSV of file_name,label."
+
+
+def _read_rows(
+    source: Source, rows: Sequence[_TableRow], pictures: Sequence[str], name: str, where: str = "beside the CSV"
+) -> Layout:
+    """Read the pictures that rows name; ``pictures`` are all of the tree, where it was listed, ``name`` the table's."""
+    splits = _splits_of(rows)
+    samples: dict[Split, list[Sample]] = {"train": [], "val": [], "test": []}
+    named = {row.member for row in rows}
+    unlabelled = Counter({"": sum(path not in named for path in pictures)})
+    for row, split in zip(rows, splits, strict=True):
+        try:
+            sample = source.sample(row.member, row.row.label or "")
+        except OSError:
+            what = f"{row.row.path!r}, which does not exist {where}"
+            raise row_error(row.table, row.row.line, what) from None
+        if row.row.label is None:
+            unlabelled[split] += 1
+        else:
+            samples[split].append(sample)
+    reading = Reading(labels=name, unlabelled={split: count for split, count in unlabelled.items() if count})
+    return Layout(
+        tuple(samples["train"]),
+        tuple(samples["val"]),
+        tuple(samples["test"]),
+        reading,
+        queries=frozenset(row.member for row in rows if row.row.query),
+        gallery=frozenset(row.member for row in rows if row.row.gallery),
+    )
+
+
+def _splits_of(rows: Sequence[_TableRow]) -> list[Split]:
+    """Return the split of each row: the table's word; where it has none for any row, the folders' names; else train."""
+    splits = [row.row.split or row.split for row in rows]
+    if not any(splits):
+        paths = [row.member for row in rows]
+        prefix = _common_folder(paths)
+        folders = FolderLabels(splits=is_split_layout(folders_below(paths, prefix)))
+        splits = [folders.split(path.removeprefix(prefix)) for path in paths]
+    return [split or "train" for split in splits]
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    """Return the folder, with its ``/``, below which the paths part, or below which splits begin."""
+    prefix = ""
+    while True:
+        folders = folders_below(paths, prefix)
+        if len(folders) != 1 or is_split_layout(folders):
+            return prefix
+        prefix += f"{next(iter(folders))}/"
+
+
+def _replaced_root(layout: Layout, root: str) -> Layout:
+    """Return the layout with paths relative to ``root``."""
+
+    def below(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+        return tuple(replace(sample, path=sample.path.removeprefix(root)) for sample in samples)
+
+    return replace(
+        layout,
+        train=below(layout.train),
+        val=below(layout.val),
+        test=below(layout.test),
+        reading=replace(layout.reading, root=root),
+        queries=frozenset(path.removeprefix(root) for path in layout.queries),
+        gallery=frozenset(path.removeprefix(root) for path in layout.gallery),
+    )
