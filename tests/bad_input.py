@@ -305,6 +305,7 @@ CASES = [
     Case("a filter that is empty", lambda f: sync_more(f, PHOTOS, "--exclude", ""), "expected"),
     Case("an item that is not there", lambda f: asked(f, "--item", "99"), "no picture with the id 99"),
     Case("a path that nothing matches", lambda f: asked(f, FIRST, "--path", "x/*"), "matches 'x/*'"),
+    Case("a removal that nothing matches", lambda f: cared(f, "remove", "l*0.png", "--yes"), "'l*/**/*0.png' matches"),
     Case("--copy-to a folder with files", lambda f: asked(f, FIRST, "--copy-to", PHOTOS), "expected"),
     Case("a copy over something else", lambda f: cared(f, "copy", PHOTOS), "expected"),
     Case("an import of no export", lambda f: cared(f, "import", FIRST, index="new.index"), "deeprank-index export"),
