@@ -91,8 +91,9 @@ class Application(typer.Typer):
             try:
                 status = super().__call__(*args, **kwargs, standalone_mode=False)
             except Exception as error:
-                if type(error).__name__ == "Abort":  # "no" was the answer to a question
-                    fail("nothing was done.")
+                if type(error).__name__ == "Abort":  # the answer to a question was no
+                    note("nothing was done.")
+                    sys.exit(1)
                 context = getattr(error, "ctx", None)
                 if context is None or not hasattr(error, "format_message"):
                     raise
