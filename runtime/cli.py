@@ -98,6 +98,8 @@ class Application(typer.Typer):
                 if context is None or not hasattr(error, "format_message"):
                     raise
                 refuse_usage(_mistake(error, context, self.other_names), usage_line(context))
+            if status == 130:  # Typer keeps silent where Ctrl-C meets it before the command
+                fail("interrupted.", status=130)
             sys.exit(status if isinstance(status, int) else 0)
 
 
