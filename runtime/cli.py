@@ -91,12 +91,15 @@ class Application(typer.Typer):
             try:
                 status = super().__call__(*args, **kwargs, standalone_mode=False)
             except Exception as error:
-                if type(error).__name__ == "Abort":  # "no" was the answer to a question
-                    fail("nothing was done.")
+                if type(error).__name__ == "Abort":  # the answer to a question was no
+                    note("nothing was done.")
+                    sys.exit(1)
                 context = getattr(error, "ctx", None)
                 if context is None or not hasattr(error, "format_message"):
                     raise
                 refuse_usage(_mistake(error, context, self.other_names), usage_line(context))
+            if status == 130:  # Typer keeps silent where Ctrl-C meets it before the command
+                fail("interrupted.", status=130)
             sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -226,3 +226,15 @@ def test_a_download_that_begins_again_has_no_rate() -> None:
     speed.add(900, 0.0)
     speed.add(-900, 5.0)
     assert speed.words() == []
+
+
+def test_an_interruption_before_a_typer_command_begins() -> None:
+    program = (
+        "import typer\nfrom deeprank.runtime.cli import application\n"
+        "app = application('Help.', ['x'])\n"
+        "def stop(value): raise KeyboardInterrupt\n"
+        "@app.command()\ndef command(word: str = typer.Option('x', callback=stop)): ...\n"
+        "app([])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "interrupted.\n")
