@@ -190,11 +190,11 @@ def test_names_from_elsewhere_are_told_what_they_are_called(tmp_path: Path):
     cases = [
         ("--lr", "here it is called --learning-rate"),
         ("--batch-size=32", "--classes-per-batch classes with --pictures-per-class pictures of each"),
-        ("--image_size", "here it is called --image-size"),
+        ("--image_size", "did you mean --image-size?"),
         ("--Num-Workers", "--threads"),
         ("--batch-siz", "--classes-per-batch"),
-        ("--learning-rat", "here it is called --learning-rate"),
-        ("--no-such-thing", "there is no option --no-such-thing; see --help"),
+        ("--learning-rat", "did you mean --learning-rate?"),
+        ("--no-such-thing", "there is no option --no-such-thing"),
     ]
     words = [["deeprank-train", "digits", typed, "1"] for typed, _ in cases]
     for result, (typed, said) in zip(run_together(*words, cwd=tmp_path), cases, strict=True):
