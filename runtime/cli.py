@@ -7,7 +7,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NoReturn, Protocol
+from typing import Annotated, Any, NoReturn, Protocol, TypeVar
 
 import typer
 import typer.core
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 # Commands; or those of each subcommand, by its name.
 Examples = Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -72,12 +73,12 @@ class Application(typer.Typer):
             context_settings={"help_option_names": ["-h", "--help"]},
         )
 
-    def command(self, name: str | None = None, **settings: Any) -> Any:
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Command], Command]:
         """Register a command, whose help ends with its own examples; one without a name is the whole application."""
         examples = self.examples.get(name or "", ()) if isinstance(self.examples, Mapping) else self.examples
         register = super().command(name, **{"cls": _Command, "epilog": "\n".join(examples), **settings})
 
-        def registered(function: Callable[..., Any]) -> Any:
+        def registered(function: Command) -> Command:
             if name is None and "help" not in settings:
                 function.__doc__ = _joined(str(self.info.help), inspect.getdoc(function) or "")
             return register(function)

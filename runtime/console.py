@@ -33,6 +33,7 @@ __all__ = [
     "refuse_usage",
     "standard_streams",
     "terminal_width",
+    "to_paste",
     "unknown_option",
 ]
 
@@ -142,15 +143,19 @@ def note(message: str) -> None:
 
 def next_step(*words: str | os.PathLike[str]) -> None:
     """Name the command that comes next, on stderr, so that it can be pasted."""
+    note(f"Next: {to_paste(*words)}")
+
+
+def to_paste(*words: str | os.PathLike[str]) -> str:
+    """Return a command of ours :func:`as_typed`, quoted for a shell; a path in it is never taken for an option."""
     from .shell import shell_command
 
     command, *arguments = words
-    # A path is never taken for an option.
     arguments = [
         f".{os.sep}{os.fsdecode(each)}" if isinstance(each, os.PathLike) and os.fsdecode(each).startswith("-") else each
         for each in arguments
     ]
-    note(f"Next: {as_typed(os.fsdecode(command))} {shell_command(*arguments)}".rstrip())
+    return f"{as_typed(os.fsdecode(command))} {shell_command(*arguments)}".rstrip()
 
 
 def as_typed(command: str) -> str:
@@ -182,6 +187,8 @@ def unknown_option(option: str, known: Iterable[str], other_names: Mapping[str, 
     # Many options share a few letters; a slip of the fingers is closer.
     close = difflib.get_close_matches(spelt, names, 1, cutoff=0.8)
     here = names.get(name) or names.get(spelt) or names.get(close[0] if close else "", "")
+    if close and here == close[0]:
+        return f"there is no option {name}; did you mean {here}?"
     if here.split(" ")[0] in known:
         return f"there is no option {name}; here it is called {here}."
     if here and not here.startswith("-"):

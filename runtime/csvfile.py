@@ -57,7 +57,7 @@ def read_rows(
         reader = csv.DictReader(text, delimiter=delimiter)
         reader.fieldnames = [_column(name) for name in reader.fieldnames or ()]
         for row in reader:
-            if any(row.get(None) or ()):  # type: ignore[call-overload]
+            if any(row.get(None) or ()):
                 what = "more fields than the first line has; a field with a separator in it needs quotes"
                 raise row_error(path, reader.line_num, what)
             yield reader.line_num, row

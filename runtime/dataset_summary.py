@@ -108,7 +108,7 @@ def _span(names: Iterable[str]) -> str:
 def _pictures_a_class(dataset: DataSet) -> str:
     counts = Counter(sample.label for sample in dataset.train).values()
     fewest, most = min(counts), max(counts)
-    return f"{most:,} pictures a class" if fewest == most else f"{fewest:,} to {most:,} pictures a class"
+    return f"{f'{fewest:,} to ' if fewest < most else ''}{_count(most, 'picture', 'pictures')} a class"
 
 
 def _test(dataset: DataSet, use: Use) -> str:

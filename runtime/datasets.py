@@ -20,7 +20,7 @@ from typing import cast
 
 from .errors import DataError, MissingExtraError
 from .label_table import read_label_table
-from .labels import LABEL_RULES, LabelRule
+from .labels import LABEL_RULES, LabelRule, split_of
 from .layouts import read_tree
 from .reading import Layout, Reading
 from .sources import FolderSource, Sample, Source, ZipSource
@@ -100,10 +100,12 @@ def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataS
         _refuse_labels(DIGITS, labels)
         return replace(_digits(), reading=Reading(val_held_out=True))
     name, layout = _read(Path(data), labels)
+    _refuse_packed_split(layout, data)
     if not layout.train:
-        raise DataError(f"{display_path(data)} holds no train pictures ({_what_else(layout)}); {_EXPECTED_FOLDERS}.")
+        expected = "expected a train split beside them" if layout.val or layout.test else _EXPECTED_FOLDERS
+        raise DataError(f"{display_path(data)} holds no train pictures ({_what_else(layout)}); {expected}.")
     dataset = _make(name, layout.train, layout.val)
-    return _completed(dataset, layout, replace(layout.reading, val_held_out=not layout.val and bool(dataset.val)))
+    return _completed(dataset, layout, replace(layout.reading, val_held_out=not layout.val))
 
 
 def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> DataSet:
@@ -128,6 +130,16 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
             f"{display_path(data)} holds no pictures with a label ({_what_else(layout)}); {_EXPECTED_FOLDERS}."
         )
     return replace(_completed(DataSet(name, whole, ()), layout, layout.reading), test=())
+
+
+def _refuse_packed_split(layout: Layout, data: str | Path) -> None:
+    """Refuse a zip of one folder ``test`` or ``val``, as a folder with nothing else in it is refused."""
+    packed = layout.packed_in.rstrip("/")
+    if split_of(packed) in ("val", "test"):
+        raise DataError(
+            f"{display_path(data)} holds no train pictures: everything in it lies in {printable(packed)}, which has "
+            "the name of a split; expected a train split beside it."
+        )
 
 
 _EXPECTED_FOLDERS = "expected one folder for each class with pictures in it"
@@ -165,7 +177,8 @@ def _read(path: Path, labels: str | Path | None) -> tuple[str, Layout]:
         name = path.name or path.resolve().name if path.is_dir() else path.stem
         if rule is None and labels is not None:
             return name, read_table(source, read_label_table(Path(labels)))
-        return name, read_tree(source, rule)
+        layout = read_tree(source, rule)
+        return name, replace(layout, packed_in=source.top) if isinstance(source, ZipSource) else layout
     if path.suffix.lower() == ".csv":
         _refuse_labels(display_path(path), labels)
         return path.stem, read_csv(path)

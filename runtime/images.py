@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,11 @@ from .pictures.exif import orientation_in
 from .pictures.faults import MissingEnd, damaged, unsupported
 from .pictures.opening import open_image
 from .text import display_path
+
+if TYPE_CHECKING:
+    from .pictures.jpeg import JpegFile
+    from .pictures.png import PngFile
+    from .pictures.tiff import TiffFile
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -60,7 +65,8 @@ _MOST_DECODING_BYTES = 512_000_000
 _BYTES_PER_PIXEL = 8
 _DECODER_BYTES = {"AVIF": 11, "HEIF": 12, "WEBP": 21, "GIF": 11}
 # Where a transparent colour of 16 bits a sample is compared: both bytes of each sample are decoded.
-_COMPARING_BYTES = 32
+_COMPARING_BYTES = 24
+_PLANES_BYTES = 14
 _COMPLETING_BYTES = 12
 # A JPEG that is decoded at a reduced scale takes little memory, but time for each of its pixels.
 _MOST_REDUCED = 10
@@ -155,7 +161,7 @@ def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -
             return _decode(image, shrink, extent)
         # A JPEG without an end: whether its pixels are all there shows once it has been decoded at its full size.
         with _DECODING.reserve(needs + _COMPLETING_BYTES * full[0] * full[1]):
-            image.complete()
+            cast("JpegFile", image).complete()
         with _DECODING.reserve(needs):
             image.load()
             return _decode(image, shrink, extent)
@@ -225,25 +231,22 @@ def _refused(message: str, kind: PictureProblem, short: str) -> PictureError:
 def _check_size(image: Image.Image, full: tuple[int, int], needs: int, max_pixels: int) -> None:
     """Refuse a picture that takes more than ``max_pixels`` pixels do. For a JPEG, what its decoding takes is judged."""
     pixels = full[0] * full[1]
-    size = f"has {full[0]} x {full[1]} = {pixels:,} pixels"
-    advice = "Make it smaller, or raise the limit (--max-pixels)."
-    if image.format != "JPEG":
-        tile = getattr(image, "tile_pixels", 0)
-        if tile > max_pixels:
-            raise _too_large(f"has tiles of {tile:,} pixels; at most {max_pixels:,} are accepted. {advice}")
-        if pixels > max_pixels:
-            raise _too_large(f"{size}; at most {max_pixels:,} are accepted. {advice}")
-        return
-    taken = -(-needs // _BYTES_PER_PIXEL)
-    if taken > max_pixels:
-        as_much = "" if taken == pixels else f", and decoding it takes as much memory as {taken:,} do"
-        raise _too_large(f"{size}{as_much}; at most {max_pixels:,} are accepted. {advice}")
-    if pixels > _MOST_REDUCED * max_pixels:
-        raise _too_large(f"{size}; of a JPEG, at most {_MOST_REDUCED * max_pixels:,} are accepted. {advice}")
-
-
-def _too_large(message: str) -> PictureError:
-    return _refused(message, "too large", "too large" if "=" not in message else message.split(";")[0].split(" ", 1)[1])
+    short = f"{full[0]} x {full[1]} = {pixels:,} pixels"
+    counts, most, of_what = pixels, max_pixels, ""
+    if image.format == "JPEG":
+        counts = -(-needs // _BYTES_PER_PIXEL)
+        if counts <= max_pixels:
+            counts, most, of_what = pixels, _MOST_REDUCED * max_pixels, " of a JPEG"
+    elif image.format == "TIFF" and cast("TiffFile", image).tile_pixels > max(pixels, max_pixels):
+        counts = cast("TiffFile", image).tile_pixels
+    if counts > most:
+        as_much = "" if counts == pixels else f", and decoding it takes as much memory as {counts:,} do"
+        raise PictureError(
+            f"has {short}{as_much}; at most {most:,}{of_what} are accepted. "
+            "Make it smaller, or raise the limit (--max-pixels).",
+            kind="too large",
+            short=short,
+        )
 
 
 def _drafted(image: Image.Image, needed: int) -> tuple[float, float]:
@@ -261,12 +264,13 @@ def _decoding_bytes(image: Image.Image) -> int:
     pixels = image.width * image.height
     if image.format == "JPEG":
         # A progressive one is held as coefficients, whole, before any of it is decoded.
-        return image.coefficient_bytes() + _BYTES_PER_PIXEL * pixels
+        return cast("JpegFile", image).coefficient_bytes() + _BYTES_PER_PIXEL * pixels
+    if image.format == "TIFF":
+        tiff = cast("TiffFile", image)
+        return (_PLANES_BYTES if tiff.in_planes else _BYTES_PER_PIXEL) * max(pixels, tiff.tile_pixels)
     if getattr(image, "transparent", ()):
         return _COMPARING_BYTES * pixels
-    return _DECODER_BYTES.get(image.format or "", _BYTES_PER_PIXEL) * pixels + _BYTES_PER_PIXEL * getattr(
-        image, "tile_pixels", 0
-    )
+    return _DECODER_BYTES.get(image.format or "", _BYTES_PER_PIXEL) * pixels
 
 
 def _decode(image: Image.Image, shrink: Shrink, extent: tuple[float, float]) -> Picture:
@@ -289,7 +293,7 @@ def _box(mode: str, width: float, height: float) -> tuple[float, float, float, f
 def _orientation(image: Image.Image) -> int:
     """Return how the picture is turned, 1 to 8, by its EXIF block or TIFF's tag; what XMP says does not count."""
     if image.format == "TIFF":
-        return int(image.orientation)
+        return cast("TiffFile", image).orientation
     if image.format == "HEIF":  # turned by its decoder
         return 1
     return orientation_in(image.info.get("exif"))
@@ -336,7 +340,7 @@ def _sixteen_bit_to_gray(image: Image.Image) -> Image.Image:
 def _transparent_white(image: Image.Image) -> Image.Image:
     """Return a PNG of 16 bits a sample with its transparent colour in white."""
     pixels = np.array(image)
-    pixels[image.is_transparent()] = 255
+    pixels[cast("PngFile", image).is_transparent()] = 255
     return Image.fromarray(pixels)
 
 

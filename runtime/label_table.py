@@ -39,6 +39,7 @@ _PATH_COLUMNS = (
 _LABEL_COLUMNS = (("label",), ("labels", "class", "class_name", "category"))
 _SPLIT_COLUMNS = (("split",), ("subset", "partition", "set", "data set"))
 _QUERY, _GALLERY = "is_query", "is_gallery"
+_BOX = ("x_1", "x_2", "y_1", "y_2")
 
 _TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
 # What pandas and others write for a field that has no value.
@@ -63,19 +64,23 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The rows of a label table in the order of the file, each path once; ``path`` is how errors name the file."""
+    """The rows of a label table in the order of the file, each path once.
+
+    ``path`` is how errors name the file; ``boxes``: it names a part of a picture in some row, as OML's tables may.
+    """
 
     path: Path
     rows: tuple[LabelRow, ...]
+    boxes: bool = False
 
     @property
     def folder(self) -> Path:
         """What the paths of the rows are relative to."""
         return self.path.parent
 
-    def labels(self) -> dict[str, str | None]:
-        """Return the label of each path."""
-        return {row.path: row.label for row in self.rows}
+    def labels(self) -> dict[str, str]:
+        """Return the label of each path that has one."""
+        return {row.path: row.label for row in self.rows if row.label is not None}
 
 
 def read_label_table(path: Path) -> LabelTable:
@@ -100,6 +105,7 @@ def parse_label_table(file: IO[bytes], path: Path) -> LabelTable:
     rows: list[LabelRow] = []
     lines: dict[str, int] = {}
     columns: _Columns | None = None
+    boxes = False
     for line, fields in read_rows(file, path, has_label_columns, EXPECTED_COLUMNS):
         columns = columns or _Columns.of(path, fields)
         row = columns.row(path, line, fields)
@@ -108,7 +114,8 @@ def parse_label_table(file: IO[bytes], path: Path) -> LabelTable:
             raise row_error(path, line, what)
         lines[row.path] = line
         rows.append(row)
-    return LabelTable(path, tuple(rows))
+        boxes = boxes or all(_text(fields, name).lower() not in _EMPTY for name in _BOX)
+    return LabelTable(path, tuple(rows), boxes)
 
 
 def is_label_table(content: bytes) -> bool:

@@ -22,6 +22,7 @@ _CLASS_NAMES = "words.txt"
 
 # Names that a folder of pictures has in layouts without class folders (YOLO, Pascal VOC, COCO).
 _NO_CLASSES = frozenset({"image", "images", "img", "imgs", "jpegimages", "picture", "pictures", "photo", "photos"})
+_MASKS = frozenset({"mask", "masks", "label", "labels", "annotations", "groundtruth", "segmentationclass"})
 _BOXES = (".txt", ".xml", ".json")
 
 
@@ -114,7 +115,7 @@ def _from_folders(source: Source, pictures: Sequence[str], root: str, rule: Labe
             unlabelled[split or ""] += 1
         else:
             samples[split or "train"].append(replace(source.sample(path, label), path=below))
-    _check_class_folders(source, labels, samples, unlabelled)
+    _check_class_folders(source, tops, labels, samples, unlabelled)
     reading = Reading(
         labels=rule,
         root=root,
@@ -127,18 +128,25 @@ def _from_folders(source: Source, pictures: Sequence[str], root: str, rule: Labe
 
 
 def _check_class_folders(
-    source: Source, labels: FolderLabels, samples: Mapping[Split, list[Sample]], unlabelled: Mapping[str, int]
+    source: Source,
+    tops: Iterable[str],
+    labels: FolderLabels,
+    samples: Mapping[Split, list[Sample]],
+    unlabelled: Mapping[str, int],
 ) -> None:
     """Refuse a tree that has no class folders, or whose folders are no classes."""
     data, classes = display_path(source.path), sorted({s.label for split in samples.values() for s in split})
-    if not classes and sum(unlabelled.values()):
+    total = sum(unlabelled.values())
+    if not classes and total:
         where = [f"{split}: {count:,}" for split, count in sorted(unlabelled.items()) if split]
         raise DataError(
-            f"{data} holds no train pictures in class folders: all {sum(unlabelled.values()):,} pictures"
+            f"{data} holds no train pictures in class folders: all {total:,} pictures"
             f"{' (' + ', '.join(where) + ')' if where else ''} lie in no class folder; expected one folder for each "
             f"class{', such as train/CLASS/picture.jpg' if where else ''}, or a CSV of path,label[,split]."
         )
-    if classes and all(split_of(label) for label in classes):
+    if classes and not labels.splits and all(map(split_of, tops)):
+        classes = sorted(tops)
+    if classes and all(map(split_of, classes)):
         what = "only class folder" if len(classes) == 1 else "class folders"
         raise DataError(
             f"{data} holds no train pictures: its {what}, {_listed(map(printable, classes))}, "
@@ -146,11 +154,13 @@ def _check_class_folders(
             "folders below them (train/CLASS, val/CLASS, test/CLASS), or class folders. To read the folders in "
             f"{printable(classes[0])} as classes, name that folder."
         )
-    if len(classes) == 1 and classes[0].lower() in _NO_CLASSES:
-        boxes = any(PurePosixPath(path).suffix.lower() in _BOXES for path in source.files)
+    kinds = {label.lower() for label in classes}
+    if kinds & _NO_CLASSES and (len(kinds) == 1 or kinds <= _NO_CLASSES | _MASKS):
+        boxes = len(kinds) > 1 or any(PurePosixPath(path).suffix.lower() in _BOXES for path in source.files)
+        what = "only class folder" if len(classes) == 1 else "class folders"
         raise DataError(
-            f"The only class folder of {data} is called {printable(classes[0])}"
-            f"{', as in data sets of objects with boxes (YOLO, VOC, COCO)' if boxes else ''}; expected one folder for "
+            f"The {what} of {data} {'is' if len(classes) == 1 else 'are'} called {_listed(map(printable, classes))}"
+            f"{', as in data sets of boxes or masks (YOLO, VOC, COCO)' if boxes else ''}; expected one folder for "
             f"each class{', such as train/CLASS/picture.jpg' if labels.splits else ''}, or a CSV of path,label[,split]."
         )
 
@@ -191,7 +201,7 @@ def _other_readings(labels: FolderLabels, pictures: Sequence[str], root: str) ->
     nested = 2 + labels.splits
     if not any(path.removeprefix(root).count("/") >= nested for path in pictures):
         return {}
-    others = {}
+    others: dict[str, int] = {}
     seen = [_labels_of(labels, pictures, root)]
     rules: tuple[LabelRule, ...] = ("top", "leaf", "path")
     for rule in rules:

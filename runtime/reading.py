@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ class Reading:
 class Layout:
     """The labelled pictures of DATA by split, and how they were read.
 
-    ``queries``, ``gallery``: paths that a label table marks so.
+    ``queries``, ``gallery``: paths that a label table marks so; ``packed_in``: the folder that all of a zip was packed
+    in, with its ``/``, which is no part of paths.
     """
 
     train: tuple[Sample, ...]
@@ -48,11 +50,19 @@ class Layout:
     skipped: int = 0
     queries: frozenset[str] = frozenset()
     gallery: frozenset[str] = frozenset()
+    packed_in: str = ""
 
 
 def pictures_of(source: Source) -> list[str]:
-    """Return the paths of the pictures of a tree: by their extensions, and where there is none by their first bytes."""
-    return [path for path in source.files if _is_picture(source, path, PurePosixPath(path).suffix.lower())]
+    """Return the paths of the pictures of a tree: by their extensions, and where there is none by their first bytes.
+
+    Folders of file servers and photo programs (``@eaDir``, say) are left out, as a sync leaves them out.
+    """
+    from .index.folders.rootfilters import RootFilters
+
+    taken = RootFilters()
+    files = (path for path in source.files if taken.takes(os.fsencode(path)))
+    return [path for path in files if _is_picture(source, path, PurePosixPath(path).suffix.lower())]
 
 
 def _is_picture(source: Source, path: str, extension: str) -> bool:

@@ -54,11 +54,11 @@ def _packages_of(extra: str) -> list[str]:
     """Return the requirements of an extra that apply to this system, without their markers."""
     from importlib import metadata
 
-    from packaging.requirements import Requirement
-
     try:
+        from packaging.requirements import Requirement
+
         lines = metadata.requires(DISTRIBUTION) or []
-    except metadata.PackageNotFoundError:
+    except ImportError:  # deeprank runs without being installed, or what it needs is not there
         return []
     packages = []
     for requirement in map(Requirement, lines):

@@ -41,7 +41,14 @@ def read_csv(path: Path) -> Layout:
     """
     table = read_label_table(path)
     rows = [_TableRow(path, row, row.path) for row in table.rows]
-    return _read_rows(FolderSource(path.parent, listed=()), rows, (), path.name)
+    return _with_warning(_read_rows(FolderSource(path.parent, listed=()), rows, (), path.name), table)
+
+
+def _with_warning(layout: Layout, table: LabelTable) -> Layout:
+    if not table.boxes:
+        return layout
+    warning = f"{printable(table.path.name)} has boxes (x_1, y_1, …), which are not read: pictures are taken whole."
+    return replace(layout, reading=replace(layout.reading, warnings=(*layout.reading.warnings, warning)))
 
 
 def read_table(source: Source, table: LabelTable) -> Layout:
@@ -60,7 +67,7 @@ def read_table(source: Source, table: LabelTable) -> Layout:
         rows = [replace(row, member=row.row.path) for row in beside]
     pictures = pictures_of(source)
     layout = _read_rows(source, rows, pictures, table.path.name, f"in {display_path(source.path)}")
-    return replace(layout, skipped=len(source.files) - len(pictures))
+    return _with_warning(replace(layout, skipped=len(source.files) - len(pictures)), table)
 
 
 def _member(source: Source, folder: Path, path: str) -> str:

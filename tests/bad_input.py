@@ -210,6 +210,24 @@ def triplets(folder: Path, text: str) -> list[str]:
     return ["deeprank-eval", "--model", "model.onnx", "--triplets", "rated.csv"]
 
 
+def laid_out(folder: Path, *names: str) -> list[str]:
+    for name in names:
+        for number in range(3):
+            picture(folder / "data" / name / f"{number}.png", number)
+    return ["deeprank-eval", "--model", "model.onnx", "--data", "data"]
+
+
+def two_sets(folder: Path) -> list[str]:
+    sets = [f"{name}/{split}/{label}" for name in ("cars", "pets") for split in ("train", "test") for label in "ab"]
+    return laid_out(folder, *sets)
+
+
+def tabled(folder: Path, text: str) -> list[str]:
+    picture(folder / "0.png")
+    (folder / "table.csv").write_text(text)
+    return ["deeprank-eval", "--model", "model.onnx", "--data", "table.csv"]
+
+
 def compared(folder: Path, *words: str) -> list[str]:
     (folder / "script.pt").write_bytes(b"PK\x03\x04 and no more")
     return ["deeprank-eval", *words, "--data", str(photos(folder))]
@@ -258,6 +276,7 @@ CASES = [
     Case("a missing picture", lambda f: query(f, "gone.jpg", None), "gone.jpg does not exist"),
     Case("a text file called .jpg", lambda f: query(f, "notes.jpg", b"my notes"), "is not a picture that can be read"),
     Case("a truncated JPEG", lambda f: query(f, "cut.jpg", encoded(NOISE, "JPEG")[:900]), "is a damaged JPEG file"),
+    Case("a damaged PNG", lambda f: query(f, "cut.png", encoded(NOISE)[:900]), "is a damaged PNG file"),
     Case("a decompression bomb", lambda f: query(f, "bomb.png", bomb()), "bomb.png"),
     Case("a folder in place of a picture", lambda f: query(f, PHOTOS, None), "is a folder; expected a picture file"),
     Case(
@@ -286,10 +305,19 @@ CASES = [
     Case("a filter that is empty", lambda f: sync_more(f, PHOTOS, "--exclude", ""), "expected"),
     Case("an item that is not there", lambda f: asked(f, "--item", "99"), "no picture with the id 99"),
     Case("a path that nothing matches", lambda f: asked(f, FIRST, "--path", "x/*"), "matches 'x/*'"),
+    Case("a removal that nothing matches", lambda f: cared(f, "remove", "l*0.png", "--yes"), "'l*/**/*0.png' matches"),
     Case("--copy-to a folder with files", lambda f: asked(f, FIRST, "--copy-to", PHOTOS), "expected"),
     Case("a copy over something else", lambda f: cared(f, "copy", PHOTOS), "expected"),
     Case("an import of no export", lambda f: cared(f, "import", FIRST, index="new.index"), "deeprank-index export"),
     Case("an import over an index", lambda f: cared(f, "import", FIRST), "expected"),
+    Case("two data sets in one folder", two_sets, "holds 2 data sets: cars (test, train), pets (test, train)"),
+    Case("splits without class folders", lambda f: laid_out(f, "train", "val"), "lie in no class folder"),
+    Case("a test split alone", lambda f: laid_out(f, "test/cat", "test/dog"), "has the name of a split"),
+    Case("pictures with boxes", lambda f: laid_out(f, "train/images", "valid/images"), "The only class folder"),
+    Case("a table with an unknown split", lambda f: tabled(f, "path,label,split\n0.png,cat,maybe\n"), "line 2: split"),
+    Case("a CSV without labels", lambda f: tabled(f, "path,caption\n0.png,a cat\n"), "expected path,label"),
+    Case("labels from nowhere", lambda f: [*laid_out(f, "cat", "dog"), "--labels", "none"], "--labels none"),
+    Case("queries without a gallery", lambda f: compared(f, "--queries", PHOTOS)[:-2], "without --gallery"),
     Case("an empty data set", empty_data, "holds no train pictures"),
     Case("a data set of one class", one_class, "class"),
     Case("a checkpoint from elsewhere, with code in it", foreign_checkpoint, "best.pt"),

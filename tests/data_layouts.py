@@ -165,6 +165,7 @@ def of(counts: dict[str, int]) -> Callable[[Path], Path]:
 
 
 SPLITS_BELOW = {f"{label}/{split}": 2 for label in ("cat", "dog") for split in ("train", "test")}
+MASKS = {f"{split}/{folder}": 2 for split in ("train", "val") for folder in ("images", "masks")}
 TWO_SETS = {f"{name}/{path}": 2 for name in ("cars", "pets") for path in ("train/a", "train/b", "test/a", "test/b")}
 
 CASES = [
@@ -197,8 +198,10 @@ CASES = [
     Case("one flat folder", "0.png, 1.png, …", of({"": 5}), None),
     Case("splits without class folders", "train/0.png, val/0.png, …", of({"train": 5, "val": 2}), None),
     Case("a test split alone", "test/CLASS", of(classes(test=4)), None),
+    Case("a test split alone, zip", "the same, packed", lambda f: pack(fill(f, classes(test=4))), None),
     Case("two data sets", "cars/train/CLASS, pets/train/CLASS, …", of(TWO_SETS), None),
     Case("splits below the classes", "cat/train, cat/test, dog/train, …", of(SPLITS_BELOW), None),
+    Case("masks", "train/images, train/masks, val/…", of(MASKS), None),
     Case("boxes (YOLO)", "train/images, train/labels/0.txt, valid/…", yolo, None),
 ]  # fmt: skip
 

@@ -64,7 +64,7 @@ def repeat(work: Callable[[Path, random.Random], None], index: Path, seed: int, 
 
 
 @pytest.mark.parametrize(
-    ("readers", "writers", "rounds"), [(3, 1, 60), pytest.param(4, 2, 2000, marks=pytest.mark.thorough)]
+    ("readers", "writers", "rounds"), [(3, 1, 60), pytest.param(4, 2, 1000, marks=pytest.mark.thorough)]
 )
 @pytest.mark.timeout(600)
 def test_whoever_is_last_leaves_a_plain_database(index: Path, readers: int, writers: int, rounds: int) -> None:

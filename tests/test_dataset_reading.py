@@ -95,6 +95,15 @@ def test_splits_of_a_table_come_from_folders_where_no_row_has_one(tmp_path: Path
     assert len(data.train) + len(data.val) == 4
 
 
+def test_boxes_of_a_table_are_said_to_be_ignored(tmp_path: Path) -> None:
+    fill(tmp_path, {"a": 2})
+    header, rows = "label,path,x_1,x_2,y_1,y_2", [("x", "a/0.png", 0, 3, 0, 3), ("y", "a/1.png", "", "", "", "")]
+    assert "has boxes" in open_dataset(table(tmp_path / "t.csv", header, rows)).reading.warnings[0]
+    assert not open_dataset(
+        table(tmp_path / "u.csv", header, [*rows[1:], ("x", "a/0.png", *[""] * 4)])
+    ).reading.warnings
+
+
 def test_metadata_without_labels_is_said(tmp_path: Path) -> None:
     data = fill(tmp_path / "pets", classes(train=3))
     table(data / "metadata.csv", "file_name,caption", [("train/cat/0.png", "a cat")])
@@ -145,6 +154,19 @@ def test_files_without_an_extension_are_pictures_by_their_first_bytes(tmp_path: 
         assert "cat/0001" in everything(opened)
         assert "cat/LICENSE" not in everything(opened)
         assert opened.skipped == 1
+
+
+def test_folders_of_file_servers_are_no_classes(tmp_path: Path) -> None:
+    data = fill(tmp_path / "pets", {"cat": 3, "dog": 3, "@eaDir": 2, "cat/@eaDir/0.png": 1})
+    assert open_dataset(data).classes == ("cat", "dog")
+    assert len(everything(open_dataset(data))) == 6
+
+
+def test_a_zip_of_a_test_split_may_be_queried_with(tmp_path: Path) -> None:
+    packed = pack(fill(tmp_path / "pets", classes(test=2)))
+    with pytest.raises(DataError, match="everything in it lies in test"):
+        open_dataset(packed)
+    assert {sample.label for sample in open_pictures(packed).train} == {"cat", "dog"}
 
 
 # -- warnings --------------------------------------------------------------------------------------------------------

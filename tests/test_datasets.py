@@ -16,8 +16,17 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from deeprank.runtime.datasets import HOLDOUT_RULE, Sample, holdout, open_dataset, split_by_rule, write_digits
+from deeprank.runtime.datasets import (
+    HOLDOUT_RULE,
+    Sample,
+    holdout,
+    open_dataset,
+    split_by_rule,
+    with_val,
+    write_digits,
+)
 from deeprank.runtime.errors import DataError
+from deeprank.runtime.evaluate.pictures import open_split
 
 
 def picture(path: Path, colour: str = "red") -> None:
@@ -106,6 +115,21 @@ def test_a_split_by_the_rule_of_earlier_versions(class_folders: Path, tiny: Path
     assert (then.train, then.val) == holdout(now.unsplit, salt="", rule=1)
     assert then.fingerprint != now.fingerprint == split_by_rule(then, HOLDOUT_RULE).fingerprint
     assert split_by_rule(open_dataset(tiny), 1) == open_dataset(tiny)
+
+
+def test_classes_of_two_are_learned_whole_and_can_be_compared_on(tmp_path: Path) -> None:
+    for place in ("cat/0", "cat/1", "dog/0", "dog/1", "emu/0"):
+        picture(tmp_path / "pairs" / f"{place}.png")
+    data = open_dataset(tmp_path / "pairs")
+    assert (len(data.train), data.val) == (5, ())
+    for compared in (with_val(data), open_split(str(tmp_path / "pairs"), None, None, print)):
+        assert Counter(s.label for s in compared.val) == {"cat": 1, "dog": 1}
+        assert Counter(s.label for s in compared.train) == {"cat": 1, "dog": 1, "emu": 1}
+    larger = tmp_path / "larger"
+    shutil.copytree(tmp_path / "pairs", larger)
+    picture(larger / "cat" / "2.png")
+    assert Counter(s.label for s in open_split(str(larger), None, None, print).val) == {"cat": 1}
+    assert Counter(s.label for s in open_split(str(larger), None, None, print, rule=1).val) == {"cat": 1, "dog": 1}
 
 
 def test_other_files_are_counted_and_hidden_ones_are_not_seen(class_folders: Path) -> None:

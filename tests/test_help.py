@@ -136,9 +136,9 @@ def test_help_is_the_same_in_every_locale() -> None:
         (["deeprank-index", "sync", "a", "--recursive"], "folders are read with everything in them."),
         (["deeprank-index", "sync", "a", "--force"], "--allow-mass-removal"),
         (["deeprank-index", "sync", "a", "--ignore", "x"], "here it is called --exclude."),
-        (["deeprank-index", "info", "--only", "x"], "there is no option --only."),  # it has no --include
+        (["deeprank-index", "info", "--only", "x"], "there is no option --only; see --help."),  # it has no --include
         (["deeprank-serve", "--bind", "0.0.0.0"], "here it is called --host."),
-        (["deeprank-serve", "--qwertz"], "there is no option --qwertz."),
+        (["deeprank-serve", "--qwertz"], "there is no option --qwertz; see --help."),
         (["deeprank-eval", "--top-k=3"], "here it is called --k."),
     ],
 )

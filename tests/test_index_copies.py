@@ -414,3 +414,35 @@ def test_copies_are_copied_with_the_index(tmp_path: Path) -> None:
         assert opened.graph_problem is None
         assert_right(opened, alive, vectors[[0, 50]])
         assert Counter(len(opened.search(vectors[0], k, unique=0.01)) for k in (1, 2, 3)) == {1: 1, 2: 1, 3: 1}
+
+
+def test_without_a_graph_and_with_copies_that_wait_beside_one(tmp_path: Path) -> None:
+    """The same vector can be in the graph and among what is scanned beside it: ids decide between them."""
+    vectors = np.concatenate([np.repeat(unit(1, DIM, 0), 12, axis=0), unit(1300, DIM, 1)])
+    folder = make(tmp_path / "i", vectors, graph=False)
+    alive = dict(enumerate(vectors, 1))
+    with Index.open(folder) as opened:
+        assert opened.search_vectors(vectors[:1], 20)[0][0].tolist() == plain(alive, vectors[0], 20)
+    with writing(folder) as writer:
+        assert update_graph(writer) is None
+        before = writer.graph()
+        assert before is not None
+        new = np.concatenate([vectors[[0, 20, 0, 30, 20]], unit(2, DIM, 3)])
+        alive |= dict(zip(add(writer, new, "new"), new, strict=True))
+        writer.remove([1, 3, 21])
+        writer.commit()
+        assert update_graph(writer) is None
+        after = writer.graph()
+        assert after is not None
+        assert after.sha256 == before.sha256
+    for item in (1, 3, 21):
+        del alive[item]
+    assert verify(folder).problems == ()
+    with Index.open(folder) as opened:
+        for place in (0, 20, 30, 50):
+            for k in (1, 3, 11, 13):
+                for method in ("exact", "hnsw"):
+                    found, _ = opened.search_vectors(vectors[place : place + 1], k, method=method)  # type: ignore[arg-type]
+                    assert found[0].tolist() == plain(alive, vectors[place], k)
+                    hits = opened.search(vectors[place], k, unique=1e-9, method=method)  # type: ignore[arg-type]
+                    assert [(hit.id, hit.near_duplicates) for hit in hits] == unlike(alive, vectors[place], k, 1e-9)

@@ -53,7 +53,8 @@ def test_eval_figures_against_plain_loops(line: MainLine, tmp_path: Path) -> Non
         ).stdout
     )
     assert set(report) == {
-        "schema", "k", "queries", "gallery", "precision_at_k", "recall_at_1", "map_at_r", "hnsw_recall_at_k", "parity"
+        "schema", "k", "queries", "gallery", "precision_at_k", "possible_precision_at_k", "recall_at_1", "map_at_r",
+        "hnsw_recall_at_k", "parity",
     }  # fmt: skip
     queries, gallery = (np.load(tmp_path / f"{name}.npz", allow_pickle=False) for name in ("queries", "gallery"))
     assert (report["queries"], report["gallery"], report["k"]) == (185, 1612, 30)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from oddpictures import png, tiff
 from PIL import Image
 from tinymodel import write_model
 
@@ -86,6 +87,8 @@ KINDS = {
         {"compress_level": 1},
     ),
     "palette.png": (lambda p: p.quantize(16, method=Image.Quantize.FASTOCTREE), {"transparency": 3}),
+    "turned.tif": (lambda p: p, {"compression": "packbits", "tiffinfo": {274: 6}}),
+    "transparent.gif": (lambda p: p.quantize(16, method=Image.Quantize.FASTOCTREE), {"transparency": 3}),
     "lzw.tif": (with_alpha, {"compression": "tiff_lzw"}),
     "alpha.webp": (lambda p: with_alpha(p.reduce(100)).resize(p.size, Image.Resampling.NEAREST), {"method": 0}),
 }
@@ -98,6 +101,25 @@ def test_decoding_takes_no_more_than_is_reserved(name: str, picture: Image.Image
     change(picture).save(path, **options)
     with images.opened_picture(path, name) as image:
         images._drafted(image, 160)
+        reserved = images._decoding_bytes(image)
+    assert run(DECODE, path) <= reserved + FIXED
+
+
+def written_by_hand(name: str, pixels: np.ndarray) -> bytes:
+    samples = pixels.astype(np.uint16) * 257
+    if name == "planes16.tif":
+        return tiff(
+            [samples[..., channel].astype("<u2").tobytes() for channel in range(3)], (HEIGHT, WIDTH), 16, 2, 3, planar=2
+        )
+    return png([row.astype(">u2").tobytes() for row in samples], 16, 2, WIDTH, HEIGHT, transparent=bytes(6))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["planes16.tif", "transparent16.png"])
+def test_samples_of_16_bits_take_no_more_than_is_reserved(name: str, picture: Image.Image, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(written_by_hand(name, np.asarray(picture)))
+    with images.opened_picture(path, name) as image:
         reserved = images._decoding_bytes(image)
     assert run(DECODE, path) <= reserved + FIXED
 

@@ -573,6 +573,9 @@ def test_the_address_of_the_page_takes_what_the_api_takes(
         expect(visit.page.get_by_label("Compare with every picture")).to_be_checked()
         visit.open("?id=1&farthest=false&exact=0")
         expect(visit.page.locator("#title")).to_contain_text("nearest to")
+        for itself in ("off", "No", value):
+            visit.open(f"?id=1&leave_out_query={itself}")
+            check(world, visit.hits(), item, [path for path in world.pictures if path != item or itself != value])
 
 
 def test_no_match_offers_to_loosen_each_filter(world: World, server: Server, visiting: Visitor) -> None:

@@ -258,7 +258,7 @@ def test_a_jpeg_is_judged_by_what_its_reduced_decoding_takes() -> None:
         assert load_picture(io.BytesIO(content), PictureRule(224)).shape == (224, 224, 3)
     with pytest.raises(PictureError, match=r"199,756,800 pixels, and decoding it takes as much memory as 3,121,200 do"):
         load_picture(io.BytesIO(content), PictureRule(224), max_pixels=3_000_000)
-    with pytest.raises(PictureError, match=r"199,756,800 pixels; of a JPEG, at most 100,000,000 are accepted"):
+    with pytest.raises(PictureError, match=r"199,756,800 pixels; at most 100,000,000 of a JPEG are accepted"):
         load_picture(io.BytesIO(content), PictureRule(224), max_pixels=10_000_000)
 
 

@@ -86,7 +86,7 @@ def test_a_removal_takes_no_more_than_a_search_shows(work: Path, pattern: str, a
     if "x[1]" not in pattern:  # a picture of this very name comes before what the pattern means
         assert out <= seen
     uploads = len(NAMES) + 1
-    if not out == seen:  # where a path is meant, or an upload is not named
+    if out != seen:  # where a path is meant, or an upload is not named
         assert seen - out == {uploads} or not re.search(r"[*?]", pattern), (seen, out)
     if "uploads" not in pattern and "/" in pattern.rstrip("/"):
         assert uploads not in out or pattern.startswith("**")

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import math
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from ..models.allocator import keep_freed_memory
 from ..runtime.cli import application, data_or_tiny_imagenet, fail, guarded
-from ..runtime.console import next_step
+from ..runtime.console import next_step, to_paste
 from ..runtime.datasets import DIGITS
 from ..runtime.errors import MissingExtraError, TrainingError
 from ..runtime.text import display_path
@@ -34,7 +33,7 @@ _HELP = (
 )
 _EXAMPLES = [
     "deeprank-train digits                       about a minute, offline",
-    "deeprank-train photos --epochs 20           a folder with a folder for each class",
+    "deeprank-train photos --epochs 20           a folder of class folders",
     "deeprank-train photos --no-freeze-backbone  all layers, not the head alone",
     "deeprank-train photos.csv --val new.csv     evaluated on other pictures",
     "deeprank-train --resume                     go on with the newest run",
@@ -135,7 +134,7 @@ def _resumable(resume: Path | None) -> Iterator[None]:
         if not isinstance(error, TrainingInterrupted):
             raise
         run = _from_here(resume if resume is not None else LATEST)
-        fail(f"{error} Go on with: deeprank-train --resume {shlex.quote(display_path(run))}", status=130)
+        fail(f"{error} Go on with: {to_paste('deeprank-train', '--resume', run)}", status=130)
 
 
 def _from_here(run: Path) -> Path:

@@ -11,7 +11,7 @@ import torch
 
 from ..models.network import EmbeddingNet
 from ..models.weights import find_weights
-from ..runtime.dataset_summary import report_reading
+from ..runtime.dataset_summary import reading_line, report_reading
 from ..runtime.datasets import HOLDOUT_RULE, DataSet, labels_beside, open_dataset
 from ..runtime.files import file_sha256
 from ..runtime.text import display_path
@@ -138,6 +138,7 @@ def resume_run(
         monitor.remark(f"{display_path(run.path)} is finished already.")
         return RunResult(run.path, final)
     monitor.remark(f"Run folder: {display_path(run.path)}")
+    monitor.remark(reading_line(stored.dataset))
     config = stored.config
     weights = find_weights(config.backbone, config.weights)
     check_same_weights(run, stored, weights)

@@ -68,7 +68,7 @@ app = application(
         "deeprank-eval --model model.onnx --data photos/ --split test",
         "deeprank-eval --model model.onnx --queries new/ --gallery catalogue/",
         "deeprank-eval --model model.onnx --data photos/ --reference runs/latest",
-        "deeprank-eval --model model.onnx --data photos/ --reference model.reference.npz --json",
+        "deeprank-eval --data photos/ --reference model.reference.npz --json",
         "deeprank-eval --model pretrained --data photos/ --reference pretrained",
         "deeprank-eval --model model.onnx --data photos/ --demo 5 --out sheets/",
         "deeprank-eval --model model.onnx --data photos/ --triplets rated.csv",

@@ -50,8 +50,13 @@ def check_models(asked: Asked) -> None:
 
 def check_beside_triplets(asked: Asked, reference: Path | None) -> None:
     """Refuse what would be ignored without DATA, or would rank the triplets' queries among a sample alone."""
-    given = {"--reference": reference, "--demo": asked.demo or None, "--save-embeddings": asked.save_embeddings}
-    given |= {"--split": asked.split, "--labels": asked.labels}
+    given = {
+        "--reference": reference,
+        "--demo": asked.demo or None,
+        "--save-embeddings": asked.save_embeddings,
+        "--split": asked.split,
+        "--labels": asked.labels,
+    }
     for option in (name for name, value in given.items() if value is not None and not asked.names_pictures):
         raise EvaluationError(f"{option} looks at a data set, and --triplets was given without one; add --data DATA.")
     if reference is not None and reference.is_file():

@@ -125,7 +125,8 @@ def _without_own(search: Callable[[int], Rows], own: Rows, k: int) -> Rows:
     found = search(k + 1)
     keep = found != own[:, None]
     keep[keep.all(axis=1), -1] = False
-    return found[keep].reshape(len(found), found.shape[1] - 1)
+    kept: Rows = found[keep].reshape(len(found), found.shape[1] - 1)
+    return kept
 
 
 def _possible(queries: Rows, gallery: Rows, k: int, own: Rows) -> float:

@@ -135,7 +135,7 @@ def _masks(file: IO[bytes], begin: int, header: bytes) -> _Masks:
         return red, green, blue, 0
     count = 4 if struct.unpack_from("<I", header, 16)[0] == _ALPHA_BITFIELDS else 3
     file.seek(begin + len(header))
-    red, green, blue, alpha = *struct.unpack(f"<{count}I", file.read(4 * count)), *([0] * (4 - count))
+    red, green, blue, alpha = struct.unpack("<4I", file.read(4 * count).ljust(16, b"\0"))
     return red, green, blue, alpha
 
 

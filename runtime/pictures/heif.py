@@ -62,7 +62,7 @@ class HeifFile(ImageFile.ImageFile):
             data = picture.data
             if picture.size_mode[0] != self._size:
                 raise OSError("its pixels are not as many as its header says")
-            self.im = Image.core.new(self.mode, self._size)
+            self.im = Image.new(self.mode, self._size, None).im
             self.frombytes(data, "raw", (self.mode, picture.stride))
         return Image.Image.load(self)
 
@@ -99,6 +99,6 @@ def _decoder() -> Any:
             return importlib.import_module(name)
         except ImportError:
             continue
-    from ..doctor.commands import pip
+    from ..shell import pip
 
     raise unsupported("HEIF (HEIC)", "a decoder that is not installed here", f"install it: {pip('install', 'pi-heif')}")

@@ -105,7 +105,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
             content = self._ending((first + noise if first else b"") + _EOI)
             with JpegImagePlugin.JpegImageFile(cast("IO[bytes]", content)) as image:
                 image.load()
-                found.add(hashlib.sha256(np.asarray(image)).digest())
+                found.add(hashlib.sha256(image.tobytes()).digest())
             if len(found) > 1:
                 return False
         return True

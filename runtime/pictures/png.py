@@ -119,7 +119,8 @@ def open_png(file: IO[bytes]) -> PngFile:
     data = [chunk for chunk in chunks if chunk.name == b"IDAT"]
     if not data:
         raise SyntaxError("no pixels")
-    head, transparent = [_SIGNATURE, _chunk(b"IHDR", header)], ()
+    head = [_SIGNATURE, _chunk(b"IHDR", header)]
+    transparent: tuple[int, ...] = ()
     colours = _content(file, chunks, b"PLTE") if kind == _PALETTE else None
     if colours is not None:
         head.append(_chunk(b"PLTE", colours))

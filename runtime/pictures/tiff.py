@@ -52,6 +52,11 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         width, height = self.tag_v2.get(_TILE_WIDTH, 0), self.tag_v2.get(_TILE_HEIGHT, 0)
         return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
+    @property
+    def in_planes(self) -> bool:
+        """Whether the samples of a colour lie one after the other, so that libtiff holds all of them at a time."""
+        return self.tag_v2.get(_PLANAR, 1) == 2
+
     def _seek(self, frame: int) -> None:
         """Begin with the directory that the header names; Pillow does not know BigTIFF in big-endian order."""
         if not getattr(self, "_frame_pos", True):
@@ -84,7 +89,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         finally:
             tags._prefix = prefix
         self._size = self._tile_size
-        if max(bits) > 8 and tags.get(_PLANAR, 1) == 2 and not self.use_load_libtiff:
+        if max(bits) > 8 and self.in_planes and not self.use_load_libtiff:
             self._by_libtiff()
 
     def _refuse(self) -> None:
@@ -122,7 +127,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
     def load_prepare(self) -> None:
         """Allocate the picture; its size was checked before."""
         if self._im is None:
-            self.im = Image.core.new(self.mode, self._tile_size)
+            self.im = Image.new(self.mode, self._tile_size, None).im
         super().load_prepare()
 
     def load_end(self) -> None:

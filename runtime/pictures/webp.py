@@ -33,15 +33,15 @@ class WebpFile(ImageFile.ImageFile):
             from PIL import _webp
 
             decoder = _webp.WebPAnimDecoder(self.fp.read())
-            width, height, _, _, _, rawmode = *decoder.get_info()[0], *decoder.get_info()[1:]
-            if (width, height) != self._size:
-                raise OSError(f"its header says {self.width} x {self.height} pixels, its content {width} x {height}")
+            size, _, _, _, rawmode = decoder.get_info()
+            if size != self._size:
+                raise OSError("its pixels are not as many as its header says")
             exif, frame = decoder.get_chunk("EXIF"), decoder.get_next()
             del decoder
             if frame is None:
                 raise OSError("its first frame cannot be decoded")
             self._mode = "RGB" if rawmode == "RGBX" else rawmode
-            self.im = Image.core.new(self._mode, self._size)
+            self.im = Image.new(self._mode, self._size, None).im
             self.frombytes(frame[0], "raw", rawmode)
             self.fp = None
             if exif:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import cast
 
 from ..errors import PictureError
 
@@ -28,9 +29,9 @@ def read_picture() -> bytes:
     """
     if sys.stdin.isatty():
         raise PictureError("standard input is a terminal; expected a picture, as in: deeprank-query - < image.jpg")
-    content = bytearray()
+    content, stream = bytearray(), cast(io.BufferedReader, sys.stdin.buffer)
     try:
-        while block := sys.stdin.buffer.read1(_BLOCK):  # in one piece, it would not be interrupted by Ctrl-C
+        while block := stream.read1(_BLOCK):  # in one piece, it would not be interrupted by Ctrl-C
             content += block
             if len(content) > MAX_BYTES:
                 raise PictureError(f"standard input has more than {MAX_BYTES:,} bytes; expected one picture.")

@@ -61,7 +61,7 @@ def _thumbnail(path: str, max_pixels: int, content: bytes | None) -> Thumbnail:
         with opened(path) if content is None else io.BytesIO(content) as file:
             small = Image.fromarray(load_thumbnail(file, LONGEST_SIDE, max_pixels=max_pixels))
     except PictureError as error:
-        return Thumbnail(problem="It " + str(error).removeprefix("the picture "))  # the page names it beside that
+        return Thumbnail(problem=error.short)  # the page names the file beside that
     except (SourceError, OSError) as error:
         return Thumbnail(problem=str(error))
     encoded = io.BytesIO()

@@ -37,7 +37,9 @@ class Part:
 
     def among(self, allowed: Ids | None) -> Part:
         """Return the same with the ``allowed`` items alone, ids ascending; None: all."""
-        return self if allowed is None else Part(self.nodes.among(allowed), self.vectors)
+        if allowed is None or len(self.vectors) == 0:
+            return self
+        return Part(self.nodes.among(allowed), self.vectors)
 
     def nearest(self, queries: Vectors, k: int, *, farthest: bool = False) -> Result:
         """Return the exact ``k`` nearest (or farthest) vectors, each by the lowest id of its items."""

@@ -14,6 +14,8 @@ from .results import Result
 
 __all__ = ["Sharing"]
 
+_NONE: Ids = np.empty(0, dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Sharing:
@@ -31,8 +33,8 @@ class Sharing:
     @classmethod
     def of(cls, parts: Sequence[Nodes]) -> Sharing:
         """Return the further items of several sets of vectors together."""
-        first = np.concatenate([nodes.ids[nodes.places] for nodes in parts])
-        ids = np.concatenate([nodes.more for nodes in parts])
+        first = np.concatenate([_NONE, *(nodes.ids[nodes.places] for nodes in parts if len(nodes.more))])
+        ids = np.concatenate([_NONE, *(nodes.more for nodes in parts if len(nodes.more))])
         order = np.lexsort((ids, first))
         return cls(first[order], ids[order])
 

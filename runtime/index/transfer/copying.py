@@ -108,8 +108,7 @@ def copy(
             )
         if check:
             _check_copy(folder, making)
-        report = _report(making, check, remarks)
-    return report
+        return _report(making, check, remarks)
 
 
 def _check_apart(folder: Path, target: Path) -> None:

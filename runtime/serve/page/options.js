@@ -79,7 +79,7 @@ export class Options {
  * @returns {boolean}
  */
 export function differs(state) {
-  return restrictions(state) > 0 || state.farthest || state.exact || state.k !== INITIAL.k;
+  return restrictions(state) > 0 || state.farthest || state.exact || !state.leaveOut || state.k !== INITIAL.k;
 }
 
 /**

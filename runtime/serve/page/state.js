@@ -12,12 +12,21 @@
  * @property {number | null} unique near-duplicates are at most this far apart; null: all pictures are shown
  * @property {number | null} maxDistance
  * @property {boolean} exact
+ * @property {boolean} leaveOut the query itself, where it is a picture of the index
  */
 
 export const NEAR_DUPLICATE = 0.05;
 
 /** @type {Omit<State, "query">} */
-export const INITIAL = { k: 50, farthest: false, labels: [], unique: null, maxDistance: null, exact: false };
+export const INITIAL = {
+  k: 50,
+  farthest: false,
+  labels: [],
+  unique: null,
+  maxDistance: null,
+  exact: false,
+  leaveOut: true,
+};
 
 /**
  * @param {{search: string, hash: string}} address
@@ -34,6 +43,7 @@ export function readState({ search, hash }) {
     unique: distance(said.get("unique")),
     maxDistance: farthest ? null : distance(said.get("max_distance")),
     exact: isTrue(said.get("exact")),
+    leaveOut: isTrue(said.get("leave_out_query") ?? "true"),
   };
 }
 
@@ -49,6 +59,7 @@ export function writeState(state) {
   if (state.query || state.k !== INITIAL.k) said.set("k", String(state.k));
   if (state.farthest) said.set("farthest", "1");
   if (state.exact) said.set("exact", "1");
+  if (!state.leaveOut) said.set("leave_out_query", "0");
   common(state, said);
   return `./${said.size ? `?${said}` : ""}${fragment}`;
 }
@@ -61,7 +72,7 @@ export function searchParameters(state) {
   const asked = new URLSearchParams({ k: String(state.k) });
   if (state.farthest) asked.set("farthest", "true");
   if (state.exact) asked.set("exact", "true");
-  if (isItem(state.query)) asked.set("leave_out_query", "true");
+  if (isItem(state.query) && state.leaveOut) asked.set("leave_out_query", "true");
   common(state, asked);
   return asked;
 }
