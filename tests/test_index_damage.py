@@ -340,7 +340,7 @@ def test_two_processes_that_write(made: Path, tmp_path: Path) -> None:
 def test_a_long_sync_brings_the_graph_up_to_date_meanwhile(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deeprank.runtime.index.folders import sync as module
+    from deeprank.runtime.index.folders import run as module
 
     monkeypatch.setattr(module, "_COMMIT_INTERVAL_S", 0)
     monkeypatch.setattr(module, "_GRAPH_INTERVAL_S", 0)
@@ -354,7 +354,7 @@ def test_a_long_sync_brings_the_graph_up_to_date_meanwhile(
 
 def test_a_changed_picture_answers_as_it_is_now_while_the_graph_is_old(index: Path, made: Path, tmp_path: Path) -> None:
     """Between a commit and the next graph, new items are scanned beside it and removed ones filtered."""
-    from deeprank.runtime.index.folders import sync as module
+    from deeprank.runtime.index.folders import run as module
 
     photos = tmp_path / "photos"
     shutil.copytree(made / "photos", photos, copy_function=shutil.copy2)

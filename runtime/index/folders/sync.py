@@ -3,60 +3,32 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import heapq
-import os
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ... import formats
-from ...devices import Device, usable_cores
-from ...errors import IndexStateError, PictureError
-from ...images import DEFAULT_MAX_PIXELS, Picture
+from ...devices import Device
+from ...images import DEFAULT_MAX_PIXELS
 from ...pretrained import describe_model, find_model
-from ...progress import Advance, StartProgress, no_progress, start_nothing
+from ...progress import StartProgress, start_nothing
 from ...text import display_path
-from ..database.records import Item
 from ..database.writer import Writer, open_writer, writing
-from ..files import MODEL, UPLOADS, disk_errors, finish_exchange, is_index
-from ..graph.update import update_graph
+from ..files import MODEL, disk_errors, finish_exchange, is_index
 from ..home import check_model, check_usable, install_model, new_folder
-from ..uploads.files import link_or_copy, uploads_of
 from ..uploads.plans import plan_lost_uploads
 from .plan import RootPlan, Wishes, plan_sync
 from .report import SyncReport
 from .rootfilters import RootFilters
 from .rootlabels import RootLabels
-from .said import labels_remarks, labels_said, remembered_filters, tools_remark
-from .task import Task, is_decoded_otherwise, is_here, is_whole
-from .ticks import settled_mtime
-from .unread import Reading, SkippedFile, unread_of
-from .walk import Found
+from .run import SyncRun
+from .said import labels_said
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from ...embedder import Embedder
 
 __all__ = ["SyncReport", "open_embedder", "sync", "sync_new", "sync_planned"]
-
-# What a crash can lose, and how often a long sync brings the graph up to date.
-_COMMIT_INTERVAL_S = 2.0
-_GRAPH_INTERVAL_S = 600.0
-_CHECKED_AT_A_TIME = 256
-# Faults that say nothing of what older decoding rules have made of a picture.
-_NO_JUDGEMENT = ("missing", "unreadable", "too large")
-
-
-class _AlreadyEmbeddedError(PictureError):
-    """Not decoded: the index holds the vector of these bytes."""
 
 
 def sync(
@@ -121,7 +93,7 @@ def sync(
             plans = plan_sync(writer, folder, roots, wishes)
             for line in labels_said(plans):
                 say(line)
-            report = _Sync(writer, plans, opener, progress, max_pixels, keep_missing=keep_missing).run()
+            report = SyncRun(writer, plans, opener, progress, max_pixels, keep_missing=keep_missing).run()
     return replace(report, seconds=time.monotonic() - start)
 
 
@@ -145,7 +117,7 @@ def sync_new(
             say(line)
         say(f"The new index {display_path(folder)} uses {describe_model(model, embedder.info)}.")
         with open_writer(folder) as writer:
-            return _Sync(writer, plans, lambda _: embedder, progress, embedder.max_pixels).run()
+            return SyncRun(writer, plans, lambda _: embedder, progress, embedder.max_pixels).run()
 
 
 def sync_planned(
@@ -155,7 +127,7 @@ def sync_planned(
     progress: StartProgress,
 ) -> SyncReport:
     """Do what was planned with an index that is open to write."""
-    return _Sync(writer, plans, opener, progress, DEFAULT_MAX_PIXELS).run()
+    return SyncRun(writer, plans, opener, progress, DEFAULT_MAX_PIXELS).run()
 
 
 def open_embedder(model: Path, *, device: Device, threads: int | None, max_pixels: int) -> Embedder:
@@ -163,316 +135,3 @@ def open_embedder(model: Path, *, device: Device, threads: int | None, max_pixel
     from ...embedder import Embedder
 
     return Embedder(model, device=device, threads=threads, max_pixels=max_pixels)
-
-
-class _Sync:
-    """One sync, from the plans to the report."""
-
-    def __init__(
-        self,
-        writer: Writer,
-        plans: list[RootPlan],
-        open_embedder: Callable[[Path], Embedder],
-        progress: StartProgress,
-        max_pixels: int,
-        *,
-        keep_missing: bool = False,
-    ) -> None:
-        self._writer = writer
-        self._plans = plans
-        self._open_embedder = open_embedder
-        self._progress = progress
-        self._reading = Reading(max_pixels)
-        self._keep_missing = keep_missing
-        self._advance: Advance = no_progress
-        self._counts: Counter[str] = Counter()
-        self._skipped = [file for plan in plans for file in plan.skipped_files]
-        self._missing: defaultdict[bytes, list[Item]] = defaultdict(list)
-        for plan in plans:
-            for item in plan.missing:
-                self._missing[item.sha256].append(item)
-        # By which version of the decoding rules there is a vector of these contents.
-        self._contents: dict[bytes, int] = {}
-        self._committed = self._graph_updated = time.monotonic()
-
-    def run(self) -> SyncReport:
-        self._settle_roots()
-        tasks = [Task(plan, found, None) for plan in self._plans for found in plan.new]
-        tasks += [Task(plan, found, item) for plan in self._plans for found, item in plan.changed]
-        tasks += self._check_decoding()
-        if tasks:
-            self._embed(tasks)
-        self._remove_what_is_gone()
-        self._writer.commit()
-        reason = update_graph(self._writer, self._progress)
-        no_graph = None if reason is None else f"There is no graph: {reason}. Searches scan instead."
-        return self._report(
-            remembered_filters(self._plans),
-            *labels_remarks(self._plans),
-            tools_remark(self._plans),
-            _taken_in(self._counts["taken in"]),
-            _redecoded(self._counts),
-            no_graph,
-        )
-
-    def _settle_roots(self) -> None:
-        moved = {plan.root: plan.path for plan in self._plans if plan.root is not None and plan.was is not None}
-        if moved:
-            self._writer.move_roots(moved)
-        for plan in self._plans:
-            if plan.root is None:
-                plan.root = self._writer.add_root(plan.path if plan.uploads is None else os.fsencode(UPLOADS))
-            if plan.filters != plan.remembered:
-                self._writer.set_filters(plan.root, plan.filters)
-            if plan.labels.labelling != plan.remembered_labels:
-                self._writer.set_labelling(plan.root, plan.labels.labelling)
-            self._relabel(plan)
-            self._settle_unread(plan.root, plan)
-
-    def _relabel(self, plan: RootPlan) -> None:
-        """Give items their new labels, in the transaction that changes where labels come from."""
-        for item in plan.relabelled:
-            self._writer.move(item)
-        self._counts["relabelled"] += len(plan.relabelled)
-
-    def _settle_unread(self, root: int, plan: RootPlan) -> None:
-        if plan.forgotten:
-            self._writer.forget_unread(root, plan.forgotten)
-        learned = [each for each in plan.no_pictures if plan.unread.get(each.found.path) != each]
-        if learned:
-            self._writer.keep_unread(root, learned)
-
-    def _check_decoding(self) -> list[Task]:
-        """Look at what older decoding rules have read; return what they have read otherwise than those of today."""
-        pending = [(plan, found, item) for plan in self._plans for found, item in plan.outdated]
-        if not pending:
-            return []
-        outdated = [Task(*each, each[2].sha256, redecode=True) for each in pending]
-        advance = self._progress("checking formats", len(outdated))
-        changed = []
-        # In threads, since some formats are read to their end: a disk far away answers several at a time.
-        with ThreadPoolExecutor(2 * usable_cores(), thread_name_prefix="check") as pool:
-            for start in range(0, len(outdated), _CHECKED_AT_A_TIME):
-                some = outdated[start : start + _CHECKED_AT_A_TIME]
-                for task, is_other in zip(some, pool.map(is_decoded_otherwise, some), strict=True):
-                    changed += [task] if is_other else []
-                    self._settle_decoding(task, is_other)
-                    advance(1)
-                self._keep_what_is_done()
-        return changed
-
-    def _settle_decoding(self, task: Task, is_other: bool | None) -> None:
-        """Record that the vector of an unchanged file is right; where that is not known, the next sync tries again."""
-        if is_other:
-            return
-        self._counts["unchanged"] += 1
-        if is_other is not None and task.old is not None:
-            self._writer.move(self._item(task, task.old.id))
-            self._counts["read alike"] += 1
-
-    def _embed(self, tasks: list[Task]) -> None:
-        self._advance = self._progress("embedding", len(tasks))
-        embedder = self._open_embedder(self._writer.folder / MODEL)
-        self._contents = self._writer.decoding_of_contents()
-        while tasks:
-            results = embedder.stream(tasks, lambda task: self._read(task, embedder))
-            tasks = [task for task, outcome in results if not self._settle(task, outcome)]
-            # Those left had content that the index held when they were read, but not any more: now it is decoded.
-            self._contents.clear()
-
-    def _read(self, task: Task, embedder: Embedder) -> Picture:
-        """Read one file, opened once: size, time and hash are those of the bytes that are decoded."""
-        path = task.path
-        try:
-            with open(path, "rb") as file:  # noqa: PTH123
-                now = time.time_ns()
-                status = os.fstat(file.fileno())
-                task.found = Found(task.found.path, status.st_size, settled_mtime(status.st_mtime_ns, now))
-                task.sha256 = hashlib.file_digest(file, "sha256").digest()
-                if task.uploaded is not None and task.sha256 != task.uploaded.sha256:
-                    raise PictureError(f"{display_path(path)} is damaged: its content is not what was uploaded.")
-                if self._is_embedded(task):
-                    raise _AlreadyEmbeddedError("the index holds the vector of these bytes")
-                file.seek(0)
-                return embedder.load(file)
-        except OSError as error:
-            short = f"cannot be read ({error.strerror})"
-            raise PictureError(f"{display_path(path)} {short}.", kind="unreadable", short=short) from None
-
-    def _is_embedded(self, task: Task) -> bool:
-        """Tell whether the index has a vector of these bytes that is right by the decoding rules of today."""
-        version = self._contents.get(task.sha256)
-        return version is not None and (
-            version >= formats.DECODING_VERSION or not formats.decoding_changed(task.path, version)
-        )
-
-    def _settle(self, task: Task, outcome: npt.NDArray[np.float32] | PictureError) -> bool:
-        """Write what became of a file; False: it must be read again."""
-        settled = True
-        if isinstance(outcome, _AlreadyEmbeddedError):
-            settled = self._reuse(task)
-        elif isinstance(outcome, PictureError):
-            self._skip(task, outcome)
-        else:
-            self._counts["embedded"] += 1
-            self._put(task, outcome.astype("<f4").tobytes())
-        self._advance(int(settled))
-        self._keep_what_is_done()
-        return settled
-
-    def _reuse(self, task: Task) -> bool:
-        """Take the vector that the index has for these bytes; False: it has none any more."""
-        version = self._contents[task.sha256]
-        if task.old is not None and task.old.sha256 == task.sha256 and _is_right(task.old, version, task):
-            self._writer.move(self._item(task, task.old.id))
-            self._contents[task.sha256] = formats.DECODING_VERSION
-            self._counts["unchanged"] += 1
-            return True
-        moved = next((item for item in self._missing[task.sha256] if _is_right(item, version, task)), None)
-        if moved is not None and not task.redecode:
-            self._missing[task.sha256].remove(moved)
-            if task.old is not None:
-                self._writer.remove([task.old.id])
-            self._writer.move(self._item(task, moved.id, moved.label))
-            self._contents[task.sha256] = formats.DECODING_VERSION
-            self._counts["moved"] += 1
-            return True
-        vector = self._writer.vector_of_content(task.sha256, version)
-        if vector is not None:
-            self._put(task, vector)
-        return vector is not None
-
-    def _put(self, task: Task, vector: bytes) -> None:
-        if task.old is not None:
-            self._writer.remove([task.old.id])
-        if task.uploaded is not None and not task.redecode:
-            self._keep_upload(task)
-        self._writer.add(self._item(task, 0), vector)
-        self._contents[task.sha256] = formats.DECODING_VERSION
-        same = task.old is not None and task.old.sha256 == task.sha256
-        self._counts["redecoded" if same else "added" if task.old is None else "updated"] += 1
-
-    def _keep_upload(self, task: Task) -> None:
-        """Let the file of an upload lie in this index, too."""
-        target = uploads_of(self._writer.folder) / os.fsdecode(task.found.path)
-        if is_here(task, self._writer.folder):
-            self._counts["taken in"] += 1
-        else:
-            link_or_copy(Path(task.path), target)
-
-    def _skip(self, task: Task, error: PictureError) -> None:
-        reason = str(error)
-        if task.uploaded is not None and not is_here(task, self._writer.folder) and is_whole(task):
-            raise IndexStateError(
-                f"{reason} It was uploaded, and lies in the index alone, from where it would be lost; everything stays "
-                f"as it is. Take it out first with: deeprank-index remove {display_path(task.path)} --index "
-                f"{display_path(os.path.dirname(task.plan.path))}."  # noqa: PTH120 - bytes
-            )
-        self._skipped.append(SkippedFile(task.path, reason, error.kind, error.short))
-        unread = unread_of(task.found, error, self._reading) if task.uploaded is None else None
-        if unread is not None and task.plan.root is not None:
-            self._writer.keep_unread(task.plan.root, [unread])
-        if task.redecode and (task.uploaded is not None or error.kind in _NO_JUDGEMENT):
-            self._counts["unchanged"] += 1
-        elif task.old is not None:
-            # What the index has of it is the picture as it was: rather no answer than that one.
-            self._writer.remove([task.old.id])
-            self._counts["removed"] += 1
-            self._counts["refused"] += task.redecode
-
-    def _item(self, task: Task, item: int, label: str | None = None) -> Item:
-        """Return the row of a file; ``label`` is the one it had, where labels come from a table that is gone."""
-        assert task.plan.root is not None
-        if task.uploaded is not None:
-            return task.uploaded._replace(id=item, root=task.plan.root, decoding=formats.DECODING_VERSION)
-        path, size, mtime_ns = task.found
-        label = label if task.old is None else task.old.label
-        if not task.redecode:  # its file is as it was, and so is its label
-            label = task.plan.labels.label(path, label)
-        return Item(item, task.plan.root, path, label, size, mtime_ns, task.sha256, formats.DECODING_VERSION)
-
-    def _keep_what_is_done(self) -> None:
-        now = time.monotonic()
-        if now - self._committed < _COMMIT_INTERVAL_S:
-            return
-        self._writer.commit()
-        if now - self._graph_updated >= _GRAPH_INTERVAL_S:
-            update_graph(self._writer)
-            self._graph_updated = time.monotonic()
-        self._committed = time.monotonic()
-
-    def _remove_what_is_gone(self) -> None:
-        missing = [item.id for items in self._missing.values() for item in items]
-        gone = [item.id for plan in self._plans for item in plan.left_out]
-        if self._keep_missing:
-            self._counts["kept"] = len(missing)
-        else:
-            gone += missing
-        for item in gone:
-            self._writer.remove([item])
-            self._counts["removed"] += 1
-            self._keep_what_is_done()
-
-    def _report(self, *remarks: str | None) -> SyncReport:
-        unknown: Counter[str] = Counter()
-        for plan in self._plans:
-            self._counts["unchanged"] += plan.unchanged
-            unknown += plan.walk.unknown
-        return SyncReport(
-            added=self._counts["added"],
-            updated=self._counts["updated"],
-            moved=self._counts["moved"],
-            redecoded=self._counts["redecoded"],
-            relabelled=self._counts["relabelled"],
-            removed=self._counts["removed"],
-            kept=self._counts["kept"],
-            left_out=sum(plan.walk.left_out for plan in self._plans),
-            left_out_folders=sum(plan.walk.left_out_folders for plan in self._plans),
-            unchanged=self._counts["unchanged"],
-            skipped_files=tuple(sorted(self._skipped, key=attrgetter("path"))),
-            unknown_extensions=dict(sorted(unknown.items())),
-            items=self._writer.meta().items,
-            embedded=self._counts["embedded"],
-            example=self._example(),
-            remarks=tuple(remark for remark in remarks if remark is not None),
-        )
-
-    def _example(self) -> str | None:
-        """Return a picture to search with, of which the name can be typed."""
-        skipped = {file.path for file in self._skipped}
-        for plan in self._plans:
-            paths = [] if plan.uploads is not None else [found.path for found in plan.walk.files]
-            for path in heapq.nsmallest(len(skipped) + 1, paths):
-                name = plan.full_path(path)
-                if name not in skipped and name.isprintable():
-                    return name
-        return None
-
-
-def _is_right(item: Item, version: int, task: Task) -> bool:
-    """Tell whether the vector of an item is right for a file of its content; one of decoding rules ``version`` is."""
-    if item.decoding == version:
-        return True
-    try:
-        return not formats.decoding_changed(task.path, item.decoding)
-    except OSError:
-        return False
-
-
-def _taken_in(uploads: int) -> str | None:
-    if not uploads:
-        return None
-    found = "1 upload was" if uploads == 1 else f"{uploads:,} uploads were"
-    return f"{found} found without the database that knew the labels; they are in the index again, without any."
-
-
-def _redecoded(counts: Mapping[str, int]) -> str | None:
-    again, refused, alike = counts["redecoded"], counts["refused"], counts["read alike"]
-    if not again + refused + alike:
-        return None
-    taken_out = f", and {refused:,} taken out that cannot be read rightly" if refused else ""
-    others = f"; {alike:,} other{' is' if alike == 1 else 's are'} as before" if alike else ""
-    return (
-        f"The rules of decoding were corrected: {again:,} unchanged picture{' was' if again == 1 else 's were'} "
-        f"embedded again{taken_out}{others}."
-    )
