@@ -159,6 +159,8 @@ def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -
         with _DECODING.reserve(needs), contextlib.suppress(MissingEnd):
             image.load()
             return _decode(image, shrink, extent)
+        if full[0] * full[1] > max_pixels:
+            raise damaged(image.format, OSError("the file ends without the mark of its end"))
         # A JPEG without an end: whether its pixels are all there shows once it has been decoded at its full size.
         with _DECODING.reserve(needs + _COMPLETING_BYTES * full[0] * full[1]):
             cast("JpegFile", image).complete()

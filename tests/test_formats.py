@@ -150,6 +150,7 @@ TOUCHED = {
     "damaged.png": saved("PNG")[:100] + b"\xff\xff" + saved("PNG")[102:],
     "alpha.bmp": bitmap(RGB, 0),
     "partial.gif": gif_of((40, 40), (20, 20, 20, 20)),
+    "far.tif": b"II+\0\x08\0\0\0" + b"\xff" * 24,
     "text.png": b"\x89PNG\r\n\x1a\nno chunks",
     "notes.txt": b"no picture at all",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from typing import IO
 
@@ -39,7 +40,9 @@ def _entries(file: IO[bytes], order: str, start: bytes, word: str, layout: str) 
     counter = struct.Struct(order + ("H" if word == "I" else "Q"))
     if len(start) < struct.calcsize("<" + word):
         raise ValueError("no directory")
-    file.seek(min(struct.unpack(order + word, start)[0], 2**62))
+    # Not every system seeks wherever a file says.
+    size = file.seek(0, os.SEEK_END)
+    file.seek(min(struct.unpack(order + word, start)[0], size))
     head = file.read(counter.size)
     if len(head) < counter.size:
         raise ValueError("no directory")
@@ -51,7 +54,7 @@ def _entries(file: IO[bytes], order: str, start: bytes, word: str, layout: str) 
             continue
         numbers = struct.Struct(f"{order}{min(count, _MOST_VALUES)}{letter}")
         if count * struct.calcsize(letter) > len(value):
-            file.seek(min(struct.unpack(order + word, value)[0], 2**62))
+            file.seek(min(struct.unpack(order + word, value)[0], size))
             value = file.read(numbers.size)
         if len(value) >= numbers.size:
             tags[tag] = numbers.unpack_from(value)

@@ -23,6 +23,8 @@ _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _KINDS = {0xC3: "lossless coding", 0xC5: "hierarchical coding", 0xC7: "lossless coding", 0xCB: "lossless coding"}
 _MOST_SEGMENTS = 10_000
+# Of a file without an end, which is decoded several times to see whether its pixels are all there.
+_MOST_SCANS = 100
 _COEFFICIENT_BYTES = 2
 
 
@@ -200,6 +202,8 @@ def _all_scans(content: Spliced, frame: Frame | None) -> bool:
     content.seek(0)
     data = content.read()
     at = data.find(b"\xff\xda")
+    if data.count(b"\xff\xda") > _MOST_SCANS:
+        return False
     while at >= 0:
         count = data[at + 4] if len(data) > at + 4 else 0
         last = data[at + 5 + 2 * count : at + 8 + 2 * count]

@@ -55,7 +55,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
     @property
     def in_planes(self) -> bool:
         """Whether the samples of a colour lie one after the other, so that libtiff holds all of them at a time."""
-        return self.tag_v2.get(_PLANAR, 1) == 2
+        return bool(self.tag_v2.get(_PLANAR, 1) == 2)
 
     def _seek(self, frame: int) -> None:
         """Begin with the directory that the header names; Pillow does not know BigTIFF in big-endian order."""
