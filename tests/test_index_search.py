@@ -88,7 +88,8 @@ def test_hits_against_a_plain_computation(index: Path, pictures: list[Path]) -> 
         assert [hit.path for hit in opened.search(query, 9, label="dogs", farthest=True)] == far_dogs[:9]
         limit = float(np.sort(expected)[4]) + 1e-4
         assert [hit.path for hit in opened.search(query, 10, max_distance=limit)] == nearest[:5]
-        assert opened.search(query, 10, max_distance=-1) == []
+        with pytest.raises(QueryError, match="squared distance"):
+            opened.search(query, 10, max_distance=-1)
         assert opened.labels() == ["birds", "cats", "dogs"]
         hit = hits[0]
         assert (Path(hit.root) / hit.relative, hit.label) == (query, "cats")
