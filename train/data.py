@@ -224,9 +224,12 @@ def _common_k(data: TrainingData) -> int:
 
 
 def _with_queries(dataset: DataSet, classes: frozenset[str]) -> DataSet:
-    """Make val pictures of train pictures of ``classes``, which are not learned, where a class has none in val."""
-    lacking = classes - {sample.label for sample in dataset.val}
-    # One may be all that stays of a class: it is ranked, not learned from.
+    """Make val pictures of train pictures of ``classes``, which are not learned, where a class of two has none in val.
+
+    One may be all that stays of such a class: it is ranked, not learned from.
+    """
+    counts = Counter(sample.label for sample in dataset.train)
+    lacking = {label for label in classes if counts[label] == 2} - {sample.label for sample in dataset.val}
     chosen = holdout([sample for sample in dataset.train if sample.label in lacking], salt="", rule=1)[1]
     queries = _is_in(dataset.train, chosen)
     train = tuple(sample for sample, query in zip(dataset.train, queries, strict=True) if not query)
