@@ -109,7 +109,8 @@ def test_what_the_cache_gives_is_what_the_pictures_give(digits: Path, changes):
     def vectors(samples):
         return reference.embed_batch(np.stack([load_picture(sample.open(), reference.rule) for sample in samples]))
 
-    figures = evaluate(vectors(data.val), data.val_labels, vectors(data.train), data.train_labels, 30, with_map=True)
+    k = result.figures["k"]
+    figures = evaluate(vectors(data.val), data.val_labels, vectors(data.train), data.train_labels, k, with_map=True)
     # Half precision of the cache may swap two neighbours of nearly one distance.
     assert result.figures["precision_at_k"] == pytest.approx(figures.precision_at_k, abs=0.02)
     assert result.figures["positive_distance"] == pytest.approx(figures.positive_distance, rel=0.02)
