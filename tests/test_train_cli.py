@@ -276,8 +276,9 @@ def on_a_terminal(words: list[str], typed: bytes, cwd: Path) -> tuple[int, str]:
     said = b""
     with contextlib.suppress(OSError):  # the end of a terminal
         while part := os.read(ours, 4096):
+            asked = b"[y/N]" in said
             said += part
-            if b"[y/N]" in part:
+            if b"[y/N]" in said and not asked:
                 os.write(ours, typed)
     assert process.communicate(timeout=60)[0] == b""
     os.close(ours)
