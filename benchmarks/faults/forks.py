@@ -30,7 +30,7 @@ from shim import Fault
 import deeprank.runtime.embedder
 import deeprank.runtime.index
 import deeprank.runtime.index.cli as index_cli
-import deeprank.runtime.index.folders.sync as sync_module
+import deeprank.runtime.index.folders.run as run_module
 import deeprank.runtime.index.search.index
 import deeprank.runtime.modelfile
 from deeprank.runtime.index.database.writer import Writer
@@ -207,8 +207,8 @@ def command(words: Sequence[str | Path]) -> Callable[[], int | None]:
 
 def _report_commits(reports: int, name: Callable[[state.Rows], str]) -> None:
     """Let every commit be told from outside: what it is about to make durable, and that it has."""
-    assert hasattr(sync_module, "_COMMIT_INTERVAL_S")
-    sync_module._COMMIT_INTERVAL_S = COMMIT_INTERVAL_S
+    assert hasattr(run_module, "_COMMIT_INTERVAL_S")
+    run_module._COMMIT_INTERVAL_S = COMMIT_INTERVAL_S
     commit = Writer.commit
 
     def tell(kind: str, writer: Writer, digest: str) -> None:
