@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from ..runtime.evaluate.tables import of_at_most
 from ..runtime.text import display_path, markdown_table, printable
 from .forms import FORMS, Form
 from .package import Bundle, Package
@@ -21,13 +22,14 @@ _FASTER, _SLOWER = 1.1, 0.97
 def parity_rows(package: Package) -> list[tuple[str, str]]:
     """Return what was found, as names and values."""
     report, evaluation, k = package.report, package.report.evaluation, package.report.k
+    possible = of_at_most(evaluation.possible)
     rows = [
         ("largest difference of a component", f"{report.difference.max_abs_difference:.1e}"),
         ("smallest and mean cosine", f"{report.difference.min_cosine:.7f}, {report.difference.mean_cosine:.7f}"),
         ("batch 1 against batch n", f"{report.batch_difference.max_abs_difference:.1e}"),
         ("smallest cosine of numeric extremes", f"{report.extremes.min_cosine:.7f}"),
         (f"overlap of the {k} nearest", f"{report.neighbour_overlap:.4f}"),
-        (f"precision@{k}, PyTorch, exact", f"{evaluation.reference:.4f}"),
+        (f"precision@{k}, PyTorch, exact", f"{evaluation.reference:.4f}{possible}"),
         (f"precision@{k}, exported, exact", f"{evaluation.runtime_exact:.4f} ({report.precision_change:+.4f})"),
         (f"precision@{k}, exported, HNSW", f"{evaluation.runtime_hnsw:.4f}"),
         ("size", f"{package.size / 1e6:.1f} MB"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 
@@ -96,11 +97,16 @@ def decoding_changed(path: str | bytes | os.PathLike[str], since: int) -> bool:
 def decoders() -> str:
     """Return a text that changes when a file that could not be read may be readable: versions of rules and decoders."""
     from importlib.metadata import PackageNotFoundError, version
+    from importlib.util import find_spec
 
     import PIL
 
-    try:
-        heif = version("pi-heif")
-    except PackageNotFoundError:
-        heif = "none"
-    return f"rules {DECODING_VERSION}, pillow {PIL.__version__}, pi-heif {heif}"
+    from .pictures.heif import DECODERS
+
+    heif = "no HEIF"
+    for module, package in DECODERS.items():
+        if find_spec(module) is not None:
+            with contextlib.suppress(PackageNotFoundError):
+                heif = f"{package} {version(package)}"
+            break
+    return f"rules {DECODING_VERSION}, pillow {PIL.__version__}, {heif}"

@@ -164,3 +164,17 @@ def test_no_arguments_show_the_help(tmp_path: Path) -> None:
     assert result.stdout.startswith("usage: deeprank-eval")
     assert result.stderr == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_small_gallery_lowers_k_unless_it_is_named(folder: Path) -> None:
+    size = sum(COUNTS.values())
+    shown = run_command("deeprank-eval", "--model", "model.onnx", "--data", "data", cwd=folder)
+    assert f"measured as precision@{size}: the gallery has no more pictures" in shown.stderr
+    assert f"precision@{size}, exact search" in shown.stdout
+    words = ("--model", "model.onnx", "--data", "data", "-k", size + 1)
+    refused = run_command("deeprank-eval", *words, cwd=folder, status=1)
+    assert (
+        refused.stderr.splitlines()[-1]
+        == f"error: k = {size + 1}; expected 1 to {size}, the number of gallery pictures."
+    )
+    assert "exact search" not in refused.stderr  # said before anything is embedded

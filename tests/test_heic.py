@@ -12,6 +12,7 @@ import pytest
 from tinymodel import write_model
 
 from deeprank.runtime.errors import PictureError
+from deeprank.runtime.formats import decoders
 from deeprank.runtime.images import PictureRule, load_picture, load_thumbnail
 
 FOLDER = Path(__file__).parent / "heic"
@@ -125,6 +126,16 @@ def test_without_the_decoder_the_package_is_named(tmp_path: Path, monkeypatch: p
         load_thumbnail(FOLDER / "plain.heic", 9)
     assert caught.value.kind == "unsupported"
     assert "plain.heic is a HEIF (HEIC) file" in str(caught.value)
+    assert caught.value.short.endswith("-m pip install pi-heif")  # a sync names the package where it skips the file
+
+
+def test_another_decoder_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that files that could not be read before are tried again."""
+    first = decoders()
+    assert "pi-heif" in first
+    for name in ("_pi_heif", "_pillow_heif"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert decoders() != first
 
 
 def test_the_decoder_has_no_encoder_and_comes_with_the_base() -> None:

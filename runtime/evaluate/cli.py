@@ -30,6 +30,7 @@ from ..pretrained import describe_model, find_model, find_reference
 from ..text import display_path, printable
 from .contradictions import check_beside_triplets, check_models, check_pictures
 from .options import (
+    DEFAULT_K,
     Asked,
     DataOption,
     DemoKOption,
@@ -100,7 +101,7 @@ def evaluate_command(
     gallery: GalleryOption = None,
     reference: ReferenceOption = None,
     triplets: TripletsOption = None,
-    k: KOption = 30,
+    k: KOption = None,
     save_embeddings: SaveOption = None,
     demo: DemoOption = 0,
     demo_k: DemoKOption = 10,
@@ -158,7 +159,13 @@ def _compare(asked: Asked) -> None:
         contenders.insert(0, Contender(REFERENCE_NAME, pytorch))
     with progress_in_stages() as start:
         comparison = compare_models(
-            contenders, dataset, asked.k, sample=sample, max_pixels=asked.max_pixels, start=start, say=note
+            contenders,
+            dataset,
+            _depth(asked.k, dataset),
+            sample=sample,
+            max_pixels=asked.max_pixels,
+            start=start,
+            say=note,
         )
     comparison = comparison.with_speeds(_speeds(contenders))
     _print_comparison(comparison, asked.as_json)
@@ -212,16 +219,34 @@ def _measure_on_data(asked: Asked, embedder: Embedder, reference: Path | None) -
     dataset = _open(asked, pytorch)
     rated = None if asked.triplets is None else load_triplets(asked.triplets, dataset)
     dataset = _measured(dataset, sample)
+    k = _depth(asked.k, dataset)
     queries, gallery = _embed(dataset, embedder, "", asked.max_pixels)
     compared = _reference_splits(sample, pytorch, queries, gallery, asked)
-    result = evaluate(queries, gallery, asked.k, reference=compared, say=note)
-    judged = None if rated is None else _judge(rated, embedder, queries, gallery, k=asked.k)
+    result = evaluate(queries, gallery, k, reference=compared, say=note)
+    judged = None if rated is None else _judge(rated, embedder, queries, gallery, k=k)
     if asked.save_embeddings is not None:
         _save(asked.save_embeddings, queries, gallery)
     if asked.demo:
         _draw(dataset, queries, gallery, asked.demo, asked.demo_k, asked.out)
     _show(result, judged, asked.as_json)
     _require_parity(result, embedder)
+
+
+def _depth(k: int | None, dataset: DataSet) -> int:
+    """Return the k of the figures: as it was named, else 30, or fewer where the gallery is smaller.
+
+    Raises:
+        EvaluationError: the gallery has fewer pictures than were named. Said before anything is embedded.
+
+    """
+    from .evaluation import check_k
+
+    shared = not {sample.path for sample in dataset.val}.isdisjoint(sample.path for sample in dataset.train)
+    most = len(dataset.train) - shared  # a query that lies in the gallery does not find itself
+    if k is None and 1 <= most < DEFAULT_K:
+        note(f"measured as precision@{most}: the gallery has no more pictures for a query")
+        return most
+    return check_k(DEFAULT_K if k is None else k, most)
 
 
 def _open(asked: Asked, pytorch: Network | None) -> DataSet:

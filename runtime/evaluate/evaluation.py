@@ -28,7 +28,7 @@ from ..scan import nearest
 from .embedded import EmbeddedSplit
 from .parity import VectorDifference, compare_vectors
 
-__all__ = ["Evaluation", "Ranking", "compare_splits", "evaluate", "rank_split"]
+__all__ = ["Evaluation", "Ranking", "check_k", "compare_splits", "evaluate", "rank_split"]
 
 SCHEMA = 1
 Vectors = npt.NDArray[np.float32]
@@ -85,6 +85,18 @@ class Evaluation:
         }
 
 
+def check_k(k: int, most: int) -> int:
+    """Return ``k``.
+
+    Raises:
+        EvaluationError: it is below 1 or above ``most``, the number of gallery pictures that a query can find.
+
+    """
+    if not 1 <= k <= most:
+        raise EvaluationError(f"k = {k}; expected 1 to {most}, the number of gallery pictures.")
+    return k
+
+
 def rank_split(queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int) -> Ranking:
     """Rank the gallery for each query by an exact scan; a query that is a gallery picture, too, does not find itself.
 
@@ -93,9 +105,7 @@ def rank_split(queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int) -> Rankin
 
     """
     own = _own_rows(queries, gallery)
-    most = len(gallery) - bool((own >= 0).any())
-    if not 1 <= k <= most:
-        raise EvaluationError(f"k = {k}; expected 1 to {most}, the number of gallery pictures.")
+    check_k(k, len(gallery) - bool((own >= 0).any()))
     query_codes, gallery_codes = label_codes(queries.labels, gallery.labels)
     depth = max(k, largest_class(gallery_codes))
     neighbours = _without_own(functools.partial(_nearest_rows, queries.vectors, gallery.vectors), own, depth)

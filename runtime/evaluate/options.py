@@ -11,6 +11,7 @@ import typer
 from ..devices import Device
 
 __all__ = [
+    "DEFAULT_K",
     "Asked",
     "DataOption",
     "DemoKOption",
@@ -29,6 +30,8 @@ __all__ = [
     "TripletsOption",
 ]
 
+DEFAULT_K = 30
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -40,7 +43,7 @@ class Asked:
     data: str | None
     reference: Path | None
     triplets: Path | None
-    k: int
+    k: int | None
     save_embeddings: Path | None
     demo: int
     demo_k: int
@@ -112,7 +115,16 @@ TripletsOption = Annotated[
         "Score-at-top-k needs --data: its gallery, or what is of the triplet's label there, is what is ranked.",
     ),
 ]
-KOption = Annotated[int, typer.Option("-k", "--k", metavar="K", min=1, help="Neighbours of each query.")]
+KOption = Annotated[
+    int | None,
+    typer.Option(
+        "-k",
+        "--k",
+        metavar="K",
+        min=1,
+        help=f"Neighbours of each query. Default: {DEFAULT_K}, or the whole gallery where that is smaller.",
+    ),
+]
 SaveOption = Annotated[
     Path | None, typer.Option("--save-embeddings", metavar="DIR", help="Keep vectors, labels and paths as npz.")
 ]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation
     from .triplets import TripletReport
 
-__all__ = ["comparison_lines", "evaluation_lines", "triplet_lines"]
+__all__ = ["comparison_lines", "evaluation_lines", "of_at_most", "triplet_lines"]
 
 _WIDTH = 34
 # What a model does not have, or what means nothing for it.
@@ -33,12 +33,17 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     if result.reference is not None:
         rows.insert(0, (f"precision@{k}, PyTorch reference", result.reference))
     lines = [f"{result.queries:,} queries, {result.gallery:,} gallery pictures"]
-    possible = f" of at most {result.possible:.4f}" if result.possible < _ALL else ""
+    possible = of_at_most(result.possible)
     lines += [_line(name, f"{value:.4f}{possible * name.startswith('precision')}") for name, value in rows]
     if result.difference is not None:
         lines.append(_line("largest difference from PyTorch", f"{result.difference.max_abs_difference:.1e}"))
         lines.append(_line("smallest cosine with PyTorch", f"{result.difference.min_cosine:.7f}"))
     return lines
+
+
+def of_at_most(possible: float) -> str:
+    """Return what a precision is read beside, where classes are too small for a precision of 1."""
+    return f" of at most {possible:.4f}" if possible < _ALL else ""
 
 
 def triplet_lines(judged: TripletReport) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import PictureError
 
-__all__ = ["MissingEnd", "damaged", "unsupported"]
+__all__ = ["MissingEnd", "damaged", "missing_decoder", "unsupported"]
 
 
 class MissingEnd(OSError):  # noqa: N818  not always an error
@@ -17,6 +17,18 @@ def unsupported(image_format: str, what: str, advice: str = "save it as JPEG or 
         f"is a {image_format} file with {what}, which is not supported; {advice}.",
         kind="unsupported",
         short=f"{image_format} with {what}: not supported",
+    )
+
+
+def missing_decoder(image_format: str, package: str) -> PictureError:
+    """Return the error of a file whose decoder is not installed; ``package``, as pip takes it, brings one."""
+    from ..shell import pip
+
+    install = pip("install", package)
+    return PictureError(
+        f"is a {image_format} file, and no decoder of these is installed here; install one with: {install}",
+        kind="unsupported",
+        short=f"{image_format} without its decoder; install it with: {install}",
     )
 
 

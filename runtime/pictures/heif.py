@@ -11,9 +11,12 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
-from .faults import unsupported
+from .faults import missing_decoder
 
-__all__ = ["open_heif"]
+__all__ = ["DECODERS", "open_heif"]
+
+# Modules that decode, and the packages that bring them; the first that can be imported is taken.
+DECODERS = {"_pi_heif": "pi-heif", "_pillow_heif": "pillow-heif"}
 
 _THREADS = 4
 # Colours in 8 bits, as RGB; rows and gray of more bits as libheif hands them over: what the package would do to them
@@ -94,11 +97,9 @@ def _check_boxes(content: bytes) -> None:
 
 def _decoder() -> Any:
     """Return the module of pi-heif; where there is none, of pillow-heif, which is the same with an encoder."""
-    for name in ("_pi_heif", "_pillow_heif"):
+    for name in DECODERS:
         try:
             return importlib.import_module(name)
         except ImportError:
             continue
-    from ..shell import pip
-
-    raise unsupported("HEIF (HEIC)", "a decoder that is not installed here", f"install it: {pip('install', 'pi-heif')}")
+    raise missing_decoder("HEIF (HEIC)", "pi-heif")
