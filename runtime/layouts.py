@@ -50,7 +50,7 @@ def _read_pictures(source: Source, pictures: list[str], rule: LabelRule | None) 
         layout = read_imagefolder(source, root, pictures)
         if layout is not None:
             return layout
-    layout = _from_folders(source, pictures, root, rule or "top")
+    layout = _from_folders(source, pictures, root, rule)
     warnings = () if rule is not None else tuple(unread_metadata(source, root, pictures))
     return replace(layout, reading=replace(layout.reading, warnings=(*layout.reading.warnings, *warnings)))
 
@@ -103,9 +103,11 @@ def _listed(texts: Iterable[str], most: int = 5) -> str:
 # -- folders ---------------------------------------------------------------------------------------------------------
 
 
-def _from_folders(source: Source, pictures: Sequence[str], root: str, rule: LabelRule) -> Layout:
+def _from_folders(source: Source, pictures: Sequence[str], root: str, rule: LabelRule | None) -> Layout:
     tops = folders_below(pictures, root)
-    labels = FolderLabels(rule, splits=is_split_layout(tops))
+    labels = FolderLabels(rule or "top", splits=is_split_layout(tops))
+    if rule != "top" and not labels.splits:
+        _refuse_splits_beside_others(source, tops)
     samples: dict[Split, list[Sample]] = {"train": [], "val": [], "test": []}
     unlabelled: Counter[str] = Counter()
     for path in pictures:
@@ -117,14 +119,27 @@ def _from_folders(source: Source, pictures: Sequence[str], root: str, rule: Labe
             samples[split or "train"].append(replace(source.sample(path, label), path=below))
     _check_class_folders(source, tops, labels, samples, unlabelled)
     reading = Reading(
-        labels=rule,
+        labels=labels.rule,
         root=root,
         unlabelled=dict(unlabelled),
-        merged=_merged(labels, pictures, root) if rule == "leaf" else (),
+        merged=_merged(labels, pictures, root) if labels.rule == "leaf" else (),
         other_readings=_other_readings(labels, pictures, root),
         warnings=tuple(_folder_warnings(labels, tops, samples, unlabelled)),
     )
     return Layout(tuple(samples["train"]), tuple(samples["val"]), tuple(samples["test"]), reading)
+
+
+def _refuse_splits_beside_others(source: Source, tops: Mapping[str, set[str]]) -> None:
+    """Refuse splits that have classes in common and lie beside other folders: test pictures would be learned from."""
+    splits = sorted(name for name in tops if split_of(name))
+    shared = [a for a in splits if any(a != b and split_of(a) != split_of(b) and tops[a] & tops[b] for b in splits)]
+    if shared:
+        others = _listed(printable(name) for name in sorted(tops) if name not in splits)
+        raise DataError(
+            f"{display_path(source.path)} holds splits ({_listed(map(printable, splits))}) beside {others}; expected "
+            "splits alone, or class folders alone. Put the others elsewhere, or say --labels top to take each of these "
+            "folders as a class."
+        )
 
 
 def _check_class_folders(

@@ -195,6 +195,10 @@ CASES = [
         of(inside("pets", classes(train=10, test=2))), (2, 18, 2, 4),
     ),
     Case("class folders, one like a split", "cat/, dog/, test/", of({"cat": 10, "dog": 10, "test": 10}), (3, 27, 3, 0)),
+    Case(
+        "splits beside another folder", "train/CLASS, test/CLASS, unlabelled/",
+        of({**classes(train=10, test=2), "unlabelled": 5}), None,
+    ),
     Case("one flat folder", "0.png, 1.png, …", of({"": 5}), None),
     Case("splits without class folders", "train/0.png, val/0.png, …", of({"train": 5, "val": 2}), None),
     Case("a test split alone", "test/CLASS", of(classes(test=4)), None),
