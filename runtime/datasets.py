@@ -111,7 +111,8 @@ def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataS
 def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> DataSet:
     """List the pictures of DATA as a whole: all of its splits together are ``train``.
 
-    ``path`` of each begins with DATA as it is named, so that pictures of two such sets are told apart.
+    ``path`` of each says where it lies, relative to the working directory where that is above it: the same for a
+    picture that two such sets hold, however they name it.
 
     Raises:
         DataError: see :func:`open_dataset`.
@@ -121,8 +122,9 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
         digits = open_dataset(data, labels=labels)
         return replace(digits, train=(*digits.train, *digits.val), val=(), reading=Reading())
     name, layout = _read(Path(data), labels)
+    place, here = f"{_place(Path(data))}{layout.reading.root}", os.path.join(Path.cwd(), "")  # noqa: PTH118
     whole = tuple(
-        replace(sample, path=f"{os.path.normpath(data)}/{layout.reading.root}{sample.path}")
+        replace(sample, path=f"{place}{sample.path}".removeprefix(here))
         for sample in (*layout.train, *layout.val, *layout.test)
     )
     if not whole:
@@ -130,6 +132,12 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
             f"{display_path(data)} holds no pictures with a label ({_what_else(layout)}); {_EXPECTED_FOLDERS}."
         )
     return replace(_completed(DataSet(name, whole, ()), layout, layout.reading), test=())
+
+
+def _place(data: Path) -> str:
+    """Return the folder or zip that the pictures of DATA lie in, with its ``/``, without links."""
+    holder = data if data.is_dir() or data.suffix.lower() == ".zip" else data.parent
+    return os.path.join(os.path.realpath(holder), "")  # noqa: PTH118
 
 
 def _refuse_packed_split(layout: Layout, data: str | Path) -> None:

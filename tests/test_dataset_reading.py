@@ -233,6 +233,23 @@ def test_two_sets_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert {sample.path for sample in part.train} < {sample.path for sample in whole.train}
 
 
+def test_a_picture_is_one_however_two_sets_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    fill(here / "pets", classes(train=2))
+    (tmp_path / "link").symlink_to("here/pets")
+    monkeypatch.chdir(here)
+    names = [path.relative_to(here / "pets/train").as_posix() for path in here.glob("pets/train/*/*")]
+    for name in ("queries.csv", "gallery.csv"):
+        (here / name).write_text("path,label\n" + "".join(f"pets/train/{path},{path[:3]}\n" for path in names))
+    expected = {f"pets/train/{path}" for path in names}
+    for data in ("pets", here / "pets", "../link", "../here/pets", "queries.csv", here / "gallery.csv", "."):
+        assert {sample.path for sample in open_pictures(data).train} == expected, data
+    monkeypatch.chdir(here / "pets")
+    inside = {f"train/{path}" for path in names}
+    for data in ("../queries.csv", ".", "../../link"):
+        assert {sample.path for sample in open_pictures(data).train} == inside, data
+
+
 # -- real photographs ------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from tinymodel import SIZE, expected, write_model, write_picture, write_pictures
 
 from deeprank.runtime import formats
+from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import IndexDamagedError, IndexStateError, QueryError
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.care.reembed import reembed
@@ -31,6 +32,7 @@ from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import Writer, writing
 from deeprank.runtime.index.files import disk_errors
 from deeprank.runtime.index.folders.dryrun import dry_run
+from deeprank.runtime.index.folders.plan import plan_sync
 from deeprank.runtime.index.folders.rootfilters import RootFilters
 from deeprank.runtime.index.folders.rootlabels import RootLabels, parse_labels
 from deeprank.runtime.index.folders.sync import SyncReport, sync
@@ -316,6 +318,21 @@ def test_a_table_of_labels(tmp_path: Path, model: Path) -> None:
     assert "is gone" in remark
 
 
+@pytest.mark.parametrize("place", [".", "p", "p/a", "elsewhere"])
+@pytest.mark.parametrize("prefix", ["", "p/", "a/"])
+def test_a_table_says_the_same_to_a_sync_and_to_training(tmp_path: Path, model: Path, place: str, prefix: str) -> None:
+    """Names that are true twice: of a picture beside the table, and of another one in the folder."""
+    photos = photos_with(tmp_path / "p", [f"{folder}{n}.png" for folder in ("", "a/", "a/a/", "p/") for n in range(3)])
+    table = tmp_path / place / "l.csv"
+    table.parent.mkdir(exist_ok=True)
+    table.write_text("path,label\n" + "".join(f"{prefix}{n}.png,l{n % 2}\n" for n in range(3)))
+    sync(tmp_path / "i", [photos], model=model, labels=parse_labels(str(table)))
+    known = {path: label for path, label in labels(tmp_path / "i").items() if label is not None}
+    data = open_dataset(photos, labels=str(table))
+    assert known == {sample.path: sample.label for sample in (*data.train, *data.val)}
+    assert len(known) == 3
+
+
 def test_what_labels_may_be(tmp_path: Path) -> None:
     with pytest.raises(QueryError, match=r"'topp' is no rule and no file; expected top, leaf, path, none, or a table"):
         parse_labels("topp")
@@ -367,6 +384,31 @@ def test_sources_of_labels_survive(tmp_path: Path, model: Path, monkeypatch: pyt
     assert verify(index, repair=True).remaining == ()
     assert index_info(index).labelling == known
     assert {item.decoding for item in items(index).values()} == {formats.DECODING_VERSION}
+
+
+def test_another_model_keeps_labels_whose_table_is_gone(tmp_path: Path, model: Path) -> None:
+    photos, index, table = photos_with(tmp_path / "p", SPLIT), tmp_path / "i", tmp_path / "l.csv"
+    (photos / "notes").write_text("no picture")
+    table.write_text("path,label\n" + "".join(f"{path},{place}\n" for place, path in enumerate(SPLIT)))
+    sync(index, [photos], model=model, labels=parse_labels(str(table)))
+    table.unlink()
+    photos_with(photos, ["new.png"], 50)
+    report = reembed(index, model=write_model(tmp_path / "other.onnx", seed=1))
+    assert labels(index) == {"new.png": None, **{path: str(place) for place, path in enumerate(SPLIT)}}
+    assert ["pictures keep their labels" in remark for remark in report.remarks] == [True]
+    assert sync(index, [photos]).unchanged == len(SPLIT) + 1
+
+
+def test_another_model_says_nothing_of_splits_that_stay(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, index = photos_with(tmp_path / "p", SPLIT), tmp_path / "i"
+    (photos / "notes").write_text("no picture")
+    sync(index, [photos], model=model)
+    assert reembed(index, model=write_model(tmp_path / "other.onnx", seed=1)).remarks == ()
+    monkeypatch.setattr(formats, "format_of", lambda head: pytest.fail("what is no picture is remembered"))
+    with Store.open(index) as store:
+        plan_sync(store, index, [photos])
 
 
 @pytest.mark.parametrize("change", ["rule = 'leaf'", "splits = 0", "label_file = x'2f61'", "root = 2"])

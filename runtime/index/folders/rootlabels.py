@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -109,8 +109,13 @@ def parse_labels(text: str) -> RootLabels:
     return RootLabels("table", table=os.path.realpath(text))
 
 
-def open_labels(labelling: RootLabels, root: bytes) -> LabelSource:
+def open_labels(labelling: RootLabels, root: bytes, known: Collection[bytes] = ()) -> LabelSource:
     """Return the labels of the folder ``root``; a table is read.
+
+    Args:
+        labelling: how they are read.
+        root: the folder.
+        known: paths in it that are known to be those of pictures, whether they are there at the moment or not.
 
     Raises:
         DataError: the table is not one.
@@ -120,19 +125,13 @@ def open_labels(labelling: RootLabels, root: bytes) -> LabelSource:
         return LabelSource(labelling)
     from ...label_table import read_label_table
 
-    return LabelSource(labelling, _below(root, labelling.table, read_label_table(Path(labelling.table)).labels()))
+    folder = Path(os.fsdecode(root))
 
+    def is_file(path: str) -> bool:
+        return os.fsencode(path) in known or (folder / path).is_file()
 
-def _below(root: bytes, table: str, labels: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return labels by the path below ``root``; those in a table are relative to it, else to the table's own folder."""
-    folder, home = os.fsdecode(root), os.path.dirname(table)  # noqa: PTH120
-    prefix = folder.rstrip("/") + "/"
-    found: dict[str, str | None] = {}
-    for path, label in labels.items():
-        there = os.path.normpath(os.path.join(home, path))  # noqa: PTH118
-        if there.startswith(prefix):
-            found[there.removeprefix(prefix)] = label
-    return {**found, **{os.path.normpath(path): label for path, label in labels.items()}}
+    rows = read_label_table(Path(labelling.table)).rows_within(folder, is_file)
+    return LabelSource(labelling, {path: row.label for row, path in rows if row.label is not None})
 
 
 def labelling_row(root: int, labelling: RootLabels) -> tuple[int, str, int, bytes, int]:

@@ -274,7 +274,7 @@ class SyncRun:
         if task.uploaded is not None:
             return task.uploaded._replace(id=item, root=task.plan.root, decoding=formats.DECODING_VERSION)
         path, size, mtime_ns = task.found
-        label = label if task.old is None else task.old.label
+        label = task.plan.known_labels.get(path, label) if task.old is None else task.old.label
         if not task.redecode:  # its file is as it was, and so is its label
             label = task.plan.labels.label(path, label)
         return Item(item, task.plan.root, path, label, size, mtime_ns, task.sha256, formats.DECODING_VERSION)
