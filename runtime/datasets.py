@@ -289,14 +289,14 @@ def write_digits(folder: Path) -> DataSet:
     return open_dataset(folder)
 
 
-def _make(name: str, train: Iterable[Sample], val: Iterable[Sample], **rest: object) -> DataSet:
+def _make(name: str, train: Iterable[Sample], val: Iterable[Sample]) -> DataSet:
     """Give a source without a val split one that depends on content only."""
     train, val = tuple(train), tuple(val)
     listed: tuple[Sample, ...] = ()
     if not val:
         listed = train
         train, val = holdout(listed, salt="")
-    return DataSet(name, train, val, unsplit=listed, **rest)  # type: ignore[arg-type]
+    return DataSet(name, train, val, unsplit=listed)
 
 
 def split_by_rule(dataset: DataSet, rule: int) -> DataSet:

@@ -12,6 +12,7 @@ import subprocess
 import time
 import zipfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,12 @@ from deeprank.runtime.index.database.writer import Writer, writing
 from deeprank.runtime.index.files import disk_errors
 from deeprank.runtime.index.folders.dryrun import dry_run
 from deeprank.runtime.index.folders.plan import plan_sync
+from deeprank.runtime.index.folders.presentation import sync_time
 from deeprank.runtime.index.folders.rootfilters import RootFilters
 from deeprank.runtime.index.folders.rootlabels import RootLabels, parse_labels
 from deeprank.runtime.index.folders.sync import SyncReport, sync
 from deeprank.runtime.index.info import index_info
+from deeprank.runtime.index.presentation import info_lines
 from deeprank.runtime.index.transfer.copying import copy
 from deeprank.runtime.index.transfer.exporting import export_index
 from deeprank.runtime.index.transfer.importing import import_index
@@ -725,6 +728,37 @@ def test_time_and_the_next_command(tmp_path: Path, model: Path) -> None:
     assert (document["embedded"], document["relabelled"], document["redecoded"]) == (0, 0, 0)
     (skipped,) = document["skipped"]
     assert (skipped["kind"], skipped["reason"][-1]) == ("not a picture", ".")
+
+
+def test_the_time_is_rounded_once() -> None:
+    for seconds, shown in ((0.04, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (119.7, "2 min 00 s")):
+        assert sync_time(SyncReport(seconds=seconds)) == f"Took {shown}."
+
+
+def test_hints_can_be_pasted(tmp_path: Path, model: Path) -> None:
+    photos, index = photos_with(tmp_path / "my $photos' \n", SPLIT), tmp_path / "my index"
+    sync(index, [photos], model=model)
+    info = replace(index_info(index), splits=(str(photos),))
+    (hint,) = (line for line in info_lines(info) if line.startswith("hint"))
+    assert as_in_bash(hint.partition("again: ")[2])[2:] == [str(photos), "--labels", "top", "--index", str(index)]
+    shutil.rmtree(photos)
+    with pytest.raises(IndexStateError) as refused:
+        sync(index, [photos])
+    command = str(refused.value).partition("out with: ")[2].partition(" (or")[0]
+    run_command(*as_in_bash(command), "--index", index, "--yes")
+    assert items(index) == {}
+    for options in (RootFilters(("a b", "\x1b"), ("it's",)), RootLabels("table", table="/a\tb")):
+        assert not {"\x1b", "\t"} & set(str(options))
+        assert as_in_bash(str(options)) in (
+            ["--include", "a b", "--include", "\x1b", "--exclude", "it's"],
+            ["--labels", "/a\tb"],
+        )
+
+
+def as_in_bash(command: str) -> list[str]:
+    """Return the words of a command as a shell reads them."""
+    shown = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True)
+    return os.fsdecode(shown.stdout).split("\0")[:-1]
 
 
 def test_a_full_disk_is_not_the_fault_of_the_source(tmp_path: Path, model: Path) -> None:

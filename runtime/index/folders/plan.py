@@ -14,6 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ... import formats
+from ...console import to_paste
 from ...errors import IndexStateError
 from ...images import DEFAULT_MAX_PIXELS
 from ...labels import is_split_layout
@@ -303,7 +304,7 @@ def _numbers(paths: Mapping[int, bytes]) -> dict[bytes, int]:
         if path in numbers:
             raise IndexStateError(
                 f"{display_path(path)} is a folder of the index already; two cannot become one. Take one of them out "
-                "with: deeprank-index remove --root DIR."
+                f"with: {to_paste('deeprank-index', 'remove', '--root', 'DIR')}"
             )
         numbers[path] = root
     return numbers
@@ -316,7 +317,8 @@ def _check_not_uploads(folder: Path, paths: Iterable[str | Path]) -> None:
         if found == uploads or _is_inside(found, uploads):
             raise IndexStateError(
                 f"{display_path(path)} holds what was uploaded to {display_path(folder)} and is in the index already; "
-                "expected folders outside of it. Uploads are taken out with: deeprank-index remove PATH."
+                "expected folders outside of it. Uploads are taken out with: "
+                f"{to_paste('deeprank-index', 'remove', 'PATH')}"
             )
 
 
@@ -365,9 +367,10 @@ def _check_overlap(paths: Sequence[bytes], known: Collection[bytes]) -> None:
                     "sync the outer folder alone."
                 )
             if _is_inside(other, path):
+                remove = to_paste("deeprank-index", "remove", "--root", Path(os.fsdecode(other)))
                 raise IndexStateError(
                     f"{display_path(path)} holds {display_path(other)}, which is synced by itself; sync that one, or "
-                    f"first take it out with: deeprank-index remove --root {display_path(other)}."
+                    f"first take it out with: {remove}"
                 )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, cast
 
 from ...errors import QueryError
 from ...labels import LABEL_RULES, SPLITS, FolderLabels, LabelRule, is_split_layout, split_of
+from ...shell import shell_word
 from ...text import display_path, printable
 from ..database.records import checksum
 from .walk import Found
@@ -56,9 +57,7 @@ class RootLabels:
 
     def __str__(self) -> str:
         """Return the option that asks for it, as it is typed."""
-        import shlex
-
-        return f"--labels {shlex.quote(display_path(self.table)) if self.table else self.rule}"
+        return f"--labels {shell_word(self.table or self.rule)}"
 
 
 @dataclass(frozen=True)

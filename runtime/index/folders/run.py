@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import formats
+from ...console import to_paste
 from ...devices import usable_cores
 from ...errors import IndexStateError, PictureError
 from ...images import Picture
@@ -251,10 +252,10 @@ class SyncRun:
     def _skip(self, task: Task, error: PictureError) -> None:
         reason = str(error)
         if task.uploaded is not None and not is_here(task, self._writer.folder) and is_whole(task):
+            path, index = Path(task.path), Path(os.fsdecode(task.plan.path)).parent
             raise IndexStateError(
                 f"{reason} It was uploaded, and lies in the index alone, from where it would be lost; everything stays "
-                f"as it is. Take it out first with: deeprank-index remove {display_path(task.path)} --index "
-                f"{display_path(os.path.dirname(task.plan.path))}."  # noqa: PTH120 - bytes
+                f"as it is. Take it out first with: {to_paste('deeprank-index', 'remove', path, '--index', index)}"
             )
         self._skipped.append(SkippedFile(task.path, reason, error.kind, error.short))
         unread = unread_of(task.found, error, self._reading) if task.uploaded is None else None
