@@ -16,11 +16,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 from .errors import DataError, MissingExtraError
 from .label_table import read_label_table
-from .labels import LABEL_RULES, LabelRule, split_of
+from .labels import LABEL_RULES, LabelRule, label_rule, split_of
 from .layouts import read_tree
 from .reading import Layout, Reading
 from .sources import FolderSource, Sample, Source, ZipSource
@@ -204,33 +203,24 @@ def labels_beside(data: str | Path, labels: str | None) -> str | None:
     path = Path(data)
     if labels is None or not (path.is_dir() or path.suffix.lower() == ".zip"):
         return None
-    if _is_rule(labels) or path.resolve().is_relative_to(Path(labels).resolve().parent):
+    if labels in LABEL_RULES or path.resolve().is_relative_to(Path(labels).resolve().parent):
         return labels
     return None
 
 
-def _is_rule(labels: str | Path | None) -> bool:
-    return labels is not None and str(labels) in LABEL_RULES
-
-
 def _rule(labels: str | Path | None) -> LabelRule | None:
     """Return the rule that ``labels`` names; None: it is None or a table."""
-    if labels is None:
-        return None
-    if str(labels) == "none":
+    rule = None if labels is None else label_rule(str(labels))
+    if rule == "none":
         raise DataError(
             "--labels none: pictures without labels can be searched, but neither learned from nor judged; expected "
             "top, leaf, path or a CSV of path,label."
         )
-    if _is_rule(labels):
-        return cast(LabelRule, str(labels))
-    if not Path(labels).exists() and Path(labels).suffix.lower() != ".csv":
-        raise DataError(f"--labels {printable(str(labels))}: expected top, leaf, path or a CSV of path,label.")
-    return None
+    return rule
 
 
 def _refuse_labels(data: str, labels: str | Path | None) -> None:
-    if _rule(labels) not in (None, "top") or (labels is not None and not _is_rule(labels)):
+    if labels is not None and _rule(labels) != "top":
         raise DataError(
             f"--labels {printable(str(labels))} is for folders and zips, and {data} names its labels itself; leave "
             "--labels out."

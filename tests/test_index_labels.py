@@ -9,9 +9,10 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
+import threading
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tinymodel import SIZE, expected, write_model, write_picture, write_pictures
 
 from deeprank.runtime import formats
 from deeprank.runtime.datasets import open_dataset
-from deeprank.runtime.errors import IndexDamagedError, IndexStateError, QueryError
+from deeprank.runtime.errors import DataError, IndexDamagedError, IndexStateError
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.care.reembed import reembed
 from deeprank.runtime.index.care.verify import verify
@@ -145,6 +146,34 @@ def test_the_first_sync_embeds_again_what_a_correction_touches(tmp_path: Path) -
     assert verify(index).problems == ()
     # Labels stay as they were until somebody asks.
     assert labels(index) == {path: item.label for path, item in before.items()}
+
+
+def test_a_dry_run_looks_at_older_vectors_as_a_sync_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, photos = old_index(tmp_path / "old")
+    stages, threads, looked = [], set(), formats.decoding_changed
+
+    def changed(path: str, since: int) -> bool:
+        threads.add(threading.current_thread().name.split("_")[0])
+        return looked(path, since)
+
+    def progress(what: str, total: int | None = None, **_: object) -> Callable[..., None]:
+        stages.append((what, total))
+        return lambda *_: None
+
+    monkeypatch.setattr(formats, "decoding_changed", changed)
+    found = dry_run(index, [], moved_roots=[f"/nowhere/photos={photos}"], progress=progress)
+    assert (len(found.redecoded), found.unchanged) == (3, 5)
+    assert ("checking formats", 8) in stages
+    assert threads == {"check"}
+
+
+def test_a_connection_that_fails_is_closed(tmp_path: Path) -> None:
+    database = tmp_path / "items.sqlite"
+    database.write_bytes(b"no database" * 1000)
+    with pytest.raises(sqlite3.DatabaseError) as refused:
+        schema._connect_with_log(database)
+    assert refused.tb is not None  # what failed is still referred to
+    assert str(database) not in {str(entry.resolve()) for entry in Path("/proc/self/fd").iterdir()}
 
 
 def test_whoever_has_it_open_goes_on_while_it_is_migrated(tmp_path: Path) -> None:
@@ -337,7 +366,9 @@ def test_a_table_says_the_same_to_a_sync_and_to_training(tmp_path: Path, model: 
 
 
 def test_what_labels_may_be(tmp_path: Path) -> None:
-    with pytest.raises(QueryError, match=r"'topp' is no rule and no file; expected top, leaf, path, none, or a table"):
+    with pytest.raises(
+        DataError, match=r"'topp' is no rule and no file; expected top, leaf, path, a CSV of path,label"
+    ):
         parse_labels("topp")
     result = run_command("deeprank-index", "sync", "p", "--labels", "topp", cwd=tmp_path, status=1)
     assert result.stderr.startswith("error: --labels 'topp' is no rule")
@@ -358,6 +389,24 @@ def test_what_labels_may_be(tmp_path: Path) -> None:
             ["test/a/0.png"],
             "p: 1 label from its top folders (test); --labels leaf: 1. 'test' is read as a label; if it is a split, "
             "sync p/test by itself, or take --labels leaf",
+        ),
+        (
+            ["x y/train/cat/0.png", "x y/test/dog/0.png"],
+            "p: 1 label from its top folders (x y); --labels leaf: 2. x y holds splits; sync 'p/x y', or take --labels "
+            "leaf",
+        ),
+        (
+            ["x/train/cat/0.png", "y/train/cat/0.png", "y/test/cat/0.png"],
+            "p: 2 labels from its top folders (x, y); --labels leaf: 1. These folders hold splits; sync p/x and p/y, "
+            "or take --labels leaf",
+        ),
+        (
+            ["cat/train/0.png", "cat/test/0.png", "dog/train/0.png"],
+            "p: 2 labels from its top folders (cat, dog); --labels leaf: 2",
+        ),
+        (
+            ["x/train/cat/0.png", "dog/0.png"],
+            "p: 2 labels from its top folders (dog, x); --labels leaf: 2",
         ),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ...console import from_here
 from ...labels import FolderLabels
@@ -13,14 +13,14 @@ from ...text import display_path, printable
 from .plan import RootPlan
 from .rootlabels import describe_labels
 
-__all__ = ["labels_remarks", "labels_said", "remembered_filters", "tools_remark"]
+__all__ = ["labels_remarks", "remembered_filters", "say_labels", "tools_remark"]
 
 
-def labels_said(plans: Sequence[RootPlan]) -> Iterator[str]:
+def say_labels(plans: Sequence[RootPlan], say: Callable[[str], None]) -> None:
     """Say where the labels of each folder come from."""
     for plan in plans:
         if plan.uploads is None and plan.walk.files:
-            yield describe_labels(display_path(from_here(plan.path)), plan.labels, plan.folders, plan.walk.files)
+            say(describe_labels(from_here(plan.path), plan.labels, plan.folders, plan.walk.files))
 
 
 def labels_remarks(plans: Sequence[RootPlan]) -> Iterator[str]:
