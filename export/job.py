@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
+from ..runtime.console import from_here
 from ..runtime.datasets import DataSet, open_dataset
 from ..runtime.images import PictureRule
 from ..runtime.modelfile import ModelInfo
@@ -75,13 +75,9 @@ class Job:
 
     @property
     def pictures(self) -> Path | None:
-        """The folder of the data set, relative to the working directory where it lies below; None: it is no folder."""
+        """The folder of the data set, as it can be typed here; None: it is no folder."""
         folder = Path(self._data)
-        if not folder.is_dir():
-            return None
-        with contextlib.suppress(ValueError):
-            return folder.resolve().relative_to(Path.cwd())
-        return folder
+        return from_here(folder.resolve()) if folder.is_dir() else None
 
     def one_form(self) -> Package:
         """Write the form that is asked for."""

@@ -16,7 +16,7 @@ from .console import emit_json, fail, guarded, note, refuse_usage, standard_stre
 from .errors import DataError
 from .helptext import command_help, usage_line
 from .progress import Advance, StartProgress
-from .text import printable
+from .text import duration, printable
 
 __all__ = [
     "Application",
@@ -241,7 +241,7 @@ class _Speed:
         rate = units / seconds
         if self._total is None:
             return [f"{rate:.3g}/s"]
-        return [f"{rate:.3g}/s", f"{_duration(max(0, self._total - self._done) / rate)} left"]
+        return [f"{rate:.3g}/s", f"{duration(max(0, self._total - self._done) / rate)} left"]
 
 
 class _PlainProgress:
@@ -263,14 +263,6 @@ class _PlainProgress:
         of_total = "" if self._total is None else f" of {self._total:,}"
         done = f"{self._what}: {self._done:,}{of_total} {self._unit}"
         note(", ".join([done, *self._speed.words(), *([detail] if detail else [])]))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def data_or_tiny_imagenet(data: str | None, *, yes: bool = False) -> str:

@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 from .errors import DeepRankError
@@ -27,6 +28,7 @@ __all__ = [
     "emit_json",
     "emit_paths",
     "fail",
+    "from_here",
     "guarded",
     "next_step",
     "note",
@@ -156,6 +158,12 @@ def to_paste(*words: str | os.PathLike[str]) -> str:
         for each in arguments
     ]
     return f"{as_typed(os.fsdecode(command))} {shell_command(*arguments)}".rstrip()
+
+
+def from_here(path: str | bytes | os.PathLike[str]) -> Path:
+    """Return a path as it can be typed here: relative where it lies in the working directory, else as it is."""
+    whole, here = Path(os.fsdecode(path)), Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else whole
 
 
 def as_typed(command: str) -> str:

@@ -16,11 +16,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 from .errors import DataError, MissingExtraError
 from .label_table import read_label_table
-from .labels import LABEL_RULES, LabelRule, split_of
+from .labels import LABEL_RULES, LabelRule, label_rule, split_of
 from .layouts import read_tree
 from .reading import Layout, Reading
 from .sources import FolderSource, Sample, Source, ZipSource
@@ -111,7 +110,8 @@ def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataS
 def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> DataSet:
     """List the pictures of DATA as a whole: all of its splits together are ``train``.
 
-    ``path`` of each begins with DATA as it is named, so that pictures of two such sets are told apart.
+    ``path`` of each says where it lies, relative to the working directory where that is above it: the same for a
+    picture that two such sets hold, however they name it.
 
     Raises:
         DataError: see :func:`open_dataset`.
@@ -121,8 +121,9 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
         digits = open_dataset(data, labels=labels)
         return replace(digits, train=(*digits.train, *digits.val), val=(), reading=Reading())
     name, layout = _read(Path(data), labels)
+    place, here = f"{_place(Path(data))}{layout.reading.root}", os.path.join(Path.cwd(), "")  # noqa: PTH118
     whole = tuple(
-        replace(sample, path=f"{os.path.normpath(data)}/{layout.reading.root}{sample.path}")
+        replace(sample, path=f"{place}{sample.path}".removeprefix(here))
         for sample in (*layout.train, *layout.val, *layout.test)
     )
     if not whole:
@@ -130,6 +131,12 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
             f"{display_path(data)} holds no pictures with a label ({_what_else(layout)}); {_EXPECTED_FOLDERS}."
         )
     return replace(_completed(DataSet(name, whole, ()), layout, layout.reading), test=())
+
+
+def _place(data: Path) -> str:
+    """Return the folder or zip that the pictures of DATA lie in, with its ``/``, without links."""
+    holder = data if data.is_dir() or data.suffix.lower() == ".zip" else data.parent
+    return os.path.join(os.path.realpath(holder), "")  # noqa: PTH118
 
 
 def _refuse_packed_split(layout: Layout, data: str | Path) -> None:
@@ -196,33 +203,24 @@ def labels_beside(data: str | Path, labels: str | None) -> str | None:
     path = Path(data)
     if labels is None or not (path.is_dir() or path.suffix.lower() == ".zip"):
         return None
-    if _is_rule(labels) or path.resolve().is_relative_to(Path(labels).resolve().parent):
+    if labels in LABEL_RULES or path.resolve().is_relative_to(Path(labels).resolve().parent):
         return labels
     return None
 
 
-def _is_rule(labels: str | Path | None) -> bool:
-    return labels is not None and str(labels) in LABEL_RULES
-
-
 def _rule(labels: str | Path | None) -> LabelRule | None:
     """Return the rule that ``labels`` names; None: it is None or a table."""
-    if labels is None:
-        return None
-    if str(labels) == "none":
+    rule = None if labels is None else label_rule(str(labels))
+    if rule == "none":
         raise DataError(
             "--labels none: pictures without labels can be searched, but neither learned from nor judged; expected "
             "top, leaf, path or a CSV of path,label."
         )
-    if _is_rule(labels):
-        return cast(LabelRule, str(labels))
-    if not Path(labels).exists() and Path(labels).suffix.lower() != ".csv":
-        raise DataError(f"--labels {printable(str(labels))}: expected top, leaf, path or a CSV of path,label.")
-    return None
+    return rule
 
 
 def _refuse_labels(data: str, labels: str | Path | None) -> None:
-    if _rule(labels) not in (None, "top") or (labels is not None and not _is_rule(labels)):
+    if labels is not None and _rule(labels) != "top":
         raise DataError(
             f"--labels {printable(str(labels))} is for folders and zips, and {data} names its labels itself; leave "
             "--labels out."
@@ -281,14 +279,14 @@ def write_digits(folder: Path) -> DataSet:
     return open_dataset(folder)
 
 
-def _make(name: str, train: Iterable[Sample], val: Iterable[Sample], **rest: object) -> DataSet:
+def _make(name: str, train: Iterable[Sample], val: Iterable[Sample]) -> DataSet:
     """Give a source without a val split one that depends on content only."""
     train, val = tuple(train), tuple(val)
     listed: tuple[Sample, ...] = ()
     if not val:
         listed = train
         train, val = holdout(listed, salt="")
-    return DataSet(name, train, val, unsplit=listed, **rest)  # type: ignore[arg-type]
+    return DataSet(name, train, val, unsplit=listed)
 
 
 def split_by_rule(dataset: DataSet, rule: int) -> DataSet:

@@ -19,6 +19,7 @@ def missing_sentence(name: str) -> str:
         name: as it was given, printable.
 
     """
+    from .console import to_paste
     from .shell import shell_word
 
     shown = name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}..."
@@ -30,7 +31,8 @@ def missing_sentence(name: str) -> str:
         return f"file:///{name[address.end() :]} is an address; expected the file itself: {path}"
     if address is not None:
         url = f"{address[1]}://{name[address.end() :]}"
-        return f"{url} is an address; pictures are read from files. Try: curl -s {shell_word(url)} | deeprank-query -"
+        command = f"curl -s {shell_word(url)} | {to_paste('deeprank-query', '-')}"
+        return f"{url} is an address; pictures are read from files. Try: {command}"
     if name.startswith("data:"):
         return f"{name[:20]}... is a data: address; expected a picture file."
     if name.startswith("~"):

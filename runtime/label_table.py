@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -78,9 +78,27 @@ class LabelTable:
         """What the paths of the rows are relative to."""
         return self.path.parent
 
-    def labels(self) -> dict[str, str]:
-        """Return the label of each path that has one."""
-        return {row.path: row.label for row in self.rows if row.label is not None}
+    def rows_within(self, data: Path, is_file: Callable[[str], bool]) -> list[tuple[LabelRow, str]]:
+        """Return the rows about pictures of the folder ``data``, with their paths in it.
+
+        Paths are relative to the table's own folder if any row then names a file of ``data``, else to ``data``.
+
+        Args:
+            data: the folder.
+            is_file: tells whether a path in it, posix, is that of a file.
+
+        """
+        data, home = data.resolve(), self.folder.resolve()
+        beside: list[tuple[LabelRow, str]] = []
+        if home.is_relative_to(data):
+            prefix = "" if home == data else f"{home.relative_to(data).as_posix()}/"
+            beside = [(row, f"{prefix}{row.path}") for row in self.rows]
+        elif data.is_relative_to(home):
+            prefix = f"{data.relative_to(home).as_posix()}/"
+            beside = [(row, row.path.removeprefix(prefix)) for row in self.rows if row.path.startswith(prefix)]
+        if any(is_file(member) for _, member in beside):
+            return beside
+        return [(row, row.path) for row in self.rows]
 
 
 def read_label_table(path: Path) -> LabelTable:

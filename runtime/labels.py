@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Literal, cast, get_args
 
-__all__ = ["LABEL_RULES", "SPLITS", "FolderLabels", "LabelRule", "Split", "is_split_layout", "split_of"]
+from .errors import DataError
+from .text import printable
+
+__all__ = ["LABEL_RULES", "SPLITS", "FolderLabels", "LabelRule", "Split", "is_split_layout", "label_rule", "split_of"]
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -41,6 +45,23 @@ def is_split_layout(folders: Iterable[str]) -> bool:
     names = set(folders)
     splits = {split_of(name) for name in names}
     return bool(names) and None not in splits and ("train" in splits or len(names) > 1)
+
+
+def label_rule(text: str) -> LabelRule | None:
+    """Return the rule that ``--labels`` names; None: it names a file, a table of labels.
+
+    Raises:
+        DataError: it is neither.
+
+    """
+    if text in LABEL_RULES:
+        return cast(LabelRule, text)
+    if not Path(text).is_file():
+        raise DataError(
+            f"--labels {printable(text)!r} is no rule and no file; expected top, leaf, path, a CSV of path,label, or, "
+            "for an index, none."
+        )
+    return None
 
 
 @dataclass(frozen=True)

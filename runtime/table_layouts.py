@@ -54,33 +54,20 @@ def _with_warning(layout: Layout, table: LabelTable) -> Layout:
 def read_table(source: Source, table: LabelTable) -> Layout:
     """Read the pictures of a folder or a zip that a table names; rows about files elsewhere are left out.
 
-    Its paths are relative to its own folder if any row then names a file of the tree, else to the tree.
+    Its paths are those of :meth:`~.label_table.LabelTable.rows_within`; for a zip, relative to it.
 
     Raises:
         DataError: a picture does not exist.
 
     """
-    files = set(source.files)
-    beside = [_TableRow(table.path, row, _member(source, table.folder, row.path)) for row in table.rows]
-    rows = [row for row in beside if row.member]
-    if not any(row.member in files for row in rows):
-        rows = [replace(row, member=row.row.path) for row in beside]
+    if isinstance(source, ZipSource):
+        members = [(row, row.path.removeprefix(source.top)) for row in table.rows]
+    else:
+        members = table.rows_within(source.path, set(source.files).__contains__)
+    rows = [_TableRow(table.path, row, member) for row, member in members]
     pictures = pictures_of(source)
     layout = _read_rows(source, rows, pictures, table.path.name, f"in {display_path(source.path)}")
     return _with_warning(replace(layout, skipped=len(source.files) - len(pictures)), table)
-
-
-def _member(source: Source, folder: Path, path: str) -> str:
-    """Return the path in DATA of a picture that a table names relative to its folder; empty: it lies elsewhere."""
-    if isinstance(source, ZipSource):
-        return path.removeprefix(source.top)
-    data, beside = source.path.resolve(), folder.resolve()
-    if beside.is_relative_to(data):
-        return (beside.relative_to(data) / path).as_posix()
-    if data.is_relative_to(beside):
-        within = f"{data.relative_to(beside).as_posix()}/"
-        return path.removeprefix(within) if path.startswith(within) else ""
-    return ""
 
 
 def read_imagefolder(source: Source, root: str, pictures: Sequence[str]) -> Layout | None:

@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["display_path", "display_width", "file_size", "markdown_table", "printable", "shortened"]
+__all__ = ["display_path", "display_width", "duration", "file_size", "markdown_table", "printable", "shortened"]
 
 # Categories that move the cursor, hide text or reorder it: control, format, surrogate, line and paragraph separators.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -53,6 +53,15 @@ def display_width(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(map(_character_width, text))
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it, in whole seconds: ``7 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def file_size(size: int) -> str:

@@ -14,6 +14,7 @@ import pytest
 from tinymodel import write_model, write_picture
 
 from deeprank.runtime.cli import _Speed
+from deeprank.runtime.console import from_here, to_paste
 from deeprank.runtime.index.folders.sync import sync
 
 SHOWS = "-v shows where. Please report it."
@@ -238,3 +239,12 @@ def test_an_interruption_before_a_typer_command_begins() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (130, "interrupted.\n")
+
+
+def test_paths_as_they_can_be_typed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path, shown in (("a/b", "a/b"), ("..photos", "..photos"), ("-x", "-x"), (".", "."), ("../y", None)):
+        whole = (tmp_path / path).resolve()
+        assert str(from_here(whole)) == (str(whole) if shown is None else shown)
+    assert to_paste("deeprank-query", from_here(tmp_path / "-x")) == "deeprank-query ./-x"
+    assert from_here(os.fsencode(tmp_path / "a")) == Path("a")

@@ -121,8 +121,8 @@ def test_metadata_without_labels_is_said(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         ("none", "--labels none: pictures without labels can be searched, but neither learned from nor judged"),
-        ("bottom", "--labels bottom: expected top, leaf, path or a CSV"),
-        ("gone.csv", r"gone\.csv does not exist; expected a CSV of path,label"),
+        ("bottom", "--labels 'bottom' is no rule and no file; expected top, leaf, path, a CSV of"),
+        ("gone.csv", r"--labels 'gone\.csv' is no rule and no file"),
     ],
 )
 def test_labels_that_do_not_work(tmp_path: Path, labels: str, message: str) -> None:
@@ -231,6 +231,23 @@ def test_two_sets_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not whole.test
     assert {sample.path for sample in part.train} == {"pets/test/cat/0.png", "pets/test/dog/0.png"}
     assert {sample.path for sample in part.train} < {sample.path for sample in whole.train}
+
+
+def test_a_picture_is_one_however_two_sets_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    fill(here / "pets", classes(train=2))
+    (tmp_path / "link").symlink_to("here/pets")
+    monkeypatch.chdir(here)
+    names = [path.relative_to(here / "pets/train").as_posix() for path in here.glob("pets/train/*/*")]
+    for name in ("queries.csv", "gallery.csv"):
+        (here / name).write_text("path,label\n" + "".join(f"pets/train/{path},{path[:3]}\n" for path in names))
+    expected = {f"pets/train/{path}" for path in names}
+    for data in ("pets", here / "pets", "../link", "../here/pets", "queries.csv", here / "gallery.csv", "."):
+        assert {sample.path for sample in open_pictures(data).train} == expected, data
+    monkeypatch.chdir(here / "pets")
+    inside = {f"train/{path}" for path in names}
+    for data in ("../queries.csv", ".", "../../link"):
+        assert {sample.path for sample in open_pictures(data).train} == inside, data
 
 
 # -- real photographs ------------------------------------------------------------------------------------------------

@@ -108,6 +108,16 @@ def test_queries_that_lie_in_the_gallery_do_not_find_themselves(folder: Path) ->
     same(figures(folder, "--queries", "data", "--gallery", "data"), measured(everything, everything))
 
 
+def test_queries_and_gallery_of_two_tables(folder: Path) -> None:
+    everything = files(folder, "TEST") + files(folder, "Train")
+    for name, paths in (("asked.csv", files(folder, "TEST")), ("held.csv", everything)):
+        rows = [f"{path.relative_to(folder).as_posix()},{path.parent.name}\n" for path in paths]
+        (folder / name).write_text("path,label\n" + "".join(rows))
+    result = evaluated(folder, "--queries", "asked.csv", "--gallery", folder / "held.csv", "--json")
+    same(json.loads(result.stdout), measured(files(folder, "TEST"), everything))
+    assert "4 queries lie in the gallery, too; none is a neighbour of itself" in result.stderr
+
+
 def test_queries_and_gallery_that_a_table_marks(folder: Path) -> None:
     everything = [path for split in ("Train", "valid", "TEST") for path in files(folder, split)]
     rows, queries, gallery = [], [], []

@@ -9,9 +9,11 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
+import threading
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,8 @@ from PIL import Image, ImageOps
 from tinymodel import SIZE, expected, write_model, write_picture, write_pictures
 
 from deeprank.runtime import formats
-from deeprank.runtime.errors import IndexDamagedError, IndexStateError, QueryError
+from deeprank.runtime.datasets import open_dataset
+from deeprank.runtime.errors import DataError, IndexDamagedError, IndexStateError
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.care.reembed import reembed
 from deeprank.runtime.index.care.verify import verify
@@ -31,10 +34,13 @@ from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import Writer, writing
 from deeprank.runtime.index.files import disk_errors
 from deeprank.runtime.index.folders.dryrun import dry_run
+from deeprank.runtime.index.folders.plan import plan_sync
+from deeprank.runtime.index.folders.presentation import sync_time
 from deeprank.runtime.index.folders.rootfilters import RootFilters
 from deeprank.runtime.index.folders.rootlabels import RootLabels, parse_labels
 from deeprank.runtime.index.folders.sync import SyncReport, sync
 from deeprank.runtime.index.info import index_info
+from deeprank.runtime.index.presentation import info_lines
 from deeprank.runtime.index.transfer.copying import copy
 from deeprank.runtime.index.transfer.exporting import export_index
 from deeprank.runtime.index.transfer.importing import import_index
@@ -140,6 +146,34 @@ def test_the_first_sync_embeds_again_what_a_correction_touches(tmp_path: Path) -
     assert verify(index).problems == ()
     # Labels stay as they were until somebody asks.
     assert labels(index) == {path: item.label for path, item in before.items()}
+
+
+def test_a_dry_run_looks_at_older_vectors_as_a_sync_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, photos = old_index(tmp_path / "old")
+    stages, threads, looked = [], set(), formats.decoding_changed
+
+    def changed(path: str, since: int) -> bool:
+        threads.add(threading.current_thread().name.split("_")[0])
+        return looked(path, since)
+
+    def progress(what: str, total: int | None = None, **_: object) -> Callable[..., None]:
+        stages.append((what, total))
+        return lambda *_: None
+
+    monkeypatch.setattr(formats, "decoding_changed", changed)
+    found = dry_run(index, [], moved_roots=[f"/nowhere/photos={photos}"], progress=progress)
+    assert (len(found.redecoded), found.unchanged) == (3, 5)
+    assert ("checking formats", 8) in stages
+    assert threads == {"check"}
+
+
+def test_a_connection_that_fails_is_closed(tmp_path: Path) -> None:
+    database = tmp_path / "items.sqlite"
+    database.write_bytes(b"no database" * 1000)
+    with pytest.raises(sqlite3.DatabaseError) as refused:
+        schema._connect_with_log(database)
+    assert refused.tb is not None  # what failed is still referred to
+    assert str(database) not in {str(entry.resolve()) for entry in Path("/proc/self/fd").iterdir()}
 
 
 def test_whoever_has_it_open_goes_on_while_it_is_migrated(tmp_path: Path) -> None:
@@ -316,8 +350,25 @@ def test_a_table_of_labels(tmp_path: Path, model: Path) -> None:
     assert "is gone" in remark
 
 
+@pytest.mark.parametrize("place", [".", "p", "p/a", "elsewhere"])
+@pytest.mark.parametrize("prefix", ["", "p/", "a/"])
+def test_a_table_says_the_same_to_a_sync_and_to_training(tmp_path: Path, model: Path, place: str, prefix: str) -> None:
+    """Names that are true twice: of a picture beside the table, and of another one in the folder."""
+    photos = photos_with(tmp_path / "p", [f"{folder}{n}.png" for folder in ("", "a/", "a/a/", "p/") for n in range(3)])
+    table = tmp_path / place / "l.csv"
+    table.parent.mkdir(exist_ok=True)
+    table.write_text("path,label\n" + "".join(f"{prefix}{n}.png,l{n % 2}\n" for n in range(3)))
+    sync(tmp_path / "i", [photos], model=model, labels=parse_labels(str(table)))
+    known = {path: label for path, label in labels(tmp_path / "i").items() if label is not None}
+    data = open_dataset(photos, labels=str(table))
+    assert known == {sample.path: sample.label for sample in (*data.train, *data.val)}
+    assert len(known) == 3
+
+
 def test_what_labels_may_be(tmp_path: Path) -> None:
-    with pytest.raises(QueryError, match=r"'topp' is no rule and no file; expected top, leaf, path, none, or a table"):
+    with pytest.raises(
+        DataError, match=r"'topp' is no rule and no file; expected top, leaf, path, a CSV of path,label"
+    ):
         parse_labels("topp")
     result = run_command("deeprank-index", "sync", "p", "--labels", "topp", cwd=tmp_path, status=1)
     assert result.stderr.startswith("error: --labels 'topp' is no rule")
@@ -338,6 +389,24 @@ def test_what_labels_may_be(tmp_path: Path) -> None:
             ["test/a/0.png"],
             "p: 1 label from its top folders (test); --labels leaf: 1. 'test' is read as a label; if it is a split, "
             "sync p/test by itself, or take --labels leaf",
+        ),
+        (
+            ["x y/train/cat/0.png", "x y/test/dog/0.png"],
+            "p: 1 label from its top folders (x y); --labels leaf: 2. x y holds splits; sync 'p/x y', or take --labels "
+            "leaf",
+        ),
+        (
+            ["x/train/cat/0.png", "y/train/cat/0.png", "y/test/cat/0.png"],
+            "p: 2 labels from its top folders (x, y); --labels leaf: 1. These folders hold splits; sync p/x and p/y, "
+            "or take --labels leaf",
+        ),
+        (
+            ["cat/train/0.png", "cat/test/0.png", "dog/train/0.png"],
+            "p: 2 labels from its top folders (cat, dog); --labels leaf: 2",
+        ),
+        (
+            ["x/train/cat/0.png", "dog/0.png"],
+            "p: 2 labels from its top folders (dog, x); --labels leaf: 2",
         ),
     ],
 )
@@ -367,6 +436,31 @@ def test_sources_of_labels_survive(tmp_path: Path, model: Path, monkeypatch: pyt
     assert verify(index, repair=True).remaining == ()
     assert index_info(index).labelling == known
     assert {item.decoding for item in items(index).values()} == {formats.DECODING_VERSION}
+
+
+def test_another_model_keeps_labels_whose_table_is_gone(tmp_path: Path, model: Path) -> None:
+    photos, index, table = photos_with(tmp_path / "p", SPLIT), tmp_path / "i", tmp_path / "l.csv"
+    (photos / "notes").write_text("no picture")
+    table.write_text("path,label\n" + "".join(f"{path},{place}\n" for place, path in enumerate(SPLIT)))
+    sync(index, [photos], model=model, labels=parse_labels(str(table)))
+    table.unlink()
+    photos_with(photos, ["new.png"], 50)
+    report = reembed(index, model=write_model(tmp_path / "other.onnx", seed=1))
+    assert labels(index) == {"new.png": None, **{path: str(place) for place, path in enumerate(SPLIT)}}
+    assert ["pictures keep their labels" in remark for remark in report.remarks] == [True]
+    assert sync(index, [photos]).unchanged == len(SPLIT) + 1
+
+
+def test_another_model_says_nothing_of_splits_that_stay(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, index = photos_with(tmp_path / "p", SPLIT), tmp_path / "i"
+    (photos / "notes").write_text("no picture")
+    sync(index, [photos], model=model)
+    assert reembed(index, model=write_model(tmp_path / "other.onnx", seed=1)).remarks == ()
+    monkeypatch.setattr(formats, "format_of", lambda head: pytest.fail("what is no picture is remembered"))
+    with Store.open(index) as store:
+        plan_sync(store, index, [photos])
 
 
 @pytest.mark.parametrize("change", ["rule = 'leaf'", "splits = 0", "label_file = x'2f61'", "root = 2"])
@@ -683,6 +777,37 @@ def test_time_and_the_next_command(tmp_path: Path, model: Path) -> None:
     assert (document["embedded"], document["relabelled"], document["redecoded"]) == (0, 0, 0)
     (skipped,) = document["skipped"]
     assert (skipped["kind"], skipped["reason"][-1]) == ("not a picture", ".")
+
+
+def test_the_time_is_rounded_once() -> None:
+    for seconds, shown in ((0.04, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (119.7, "2 min 00 s")):
+        assert sync_time(SyncReport(seconds=seconds)) == f"Took {shown}."
+
+
+def test_hints_can_be_pasted(tmp_path: Path, model: Path) -> None:
+    photos, index = photos_with(tmp_path / "my $photos' \n", SPLIT), tmp_path / "my index"
+    sync(index, [photos], model=model)
+    info = replace(index_info(index), splits=(str(photos),))
+    (hint,) = (line for line in info_lines(info) if line.startswith("hint"))
+    assert as_in_bash(hint.partition("again: ")[2])[2:] == [str(photos), "--labels", "top", "--index", str(index)]
+    shutil.rmtree(photos)
+    with pytest.raises(IndexStateError) as refused:
+        sync(index, [photos])
+    command = str(refused.value).partition("out with: ")[2].partition(" (or")[0]
+    run_command(*as_in_bash(command), "--index", index, "--yes")
+    assert items(index) == {}
+    for options in (RootFilters(("a b", "\x1b"), ("it's",)), RootLabels("table", table="/a\tb")):
+        assert not {"\x1b", "\t"} & set(str(options))
+        assert as_in_bash(str(options)) in (
+            ["--include", "a b", "--include", "\x1b", "--exclude", "it's"],
+            ["--labels", "/a\tb"],
+        )
+
+
+def as_in_bash(command: str) -> list[str]:
+    """Return the words of a command as a shell reads them."""
+    shown = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True)
+    return os.fsdecode(shown.stdout).split("\0")[:-1]
 
 
 def test_a_full_disk_is_not_the_fault_of_the_source(tmp_path: Path, model: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprank.runtime.text import display_path, printable
+from deeprank.runtime.text import display_path, duration, printable
 
 
 @given(st.text(alphabet=st.characters()))
@@ -35,3 +35,18 @@ def test_examples(text: str, shown: str) -> None:
 def test_bytes_that_are_not_utf8_are_shown_not_dropped() -> None:
     assert display_path(b"caf\xe9.jpg") == r"caf\xe9.jpg"
     assert display_path(os.fsdecode(b"caf\xe9.jpg")) == r"caf\xe9.jpg"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (119.7, "2 min 00 s"),
+        (3599.6, "1 h 00 min"),
+        (3930, "1 h 05 min"),
+    ],
+)
+def test_times(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown

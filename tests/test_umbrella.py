@@ -81,6 +81,12 @@ def test_help_and_hints_say_what_was_typed() -> None:
     assert "usage: deeprank index copy " in run_command("deeprank", "help", "index", "copy").stdout
 
 
+def test_an_address_names_the_command_that_was_typed(place: Path) -> None:
+    for command in ("deeprank query", "deeprank-query"):
+        refused = run_command(*command.split(), "https://example.com/a.jpg", cwd=place, status=1)
+        assert f"Try: curl -s https://example.com/a.jpg | {command} -\n" in refused.stderr
+
+
 def test_the_umbrella_itself() -> None:
     whole = run_command("deeprank").stdout
     assert whole == run_command("deeprank", "--help").stdout == run_command("deeprank", "help").stdout

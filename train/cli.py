@@ -13,7 +13,7 @@ from typing import Any
 
 from ..models.allocator import keep_freed_memory
 from ..runtime.cli import application, data_or_tiny_imagenet, fail, guarded
-from ..runtime.console import next_step, to_paste
+from ..runtime.console import from_here, next_step, to_paste
 from ..runtime.datasets import DIGITS
 from ..runtime.errors import MissingExtraError, TrainingError
 from ..runtime.text import display_path
@@ -138,11 +138,8 @@ def _resumable(resume: Path | None) -> Iterator[None]:
 
 
 def _from_here(run: Path) -> Path:
-    """Return the folder that a run or a link names, relative to the working directory where it lies below it."""
-    folder = run.resolve() if run.is_dir() else run
-    with contextlib.suppress(ValueError):
-        return folder.relative_to(Path.cwd())
-    return folder
+    """Return the folder that a run or a link names, as it can be typed here."""
+    return from_here(run.resolve() if run.is_dir() else run)
 
 
 def _print_result(run: Path, figures: Any) -> None:

@@ -27,7 +27,7 @@ from ..cli import (
     note,
     progress_in_stages,
 )
-from ..console import emit_paths, next_step
+from ..console import emit_paths, from_here, next_step
 from ..devices import Device
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
@@ -231,16 +231,9 @@ def sync_command(
         print(sync_presentation.sync_line(index, report))
         note(sync_presentation.sync_time(report))
         if report.example is not None:
-            next_step("deeprank-query", _short(report.example), *_index_option(index))
+            next_step("deeprank-query", from_here(report.example), *_index_option(index))
     if strict and report.skipped:
         raise typer.Exit(1)
-
-
-def _short(path: str) -> str:
-    """Return a path as it can be typed here."""
-    here = os.path.relpath(path)
-    shown = path if here.startswith("..") else here
-    return f"./{shown}" if shown.startswith("-") else shown
 
 
 def _index_option(index: Path) -> list[str]:

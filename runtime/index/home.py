@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..console import to_paste
 from ..errors import IndexLockedError, IndexStateError, ModelFileError
 from ..files import file_sha256, sync_folder
 from ..text import display_path
@@ -114,13 +115,14 @@ def check_model(folder: Path, expected: str, model: Path | None) -> None:
         raise IndexStateError(
             f"{display_path(folder)} was made with another model than {display_path(model)}; an index has one model. "
             "Leave --model out to use its own, or embed all pictures again with: "
-            f"deeprank-index sync --reembed --model {display_path(model)} --index {display_path(folder)}."
+            + to_paste("deeprank-index", "sync", "--reembed", "--model", model, "--index", folder)
         )
     own = folder / MODEL
     if _digest(own) != expected:
         raise IndexStateError(
             f"{display_path(own)} is not the model that the vectors were made with; put that one back, or embed all "
-            f"pictures again with: deeprank-index sync --reembed --model MODEL --index {display_path(folder)}."
+            "pictures again with: "
+            + to_paste("deeprank-index", "sync", "--reembed", "--model", "MODEL", "--index", folder)
         )
 
 

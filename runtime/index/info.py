@@ -38,7 +38,7 @@ class IndexInfo:
         splits: synced folders whose labels are the names of splits, which --labels would read otherwise.
         outdated: number of pictures whose vectors are by older decoding rules.
         labels: the labels and the number of pictures with each.
-        unlabelled: number of pictures directly in a synced folder.
+        unlabelled: number of pictures without a label.
         dim: length of a vector.
         model_sha256: of the model that the vectors were made with.
         model: what its file says of itself; None where it cannot be read, for the reason in ``model_problem``.

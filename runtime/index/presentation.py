@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..console import to_paste
 from ..text import display_path, file_size, printable
 
 if TYPE_CHECKING:
@@ -103,8 +104,8 @@ def info_lines(info: IndexInfo) -> list[str]:
     lines.append(f"labels     {', '.join(f'{printable(label)} ({count:,})' for label, count in shown) or 'none'}{more}")
     lines += [
         f"hint       the labels of {display_path(path)} are the names of its splits; for those below them, "
-        f"without embedding anything again: deeprank-index sync {display_path(path)} --labels top "
-        f"--index {display_path(info.path)}"
+        "without embedding anything again: "
+        + to_paste("deeprank-index", "sync", Path(path), "--labels", "top", "--index", Path(info.path))
         for path in info.splits
     ]
     if info.outdated:

@@ -6,7 +6,8 @@ import io
 import sys
 from typing import cast
 
-from ..errors import PictureError
+from ..console import as_typed
+from ..errors import PictureError, PictureProblem
 
 __all__ = ["StandardInput", "read_picture"]
 
@@ -28,15 +29,20 @@ def read_picture() -> bytes:
 
     """
     if sys.stdin.isatty():
-        raise PictureError("standard input is a terminal; expected a picture, as in: deeprank-query - < image.jpg")
+        command = as_typed("deeprank-query")
+        raise _unread(f"is a terminal; expected a picture, as in: {command} - < image.jpg", "missing")
     content, stream = bytearray(), cast(io.BufferedReader, sys.stdin.buffer)
     try:
         while block := stream.read1(_BLOCK):  # in one piece, it would not be interrupted by Ctrl-C
             content += block
             if len(content) > MAX_BYTES:
-                raise PictureError(f"standard input has more than {MAX_BYTES:,} bytes; expected one picture.")
+                raise _unread(f"has more than {MAX_BYTES:,} bytes; expected one picture.", "too large")
     except OSError as error:
-        raise PictureError(f"standard input cannot be read ({error.strerror}).") from None
+        raise _unread(f"cannot be read ({error.strerror}).", "unreadable") from None
     if not content:
-        raise PictureError("standard input is empty; expected a picture.")
+        raise _unread("is empty; expected a picture.", "missing")
     return bytes(content)
+
+
+def _unread(fault: str, kind: PictureProblem) -> PictureError:
+    return PictureError(f"standard input {fault}", kind=kind, short=fault.partition(";")[0].removesuffix("."))

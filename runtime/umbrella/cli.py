@@ -88,12 +88,12 @@ def run(words: Sequence[str]) -> None:
 
 
 def _complete(words: Sequence[str]) -> None:
-    from .completion import SHELLS, completion_help, completion_script
+    from .completion import HELP, SHELLS, completion_script
 
     if words and words[0] in SHELLS and len(words) == 1:
         print(completion_script(words[0]), end="")
     elif not words or words[0] in ("-h", "--help"):
-        print(completion_help())
+        print(HELP)
     else:
         refuse_usage(f"expected one of {', '.join(SHELLS)}.", "deeprank completion bash|zsh|fish")
 

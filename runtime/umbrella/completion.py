@@ -10,12 +10,12 @@ from typing import Any
 from ..errors import MissingExtraError
 from .commands import COMMANDS, SHORT_FORMS, load
 
-__all__ = ["SHELLS", "completion_help", "completion_script"]
+__all__ = ["HELP", "SHELLS", "completion_script"]
 
 _DEVICES = ("auto", "cpu", "cuda")
 _INDEX = "index"
 
-_HELP = """\
+HELP = """\
 usage: deeprank completion bash|zsh|fish
 
 Print what completes the commands in a shell. For this session alone:
@@ -47,11 +47,6 @@ class Option:
 
 # The options by command, "index sync" for one of several; "index" alone has those before its commands.
 Options = Mapping[str, Sequence[Option]]
-
-
-def completion_help() -> str:
-    """Return how completion is switched on."""
-    return _HELP
 
 
 def completion_script(shell: str) -> str:

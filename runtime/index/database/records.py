@@ -33,8 +33,8 @@ class Item(NamedTuple):
     ``id`` names one vector for ever: a changed picture gets a new one, and none is used twice. So ids are the change
     numbers of the index, and what a graph covers is told by the last id in it.
 
-    ``path`` is relative to the root, in the bytes of the file system; ``label`` what the folders or the table of the
-    root say, or what was given with an upload; ``decoding`` the version of the decoding rules
+    ``path`` is relative to the root, in the bytes of the file system; ``label`` what its own folders or a table said
+    when it was last synced, or what was given with an upload; ``decoding`` the version of the decoding rules
     (:data:`~...formats.DECODING_VERSION`) by which its vector is right.
     """
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
+from ...console import to_paste
 from ...errors import IndexDamagedError, IndexStateError
 from ...text import display_path, printable
 from ..files import DATABASE, finish_exchange, is_index
@@ -105,10 +106,10 @@ _DISK = {
 
 def damaged(database: Path, what: str) -> IndexDamagedError:
     """Return the error that names what is damaged and what to do."""
-    index = display_path(database.parent)
+    verify = to_paste("deeprank-index", "verify", "--index", database.parent)
     return IndexDamagedError(
         f"{display_path(database)} is damaged ({printable(what)}); nothing is answered from it. "
-        f"'deeprank-index verify --index {index}' lists what is affected; with --repair it keeps every sound item, "
+        f"'{verify}' lists what is affected; with --repair it keeps every sound item, "
         "and the next sync embeds the others again."
     )
 
@@ -204,8 +205,12 @@ def _connect_with_log(database: Path) -> sqlite3.Connection:
     last transaction that is whole.
     """
     connection = connect(database, "ro", vfs="unix-none")
-    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-    connection.execute("PRAGMA user_version").fetchone()
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA user_version").fetchone()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

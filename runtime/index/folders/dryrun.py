@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
-from ... import formats
 from ...images import DEFAULT_MAX_PIXELS
 from ...modelfile import open_model
 from ...pretrained import describe_model, find_model
@@ -24,7 +23,8 @@ from ..uploads.plans import plan_lost_uploads
 from .plan import RootPlan, Wishes, plan_sync
 from .rootfilters import RootFilters
 from .rootlabels import RootLabels
-from .said import labels_remarks, labels_said, remembered_filters, tools_remark
+from .said import labels_remarks, remembered_filters, say_labels, tools_remark
+from .task import check_decoding
 from .unread import SkippedFile
 from .walk import Found
 
@@ -91,8 +91,8 @@ def dry_run(
     """Find out what :func:`~.sync.sync` would do; the arguments are those of it.
 
     Files are compared by size and time of change. Those that may be a moved picture, or one that was only touched, are
-    hashed. Of those that older decoding rules have read, the header is looked at; of those whose names do not tell what
-    they are, the first bytes. No other file is opened.
+    hashed. Those that older decoding rules have read are looked at, some formats to their end; of those whose names do
+    not tell what they are, the first bytes. No other file is opened.
 
     Raises:
         IndexStateError, IndexDamagedError, ModelFileError, QueryError, DataError: as a sync.
@@ -106,17 +106,12 @@ def dry_run(
             check_model(folder, store.meta().model_sha256, chosen)
             with store.snapshot():
                 plans, items = plan_sync(store, folder, roots, wishes), store.meta().items
-        _say_labels(plans, say)
+        say_labels(plans, say)
         return _Resolved(plans, progress).report(items, keep_missing)
     check_usable(folder)
     plans = [*plan_lost_uploads(folder), *plan_sync(None, folder, roots, wishes)]
-    _say_labels(plans, say)
+    say_labels(plans, say)
     return _Resolved(plans, progress).report(0, keep_missing, _new_index(folder, chosen))
-
-
-def _say_labels(plans: Sequence[RootPlan], say: Callable[[str], None]) -> None:
-    for line in labels_said(plans):
-        say(line)
 
 
 def _new_index(folder: Path, chosen: Path | None) -> str:
@@ -161,15 +156,9 @@ class _Resolved:
             advance(int(may_be_known))
 
     def _check_decoding(self) -> None:
-        for plan in self.plans:
-            for found, item in plan.outdated:
-                path = plan.full_path(found.path)
-                try:
-                    is_other = formats.decoding_changed(path, item.decoding)
-                except OSError:
-                    is_other = False
-                self.redecoded += [path] if is_other else []
-                self.touched += not is_other
+        for task, is_other in check_decoding(self.plans, self.progress):
+            self.redecoded += [task.path] if is_other else []
+            self.touched += not is_other
 
     def _resolve(self, plan: RootPlan, found: Found, item: Item | None, may_be_known: bool) -> None:
         path = plan.full_path(found.path)

@@ -7,7 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...console import to_paste
 from ...errors import IndexStateError
+from ...shell import shell_word
 from ...text import display_path, printable
 from .walk import Walk
 
@@ -29,9 +31,10 @@ def check_present(path: bytes, known: bool, may_be_missing: bool) -> None:
     if folder.is_dir() or (known and may_be_missing and not folder.exists()):
         return
     found = "is not a folder" if folder.exists() else "does not exist"
+    remove = to_paste("deeprank-index", "remove", "--root", folder)
     advice = (
-        f" If it is on a drive that is not mounted, mount it; if it has moved, sync with --root {display_path(path)}="
-        f"NEW; if it is gone for good, take its pictures out with: deeprank-index remove --root {display_path(path)} "
+        f" If it is on a drive that is not mounted, mount it; if it has moved, sync with --root {shell_word(folder)}="
+        f"NEW; if it is gone for good, take its pictures out with: {remove} "
         "(or sync it with --allow-mass-removal)."
     )
     raise IndexStateError(f"{display_path(path)} {found}; expected a folder of pictures.{advice if known else ''}")

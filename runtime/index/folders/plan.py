@@ -14,6 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ... import formats
+from ...console import to_paste
 from ...errors import IndexStateError
 from ...images import DEFAULT_MAX_PIXELS
 from ...labels import is_split_layout
@@ -72,6 +73,7 @@ class RootPlan:
         labels: where labels come from.
         remembered_labels: where the index has it that they come from.
         splits: whether its top folders are splits now.
+        known_labels: by path, where they come from a table that is gone.
         new: files that the index does not know.
         changed: files whose size or time of change differs, with the item they were.
         missing: items whose file is gone.
@@ -96,6 +98,7 @@ class RootPlan:
     labels: LabelSource = field(default_factory=LabelSource)
     remembered_labels: RootLabels = field(default_factory=RootLabels)
     splits: bool = False
+    known_labels: Mapping[bytes, str | None] = field(default_factory=dict)
     new: list[Found] = field(default_factory=list)
     changed: list[tuple[Found, Item]] = field(default_factory=list)
     missing: list[Item] = field(default_factory=list)
@@ -139,8 +142,22 @@ class RootPlan:
 
     def afresh(self) -> RootPlan:
         """Return what to do for this root where an index does not hold it yet."""
-        new = sorted(self.walk.files)
-        return RootPlan(self.path, None, self.walk, filters=self.filters, labels=self.labels, new=new)
+        return replace(
+            self,
+            root=None,
+            was=None,
+            remembered=RootFilters(),
+            remembered_labels=RootLabels(),
+            new=sorted(self.walk.files),
+            changed=[],
+            missing=[],
+            left_out=[],
+            outdated=[],
+            relabelled=[],
+            unread={},
+            known_faults=[],
+            unchanged=0,
+        )
 
 
 def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wishes: Wishes = PLAIN) -> list[RootPlan]:
@@ -247,8 +264,10 @@ def _label(plan: RootPlan, items: Mapping[bytes, Item], wishes: Wishes) -> None:
         labelling = RootLabels("top", splits)
     else:
         labelling = plan.remembered_labels
-    plan.labels = open_labels(labelling, plan.path)
+    plan.labels = open_labels(labelling, plan.path, items.keys())
     plan.splits = splits
+    if plan.labels.is_lost:
+        plan.known_labels = {path: item.label for path, item in items.items()}
     # Those by folders change with the place of a picture alone; a table may be another one than it was.
     if wishes.labels is None and labelling.rule != "table":
         return
@@ -285,7 +304,7 @@ def _numbers(paths: Mapping[int, bytes]) -> dict[bytes, int]:
         if path in numbers:
             raise IndexStateError(
                 f"{display_path(path)} is a folder of the index already; two cannot become one. Take one of them out "
-                "with: deeprank-index remove --root DIR."
+                f"with: {to_paste('deeprank-index', 'remove', '--root', 'DIR')}"
             )
         numbers[path] = root
     return numbers
@@ -298,7 +317,8 @@ def _check_not_uploads(folder: Path, paths: Iterable[str | Path]) -> None:
         if found == uploads or _is_inside(found, uploads):
             raise IndexStateError(
                 f"{display_path(path)} holds what was uploaded to {display_path(folder)} and is in the index already; "
-                "expected folders outside of it. Uploads are taken out with: deeprank-index remove PATH."
+                "expected folders outside of it. Uploads are taken out with: "
+                f"{to_paste('deeprank-index', 'remove', 'PATH')}"
             )
 
 
@@ -347,9 +367,10 @@ def _check_overlap(paths: Sequence[bytes], known: Collection[bytes]) -> None:
                     "sync the outer folder alone."
                 )
             if _is_inside(other, path):
+                remove = to_paste("deeprank-index", "remove", "--root", Path(os.fsdecode(other)))
                 raise IndexStateError(
                     f"{display_path(path)} holds {display_path(other)}, which is synced by itself; sync that one, or "
-                    f"first take it out with: deeprank-index remove --root {display_path(other)}."
+                    f"first take it out with: {remove}"
                 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...text import display_path, printable
+from ...text import display_path, duration, printable
 from ..presentation import MOST_LINES, SCHEMA, pictures
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def sync_line(index: Path, report: SyncReport) -> str:
 def sync_time(report: SyncReport) -> str:
     """Say how long a sync took, and how many pictures went through the network in a second."""
     seconds = report.seconds
-    took = f"{seconds:.1f} s" if seconds < _A_MINUTE else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    took = f"{seconds:.1f} s" if round(seconds, 1) < _A_MINUTE else duration(seconds)
     if not report.embedded:
         return f"Took {took}."
     rate = report.embedded / max(seconds, 0.001)

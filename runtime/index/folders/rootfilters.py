@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ...errors import QueryError
-from ...text import printable
+from ...shell import shell_word
 from ..database.records import checksum
 from .globs import Globs
 
@@ -55,11 +55,9 @@ class RootFilters:
 
     def __str__(self) -> str:
         """Return the options that ask for these filters, as they are typed."""
-        import shlex
-
         words = [("--include", pattern) for pattern in self.include]
         words += [("--exclude", pattern) for pattern in self.exclude]
-        return " ".join(f"{option} {shlex.quote(printable(pattern))}" for option, pattern in words)
+        return " ".join(f"{option} {shell_word(pattern)}" for option, pattern in words)
 
     def check(self) -> None:
         """Make sure that the patterns can be used.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from ...errors import QueryError
-from ...labels import LABEL_RULES, SPLITS, FolderLabels, LabelRule, is_split_layout, split_of
+from ...labels import LABEL_RULES, SPLITS, FolderLabels, LabelRule, is_split_layout, label_rule, split_of
+from ...shell import shell_word
 from ...text import display_path, printable
 from ..database.records import checksum
 from .walk import Found
@@ -56,9 +57,7 @@ class RootLabels:
 
     def __str__(self) -> str:
         """Return the option that asks for it, as it is typed."""
-        import shlex
-
-        return f"--labels {shlex.quote(display_path(self.table)) if self.table else self.rule}"
+        return f"--labels {shell_word(self.table or self.rule)}"
 
 
 @dataclass(frozen=True)
@@ -96,21 +95,20 @@ def parse_labels(text: str) -> RootLabels:
     """Return what ``--labels`` asks for; whether there are splits is not known yet.
 
     Raises:
-        QueryError: it is neither a rule nor a file.
+        DataError: it is neither a rule nor a file.
 
     """
-    if text in LABEL_RULES:
-        return RootLabels(text)
-    if not Path(text).is_file():
-        raise QueryError(
-            f"--labels {printable(text)!r} is no rule and no file; expected {', '.join(LABEL_RULES[:-1])}, "
-            f"{LABEL_RULES[-1]}, or a table of labels (CSV with the columns path and label)."
-        )
-    return RootLabels("table", table=os.path.realpath(text))
+    rule = label_rule(text)
+    return RootLabels("table", table=os.path.realpath(text)) if rule is None else RootLabels(rule)
 
 
-def open_labels(labelling: RootLabels, root: bytes) -> LabelSource:
+def open_labels(labelling: RootLabels, root: bytes, known: Collection[bytes] = ()) -> LabelSource:
     """Return the labels of the folder ``root``; a table is read.
+
+    Args:
+        labelling: how they are read.
+        root: the folder.
+        known: paths in it that are known to be those of pictures, whether they are there at the moment or not.
 
     Raises:
         DataError: the table is not one.
@@ -120,19 +118,13 @@ def open_labels(labelling: RootLabels, root: bytes) -> LabelSource:
         return LabelSource(labelling)
     from ...label_table import read_label_table
 
-    return LabelSource(labelling, _below(root, labelling.table, read_label_table(Path(labelling.table)).labels()))
+    folder = Path(os.fsdecode(root))
 
+    def is_file(path: str) -> bool:
+        return os.fsencode(path) in known or (folder / path).is_file()
 
-def _below(root: bytes, table: str, labels: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return labels by the path below ``root``; those in a table are relative to it, else to the table's own folder."""
-    folder, home = os.fsdecode(root), os.path.dirname(table)  # noqa: PTH120
-    prefix = folder.rstrip("/") + "/"
-    found: dict[str, str | None] = {}
-    for path, label in labels.items():
-        there = os.path.normpath(os.path.join(home, path))  # noqa: PTH118
-        if there.startswith(prefix):
-            found[there.removeprefix(prefix)] = label
-    return {**found, **{os.path.normpath(path): label for path, label in labels.items()}}
+    rows = read_label_table(Path(labelling.table)).rows_within(folder, is_file)
+    return LabelSource(labelling, {path: row.label for row, path in rows if row.label is not None})
 
 
 def labelling_row(root: int, labelling: RootLabels) -> tuple[int, str, int, bytes, int]:
@@ -149,17 +141,17 @@ def read_labelling(row: Sequence[Any]) -> RootLabels | None:
     return RootLabels.of(rule, bool(splits), os.fsdecode(table))
 
 
-def describe_labels(name: str, labels: LabelSource, folders: Iterable[bytes], files: Iterable[Found]) -> str:
+def describe_labels(folder: Path, labels: LabelSource, folders: Iterable[bytes], files: Iterable[Found]) -> str:
     """Say where the labels of a folder come from, how many there are, and what another reading would give.
 
     Args:
-        name: of the folder, as it is shown.
+        folder: as it can be typed here.
         labels: of it.
         folders: those with pictures in them, relative to it.
         files: its pictures.
 
     """
-    rule, splits = labels.labelling.rule, labels.labelling.splits
+    name, rule, splits = display_path(folder), labels.labelling.rule, labels.labelling.splits
     if rule == "none":
         return f"{name}: no labels (--labels none)"
     if labels.is_lost:
@@ -173,7 +165,7 @@ def describe_labels(name: str, labels: LabelSource, folders: Iterable[bytes], fi
     below = f"the folders below {', '.join(map(printable, tops))}" if splits else _FOLDERS[rule]
     if found <= {None}:
         return f"{name}: no labels, for its pictures lie in no folder {'below its splits' if splits else 'of it'}"
-    return f"{name}: {_counted(found)} from {below}{_some(found)}{_others(name, rule, splits, names, tops)}"
+    return f"{name}: {_counted(found)} from {below}{_some(found)}{_others(folder, rule, splits, names, tops)}"
 
 
 _FOLDERS: Mapping[Rule, str] = {
@@ -204,7 +196,7 @@ def _some(labels: set[str | None]) -> str:
     return f" ({' '.join(shown) if '…' in shown else ', '.join(shown)})" if shown else ""
 
 
-def _others(name: str, rule: LabelRule, splits: bool, folders: set[str], tops: Sequence[str]) -> str:
+def _others(root: Path, rule: LabelRule, splits: bool, folders: set[str], tops: Sequence[str]) -> str:
     """Say what the other reading would give: of nested folders, and of a folder that is named like a split."""
     other: LabelRule = "leaf" if rule == "top" else "top"
     others = _labels(FolderLabels(other, splits), folders)
@@ -217,7 +209,26 @@ def _others(name: str, rule: LabelRule, splits: bool, folders: set[str], tops: S
     likely = [top for top in tops if split_of(top) is not None]
     if likely and not splits and rule != "leaf" and not is_split_layout(tops):
         said += (
-            f". '{printable(likely[0])}' is read as a label; if it is a split, sync {name}/{printable(likely[0])} "
+            f". '{printable(likely[0])}' is read as a label; if it is a split, sync {shell_word(root / likely[0])} "
             "by itself, or take --labels leaf"
         )
+    elif rule == "top" and not splits and _hold_splits(folders):
+        inner = " and ".join(shell_word(root / top) for top in tops[:_MOST_TOPS])
+        each = inner if len(tops) <= _MOST_TOPS else f"each of its {len(tops):,} folders"
+        one = len(tops) == 1
+        said += (
+            f". {printable(tops[0]) if one else 'These folders'} hold{'s' if one else ''} splits; sync {each}, or take "
+            "--labels leaf"
+        )
     return said
+
+
+def _hold_splits(folders: Iterable[str]) -> bool:
+    """Tell whether every top folder has splits in it, with folders of classes below these (not so CLASS/train)."""
+    inside: defaultdict[str, set[str]] = defaultdict(set)
+    with_classes = set()
+    for folder in filter(None, folders):
+        top, *below = folder.split("/")
+        inside[top].add(below[0] if below else "")
+        with_classes |= {top} if len(below) > 1 else set()
+    return len(inside) == len(with_classes) > 0 and all(map(is_split_layout, inside.values()))

@@ -8,13 +8,12 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import formats
-from ...devices import usable_cores
+from ...console import to_paste
 from ...errors import IndexStateError, PictureError
 from ...images import Picture
 from ...progress import Advance, StartProgress, no_progress
@@ -27,7 +26,7 @@ from ..uploads.files import link_or_copy, uploads_of
 from .plan import RootPlan
 from .report import SyncReport
 from .said import labels_remarks, remembered_filters, tools_remark
-from .task import Task, is_decoded_otherwise, is_here, is_whole
+from .task import Task, check_decoding, is_here, is_whole
 from .ticks import settled_mtime
 from .unread import Reading, SkippedFile, unread_of
 from .walk import Found
@@ -43,7 +42,6 @@ __all__ = ["SyncRun"]
 # What a crash can lose, and how often a long sync brings the graph up to date.
 _COMMIT_INTERVAL_S = 2.0
 _GRAPH_INTERVAL_S = 600.0
-_CHECKED_AT_A_TIME = 256
 # Faults that say nothing of what older decoding rules have made of a picture.
 _NO_JUDGEMENT = ("missing", "unreadable", "too large")
 
@@ -132,21 +130,11 @@ class SyncRun:
 
     def _check_decoding(self) -> list[Task]:
         """Look at what older decoding rules have read; return what they have read otherwise than those of today."""
-        pending = [(plan, found, item) for plan in self._plans for found, item in plan.outdated]
-        if not pending:
-            return []
-        outdated = [Task(*each, each[2].sha256, redecode=True) for each in pending]
-        advance = self._progress("checking formats", len(outdated))
         changed = []
-        # In threads, since some formats are read to their end: a disk far away answers several at a time.
-        with ThreadPoolExecutor(2 * usable_cores(), thread_name_prefix="check") as pool:
-            for start in range(0, len(outdated), _CHECKED_AT_A_TIME):
-                some = outdated[start : start + _CHECKED_AT_A_TIME]
-                for task, is_other in zip(some, pool.map(is_decoded_otherwise, some), strict=True):
-                    changed += [task] if is_other else []
-                    self._settle_decoding(task, is_other)
-                    advance(1)
-                self._keep_what_is_done()
+        for task, is_other in check_decoding(self._plans, self._progress):
+            changed += [task] if is_other else []
+            self._settle_decoding(task, is_other)
+            self._keep_what_is_done()
         return changed
 
     def _settle_decoding(self, task: Task, is_other: bool | None) -> None:
@@ -169,7 +157,10 @@ class SyncRun:
             self._contents.clear()
 
     def _read(self, task: Task, embedder: Embedder) -> Picture:
-        """Read one file, opened once: size, time and hash are those of the bytes that are decoded."""
+        """Read one file; size, time and hash are those of the bytes that are decoded.
+
+        Where the index has a vector of these bytes by older decoding rules, the file is opened a second time.
+        """
         path = task.path
         try:
             with open(path, "rb") as file:  # noqa: PTH123
@@ -251,10 +242,10 @@ class SyncRun:
     def _skip(self, task: Task, error: PictureError) -> None:
         reason = str(error)
         if task.uploaded is not None and not is_here(task, self._writer.folder) and is_whole(task):
+            path, index = Path(task.path), Path(os.fsdecode(task.plan.path)).parent
             raise IndexStateError(
                 f"{reason} It was uploaded, and lies in the index alone, from where it would be lost; everything stays "
-                f"as it is. Take it out first with: deeprank-index remove {display_path(task.path)} --index "
-                f"{display_path(os.path.dirname(task.plan.path))}."  # noqa: PTH120 - bytes
+                f"as it is. Take it out first with: {to_paste('deeprank-index', 'remove', path, '--index', index)}"
             )
         self._skipped.append(SkippedFile(task.path, reason, error.kind, error.short))
         unread = unread_of(task.found, error, self._reading) if task.uploaded is None else None
@@ -274,7 +265,7 @@ class SyncRun:
         if task.uploaded is not None:
             return task.uploaded._replace(id=item, root=task.plan.root, decoding=formats.DECODING_VERSION)
         path, size, mtime_ns = task.found
-        label = label if task.old is None else task.old.label
+        label = task.plan.known_labels.get(path, label) if task.old is None else task.old.label
         if not task.redecode:  # its file is as it was, and so is its label
             label = task.plan.labels.label(path, label)
         return Item(item, task.plan.root, path, label, size, mtime_ns, task.sha256, formats.DECODING_VERSION)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from ...console import from_here
 from ...labels import FolderLabels
+from ...shell import shell_word
 from ...text import display_path, printable
 from .plan import RootPlan
 from .rootlabels import describe_labels
 
-__all__ = ["labels_remarks", "labels_said", "remembered_filters", "shown_folder", "tools_remark"]
+__all__ = ["labels_remarks", "remembered_filters", "say_labels", "tools_remark"]
 
 
-def labels_said(plans: Sequence[RootPlan]) -> Iterator[str]:
+def say_labels(plans: Sequence[RootPlan], say: Callable[[str], None]) -> None:
     """Say where the labels of each folder come from."""
     for plan in plans:
         if plan.uploads is None and plan.walk.files:
-            yield describe_labels(shown_folder(plan.path), plan.labels, plan.folders, plan.walk.files)
+            say(describe_labels(from_here(plan.path), plan.labels, plan.folders, plan.walk.files))
 
 
 def labels_remarks(plans: Sequence[RootPlan]) -> Iterator[str]:
@@ -26,7 +28,7 @@ def labels_remarks(plans: Sequence[RootPlan]) -> Iterator[str]:
     for plan in plans:
         if plan.uploads is not None:
             continue
-        name, labelling = shown_folder(plan.path), plan.labels.labelling
+        name, labelling = display_path(from_here(plan.path)), plan.labels.labelling
         if plan.labels.is_lost:
             yield (
                 f"The table {display_path(labelling.table)}, from which {name} has its labels, is gone: pictures keep "
@@ -72,11 +74,5 @@ def tools_remark(plans: Sequence[RootPlan]) -> str | None:
     first = min(found)
     return (
         f"Left out, folders of file servers and programs: {kinds}. To take them, too: --include '*' --include "
-        f"'{printable(first)}/'."
+        f"{shell_word(f'{first}/')}"
     )
-
-
-def shown_folder(path: bytes) -> str:
-    """Return the path of a folder as it is shown: relative where it lies in the current one."""
-    here = os.path.relpath(path)
-    return display_path(path if here.startswith(b"..") else here)

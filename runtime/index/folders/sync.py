@@ -23,7 +23,7 @@ from .report import SyncReport
 from .rootfilters import RootFilters
 from .rootlabels import RootLabels
 from .run import SyncRun
-from .said import labels_said
+from .said import say_labels
 
 if TYPE_CHECKING:
     from ...embedder import Embedder
@@ -91,8 +91,7 @@ def sync(
         with writing(folder) as writer, disk_errors(folder):
             check_model(folder, writer.meta().model_sha256, chosen)
             plans = plan_sync(writer, folder, roots, wishes)
-            for line in labels_said(plans):
-                say(line)
+            say_labels(plans, say)
             report = SyncRun(writer, plans, opener, progress, max_pixels, keep_missing=keep_missing).run()
     return replace(report, seconds=time.monotonic() - start)
 
@@ -113,8 +112,7 @@ def sync_new(
             model = find_model(None)
         embedder = opener(model)
         install_model(folder, model, embedder.sha256, embedder.dim)
-        for line in labels_said(plans):
-            say(line)
+        say_labels(plans, say)
         say(f"The new index {display_path(folder)} uses {describe_model(model, embedder.info)}.")
         with open_writer(folder) as writer:
             return SyncRun(writer, plans, lambda _: embedder, progress, embedder.max_pixels).run()

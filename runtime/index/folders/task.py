@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ... import formats
+from ...devices import usable_cores
+from ...progress import StartProgress
 from ..database.records import Item
 from ..uploads.files import uploads_of
 from .plan import RootPlan
 from .walk import Found
 
-__all__ = ["Task", "is_decoded_otherwise", "is_here", "is_whole"]
+__all__ = ["Task", "check_decoding", "is_here", "is_whole"]
+
+_CHECKED_AT_A_TIME = 256
 
 
 @dataclass
@@ -36,8 +42,27 @@ class Task:
         return self.plan.full_path(self.found.path)
 
 
-def is_decoded_otherwise(task: Task) -> bool | None:
-    """Tell whether a file gives other pixels than when it was embedded; None: it cannot be read."""
+def check_decoding(plans: Iterable[RootPlan], progress: StartProgress) -> Iterator[tuple[Task, bool | None]]:
+    """Look at the files whose vectors are by older decoding rules.
+
+    Yields:
+        each, and whether it gives other pixels than when it was embedded; None: it cannot be read.
+
+    """
+    tasks = [Task(plan, found, old, old.sha256, redecode=True) for plan in plans for found, old in plan.outdated]
+    if not tasks:
+        return
+    advance = progress("checking formats", len(tasks))
+    # In threads, since some formats are read to their end: a disk far away answers several at a time.
+    with ThreadPoolExecutor(2 * usable_cores(), thread_name_prefix="check") as pool:
+        for start in range(0, len(tasks), _CHECKED_AT_A_TIME):
+            some = tasks[start : start + _CHECKED_AT_A_TIME]
+            for task, is_other in zip(some, pool.map(_is_decoded_otherwise, some), strict=True):
+                yield task, is_other
+                advance(1)
+
+
+def _is_decoded_otherwise(task: Task) -> bool | None:
     assert task.old is not None
     try:
         return formats.decoding_changed(task.path, task.old.decoding)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...console import to_paste
 from ...errors import IndexStateError
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
@@ -247,9 +248,9 @@ def _check_copy(folder: Path, making: Path) -> None:
     problems = [problem for problem in report.problems if problem not in report.uploads]
     if problems:
         raise IndexStateError(
-            f"The copy is not sound ({printable(problems[0].split(';')[0])}), and was not kept; what is damaged in the "
-            f"index is listed by: deeprank-index verify --index {display_path(folder)}. With --no-verify it is copied "
-            "as it is."
+            f"The copy is not sound ({printable(problems[0].split(';')[0])}), and was not kept; with --no-verify it is "
+            "copied as it is. What is damaged in the index is listed by: "
+            + to_paste("deeprank-index", "verify", "--index", folder)
         )
 
 

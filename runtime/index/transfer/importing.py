@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...console import to_paste
 from ...errors import DataError, IndexStateError, QueryError
 from ...modelfile import open_model
 from ...pretrained import find_model
@@ -167,8 +168,8 @@ def _remarks(folder: Path, roots: tuple[str, ...], reason: str | None) -> tuple[
     missing = [root for root in roots if not Path(root).is_dir()]
     if missing:
         remarks.append(
-            f"{display_path(missing[0])} is not here; if its pictures lie elsewhere, say so with: deeprank-index sync "
-            f"--root {display_path(missing[0])}=NEW --index {display_path(folder)}."
+            f"{display_path(missing[0])} is not here; if its pictures lie elsewhere, say so with: "
+            + to_paste("deeprank-index", "sync", "--root", f"{missing[0]}=NEW", "--index", folder)
         )
     return tuple(remarks)
 
