@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import PictureError
 from ..formats import format_of
-from .faults import damaged, unsupported
+from .faults import damaged, fault_of_machine, is_memory_free, unsupported
 
 __all__ = ["open_image"]
 
@@ -20,6 +20,9 @@ _HEAD = 512
 # Formats whose decoders take the file as a whole, and the most that such a file may have.
 _WHOLE = ("WEBP", "AVIF", "HEIF")
 _MOST_BYTES = 256_000_000
+
+# More than any reader takes before it decodes, besides the file.
+_OPENING_BYTES = 32_000_000
 
 # Pictures that are whole, of formats that are not read; told by their first bytes.
 _OTHERS = (
@@ -39,7 +42,7 @@ def open_image(file: IO[bytes]) -> Image.Image:
     Raises:
         PictureError: damaged, or of a kind that is not supported; without the name of the file.
         UnidentifiedImageError: no picture.
-        OSError: the file cannot be read.
+        OSError, MemoryError: the file cannot be read.
 
     """
     file.seek(0)
@@ -57,13 +60,13 @@ def open_image(file: IO[bytes]) -> Image.Image:
     file.seek(0)
     try:
         return _READERS[image_format](file)
-    except (PictureError, MemoryError):
+    except PictureError:
         raise
-    except OSError as error:
-        if error.errno is not None:  # the file, not what is in it
-            raise
-        raise damaged(image_format, error) from error
     except Exception as error:  # the header parsers raise nearly anything on damaged files
+        if fault_of_machine(error) is not None:
+            raise
+        if not is_memory_free(_OPENING_BYTES):
+            raise MemoryError from error
         raise damaged(image_format, error) from error
 
 
