@@ -28,9 +28,10 @@ from PIL import Image, UnidentifiedImageError
 
 from .errors import PictureError, PictureProblem
 from .filenames import folder_sentence, missing_sentence
+from .pictures.bands import bands
 from .pictures.exif import orientation_in
 from .pictures.faults import MissingEnd, damaged, fault_of_machine, is_memory_free, unsupported
-from .pictures.opening import open_image
+from .pictures.opening import MOST_BYTES_HELD, bytes_held, open_image
 from .text import display_path
 
 if TYPE_CHECKING:
@@ -70,8 +71,6 @@ _PLANES_BYTES = 14
 _COMPLETING_BYTES = 12
 # A JPEG that is decoded at a reduced scale takes little memory, but time for each of its pixels.
 _MOST_REDUCED = 10
-# Pixels that are converted at a time where a conversion takes several steps.
-_BAND_PIXELS = 1_000_000
 
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -240,6 +239,7 @@ def opened_picture(source: PictureSource, name: str) -> Iterator[Image.Image]:
     with contextlib.ExitStack() as stack:
         with _naming(name, None):
             file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | Path) else source
+            stack.enter_context(_WHOLE_FILES.reserve(bytes_held(file)))
             image = stack.enter_context(open_image(file))
         yield image
 
@@ -347,7 +347,7 @@ def _sixteen_bit_to_gray(image: Image.Image) -> Image.Image:
     samples = np.asarray(image)
     levels = getattr(image, "levels", 65535)
     gray = np.empty(samples.shape, dtype=np.uint8)
-    for top, bottom in _bands(*image.size):
+    for top, bottom in bands(*image.size):
         band = samples[top:bottom].astype(np.uint32)
         if getattr(image, "inverted", False):
             band = levels - band
@@ -368,18 +368,12 @@ def _over_white(image: Image.Image, frame: tuple[int, int, int, int]) -> Image.I
     """Compose over white, in bands of rows: the whole picture is not held once more for each of the steps."""
     white = Image.new("RGB", image.size, (255, 255, 255))
     left, above, right, below = frame
-    for top, bottom in _bands(*image.size):
+    for top, bottom in bands(*image.size):
         top, bottom = max(top, above), min(bottom, below)
         if top < bottom and left < right:
             band = image.crop((left, top, right, bottom)).convert("RGBA")
             white.paste(band, (left, top), mask=band.getchannel("A"))
     return white
-
-
-def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
-    rows = max(1, _BAND_PIXELS // max(1, width))
-    for top in range(0, height, rows):
-        yield top, min(top + rows, height)
 
 
 class ByteBudget:
@@ -404,4 +398,6 @@ class ByteBudget:
                 self._changed.notify_all()
 
 
+# A file that is held waits for memory to decode in, never the other way round.
 _DECODING = ByteBudget(_MOST_DECODING_BYTES)
+_WHOLE_FILES = ByteBudget(MOST_BYTES_HELD)

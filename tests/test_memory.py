@@ -161,3 +161,38 @@ def test_a_lack_of_memory_is_not_called_damage(name: str, tmp_path: Path) -> Non
     options = {"progressive": True} if name.endswith("jpg") else {"speed": 10} if name.endswith("avif") else {}
     Image.fromarray(pixels).save(tmp_path / name, **options)
     assert run(LIMITED, tmp_path / name) == 1
+
+
+FILES = (
+    PEAK
+    + """
+import io, sys
+from concurrent.futures import ThreadPoolExecutor
+from deeprank.runtime.images import PictureRule, load_picture
+from deeprank.runtime.pictures import webp
+from PIL import AvifImagePlugin, _avif, _webp
+before = peak()
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda _: load_picture(sys.argv[1], PictureRule(16)), range(16)))
+print(peak() - before)
+"""
+)
+
+
+@pytest.mark.parametrize("image_format", ["AVIF", "WEBP"])
+def test_files_that_are_held_whole_are_bounded_together(image_format: str, tmp_path: Path) -> None:
+    """Eight threads, and files with 100 MB after their pixels."""
+    path = tmp_path / "large"
+    Image.new("RGB", (64, 64)).save(path, image_format)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate(size + 100_000_000)
+        if image_format == "WEBP":
+            file.seek(4)
+            file.write((size + 100_000_000 - 8).to_bytes(4, "little"))
+            file.seek(size)
+            file.write(b"JUNK" + (100_000_000 - 8).to_bytes(4, "little"))
+        else:
+            file.seek(size)
+            file.write((100_000_000).to_bytes(4, "big") + b"free")
+    assert run(FILES, path) <= images.MOST_BYTES_HELD + 2 * FIXED

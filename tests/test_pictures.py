@@ -593,6 +593,25 @@ def test_readers_of_rare_formats_are_imported_when_they_are_needed(tmp_path: Pat
     assert set(json.loads(run.stdout)) == {"PIL.JpegImagePlugin"}
 
 
+def test_a_png_of_very_many_chunks_is_refused_by_name() -> None:
+    text = chunk(b"tEXt", b"")
+    shows(png(ROWS, 8, 2, W, H, before=text * 1_000), RGB)
+    refused(png(ROWS, 8, 2, W, H, before=text * 60_000), "damaged", "more than .* 50,000 of other kinds")
+    rows = zlib.compress(b"".join(b"\0" + row for row in ROWS))
+    parts = [rows[at : at + 1] for at in range(len(rows))]
+    empty = chunk(b"IDAT", b"") * 60_000
+    content = png(ROWS, 8, 2, W, H, before=empty, data=parts[0], after=b"".join(chunk(b"IDAT", p) for p in parts[1:]))
+    shows(content, RGB)
+
+
+def test_a_jpeg_whose_tables_are_large_is_refused_by_name() -> None:
+    plain = saved("JPEG")
+    table = b"\xff\xdb\xff\xff" + bytes(65_533)
+    refused(plain[:2] + table * 300 + plain[2:], "damaged", "more than 16,777,216 bytes of tables before the pixels")
+    # Metadata of any size are passed over.
+    shows(plain[:2] + (b"\xff\xed" + table[2:]) * 300 + plain[2:], whole(plain))
+
+
 # Faults of the machine
 
 
@@ -647,7 +666,7 @@ def test_a_place_that_no_file_reaches_is_damage(tmp_path: Path) -> None:
 
 
 class OnABadDisk(io.RawIOBase):
-    """A file whose directory of tags can be read, and whose descriptor, which libtiff reads, gives nothing but errors."""
+    """A file whose tags can be read, and whose descriptor, which libtiff reads, gives nothing but errors."""
 
     def __init__(self, content: bytes, descriptor: int) -> None:
         self.content, self.descriptor, self.at = content, descriptor, 0

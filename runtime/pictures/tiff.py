@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 from PIL import Image, TiffImagePlugin
 from PIL.ImageFile import _Tile
 
-from .exif import ORIENTATION
+from .exif import ORIENTATION, valid_orientation
 from .faults import unsupported
 from .libtiff import has_codec, silence
 
@@ -64,8 +64,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
     @property
     def orientation(self) -> int:
         """How the picture is to be turned, 1 to 8."""
-        value = self.tag_v2.get(ORIENTATION, 1)
-        return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        return valid_orientation(self.tag_v2.get(ORIENTATION, 1))
 
     @property
     def tile_pixels(self) -> int:
