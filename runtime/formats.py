@@ -17,8 +17,8 @@ EXTENSIONS = frozenset(
 # Raised when a correction changes the pixels of files that could be read before. Version 1: until indexes of schema 2.
 DECODING_VERSION = 2
 
-# What format_of() needs of a file.
-HEAD_BYTES = 32
+# What format_of() needs of a file: of a container, the brands that name its format may be many.
+HEAD_BYTES = 512
 
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -80,7 +80,8 @@ def _is_bitmap_header(header: bytes) -> bool:
 def decoding_changed(path: str | bytes | os.PathLike[str], since: int) -> bool:
     """Tell whether the file at ``path`` gives other pixels now than by version ``since`` of the decoding rules.
 
-    Judged by the first bytes, and where that is cheap by the header; in doubt True.
+    Judged without decoding, by what the corrections touch: mostly the header; a PNG is read to its end, for its
+    checksums, and of an AVIF a mebibyte at either end. In doubt True.
 
     Raises:
         OSError: the file cannot be read.

@@ -28,9 +28,10 @@ from PIL import Image, UnidentifiedImageError
 
 from .errors import PictureError, PictureProblem
 from .filenames import folder_sentence, missing_sentence
+from .pictures.bands import bands
 from .pictures.exif import orientation_in
-from .pictures.faults import MissingEnd, damaged, unsupported
-from .pictures.opening import open_image
+from .pictures.faults import MissingEnd, damaged, fault_of_machine, is_memory_free, unsupported
+from .pictures.opening import MOST_BYTES_HELD, bytes_held, open_image
 from .text import display_path
 
 if TYPE_CHECKING:
@@ -70,8 +71,6 @@ _PLANES_BYTES = 14
 _COMPLETING_BYTES = 12
 # A JPEG that is decoded at a reduced scale takes little memory, but time for each of its pixels.
 _MOST_REDUCED = 10
-# Pixels that are converted at a time where a conversion takes several steps.
-_BAND_PIXELS = 1_000_000
 
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -113,7 +112,8 @@ def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = 
         uint8 ``[size, size, 3]``, RGB.
 
     Raises:
-        PictureError: the file is missing, no picture of a supported format, damaged, or too large.
+        PictureError: the file is missing, no picture of a supported format, damaged, or too large; or it could not be
+            read now (``kind`` "unreadable": a disk, the network or memory failed).
 
     """
 
@@ -156,34 +156,69 @@ def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -
         extent = _drafted(image, needed)
         needs = _decoding_bytes(image)
         _check_size(image, full, needs, max_pixels)
-        with _DECODING.reserve(needs), contextlib.suppress(MissingEnd):
+        with _decoding(needs), contextlib.suppress(MissingEnd):
             image.load()
             return _decode(image, shrink, extent)
         if full[0] * full[1] > max_pixels:
             raise damaged(image.format, OSError("the file ends without the mark of its end"))
         # A JPEG without an end: whether its pixels are all there shows once it has been decoded at its full size.
-        with _DECODING.reserve(needs + _COMPLETING_BYTES * full[0] * full[1]):
+        with _decoding(needs + _COMPLETING_BYTES * full[0] * full[1]):
             cast("JpegFile", image).complete()
-        with _DECODING.reserve(needs):
+        with _decoding(needs):
             image.load()
             return _decode(image, shrink, extent)
 
 
 @contextlib.contextmanager
+def _decoding(needs: int) -> Iterator[None]:
+    """Wait for memory to decode in. Several decoders call a lack of it damage; then as much cannot be had now either.
+
+    Raises:
+        MemoryError: there is not enough, whatever the decoder says.
+
+    """
+    with _DECODING.reserve(needs):
+        try:
+            yield
+        except (PictureError, MissingEnd):
+            raise
+        except Exception as error:
+            if not is_memory_free(needs):
+                raise MemoryError from error
+            raise
+
+
+@contextlib.contextmanager
 def _naming(name: str, image_format: str | None) -> Iterator[None]:
-    """Put the name of the file before what is said of it."""
+    """Turn all that reading a file can raise into a PictureError with the name of the file.
+
+    Damaged files make Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, IndexError, ...):
+    whatever it was, this picture cannot be read and the next one can.
+    """
     try:
         yield
     except PictureError as error:
         raise PictureError(f"{name} {error}", kind=error.kind, short=error.short) from error.__cause__
-    except (UnidentifiedImageError, FileNotFoundError, IsADirectoryError, PermissionError):
-        raise
-    # Damaged files make Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error,
-    # IndexError, ...): whatever it was, this picture cannot be read and the next one can.
+    except FileNotFoundError as error:
+        raise _refused(missing_sentence(name), "missing", "does not exist") from error
+    except IsADirectoryError as error:
+        raise _refused(folder_sentence(name), "not a picture", "a folder") from error
+    except PermissionError as error:
+        message = f"{name} may not be read; check its permissions."
+        raise _refused(message, "unreadable", "may not be read") from error
     except Exception as error:
-        raise PictureError(
-            f"{name} {damaged(image_format, error)}", short=damaged(image_format, error).short
-        ) from error
+        fault = fault_of_machine(error)
+        if fault is not None:
+            raise _refused(f"{name} cannot be read ({fault}).", "unreadable", f"cannot be read ({fault})") from error
+        if isinstance(error, UnidentifiedImageError) and image_format is None:
+            raise _refused(
+                f"{name} is not a picture that can be read; expected JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or "
+                "HEIF (HEIC).",
+                "not a picture",
+                "not a picture",
+            ) from error
+        found = damaged(image_format, error)
+        raise PictureError(f"{name} {found}", kind=found.kind, short=found.short) from error
 
 
 def _name_of(source: PictureSource) -> str:
@@ -202,27 +237,10 @@ def opened_picture(source: PictureSource, name: str) -> Iterator[Image.Image]:
 
     """
     with contextlib.ExitStack() as stack:
-        try:
+        with _naming(name, None):
             file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | Path) else source
-            with _naming(name, None):
-                image = stack.enter_context(open_image(file))
-        except FileNotFoundError:
-            raise _refused(missing_sentence(name), "missing", "does not exist") from None
-        except IsADirectoryError:
-            raise _refused(folder_sentence(name), "not a picture", "a folder") from None
-        except PermissionError:
-            message = f"{name} may not be read; check its permissions."
-            raise _refused(message, "unreadable", "may not be read") from None
-        except UnidentifiedImageError:
-            raise _refused(
-                f"{name} is not a picture that can be read; expected JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or "
-                "HEIF (HEIC).",
-                "not a picture",
-                "not a picture",
-            ) from None
-        except OSError as error:
-            message = f"{name} cannot be read ({error.strerror or error})."
-            raise _refused(message, "unreadable", f"cannot be read ({error.strerror or error})") from None
+            stack.enter_context(_WHOLE_FILES.reserve(bytes_held(file)))
+            image = stack.enter_context(open_image(file))
         yield image
 
 
@@ -329,7 +347,7 @@ def _sixteen_bit_to_gray(image: Image.Image) -> Image.Image:
     samples = np.asarray(image)
     levels = getattr(image, "levels", 65535)
     gray = np.empty(samples.shape, dtype=np.uint8)
-    for top, bottom in _bands(*image.size):
+    for top, bottom in bands(*image.size):
         band = samples[top:bottom].astype(np.uint32)
         if getattr(image, "inverted", False):
             band = levels - band
@@ -350,18 +368,12 @@ def _over_white(image: Image.Image, frame: tuple[int, int, int, int]) -> Image.I
     """Compose over white, in bands of rows: the whole picture is not held once more for each of the steps."""
     white = Image.new("RGB", image.size, (255, 255, 255))
     left, above, right, below = frame
-    for top, bottom in _bands(*image.size):
+    for top, bottom in bands(*image.size):
         top, bottom = max(top, above), min(bottom, below)
         if top < bottom and left < right:
             band = image.crop((left, top, right, bottom)).convert("RGBA")
             white.paste(band, (left, top), mask=band.getchannel("A"))
     return white
-
-
-def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
-    rows = max(1, _BAND_PIXELS // max(1, width))
-    for top in range(0, height, rows):
-        yield top, min(top + rows, height)
 
 
 class ByteBudget:
@@ -386,4 +398,6 @@ class ByteBudget:
                 self._changed.notify_all()
 
 
+# A file that is held waits for memory to decode in, never the other way round.
 _DECODING = ByteBudget(_MOST_DECODING_BYTES)
+_WHOLE_FILES = ByteBudget(MOST_BYTES_HELD)

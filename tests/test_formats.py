@@ -20,6 +20,7 @@ from deeprank.runtime.formats import (
     decoding_changed,
     format_of,
 )
+from deeprank.runtime.pictures.changes import changed_since_1
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 XMP = b'<rdf:Description tiff:Orientation="%d"/>'
@@ -35,8 +36,8 @@ def saved(image_format: str, **options: object) -> bytes:
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF"])
 def test_the_first_bytes_say_what_pillow_says(name: str) -> None:
     head = saved(name)[:HEAD_BYTES]
-    assert len(head) == HEAD_BYTES
     assert format_of(head) == name
+    assert format_of(head[:32]) == name
 
 
 @pytest.mark.parametrize("path", sorted(HEIC.glob("*.heic")), ids=lambda path: path.stem)
@@ -167,6 +168,31 @@ def test_which_files_are_touched(name: str, tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         decoding_changed(tmp_path / "gone.png", 1)
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_segment_without_a_length_ends_the_search(length: int) -> None:
+    """The rest of the file, however large, is not read as one segment."""
+
+    class Counted(io.BytesIO):
+        most = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size)
+            self.most = max(self.most, len(data))
+            return data
+
+    file = Counted(b"\xff\xd8\xff\xe1" + struct.pack(">H", length) + bytes(1_000_000))
+    assert changed_since_1(file)
+    assert file.most <= HEAD_BYTES
+
+
+def test_brands_far_behind_name_the_format() -> None:
+    head = container(b"mif1", *[b"tst%d" % (number % 10) for number in range(50)], b"heic")
+    assert len(head) < HEAD_BYTES
+    assert format_of(head[:HEAD_BYTES]) == "HEIF"
+    avif = container(b"mif1", *[b"tst%d" % (number % 10) for number in range(50)], b"avif")
+    assert format_of(avif[:HEAD_BYTES]) == "AVIF"
 
 
 @settings(max_examples=150, deadline=None)

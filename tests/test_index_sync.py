@@ -1,10 +1,13 @@
 """An index follows folders of pictures: what is added, changed, moved, removed, skipped and refused."""
 
+import errno
+import hashlib
 import os
 import shutil
 import sqlite3
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -193,6 +196,34 @@ def test_a_picture_that_becomes_unreadable_is_no_answer_any_more(index: Path, ph
     assert report.items == 29
     with Index.open(index) as opened:
         assert str(bad) not in {hit.path for hit in opened.search(photos / "cats" / "1.png", 30)}
+
+
+def test_a_fault_of_the_disk_takes_no_unchanged_picture_out(
+    index: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files whose time has changed, or was too young, are read again, and may be what they were."""
+    same, longer = photos / "cats" / "0.png", photos / "cats" / "1.png"
+    same.touch()
+    longer.write_bytes(longer.read_bytes() + b"more")
+    before = ids(index)
+
+    file_digest = hashlib.file_digest
+
+    def fail(file: BinaryIO, name: str) -> object:
+        if str(file.name).startswith(str(photos)):
+            raise OSError(errno.EIO, "Input/output error")
+        return file_digest(file, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hashlib.file_digest", fail)
+        report = sync(index, [photos])
+    assert {Path(path).name: reason.partition(" cannot ")[2] for path, reason in report.skipped} == dict.fromkeys(
+        ("0.png", "1.png"), "be read (Input/output error)."
+    )
+    # The other one is not what it was.
+    assert counts(report) == (0, 0, 0, 1, 29)
+    assert ids(index) == {path: number for path, number in before.items() if path != "cats/1.png"}
+    assert counts(sync(index, [photos])) == (1, 0, 0, 0, 29)
 
 
 def test_bad_files_do_not_stop_the_others(tmp_path: Path, model: Path) -> None:

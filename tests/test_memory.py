@@ -133,3 +133,66 @@ def test_many_threads_stay_within_what_may_be_decoded_at_a_time(picture: Image.I
         change(picture).save(folder / name, **options)
     model = write_model(tmp_path / "tiny.onnx")
     assert run(STREAM, model, folder) <= images._MOST_DECODING_BYTES + 2 * FIXED
+
+
+LIMITED = """
+import os, resource, sys
+from deeprank.runtime.errors import PictureError
+from deeprank.runtime.images import load_thumbnail
+from deeprank.runtime.pictures import jpeg, webp
+from PIL import AvifImagePlugin, _avif, _webp
+in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+for megabytes in (2, 4, 6, 8, 12, 16):
+    if os.fork() == 0:
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + megabytes * 1_000_000,) * 2)
+        try:
+            load_thumbnail(sys.argv[1], 1200)
+        except PictureError as error:
+            os._exit(error.kind == "unreadable")
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 1, megabytes
+print(1)
+"""
+
+
+@pytest.mark.parametrize("name", ["progressive.jpg", "noise.webp", "noise.avif"])
+def test_a_lack_of_memory_is_not_called_damage(name: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), dtype=np.uint8)
+    options = {"progressive": True} if name.endswith("jpg") else {"speed": 10} if name.endswith("avif") else {}
+    Image.fromarray(pixels).save(tmp_path / name, **options)
+    assert run(LIMITED, tmp_path / name) == 1
+
+
+FILES = (
+    PEAK
+    + """
+import io, sys
+from concurrent.futures import ThreadPoolExecutor
+from deeprank.runtime.images import PictureRule, load_picture
+from deeprank.runtime.pictures import webp
+from PIL import AvifImagePlugin, _avif, _webp
+before = peak()
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda _: load_picture(sys.argv[1], PictureRule(16)), range(16)))
+print(peak() - before)
+"""
+)
+
+
+@pytest.mark.parametrize("image_format", ["AVIF", "WEBP"])
+def test_files_that_are_held_whole_are_bounded_together(image_format: str, tmp_path: Path) -> None:
+    """Eight threads, and files with 100 MB after their pixels."""
+    path = tmp_path / "large"
+    Image.new("RGB", (64, 64)).save(path, image_format)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate(size + 100_000_000)
+        if image_format == "WEBP":
+            file.seek(4)
+            file.write((size + 100_000_000 - 8).to_bytes(4, "little"))
+            file.seek(size)
+            file.write(b"JUNK" + (100_000_000 - 8).to_bytes(4, "little"))
+        else:
+            file.seek(size)
+            file.write((100_000_000).to_bytes(4, "big") + b"free")
+    assert run(FILES, path) <= images.MOST_BYTES_HELD + 2 * FIXED

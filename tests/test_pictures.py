@@ -1,7 +1,9 @@
 """Pictures that people have and common writers do not write: read as viewers show them, or refused by name."""
 
+import errno
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oddpictures import bitmap, chunk, gif_of, international_text, masked_bitmap, png, tiff
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tinymodel import write_model
 
 from deeprank.runtime.errors import PictureError
@@ -589,3 +591,109 @@ def test_readers_of_rare_formats_are_imported_when_they_are_needed(tmp_path: Pat
     )
     run = subprocess.run([sys.executable, "-c", program, str(saved_as)], capture_output=True, text=True, check=True)
     assert set(json.loads(run.stdout)) == {"PIL.JpegImagePlugin"}
+
+
+def test_a_png_of_very_many_chunks_is_refused_by_name() -> None:
+    text = chunk(b"tEXt", b"")
+    shows(png(ROWS, 8, 2, W, H, before=text * 1_000), RGB)
+    refused(png(ROWS, 8, 2, W, H, before=text * 60_000), "damaged", "more than .* 50,000 of other kinds")
+    rows = zlib.compress(b"".join(b"\0" + row for row in ROWS))
+    parts = [rows[at : at + 1] for at in range(len(rows))]
+    empty = chunk(b"IDAT", b"") * 60_000
+    content = png(ROWS, 8, 2, W, H, before=empty, data=parts[0], after=b"".join(chunk(b"IDAT", p) for p in parts[1:]))
+    shows(content, RGB)
+
+
+def test_a_jpeg_whose_tables_are_large_is_refused_by_name() -> None:
+    plain = saved("JPEG")
+    table = b"\xff\xdb\xff\xff" + bytes(65_533)
+    refused(plain[:2] + table * 300 + plain[2:], "damaged", "more than 16,777,216 bytes of tables before the pixels")
+    # Metadata of any size are passed over.
+    shows(plain[:2] + (b"\xff\xed" + table[2:]) * 300 + plain[2:], whole(plain))
+
+
+# Faults of the machine
+
+
+class FailingFile(io.BytesIO):
+    """A file of which only the beginning can be read, as where a disk or the network fails."""
+
+    def __init__(self, content: bytes, error: Exception, readable: int) -> None:
+        super().__init__(content)
+        self.error, self.left = error, readable
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise self.error
+        return data
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+ERRORS = [
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.ESTALE, "Stale file handle"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF"])
+@pytest.mark.parametrize("readable", [0, 600, 40_000])
+def test_faults_of_the_machine_are_no_damage(image_format: str, error: Exception, readable: int) -> None:
+    with pytest.raises(PictureError, match=r"^the picture cannot be read \(") as caught:
+        load_thumbnail(FailingFile(saved(image_format, NOISE), error, readable), 400)
+    assert caught.value.kind == "unreadable"
+    assert caught.value.short.startswith("cannot be read (")
+
+
+@pytest.mark.parametrize(
+    "error", [UnidentifiedImageError("odd"), FileNotFoundError(errno.ENOENT, "gone"), PermissionError(errno.EACCES, "")]
+)
+def test_only_picture_errors_come_from_decoding(error: Exception) -> None:
+    with pytest.raises(PictureError):
+        load_thumbnail(FailingFile(saved("PNG", NOISE), error, 40_000), 400)
+
+
+def test_a_place_that_no_file_reaches_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "far.tif"
+    path.write_bytes(b"II+\0\x08\0\0\0" + struct.pack("<Q", (1 << 63) - 2) + bytes(50))
+    with pytest.raises(PictureError) as caught:
+        load_thumbnail(path, 9)
+    assert caught.value.kind == "damaged"
+
+
+class OnABadDisk(io.RawIOBase):
+    """A file whose tags can be read, and whose descriptor, which libtiff reads, gives nothing but errors."""
+
+    def __init__(self, content: bytes, descriptor: int) -> None:
+        self.content, self.descriptor, self.at = content, descriptor, 0
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def read(self, size: int = -1) -> bytes:
+        if size >= 1 << 20:
+            raise OSError(errno.EIO, "Input/output error")
+        data = self.content[self.at :][:size]
+        self.at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = offset + (0, self.at, len(self.content))[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+
+def test_a_fault_of_the_disk_shows_where_libtiff_reads_it(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(PictureError) as caught:
+            load_thumbnail(OnABadDisk(saved("TIFF", NOISE, compression="tiff_lzw"), folder), 9)
+    finally:
+        os.close(folder)
+    assert caught.value.kind == "unreadable"

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import BmpImagePlugin, Image, ImageFile
 
+from .bands import bands
 from .faults import unsupported
 
 __all__ = ["open_bitmap"]
 
 _FILE_HEADER = 14
 _BITFIELDS, _JPEG, _PNG, _ALPHA_BITFIELDS = 3, 4, 5, 6
-_BAND_PIXELS = 1_000_000
 _Masks = tuple[int, int, int, int]
 
 
@@ -52,10 +52,9 @@ class MaskedBitmap(ImageFile.ImageFile):
         pixels = np.zeros((self.height, self.width, len(masks)), np.uint8)
         word = np.dtype(f"<u{self._bits // 8}")
         stride = (self.width * self._bits + 31) // 32 * 4
-        rows = max(1, _BAND_PIXELS // self.width)
         file.seek(self._start)
-        for top in range(0, self.height, rows):
-            count = min(rows, self.height - top)
+        for top, bottom in bands(self.width, self.height):
+            count = bottom - top
             data = file.read(count * stride)
             if len(data) < count * stride:
                 raise OSError("the file ends before its pixels do")
@@ -63,7 +62,7 @@ class MaskedBitmap(ImageFile.ImageFile):
             for channel, mask in enumerate(masks):
                 shift = (mask & -mask).bit_length() - 1
                 most = mask >> shift
-                pixels[top : top + count, :, channel] = (((words & mask) >> shift) * 255 + most // 2) // most
+                pixels[top:bottom, :, channel] = (((words & mask) >> shift) * 255 + most // 2) // most
         return pixels[::-1] if self._upwards else pixels
 
 

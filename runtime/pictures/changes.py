@@ -111,6 +111,8 @@ def _jpeg(file: IO[bytes]) -> bool:
     xmp = exif = b""
     for _ in range(_MOST_CHUNKS):
         marker, length = struct.unpack(">HH", file.read(4))
+        if length < 2:
+            return True
         if marker == 0xFFDA:
             return _turned_by_xmp(xmp, exif)
         start = file.tell()

@@ -7,7 +7,7 @@ import os
 import struct
 from typing import IO
 
-__all__ = ["ORIENTATION", "directory", "orientation_in", "orientation_of"]
+__all__ = ["ORIENTATION", "directory", "orientation_in", "orientation_of", "valid_orientation"]
 
 ORIENTATION = 0x0112
 # Whole numbers, and bytes of no type: their letters for struct. Other types are left out.
@@ -63,8 +63,12 @@ def _entries(file: IO[bytes], order: str, start: bytes, word: str, layout: str) 
 
 def orientation_of(tags: dict[int, tuple[int, ...]]) -> int:
     """Return how the picture is turned, 1 to 8; 1 where the tags do not say."""
-    value = tags.get(ORIENTATION, (1,))[0]
-    return value if 1 <= value <= 8 else 1
+    return valid_orientation(tags.get(ORIENTATION, (1,))[0])
+
+
+def valid_orientation(value: object) -> int:
+    """Return what a tag says, if it says one of 1 to 8; else 1."""
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def orientation_in(block: object) -> int:

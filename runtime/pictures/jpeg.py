@@ -23,6 +23,8 @@ _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _KINDS = {0xC3: "lossless coding", 0xC5: "hierarchical coding", 0xC7: "lossless coding", 0xCB: "lossless coding"}
 _MOST_SEGMENTS = 10_000
+# Of what is kept of the header, which is held twice; tables take some kilobytes.
+_MOST_KEPT = 1 << 24
 # Of a file without an end, which is decoded several times to see whether its pixels are all there.
 _MOST_SCANS = 100
 _COEFFICIENT_BYTES = 2
@@ -144,7 +146,7 @@ class _Header(NamedTuple):
 def _header(file: IO[bytes]) -> _Header:
     """Read until the first scan begins."""
     file.seek(2)
-    kept, exif, frame = [b"\xff\xd8"], None, None
+    kept, size, exif, frame = [b"\xff\xd8"], 0, None, None
     for _ in range(_MOST_SEGMENTS):
         start = file.tell()
         marker = _marker(file)
@@ -158,6 +160,9 @@ def _header(file: IO[bytes]) -> _Header:
             exif = data
         if _needed(marker, data):
             kept.append(struct.pack(">BBH", 0xFF, marker, length) + data)
+            size += len(data)
+            if size > _MOST_KEPT:
+                raise ValueError(f"more than {_MOST_KEPT:,} bytes of tables before the pixels")
         if marker == _SCAN:
             if frame and data and data[0] < len(frame.components):
                 frame = Frame(frame.components, frame.progressive, True)

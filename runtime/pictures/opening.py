@@ -9,17 +9,17 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import PictureError
-from ..formats import format_of
-from .faults import damaged, unsupported
+from ..formats import HEAD_BYTES, format_of
+from .faults import damaged, fault_of_machine, is_memory_free, unsupported
 
-__all__ = ["open_image"]
+__all__ = ["MOST_BYTES_HELD", "bytes_held", "open_image"]
 
-# Of a container, the brands that name its format may be many.
-_HEAD = 512
-
-# Formats whose decoders take the file as a whole, and the most that such a file may have.
+# Formats whose decoders take the file as a whole. The most that such a file may have, and all of them at a time.
 _WHOLE = ("WEBP", "AVIF", "HEIF")
-_MOST_BYTES = 256_000_000
+MOST_BYTES_HELD = 256_000_000
+
+# More than any reader takes before it decodes, besides the file.
+_OPENING_BYTES = 32_000_000
 
 # Pictures that are whole, of formats that are not read; told by their first bytes.
 _OTHERS = (
@@ -33,37 +33,51 @@ _OTHERS = (
 )
 
 
+def bytes_held(file: IO[bytes]) -> int:
+    """Return how many bytes of a file are held in memory until it is decoded.
+
+    Raises:
+        OSError: the file cannot be read.
+
+    """
+    file.seek(0)
+    if format_of(file.read(HEAD_BYTES)) not in _WHOLE:
+        return 0
+    size = file.seek(0, os.SEEK_END)
+    return size if size <= MOST_BYTES_HELD else 0
+
+
 def open_image(file: IO[bytes]) -> Image.Image:
     """Open a picture and read its header; nothing is decoded yet.
 
     Raises:
         PictureError: damaged, or of a kind that is not supported; without the name of the file.
         UnidentifiedImageError: no picture.
-        OSError: the file cannot be read.
+        OSError, MemoryError: the file cannot be read.
 
     """
     file.seek(0)
-    head = file.read(_HEAD)
+    head = file.read(HEAD_BYTES)
     image_format = format_of(head)
     if image_format is None:
         _refuse_other(head)
         raise UnidentifiedImageError("no format that is read")
-    if image_format in _WHOLE and file.seek(0, os.SEEK_END) > _MOST_BYTES:
+    if image_format in _WHOLE and file.seek(0, os.SEEK_END) > MOST_BYTES_HELD:
         raise PictureError(
-            f"is a {image_format} file of more than {_MOST_BYTES:,} bytes, which would be held in memory.",
+            f"is a {image_format} file of more than {MOST_BYTES_HELD:,} bytes, which would be held in memory.",
             kind="too large",
-            short=f"{image_format} file of more than {_MOST_BYTES:,} bytes",
+            short=f"{image_format} file of more than {MOST_BYTES_HELD:,} bytes",
         )
     file.seek(0)
     try:
         return _READERS[image_format](file)
-    except (PictureError, MemoryError):
+    except PictureError:
         raise
-    except OSError as error:
-        if error.errno is not None:  # the file, not what is in it
-            raise
-        raise damaged(image_format, error) from error
     except Exception as error:  # the header parsers raise nearly anything on damaged files
+        if fault_of_machine(error) is not None:
+            raise
+        if not is_memory_free(_OPENING_BYTES):
+            raise MemoryError from error
         raise damaged(image_format, error) from error
 
 

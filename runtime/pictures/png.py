@@ -24,10 +24,12 @@ __all__ = ["PngFile", "open_png"]
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _COLOUR, _PALETTE = 0, 2, 3
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_MOST_CHUNKS = 1_000_000
+# Of pixels, and of all else.
+_MOST_CHUNKS, _MOST_OTHERS = 1_000_000, 50_000
 # Of a chunk that is kept: PLTE holds 768 bytes; EXIF is small, but thumbnails lie in it.
 _MOST_KEPT = 1 << 20
 _RAW_EXIF = b"Raw profile type exif"
+_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"tEXt", b"zTXt"})
 
 
 @dataclass(frozen=True)
@@ -139,24 +141,27 @@ def open_png(file: IO[bytes]) -> PngFile:
 
 def _needed(file: IO[bytes]) -> Iterator[_Chunk]:
     """Walk over the chunks, and return those that are needed; the walk ends where the file does, or makes no sense."""
-    file.seek(len(_SIGNATURE))
-    for _ in range(_MOST_CHUNKS):
+    at, counts = len(_SIGNATURE), [0, 0]
+    while True:
+        file.seek(at)
         head = file.read(8)
         if len(head) < 8:
             return
         length, name = struct.unpack(">I4s", head)
         if not name.isalpha() or name == b"IEND":
             return
-        start = file.tell()
-        if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
-            yield _Chunk(name, start, length)
+        counts[name != b"IDAT"] += 1
+        if counts[0] > _MOST_CHUNKS or counts[1] > _MOST_OTHERS:
+            raise ValueError(f"more than {_MOST_CHUNKS:,} chunks of pixels, or {_MOST_OTHERS:,} of other kinds")
+        if name in _NEEDED:
+            yield _Chunk(name, at + 8, length)
         elif name == b"CgBI":
             raise unsupported(
                 "PNG", "Xcode's own coding of pixels (CgBI)", "convert it with pngcrush -revert-iphone-optimizations"
             )
         elif name[:1].isupper():
             raise unsupported("PNG", f"a chunk {name.decode('ascii')} that changes how pixels are read")
-        file.seek(start + length + 4)
+        at += 8 + length + 4
 
 
 def _spliced(file: IO[bytes], head: bytes, data: list[_Chunk]) -> Spliced:
@@ -192,9 +197,10 @@ def _exif(file: IO[bytes], chunks: list[_Chunk]) -> bytes | None:
         return block
     for chunk in chunks:
         if chunk.name in (b"tEXt", b"zTXt") and chunk.length <= _MOST_KEPT:
-            keyword, _, text = _read(file, chunk).partition(b"\0")
-            if keyword != _RAW_EXIF:
+            file.seek(chunk.start)
+            if file.read(len(_RAW_EXIF) + 1) != _RAW_EXIF + b"\0":
                 continue
+            text = file.read(chunk.length - len(_RAW_EXIF) - 1)
             try:
                 if chunk.name == b"zTXt":
                     text = zlib.decompressobj().decompress(text[1:], _MOST_KEPT)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from PIL import Image, TiffImagePlugin
 from PIL.ImageFile import _Tile
 
-from .exif import ORIENTATION
+from .exif import ORIENTATION, valid_orientation
 from .faults import unsupported
 from .libtiff import has_codec, silence
 
@@ -16,6 +16,7 @@ __all__ = ["TiffFile", "open_tiff"]
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _EXTRA, _FORMAT = 258, 259, 262, 284, 338, 339
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_BLOCK = 1 << 20
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _COLOURS = {0: "gray", 1: "gray", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "Lab"} | {
     9: "ICC Lab",
@@ -26,6 +27,26 @@ _COLOURS = {0: "gray", 1: "gray", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 
     34892: "raw sensor",
 }
 _FORMATS = {2: "signed samples", 3: "floating-point samples", 5: "complex samples", 6: "complex samples"}
+
+
+class _UnreadableError(Exception):
+    """The file cannot be read: no OSError, which Pillow takes for the end of the tags."""
+
+
+class _Content:
+    """A file whose errors get through Pillow."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            raise _UnreadableError(str(error)) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class TiffFile(TiffImagePlugin.TiffImageFile):
@@ -43,8 +64,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
     @property
     def orientation(self) -> int:
         """How the picture is to be turned, 1 to 8."""
-        value = self.tag_v2.get(ORIENTATION, 1)
-        return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        return valid_orientation(self.tag_v2.get(ORIENTATION, 1))
 
     @property
     def tile_pixels(self) -> int:
@@ -124,6 +144,23 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         self.use_load_libtiff = True
         self.tile = [_Tile("libtiff", (0, 0, width, height), 0, (f"{self.mode};16N", False, self.tag_v2.offset))]
 
+    def _load_libtiff(self) -> Any:
+        """Decode by libtiff, which reads the file itself and does not say what the system had against it.
+
+        Raises:
+            OSError: damaged.
+            _UnreadableError: the file cannot be read.
+
+        """
+        try:
+            return super()._load_libtiff()
+        except OSError:
+            if self.fp is not None:
+                self.fp.seek(0)
+                while self.fp.read(_BLOCK):
+                    pass
+            raise
+
     def load_prepare(self) -> None:
         """Allocate the picture; its size was checked before."""
         if self._im is None:
@@ -143,7 +180,7 @@ def open_tiff(file: IO[bytes]) -> TiffFile:
 
     """
     silence()
-    return TiffFile(file)
+    return TiffFile(cast("IO[bytes]", _Content(file)))
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

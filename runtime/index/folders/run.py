@@ -251,7 +251,7 @@ class SyncRun:
         unread = unread_of(task.found, error, self._reading) if task.uploaded is None else None
         if unread is not None and task.plan.root is not None:
             self._writer.keep_unread(task.plan.root, [unread])
-        if task.redecode and (task.uploaded is not None or error.kind in _NO_JUDGEMENT):
+        if task.old is not None and _stays(task, error.kind):
             self._counts["unchanged"] += 1
         elif task.old is not None:
             # What the index has of it is the picture as it was: rather no answer than that one.
@@ -336,6 +336,15 @@ def _is_right(item: Item, version: int, task: Task) -> bool:
         return not formats.decoding_changed(task.path, item.decoding)
     except OSError:
         return False
+
+
+def _stays(task: Task, kind: str) -> bool:
+    """Tell whether the index keeps what it has of a file that could not be read, since it may still be right."""
+    assert task.old is not None
+    if task.redecode:
+        return task.uploaded is not None or kind in _NO_JUDGEMENT
+    may_be_the_same = task.found.size == task.old.size and task.sha256 in (b"", task.old.sha256)
+    return kind == "unreadable" and may_be_the_same
 
 
 def _taken_in(uploads: int) -> str | None:

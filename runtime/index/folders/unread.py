@@ -98,7 +98,7 @@ def unread_of(found: Found, error: PictureError | None, reading: Reading) -> Unr
     """
     if error is None:
         return Unread(found, NO_PICTURE, decoders=reading.of(NO_PICTURE))
-    if error.kind not in _LASTING or _is_of_the_machine(error.__cause__):
+    if error.kind not in _LASTING:
         return None
     return Unread(found, error.kind, error.short[:_MOST_SHORT], str(error)[:_MOST_REASON], reading.of(error.kind))
 
@@ -114,8 +114,3 @@ def read_unread(row: Sequence[Any]) -> Unread | None:
     if tuple(map(type, row)) != _TYPES or checksum(*row[:-1]) != row[-1]:
         return None
     return Unread(Found(*row[1:4]), *row[4:8])
-
-
-def _is_of_the_machine(cause: BaseException | None) -> bool:
-    """Tell whether memory or a disk failed while a file was decoded, which does not make it a damaged one."""
-    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)

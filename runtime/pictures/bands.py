@@ -1,0 +1,16 @@
+"""Large pictures in parts: rows that are converted at a time where a conversion takes several steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+__all__ = ["bands"]
+
+_PIXELS = 1_000_000
+
+
+def bands(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each part, and the one after its last; a part has about a million pixels."""
+    rows = max(1, _PIXELS // max(1, width))
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
