@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from .errors import DataError
 from .text import printable
@@ -55,7 +55,7 @@ def label_rule(text: str) -> LabelRule | None:
 
     """
     if text in LABEL_RULES:
-        return cast(LabelRule, text)
+        return text
     if not Path(text).is_file():
         raise DataError(
             f"--labels {printable(text)!r} is no rule and no file; expected top, leaf, path, a CSV of path,label, or, "
