@@ -21,6 +21,7 @@ from .text import duration, printable
 __all__ = [
     "Application",
     "DeviceOption",
+    "HelpAllOption",
     "LabelsOption",
     "MaxPixelsOption",
     "ThreadsOption",
@@ -311,6 +312,19 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _show_all(context: typer.Context, chosen: bool) -> None:
+    """Show the help with the options that ``--help`` leaves out."""
+    if chosen:
+        for option in context.command.params:
+            option.hidden = False  # type: ignore[attr-defined]
+        print(context.get_help())
+        raise typer.Exit
+
+
+HelpAllOption = Annotated[
+    bool,
+    typer.Option("--help-all", callback=_show_all, is_eager=True, help="Show every option and exit; --help: some."),
+]
 VersionOption = Annotated[
     bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -54,15 +53,8 @@ class Layout:
 
 
 def pictures_of(source: Source) -> list[str]:
-    """Return the paths of the pictures of a tree: by their extensions, and where there is none by their first bytes.
-
-    Folders of file servers and photo programs (``@eaDir``, say) are left out, as a sync leaves them out.
-    """
-    from .index.folders.rootfilters import RootFilters
-
-    taken = RootFilters()
-    files = (path for path in source.files if taken.takes(os.fsencode(path)))
-    return [path for path in files if _is_picture(source, path, PurePosixPath(path).suffix.lower())]
+    """Return the paths of the pictures of a tree: by their extensions, and where there is none by their first bytes."""
+    return [path for path in source.files if _is_picture(source, path, PurePosixPath(path).suffix.lower())]
 
 
 def _is_picture(source: Source, path: str, extension: str) -> bool:

@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from .datasets import DataSet, Sample
-from .errors import PictureError
 
 __all__ = ["Repeats", "find_repeats"]
 
 K = TypeVar("K", bound=Hashable)
 
-# Seconds after which no further picture is opened: a data set on a slow disk must not be read twice as a whole.
+# Seconds after which nothing more is read: a data set on a slow disk must not be read twice as a whole.
 PATIENCE = 20.0
 # Two pictures that differ nearly always do so here, and a block is what a disk reads anyway.
 _HEAD_BYTES = 4096
+# A picture is never held whole; between two blocks the clock is looked at.
+_BLOCK_BYTES = 1 << 18
 _THREADS = 8
-# Pictures opened between two looks at the clock.
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def find_repeats(dataset: DataSet, *, patience: float = PATIENCE) -> Repeats:
 
     Args:
         dataset: its three splits.
-        patience: seconds after which no further picture is opened.
+        patience: seconds after which nothing more is read.
 
     """
     everything = [(split, s) for split in ("train", "val", "test") for s in getattr(dataset, split)]
@@ -85,35 +84,47 @@ def _alike(entries: Sequence[Entry], keys: Iterable[K]) -> list[list[Entry]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
+class _TooLateError(Exception):
+    """The time is over."""
+
+
 def _read(
-    entries: Sequence[Entry], digest: Callable[[Entry], bytes | None], deadline: float
+    entries: Sequence[Entry], digest: Callable[[Sample, float], bytes], deadline: float
 ) -> tuple[list[bytes | None], int]:
     """Return the digest of each entry, None of one that cannot be read or came too late, and how many were too late."""
-    keys: list[bytes | None] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(entries), _CHUNK):
-            if time.monotonic() > deadline:
-                break
-            keys.extend(pool.map(digest, entries[start : start + _CHUNK]))
-    missing = len(entries) - len(keys)
-    return keys + [None] * missing, missing
+    late: list[Entry] = []
 
-
-def _head(entry: Entry) -> bytes | None:
-    return _digest(entry[1], _HEAD_BYTES)
-
-
-def _whole(entry: Entry) -> bytes | None:
-    return _digest(entry[1], None)
-
-
-def _digest(sample: Sample, most: int | None) -> bytes | None:
-    if most is not None and sample.crc is not None:
-        return b""  # the checksum of the whole has been compared; to unpack a part would unpack all
-    try:
-        with sample.open() as file:
-            if most is not None:
-                return hashlib.sha256(file.read(most)).digest()
-            return hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
-    except (PictureError, OSError):
+    def read(entry: Entry) -> bytes | None:
+        try:
+            _check_clock(deadline)
+            return digest(entry[1], deadline)
+        except _TooLateError:
+            late.append(entry)
+        except Exception:  # of a damaged zip: zlib.error, lzma.LZMAError and the like have no common base
+            pass
         return None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        keys = list(pool.map(read, entries))
+    return keys, len(late)
+
+
+def _check_clock(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise _TooLateError
+
+
+def _head(sample: Sample, _: float) -> bytes:
+    if sample.crc is not None:
+        return b""  # the checksum of the whole has been compared, which says more than a part
+    with sample.stream() as file:
+        return hashlib.sha256(file.read(_HEAD_BYTES)).digest()
+
+
+def _whole(sample: Sample, deadline: float) -> bytes:
+    digest = hashlib.sha256()
+    with sample.stream() as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            _check_clock(deadline)
+    return digest.digest()

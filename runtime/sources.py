@@ -14,6 +14,7 @@ from typing import IO, Protocol
 
 from .errors import DataError, PictureError
 from .text import display_path, printable
+from .tool_folders import is_in_tool_folder
 
 __all__ = ["FolderSource", "Sample", "Source", "ZipSource"]
 
@@ -26,7 +27,8 @@ _MAX_TEXT_BYTES = 64 * 1024 * 1024
 class Sample:
     """One labelled picture; ``path`` (posix, relative to the data set) is its identity.
 
-    ``size`` in bytes; ``crc``: the crc32 of its bytes where the source says it without reading them.
+    ``size`` in bytes; ``crc``: the crc32 of its bytes where the source says it without reading them; ``streamer``:
+    opens the file to be read once from its start, where ``opener`` would hold it whole.
     """
 
     path: str
@@ -34,6 +36,7 @@ class Sample:
     size: int = field(compare=False)
     opener: Callable[[], IO[bytes]] = field(repr=False, compare=False)
     crc: int | None = field(default=None, repr=False, compare=False)
+    streamer: Callable[[], IO[bytes]] | None = field(default=None, repr=False, compare=False)
 
     def open(self) -> IO[bytes]:
         """Return the file, at its start, for :func:`~.images.load_picture`; the caller closes it.
@@ -48,6 +51,13 @@ class Sample:
             raise PictureError(
                 f"{display_path(self.path)} cannot be read ({error.strerror or error}).", kind="unreadable"
             ) from None
+
+    def stream(self) -> IO[bytes]:
+        """Return the file to be read once from its start in blocks; the caller closes it.
+
+        A damaged zip may raise anything here, or while it is read: the decompressors' errors have no common base.
+        """
+        return self.opener() if self.streamer is None else self.streamer()
 
     def read(self) -> bytes:
         """Return the bytes of the file."""
@@ -78,7 +88,9 @@ def _bounded(data: bytes, path: str) -> bytes:
 
 
 class FolderSource:
-    """The files below a folder; hidden ones are left out, links to folders are not followed twice."""
+    """The files below a folder; hidden ones and those in folders of tools (``@eaDir``, say) are left out, as a sync
+    leaves them out. Links to folders are not followed twice.
+    """
 
     def __init__(self, root: Path, listed: tuple[str, ...] | None = None) -> None:
         self.path = root
@@ -120,6 +132,9 @@ def _walk(root: Path) -> Iterable[str]:
         seen.add((status.st_dev, status.st_ino))
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        if is_in_tool_folder(f"{relative}/"):
+            subfolders.clear()
+            continue
         for name in names:
             if not name.startswith(".") and (Path(folder) / name).is_file():
                 yield str(relative / name)
@@ -146,7 +161,8 @@ class ZipSource:
         if path not in self._members:
             raise FileNotFoundError(path)
         info = self._members[path]
-        return Sample(path, label, info.file_size, functools.partial(self._open, path), info.CRC)
+        opener, streamer = functools.partial(self._open, path), functools.partial(self._zip.open, info)
+        return Sample(path, label, info.file_size, opener, info.CRC, streamer)
 
     def text(self, path: str) -> bytes:
         """Return the bytes of a small text file."""
@@ -195,4 +211,4 @@ def _common_top(names: list[str]) -> str:
 
 def _is_hidden(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return any(part.startswith(".") for part in parts) or "__MACOSX" in parts
+    return any(part.startswith(".") for part in parts) or is_in_tool_folder(name)

@@ -1,5 +1,6 @@
 """How a command speaks and ends: its streams, its status, and its last line."""
 
+import ast
 import contextlib
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from tinymodel import write_model, write_picture
 
+import deeprank.runtime
 from deeprank.runtime.cli import _Speed
 from deeprank.runtime.console import from_here, to_paste
 from deeprank.runtime.index.folders.sync import sync
@@ -248,3 +250,22 @@ def test_paths_as_they_can_be_typed_here(tmp_path: Path, monkeypatch: pytest.Mon
         assert str(from_here(whole)) == (str(whole) if shown is None else shown)
     assert to_paste("deeprank-query", from_here(tmp_path / "-x")) == "deeprank-query ./-x"
     assert from_here(os.fsencode(tmp_path / "a")) == Path("a")
+
+
+def printing(module: Path) -> list[str]:
+    """Return the calls of a module that print, but for those of a module that is run as a program."""
+    body = [
+        part
+        for part in ast.parse(module.read_text()).body
+        if "__name__" not in ast.unparse(getattr(part, "test", part))
+    ]
+    calls = [node.func for part in body for node in ast.walk(part) if isinstance(node, ast.Call)]
+    return [name for name in map(ast.unparse, calls) if name in ("print", "typer.echo", "click.echo")]
+
+
+def test_only_the_commands_and_the_console_print() -> None:
+    folders = [Path(deeprank.runtime.__file__).parents[1] / part for part in ("runtime", "models", "train", "export")]
+    modules = [module for folder in folders for module in folder.rglob("*.py")]
+    found = {module: printing(module) for module in modules if module.name not in ("cli.py", "console.py")}
+    assert len(found) > 100
+    assert {str(module): calls for module, calls in found.items() if calls} == {}

@@ -17,6 +17,7 @@ from deeprank.train import features as features_module
 from deeprank.train.config import Augmentation
 from deeprank.train.extractor import Extractor, make_extractor
 from deeprank.train.features import FeatureCache, View, content_digests, weights_digest
+from deeprank.train.inputs import remark_unreadable
 from deeprank.train.monitor import SilentMonitor, TrainingInterrupted
 from deeprank.train.pictures import read_augmented, read_plain
 
@@ -194,16 +195,26 @@ def test_a_stopped_extraction_goes_on_where_it_was(samples, make_cache, monkeypa
 
 def test_unreadable_pictures_are_reported_and_left_out(samples, make_cache):
     def broken():
-        return io.BytesIO(b"no picture")
+        file = io.BytesIO(b"no picture")
+        file.name = "holiday [/x]\x1b.png"
+        return file
 
     mixed = (*samples[:3], dataclasses.replace(samples[3], path="holiday [/x]\x1b.png", opener=broken), *samples[4:6])
     listener = Listener()
-    found = make_cache(listener).features(mixed, content_digests(mixed, 2), View(0), "x")
-    assert found.unreadable == (3,)
-    assert not found.values[3].any()
-    assert found.values[4].any()
-    assert len(listener.remarks) == 1
-    assert "\x1b" not in listener.remarks[0]
+    for _ in range(2):  # computed, then from the cache
+        found = make_cache(listener).features(mixed, content_digests(mixed, 2), View(0), "x")
+        assert found.unreadable == (3,)
+        assert not found.values[3].any()
+        assert found.values[4].any()
+    assert listener.remarks == []
+    remark_unreadable(mixed, found.unreadable, PictureRule(SIZE), listener)
+    mended = (*mixed[:3], dataclasses.replace(mixed[3], opener=samples[3].opener), *mixed[4:])
+    remark_unreadable(mended, found.unreadable, PictureRule(SIZE), listener)
+    said, later = listener.remarks
+    assert said.startswith("Left out: holiday [/x]")
+    assert "is not a picture" in said
+    assert later.endswith("could not be read when its features were computed.")
+    assert "\x1b" not in said + later
 
 
 def test_augmented_views_depend_on_their_seed_alone(samples):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..runtime.cli import DeviceOption, LabelsOption, VerboseOption, VersionOption, YesOption
+from ..runtime.cli import DeviceOption, HelpAllOption, LabelsOption, VerboseOption, VersionOption, YesOption
 from ..runtime.errors import TrainingError
 from ..runtime.text import printable
 from .config import options
@@ -23,15 +23,6 @@ _ConfigOption = Annotated[
     str | None, typer.Option("--config", help="Recipe (default, digits, seed) or TOML file. Default: digits for the "
     "data set digits, else default.", metavar="RECIPE|FILE", show_default=False)
 ]  # fmt: skip
-
-
-def _show_all(context: typer.Context, asked: bool) -> None:
-    """Show the help with the options that ``--help`` leaves out."""
-    if asked:
-        for option in context.command.params:
-            option.hidden = False  # type: ignore[attr-defined]
-        typer.echo(context.get_help())
-        raise typer.Exit
 
 
 # Those of every command, which stand last.
@@ -93,15 +84,7 @@ _FIXED: dict[str, Any] = {
     ),
     "verbose": (VerboseOption, False),
     "version": (VersionOption, False),
-    "help_all": (
-        Annotated[
-            bool,
-            typer.Option(
-                "--help-all", callback=_show_all, is_eager=True, help="Show every option and exit; --help: some."
-            ),
-        ],
-        False,
-    ),
+    "help_all": (HelpAllOption, False),
 }
 
 _PANELS = {"network": "Network", "picture": "Picture", "augmentation": "Augmentation", "batch": "Batches",

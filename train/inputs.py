@@ -56,19 +56,17 @@ def _features(
     cache = FeatureCache(surroundings.cache, extractor, digest, width, rule, cores, monitor)
     contents = content_digests(data.train, cores)
     train = cache.features(data.train, contents, View(0), "features of the train pictures")
-    _remark_unreadable(data.train, train.unreadable, rule, monitor)
+    remark_unreadable(data.train, train.unreadable, rule, monitor)
     val = cache.features(data.val, content_digests(data.val, cores), View(0), "features of the val pictures")
-    _remark_unreadable(data.val, val.unreadable, rule, monitor)
+    remark_unreadable(data.val, val.unreadable, rule, monitor)
     views = _views(cache, data, contents, config)
     in_views = {int(data.viewed[row]) for view in views for row in view.unreadable}
-    _remark_unreadable(data.train, sorted(in_views.difference(train.unreadable)), rule, monitor)
+    remark_unreadable(data.train, sorted(in_views.difference(train.unreadable)), rule, monitor)
     source = FeatureSource(network, train, val, views, data.viewed, config.seed, config.freeze_norms)
     return source, data.without({*train.unreadable, *in_views}, val.unreadable)
 
 
-def _remark_unreadable(
-    samples: Sequence[Sample], positions: Iterable[int], rule: PictureRule, monitor: Monitor
-) -> None:
+def remark_unreadable(samples: Sequence[Sample], positions: Iterable[int], rule: PictureRule, monitor: Monitor) -> None:
     """Name each picture that is left out and say why, also where that is known from cached features alone."""
     read = read_plain(samples, rule)
     for position in positions:

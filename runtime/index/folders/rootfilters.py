@@ -14,24 +14,11 @@ from typing import Any
 
 from ...errors import QueryError
 from ...shell import shell_word
+from ...tool_folders import tool_folders
 from ..database.records import checksum
 from .globs import Globs
 
 __all__ = ["RootFilters", "filters_row", "read_filters"]
-
-# Folders that file servers, systems and photo programs keep beside pictures: thumbnails, trash, other forms of the same
-# pictures. Names, in any letter case, that nobody gives to a folder of photographs; hidden ones (.thumbnails,
-# .picasaoriginals) are left out anyway.
-_FILE_SERVERS = "@eaDir #recycle #snapshot ~snapshot @Recycle @Recently-Snapshot @__thumb @tmp @sharebin"
-_SYSTEMS = "$RECYCLE.BIN lost+found __MACOSX Thumbs.db ehthumbs.db TheVolumeSettingsFolder"
-_PROGRAMS = (
-    "*.lrdata *.lrcat-data *.photoslibrary/resources *.photolibrary/Thumbnails *.photolibrary/Previews "
-    "*.migratedphotolibrary/Thumbnails *.aplibrary/Thumbnails *.aplibrary/Previews CaptureOne/Cache appdata_oc*/preview"
-)
-_OF_TOOLS = (
-    *f"{_FILE_SERVERS} {_SYSTEMS} {_PROGRAMS}".split(),
-    *("System Volume Information", "Network Trash Folder", "iPod Photo Cache"),
-)
 
 
 @dataclass(frozen=True)
@@ -93,10 +80,7 @@ class RootFilters:
 
     @functools.cached_property
     def _of_tools(self) -> re.Pattern[str]:
-        # Not Globs: every folder of a walk is looked at, and these are few and simple.
-        named = {name.lower() for pattern in self.include for name in pattern.split("/")}
-        left_out = [re.escape(folder) for folder in _OF_TOOLS if named.isdisjoint(folder.lower().split("/"))]
-        return re.compile(rf"(?:\A|/)(?:{'|'.join(left_out)})/".replace(r"\*", "[^/]*"), re.IGNORECASE)
+        return tool_folders(name for pattern in self.include for name in pattern.split("/"))
 
     @functools.cached_property
     def _named_extensions(self) -> frozenset[str]:

@@ -162,10 +162,25 @@ def describe_labels(folder: Path, labels: LabelSource, folders: Iterable[bytes],
     names = set(map(os.fsdecode, folders))
     tops = sorted({folder.split("/")[0] for folder in names if folder}, key=_split_first)
     found = _labels(FolderLabels(rule, splits), names)
-    below = f"the folders below {', '.join(map(printable, tops))}" if splits else _FOLDERS[rule]
+    below = _below_splits(tops) if splits else _FOLDERS[rule]
+    table = _metadata(folder, tops)
     if found <= {None}:
-        return f"{name}: no labels, for its pictures lie in no folder {'below its splits' if splits else 'of it'}"
-    return f"{name}: {_counted(found)} from {below}{_some(found)}{_others(folder, rule, splits, names, tops)}"
+        nowhere = "below its splits" if splits else "of it"
+        return f"{name}: no labels, for its pictures lie in no folder {nowhere}{table}"
+    return f"{name}: {_counted(found)} from {below}{_some(found)}{_others(folder, rule, splits, names, tops)}{table}"
+
+
+def _below_splits(tops: Sequence[str]) -> str:
+    splits, others = ([printable(top) for top in tops if bool(split_of(top)) is known] for known in (True, False))
+    return f"the folders below {', '.join(splits)}{', and from ' if others else ''}{', '.join(others)}"
+
+
+def _metadata(folder: Path, tops: Sequence[str]) -> str:
+    """Name a table of labels as Hugging Face's imagefolder has them, which is read only if it is named."""
+    for place in (folder, *(folder / top for top in tops)):
+        if (place / _METADATA).is_file():
+            return f"; --labels {shell_word(place / _METADATA)} reads the table that lies there"
+    return ""
 
 
 _FOLDERS: Mapping[Rule, str] = {
@@ -174,6 +189,7 @@ _FOLDERS: Mapping[Rule, str] = {
     "path": "the paths of its folders",
 }
 _MOST_TOPS = 3
+_METADATA = "metadata.csv"
 
 
 def _labels(rule: FolderLabels, folders: Iterable[str]) -> set[str | None]:

@@ -1,0 +1,45 @@
+"""Folders that file servers, systems and photo programs keep beside pictures, which hold none of a person's own."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+
+__all__ = ["is_in_tool_folder", "tool_folders"]
+
+# Thumbnails, trash, other forms of the same pictures. Names, in any letter case, that nobody gives to a folder of
+# photographs; hidden ones (.thumbnails, .picasaoriginals) are left out anyway.
+_FILE_SERVERS = "@eaDir #recycle #snapshot ~snapshot @Recycle @Recently-Snapshot @__thumb @tmp @sharebin"
+_SYSTEMS = "$RECYCLE.BIN lost+found __MACOSX Thumbs.db ehthumbs.db TheVolumeSettingsFolder"
+_PROGRAMS = (
+    "*.lrdata *.lrcat-data *.photoslibrary/resources *.photolibrary/Thumbnails *.photolibrary/Previews "
+    "*.migratedphotolibrary/Thumbnails *.aplibrary/Thumbnails *.aplibrary/Previews CaptureOne/Cache appdata_oc*/preview"
+)
+_FOLDERS = (
+    *f"{_FILE_SERVERS} {_SYSTEMS} {_PROGRAMS}".split(),
+    *("System Volume Information", "Network Trash Folder", "iPod Photo Cache"),
+)
+
+
+def tool_folders(named: Iterable[str] = ()) -> re.Pattern[str]:
+    """Return what is found in a path, relative and with ``/`` at its end, of such a folder and of all below it.
+
+    Args:
+        named: names of folders that are not left out, in any letter case.
+
+    """
+    # Not Globs: every folder of a walk is looked at, and these are few and simple.
+    kept = {name.lower() for name in named}
+    left_out = [re.escape(folder) for folder in _FOLDERS if kept.isdisjoint(folder.lower().split("/"))]
+    return re.compile(rf"(?:\A|/)(?:{'|'.join(left_out)})/".replace(r"\*", "[^/]*"), re.IGNORECASE)
+
+
+def is_in_tool_folder(path: str) -> bool:
+    """Tell whether the file at a relative posix path lies in such a folder."""
+    return _all().search(path) is not None
+
+
+@functools.cache
+def _all() -> re.Pattern[str]:
+    return tool_folders()
