@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,7 @@ def exif(orientation: int) -> bytes:
 
 
 GRAY = RGB[..., 0]
+ROWS = zlib.compress(b"".join(b"\0" + row.tobytes() for row in RGB))
 UNTOUCHED = {
     "plain.jpg": saved("JPEG"),
     "turned.jpg": saved("JPEG", exif=exif(6)),
@@ -118,6 +120,7 @@ UNTOUCHED = {
     "plain.png": saved("PNG"),
     "turned.png": saved("PNG", exif=exif(3)),
     "transparent.png": saved("PNG", transparency=(1, 2, 3)),
+    "interlaced.png": png([], 8, 2, 16, 12, interlaced=True, data=zlib.compress(bytes(599))),
     "gray16.png": png([row.astype(">u2").tobytes() for row in GRAY], 16, 0, 16, 12),
     "plain.webp": saved("WEBP"),
     "turned.webp": saved("WEBP", exif=exif(6), xmp=XMP % 8),
@@ -148,6 +151,9 @@ TOUCHED = {
     "transparent4.png": png([bytes(8)] * 12, 4, 0, 16, 12, transparent=struct.pack(">H", 3)),
     "transparent16.png": png([bytes(32)] * 12, 16, 0, 16, 12, transparent=struct.pack(">H", 3)),
     "cut.png": saved("PNG")[:-60],
+    "rows_missing.png": png([row.tobytes() for row in RGB[:7]], 8, 2, 16, 12),
+    "wrong_adler.png": png([], 8, 2, 16, 12, data=ROWS[:-4] + b"none"),
+    "interlaced_rows_missing.png": png([], 8, 2, 16, 12, interlaced=True, data=zlib.compress(bytes(300))),
     "damaged.png": saved("PNG")[:100] + b"\xff\xff" + saved("PNG")[102:],
     "alpha.bmp": bitmap(RGB, 0),
     "partial.gif": gif_of((40, 40), (20, 20, 20, 20)),

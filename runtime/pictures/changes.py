@@ -12,6 +12,7 @@ from typing import IO
 
 from ..formats import HEAD_BYTES, format_of
 from .exif import ORIENTATION, directory, orientation_of
+from .png import Inflated, decoded_bytes
 
 __all__ = ["changed_since_1"]
 
@@ -55,16 +56,18 @@ def _png(file: IO[bytes]) -> bool:
     file.seek(8)
     depth = kind = 0
     xmp = exif = b""
+    rows = Inflated(0)
     for _ in range(_MOST_CHUNKS):
         length, name = struct.unpack(">I4s", file.read(8))
         start = file.tell()
         if name == b"IHDR":
             header = file.read(13)
             depth, kind = header[8], header[9]
+            rows = Inflated(decoded_bytes(header))
         elif name == b"IEND":
-            return _turned_by_xmp(xmp, exif)
+            return rows.missing > 0 or _turned_by_xmp(xmp, exif)
         elif (name == b"tRNS" and kind in (0, 2) and depth != 8) or (
-            name == b"IDAT" and not _sound(file, name, length)
+            name == b"IDAT" and not _sound(file, name, length, rows)
         ):
             return True
         elif name == b"iTXt" and file.read(min(length, 17)) == b"XML:com.adobe.xmp":
@@ -84,13 +87,14 @@ def _international_text(data: bytes) -> bytes:
     return zlib.decompressobj().decompress(text, _SEARCHED) if compressed else text
 
 
-def _sound(file: IO[bytes], name: bytes, length: int) -> bool:
+def _sound(file: IO[bytes], name: bytes, length: int, rows: Inflated) -> bool:
     checksum = zlib.crc32(name)
     while length:
         block = file.read(min(length, _BLOCK))
         if not block:
             return False
         checksum = zlib.crc32(block, checksum)
+        rows.add(block)
         length -= len(block)
     return file.read(4) == struct.pack(">I", checksum)
 

@@ -19,7 +19,7 @@ from PIL.ImageFile import _Tile
 from .faults import unsupported
 from .splice import Spliced
 
-__all__ = ["PngFile", "open_png"]
+__all__ = ["Inflated", "PngFile", "decoded_bytes", "open_png"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _COLOUR, _PALETTE = 0, 2, 3
@@ -79,13 +79,10 @@ class PngFile(PngImagePlugin.PngImageFile):
 
     def _has_all_rows(self) -> bool:
         """Count the bytes that the data hold."""
-        expected = _decoded_bytes(self._content.head, bool(self.info.get("interlace")))
-        inflate = zlib.decompressobj()
+        rows = Inflated(decoded_bytes(self._content.head[16:29]))
         for data in _idat(self._content):
-            while data and expected > 0 and not inflate.eof:
-                expected -= len(inflate.decompress(data, 1 << 16))
-                data = inflate.unconsumed_tail
-        return expected <= 0
+            rows.add(data)
+        return rows.missing <= 0
 
     def is_transparent(self) -> npt.NDArray[np.bool_]:
         """Return bool ``[height, width]``: which pixels have exactly the samples of ``transparent``."""
@@ -242,11 +239,33 @@ def _idat(content: Spliced) -> Iterator[bytes]:
         content.read(4)
 
 
-def _decoded_bytes(head: bytes, interlaced: bool) -> int:
-    """Return how many bytes the rows take, each with the byte before it that names its filter."""
-    width, height, depth, kind = struct.unpack_from(">IIBB", head, 16)
+class Inflated:
+    """Counts what deflated data give, in little memory; ``missing`` is how many of the expected bytes are not there.
+
+    What ends with a wrong checksum of its own raises :class:`zlib.error`.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.missing = expected
+        self._inflating = zlib.decompressobj()
+
+    def add(self, data: bytes) -> None:
+        """Take the next part of the data."""
+        while data and self.missing >= 0 and not self._inflating.eof:
+            self.missing -= len(self._inflating.decompress(data, 1 << 16))
+            data = self._inflating.unconsumed_tail
+
+
+def decoded_bytes(header: bytes) -> int:
+    """Return how many bytes the rows take, each with the byte before it that names its filter.
+
+    Args:
+        header: the 13 bytes of IHDR.
+
+    """
+    width, height, depth, kind = struct.unpack_from(">IIBB", header)
     bits = depth * _SAMPLES[kind]
-    if not interlaced:
+    if not header[12]:
         return int(height * (1 + (width * bits + 7) // 8))
     passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
     total = 0
