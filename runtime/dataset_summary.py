@@ -38,6 +38,8 @@ def report_reading(
     say(reading_line(dataset, use=use))
     if val is not None:
         say(f"Evaluated on {printable(val.name)}: {reading_line(val)}")
+        for warning in val.reading.warnings:
+            say(f"Warning: {warning}")
         dataset = replace(dataset, val=(*val.train, *val.val), reading=replace(dataset.reading, val_held_out=False))
     for warning in data_warnings(dataset):
         say(f"Warning: {warning}")

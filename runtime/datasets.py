@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -102,7 +101,7 @@ def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataS
     name, layout = _read(Path(data), labels)
     _refuse_packed_split(layout, data)
     if not layout.train:
-        expected = "expected a train split beside them" if layout.val or layout.test else _EXPECTED_FOLDERS
+        expected = _EXPECTED_TRAIN if layout.val or layout.test else _EXPECTED_FOLDERS
         raise DataError(f"{display_path(data)} holds no train pictures ({_what_else(layout)}); {expected}.")
     dataset = _make(name, layout.train, layout.val)
     return _completed(dataset, layout, replace(layout.reading, val_held_out=not layout.val))
@@ -111,7 +110,7 @@ def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataS
 def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> DataSet:
     """List the pictures of DATA as a whole: all of its splits together are ``train``.
 
-    ``path`` of each begins with DATA as it is named, so that pictures of two such sets are told apart.
+    ``path`` of each says where it lies: a picture of two such sets has one path, however DATA is named.
 
     Raises:
         DataError: see :func:`open_dataset`.
@@ -121,8 +120,9 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
         digits = open_dataset(data, labels=labels)
         return replace(digits, train=(*digits.train, *digits.val), val=(), reading=Reading())
     name, layout = _read(Path(data), labels)
+    place = _place(Path(data))
     whole = tuple(
-        replace(sample, path=f"{os.path.normpath(data)}/{layout.reading.root}{sample.path}")
+        replace(sample, path=f"{place}{layout.reading.root}{sample.path}")
         for sample in (*layout.train, *layout.val, *layout.test)
     )
     if not whole:
@@ -130,6 +130,15 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
             f"{display_path(data)} holds no pictures with a label ({_what_else(layout)}); {_EXPECTED_FOLDERS}."
         )
     return replace(_completed(DataSet(name, whole, ()), layout, layout.reading), test=())
+
+
+def _place(data: Path) -> str:
+    """Return what paths of DATA are relative to, with its ``/`` and links resolved; from the working directory on."""
+    place = (data.parent if data.suffix.lower() == ".csv" and not data.is_dir() else data).resolve()
+    here = Path.cwd().resolve()
+    if place == here:
+        return ""
+    return f"{place.relative_to(here) if place.is_relative_to(here) else place}/"
 
 
 def _refuse_packed_split(layout: Layout, data: str | Path) -> None:
@@ -143,6 +152,10 @@ def _refuse_packed_split(layout: Layout, data: str | Path) -> None:
 
 
 _EXPECTED_FOLDERS = "expected one folder for each class with pictures in it"
+_EXPECTED_TRAIN = (
+    "expected a train split (train/CLASS) beside them; --queries and --gallery of deeprank-eval read such a data set "
+    "as a whole"
+)
 
 
 def _completed(dataset: DataSet, layout: Layout, reading: Reading) -> DataSet:

@@ -141,7 +141,8 @@ def _check_class_folders(
         where = [f"{split}: {count:,}" for split, count in sorted(unlabelled.items()) if split]
         raise DataError(
             f"{data} holds no train pictures in class folders: all {total:,} pictures"
-            f"{' (' + ', '.join(where) + ')' if where else ''} lie in no class folder; expected one folder for each "
+            f"{' (' + ', '.join(where) + ')' if where else ''} lie in no class folder; expected "
+            f"{'a train split with ' if where and 'train' not in unlabelled else ''}one folder for each "
             f"class{', such as train/CLASS/picture.jpg' if where else ''}, or a CSV of path,label[,split]."
         )
     if classes and not labels.splits and all(map(split_of, tops)):

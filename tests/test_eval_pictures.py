@@ -105,6 +105,11 @@ def test_queries_that_lie_in_the_gallery_do_not_find_themselves(folder: Path) ->
     same(json.loads(result.stdout), measured(files(folder, "TEST"), everything))
     assert "4 queries lie in the gallery, too; none is a neighbour of itself" in result.stderr
     assert "with the same bytes" not in result.stderr
+    rows = [f"{path.relative_to(folder / 'data').as_posix()},{path.parent.name}" for path in files(folder, "TEST")]
+    (folder / "data" / "test.csv").write_text("\n".join(["path,label", *rows]))
+    for queries in (folder / "data" / "TEST", "data/test.csv"):
+        document = figures(folder, "--queries", queries, "--gallery", "data")
+        same(document, measured(files(folder, "TEST"), everything))
     same(figures(folder, "--queries", "data", "--gallery", "data"), measured(everything, everything))
 
 
