@@ -129,8 +129,8 @@ def test_metadata_without_labels_is_said(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         ("none", "--labels none: pictures without labels can be searched, but neither learned from nor judged"),
-        ("bottom", "--labels bottom: expected top, leaf, path or a CSV"),
-        ("gone.csv", r"gone\.csv does not exist; expected a CSV of path,label"),
+        ("bottom", "--labels \'bottom\' is no rule and no file"),
+        ("gone.csv", r"\'gone\.csv\' is no rule and no file"),
     ],
 )
 def test_labels_that_do_not_work(tmp_path: Path, labels: str, message: str) -> None:
