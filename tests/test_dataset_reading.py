@@ -122,7 +122,7 @@ def test_metadata_without_labels_is_said(tmp_path: Path) -> None:
     [
         ("none", "--labels none: pictures without labels can be searched, but neither learned from nor judged"),
         ("bottom", "--labels 'bottom' is no rule and no file; expected top, leaf, path, a CSV of"),
-        ("gone.csv", r"--labels 'gone\.csv' is no rule and no file"),
+        ("gone.csv", r"gone\.csv does not exist; expected a CSV of path,label"),
     ],
 )
 def test_labels_that_do_not_work(tmp_path: Path, labels: str, message: str) -> None:
