@@ -56,6 +56,8 @@ def label_rule(text: str) -> LabelRule | None:
     """
     if text in LABEL_RULES:
         return text
+    if Path(text).suffix.lower() == ".csv" and not Path(text).exists():
+        raise DataError(f"{printable(text)} does not exist; expected a CSV of path,label.")
     if not Path(text).is_file():
         raise DataError(
             f"--labels {printable(text)!r} is no rule and no file; expected top, leaf, path, a CSV of path,label, or, "
