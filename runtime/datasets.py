@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,7 +110,8 @@ def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataS
 def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> DataSet:
     """List the pictures of DATA as a whole: all of its splits together are ``train``.
 
-    ``path`` of each says where it lies: a picture of two such sets has one path, however DATA is named.
+    ``path`` of each says where it lies, relative to the working directory where that is above it: the same for a
+    picture that two such sets hold, however they name it.
 
     Raises:
         DataError: see :func:`open_dataset`.
@@ -119,9 +121,9 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
         digits = open_dataset(data, labels=labels)
         return replace(digits, train=(*digits.train, *digits.val), val=(), reading=Reading())
     name, layout = _read(Path(data), labels)
-    place = _place(Path(data))
+    place, here = f"{_place(Path(data))}{layout.reading.root}", os.path.join(Path.cwd(), "")  # noqa: PTH118
     whole = tuple(
-        replace(sample, path=f"{place}{layout.reading.root}{sample.path}")
+        replace(sample, path=f"{place}{sample.path}".removeprefix(here))
         for sample in (*layout.train, *layout.val, *layout.test)
     )
     if not whole:
@@ -132,12 +134,9 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
 
 
 def _place(data: Path) -> str:
-    """Return what paths of DATA are relative to, with its ``/`` and links resolved; from the working directory on."""
-    place = (data.parent if data.suffix.lower() == ".csv" and not data.is_dir() else data).resolve()
-    here = Path.cwd().resolve()
-    if place == here:
-        return ""
-    return f"{place.relative_to(here) if place.is_relative_to(here) else place}/"
+    """Return the folder or zip that the pictures of DATA lie in, with its ``/``, without links."""
+    holder = data if data.is_dir() or data.suffix.lower() == ".zip" else data.parent
+    return os.path.join(os.path.realpath(holder), "")  # noqa: PTH118
 
 
 def _refuse_packed_split(layout: Layout, data: str | Path) -> None:

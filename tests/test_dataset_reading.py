@@ -1,16 +1,24 @@
 """How DATA is read beyond its layout: labels from rules and tables, what is warned of, what is refused."""
 
+import functools
+import io
 import os
 import random
 import shutil
+import subprocess
+import sys
+import time
+import tracemalloc
+import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_layouts import classes, fill, pack, picture, table
 
-from deeprank.runtime.dataset_summary import data_warnings, reading_line
-from deeprank.runtime.datasets import DataSet, open_dataset, open_pictures
+from deeprank.runtime.dataset_summary import data_warnings, reading_line, report_reading
+from deeprank.runtime.datasets import DataSet, Sample, open_dataset, open_pictures
 from deeprank.runtime.errors import DataError
 from deeprank.runtime.labels import FolderLabels, is_split_layout, split_of
 from deeprank.runtime.repeats import find_repeats
@@ -162,6 +170,27 @@ def test_folders_of_file_servers_are_no_classes(tmp_path: Path) -> None:
     assert len(everything(open_dataset(data))) == 6
 
 
+@pytest.mark.parametrize("folder", ["@eaDir", "pets/cat/@EADIR", "__MACOSX", "#recycle/pets"])
+def test_a_zip_has_no_folders_of_file_servers(tmp_path: Path, folder: str) -> None:
+    """They are no second folder beside the one that everything was packed in, and no files of other kinds."""
+    packed = pack(fill(tmp_path / "share", {"pets/cat": 3, "pets/dog": 3, folder: 1}))
+    assert len(open_dataset(packed).train) + len(open_dataset(packed).val) == 6
+    assert open_dataset(packed).skipped == 0
+    assert {path.split("/")[0] for path in everything(open_dataset(packed))} == {"cat", "dog"}
+    (tmp_path / "share" / folder / "0.jpg@SynoResource").write_text("x")
+    assert open_dataset(tmp_path / "share" / "pets").skipped == 0
+
+
+def test_a_data_set_is_read_without_the_index(tmp_path: Path) -> None:
+    fill(tmp_path / "pets", classes(train=3))
+    code = (
+        "import sys; from deeprank.runtime.datasets import open_dataset; open_dataset('pets'); "
+        "print([name for name in sys.modules if name.startswith('deeprank.runtime.index')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
 def test_a_zip_of_a_test_split_may_be_queried_with(tmp_path: Path) -> None:
     packed = pack(fill(tmp_path / "pets", classes(test=2)))
     with pytest.raises(DataError, match="everything in it lies in test"):
@@ -222,6 +251,62 @@ def test_time_that_does_not_suffice_is_said(tmp_path: Path) -> None:
     assert found.across_splits == ()
 
 
+def test_large_pictures_of_a_zip_are_compared_in_blocks(tmp_path: Path) -> None:
+    data, size = fill(tmp_path / "pets", {"cat": 2, "dog": 2}), 64 << 20
+    for label in ("cat", "dog"):
+        (data / label / "large.png").write_bytes(bytes(size))
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+        for path in data.rglob("*.png"):
+            packed.write(path, path.relative_to(data).as_posix())
+    opened = open_dataset(tmp_path / "pets.zip")
+    tracemalloc.start()
+    try:
+        found = find_repeats(opened)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [{sample.path for _, sample in group} for group in found.across_classes] == [
+        {"cat/large.png", "dog/large.png"}
+    ]
+    assert peak < size / 4
+
+
+def test_a_damaged_member_is_compared_with_nothing(tmp_path: Path) -> None:
+    data = fill(tmp_path / "pets", {"cat": 2, "dog": 2})
+    shutil.copy(data / "cat" / "0.png", data / "dog" / "copy.png")
+    packed = pack(data)
+    with zipfile.ZipFile(packed) as archive:
+        offset = archive.getinfo("dog/copy.png").header_offset
+    content = bytearray(packed.read_bytes())
+    content[offset + 80] ^= 0xFF
+    packed.write_bytes(content)
+    found = find_repeats(open_dataset(packed))
+    assert (found.across_classes, found.candidates > 0, found.unread) == ((), True, 0)
+
+
+class Endless(io.RawIOBase):
+    """A file on a share that goes on giving bytes."""
+
+    def __init__(self, stop: float) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        buffer[:] = bytes(len(buffer))
+        return len(buffer) if time.monotonic() < self._stop else 0
+
+
+def test_the_clock_is_looked_at_within_a_picture() -> None:
+    stop = time.monotonic() + 20
+    slow = tuple(Sample(f"{label}/0.png", label, 1, functools.partial(Endless, stop)) for label in ("cat", "dog"))
+    found = find_repeats(DataSet("slow", slow, ()), patience=2)
+    assert (found.candidates, found.unread) == (2, 2)
+    assert time.monotonic() < stop - 10
+
+
 def test_two_sets_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fill(tmp_path / "pets", classes(train=3, val=2, test=1))
@@ -231,6 +316,49 @@ def test_two_sets_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not whole.test
     assert {sample.path for sample in part.train} == {"pets/test/cat/0.png", "pets/test/dog/0.png"}
     assert {sample.path for sample in part.train} < {sample.path for sample in whole.train}
+
+
+def test_a_picture_has_one_path_however_its_data_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pets = fill(tmp_path / "work" / "pets", classes(train=3, val=2))
+    (tmp_path / "link").symlink_to(pets)
+    for name, files in (("all", pets.rglob("*.png")), ("cats", pets.rglob("cat/*.png"))):
+        rows = [f"{file.relative_to(pets).as_posix()},{file.parent.name}" for file in files]
+        (pets / f"{name}.csv").write_text("\n".join(["path,label", *rows]))
+    packed = pack(pets)
+    monkeypatch.chdir(tmp_path / "work")
+    names: list[str | Path] = ["pets", "./pets/", pets, tmp_path / "link", "../link", "pets/all.csv", pets / "all.csv"]
+    whole = {sample.path for sample in open_pictures("pets").train}
+    assert whole == {f"pets/{file.relative_to(pets).as_posix()}" for file in pets.rglob("*.png")}
+    assert [{sample.path for sample in open_pictures(name).train} for name in names] == [whole] * len(names)
+    assert {sample.path for sample in open_pictures("pets/cats.csv").train} == {
+        path for path in whole if "/cat/" in path
+    }
+    zipped = [{sample.path for sample in open_pictures(name).train} for name in (packed, os.path.relpath(packed))]
+    assert zipped[0] == zipped[1]
+    assert not zipped[0] & whole
+    monkeypatch.chdir(pets)
+    here = [{sample.path for sample in open_pictures(name).train} for name in (".", pets, "all.csv", "../pets")]
+    assert here == [{path.removeprefix("pets/") for path in whole}] * 4
+
+
+def test_a_missing_train_split_is_named(tmp_path: Path) -> None:
+    data = fill(tmp_path / "pets", classes(val=2, test=2))
+    with pytest.raises(DataError, match=r"expected a train split \(train/CLASS\).*--queries and --gallery"):
+        open_dataset(data)
+    assert len(open_pictures(data).train) == 8
+    flat = fill(tmp_path / "flat", {"val": 1, "test": 1})
+    with pytest.raises(DataError, match="expected a train split with one folder for each class, such as train/CLASS"):
+        open_dataset(flat)
+
+
+def test_warnings_of_the_other_data_set_are_said(tmp_path: Path) -> None:
+    data = open_dataset(fill(tmp_path / "pets", classes(train=4)))
+    other = fill(tmp_path / "others", {"cat": 2, "dog": 2})
+    (other / "metadata.jsonl").write_text("{}\n")
+    lines: list[str] = []
+    report_reading(data, lines.append, val=open_dataset(other))
+    assert lines[1].startswith("Evaluated on others: ")
+    assert lines[2].startswith("Warning: metadata.jsonl is not read")
 
 
 def test_a_picture_is_one_however_two_sets_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
