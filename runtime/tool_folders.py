@@ -6,20 +6,25 @@ import functools
 import re
 from collections.abc import Iterable
 
-__all__ = ["is_in_tool_folder", "tool_folders"]
+__all__ = ["is_hidden_tool_folder", "is_in_tool_folder", "tool_folders"]
 
 # Thumbnails, trash, other forms of the same pictures. Names, in any letter case, that nobody gives to a folder of
-# photographs; hidden ones (.thumbnails, .picasaoriginals) are left out anyway.
+# photographs.
 _FILE_SERVERS = "@eaDir #recycle #snapshot ~snapshot @Recycle @Recently-Snapshot @__thumb @tmp @sharebin"
 _SYSTEMS = "$RECYCLE.BIN lost+found __MACOSX Thumbs.db ehthumbs.db TheVolumeSettingsFolder"
 _PROGRAMS = (
     "*.lrdata *.lrcat-data *.photoslibrary/resources *.photolibrary/Thumbnails *.photolibrary/Previews "
     "*.migratedphotolibrary/Thumbnails *.aplibrary/Thumbnails *.aplibrary/Previews CaptureOne/Cache appdata_oc*/preview"
 )
+# Other hidden folders are never looked at; these can be asked for by name.
+_HIDDEN = [".thumbnails", ".thumbs", ".@__thumb", ".@__desc", ".picasaoriginals", ".AppleDouble", ".Trashes"]
 _FOLDERS = (
+    *_HIDDEN,
     *f"{_FILE_SERVERS} {_SYSTEMS} {_PROGRAMS}".split(),
     *("System Volume Information", "Network Trash Folder", "iPod Photo Cache"),
 )
+
+_HIDDEN_NAMES = frozenset(name.lower() for name in _HIDDEN)
 
 
 def tool_folders(named: Iterable[str] = ()) -> re.Pattern[str]:
@@ -33,6 +38,11 @@ def tool_folders(named: Iterable[str] = ()) -> re.Pattern[str]:
     kept = {name.lower() for name in named}
     left_out = [re.escape(folder) for folder in _FOLDERS if kept.isdisjoint(folder.lower().split("/"))]
     return re.compile(rf"(?:\A|/)(?:{'|'.join(left_out)})/".replace(r"\*", "[^/]*"), re.IGNORECASE)
+
+
+def is_hidden_tool_folder(name: str) -> bool:
+    """Tell whether a hidden folder is one of these."""
+    return name.lower() in _HIDDEN_NAMES
 
 
 def is_in_tool_folder(path: str) -> bool:

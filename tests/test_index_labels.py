@@ -724,14 +724,17 @@ def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
 
 
 TOOLS = ["a/@eaDir/0.png", "#recycle/0.png", "__MACOSX/0.png", "lost+found/0.png", "x.lrdata/0.png"]
+TOOLS += [".thumbnails/0.png", "a/.picasaoriginals/0.png"]
 
 
 def test_folders_of_file_servers_and_programs(tmp_path: Path, model: Path) -> None:
     photos, index = photos_with(tmp_path / "p", ["a/0.png", "L.photoslibrary/resources/0.png", *TOOLS]), tmp_path / "i"
     report = sync(index, [photos], model=model)
     assert set(items(index)) == {"a/0.png"}
-    assert report.left_out_folders == 6
+    assert report.left_out_folders == 8
     assert any("1 @eaDir" in remark and "--include" in remark for remark in report.remarks)
+    sync(index, [photos], filters=RootFilters(include=("*", ".thumbnails/")))
+    assert set(items(index)) == {"a/0.png", ".thumbnails/0.png"}
     sync(index, [photos], filters=RootFilters(include=("*", "@eaDir/")))
     assert set(items(index)) == {"a/0.png", "a/@eaDir/0.png"}
     sync(index, [photos], filters=RootFilters(include=("#recycle/**",)))

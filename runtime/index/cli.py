@@ -184,8 +184,8 @@ def sync_command(
 
     Interrupted at any moment, the next sync continues. In a GLOB, * stands for a part of a name and ** for any number
     of folders; one without / matches names at any depth. The filters of a folder are remembered, and so is where its
-    labels come from. Folders that file servers and photo programs keep (@eaDir, __MACOSX) are left out unless --include
-    names them; hidden ones always are.
+    labels come from. Folders that file servers and photo programs keep (@eaDir, .thumbnails) are left out unless
+    --include names them; other hidden ones always are.
     """
     if reembed and folders:
         raise typer.BadParameter("--reembed embeds every folder of the index; name none.", param_hint="DIR")

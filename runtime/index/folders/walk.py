@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...formats import EXTENSIONS
+from ...tool_folders import is_hidden_tool_folder
 from ..files import UPLOADS, is_index
 from .rootfilters import RootFilters
 
@@ -68,10 +69,10 @@ def folder_identity(folder: Path) -> Identity:
 def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _EVERYTHING) -> Walk:
     """List the pictures under ``root``.
 
-    Hidden files and folders are skipped, and those that tools keep beside pictures (see :mod:`.rootfilters`); links to
-    folders are followed. A folder is visited once, however many links lead there: so a loop of links ends. Real folders
-    come before links, so that a picture has its real path. What was uploaded to an index that lies there is no part of
-    the folder.
+    Hidden files and folders are skipped, and those that tools keep beside pictures, hidden or not, unless a filter
+    names them (see :mod:`...tool_folders`); links to folders are followed. A folder is visited once, however many links
+    lead there: so a loop of links ends. Real folders come before links, so that a picture has its real path. What was
+    uploaded to an index that lies there is no part of the folder.
 
     Args:
         root: an existing folder.
@@ -91,7 +92,7 @@ def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _E
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(os.path.join(root, folder)) as entries:  # noqa: PTH118
-                visible = [entry for entry in entries if not entry.name.startswith(b".")]
+                visible = [entry for entry in entries if not entry.name.startswith(b".") or _is_of_a_tool(entry)]
         except OSError as error:
             result.problems.append((folder, f"the folder cannot be read ({error.strerror})"))
             result.unread.append(folder)
@@ -112,6 +113,10 @@ def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _E
                 result.problems.append((path, f"it cannot be looked at ({error.strerror})"))
         links.sort(reverse=True)
     return result
+
+
+def _is_of_a_tool(hidden: os.DirEntry[bytes]) -> bool:
+    return is_hidden_tool_folder(os.fsdecode(hidden.name)) and hidden.is_dir()
 
 
 def _is_of_an_index(root: bytes, folder: bytes, name: bytes) -> bool:
