@@ -204,7 +204,10 @@ def make_parser() -> _Parser:
     add("--search", choices=("auto", "exact", "hnsw"), default="auto", help=search_help)
     add("--exact", action="store_true", help="short for --search exact")
     add("--label", action="append", help="only pictures with this label; may be given several times")
-    path_help = "only pictures whose path under the synced folder (or, with a / before it, whole path) matches"
+    path_help = (
+        "only pictures whose path under the synced folder matches, else from the current folder, or with a / before it "
+        "the whole path"
+    )
     add("--path", action="append", metavar="GLOB", help=f"{path_help}; may be given several times")
     add(
         "--max-distance",
