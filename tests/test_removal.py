@@ -137,6 +137,7 @@ def test_uploads_are_named_by_their_folder_or_by_a_pattern_for_names(work: Path)
         assert plan_removal(index, [pattern]).uploads == 1, pattern
 
 
+@pytest.mark.thorough
 def test_the_commands_agree(work: Path, tmp_path: Path) -> None:
     """Of what people type: the query shows what the removal then takes out."""
     shutil.copytree(work / "photos", tmp_path / "photos")

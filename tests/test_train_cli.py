@@ -186,6 +186,7 @@ def test_help_shows_what_people_need_and_is_quick(tmp_path: Path):
     assert command("--version", cwd=tmp_path).stdout.startswith("deeprank ")
 
 
+@pytest.mark.thorough
 def test_names_from_elsewhere_are_told_what_they_are_called(tmp_path: Path):
     cases = [
         ("--lr", "here it is called --learning-rate"),
@@ -306,6 +307,7 @@ def test_a_person_is_asked_before_the_download(
     assert ("Nothing was downloaded" in said) == (not fetched and status == 1)
 
 
+@pytest.mark.thorough
 def test_a_script_is_not_asked(one_class: bytes, tmp_path: Path):
     with serving(one_class) as (address, _):
         words = fetching(address, one_class)

@@ -33,6 +33,7 @@ def nested(digits: Path, tmp_path: Path) -> Path:
     return tmp_path / "nested"
 
 
+@pytest.mark.thorough
 def test_a_run_keeps_its_rule(nested: Path) -> None:
     with pytest.raises(TrainingInterrupted):
         train(nested, "run", Listener(90), labels="leaf")
@@ -81,6 +82,7 @@ def test_a_table_may_lie_elsewhere_when_a_run_goes_on(nested: Path) -> None:
     assert resume_run(Path("run"), {}, surroundings(), Listener(), labels="moved/labels.csv").figures["kind"] == "final"
 
 
+@pytest.mark.thorough
 def test_a_run_of_an_earlier_version_means_the_top_folder(nested: Path) -> None:
     with pytest.raises(TrainingInterrupted):
         train(nested, "run", Listener(90), labels="top", epochs=1)

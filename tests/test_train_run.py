@@ -286,6 +286,7 @@ def test_a_stopped_run_of_pairs_goes_on_to_the_same_numbers(pairs: Path):
     assert same_tensors(resumed.run / "best.pt", whole.run / "best.pt")
 
 
+@pytest.mark.thorough
 def test_a_run_of_an_earlier_version_keeps_what_it_held_out(digits: Path, pairs: Path):
     shutil.copytree(digits, "data")
     for folder in pairs.iterdir():  # beside classes of 24, some of two

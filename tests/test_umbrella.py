@@ -38,6 +38,7 @@ def test_every_command_has_a_script_of_its_own() -> None:
     assert list(scripts) == ["deeprank"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "words",
     [
