@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,9 @@ __all__ = [
     "NotRegularError",
     "Permissions",
     "create_file",
+    "delete_prepared",
     "file_sha256",
+    "is_own_file",
     "make_folder",
     "open_regular",
     "placed",
@@ -216,6 +218,35 @@ def prepared_for(name: str) -> str | None:
     """
     found = _PREPARED.fullmatch(name)
     return None if found is None else found[1]
+
+
+def delete_prepared(folder: Path, is_dead: Callable[[str], bool] = lambda _: True) -> list[Path]:
+    """Delete the scratch files in a folder to which nobody writes any more, and return their paths.
+
+    Args:
+        folder: where nobody else is at work; one that cannot be read holds none.
+        is_dead: tells by the name of a file whether it is one of those.
+
+    """
+    deleted = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            prepared = prepared_for(entry.name) is not None
+            if prepared and is_dead(entry.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    Path(entry).unlink()
+                    deleted.append(Path(entry))
+    return deleted
+
+
+def is_own_file(path: Path) -> bool:
+    """Tell whether a file that is to be continued is this user's alone: no link, and no name of another file."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and ours
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 from ..console import to_paste
 from ..errors import IndexStateError
-from ..files import Permissions, create_file, open_regular, placed, prepared_for, set_permissions, sync_folder
+from ..files import (
+    Permissions,
+    create_file,
+    delete_prepared,
+    open_regular,
+    placed,
+    prepared_for,
+    set_permissions,
+    sync_folder,
+)
 from ..text import display_path
 
 if TYPE_CHECKING:
@@ -201,17 +210,14 @@ def file_lock(folder: Path, permissions: Permissions | None = None) -> BaseFileL
     return FileLock(path, mode=stat.S_IMODE(path.lstat().st_mode) & 0o777 | 0o600)
 
 
-def clear_prepared(folder: Path) -> list[Path]:
-    """Delete the files that killed processes were preparing, and return their paths; the lock must be held."""
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return []
-    left = [Path(entry) for entry in entries if is_left_over(entry.name) and entry.is_file(follow_symlinks=False)]
-    for path in left:
-        with contextlib.suppress(OSError):
-            path.unlink()
-    return left
+def clear_prepared(folder: Path) -> None:
+    """Delete the files that killed processes were preparing; the lock must be held."""
+    delete_prepared(folder, lambda name: prepared_for(name) in (DATABASE, MODEL, GRAPH))
+    for name in _ONCE_PREPARED:
+        path = folder / name
+        if path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 @contextlib.contextmanager
