@@ -69,8 +69,11 @@ _DECODER_BYTES = {"AVIF": 11, "HEIF": 12, "WEBP": 21, "GIF": 11}
 _COMPARING_BYTES = 24
 _PLANES_BYTES = 14
 _COMPLETING_BYTES = 12
-# A JPEG that is decoded at a reduced scale takes little memory, but time for each of its pixels.
+# A JPEG that is decoded at a reduced scale takes little memory, but time for each of its pixels, and in each scan.
 _MOST_REDUCED = 10
+_MOST_PASSES = 30
+# Tiles and blocks at the edges are coded whole.
+_PADDING = 1.25
 
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -159,10 +162,11 @@ def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -
         with _decoding(needs), contextlib.suppress(MissingEnd):
             image.load()
             return _decode(image, shrink, extent)
-        if full[0] * full[1] > max_pixels:
+        pixels, passes = full[0] * full[1], cast("JpegFile", image).passes(completed=True)
+        if pixels > max_pixels // 2 or pixels * passes > _MOST_PASSES * max_pixels:
             raise damaged(image.format, OSError("the file ends without the mark of its end"))
         # A JPEG without an end: whether its pixels are all there shows once it has been decoded at its full size.
-        with _decoding(needs + _COMPLETING_BYTES * full[0] * full[1]):
+        with _decoding(needs + _COMPLETING_BYTES * pixels):
             cast("JpegFile", image).complete()
         with _decoding(needs):
             image.load()
@@ -255,10 +259,13 @@ def _check_size(image: Image.Image, full: tuple[int, int], needs: int, max_pixel
     counts, most, of_what = pixels, max_pixels, ""
     if image.format == "JPEG":
         counts = -(-needs // _BYTES_PER_PIXEL)
+        passes = cast("JpegFile", image).passes()
+        if counts <= max_pixels and passes * pixels > _MOST_PASSES * max_pixels:
+            _refuse_passes(short, passes, max_pixels)
         if counts <= max_pixels:
             counts, most, of_what = pixels, _MOST_REDUCED * max_pixels, " of a JPEG"
-    elif image.format == "TIFF" and cast("TiffFile", image).tile_pixels > max(pixels, max_pixels):
-        counts = cast("TiffFile", image).tile_pixels
+    elif pixels <= max_pixels and _coded_pixels(image) > _PADDING * pixels:
+        counts = _coded_pixels(image)
     if counts > most:
         as_much = "" if counts == pixels else f", and decoding it takes as much memory as {counts:,} do"
         raise PictureError(
@@ -267,6 +274,20 @@ def _check_size(image: Image.Image, full: tuple[int, int], needs: int, max_pixel
             kind="too large",
             short=short,
         )
+
+
+def _refuse_passes(short: str, passes: int, max_pixels: int) -> None:
+    raise PictureError(
+        f"has {short}, and decoding it goes over them {passes} times; at most {_MOST_PASSES * max_pixels:,} pixels are "
+        "gone over. Save it anew as a baseline JPEG, make it smaller, or raise the limit (--max-pixels).",
+        kind="too large",
+        short=f"{short}, {passes} times",
+    )
+
+
+def _coded_pixels(image: Image.Image) -> int:
+    """Return how many pixels are decoded for those of the picture: tiles, and frames behind what a container says."""
+    return max(image.width * image.height, getattr(image, "coded_pixels", 0))
 
 
 def _drafted(image: Image.Image, needed: int) -> tuple[float, float]:
@@ -281,13 +302,12 @@ def _drafted(image: Image.Image, needed: int) -> tuple[float, float]:
 
 def _decoding_bytes(image: Image.Image) -> int:
     """Return about the most memory that decoding takes: that of the format's decoder, and of one or two pictures."""
-    pixels = image.width * image.height
+    pixels = _coded_pixels(image)
     if image.format == "JPEG":
         # A progressive one is held as coefficients, whole, before any of it is decoded.
         return cast("JpegFile", image).coefficient_bytes() + _BYTES_PER_PIXEL * pixels
     if image.format == "TIFF":
-        tiff = cast("TiffFile", image)
-        return (_PLANES_BYTES if tiff.in_planes else _BYTES_PER_PIXEL) * max(pixels, tiff.tile_pixels)
+        return (_PLANES_BYTES if cast("TiffFile", image).in_planes else _BYTES_PER_PIXEL) * pixels
     if getattr(image, "transparent", ()):
         return _COMPARING_BYTES * pixels
     return _DECODER_BYTES.get(image.format or "", _BYTES_PER_PIXEL) * pixels

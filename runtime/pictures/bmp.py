@@ -1,4 +1,7 @@
-"""BMP and DIB: Pillow's reader, and one for colours in any number of bits, which lie where masks say."""
+"""BMP and DIB: Pillow's reader; one for colours in any number of bits, which lie where masks say; one for run lengths.
+
+Pillow decodes run lengths in Python, byte by byte of what they stand for. Here the time is that of the file's bytes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,11 @@ from .faults import unsupported
 __all__ = ["open_bitmap"]
 
 _FILE_HEADER = 14
+_RLE8, _RLE4 = 1, 2
 _BITFIELDS, _JPEG, _PNG, _ALPHA_BITFIELDS = 3, 4, 5, 6
+# Of run lengths, which are held.
+_MOST_RUNS = 64_000_000
+_PAIRS = [bytes((byte >> 4, byte & 15)) for byte in range(256)]
 _Masks = tuple[int, int, int, int]
 
 
@@ -66,6 +73,77 @@ class MaskedBitmap(ImageFile.ImageFile):
         return pixels[::-1] if self._upwards else pixels
 
 
+class RunLengthBitmap(BmpImagePlugin.DibImageFile):
+    """4 or 8 bits a pixel, in runs. Its header may be that of a file or not."""
+
+    format = "BMP"
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        head = self.fp.read(_FILE_HEADER)
+        if head.startswith(b"BM"):
+            self._bitmap(offset=struct.unpack_from("<I", head, 10)[0])
+        else:
+            self.fp.seek(0)
+            self._bitmap()
+
+    def load(self) -> Any:
+        """Decode.
+
+        Raises:
+            OSError, ValueError: the runs end before the picture does.
+
+        """
+        if self._im is None and self.fp is not None:
+            (_, _, offset, (_, four_bits, upwards)), self.tile = self.tile[0], []
+            self.fp.seek(offset)
+            runs = self.fp.read(_MOST_RUNS + 1)
+            if len(runs) > _MOST_RUNS:
+                runs = runs[: 4 * self.width * self.height]
+            pixels = _pixels_of_runs(runs, self.width, self.height, four_bits, offset)
+            self.fp = None
+            self.im = Image.new(self.mode, self.size, None).im
+            self.frombytes(pixels, "raw", ("L" if self.mode in ("1", "L") else "P", 0, upwards))
+        return Image.Image.load(self)
+
+
+def _pixels_of_runs(runs: bytes, width: int, height: int, four_bits: bool, offset: int) -> bytearray:
+    """Return a byte for each pixel, line by line as they are stored; ``offset``: where the runs begin in the file."""
+    pixels, size, x, at, end = bytearray(), width * height, 0, 0, len(runs) - 1
+    while len(pixels) < size and at < end:
+        count, value = runs[at], runs[at + 1]
+        at += 2
+        if count:
+            if count > width - x:
+                count = width - x if x < width else 0
+            if four_bits:
+                pixels += (_PAIRS[value] * 128)[:count]
+            else:
+                pixels += runs[at - 1 : at] * count
+            x += count
+        elif value == 0:  # the line ends
+            rest = len(pixels) % width
+            if rest:
+                pixels += bytes(width - rest)
+            x = 0
+        elif value == 1:  # the picture ends
+            break
+        elif value == 2:  # a jump
+            if at + 2 > len(runs):
+                break
+            pixels += bytes(min(size - len(pixels), runs[at] + runs[at + 1] * width))
+            x = len(pixels) % width
+            at += 2
+        else:  # pixels one by one
+            count = min(size - len(pixels), value)
+            stored = runs[at : at + ((count + 1) // 2 if four_bits else count)]
+            at += len(stored)
+            pixels += b"".join([_PAIRS[byte] for byte in stored])[:count] if four_bits else stored
+            x += value
+            at += (offset + at) % 2
+    return pixels
+
+
 def open_bitmap(file: IO[bytes], *, headless: bool = False) -> ImageFile.ImageFile:
     """Open a BMP, or a DIB, which lacks the header of a file.
 
@@ -86,6 +164,8 @@ def open_bitmap(file: IO[bytes], *, headless: bool = False) -> ImageFile.ImageFi
     if coding > _ALPHA_BITFIELDS or coding in (_JPEG, _PNG) or (size == 64 and coding == _BITFIELDS):
         raise unsupported("BMP", f"compression {coding}")
     file.seek(0)
+    if coding in (_RLE8, _RLE4):
+        return RunLengthBitmap(file)
     if headless:
         return BmpImagePlugin.DibImageFile(file)
     if coding in (_BITFIELDS, _ALPHA_BITFIELDS) and bits in (16, 32):

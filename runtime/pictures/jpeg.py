@@ -1,12 +1,17 @@
-"""JPEG: only the segments that pixels depend on reach Pillow; a missing end mark does not cost the picture."""
+"""JPEG: only the segments that pixels depend on reach Pillow; a missing end mark does not cost the picture.
+
+Of a picture in several scans they are counted, for each may go over all pixels and take a few bytes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import os
+import re
 import struct
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
@@ -20,14 +25,22 @@ __all__ = ["JpegFile", "open_jpeg"]
 _SCAN = 0xDA
 _EOI = b"\xff\xd9"
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_ARITHMETIC = (0xC9, 0xCA)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _KINDS = {0xC3: "lossless coding", 0xC5: "hierarchical coding", 0xC7: "lossless coding", 0xCB: "lossless coding"}
 _MOST_SEGMENTS = 10_000
 # Of what is kept of the header, which is held twice; tables take some kilobytes.
 _MOST_KEPT = 1 << 24
-# Of a file without an end, which is decoded several times to see whether its pixels are all there.
+# Writers make 1 to 20, libtiff and browsers draw the line at the same number.
 _MOST_SCANS = 100
 _COEFFICIENT_BYTES = 2
+_BLOCK = 1 << 20
+# An empty scan in arithmetic coding takes so many times as long as one in Huffman coding.
+_ARITHMETIC_TIME = 4
+# What follows a file without an end, to see whether its pixels are all there.
+_ENDS = (b"", b"\x00", b"\x55", b"\xaa", b"\xfe")
+# In coded data, a marker is what is neither a stuffed byte nor a restart nor a fill byte.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Frame:
     components: dict[int, tuple[int, int]]
     progressive: bool
     several_scans: bool
+    arithmetic: bool = False
 
 
 class JpegFile(JpegImagePlugin.JpegImageFile):
@@ -44,10 +58,12 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 
     Attributes:
         full_size: width and height, however small it is decoded.
+        scans: how many times its pixels are gone over.
 
     """
 
     full_size: tuple[int, int] = (0, 0)
+    scans: int = 1
     _frame: Frame | None = None
     _content: Spliced
 
@@ -77,6 +93,11 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         self._content = self._ending(_EOI)
         self.fp = cast("IO[bytes]", self._content)
 
+    def passes(self, *, completed: bool = False) -> int:
+        """Return for how many Huffman-coded scans' time decoding takes; ``completed``: of a file without an end."""
+        arithmetic = self._frame is not None and self._frame.arithmetic
+        return self.scans * (_ARITHMETIC_TIME if arithmetic else 1) * (len(_ENDS) if completed else 1)
+
     def _ending(self, tail: bytes) -> Spliced:
         """Return the file with another end. Half of the mark of the end may be there."""
         content = self._content
@@ -105,7 +126,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
             return False
         noise = np.random.default_rng(0).integers(0, 255, 1 << 16, dtype=np.uint8).tobytes()
         found = set()
-        for first in (b"", b"\x00", b"\x55", b"\xaa", b"\xfe"):
+        for first in _ENDS:
             content = self._ending((first + noise if first else b"") + _EOI)
             with JpegImagePlugin.JpegImageFile(cast("IO[bytes]", content)) as image:
                 image.load()
@@ -127,7 +148,11 @@ def open_jpeg(file: IO[bytes]) -> JpegFile:
     content = Spliced(file, header.head, header.start)
     image = JpegFile(cast("IO[bytes]", io.BytesIO(header.head) if header.whole else content))
     image.fp = cast("IO[bytes]", content)
-    image._content, image._frame, image.full_size = content, header.frame, image.size
+    # Where Pillow goes on after what makes no sense here, the frame that it found counts, with the dearest coding.
+    frame = header.frame or Frame({name: (h, v) for name, h, v, _ in image.layer}, True, True, True)
+    image._content, image._frame, image.full_size = content, frame, image.size
+    if frame.progressive or frame.several_scans or not header.whole:
+        image.scans = _scans(content, len(content.head) if header.whole else 0)
     if header.exif:
         image.info["exif"] = header.exif
     return image
@@ -165,7 +190,7 @@ def _header(file: IO[bytes]) -> _Header:
                 raise ValueError(f"more than {_MOST_KEPT:,} bytes of tables before the pixels")
         if marker == _SCAN:
             if frame and data and data[0] < len(frame.components):
-                frame = Frame(frame.components, frame.progressive, True)
+                frame = replace(frame, several_scans=True)
             return _Header(b"".join(kept), file.tell(), exif, frame, True)
     raise ValueError(f"more than {_MOST_SEGMENTS:,} segments before the pixels")
 
@@ -196,7 +221,60 @@ def _frame(marker: int, data: bytes) -> Frame | None:
         return None
     parts = (data[6 + 3 * number : 9 + 3 * number] for number in range(data[5]))
     components = {part[0]: (max(1, part[1] >> 4), max(1, part[1] & 15)) for part in parts}
-    return Frame(components, marker in _PROGRESSIVE, False) if components else None
+    return Frame(components, marker in _PROGRESSIVE, False, marker in _ARITHMETIC) if components else None
+
+
+def _scans(content: Spliced, start: int) -> int:
+    """Count the scans of a picture of which the first has begun before ``start``, or of one whose header is damaged.
+
+    Raises:
+        PictureError: there are too many.
+
+    """
+    scans = 1 + _occurrences(content, start, bytes([0xFF, _SCAN]), _MOST_SCANS)
+    if scans > _MOST_SCANS:  # perhaps not in this picture, but in others after it
+        end, scans = _first_picture(content, start)
+        content.end_at(end)
+    if scans > _MOST_SCANS:
+        raise unsupported("JPEG", f"more than {_MOST_SCANS} scans")
+    return scans
+
+
+def _occurrences(content: Spliced, start: int, mark: bytes, most: int) -> int:
+    """Count a mark of two bytes, wherever it stands; no further than one more than ``most``."""
+    content.seek(start)
+    count, last = 0, b""
+    while count <= most and (block := content.read(_BLOCK)):
+        count += (last + block).count(mark)
+        last = block[-1:]
+    return count
+
+
+def _first_picture(content: Spliced, start: int) -> tuple[int, int]:
+    """Return where the picture ends whose first scan begins at ``start``, and how many scans it has."""
+    at, scans = start, 1
+    while scans <= _MOST_SCANS and (at := _next_marker(content, at)) >= 0:
+        content.seek(at + 1)
+        marker, length = struct.unpack(">BH", content.read(3).ljust(3, b"\0"))
+        if marker == _EOI[1]:
+            return at + 2, scans
+        scans += marker == _SCAN
+        at += 2 + (length if marker != 0x01 and length >= 2 else 0)
+    return sys.maxsize, scans
+
+
+def _next_marker(content: Spliced, at: int) -> int:
+    """Return where the next marker stands from ``at`` on; -1: nowhere."""
+    content.seek(at)
+    while block := content.read(_BLOCK):
+        found = _MARKER.search(block)
+        if found:
+            return at + found.start()
+        if len(block) < _BLOCK:
+            break
+        at += len(block) - 1
+        content.seek(at)
+    return -1
 
 
 def _all_scans(content: Spliced, frame: Frame | None) -> bool:

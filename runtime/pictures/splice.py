@@ -21,6 +21,10 @@ class Spliced:
         self._middle = max(0, (size if end is None else min(end, size)) - start)
         self._position = 0
 
+    def end_at(self, position: int) -> None:
+        """Let the file end at this position of what is read, if it does not end before; there is no other tail."""
+        self._middle, self.tail = min(self._middle, max(0, position - len(self.head))), b""
+
     def read(self, size: int = -1) -> bytes:
         """Return ``size`` bytes, all where it is negative; fewer only at the end."""
         left = sys.maxsize if size < 0 else size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import IO, Any, cast
 
@@ -16,6 +17,10 @@ __all__ = ["TiffFile", "open_tiff"]
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _EXTRA, _FORMAT = 258, 259, 262, 284, 338, 339
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_PLACES, _LENGTHS = (273, 324), (279, 325)
+# Of strips or tiles, and of each in bytes on average over the length of the file: they do not overlap.
+_MOST_PARTS = 100_000
+_MOST_TIMES_READ = 4
 _BLOCK = 1 << 20
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _COLOURS = {0: "gray", 1: "gray", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "Lab"} | {
@@ -67,10 +72,11 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         return valid_orientation(self.tag_v2.get(ORIENTATION, 1))
 
     @property
-    def tile_pixels(self) -> int:
-        """Return how many pixels a tile has, of which one is decoded whole even for a smaller picture."""
-        width, height = self.tag_v2.get(_TILE_WIDTH, 0), self.tag_v2.get(_TILE_HEIGHT, 0)
-        return width * height if isinstance(width, int) and isinstance(height, int) else 0
+    def coded_pixels(self) -> int:
+        """Return how many pixels all tiles have, each of which is decoded whole."""
+        across, down = (_numbers(self.tag_v2.get(tag, 0))[0] for tag in (_TILE_WIDTH, _TILE_HEIGHT))
+        width, height = self.size
+        return -(-width // across) * across * -(-height // down) * down if across > 0 and down > 0 else 0
 
     @property
     def in_planes(self) -> bool:
@@ -123,12 +129,24 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
             tags[_FORMAT] = 1
         if max(_numbers(tags.get(_BITS, 1))) > 16:
             raise unsupported("TIFF", f"{max(_numbers(tags.get(_BITS, 1)))} bits a sample")
+        self._refuse_parts()
         compression = tags.get(_COMPRESSION, 1)
         if not isinstance(compression, int) or compression not in TiffImagePlugin.COMPRESSION_INFO:
             raise unsupported("TIFF", f"compression {compression}")
         if not has_codec(compression):
             name = TiffImagePlugin.COMPRESSION_INFO[compression].removeprefix("tiff_")
             raise unsupported("TIFF", f"{name} compression")
+
+    def _refuse_parts(self) -> None:
+        """Refuse more strips or tiles than any writer makes, and such as name the same bytes again and again."""
+        assert self.fp is not None
+        for places, lengths in zip(_PLACES, _LENGTHS, strict=True):
+            count = len(_numbers(self.tag_v2.get(places, 0)))
+            if count > _MOST_PARTS:
+                raise unsupported("TIFF", f"more than {_MOST_PARTS:,} strips or tiles")
+            size = self.fp.seek(0, os.SEEK_END)
+            if sum(min(length, size) for length in _numbers(self.tag_v2.get(lengths, 0))) > _MOST_TIMES_READ * size:
+                raise ValueError("its strips or tiles lie over each other")
 
     def _kind(self) -> str:
         tags = self.tag_v2
