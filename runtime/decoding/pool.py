@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..devices import usable_cores
-from ..errors import DeepRankError, PictureError, PictureProblem
+from ..errors import DecodersBusyError, DecodersFailedError, PictureError, PictureProblem
 from ..images import DEFAULT_MAX_PIXELS, ByteBudget, Picture, PictureRule, PictureSource, _name_of, _naming
 from .frames import FrameError, shares_memory
 from .process import DecodingProcess, Job, OutOfMemory, file_of, resident_bytes
 
-__all__ = ["DecodersBusyError", "DecodersFailedError", "DecodingLimits", "DecodingPool"]
+__all__ = ["DecodingLimits", "DecodingPool", "default_decoders"]
 
 _START_S = 60.0
 _RESTART_PAUSE_S = 1.0
@@ -41,12 +41,9 @@ _MAX_BYTES_PER_PIXEL = 32
 _MIN_MEMORY = 64_000_000
 
 
-class DecodersBusyError(DeepRankError):
-    """So many pictures that take long are being decoded that one more is not accepted."""
-
-
-class DecodersFailedError(DeepRankError):
-    """No decoding process can be started."""
+def default_decoders() -> int:
+    """Return how many processes decode: the usable cores, and at least 2, so that one does not wait for another."""
+    return max(2, usable_cores())
 
 
 @dataclass(frozen=True)
@@ -84,9 +81,6 @@ class DecodingPool:
         share_memory: hand files and pixels over as descriptors; default: where the system can.
         limit_memory: have the system limit memory; False: look at it, as where it cannot.
 
-    Raises:
-        DecodersFailedError: no worker can be started.
-
     """
 
     def __init__(
@@ -99,7 +93,7 @@ class DecodingPool:
         share_memory: bool | None = None,
         limit_memory: bool = True,
     ) -> None:
-        self.workers = workers or max(2, usable_cores())
+        self.workers = workers or default_decoders()
         self.max_slow = slow
         self.max_parked = 4 * slow
         self.limits = limits or DecodingLimits()
@@ -118,12 +112,21 @@ class DecodingPool:
         self._failed_at = -_RESTART_PAUSE_S
         self._failure = ""
         self._closed = self._ticks = False
+        self._owner = os.getpid()
         # Workers die with the thread that started them: so it is one that lives as long as they may.
         self._supervisor = threading.Thread(target=self._supervise, name="decoders", daemon=True)
         self._supervisor.start()
+
+    def wait_until_ready(self) -> None:
+        """Wait for the first worker.
+
+        Raises:
+            DecodersFailedError: none can be started; the pool is closed.
+
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._idle or self._failure)
-            failure = "" if self._idle else self._failure
+            self._changed.wait_for(lambda: self._idle or self._running or self._failure)
+            failure = "" if self._idle or self._running else self._failure
         if failure:
             self.close()
             raise DecodersFailedError(f"No process can be started to decode pictures ({failure}).")
@@ -163,6 +166,8 @@ class DecodingPool:
 
     def close(self) -> None:
         """End all workers; pictures that are being decoded are not."""
+        if os.getpid() != self._owner:
+            return
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -180,6 +185,8 @@ class DecodingPool:
     def _load(
         self, source: PictureSource, size: int, rule: PictureRule | None, max_pixels: int, grows: bool
     ) -> Picture:
+        if os.getpid() != self._owner:
+            raise DecodersFailedError("The decoding processes belong to the process that this one was forked from.")
         name = _name_of(source)
         with contextlib.ExitStack() as stack:
             with _naming(name, None):
@@ -238,7 +245,9 @@ class DecodingPool:
             try:
                 self._changed.wait_for(lambda: self._is_over() or self._is_turn(ticket), _PATIENCE_S if slow else None)
                 if self._is_over():
-                    raise DecodersFailedError("There is no process to decode pictures; the log says why.")
+                    raise DecodersFailedError(
+                        f"There is no process to decode pictures ({self._failure or 'they have ended'})."
+                    )
                 if not self._is_turn(ticket):
                     raise DecodersBusyError("Many pictures that take long are being decoded; try again in a moment.")
             finally:
