@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from ..devices import usable_cores
 from ..errors import DecodersBusyError, DecodersFailedError, PictureError, PictureProblem
 from ..images import DEFAULT_MAX_PIXELS, ByteBudget, Picture, PictureRule, PictureSource, _name_of, _naming
 from .frames import FrameError, shares_memory
+from .launching import ForkServer, Interpreter
 from .process import DecodingProcess, Job, OutOfMemory, file_of, resident_bytes
 
 __all__ = ["DecodingLimits", "DecodingPool", "default_decoders"]
@@ -78,6 +80,7 @@ class DecodingPool:
         stopped: told each time that a picture was not decoded to its end, why, and the name of the picture: "memory",
             "time" (of the processor), "late" (by the clock), "crash", "killed" (by the system, or somebody), "frames"
             (the worker answered nonsense), "evicted" (it begins again).
+        forks: have the workers forked by a process that does nothing else; default: on Linux.
         share_memory: hand files and pixels over as descriptors; default: where the system can.
         limit_memory: have the system limit memory; False: look at it, as where it cannot.
 
@@ -90,6 +93,7 @@ class DecodingPool:
         slow: int = 0,
         limits: DecodingLimits | None = None,
         stopped: Callable[[str, str], None] = lambda reason, name: None,
+        forks: bool | None = None,
         share_memory: bool | None = None,
         limit_memory: bool = True,
     ) -> None:
@@ -100,6 +104,8 @@ class DecodingPool:
         self._stopped = stopped
         self._share_memory = shares_memory() if share_memory is None else share_memory
         self._limit_memory = limit_memory
+        self._forks = sys.platform == "linux" if forks is None else forks
+        self._forking: ForkServer | None = None
         self._budget = ByteBudget(self.limits.memory)
         self._changed = threading.Condition()
         self._wake = threading.Event()
@@ -316,36 +322,61 @@ class DecodingPool:
             worker.kill("closed")
         for worker in workers:
             worker.end()
+        if self._forking is not None:
+            self._forking.close()
 
     def _start_workers(self) -> None:
         while not self._closed and self._lacks() > 0 and time.monotonic() - self._failed_at >= _RESTART_PAUSE_S:
             try:
-                worker = DecodingProcess(shares_memory=self._share_memory, limits_memory=self._limit_memory)
+                self._start_worker()
             except OSError as error:
                 self._fail(str(error))
-                return
-            worker.begin(_START_S)
-            with self._changed:
-                self._starting.add(worker)
-            threading.Thread(target=self._welcome, args=(worker,), name="decoder", daemon=True).start()
 
-    def _welcome(self, worker: DecodingProcess) -> None:
+    def _start_worker(self) -> None:
+        """Start a worker.
+
+        Raises:
+            OSError: it cannot be started.
+
+        """
+        words = ["shared" if self._share_memory else "copied", "limited" if self._limit_memory else "watched"]
+        interpreter = None
+        if self._forks:
+            if self._forking is None or self._forking.is_over:
+                self._forking = ForkServer(*words)
+            process, channel = self._forking.fork()
+        else:
+            interpreter = Interpreter("decodes", *words)
+            process, channel = interpreter.process, interpreter.channel
+        worker = DecodingProcess(process, channel, shares_memory=self._share_memory)
+        worker.begin(_START_S)
+        with self._changed:
+            self._starting.add(worker)
+        threading.Thread(target=self._welcome, args=(worker, interpreter), name="decoder", daemon=True).start()
+
+    def _welcome(self, worker: DecodingProcess, interpreter: Interpreter | None) -> None:
         """Wait until a worker is ready."""
         failure = None
         try:
             worker.wait_until_ready()
-        except OSError as error:
-            failure = str(error)
+        except (EOFError, OSError, FrameError):
+            failure = "it ended" if interpreter is None else interpreter.last_words()
+            worker.end()
+        else:
+            if interpreter is not None:
+                interpreter.settle()
         with self._changed:
             self._starting.discard(worker)
-            if failure is None and not self._closed:
+            closed = self._closed
+            if failure is None and not closed:
                 self._failures, self._failure = 0, ""
                 self._idle.append(worker)
             self._changed.notify_all()
-        if self._closed:
-            worker.kill("closed")
         if failure is not None:
             self._fail(failure)
+        elif closed:
+            worker.kill("closed")
+            worker.end()
         self._wake.set()
 
     def _fail(self, why: str) -> None:

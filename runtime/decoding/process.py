@@ -9,10 +9,8 @@ import contextlib
 import io
 import os
 import signal
-import socket
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,23 +24,10 @@ from ..errors import PictureError, PictureProblem
 from ..images import Picture, PictureRule, PictureSource
 from ..text import printable
 from .frames import Answer, Channel, Code, FrameError
+from .launching import Process
 
 __all__ = ["DecodingProcess", "Job", "OutOfMemory", "file_of", "resident_bytes"]
 
-_PROGRAM = "from deeprank.runtime.decoding.worker import main; main()"
-# Of the environment, what the interpreter and its libraries take to run; tokens and keys stay here.
-_ENVIRONMENT = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "ASAN_OPTIONS"),
-    *("PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONMALLOC", "SYSTEMROOT", "TEMP", "TMPDIR"),
-)
-# Memory that threads and allocators reserve would count against the limit of address space. Large blocks go back to the
-# system at once; see ``runtime/memory.py``.
-_SETTINGS = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
-}
 _LOW_PRIORITY = 10
 _LONGEST_TEXT = 2000
 # How often one picture may ask for memory.
@@ -102,13 +87,10 @@ class DecodingProcess:
 
     """
 
-    def __init__(self, *, shares_memory: bool, limits_memory: bool = True) -> None:
-        """Start it; :meth:`wait_until_ready` follows.
-
-        Raises:
-            OSError: it cannot be started.
-
-        """
+    def __init__(self, process: Process, channel: Channel, *, shares_memory: bool) -> None:
+        """Take a process that was started; :meth:`wait_until_ready` follows."""
+        self._process = process
+        self._channel = channel
         self._shares_memory = shares_memory
         self._killed: str | None = None
         self._ending = threading.Lock()
@@ -117,11 +99,7 @@ class DecodingProcess:
         self.max_resident = 0
         self.slow = False
         self._is_last = False
-        self.limits_memory = limits_memory
-        words = ["shared" if shares_memory else "copied", "limited" if limits_memory else "watched", str(os.getpid())]
-        # -P: nothing is imported from the working directory. Its own session: Ctrl-C in a terminal is for the parent.
-        command = [sys.executable, "-P", "-c", _PROGRAM, *words]
-        self._process, self._channel = _started(command)
+        self.limits_memory = False
 
     @property
     def pid(self) -> int:
@@ -141,22 +119,13 @@ class DecodingProcess:
         """Wait until it takes pictures.
 
         Raises:
-            OSError: it ended instead; the message says why.
+            EOFError, OSError: it ended instead.
+            FrameError: it is no worker of ours.
 
         """
-        try:
-            answer = self._channel.next_answer()
-            if answer.code is not Code.READY:
-                raise FrameError("not ready")
-        except (EOFError, OSError, FrameError):
-            self.kill("start")
-            assert self._process.stderr is not None
-            lines = self._process.stderr.read().decode("utf-8", "replace").strip().splitlines()
-            how = self.end()
-            raise OSError(printable(lines[-1][:_LONGEST_TEXT]) if lines else how) from None
-        finally:
-            if self._process.stderr is not None:
-                self._process.stderr.close()
+        answer = self._channel.next_answer()
+        if answer.code is not Code.READY:
+            raise FrameError("not ready")
         self.limits_memory = answer.size > 0
 
     def begin(self, seconds: float) -> None:
@@ -255,32 +224,6 @@ class DecodingProcess:
             self._channel.close()
             self._status = self._killed or _reason(status)
             return self._status
-
-
-def _started(command: list[str]) -> tuple[subprocess.Popen[bytes], Channel]:
-    """Start a worker, on a socket where the system has them between processes, else on two pipes."""
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    path = os.pathsep.join(os.path.abspath(each) for each in sys.path if each)  # noqa: PTH100 - text
-    environment = {**environment, "PYTHONPATH": path, **_SETTINGS}
-    if not hasattr(socket, "AF_UNIX"):
-        process = subprocess.Popen(
-            [*command, "pipes"], stdin=-1, stdout=-1, stderr=-1, bufsize=0, env=environment, start_new_session=True
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        return process, Channel(os.dup(process.stdout.fileno()), os.dup(process.stdin.fileno()))
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        process = subprocess.Popen(
-            [*command, "socket"],
-            stdin=theirs,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
-        descriptor = ours.detach()
-        return process, Channel(descriptor, descriptor)
 
 
 def _reason(status: int) -> str:

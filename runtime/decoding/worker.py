@@ -12,7 +12,9 @@ import io
 import json
 import mmap
 import os
+import select
 import signal
+import stat
 import sys
 from collections.abc import Iterator
 from typing import IO, Any
@@ -22,6 +24,7 @@ from ..errors import PictureError
 from ..images import ByteBudget, Picture, PictureRule, load_picture, load_thumbnail
 from ..pictures.faults import fault_of_machine
 from .frames import MAX_TEXT, Answer, Channel, Code
+from .launching import EXITED, STARTED
 
 __all__ = ["main"]
 
@@ -40,23 +43,83 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 def main() -> None:
-    """Decode until the parent is gone."""
+    """Decode until the parent is gone, or fork workers that do."""
     # Ctrl-C in a terminal and a service's end are for the parent, which finishes what is in flight.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    transfer, memory, parent, line = sys.argv[1:]
-    shared = transfer == "shared"
-    channel = Channel(0, 0) if line == "socket" else Channel(0, os.dup(1))
+    task, transfer, memory, parent = sys.argv[1:]
+    shared, hold = transfer == "shared", memory == "limited"
     _end_with_parent(int(parent))
     _import_decoders()
-    limits = Limits(hold=memory == "limited")
-    limits.close_the_rest()
+    channel = Channel(0, 0) if stat.S_ISSOCK(os.fstat(0).st_mode) else Channel(0, os.dup(1))
+    _give_up_the_rest()
     _be_silent()
     with contextlib.suppress(EOFError, OSError):
-        channel.answer(Answer(Code.READY, size=limits.base))
-        while not _serve(channel, limits, shared):
-            pass
+        if task == "forks":
+            channel.write(b"1")
+            worker = _fork_workers(channel)
+            if worker is None:
+                return
+            channel = worker
+        _serve(channel, Limits(hold=hold), shared)
+
+
+def _fork_workers(control: Channel) -> Channel | None:
+    """Fork a worker for each line that the parent hands over, and say how each ended; return twice, as ``fork`` does.
+
+    Returns:
+        in a worker, its line; None in this process, when the parent is gone.
+
+    """
+    me = os.getpid()
+    died, dies = os.pipe()
+    os.set_blocking(dies, False)
+    signal.set_wakeup_fd(dies, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    while True:
+        ready, _, _ = select.select([0, died], [], [])
+        if died in ready:
+            os.read(died, 4096)
+            _report_ended(control)
+        if 0 not in ready:
+            continue
+        try:
+            _, (line,) = control.receive(1)
+        except (EOFError, OSError):
+            return None
+        try:
+            pid = os.fork()
+        except OSError:
+            pid = -1
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for descriptor in (died, dies):
+                os.close(descriptor)
+            os.dup2(line, 0)
+            os.close(line)
+            os.setpgid(0, 0)  # so that its priority is its own
+            _end_with_parent(me)
+            return Channel(0, 0)
+        os.close(line)
+        control.write(EXITED.pack(pid, STARTED))
+
+
+def _report_ended(control: Channel) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            control.write(EXITED.pack(pid, os.waitstatus_to_exitcode(status)))
+
+
+def _serve(channel: Channel, limits: Limits, shared: bool) -> None:
+    """Decode pictures until the parent is gone, or one of them has left too much behind."""
+    channel.answer(Answer(Code.READY, size=limits.base))
+    while not _serve_one(channel, limits, shared):
+        pass
 
 
 class Limits:
@@ -69,16 +132,6 @@ class Limits:
 
     def __init__(self, *, hold: bool) -> None:
         self.base = _address_space() if hold else 0
-
-    def close_the_rest(self) -> None:
-        """Give up what decoding does not need: core files, writing files, many descriptors, new privileges."""
-        with contextlib.suppress(ImportError):
-            import resource
-
-            for name, most in (("CORE", 0), ("FSIZE", 0), ("NOFILE", _MAX_FILES)):
-                with contextlib.suppress(AttributeError, ValueError, OSError):
-                    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
     def take(self, memory: int) -> None:
         """Let the rest of this picture take so many bytes."""
@@ -107,7 +160,7 @@ class Limits:
             resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _serve(channel: Channel, limits: Limits, shared: bool) -> bool:
+def _serve_one(channel: Channel, limits: Limits, shared: bool) -> bool:
     """Decode one picture, and tell whether this process should end."""
     request, descriptors = channel.receive(2 if shared else 0)
     try:
@@ -145,7 +198,7 @@ def _decoded(request: dict[str, Any], file: IO[bytes]) -> Picture:
 
 def _opened(request: dict[str, Any], descriptor: int) -> IO[bytes]:
     raw = io.FileIO(descriptor, closefd=False)
-    raw.name = request["name"]  # type: ignore[misc]
+    raw.name = request["name"]
     file = io.BufferedReader(raw)
     file.seek(0)
     return file
@@ -153,7 +206,7 @@ def _opened(request: dict[str, Any], descriptor: int) -> IO[bytes]:
 
 def _received(request: dict[str, Any], channel: Channel) -> IO[bytes]:
     file = io.BytesIO(channel.read(request["bytes"]))
-    file.name = request["name"]  # type: ignore[attr-defined]
+    file.name = request["name"]
     return file
 
 
@@ -164,6 +217,17 @@ def _refusal(error: PictureError, *, out_of_memory: bool) -> bytes:
         values["message"], values["short"] = str(error)[: MAX_TEXT // 32], error.kind
         content = json.dumps(values).encode()
     return content
+
+
+def _give_up_the_rest() -> None:
+    """Give up what decoding does not need: core files, writing files, many descriptors, new privileges."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        for name, most in (("CORE", 0), ("FSIZE", 0), ("NOFILE", _MAX_FILES)):
+            with contextlib.suppress(AttributeError, ValueError, OSError):
+                resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 class _Granted(ByteBudget):
