@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TypeVar
@@ -47,6 +48,8 @@ class Embedder:
         threads: that embed, on the CPU; default: the usable cores, at most 4 for a single picture and 16 for many.
         batch_size: pictures that go through the network at a time, where a GPU runs it.
         max_pixels: larger pictures are refused before they are decoded.
+        isolate: decode in processes of their own, under limits of memory and time; see
+            :class:`~.decoding.pool.DecodingPool`. For pictures that strangers may have made.
 
     Raises:
         ModelFileError, DeviceError: see :func:`~.modelfile.open_model`.
@@ -61,6 +64,7 @@ class Embedder:
         threads: int | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        isolate: bool = False,
     ) -> None:
         self._model = model if isinstance(model, OpenModel) else open_model(model, device=device, threads=threads)
         self._workers = min(threads or usable_cores(), _MOST_WORKERS)
@@ -69,6 +73,7 @@ class Embedder:
         self._bound = None if self._on_cpu else BoundNetwork(self._model.session, batch_size)
         self.batch_size = batch_size
         self.max_pixels = max_pixels
+        self._decode: Callable[..., Picture] = self._isolated() if isolate else load_picture
 
     @property
     def info(self) -> ModelInfo:
@@ -104,6 +109,14 @@ class Embedder:
     def _on_cpu(self) -> bool:
         return self.providers == ["CPUExecutionProvider"]
 
+    def _isolated(self) -> Callable[..., Picture]:
+        from .decoding.pool import DecodingPool
+
+        pool = DecodingPool()
+        weakref.finalize(self, pool.close)
+        pool.wait_until_ready()
+        return pool.load_picture
+
     def load(self, source: PictureSource) -> Picture:
         """Decode one picture by the model's rule: uint8 ``[S, S, 3]``.
 
@@ -111,7 +124,7 @@ class Embedder:
             PictureError: see :func:`~.images.load_picture`.
 
         """
-        return load_picture(source, self.rule, max_pixels=self.max_pixels)
+        return self._decode(source, self.rule, max_pixels=self.max_pixels)
 
     def embed(self, sources: Sequence[PictureSource]) -> Vectors:
         """Embed pictures: float32 ``[n, d]``, unit rows, in the order given.

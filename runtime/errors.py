@@ -6,6 +6,8 @@ from typing import Literal
 
 __all__ = [
     "DataError",
+    "DecodersBusyError",
+    "DecodersFailedError",
     "DeepRankError",
     "DeviceError",
     "EvaluationError",
@@ -43,6 +45,14 @@ class PictureError(DeepRankError):
         super().__init__(message)
         self.kind: PictureProblem = kind
         self.short = kind if short is None else short
+
+
+class DecodersBusyError(DeepRankError):
+    """So many pictures that take long are being decoded that one more is not accepted now."""
+
+
+class DecodersFailedError(DeepRankError):
+    """No decoding process can be started."""
 
 
 class DataError(DeepRankError):

@@ -182,6 +182,13 @@ def sync_command(
     ] = False,
     shared: SharedOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file was skipped.")] = False,
+    isolate: Annotated[
+        bool,
+        typer.Option(
+            "--isolate",
+            help="Decode in separate processes under limits of memory and time: for folders that strangers write to.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -219,7 +226,12 @@ def sync_command(
     if dry_run:
         _show_dry_run(index, model, {**follow, "max_pixels": max_pixels}, as_json=as_json, strict=strict)
         return
-    options: dict[str, Any] = {"device": cast(Device, device), "threads": threads, "max_pixels": max_pixels}
+    options: dict[str, Any] = {
+        "device": cast(Device, device),
+        "threads": threads,
+        "max_pixels": max_pixels,
+        "isolate": isolate,
+    }
     if reembed:
         from .care.reembed import reembed as work
     else:

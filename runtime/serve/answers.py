@@ -10,6 +10,8 @@ from typing import Any
 from starlette.responses import Response
 
 from ..errors import (
+    DecodersBusyError,
+    DecodersFailedError,
     DeepRankError,
     IndexLockedError,
     IndexStateError,
@@ -41,6 +43,10 @@ def problem_of(error: DeepRankError) -> Response:
         sentence = str(error)
         return problem(422, sentence[:1].upper() + sentence[1:])
     later = {"Retry-After": "5"}
+    if isinstance(error, DecodersBusyError):
+        return problem(503, str(error), later)
+    if isinstance(error, DecodersFailedError):
+        return problem(503, "No picture can be decoded at the moment; the server's log says why.", later)
     if isinstance(error, IndexLockedError):
         return problem(503, "The index is being written to by another process; try again when it has finished.", later)
     if isinstance(error, IndexStateError | ModelFileError):

@@ -26,6 +26,7 @@ from ..errors import MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
 from ..memory import return_large_blocks
 from ..text import display_path, printable
+from .log import LOG
 from .settings import DEFAULT_MAX_UPLOAD, DEFAULT_PORT, DEFAULT_WAITING, ServeSettings, is_local
 from .tokens import is_private, read_token
 
@@ -120,6 +121,22 @@ def serve_command(
         int, typer.Option("--max-upload", metavar="BYTES", min=1000, help="Bytes of a request at most.")
     ] = DEFAULT_MAX_UPLOAD,
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
+    max_decoding: Annotated[
+        int | None,
+        typer.Option(
+            "--max-decoding",
+            metavar="BYTES",
+            min=100_000_000,
+            help="Bytes of memory that an upload takes at most, with its decoding; default: 512 million, or as many "
+            "times more as --max-pixels is raised.",
+        ),
+    ] = None,
+    decoders: Annotated[
+        int | None,
+        typer.Option(
+            "--decoders", metavar="N", min=2, help="Processes that decode pictures; default: the cores, at least 2."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="A line on stderr for each request.")] = False,
@@ -142,6 +159,8 @@ def serve_command(
         most_waiting=max_waiting,
         max_upload=max_upload,
         max_pixels=max_pixels,
+        max_decoding=max_decoding,
+        decoders=decoders,
         device=cast(Device, device),
         threads=threads,
     )
@@ -174,8 +193,13 @@ def _run(settings: ServeSettings, *, log_requests: bool) -> None:
     handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def say(line: str) -> None:
+        note(line)
+        LOG.info("%s", settings.decoding_sentence())
+
     with listen(settings) as listening:
-        serve(settings, listening, note, log_requests=log_requests)
+        serve(settings, listening, say, log_requests=log_requests)
 
 
 class _Plain(logging.Formatter):

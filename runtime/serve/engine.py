@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ..decoding.pool import DecodingLimits, DecodingPool
 from ..devices import usable_cores
 from ..errors import DeepRankError, IndexDamagedError, IndexLockedError, IndexReplacedError, IndexStateError, QueryError
 from ..images import Picture
@@ -37,6 +38,8 @@ _ATTEMPTS = 5
 _PAUSE_S = 1.0
 # Characters of the name of an upload that are repeated in a sentence about it.
 _LONGEST_NAME = 100
+# Why decoding may be stopped that nobody need look into.
+_NO_NEWS = ("evicted", "closed")
 # How often an index that is damaged is opened again, which takes as long as at the start.
 _RENEWAL_S = 10.0
 
@@ -74,22 +77,30 @@ class Engine:
         """Open the index.
 
         Raises:
-            IndexStateError, ModelFileError, DeviceError: it cannot be served.
+            IndexStateError, ModelFileError, DeviceError, DecodersFailedError: it cannot be served.
 
         """
         self._settings = settings
         self._metrics = metrics
-        self._opened = OpenIndex(settings, metrics)
+        self._decoders = self._start_decoders()
+        try:
+            self._opened = OpenIndex(settings, metrics)
+            self._decoders.wait_until_ready()
+        except BaseException:
+            self._decoders.close()
+            raise
         self._opening = asyncio.Lock()
         self._failed_at = -_PAUSE_S
         self._renewed_at = -_RENEWAL_S
         self._failure: str | None = None
         cores = usable_cores()
-        self._decoding = ThreadPoolExecutor(cores, thread_name_prefix="decode")
+        # They wait for the processes, where pictures that take long wait for each other as well.
+        decoders = self._decoders.workers + self._decoders.max_slow + self._decoders.max_parked
+        self._decoding = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
         # Thumbnails of large pictures take seconds; what only looks something up does not wait for them.
         self._reading = ThreadPoolExecutor(cores, thread_name_prefix="read")
         self._showing = ThreadPoolExecutor(cores, thread_name_prefix="show")
-        self._thumbnails = Thumbnails(settings.max_pixels, metrics)
+        self._thumbnails = Thumbnails(settings.max_pixels, metrics, self._decoders)
         self._writing = Writing(settings.index)
 
     async def embed(self, upload: Sent) -> Embedding:
@@ -238,12 +249,24 @@ class Engine:
         self._decoding.shutdown(wait=False, cancel_futures=True)
         self._showing.shutdown(wait=False, cancel_futures=True)
         self._reading.shutdown(wait=True, cancel_futures=True)
+        self._decoders.close()
         self._writing.close()
         self._opened.close()
 
+    def _start_decoders(self) -> DecodingPool:
+        def stopped(reason: str, name: str) -> None:
+            self._metrics.decoding_stopped.labels(reason).inc()
+            if reason not in _NO_NEWS:
+                LOG.warning("decoding was stopped (%s): %s", reason, name)
+
+        settings = self._settings
+        limits = DecodingLimits(memory=settings.decoding_bytes)
+        return DecodingPool(settings.decoders, slow=settings.slow_decoders, limits=limits, stopped=stopped)
+
     async def _embed(self, opened: OpenIndex, upload: Sent) -> Vector:
         def decode() -> Picture:
-            return opened.embedder.load(_Named(upload))
+            rule = opened.embedder.rule
+            return self._decoders.load_picture(_Named(upload), rule, max_pixels=self._settings.max_pixels, grows=False)
 
         opened.embedding.expect()
         try:
@@ -253,7 +276,7 @@ class Engine:
         return await opened.embedding.do(picture)
 
     async def _digest(self, content: bytes) -> bytes:
-        return await self._in_thread(self._decoding, lambda: hashlib.sha256(content).digest())
+        return await self._in_thread(self._reading, lambda: hashlib.sha256(content).digest())
 
     async def _item(self, opened: OpenIndex, number: int) -> IndexedPicture:
         try:

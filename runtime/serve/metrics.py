@@ -47,6 +47,9 @@ class Metrics:
             "deeprank_search_seconds", "The searches of one batch", buckets=_SECONDS, registry=registry
         )
         self.thumbnails = Counter("deeprank_thumbnails", "Thumbnails given", ["source"], registry=registry)
+        self.decoding_stopped = Counter(
+            "deeprank_decoding_stopped", "Pictures whose decoding was stopped, by reason", ["reason"], registry=registry
+        )
         self.items = Gauge("deeprank_index_items", "Pictures in the index", registry=registry)
         self.reopened = Counter("deeprank_index_reopened", "Times that another index took its place", registry=registry)
         self.ready = Gauge("deeprank_ready", "1 while the index answers", registry=registry)

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..decoding.pool import default_decoders
 from ..devices import Device
 from ..errors import ServerError
 from ..images import DEFAULT_MAX_PIXELS
@@ -19,6 +20,8 @@ DEFAULT_PORT = 8000
 DEFAULT_MAX_UPLOAD = 20_000_000
 # Requests that are accepted before others are told to come again. Each is a coroutine and its upload.
 DEFAULT_WAITING = 1024
+# Bytes that decoding one upload may take, up to the default limit of pixels; beyond, as much more as they are.
+_DECODING_BYTES = 512_000_000
 # Hits that one request gets at most.
 MOST_HITS = 1000
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
@@ -44,6 +47,10 @@ class ServeSettings:
         max_upload: bytes of a request's body.
         max_body_s: time that it may take to arrive.
         max_pixels: of an uploaded picture.
+        max_decoding: bytes that decoding an uploaded picture may take, the upload itself included; None:
+            512 million, or with a ``max_pixels`` above the default as many times more.
+        decoders: processes that decode; None: the usable cores, at least 2.
+        slow_decoders: processes beside them for pictures that take long.
         device: where the network runs.
         threads: of the network, on the CPU.
         drain_s: how long what is in flight may take when the server is told to end.
@@ -63,6 +70,9 @@ class ServeSettings:
     max_upload: int = DEFAULT_MAX_UPLOAD
     max_body_s: float = 60.0
     max_pixels: int = DEFAULT_MAX_PIXELS
+    max_decoding: int | None = None
+    decoders: int | None = None
+    slow_decoders: int = 2
     device: Device = "auto"
     threads: int | None = None
     drain_s: int = 30
@@ -98,6 +108,21 @@ class ServeSettings:
                 f"{self.host} can be reached from other machines, and no token was given; expected --token-file FILE, "
                 "or --insecure if everybody who can reach it may see the pictures."
             )
+
+    @property
+    def decoding_bytes(self) -> int:
+        """The bytes that decoding an uploaded picture may take."""
+        if self.max_decoding is not None:
+            return self.max_decoding
+        return _DECODING_BYTES * max(self.max_pixels, DEFAULT_MAX_PIXELS) // DEFAULT_MAX_PIXELS
+
+    def decoding_sentence(self) -> str:
+        """Return what decoding takes at most, for whoever gives the server its memory."""
+        decoders = self.decoders or default_decoders()
+        return (
+            f"Pictures are decoded in {decoders} processes, and {self.slow_decoders} more for those that take long; "
+            f"an upload takes at most {self.decoding_bytes / 1e6:,.0f} MB in its own."
+        )
 
     @property
     def hosts(self) -> frozenset[str]:

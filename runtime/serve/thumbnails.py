@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from ..decoding.pool import DecodingPool
 from ..errors import PictureError
-from ..images import ByteBudget, load_thumbnail
+from ..images import ByteBudget
 from ..index.search.named import IndexedPicture
 from .errors import GoneError, RefusedError
 from .metrics import Metrics
@@ -40,8 +41,9 @@ class Thumbnail:
 class Thumbnails:
     """Makes thumbnails and keeps the latest; threads may share it."""
 
-    def __init__(self, max_pixels: int, metrics: Metrics) -> None:
+    def __init__(self, max_pixels: int, metrics: Metrics, decoders: DecodingPool) -> None:
         self._max_pixels = max_pixels
+        self._decoders = decoders
         self._metrics = metrics
         self._lock = threading.Lock()
         self._cached: OrderedDict[str, bytes] = OrderedDict()
@@ -75,7 +77,7 @@ class Thumbnails:
 
     def _encode(self, content: bytes, size: int) -> bytes:
         try:
-            pixels = load_thumbnail(io.BytesIO(content), size, max_pixels=self._max_pixels)
+            pixels = self._decoders.load_thumbnail(io.BytesIO(content), size, max_pixels=self._max_pixels)
         except PictureError as error:
             raise RefusedError(422, str(error)) from None
         encoded = io.BytesIO()

@@ -36,6 +36,7 @@ def reembed(
     device: Device = "auto",
     threads: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    isolate: bool = False,
     progress: StartProgress = start_nothing,
 ) -> SyncReport:
     """Embed all pictures of an index anew, with another model; the old index answers until the new one is complete.
@@ -47,6 +48,7 @@ def reembed(
         device: where the network runs.
         threads: of the network, on the CPU.
         max_pixels: larger pictures are skipped.
+        isolate: decode in processes of their own, under limits of memory and time; see :class:`~...embedder.Embedder`.
         progress: told how it goes on.
 
     Raises:
@@ -59,7 +61,7 @@ def reembed(
     folder = Path(os.path.realpath(index))
     finish_exchange(folder)
     chosen = find_model(model if model is not None else LOCAL_MODEL)
-    opener = functools.partial(open_embedder, device=device, threads=threads, max_pixels=max_pixels)
+    opener = functools.partial(open_embedder, device=device, threads=threads, max_pixels=max_pixels, isolate=isolate)
     fresh = folder.with_name(f".{folder.name}.reembed")
     with Store.open(folder) as store:
         roots = [os.fsdecode(path) for path in store.synced_roots().values()]

@@ -46,6 +46,7 @@ def sync(
     device: Device = "auto",
     threads: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    isolate: bool = False,
     progress: StartProgress = start_nothing,
     say: Callable[[str], None] = lambda _: None,
 ) -> SyncReport:
@@ -69,6 +70,7 @@ def sync(
         device: where the network runs.
         threads: of the network, on the CPU.
         max_pixels: larger pictures are skipped.
+        isolate: decode in processes of their own, under limits of memory and time; see :class:`~...embedder.Embedder`.
         progress: told how it goes on.
         say: told at once what a user should know (where labels come from, which model a new index gets).
 
@@ -85,7 +87,7 @@ def sync(
     chosen = find_model(model) if model is not None else None
     wishes = Wishes(allow_mass_removal, keep_missing, filters, tuple(moved_roots), labels, max_pixels)
     start = time.monotonic()
-    opener = functools.partial(open_embedder, device=device, threads=threads, max_pixels=max_pixels)
+    opener = functools.partial(open_embedder, device=device, threads=threads, max_pixels=max_pixels, isolate=isolate)
     finish_exchange(folder)
     if not is_index(folder):
         check_usable(folder)
@@ -136,8 +138,10 @@ def sync_planned(
     return SyncRun(writer, plans, opener, progress, DEFAULT_MAX_PIXELS).run()
 
 
-def open_embedder(model: Path, *, device: Device, threads: int | None, max_pixels: int) -> Embedder:
+def open_embedder(
+    model: Path, *, device: Device, threads: int | None, max_pixels: int, isolate: bool = False
+) -> Embedder:
     """Open a model to embed pictures with."""
     from ...embedder import Embedder
 
-    return Embedder(model, device=device, threads=threads, max_pixels=max_pixels)
+    return Embedder(model, device=device, threads=threads, max_pixels=max_pixels, isolate=isolate)

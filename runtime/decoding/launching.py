@@ -1,0 +1,228 @@
+"""Starting decoding processes: by a server that forks them, or each as an interpreter of its own.
+
+An interpreter with its decoders takes a quarter of a second of the processor to start, during which nobody is served in
+its place. On Linux one such process therefore never decodes: it has no threads, and forks the workers in a few
+milliseconds. This process itself, with its threads and databases, is never forked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections import deque
+from typing import Protocol
+
+from ..text import printable
+from .frames import Channel
+
+__all__ = ["EXITED", "STARTED", "ForkServer", "Interpreter", "Process"]
+
+_PROGRAM = "from deeprank.runtime.decoding.worker import main; main()"
+# Of the environment, what the interpreter and its libraries take to run; tokens and keys stay here.
+_ENVIRONMENT = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "ASAN_OPTIONS"),
+    *("PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONMALLOC", "SYSTEMROOT", "TEMP", "TMPDIR"),
+)
+# Memory that threads and allocators reserve would count against the limit of address space. Large blocks go back to the
+# system at once; see ``runtime/memory.py``.
+_SETTINGS = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+}
+# A process id, and how it ended as ``os.waitstatus_to_exitcode`` says, or that it was started.
+EXITED = struct.Struct("!ii")
+STARTED = 1 << 16
+_START_S = 60.0
+_LONGEST_TEXT = 2000
+
+
+class Process(Protocol):
+    """What is needed of ``subprocess.Popen``."""
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+
+    def poll(self) -> int | None:
+        """Return the exit status; None: it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit status."""
+
+    def kill(self) -> None:
+        """Kill it."""
+
+
+class Interpreter:
+    """A worker, or the server that forks them, as an interpreter of its own.
+
+    Attributes:
+        channel: the line to it: a socket, or pipes where the system has no such sockets.
+
+    """
+
+    def __init__(self, *words: str) -> None:
+        """Start it.
+
+        Raises:
+            OSError: it cannot be started.
+
+        """
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        path = os.pathsep.join(os.path.abspath(each) for each in sys.path if each)  # noqa: PTH100 - text
+        environment = {**environment, "PYTHONPATH": path, **_SETTINGS}
+        # -P: nothing is imported from the working directory. Its own session: Ctrl-C in a terminal is for this process.
+        command = [sys.executable, "-P", "-c", _PROGRAM, *words, str(os.getpid())]
+        with contextlib.ExitStack() as stack:
+            if hasattr(socket, "AF_UNIX"):
+                ours, theirs = map(stack.enter_context, socket.socketpair())
+                places = {"stdin": theirs.fileno(), "stdout": subprocess.DEVNULL}
+            else:
+                places = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self.process = subprocess.Popen(
+                command, stderr=subprocess.PIPE, env=environment, start_new_session=True, bufsize=0, **places
+            )
+            if hasattr(socket, "AF_UNIX"):
+                descriptor = ours.detach()
+                self.channel = Channel(descriptor, descriptor)
+                return
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.channel = Channel(os.dup(self.process.stdout.fileno()), os.dup(self.process.stdin.fileno()))
+
+    def settle(self) -> None:
+        """Hear no more of what it says on stderr: it is ready."""
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def last_words(self) -> str:
+        """Return why it ended before it was ready."""
+        self.process.kill()
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            lines = stream.read().decode("utf-8", "replace").strip().splitlines()
+        status = self.process.wait()
+        return printable(lines[-1][:_LONGEST_TEXT]) if lines else f"exit status {status}"
+
+
+class ForkServer:
+    """A process that imports the decoders and forks workers; used from one thread."""
+
+    def __init__(self, *words: str) -> None:
+        """Start it, and wait until it is ready.
+
+        Raises:
+            OSError: it cannot be started; the message says why.
+
+        """
+        self._interpreter = Interpreter("forks", *words)
+        self._changed = threading.Condition()
+        self._started: deque[int] = deque()
+        self._statuses: dict[int, int] = {}
+        self._alive: set[int] = set()
+        self.is_over = False
+        try:
+            self._interpreter.channel.read(1)
+        except (EOFError, OSError):
+            raise OSError(self._interpreter.last_words()) from None
+        self._interpreter.settle()
+        threading.Thread(target=self._listen, name="decoders-forks", daemon=True).start()
+
+    def fork(self) -> tuple[Process, Channel]:
+        """Start a worker.
+
+        Raises:
+            OSError: it cannot be started.
+
+        """
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self._interpreter.channel.send({}, [theirs.fileno()])
+            with self._changed:
+                self._changed.wait_for(lambda: self._started or self.is_over, _START_S)
+                if not self._started:
+                    raise OSError("the process that forks the others has ended")
+                pid = self._started.popleft()
+            if pid <= 0:
+                raise OSError("the system starts no more processes")
+            descriptor = ours.detach()
+            return Forked(pid, self), Channel(descriptor, descriptor)
+
+    def status(self, pid: int, timeout: float | None) -> int | None:
+        """Return how a worker ended; None: it has not within this time."""
+        with self._changed:
+            self._changed.wait_for(lambda: pid not in self._alive, timeout)
+            return None if pid in self._alive else self._statuses.get(pid, -9)
+
+    def forget(self, pid: int) -> None:
+        """Forget how a worker ended."""
+        with self._changed:
+            self._statuses.pop(pid, None)
+
+    def close(self) -> None:
+        """End it, and all workers with it."""
+        self._interpreter.process.kill()
+        self._interpreter.process.wait()
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_over)
+        self._interpreter.channel.close()
+
+    def _listen(self) -> None:
+        """Take in what it says of workers until it ends; they die with it."""
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                pid, status = EXITED.unpack(self._interpreter.channel.read(EXITED.size))
+                with self._changed:
+                    if status == STARTED:
+                        self._started.append(pid)
+                        self._alive.add(pid)
+                    else:
+                        self._alive.discard(pid)
+                        self._statuses[pid] = status
+                    self._changed.notify_all()
+        with self._changed:
+            self.is_over = True
+            self._alive.clear()
+            self._changed.notify_all()
+
+
+class Forked:
+    """A worker that was forked."""
+
+    def __init__(self, pid: int, server: ForkServer) -> None:
+        self.pid = pid
+        self._server = server
+        self._status: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit status; None: it runs."""
+        if self._status is None:
+            self._status = self._server.status(self.pid, 0)
+        return self._status
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit status.
+
+        Raises:
+            TimeoutExpired: it runs longer than that.
+
+        """
+        if self._status is None:
+            self._status = self._server.status(self.pid, timeout)
+        if self._status is None:
+            raise subprocess.TimeoutExpired("worker", timeout or 0)
+        self._server.forget(self.pid)
+        return self._status
+
+    def kill(self) -> None:
+        """Kill it."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)

@@ -1,0 +1,299 @@
+"""One decoding process as its parent sees it: started, given a picture, killed, and asked how it ended.
+
+What it answers is not trusted: a file may have taken it over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast, get_args
+
+import numpy as np
+
+from ..errors import PictureError, PictureProblem
+from ..images import Picture, PictureRule, PictureSource
+from ..text import printable
+from .frames import Answer, Channel, Code, FrameError
+from .launching import Process
+
+__all__ = ["DecodingProcess", "Job", "OutOfMemory", "file_of", "resident_bytes"]
+
+_LOW_PRIORITY = 10
+_LONGEST_TEXT = 2000
+# How often one picture may ask for memory.
+_MAX_NEEDS = 4
+# A process that closed its line ends by itself within this time, or is made to.
+_END_S = 1.0
+
+
+class OutOfMemory(Exception):  # noqa: N818 - a refusal to be put into words
+    """Decoding took more memory than it was given."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to be decoded.
+
+    Attributes:
+        file: to be read from its start.
+        name: of the file, for sentences about it.
+        size: pixels of each side, or of the longer one for a thumbnail.
+        rule: how it becomes a square; None: a thumbnail.
+        max_pixels: larger ones are refused.
+        memory: bytes that decoding may take.
+        grows: it may ask for more.
+        cpu_s: seconds of the processor that it may take.
+
+    """
+
+    file: IO[bytes]
+    name: str
+    size: int
+    rule: PictureRule | None
+    max_pixels: int
+    memory: int
+    grows: bool
+    cpu_s: int
+
+    def fits(self, answer: Answer) -> bool:
+        """Tell whether a worker may answer with a picture of this size."""
+        height, width = answer.height, answer.width
+        if answer.size != 3 * height * width:
+            return False
+        if self.rule is not None:
+            return height == width == self.size
+        return 1 <= height <= self.size and 1 <= width <= self.size
+
+
+class DecodingProcess:
+    """A process that decodes one picture at a time.
+
+    Attributes:
+        begun: when its picture was given to it, by ``time.monotonic``.
+        deadline: when it will have taken too long.
+        max_resident: bytes that it may take while it decodes this picture.
+        slow: it has a low priority, and ends after its picture.
+        limits_memory: the system holds it to its memory; else its parent has to look.
+
+    """
+
+    def __init__(self, process: Process, channel: Channel, *, shares_memory: bool) -> None:
+        """Take a process that was started; :meth:`wait_until_ready` follows."""
+        self._process = process
+        self._channel = channel
+        self._shares_memory = shares_memory
+        self._killed: str | None = None
+        self._ending = threading.Lock()
+        self._status: str | None = None
+        self.begun = self.deadline = time.monotonic()
+        self.max_resident = 0
+        self.slow = False
+        self._is_last = False
+        self.limits_memory = False
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether it may be given another picture."""
+        return not (self._is_last or self.slow or self._killed)
+
+    def lives(self) -> bool:
+        """Tell whether it still runs."""
+        return self._process.poll() is None
+
+    def wait_until_ready(self) -> None:
+        """Wait until it takes pictures.
+
+        Raises:
+            EOFError, OSError: it ended instead.
+            FrameError: it is no worker of ours.
+
+        """
+        answer = self._channel.next_answer()
+        if answer.code is not Code.READY:
+            raise FrameError("not ready")
+        self.limits_memory = answer.size > 0
+
+    def begin(self, seconds: float) -> None:
+        """Start the clock of a picture."""
+        self.begun = time.monotonic()
+        self.deadline = self.begun + seconds
+        self._is_last = True  # until it has answered
+
+    def lower_priority(self) -> None:
+        """Let others go first, for the rest of its life: only root could raise it again."""
+        self.slow = True
+        with contextlib.suppress(AttributeError, OSError):
+            os.setpriority(os.PRIO_PGRP, self.pid, _LOW_PRIORITY)  # of all its threads
+
+    def decode(self, job: Job, grant: Callable[[int], int]) -> Picture:
+        """Decode a picture.
+
+        Args:
+            job: the picture.
+            grant: told the bytes that decoding takes; waits until they can be had, and returns the limit.
+
+        Raises:
+            PictureError: it cannot be decoded.
+            OutOfMemory: it takes more memory than it was given.
+            EOFError, OSError: the process ended.
+            FrameError: it answered nonsense.
+
+        """
+        with _place_for(job) if self._shares_memory else contextlib.nullcontext() as place:
+            self._ask(job, place)
+            for _ in range(_MAX_NEEDS + 1):
+                answer = self._channel.next_answer()
+                if answer.code is not Code.NEEDS or not job.grows:
+                    return self._picture(job, answer, place)
+                self._channel.send({"memory": grant(answer.size)})
+        raise FrameError("it asks for memory again and again")
+
+    def _ask(self, job: Job, place: int | None) -> None:
+        rule = job.rule
+        request = {
+            "name": job.name,
+            "size": job.size,
+            "rule": None if rule is None else [rule.mode, rule.filter, rule.version],
+            "max_pixels": job.max_pixels,
+            "memory": job.memory,
+            "grows": job.grows,
+            "cpu_s": job.cpu_s,
+        }
+        if place is not None:
+            self._channel.send(request, [job.file.fileno(), place])
+            return
+        with cast(io.BytesIO, job.file).getbuffer() as content:
+            self._channel.send({**request, "bytes": len(content)})
+            self._channel.write(content)
+
+    def _picture(self, job: Job, answer: Answer, place: int | None) -> Picture:
+        """Return what was decoded.
+
+        Raises:
+            PictureError, OutOfMemory: it was refused.
+            FrameError, EOFError, OSError: see :meth:`decode`.
+
+        """
+        if answer.code is Code.REFUSED:
+            values = self._channel.text(answer.size)
+            self._is_last = answer.last
+            raise _refusal_of(values, job.name)
+        if answer.code is not Code.PICTURE or not job.fits(answer):
+            raise FrameError(f"{answer} for {job.size} pixels a side")
+        picture = np.empty((answer.height, answer.width, 3), dtype=np.uint8)
+        if place is None:
+            picture.reshape(-1)[:] = np.frombuffer(self._channel.read(answer.size), dtype=np.uint8)
+        # Read, not mapped: the worker may do with this memory what it likes.
+        elif os.preadv(place, [picture.reshape(-1).data], 0) != answer.size:
+            raise FrameError("the pixels are not there")
+        self._is_last = answer.last
+        return picture
+
+    def kill(self, reason: str) -> None:
+        """Kill it; the first reason counts."""
+        if self._killed is None:
+            self._killed = reason
+        with contextlib.suppress(OSError):
+            self._process.kill()
+
+    def end(self) -> str:
+        """Wait until it has ended, and return the reason: that of :meth:`kill`, "time", "crash" or "killed"."""
+        with self._ending:
+            if self._status is not None:
+                return self._status
+            try:
+                status = self._process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                status = self._process.wait()
+            self._channel.close()
+            self._status = self._killed or _reason(status)
+            return self._status
+
+
+def _reason(status: int) -> str:
+    if status == -getattr(signal, "SIGXCPU", 0):
+        return "time"
+    return "killed" if status == -getattr(signal, "SIGKILL", 0) else "crash"
+
+
+def _refusal_of(values: dict[str, object], name: str) -> Exception:
+    """Return the error that a worker's words stand for; they may be anything."""
+    message, kind, short = (values.get(key) for key in ("message", "kind", "short"))
+    if values.get("out_of_memory") is True:
+        return OutOfMemory(name)
+    if kind not in get_args(PictureProblem) or not isinstance(message, str) or not isinstance(short, str):
+        return FrameError("a refusal without its parts")
+    message, short = printable(message[:_LONGEST_TEXT]), printable(short[:_LONGEST_TEXT])
+    return PictureError(message, kind=cast(PictureProblem, kind), short=short)
+
+
+@contextlib.contextmanager
+def _place_for(job: Job) -> Iterator[int]:
+    """Return a descriptor of memory for the pixels, of a size that nobody can change."""
+    import fcntl
+
+    place = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(place, 3 * job.size * job.size)
+        fcntl.fcntl(place, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        yield place
+    finally:
+        os.close(place)
+
+
+@contextlib.contextmanager
+def file_of(source: PictureSource, *, shared: bool) -> Iterator[IO[bytes]]:
+    """Open a source: in memory, or where descriptors are shared, as a file with one that a worker can do no harm with.
+
+    Raises:
+        OSError: it cannot be read.
+
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | Path) else source
+        if not shared and not isinstance(file, io.BytesIO):
+            file.seek(0)
+            file = io.BytesIO(file.read())
+        elif shared and not _is_harmless(file):
+            memory = stack.enter_context(open(os.memfd_create("upload", os.MFD_CLOEXEC), "w+b", buffering=0))  # noqa: PTH123
+            file.seek(0)
+            left = file.getbuffer() if isinstance(file, io.BytesIO) else memoryview(file.read())
+            while left:
+                left = left[memory.write(left) :]
+            file = cast(IO[bytes], memory)
+        yield file
+
+
+def _is_harmless(file: IO[bytes]) -> bool:
+    """Tell whether a file can be handed over: a regular one, and to be read alone."""
+    if type(file) is not io.BufferedReader or type(file.raw) is not io.FileIO:
+        return False
+    import fcntl
+
+    descriptor = file.fileno()
+    read_only = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    return read_only and stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the memory of another process by ``ps``, for systems that hold nobody to a limit; 0: not told."""
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+        command = ["ps", "-o", "rss=", "-p", str(pid)]
+        return int(subprocess.run(command, capture_output=True, timeout=5).stdout) * 1024
+    return 0

@@ -1,0 +1,295 @@
+"""A decoding process: takes a file and a rule, gives back pixels or a sentence.
+
+``python -c "...worker import main; main()"``, started by :mod:`.pool`. It imports the decoders and nothing else of
+ours: no ONNX Runtime, no graph, no web server. Then it takes its limits, and opens no file by a name any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import mmap
+import os
+import select
+import signal
+import stat
+import sys
+from collections.abc import Iterator
+from typing import IO, Any
+
+from .. import images
+from ..errors import PictureError
+from ..images import ByteBudget, Picture, PictureRule, load_picture, load_thumbnail
+from ..pictures.faults import fault_of_machine
+from .frames import MAX_TEXT, Answer, Channel, Code
+from .launching import EXITED, STARTED
+
+__all__ = ["main"]
+
+_DECODERS = (
+    *("pictures.jpeg", "pictures.png", "pictures.gif", "pictures.bmp", "pictures.tiff", "pictures.webp"),
+    *("pictures.heif", "pictures.exif", "console", "shell"),
+)
+# Threads of a decoder that has some: on a machine of many cores, their stacks alone would pass the limit of memory.
+_THREADS = 4
+_MAX_FILES = 32
+# What takes less is granted to every worker.
+_SMALL = 16_000_000
+# A worker that holds on to more than this after a picture is replaced.
+_MAX_GROWTH = 64_000_000
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+
+
+def main() -> None:
+    """Decode until the parent is gone, or fork workers that do."""
+    # Ctrl-C in a terminal and a service's end are for the parent, which finishes what is in flight.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    task, transfer, memory, parent = sys.argv[1:]
+    shared, hold = transfer == "shared", memory == "limited"
+    _end_with_parent(int(parent))
+    _import_decoders()
+    channel = Channel(0, 0) if stat.S_ISSOCK(os.fstat(0).st_mode) else Channel(0, os.dup(1))
+    _give_up_the_rest()
+    _be_silent()
+    with contextlib.suppress(EOFError, OSError):
+        if task == "forks":
+            channel.write(b"1")
+            worker = _fork_workers(channel)
+            if worker is None:
+                return
+            channel = worker
+        _serve(channel, Limits(hold=hold), shared)
+
+
+def _fork_workers(control: Channel) -> Channel | None:
+    """Fork a worker for each line that the parent hands over, and say how each ended; return twice, as ``fork`` does.
+
+    Returns:
+        in a worker, its line; None in this process, when the parent is gone.
+
+    """
+    me = os.getpid()
+    died, dies = os.pipe()
+    os.set_blocking(dies, False)
+    signal.set_wakeup_fd(dies, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    while True:
+        ready, _, _ = select.select([0, died], [], [])
+        if died in ready:
+            os.read(died, 4096)
+            _report_ended(control)
+        if 0 not in ready:
+            continue
+        try:
+            _, (line,) = control.receive(1)
+        except (EOFError, OSError):
+            return None
+        try:
+            pid = os.fork()
+        except OSError:
+            pid = -1
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for descriptor in (died, dies):
+                os.close(descriptor)
+            os.dup2(line, 0)
+            os.close(line)
+            os.setpgid(0, 0)  # so that its priority is its own
+            _end_with_parent(me)
+            return Channel(0, 0)
+        os.close(line)
+        control.write(EXITED.pack(pid, STARTED))
+
+
+def _report_ended(control: Channel) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            control.write(EXITED.pack(pid, os.waitstatus_to_exitcode(status)))
+
+
+def _serve(channel: Channel, limits: Limits, shared: bool) -> None:
+    """Decode pictures until the parent is gone, or one of them has left too much behind."""
+    channel.answer(Answer(Code.READY, size=limits.base))
+    while not _serve_one(channel, limits, shared):
+        pass
+
+
+class Limits:
+    """What this process may take; the parent watches over the time by the clock.
+
+    Attributes:
+        base: bytes of address space while it does nothing; 0: the system does not tell, or is not to limit it.
+
+    """
+
+    def __init__(self, *, hold: bool) -> None:
+        self.base = _address_space() if hold else 0
+
+    def take(self, memory: int) -> None:
+        """Let the rest of this picture take so many bytes."""
+        if self.base:
+            self._set("RLIMIT_AS", self.base + memory)
+
+    def start_clock(self, seconds: int) -> None:
+        """Let this picture take so many seconds of the processor."""
+        with contextlib.suppress(ImportError):
+            import resource
+
+            usage = resource.getrusage(resource.RUSAGE_SELF)
+            self._set("RLIMIT_CPU", int(usage.ru_utime + usage.ru_stime) + 1 + seconds)
+
+    def has_grown(self) -> bool:
+        """Tell whether earlier pictures have left so much behind that the next one would lack it."""
+        return bool(self.base) and _address_space() > self.base + _MAX_GROWTH
+
+    @staticmethod
+    def _set(name: str, most: int) -> None:
+        import resource
+
+        with contextlib.suppress(ValueError, OSError):
+            which = getattr(resource, name)
+            hard = resource.getrlimit(which)[1]
+            resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _serve_one(channel: Channel, limits: Limits, shared: bool) -> bool:
+    """Decode one picture, and tell whether this process should end."""
+    request, descriptors = channel.receive(2 if shared else 0)
+    try:
+        limits.take(request["memory"])
+        limits.start_clock(request["cpu_s"])
+        images._DECODING = _Granted(channel, limits) if request["grows"] else ByteBudget(sys.maxsize)
+        with _opened(request, descriptors[0]) if shared else _received(request, channel) as file:
+            picture = _decoded(request, file)
+    except PictureError as error:
+        last = limits.has_grown()
+        refusal = _refusal(error, out_of_memory=fault_of_machine(error) == "not enough memory")
+        channel.answer(Answer(Code.REFUSED, last, size=len(refusal)), refusal)
+    else:
+        last = limits.has_grown()
+        height, width = picture.shape[:2]
+        answer = Answer(Code.PICTURE, last, height, width, picture.nbytes)
+        if shared:
+            with mmap.mmap(descriptors[1], picture.nbytes) as place:
+                place[:] = picture.tobytes()
+            channel.answer(answer)
+        else:
+            channel.answer(answer, picture.tobytes())
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    return last
+
+
+def _decoded(request: dict[str, Any], file: IO[bytes]) -> Picture:
+    if request["rule"] is None:
+        return load_thumbnail(file, request["size"], max_pixels=request["max_pixels"])
+    rule = PictureRule(request["size"], *request["rule"])
+    return load_picture(file, rule, max_pixels=request["max_pixels"])
+
+
+def _opened(request: dict[str, Any], descriptor: int) -> IO[bytes]:
+    raw = io.FileIO(descriptor, closefd=False)
+    raw.name = request["name"]
+    file = io.BufferedReader(raw)
+    file.seek(0)
+    return file
+
+
+def _received(request: dict[str, Any], channel: Channel) -> IO[bytes]:
+    file = io.BytesIO(channel.read(request["bytes"]))
+    file.name = request["name"]
+    return file
+
+
+def _refusal(error: PictureError, *, out_of_memory: bool) -> bytes:
+    values = {"message": str(error), "kind": error.kind, "short": error.short, "out_of_memory": out_of_memory}
+    content = json.dumps(values).encode()
+    if len(content) > MAX_TEXT:
+        values["message"], values["short"] = str(error)[: MAX_TEXT // 32], error.kind
+        content = json.dumps(values).encode()
+    return content
+
+
+def _give_up_the_rest() -> None:
+    """Give up what decoding does not need: core files, writing files, many descriptors, new privileges."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        for name, most in (("CORE", 0), ("FSIZE", 0), ("NOFILE", _MAX_FILES)):
+            with contextlib.suppress(AttributeError, ValueError, OSError):
+                resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+class _Granted(ByteBudget):
+    """The parent's budget of memory, which all workers share."""
+
+    def __init__(self, channel: Channel, limits: Limits) -> None:
+        super().__init__(0)
+        self._channel = channel
+        self._limits = limits
+
+    @contextlib.contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Wait until the parent grants so many bytes; it takes them back at the end of this picture."""
+        if size > _SMALL:
+            self._channel.answer(Answer(Code.NEEDS, size=size))
+            granted, _ = self._channel.receive()
+            self._limits.take(granted["memory"])
+        yield
+
+
+def _import_decoders() -> None:
+    """Import what decoding takes before there are limits, and while files can be opened."""
+    for name in _DECODERS:
+        importlib.import_module(f"...{name}", __name__)
+    with contextlib.suppress(ImportError):
+        from PIL import AvifImagePlugin
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        AvifImagePlugin.DEFAULT_MAX_THREADS = min(cores, _THREADS)
+    for name in ("PIL._webp", "PIL._avif", "_pi_heif", "_pillow_heif"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Die when the parent does, however it dies; where the system cannot do that, its end of the line says it."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM if not hasattr(signal, "SIGKILL") else signal.SIGKILL)
+    if hasattr(os, "getppid") and os.getppid() != parent and sys.platform == "linux":
+        os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, ctypes.c_ulong(value), 0, 0, 0)
+
+
+def _be_silent() -> None:
+    """Print nothing from here on: decoders warn of what they read, in a stranger's words."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+
+
+def _address_space() -> int:
+    """Return the bytes of this process's address space; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
