@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from .errors import RefusedError
 
 __all__ = ["Form", "Sent", "number", "read_form", "vector_of"]
 
-_MULTIPART = "multipart/form-data"
-_MOST_FIELDS = 8
-_LONGEST_FIELD = 1 << 17
+_MULTIPART = b"multipart/form-data"
+# Of a Content-Type: to take apart what has thousands of parameters takes long.
+_MAX_TYPE_BYTES = 1024
+_MAX_BOUNDARY_BYTES = 256
+# Parts of a form: the picture, and fields of text.
+MAX_PARTS = 9
+# Of a part's headers, and of the text of a field.
+_MAX_HEAD_BYTES = 8192
+_MAX_FIELD_BYTES = 1 << 17
 _LARGEST_NUMBER = 2**63 - 1
-# A form of so many bytes takes milliseconds to read.
-_LARGE = 1_000_000
-# One for all: several would hold each other up, and everybody else, and hold a copy of a large body each.
-_PARSING = ThreadPoolExecutor(1, thread_name_prefix="form")
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,15 @@ class Form:
     texts: dict[str, str]
 
 
-class _InMemory(MultiPartParser):
-    """Keeps files in memory: their size is bounded already, and pictures of users do not go to a disk."""
-
-    spool_max_size = 1 << 62
+class _UnreadableError(Exception):
+    """A body is no form; what is wrong with it."""
 
 
 async def read_form(request: Request, texts: tuple[str, ...] = ()) -> Form:
     """Read a form with a file called ``image`` and some fields of text; no body at all is a form without fields.
+
+    Text is UTF-8 whatever the form says (RFC 7578, section 5.1.2): some encodings take seconds to decode. Reading takes
+    milliseconds for each megabyte, whatever it holds.
 
     Raises:
         RefusedError: it is no form, or has other fields (422).
@@ -62,43 +62,75 @@ async def read_form(request: Request, texts: tuple[str, ...] = ()) -> Form:
     body = b"".join([chunk async for chunk in request.stream() if chunk])
     if not body:
         return Form(None, {})
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _MULTIPART:
+    kind = request.headers.get("content-type", "").encode("latin-1")
+    if kind.partition(b";")[0].strip().lower() != _MULTIPART:
         raise _refused("The request's body is no multipart/form-data")
-    if len(body) < _LARGE:
-        form = await _parsed(request, body)
-    else:  # which would keep everybody else waiting
-        loop = asyncio.get_running_loop()
-        form = await loop.run_in_executor(_PARSING, lambda: asyncio.run(_parsed(request, body)))
-    return _fields(form, texts)
-
-
-async def _parsed(request: Request, body: bytes) -> FormData:
-    async def chunks() -> AsyncIterator[bytes]:
-        yield body
-
-    parser = _InMemory(
-        request.headers,
-        chunks(),  # type: ignore[arg-type,unused-ignore]
-        max_files=1,
-        max_fields=_MOST_FIELDS,
-        max_part_size=_LONGEST_FIELD,
-    )
     try:
-        return await parser.parse()
-    except MultiPartException as error:
-        raise _refused(f"The request's form cannot be read ({error.message.rstrip('.')})") from None
-    except Exception as error:  # a parser of other people's bytes raises what it likes
-        raise _refused(f"The request's form cannot be read ({type(error).__name__})") from None
+        return _form(_parts(body, _boundary(kind)), texts)
+    except _UnreadableError as error:
+        raise _refused(f"The request's form cannot be read ({error})") from None
 
 
-def _fields(form: FormData, expected: tuple[str, ...]) -> Form:
+def _boundary(kind: bytes) -> bytes:
+    if len(kind) > _MAX_TYPE_BYTES:
+        raise _UnreadableError(f"its Content-Type has {len(kind):,} bytes, expected at most {_MAX_TYPE_BYTES:,}")
+    boundary = parse_options_header(kind)[1].get(b"boundary", b"")
+    if not 0 < len(boundary) <= _MAX_BOUNDARY_BYTES:
+        raise _UnreadableError(
+            f"the boundary in its Content-Type has {len(boundary)} bytes, expected 1 to {_MAX_BOUNDARY_BYTES}"
+        )
+    return boundary
+
+
+def _parts(body: bytes, boundary: bytes) -> Iterator[tuple[Mapping[bytes, bytes], bytes]]:
+    """Yield what each part says of itself (``name``, ``filename``), and its content (RFC 2046, section 5.1.1)."""
+    delimiter = b"\r\n--" + boundary
+    first = -2 if body.startswith(delimiter[2:]) else body.find(delimiter)
+    begin = first + len(delimiter) if first != -1 else -1
+    for number in range(MAX_PARTS + 1):
+        if begin < 0:
+            raise _UnreadableError("it does not end, so it holds no picture" if number else "its boundary is not in it")
+        if body.startswith(b"--", begin):
+            return
+        if number == MAX_PARTS:
+            raise _UnreadableError(f"it has more than {MAX_PARTS} parts")
+        end_of_head = body.find(b"\r\n\r\n", begin, begin + _MAX_HEAD_BYTES)
+        end = body.find(delimiter, max(begin, end_of_head + 2))
+        if end_of_head < 0 and end >= 0:
+            raise _UnreadableError(f"the head of a part does not end, expected at most {_MAX_HEAD_BYTES:,} bytes of it")
+        if end >= 0:
+            yield _disposition(body[begin:end_of_head]), body[end_of_head + 4 : end]
+        begin = end + len(delimiter) if end >= 0 else -1
+
+
+def _disposition(head: bytes) -> Mapping[bytes, bytes]:
+    """Return the parameters of a part's Content-Disposition; its first line is what follows the boundary."""
+    rest, *lines = head.split(b"\r\n")
+    if rest.strip(b" \t"):
+        raise _UnreadableError("something follows its boundary within a line")
+    for line in lines:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-disposition":
+            return parse_options_header(value.strip())[1]
+    return {}
+
+
+def _form(parts: Iterator[tuple[Mapping[bytes, bytes], bytes]], expected: tuple[str, ...]) -> Form:
     image: Sent | None = None
     texts: dict[str, str] = {}
-    for name, value in form.multi_items():
-        if name == "image" and isinstance(value, UploadFile):
-            image = Sent(_clean(value.filename) or "image", value.file.read())
-        elif name in expected and isinstance(value, str) and name not in texts:
-            texts[name] = value
+    for parameters, content in parts:
+        if b"name" not in parameters:
+            raise _UnreadableError("a part has no Content-Disposition with a name")
+        name = _text(parameters[b"name"])
+        is_file = b"filename" in parameters
+        if is_file and image is not None:
+            raise _UnreadableError("Too many files, expected one")
+        if not is_file and len(content) > _MAX_FIELD_BYTES:
+            raise _UnreadableError(f"a field has {len(content):,} bytes, expected at most {_MAX_FIELD_BYTES:,}")
+        if name == "image" and is_file:
+            image = Sent(_text(parameters[b"filename"]) or "image", content)
+        elif name in expected and not is_file and name not in texts:
+            texts[name] = _text(content)
         else:
             known = ", ".join(["a file 'image'", *(f"{text!r}" for text in expected)])
             raise _refused(f"The form has a field that is not expected here, or has it twice; expected {known}")
@@ -107,9 +139,8 @@ def _fields(form: FormData, expected: tuple[str, ...]) -> Form:
     return Form(image, filled if filled or image is not None else texts)
 
 
-def _clean(name: str | None) -> str:
-    """Return a name that can be encoded; the charset that a form claims may give halves of surrogate pairs."""
-    return (name or "").encode("utf-8", "replace").decode()
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "replace")
 
 
 def number(text: str) -> int:

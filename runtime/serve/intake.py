@@ -14,23 +14,25 @@ from .guard import is_open
 from .metrics import Metrics
 from .settings import ServeSettings
 
-__all__ = ["Intake"]
+__all__ = ["MAX_BYTES_AT_ONCE", "MAX_SMALL_BODY", "Intake"]
 
 # What tells whether the server lives is answered however much is going on.
 _ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
-# What needs no token has its own, smaller share: requests at once, bytes and seconds of a body.
-_MOST_STRANGERS = 256
-_MOST_OF_STRANGERS = 10_000
+# What takes pictures; no other body needs to be large.
+_UPLOADS = frozenset({("POST", "/v1/search"), ("POST", "/v1/embed"), ("POST", "/v1/items")})
+MAX_SMALL_BODY = 10_000
+# How long the body of a request without a token may take to arrive.
 _STRANGERS_S = 5.0
 # Bytes of uploads in memory over all requests.
-_MOST_BYTES = 256_000_000
+MAX_BYTES_AT_ONCE = 256_000_000
 
 
 class Intake:
     """Reads the body of each request before anything is done with it, within bounds.
 
     One that comes while as many as are accepted are being worked on is told to come again, at once: a queue without
-    end would answer everybody too late.
+    end would answer everybody too late. What needs no token takes no place, so that clients without one hold none: it
+    is answered from memory, and its body is small and soon here. Their number is that of the connections.
     """
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
@@ -38,7 +40,6 @@ class Intake:
         self._settings = settings
         self._metrics = metrics
         self._requests = 0
-        self._strangers = 0
         self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,35 +47,38 @@ class Intake:
         if scope["type"] != "http" or scope["path"] in _ALWAYS:
             await self._app(scope, receive, send)
             return
-        stranger = is_open(scope["path"])
-        if self._requests >= self._settings.most_waiting or (stranger and self._strangers >= _MOST_STRANGERS):
+        small = min(MAX_SMALL_BODY, self._settings.max_upload)
+        if is_open(scope["path"]):
+            await self._answer(scope, receive, send, _Body(small, _STRANGERS_S))
+            return
+        if self._requests >= self._settings.most_waiting:
             self._metrics.turned_away.inc()
             await problem_of(BusyError())(scope, receive, send)
             return
-        with self._counted(stranger) as body:
-            try:
-                await self._read(scope, receive, body)
-            except RefusedError as error:
-                await problem_of(error)(scope, receive, send)
-                return
-            await self._app(scope, _replay(body, receive), send)
+        is_upload = (scope["method"], scope["path"]) in _UPLOADS
+        body = _Body(self._settings.max_upload if is_upload else small, self._settings.max_body_s)
+        with self._counted():
+            await self._answer(scope, receive, send, body)
 
     @contextlib.contextmanager
-    def _counted(self, stranger: bool) -> Iterator[_Body]:
-        if stranger:
-            body = _Body(_MOST_OF_STRANGERS, _STRANGERS_S)
-        else:
-            body = _Body(self._settings.max_upload, self._settings.max_body_s)
-        self._strangers += stranger
+    def _counted(self) -> Iterator[None]:
         self._requests += 1
         self._metrics.waiting.set(self._requests)
         try:
-            yield body
+            yield
         finally:
-            self._strangers -= stranger
             self._requests -= 1
-            self._bytes -= body.size
             self._metrics.waiting.set(self._requests)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, body: _Body) -> None:
+        """Read the body and answer, or refuse it."""
+        try:
+            await self._read(scope, receive, body)
+            await self._app(scope, _replay(body, receive), send)
+        except RefusedError as error:
+            await problem_of(error)(scope, receive, send)
+        finally:
+            self._bytes -= body.size
             self._metrics.body_bytes.set(self._bytes)
 
     async def _read(self, scope: Scope, receive: Receive, body: _Body) -> None:
@@ -104,7 +108,7 @@ class Intake:
     def _take(self, chunk: bytes, body: _Body) -> None:
         if body.size + len(chunk) > body.most:
             raise _too_large(body)
-        if self._bytes + len(chunk) > max(_MOST_BYTES, self._settings.max_upload):
+        if self._bytes + len(chunk) > max(MAX_BYTES_AT_ONCE, self._settings.max_upload):
             self._metrics.turned_away.inc()
             raise BusyError("Too many large uploads are being worked on", 2)
         body.add(chunk)

@@ -33,6 +33,7 @@ class Metrics:
             "deeprank_request_seconds", "From request to answer", ["route"], buckets=_SECONDS, registry=registry
         )
         self.waiting = Gauge("deeprank_requests_in_flight", "Requests being worked on", registry=registry)
+        self.connections = Gauge("deeprank_connections", "Open connections", registry=registry)
         self.body_bytes = Gauge("deeprank_body_bytes", "Bytes of uploads held in memory", registry=registry)
         self.turned_away = Counter(
             "deeprank_requests_turned_away", "Requests refused because too much is going on", registry=registry

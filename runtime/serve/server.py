@@ -9,6 +9,8 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,14 +22,18 @@ from .app import make_app
 from .engine import Engine
 from .health import Readiness
 from .metrics import Metrics
-from .protocol import PatientProtocol
+from .protocol import Connections, PatientProtocol
 from .settings import ServeSettings
 
-__all__ = ["listen", "serve"]
+__all__ = ["MIN_CONNECTIONS", "listen", "serve"]
 
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 30
-_FEWEST_FILES = 65_536
+_MIN_FILES = 65_536
+# Connections at once; more where more requests than half of these are accepted.
+MIN_CONNECTIONS = 2048
+# Files that are no connections: of the index, the model, the pictures that are read, and processes that decode.
+_OTHER_FILES = 256
 
 
 def listen(settings: ServeSettings) -> socket.socket:
@@ -71,8 +77,9 @@ def serve(settings: ServeSettings, listening: socket.socket, say: Callable[[str]
 
     """
     _allow_many_files()
+    connections = Connections(most_connections(settings))
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(_serve(settings, listening, say, log_requests))
+        runner.run(_serve(settings, listening, connections, say, log_requests))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -85,19 +92,24 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 async def _serve(
-    settings: ServeSettings, listening: socket.socket, say: Callable[[str], None], log_requests: bool
+    settings: ServeSettings,
+    listening: socket.socket,
+    connections: Connections,
+    say: Callable[[str], None],
+    log_requests: bool,
 ) -> None:
     settings = replace(settings, port=listening.getsockname()[1])  # the one that 0 stands for
     metrics, readiness = Metrics(), Readiness()
+    metrics.connections.set_function(lambda: len(connections))
     engine = Engine(settings, metrics)
     app = make_app(settings, engine, metrics, readiness, str(__version__))
-    server = _Server(_config(app, settings, log_requests), readiness)
+    server = _Server(_config(app, settings, connections, log_requests), readiness)
     items = await engine.check()
     say(f"Serving {items:,} picture{'' if items == 1 else 's'} at {_url(listening)} (Ctrl-C ends it).")
     await server.serve(sockets=[listening])
 
 
-def _config(app: ASGIApp, settings: ServeSettings, log_requests: bool) -> uvicorn.Config:
+def _config(app: ASGIApp, settings: ServeSettings, connections: Connections, log_requests: bool) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -106,7 +118,7 @@ def _config(app: ASGIApp, settings: ServeSettings, log_requests: bool) -> uvicor
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.drain_s,
-        http=PatientProtocol,
+        http=cast(Any, partial(PatientProtocol, open_connections=connections)),
         ws="none",
         lifespan="on",
     )
@@ -154,10 +166,31 @@ def _url(listening: socket.socket) -> str:
 
 
 def _allow_many_files() -> None:
-    """Let as many clients be connected as the system allows this process."""
+    """Let this process have as many files open as the system allows it."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = _FEWEST_FILES if hard == resource.RLIM_INFINITY else min(hard, _FEWEST_FILES)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+        limit = _MIN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MIN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+
+
+def most_connections(settings: ServeSettings) -> int:
+    """Return how many connections may be open at once, for which there have to be files.
+
+    Raises:
+        ServerError: the system allows this process too few files.
+
+    """
+    most = max(MIN_CONNECTIONS, 2 * settings.most_waiting)
+    try:
+        import resource
+    except ImportError:
+        return most
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files < 2 * _OTHER_FILES:
+        raise ServerError(
+            f"This process may have {files} files open; expected at least {2 * _OTHER_FILES}: ulimit -n, or "
+            "LimitNOFILE= of its unit."
+        )
+    return min(most, files - _OTHER_FILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import secrets
 import time
 from pathlib import Path
@@ -11,12 +12,14 @@ from pathlib import Path
 from ..errors import ServerError
 from ..text import display_path
 
-__all__ = ["COOKIE_SECONDS", "Tokens", "is_private", "read_token"]
+__all__ = ["COOKIE_SECONDS", "MIN_CHARACTERS", "Tokens", "is_private", "read_token"]
 
 COOKIE_SECONDS = 30 * 24 * 3600
 # Of 16 random characters out of 64 nobody guesses one; of fewer somebody might.
-_SHORTEST = 16
-_LONGEST = 4096
+MIN_CHARACTERS = 16
+_MAX_BYTES = 4096
+# 16 random decimal digits have fewer different ones, or fewer different steps between them, once in 10,000 tokens.
+_MIN_DIFFERENT = 5
 
 
 def read_token(path: Path) -> str:
@@ -32,21 +35,40 @@ def read_token(path: Path) -> str:
     )
     try:
         with path.open("rb") as file:
-            content = file.read(_LONGEST + 1)
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise ServerError(f"The token file {display_path(path)} cannot be read ({error.strerror}); {advice}.") from None
     text = content.strip()
-    if len(content) > _LONGEST or not text.isascii() or any(not 33 <= byte <= 126 for byte in text):
+    if len(content) > _MAX_BYTES or not text.isascii() or any(not 33 <= byte <= 126 for byte in text):
         raise ServerError(
             f"The token file {display_path(path)} holds something other than one line of visible ASCII characters; "
             f"{advice}."
         )
-    if len(text) < _SHORTEST:
+    if len(text) < MIN_CHARACTERS:
         raise ServerError(
-            f"The token in {display_path(path)} has {len(text)} characters; expected at least {_SHORTEST}, random "
+            f"The token in {display_path(path)} has {len(text)} characters; expected at least {MIN_CHARACTERS}, random "
             f"ones: {advice}."
         )
+    if pattern := _pattern_of(text):
+        raise ServerError(
+            f"The token in {display_path(path)} is easy to guess: {pattern}; expected at least {MIN_CHARACTERS} random "
+            f"characters: {advice}."
+        )
     return text.decode("ascii")
+
+
+def _pattern_of(token: bytes) -> str:
+    """Return what makes a token easy to guess; "" for one that looks random."""
+    different = len(set(token))
+    if different < _MIN_DIFFERENT:
+        return f"it has only {different} different character{'' if different == 1 else 's'}"
+    # A repetition may be cut off.
+    longest = min(MIN_CHARACTERS - 1, len(token) // 2)
+    period = next((n for n in range(1, longest + 1) if token[n:] == token[:-n]), None)
+    if period is not None:
+        return f"it repeats its first {period} characters"
+    steps = {after - before for before, after in itertools.pairwise(token)}
+    return "its characters follow a simple pattern" if len(steps) < _MIN_DIFFERENT else ""
 
 
 def is_private(path: Path) -> bool:
