@@ -12,7 +12,7 @@ from urllib.parse import quote_from_bytes
 from ...errors import IndexStateError
 from ...files import scratch_file
 from ...progress import StartProgress, start_nothing
-from ..database.schema import connect, guarded
+from ..database.schema import connect, connect_to_read, damaged, guarded, page_faults
 from ..database.store import Store
 from ..database.writer import locked, open_writer
 from ..files import DATABASE, GRAPH, disk_errors, permissions_of
@@ -183,7 +183,11 @@ def _shrink_database(folder: Path, progress: StartProgress) -> tuple[int, bool]:
     database = folder / DATABASE
     with scratch_file(database, permissions_of(folder)) as file:
         prepared = Path(file.name)
-        with contextlib.closing(connect(database, "ro")) as connection, guarded(database):
+        with contextlib.closing(connect_to_read(folder)) as connection, guarded(database):
+            faults = page_faults(connection, database)
+            if faults:  # pages that lead to each other would fill the disk
+                raise damaged(database, faults[0])
+            connection.allow_copy(bytes_in(database))
             connection.execute("VACUUM INTO ?", (f"file:{quote_from_bytes(os.fsencode(prepared.absolute()))}",))
         size = bytes_in(prepared)
         if size >= bytes_in(database):

@@ -22,6 +22,7 @@ from ...text import display_path, printable
 from ..database.records import GraphRow, Item, Meta
 from ..database.rescue import (
     Row,
+    is_ours,
     listed_paths,
     put_in_place,
     read_rows,
@@ -30,7 +31,7 @@ from ..database.rescue import (
     sound_labelling,
     sound_roots,
 )
-from ..database.schema import connect
+from ..database.schema import connect, page_faults, strange_objects
 from ..database.store import Store
 from ..database.writer import locked, open_writer
 from ..files import DATABASE, GRAPH, MODEL, UPLOADS, disk_errors, permissions_of, put_copy
@@ -43,8 +44,8 @@ from ..uploads.plans import plan_lost_uploads
 
 __all__ = ["VerifyReport", "verify"]
 
-# Messages of SQLite's own check that are worth reading.
-_MOST_MESSAGES = 20
+# Damaged items that are named one by one.
+_MOST_NAMED = 10_000
 # A writer renames a new graph a moment before it commits which one it is.
 _ATTEMPTS = 10
 _PAUSE_S = 0.1
@@ -201,14 +202,14 @@ class _OpenGraph:
     @classmethod
     def of(cls, store: Store) -> Self:
         try:
-            row = store.graph()
+            row = store.graph() if is_ours(store.connection, "graph") else None
             return cls(row, open_graph(store.folder, row, store.meta()) if row is not None else None)
         except (IndexDamagedError, GraphUnusableError) as error:
             return cls(problem=error)
 
 
 def _check(store: Store, graph: _OpenGraph) -> _Findings:
-    found = _Findings(database=_integrity(store.connection))
+    found = _Findings(database=_integrity(store))
     roots, problems = sound_roots(store.connection)
     found.filters += sound_filters(store.connection)[1]
     found.labelling += sound_labelling(store.connection)[1]
@@ -230,6 +231,8 @@ def _name_lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int
     """Name the items that are not sound, from the list of names that SQLite keeps beside them."""
     uploads = 0
     for item, root, path in listed_paths(store.connection):
+        if len(found.lost) == _MOST_NAMED:
+            break
         if item not in sound and root in roots and 0 < item <= meta.last_id:
             if roots[root] == os.fsencode(UPLOADS):
                 uploads += 1
@@ -263,14 +266,14 @@ def _is_removed(folder: Path, item: Item) -> bool:
     return False
 
 
-def _integrity(connection: sqlite3.Connection) -> list[str]:
+def _integrity(store: Store) -> list[str]:
+    connection, database = store.connection, store.database
     try:
         if connection.execute("PRAGMA user_version").fetchone() == (0,):
             return ["schema 0: it is not the database of an index"]
-        rows = connection.execute(f"PRAGMA integrity_check({_MOST_MESSAGES})").fetchall()
+        return [*strange_objects(connection).values(), *map(_quoted, page_faults(connection, database))]
     except sqlite3.Error as error:
         return [_quoted(str(error))]
-    return [_quoted(message) for (message,) in rows if message != "ok"]
 
 
 def _quoted(message: str) -> str:
@@ -279,23 +282,28 @@ def _quoted(message: str) -> str:
 
 
 def _meta(store: Store) -> Meta | None:
-    with contextlib.suppress(IndexDamagedError):
-        return store.meta()
+    if is_ours(store.connection, "meta"):
+        with contextlib.suppress(IndexDamagedError):
+            return store.meta()
     return None
 
 
 def _check_items(store: Store, meta: Meta, roots: dict[int, bytes], found: _Findings, uploads: int | None) -> set[int]:
     """Check every item and the sums over all of them; return the ids of the sound ones."""
     ids: set[int] = set()
-    vector_sum = row_sum = 0
+    vector_sum = row_sum = others = 0
     for row in read_rows(store.connection, meta.dim, roots):
         if isinstance(row, Row):
             ids.add(row.item.id)
             found.uploaded += [row.item] if row.item.root == uploads else []
             vector_sum, row_sum = vector_sum + row.vector_crc32, row_sum + row.row_crc32
-        else:
+        elif len(found.damaged) < _MOST_NAMED:
             found.database.append(row.what)
             found.damaged += [row.id] if row.id is not None else []
+        else:
+            others += 1
+    if others:
+        found.database.append(f"{others:,} more items are damaged")
     found.items = len(ids)
     if (len(ids), vector_sum, row_sum) != (meta.items, meta.vector_sum, meta.row_sum):
         found.database.append(

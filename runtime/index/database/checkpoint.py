@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...errors import IndexStateError
 from ..files import DATABASE, file_lock
-from .schema import connect
+from .limits import open_limited
 
 __all__ = ["checkpoint", "end_log"]
 
@@ -39,7 +40,7 @@ def checkpoint(folder: Path) -> None:
     from filelock import Timeout
 
     # A file system that has no locks has no writers either.
-    with contextlib.suppress(OSError, NotImplementedError, sqlite3.Error), _turn(folder):
+    with contextlib.suppress(OSError, NotImplementedError, sqlite3.Error, IndexStateError), _turn(folder):
         try:
             with file_lock(folder).acquire(timeout=0):
                 end_log(folder / DATABASE)
@@ -51,7 +52,8 @@ def end_log(database: Path) -> None:
     """Bring the log into the database and delete it where no other connection is open; the lock must be held."""
     for _ in range(_ATTEMPTS):
         ended = False
-        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(connect(database, "rw")) as connection:
+        opened = contextlib.closing(open_limited(database, "rw"))
+        with contextlib.suppress(sqlite3.OperationalError), opened as connection:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             if connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",):
                 _delete_remains(connection, database)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-__all__ = ["GraphRow", "Item", "Meta", "checksum", "is_sound", "root_checksum"]
+__all__ = ["GraphRow", "Item", "Meta", "checksum", "is_below", "is_root", "is_sound", "root_checksum", "strays"]
 
 Value = int | str | bytes | None
+
+# Of a vector: what a model file may say of itself.
+MAX_DIM = 65_536
+# Ids of new items come after the last one, and must not reach the end of what SQLite counts.
+MAX_ID = 2**62
+_SHA256_BYTES = 32
+_HEX_DIGITS = frozenset("0123456789abcdef")
+# Bytes that every item takes besides its vector: a hash, and a path of at least one.
+_LEAST_OF_ROW = _SHA256_BYTES + 1
 
 
 def checksum(*values: Value) -> int:
@@ -57,6 +67,28 @@ def is_sound(row: tuple[Any, ...]) -> bool:
     return tuple(map(type, row)) in _ROW_TYPES and _row_crc32(*row[:-1]) == row[-1]
 
 
+def is_below(path: bytes) -> bool:
+    """Tell whether a path stays below the root that it is joined with: no part of it leads elsewhere, or nowhere."""
+    return not strays([path])
+
+
+def strays(paths: Sequence[bytes]) -> bool:
+    """Tell whether one of some paths does not stay below its root; of a hundred thousand, in a few milliseconds."""
+    # Each between two slashes, so that whatever a part may not be is found as a piece of the whole.
+    joined = b"/%b/" % b"/\0/".join(paths)
+    if joined.count(b"\0") != max(0, len(paths) - 1) or b"//" in joined:
+        return True
+    if b"/." in joined and (b"/./" in joined or b"/../" in joined):
+        return True
+    return os.sep != "/" and (b"\\" in joined or b":" in joined)
+
+
+def is_root(path: bytes) -> bool:
+    """Tell whether this can be the path of a synced folder: absolute, without anything that leads back."""
+    # Normal paths only: a root is compared with others by its bytes.
+    return os.path.isabs(path) and os.path.normpath(path) == path and b"\0" not in path  # noqa: PTH117 - bytes
+
+
 _ROW_TYPES = {(int, int, bytes, label, int, int, bytes, int, int, int) for label in (str, type(None))}
 
 
@@ -94,6 +126,16 @@ class Meta:
     last_id: int = 0
     vector_sum: int = 0
     row_sum: int = 0
+
+    def is_possible(self, size: int) -> bool:
+        """Tell whether an index can be so, whose database has ``size`` bytes: what is made room for is in there."""
+        return (
+            0 < self.dim <= MAX_DIM
+            and 0 <= self.items <= self.last_id < MAX_ID
+            and self.items * (4 * self.dim + _LEAST_OF_ROW) <= size
+            and len(self.model_sha256) == 2 * _SHA256_BYTES
+            and set(self.model_sha256) <= _HEX_DIGITS
+        )
 
     def checksum(self) -> int:
         """Return the checksum of the row."""

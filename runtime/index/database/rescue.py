@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import shutil
 import sqlite3
 import zlib
@@ -16,17 +18,18 @@ import numpy as np
 from ...errors import IndexStateError
 from ...files import replace_durably
 from ...text import display_path, printable
-from ..files import DATABASE, SIDE_FILES, permissions_of
+from ..files import DATABASE, SIDE_FILES, UPLOADS, permissions_of
 from ..folders.rootfilters import RootFilters, read_filters
 from ..folders.rootlabels import RootLabels, read_labelling
-from .records import Item, Meta, is_sound, root_checksum
-from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, item_columns
+from .records import MAX_ID, Item, Meta, is_below, is_root, is_sound, root_checksum
+from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, item_columns, strange_objects
 from .store import Store
 from .writer import create_database, open_writer
 
 __all__ = [
     "Row",
     "Unsound",
+    "is_ours",
     "listed_paths",
     "put_in_place",
     "read_rows",
@@ -37,7 +40,12 @@ __all__ = [
 ]
 
 _LARGEST_ID = 2**63 - 1
+_MOST_ROOTS = 100_000
+# Of the names that a database lists, sound ones among them.
+_MOST_NAMED = 20_000_000
 _ROWS_OF_UNREADABLE = 1000
+# Bytes that a row takes besides its vector, at the least.
+_LEAST_OF_ROW = 32
 # Squared length of a vector may differ from 1 by this much, the rounding of a float32 (or float16) network.
 _UNIT_TOLERANCE = 1e-3
 
@@ -65,6 +73,9 @@ def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, byte
 
     Where SQLite cannot read on, it goes on with the next row that can be read.
     """
+    if not is_ours(connection, "items"):
+        yield Unsound("the table of the items is not one of ours, and nothing is read from it")
+        return
     first: int | None = 0
     query = _query(connection)
     left = _most_rows(connection, dim)
@@ -100,7 +111,15 @@ def _most_rows(connection: sqlite3.Connection, dim: int) -> int:
         (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
     except sqlite3.Error:
         return _ROWS_OF_UNREADABLE
-    return 2 * (int(pages) * int(size) // (4 * dim) + 1)
+    return 2 * (int(pages) * int(size) // (4 * dim + _LEAST_OF_ROW) + 1)
+
+
+def is_ours(connection: sqlite3.Connection, table: str) -> bool:
+    """Tell whether a table is as ours are: rows of a view, say, may come from anywhere, and never end."""
+    try:
+        return table not in strange_objects(connection)
+    except sqlite3.Error:  # then nothing can be read of the table either
+        return True
 
 
 def _next_readable(connection: sqlite3.Connection, query: str, first: int) -> int | None:
@@ -133,6 +152,10 @@ def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row 
     if not is_sound((*fields, vector_crc32, row_crc32)):
         return Unsound(f"item {row[0]} is damaged", row[0])
     item = Item._make(fields)
+    if not 0 < item.id < MAX_ID:
+        return Unsound(f"item {item.id} has a number that none has", item.id)
+    if not is_below(item.path):
+        return Unsound(f"the path {display_path(item.path)!r} of item {item.id} is not one below its root", item.id)
     if not isinstance(vector, bytes) or len(vector) != 4 * dim or zlib.crc32(vector) != vector_crc32:
         return Unsound(f"the vector of item {item.id} is damaged", item.id)
     numbers = np.frombuffer(vector, dtype="<f4")
@@ -146,13 +169,20 @@ def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row 
 def sound_roots(connection: sqlite3.Connection) -> tuple[dict[int, bytes], list[str]]:
     """Return the synced folders that can be read, and what is wrong with the others."""
     roots: dict[int, bytes] = {}
-    problems = []
+    problems: list[str] = []
+    if not is_ours(connection, "roots"):
+        return {}, ["the list of synced folders is not one of ours, and nothing is read from it"]
     try:
         for root, path, check in connection.execute("SELECT id, path, checksum FROM roots NOT INDEXED ORDER BY id"):
-            if isinstance(path, bytes) and root_checksum(root, path) == check:
-                roots[root] = path
-            else:
+            if len(roots) + len(problems) == _MOST_ROOTS:
+                problems.append(f"there are more than {_MOST_ROOTS:,} synced folders: the others are lost")
+                break
+            if not isinstance(path, bytes) or root_checksum(root, path) != check:
                 problems.append(f"folder {root} is damaged: its items are lost until it is synced again")
+            elif path != os.fsencode(UPLOADS) and not is_root(path):
+                problems.append(f"folder {root} is no absolute path ({display_path(path)!r}): its items are lost")
+            else:
+                roots[root] = path
     except (sqlite3.Error, OverflowError) as error:
         problems.append(f"the list of synced folders cannot be read ({printable(str(error))})")
     return roots, problems
@@ -161,11 +191,14 @@ def sound_roots(connection: sqlite3.Connection) -> tuple[dict[int, bytes], list[
 def sound_filters(connection: sqlite3.Connection) -> tuple[dict[int, RootFilters], list[str]]:
     """Return what syncs leave out of each folder, as far as it can be read, and what is wrong with the rest."""
     filters: dict[int, RootFilters] = {}
-    problems = []
+    problems: list[str] = []
+    if not is_ours(connection, "filters"):
+        return {}, []
     try:
         if connection.execute("PRAGMA user_version").fetchone()[0] < FIRST_WITH_FILTERS:
             return {}, []
-        for row in connection.execute("SELECT root, include, exclude, checksum FROM filters ORDER BY root"):
+        query = "SELECT root, include, exclude, checksum FROM filters ORDER BY root"
+        for row in itertools.islice(connection.execute(query), _MOST_ROOTS):
             found = read_filters(row)
             if found is not None:
                 filters[row[0]] = found
@@ -179,12 +212,14 @@ def sound_filters(connection: sqlite3.Connection) -> tuple[dict[int, RootFilters
 def sound_labelling(connection: sqlite3.Connection) -> tuple[dict[int, RootLabels], list[str]]:
     """Return how the labels of each folder are read, as far as that can be read, and what is wrong with the rest."""
     labelling: dict[int, RootLabels] = {}
-    problems = []
+    problems: list[str] = []
+    if not is_ours(connection, "labelling"):
+        return {}, []
     try:
         if connection.execute("PRAGMA user_version").fetchone()[0] < FIRST_WITH_LABELLING:
             return {}, []
         query = "SELECT root, rule, splits, label_file, checksum FROM labelling ORDER BY root"
-        for row in connection.execute(query):
+        for row in itertools.islice(connection.execute(query), _MOST_ROOTS):
             found = read_labelling(row)
             if found is not None:
                 labelling[row[0]] = found
@@ -200,10 +235,10 @@ def listed_paths(connection: sqlite3.Connection) -> Iterator[tuple[int, int, byt
 
     It never raises for damage, and has no checksums: good for telling a user what is lost, and for nothing else.
     """
+    query = "SELECT id, root, path FROM items INDEXED BY sqlite_autoindex_items_1 ORDER BY root, path"
     try:
-        for item, root, path in connection.execute(
-            "SELECT id, root, path FROM items INDEXED BY sqlite_autoindex_items_1 ORDER BY root, path"
-        ):
+        rows = connection.execute(query) if is_ours(connection, "items") else ()
+        for item, root, path in itertools.islice(rows, _MOST_NAMED):
             if (type(item), type(root), type(path)) == (int, int, bytes):
                 yield item, root, path
     except (sqlite3.Error, OverflowError):

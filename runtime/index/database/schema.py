@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote_from_bytes
+from typing import NamedTuple
 
 from ...console import to_paste
 from ...errors import IndexDamagedError, IndexStateError
 from ...text import display_path, printable
 from ..files import DATABASE, check_parts, finish_exchange, is_index, not_shared
+from .limits import Connection, open_limited, size_of
 
 __all__ = [
     "FIRST_WITH_FILTERS",
@@ -26,6 +28,8 @@ __all__ = [
     "guarded",
     "item_columns",
     "migrate",
+    "page_faults",
+    "strange_objects",
 ]
 
 SCHEMA = 3
@@ -80,14 +84,24 @@ CREATE TABLE unread (
 """
 TABLES += f"{_DECODING};\n{_LABELLING}"
 
+# The first schema that has a table; the others have been there from the beginning.
+_SINCE = {"filters": FIRST_WITH_FILTERS, "labelling": FIRST_WITH_LABELLING, "unread": FIRST_WITH_LABELLING}
+
 # From which schema, and what to run to reach the next one; each migration is one transaction.
 MIGRATIONS: Mapping[int, Sequence[str]] = {
     1: [_FILTERS],
     2: [_DECODING, *filter(str.strip, _LABELLING.split(";"))],
 }
 
-# A writer that commits, or closes, holds readers back for a moment only.
-_PATIENCE_S = 30.0
+# Messages of SQLite's own check that are worth reading, and the stack that it runs on: the pages of a hostile database
+# lead from one to the next, 240 bytes of stack each; what is not used of it is never taken.
+_MAX_FAULTS = 20
+_STACK = 1 << 23
+_STACK_A_PAGE = 1_024
+
+# More objects than ours are not looked at, nor is more of their names shown.
+_MAX_OBJECTS = 100
+_MAX_SHOWN = 60
 
 # What a read-only connection may meet in a folder that it may not write to, or beside what a killed writer left.
 _CANNOT_PREPARE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL)
@@ -122,6 +136,8 @@ def guarded(database: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         hint = _DISK.get(code & 0xFF) if isinstance(code, int) else None
+        if code == sqlite3.SQLITE_INTERRUPT:
+            raise damaged(database, "to read it takes longer than its size explains") from error
         if hint is None:
             raise damaged(database, str(error)) from error
         raise IndexStateError(f"{display_path(database)} ({printable(str(error))}): {hint}.") from error
@@ -129,27 +145,22 @@ def guarded(database: Path) -> Iterator[None]:
         raise damaged(database, f"a number out of range: {error}") from error
 
 
-def connect(database: Path, mode: str, **parameters: str) -> sqlite3.Connection:
-    """Open a database by URI (``mode`` is ro or rw); transactions are begun and ended by us alone."""
-    more = "".join(f"&{key}={value}" for key, value in parameters.items())
-    connection = sqlite3.connect(
-        f"file:{quote_from_bytes(os.fsencode(database.absolute()))}?mode={mode}{more}",
-        uri=True,
-        timeout=_PATIENCE_S,
-        isolation_level=None,
-        check_same_thread=False,  # an Index that is shared by threads has a lock of its own
-    )
-    # Text as it lies there: labels are names of folders, which need not be UTF-8.
-    connection.text_factory = os.fsdecode
+def connect(database: Path, mode: str, **parameters: str) -> Connection:
+    """Open a database of ours by URI (``mode`` is ro, rw or rwc), under the limits for what it may hold.
+
+    What it holds is not compared: that is :func:`check_schema`.
+    """
+    connection = open_limited(database, mode, **parameters)
+    connection.trust(size_of(database))
     return connection
 
 
-def connect_to_read(folder: Path) -> sqlite3.Connection:
+def connect_to_read(folder: Path) -> Connection:
     """Open the database of an index read-only and check its schema.
 
     Raises:
-        IndexStateError: there is no index, it may not be read, or it is of another schema.
-        IndexDamagedError: it is no database any more.
+        IndexStateError: there is no index, it may not be read, it is no regular file, or it is of a newer schema.
+        IndexDamagedError: it is no database any more, or holds what no database of ours does.
 
     """
     database = folder / DATABASE
@@ -166,15 +177,16 @@ def connect_to_read(folder: Path) -> sqlite3.Connection:
         connection = _connect_somehow(database)
         try:
             check_schema(connection, database)
+            connection.trust(size_of(database))
         except BaseException:
             connection.close()
             raise
     return connection
 
 
-def _connect_somehow(database: Path) -> sqlite3.Connection:
+def _connect_somehow(database: Path) -> Connection:
     """Open read-only; a database left in WAL mode in a folder that is not ours to write needs ``immutable``."""
-    connection = connect(database, "ro")
+    connection = open_limited(database, "ro")
     try:
         connection.execute("PRAGMA user_version").fetchone()
         return connection
@@ -186,7 +198,7 @@ def _connect_somehow(database: Path) -> sqlite3.Connection:
     left = _size(log) or _size(journal)
     if left and os.access(database.parent, os.W_OK) and os.access(database, os.W_OK):
         _roll_back(database)
-        return connect(database, "ro")
+        return open_limited(database, "ro")
     if not os.access(database, os.R_OK):
         raise not_shared(database.parent)
     if os.access(database.parent, os.W_OK):
@@ -198,16 +210,16 @@ def _connect_somehow(database: Path) -> sqlite3.Connection:
             f"{display_path(database)} was left by a sync that was interrupted, in a folder that may not be written "
             "to from here; run 'deeprank-index verify' on it once as its owner."
         )
-    return connect(database, "ro", immutable="1")
+    return open_limited(database, "ro", immutable="1")
 
 
-def _connect_with_log(database: Path) -> sqlite3.Connection:
+def _connect_with_log(database: Path) -> Connection:
     """Open read-only with a log that nobody writes to: every connection to one has the file of shared memory open.
 
     SQLite would create that file. It does without where it need not lock anything, and then reads the log up to the
     last transaction that is whole.
     """
-    connection = connect(database, "ro", vfs="unix-none")
+    connection = open_limited(database, "ro", vfs="unix-none")
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA user_version").fetchone()
@@ -219,7 +231,7 @@ def _connect_with_log(database: Path) -> sqlite3.Connection:
 
 def _roll_back(database: Path) -> None:
     """Undo what a killed writer had half done to the file itself, which a read-only connection may not."""
-    with contextlib.closing(connect(database, "rw")) as connection:
+    with contextlib.closing(open_limited(database, "rw")) as connection:
         connection.execute("PRAGMA user_version").fetchone()
 
 
@@ -231,7 +243,13 @@ def _size(path: Path) -> int:
 
 
 def check_schema(connection: sqlite3.Connection, database: Path) -> None:
-    """Refuse a database of a newer schema, naming both numbers; older ones can be read as they are."""
+    """Refuse a database of a newer schema, naming both numbers, and one that holds other tables than ours.
+
+    Raises:
+        IndexStateError: it is newer.
+        IndexDamagedError: it is no database of ours. Older ones can be read as they are.
+
+    """
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found > SCHEMA:
         raise IndexStateError(
@@ -240,6 +258,118 @@ def check_schema(connection: sqlite3.Connection, database: Path) -> None:
         )
     if found < 1:
         raise damaged(database, f"schema {found}: it is not the database of an index")
+    strange = strange_objects(connection)
+    if strange:
+        more = f", and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise damaged(database, f"{next(iter(strange.values()))}{more}")
+
+
+def strange_objects(connection: sqlite3.Connection) -> dict[str, str]:
+    """Compare what a database says it holds with what ours do, as SQLite writes it down.
+
+    Views, triggers and other definitions make SQLite compute without end, or change rows behind our back.
+
+    Returns:
+        what is not as it should be, a sentence each, by the name of the table, index, view or trigger.
+
+    """
+    if connection.execute("PRAGMA encoding").fetchone() != ("UTF-8",):
+        return {"": "its text is not in UTF-8"}
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_master"
+    rows = connection.execute(query).fetchmany(_MAX_OBJECTS)
+    found = {_Object(*map(str, row[:3])): row[3] for row in rows}
+    expected = _objects(_version(connection, {each.name for each in found}))
+    strange = {}
+    for each, sql in found.items():
+        if each not in expected:
+            strange[each.name] = f"it holds the {each}, which no index has"
+        elif _same_spacing(sql) != expected[each]:
+            strange[each.name] = f"its {each} is defined in another way than ours"
+    strange |= {each.name: f"it has no {each}" for each in expected if each not in found and each.name not in strange}
+    if len(rows) != len(found):
+        strange.setdefault("", "it holds something twice")
+    return strange
+
+
+class _Object(NamedTuple):
+    """A row of ``sqlite_master``: a table, an index, a view or a trigger."""
+
+    type: str
+    name: str
+    table: str
+
+    def __str__(self) -> str:
+        """Return what it is, for a message."""
+        return f"{printable(self.type)[:_MAX_SHOWN]} {printable(self.name)[:_MAX_SHOWN]!r}"
+
+
+def _version(connection: sqlite3.Connection, names: set[str]) -> int:
+    """Return the number of the schema; where it is lost from a damaged database, what its tables tell."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if 1 <= version <= SCHEMA:
+        return version
+    return FIRST_WITH_LABELLING if "labelling" in names else FIRST_WITH_FILTERS if "filters" in names else 1
+
+
+def _objects(version: int) -> dict[_Object, str | None]:
+    """Return what a database of a schema holds, with its definitions as SQLite keeps them."""
+    objects: dict[_Object, str | None] = {
+        _Object("table", "sqlite_sequence", "sqlite_sequence"): "CREATE TABLE sqlite_sequence(name,seq)",
+        _Object("index", "sqlite_autoindex_roots_1", "roots"): None,
+        _Object("index", "sqlite_autoindex_items_1", "items"): None,
+    }
+    for statement in map(str.strip, TABLES.split(";")):
+        words = statement.split()
+        if words[:1] == ["CREATE"] and _SINCE.get(words[2], 1) <= version:
+            name, table = words[2], words[4] if words[1] == "INDEX" else words[2]
+            objects[_Object(words[1].lower(), name, table)] = _same_spacing(statement)
+    if version >= FIRST_WITH_LABELLING:
+        # SQLite writes a column that is added between the others and what is said of all of them.
+        items = _Object("table", "items", "items")
+        objects[items] = str(objects[items]).replace(", UNIQUE", f", {_DECODING.partition(' COLUMN ')[2]}, UNIQUE")
+    return objects
+
+
+def _same_spacing(sql: str | None) -> str | None:
+    return " ".join(sql.split()) if isinstance(sql, str) else None if sql is None else ""
+
+
+def page_faults(connection: Connection, database: Path) -> list[str]:
+    """Return what SQLite's own check of all pages says, a message each; none: each is used once, and as it says.
+
+    It follows pages by recursion, as deep as a hostile database says they are, so it gets a stack that holds them all.
+
+    Raises:
+        IndexStateError: there is no memory for that.
+
+    """
+    size = size_of(database)
+    faults: list[str] = []
+
+    def check() -> None:
+        try:
+            rows = connection.execute(f"PRAGMA integrity_check({_MAX_FAULTS})").fetchall()
+            faults.extend(message for (message,) in rows if message != "ok")
+        except sqlite3.Error as error:
+            faults.append(str(error))
+
+    with guarded(database):
+        pages = size // int(connection.execute("PRAGMA page_size").fetchone()[0])
+    connection.allow_whole_values(size)
+    before = threading.stack_size(_STACK + _STACK_A_PAGE * pages)
+    try:
+        checker = threading.Thread(target=check)
+        checker.start()
+    except RuntimeError:
+        raise IndexStateError(
+            f"{display_path(database)} cannot be checked: that takes {_STACK_A_PAGE * pages:,} bytes of address space "
+            "for its pages. Raise the limit (ulimit -v), and run the command again."
+        ) from None
+    finally:
+        threading.stack_size(before)
+    checker.join()
+    connection.allow_small_values()
+    return faults
 
 
 def item_columns(connection: sqlite3.Connection) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import sqlite3
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import IndexDamagedError
+from ...errors import IndexDamagedError, IndexStateError
+from ...text import display_path
 from ..files import DATABASE, UPLOADS
 from .checkpoint import checkpoint
-from .records import GraphRow, Item, Meta, is_sound, root_checksum
+from .limits import Connection, size_of
+from .records import GraphRow, Item, Meta, is_root, is_sound, root_checksum, strays
 from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, connect_to_read, damaged, guarded, item_columns
 
 if TYPE_CHECKING:
@@ -30,7 +33,13 @@ __all__ = ["Ids", "Store", "Vectors"]
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
-_ROWS_AT_A_TIME = 4096
+# Of a megabyte a value at most.
+_ROWS_AT_A_TIME = 64
+# Bytes that the smallest row takes of a page, and folders that nobody has synced.
+_LEAST_OF_ROW = 8
+_MAX_ROOTS = 100_000
+# Files that are not read again; more are read.
+_MAX_UNREAD = 1_000_000
 # SQLite's oldest limit on the number of parameters of a statement is 999.
 _PARAMETERS_AT_A_TIME = 900
 
@@ -46,7 +55,7 @@ class Store:
     database cannot be read for another reason.
     """
 
-    def __init__(self, connection: sqlite3.Connection, folder: Path) -> None:
+    def __init__(self, connection: Connection, folder: Path) -> None:
         self.folder = folder
         self.database = folder / DATABASE
         self.connection = connection
@@ -104,10 +113,8 @@ class Store:
         meta = Meta(*row[:-1])
         if meta.checksum() != row[-1]:
             raise self.damage("the row that describes the index")
-        pages, size = self._one("PRAGMA page_count")[0], self._one("PRAGMA page_size")[0]
-        # Room is made for as many vectors as it says.
-        if meta.dim < 1 or not 0 <= meta.items * 4 * meta.dim <= pages * size:
-            raise self.damage(f"it cannot hold {meta.items:,} vectors of {meta.dim:,} numbers")
+        if not meta.is_possible(size_of(self.database)):
+            raise self.damage("the row that describes the index says what cannot be")
         return meta
 
     def roots(self) -> dict[int, bytes]:
@@ -131,7 +138,11 @@ class Store:
         for root, path, check in self._rows("SELECT id, path, checksum FROM roots ORDER BY id"):
             if not isinstance(path, bytes) or root_checksum(root, path) != check:
                 raise self.damage(f"root {root}")
+            if path != _UPLOADS and not is_root(path):
+                raise self.damage(f"root {root} is no absolute path")
             roots[root] = path
+            if len(roots) > _MAX_ROOTS:
+                raise self.damage(f"more than {_MAX_ROOTS:,} roots")
         return roots
 
     def filters(self) -> dict[int, RootFilters]:
@@ -169,8 +180,9 @@ class Store:
         from ..folders.unread import UNREAD_COLUMNS, read_unread
 
         rows = self._rows(f"SELECT {UNREAD_COLUMNS} FROM unread WHERE root = ?", (root,))
-        # One that is damaged is no loss: the file is read again.
-        return {row[1]: found for row in rows if (found := read_unread(row)) is not None}
+        # One that is damaged is no loss, nor is one of too many: the file is read again.
+        sound = (found for row in rows if (found := read_unread(row)) is not None)
+        return {found.found.path: found for found in itertools.islice(sound, _MAX_UNREAD)}
 
     def schema(self) -> int:
         """Return the number of the layout that the database has."""
@@ -179,9 +191,11 @@ class Store:
     def graph(self) -> GraphRow | None:
         """Return which graph file belongs to the database, if any."""
         with guarded(self.database):
+            self.connection.allow_whole_values(size_of(self.database))
             row = self.connection.execute(
                 "SELECT sha256, size, parameters, covers, removed, checksum FROM graph"
             ).fetchone()
+            self.connection.allow_small_values()
         if row is None:
             return None
         self._check_types(row, _GRAPH_TYPES, "the row of the graph")
@@ -217,13 +231,16 @@ class Store:
 
     def vector_chunks(self, after: int = 0) -> Iterator[tuple[Ids, Vectors, int]]:
         """Yield (ids int64 ``[c]``, vectors float32 ``[c, d]``, sum of their checksums), in the order of the ids."""
-        width = 4 * self.meta().dim
+        width, last = 4 * self.meta().dim, after
         rows = self._chunks("SELECT id, vector, vector_crc32 FROM items WHERE id > ? ORDER BY id", (after,))
         for chunk in rows:
             ids, blobs, crcs = zip(*chunk, strict=True)
             for item, blob, crc in chunk:
                 if not isinstance(blob, bytes) or len(blob) != width or zlib.crc32(blob) != crc:
                     raise self.damage(f"the vector of item {item}")
+                if item <= last:
+                    raise self.damage(f"item {item} is out of order")
+                last = item
             vectors = np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(chunk), -1)
             yield np.array(ids, dtype=np.int64), vectors.astype(np.float32, copy=False), sum(crcs)
 
@@ -301,8 +318,12 @@ class Store:
 
     def decoding_of_contents(self) -> dict[bytes, int]:
         """Return by which version of the decoding rules there is a vector, by the sha256 of the picture: the newest."""
-        # So ordered, the last one of each content stays.
-        return dict(self._rows("SELECT sha256, decoding FROM items ORDER BY decoding"))
+        newest: dict[bytes, int] = {}
+        for sha256, decoding in self._rows("SELECT sha256, decoding FROM items"):
+            if not (isinstance(sha256, bytes) and isinstance(decoding, int)):
+                raise self.damage("the hash of a picture")
+            newest[sha256] = max(decoding, newest.get(sha256, decoding))
+        return newest
 
     def vector_of_content(self, sha256: bytes, decoding: int) -> bytes | None:
         """Return the vector (float32, little endian) of a picture of this content, by these decoding rules, if any."""
@@ -320,7 +341,7 @@ class Store:
     def _begin(self) -> None:
         with guarded(self.database):
             self.connection.execute("BEGIN")
-            self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the state begins here
+            self.connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # the state begins here
 
     def _end(self) -> None:
         with guarded(self.database):
@@ -341,17 +362,39 @@ class Store:
         # Each time: another process may have migrated the database since.
         with guarded(self.database):
             columns = item_columns(self.connection)
-        for row in self._rows(f"SELECT {columns}, vector_crc32, row_crc32 FROM items {where}", parameters):
-            if not is_sound(row):
-                raise self.damage(f"item {row[0]}")
-            yield row
+        roots = {root for (root,) in self._rows("SELECT id FROM roots")}
+        left = size_of(self.database)
+        for rows in self._chunks(f"SELECT {columns}, vector_crc32, row_crc32 FROM items {where}", parameters):
+            for row in rows:
+                if not is_sound(row):
+                    raise self.damage(f"item {row[0]}")
+            self._check_places(rows, roots)
+            left -= sum(len(row[2]) + len(row[3] or "") for row in rows)
+            if left < 0:
+                raise self.damage("its names are longer than itself")
+            yield from rows
+
+    def _check_places(self, rows: Sequence[tuple[Any, ...]], roots: Collection[int]) -> None:
+        """Make sure that whatever joins the paths of items with their roots is not led out of there."""
+        if strays([row[2] for row in rows]):
+            item, path = next((row[0], row[2]) for row in rows if strays([row[2]]))
+            raise self.damage(f"the path {display_path(path)!r} of item {item} is not one below its root")
+        unknown = {row[1] for row in rows}.difference(roots)
+        if unknown:
+            raise self.damage(f"root {min(unknown)} is missing")
 
     def _check_types(self, row: Sequence[Any], types: Iterable[Any], what: str) -> None:
         if not all(isinstance(value, kind) for value, kind in zip(row, types, strict=False)):
             raise self.damage(what)
 
     def _allocate(self, rows: int, dim: int) -> tuple[Ids, Vectors]:
-        return np.empty(rows, dtype=np.int64), np.empty((rows, dim), dtype=np.float32)
+        try:
+            return np.empty(rows, dtype=np.int64), np.empty((rows, dim), dtype=np.float32)
+        except MemoryError:
+            raise IndexStateError(
+                f"{display_path(self.database)} holds {rows:,} vectors of {dim:,} numbers, for which there is not "
+                "enough memory; free some, or take a machine with more."
+            ) from None
 
     def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         with guarded(self.database):
@@ -365,11 +408,19 @@ class Store:
             yield from chunk
 
     def _chunks(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[list[Any]]:
+        size = size_of(self.database)
+        self.connection.trust(size)  # which a writer may have made larger
         with guarded(self.database):
             cursor = self.connection.execute(query, parameters)
+        # Pages that lead to each other have rows without end.
+        left, seconds = size // _LEAST_OF_ROW, self.connection.seconds
         while True:
+            begun = time.monotonic()
             with guarded(self.database):
                 rows = cursor.fetchmany(_ROWS_AT_A_TIME)
             if not rows:
                 return
+            left, seconds = left - len(rows), seconds - (time.monotonic() - begun)
+            if left < 0 or seconds < 0:
+                raise self.damage("it has more rows than it has room for, or they take too long")
             yield rows

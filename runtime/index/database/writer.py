@@ -20,6 +20,7 @@ from ..folders.rootfilters import RootFilters, filters_row
 from ..folders.rootlabels import RootLabels, labelling_row
 from ..folders.unread import UNREAD_COLUMNS, Unread, unread_row
 from .checkpoint import checkpoint, end_log
+from .limits import Connection, open_limited, size_of
 from .records import GraphRow, Item, Meta, root_checksum
 from .schema import SCHEMA, TABLES, check_schema, connect, guarded, migrate
 from .store import Store
@@ -114,7 +115,7 @@ def create_database(folder: Path, model_sha256: str, dim: int, permissions: Perm
 class Writer(Store):
     """An index's database, open to write; the caller holds the lock and commits."""
 
-    def __init__(self, connection: sqlite3.Connection, folder: Path) -> None:
+    def __init__(self, connection: Connection, folder: Path) -> None:
         super().__init__(connection, folder)
         self._meta: Meta = Store.meta(self)
         self._set_graph(self.graph())
@@ -126,10 +127,11 @@ class Writer(Store):
         if not database.exists():
             raise IndexStateError(f"{display_path(folder)} holds no index; make one with: deeprank-index sync PHOTOS.")
         with guarded(database):
-            connection = connect(database, "rw")
+            connection = open_limited(database, "rw")
             try:
-                migrate(connection)
                 check_schema(connection, database)
+                connection.trust(size_of(database))
+                migrate(connection)
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA journal_mode = WAL")
                 return cls(connection, folder)
@@ -286,7 +288,8 @@ class Writer(Store):
     def set_graph(self, graph: GraphRow | None) -> None:
         """Record which graph file belongs to the database from now on, and commit."""
         with self._change() as connection:
-            connection.execute("DELETE FROM graph")
+            # By its key: to delete every row, SQLite follows pages as deep as they say they are, by recursion.
+            connection.execute("DELETE FROM graph WHERE one = 1")
         if graph is not None:
             with guarded(self.database):
                 self._write_graph(graph)
@@ -315,11 +318,13 @@ class Writer(Store):
     def _write_graph(self, graph: GraphRow) -> None:
         self._graph = graph
         self._removed_changed = False
+        self.connection.allow_whole_values()  # of our own making
         self.connection.execute(
             "REPLACE INTO graph (one, sha256, size, parameters, covers, removed, checksum) "
             "VALUES (1, ?, ?, ?, ?, ?, ?)",
             (graph.sha256, graph.size, graph.parameters, graph.covers, graph.removed, graph.checksum()),
         )
+        self.connection.allow_small_values()
 
 
 def _write_meta(connection: sqlite3.Connection, meta: Meta) -> None:
