@@ -109,7 +109,7 @@ def export_command(
         Path | None, typer.Option("--state", help="With --module: its state_dict, .pth or .safetensors.")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, max=4096, help="With --module: S. Default: timm's, else 224.")
+        int | None, typer.Option("--image-size", min=1, max=2048, help="With --module: S. Default: timm's, else 224.")
     ] = None,
     picture_mode: Annotated[
         str, typer.Option("--picture-mode", help="With --module: stretch, or crop (the centred square).")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .cgroups import cpu_quota
+from .cgroups import cpu_quota, memory_limit
 from .errors import DeviceError
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ _EIGHT_BIT = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
 _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 # Bytes of /proc/cpuinfo that hold the first core's features.
 _ONE_CORE = 8192
+# What all models may take: results of a batch of each core, of networks that embed pictures; weights as they are read
+# and as they are packed, in a session of all cores and in one of a single core.
+_BESIDE = 512 * 2**20
+_A_CORES = 512 * 2**20
+_MOST_CORES = 16
+_COPIES = 4
+_SMALL_MODEL = 32 * 2**20 - 1
 # Where the machine's memory is not told.
 _MEMORY = 16 * 2**30
 
@@ -147,24 +154,33 @@ def session_options(threads: int | None) -> tuple[ort.SessionOptions, int]:
     return options, used
 
 
-def limit_memory(options: ort.SessionOptions) -> None:
-    """Let weights and intermediate results on the CPU take half of the machine's memory, in all sessions together."""
-    _share_arena()
+def limit_memory(options: ort.SessionOptions, file_bytes: int) -> None:
+    """Let weights and intermediate results on the CPU take a bounded part of memory, in all sessions together.
+
+    Args:
+        options: of a session that runs on the CPU alone.
+        file_bytes: size of its model file. The limit of a process is that of the largest model it has opened.
+
+    """
+    rounded = 1 << max(file_bytes, _SMALL_MODEL).bit_length()  # models of about the same size share one limit
+    _share_arena(min(_memory() // 2, _BESIDE + min(usable_cores(), _MOST_CORES) * _A_CORES + _COPIES * rounded))
     options.add_session_config_entry("session.use_env_allocators", "1")
 
 
 @functools.cache
-def _share_arena() -> None:
+def _share_arena(limit: int) -> None:
     import onnxruntime as ort
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(_memory() // 2, -1, -1, -1))
+    # Sessions that are open keep the one they have.
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(limit, -1, -1, -1))
 
 
 def _memory() -> int:
-    if hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return _MEMORY
+    """Return the bytes of memory that the machine has, or that a container grants."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else _MEMORY
+    granted = memory_limit()
+    return machine if granted is None else min(machine, granted)
 
 
 def session_providers(device: Device) -> list[Any]:

@@ -158,7 +158,7 @@ def _session(path: Path, reading: _Reading, device: Device, threads: int | None)
     options, used = session_options(threads)
     providers = session_providers(device)
     if providers == ["CPUExecutionProvider"]:
-        limit_memory(options)
+        limit_memory(options, len(data))
     # A model read from bytes could name a file of the working directory as its weights; in an empty folder of our own
     # there is nothing to find.
     with tempfile.TemporaryDirectory(prefix="deeprank-") as empty:

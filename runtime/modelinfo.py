@@ -17,7 +17,8 @@ SCHEMA = 1
 METADATA_KEY = "deeprank"
 PRECISIONS = ("fp32", "fp16", "int8")
 
-_MAX_SIDE = 4096
+# Of a picture, in pixels: a batch of one is 12 MB as bytes, and 48 MB as the network's first numbers.
+_MAX_SIDE = 2048
 _MAX_DIM = 65536
 # A hundred thousand class names fit, and reading it takes less than a second.
 _MAX_TEXT = 8 * 2**20

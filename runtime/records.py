@@ -1,13 +1,15 @@
-"""What a model file may consist of, looked at before ONNX Runtime is: what it would be busy with for hours is refused.
+"""What a model file may consist of: what ONNX Runtime would need gigabytes or hours for is refused before it is asked.
 
-The one place where protocol buffers are read by us, and no deeper than the nodes of the graph: ONNX Runtime follows
-calls of functions without end, and plans the memory of a graph in a time that grows with the square of its nodes; while
-it does, it looks at no deadline.
+The one place where protocol buffers are read by us. ONNX Runtime limits the memory of tensors, and nothing else: sparse
+weights are made dense while a file is opened, texts and sequences lie outside that limit, and records of two bytes
+become objects of hundreds. It follows calls of functions without end, and plans the memory of a graph in a time that
+grows with the square of its nodes; while it does, it looks at no deadline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from dataclasses import dataclass
 
 from .errors import ModelFileError
 
@@ -15,56 +17,267 @@ __all__ = ["check_records"]
 
 # Of ModelProto: its version, producer, graph, opsets and metadata are a record each, a dozen in all.
 _MOST_RECORDS = 1_000
-_GRAPH, _FUNCTIONS = 7, 25
 # Of GraphProto: nodes, weights, and types of what passes between nodes.
 _MOST_IN_GRAPH = 100_000
-_NODE = 1
 # Ten thousand nodes are opened within half a minute. Those that exports have are of a few hundred bytes; what is larger
 # could hold as many again in a graph of its own.
 _MOST_NODES = 10_000
 _LARGEST_NODE = 16 * 1024
 _ALL_NODES = 2 * 2**20
+# Graphs in the nodes of a graph, and so on.
+_MOST_NESTED = 8
+# What is neither weights nor nodes: types, names, metadata. Two bytes of a type become fifty in memory.
+_MOST_TYPES = 2 * 2**20
+_MOST_TEXT = 64 * 2**20
+# All records that are looked at: as many objects, of up to some hundred bytes.
+_ALL_RECORDS = 1_000_000
+# Weights that are not written as plain bytes: numbers of one byte in the file are of eight in memory.
+_MOST_PACKED = 16 * 2**20
+_MOST_DIMENSIONS = 64
+
+# Bits of a number by the type of tensors (TensorProto.DataType). Without texts, of which no memory can be foreseen.
+_BITS = {
+    **dict.fromkeys((2, 3, 9, 17, 18, 19, 20, 24), 8),
+    **dict.fromkeys((4, 5, 10, 16), 16),
+    **dict.fromkeys((1, 6, 12), 32),
+    **dict.fromkeys((7, 11, 13, 14), 64),
+    15: 128,
+    **dict.fromkeys((21, 22, 23), 4),
+    **dict.fromkeys((25, 26), 2),
+}
+_TEXT = 8
+
+# ModelProto
+_GRAPH, _FUNCTIONS = 7, 25
+_OF_MODEL = frozenset({1, 2, 3, 4, 5, 6, 8, 14})
+# GraphProto
+_NODE, _WEIGHTS, _SPARSE_WEIGHTS = 1, 5, 15
+_OF_GRAPH = frozenset({2, 10, 11, 12, 13, 16})
+# NodeProto
+_OPERATOR, _ATTRIBUTE, _DOMAIN = 4, 5, 7
+# AttributeProto
+_NUMBER, _STRING, _TENSOR, _SUBGRAPH, _STRINGS, _TENSORS, _SUBGRAPHS = 3, 4, 5, 6, 9, 10, 11
+_TYPES, _SPARSE = (14, 15), (22, 23)
+# TensorProto
+_SIZES, _KIND, _BYTES, _LOCATION = 1, 2, 9, 14
+_PACKED = frozenset({4, 5, 7, 10, 11})
+_TEXTS, _ELSEWHERE = 6, 13
+_OF_TENSOR = frozenset({8, 12, 16})
+
+# Operators that keep more outside ONNX Runtime's limit of memory than their tensors inside it.
+_UNBOUNDED = frozenset(
+    b"Adam Adagrad Gradient ImageDecoder Momentum Optional OptionalGetElement OptionalHasElement RegexFullMatch "
+    b"ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength "
+    b"SequenceMap SplitToSequence StringConcat StringNormalizer StringSplit TfIdfVectorizer Unique".split()
+)
+_DOMAINS = (b"", b"ai.onnx")
+
+# Number, wire type, and either the value or the beginning, and the end.
+_Field = tuple[int, int, int, int]
 
 
 def check_records(data: bytes) -> None:
-    """Walk over the records of a model file, and over those of its graph.
+    """Walk over the records of a model file: those of its graph, of its nodes and of its weights.
 
     Raises:
-        ModelFileError: it is cut short, no protocol buffer, defines functions, or has more or larger nodes than any
-            network.
+        ModelFileError: it is cut short, no protocol buffer, or holds what deeprank-export never writes: functions,
+            sparse weights, texts, sequences, operators of other domains, weights whose sizes are not those of their
+            bytes, or more or larger nodes than any network.
 
     """
-    nodes = size = 0
-    for field, start, end in _records(data, 0, len(data), _MOST_RECORDS):
-        if field == _FUNCTIONS:
-            raise ModelFileError("it defines functions")
-        if field != _GRAPH:
-            continue
-        for inner, first, last in _records(data, start, end, _MOST_IN_GRAPH):  # a graph may come in several records
-            if inner == _NODE:
-                nodes, size = nodes + 1, size + last - first
-                if last - first > _LARGEST_NODE:
-                    raise ModelFileError(f"it has a node of more than {_LARGEST_NODE:,} bytes")
-    if nodes > _MOST_NODES or size > _ALL_NODES:
-        raise ModelFileError(f"it has more than {_MOST_NODES:,} nodes, or {_ALL_NODES:,} bytes of them")
+    _Walk(data).model()
 
 
-def _records(data: bytes, place: int, end: int, most: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number, beginning and end of each field between two places."""
-    for _ in range(most):
-        if place == end:
-            return
-        tag, place = _number(data, place, end)
-        value, place = _number(data, place, end)
-        if tag & 7 not in (0, 2) or tag >> 32:  # of more than 32 bits protocol buffers would drop some
-            raise ModelFileError("it has records of a kind that ONNX does not know")
-        start = place
-        if tag & 7 == 2:
-            place += value
-        if place > end:
-            raise ModelFileError("it ends too early")
-        yield tag >> 3, start, place
-    raise ModelFileError(f"it has more than {most:,} records")
+@dataclass
+class _Walk:
+    """Counts what is spread over a file."""
+
+    data: bytes
+    records: int = 0
+    nodes: int = 0
+    bytes_of_nodes: int = 0
+    types: int = 0
+    packed: int = 0
+
+    def _fields(self, start: int, end: int, most: int) -> list[_Field]:
+        fields = _fields(self.data, start, end, most)
+        self.records += len(fields)
+        if self.records > _ALL_RECORDS:
+            raise ModelFileError(f"it has more than {_ALL_RECORDS:,} records")
+        return fields
+
+    def model(self) -> None:
+        text = 0
+        for field, wire, start, end in self._fields(0, len(self.data), _MOST_RECORDS):
+            if field == _FUNCTIONS:
+                raise ModelFileError("it defines functions")
+            if field == _GRAPH and wire == 2:  # a graph may come in several records
+                self._graph(start, end, 0)
+            elif field not in _OF_MODEL:
+                raise _unknown()
+            elif wire == 2:
+                text += end - start
+        if text > _MOST_TEXT:
+            raise ModelFileError(f"it has more than {_MOST_TEXT:,} bytes of metadata")
+
+    def _graph(self, start: int, end: int, depth: int) -> None:
+        if depth > _MOST_NESTED:
+            raise ModelFileError(f"it has graphs in graphs, more than {_MOST_NESTED} deep")
+        for field, wire, first, last in self._fields(start, end, _MOST_IN_GRAPH):
+            if wire != 2:
+                raise _unknown()
+            if field == _NODE:
+                self._node(first, last, depth)
+            elif field == _WEIGHTS:
+                self._tensor(first, last)
+            elif field in _OF_GRAPH:
+                self.types += last - first
+            elif field == _SPARSE_WEIGHTS:
+                raise _sparse()
+            else:
+                raise _unknown()
+        if self.types > _MOST_TYPES:
+            raise ModelFileError(f"it has more than {_MOST_TYPES:,} bytes of names and types")
+
+    def _node(self, start: int, end: int, depth: int) -> None:
+        self.nodes += 1
+        if depth == 0:
+            self.bytes_of_nodes += end - start
+        if end - start > _LARGEST_NODE:
+            raise ModelFileError(f"it has a node of more than {_LARGEST_NODE:,} bytes")
+        if self.nodes > _MOST_NODES or self.bytes_of_nodes > _ALL_NODES:
+            raise ModelFileError(f"it has more than {_MOST_NODES:,} nodes, or {_ALL_NODES:,} bytes of them")
+        operator = b""
+        attributes = []
+        for field, wire, first, last in self._fields(start, end, _LARGEST_NODE):
+            if wire != 2:
+                raise _unknown()
+            if field == _ATTRIBUTE:
+                attributes.append((first, last))
+            elif field == _OPERATOR:
+                operator = self.data[first:last]
+                if operator in _UNBOUNDED:
+                    raise ModelFileError(f"it has an operator that no exported network has, {operator.decode()}")
+            elif field == _DOMAIN and self.data[first:last] not in _DOMAINS:
+                raise ModelFileError("it has operators that are not ONNX's own")
+        for first, last in attributes:
+            self._attribute(operator, first, last, depth)
+
+    def _attribute(self, operator: bytes, start: int, end: int, depth: int) -> None:
+        tensors = 0
+        for field, wire, first, last in self._fields(start, end, _LARGEST_NODE):
+            if field == _NUMBER and wire == 0 and first == _TEXT and operator == b"Cast":
+                raise _texts()
+            if field in (_STRING, _STRINGS) and operator == b"Constant":
+                raise _texts()
+            if field in _SPARSE:
+                raise _sparse()
+            if field in _TYPES:
+                raise _unknown()
+            if field in (_TENSOR, _TENSORS, _SUBGRAPH, _SUBGRAPHS) and wire != 2:
+                raise _unknown()
+            if field in (_TENSOR, _TENSORS):
+                self._tensor(first, last)
+                tensors += field == _TENSOR
+            elif field in (_SUBGRAPH, _SUBGRAPHS):
+                self._graph(first, last, depth + 1)
+        if tensors > 1:  # they would be merged into one
+            raise _unknown()
+
+    def _tensor(self, start: int, end: int) -> None:
+        """Check a tensor: it has numbers, all of them, and none is elsewhere."""
+        kind, values, packed = 0, -1, 0
+        sizes: list[int] = []
+        for field, wire, first, last in self._fields(start, end, _LARGEST_NODE):
+            if field == _SIZES and wire != 5:
+                sizes += [first] if wire == 0 else _numbers(self.data, first, last)
+            elif field == _KIND and wire == 0:
+                kind = first
+                if kind == _TEXT:
+                    raise _texts()
+            elif field == _BYTES and wire == 2:
+                values = last - first
+            elif field in _PACKED and wire == 2:
+                packed += last - first
+            elif field == _TEXTS:
+                raise _texts()
+            elif field == _ELSEWHERE or (field == _LOCATION and first != 0):
+                raise ModelFileError("it keeps weights in another file")
+            elif field != _LOCATION and (field not in _OF_TENSOR or wire != 2):
+                raise _unknown()
+        self._count(kind, sizes, values, packed)
+
+    def _count(self, kind: int, sizes: list[int], values: int, packed: int) -> None:
+        bits = _BITS.get(kind)
+        if bits is None:
+            raise ModelFileError(f"it has weights of a type that networks do not have ({kind})")
+        self.packed += packed
+        if self.packed > _MOST_PACKED:
+            raise ModelFileError(f"it has more than {_MOST_PACKED:,} bytes of weights that are not plain bytes")
+        # Sizes below zero are numbers of 64 bits here.
+        count = math.prod(sizes) if len(sizes) <= _MOST_DIMENSIONS else -1
+        fits = (count * bits + 7) // 8 == values if values >= 0 else count * min(bits, 8) <= 8 * packed
+        if not fits or (values >= 0 and packed):
+            raise ModelFileError("it has weights whose sizes are not those of their bytes")
+
+
+def _unknown() -> ModelFileError:
+    return ModelFileError("it has records of a kind that ONNX does not know, or no exported network has")
+
+
+def _sparse() -> ModelFileError:
+    return ModelFileError("it has sparse weights, which would be made dense")
+
+
+def _texts() -> ModelFileError:
+    return ModelFileError("it has texts where a network has numbers")
+
+
+def _fields(data: bytes, start: int, end: int, most: int) -> list[_Field]:
+    """Return number, wire type, value or beginning, and end of each field between two places."""
+    fields: list[_Field] = []
+    place = start
+    while place < end:
+        tag = data[place]
+        place += 1
+        if tag > 127:
+            tag, place = _number(data, place - 1, end)
+        wire = tag & 7
+        if wire == 0 or wire == 2:
+            value = data[place] if place < end else 128
+            place += 1
+            if value > 127:
+                value, place = _number(data, place - 1, end)
+            if wire == 2:
+                fields.append((tag >> 3, 2, place, place + value))
+                place += value
+            else:
+                fields.append((tag >> 3, 0, value, place))
+        elif wire == 5:  # a floating-point number
+            fields.append((tag >> 3, 5, place, place + 4))
+            place += 4
+        else:
+            raise _unknown()
+        if tag >> 32:  # protocol buffers would drop some bits
+            raise _unknown()
+        if len(fields) > most:
+            raise ModelFileError(f"it has more than {most:,} records")
+    if place > end:
+        raise _too_short()
+    return fields
+
+
+def _too_short() -> ModelFileError:
+    return ModelFileError("it ends too early")
+
+
+def _numbers(data: bytes, start: int, end: int) -> list[int]:
+    """Return the numbers that are packed between two places."""
+    numbers = []
+    while start < end and len(numbers) <= _MOST_DIMENSIONS:
+        value, start = _number(data, start, end)
+        numbers.append(value)
+    return numbers
 
 
 def _number(data: bytes, place: int, end: int) -> tuple[int, int]:
@@ -72,10 +285,10 @@ def _number(data: bytes, place: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if place == end:
-            raise ModelFileError("it ends too early")
+            raise _too_short()
         byte = data[place]
         place += 1
         value |= (byte & 127) << shift
-        if byte < 128:
+        if byte < 128 and value < 2**64:
             return value, place
     raise ModelFileError("it has a number of more than ten bytes")

@@ -12,8 +12,6 @@ may not.
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import numpy.typing as npt
 from ..runtime.csvfile import csv_rows, member_path, row_error
 from ..runtime.errors import DataError
 from ..runtime.files import file_sha256
+from ..runtime.npz import DAMAGED, read_arrays
 from ..runtime.text import display_path, printable
 from .data import TrainingData
 from .monitor import Monitor
@@ -93,13 +92,11 @@ def _from_vectors(path: Path, data: TrainingData) -> Relevance:
 def _read_arrays(path: Path) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.float32]]:
     shown = display_path(path)
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file):  # np.load would take a single array, too
-            file.seek(0)
-            arrays = np.load(file, allow_pickle=False)
-            paths, vectors = arrays["paths"], arrays["vectors"]
+        arrays = read_arrays(path, ("paths", "vectors"))
+        paths, vectors = arrays["paths"], arrays["vectors"]
     except KeyError as error:
         raise DataError(f"{shown} has no array {printable(str(error))}; expected paths and vectors.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError) as error:
+    except (OSError, *DAMAGED) as error:
         raise DataError(
             f"{shown} cannot be read as .npz ({_first_line(error)}); expected paths and vectors, "
             "saved by numpy without pickle."

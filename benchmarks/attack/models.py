@@ -1,4 +1,4 @@
-"""Hostile model files: they have the names, types, shapes and metadata of an honest one, and ask for what no box has."""
+"""Hostile model files: names, types, shapes and metadata of an honest one, and demands that no box can meet."""
 
 from __future__ import annotations
 

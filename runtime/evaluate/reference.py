@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +17,13 @@ import numpy.typing as npt
 
 from ..datasets import DataSet, Sample
 from ..errors import EvaluationError
-from ..text import display_path
+from ..npz import DAMAGED, read_arrays
+from ..text import display_path, printable
 from .embedded import EmbeddedSplit
 
 __all__ = ["GALLERY", "QUERY", "ReferenceSample", "load_reference", "save_reference"]
 
 QUERY, GALLERY = 0, 1
-_MAX_BYTES = 4 * 1024**3
 _HASH_BYTES = 32
 
 
@@ -107,29 +105,14 @@ def load_reference(path: Path, dim: int | None) -> ReferenceSample:
     if not path.is_file():
         raise EvaluationError(f"{display_path(path)} does not exist; expected the *.reference.npz of an export.")
     try:
-        with zipfile.ZipFile(path) as packed:
-            _check_announced_sizes(packed)
-        with np.load(path, allow_pickle=False) as arrays:
-            sample = ReferenceSample(*(arrays[name] for name in ("hashes", "labels", "splits", "vectors")))
-    except Exception as error:  # zipfile, zlib and numpy each raise their own kinds on damaged files
+        sample = ReferenceSample(**read_arrays(path, ("hashes", "labels", "splits", "vectors")))
+    except (OSError, *DAMAGED) as error:
         raise EvaluationError(
-            f"{display_path(path)} is not a reference sample that can be read ({error}); export the model again."
+            f"{display_path(path)} is not a reference sample that can be read ({printable(str(error))}); export the "
+            "model again."
         ) from None
     _check_shapes(path, sample, dim)
     return sample
-
-
-def _check_announced_sizes(packed: zipfile.ZipFile) -> None:
-    """A header may announce more than the member holds; numpy would ask for that much memory first."""
-    if sum(info.file_size for info in packed.infolist()) > _MAX_BYTES:
-        raise ValueError(f"it unpacks to more than {_MAX_BYTES:,} bytes")
-    for info in packed.infolist():
-        with packed.open(info) as member:
-            version = np.lib.format.read_magic(member)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(member)
-        if math.prod(shape) * dtype.itemsize > info.file_size:
-            raise ValueError(f"{info.filename} announces {shape} of {dtype}, more than it holds")
 
 
 def _check_shapes(path: Path, sample: ReferenceSample, dim: int | None) -> None:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import DataError
+from ...npz import DAMAGED, array_header
 from ...text import display_path, printable
 
 __all__ = ["ARRAYS", "KIND", "OPTIONAL", "SCHEMA", "ArchiveReader", "ArchiveWriter", "join_names", "split_names"]
@@ -62,21 +62,6 @@ ARRAYS: Mapping[str, tuple[str, tuple[int | None, ...]]] = {
 
 # Earlier versions did not write these, and do not look at them.
 OPTIONAL = frozenset({"decoding"})
-
-# Whatever zipfile and numpy raise on bytes that are no npz.
-_DAMAGED = (
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    EOFError,
-    KeyError,
-    MemoryError,
-    OverflowError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 
 # Characters of what was found that a message repeats.
 _MOST_SHOWN = 200
@@ -190,11 +175,7 @@ class ArchiveReader:
             yield member, shape
 
     def _header(self, member: IO[bytes], name: str, size: int) -> tuple[int, ...]:
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        reader = readers.get(np.lib.format.read_magic(member))
-        if reader is None:
-            raise self.error(f"holds the array {name!r} in a version of the npy format that it does not use")
-        shape, fortran, dtype = reader(member)
+        shape, fortran, dtype = array_header(member)
         expected, inner = ARRAYS[name]
         fits = len(shape) == 1 + len(inner) and all(
             want in (None, have) for want, have in zip(inner, shape[1:], strict=True)
@@ -211,6 +192,6 @@ class ArchiveReader:
     def _guarded(self) -> Iterator[None]:
         try:
             yield
-        except _DAMAGED as error:
+        except DAMAGED as error:
             what = printable(str(error))[:_MOST_SHOWN] or type(error).__name__
             raise self.error(f"is damaged, or no npz file ({what})") from None
