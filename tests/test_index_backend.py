@@ -17,6 +17,7 @@ from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.graph import backend, hnsw
 from deeprank.runtime.index.graph import file as graph
 from deeprank.runtime.index.graph.backend import Backend, GraphUnusableError, VectorIndex, View, backend_of
+from deeprank.runtime.index.graph.parameters import read_parameters
 from deeprank.runtime.index.info import index_info
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,9 +125,12 @@ def test_what_is_added_deleted_and_saved_is_found(kind: type[Backend], tmp_path:
 
 
 def test_a_library_that_is_not_known_is_not_guessed() -> None:
-    for parameters in ('{"library": "faiss"}', "{}", "[]", "not JSON"):
+    for parameters in ({"library": "faiss"}, {"library": ["hnswlib"]}, {}):
         with pytest.raises(GraphUnusableError, match="does not know"):
             backend_of(parameters)
+    for text in ("[]", "not JSON"):
+        with pytest.raises(GraphUnusableError, match="cannot be read"):
+            read_parameters(text, 0)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

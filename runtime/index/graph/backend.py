@@ -8,7 +8,6 @@ another one in its place).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
@@ -115,15 +114,14 @@ DEFAULT_BACKEND = "hnswlib"
 BACKENDS = {DEFAULT_BACKEND: _hnsw}
 
 
-def backend_of(parameters: str) -> Backend:
-    """Return what a saved graph was made with, by the parameters that are recorded with it (JSON).
+def backend_of(parameters: Mapping[str, Any]) -> Backend:
+    """Return what a saved graph was made with, by the parameters that are recorded with it.
 
     Raises:
         GraphUnusableError: this version does not know it.
 
     """
     try:
-        library = json.loads(parameters)["library"]
-        return BACKENDS[library]()
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return BACKENDS[parameters["library"]]()
+    except (TypeError, KeyError):
         raise GraphUnusableError("the graph was made with a library that this version does not know") from None

@@ -64,21 +64,20 @@ class GraphFile:
         self.size = row.size
         self.sha256 = row.sha256
         self._file = file  # kept open: the name may soon belong to the next graph
-        self._backend = backend_of(row.parameters)
+        parameters = _parameters(row, meta)
+        self._backend = backend_of(parameters)
         view = self._backend.view(file, self.dim)
         self.made_for, self.vectors, self.release = view.ids, view.vectors, view.release
         self.growable = view.growable
         self._soundness = _Soundness()
         _check_ids(self.made_for)
-        self._describe(row, meta)
+        self._describe(row, meta, parameters)
 
-    def _describe(self, row: GraphRow, meta: Meta) -> None:
+    def _describe(self, row: GraphRow, meta: Meta, parameters: Mapping[str, Any]) -> None:
         if not int(self.made_for.max(initial=0)) <= row.covers <= meta.last_id:
             raise GraphUnusableError(f"{GRAPH} holds ids beyond the last one in the database")
-        most = meta.items + len(row.removed) // 8
-        parameters = read_parameters(row.parameters, most)
         self._is_old = COPIES not in parameters
-        places, more = decode_copies(parameters.pop(COPIES, None), self.made_for, row.covers, most)
+        places, more = decode_copies(parameters.get(COPIES), self.made_for, row.covers, _most_items(row, meta))
         self.parameters = plain_parameters(parameters)
         removed = np.frombuffer(row.removed, dtype="<i8")
         self._removed = np.isin(self.made_for, removed) if len(removed) else np.zeros(len(self.made_for), np.bool_)
@@ -88,7 +87,7 @@ class GraphFile:
     def in_state(self, row: GraphRow, meta: Meta) -> GraphFile:
         """Return the same file as it is to be read in another state of the index, whose row names the same bytes."""
         again = copy.copy(self)
-        again._describe(row, meta)
+        again._describe(row, meta, _parameters(row, meta))
         return again
 
     def check(self) -> None:
@@ -247,6 +246,15 @@ def open_graph(folder: Path, row: GraphRow, meta: Meta, *, check: bool = True) -
     except BaseException:
         file.close()
         raise
+
+
+def _most_items(row: GraphRow, meta: Meta) -> int:
+    """Return how many items a graph can speak of: those of the index, and removed ones."""
+    return meta.items + len(row.removed) // 8
+
+
+def _parameters(row: GraphRow, meta: Meta) -> Mapping[str, Any]:
+    return read_parameters(row.parameters, _most_items(row, meta))
 
 
 def _check_ids(ids: Ids) -> None:
