@@ -454,22 +454,21 @@ def avif_frame(random: Random, side: int = 6000) -> bytes:
 
 
 def container_grid(random: Random) -> bytes:
-    """A grid whose tiles are one large picture, named again and again, for a small or a large result."""
+    """A grid whose tiles are all the same large picture, for a small or a large result."""
     kind = random.choice((b"av01", b"hvc1"))
     tile = coded_picture(kind, said=random.choice((None, (64, 64))))
-    rows, columns = random.choice(((2, 2), (16, 16), (255, 255)))
+    side = random.choice((2, 4, 16, 28))
     size = random.choice(((64, 64), (9000, 9000), (60_000, 60_000)))
-    return heif(kind, [grid(rows, columns, size), tile], [(b"dimg", 1, (2,) * (rows * columns))])
+    return heif(kind, [grid(side, side, size), *[tile] * side**2], [(b"dimg", 1, tuple(range(2, side**2 + 2)))])
 
 
 def container_overlays(random: Random) -> bytes:
-    """Overlays of overlays, each of which is laid twice into the next."""
+    """Overlays of overlays, each of which lies in two others."""
     kind = random.choice((b"av01", b"hvc1"))
-    depth = random.choice((2, 16))
-    items = [overlay(2, random.choice(((64, 64), (8000, 8000)))) for _ in range(depth)] + [coded_picture(kind)]
-    references = [(b"dimg", number, (number + 1,) * 2) for number in range(1, depth + 1)]
-    if random.random() < 0.2:
-        references[-1] = (b"dimg", depth, (1, 1))
+    depth = random.choice((2, 5, 16))
+    size = random.choice(((64, 64), (8000, 8000)))
+    items = [overlay(2, size) for _ in range(2 * depth)] + [coded_picture(kind)] * 2
+    references = [(b"dimg", number, (2 * ((number + 1) // 2) + 1, 2 * ((number + 1) // 2) + 2)) for number in range(1, 2 * depth + 1)]
     return heif(kind, items, references)
 
 
