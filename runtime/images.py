@@ -16,7 +16,6 @@ A picture whose pixels cannot all be decoded is refused, never read in part.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .errors import PictureError, PictureProblem
 from .filenames import folder_sentence, missing_sentence
+from .memory import ByteBudget
 from .pictures.bands import bands
 from .pictures.exif import orientation_in
 from .pictures.faults import MissingEnd, damaged, fault_of_machine, is_memory_free, unsupported
@@ -394,28 +394,6 @@ def _over_white(image: Image.Image, frame: tuple[int, int, int, int]) -> Image.I
             band = image.crop((left, top, right, bottom)).convert("RGBA")
             white.paste(band, (left, top), mask=band.getchannel("A"))
     return white
-
-
-class ByteBudget:
-    """A semaphore counted in bytes: bounds the memory of what is being done at the same time."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._in_use = 0
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def reserve(self, size: int) -> Iterator[None]:
-        """Wait until ``size`` bytes fit, or until nothing else is being done."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._in_use == 0 or self._in_use + size <= self._limit)
-            self._in_use += size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._in_use -= size
-                self._changed.notify_all()
 
 
 # A file that is held waits for memory to decode in, never the other way round.

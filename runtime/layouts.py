@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -278,5 +279,6 @@ def _class_names(source: Source) -> dict[str, str]:
     return {row[0]: row[1].split(",")[0].strip() for row in rows if len(row) == 2}
 
 
-def _lines(source: Source, path: str) -> list[str]:
-    return source.text(path).decode("utf-8", "surrogateescape").splitlines()
+def _lines(source: Source, path: str) -> Iterator[str]:
+    text = io.TextIOWrapper(io.BytesIO(source.text(path)), "utf-8", "surrogateescape")
+    return (line.rstrip("\n") for line in text)

@@ -1,10 +1,13 @@
-"""Large blocks of memory that are freed go back to the system at once: for commands that decode large pictures."""
+"""Memory of this process: a bound on what is being done at the same time, and large blocks that go back at once."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+from collections.abc import Iterator
 
-__all__ = ["return_large_blocks"]
+__all__ = ["ByteBudget", "return_large_blocks"]
 
 # From malloc.h.
 _MMAP_THRESHOLD = -3
@@ -31,3 +34,25 @@ def return_large_blocks() -> bool:
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and mallopt(_MMAP_THRESHOLD, _LARGE) == 1
+
+
+class ByteBudget:
+    """A semaphore counted in bytes: bounds the memory of what is being done at the same time."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._in_use = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Wait until ``size`` bytes fit, or until nothing else is being done."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._in_use == 0 or self._in_use + size <= self._limit)
+            self._in_use += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_use -= size
+                self._changed.notify_all()

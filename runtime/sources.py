@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import operator
 import os
 import stat
+import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,14 +16,28 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from .errors import DataError, PictureError
+from .memory import ByteBudget
 from .text import display_path, printable
 from .tool_folders import is_in_tool_folder
 
 __all__ = ["FolderSource", "Sample", "Source", "ZipSource"]
 
-# A picture inside a zip is held in memory while it is decoded.
-_MAX_MEMBER_BYTES = 512 * 1024 * 1024
-_MAX_TEXT_BYTES = 64 * 1024 * 1024
+_MIB = 1024 * 1024
+# A picture inside a zip is held in memory while it is decoded: one of them, and all at a time over all threads.
+_MAX_MEMBER_BYTES = 512 * _MIB
+_HELD = ByteBudget(_MAX_MEMBER_BYTES)
+_MAX_TEXT_BYTES = 64 * _MIB
+# Of a zip's directory, of which Python keeps several times as much; a million members take about 100 MB.
+_MAX_DIRECTORY_BYTES = 256 * _MIB
+_LOCAL_HEADER_BYTES = 30
+# The end of the directory, before a comment; where one of its fields is full, 64 bits stand before it.
+_END = struct.Struct("<4s4H2LH")
+_MAX_COMMENT_BYTES = 65535
+# More than this, deflated data cannot inflate to. Other methods have no such bound.
+_MAX_DEFLATE_RATIO = 1032
+# Methods that are inflated no further than is asked for; of the others, a small read inflates to as much as this.
+_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_SMALL_READ, _BLOCK_BYTES = 4096, 128 * _MIB
 
 
 @dataclass(frozen=True)
@@ -145,8 +162,10 @@ class ZipSource:
 
     def __init__(self, path: Path) -> None:
         try:
+            _check_directory_size(path)
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+            _check_overlaps(self._zip.infolist())
+        except Exception as error:  # zipfile raises nearly anything on damaged files: struct.error, ValueError, ...
             raise DataError(
                 f"{display_path(path)} is not a zip that can be read ({error}); download or pack it again."
             ) from None
@@ -181,24 +200,86 @@ class ZipSource:
             return b""
 
     def _open(self, path: str) -> IO[bytes]:
+        """Return a member, held in memory until it is closed; waits while others take as much as all may."""
         info = self._members[path]
         if info.file_size > _MAX_MEMBER_BYTES:
             raise OSError(f"{printable(path)} unpacks to {info.file_size:,} bytes, more than {_MAX_MEMBER_BYTES:,}")
-        try:
-            # zipfile stops at the announced size and checks the CRC, so a lying header cannot unpack more.
-            file = io.BytesIO(self._zip.read(info))
-        except (
-            zipfile.BadZipFile,
-            zipfile.LargeZipFile,
-            NotImplementedError,
-            RuntimeError,
-            EOFError,
-        ) as error:
-            raise OSError(f"damaged zip member ({error})") from None
-        except Exception as error:  # zlib.error, lzma.LZMAError and the like have no common base
-            raise OSError(f"damaged zip member ({error})") from None
-        file.name = path
+        if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > _MAX_DEFLATE_RATIO * (info.compress_size + 1):
+            raise OSError(f"damaged zip member ({info.compress_size:,} bytes cannot unpack to {info.file_size:,})")
+        with contextlib.ExitStack() as stack:
+            deflated = info.compress_type in _BOUNDED
+            stack.enter_context(_HELD.reserve(info.file_size if deflated else info.file_size + _BLOCK_BYTES))
+            try:
+                with self._zip.open(info) as member:
+                    content = _announced(member, info)
+            except Exception as error:  # zlib.error, lzma.LZMAError and the like have no common base
+                raise OSError(f"damaged zip member ({error})") from None
+            if len(content) < info.file_size:
+                raise OSError(f"damaged zip member (it has {len(content):,} bytes, not {info.file_size:,})")
+            file = _Member(content, path, stack.pop_all())
         return file
+
+
+def _announced(member: IO[bytes], info: zipfile.ZipInfo) -> bytes:
+    """Read a member up to the size that the directory says, and compare its checksum.
+
+    Without a size, zipfile inflates all that there is; of bzip2 and LZMA, all that it has read of the file.
+    """
+    if info.compress_type in _BOUNDED:
+        content = member.read(info.file_size)
+    else:
+        content = b"".join(iter(lambda: member.read(_SMALL_READ), b""))
+    member.read(1)  # the checksum is compared at the end
+    return content
+
+
+class _Member(io.BytesIO):
+    """A member of a zip in memory; once it is closed, others may take its place."""
+
+    def __init__(self, content: bytes, name: str, place: contextlib.ExitStack) -> None:
+        super().__init__(content)
+        self.name = name
+        self._place = place
+
+    def close(self) -> None:
+        super().close()
+        self._place.close()
+
+
+def _check_directory_size(path: Path) -> None:
+    """Refuse a directory of members that would take too much memory; whether it is sound zipfile says.
+
+    Raises:
+        ValueError: too large.
+
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _END.size - _MAX_COMMENT_BYTES))
+        tail = file.read()
+        at = tail.rfind(b"PK\5\6")
+        if at < 0 or len(tail) < at + _END.size:
+            return
+        length = _END.unpack_from(tail, at)[5]
+        if length == 0xFFFFFFFF and tail[at - 20 : at - 16] == b"PK\6\7":
+            file.seek(max(0, size - len(tail) + at - 20 - 56))
+            length = struct.unpack("<Q", file.read(48)[40:])[0]
+    if min(length, size) > _MAX_DIRECTORY_BYTES:
+        raise ValueError(f"its directory has {length:,} bytes, more than {_MAX_DIRECTORY_BYTES:,}")
+
+
+def _check_overlaps(members: Iterable[zipfile.ZipInfo]) -> None:
+    """Refuse members that lie in each other: so a few bytes are unpacked again and again.
+
+    Raises:
+        ValueError: they overlap.
+
+    """
+    end, last = 0, ""
+    for info in sorted(members, key=operator.attrgetter("header_offset")):
+        if info.header_offset < end:
+            raise ValueError(f"its members {printable(last)} and {printable(info.filename)} lie over each other")
+        end, last = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size, info.filename
 
 
 def _common_top(names: list[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from containers import coded_picture, grid, heif, overlay
 from PIL import Image
 
-__all__ = ["KINDS", "encoded"]
+__all__ = ["KINDS", "deflated", "encoded"]
 
 _MB = 1_000_000
 
@@ -202,7 +202,7 @@ def tiff(data: bytes, width: int, height: int, tags: Sequence[_Tag] = (), bits: 
 
 
 @functools.lru_cache(8)
-def _deflated(size: int, byte: bytes = b"\x80") -> bytes:
+def deflated(size: int, byte: bytes = b"\x80") -> bytes:
     """Return what inflates to ``size`` equal bytes; a block of it is compressed once and then repeated."""
     block = min(size, 5 * _MB)
     packer = zlib.compressobj(9, wbits=-15)
@@ -219,14 +219,14 @@ def _deflated(size: int, byte: bytes = b"\x80") -> bytes:
 def tiff_tile(random: Random, side: int = 44_000) -> bytes:
     """A few pixels in one huge tile."""
     side -= 16 * random.randint(0, 50)
-    data = _deflated(side * side // 16)
+    data = deflated(side * side // 16)
     return tiff(data, 8, 8, [(259, 3, [8]), (322, 4, [side]), (323, 4, [side]), (324, 4, [8]), (325, 4, [len(data)])])
 
 
 def tiff_long_tiles(random: Random) -> bytes:
     """A narrow picture of many tiles, each as long as the limit allows."""
     long, count = random.choice((10_000_000, 80_000_000)), random.choice((50, 500))
-    data = _deflated(long)
+    data = deflated(long)
     places = [(324, 4, [8] * count), (325, 4, [len(data)] * count)]
     return tiff(data, 1, count, [(259, 3, [8]), (322, 4, [long]), (323, 4, [1]), *places])
 
@@ -250,7 +250,7 @@ def tiff_many_tiles(random: Random) -> bytes:
 def tiff_overlapping_strips(random: Random) -> bytes:
     """Strips of one row, each of which claims the whole file."""
     count = random.choice((20_000, 100_000))
-    data = _deflated(1000) + random.randbytes(4 * _MB)
+    data = deflated(1000) + random.randbytes(4 * _MB)
     places = [(273, 4, [8] * count), (278, 4, [1]), (279, 4, [len(data)] * count)]
     return tiff(data, 1000, count, [(259, 3, [random.choice((5, 8, 32773))]), *places])
 
@@ -261,7 +261,7 @@ def tiff_huge(random: Random) -> bytes:
     side = 9900
     bits = 1 if compression in (2, 3, 4) else 8
     if compression == 8:
-        data = _deflated(side * side)
+        data = deflated(side * side)
     elif compression == 32773:
         data = b"\x81\0" * (side * side // 128 + 1)
     else:
@@ -295,7 +295,7 @@ def tiff_samples(random: Random) -> bytes:
     samples = random.choice((5, 1000, 65535))
     planar = random.choice((1, 2))
     tags: list[_Tag] = [(277, 3, [samples]), (258, 3, [8] * samples), (284, 3, [planar]), (259, 3, [8])]
-    return tiff(_deflated(_MB), 10, 10, [*tags, (262, 3, [2])])
+    return tiff(deflated(_MB), 10, 10, [*tags, (262, 3, [2])])
 
 
 def exif_tags(random: Random) -> bytes:
@@ -335,8 +335,8 @@ def png_chunks(random: Random) -> bytes:
         "empty": chunk(b"abCd", b"") * 600_000,
         "text": b"".join(chunk(b"tEXt", b"key%d\0value" % number) for number in range(200_000)),
         "compressed text": chunk(b"zTXt", b"key\0\0" + inflating) * 4000,
-        "EXIF in text": chunk(b"zTXt", b"Raw profile type exif\0\0" + _deflated(500 * _MB)),
-        "profile": chunk(b"iCCP", b"profile\0\0" + _deflated(800 * _MB)),
+        "EXIF in text": chunk(b"zTXt", b"Raw profile type exif\0\0" + deflated(500 * _MB)),
+        "profile": chunk(b"iCCP", b"profile\0\0" + deflated(800 * _MB)),
         "animation": chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)) + chunk(b"fdAT", bytes(100)) * 50_000,
     }
     return plain[:33] + many[random.choice(sorted(many))] + plain[33:]
@@ -352,11 +352,11 @@ def png_split_pixels(random: Random) -> bytes:
 def png_inflating(random: Random) -> bytes:
     """Pixels that inflate to far more than the picture, or to a picture of the largest size."""
     if random.random() < 0.3:
-        return png([_deflated(2000 * _MB)], 8, 8)
+        return png([deflated(2000 * _MB)], 8, 8)
     depth, kind, samples = random.choice(((8, 0, 1), (8, 2, 3), (8, 6, 4), (16, 6, 8), (16, 0, 2), (1, 3, 1)))
     side = random.choice((4000, 9990))
     size = side * (1 + side * samples)
-    return png([_deflated(size, b"\0")], side, side, depth, kind, random.choice((0, 1)))
+    return png([deflated(size, b"\0")], side, side, depth, kind, random.choice((0, 1)))
 
 
 # GIF and BMP
@@ -454,22 +454,21 @@ def avif_frame(random: Random, side: int = 6000) -> bytes:
 
 
 def container_grid(random: Random) -> bytes:
-    """A grid whose tiles are one large picture, named again and again, for a small or a large result."""
+    """A grid whose tiles are all the same large picture, for a small or a large result."""
     kind = random.choice((b"av01", b"hvc1"))
     tile = coded_picture(kind, said=random.choice((None, (64, 64))))
-    rows, columns = random.choice(((2, 2), (16, 16), (255, 255)))
+    side = random.choice((2, 4, 16, 28))
     size = random.choice(((64, 64), (9000, 9000), (60_000, 60_000)))
-    return heif(kind, [grid(rows, columns, size), tile], [(b"dimg", 1, (2,) * (rows * columns))])
+    return heif(kind, [grid(side, side, size), *[tile] * side**2], [(b"dimg", 1, tuple(range(2, side**2 + 2)))])
 
 
 def container_overlays(random: Random) -> bytes:
-    """Overlays of overlays, each of which is laid twice into the next."""
+    """Overlays of overlays, each of which lies in two others."""
     kind = random.choice((b"av01", b"hvc1"))
-    depth = random.choice((2, 16))
-    items = [overlay(2, random.choice(((64, 64), (8000, 8000)))) for _ in range(depth)] + [coded_picture(kind)]
-    references = [(b"dimg", number, (number + 1,) * 2) for number in range(1, depth + 1)]
-    if random.random() < 0.2:
-        references[-1] = (b"dimg", depth, (1, 1))
+    depth = random.choice((2, 5, 16))
+    size = random.choice(((64, 64), (8000, 8000)))
+    items = [overlay(2, size) for _ in range(2 * depth)] + [coded_picture(kind)] * 2
+    references = [(b"dimg", number, (2 * ((number + 1) // 2) + 1, 2 * ((number + 1) // 2) + 2)) for number in range(1, 2 * depth + 1)]
     return heif(kind, items, references)
 
 

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
+from .containers import coded_pixels
 from .faults import missing_decoder
 
 __all__ = ["DECODERS", "open_heif"]
@@ -32,18 +33,21 @@ class HeifFile(ImageFile.ImageFile):
 
     Attributes:
         levels: the largest value of a sample, where gray has more than 8 bits.
+        coded_pixels: how many pixels are decoded, whatever size the container says.
 
     """
 
     format = "HEIF"
     format_description = "HEIF container"
     levels = 255
+    coded_pixels = 0
     _primary: Any = None
 
     def _open(self) -> None:
         assert self.fp is not None
         content = self.fp.read()
         _check_boxes(content)
+        self.coded_pixels = coded_pixels(content)
         pictures = _decoder().load_file(content, _THREADS, *_AS_DECODED, "", False)
         primary = [picture for picture in pictures if picture is not None and picture.primary]
         if not primary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from typing import IO
@@ -136,9 +137,15 @@ def _webp(file: IO[bytes]) -> Image.Image:
 def _avif(file: IO[bytes]) -> Image.Image:
     from PIL import AvifImagePlugin, features
 
+    from .containers import coded_pixels
+
     if not features.check("avif"):
         raise unsupported("AVIF", "a decoder that this Pillow lacks", "install Pillow 11.3 or later from a wheel")
-    return AvifImagePlugin.AvifImageFile(file)
+    content = file.read()
+    pixels = coded_pixels(content)
+    image = AvifImagePlugin.AvifImageFile(io.BytesIO(content))
+    image.coded_pixels = pixels  # type: ignore[attr-defined]  # as the other readers say it
+    return image
 
 
 def _heif(file: IO[bytes]) -> Image.Image:

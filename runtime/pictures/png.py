@@ -5,6 +5,7 @@ So a profile of any size, text, and damage in what no viewer needs cost neither 
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ __all__ = ["Inflated", "PngFile", "decoded_bytes", "open_png"]
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _COLOUR, _PALETTE = 0, 2, 3
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-# Of pixels, and of all else.
-_MOST_CHUNKS, _MOST_OTHERS = 1_000_000, 50_000
+# Of pixels, besides one for each so many bytes (writers take 8 KB and more), and of all else.
+_MOST_CHUNKS, _MOST_OTHERS = 100_000, 50_000
+_LEAST_CHUNK = 1024
 # Of a chunk that is kept: PLTE holds 768 bytes; EXIF is small, but thumbnails lie in it.
 _MOST_KEPT = 1 << 20
 _RAW_EXIF = b"Raw profile type exif"
@@ -138,6 +140,7 @@ def open_png(file: IO[bytes]) -> PngFile:
 
 def _needed(file: IO[bytes]) -> Iterator[_Chunk]:
     """Walk over the chunks, and return those that are needed; the walk ends where the file does, or makes no sense."""
+    most = _MOST_CHUNKS + file.seek(0, os.SEEK_END) // _LEAST_CHUNK
     at, counts = len(_SIGNATURE), [0, 0]
     while True:
         file.seek(at)
@@ -148,8 +151,8 @@ def _needed(file: IO[bytes]) -> Iterator[_Chunk]:
         if not name.isalpha() or name == b"IEND":
             return
         counts[name != b"IDAT"] += 1
-        if counts[0] > _MOST_CHUNKS or counts[1] > _MOST_OTHERS:
-            raise ValueError(f"more than {_MOST_CHUNKS:,} chunks of pixels, or {_MOST_OTHERS:,} of other kinds")
+        if counts[0] > most or counts[1] > _MOST_OTHERS:
+            raise ValueError(f"more than {most:,} chunks of pixels, or {_MOST_OTHERS:,} of other kinds")
         if name in _NEEDED:
             yield _Chunk(name, at + 8, length)
         elif name == b"CgBI":
