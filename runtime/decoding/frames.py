@@ -99,7 +99,7 @@ class Channel:
             EOFError, OSError: the other end is gone.
 
         """
-        head, descriptors = b"", []
+        head, descriptors = b"", list[int]()
         if max_descriptors:
             with contextlib.closing(socket.socket(fileno=os.dup(self._receiving))) as line:
                 head, descriptors, _, _ = socket.recv_fds(line, _LENGTH.size, max_descriptors)

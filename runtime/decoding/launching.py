@@ -81,22 +81,17 @@ class Interpreter:
         environment = {**environment, "PYTHONPATH": path, **_SETTINGS}
         # -P: nothing is imported from the working directory. Its own session: Ctrl-C in a terminal is for this process.
         command = [sys.executable, "-P", "-c", _PROGRAM, *words, str(os.getpid())]
-        with contextlib.ExitStack() as stack:
-            if hasattr(socket, "AF_UNIX"):
-                ours, theirs = map(stack.enter_context, socket.socketpair())
-                places = {"stdin": theirs.fileno(), "stdout": subprocess.DEVNULL}
-            else:
-                places = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self.process = subprocess.Popen(
-                command, stderr=subprocess.PIPE, env=environment, start_new_session=True, bufsize=0, **places
-            )
-            if hasattr(socket, "AF_UNIX"):
-                descriptor = ours.detach()
-                self.channel = Channel(descriptor, descriptor)
-                return
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.channel = Channel(os.dup(self.process.stdout.fileno()), os.dup(self.process.stdin.fileno()))
+        if not hasattr(socket, "AF_UNIX"):
+            self.process = _popen(command, environment, subprocess.PIPE, subprocess.PIPE)
+            assert self.process.stdin is not None
+            assert self.process.stdout is not None
+            self.channel = Channel(os.dup(self.process.stdout.fileno()), os.dup(self.process.stdin.fileno()))
+            return
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self.process = _popen(command, environment, theirs.fileno(), subprocess.DEVNULL)
+            descriptor = ours.detach()
+            self.channel = Channel(descriptor, descriptor)
 
     def settle(self) -> None:
         """Hear no more of what it says on stderr: it is ready."""
@@ -111,6 +106,18 @@ class Interpreter:
             lines = stream.read().decode("utf-8", "replace").strip().splitlines()
         status = self.process.wait()
         return printable(lines[-1][:_LONGEST_TEXT]) if lines else f"exit status {status}"
+
+
+def _popen(command: list[str], environment: dict[str, str], stdin: int, stdout: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+        bufsize=0,
+    )
 
 
 class ForkServer:

@@ -29,6 +29,8 @@ _START_S = 60.0
 _RESTART_PAUSE_S = 1.0
 _MAX_FAILURES = 3
 _TICK_S = 0.05
+# A worker that was killed within this time had not begun: what ends it was there before the picture.
+_JUST_BEGUN_S = 0.2
 # How often it is looked whether workers live while nothing is decoded.
 _PAUSE_S = 1.0
 # The age of a picture from which on memory is looked at, where the system does not limit it.
@@ -222,6 +224,8 @@ class DecodingPool:
             reason = worker.end()
         finally:
             self._give_back(worker)
+        if reason == "killed" and time.monotonic() - worker.begun < _JUST_BEGUN_S:
+            return self._attempt(job, queue)  # it had been killed before
         self._stopped(reason, job.name)
         if reason == "evicted":
             return None

@@ -190,9 +190,9 @@ class DecodingProcess:
 
         """
         if answer.code is Code.REFUSED:
-            values = self._channel.text(answer.size)
-            self._is_last = answer.last
-            raise _refusal_of(values, job.name)
+            error = _refusal_of(self._channel.text(answer.size), job.name)
+            self._is_last = answer.last or isinstance(error, FrameError)
+            raise error
         if answer.code is not Code.PICTURE or not job.fits(answer):
             raise FrameError(f"{answer} for {job.size} pixels a side")
         picture = np.empty((answer.height, answer.width, 3), dtype=np.uint8)

@@ -100,6 +100,7 @@ def _fork_workers(control: Channel) -> Channel | None:
             os.dup2(line, 0)
             os.close(line)
             os.setpgid(0, 0)  # so that its priority is its own
+            _die_first()
             _end_with_parent(me)
             return Channel(0, 0)
         os.close(line)
@@ -228,6 +229,12 @@ def _give_up_the_rest() -> None:
             with contextlib.suppress(AttributeError, ValueError, OSError):
                 resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _die_first() -> None:
+    """Be what the system ends where memory runs out, rather than the server."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+        file.write("1000")
 
 
 class _Granted(ByteBudget):
