@@ -741,11 +741,11 @@ OTHERS: dict[str, tuple[Change, str]] = {
         other_types(input=helper.make_tensor_type_proto(TensorProto.FLOAT, [1])),
         "'more' tensor(float) [1]",
     ),
-    "an input that is a sequence": (other_types(input=sequence), "it has an operator that no exported network has, Se"),
+    "an input that is a sequence": (other_types(input=sequence), "no exported network has, SequenceConstruct"),
     "an input that is optional": (other_types(input=helper.make_optional_type_proto(sequence)), "'more'"),
     "an output that is a sequence": (
         other_types(output=sequence),
-        "it has an operator that no exported network has, Se",
+        "no exported network has, SequenceConstruct",
     ),
     "two outputs": (two_outputs, "the output 'embedding' tensor(float) ['n', 16], 'raw'"),
     "output of another name": (called(output="vector"), "the output 'vector'"),
