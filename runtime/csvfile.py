@@ -1,23 +1,30 @@
-"""CSV files that name pictures: their rows, what their paths may be, and how their faults are told."""
+"""CSV files that name pictures: their rows, what their paths may be, how faults are told, and how they are written.
+
+A name that a spreadsheet would take for a formula (``=HYPERLINK(...)``) is written with an apostrophe before it, which
+spreadsheets take for "this is text". One that has the apostrophe already gets another, so that none is lost.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from .errors import DataError
 from .text import display_path, printable
 
-__all__ = ["Row", "csv_rows", "member_path", "read_rows", "row_error"]
+__all__ = ["Row", "csv_rows", "csv_text", "member_path", "plain_text", "read_rows", "row_error", "written_rows"]
 
 # The fields of a row by the names of their columns, in lower case; None: the line is too short to have it.
 Row = dict[str, str | None]
 
 _DELIMITERS = (",", ";", "\t")
+# What spreadsheets compute, some of them after white space or in full width.
+_FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
 # Of an error message; a file that is no CSV may be one line.
 _MAX_SHOWN = 200
 
@@ -102,3 +109,21 @@ def member_path(path: Path, line: int, name: str) -> str:
 def row_error(path: Path, line: int, what: str) -> DataError:
     """Return the error that a row is at fault, for the caller to raise."""
     return DataError(f"{display_path(path)}, line {line}: {printable(what)}.")
+
+
+def written_rows(rows: Iterable[Sequence[object]]) -> bytes:
+    """Return a CSV in UTF-8 with a line for each row; texts in it are written as :func:`csv_text` has them."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)  # lines end as RFC 4180 has it: with others a carriage return would stand without quotes
+    writer.writerows([csv_text(value) if isinstance(value, str) else value for value in row] for row in rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def csv_text(text: str) -> str:
+    """Return a text as it stands in a CSV: no spreadsheet takes it for a formula. :func:`plain_text` undoes it."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def plain_text(field: str) -> str:
+    """Return the text that :func:`csv_text` wrote."""
+    return field[1:] if field.startswith("'") and _FORMULA.match(field) else field

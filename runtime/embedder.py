@@ -30,8 +30,8 @@ Vectors = npt.NDArray[np.float32]
 # 16 are 1 to 5 % faster than 8 and 32, and 6 to 18 % faster than 64, which no longer stay in the cache.
 _WORKER_BATCH_SIZE = 16
 _LEAST_BATCHES = 4
-# A batch is of so many bytes at most: on a CPU the results inside a network count, about so many bytes for each pixel of
-# a picture; on a GPU the pictures themselves, of which the memory of this machine holds three batches.
+# A batch is of so many bytes at most: on a CPU the results inside a network count, about so many bytes for each pixel
+# of a picture; on a GPU the pictures themselves, of which the memory of this machine holds three batches.
 _BYTES_PER_PIXEL = 256
 _MOST_BYTES = 256 * 2**20
 _MOST_BYTES_ON_GPU = 128 * 2**20
@@ -39,8 +39,8 @@ _MOST_BYTES_ON_GPU = 128 * 2**20
 _MOST_WORKERS = 16
 # Squared length of a row may differ from 1 by this much, the rounding of a float32 (or float16) network.
 _UNIT_TOLERANCE = 1e-3
-# The largest networks take seconds a picture on the smallest boxes; one that goes on for ever must end. Once the time of
-# a picture is known, a batch may take so many times as long as its pictures.
+# The largest networks take seconds a picture on the smallest boxes; one that goes on for ever must end. Once the time
+# of a picture is known, a batch may take so many times as long as its pictures.
 _SECONDS_PER_PICTURE = 60.0
 _SLOWER = 20
 # What ONNX Runtime's errors say where memory is short: on its limit, on the system's, and on a GPU's.

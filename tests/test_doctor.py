@@ -359,6 +359,23 @@ def test_the_quota_of_a_container(tmp_path):
     assert cgroups.cpu_quota(tmp_path / "missing", one) is None
 
 
+def test_the_memory_of_a_container(tmp_path):
+    two, one = tmp_path / "two", tmp_path / "one"
+    (two / "a/b").mkdir(parents=True)
+    (two / "a/memory.max").write_text("536870912\n")
+    (two / "a/b/memory.max").write_text("max\n")
+    own = tmp_path / "cgroup"
+    own.write_text("0::/a/b\n")
+    assert cgroups.memory_limit(own, two) == 2**29
+    own.write_text("0::/\n")
+    assert cgroups.memory_limit(own, two) is None
+    (one / "memory/x").mkdir(parents=True)
+    (one / "memory/x/memory.limit_in_bytes").write_text("1073741824\n")
+    own.write_text("9:memory:/x\n4:cpu,cpuacct:/x\n0::/\n")
+    assert cgroups.memory_limit(own, one) == 2**30
+    assert cgroups.memory_limit(tmp_path / "missing", one) is None
+
+
 def test_fewer_cores_than_it_seems(monkeypatch):
     assert processor.describe_cores(16, 8, None).found == "8 of 16 are used"
     assert "granted the time of 2.5" in processor.describe_cores(16, 2, 2.5).found

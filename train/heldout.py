@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..runtime.csvfile import written_rows
 from ..runtime.datasets import Sample
 from ..runtime.errors import TrainingError
 from .config import TrainConfig
@@ -85,9 +84,6 @@ def distinct_triplets(labels: Positions, relevance: Relevance, rules: DrawRules,
 
 def write_triplets(path: Path, samples: Sequence[Sample], triplets: Positions) -> None:
     """Write a CSV of ``query,positive,negative``, the paths of ``samples`` at int64 ``[t, 3]``, atomically."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("query", "positive", "negative"))
-    writer.writerows([samples[position].path for position in triplet] for triplet in triplets.tolist())
-    data = text.getvalue().encode("utf-8", "surrogateescape")
+    rows = ([samples[position].path for position in triplet] for triplet in triplets.tolist())
+    data = written_rows([("query", "positive", "negative"), *rows])
     write_atomically(path, lambda file: file.write(data))

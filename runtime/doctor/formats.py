@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from ..shell import pip
+from ..shell import install_extra, pip
 from .finding import Finding, ok, problem, warning
 
 __all__ = ["formats_finding"]
@@ -19,13 +19,21 @@ def formats_finding() -> Finding:
         return problem("picture formats", "Pillow was built without JPEG or PNG", _reinstall())
     if missing:
         return warning("picture formats", f"Pillow was built without {' and '.join(missing)}", _reinstall())
-    heif = any(importlib.util.find_spec(name) is not None for name in ("pi_heif", "pillow_heif"))
-    more = ", HEIF (HEIC)" if heif else "; no HEIF (HEIC), which phones write"
-    return ok(
-        "picture formats",
-        f"{_jpeg()}, PNG, GIF, BMP, TIFF, WebP, AVIF{more}",
-        None if heif else pip("install", "pi-heif"),
-    )
+    more, hint = _heif()
+    return ok("picture formats", f"{_jpeg()}, PNG, GIF, BMP, TIFF, WebP, AVIF{more}", hint)
+
+
+def _heif() -> tuple[str, str | None]:
+    """Return what reads HEIF, and what would read it better."""
+    kept, ended = (importlib.util.find_spec(name) is not None for name in ("_pillow_heif", "_pi_heif"))
+    if kept:
+        return ", HEIF (HEIC)", None
+    if ended:
+        return (
+            ", HEIF (HEIC) by pi-heif, which is no longer kept: for pictures of strangers take pillow-heif, which "
+            "brings an encoder under the GPL"
+        ), install_extra("heif")
+    return "; no HEIF (HEIC), which phones write", pip("install", "pi-heif")
 
 
 def _jpeg() -> str:

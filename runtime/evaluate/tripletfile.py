@@ -7,6 +7,7 @@ paper's text query: the query is ranked against the gallery pictures that have i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..csvfile import csv_rows, member_path, row_error
+from ..csvfile import csv_rows, member_path, plain_text, row_error
 from ..datasets import DataSet, Sample
 from ..errors import DataError
 from ..sources import FolderSource
@@ -114,10 +115,10 @@ class _Pictures:
         return self._places[member]
 
     def _find(self, line: int, column: str, member: str) -> Sample:
-        if member in self._listed:
-            return self._listed[member]
-        try:
-            return self._beside.sample(member, "")
-        except OSError:
-            found = f"{column} {member!r}, which does not exist {self._where}"
-            raise row_error(self._path, line, f"{found}; expected a picture that is there") from None
+        for name in dict.fromkeys((member, plain_text(member))):  # files of training are written with csv_text
+            if name in self._listed:
+                return self._listed[name]
+            with contextlib.suppress(OSError):
+                return self._beside.sample(name, "")
+        found = f"{column} {member!r}, which does not exist {self._where}"
+        raise row_error(self._path, line, f"{found}; expected a picture that is there")

@@ -17,7 +17,7 @@ from .faults import missing_decoder
 __all__ = ["DECODERS", "open_heif"]
 
 # Modules that decode, and the packages that bring them; the first that can be imported is taken.
-DECODERS = {"_pi_heif": "pi-heif", "_pillow_heif": "pillow-heif"}
+DECODERS = {"_pillow_heif": "pillow-heif", "_pi_heif": "pi-heif"}
 
 _THREADS = 4
 # Colours in 8 bits, as RGB; rows and gray of more bits as libheif hands them over: what the package would do to them
@@ -100,7 +100,7 @@ def _check_boxes(content: bytes) -> None:
 
 
 def _decoder() -> Any:
-    """Return the module of pi-heif; where there is none, of pillow-heif, which is the same with an encoder."""
+    """Return the module of pillow-heif, which is kept up to date; where there is none, of pi-heif, which has ended."""
     for name in DECODERS:
         try:
             return importlib.import_module(name)

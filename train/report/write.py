@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ...runtime.csvfile import written_rows
 from ...runtime.datasets import DataSet
 from ...runtime.errors import DeepRankError
 from ...runtime.text import display_path, printable
@@ -157,15 +157,16 @@ def _classes(found: Evaluated, path: Path) -> tuple[Sequence[ClassFigures], Sequ
 
 
 def _csv(classes: Sequence[ClassFigures]) -> bytes:
-    """Return the table of classes; labels are written as they are, so that other tables can be joined to it."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
+    """Return the table of classes; labels are written as they are, so that other tables can be joined to it.
+
+    But for those that a spreadsheet would compute.
+    """
     counts, shares = ("label", "name", "queries", "gallery"), ("precision_at_k", "possible")
-    writer.writerow((*counts, *shares, "most_confused_with", "share_of_neighbours"))
+    rows: list[Sequence[object]] = [(*counts, *shares, "most_confused_with", "share_of_neighbours")]
     for row in classes:
         values = (row.label, row.name, row.queries, row.gallery, f"{row.precision:.6f}", f"{row.possible:.6f}")
-        writer.writerow((*values, row.confused_with or "", f"{row.confused_share:.6f}"))
-    return file.getvalue().encode("utf-8", "surrogateescape")
+        rows.append((*values, row.confused_with or "", f"{row.confused_share:.6f}"))
+    return written_rows(rows)
 
 
 def _map(found: Evaluated, queries: Vectors, path: Path) -> tuple[bytes, int]:
