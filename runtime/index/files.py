@@ -253,10 +253,10 @@ def exchange_folders(fresh: Path, folder: Path) -> None:
 def finish_exchange(folder: Path) -> None:
     """Give a folder its name back that a crash in :func:`exchange_folders` took.
 
-    Only to an index of the same user: in a folder that many may write to, anybody can prepare one of that name.
+    Only to one of the same user: in a folder that many may write to, anybody can prepare one of that name.
     """
     aside = folder.with_name(f".{folder.name}.aside")
-    if not os.path.lexists(folder) and is_index(aside) and is_ours(aside):
+    if is_ours(aside) and not os.path.lexists(folder):
         with contextlib.suppress(OSError):  # it may be only to be read; then there is no index
             aside.replace(folder)
 

@@ -162,6 +162,8 @@ def connect_to_read(folder: Path) -> sqlite3.Connection:
             f"{display_path(folder)} {found}; expected an index folder. Make one with: deeprank-index sync PHOTOS, "
             "or name another with --index."
         )
+    if not os.access(database, os.R_OK):
+        raise not_shared(folder)
     with guarded(database):
         connection = _connect_somehow(database)
         try:
@@ -187,8 +189,6 @@ def _connect_somehow(database: Path) -> sqlite3.Connection:
     if left and os.access(database.parent, os.W_OK) and os.access(database, os.W_OK):
         _roll_back(database)
         return connect(database, "ro")
-    if not os.access(database, os.R_OK):
-        raise not_shared(database.parent)
     if os.access(database.parent, os.W_OK):
         raise IndexStateError(f"{display_path(database)} cannot be opened; check its permissions.")
     if left and not _size(journal) and not shared.exists():
