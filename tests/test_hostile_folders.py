@@ -247,7 +247,7 @@ def test_a_part_that_is_none_is_refused_with_a_sentence(index: Path, made: Path,
     for text in said.values():
         what = "the folder of the uploads" if name == "uploads" else "a file of the index itself"
         assert text.startswith(f"error: {index}/{name} is a "), text
-        assert f"; expected {what}. Put that in its place, or delete it.\n" in text
+        assert f"; expected {what}. Put that there, or delete the " in text
         assert text.count("\n") == 1
 
 
