@@ -42,7 +42,6 @@ _LONGEST_KEPT = 200
 
 # What not every system has.
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 _KINDS = {
@@ -116,13 +115,14 @@ def open_regular(path: str | Path, *, follow_links: bool = False) -> BufferedRea
     """
     _check_regular(os.stat(path, follow_symlinks=follow_links), path)  # noqa: PTH116 - text that need not be UTF-8
     # It may have become something else just now.
-    descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY | (0 if follow_links else _NOFOLLOW))
+    more = _NONBLOCK | (0 if follow_links else _NOFOLLOW)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | more))  # noqa: SIM115
     try:
-        _check_regular(os.fstat(descriptor), path)
-        return os.fdopen(descriptor, "rb")
+        _check_regular(os.fstat(file.fileno()), path)
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
+    return file
 
 
 def _check_regular(status: os.stat_result, path: str | Path) -> None:

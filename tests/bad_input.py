@@ -74,6 +74,26 @@ def sync_more(folder: Path, *words: str) -> list[str]:
     return ["deeprank-index", "sync", *words, "--index", INDEX]
 
 
+def linked_graph(folder: Path) -> list[str]:
+    graph = indexed(folder) / "graph.hnsw"
+    graph.rename(folder / "elsewhere.hnsw")
+    graph.symlink_to(folder / "elsewhere.hnsw")
+    return ["deeprank-query", FIRST, "--index", INDEX]
+
+
+def piped_model(folder: Path) -> list[str]:
+    model = indexed(folder) / "model.onnx"
+    model.unlink()
+    os.mkfifo(model)
+    return ["deeprank-query", FIRST, "--index", INDEX]
+
+
+def linked_uploads(folder: Path) -> list[str]:
+    (folder / "pictures").mkdir()
+    (indexed(folder) / "uploads").symlink_to(folder / "pictures")
+    return ["deeprank-index", "remove", FIRST, "--yes", "--index", INDEX]
+
+
 def cared(folder: Path, *words: str, index: str = INDEX) -> list[str]:
     indexed(folder)
     return ["deeprank-index", *words, "--index", index]
@@ -308,6 +328,10 @@ CASES = [
     Case("a removal that nothing matches", lambda f: cared(f, "remove", "l*0.png", "--yes"), "'l*/**/*0.png' matches"),
     Case("--copy-to a folder with files", lambda f: asked(f, FIRST, "--copy-to", PHOTOS), "expected"),
     Case("a copy over something else", lambda f: cared(f, "copy", PHOTOS), "expected"),
+    Case("an index with a link in it", linked_graph, "graph.hnsw is a link; expected a file of the index itself"),
+    Case("an index with a pipe in it", piped_model, "model.onnx is a pipe; expected a file of the index itself"),
+    Case("uploads that are a link", linked_uploads, "uploads is a link; expected the folder of the uploads"),
+    Case("--shared for an index that is private", lambda f: sync_more(f, PHOTOS, "--shared"), "chmod -R g+rX my.index"),
     Case("an import of no export", lambda f: cared(f, "import", FIRST, index="new.index"), "deeprank-index export"),
     Case("an import over an index", lambda f: cared(f, "import", FIRST), "expected"),
     Case("two data sets in one folder", two_sets, "holds 2 data sets: cars (test, train), pets (test, train)"),

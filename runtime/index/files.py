@@ -73,7 +73,13 @@ _PARTS = (DATABASE, MODEL, GRAPH, LOCK, *_SIDES)
 # Earlier versions prepared a file under these names.
 _ONCE_PREPARED = tuple(f"{name}.tmp" for name in (DATABASE, MODEL, GRAPH, LOCK))
 _ONCE_PREPARED += tuple(f"{DATABASE}.tmp{suffix}" for suffix in SIDE_FILES)
-_KINDS = {stat.S_IFLNK: "link", stat.S_IFDIR: "folder", stat.S_IFREG: "file", stat.S_IFIFO: "pipe"}
+_KINDS = {
+    stat.S_IFLNK: "link",
+    stat.S_IFDIR: "folder",
+    stat.S_IFREG: "file",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+}
 
 _AT_A_TIME = 1 << 20
 # Faults of what is written, not of what is read.
@@ -120,18 +126,18 @@ def check_parts(folder: Path) -> None:
         if problem is not None:
             expected = "the folder of the uploads" if name == UPLOADS else "a file of the index itself"
             raise IndexStateError(
-                f"{display_path(path)} is {problem}; expected {expected}. Put that in its place, or delete it."
+                f"{display_path(path)} is a {problem}; expected {expected}. Put that there, or delete the {problem}."
             )
 
 
 def _problem(name: str, status: os.stat_result) -> str | None:
-    """Return what is there instead of a part of an index, as the object of a sentence; None: the part."""
+    """Return what is there instead of a part of an index, as a noun; None: the part."""
     expected = stat.S_ISDIR if name == UPLOADS else stat.S_ISREG
     if not expected(status.st_mode):
-        return f"a {_KINDS.get(stat.S_IFMT(status.st_mode), 'device or a socket')}"
-    # SQLite and the lock write into a file that is there already.
+        return _KINDS.get(stat.S_IFMT(status.st_mode), "device")
+    # SQLite and the lock write into a file that is there already: it must not be somebody else's, too.
     if status.st_nlink > 1 and (name in _SIDES or (name == LOCK and status.st_size)):
-        return "another name of a file that lies elsewhere (a hard link)"
+        return "hard link"
     return None
 
 
@@ -253,10 +259,10 @@ def exchange_folders(fresh: Path, folder: Path) -> None:
 def finish_exchange(folder: Path) -> None:
     """Give a folder its name back that a crash in :func:`exchange_folders` took.
 
-    Only to an index of the same user: in a folder that many may write to, anybody can prepare one of that name.
+    Only to one of the same user: in a folder that many may write to, anybody can prepare one of that name.
     """
     aside = folder.with_name(f".{folder.name}.aside")
-    if not os.path.lexists(folder) and is_index(aside) and is_ours(aside):
+    if is_ours(aside) and not os.path.lexists(folder):
         with contextlib.suppress(OSError):  # it may be only to be read; then there is no index
             aside.replace(folder)
 
@@ -302,7 +308,7 @@ def is_ours(folder: Path) -> bool:
 def _found(path: Path) -> str:
     if path.is_dir() and not path.is_symlink():
         return f"a folder of another user{_name_of(path)}"
-    return f"a {_KINDS.get(stat.S_IFMT(path.lstat().st_mode), 'device or a socket')}"
+    return f"a {_KINDS.get(stat.S_IFMT(path.lstat().st_mode), 'device')}"
 
 
 def _exchanged(one: Path, other: Path) -> bool:

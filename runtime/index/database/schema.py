@@ -173,6 +173,8 @@ def connect_to_read(folder: Path) -> Connection:
             f"{display_path(folder)} {found}; expected an index folder. Make one with: deeprank-index sync PHOTOS, "
             "or name another with --index."
         )
+    if not os.access(database, os.R_OK):
+        raise not_shared(folder)
     with guarded(database):
         connection = _connect_somehow(database)
         try:

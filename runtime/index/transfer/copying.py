@@ -102,7 +102,7 @@ def copy(
     _check_apart(folder, place)
     check_free(place, replace=replace, hint=" (or --replace, which exchanges it for the copy)")
     permissions = permissions_of(place if is_index(place) else folder)
-    mode = stat.S_IMODE(folder.stat().st_mode) & 0o777
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o777 | 0o700
     if shared and not permissions.mode & stat.S_IRGRP:
         permissions, mode = SHARED, SHARED.folder_mode
     with placed_folder(place, permissions, replace=replace, mode=mode) as making:

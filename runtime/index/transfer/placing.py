@@ -46,8 +46,9 @@ def placed_folder(
     check_free(target, replace=replace)
     making = real.with_name(f".{real.name}.making")
     with disk_errors(target), contextlib.ExitStack() as undo:
-        undo.callback(_remove_empty, [making, *_make_folders(making.parent)])
+        undo.callback(_remove_empty, _make_folders(making.parent))
         private_folder(making)
+        undo.callback(_remove_empty, [making])
         with locked(making, permissions=permissions):
             _empty(making)
             undo.callback(shutil.rmtree, making, ignore_errors=True)
