@@ -63,6 +63,7 @@ def vouch(connection: sqlite3.Connection, **meta: int | str) -> None:
     columns = "id, root, path, label, size, mtime_ns, sha256, decoding"
     for *fields, vector in connection.execute(f"SELECT {columns}, vector FROM items").fetchall():
         if not all(isinstance(fields[place], kind) for place, kind in _CHECKED.items()) or type(vector) is not bytes:
+            items += 1
             continue  # no checksum can be right
         crc = zlib.crc32(vector)
         row = _row_crc32(tuple(fields), crc)
@@ -329,7 +330,7 @@ KINDS: Mapping[str, Kind] = {
     "blob for a number": _vouched("UPDATE items SET size = ?", lambda rng: (rng.randbytes(8),)),
     "long hash": _vouched("UPDATE items SET sha256 = ?", lambda rng: (bytes(rng.choice([0, 31, 5000])),)),
     "not a number": _vouched(
-        "UPDATE items SET vector = ?||zeroblob(length(vector) - 4)", lambda rng: (struct.pack("<f", float("nan")),)
+        "UPDATE items SET vector = CAST(? || substr(vector, 5) AS BLOB)", lambda rng: (struct.pack("<f", float("nan")),)
     ),
     "last id": _vouched("UPDATE items SET id = ? WHERE id = (SELECT max(id) FROM items)", lambda rng: (2**63 - 1,)),
     "meta": _meta,

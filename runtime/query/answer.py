@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..index.search.hit import Content
     from ..index.search.index import Hit
 
 __all__ = ["Answer", "Asked"]
@@ -21,12 +22,14 @@ class Asked:
         path: as it was given; ``-`` for standard input.
         id: where it was asked for as one of the index.
         content: what was read from standard input.
+        indexed: of a picture of the index, what its file held when it was indexed.
 
     """
 
     path: str
     id: int | None = None
     content: bytes | None = field(default=None, repr=False)
+    indexed: Content | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:

@@ -151,7 +151,10 @@ def _of_item(index: Index, which: str) -> _Query:
         found = index.item(which)
     except QueryError as error:
         return _Query(Asked(which), None, error=str(error))
-    return _Query(Asked(found.path, found.id), found.vector, found.sha256)
+    from ..index.search.hit import Content
+
+    content = Content(found.sha256, found.size)
+    return _Query(Asked(found.path, found.id, indexed=content), found.vector, found.sha256)
 
 
 def _vectors(embedder: Embedder, sources: Sequence[PictureSource]) -> Iterator[npt.NDArray[np.float32] | PictureError]:

@@ -7,13 +7,16 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from ..errors import QueryError
 from ..files import placed
 from ..text import display_path
 from .answer import Answer
 from .regularfile import SourceError, opened
+
+if TYPE_CHECKING:
+    from ..index.search.hit import Hit
 
 __all__ = ["CopyReport", "check_folder", "copy_hits"]
 
@@ -64,8 +67,9 @@ def check_folder(folder: Path) -> None:
 def copy_hits(answers: Sequence[Answer], folder: Path, roots: Sequence[str] = ()) -> CopyReport:
     """Copy the files of all hits to ``folder``, named by rank, distance and their own name.
 
-    Of several answers, each has a folder of its own. Links are followed: what is copied is the content. Hits whose file
-    is gone, may not be read or is no regular file are reported.
+    Of several answers, each has a folder of its own. Links are followed, as a sync does: what is copied is the content,
+    if it still is what was indexed. Hits whose file is gone, may not be read, is no regular file or holds something
+    else are reported.
 
     Args:
         answers: those with an error are passed over.
@@ -80,12 +84,12 @@ def copy_hits(answers: Sequence[Answer], folder: Path, roots: Sequence[str] = ()
     copied, problems = 0, []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for target, source in _planned(answers, folder):
+        for target, hit in _planned(answers, folder):
             target.parent.mkdir(exist_ok=True)
             try:
-                _copy(source, target)
+                _copy(hit, target)
             except SourceError as error:
-                problems.append(f"{display_path(source)} was not copied: {error}")
+                problems.append(f"{display_path(hit.path)} was not copied: {error}")
             else:
                 copied += 1
     except OSError as error:
@@ -96,8 +100,8 @@ def copy_hits(answers: Sequence[Answer], folder: Path, roots: Sequence[str] = ()
     return CopyReport(copied, tuple(problems), _synced_folder(folder, roots))
 
 
-def _planned(answers: Sequence[Answer], folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield (the copy to be made, the file of the hit)."""
+def _planned(answers: Sequence[Answer], folder: Path) -> Iterator[tuple[Path, Hit]]:
+    """Yield (the copy to be made, the hit)."""
     digits = max(2, len(str(len(answers))))
     for number, answer in enumerate(answers, 1):
         subfolder = folder
@@ -107,7 +111,7 @@ def _planned(answers: Sequence[Answer], folder: Path) -> Iterator[tuple[Path, st
         rank_digits = max(2, len(str(len(answer.hits))))
         for rank, hit in enumerate(answer.hits, 1):
             own = os.path.basename(hit.relative)  # noqa: PTH119 - text
-            yield subfolder / file_name(f"{rank:0{rank_digits}}_{hit.distance:.4f}_", own), hit.path
+            yield subfolder / file_name(f"{rank:0{rank_digits}}_{hit.distance:.4f}_", own), hit
 
 
 def file_name(prefix: str, name: str) -> str:
@@ -125,8 +129,8 @@ def file_name(prefix: str, name: str) -> str:
     return prefix + stem + extension
 
 
-def _copy(source: str, target: Path) -> None:
-    with opened(source) as file, placed(target) as copy:
+def _copy(hit: Hit, target: Path) -> None:
+    with opened(hit.path, hit.content) as file, placed(target) as copy:
         for block in _blocks(file):
             copy.write(block)
         copy.flush()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..index.search.index import Hit
 from .answer import Answer, Asked
+from .regularfile import opened
 from .sheet import SheetBlock, SheetPicture, Source, draw_sheets
 
 __all__ = ["draw_answers"]
@@ -50,12 +51,18 @@ def _query_picture(answer: Answer, query_label: str | None) -> SheetPicture:
 
 
 def _source(asked: Asked) -> Source:
+    if asked.indexed is not None:
+        return functools.partial(opened, asked.path, asked.indexed)
     return asked.path if asked.content is None else functools.partial(io.BytesIO, asked.content)
 
 
 def _hit_picture(rank: int, hit: Hit, query_label: str | None) -> SheetPicture:
     caption = _lines(f"{rank}.  D = {hit.distance:.4f}", hit.label, Path(hit.path).name)
-    return SheetPicture(hit.path, caption, None if query_label is None else hit.label == query_label)
+    return SheetPicture(
+        functools.partial(opened, hit.path, hit.content),
+        caption,
+        None if query_label is None else hit.label == query_label,
+    )
 
 
 def _lines(*lines: str | None) -> tuple[str, ...]:

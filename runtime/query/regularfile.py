@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..index.search.hit import Content
 
 __all__ = ["SourceError", "opened"]
 
@@ -16,11 +20,15 @@ class SourceError(Exception):
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[IO[bytes]]:
+def opened(path: str, content: Content | None = None) -> Iterator[IO[bytes]]:
     """Open a regular file for reading.
 
+    Args:
+        path: of the file.
+        content: what it must hold, as the index says; None: anything.
+
     Raises:
-        SourceError: it is a pipe, a device or a folder, is gone, or may not be read.
+        SourceError: it is a pipe, a device or a folder, is gone, may not be read, or holds something else.
 
     """
     try:
@@ -33,4 +41,18 @@ def opened(path: str) -> Iterator[IO[bytes]]:
     with file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise SourceError("it is not a regular file")
+        if content is not None and not _holds(file, content):
+            raise SourceError("it is not what was indexed any more; sync its folder again")
         yield file
+
+
+def _holds(file: IO[bytes], content: Content) -> bool:
+    """Tell whether a file that was just opened holds this; it is left at its beginning."""
+    try:
+        if os.fstat(file.fileno()).st_size != content.size:
+            return False
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.seek(0)
+    except OSError as error:
+        raise SourceError(error.strerror or str(error)) from None
+    return digest == content.sha256

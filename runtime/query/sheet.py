@@ -7,6 +7,7 @@ import functools
 import io
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -17,6 +18,7 @@ from ..errors import PictureError, QueryError
 from ..images import PictureRule, load_picture
 from ..text import display_path, printable
 from .placing import put_result
+from .regularfile import SourceError
 
 __all__ = ["MOST_HITS", "SheetBlock", "SheetPicture", "draw_sheet", "draw_sheets"]
 
@@ -51,7 +53,7 @@ _LAST_LATIN = "\u024f"
 # Pictures that are drawn where several are one query.
 _MOST_TOGETHER = 9
 
-Source = str | Path | Callable[[], IO[bytes]]
+Source = str | Path | Callable[[], AbstractContextManager[IO[bytes]]]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -189,7 +191,7 @@ def _square(source: Source, side: int) -> Image.Image:
             return Image.fromarray(load_picture(source, rule))
         with source() as file:
             return Image.fromarray(load_picture(file, rule))
-    except (PictureError, OSError):
+    except (PictureError, SourceError, OSError):
         blank = Image.new("RGB", (side, side), _GREY)
         gap = _GAP * side // _TILE
         _write(blank, "cannot be read", (gap, side // 2 - _FONT_SIZE), side - 2 * gap, _FONT_SIZE)

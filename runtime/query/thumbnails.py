@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -14,6 +15,9 @@ from ..devices import usable_cores
 from ..errors import PictureError
 from ..images import load_thumbnail
 from .regularfile import SourceError, opened
+
+if TYPE_CHECKING:
+    from ..index.search.hit import Content
 
 __all__ = ["LONGEST_SIDE", "Thumbnail", "load_thumbnails"]
 
@@ -33,32 +37,34 @@ class Thumbnail:
 
 
 def load_thumbnails(
-    paths: Iterable[str], max_pixels: int, contents: Mapping[str, bytes] | None = None
+    paths: Mapping[str, Content | None], max_pixels: int, contents: Mapping[str, bytes] | None = None
 ) -> dict[str, Thumbnail]:
     """Return the thumbnail of each file; each is read once, several at a time.
 
     Args:
-        paths: of files that may be gone, damaged or no pictures.
+        paths: of files that may be gone, damaged or no pictures, and what they held when they were indexed (None: any
+            content will do).
         max_pixels: of which a picture may have no more.
         contents: of those that are not files.
 
     """
     contents = contents or {}
-    distinct = list(dict.fromkeys(paths))
-    pool = ThreadPoolExecutor(max(1, min(usable_cores(), len(distinct))), thread_name_prefix="thumbnail")
+    pool = ThreadPoolExecutor(max(1, min(usable_cores(), len(paths))), thread_name_prefix="thumbnail")
     try:
         return dict(
             zip(
-                distinct, pool.map(lambda path: _thumbnail(path, max_pixels, contents.get(path)), distinct), strict=True
+                paths,
+                pool.map(lambda path: _thumbnail(path, paths[path], max_pixels, contents.get(path)), paths),
+                strict=True,
             )
         )
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _thumbnail(path: str, max_pixels: int, content: bytes | None) -> Thumbnail:
+def _thumbnail(path: str, indexed: Content | None, max_pixels: int, content: bytes | None) -> Thumbnail:
     try:
-        with opened(path) if content is None else io.BytesIO(content) as file:
+        with opened(path, indexed) if content is None else io.BytesIO(content) as file:
             small = Image.fromarray(load_thumbnail(file, LONGEST_SIDE, max_pixels=max_pixels))
     except PictureError as error:
         return Thumbnail(problem=error.short)  # the page names the file beside that

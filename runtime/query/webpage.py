@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from .. import __version__
-from ..index.search.index import Hit
+from ..index.search.hit import Content, Hit
 from .answer import Answer, Asked
 from .arguments import STDIN, QueryArguments
 from .markup import element, page, policy
@@ -77,11 +77,11 @@ def _bounded(answers: Sequence[Answer]) -> list[_Shown]:
     return shown
 
 
-def _pictures(shown: Iterable[_Shown]) -> Iterable[str]:
-    for each in shown:
-        if each.answer.error is None:
-            yield from (asked.path for asked in each.answer.asked[:_MOST_TOGETHER])
-            yield from (hit.path for hit in each.hits)
+def _pictures(shown: Sequence[_Shown]) -> dict[str, Content | None]:
+    """Return the files of all pictures, each with what it must hold: any content, of a file that was named as query."""
+    answered = [each for each in shown if each.answer.error is None]
+    pictures = {hit.path: hit.content for each in answered for hit in each.hits}
+    return pictures | {asked.path: asked.indexed for each in answered for asked in each.answer.asked[:_MOST_TOGETHER]}
 
 
 def _head(title: str, style: str) -> Element:

@@ -14,6 +14,7 @@ from typing import Self
 
 import numpy as np
 
+from ...console import to_paste
 from ...errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from ...files import file_sha256
 from ...images import DEFAULT_MAX_PIXELS
@@ -339,10 +340,8 @@ def _check_model(store: Store, meta: Meta, found: _Findings) -> None:
 
 
 def _new_model(folder: Path) -> str:
-    return (
-        "put that one back, or embed all pictures again with: deeprank-index sync --reembed --model MODEL --index "
-        f"{display_path(folder)}"
-    )
+    again = to_paste("deeprank-index", "sync", "--reembed", "--model", "MODEL", "--index", folder)
+    return f"put that one back, or embed all pictures again with: {again}"
 
 
 def _repair(folder: Path, found: _Findings, progress: StartProgress) -> list[str]:

@@ -21,7 +21,7 @@ from ...text import display_path, printable
 from ..files import DATABASE, SIDE_FILES, UPLOADS, permissions_of
 from ..folders.rootfilters import RootFilters, read_filters
 from ..folders.rootlabels import RootLabels, read_labelling
-from .records import MAX_ID, Item, Meta, is_below, is_root, is_sound, root_checksum
+from .records import MAX_ID, Item, Meta, is_root, is_sound, root_checksum, strays
 from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, item_columns, strange_objects
 from .store import Store
 from .writer import create_database, open_writer
@@ -154,7 +154,7 @@ def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row 
     item = Item._make(fields)
     if not 0 < item.id < MAX_ID:
         return Unsound(f"item {item.id} has a number that none has", item.id)
-    if not is_below(item.path):
+    if strays([item.path]):
         return Unsound(f"the path {display_path(item.path)!r} of item {item.id} is not one below its root", item.id)
     if not isinstance(vector, bytes) or len(vector) != 4 * dim or zlib.crc32(vector) != vector_crc32:
         return Unsound(f"the vector of item {item.id} is damaged", item.id)
@@ -198,12 +198,11 @@ def sound_filters(connection: sqlite3.Connection) -> tuple[dict[int, RootFilters
         if connection.execute("PRAGMA user_version").fetchone()[0] < FIRST_WITH_FILTERS:
             return {}, []
         query = "SELECT root, include, exclude, checksum FROM filters ORDER BY root"
-        for row in itertools.islice(connection.execute(query), _MOST_ROOTS):
-            found = read_filters(row)
+        for root, found in read_filters(itertools.islice(connection.execute(query), _MOST_ROOTS)):
             if found is not None:
-                filters[row[0]] = found
+                filters[root] = found
             else:
-                problems.append(f"the filters of folder {row[0]} are damaged: they must be given with its next sync")
+                problems.append(f"the filters of folder {root} are damaged: they must be given with its next sync")
     except (sqlite3.Error, OverflowError) as error:
         problems.append(f"the filters of the synced folders cannot be read ({printable(str(error))})")
     return filters, problems

@@ -138,6 +138,8 @@ def guarded(database: Path) -> Iterator[None]:
         hint = _DISK.get(code & 0xFF) if isinstance(code, int) else None
         if code == sqlite3.SQLITE_INTERRUPT:
             raise damaged(database, "to read it takes longer than its size explains") from error
+        if code == sqlite3.SQLITE_TOOBIG:
+            raise damaged(database, "a value is larger than any of ours") from error
         if hint is None:
             raise damaged(database, str(error)) from error
         raise IndexStateError(f"{display_path(database)} ({printable(str(error))}): {hint}.") from error

@@ -152,11 +152,11 @@ class Store:
         from ..folders.rootfilters import read_filters  # which a query does without
 
         filters = {}
-        for row in self._rows("SELECT root, include, exclude, checksum FROM filters ORDER BY root"):
-            found = read_filters(row)
+        rows = self._rows("SELECT root, include, exclude, checksum FROM filters ORDER BY root")
+        for root, found in read_filters(rows):
             if found is None:
-                raise self.damage(f"the filters of root {row[0]}")
-            filters[row[0]] = found
+                raise self.damage(f"the filters of root {root}")
+            filters[root] = found
         return filters
 
     def labelling(self) -> dict[int, RootLabels]:

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,6 +19,11 @@ from ..database.records import checksum
 from .globs import Globs
 
 __all__ = ["RootFilters", "filters_row", "read_filters"]
+
+# Each costs up to 25 microseconds: to be made an expression takes 3 seconds at most, and those of an index 6. Folders
+# that share their patterns count once.
+_MOST_CHARACTERS = 1 << 17
+_MOST_OF_INDEX = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,19 @@ class RootFilters:
         """Make sure that the patterns can be used.
 
         Raises:
-            QueryError: one is empty, or can match no path.
+            QueryError: one is empty, or can match no path, or they are too long to be used.
 
         """
+        if self.length > _MOST_CHARACTERS:
+            raise QueryError(
+                f"The patterns have {self.length:,} characters; expected at most {_MOST_CHARACTERS:,} for a folder."
+            )
         assert self._globs
+
+    @property
+    def length(self) -> int:
+        """Number of characters of all patterns."""
+        return sum(map(len, self.include + self.exclude))
 
     def takes(self, path: bytes) -> bool:
         """Tell whether the file with this path, relative to the folder, is taken."""
@@ -72,7 +86,10 @@ class RootFilters:
 
     def names(self, extension: bytes) -> bool:
         """Tell whether a pattern of ``include`` is meant for files with this extension (in small letters)."""
-        return any(fnmatch.fnmatchcase(os.fsdecode(extension), named) for named in self._named_extensions)
+        if extension not in self._extensions:
+            name = os.fsdecode(extension)
+            self._extensions[extension] = any(fnmatch.fnmatchcase(name, named) for named in self._named_extensions)
+        return self._extensions[extension]
 
     @functools.cached_property
     def _globs(self) -> tuple[Globs, Globs]:
@@ -81,6 +98,10 @@ class RootFilters:
     @functools.cached_property
     def _of_tools(self) -> re.Pattern[str]:
         return tool_folders(name for pattern in self.include for name in pattern.split("/"))
+
+    @functools.cached_property
+    def _extensions(self) -> dict[bytes, bool]:
+        return {}
 
     @functools.cached_property
     def _named_extensions(self) -> frozenset[str]:
@@ -95,19 +116,35 @@ def filters_row(root: int, filters: RootFilters) -> tuple[int, str, str, int]:
     return root, include, exclude, checksum(root, include, exclude)
 
 
-def read_filters(row: Sequence[Any]) -> RootFilters | None:
-    """Return the filters of a row; None: it is damaged."""
+def read_filters(rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, RootFilters | None]]:
+    """Yield the root of each row and its filters; None: they are damaged, or all together are too long to be used."""
+    known: set[RootFilters] = set()
+    left = _MOST_OF_INDEX
+    for row in rows:
+        filters = _filters_of(row)
+        if filters is not None and filters not in known:
+            known.add(filters)
+            left -= filters.length
+        try:
+            if filters is not None and left >= 0:
+                filters.check()
+                yield row[0], filters
+                continue
+        except QueryError:
+            pass
+        yield row[0], None
+
+
+def _filters_of(row: Sequence[Any]) -> RootFilters | None:
     root, include, exclude, check = row
     if not (type(root) is int and isinstance(include, str) and isinstance(exclude, str)):
         return None
     try:
         if checksum(root, include, exclude) != check:
             return None
-        filters = RootFilters(_patterns(include), _patterns(exclude))
-        filters.check()
-    except (ValueError, RecursionError, QueryError):
+        return RootFilters(_patterns(include), _patterns(exclude))
+    except (ValueError, RecursionError):
         return None
-    return filters
 
 
 def _patterns(text: str) -> tuple[str, ...]:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..database.records import Item
 
-__all__ = ["Hit", "hit_of"]
+__all__ = ["Content", "Hit", "hit_of"]
+
+
+class Content(NamedTuple):
+    """What a file held when it was indexed: sha256 (32 bytes), and size in bytes.
+
+    The path of a picture in an index from elsewhere may be that of any file here. So a file is copied, or shown to
+    others, only if it still holds this.
+    """
+
+    sha256: bytes
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +35,7 @@ class Hit:
         relative: path under ``root``.
         near_duplicates: number of hits left out because they are near-duplicates of this one; 0 unless that was asked
             for.
+        content: of the file as it was indexed.
 
     """
 
@@ -33,6 +46,7 @@ class Hit:
     root: str
     relative: str
     near_duplicates: int = 0
+    content: Content | None = field(default=None, repr=False, compare=False)
 
 
 def hit_of(item: Item, root: bytes, distance: float, near_duplicates: int = 0) -> Hit:
@@ -45,4 +59,5 @@ def hit_of(item: Item, root: bytes, distance: float, near_duplicates: int = 0) -
         root=os.fsdecode(root),
         relative=os.fsdecode(item.path),
         near_duplicates=near_duplicates,
+        content=Content(item.sha256, item.size),
     )

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -63,6 +64,8 @@ ARRAYS: Mapping[str, tuple[str, tuple[int | None, ...]]] = {
 # Earlier versions did not write these, and do not look at them.
 OPTIONAL = frozenset({"decoding"})
 
+# Bytes of the list of members: ours has about one thousand.
+_LONGEST_LIST = 1 << 20
 # Characters of what was found that a message repeats.
 _MOST_SHOWN = 200
 _EXPECTED = "expected a file made by deeprank-index export"
@@ -114,6 +117,22 @@ class ArchiveWriter:
         self.put(name, np.frombuffer(content, dtype=np.uint8))
 
 
+class _Listed:
+    """A file of which zipfile may read no longer list of members than an export has, until it has read that list."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.is_read = False
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _LONGEST_LIST and not self.is_read:
+            raise ValueError(f"a list of members of {size:,} bytes")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class ArchiveReader:
     """Reads the arrays of a file that is not trusted: nothing is unpickled, and nothing larger than the file is read.
 
@@ -123,7 +142,10 @@ class ArchiveReader:
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._path = path
         with self._guarded():
-            self._zip = zipfile.ZipFile(file)
+            self._size = file.seek(0, os.SEEK_END)
+            listed = _Listed(file)
+            self._zip = zipfile.ZipFile(listed)  # type: ignore[arg-type]
+            listed.is_read = True
             self._members = {member.filename: member for member in self._zip.infolist()}
         missing = [name for name in ARRAYS if name not in OPTIONAL and name not in self]
         if missing:
@@ -167,6 +189,8 @@ class ArchiveReader:
         # Stored as it is, an array cannot be larger than the file.
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
             raise self.error(f"holds the array {name!r} compressed or encrypted (save it with numpy.savez)")
+        if info.header_offset + info.file_size > self._size:
+            raise self.error(f"ends within the array {name!r}")
         with self._guarded():
             member = self._zip.open(info)
         with member:

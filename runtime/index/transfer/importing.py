@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ...pretrained import find_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..care.leftovers import bytes_in
-from ..database.records import Item
+from ..database.records import MAX_ID, Item, is_root, strays
 from ..database.store import Ids, Vectors
 from ..database.writer import Writer, open_writer
 from ..files import PRIVATE, SHARED, UPLOADS
@@ -39,8 +40,6 @@ __all__ = ["ImportReport", "import_index"]
 _UNIT_TOLERANCE = 1e-3
 _ROWS_AT_A_TIME = 4096
 _COMMIT_ROWS = 16 * _ROWS_AT_A_TIME
-# New ids come after these, and must not reach the end of what SQLite counts.
-_LARGEST_ID = 2**62
 _ONE_EACH = ("ids", "root_of", "label_of", "sizes", "mtimes_ns", "sha256", "decoding", "vectors")
 
 
@@ -141,6 +140,8 @@ def import_index(
     path, folder = Path(source), Path(index)
     check_free(folder)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting
+            raise DataError(f"{display_path(path)} is no regular file; expected an npz file.")
         file = path.open("rb")
     except OSError as error:
         raise DataError(f"{display_path(path)} cannot be read ({error.strerror}); expected an npz file.") from None
@@ -200,7 +201,7 @@ def _described(archive: ArchiveReader, values: dict[str, Any]) -> _Described:
         raise archive.error("does not name its model by a sha256")
     if type(dim) is not int or archive.shape("vectors")[1] != dim or dim < 1:
         raise archive.error("holds vectors of another length than it says")
-    if type(last_id) is not int or not 0 <= last_id < _LARGEST_ID:
+    if type(last_id) is not int or not 0 <= last_id < MAX_ID:
         raise archive.error("does not say which id was the last")
     name = model.get("name") if isinstance(model, dict) else None
     filters = _read_filters(archive, values.get("filters", []))
@@ -306,7 +307,7 @@ def _check_numbers(
     for name in ("ids", "root_ids"):
         if len(np.unique(numbers[name])) != len(numbers[name]) or (numbers[name] < 1).any():
             raise archive.error(f"holds {name} that are not all different and above 0")
-    if numbers["ids"].max(initial=0) > described.last_id or numbers["root_ids"].max(initial=0) >= _LARGEST_ID:
+    if numbers["ids"].max(initial=0) > described.last_id or numbers["root_ids"].max(initial=0) >= MAX_ID:
         raise archive.error("holds an id beyond the last one")
     if len(numbers["root_ids"]) != len(names["roots"]):
         raise archive.error(f"holds {len(numbers['root_ids']):,} root_ids and {len(names['roots']):,} roots")
@@ -321,15 +322,14 @@ def _check_numbers(
 
 def _check_names(archive: ArchiveReader, content: _Content) -> None:
     for root in content.roots.values():
-        # Normal paths only: a root is compared with others by its bytes.
-        if not os.path.isabs(root) or os.path.normpath(root) != root:  # noqa: PTH117 - bytes
+        if not is_root(root):
             raise archive.error(f"holds the root {display_path(root)!r}, which is no absolute path")
     if len(set(content.roots.values())) != len(content.roots):
         raise archive.error("holds a root twice")
-    for path in content.paths:
-        # Whatever opens a hit joins it with its root, and must not be led out of there.
-        if os.path.isabs(path) or not {b"", b".", b".."}.isdisjoint(path.split(b"/")):  # noqa: PTH117
-            raise archive.error(f"holds the path {display_path(path)!r}, which is not one below a root")
+    # Whatever opens a hit joins it with its root, and must not be led out of there.
+    if strays(content.paths):
+        path = next(path for path in content.paths if strays([path]))
+        raise archive.error(f"holds the path {display_path(path)!r}, which is not one below a root")
     if len(set(zip(content.root_of.tolist(), content.paths, strict=True))) != len(content.paths):
         raise archive.error("holds a picture of one root and path twice")
     if not all(content.labels):
