@@ -27,10 +27,12 @@ from deeprank.runtime.index.graph.layout import check, read_layout
 
 M = 16
 _ROWS_AT_A_TIME = 50_000
+# Of the kernel (Linux): what a process's own getrusage says begins with the memory of the one that started it.
 MEMORY = """
-import resource, sys
+import sys
+from pathlib import Path
 from deeprank.runtime.index.graph.layout import check, read_layout
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 with open(sys.argv[1], "rb") as file:
     layout = read_layout(file, int(sys.argv[2]))
     before = peak()
@@ -95,13 +97,15 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--graph", type=Path, help="a file that there is, of vectors of that length")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="deeprank-graph-") as scratch:
-        path, dim = Path(scratch, "graph.hnsw"), arguments.dim
-        write_graph(path, arguments.items, dim)
+        path, dim = arguments.graph or Path(scratch, "graph.hnsw"), arguments.dim
+        if arguments.graph is None:
+            write_graph(path, arguments.items, dim)
         works = {"sha256": lambda: _sha256(path), "load": lambda: _load(path, dim), "check": lambda: _check(path, dim)}
         rounds = [{name: _timed(work) for name, work in works.items()} for _ in range(arguments.rounds)]
-        print(f"{arguments.items:,} items of {dim} numbers, {path.stat().st_size / 1e6:,.0f} MB; medians")
+        print(f"{path.stat().st_size / 1e6:,.0f} MB, vectors of {dim} numbers; medians")
         for kind, clock in enumerate(("seconds of the processor", "seconds of the clock")):
             medians = {name: statistics.median(one[name][kind] for one in rounds) for name in works}
             shares = [one["check"][kind] / (one["sha256"][kind] + one["load"][kind]) for one in rounds]

@@ -35,7 +35,17 @@ VERSION = "0.8.0"
 # A search of a large k through lists of several levels, in a graph that takes a moment to build under the sanitizer.
 ITEMS, DIM, ADDED, K = 400, 12, 12, 20
 _LONGEST_S = 120.0
-_FLAGS = ("-O1", "-g", "-std=c++14", "-shared", "-fPIC", "-pthread", "-fvisibility=hidden", "-fno-omit-frame-pointer")
+_FLAGS = (
+    "-O1",
+    "-g1",
+    "-w",
+    "-std=c++14",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+    "-fvisibility=hidden",
+    "-fno-omit-frame-pointer",
+)
 # Without the code for vectors: it reads the link behind the last one, to prefetch what that leads to, and so four bytes
 # behind a list that is full, in any graph. It uses them for nothing else.
 _SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DNO_MANUAL_VECTORIZATION")

@@ -137,6 +137,13 @@ def graph_finding(folder: Path) -> Finding:
         return warning("index graph", f"{error}: searches scan, which is exact, but slower", repaired(folder))
     except IndexDamagedError as error:
         return problem("index graph", str(error), repaired(folder))
+    if file.nodes.items + newer != meta.items:
+        return warning(
+            "index graph",
+            f"with what is newer it holds {_pictures(file.nodes.items + newer)} of {meta.items:,}: searches scan, which "
+            "is exact, but slower; the next sync builds it anew",
+            synced(folder, roots.values()),
+        )
     if is_crowded(file):
         return warning(
             "index graph",

@@ -14,6 +14,7 @@ import math
 import mmap
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
@@ -91,8 +92,21 @@ class Layout:
 
     def ids(self, content: mmap.mmap) -> Ids:
         """Return the ids of a file, int64 ``[n]``."""
+        ids, mapped = np.empty(self.count, dtype=np.int64), self.mapped_ids(content)
+        for some in self.slices():
+            ids[some] = mapped[some].astype(np.int64)
+            release(content)
+        return ids
+
+    def mapped_ids(self, content: mmap.mmap) -> npt.NDArray[np.uint64]:
+        """Return the ids of a file as hnswlib keeps them, uint64 ``[n]``, mapped."""
         start = _HEADER.size + self.record - 8
-        return np.ndarray((self.count,), "<u8", content, start, strides=(self.record,)).astype(np.int64)
+        return np.ndarray((self.count,), "<u8", content, start, strides=(self.record,))
+
+    def slices(self) -> Iterator[slice]:
+        """Yield all elements, so many at a time that their records need little memory."""
+        step = max(1, _BYTES_AT_A_TIME // self.record)
+        return (slice(start, start + step) for start in range(0, self.count, step))
 
     def vectors(self, content: mmap.mmap) -> Vectors:
         """Return the vectors of a file, float32 ``[n, d]``, mapped."""
@@ -171,9 +185,7 @@ def check(file: IO[bytes], layout: Layout) -> None:
 
     """
     content = map_file(file)
-    _check_ids(layout.ids(content))
-    release(content)
-    _check_level0(content, layout)
+    _check_records(content, layout)
     words = layout.upper(content)
     levels = _levels(content, words, layout)
     if layout.count and not levels.max() == levels[layout.entry_point] == layout.highest:
@@ -181,21 +193,20 @@ def check(file: IO[bytes], layout: Layout) -> None:
     _check_upper(content, words, layout, levels)
 
 
-def _check_ids(ids: Ids) -> None:
-    count, last = len(ids), int(ids.max(initial=0))
-    if count**2 > _MOST_COMPARISONS and last > max(_MOST_COMPARISONS, _SPARSEST_IDS * count):
-        raise GraphUnusableError(f"{GRAPH} has ids up to {last:,}, too far apart for a table of {count:,}")
+def _check_records(content: mmap.mmap, layout: Layout) -> None:
+    """Check the lists of level 0, and how far apart the ids are.
 
-
-def _check_level0(content: mmap.mmap, layout: Layout) -> None:
-    """Check the lists of level 0; room that is not used holds zeros, or links that were there before."""
-    records, stop = layout.records(content), 1 + 2 * layout.links
-    step = max(1, _BYTES_AT_A_TIME // layout.record)
-    for start in range(0, layout.count, step):
-        some = records[start : start + step]
+    Room in a list that is not used holds zeros, or links that were there before.
+    """
+    records, ids, room, last = layout.records(content), layout.mapped_ids(content), 2 * layout.links, 0
+    for some in layout.slices():
         # The upper half of a length marks elements as removed; those of an index are removed in its database.
-        _check_lists(int(some[:, 0].max()), 2 * layout.links, int(some[:, 1:stop].max()), layout.count)
+        longest, farthest = records[some, 0].max(), records[some, 1 : room + 1].max()
+        _check_lists(int(longest), room, int(farthest), layout.count)
+        last = max(last, int(ids[some].max()))
         release(content)
+    if layout.count**2 > _MOST_COMPARISONS and last > max(_MOST_COMPARISONS, _SPARSEST_IDS * layout.count):
+        raise GraphUnusableError(f"{GRAPH} has ids up to {last:,}, too far apart for a table of {layout.count:,}")
 
 
 def _check_lists(longest: int, room: int, last: int, count: int) -> None:
