@@ -10,6 +10,7 @@ from torch import nn
 
 from ..runtime.console import from_here
 from ..runtime.datasets import DataSet, open_dataset
+from ..runtime.files import placed
 from ..runtime.images import PictureRule
 from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress
@@ -92,10 +93,12 @@ class Job:
         source = self._source
         bundle = export_all(source.network, source.info, source.reference, self.dataset, self.out, checks=self._checks)
         document = bundle_markdown(bundle)
-        (self.out / "comparison.json").write_text(json.dumps(bundle_json(bundle), indent=2) + "\n", encoding="utf-8")
-        reports = [self.out / "comparison.md", *([self._asked.report] if self._asked.report else [])]
-        for path in reports:
-            path.write_text(document, encoding="utf-8")
+        listed = json.dumps(bundle_json(bundle), indent=2) + "\n"
+        for name, text in (("comparison.json", listed), ("comparison.md", document)):
+            with placed(self.out / name) as file:
+                file.write(text.encode())
+        if self._asked.report:
+            self._asked.report.write_text(document, encoding="utf-8")
         return bundle
 
 

@@ -279,7 +279,8 @@ def write_digits(folder: Path) -> DataSet:
         for sample in getattr(dataset, split):
             target = folder / split / sample.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(sample.read())
+            with target.open("xb") as file:
+                file.write(sample.read())
     return open_dataset(folder)
 
 

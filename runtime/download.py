@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import DataError
+from .files import create_file, is_own_file
 from .progress import Advance, no_progress
 from .text import display_path, printable
 
@@ -72,9 +73,9 @@ def fetch_archive(archive: Archive, target: Path, advance: Advance = no_progress
     """
     with _folder_if_needed(target.parent):
         part = target.parent / f"{archive.folder}.zip.part"
-        done = part.stat().st_size if part.exists() else 0
-        if done > archive.size:
-            part.unlink()
+        done = part.stat().st_size if is_own_file(part) else 0
+        if not done or done > archive.size:
+            _begin(part)
             done = 0
         advance(done)
         if done < archive.size:
@@ -99,6 +100,15 @@ def _folder_if_needed(folder: Path) -> Iterator[None]:
         raise
 
 
+def _begin(part: Path) -> None:
+    """Make the file that is downloaded to, in place of a link, or of a file that others have a hand in."""
+    try:
+        part.unlink(missing_ok=True)
+        create_file(part).close()
+    except OSError as error:
+        raise DataError(f"{display_path(part)} cannot be written ({error.strerror}); delete it.") from None
+
+
 def ensure_tiny_imagenet(target: Path = DEFAULT_DATA, advance: Advance = no_progress) -> Path:
     """Return the Tiny ImageNet folder, fetching it where it is missing; see :func:`fetch_archive`."""
     return target if is_fetched(target) else fetch_archive(TINY_IMAGENET, target, advance)
@@ -116,7 +126,9 @@ def _download(archive: Archive, part: Path, done: int, advance: Advance) -> None
             if done and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
                 advance(-done)  # a server that cannot continue sends all of it again
                 done = 0
-            with part.open("ab" if done else "wb") as file:
+            with part.open("r+b") as file:
+                file.seek(done)
+                file.truncate()
                 while block := answer.read(min(_CHUNK, archive.size - done + 1)):
                     file.write(block)
                     done += len(block)

@@ -8,31 +8,40 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from io import BufferedRandom, BufferedReader
 
 __all__ = [
     "NotRegularError",
     "Permissions",
+    "create_file",
+    "delete_prepared",
     "file_sha256",
-    "is_prepared",
+    "is_own_file",
     "make_folder",
     "open_regular",
     "placed",
+    "prepared_for",
     "replace_durably",
+    "scratch_file",
+    "set_permissions",
     "sync_folder",
 ]
 
-# Under such a name a file is written before it is put in place. It holds nothing of the target's name, which may be as
-# long as names can be, and cannot be guessed: nobody can prepare a link there.
-_PREPARED = re.compile(r"\.deeprank\.[0-9a-f]{32}\.tmp")
+# Under such a name a file is written before it is put in place; SQLite may add to it. It cannot be guessed: nobody can
+# prepare a link there.
+_PREPARED = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp(?:-wal|-shm|-journal)?", re.DOTALL)
 _RANDOM_BYTES = 16
+# A name may have 255 bytes.
+_LONGEST_KEPT = 200
 
 # What not every system has.
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 _KINDS = {
@@ -75,7 +84,10 @@ class Permissions:
         return self.mode | (self.mode & 0o444) >> 2
 
     def apply(self, descriptor: int, mode: int) -> None:
-        """Give an open file or folder, made by this process just now, its owner, its group and these bits."""
+        """Give an open file or folder that this process has made this owner and group, and ``mode``.
+
+        Bits above the nine of ``mode`` (as the one by which a folder hands its group on) are added, none is taken away.
+        """
         found = os.fstat(descriptor)
         if hasattr(os, "fchown"):
             uid = self.uid if self.uid not in (None, found.st_uid) and os.geteuid() == 0 else -1
@@ -83,12 +95,12 @@ class Permissions:
             if (uid, gid) != (-1, -1):
                 with contextlib.suppress(PermissionError):
                     os.fchown(descriptor, uid, gid)
-        if hasattr(os, "fchmod") and stat.S_IMODE(found.st_mode) & 0o777 != mode:
-            # Bits such as the one by which a folder hands its group on stay.
-            os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~0o777 | mode)
+        wanted = stat.S_IMODE(found.st_mode) & ~0o777 | mode
+        if hasattr(os, "fchmod") and stat.S_IMODE(os.fstat(descriptor).st_mode) != wanted:
+            os.fchmod(descriptor, wanted)
 
 
-def open_regular(path: str | Path, *, follow_links: bool = False) -> BinaryIO:
+def open_regular(path: str | Path, *, follow_links: bool = False) -> BufferedReader:
     """Open a regular file to read it. Nothing else is opened: no pipe keeps us waiting, and no device is touched.
 
     Args:
@@ -103,13 +115,14 @@ def open_regular(path: str | Path, *, follow_links: bool = False) -> BinaryIO:
     """
     _check_regular(os.stat(path, follow_symlinks=follow_links), path)  # noqa: PTH116 - text that need not be UTF-8
     # It may have become something else just now.
-    descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY | (0 if follow_links else _NOFOLLOW))
+    more = _NONBLOCK | (0 if follow_links else _NOFOLLOW)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | more))  # noqa: SIM115
     try:
-        _check_regular(os.fstat(descriptor), path)
-        return os.fdopen(descriptor, "rb")
+        _check_regular(os.fstat(file.fileno()), path)
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
+    return file
 
 
 def _check_regular(status: os.stat_result, path: str | Path) -> None:
@@ -129,13 +142,51 @@ def file_sha256(path: Path, *, follow_links: bool = True) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def create_file(path: Path, permissions: Permissions | None = None) -> BufferedRandom:
+    """Make a file, open to read and write, with its permissions from the start; default: as the umask says.
+
+    Raises:
+        FileExistsError: something is there; also a link, wherever it leads.
+        OSError: it cannot be made.
+
+    """
+    mode = 0o666 if permissions is None else 0o600
+    # Not Path.open, which takes no permissions.
+    file = open(path, "x+b", opener=lambda name, flags: os.open(name, flags | _NOFOLLOW, mode))  # noqa: SIM115
+    if permissions is not None:
+        permissions.apply(file.fileno(), permissions.mode)
+    return file
+
+
 @contextlib.contextmanager
-def placed(target: Path, permissions: Permissions | None = None) -> Iterator[BinaryIO]:
+def scratch_file(beside: Path, permissions: Permissions | None = None) -> Iterator[BufferedRandom]:
+    """Yield a new file, open to read and write, in the folder of ``beside``, and delete it in the end.
+
+    Nobody can guess its name (``name`` of the file), which :func:`prepared_for` knows.
+
+    Raises:
+        OSError: it cannot be made.
+
+    """
+    kept = beside.name if len(os.fsencode(beside.name)) <= _LONGEST_KEPT else "deeprank"
+    path = beside.parent / f".{kept}.{os.urandom(_RANDOM_BYTES).hex()}.tmp"
+    with create_file(path, permissions) as file:
+        try:
+            yield file
+        finally:
+            with contextlib.suppress(OSError):
+                file.close()  # Windows deletes none that is open
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+@contextlib.contextmanager
+def placed(target: Path, permissions: Permissions | None = None) -> Iterator[BufferedRandom]:
     """Yield a new file, open to read and write, which takes the place of ``target`` once the block has ended.
 
-    It lies in the same folder under a name that nobody can guess (``name`` of the file), and has its permissions from
-    the start. Content and name survive a power cut when this returns. After an error it is deleted, and ``target``
-    stays as it was. A link at ``target`` is replaced, not followed.
+    It lies in the same folder under a name that nobody can guess, and has its permissions from the start. Content and
+    name survive a power cut when this returns. After an error it is deleted, and ``target`` stays as it was. A link at
+    ``target`` is replaced, not followed.
 
     Args:
         target: the file's name.
@@ -149,32 +200,53 @@ def placed(target: Path, permissions: Permissions | None = None) -> Iterator[Bin
     existing = _status(target)
     if existing is not None:
         _check_regular(existing, target)
-        if permissions is None and stat.S_ISREG(target.lstat().st_mode):
+        if permissions is None and not target.is_symlink():
             permissions = Permissions.of(existing)
-    prepared = target.parent / f".deeprank.{os.urandom(_RANDOM_BYTES).hex()}.tmp"
-    creating = 0o666 if permissions is None else 0o600
-    # Not Path.open, which takes no permissions.
-    with open(prepared, "x+b", opener=lambda path, flags: os.open(path, flags | _NOFOLLOW, creating)) as file:
-        try:
-            if permissions is not None:
-                permissions.apply(file.fileno(), permissions.mode)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()  # or Windows would not rename it
-            prepared.replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                file.close()
-            with contextlib.suppress(OSError):
-                prepared.unlink()
-            raise
+    with scratch_file(target, permissions) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()  # Windows renames none that is open
+        Path(file.name).replace(target)
     sync_folder(target.parent)
 
 
-def is_prepared(name: str) -> bool:
-    """Tell whether a file is named as :func:`placed` names one that is not in place yet: a killed process left it."""
-    return _PREPARED.fullmatch(name) is not None
+def prepared_for(name: str) -> str | None:
+    """Return the name that a file was to get which a killed process left under that of a scratch file; None: no such.
+
+    Of a name of more than 200 bytes, ``deeprank``.
+    """
+    found = _PREPARED.fullmatch(name)
+    return None if found is None else found[1]
+
+
+def delete_prepared(folder: Path, is_dead: Callable[[str], bool] = lambda _: True) -> list[Path]:
+    """Delete the scratch files in a folder to which nobody writes any more, and return their paths.
+
+    Args:
+        folder: where nobody else is at work; one that cannot be read holds none.
+        is_dead: tells by the name of a file whether it is one of those.
+
+    """
+    deleted = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            prepared = prepared_for(entry.name) is not None
+            if prepared and is_dead(entry.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    Path(entry).unlink()
+                    deleted.append(Path(entry))
+    return deleted
+
+
+def is_own_file(path: Path) -> bool:
+    """Tell whether a file that is to be continued is this user's alone: no link, and no name of another file."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and ours
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -193,13 +265,25 @@ def make_folder(folder: Path, permissions: Permissions | None = None) -> None:
 
     """
     folder.mkdir(0o700)
-    if permissions is not None and hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW)
-        try:
-            permissions.apply(descriptor, permissions.folder_mode)
-        finally:
-            os.close(descriptor)
+    if permissions is not None:
+        set_permissions(folder, permissions, permissions.folder_mode)
     sync_folder(folder.parent)
+
+
+def set_permissions(folder: Path, permissions: Permissions, mode: int) -> None:
+    """Give a folder that this process has made an owner, a group and a mode, where the system has such a thing.
+
+    Raises:
+        OSError: it is a link, or not ours.
+
+    """
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW)
+    try:
+        permissions.apply(descriptor, mode)
+    finally:
+        os.close(descriptor)
 
 
 def replace_durably(prepared: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,9 +111,10 @@ def open_the_way(folder: Path) -> None:
             path.chmod(0o755)
 
 
-def as_another_user(code: str) -> subprocess.CompletedProcess[str]:
+def as_another_user(code: str, groups: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
     """Run code as nobody (called by root). Everything is imported before: Python itself may not be readable then."""
     imports = (
+        f"GROUPS = {list(groups)}\n"
         "import os, mmap, tempfile, concurrent.futures.thread, PIL.Image, hnswlib, onnxruntime, filelock\n"
         "from deeprank.runtime.embedder import Embedder\n"
         "from deeprank.runtime.index.transfer.copying import copy\n"
@@ -122,6 +123,6 @@ def as_another_user(code: str) -> subprocess.CompletedProcess[str]:
         "from deeprank.runtime.index.search.index import Index\n"
         "from deeprank.runtime.index.folders.sync import sync\n"
         "from deeprank.runtime.index.care.verify import verify\n"
-        "PIL.Image.preinit(); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "PIL.Image.preinit(); os.setgroups(GROUPS); os.setgid(65534); os.setuid(65534)\n"
     )
     return subprocess.run([sys.executable, "-c", imports + code], capture_output=True, text=True, cwd="/")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..models.network import EmbeddingNet
 from ..runtime.datasets import Sample
 from ..runtime.errors import PictureError, TrainingError
-from ..runtime.files import file_sha256
+from ..runtime.files import create_file, file_sha256, is_own_file
 from ..runtime.images import PictureRule
 from ..runtime.streams import embed_stream
 from ..runtime.text import display_path
@@ -182,6 +182,9 @@ class FeatureCache:
     def _compute(self, key: str, samples: Sequence[Sample], view: View, title: str) -> None:
         values_path, description_path, part = self._paths(key)
         progress_path = part.with_suffix(".progress")
+        if not is_own_file(part):
+            part.unlink(missing_ok=True)
+            create_file(part).close()
         done, unreadable = _resume_point(part, progress_path, key, (len(samples), self.width))
         values = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, (len(samples), self.width))
         self.monitor.begin(title, len(samples), "pictures", done)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from ..runtime.errors import TrainingError
-from ..runtime.files import replace_durably
+from ..runtime.files import placed
 from ..runtime.text import display_path
 
 __all__ = ["write_atomically", "write_json"]
@@ -24,19 +23,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         TrainingError: the file cannot be written.
 
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with placed(path) as file:
             write(file)
-        replace_durably(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise TrainingError(
             f"{display_path(path)} cannot be written ({reason}); an earlier file of that name is unchanged. "
             "Make room, or name another folder."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

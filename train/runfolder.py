@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..runtime.errors import TrainingError
+from ..runtime.files import placed
 from ..runtime.text import display_path
 from .files import write_atomically, write_json
 
@@ -175,13 +176,14 @@ def _point_latest(path: Path) -> None:
     try:
         RUNS.mkdir(exist_ok=True)
         target = os.path.relpath(path.resolve(), RUNS.resolve())
-        temporary = RUNS / f".latest.{os.getpid()}.tmp"
-        temporary.unlink(missing_ok=True)
+        link = RUNS / f".latest.{os.urandom(16).hex()}.tmp"
         try:
-            temporary.symlink_to(target, target_is_directory=True)
+            link.symlink_to(target, target_is_directory=True)
         except (OSError, NotImplementedError):
-            temporary.write_text(f"{target}\n", "utf-8")
-        temporary.replace(LATEST)
+            with placed(LATEST) as file:
+                file.write(f"{target}\n".encode("utf-8", "surrogateescape"))
+        else:
+            link.replace(LATEST)
     except OSError as error:
         raise TrainingError(f"{display_path(LATEST)} cannot be written ({error.strerror or error}).") from None
 

@@ -13,7 +13,7 @@ from ..models.network import EmbeddingNet
 from ..models.weights import find_weights
 from ..runtime.dataset_summary import reading_line, report_reading
 from ..runtime.datasets import HOLDOUT_RULE, DataSet, labels_beside, open_dataset
-from ..runtime.files import file_sha256
+from ..runtime.files import delete_prepared, file_sha256
 from ..runtime.text import display_path
 from .checkpoints import read_checkpoint
 from .config import TrainConfig
@@ -132,6 +132,8 @@ def resume_run(
     """
     device = surroundings.ranks.device(surroundings.device)
     run = open_run(path)
+    if surroundings.ranks.first:
+        delete_prepared(run.path)  # what it was writing when it was killed
     stored = read_stored(run, overrides, data, val, labels)
     final = run.read_final()
     if final is not None:

@@ -112,7 +112,7 @@ def pipe(path: Path, place: Path, random: Random) -> None:
 
 def listening_socket(path: Path, place: Path, random: Random) -> None:
     """A socket; its name may be too long for the system, so it is made by another and renamed."""
-    short = Path(f"/tmp/deeprank-{random.getrandbits(48):x}.sock")  # noqa: S108 - not to be trusted anyway
+    short = Path(f"/tmp/deeprank-{random.getrandbits(48):x}.sock")
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as made:
         made.bind(str(short))
     shutil.move(short, path) if short.stat().st_dev == path.parent.stat().st_dev else (short.unlink(), os.mkfifo(path))

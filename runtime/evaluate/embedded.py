@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..datasets import Sample
 from ..errors import EvaluationError, PictureError
+from ..files import placed
 from ..images import DEFAULT_MAX_PIXELS, Picture, PictureRule, load_picture
 from ..progress import Advance, no_progress
 
@@ -124,4 +125,5 @@ def save_split(split: EmbeddedSplit, path: Path) -> None:
     paths = [
         sample.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for sample in split.samples
     ]
-    np.savez(path, vectors=split.vectors, labels=np.array(split.labels), paths=np.array(paths))
+    with placed(path) as file:
+        np.savez(file, vectors=split.vectors, labels=np.array(split.labels), paths=np.array(paths))

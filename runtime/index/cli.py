@@ -43,6 +43,13 @@ IndexOption = Annotated[
     Path,
     typer.Option("--index", envvar="DEEPRANK_INDEX", metavar="DIR", help="The index folder.", show_default=True),
 ]
+SharedOption = Annotated[
+    bool,
+    typer.Option(
+        "--shared",
+        help="Let the group of a new index read it, which is its owner's alone otherwise. It is remembered.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DEFAULT_INDEX = Path("deeprank.index")
 
@@ -173,6 +180,7 @@ def sync_command(
             "be decoded is not tried.",
         ),
     ] = False,
+    shared: SharedOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file was skipped.")] = False,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
@@ -190,9 +198,11 @@ def sync_command(
     if reembed and folders:
         raise typer.BadParameter("--reembed embeds every folder of the index; name none.", param_hint="DIR")
     if reembed and (
-        include or exclude or labels or no_filters or root or keep_missing or allow_mass_removal or dry_run
+        include or exclude or labels or no_filters or root or keep_missing or allow_mass_removal or dry_run or shared
     ):
-        raise typer.BadParameter("--reembed goes with --model alone; it keeps folders, filters and labels as they are.")
+        raise typer.BadParameter(
+            "--reembed goes with --model alone; it keeps folders, filters, labels and permissions as they are."
+        )
     if not reembed and not folders and not root:
         raise typer.BadParameter("name at least one folder of pictures.", param_hint="DIR")
     if no_filters and (include or exclude):
@@ -215,7 +225,7 @@ def sync_command(
     else:
         from .folders.sync import sync
 
-        work = functools.partial(sync, say=note, **follow)
+        work = functools.partial(sync, say=note, shared=shared, **follow)
     return_large_blocks()
     try:
         with _termination_as_interrupt(), progress_in_stages() as start:
@@ -386,6 +396,7 @@ def copy_command(
     check: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Check every part of the copy before it is kept.")
     ] = True,
+    shared: SharedOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -394,7 +405,7 @@ def copy_command(
 
     try:
         with progress_in_stages("MB") as start:
-            report = copy(index, target, replace=replace, check=check, progress=start)
+            report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
     except KeyboardInterrupt:
         fail(f"interrupted; nothing was put at {display_path(target)}.", status=130)
     for remark in report.remarks:
@@ -437,6 +448,7 @@ def import_command(
         Path | None,
         typer.Option("--model", help="The model of the vectors. Default: ./model.onnx or one that ships, if it is it."),
     ] = None,
+    shared: SharedOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -445,7 +457,7 @@ def import_command(
 
     try:
         with progress_in_stages() as start:
-            report = import_index(source, index, model=model, progress=start)
+            report = import_index(source, index, model=model, shared=shared, progress=start)
     except KeyboardInterrupt:
         fail("interrupted; no index was made.", status=130)
     for remark in report.remarks:

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..console import to_paste
 from ..errors import IndexLockedError, IndexStateError, ModelFileError
-from ..files import file_sha256, sync_folder
+from ..files import Permissions, file_sha256, make_folder, set_permissions, sync_folder
 from ..text import display_path
-from .database.writer import SIDE_FILES, create_database, locked
-from .files import DATABASE, GRAPH, LOCK, MODEL, UPLOADS, disk_errors, is_index, put_copy, temporary
+from .database.writer import create_database, locked
+from .files import (
+    MODEL,
+    UPLOADS,
+    check_parts,
+    disk_errors,
+    is_foreign,
+    is_index,
+    is_part,
+    permissions_of,
+    put_copy,
+)
 from .uploads.files import foreign_names
 
 __all__ = ["check_model", "check_usable", "install_model", "new_folder", "strangers_in"]
 
-_OURS = {DATABASE, MODEL, GRAPH, LOCK}
-_OURS |= {temporary(Path(name)).name for name in _OURS}
-_OURS |= {name + suffix for name in (DATABASE, temporary(Path(DATABASE)).name) for suffix in SIDE_FILES}
-
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[None]:
+def new_folder(folder: Path, permissions: Permissions) -> Iterator[None]:
     """Make the folder of an index and hold its lock; a folder that was not there, and stays without one, goes again.
+
+    Args:
+        folder: a new name, or a folder that is empty or holds what is left of an index; that keeps its mode, but the
+            group may read it from now on if it may read the files.
+        permissions: of the files.
 
     Raises:
         IndexStateError: the folder is in use for something else, or cannot be made.
@@ -33,14 +46,18 @@ def new_folder(folder: Path) -> Iterator[None]:
     """
     existed = folder.exists()
     check_usable(folder)
-    missing = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in missing:  # or a power cut takes the folder, with everything that was committed in it
-            sync_folder(path.parent)
+        if existed:
+            _let_in(folder, permissions)
+        else:
+            missing = [path for path in folder.absolute().parents if not path.exists()]
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, permissions)
+            for path in missing:  # or a power cut takes the folder, with everything that was committed in it
+                sync_folder(path.parent)
     except OSError as error:
         raise IndexStateError(f"{display_path(folder)} cannot be made ({error.strerror}).") from None
-    with locked(folder), disk_errors(folder):
+    with locked(folder, permissions=permissions), disk_errors(folder):
         if is_index(folder):
             raise IndexLockedError(
                 f"{display_path(folder)} was made by another process just now; run the command again."
@@ -62,6 +79,12 @@ def check_usable(folder: Path) -> None:
     """
     if not folder.exists() and not folder.is_symlink():
         return
+    check_parts(folder)
+    if folder.is_dir() and is_foreign(folder):
+        raise IndexStateError(
+            f"{display_path(folder)} is a folder of another user, in one that all may write to; expected a new name or "
+            "a folder of yours for --index."
+        )
     strangers = strangers_in(folder) if folder.is_dir() else ["it"]
     if not folder.is_dir() or (strangers and not is_index(folder)):
         found = f"holds other files ({display_path(strangers[0])})" if folder.is_dir() else "is a file"
@@ -72,14 +95,21 @@ def check_usable(folder: Path) -> None:
 
 def strangers_in(folder: Path) -> list[str]:
     """Return what lies in a folder, relative to it, and is no part of an index."""
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in (*_OURS, UPLOADS))
+    strangers = sorted(path.name for path in folder.iterdir() if not is_part(path.name) and path.name != UPLOADS)
     uploads = folder / UPLOADS
     if uploads.is_symlink() or (uploads.exists() and not uploads.is_dir()):
         strangers.append(UPLOADS)
     return [*strangers, *foreign_names(folder)]
 
 
-def install_model(folder: Path, model: Path, sha256: str, dim: int) -> None:
+def _let_in(folder: Path, permissions: Permissions) -> None:
+    """Let the group enter a folder that its files may be read in."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if permissions.folder_mode & 0o050 & ~mode:
+        set_permissions(Path(os.path.realpath(folder)), permissions, mode | permissions.folder_mode & 0o050)
+
+
+def install_model(folder: Path, model: Path, sha256: str, dim: int, permissions: Permissions | None = None) -> None:
     """Copy the model into the folder and make an empty database for its vectors.
 
     Args:
@@ -87,15 +117,16 @@ def install_model(folder: Path, model: Path, sha256: str, dim: int) -> None:
         model: a file that was opened and checked.
         sha256: of the bytes that were checked.
         dim: length of its vectors.
+        permissions: of the files; default: those that the index has.
 
     Raises:
         ModelFileError: the file changed since it was checked.
 
     """
-    if put_copy(model, folder / MODEL) != sha256:
+    if put_copy(model, folder / MODEL, permissions or permissions_of(folder)) != sha256:
         (folder / MODEL).unlink()
         raise ModelFileError(f"{display_path(model)} changed while it was being copied; run the command again.")
-    create_database(folder, sha256, dim)
+    create_database(folder, sha256, dim, permissions)
 
 
 def check_model(folder: Path, expected: str, model: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import QueryError
-from ..files import replace_durably
+from ..files import placed
 from ..text import display_path
 from .answer import Answer
 from .regularfile import SourceError, opened
@@ -127,21 +126,14 @@ def file_name(prefix: str, name: str) -> str:
 
 
 def _copy(source: str, target: Path) -> None:
-    # Not made of the target's name, which may be as long as names can be.
-    prepared = target.parent / f".deeprank.{os.getpid()}.tmp"
-    with opened(source) as file:
-        try:
-            with prepared.open("xb") as copy:
-                for block in _blocks(file):
-                    copy.write(block)
-            status = os.fstat(file.fileno())
-            os.utime(prepared, ns=(status.st_atime_ns, status.st_mtime_ns))
-            if os.path.lexists(target):
-                raise FileExistsError(0, f"{display_path(target.name)} has appeared there meanwhile")
-            replace_durably(prepared, target)
-        finally:
-            with contextlib.suppress(OSError):
-                prepared.unlink(missing_ok=True)
+    with opened(source) as file, placed(target) as copy:
+        for block in _blocks(file):
+            copy.write(block)
+        copy.flush()
+        status = os.fstat(file.fileno())
+        os.utime(copy.name, ns=(status.st_atime_ns, status.st_mtime_ns))
+        if os.path.lexists(target):
+            raise FileExistsError(0, f"{display_path(target.name)} has appeared there meanwhile")
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 from ..errors import QueryError
-from ..files import replace_durably
+from ..files import placed
 from ..text import display_path
 
 __all__ = ["put_result"]
@@ -20,14 +18,8 @@ def put_result(content: bytes, target: Path) -> None:
         QueryError: it cannot be written; what was there stays.
 
     """
-    # Not made of the target's name, which may be as long as names can be.
-    prepared = target.parent / f".deeprank.{os.getpid()}.tmp"
     try:
-        with prepared.open("xb") as file:
+        with placed(target) as file:
             file.write(content)
-        replace_durably(prepared, target)
     except OSError as error:
         raise QueryError(f"{display_path(target)} cannot be written ({error.strerror}).") from None
-    finally:
-        with contextlib.suppress(OSError):
-            prepared.unlink(missing_ok=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 from urllib.parse import quote_from_bytes
 
 from ...errors import IndexStateError
+from ...files import scratch_file
 from ...progress import StartProgress, start_nothing
 from ..database.schema import connect, guarded
 from ..database.store import Store
 from ..database.writer import locked, open_writer
-from ..files import DATABASE, GRAPH, disk_errors, temporary
+from ..files import DATABASE, GRAPH, disk_errors, permissions_of
 from ..graph.file import GraphUnusableError, open_graph
 from ..graph.update import is_crowded, update_graph
 from .leftovers import bytes_in, clear_leftovers, clear_unused_uploads, find_leftovers, has_log
@@ -88,9 +89,12 @@ def compact(index: str | Path, *, progress: StartProgress = start_nothing) -> Co
     folder = Path(index)
     _check_sqlite()
     Store.open(folder).close()
+    with disk_errors(folder):
+        left = find_leftovers(folder)  # before the lock, which deletes some of it
+        before = bytes_in(folder) + sum(bytes_in(path) for path in left if path.parent != folder)
     with locked(folder), disk_errors(folder):
-        before = bytes_in(folder) + sum(bytes_in(path) for path in find_leftovers(folder) if path.parent != folder)
-        leftovers = clear_leftovers(folder)
+        clear_leftovers(folder)
+        leftovers = [path.name for path in left if not path.exists()]
         if has_log(folder):
             with open_writer(folder):
                 pass
@@ -176,17 +180,19 @@ def _shrink_database(folder: Path, progress: StartProgress) -> tuple[int, bool]:
         bytes of the database now, and whether its log could be emptied.
 
     """
-    database, prepared = folder / DATABASE, temporary(folder / DATABASE)
-    with contextlib.closing(connect(database, "ro")) as connection, guarded(database):
-        connection.execute("VACUUM INTO ?", (f"file:{quote_from_bytes(os.fsencode(prepared.absolute()))}",))
-    size = bytes_in(prepared)
-    if size >= bytes_in(database):
-        return bytes_in(database), True
-    with Store(connect(prepared, "ro"), folder) as compacted:
-        check_sums(compacted, progress)
-        with open_writer(folder) as writer, guarded(database):
-            compacted.connection.backup(writer.connection)
-            busy, *_ = writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    database = folder / DATABASE
+    with scratch_file(database, permissions_of(folder)) as file:
+        prepared = Path(file.name)
+        with contextlib.closing(connect(database, "ro")) as connection, guarded(database):
+            connection.execute("VACUUM INTO ?", (f"file:{quote_from_bytes(os.fsencode(prepared.absolute()))}",))
+        size = bytes_in(prepared)
+        if size >= bytes_in(database):
+            return bytes_in(database), True
+        with Store(connect(prepared, "ro"), folder) as compacted:
+            check_sums(compacted, progress)
+            with open_writer(folder) as writer, guarded(database):
+                compacted.connection.backup(writer.connection)
+                busy, *_ = writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return size, not busy
 
 

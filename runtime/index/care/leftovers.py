@@ -7,27 +7,27 @@ import shutil
 from pathlib import Path
 
 from ..database.store import Store
-from ..database.writer import SIDE_FILES
-from ..files import DATABASE, GRAPH, MODEL, UPLOADS, temporary
-from ..uploads.files import find_unused
+from ..files import DATABASE, SIDE_FILES, UPLOADS, is_left_over, is_ours
+from ..uploads.files import delete_files, find_unused
 
 __all__ = ["bytes_in", "clear_leftovers", "clear_unused_uploads", "find_leftovers", "has_log"]
 
 
 def find_leftovers(folder: Path) -> list[Path]:
     """Return what nobody needs once the lock of the index is held: files and folders that were being prepared."""
-    prepared = [temporary(folder / name) for name in (DATABASE, MODEL, GRAPH)]
-    prepared += [Path(f"{temporary(folder / DATABASE)}{suffix}") for suffix in SIDE_FILES]
+    prepared = [path for path in sorted(folder.iterdir()) if is_left_over(path.name) and _is_file(path)]
     real = Path(os.path.realpath(folder))
-    places = [*prepared, folder / "repair.tmp", real.with_name(f".{real.name}.reembed")]
-    return [path for path in places if path.exists() or path.is_symlink()]
+    repaired, embedded = folder / "repair.tmp", real.with_name(f".{real.name}.reembed")
+    prepared += [repaired] if repaired.is_dir() and not repaired.is_symlink() else []
+    # Somebody else's is none of our business: the folder beside may be one that many write to.
+    return prepared + ([embedded] if is_ours(embedded) else [])
 
 
 def clear_leftovers(folder: Path) -> list[str]:
     """Delete what :func:`find_leftovers` finds, and return the names of it; the lock must be held."""
     found = find_leftovers(folder)
     for path in found:
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -39,10 +39,9 @@ def clear_unused_uploads(store: Store) -> list[str]:
 
     The lock must be held, and the database must have been found to be sound.
     """
-    unused = find_unused(store)
-    for path in unused:
-        path.unlink()
-    return [f"{UPLOADS}/{path.name}" for path in unused]
+    unused = [path.name for path in find_unused(store)]
+    deleted = delete_files(store.folder, unused)
+    return [f"{UPLOADS}/{name}" for name in unused if name in deleted]
 
 
 def has_log(folder: Path) -> bool:
@@ -58,3 +57,7 @@ def bytes_in(path: Path) -> int:
         return path.lstat().st_size
     except FileNotFoundError:  # SQLite deletes its log when it likes
         return 0
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()

@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import stat
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from ...devices import Device
 from ...errors import IndexStateError
-from ...files import sync_folder
+from ...files import Permissions, set_permissions, sync_folder
 from ...images import DEFAULT_MAX_PIXELS
 from ...pretrained import LOCAL_MODEL, find_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..database.store import Store
 from ..database.writer import locked
-from ..files import disk_errors, exchange_folders, finish_exchange
+from ..files import disk_errors, exchange_folders, finish_exchange, is_ours, permissions_of, private_folder
 from ..folders.plan import plan_sync
 from ..folders.sync import SyncReport, open_embedder, sync_new
 from ..uploads.files import upload_items, uploads_of
@@ -70,12 +71,14 @@ def reembed(
             plans = [plan.afresh() for plan in plan_sync(store, folder, roots) if plan.uploads is None]
             # First, so that what stops it is met before hours of work.
             plans = [*plan_uploads(store), *plans]
-        shutil.rmtree(fresh, ignore_errors=True)
+        _clear(fresh)
+        with disk_errors(folder):
+            private_folder(fresh)
         try:
-            report = sync_new(fresh, plans, chosen, opener, progress, lambda _: None)
+            report = sync_new(fresh, plans, chosen, opener, progress, lambda _: None, permissions_of(folder))
             _swap_in(fresh, folder)
         except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)  # on a full disk it would be in the way
+            _clear(fresh)  # on a full disk it would be in the way
             raise
     return replace(report, seconds=time.monotonic() - start)
 
@@ -87,5 +90,13 @@ def _swap_in(fresh: Path, folder: Path) -> None:
     with disk_errors(folder):
         if uploads_of(fresh).is_dir():
             sync_folder(uploads_of(fresh))
+        status = folder.stat()
+        set_permissions(fresh, Permissions.of(status), stat.S_IMODE(status.st_mode))
         exchange_folders(fresh, folder)
-    shutil.rmtree(fresh, ignore_errors=True)
+    _clear(fresh)
+
+
+def _clear(fresh: Path) -> None:
+    """Delete what a killed process has left; a new index is not made in what is somebody else's."""
+    if is_ours(fresh):
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -33,7 +33,7 @@ from ..database.rescue import (
 from ..database.schema import connect
 from ..database.store import Store
 from ..database.writer import locked, open_writer
-from ..files import DATABASE, GRAPH, MODEL, UPLOADS, disk_errors, put_copy
+from ..files import DATABASE, GRAPH, MODEL, UPLOADS, disk_errors, permissions_of, put_copy
 from ..folders.sync import open_embedder, sync_planned
 from ..graph.file import GraphFile, GraphUnusableError, open_graph
 from ..graph.update import update_graph
@@ -395,7 +395,7 @@ def _repair_model(folder: Path) -> list[str]:
     model = find_matching_model(meta.model_sha256) if meta is not None else None
     if model is None:
         return []
-    put_copy(model, folder / MODEL)
+    put_copy(model, folder / MODEL, permissions_of(folder))
     return [f"{MODEL} was copied from {display_path(model)}, which is the same"]
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..files import DATABASE, LOCK
+from ..files import DATABASE, file_lock
 from .schema import connect
 
 __all__ = ["checkpoint", "end_log"]
@@ -36,12 +36,12 @@ def checkpoint(folder: Path) -> None:
     log = f"{folder / DATABASE}-wal"
     if not os.path.exists(log) or not os.access(folder, os.W_OK):  # noqa: PTH110 - the path may not be entered
         return
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     # A file system that has no locks has no writers either.
     with contextlib.suppress(OSError, NotImplementedError, sqlite3.Error), _turn(folder):
         try:
-            with FileLock(folder / LOCK, timeout=0):
+            with file_lock(folder).acquire(timeout=0):
                 end_log(folder / DATABASE)
         except Timeout:  # a writer, which does this when it ends
             return

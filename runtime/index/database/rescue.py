@@ -16,13 +16,13 @@ import numpy as np
 from ...errors import IndexStateError
 from ...files import replace_durably
 from ...text import display_path, printable
-from ..files import DATABASE
+from ..files import DATABASE, SIDE_FILES, permissions_of
 from ..folders.rootfilters import RootFilters, read_filters
 from ..folders.rootlabels import RootLabels, read_labelling
 from .records import Item, Meta, is_sound, root_checksum
 from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, item_columns
 from .store import Store
-from .writer import SIDE_FILES, create_database, open_writer
+from .writer import create_database, open_writer
 
 __all__ = [
     "Row",
@@ -219,7 +219,7 @@ def rebuild(store: Store, meta: Meta) -> int:
     """
     place = _place(store.folder)
     shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
+    place.mkdir(0o700)
     try:
         return _rebuilt(store, meta, place)
     except BaseException:
@@ -228,7 +228,7 @@ def rebuild(store: Store, meta: Meta) -> int:
 
 
 def _rebuilt(store: Store, meta: Meta, place: Path) -> int:
-    create_database(place, meta.model_sha256, meta.dim)
+    create_database(place, meta.model_sha256, meta.dim, permissions_of(store.folder))
     with open_writer(place) as writer:
         roots, _ = sound_roots(store.connection)
         for root, path in roots.items():

@@ -12,7 +12,7 @@ from urllib.parse import quote_from_bytes
 from ...console import to_paste
 from ...errors import IndexDamagedError, IndexStateError
 from ...text import display_path, printable
-from ..files import DATABASE, finish_exchange, is_index
+from ..files import DATABASE, check_parts, finish_exchange, is_index, not_shared
 
 __all__ = [
     "FIRST_WITH_FILTERS",
@@ -154,6 +154,7 @@ def connect_to_read(folder: Path) -> sqlite3.Connection:
     """
     database = folder / DATABASE
     finish_exchange(folder)
+    check_parts(folder)
     if not is_index(folder):
         # Not Path.is_dir: a folder above that may not be entered is no reason to raise.
         found = "holds no index" if os.path.isdir(folder) else "does not exist"  # noqa: PTH112
@@ -161,6 +162,8 @@ def connect_to_read(folder: Path) -> sqlite3.Connection:
             f"{display_path(folder)} {found}; expected an index folder. Make one with: deeprank-index sync PHOTOS, "
             "or name another with --index."
         )
+    if not os.access(database, os.R_OK):
+        raise not_shared(folder)
     with guarded(database):
         connection = _connect_somehow(database)
         try:
@@ -186,7 +189,7 @@ def _connect_somehow(database: Path) -> sqlite3.Connection:
     if left and os.access(database.parent, os.W_OK) and os.access(database, os.W_OK):
         _roll_back(database)
         return connect(database, "ro")
-    if os.access(database.parent, os.W_OK) or not os.access(database, os.R_OK):
+    if os.access(database.parent, os.W_OK):
         raise IndexStateError(f"{display_path(database)} cannot be opened; check its permissions.")
     if left and not _size(journal) and not shared.exists():
         return _connect_with_log(database)

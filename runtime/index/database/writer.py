@@ -9,14 +9,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import IndexLockedError, IndexStateError
-from ...files import replace_durably
+from ...files import Permissions, placed
 from ...text import display_path
-from ..files import DATABASE, LOCK, temporary
+from ..files import DATABASE, SIDE_FILES, check_parts, clear_prepared, file_lock, permissions_of
 from ..folders.rootfilters import RootFilters, filters_row
 from ..folders.rootlabels import RootLabels, labelling_row
 from ..folders.unread import UNREAD_COLUMNS, Unread, unread_row
@@ -25,31 +24,33 @@ from .records import GraphRow, Item, Meta, root_checksum
 from .schema import SCHEMA, TABLES, check_schema, connect, guarded, migrate
 from .store import Store
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
-__all__ = ["SIDE_FILES", "Writer", "create_database", "locked", "open_writer", "writing"]
+__all__ = ["Writer", "create_database", "locked", "open_writer", "writing"]
 
 # Another that only adds an upload, say, has done with it by then.
 _PATIENCE_S = 1.0
-# What SQLite keeps beside a database while it is written to, or after a crash.
-SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 @contextlib.contextmanager
-def locked(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
+def locked(folder: Path, patience_s: float = _PATIENCE_S, permissions: Permissions | None = None) -> Iterator[None]:
     """Hold the lock of the index in ``folder`` (which must exist); the kernel frees it if this process is killed.
 
+    What killed processes were preparing in the folder is deleted.
+
+    Args:
+        folder: of the index.
+        patience_s: how long another process is waited for, in seconds.
+        permissions: of the lock of a new index; default: those of the index.
+
     Raises:
-        IndexLockedError: another process, or another part of this one, is writing to the index, and has not ended
-            within ``patience_s`` seconds.
-        IndexStateError: the folder may not be written to.
+        IndexLockedError: another process, or another part of this one, is writing to the index.
+        IndexStateError: the folder may not be written to, or holds a link where a part of an index should be.
 
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
-    lock: BaseFileLock = FileLock(folder / LOCK)
+    check_parts(folder)
     try:
+        lock = file_lock(folder, permissions)
         lock.acquire(timeout=patience_s)
     except Timeout:
         raise IndexLockedError(
@@ -60,6 +61,7 @@ def locked(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
             f"{display_path(folder)} cannot be written to ({error.strerror}); check its permissions."
         ) from None
     try:
+        clear_prepared(folder)
         yield
     finally:
         lock.release()
@@ -88,19 +90,25 @@ def open_writer(folder: Path) -> Iterator[Writer]:
         writer.close()
 
 
-def create_database(folder: Path, model_sha256: str, dim: int) -> None:
-    """Make an empty database in ``folder``, in place of what is there; the lock must be held."""
+def create_database(folder: Path, model_sha256: str, dim: int, permissions: Permissions | None = None) -> None:
+    """Make an empty database in ``folder``, in place of what is there; the lock must be held.
+
+    Args:
+        folder: of the index, which has its model already.
+        model_sha256: hex.
+        dim: length of a vector.
+        permissions: of the file; default: those of the index.
+
+    """
     database = folder / DATABASE
-    prepared = temporary(database)
-    for suffix in ("", *SIDE_FILES):
-        prepared.with_name(prepared.name + suffix).unlink(missing_ok=True)
-    with guarded(prepared), contextlib.closing(connect(prepared, "rwc")) as connection:
-        connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
-        _write_meta(connection, Meta(model_sha256, dim))
-    # A log left by an earlier database would be replayed into the new one.
-    for suffix in SIDE_FILES:
-        database.with_name(database.name + suffix).unlink(missing_ok=True)
-    replace_durably(prepared, database)
+    with placed(database, permissions or permissions_of(folder)) as file:
+        prepared = Path(file.name)
+        with guarded(database), contextlib.closing(connect(prepared, "rw")) as connection:
+            connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+            _write_meta(connection, Meta(model_sha256, dim))
+        # A log left by an earlier database would be replayed into the new one.
+        for suffix in SIDE_FILES:
+            database.with_name(database.name + suffix).unlink(missing_ok=True)
 
 
 class Writer(Store):

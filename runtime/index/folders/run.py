@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ... import formats
 from ...console import to_paste
 from ...errors import IndexStateError, PictureError
+from ...files import open_regular
 from ...images import Picture
 from ...progress import Advance, StartProgress, no_progress
 from ...text import display_path
@@ -22,7 +23,7 @@ from ..database.records import Item
 from ..database.writer import Writer
 from ..files import MODEL, UPLOADS
 from ..graph.update import update_graph
-from ..uploads.files import link_or_copy, uploads_of
+from ..uploads.files import link_or_copy, make_uploads, uploads_of
 from .plan import RootPlan
 from .report import SyncReport
 from .said import labels_remarks, remembered_filters, tools_remark
@@ -163,7 +164,7 @@ class SyncRun:
         """
         path = task.path
         try:
-            with open(path, "rb") as file:  # noqa: PTH123
+            with open_regular(path, follow_links=task.uploaded is None) as file:
                 now = time.time_ns()
                 status = os.fstat(file.fileno())
                 task.found = Found(task.found.path, status.st_size, settled_mtime(status.st_mtime_ns, now))
@@ -237,6 +238,7 @@ class SyncRun:
         if is_here(task, self._writer.folder):
             self._counts["taken in"] += 1
         else:
+            make_uploads(self._writer.folder)
             link_or_copy(Path(task.path), target)
 
     def _skip(self, task: Task, error: PictureError) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...devices import Device
+from ...files import Permissions
 from ...images import DEFAULT_MAX_PIXELS
 from ...pretrained import describe_model, find_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..database.writer import Writer, open_writer, writing
-from ..files import MODEL, disk_errors, finish_exchange, is_index
+from ..files import MODEL, SHARED, check_shared, disk_errors, finish_exchange, is_index, permissions_of
 from ..home import check_model, check_usable, install_model, new_folder
 from ..uploads.plans import plan_lost_uploads
 from .plan import RootPlan, Wishes, plan_sync
@@ -41,6 +42,7 @@ def sync(
     moved_roots: Sequence[str] = (),
     keep_missing: bool = False,
     allow_mass_removal: bool = False,
+    shared: bool = False,
     device: Device = "auto",
     threads: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -62,6 +64,8 @@ def sync(
         moved_roots: ``OLD=NEW`` each: what the index has of the folder OLD lies in NEW now, which is synced, too.
         keep_missing: let pictures stay in the index whose files are gone.
         allow_mass_removal: accept that a root is missing, empty, or has lost most of its pictures.
+        shared: let the group read a new index, which is its user's alone otherwise; one that is there has its own
+            permissions.
         device: where the network runs.
         threads: of the network, on the CPU.
         max_pixels: larger pictures are skipped.
@@ -86,8 +90,11 @@ def sync(
     if not is_index(folder):
         check_usable(folder)
         plans = [*plan_lost_uploads(folder), *plan_sync(None, folder, roots, wishes)]
-        report = sync_new(folder, plans, chosen, opener, progress, say)
+        permissions = SHARED if shared else permissions_of(folder)
+        report = sync_new(folder, plans, chosen, opener, progress, say, permissions)
     else:
+        if shared:
+            check_shared(folder)
         with writing(folder) as writer, disk_errors(folder):
             check_model(folder, writer.meta().model_sha256, chosen)
             plans = plan_sync(writer, folder, roots, wishes)
@@ -103,15 +110,16 @@ def sync_new(
     opener: Callable[[Path], Embedder],
     progress: StartProgress,
     say: Callable[[str], None],
+    permissions: Permissions,
 ) -> SyncReport:
-    """Make an index from plans that were made without one; see :func:`sync`."""
-    with new_folder(folder):
+    """Make an index from plans that were made without one, with files of these permissions; see :func:`sync`."""
+    with new_folder(folder, permissions):
         if model is None and (folder / MODEL).is_file():  # its database was lost
             model = folder / MODEL
         if model is None:
             model = find_model(None)
         embedder = opener(model)
-        install_model(folder, model, embedder.sha256, embedder.dim)
+        install_model(folder, model, embedder.sha256, embedder.dim, permissions)
         say_labels(plans, say)
         say(f"The new index {display_path(folder)} uses {describe_model(model, embedder.info)}.")
         with open_writer(folder) as writer:

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices import usable_cores
-from ...files import file_sha256, replace_durably
+from ...files import open_regular, placed
 from ..database.records import GraphRow
-from ..files import GRAPH, temporary
+from ..files import GRAPH, permissions_of
 from .backend import BACKENDS, DEFAULT_BACKEND, GraphUnusableError, Ids, VectorIndex, Vectors, backend_of
 from .copies import VectorTable, decode_copies, elect, encode_copies, first_equal
 
@@ -174,7 +174,7 @@ def open_graph(folder: Path, row: GraphRow, dim: int) -> GraphFile:
 
     """
     try:
-        file = (folder / GRAPH).open("rb")
+        file = open_regular(folder / GRAPH)
     except OSError as error:
         raise GraphUnusableError(f"{GRAPH} cannot be opened ({error.strerror})") from None
     try:
@@ -244,23 +244,20 @@ class GraphBuilder:
             GraphUnusableError: it could not be written whole (a full disk: hnswlib itself would not say).
 
         """
-        target = folder / GRAPH
-        prepared = temporary(target)
         try:
-            prepared.unlink(missing_ok=True)
-            with prepared.open("xb") as file:
+            with placed(folder / GRAPH, permissions_of(folder)) as file:
                 expected = self._index.save(file)
-            size = prepared.stat().st_size
-            if size != expected:
-                prepared.unlink()
-                raise GraphUnusableError(f"{GRAPH} could not be written whole; is the disk full?")
-            parameters = {"library": self._library, **self._index.info(), _COPIES: self._encoded_copies()}
-            del self._index, self._table  # they need not be in memory beside what is examined
-            row = GraphRow(file_sha256(prepared), size, _json(parameters), covers, self._removed)
-            if examine is not None:
-                with prepared.open("rb") as file:
-                    row = replace(row, parameters=_json({**parameters, **examine(GraphFile(file, row, self._dim))}))
-            replace_durably(prepared, target)
+                size = os.fstat(file.fileno()).st_size
+                if size != expected:
+                    raise GraphUnusableError(f"{GRAPH} could not be written whole; is the disk full?")
+                parameters = {"library": self._library, **self._index.info(), _COPIES: self._encoded_copies()}
+                del self._index, self._table  # they need not be in memory beside what is examined
+                file.seek(0)
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                row = GraphRow(sha256, size, _json(parameters), covers, self._removed)
+                if examine is not None:
+                    seen = examine(GraphFile(file, row, self._dim))
+                    row = replace(row, parameters=_json({**parameters, **seen}))
         except (RuntimeError, UnicodeEncodeError, OSError) as error:
             raise GraphUnusableError(f"{GRAPH} could not be written ({error})") from None
         return row

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from ...console import to_paste
 from ...errors import IndexStateError
+from ...files import Permissions, create_file, open_regular
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
 from ..care.leftovers import bytes_in
@@ -21,10 +23,10 @@ from ..database.records import GraphRow
 from ..database.schema import connect, guarded
 from ..database.store import Store
 from ..database.writer import open_writer
-from ..files import DATABASE, GRAPH, MODEL, UPLOADS
+from ..files import DATABASE, GRAPH, MODEL, SHARED, UPLOADS, is_index, permissions_of
 from ..uploads.carrying import carry_uploads
 from ..uploads.files import uploads_of
-from .placing import check_free, placed
+from .placing import check_free, placed_folder
 
 __all__ = ["CopyReport", "copy"]
 
@@ -67,6 +69,7 @@ def copy(
     *,
     replace: bool = False,
     check: bool = True,
+    shared: bool = False,
     progress: StartProgress = start_nothing,
 ) -> CopyReport:
     """Copy an index, of the state that it has at one moment; it may be searched and written to meanwhile.
@@ -83,6 +86,8 @@ def copy(
         target: a new name or an empty folder.
         replace: accept an index at ``target``, and exchange it for the copy in one step.
         check: verify the whole copy, and refuse to keep one that is not sound.
+        shared: let the group read the copy; default: it may be read by those who may read the index that it replaces,
+            or the one that it is a copy of.
         progress: told how it goes on, in MB.
 
     Raises:
@@ -95,10 +100,14 @@ def copy(
     Store.open(folder).close()
     _check_apart(folder, place)
     check_free(place, replace=replace, hint=" (or --replace, which exchanges it for the copy)")
-    with placed(place, replace=replace) as making:
+    permissions = permissions_of(place if is_index(place) else folder)
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o777 | 0o700
+    if shared and not permissions.mode & stat.S_IRGRP:
+        permissions, mode = SHARED, SHARED.folder_mode
+    with placed_folder(place, permissions, replace=replace, mode=mode) as making:
         for attempt in range(_ATTEMPTS):
             try:
-                remarks = _copy_state(folder, making, place, progress, last=attempt == _ATTEMPTS - 1)
+                remarks = _copy_state(folder, making, place, permissions, progress, last=attempt == _ATTEMPTS - 1)
                 break
             except _ChangedError:
                 time.sleep(_PAUSE_S)
@@ -119,7 +128,9 @@ def _check_apart(folder: Path, target: Path) -> None:
         raise IndexStateError(f"{display_path(target)} {where}; expected another place for the copy.")
 
 
-def _copy_state(folder: Path, making: Path, target: Path, progress: StartProgress, *, last: bool) -> list[str]:
+def _copy_state(
+    folder: Path, making: Path, target: Path, permissions: Permissions, progress: StartProgress, *, last: bool
+) -> list[str]:
     """Copy everything that belongs together, and return the remarks about it.
 
     Raises:
@@ -135,11 +146,11 @@ def _copy_state(folder: Path, making: Path, target: Path, progress: StartProgres
         if held:
             state.enter_context(store.snapshot())
         row = store.graph()
-        found = _copy_file(folder / GRAPH, making / GRAPH, advance) if row is not None else None
+        found = _copy_file(folder / GRAPH, making / GRAPH, permissions, advance) if row is not None else None
         if row is not None and found != row.sha256 and held and not last:
             raise _ChangedError
-        _copy_database(store, making / DATABASE, target / DATABASE, advance)
-        _copy_file(folder / MODEL, making / MODEL, advance)
+        _copy_database(store, making / DATABASE, target / DATABASE, permissions, advance)
+        _copy_file(folder / MODEL, making / MODEL, permissions, advance)
         if _identity(folder) != identity:
             raise _ChangedError
     remarks = _settle_graph(making, row, found)
@@ -165,7 +176,9 @@ def _settle_graph(making: Path, expected: GraphRow | None, found: str | None) ->
     return [f"{GRAPH} was not copied, for it {problem}: searches of the copy scan until its next sync builds one."]
 
 
-def _copy_database(store: Store, target: Path, shown: Path, advance: Callable[[int], None]) -> None:
+def _copy_database(
+    store: Store, target: Path, shown: Path, permissions: Permissions, advance: Callable[[int], None]
+) -> None:
     """Copy the database as it is now.
 
     Raises:
@@ -183,7 +196,8 @@ def _copy_database(store: Store, target: Path, shown: Path, advance: Callable[[i
         left = remaining
 
     target.unlink(missing_ok=True)
-    with _copy_errors(store.database, shown), contextlib.closing(connect(target, "rwc")) as connection:
+    create_file(target, permissions).close()
+    with _copy_errors(store.database, shown), contextlib.closing(connect(target, "rw")) as connection:
         # Nobody has the copy before it is complete, and then it is made durable as a whole.
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
@@ -201,15 +215,15 @@ def _copy_errors(source: Path, target: Path) -> Iterator[None]:
             raise
 
 
-def _copy_file(source: Path, target: Path, advance: Callable[[int], None]) -> str | None:
+def _copy_file(source: Path, target: Path, permissions: Permissions, advance: Callable[[int], None]) -> str | None:
     """Copy a file and return the hex sha256 of what was read; None: it cannot be read."""
     target.unlink(missing_ok=True)
     try:
-        file = source.open("rb")
+        file = open_regular(source)
     except OSError:
         return None
     digest = hashlib.sha256()
-    with file, target.open("xb") as copied:
+    with file, create_file(target, permissions) as copied:
         while chunk := file.read(_BYTES_AT_A_TIME):
             digest.update(chunk)
             copied.write(chunk)

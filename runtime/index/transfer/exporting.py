@@ -15,7 +15,7 @@ import numpy as np
 
 from ... import __version__
 from ...errors import DataError, ModelFileError
-from ...files import replace_durably
+from ...files import placed
 from ...modelfile import ModelInfo, open_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
@@ -200,17 +200,11 @@ def _without_zero(label: str) -> bytes:
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file beside ``path``; when that is complete, it takes the place of what is there."""
-    # With the number of the process, so that two that export to one name do not write into one file.
-    prepared = path.with_name(f".{path.name}.{os.getpid()}.tmp") if path.name else path
     try:
         if path.is_dir() or not path.name:
             raise DataError(f"{display_path(path)} is a folder; expected the name of a file.")
-        prepared.unlink(missing_ok=True)
-        with contextlib.ExitStack() as undo:
-            undo.callback(prepared.unlink, missing_ok=True)
-            with prepared.open("xb") as file:
-                yield file
-            replace_durably(prepared, path)
+        with placed(path) as file:
+            yield file
     except OSError as error:
         raise DataError(
             f"{display_path(path)} cannot be written ({error.strerror or error}); check its folder, its permissions "

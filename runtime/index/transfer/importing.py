@@ -22,7 +22,7 @@ from ..care.leftovers import bytes_in
 from ..database.records import Item
 from ..database.store import Ids, Vectors
 from ..database.writer import Writer, open_writer
-from ..files import UPLOADS
+from ..files import PRIVATE, SHARED, UPLOADS
 from ..folders.rootfilters import RootFilters
 from ..folders.rootlabels import RootLabels
 from ..graph.update import update_graph
@@ -31,7 +31,7 @@ from ..uploads.carrying import carry_uploads
 from ..uploads.files import is_upload
 from .archive import ARRAYS, KIND, SCHEMA, ArchiveReader, split_names
 from .matching import find_matching_model
-from .placing import check_free, placed
+from .placing import check_free, placed_folder
 
 __all__ = ["ImportReport", "import_index"]
 
@@ -115,6 +115,7 @@ def import_index(
     index: str | Path,
     *,
     model: str | Path | None = None,
+    shared: bool = False,
     progress: StartProgress = start_nothing,
 ) -> ImportReport:
     """Make a new index from an exported one: the same rows, ids and vectors, so the same answers; the graph is built.
@@ -128,6 +129,7 @@ def import_index(
         index: the new index: a new name or an empty folder.
         model: the one that the vectors were made with; default: the one of ``./model.onnx`` and those that ship whose
             sha256 is the one in the file.
+        shared: let the group read the index, which is its user's alone otherwise.
         progress: told how it goes on.
 
     Raises:
@@ -147,8 +149,9 @@ def import_index(
         described = _read_meta(archive)
         chosen = _find_model(path, described, model)
         content = _read_content(archive, described)
-        with placed(folder) as making:
-            install_model(making, chosen, described.model_sha256, described.dim)
+        permissions = SHARED if shared else PRIVATE
+        with placed_folder(folder, permissions) as making:
+            install_model(making, chosen, described.model_sha256, described.dim, permissions)
             with open_writer(making) as writer:
                 _fill(writer, archive, described, content, progress)
                 reason = update_graph(writer, progress)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import IndexStateError
-from ...files import sync_folder
+from ...files import Permissions, set_permissions, sync_folder
 from ...text import display_path
 from ..care.leftovers import has_log
 from ..database.writer import locked
-from ..files import LOCK, disk_errors, exchange_folders, finish_exchange, is_index
+from ..files import LOCK, disk_errors, exchange_folders, finish_exchange, is_foreign, is_index, private_folder
 from ..home import strangers_in
 from ..uploads.files import uploads_of
 
-__all__ = ["check_free", "placed"]
+__all__ = ["check_free", "placed_folder"]
 
 
 @contextlib.contextmanager
-def placed(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def placed_folder(
+    target: Path, permissions: Permissions, *, replace: bool = False, mode: int | None = None
+) -> Iterator[Path]:
     """Yield a folder to make an index in, under a lock; when that is done, it gets the name ``target``.
 
     Whatever goes wrong, it is deleted again. A killed process leaves it, hidden beside ``target``, to the next that
@@ -29,7 +32,9 @@ def placed(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Args:
         target: a new name or an empty folder.
+        permissions: of the files that are made in it.
         replace: accept an index there, which is exchanged for the new one in one step.
+        mode: of the folder, nine bits; a folder that is at ``target`` already has its own. Default: as its files.
 
     Raises:
         IndexStateError: ``target`` is in use, or cannot be written.
@@ -41,14 +46,17 @@ def placed(target: Path, *, replace: bool = False) -> Iterator[Path]:
     check_free(target, replace=replace)
     making = real.with_name(f".{real.name}.making")
     with disk_errors(target), contextlib.ExitStack() as undo:
-        undo.callback(_remove_empty, _make_folders(making))
-        with locked(making):
+        undo.callback(_remove_empty, _make_folders(making.parent))
+        private_folder(making)
+        undo.callback(_remove_empty, [making])
+        with locked(making, permissions=permissions):
             _empty(making)
             undo.callback(shutil.rmtree, making, ignore_errors=True)
             yield making
             _check_closed(making, target)
             _make_durable(making)
             check_free(target, replace=replace)
+            _open(making, real, permissions, mode)
             _put(making, real)
 
 
@@ -60,7 +68,14 @@ def check_free(target: Path, *, replace: bool = False, hint: str = "") -> None:
             ``hint`` ends what is expected if it is an index.
 
     """
-    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
+    if not os.path.lexists(target):
+        return
+    if target.is_dir() and is_foreign(target):
+        raise IndexStateError(
+            f"{display_path(target)} is a folder of another user, in one that all may write to; expected a new name or "
+            "a folder of yours."
+        )
+    if target.is_dir() and not any(target.iterdir()):
         return
     if not is_index(target):
         raise IndexStateError(f"{display_path(target)} exists already; expected a new name or an empty folder.")
@@ -89,12 +104,20 @@ def _put(making: Path, target: Path) -> None:
         sync_folder(target.parent)
 
 
-def _make_folders(making: Path) -> list[Path]:
+def _open(making: Path, target: Path, permissions: Permissions, mode: int | None) -> None:
+    """Let others enter a finished folder as far as they may the one that it replaces, or its files say."""
+    found = target.stat() if target.is_dir() else None
+    if found is not None:
+        group = permissions.folder_mode & 0o050 if permissions.mode & stat.S_IRGRP else 0
+        set_permissions(making, Permissions.of(found), stat.S_IMODE(found.st_mode) | group)
+    else:
+        set_permissions(making, permissions, permissions.folder_mode if mode is None else mode)
+
+
+def _make_folders(inner: Path) -> list[Path]:
     """Make a folder and those above it; return those that were not there, the innermost first."""
-    if making.is_symlink():
-        raise IndexStateError(f"{display_path(making)} is a link, where an index was to be made; delete it.")
-    missing = [folder for folder in (making, *making.parents) if not folder.exists()]
-    making.mkdir(parents=True, exist_ok=True)
+    missing = [folder for folder in (inner, *inner.parents) if not folder.exists()]
+    inner.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync_folder(folder.parent)
     return missing

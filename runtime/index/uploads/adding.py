@@ -14,6 +14,7 @@ import numpy as np
 
 from ... import formats
 from ...errors import DeepRankError, IndexStateError, PictureError, QueryError
+from ...files import NotRegularError
 from ...images import opened_picture
 from ...text import display_path, printable
 from ..database.records import Item
@@ -164,9 +165,11 @@ class _Adding:
     def _mend(self, item: Item, upload: _Checked) -> None:
         """Put the file of an item back that was uploaded before."""
         path = uploads_of(self._writer.folder) / os.fsdecode(item.path)
-        if problem_of(path, item.sha256) is not None:
-            put_file(self._writer.folder, path.name, upload.content)
-            os.utime(path, ns=(item.mtime_ns, item.mtime_ns))
+        with contextlib.suppress(NotRegularError):  # a link is replaced
+            if problem_of(path, item.sha256) is None:
+                return
+        put_file(self._writer.folder, path.name, upload.content)
+        os.utime(path, ns=(item.mtime_ns, item.mtime_ns))
 
 
 def _check(upload: Upload) -> _Checked:

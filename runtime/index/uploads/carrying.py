@@ -9,8 +9,8 @@ from pathlib import Path
 from ...text import display_path
 from ..database.records import Item
 from ..database.writer import open_writer
-from ..files import UPLOADS
-from .files import carry, is_upload, upload_items, uploads_of
+from ..files import UPLOADS, permissions_of
+from .files import carry, is_upload, make_uploads, upload_items, uploads_of
 
 __all__ = ["carry_uploads"]
 
@@ -43,14 +43,15 @@ def carry_uploads(
 
 def _carry_all(items: Mapping[bytes, Item], source: Path, making: Path, advance: Advance) -> dict[bytes, str]:
     """Copy the files, and return what is wrong with those that were not."""
-    uploads_of(making).mkdir()
+    make_uploads(making)
+    permissions = permissions_of(making)
     problems = {}
     for path, item in items.items():
         # A name that is none of ours would lead out of the folder.
         name = os.fsdecode(path)
         problem: str | None = "has a name that no upload has"
         if is_upload(path, item.sha256):
-            problem = carry(source / name, uploads_of(making) / name, item.sha256, advance)
+            problem = carry(source / name, uploads_of(making) / name, item.sha256, permissions, advance)
         if problem is not None:
             problems[path] = f"{display_path(source / name)} {problem}"
     return problems

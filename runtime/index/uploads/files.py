@@ -7,27 +7,34 @@ import hashlib
 import os
 import re
 import shutil
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from ...errors import IndexStateError
-from ...files import replace_durably, sync_folder
+from ...files import (
+    NotRegularError,
+    Permissions,
+    create_file,
+    make_folder,
+    open_regular,
+    placed,
+    prepared_for,
+)
 from ...formats import EXTENSIONS
-from ...text import display_path
 from ..database.records import Item
 from ..database.store import Store
-from ..files import UPLOADS, temporary
+from ..files import UPLOADS, check_parts, permissions_of
 
 __all__ = [
     "carry",
+    "delete_files",
     "delete_unused",
     "find_unused",
     "foreign_names",
     "hash_in",
     "is_upload",
     "link_or_copy",
+    "make_uploads",
     "problem_of",
     "put_file",
     "upload_items",
@@ -38,10 +45,6 @@ __all__ = [
 _NAME = re.compile(rf"[0-9a-f]{{64}}(?:{'|'.join(map(re.escape, sorted(EXTENSIONS)))})")
 _HEX_DIGITS = 64
 _AT_A_TIME = 1 << 20
-
-
-class _NotRegularError(OSError):
-    """What is there is a folder, a pipe or a device."""
 
 
 def uploads_of(folder: Path) -> Path:
@@ -83,44 +86,47 @@ def put_file(folder: Path, name: str, content: bytes) -> os.stat_result:
         IndexStateError: the place of the uploads is a link or a file.
 
     """
-    target = _made(folder) / name
-    prepared = temporary(target)
-    try:
-        prepared.write_bytes(content)
-        replace_durably(prepared, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            prepared.unlink(missing_ok=True)
-        raise
-    return target.stat()
+    target = make_uploads(folder) / name
+    with placed(target, permissions_of(folder)) as file:
+        file.write(content)
+    return target.lstat()
 
 
 def problem_of(path: Path, sha256: bytes) -> str | None:
     """Return what is wrong with a file of which the content is known, as the end of a sentence; None: nothing.
 
     Raises:
-        OSError: it is there and cannot be read, so that nothing is known of it.
+        OSError: it is there and cannot be read, or is a link, which is not followed, so that nothing is known of it.
 
     """
     digest = hashlib.sha256()
     try:
-        with _opened(path) as file:
+        with open_regular(path) as file:
             for block in _blocks(file):
                 digest.update(block)
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
-    except _NotRegularError:
+    except NotRegularError:
+        if path.is_symlink():  # the picture may well be where it leads
+            raise
         return "is no regular file"
     return None if digest.digest() == sha256 else "is damaged: its content is not what was uploaded"
 
 
-def carry(source: Path, target: Path, sha256: bytes, advance: Callable[[int], object] = lambda _: None) -> str | None:
+def carry(
+    source: Path,
+    target: Path,
+    sha256: bytes,
+    permissions: Permissions,
+    advance: Callable[[int], object] = lambda _: None,
+) -> str | None:
     """Copy a file of which the content is known, with its time of change; it is made durable by the caller.
 
     Args:
         source: the file.
         target: a new name in a folder that is there.
         sha256: of its content.
+        permissions: of the copy.
         advance: told how many bytes were copied.
 
     Returns:
@@ -129,10 +135,10 @@ def carry(source: Path, target: Path, sha256: bytes, advance: Callable[[int], ob
     """
     digest = hashlib.sha256()
     try:
-        file = _opened(source)
+        file = open_regular(source)
     except OSError as error:
         return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-    with file, target.open("xb") as copied:
+    with file, create_file(target, permissions) as copied:
         for block in _blocks(file):
             digest.update(block)
             copied.write(block)
@@ -147,7 +153,6 @@ def carry(source: Path, target: Path, sha256: bytes, advance: Callable[[int], ob
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name, or copy it where the file system has no links; its folder is made durable later."""
-    target.parent.mkdir(exist_ok=True)
     try:
         os.link(source, target)
     except OSError:
@@ -170,20 +175,39 @@ def delete_unused(folder: Path, names: Iterable[bytes]) -> set[bytes]:
 
     A file that cannot be deleted is left to ``compact``, so that what was committed is not reported as a failure.
     """
-    wanted = [name for name in names if _NAME.fullmatch(os.fsdecode(name))]
-    deleted = set()
+    named = {name: os.fsdecode(name) for name in names if _NAME.fullmatch(os.fsdecode(name))}
     with Store.open(folder) as store:
         root = store.uploads_root()
-        for name in wanted:
-            if root is None or store.item_at(root, name) is None:
-                with contextlib.suppress(OSError):
-                    (uploads_of(folder) / os.fsdecode(name)).unlink()
-                    deleted.add(name)
+        unused = {name: file for name, file in named.items() if root is None or store.item_at(root, name) is None}
+    gone = delete_files(folder, unused.values())
+    return {name for name, file in unused.items() if file in gone}
+
+
+def delete_files(folder: Path, names: Iterable[str]) -> set[str]:
+    """Delete files of uploads, and return the names of those that are gone; one that cannot be deleted stays.
+
+    The folder is opened once, and no link to another: whatever takes its place meanwhile, no file of somebody else's
+    is deleted.
+    """
+    deleted: set[str] = set()
+    place, descriptor = uploads_of(folder), None
+    with contextlib.ExitStack() as stack:
+        if os.unlink in os.supports_dir_fd:
+            try:
+                descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except OSError:
+                return deleted
+            stack.callback(os.close, descriptor)
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.unlink(name if descriptor is not None else place / name, dir_fd=descriptor)
+                deleted.add(name)
     return deleted
 
 
 def _is_ours(name: str) -> bool:
-    return _NAME.fullmatch(name.removesuffix(temporary(Path("_")).name[1:])) is not None
+    # Earlier versions prepared a file under its name and .tmp.
+    return _NAME.fullmatch(prepared_for(name) or name.removesuffix(".tmp")) is not None
 
 
 def _names(folder: Path) -> list[str]:
@@ -195,27 +219,18 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _made(folder: Path) -> Path:
-    """Return the folder of the uploads; it is made, durably, where it is missing."""
+def make_uploads(folder: Path) -> Path:
+    """Return the folder of the uploads of an index; it is made, durably, where it is missing.
+
+    Raises:
+        IndexStateError: there is a link or a file.
+
+    """
+    check_parts(folder)
     place = uploads_of(folder)
-    if place.is_symlink() or not place.is_dir():
-        if os.path.lexists(place):
-            raise IndexStateError(
-                f"{display_path(place)} is {'a link' if place.is_symlink() else 'a file'}; expected the folder of the "
-                "uploads. Put it elsewhere, so that the folder can be made."
-            )
-        place.mkdir()
-        sync_folder(folder)
+    if not place.exists():
+        make_folder(place, permissions_of(folder))
     return place
-
-
-def _opened(path: Path) -> IO[bytes]:
-    """Open a regular file; a pipe would keep us waiting."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _NotRegularError(0, "it is not a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
