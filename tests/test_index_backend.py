@@ -64,6 +64,9 @@ class PlainBackend:
         view = self.view(file, dim)
         return PlainIndex(view.ids, view.vectors)
 
+    def check(self, file: IO[bytes], dim: int) -> None:
+        pass
+
     def view(self, file: IO[bytes], dim: int) -> View:
         file.seek(0)
         content = file.read()

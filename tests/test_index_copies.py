@@ -74,7 +74,7 @@ def graph_file(folder: Path) -> GraphFile:
     with Store.open(folder) as store:
         row = store.graph()
         assert row is not None
-        return open_graph(folder, row, store.meta().dim)
+        return open_graph(folder, row, store.meta())
 
 
 def plain(vectors: dict[int, np.ndarray], query: np.ndarray, k: int, *, farthest: bool = False) -> list[int]:
@@ -363,15 +363,15 @@ def test_what_is_recorded_of_copies_is_read_as_it_was_written() -> None:
     nodes = random.permutation(np.arange(1, 2000, 3))
     ids = np.setdiff1d(np.arange(3000, 9000, 2), nodes)
     of = random.choice(nodes, len(ids))
-    places, more = decode_copies(encode_copies(ids[::-1], of[::-1]), nodes, 9000)
+    places, more = decode_copies(encode_copies(ids[::-1], of[::-1]), nodes, 9000, len(ids))
     assert sorted(zip(nodes[places].tolist(), more.tolist(), strict=True)) == sorted(
         zip(of.tolist(), ids.tolist(), strict=True)
     )
     assert (np.diff(places) >= 0).all()
     for empty in (None, encode_copies(ids[:0], of[:0])):
-        assert [len(part) for part in decode_copies(empty, nodes, 0)] == [0, 0]
+        assert [len(part) for part in decode_copies(empty, nodes, 0, 0)] == [0, 0]
     with pytest.raises(GraphUnusableError):
-        decode_copies(encode_copies(ids, of), nodes[:0], 9000)
+        decode_copies(encode_copies(ids, of), nodes[:0], 9000, len(ids))
 
 
 @pytest.mark.parametrize("first_column", ["drawn", "constant"])

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import IndexDamagedError
 from ..files import file_sha256
-from ..index.database.schema import guarded
 from ..index.files import DATABASE, GRAPH, MODEL, is_index
 from ..shell import shell_word
 from ..text import display_path
@@ -20,7 +19,6 @@ from .place import is_being_written
 if TYPE_CHECKING:
     from ..devices import Device
     from ..index.database.records import Meta
-    from ..index.database.store import Store
     from ..modelfile import OpenModel
 
 __all__ = [
@@ -131,8 +129,8 @@ def graph_finding(folder: Path) -> Finding:
             meta, row, roots = store.meta(), store.graph(), store.synced_roots()
             if row is None:
                 return _no_graph(folder, meta, synced(folder, roots.values()))
-            newer = _items_above(store, row.covers)
-        file = open_graph(folder, row, meta.dim)
+            newer = store.count_after(row.covers)
+        file = open_graph(folder, row, meta)
     except GraphUnusableError as error:
         if is_being_written(folder):
             return ok("index graph", f"{error}, while a writer is at work; searches scan meanwhile")
@@ -159,11 +157,6 @@ def _no_graph(folder: Path, meta: Meta, sync: str) -> Finding:
     if is_being_written(folder):
         return ok("index graph", "none yet: a writer is at work; searches scan meanwhile")
     return warning("index graph", f"there is no {GRAPH}: searches scan, which is exact, but slower", sync)
-
-
-def _items_above(store: Store, covers: int) -> int:
-    with guarded(store.database):
-        return int(store.connection.execute("SELECT count(*) FROM items WHERE id > ?", (covers,)).fetchone()[0])
 
 
 def contents_finding(folder: Path) -> Finding:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EvaluationError
+from ..index.database.records import Meta
 from ..index.graph.file import GraphBuilder, open_graph
 from ..index.search.gallery import gallery_of
 from ..metrics import (
@@ -202,4 +203,5 @@ def _through_graph(queries: Vectors, gallery: Vectors, k: int) -> npt.NDArray[np
     builder.add(np.arange(len(gallery)), gallery)
     with tempfile.TemporaryDirectory(prefix="deeprank-") as folder:
         row = builder.save(Path(folder), covers=len(gallery) - 1)
-        return gallery_of(open_graph(Path(folder), row, dim)).search_graph(queries, k)[0]
+        meta = Meta("", dim, len(gallery), row.covers)
+        return gallery_of(open_graph(Path(folder), row, meta)).search_graph(queries, k)[0]

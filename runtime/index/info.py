@@ -14,7 +14,7 @@ from ..errors import ModelFileError
 from ..labels import is_split_layout
 from ..modelfile import ModelInfo, open_model
 from .care.leftovers import bytes_in
-from .database.records import Item
+from .database.records import Item, Meta
 from .database.store import Store
 from .files import DATABASE, GRAPH, MODEL, UPLOADS
 from .folders.rootfilters import RootFilters
@@ -85,7 +85,7 @@ def index_info(index: str | Path) -> IndexInfo:
         counted = _Counted()
         for item in store.all_items():
             counted.add(item)
-        graph, graph_problem = _graph(store, meta.dim)
+        graph, graph_problem = _graph(store, meta)
     model, model_problem = _model(folder, meta.model_sha256)
     labels = counted.labels
     unlabelled = labels.pop(None, 0)
@@ -150,16 +150,16 @@ def _name(entry: tuple[str | None, int]) -> str:
     return entry[0] or ""
 
 
-def _graph(store: Store, dim: int) -> tuple[Mapping[str, Any] | None, str | None]:
+def _graph(store: Store, meta: Meta) -> tuple[Mapping[str, Any] | None, str | None]:
     row = store.graph()
     if row is None:
         return None, "none has been built yet"
     try:
-        file = open_graph(store.folder, row, dim)
+        file = open_graph(store.folder, row, meta)
     except GraphUnusableError as error:
         return None, str(error)
     counts = {"items": file.nodes.items, "vectors": file.nodes.count, "removed": file.dead}
-    return {**counts, "bytes": row.size, **file.parameters}, None
+    return {**file.parameters, **counts, "bytes": row.size}, None
 
 
 def _model(folder: Path, expected: str) -> tuple[ModelInfo | None, str | None]:

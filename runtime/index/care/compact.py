@@ -148,7 +148,7 @@ def _graph_state(store: Store) -> _GraphState:
     if row is None or meta.items == 0:
         return _GraphState(0, 0, meta.items == 0 and row is None and not (store.folder / GRAPH).exists())
     try:
-        file = open_graph(store.folder, row, meta.dim)
+        file = open_graph(store.folder, row, meta)
     except GraphUnusableError:
         return _GraphState(0, 0, False)
     complete = file.dead == 0 and file.nodes.items == meta.items and not is_crowded(file, whole=True)

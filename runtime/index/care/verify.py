@@ -202,7 +202,7 @@ class _OpenGraph:
     def of(cls, store: Store) -> Self:
         try:
             row = store.graph()
-            return cls(row, open_graph(store.folder, row, store.meta().dim) if row is not None else None)
+            return cls(row, open_graph(store.folder, row, store.meta()) if row is not None else None)
         except (IndexDamagedError, GraphUnusableError) as error:
             return cls(problem=error)
 

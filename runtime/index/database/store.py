@@ -104,6 +104,10 @@ class Store:
         meta = Meta(*row[:-1])
         if meta.checksum() != row[-1]:
             raise self.damage("the row that describes the index")
+        pages, size = self._one("PRAGMA page_count")[0], self._one("PRAGMA page_size")[0]
+        # Room is made for as many vectors as it says.
+        if meta.dim < 1 or not 0 <= meta.items * 4 * meta.dim <= pages * size:
+            raise self.damage(f"it cannot hold {meta.items:,} vectors of {meta.dim:,} numbers")
         return meta
 
     def roots(self) -> dict[int, bytes]:
@@ -286,6 +290,10 @@ class Store:
             if item.root in found:
                 found[item.root][item.path] = item
         return found
+
+    def count_after(self, after: int) -> int:
+        """Return the number of items with ids above ``after``."""
+        return int(self._one("SELECT count(*) FROM items WHERE id > ?", (after,))[0])
 
     def count_of(self, root: int) -> int:
         """Return the number of items of one root."""

@@ -46,12 +46,15 @@ class View:
         ids: int64 ``[n]``, in the order of the file.
         vectors: float32 ``[n, d]``, mapped: the system keeps in memory what is used.
         release: takes what was used out of this process's memory; it is mapped again when it is needed.
+        growable: whether one that is new would be built with the same parameters; else it is rather built anew than
+            added to.
 
     """
 
     ids: Ids
     vectors: Vectors
     release: Callable[[], None]
+    growable: bool = True
 
 
 class VectorIndex(Protocol):
@@ -92,11 +95,14 @@ class Backend(Protocol):
     def create(self, dim: int, capacity: int) -> VectorIndex:
         """Return an empty one, with room for ``capacity`` vectors of ``dim`` numbers."""
 
-    def load(self, file: IO[bytes], dim: int, capacity: int) -> VectorIndex:
-        """Read one that was saved, with room for at least ``capacity`` vectors in all."""
-
     def view(self, file: IO[bytes], dim: int) -> View:
-        """Show what a saved one holds without loading it."""
+        """Show what a saved one holds without loading it; whatever is in the file, this process stays sound."""
+
+    def check(self, file: IO[bytes], dim: int) -> None:
+        """Look at all that loading, searching and adding will rely on, so that no file can do harm then."""
+
+    def load(self, file: IO[bytes], dim: int, capacity: int) -> VectorIndex:
+        """Read one that was saved and checked, with room for at least ``capacity`` vectors in all."""
 
 
 def _hnsw() -> Backend:
@@ -119,5 +125,5 @@ def backend_of(parameters: str) -> Backend:
     try:
         library = json.loads(parameters)["library"]
         return BACKENDS[library]()
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise GraphUnusableError("the graph was made with a library that this version does not know") from None

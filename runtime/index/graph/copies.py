@@ -18,7 +18,17 @@ import numpy.typing as npt
 
 from .backend import GraphUnusableError, Ids, Vectors
 
-__all__ = ["Bools", "Nodes", "VectorTable", "decode_copies", "elect", "encode_copies", "first_equal", "grouped"]
+__all__ = [
+    "NO_IDS",
+    "Bools",
+    "Nodes",
+    "VectorTable",
+    "decode_copies",
+    "elect",
+    "encode_copies",
+    "first_equal",
+    "grouped",
+]
 
 Bools = npt.NDArray[np.bool_]
 Digests = npt.NDArray[np.uint64]
@@ -47,7 +57,7 @@ class Nodes:
     @classmethod
     def single(cls, ids: Ids) -> Nodes:
         """Return those of one item each."""
-        return cls(ids, None, _NONE, _NONE)
+        return cls(ids, None, NO_IDS, NO_IDS)
 
     @property
     def count(self) -> int:
@@ -70,7 +80,7 @@ class Nodes:
         return elect(self.ids, own if self.live is None else own & self.live, self.places, self.more, allowed=allowed)
 
 
-_NONE: Ids = np.empty(0, dtype=np.int64)
+NO_IDS: Ids = np.empty(0, dtype=np.int64)
 
 
 def elect(own: Ids, own_live: Bools, places: Ids, more: Ids, *, allowed: Ids | None = None) -> Nodes:
@@ -120,7 +130,7 @@ class VectorTable:
     one that is looked for does.
     """
 
-    def __init__(self, nodes: Ids = _NONE, vectors: Vectors | None = None) -> None:
+    def __init__(self, nodes: Ids = NO_IDS, vectors: Vectors | None = None) -> None:
         """Begin with the nodes of a graph file, int64 ``[n]``, and their vectors float32 ``[n, d]``."""
         self._nodes, self._vectors = nodes, vectors
         beginnings = np.empty(0, dtype=np.float32) if vectors is None else vectors[:, 0]
@@ -206,29 +216,32 @@ def encode_copies(ids: Ids, nodes: Ids) -> Mapping[str, Any]:
     return {"count": len(ids), "ids": _packed(ids[order]), "nodes": _packed(nodes[order])}
 
 
-def decode_copies(document: Any, nodes: Ids, covers: int) -> tuple[Ids, Ids]:
+def decode_copies(document: Any, nodes: Ids, covers: int, most: int) -> tuple[Ids, Ids]:
     """Return the places of nodes, int64 ``[m]``, ascending, and the further items of each, int64 ``[m]``.
 
     Args:
         document: see :func:`encode_copies`; None: of an earlier version, which made a node for each item.
         nodes: int64 ``[n]``, the ids of the items that the nodes were made for.
         covers: the last id in the graph.
+        most: the most items that there can be; a few bytes can be unpacked to any number of them.
 
     Raises:
         GraphUnusableError: it is not what :func:`encode_copies` makes, or speaks of other nodes.
 
     """
     if document is None:
-        return _NONE, _NONE
+        return NO_IDS, NO_IDS
     try:
         count = document["count"]
+        if not 0 <= count <= most:
+            raise ValueError(count)
         ids, of = _unpacked(document["ids"], count), _unpacked(document["nodes"], count)
     except (TypeError, KeyError, ValueError, OverflowError, zlib.error):
         raise GraphUnusableError("what is recorded of equal vectors in the graph cannot be read") from None
     if count == 0:
-        return _NONE, _NONE
+        return NO_IDS, NO_IDS
     order = np.argsort(nodes, kind="stable")
-    places = order[np.minimum(np.searchsorted(nodes, of, sorter=order), len(nodes) - 1)] if len(nodes) else _NONE
+    places = order[np.minimum(np.searchsorted(nodes, of, sorter=order), len(nodes) - 1)] if len(nodes) else NO_IDS
     ascending = bool((ids[1:] > ids[:-1]).all()) and ids[-1] <= covers
     if (
         not ascending

@@ -9,6 +9,7 @@ from typing import Any
 
 __all__ = ["MANY", "Choice", "Costs"]
 
+_LONGEST_MS = 1e12
 # Queries at a time from which on a scan is a product of matrices, and the graph is searched by all cores.
 MANY = 16
 
@@ -39,7 +40,7 @@ class Costs:
         if not isinstance(found, Mapping) or set(found) != set(names):
             return None
         values = [found[name] for name in names]
-        if not all(isinstance(value, int | float) and value >= 0 for value in values):
+        if not all(isinstance(value, int | float) and 0 <= value <= _LONGEST_MS for value in values):
             return None
         return cls(*map(float, values))
 

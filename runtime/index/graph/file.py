@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,55 +15,103 @@ import numpy.typing as npt
 
 from ...devices import usable_cores
 from ...files import open_regular, placed
-from ..database.records import GraphRow
+from ..database.records import GraphRow, Meta
 from ..files import GRAPH, permissions_of
 from .backend import BACKENDS, DEFAULT_BACKEND, GraphUnusableError, Ids, VectorIndex, Vectors, backend_of
-from .copies import VectorTable, decode_copies, elect, encode_copies, first_equal
+from .copies import NO_IDS, VectorTable, decode_copies, elect, encode_copies, first_equal
+from .parameters import COPIES, plain_parameters, read_parameters, to_json
 
-__all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "Places", "open_graph", "with_parameters"]
+__all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "Places", "open_graph"]
 
 Places = npt.NDArray[np.signedinteger]
 
-# The parameter that tells which items share a node.
-_COPIES = "copies"
-_NO_IDS: Ids = np.empty(0, dtype=np.int64)
 # Where ids are at most this many times as many as the vectors, a table says where each lies.
 _SPARSEST_TABLE = 8
 
 
+class _Soundness:
+    """What the check of a file found, so that it is checked once: when, by its size and mtime, and the problem."""
+
+    def __init__(self) -> None:
+        self.checked: tuple[int, int] | None = None
+        self.problem: str | None = None
+
+
 class GraphFile:
     """A graph file whose bytes are the ones the database knows.
+
+    Whoever made both may have made them to do harm. What is scanned is checked when it is opened: all is mapped within
+    the file, and ids are those that an index can have. What the library follows is checked before it is loaded.
 
     ``vectors`` float32 ``[n, d]`` is a view of the file, of which the system keeps in memory what is used; ``nodes``
     tells which items have each of them, in the order of the file, which is nearly but not quite that of the ids.
     ``parameters`` is what was recorded of the graph, ``size`` and ``sha256`` what its bytes are.
     """
 
-    def __init__(self, file: IO[bytes], row: GraphRow, dim: int) -> None:
-        self.dim = dim
+    def __init__(self, file: IO[bytes], row: GraphRow, meta: Meta) -> None:
+        """Describe an open file.
+
+        Args:
+            file: the graph.
+            row: what the database says of it.
+            meta: what the database says of the index.
+
+        Raises:
+            GraphUnusableError: it does not fit these, or holds what no graph does.
+
+        """
+        self.dim = meta.dim
         self.size = row.size
         self.sha256 = row.sha256
         self._file = file  # kept open: the name may soon belong to the next graph
         self._backend = backend_of(row.parameters)
-        view = self._backend.view(file, dim)
+        view = self._backend.view(file, self.dim)
         self.made_for, self.vectors, self.release = view.ids, view.vectors, view.release
-        self._describe(row)
+        self.growable = view.growable
+        self._soundness = _Soundness()
+        _check_ids(self.made_for)
+        self._describe(row, meta)
 
-    def _describe(self, row: GraphRow) -> None:
-        parameters: dict[str, Any] = json.loads(row.parameters)
-        self._is_old = _COPIES not in parameters
-        places, more = decode_copies(parameters.pop(_COPIES, None), self.made_for, row.covers)
-        self.parameters: Mapping[str, Any] = parameters
+    def _describe(self, row: GraphRow, meta: Meta) -> None:
+        if not int(self.made_for.max(initial=0)) <= row.covers <= meta.last_id:
+            raise GraphUnusableError(f"{GRAPH} holds ids beyond the last one in the database")
+        most = meta.items + len(row.removed) // 8
+        parameters = read_parameters(row.parameters, most)
+        self._is_old = COPIES not in parameters
+        places, more = decode_copies(parameters.pop(COPIES, None), self.made_for, row.covers, most)
+        self.parameters = plain_parameters(parameters)
         removed = np.frombuffer(row.removed, dtype="<i8")
         self._removed = np.isin(self.made_for, removed) if len(removed) else np.zeros(len(self.made_for), np.bool_)
         staying = ~np.isin(more, removed)
         self.nodes = elect(self.made_for, ~self._removed, places[staying], more[staying])
 
-    def in_state(self, row: GraphRow) -> GraphFile:
+    def in_state(self, row: GraphRow, meta: Meta) -> GraphFile:
         """Return the same file as it is to be read in another state of the index, whose row names the same bytes."""
         again = copy.copy(self)
-        again._describe(row)
+        again._describe(row, meta)
         return again
+
+    def check(self) -> None:
+        """Look at everything in the file that its library follows; once, unless it is written to.
+
+        Raises:
+            GraphUnusableError: no library wrote it so.
+
+        """
+        found, now = self._soundness, self._written()
+        if found.checked != now:
+            found.problem = None
+            try:
+                self._backend.check(self._file, self.dim)
+            except GraphUnusableError as error:
+                found.problem = str(error)
+            found.checked = now
+        if found.problem is not None:
+            raise GraphUnusableError(found.problem)
+
+    def _written(self) -> tuple[int, int]:
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
 
     @property
     def dead(self) -> int:
@@ -97,7 +144,7 @@ class GraphFile:
         """Load the graph itself.
 
         Raises:
-            GraphUnusableError: its library cannot be imported, or cannot read the file after all.
+            GraphUnusableError: its library cannot be imported, or must not read the file.
 
         """
         index = self.load_all()
@@ -106,8 +153,12 @@ class GraphFile:
         return Graph(index, self)
 
     def load_all(self, capacity: int = 0) -> VectorIndex:
-        """Load the graph with removed vectors and all, with room for ``capacity`` vectors."""
-        return self._backend.load(self._file, self.dim, capacity)
+        """Load the graph with removed vectors and all, with room for ``capacity`` vectors; it is checked before."""
+        self.check()
+        index = self._backend.load(self._file, self.dim, capacity)
+        if self._written() != self._soundness.checked:
+            raise GraphUnusableError(f"{GRAPH} was written to while it was being loaded")
+        return index
 
 
 class Graph:
@@ -166,11 +217,17 @@ def _places(ids: Ids) -> Places | None:
     return table
 
 
-def open_graph(folder: Path, row: GraphRow, dim: int) -> GraphFile:
+def open_graph(folder: Path, row: GraphRow, meta: Meta, *, check: bool = True) -> GraphFile:
     """Open the graph file of an index, once its size and sha256 are the ones in the database.
 
+    Args:
+        folder: of the index.
+        row: what the database says of the graph.
+        meta: what the database says of the index.
+        check: look at what its library follows, too; a scan does without, and loading does it in any case.
+
     Raises:
-        GraphUnusableError: it is missing, damaged, or of another state of the index.
+        GraphUnusableError: it is missing, damaged, of another state of the index, or made to do harm.
 
     """
     try:
@@ -183,10 +240,31 @@ def open_graph(folder: Path, row: GraphRow, dim: int) -> GraphFile:
             raise GraphUnusableError(f"{GRAPH} has {size:,} bytes; {row.size:,} are expected")
         if hashlib.file_digest(file, "sha256").hexdigest() != row.sha256:
             raise GraphUnusableError(f"the sha256 of {GRAPH} is not the one in the database")
-        return GraphFile(file, row, dim)
+        graph = GraphFile(file, row, meta)
+        if check:
+            graph.check()
+        return graph
     except BaseException:
         file.close()
         raise
+
+
+def _check_ids(ids: Ids) -> None:
+    """Check that ids are such as items have, and each is there once."""
+    if len(ids) == 0:
+        return
+    last = int(ids.max())
+    if int(ids.min()) < 0:
+        raise GraphUnusableError(f"{GRAPH} holds ids below 0")
+    if last <= _SPARSEST_TABLE * len(ids):
+        seen = np.zeros(last + 1, dtype=np.bool_)
+        seen[ids] = True
+        different = np.count_nonzero(seen)
+    else:
+        ordered = np.sort(ids)
+        different = 1 + np.count_nonzero(ordered[1:] != ordered[:-1])
+    if different != len(ids):
+        raise GraphUnusableError(f"{GRAPH} holds the same id more than once")
 
 
 class GraphBuilder:
@@ -207,6 +285,7 @@ class GraphBuilder:
         self._dim = dim
         self._library = DEFAULT_BACKEND if start is None else str(start.parameters["library"])
         self._removed = b""
+        self._items = 0 if start is None else start.nodes.items
         # Items that share a node, and the items that these were made for.
         self._copies: list[tuple[Ids, Ids]] = []
         if start is None:
@@ -223,6 +302,7 @@ class GraphBuilder:
 
         Ids ascend, from one call to the next, too.
         """
+        self._items += len(ids)
         nodes = self._table.nodes_of(ids, vectors)
         new = nodes == ids
         self._index.add(ids[new], vectors[new])
@@ -250,28 +330,18 @@ class GraphBuilder:
                 size = os.fstat(file.fileno()).st_size
                 if size != expected:
                     raise GraphUnusableError(f"{GRAPH} could not be written whole; is the disk full?")
-                parameters = {"library": self._library, **self._index.info(), _COPIES: self._encoded_copies()}
+                parameters = {"library": self._library, **self._index.info(), COPIES: self._encoded_copies()}
                 del self._index, self._table  # they need not be in memory beside what is examined
                 file.seek(0)
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                row = GraphRow(sha256, size, _json(parameters), covers, self._removed)
+                row = GraphRow(sha256, size, to_json(parameters), covers, self._removed)
                 if examine is not None:
-                    seen = examine(GraphFile(file, row, self._dim))
-                    row = replace(row, parameters=_json({**parameters, **seen}))
+                    seen = examine(GraphFile(file, row, Meta("", self._dim, self._items, covers)))
+                    row = replace(row, parameters=to_json({**parameters, **seen}))
         except (RuntimeError, UnicodeEncodeError, OSError) as error:
             raise GraphUnusableError(f"{GRAPH} could not be written ({error})") from None
         return row
 
     def _encoded_copies(self) -> Mapping[str, Any]:
         ids, nodes = zip(*self._copies, strict=True) if self._copies else ((), ())
-        return encode_copies(np.concatenate([_NO_IDS, *ids]), np.concatenate([_NO_IDS, *nodes]))
-
-
-def with_parameters(row: GraphRow, **changed: Any) -> GraphRow:
-    """Return the row of a graph with more, or other, parameters, and in the form of this version."""
-    parameters = json.loads(row.parameters)
-    return replace(row, parameters=_json({_COPIES: encode_copies(_NO_IDS, _NO_IDS), **parameters, **changed}))
-
-
-def _json(parameters: Mapping[str, Any]) -> str:
-    return json.dumps(parameters, sort_keys=True)
+        return encode_copies(np.concatenate([NO_IDS, *ids]), np.concatenate([NO_IDS, *nodes]))

@@ -1,18 +1,17 @@
 """hnswlib behind the interface of :mod:`.backend`: the only module that knows it.
 
-It crashes on damaged files and answers nonsense from files of another dimension, so whoever calls ``load`` has checked
-the file's sha256. It is imported at first use: where it cannot be loaded, everything else works by scanning.
+It crashes on damaged files, and a file that was made to do harm lets it write anywhere. So what it is to load is
+checked before (:mod:`.layout`), whatever sha256 it has. It is imported at first use: where it cannot be loaded,
+everything else works by scanning.
 
-Its file starts with a header, followed by one record per vector: links, the float32 vector, the id. The vectors are
-mapped from there rather than kept a second time, so an exact scan and the graph share one copy of them on the disk.
+The vectors are mapped from its file rather than kept a second time, so an exact scan and the graph share one copy of
+them on the disk.
 """
 
 from __future__ import annotations
 
 import functools
-import mmap
 import os
-import struct
 from collections.abc import Mapping
 from types import ModuleType
 from typing import IO, Any
@@ -22,6 +21,7 @@ import numpy as np
 from ...devices import usable_cores
 from ..files import GRAPH
 from .backend import GraphUnusableError, Ids, VectorIndex, Vectors, View
+from .layout import check, map_file, read_layout, release
 
 __all__ = ["HnswBackend"]
 
@@ -33,9 +33,6 @@ EF_CONSTRUCTION = 200
 MIN_EF = 300
 EF_PER_NEIGHBOUR = 2
 _RETRY_EF = 8
-# hnswlib's header: six size_t (offset of level 0, capacity, count, record size, offsets of id and vector), two ints,
-# three size_t, a double, a size_t.
-_HEADER = struct.Struct("<6Qii3QdQ")
 
 
 class HnswBackend:
@@ -47,31 +44,30 @@ class HnswBackend:
         index.init_index(max_elements=max(capacity, 1), ef_construction=EF_CONSTRUCTION, M=LINKS)
         return _HnswIndex(index)
 
+    def view(self, file: IO[bytes], dim: int) -> View:
+        """See :class:`~.backend.Backend`."""
+        layout = read_layout(file, dim)
+        content = map_file(file)
+        growable = (layout.links, layout.ef_construction) == (LINKS, EF_CONSTRUCTION)
+        return View(layout.ids(content), layout.vectors(content), functools.partial(release, content), growable)
+
+    def check(self, file: IO[bytes], dim: int) -> None:
+        """See :class:`~.backend.Backend`."""
+        check(file, read_layout(file, dim))
+
     def load(self, file: IO[bytes], dim: int, capacity: int) -> VectorIndex:
         """See :class:`~.backend.Backend`."""
         index = _new(dim)
-        count = _header(file)[2]
+        count = read_layout(file, dim).count
+        name = _reopenable(file)
         try:
-            index.load_index(_reopenable(file), max_elements=max(capacity, count))
-        except (RuntimeError, MemoryError, UnicodeEncodeError) as error:
+            index.load_index(name, max_elements=max(capacity, count))
+            same = os.path.samestat(os.stat(name), os.fstat(file.fileno()))  # noqa: PTH116
+        except (RuntimeError, MemoryError, ValueError, OSError) as error:
             raise GraphUnusableError(f"hnswlib cannot load the graph ({error})") from None
-        if index.element_count != count:
+        if index.element_count != count or not same:
             raise GraphUnusableError(f"{GRAPH} was replaced meanwhile")
         return _HnswIndex(index)
-
-    def view(self, file: IO[bytes], dim: int) -> View:
-        """See :class:`~.backend.Backend`."""
-        level0, _, count, record, id_offset, vector_offset, *_ = _header(file)
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        fits = id_offset - vector_offset == 4 * dim and id_offset + 8 <= record and record % 4 == 0
-        if level0 != 0 or not fits or _HEADER.size + count * record > len(content):
-            raise GraphUnusableError(f"{GRAPH} is laid out in a way that this version does not know")
-        start, strides = _HEADER.size, (record,)
-        ids = np.ndarray((count,), dtype="<u8", buffer=content, offset=start + id_offset, strides=strides)
-        vectors: Vectors = np.ndarray(
-            (count, dim), dtype="<f4", buffer=content, offset=start + vector_offset, strides=(record, 4)
-        )
-        return View(ids.astype(np.int64), vectors, functools.partial(_release, content))
 
 
 class _HnswIndex:
@@ -86,7 +82,10 @@ class _HnswIndex:
         return int(self._index.element_count) - self._deleted
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        self._index.add_items(vectors, ids, num_threads=usable_cores())
+        try:
+            self._index.add_items(vectors, ids, num_threads=usable_cores())
+        except RuntimeError as error:
+            raise GraphUnusableError(f"hnswlib cannot add to the graph ({error})") from None
 
     def delete(self, ids: Ids) -> None:
         for item in ids.tolist():
@@ -131,20 +130,10 @@ def _new(dim: int) -> Any:
     return _hnswlib().Index(space="l2", dim=dim)
 
 
-def _release(content: mmap.mmap) -> None:
-    if hasattr(mmap, "MADV_DONTNEED"):
-        content.madvise(mmap.MADV_DONTNEED)
-
-
-def _header(file: IO[bytes]) -> tuple[Any, ...]:
-    file.seek(0)
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise GraphUnusableError(f"{GRAPH} is too short")
-    return _HEADER.unpack(header)
-
-
 def _reopenable(file: IO[bytes]) -> str:
-    """Return a name for hnswlib to open: that of the very file that is open here, whatever its path is now."""
+    """Return a name for hnswlib to open: that of the very file that is open here, whatever its path is now.
+
+    Where the system has none, its path; once it is loaded, that must still lead to the same file.
+    """
     through = f"/proc/self/fd/{file.fileno()}"
     return through if os.path.exists(through) else str(file.name)  # noqa: PTH110

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from ...progress import StartProgress, start_nothing
 from ..database.records import GraphRow
 from ..database.writer import Writer
 from ..files import GRAPH
-from .file import GraphBuilder, GraphFile, GraphUnusableError, open_graph, with_parameters
+from .file import GraphBuilder, GraphFile, GraphUnusableError, open_graph
 from .measure import measure
+from .parameters import with_parameters
 
 __all__ = ["is_crowded", "update_graph"]
 
@@ -55,10 +57,18 @@ def update_graph(writer: Writer, progress: StartProgress = start_nothing, *, who
         _renew_old(writer, row, file)
         return None
     try:
-        writer.set_graph(_built(writer, row, file, progress))
+        writer.set_graph(_built_on(writer, row, file, progress))
     except GraphUnusableError as error:
         return str(error)
     return None
+
+
+def _built_on(writer: Writer, row: GraphRow | None, file: GraphFile | None, progress: StartProgress) -> GraphRow:
+    """Build on top of a graph, or from nothing where there is none, or where its library cannot add to it after all."""
+    if file is not None:
+        with contextlib.suppress(GraphUnusableError):
+            return _built(writer, row, file, progress)
+    return _built(writer, None, None, progress)
 
 
 def _is_enough(file: GraphFile, items: int, whole: bool) -> bool:
@@ -67,15 +77,17 @@ def _is_enough(file: GraphFile, items: int, whole: bool) -> bool:
 
 
 def _usable(writer: Writer, folder: Path, whole: bool) -> tuple[GraphRow | None, GraphFile | None]:
-    """Return the graph to start from, if it is sound, most of it is alive, and few of its nodes are copies."""
-    row = writer.graph()
+    """Return the graph to start from, if it is sound and complete, mostly alive, and few of its nodes are copies."""
+    row, meta = writer.graph(), writer.meta()
     if row is None:
         return None, None
     try:
-        file = open_graph(folder, row, writer.meta().dim)
+        file = open_graph(folder, row, meta)
     except GraphUnusableError:
         return None, None
-    if file.dead > (0 if whole else _MOST_REMOVED) * len(file.made_for) or is_crowded(file, whole=whole):
+    all_there = file.nodes.items + writer.count_after(row.covers) == meta.items
+    alive = file.dead <= (0 if whole else _MOST_REMOVED) * len(file.made_for)
+    if not (all_there and alive and file.growable) or is_crowded(file, whole=whole):
         return None, None
     return row, file
 

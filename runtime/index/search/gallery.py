@@ -224,10 +224,11 @@ def _from_graph(store: Store, row: GraphRow, earlier: Gallery | None) -> Gallery
     meta = store.meta()
     known = earlier.file if earlier is not None else None
     same = known is not None and (known.sha256, known.size, known.dim) == (row.sha256, row.size, meta.dim)
-    file = known.in_state(row) if known is not None and same else open_graph(store.folder, row, meta.dim)
+    opened = known.in_state(row, meta) if known is not None and same else None
+    file = open_graph(store.folder, row, meta, check=False) if opened is None else opened
     gallery = gallery_of(file, Part(*grouped(*store.vectors_after(row.covers))))
     if gallery.size != meta.items:
-        raise store.damage(f"{meta.items:,} items are expected, {gallery.size:,} are there")
+        raise GraphUnusableError(f"with what is newer it holds {gallery.size:,} items of {meta.items:,}")
     if earlier is not None and same:
         gallery.follow(earlier)
     return gallery

@@ -48,5 +48,5 @@ def summarize(store: Store, graph: GraphFile | None) -> IndexSummary:
         labels=counts,
         unlabelled=items - sum(counts.values()),
         roots={os.fsdecode(path): store.count_of(root) for root, path in store.roots().items()},
-        graph=None if graph is None else {"items": graph.nodes.items, **graph.parameters},
+        graph=None if graph is None else {**graph.parameters, "items": graph.nodes.items},
     )

@@ -19,11 +19,12 @@ from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
 from ..care.leftovers import bytes_in
 from ..care.verify import verify
-from ..database.records import GraphRow
+from ..database.records import GraphRow, Meta
 from ..database.schema import connect, guarded
 from ..database.store import Store
 from ..database.writer import open_writer
 from ..files import DATABASE, GRAPH, MODEL, SHARED, UPLOADS, is_index, permissions_of
+from ..graph.file import GraphUnusableError, open_graph
 from ..uploads.carrying import carry_uploads
 from ..uploads.files import uploads_of
 from .placing import check_free, placed_folder
@@ -168,12 +169,24 @@ def _settle_graph(making: Path, expected: GraphRow | None, found: str | None) ->
         row = writer.graph()
         if (row and row.sha256) != (expected and expected.sha256):
             raise _ChangedError
-        if row is None or row.sha256 == found:
+        problem = None if row is None else _graph_problem(making, row, writer.meta(), found)
+        if problem is None:
             return []
         writer.set_graph(None)
     (making / GRAPH).unlink(missing_ok=True)
-    problem = "cannot be read" if found is None else "is not the one that the database knows"
-    return [f"{GRAPH} was not copied, for it {problem}: searches of the copy scan until its next sync builds one."]
+    return [f"{GRAPH} was not copied, for {problem}: searches of the copy scan until its next sync builds one."]
+
+
+def _graph_problem(making: Path, row: GraphRow, meta: Meta, found: str | None) -> str | None:
+    if found is None:
+        return "it cannot be read"
+    if found != row.sha256:
+        return "it is not the one that the database knows"
+    try:
+        open_graph(making, row, meta)
+    except GraphUnusableError as error:
+        return f"it must not be used ({error})"
+    return None
 
 
 def _copy_database(

@@ -1,0 +1,81 @@
+"""The parameters of a graph, as the database keeps them: JSON, in which whoever made the index may have lied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..database.records import GraphRow
+from .backend import GraphUnusableError
+from .copies import NO_IDS, encode_copies
+from .costs import Costs
+
+__all__ = ["COPIES", "plain_parameters", "read_parameters", "to_json", "with_parameters"]
+
+# The parameter that tells which items share a node.
+COPIES = "copies"
+MEASURED = "measured"
+# Characters of all beside the copies, and of these for each item: two numbers of 8 bytes, packed.
+_MOST_CHARACTERS = 1 << 16
+_MOST_CHARACTERS_A_COPY = 24
+_LONGEST_TEXT = 100
+_LARGEST_NUMBER = 2**53
+
+
+def read_parameters(text: str, most: int) -> dict[str, Any]:
+    """Return what the database says of a graph of at most ``most`` items, the copies not looked at.
+
+    Raises:
+        GraphUnusableError: it is not an object of JSON, or longer than what there is to say.
+
+    """
+    if len(text) > _MOST_CHARACTERS + _MOST_CHARACTERS_A_COPY * most:
+        raise GraphUnusableError(f"its parameters have {len(text):,} characters, more than there is to say of it")
+    try:
+        parameters = json.loads(text)
+    except (ValueError, RecursionError):
+        parameters = None
+    if not isinstance(parameters, dict):
+        raise GraphUnusableError("its parameters cannot be read")
+    return parameters
+
+
+def plain_parameters(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what can be shown and reckoned with: short texts and numbers, and a measurement that makes sense."""
+    found = {name: value for name, value in parameters.items() if _is_text(name) and _is_plain(value)}
+    measured = found.pop(MEASURED, parameters.get(MEASURED))
+    return {**found, MEASURED: measured} if _is_measurement(measured) else found
+
+
+def with_parameters(row: GraphRow, **changed: Any) -> GraphRow:
+    """Return the row of a graph with more, or other, parameters, and in the form of this version."""
+    parameters = json.loads(row.parameters)
+    return replace(row, parameters=to_json({COPIES: encode_copies(NO_IDS, NO_IDS), **parameters, **changed}))
+
+
+def to_json(parameters: Mapping[str, Any]) -> str:
+    """Return parameters as the database keeps them."""
+    return json.dumps(parameters, sort_keys=True)
+
+
+def _is_measurement(measured: object) -> bool:
+    """Tell whether it is what :func:`~.measure.measure` returns."""
+    if not isinstance(measured, Mapping) or set(measured) != {"items", "queries", "k", "recall", "costs"}:
+        return False
+    numbers = [measured[name] for name in ("items", "queries", "k", "recall")]
+    counts = all(isinstance(number, int) for number in numbers[:3])
+    return counts and all(map(_is_number, numbers)) and Costs.from_json(measured["costs"]) is not None
+
+
+def _is_plain(value: object) -> bool:
+    return _is_text(value) or _is_number(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_TEXT
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= _LARGEST_NUMBER
