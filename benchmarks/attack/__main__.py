@@ -274,7 +274,7 @@ def _cases(arguments: argparse.Namespace) -> Iterator[Case]:
     if arguments.again:
         yield case_of(arguments.again.partition("@")[0])
         return
-    kinds: list[Kind] = arguments.kinds
+    kinds = _in_turn(arguments.kinds)
     for number in itertools.count():
         if arguments.rounds and number >= arguments.rounds:
             return
@@ -285,6 +285,15 @@ def _cases(arguments: argparse.Namespace) -> Iterator[Case]:
             for repeat, kind in itertools.product(range(_MUTATIONS_A_ROUND), kinds):
                 if kind.mutates:
                     yield Case(arguments.seed, kind, (number - 1) * _MUTATIONS_A_ROUND + repeat + 1)
+
+
+def _in_turn(kinds: Sequence[Kind]) -> list[Kind]:
+    """Return kinds so that those of all groups come soon, whenever the time is over."""
+    groups: dict[str, list[Kind]] = {}
+    for kind in kinds:
+        groups.setdefault(kind.group, []).append(kind)
+    places = [((number + 0.5) / len(group), kind) for group in groups.values() for number, kind in enumerate(group)]
+    return [kind for _, kind in sorted(places, key=lambda place: place[0])]
 
 
 def _run(target: Any, case: Case, world: World, arguments: argparse.Namespace) -> Iterator[Outcome]:
