@@ -15,9 +15,9 @@ from deeprank.runtime.sources import ZipSource
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "attack"))
 
-import archives  # noqa: E402
-from archives import Packer  # noqa: E402
-from pictures import deflated, encoded  # noqa: E402
+import archives
+from archives import Packer
+from pictures import deflated, encoded
 
 MB = 1_000_000
 PICTURE = encoded("PNG")

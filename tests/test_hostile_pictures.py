@@ -22,9 +22,9 @@ from deeprank.runtime.pictures.containers import coded_pixels
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "attack"))
 
-import picture_mutators  # noqa: E402
-import pictures  # noqa: E402
-from containers import coded_picture, grid, heif  # noqa: E402
+import picture_mutators
+import pictures
+from containers import coded_picture, grid, heif
 
 HEIC = Path(__file__).parent / "heic"
 
@@ -65,7 +65,9 @@ def test_scans_of_other_pictures_after_the_first_do_not_count() -> None:
     at = first.rindex(b"\xff\xda")
     content = first[:at] + comment + first[at:] + progressive(90) * 3
     assert (load_thumbnail(io.BytesIO(content), 100) == pixels(first)).all()
-    hidden = first[:at] + pictures.segment(0xFE, b"\xff\xd9") + first[at:-2] + progressive(90)[first.index(b"\xff\xda") :]
+    hidden = (
+        first[:at] + pictures.segment(0xFE, b"\xff\xd9") + first[at:-2] + progressive(90)[first.index(b"\xff\xda") :]
+    )
     refused(hidden, "more than 100 scans")
 
 
