@@ -204,7 +204,9 @@ class ZipSource:
         info = self._members[path]
         if info.file_size > _MAX_MEMBER_BYTES:
             raise OSError(f"{printable(path)} unpacks to {info.file_size:,} bytes, more than {_MAX_MEMBER_BYTES:,}")
-        if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > _MAX_DEFLATE_RATIO * (info.compress_size + 1):
+        if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > _MAX_DEFLATE_RATIO * (
+            info.compress_size + 1
+        ):
             raise OSError(f"damaged zip member ({info.compress_size:,} bytes cannot unpack to {info.file_size:,})")
         with contextlib.ExitStack() as stack:
             deflated = info.compress_type in _BOUNDED
@@ -216,8 +218,7 @@ class ZipSource:
                 raise OSError(f"damaged zip member ({error})") from None
             if len(content) < info.file_size:
                 raise OSError(f"damaged zip member (it has {len(content):,} bytes, not {info.file_size:,})")
-            file = _Member(content, path, stack.pop_all())
-        return file
+            return _Member(content, path, stack.pop_all())
 
 
 def _announced(member: IO[bytes], info: zipfile.ZipInfo) -> bytes:

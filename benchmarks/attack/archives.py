@@ -106,7 +106,9 @@ def names(path: Path, random: Random) -> None:
     packer = Packer()
     _plain(packer)
     link = (0o120777) << 16
-    for number, name in enumerate(("../../x.png", "/etc/passwd.png", "C:\\x.png", "train\\cat\\y.png", "train/cat/\n.png")):
+    for number, name in enumerate(
+        ("../../x.png", "/etc/passwd.png", "C:\\x.png", "train\\cat\\y.png", "train/cat/\n.png")
+    ):
         packer.add(name, encoded("PNG"), crc=random.getrandbits(32) if number % 2 else zlib.crc32(encoded("PNG")))
     packer.add("train/cat/link.png", b"/etc/passwd", attributes=link, crc=zlib.crc32(b"/etc/passwd"))
     packer.add("train/cat/0.png", b"other", crc=zlib.crc32(b"other"))
@@ -187,6 +189,8 @@ def mutated(path: Path, random: Random) -> None:
 
 KINDS: Mapping[str, Callable[[Path, Random], None]] = {
     maker.__name__: maker
-    for maker in (large_members, lying_sizes, shared_data, many_members, names, tables, methods, fields)
-    + (hostile_pictures, mutated)
+    for maker in (
+        *(large_members, lying_sizes, shared_data, many_members, names, tables, methods, fields),
+        *(hostile_pictures, mutated),
+    )
 }

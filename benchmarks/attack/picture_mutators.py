@@ -1,4 +1,4 @@
-"""Mutators that know how picture files are built: one part of a file is changed, left out, doubled, moved or replaced."""
+"""Mutators that know how picture files are built: a part is changed, left out, doubled, moved or replaced."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def _chunks(data: bytes) -> list[bytes]:
 
 def mutate_png(data: bytes, random: Random) -> bytes:
     """Change chunks of a PNG; their checksums are right again, mostly."""
-    others = _chunks(encoded("PNG", mode="P")) + [b"zTXtkey\0\0" + zlib.compress(bytes(10_000)), b"tRNS\0\1\0\2\0\3"]
+    others = _chunks(encoded("PNG", mode="P"))
+    others += [b"zTXtkey\0\0" + zlib.compress(bytes(10_000)), b"tRNS\0\1\0\2\0\3"]
     parts = _changed(_chunks(data), random, others)
     content = b"".join(chunk(part[:4], part[4:]) for part in parts if len(part) >= 4)
     return data[:8] + (_flipped(content, random) if random.random() < 0.1 else content)
@@ -179,7 +180,9 @@ def seed(image_format: str, random: Random) -> bytes:
         "TIFF": ({}, {"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}, {"compression": "packbits"}),
         "WEBP": ({}, {"lossless": True}),
     }.get(image_format, ({},))
-    return encoded(image_format, mode="RGB" if (image_format, mode) == ("BMP", "RGBA") else mode, **random.choice(options))
+    return encoded(
+        image_format, mode="RGB" if (image_format, mode) == ("BMP", "RGBA") else mode, **random.choice(options)
+    )
 
 
 def _kind(image_format: str) -> Callable[[Random], bytes]:

@@ -399,7 +399,9 @@ def bmp(data: bytes, width: int, height: int, bits: int, coding: int, start: int
     palette = bytes(4 << bits) if bits <= 8 else b""
     begin = 54 + len(palette)
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, coding, len(data), 0, 0, 0, 0)
-    return b"BM" + struct.pack("<III", begin + len(data), 0, begin if start is None else start) + header + palette + data
+    return (
+        b"BM" + struct.pack("<III", begin + len(data), 0, begin if start is None else start) + header + palette + data
+    )
 
 
 def bmp_runs(random: Random) -> bytes:
@@ -468,7 +470,10 @@ def container_overlays(random: Random) -> bytes:
     depth = random.choice((2, 5, 16))
     size = random.choice(((64, 64), (8000, 8000)))
     items = [overlay(2, size) for _ in range(2 * depth)] + [coded_picture(kind)] * 2
-    references = [(b"dimg", number, (2 * ((number + 1) // 2) + 1, 2 * ((number + 1) // 2) + 2)) for number in range(1, 2 * depth + 1)]
+    references = [
+        (b"dimg", number, (2 * ((number + 1) // 2) + 1, 2 * ((number + 1) // 2) + 2))
+        for number in range(1, 2 * depth + 1)
+    ]
     return heif(kind, items, references)
 
 

@@ -295,7 +295,9 @@ def _hevc_units(data: bytes) -> Iterator[tuple[bool, int]]:
     while at + 7 <= len(data):
         length = struct.unpack_from(">I", data, at)[0]
         kind = data[at + 4] >> 1 & 63
-        size = _hevc_size(_Bits(data[at + 6 : at + 4 + min(length, 400)].replace(b"\0\0\3", b"\0\0"))) if kind == 33 else 0
+        size = (
+            _hevc_size(_Bits(data[at + 6 : at + 4 + min(length, 400)].replace(b"\0\0\3", b"\0\0"))) if kind == 33 else 0
+        )
         yield kind < 32 and bool(data[at + 6] & 128), size
         at += 4 + length
 

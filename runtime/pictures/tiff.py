@@ -18,9 +18,10 @@ __all__ = ["TiffFile", "open_tiff"]
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _EXTRA, _FORMAT = 258, 259, 262, 284, 338, 339
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _PLACES, _LENGTHS = (273, 324), (279, 325)
-# Of strips or tiles, and of each in bytes on average over the length of the file: they do not overlap.
+# Of strips or tiles. Some may lie in the same bytes, as equal tiles do; together they name so many times the file.
 _MOST_PARTS = 100_000
 _MOST_TIMES_READ = 4
+_LITTLE = 256_000_000
 _BLOCK = 1 << 20
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _COLOURS = {0: "gray", 1: "gray", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "Lab"} | {
@@ -145,7 +146,8 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
             if count > _MOST_PARTS:
                 raise unsupported("TIFF", f"more than {_MOST_PARTS:,} strips or tiles")
             size = self.fp.seek(0, os.SEEK_END)
-            if sum(min(length, size) for length in _numbers(self.tag_v2.get(lengths, 0))) > _MOST_TIMES_READ * size:
+            named = sum(min(length, size) for length in _numbers(self.tag_v2.get(lengths, 0)))
+            if named > _MOST_TIMES_READ * size + _LITTLE:
                 raise ValueError("its strips or tiles lie over each other")
 
     def _kind(self) -> str:
