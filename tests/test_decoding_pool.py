@@ -262,8 +262,8 @@ def test_slow_pictures_hold_up_nobody(slow: bytes) -> None:
         for each in quick + hostile:
             each.result()
     assert order.count("slow") == 4
-    assert order.index("slow") >= 20, order
-    assert set(stopped) == {"evicted"}
+    assert order[-2:] == ["slow", "slow"], order
+    assert set(stopped) <= {"evicted"}
 
 
 def test_more_slow_pictures_than_can_wait_are_told_to_come_again(slow: bytes) -> None:
@@ -438,7 +438,7 @@ def test_sync_in_isolation_makes_the_same_index(tmp_path: Path) -> None:
         run_command("deeprank-index", "sync", photos, "--index", tmp_path / name, "--model", model, *options)
         for name, options in (("here.index", ()), ("there.index", ("--isolate",)))
     ]
-    assert run[0].stderr.replace("here.index", "there.index").split(" s")[0] == run[1].stderr.split(" s")[0]
+    assert run[0].stderr.split("Took")[0].replace("here.index", "there.index") == run[1].stderr.split("Took")[0]
     with Index.open(tmp_path / "here.index") as here, Index.open(tmp_path / "there.index") as there:
         assert len(here) == len(there) == 47
         query = photos / "a" / "1.png"
@@ -515,8 +515,10 @@ def test_hostile_uploads_hold_up_no_other_client(index: Path, slow: bytes) -> No
         server.client() as client,
         ThreadPoolExecutor(8) as threads,
     ):
-        assert "Pictures are decoded in 2 processes, and 2 more for those that take long" in server.stderr
-        assert "at most 512 MB" in server.stderr
+        line = (
+            "Pictures are decoded in 2 processes, and 2 more for those that take long; an upload takes at most 512 MB"
+        )
+        server.wait_for(lambda: line in server.stderr, "a line on memory")
 
         def upload(content: bytes) -> int:
             return client.post("/v1/search", files={"image": ("a.png", content)}).status_code
@@ -554,7 +556,7 @@ def test_an_upload_may_take_as_much_memory_as_is_said(index: Path, slow: bytes) 
         assert "takes more than 200 MB of memory to decode" in answer.json()["error"]
         assert stopped_by_reason(client) == {"memory": 1}
     with serving("--index", index, "--max-pixels", 300_000_000) as server:
-        assert "at most 1,536 MB" in server.stderr
+        server.wait_for(lambda: "at most 1,536 MB" in server.stderr, "a line on memory")
 
 
 def test_ctrl_c_in_a_terminal_ends_server_and_workers(index: Path, slow: bytes) -> None:
