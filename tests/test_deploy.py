@@ -72,7 +72,7 @@ def serve_options() -> set[str]:
 
 def test_the_image_runs_as_nobody_in_particular_and_is_looked_after() -> None:
     builder, final = stages()
-    assert given(builder, "FROM") == ["${BASE} AS builder"]
+    assert given(builder, "FROM") == [f"{given(final, 'FROM')[0]} AS builder"]
     (user,) = given(final, "USER")
     assert all(part.isdecimal() and part not in ROOT_USERS for part in user.split(":"))
     assert given(final, "EXPOSE") == ["8000"]
@@ -94,6 +94,39 @@ def test_what_compiles_stays_in_the_first_stage() -> None:
     assert all("--no-cache-dir" in rest for rest in given(builder, "RUN") if " install " in rest and "pip" in rest)
     assert not [rest for rest in given(final, "RUN") if re.search(r"\b(pip|apt-get|g\+\+)\b", rest)]
     assert [rest.split()[0] for rest in given(final, "COPY")] == ["--from=builder"]
+
+
+def test_the_image_is_named_by_its_tag_and_may_be_by_its_digest() -> None:
+    before = [rest for word, rest in instructions() if word == "ARG"]
+    assert re.fullmatch(r"BASE=python:3\.\d+-slim-[a-z]+", before[0])
+    assert before[1] == "BASE_DIGEST="
+    (base,) = given(stages()[1], "FROM")
+    # As a shell expands it, too.
+    for digest, ending in (("", ""), ("sha256:" + "0" * 64, "@sha256:" + "0" * 64)):
+        words = ["sh", "-c", f'printf %s "{base}"']
+        told = subprocess.run(words, capture_output=True, text=True, env={"BASE": "python:x", "BASE_DIGEST": digest})
+        assert told.stdout == f"python:x{ending}"
+
+
+@pytest.mark.parametrize("name", ["serve", "sync"])
+def test_the_units_bound_what_is_taken_of_the_machine(name: str) -> None:
+    service = unit(f"deeprank-{name}.service")["Service"]
+    high, most = (int(service[setting][0].removesuffix("G")) for setting in ("MemoryHigh", "MemoryMax"))
+    assert 0 < high < most
+    assert {"TasksMax", "LimitNOFILE", "MemorySwapMax"} <= service.keys()
+    assert service["LimitCORE"] == ["0"]
+    text = (DEPLOY / "README.md").read_text("utf-8")
+    assert f"--memory {most}g" in text
+    assert f"--pids-limit {service['TasksMax'][0]}" in text
+
+
+def test_the_units_and_the_example_let_the_server_have_its_connections() -> None:
+    pytest.importorskip("uvicorn")
+    from deeprank.runtime.serve.server import MIN_CONNECTIONS
+
+    assert int(unit("deeprank-serve.service")["Service"]["LimitNOFILE"][0]) > 2 * MIN_CONNECTIONS
+    (files,) = re.findall(r"--ulimit nofile=(\d+)", (DEPLOY / "README.md").read_text("utf-8"))
+    assert int(files) > 2 * MIN_CONNECTIONS
 
 
 def copied() -> list[str]:
@@ -191,6 +224,11 @@ def test_proxies_let_through_what_the_server_takes() -> None:
     (size,) = re.findall(r"max_size (\d+)MB", caddy)
     assert int(size) * 1_000_000 > DEFAULT_MAX_UPLOAD
     assert re.search(r"proxy_set_header Host +\$http_host;", nginx)
+    # What one address may do, and how slowly.
+    assert len(re.findall(r"^ *limit_(?:conn|req) ", nginx, re.MULTILINE)) == 3
+    for setting in ("client_header_timeout", "client_body_timeout", "send_timeout"):
+        assert re.search(rf"^ *{setting} \d+s;$", nginx, re.MULTILINE)
+    assert {"read_header", "read_body", "idle"} <= set(re.findall(r"^\t+(\w+) \d+s$", caddy, re.MULTILINE))
     for text in (nginx, caddy):
         assert f"127.0.0.1:{DEFAULT_PORT}" in text
 

@@ -411,3 +411,33 @@ def test_random_tokens_are_taken(tmp_path: Path) -> None:
         for _ in range(300):
             (tmp_path / "token").write_text("".join(rng.choices(letters, k=16)))
             read_token(tmp_path / "token")
+
+
+def test_the_numbers_in_the_security_policy_are_those_of_the_code() -> None:
+    from deeprank.runtime.images import DEFAULT_MAX_PIXELS
+    from deeprank.runtime.serve import forms, intake, protocol, server, settings, tokens
+
+    defaults = settings.ServeSettings(index=Path())
+    numbers = {
+        "pixels of a picture (`--max-pixels`)": DEFAULT_MAX_PIXELS,
+        "bytes of an upload (`--max-upload`)": defaults.max_upload,
+        "bytes of any other body": intake.MAX_SMALL_BODY,
+        "bytes of all bodies at once": intake.MAX_BYTES_AT_ONCE,
+        "seconds for a body to arrive": int(defaults.max_body_s),
+        "seconds for the body of a request without a token": int(intake.STRANGERS_S),
+        "requests with a token at once (`--max-waiting`)": defaults.most_waiting,
+        "connections at once": server.MIN_CONNECTIONS,
+        "bytes of a request's head, trailers and framing": protocol.MAX_HEAD_BYTES,
+        "headers of a request": protocol.MAX_HEADERS,
+        "parameters of a request": protocol.MAX_PARAMETERS,
+        "requests ahead of their answers": protocol.MAX_PIPELINED,
+        "seconds for a head to arrive, and idle between requests": int(protocol._HEAD_S),
+        "seconds in which a client reads nothing": int(protocol._UNREAD_S),
+        "parts of a form": forms.MAX_PARTS,
+        "hits of a search": settings.MOST_HITS,
+        "characters of a token, at least": tokens.MIN_CHARACTERS,
+    }
+    text = (Path(__file__).parents[1] / "SECURITY.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d,]+) \| [^|]+ \|$", text, re.MULTILINE))
+    assert {name: rows.get(name) for name in numbers} == {name: f"{number:,}" for name, number in numbers.items()}
+    assert server._KEEP_ALIVE_S == protocol._HEAD_S

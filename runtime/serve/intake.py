@@ -14,7 +14,7 @@ from .guard import is_open
 from .metrics import Metrics
 from .settings import ServeSettings
 
-__all__ = ["MAX_BYTES_AT_ONCE", "MAX_SMALL_BODY", "Intake"]
+__all__ = ["MAX_BYTES_AT_ONCE", "MAX_SMALL_BODY", "STRANGERS_S", "Intake"]
 
 # What tells whether the server lives is answered however much is going on.
 _ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -22,7 +22,7 @@ _ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
 _UPLOADS = frozenset({("POST", "/v1/search"), ("POST", "/v1/embed"), ("POST", "/v1/items")})
 MAX_SMALL_BODY = 10_000
 # How long the body of a request without a token may take to arrive.
-_STRANGERS_S = 5.0
+STRANGERS_S = 5.0
 # Bytes of uploads in memory over all requests.
 MAX_BYTES_AT_ONCE = 256_000_000
 
@@ -49,7 +49,7 @@ class Intake:
             return
         small = min(MAX_SMALL_BODY, self._settings.max_upload)
         if is_open(scope["path"]):
-            await self._answer(scope, receive, send, _Body(small, _STRANGERS_S))
+            await self._answer(scope, receive, send, _Body(small, STRANGERS_S))
             return
         if self._requests >= self._settings.most_waiting:
             self._metrics.turned_away.inc()
