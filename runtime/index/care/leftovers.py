@@ -15,7 +15,8 @@ __all__ = ["bytes_in", "clear_leftovers", "clear_unused_uploads", "find_leftover
 
 def find_leftovers(folder: Path) -> list[Path]:
     """Return what nobody needs once the lock of the index is held: files and folders that were being prepared."""
-    prepared = [path for path in sorted(folder.iterdir()) if is_left_over(path.name) and _is_file(path)]
+    names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []  # noqa: PTH208 - names alone
+    prepared = [folder / name for name in names if is_left_over(name) and _is_file(folder / name)]
     real = Path(os.path.realpath(folder))
     repaired, embedded = folder / "repair.tmp", real.with_name(f".{real.name}.reembed")
     prepared += [repaired] if repaired.is_dir() and not repaired.is_symlink() else []
