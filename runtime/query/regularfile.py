@@ -51,7 +51,7 @@ def _holds(file: IO[bytes], content: Content) -> bool:
     try:
         if os.fstat(file.fileno()).st_size != content.size:
             return False
-        digest = hashlib.file_digest(file, "sha256").digest()
+        digest = hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
         file.seek(0)
     except OSError as error:
         raise SourceError(error.strerror or str(error)) from None

@@ -11,7 +11,6 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
@@ -84,7 +83,7 @@ class Connection(sqlite3.Connection):
     _left = _LOOKS_AT_SCHEMA
     _until = math.inf
 
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> sqlite3.Cursor:
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         """Run a statement up to its first row, with a budget of its own."""
         self._left = self._looks
         self._until = time.monotonic() + self.seconds

@@ -144,7 +144,7 @@ class ArchiveReader:
         with self._guarded():
             self._size = file.seek(0, os.SEEK_END)
             listed = _Listed(file)
-            self._zip = zipfile.ZipFile(listed)  # type: ignore[arg-type]
+            self._zip = zipfile.ZipFile(listed)
             listed.is_read = True
             self._members = {member.filename: member for member in self._zip.infolist()}
         missing = [name for name in ARRAYS if name not in OPTIONAL and name not in self]
