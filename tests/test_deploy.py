@@ -125,7 +125,7 @@ def test_the_units_and_the_example_let_the_server_have_its_connections() -> None
     from deeprank.runtime.serve.server import MIN_CONNECTIONS
 
     assert int(unit("deeprank-serve.service")["Service"]["LimitNOFILE"][0]) > 2 * MIN_CONNECTIONS
-    (files,) = re.findall(r"--ulimit nofile=(\d+)", (DEPLOY / "README.md").read_text("utf-8"))
+    files, *_ = re.findall(r"--ulimit nofile=(\d+)", (DEPLOY / "README.md").read_text("utf-8"))
     assert int(files) > 2 * MIN_CONNECTIONS
 
 
