@@ -382,6 +382,11 @@ CASES += [
     Case("a server for others without a token", lambda f: served(f, "--host", "0.0.0.0"), "no token was given"),
     Case("writing without a token", lambda f: served(f, "--allow-writes"), "expected --token-file"),
     Case("a short token", lambda f: served(f, "--token-file", "token", token="letmein"), "has 7 characters"),
+    Case(
+        "a token that is easy to guess",
+        lambda f: served(f, "--token-file", "token", token="passwordpassword"),
+        "is easy to guess: it repeats its first 8 characters",
+    ),
     Case("no file of a token", lambda f: served(f, "--token-file", "no-token"), "cannot be read"),
     Case("an address of another machine", lambda f: served(f, "--host", "192.0.2.1", "--insecure"), "192.0.2.1"),
     Case("a server without an index", lambda f: ["deeprank-serve", "--index", "nowhere", "--port", "0"], "nowhere"),
