@@ -60,7 +60,8 @@ class Library:
         if not over and grown > limits.memory:
             over = f"{grown / 1e6:.0f} MB"
         verdict, detail = self._judged(case, said, over, harm)
-        if said is None or verdict == OVER:
+        # What a model that was refused has begun runs to its end: it would count for the next input.
+        if said is None or verdict == OVER or case.kind.family == "model":
             self.close()
         cpu_s = meter.cpu_s - spent if said is None else float(said["cpu_s"])
         yield Outcome(case.name, case.kind.group, self.name, case.kind.family, verdict, detail, grown, cpu_s)
