@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from allowance import allowed
 from index_mutations import vouch_for_model
 from kinds import Case
 from limits import Limits, Usage, run_limited
@@ -18,8 +19,6 @@ from world import BIN, K, World
 
 __all__ = ["Commands"]
 
-# Beyond what the same command takes for honest input.
-_LIMITS = Limits(512_000_000, 10.0)
 _TRACES = (b"Traceback (most recent call last)", b"internal error", b"Fatal Python error", b"Segmentation fault")
 # An honest query is asked after so many hostile ones.
 _HONEST_AFTER = 25
@@ -64,10 +63,11 @@ class Commands:
 
     def _run(self, case: Case, name: str, folder: Path, path: Path) -> Outcome:
         idle = self._idle_use(case.kind.family, name)
+        allows = allowed(case.kind.family, path)
         words = _ACTIONS[case.kind.family][name](self._world, folder, path)
         harm = Harm(folder)
         said = folder / "said.txt"
-        limits = Limits(_LIMITS.memory + idle.peak, _LIMITS.cpu_s + idle.cpu_s)
+        limits = Limits(allows.memory + idle.peak, allows.cpu_s + idle.cpu_s, allows.wall_s)
         usage = run_limited(words, folder, said, limits)
         verdict, detail = _judged(usage, said.read_bytes(), harm)
         self._runs += 1

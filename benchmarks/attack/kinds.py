@@ -180,6 +180,7 @@ def _mutations() -> list[Kind]:
     import databases
     import graphs
     import index_mutations
+    import picture_mutators
 
     def kind(group: str, name: str, family: str, make: Make) -> Kind:
         return Kind(group, name, family, make, mutates=True)
@@ -191,6 +192,10 @@ def _mutations() -> list[Kind]:
         *(
             kind("mutated pictures", name, "picture", functools.partial(_mutated_picture, name))
             for name in picture_mutations.FORMATS
+        ),
+        *(
+            kind("mutated pictures", name, "picture", _made("picture", maker))
+            for name, maker in picture_mutators.KINDS.items()
         ),
         kind("mutated archives", "zip", "archive", _mutated_zip),
         index("mutated graphs", "parts", graphs.mutate),

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from allowance import allowed
 from kinds import Case
 from limits import Limits, Meter, end_tree, over_limits, prepare_child, reset_peak
 from outcomes import ANSWERED, CRASHED, OVER, REFUSED, WRONG, Outcome
@@ -21,7 +22,6 @@ from world import FARTHEST, World
 
 __all__ = ["Library"]
 
-_LIMITS = Limits(512_000_000, 10.0)
 _INPUTS_A_PROCESS = 300
 _POLL_S = 0.01
 
@@ -54,12 +54,14 @@ class Library:
         with contextlib.suppress(BrokenPipeError):
             worker.stdin.write(json.dumps(asked).encode() + b"\n")
             worker.stdin.flush()
-        said, over = self._wait(worker, meter, idle, spent)
+        limits = allowed(case.kind.family, path)
+        said, over = self._wait(worker, meter, idle, spent, limits)
         grown = max(0, meter.peak - idle)
-        if not over and grown > _LIMITS.memory:
+        if not over and grown > limits.memory:
             over = f"{grown / 1e6:.0f} MB"
         verdict, detail = self._judged(case, said, over, harm)
-        if said is None or verdict == OVER:
+        # What a model that was refused has begun runs to its end: it would count for the next input.
+        if said is None or verdict == OVER or case.kind.family == "model":
             self.close()
         cpu_s = meter.cpu_s - spent if said is None else float(said["cpu_s"])
         yield Outcome(case.name, case.kind.group, self.name, case.kind.family, verdict, detail, grown, cpu_s)
@@ -88,7 +90,7 @@ class Library:
         return self._worker
 
     def _wait(
-        self, worker: subprocess.Popen[bytes], meter: Meter, idle: int, spent: float
+        self, worker: subprocess.Popen[bytes], meter: Meter, idle: int, spent: float, limits: Limits
     ) -> tuple[dict[str, Any] | None, str]:
         """Return the answer, or None and the limit that was broken; None without one: the worker died."""
         assert worker.stdout is not None
@@ -105,7 +107,7 @@ class Library:
                 now = time.monotonic()
                 if seconds > last + 0.05:
                     moved, last = now, seconds
-                over = over_limits(held - idle, seconds - spent, now - started, now - moved, _LIMITS)
+                over = over_limits(held - idle, seconds - spent, now - started, now - moved, limits)
                 if over:
                     return None, over
 
