@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import threading
@@ -310,6 +311,7 @@ def _version(connection: sqlite3.Connection, names: set[str]) -> int:
     return FIRST_WITH_LABELLING if "labelling" in names else FIRST_WITH_FILTERS if "filters" in names else 1
 
 
+@functools.cache
 def _objects(version: int) -> dict[_Object, str | None]:
     """Return what a database of a schema holds, with its definitions as SQLite keeps them."""
     objects: dict[_Object, str | None] = {
