@@ -144,6 +144,8 @@ def guarded(database: Path) -> Iterator[None]:
         if hint is None:
             raise damaged(database, str(error)) from error
         raise IndexStateError(f"{display_path(database)} ({printable(str(error))}): {hint}.") from error
+    except UnicodeDecodeError as error:  # of SQLite's own message, which quotes what it cannot read
+        raise damaged(database, "what it says of its tables is no text") from error
     except OverflowError as error:
         raise damaged(database, f"a number out of range: {error}") from error
 
