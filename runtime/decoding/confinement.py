@@ -1,8 +1,9 @@
 """What a decoding process may ask of the system: nothing but memory, the time, and the files it was handed.
 
-A decoder written in C that is taken over by a crafted picture can do whatever its process can. So each worker gives up,
+A decoder written in C that a crafted picture has taken over can do whatever its process can. So each worker gives up,
 for good, every system call that it does not need (seccomp): it opens no file, starts no process, reaches no network,
-signals nobody and makes no memory executable. Linux on x86-64; elsewhere the limits of memory and time are all there is.
+signals nobody and makes no memory executable. On Linux for x86-64; elsewhere there are only the limits of memory and
+time.
 """
 
 from __future__ import annotations
@@ -32,9 +33,17 @@ _ALLOWED = {
     **{"read": 0, "write": 1, "close": 3, "fstat": 5, "poll": 7, "lseek": 8, "munmap": 11, "brk": 12},
     **{"rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "pread64": 17, "readv": 19, "writev": 20},
     **{"select": 23, "sched_yield": 24, "mremap": 25, "madvise": 28, "dup": 32, "dup2": 33, "nanosleep": 35},
-    **{"getpid": 39, "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47, "exit": 60, "uname": 63},
-    **{"gettimeofday": 96, "getrlimit": 97, "getrusage": 98, "sysinfo": 99, "times": 100, "getuid": 102},
-    **{"getgid": 104, "geteuid": 107, "getegid": 108, "getppid": 110, "sigaltstack": 131, "setrlimit": 160},
+    **{"getpid": 39, "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47, "getsockname": 51, "getsockopt": 55},
+    **{"exit": 60, "uname": 63, "gettimeofday": 96, "getrlimit": 97, "getrusage": 98, "sysinfo": 99, "times": 100},
+    **{
+        "getuid": 102,
+        "getgid": 104,
+        "geteuid": 107,
+        "getegid": 108,
+        "getppid": 110,
+        "sigaltstack": 131,
+        "setrlimit": 160,
+    },
     **{"gettid": 186, "time": 201, "futex": 202, "sched_getaffinity": 204, "restart_syscall": 219, "fadvise64": 221},
     **{"clock_gettime": 228, "clock_getres": 229, "clock_nanosleep": 230, "exit_group": 231, "pselect6": 270},
     **{"ppoll": 271, "set_robust_list": 273, "dup3": 292, "getcpu": 309, "getrandom": 318, "membarrier": 324},
@@ -69,9 +78,10 @@ def confine() -> bool:
         prctl = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
         return False
-    if prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+    zero = ctypes.c_ulong(0)
+    if prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero) != 0:
         return False
-    return bool(prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_MODE_FILTER), program, ctypes.c_ulong(0), ctypes.c_ulong(0)) == 0)
+    return bool(prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_MODE_FILTER), program, zero, zero) == 0)
 
 
 def _filter(pid: int) -> list[_Instruction]:
@@ -98,9 +108,7 @@ def _filter(pid: int) -> list[_Instruction]:
     return [*program, refuse]
 
 
-def _by_argument(
-    number: int, argument: int, test: int, values: Sequence[int], allowed: bool
-) -> list[_Instruction]:
+def _by_argument(number: int, argument: int, test: int, values: Sequence[int], allowed: bool) -> list[_Instruction]:
     """Return instructions that decide one call: by whether an argument is one of some values, or has a bit of one."""
     then, otherwise = (_ALLOW, _ERROR | errno.EPERM) if allowed else (_ERROR | errno.EPERM, _ALLOW)
     decide = [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]

@@ -1,7 +1,8 @@
 """A decoding process: takes a file and a rule, gives back pixels or a sentence.
 
 ``python -c "...worker import main; main()"``, started by :mod:`.pool`. It imports the decoders and nothing else of
-ours: no ONNX Runtime, no graph, no web server. Then it takes its limits, and opens no file by a name any more.
+ours: no ONNX Runtime, no graph, no web server. Then it takes its limits, and opens no file by a name any more; where
+:mod:`.confinement` can see to that, it could not even if a decoder were taken over.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
+from PIL import Image
+
 from .. import images
 from ..errors import PictureError
 from ..images import ByteBudget, Picture, PictureRule, load_picture, load_thumbnail
 from ..pictures.faults import fault_of_machine
+from .confinement import confine
 from .frames import MAX_TEXT, Answer, Channel, Code
 from .launching import EXITED, STARTED
 
@@ -118,6 +122,7 @@ def _report_ended(control: Channel) -> None:
 
 def _serve(channel: Channel, limits: Limits, shared: bool) -> None:
     """Decode pictures until the parent is gone, or one of them has left too much behind."""
+    confine()
     channel.answer(Answer(Code.READY, size=limits.base))
     while not _serve_one(channel, limits, shared):
         pass
@@ -132,7 +137,11 @@ class Limits:
     """
 
     def __init__(self, *, hold: bool) -> None:
-        self.base = _address_space() if hold else 0
+        self._pages: IO[bytes] | None = None
+        if hold:
+            with contextlib.suppress(OSError):  # opened once: nothing is opened while pictures are decoded
+                self._pages = open("/proc/self/statm", "rb", buffering=0)  # noqa: PTH123, SIM115
+        self.base = self._address_space()
 
     def take(self, memory: int) -> None:
         """Let the rest of this picture take so many bytes."""
@@ -149,7 +158,14 @@ class Limits:
 
     def has_grown(self) -> bool:
         """Tell whether earlier pictures have left so much behind that the next one would lack it."""
-        return bool(self.base) and _address_space() > self.base + _MAX_GROWTH
+        return bool(self.base) and self._address_space() > self.base + _MAX_GROWTH
+
+    def _address_space(self) -> int:
+        """Return the bytes of this process's address space; 0 where the system does not tell."""
+        if self._pages is None:
+            return 0
+        self._pages.seek(0)
+        return int(self._pages.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
     @staticmethod
     def _set(name: str, most: int) -> None:
@@ -267,6 +283,18 @@ def _import_decoders() -> None:
     for name in ("PIL._webp", "PIL._avif", "_pi_heif", "_pillow_heif"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    _use_decoders()
+
+
+def _use_decoders() -> None:
+    """Decode a picture of each format, and something that is none: what is imported or loaded at first use is, then."""
+    for image_format in ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", "AVIF", None):
+        content = io.BytesIO(b"no picture")
+        with contextlib.suppress(KeyError, OSError, PictureError):  # a build of Pillow may lack a format
+            if image_format is not None:
+                Image.new("RGB", (16, 16)).save(content, image_format)
+            content.seek(0)
+            load_picture(content, PictureRule(8))
 
 
 def _end_with_parent(parent: int) -> None:
@@ -291,12 +319,3 @@ def _be_silent() -> None:
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
     os.close(nothing)
-
-
-def _address_space() -> int:
-    """Return the bytes of this process's address space; 0 where the system does not tell."""
-    try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
-            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 0
