@@ -129,7 +129,7 @@ def _every_link_far(graph: Graph, rng: Random) -> None:
 def _every_link_near(graph: Graph, rng: Random) -> None:
     for element in range(graph.count):
         graph.set_length(element, graph.header["max_m0"])
-        for slot in range(graph.header["max_m0"]):
+        for slot in range(min(graph.header["max_m0"], 64)):
             graph.link(element, slot, graph.count + slot)
 
 
@@ -284,7 +284,7 @@ def _linked_to_itself(graph: Graph, rng: Random) -> None:
         for level in range(graph.level(element) + 1):
             most = graph.header["max_m" if level else "max_m0"]
             graph.set_length(element, most, level)
-            for slot in range(most):
+            for slot in range(min(most, 64)):
                 graph.link(element, slot, element, level)
 
 
@@ -508,7 +508,7 @@ def _edit_link(graph: Graph, rng: Random) -> None:
 
 
 def _edit_length(graph: Graph, rng: Random) -> None:
-    graph.set_length(rng.randrange(graph.count), rng.choice([*range(graph.header["max_m0"] + 2), *_WORDS]))
+    graph.set_length(rng.randrange(graph.count), rng.choice([*range(min(graph.header["max_m0"], 64) + 2), *_WORDS]))
 
 
 def _edit_upper_link(graph: Graph, rng: Random) -> None:
@@ -520,7 +520,7 @@ def _edit_upper_link(graph: Graph, rng: Random) -> None:
 def _edit_upper_length(graph: Graph, rng: Random) -> None:
     element = graph.tall(rng)
     level = rng.randint(1, graph.level(element))
-    graph.set_length(element, rng.choice([*range(graph.header["max_m"] + 2), *_WORDS]), level)
+    graph.set_length(element, rng.choice([*range(min(graph.header["max_m"], 64) + 2), *_WORDS]), level)
 
 
 def _edit_level(graph: Graph, rng: Random) -> None:
