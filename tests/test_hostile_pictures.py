@@ -185,8 +185,14 @@ def test_strips_in_the_same_bytes_are_refused_if_they_are_long() -> None:
 def test_the_size_of_a_frame_is_that_of_its_stream(mode: str, size: tuple[int, int]) -> None:
     for options in ({}, {"quality": 100, "subsampling": "4:4:4"}, {"speed": 10, "range": "limited"}):
         assert coded_pixels(pictures.encoded("AVIF", *size, mode, **options)) == size[0] * size[1]
-    film = pictures.encoded("AVIF", *size, save_all=True, append_images=[Image.new("RGB", size, "red")])
-    assert coded_pixels(film) == size[0] * size[1]
+
+
+def test_the_size_of_a_film_is_that_of_its_stream() -> None:
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (300, 200), colour) for colour in ("red", "blue")]
+    frames[0].save(file, "AVIF", save_all=True, append_images=frames[1:])
+    assert coded_pixels(file.getvalue()) == 60_000
+    assert load(file.getvalue()).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("path", sorted(HEIC.glob("*.heic")), ids=lambda path: path.stem)

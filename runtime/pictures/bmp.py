@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,9 @@ class RunLengthBitmap(BmpImagePlugin.DibImageFile):
 
         """
         if self._im is None and self.fp is not None:
-            (_, _, offset, (_, four_bits, upwards)), self.tile = self.tile[0], []
+            _, _, offset, options = self.tile[0]
+            _, four_bits, upwards = cast("tuple[str, bool, int]", options)
+            self.tile = []
             self.fp.seek(offset)
             runs = self.fp.read(_MOST_RUNS + 1)
             if len(runs) > _MOST_RUNS:
