@@ -273,7 +273,7 @@ def _too_short() -> ModelFileError:
 
 def _numbers(data: bytes, start: int, end: int) -> list[int]:
     """Return the numbers that are packed between two places."""
-    numbers = []
+    numbers: list[int] = []
     while start < end and len(numbers) <= _MOST_DIMENSIONS:
         value, start = _number(data, start, end)
         numbers.append(value)
