@@ -24,8 +24,6 @@ from limits import STOP_BYTES, Meter, children_of, end_tree, prepare_child, rese
 from outcomes import ANSWERED, CRASHED, OVER, REFUSED, WRONG, Outcome
 from world import BIN, World, shows_secret
 
-from deeprank.runtime.devices import usable_cores
-
 __all__ = ["MOST_DELAY_S", "MOST_GROWTH", "Server"]
 
 MOST_DELAY_S = 1.0
@@ -212,8 +210,7 @@ class Server:
             return CRASHED, f"the server ended with {self._attacked.process.returncode}: {end}", delay
         if b"Traceback (most recent call last)" in new or 500 in replies.statuses:
             return CRASHED, f"an internal error: {replies.statuses} {end or replies.bodies}"[:700], delay
-        # Of several uploads at once, as many are decoded as there are cores to do it.
-        if grown > MOST_GROWTH * (min(_AT_ONCE, usable_cores()) if _together(case) else 1):
+        if grown > MOST_GROWTH * (_AT_ONCE if _together(case) else 1):
             return OVER, f"{grown / 1e6:.0f} MB more", delay
         if delay > MOST_DELAY_S:
             return OVER, f"an honest client waited {delay:.1f} s longer than at another server", delay
