@@ -10,6 +10,7 @@ import io
 import os
 import pickle
 import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -157,6 +158,25 @@ def damaged_database(folder: Path) -> list[str]:
     for twentieth in range(1, 20):
         flip(database, twentieth / 20)
     return ["deeprank-query", f"{PHOTOS}/label0/0.png", "--index", INDEX]
+
+
+def foreign_database(folder: Path) -> list[str]:
+    with sqlite3.connect(indexed(folder) / "items.sqlite") as connection:
+        connection.execute("CREATE TRIGGER mine AFTER DELETE ON items BEGIN UPDATE items SET label = 'x'; END")
+    return ["deeprank-query", f"{PHOTOS}/label0/0.png", "--index", INDEX]
+
+
+def linked_database(folder: Path) -> list[str]:
+    database = indexed(folder) / "items.sqlite"
+    database.rename(folder / "elsewhere.sqlite")
+    database.symlink_to(folder / "elsewhere.sqlite")
+    return ["deeprank-query", f"{PHOTOS}/label0/0.png", "--index", INDEX]
+
+
+def changed_hit(folder: Path) -> list[str]:
+    indexed(folder)
+    picture(folder / PHOTOS / "label0" / "3.png", 77)
+    return ["deeprank-query", FIRST, "--k", "24", "--copy-to", "hits", "--index", INDEX]
 
 
 def unmounted(folder: Path) -> list[str]:
@@ -316,6 +336,9 @@ CASES = [
     Case("a damaged graph", damaged_graph, "The vectors were scanned instead", 0),
     Case("a truncated graph", truncated_graph, "The vectors were scanned instead", 0),
     Case("a damaged database", damaged_database, "is damaged"),
+    Case("a database that holds a trigger", foreign_database, "it holds the trigger 'mine', which no index has"),
+    Case("a database that is a link", linked_database, "is a link; expected a regular file"),
+    Case("--copy-to of a changed picture", changed_hit, "was not copied: it is not what was indexed any more"),
     Case("an unmounted drive (an empty root)", unmounted, "--allow-mass-removal"),
     Case("a root that is gone", gone, "--allow-mass-removal"),
     Case("a moved root that is none", lambda f: sync_more(f, "--root", f"elsewhere={PHOTOS}"), "elsewhere"),
@@ -382,6 +405,11 @@ CASES += [
     Case("a server for others without a token", lambda f: served(f, "--host", "0.0.0.0"), "no token was given"),
     Case("writing without a token", lambda f: served(f, "--allow-writes"), "expected --token-file"),
     Case("a short token", lambda f: served(f, "--token-file", "token", token="letmein"), "has 7 characters"),
+    Case(
+        "a token that is easy to guess",
+        lambda f: served(f, "--token-file", "token", token="passwordpassword"),
+        "is easy to guess: it repeats its first 8 characters",
+    ),
     Case("no file of a token", lambda f: served(f, "--token-file", "no-token"), "cannot be read"),
     Case("an address of another machine", lambda f: served(f, "--host", "192.0.2.1", "--insecure"), "192.0.2.1"),
     Case("a server without an index", lambda f: ["deeprank-serve", "--index", "nowhere", "--port", "0"], "nowhere"),

@@ -231,8 +231,7 @@ def test_a_picture_that_takes_too_long_is_refused(slow: bytes) -> None:
     # The system counts whole seconds: one picture or the next passes the end of the second that it began in.
     with DecodingPool(2, limits=DecodingLimits(cpu_s=0)) as pool:
         with pytest.raises(PictureError, match="takes more than 0 seconds to decode") as refused:
-            for _ in range(20):
-                pool.load_picture(io.BytesIO(slow), RULE)
+            all(pool.load_picture(io.BytesIO(slow), RULE).any() for _ in range(20))
         assert refused.value.kind == "too large"
     with DecodingPool(2, limits=DecodingLimits(cpu_s=1)) as pool:
         deadline = time.monotonic() + 3

@@ -130,7 +130,8 @@ def test_reading_ends_soon_in_little_memory(readings: dict[str, tuple[str, float
     said, seconds, peak = readings[kind]
     assert seconds < 15
     assert peak < 512
-    if kind in REFUSED or (kind in FOUND and kind != "long hash"):
+    # Pages may be those of a table that is not read.
+    if kind in REFUSED or (kind in FOUND and "pages" not in kind):
         assert said
 
 
@@ -138,7 +139,7 @@ def test_reading_ends_soon_in_little_memory(readings: dict[str, tuple[str, float
 def test_what_no_index_holds_is_refused_in_a_sentence(index: Path, kind: str) -> None:
     damage(index, kind)
     with pytest.raises(IndexStateError, match=r"is damaged \(|expected a journal as deeprank's commands leave"):
-        Store.open(index)
+        Index.open(index)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_every_command_meets_a_view_that_never_ends(made: Path, tmp_path: Path, 
     command = Path(sys.executable).with_name("deeprank-index")
     result = run_limited(command, *words.split(), "--index", "index", cwd=tmp_path)
     said = result.stdout + result.stderr
-    assert result.returncode == 1
+    assert result.returncode == (0 if "repair" in words else 1)
     assert "Traceback" not in said
     assert "internal error" not in said
     if words == "import made.npz":

@@ -820,7 +820,7 @@ OTHERS: dict[str, tuple[Change, str]] = {
         other_types(input=helper.make_tensor_type_proto(TensorProto.FLOAT, [1])),
         "'more' tensor(float) [1]",
     ),
-    "an input that is a sequence": (other_types(input=sequence), "no exported network has, SequenceConstruct"),
+    "an input that is a sequence": (other_types(input=sequence), "'more' seq(tensor(float))"),
     "an input that is optional": (other_types(input=helper.make_optional_type_proto(sequence)), "'more'"),
     "an output that is a sequence": (
         other_types(output=sequence),

@@ -349,14 +349,115 @@ KINDS: Mapping[str, Kind] = {
 
 
 def mutate(folder: Path, rng: Random) -> None:
-    """Change some places that mean something to SQLite: headers, pointers, lengths, the list of free pages."""
+    """Change some places that mean something to SQLite, in the file or in a log whose checksums are right."""
     database = folder / "items.sqlite"
     content = bytearray(database.read_bytes())
     size = _page_size(content)
+    before = bytes(content)
     for _ in range(rng.choice([1, 1, 2, 8])):
-        page = rng.randrange(len(content) // size)
-        start = page * size + (100 if page == 0 else 0)
-        places = [start + rng.randrange(12), start + 12 + 2 * rng.randrange(20), page * size + rng.randrange(size)]
-        place = rng.choice(places) if rng.random() < 0.8 else rng.randrange(100)
-        content[place] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
-    database.write_bytes(content)
+        rng.choice(_MUTATIONS)(content, size, rng)
+    if rng.random() < 0.3:
+        changed = [
+            page for page in range(len(before) // size) if _page(before, page, size) != _page(content, page, size)
+        ]
+        (folder / "items.sqlite-wal").write_bytes(write_log(content, changed, size, rng))
+    else:
+        database.write_bytes(content)
+
+
+def write_log(content: bytes | bytearray, pages: list[int], size: int, rng: Random) -> bytes:
+    """Return a write-ahead log that holds some pages, the last frame of which commits them."""
+    salts = rng.randbytes(8)
+    header = struct.pack(">IIII", 0x377F0682, 3_007_000, size, 0) + salts
+    sums = _log_sums(header, (0, 0))
+    log = header + struct.pack(">II", *sums)
+    for place, page in enumerate(pages):
+        commits = len(content) // size if place == len(pages) - 1 else 0
+        head = struct.pack(">II", page + 1, commits)
+        data = _page(content, page, size)
+        sums = _log_sums(head + data, sums)
+        log += head + salts + struct.pack(">II", *sums) + data
+    return log
+
+
+def _log_sums(data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
+    first, second = sums
+    for one, other in struct.iter_unpack("<II", data):
+        first = (first + one + second) & 0xFFFFFFFF
+        second = (second + other + first) & 0xFFFFFFFF
+    return first, second
+
+
+def _page(content: bytes | bytearray, page: int, size: int) -> bytes:
+    return bytes(content[page * size : (page + 1) * size])
+
+
+def _some_page(content: bytearray, size: int, rng: Random) -> tuple[int, int]:
+    """Return where a page begins, and its header of a tree in it."""
+    page = rng.randrange(len(content) // size)
+    return page * size, page * size + (100 if page == 0 else 0)
+
+
+def _number(rng: Random, width: int, most: int) -> bytes:
+    """Return a number of a width that is on an edge, or one that can be right."""
+    edges = [0, 1, most, most + 1, 2 ** (8 * width) - 1, 2 ** (8 * width - 1), rng.randrange(2 ** (8 * width))]
+    return (rng.choice([*edges, rng.randrange(most + 1)]) % 2 ** (8 * width)).to_bytes(width)
+
+
+def _put(content: bytearray, place: int, data: bytes) -> None:
+    if 0 <= place <= len(content) - len(data):
+        content[place : place + len(data)] = data
+
+
+def _in_header(content: bytearray, size: int, rng: Random) -> None:
+    """Change a field of the file's header: sizes, versions, the list of free pages, the encoding."""
+    place, width = rng.choice(
+        [(16, 2), (18, 1), (19, 1), (20, 1), (28, 4), (32, 4), (36, 4), (40, 4), (44, 4), (52, 4)]
+    )
+    place, width = rng.choice([(place, width), (56, 4), (60, 4), (64, 4), (92, 4)])
+    _put(content, place, _number(rng, width, len(content) // size))
+
+
+def _in_page_header(content: bytearray, size: int, rng: Random) -> None:
+    """Change what a page says it is: its kind, free blocks, number of cells, where they begin, its last child."""
+    _, head = _some_page(content, size, rng)
+    place, width = rng.choice([(0, 1), (1, 2), (3, 2), (5, 2), (7, 1), (8, 4)])
+    data = bytes([rng.choice([2, 5, 10, 13])]) if place == 0 else _number(rng, width, len(content) // size)
+    _put(content, head + place, data)
+
+
+def _in_pointers(content: bytearray, size: int, rng: Random) -> None:
+    """Let a pointer lead to another place of its page, or to the same as another."""
+    _, head = _some_page(content, size, rng)
+    first = head + (12 if content[head] in (2, 5) else 8)
+    place = first + 2 * rng.randrange(30)
+    other = bytes(content[first + 2 * rng.randrange(30) :][:2])
+    _put(content, place, rng.choice([other, _number(rng, 2, size)]))
+
+
+def _in_cell(content: bytearray, size: int, rng: Random) -> None:
+    """Change a cell: its child, the lengths before its content (of variable length), or where its content goes on."""
+    begin, head = _some_page(content, size, rng)
+    pointers = head + (12 if content[head] in (2, 5) else 8)
+    cell = begin + int.from_bytes(content[pointers + 2 * rng.randrange(8) :][:2])
+    varints = [b"\x00", b"\x7f", b"\x81\x00", b"\x8f\xff\xff\xff\x7f", b"\xff" * 9, b"\x87\xff\xff\xff\x7f"]
+    data = rng.choice([rng.choice(varints), _number(rng, 4, len(content) // size), bytes([rng.randrange(256)])])
+    _put(content, cell + rng.randrange(12), data)
+
+
+def _in_overflow(content: bytearray, size: int, rng: Random) -> None:
+    """Let a page, taken as one that goes on a value or lists free pages, lead to another, or to itself."""
+    begin, _ = _some_page(content, size, rng)
+    _put(content, begin + rng.choice([0, 4, 8]), _number(rng, 4, len(content) // size))
+
+
+def _in_schema(content: bytearray, size: int, rng: Random) -> None:
+    """Change a byte of what the first page says of the tables: kind, name, root page, definition."""
+    _put(content, 100 + rng.randrange(size - 100), bytes([rng.randrange(256)]))
+
+
+def _anywhere(content: bytearray, size: int, rng: Random) -> None:
+    _put(content, rng.randrange(len(content)), bytes([rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])]))
+
+
+_MUTATIONS = (_in_header, _in_page_header, _in_pointers, _in_cell, _in_overflow, _in_schema, _anywhere)

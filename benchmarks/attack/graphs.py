@@ -479,7 +479,7 @@ def mutated(content: bytes, rng: Random) -> bytes:
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         try:
             rng.choice(_EDITS)(graph, rng)
-        except (struct.error, IndexError):  # an earlier change left no such place
+        except (struct.error, IndexError, ValueError, OverflowError):  # an earlier change left no such place
             continue
     try:
         content = graph.content()

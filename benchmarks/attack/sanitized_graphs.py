@@ -216,6 +216,10 @@ def _summary(said: str, status: int) -> str:
     return "; ".join(dict.fromkeys(line.strip() for line in found)) or f"exit status {status}: {said[-300:]}"
 
 
+def _counted(counts: Counter[str]) -> str:
+    return "; ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
+
+
 def main() -> int:
     """Try the graphs, and print how many were refused and loaded, and every error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -238,7 +242,9 @@ def main() -> int:
             counts[kind] += 1
             if kind not in ("refused", "loaded"):
                 print(f"{seed}: {outcome}", flush=True)
-    print("; ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items())))
+            if sum(counts.values()) % 500 == 0:
+                print(_counted(counts), file=sys.stderr, flush=True)
+    print(_counted(counts))
     return 1 if set(counts) - {"refused", "loaded"} else 0
 
 

@@ -60,6 +60,7 @@ def _look(world: World, tally: Tally, where: str, *, may_refuse: bool, folder_mo
     tally.runs += 1
     index = world.case / "index"
     rows = _rows(world, index)
+    seed = _seed(world, rows)  # of an index that is private
     for path in index.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o444)
     index.chmod(folder_mode)
@@ -67,7 +68,7 @@ def _look(world: World, tally: Tally, where: str, *, may_refuse: bool, folder_mo
 
     def ask() -> int:
         try:
-            print(json.dumps({"wrong": wrong_answers(index, rows or frozenset(), world, _seed(world, rows))}))
+            print(json.dumps({"wrong": wrong_answers(index, rows or frozenset(), world, seed)}))
             problems = [problem for problem in verify(index).problems if "graph.hnsw" not in problem]
             print(json.dumps({"wrong": [f"verify: {problem}" for problem in problems]}))
         except DeepRankError as error:

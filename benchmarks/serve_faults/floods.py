@@ -137,6 +137,22 @@ async def _stop_in_headers(flood: Flood, chance: random.Random) -> None:
         flood.tally.requests += 1
 
 
+async def _never_end(flood: Flood, chance: random.Random) -> None:
+    """Send a head or a trailer without an end, as fast as it is taken; the server closes the connection."""
+    head = "POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    start = chance.choice(
+        ("X-A: ", "Transfer-Encoding: chunked\r\n\r\n1;x=", "Transfer-Encoding: chunked\r\n\r\n0\r\nX-A: ")
+    )
+    async with flood.client.connected() as connection:
+        connection.writer.write((head + start).encode())
+        flood.tally.requests += 1
+        with contextlib.suppress(OSError):
+            for _ in range(160):
+                connection.writer.write(b"a" * 65_536)
+                await connection.writer.drain()
+            flood.tally.fail("wrong", "10 MB without an end were taken")
+
+
 async def _go_away_early(flood: Flood, chance: random.Random) -> None:
     """Go away in the middle of an upload, with a reset or without."""
     for _ in range(5):
@@ -202,6 +218,7 @@ def _some_request(flood: Flood, chance: random.Random, k: int = 10) -> tuple[byt
 _WAYS: dict[Trouble, str] = {
     _dribble: "send their bodies byte by byte",
     _stop_in_headers: "never end their headers",
+    _never_end: "send heads and trailers without an end",
     _go_away_early: "go away in the middle of an upload",
     _go_away_unanswered: "go away before they are answered",
     _never_read: "ask for 1,000 hits again and again and read nothing",

@@ -140,8 +140,8 @@ def graph_finding(folder: Path) -> Finding:
     if file.nodes.items + newer != meta.items:
         return warning(
             "index graph",
-            f"with what is newer it holds {_pictures(file.nodes.items + newer)} of {meta.items:,}: searches scan, which "
-            "is exact, but slower; the next sync builds it anew",
+            f"with what is newer it holds {_pictures(file.nodes.items + newer)} of {meta.items:,}: searches scan, "
+            "which is exact, but slower; the next sync builds it anew",
             synced(folder, roots.values()),
         )
     if is_crowded(file):

@@ -89,12 +89,16 @@ class Connection(sqlite3.Connection):
         self._until = time.monotonic() + self.seconds
         try:
             return super().execute(sql, parameters)
+        except UnicodeDecodeError:  # of SQLite's own message, which quotes what it cannot read
+            raise sqlite3.DatabaseError("what it says of its tables is no text") from None
         finally:
             self._until = math.inf  # how long the rows take that follow depends on whoever reads them
 
     def trust(self, size: int) -> None:
         """Let statements take what a database of ``size`` bytes does, once its schema is known to be ours."""
-        self._looks = (_STEPS_OF_EVERY + _STEPS_A_BYTE * size) // _STEPS
+        looks = (_STEPS_OF_EVERY + _STEPS_A_BYTE * size) // _STEPS
+        self._left += max(0, looks - self._looks)
+        self._looks = looks
         self.seconds = _SECONDS_OF_EVERY + _SECONDS_A_BYTE * size
 
     def allow_whole_values(self, size: int = _MAX_WHOLE_VALUE) -> None:

@@ -120,7 +120,7 @@ def is_ours(connection: sqlite3.Connection, table: str) -> bool:
         return table not in strange_objects(connection)
     except sqlite3.Error as error:
         # Damage of the list itself is met again, and said, by whoever reads the table. What is too much is not.
-        return error.sqlite_errorcode not in (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_INTERRUPT)
+        return getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_INTERRUPT)
 
 
 def _next_readable(connection: sqlite3.Connection, query: str, first: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import threading
@@ -143,6 +144,8 @@ def guarded(database: Path) -> Iterator[None]:
         if hint is None:
             raise damaged(database, str(error)) from error
         raise IndexStateError(f"{display_path(database)} ({printable(str(error))}): {hint}.") from error
+    except UnicodeDecodeError as error:  # of SQLite's own message, which quotes what it cannot read
+        raise damaged(database, "what it says of its tables is no text") from error
     except OverflowError as error:
         raise damaged(database, f"a number out of range: {error}") from error
 
@@ -315,6 +318,7 @@ def _version(connection: sqlite3.Connection, names: set[str]) -> int:
     return FIRST_WITH_LABELLING if "labelling" in names else FIRST_WITH_FILTERS if "filters" in names else 1
 
 
+@functools.cache
 def _objects(version: int) -> dict[_Object, str | None]:
     """Return what a database of a schema holds, with its definitions as SQLite keeps them."""
     objects: dict[_Object, str | None] = {

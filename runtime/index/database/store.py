@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -61,6 +61,7 @@ class Store:
         self.connection = connection
         # Now: the current folder may be another one later.
         self._absolute = os.fsencode(os.path.realpath(folder))
+        self._known_roots: set[int] = set()
 
     @classmethod
     def open(cls, folder: Path) -> Store:
@@ -349,11 +350,11 @@ class Store:
 
     def _all_rows(self) -> Iterator[tuple[Any, ...]]:
         meta = self.meta()
-        count, total = 0, 0
+        count, total, left = 0, 0, size_of(self.database)
         for row in self._sound_rows("ORDER BY id", ()):
             yield row
-            count, total = count + 1, total + row[-1]
-            if count > meta.items:
+            count, total, left = count + 1, total + row[-1], left - len(row[2]) - len(row[3] or "")
+            if count > meta.items or left < 0:
                 break
         if count != meta.items or total != meta.row_sum:
             raise self.damage(f"items are missing: {meta.items:,} are expected, with another sum of checksums")
@@ -362,26 +363,23 @@ class Store:
         # Each time: another process may have migrated the database since.
         with guarded(self.database):
             columns = item_columns(self.connection)
-        roots = {root for (root,) in self._rows("SELECT id FROM roots")}
-        left = size_of(self.database)
         for rows in self._chunks(f"SELECT {columns}, vector_crc32, row_crc32 FROM items {where}", parameters):
             for row in rows:
                 if not is_sound(row):
                     raise self.damage(f"item {row[0]}")
-            self._check_places(rows, roots)
-            left -= sum(len(row[2]) + len(row[3] or "") for row in rows)
-            if left < 0:
-                raise self.damage("its names are longer than itself")
+            self._check_places(rows)
             yield from rows
 
-    def _check_places(self, rows: Sequence[tuple[Any, ...]], roots: Collection[int]) -> None:
+    def _check_places(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Make sure that whatever joins the paths of items with their roots is not led out of there."""
         if strays([row[2] for row in rows]):
             item, path = next((row[0], row[2]) for row in rows if strays([row[2]]))
             raise self.damage(f"the path {display_path(path)!r} of item {item} is not one below its root")
-        unknown = {row[1] for row in rows}.difference(roots)
-        if unknown:
-            raise self.damage(f"root {min(unknown)} is missing")
+        if not self._known_roots.issuperset(row[1] for row in rows):
+            self._known_roots = {root for (root,) in self._rows("SELECT id FROM roots")}
+            unknown = {row[1] for row in rows} - self._known_roots
+            if unknown:
+                raise self.damage(f"root {min(unknown)} is missing")
 
     def _check_types(self, row: Sequence[Any], types: Iterable[Any], what: str) -> None:
         if not all(isinstance(value, kind) for value, kind in zip(row, types, strict=False)):
@@ -408,19 +406,20 @@ class Store:
             yield from chunk
 
     def _chunks(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[list[Any]]:
-        size = size_of(self.database)
-        self.connection.trust(size)  # which a writer may have made larger
         with guarded(self.database):
             cursor = self.connection.execute(query, parameters)
-        # Pages that lead to each other have rows without end.
-        left, seconds = size // _LEAST_OF_ROW, self.connection.seconds
-        while True:
+        left, seconds = 0, 0.0
+        for chunk in itertools.count():
             begun = time.monotonic()
             with guarded(self.database):
                 rows = cursor.fetchmany(_ROWS_AT_A_TIME)
             if not rows:
                 return
+            if chunk == 1:  # pages that lead to each other have rows without end
+                size = size_of(self.database)
+                self.connection.trust(size)  # which a writer may have made larger
+                left, seconds = size // _LEAST_OF_ROW, self.connection.seconds
             left, seconds = left - len(rows), seconds - (time.monotonic() - begun)
-            if left < 0 or seconds < 0:
+            if chunk and (left < 0 or seconds < 0):
                 raise self.damage("it has more rows than it has room for, or they take too long")
             yield rows
