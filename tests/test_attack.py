@@ -59,7 +59,7 @@ def left_behind(folder: Path) -> list[str]:
 
 
 def test_library_and_commands_for_half_a_minute() -> None:
-    table = check_clean("--targets", "library,commands", "--few", "--rounds", 1, "--minutes", 0.5)
+    table = check_clean("--targets", "library,commands", "--commands", 1, "--rounds", 1, "--minutes", 0.5)
     assert {target for _, target in table} == {"library", "commands", ""}
     assert len(table) > 5
 
@@ -91,7 +91,7 @@ PLANTED = {"crash": "crashed", "slow": "over limits", "memory": "over limits", "
 @pytest.mark.parametrize("target", ["library", pytest.param("commands", marks=pytest.mark.thorough)])
 def test_planted_faults_are_found(target: str, tmp_path: Path) -> None:
     """The package is changed so that certain pictures crash it, take long, take memory, raise, write elsewhere."""
-    options = ("--planted", "--targets", target, "--few", "--rounds", 1, "--keep", tmp_path / "kept")
+    options = ("--planted", "--targets", target, "--commands", 1, "--rounds", 1, "--keep", tmp_path / "kept")
     status, table, text = run_attack(*options, TMPDIR=str(tmp_path))
     assert status == 1
     expected = {"tried": 5, "refused": 0, "answered": 0, "crashed": 2, "over limits": 2, "wrong": 1}

@@ -65,7 +65,7 @@ class Server:
 
     name = "server"
 
-    def __init__(self, world: World, few: bool) -> None:
+    def __init__(self, world: World) -> None:
         self._world = world
         self._token = secrets.token_urlsafe(32)
         self._folder = world.folder / "cases" / "servers"
