@@ -2,7 +2,7 @@
 
 python benchmarks/attack --minutes 60 --seed 1 --out report.md
 python benchmarks/attack --only "mutated pictures,graphs" --targets library,commands --minutes 5
-python benchmarks/attack --rounds 1                 every kind that is known once, with every command
+python benchmarks/attack --rounds 1 --commands 0    every kind that is known once, with every command
 python benchmarks/attack --again 1/graphs/near/0    one input again; @TARGET:ACTION for one of them alone
 
 Inputs are those of the makers (pictures, archives, graphs, databases, folders, models, http_bytes) and mutations of
@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="kinds: groups, families or full names, with commas between")
     parser.add_argument("--targets", default=",".join(TARGETS), help="of these, with commas between")
     parser.add_argument("--rounds", type=int, default=0, help="end after so many; default: when the time is over")
-    parser.add_argument("--few", action="store_true", help="one command for each input, instead of all in round 1")
+    parser.add_argument("--commands", type=int, default=3, help="that take the first input of a kind; 0: all of them")
     parser.add_argument("--out", type=Path, help="write the report to this file, too, and keep it up to date")
     parser.add_argument("--keep", type=Path, help="keep each input that something fell for in this folder")
     parser.add_argument("--again", default="", metavar="CASE", help="run one input again and say all that came of it")
@@ -155,10 +155,10 @@ def _started_lane(
     target: str, folder: Path, arguments: argparse.Namespace, said: queue.Queue[dict[str, Any] | None]
 ) -> subprocess.Popen[bytes]:
     words = [sys.executable, str(Path(__file__).resolve().parent), "--lane", target, "--folder", str(folder)]
-    for name in ("minutes", "seed", "only", "rounds", "keep", "again"):
+    for name in ("minutes", "seed", "only", "rounds", "keep", "again", "commands"):
         if (value := getattr(arguments, name)) not in (None, ""):
             words += [f"--{name}", str(value.resolve() if isinstance(value, Path) else value)]
-    words += [f"--{name}" for name in ("few", "planted") if getattr(arguments, name)]
+    words += ["--planted"] if arguments.planted else []
     lane = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=prepare_parent_death
     )
@@ -231,7 +231,7 @@ def _lane(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     world = World.load(arguments.folder / "world.json")
-    target = _target(arguments.lane, world, arguments.few)
+    target = _target(arguments.lane, world, 0 if arguments.again else arguments.commands)
     answers = os.fdopen(os.dup(1), "w", errors="replace")
     os.dup2(2, 1)
     until = time.monotonic() + 60 * arguments.minutes
@@ -255,18 +255,18 @@ def _lane(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _target(name: str, world: World, few: bool) -> Any:
+def _target(name: str, world: World, commands: int) -> Any:
     if name == "library":
         from library import Library
 
-        return Library(world, few)
+        return Library(world)
     if name == "commands":
         from commands import Commands
 
-        return Commands(world, few)
+        return Commands(world, commands)
     from server import Server
 
-    return Server(world, few)
+    return Server(world)
 
 
 def _cases(arguments: argparse.Namespace) -> Iterator[Case]:

@@ -25,6 +25,8 @@ _JPEG_MEMORY = 900_000_000
 # A member is held whole; what a megabyte of an archive unpacks to takes seconds to unpack.
 _MEMBER = 512 << 20
 _S_PER_PACKED_BYTE = 6e-6
+# A table of labels may have 64 MB unpacked.
+_TABLE_S = 20.0
 
 
 def allowed(family: str, path: Path) -> Limits:
@@ -37,7 +39,7 @@ def allowed(family: str, path: Path) -> Limits:
             memory = min(memory, _JPEG_MEMORY)
         return Limits(max(_MEMORY, memory), min(seconds, 70.0), 400.0)
     if family == "archive":
-        return Limits(_MEMORY + _MEMBER, _CPU_S + _S_PER_PACKED_BYTE * path.stat().st_size, 400.0)
+        return Limits(_MEMORY + _MEMBER, _CPU_S + _TABLE_S + _S_PER_PACKED_BYTE * path.stat().st_size, 400.0)
     if family == "model":
         # One run of the network may take a minute on all cores, and so may opening it.
         cores = min(16, os.cpu_count() or 1)

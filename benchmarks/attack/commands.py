@@ -28,13 +28,13 @@ Words = Sequence[object]
 
 
 class Commands:
-    """Runs inputs through the commands: all those of a family for the first of a kind, then one after another."""
+    """Runs inputs through the commands: some for the first input of a kind, then one after another; 0: all for it."""
 
     name = "commands"
 
-    def __init__(self, world: World, few: bool) -> None:
+    def __init__(self, world: World, first: int) -> None:
         self._world = world
-        self._few = few
+        self._first = first
         self._idle: dict[str, Usage] = {}
         self._runs = 0
 
@@ -50,8 +50,8 @@ class Commands:
         names = list(_ACTIONS[case.kind.family])
         if only:
             names = [only]
-        elif self._few:
-            names = [Random(case.name).choice(names)]
+        elif case.number == 0 and self._first:
+            names = Random(case.name).sample(names, min(self._first, len(names)))
         elif case.number:
             names = [names[case.number % len(names)]]
         for number, name in enumerate(names):

@@ -31,7 +31,7 @@ class Library:
 
     name = "library"
 
-    def __init__(self, world: World, few: bool) -> None:
+    def __init__(self, world: World) -> None:
         self._world = world
         self._worker: subprocess.Popen[bytes] | None = None
         self._said = world.folder / "cases" / "worker.txt"
