@@ -71,7 +71,9 @@ def strays(paths: Sequence[bytes]) -> bool:
     """Tell whether one of some paths does not stay below the root it is joined with, or is none."""
     # Each between two slashes, so that whatever a part may not be is found as a piece of the whole.
     joined = b"/%b/" % b"/\0/".join(paths)
-    if joined.count(b"\0") != max(0, len(paths) - 1) or b"//" in joined:
+    if not paths:
+        return False
+    if joined.count(b"\0") != len(paths) - 1 or b"//" in joined:
         return True
     if b"/." in joined and (b"/./" in joined or b"/../" in joined):
         return True
