@@ -43,6 +43,10 @@ TARGETS = ("library", "commands", "server")
 # In each round after the first, what mutates is tried so often, and what is made once.
 _MUTATIONS_A_ROUND = 5
 _ENDING_S = 20.0
+# How long after the end of the time a lane may be busy with its last input.
+_LAST_INPUT_S = 600.0
+_MAKING_S = 120
+_MOST_FAILURES = 20
 _REPORT_S = 60.0
 
 
@@ -112,6 +116,7 @@ def _attack(folder: Path, arguments: argparse.Namespace) -> int:
     lanes = [_started_lane(target, folder, arguments, said) for target in _targets(arguments)]
     outcomes: list[Outcome] = []
     notes: list[str] = []
+    failed: list[str] = []
     left, next_report, interrupted = len(lanes), started + _REPORT_S, False
     try:
         while left:
@@ -119,22 +124,28 @@ def _attack(folder: Path, arguments: argparse.Namespace) -> int:
                 line = said.get(timeout=1.0)
                 if line is None:
                     left -= 1
+                elif "failed" in line:
+                    failed.append(line["failed"])
+                    print(f"    {failed[-1]}", file=sys.stderr, flush=True)
                 elif "note" in line:
                     notes.append(line["note"])
                 else:
                     outcomes.append(Outcome(**line))
                     _tell(outcomes[-1], arguments)
+            if time.monotonic() > started + 60 * arguments.minutes + _LAST_INPUT_S:
+                failed.append("FAILED: a lane of the attack itself does not end")
+                break
             if time.monotonic() > next_report:
                 next_report = time.monotonic() + _REPORT_S
                 _progress(outcomes, started)
-                _write(arguments, _report(outcomes, notes, arguments, time.monotonic() - started))
+                _write(arguments, _report(outcomes, [*notes, *failed], arguments, time.monotonic() - started))
     except KeyboardInterrupt:
         interrupted = True
         notes.append("Interrupted.")
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        failed = _end(lanes, interrupted)
+        failed += _end(lanes, interrupted)
     while not said.empty():
         line = said.get()
         if line is not None and "verdict" in line:
@@ -235,13 +246,23 @@ def _lane(arguments: argparse.Namespace) -> int:
     answers = os.fdopen(os.dup(1), "w", errors="replace")
     os.dup2(2, 1)
     until = time.monotonic() + 60 * arguments.minutes
-    told = 0
+    told = failures = 0
     try:
         for case in _cases(arguments):
             if time.monotonic() > until:
                 break
-            for outcome in _run(target, case, world, arguments):
-                print(json.dumps(outcome.document()), file=answers, flush=True)
+            try:
+                for outcome in _run(target, case, world, arguments):
+                    print(json.dumps(outcome.document()), file=answers, flush=True)
+            except Exception as error:  # of the attack itself: what is left of the time is not to be lost
+                failures += 1
+                said = (
+                    f"FAILED: the attack itself, at {case.name} and {arguments.lane}: {type(error).__name__}: {error}"
+                )
+                print(json.dumps({"failed": said[:800]}), file=answers, flush=True)
+                target.close()
+                if failures > _MOST_FAILURES:
+                    break
             for note in getattr(target, "notes", [])[told:]:
                 print(json.dumps({"note": note}), file=answers, flush=True)
                 told += 1
@@ -302,7 +323,8 @@ def _run(target: Any, case: Case, world: World, arguments: argparse.Namespace) -
         return
     folder = world.case_folder(target.name)
     try:
-        path = None if case.kind.family == "http" else case.make(folder, world)
+        with _alarm(_MAKING_S):
+            path = None if case.kind.family == "http" else case.make(folder, world)
         only = arguments.again.partition("@")[2].partition(":")[2]
         for outcome in target.run(case, folder, path, only):
             yield outcome
@@ -310,6 +332,21 @@ def _run(target: Any, case: Case, world: World, arguments: argparse.Namespace) -
                 _keep(arguments.keep, case, outcome, world)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer than this."""
+
+    def ring(number: int, _: object) -> None:
+        raise TimeoutError(f"an input is not made after {seconds} s")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 def _keep(place: Path, case: Case, outcome: Outcome, world: World) -> None:
