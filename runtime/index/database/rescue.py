@@ -17,6 +17,7 @@ import numpy as np
 
 from ...errors import IndexStateError
 from ...files import replace_durably
+from ...scan import are_unit
 from ...text import display_path, printable
 from ..files import DATABASE, SIDE_FILES, UPLOADS, permissions_of
 from ..folders.rootfilters import RootFilters, read_filters
@@ -46,8 +47,6 @@ _MOST_NAMED = 20_000_000
 _ROWS_OF_UNREADABLE = 1000
 # Bytes that a row takes besides its vector, at the least.
 _LEAST_OF_ROW = 32
-# Squared length of a vector may differ from 1 by this much, the rounding of a float32 (or float16) network.
-_UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -159,8 +158,7 @@ def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row 
         return Unsound(f"the path {display_path(item.path)!r} of item {item.id} is not one below its root", item.id)
     if not isinstance(vector, bytes) or len(vector) != 4 * dim or zlib.crc32(vector) != vector_crc32:
         return Unsound(f"the vector of item {item.id} is damaged", item.id)
-    numbers = np.frombuffer(vector, dtype="<f4")
-    if not abs(float(numbers @ numbers) - 1) <= _UNIT_TOLERANCE:  # NaN compares false
+    if not are_unit(np.frombuffer(vector, dtype="<f4")[None]).all():
         return Unsound(f"the vector of item {item.id} is not of unit length", item.id)
     if item.root not in roots:
         return Unsound(f"item {item.id} belongs to a folder that is not known any more", item.id)

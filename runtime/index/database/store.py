@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import IndexDamagedError, IndexStateError
+from ...scan import are_unit
 from ...text import display_path
 from ..files import DATABASE, UPLOADS
 from .checkpoint import checkpoint
@@ -243,6 +244,7 @@ class Store:
                     raise self.damage(f"item {item} is out of order")
                 last = item
             vectors = np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(chunk), -1)
+            self._check_lengths(ids, vectors)
             yield np.array(ids, dtype=np.int64), vectors.astype(np.float32, copy=False), sum(crcs)
 
     def items(self, ids: Sequence[int]) -> dict[int, Item]:
@@ -295,6 +297,7 @@ class Store:
                 vectors[places[item]] = np.frombuffer(blob, dtype="<f4")
             if len(rows) != len(some):
                 raise self.damage(f"an item is missing: {len(some):,} are expected, {len(rows):,} are there")
+        self._check_lengths(wanted, vectors)
         return vectors
 
     def items_by_root(self, roots: Iterable[int]) -> dict[int, dict[bytes, Item]]:
@@ -380,6 +383,12 @@ class Store:
             unknown = {row[1] for row in rows} - self._known_roots
             if unknown:
                 raise self.damage(f"root {min(unknown)} is missing")
+
+    def _check_lengths(self, ids: Sequence[int], vectors: Vectors) -> None:
+        """Make sure that vectors, float32 ``[n, d]``, are such as networks give: distances to others are numbers."""
+        unit = are_unit(vectors)
+        if not unit.all():
+            raise self.damage(f"the vector of item {ids[int(unit.argmin())]} is not of unit length")
 
     def _check_types(self, row: Sequence[Any], types: Iterable[Any], what: str) -> None:
         if not all(isinstance(value, kind) for value, kind in zip(row, types, strict=False)):
