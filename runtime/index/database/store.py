@@ -21,7 +21,7 @@ from ...text import display_path
 from ..files import DATABASE, UPLOADS
 from .checkpoint import checkpoint
 from .limits import Connection, size_of
-from .records import GraphRow, Item, Meta, is_root, is_sound, root_checksum, strays
+from .records import MAX_ROOTS, GraphRow, Item, Meta, is_root, is_sound, root_checksum, strays
 from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, connect_to_read, damaged, guarded, item_columns
 
 if TYPE_CHECKING:
@@ -36,9 +36,8 @@ Vectors = npt.NDArray[np.float32]
 
 # Of a megabyte a value at most.
 _ROWS_AT_A_TIME = 64
-# Bytes that the smallest row takes of a page, and folders that nobody has synced.
+# Bytes that the smallest row takes of a page.
 _LEAST_OF_ROW = 8
-_MAX_ROOTS = 100_000
 # Files that are not read again; more are read.
 _MAX_UNREAD = 1_000_000
 # SQLite's oldest limit on the number of parameters of a statement is 999.
@@ -143,8 +142,8 @@ class Store:
             if path != _UPLOADS and not is_root(path):
                 raise self.damage(f"root {root} is no absolute path")
             roots[root] = path
-            if len(roots) > _MAX_ROOTS:
-                raise self.damage(f"more than {_MAX_ROOTS:,} roots")
+            if len(roots) > MAX_ROOTS:
+                raise self.damage(f"more than {MAX_ROOTS:,} roots")
         return roots
 
     def filters(self) -> dict[int, RootFilters]:
