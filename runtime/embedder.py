@@ -18,6 +18,7 @@ from .devices import Deadline, Device, usable_cores
 from .errors import ModelFileError, PictureError, QueryError
 from .images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, load_picture
 from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, first_line, open_again, open_model
+from .scan import are_unit
 from .streams import DEFAULT_BATCH_SIZE, Embedded, embed_in_workers, embed_stream
 from .text import display_path, printable
 
@@ -37,8 +38,6 @@ _MOST_BYTES = 256 * 2**20
 _MOST_BYTES_ON_GPU = 128 * 2**20
 # Each worker has a batch's activations in memory.
 _MOST_WORKERS = 16
-# Squared length of a row may differ from 1 by this much, the rounding of a float32 (or float16) network.
-_UNIT_TOLERANCE = 1e-3
 # The largest networks take seconds a picture on the smallest boxes; one that goes on for ever must end. Once the time
 # of a picture is known, a batch may take so many times as long as its pictures.
 _SECONDS_PER_PICTURE = 60.0
@@ -199,8 +198,7 @@ class Embedder:
     def _checked(self, vectors: Vectors, count: int) -> Vectors:
         if vectors.shape != (count, self.dim):
             raise self._refused(f"returned shape {list(vectors.shape)}; expected [{count}, {self.dim}]", _AGAIN)
-        lengths = np.einsum("nd,nd->n", vectors, vectors)
-        if not (np.abs(lengths - 1) <= _UNIT_TOLERANCE).all():
+        if not are_unit(vectors).all():
             raise self._refused("returned vectors that are not of unit length (or NaN); expected unit rows", _AGAIN)
         return vectors
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["nearest", "rank", "squared_distances"]
+__all__ = ["UNIT_TOLERANCE", "are_unit", "nearest", "rank", "squared_distances"]
 
 Vectors = npt.NDArray[np.float32]
 
+# Squared length of a vector may differ from 1 by this much, the rounding of a float32 (or float16) network.
+UNIT_TOLERANCE = 1e-3
 # Products held at a time: 2^24 float32 = 64 MiB.
 _CHUNK_VALUES = 1 << 24
 # Candidates kept beyond k, so that a float32 rounding at the border cannot push out a true neighbour.
@@ -36,6 +38,16 @@ def squared_distances(query: npt.NDArray[np.floating], vectors: npt.NDArray[np.f
     difference -= query[..., None, :]
     distances: npt.NDArray[np.float64] = np.einsum("...d,...d->...", difference, difference)
     return distances
+
+
+def are_unit(vectors: Vectors) -> npt.NDArray[np.bool_]:
+    """Tell which rows of float32 ``[n, d]`` are of unit length, as a network gives them: bool ``[n]``.
+
+    One that holds NaN or infinite numbers is not, nor one so long that its distances would be infinite.
+    """
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    close: npt.NDArray[np.bool_] = np.abs(squares - 1) <= UNIT_TOLERANCE  # NaN compares false
+    return close
 
 
 def nearest(

@@ -337,7 +337,7 @@ CASES = [
     Case("a truncated graph", truncated_graph, "The vectors were scanned instead", 0),
     Case("a damaged database", damaged_database, "is damaged"),
     Case("a database that holds a trigger", foreign_database, "it holds the trigger 'mine', which no index has"),
-    Case("a database that is a link", linked_database, "is a link; expected a regular file"),
+    Case("a database that is a link", linked_database, "is a link; expected a file of the index itself"),
     Case("--copy-to of a changed picture", changed_hit, "was not copied: it is not what was indexed any more"),
     Case("an unmounted drive (an empty root)", unmounted, "--allow-mass-removal"),
     Case("a root that is gone", gone, "--allow-mass-removal"),

@@ -47,6 +47,8 @@ __all__ = ["VerifyReport", "verify"]
 
 # Damaged items that are named one by one.
 _MOST_NAMED = 10_000
+# Vectors of the graph that are compared with the database's at a time.
+_COMPARED_AT_A_TIME = 1024
 # A writer renames a new graph a moment before it commits which one it is.
 _ATTEMPTS = 10
 _PAUSE_S = 0.1
@@ -220,10 +222,11 @@ def _check(store: Store, graph: _OpenGraph) -> _Findings:
         found.database.append("the row that describes the index is damaged")
         return found
     uploads = next((root for root, path in roots.items() if path == os.fsencode(UPLOADS)), None)
-    ids = _check_items(store, meta, roots, found, uploads)
+    comparison = None if graph.file is None else _Comparison(graph.file)
+    ids = _check_items(store, meta, roots, found, uploads, comparison)
     if found.database:
         _name_lost(store, meta, roots, ids, found)
-    _check_graph(graph, ids, found)
+    _check_graph(graph, ids, found, comparison)
     _check_model(store, meta, found)
     return found
 
@@ -289,7 +292,44 @@ def _meta(store: Store) -> Meta | None:
     return None
 
 
-def _check_items(store: Store, meta: Meta, roots: dict[int, bytes], found: _Findings, uploads: int | None) -> set[int]:
+class _Comparison:
+    """Compares the vectors of a graph with those of the database, which whoever made both need not have made equal."""
+
+    def __init__(self, file: GraphFile) -> None:
+        self._differs = False
+        self._file = file
+        self._ids, self._places = file.places_of_items()
+        self._waiting: list[tuple[int, bytes]] = []
+
+    def add(self, item: int, vector: bytes) -> None:
+        self._waiting.append((item, vector))
+        if len(self._waiting) == _COMPARED_AT_A_TIME:
+            self.finish()
+
+    def finish(self) -> bool:
+        """Compare those that were added last, and tell whether any vector differs."""
+        if self._waiting and len(self._ids) and not self._differs:
+            self._compare()
+        self._waiting.clear()
+        return self._differs
+
+    def _compare(self) -> None:
+        ids = np.array([item for item, _ in self._waiting], dtype=np.int64)
+        vectors = np.frombuffer(b"".join(vector for _, vector in self._waiting), dtype="<f4").reshape(len(ids), -1)
+        at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        covered = self._ids[at] == ids
+        self._differs = bool((self._file.vectors[self._places[at[covered]]] != vectors[covered]).any())
+        self._file.release()
+
+
+def _check_items(
+    store: Store,
+    meta: Meta,
+    roots: dict[int, bytes],
+    found: _Findings,
+    uploads: int | None,
+    comparison: _Comparison | None,
+) -> set[int]:
     """Check every item and the sums over all of them; return the ids of the sound ones."""
     ids: set[int] = set()
     vector_sum = row_sum = others = 0
@@ -298,6 +338,8 @@ def _check_items(store: Store, meta: Meta, roots: dict[int, bytes], found: _Find
             ids.add(row.item.id)
             found.uploaded += [row.item] if row.item.root == uploads else []
             vector_sum, row_sum = vector_sum + row.vector_crc32, row_sum + row.row_crc32
+            if comparison is not None:
+                comparison.add(row.item.id, row.vector)
         elif len(found.damaged) < _MOST_NAMED:
             found.database.append(row.what)
             found.damaged += [row.id] if row.id is not None else []
@@ -313,15 +355,17 @@ def _check_items(store: Store, meta: Meta, roots: dict[int, bytes], found: _Find
     return ids
 
 
-def _check_graph(graph: _OpenGraph, ids: set[int], found: _Findings) -> None:
+def _check_graph(graph: _OpenGraph, ids: set[int], found: _Findings, comparison: _Comparison | None) -> None:
     if isinstance(graph.problem, IndexDamagedError):
         found.database.append("the row of the graph is damaged")
     elif graph.problem is not None:
         found.graph.append(f"{graph.problem}: searches scan, which gives the exact result")
-    elif graph.row is None or graph.file is None or found.database:
+    elif graph.row is None or graph.file is None or comparison is None or found.database:
         return
     elif not _holds(graph.file, graph.row.covers, ids):
         found.graph.append(f"{GRAPH} holds other items than the database")
+    elif comparison.finish():
+        found.graph.append(f"{GRAPH} holds other vectors than the database")
 
 
 def _holds(file: GraphFile, covers: int, ids: set[int]) -> bool:

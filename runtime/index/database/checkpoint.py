@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import IndexStateError
-from ..files import DATABASE, file_lock
+from ..files import DATABASE, check_parts, file_lock
 from .limits import open_limited
 
 __all__ = ["checkpoint", "end_log"]
@@ -52,6 +52,7 @@ def end_log(database: Path) -> None:
     """Bring the log into the database and delete it where no other connection is open; the lock must be held."""
     for _ in range(_ATTEMPTS):
         ended = False
+        check_parts(database.parent)
         opened = contextlib.closing(open_limited(database, "rw"))
         with contextlib.suppress(sqlite3.OperationalError), opened as connection:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")

@@ -1,7 +1,7 @@
-"""Opening a database that somebody else may have made: regular files alone, and limits on what SQLite does for it.
+"""Opening a database that somebody else may have made: limits on what SQLite does for it.
 
-SQLite follows links, waits for pipes, deletes the file that a journal names, and runs whatever views and triggers a
-database brings. What a database may hold is compared in :mod:`.schema`; here is what holds before and after that.
+SQLite deletes the file that a journal names, and runs whatever views and triggers a database brings. What a database
+may hold is compared in :mod:`.schema`; here is what holds before and after that.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
-import stat
 import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
 
 from ...errors import IndexStateError
+from ...files import open_regular
 from ...text import display_path
-from ..files import SIDE_FILES
 
-__all__ = ["Connection", "check_files", "open_limited", "size_of"]
+__all__ = ["Connection", "open_limited", "size_of"]
 
 # A writer that commits, or closes, holds readers back for a moment only.
 _PATIENCE_S = 30.0
@@ -122,12 +121,14 @@ class Connection(sqlite3.Connection):
 def open_limited(database: Path, mode: str, **parameters: str) -> Connection:
     """Open a database by URI under limits (``mode`` is ro, rw or rwc).
 
+    That it and what lies beside it are files and no links was checked by :func:`~..files.check_parts`.
+
     Raises:
-        IndexStateError: see :func:`check_files`.
+        IndexStateError: its journal is none of ours.
         sqlite3.Error: it cannot be opened.
 
     """
-    check_files(database)
+    _check_journal(database)
     more = "".join(f"&{key}={value}" for key, value in parameters.items())
     connection = sqlite3.connect(
         f"file:{quote_from_bytes(os.fsencode(database.absolute()))}?mode={mode}{more}",
@@ -155,38 +156,15 @@ def size_of(database: Path) -> int:
     return sum(_size(f"{database}{suffix}") for suffix in ("-wal", ""))
 
 
-def check_files(database: Path) -> None:
-    """Make sure that the database, and what SQLite keeps beside it, are files that SQLite may be let at.
-
-    Raises:
-        IndexStateError: one is a link, a pipe, a device or a folder, or the journal is none of ours.
-
-    """
-    for suffix in ("", *SIDE_FILES):
-        path = f"{database}{suffix}"
-        try:
-            mode = os.lstat(path).st_mode
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return  # which SQLite says better
-        if not stat.S_ISREG(mode):
-            raise IndexStateError(
-                f"{display_path(path)} is {_kind(mode)}; expected a regular file, as every part of an index is. "
-                "Nothing was opened; see where the index comes from."
-            )
-        if suffix == "-journal":
-            _check_journal(database, path)
-
-
-def _check_journal(database: Path, path: str) -> None:
+def _check_journal(database: Path) -> None:
     """Refuse a journal that no command of ours leaves: SQLite would act on what it says.
 
     One that names a super-journal makes SQLite read the file of that name, wherever it is, and delete it. One that says
     that the database had other dimensions makes it as large as it says.
     """
+    path = f"{database}-journal"
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - as it is put together
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size < _JOURNAL_HEADER:
                 return
@@ -206,11 +184,6 @@ def _check_journal(database: Path, path: str) -> None:
             f"{display_path(path)} {what}; expected a journal as deeprank's commands leave. Nothing was opened; see "
             "where the index comes from."
         )
-
-
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def _size(path: str) -> int:

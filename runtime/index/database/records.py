@@ -16,6 +16,8 @@ Value = int | str | bytes | None
 MAX_DIM = 65_536
 # Ids of new items come after the last one, and must not reach the end of what SQLite counts.
 MAX_ID = 2**62
+# More folders than anybody syncs.
+MAX_ROOTS = 100_000
 _SHA256_BYTES = 32
 _HEX_DIGITS = frozenset("0123456789abcdef")
 # Bytes that every item takes besides its vector: a hash, and a path of at least one.
@@ -83,6 +85,9 @@ def strays(paths: Sequence[bytes]) -> bool:
 def is_root(path: bytes) -> bool:
     """Tell whether this can be the path of a synced folder: absolute, without anything that leads back."""
     # Normal paths only: a root is compared with others by its bytes.
+    if os.sep == "/":
+        below = path[2:] if path[:2] == b"//" else path[1:]  # POSIX lets two slashes begin a path of their own
+        return path[:1] == b"/" and (not below or not strays([below]))
     return os.path.isabs(path) and os.path.normpath(path) == path and b"\0" not in path  # noqa: PTH117 - bytes
 
 

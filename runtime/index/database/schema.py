@@ -155,6 +155,7 @@ def connect(database: Path, mode: str, **parameters: str) -> Connection:
 
     What it holds is not compared: that is :func:`check_schema`.
     """
+    check_parts(database.parent)
     connection = open_limited(database, mode, **parameters)
     connection.trust(size_of(database))
     return connection

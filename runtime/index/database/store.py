@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import IndexDamagedError, IndexStateError
+from ...scan import are_unit
 from ...text import display_path
 from ..files import DATABASE, UPLOADS
 from .checkpoint import checkpoint
 from .limits import Connection, size_of
-from .records import GraphRow, Item, Meta, is_root, is_sound, root_checksum, strays
+from .records import MAX_ROOTS, GraphRow, Item, Meta, is_root, is_sound, root_checksum, strays
 from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, connect_to_read, damaged, guarded, item_columns
 
 if TYPE_CHECKING:
@@ -35,9 +36,8 @@ Vectors = npt.NDArray[np.float32]
 
 # Of a megabyte a value at most.
 _ROWS_AT_A_TIME = 64
-# Bytes that the smallest row takes of a page, and folders that nobody has synced.
+# Bytes that the smallest row takes of a page.
 _LEAST_OF_ROW = 8
-_MAX_ROOTS = 100_000
 # Files that are not read again; more are read.
 _MAX_UNREAD = 1_000_000
 # SQLite's oldest limit on the number of parameters of a statement is 999.
@@ -142,8 +142,8 @@ class Store:
             if path != _UPLOADS and not is_root(path):
                 raise self.damage(f"root {root} is no absolute path")
             roots[root] = path
-            if len(roots) > _MAX_ROOTS:
-                raise self.damage(f"more than {_MAX_ROOTS:,} roots")
+            if len(roots) > MAX_ROOTS:
+                raise self.damage(f"more than {MAX_ROOTS:,} roots")
         return roots
 
     def filters(self) -> dict[int, RootFilters]:
@@ -243,6 +243,7 @@ class Store:
                     raise self.damage(f"item {item} is out of order")
                 last = item
             vectors = np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(chunk), -1)
+            self._check_lengths(ids, vectors)
             yield np.array(ids, dtype=np.int64), vectors.astype(np.float32, copy=False), sum(crcs)
 
     def items(self, ids: Sequence[int]) -> dict[int, Item]:
@@ -295,6 +296,7 @@ class Store:
                 vectors[places[item]] = np.frombuffer(blob, dtype="<f4")
             if len(rows) != len(some):
                 raise self.damage(f"an item is missing: {len(some):,} are expected, {len(rows):,} are there")
+        self._check_lengths(wanted, vectors)
         return vectors
 
     def items_by_root(self, roots: Iterable[int]) -> dict[int, dict[bytes, Item]]:
@@ -380,6 +382,12 @@ class Store:
             unknown = {row[1] for row in rows} - self._known_roots
             if unknown:
                 raise self.damage(f"root {min(unknown)} is missing")
+
+    def _check_lengths(self, ids: Sequence[int], vectors: Vectors) -> None:
+        """Make sure that vectors, float32 ``[n, d]``, are such as networks give: distances to others are numbers."""
+        unit = are_unit(vectors)
+        if not unit.all():
+            raise self.damage(f"the vector of item {ids[int(unit.argmin())]} is not of unit length")
 
     def _check_types(self, row: Sequence[Any], types: Iterable[Any], what: str) -> None:
         if not all(isinstance(value, kind) for value, kind in zip(row, types, strict=False)):

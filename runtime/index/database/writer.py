@@ -124,6 +124,7 @@ class Writer(Store):
     def open(cls, folder: Path) -> Writer:
         """Open the index in ``folder`` to write; an older schema is migrated, WAL is used from here on."""
         database = folder / DATABASE
+        check_parts(folder)
         if not database.exists():
             raise IndexStateError(f"{display_path(folder)} holds no index; make one with: deeprank-index sync PHOTOS.")
         with guarded(database):
@@ -150,7 +151,7 @@ class Writer(Store):
             ended = self.connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
         self.connection.close()
         if not ended:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error, IndexStateError):
                 end_log(self.database)
 
     def commit(self) -> None:

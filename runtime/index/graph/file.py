@@ -133,6 +133,14 @@ class GraphFile:
         ids = np.concatenate([nodes.more, nodes.ids[promoted]])
         return ids, made_for[np.concatenate([nodes.places, promoted])]
 
+    def places_of_items(self) -> tuple[Ids, Ids]:
+        """Return the ids of all items, int64 ``[n]``, ascending, and the place of the vector of each."""
+        nodes = self.nodes
+        own = np.arange(len(nodes.ids)) if nodes.live is None else np.flatnonzero(nodes.live)
+        ids, places = np.concatenate([nodes.ids[own], nodes.more]), np.concatenate([own, nodes.places])
+        order = np.argsort(ids, kind="stable")
+        return ids[order], places[order]
+
     def repeated(self) -> int:
         """Count the nodes of a vector that another node has: versions that made one for each item left such graphs."""
         if not self._is_old:

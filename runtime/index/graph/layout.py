@@ -4,8 +4,9 @@ A header is followed by a record for each element (its links at level 0, the flo
 upper lists: for each element their size in bytes, and a list of links for each level above 0 that it has. A list is its
 length, and room for as many links as it may have; a link is the place of another element.
 
-hnswlib 0.8 follows links, levels and lengths without a look. What it computes with NaN is of no use, but stays within
-its memory, as do links of an element to itself and repeated ones; so none of these is looked for.
+hnswlib 0.8 follows links, levels and lengths without a look. Links of an element to itself and repeated ones stay
+within its memory; so these are not looked for. NaN does, too, but gives distances that are no numbers: a file with such
+vectors is not opened, to be scanned either.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from ...scan import are_unit
 from ..files import GRAPH
 from .backend import GraphUnusableError, Ids, Vectors
 
@@ -91,10 +93,17 @@ class Layout:
         return _HEADER.size + self.count * self.record
 
     def ids(self, content: mmap.mmap) -> Ids:
-        """Return the ids of a file, int64 ``[n]``."""
-        ids, mapped = np.empty(self.count, dtype=np.int64), self.mapped_ids(content)
+        """Return the ids of a file, int64 ``[n]``, whose vectors are such as networks give.
+
+        Raises:
+            GraphUnusableError: one is not of unit length; distances from it would be no numbers.
+
+        """
+        ids, mapped, vectors = np.empty(self.count, dtype=np.int64), self.mapped_ids(content), self.vectors(content)
         for some in self.slices():
             ids[some] = mapped[some].astype(np.int64)
+            if not are_unit(vectors[some]).all():  # here, where their pages are mapped anyway
+                raise GraphUnusableError(f"{GRAPH} holds vectors that are not of unit length")
             release(content)
         return ids
 

@@ -18,6 +18,7 @@ from ...errors import DataError, IndexStateError, QueryError
 from ...modelfile import open_model
 from ...pretrained import find_model
 from ...progress import StartProgress, start_nothing
+from ...scan import are_unit
 from ...text import display_path
 from ..care.leftovers import bytes_in
 from ..database.records import MAX_ID, Item, is_root, strays
@@ -36,8 +37,6 @@ from .placing import check_free, placed_folder
 
 __all__ = ["ImportReport", "import_index"]
 
-# Of a vector from 1, as everywhere in an index.
-_UNIT_TOLERANCE = 1e-3
 _ROWS_AT_A_TIME = 4096
 _COMMIT_ROWS = 16 * _ROWS_AT_A_TIME
 _ONE_EACH = ("ids", "root_of", "label_of", "sizes", "mtimes_ns", "sha256", "decoding", "vectors")
@@ -371,8 +370,6 @@ def _fill(
 
 def _checked_vectors(archive: ArchiveReader) -> Iterator[Vectors]:
     for vectors in archive.chunks("vectors", _ROWS_AT_A_TIME):
-        with np.errstate(all="ignore"):
-            squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
-        if not (np.abs(squares - 1) <= _UNIT_TOLERANCE).all():  # NaN compares false
+        if not are_unit(vectors).all():
             raise archive.error("holds a vector that is not finite or not of unit length")
         yield vectors

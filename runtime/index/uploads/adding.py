@@ -16,6 +16,7 @@ from ... import formats
 from ...errors import DeepRankError, IndexStateError, PictureError, QueryError
 from ...files import NotRegularError
 from ...images import opened_picture
+from ...scan import are_unit
 from ...text import display_path, printable
 from ..database.records import Item
 from ..database.store import Store, Vectors
@@ -38,8 +39,6 @@ _EXTENSIONS = {
     "AVIF": ".avif",
     "HEIF": ".heif",
 }
-# Of a vector from 1, as everywhere in an index.
-_UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _extension(content: bytes) -> str:
 
 def _checked_vector(vector: Vectors) -> Vectors:
     found = np.asarray(vector)
-    if found.ndim != 1 or found.dtype.kind != "f" or not abs(float(found @ found) - 1) <= _UNIT_TOLERANCE:
+    if found.ndim != 1 or found.dtype.kind != "f" or not are_unit(found[None]).all():
         raise QueryError(
             f"The vector of an upload is {found.dtype} {list(found.shape)}; expected float32 [d], of unit length."
         )
