@@ -195,10 +195,11 @@ def test_idle_workers_that_are_killed_are_replaced_before_they_are_missed() -> N
     with DecodingPool(2) as pool:
         for _ in range(5):
             pool.load_picture(io.BytesIO(picture()), RULE)
-            for pid in pool.pids():
+            pids = pool.pids()
+            for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: not any(map(lives, pids)) if (pids := pool.pids()) else True, "their end")
+            wait_for(lambda pids=pids: not any(map(lives, pids)), "their end")
             assert pool.load_picture(io.BytesIO(picture()), RULE).shape == (64, 64, 3)
 
 
@@ -267,7 +268,7 @@ def test_slow_pictures_hold_up_nobody(slow: bytes) -> None:
 
 def test_more_slow_pictures_than_can_wait_are_told_to_come_again(slow: bytes) -> None:
     with DecodingPool(2, slow=1, limits=DecodingLimits(quantum_s=0.05)) as pool, ThreadPoolExecutor(16) as threads:
-        answers = [threads.submit(pool.load_picture, io.BytesIO(slow), RULE) for _ in range(12)]
+        answers = [threads.submit(pool.load_picture, io.BytesIO(slow), RULE, grows=False) for _ in range(12)]
         errors = [answer.exception() for answer in answers]
     assert any(isinstance(error, DecodersBusyError) for error in errors)
     assert any(error is None for error in errors)

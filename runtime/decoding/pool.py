@@ -17,11 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..devices import usable_cores
-from ..errors import DecodersBusyError, DecodersFailedError, PictureError, PictureProblem
-from ..images import DEFAULT_MAX_PIXELS, ByteBudget, Picture, PictureRule, PictureSource, _name_of, _naming
+from ..errors import DecodersBusyError, DecodersFailedError
+from ..images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, name_of, naming
+from ..memory import ByteBudget
 from .frames import FrameError, shares_memory
 from .launching import ForkServer, Interpreter
-from .process import DecodingProcess, Job, OutOfMemory, file_of, resident_bytes
+from .process import DecodingProcess, Job, OutOfMemory, file_of, refusal, resident_bytes
 
 __all__ = ["DecodingLimits", "DecodingPool", "default_decoders"]
 
@@ -43,11 +44,21 @@ _PATIENCE_S = 30.0
 _MAX_BYTES_PER_PIXEL = 32
 # What is left for decoding where the file itself takes nearly all.
 _MIN_MEMORY = 64_000_000
+# How often a picture begins again because its header says that it takes more memory than it was given.
+_MAX_BEGINNINGS = 4
 
 
 def default_decoders() -> int:
     """Return how many processes decode: the usable cores, and at least 2, so that one does not wait for another."""
     return max(2, usable_cores())
+
+
+class _MoreMemory(Exception):  # noqa: N818 - not an error
+    """A picture takes so many bytes, which are not free now."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
 
 
 @dataclass(frozen=True)
@@ -180,7 +191,8 @@ class DecodingPool:
             self._closed = True
             self._changed.notify_all()
         self._wake.set()
-        self._supervisor.join()
+        if threading.current_thread() is not self._supervisor:  # where the last owner is collected, any thread may be
+            self._supervisor.join()
 
     def __enter__(self) -> DecodingPool:
         """Return the pool."""
@@ -195,26 +207,51 @@ class DecodingPool:
     ) -> Picture:
         if os.getpid() != self._owner:
             raise DecodersFailedError("The decoding processes belong to the process that this one was forked from.")
-        name = _name_of(source)
+        name = name_of(source)
         with contextlib.ExitStack() as stack:
-            with _naming(name, None):
+            with naming(name, None):
                 file = stack.enter_context(file_of(source, shared=self._share_memory))
                 held = 0 if grows else 2 * file.seek(0, os.SEEK_END)  # by whoever gave it to us, and here
             memory = max(_MIN_MEMORY, self.limits.memory - held)
-            job = Job(file, name, size, rule, max_pixels, memory, grows, self.limits.cpu_s)
-            picture = self._attempt(job, self._queue)
-            if picture is None:
-                picture = self._attempt(job, self._parked)
-            assert picture is not None  # what is slow from the beginning is not stopped for others
-            return picture
+            return self._decode(Job(file, name, size, rule, max_pixels, memory, grows, self.limits.cpu_s))
 
-    def _attempt(self, job: Job, queue: deque[object]) -> Picture | None:
-        """Decode a picture; None: it was stopped to let others pass."""
+    def _decode(self, job: Job) -> Picture:
+        """Decode a picture; where it has to wait for memory, it does so before it takes a worker."""
+        reserved = 0
+        for _ in range(_MAX_BEGINNINGS):
+            try:
+                with self._budget.reserve(reserved) if reserved else contextlib.nullcontext():
+                    picture = self._attempt(job, self._queue, reserved)
+                    if picture is None:
+                        picture = self._attempt(job, self._parked, reserved)
+                    assert picture is not None  # what is slow from the beginning is not stopped for others
+                    return picture
+            except _MoreMemory as more:
+                reserved = more.size
+        self._stopped("frames", job.name)
+        raise refusal(job, "frames", self.limits.memory, self.limits.wall_s)
+
+    def _attempt(self, job: Job, queue: deque[object], reserved: int, *, again: bool = True) -> Picture | None:
+        """Decode a picture.
+
+        Args:
+            job: the picture.
+            queue: where it waits for its worker.
+            reserved: bytes of memory that are its own.
+            again: whether it begins again where its worker was killed before it had begun.
+
+        Returns:
+            its pixels; None: it was stopped to let others pass.
+
+        Raises:
+            _MoreMemory: it takes more, which is not free.
+
+        """
         worker = self._take(queue)
         reason = "memory"
         try:
             with contextlib.ExitStack() as granted:
-                return worker.decode(job, lambda size: self._grant(granted, worker, job, size))
+                return worker.decode(job, lambda size: self._grant(granted, worker, job, size, reserved))
         except OutOfMemory:
             pass
         except FrameError:
@@ -224,22 +261,29 @@ class DecodingPool:
             reason = worker.end()
         finally:
             self._give_back(worker)
-        if reason == "killed" and time.monotonic() - worker.begun < _JUST_BEGUN_S:
-            return self._attempt(job, queue)  # it had been killed before
+        if again and reason == "killed" and time.monotonic() - worker.begun < _JUST_BEGUN_S:
+            return self._attempt(job, queue, reserved, again=False)
         self._stopped(reason, job.name)
         if reason == "evicted":
             return None
         if reason == "closed":
             raise DecodersBusyError("The decoding processes have ended; try again in a moment.")
-        raise _refusal(job.name, reason, self.limits)
+        raise refusal(job, reason, self.limits.memory, self.limits.wall_s)
 
-    def _grant(self, granted: contextlib.ExitStack, worker: DecodingProcess, job: Job, size: int) -> int:
-        """Wait until a picture may take what its header says that it takes, and return its limit."""
+    def _grant(self, granted: contextlib.ExitStack, worker: DecodingProcess, job: Job, size: int, reserved: int) -> int:
+        """Return the limit of a picture that takes so many bytes, as its header says.
+
+        Raises:
+            _MoreMemory: they are neither reserved nor free.
+
+        """
         granted.close()  # it asks a second time where its first way failed
         size = min(size, _MAX_BYTES_PER_PIXEL * job.max_pixels)
-        began = time.monotonic()
-        granted.enter_context(self._budget.reserve(size))
-        worker.deadline += time.monotonic() - began
+        if size > reserved:
+            try:
+                granted.enter_context(self._budget.reserve(size, timeout=0))
+            except TimeoutError:
+                raise _MoreMemory(size) from None
         limit = max(self.limits.memory, size + size // 4)
         worker.max_resident = _IDLE_BYTES + limit
         return limit
@@ -330,23 +374,31 @@ class DecodingPool:
             self._forking.close()
 
     def _start_workers(self) -> None:
-        while not self._closed and self._lacks() > 0 and time.monotonic() - self._failed_at >= _RESTART_PAUSE_S:
+        while self._may_start():
             try:
                 self._start_worker()
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
                 self._fail(str(error))
+
+    def _may_start(self) -> bool:
+        with self._changed:
+            rested = time.monotonic() - self._failed_at >= _RESTART_PAUSE_S
+            return not self._closed and self._lacks() > 0 and rested
 
     def _start_worker(self) -> None:
         """Start a worker.
 
         Raises:
-            OSError: it cannot be started.
+            OSError, RuntimeError: it cannot be started.
 
         """
         words = ["shared" if self._share_memory else "copied", "limited" if self._limit_memory else "watched"]
         interpreter = None
         if self._forks:
-            if self._forking is None or self._forking.is_over:
+            if self._forking is not None and self._forking.is_over:
+                self._forking.close()
+                self._forking = None
+            if self._forking is None:
                 self._forking = ForkServer(*words)
             process, channel = self._forking.fork()
         else:
@@ -356,7 +408,14 @@ class DecodingPool:
         worker.begin(_START_S)
         with self._changed:
             self._starting.add(worker)
-        threading.Thread(target=self._welcome, args=(worker, interpreter), name="decoder", daemon=True).start()
+        try:
+            threading.Thread(target=self._welcome, args=(worker, interpreter), name="decoder", daemon=True).start()
+        except RuntimeError:
+            with self._changed:
+                self._starting.discard(worker)
+            worker.kill("closed")
+            worker.end()
+            raise
 
     def _welcome(self, worker: DecodingProcess, interpreter: Interpreter | None) -> None:
         """Wait until a worker is ready."""
@@ -415,39 +474,3 @@ class DecodingPool:
             with self._changed:
                 if worker in self._running and worker.begun == begun:
                     worker.kill("memory")
-
-
-def _refusal(name: str, reason: str, limits: DecodingLimits) -> PictureError:
-    """Return the error of a picture that was not decoded to its end."""
-    sentence, kind, short = _REFUSALS[reason if reason in _REFUSALS else "crash"]
-    values = {"memory": f"{limits.memory / 1e6:,.0f} MB", "cpu": limits.cpu_s, "wall": f"{limits.wall_s:g}"}
-    return PictureError(f"{name} {sentence.format(**values)}", kind=kind, short=short.format(**values))
-
-
-_REFUSALS: dict[str, tuple[str, PictureProblem, str]] = {
-    "memory": (
-        "takes more than {memory} of memory to decode; make it smaller, or save it as a plain JPEG or PNG.",
-        "too large",
-        "takes more than {memory} to decode",
-    ),
-    "time": (
-        "takes more than {cpu} seconds to decode; make it smaller, or save it as a plain JPEG or PNG.",
-        "too large",
-        "takes more than {cpu} seconds to decode",
-    ),
-    "late": (
-        "was not decoded within {wall} seconds; try again when the machine has less to do.",
-        "unreadable",
-        "was not decoded in time",
-    ),
-    "killed": (
-        "was not decoded, because the system ended the process that did; try again.",
-        "unreadable",
-        "its decoding was ended by the system",
-    ),
-    "crash": (
-        "made its decoder fail, so it is damaged; save it anew, or leave it out.",
-        "damaged",
-        "made its decoder fail",
-    ),
-}

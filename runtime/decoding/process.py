@@ -26,7 +26,7 @@ from ..text import printable
 from .frames import Answer, Channel, Code, FrameError
 from .launching import Process
 
-__all__ = ["DecodingProcess", "Job", "OutOfMemory", "file_of", "resident_bytes"]
+__all__ = ["DecodingProcess", "Job", "OutOfMemory", "file_of", "refusal", "resident_bytes"]
 
 _LOW_PRIORITY = 10
 _LONGEST_TEXT = 2000
@@ -145,7 +145,7 @@ class DecodingProcess:
 
         Args:
             job: the picture.
-            grant: told the bytes that decoding takes; waits until they can be had, and returns the limit.
+            grant: told the bytes that decoding takes; returns the limit, or raises what this method then does.
 
         Raises:
             PictureError: it cannot be decoded.
@@ -219,7 +219,8 @@ class DecodingProcess:
             try:
                 status = self._process.wait(_END_S)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                with contextlib.suppress(OSError):
+                    self._process.kill()
                 status = self._process.wait()
             self._channel.close()
             self._status = self._killed or _reason(status)
@@ -297,3 +298,55 @@ def resident_bytes(pid: int) -> int:
         command = ["ps", "-o", "rss=", "-p", str(pid)]
         return int(subprocess.run(command, capture_output=True, timeout=5).stdout) * 1024
     return 0
+
+
+def refusal(job: Job, reason: str, memory: int, wall_s: float) -> PictureError:
+    """Return the error of a picture that was not decoded to its end.
+
+    Args:
+        job: the picture.
+        reason: why: "memory", "time", "late", "killed", and all else stands for a crash.
+        memory: the limit of bytes, the file included.
+        wall_s: the limit of time by the clock.
+
+    """
+    if reason == "memory" and not job.grows:
+        reason = "bounded"
+    sentence, kind, short = _REFUSALS[reason if reason in _REFUSALS else "crash"]
+    values = {"memory": f"{memory / 1e6:,.0f} MB", "cpu": job.cpu_s, "wall": f"{wall_s:g}"}
+    return PictureError(f"{job.name} {sentence.format(**values)}", kind=kind, short=short.format(**values))
+
+
+_REFUSALS: dict[str, tuple[str, PictureProblem, str]] = {
+    "bounded": (
+        "takes more than {memory} of memory to decode; make it smaller, save it as a plain JPEG or PNG, or raise the "
+        "limit (--max-decoding).",
+        "too large",
+        "takes more than {memory} to decode",
+    ),
+    "memory": (
+        "takes more than {memory} of memory to decode; make it smaller, or save it as a plain JPEG or PNG.",
+        "too large",
+        "takes more than {memory} to decode",
+    ),
+    "time": (
+        "takes more than {cpu} seconds to decode; make it smaller, or save it as a plain JPEG or PNG.",
+        "too large",
+        "takes more than {cpu} seconds to decode",
+    ),
+    "late": (
+        "was not decoded within {wall} seconds; try again when the machine has less to do.",
+        "unreadable",
+        "was not decoded in time",
+    ),
+    "killed": (
+        "was not decoded, because the system ended the process that did; try again.",
+        "unreadable",
+        "its decoding was ended by the system",
+    ),
+    "crash": (
+        "made its decoder fail, so it is damaged; save it anew, or leave it out.",
+        "damaged",
+        "made its decoder fail",
+    ),
+}

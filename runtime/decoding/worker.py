@@ -183,7 +183,7 @@ def _serve_one(channel: Channel, limits: Limits, shared: bool) -> bool:
     try:
         limits.take(request["memory"])
         limits.start_clock(request["cpu_s"])
-        images._DECODING = _Granted(channel, limits) if request["grows"] else ByteBudget(sys.maxsize)
+        images.decoding_budget = _Granted(channel, limits) if request["grows"] else ByteBudget(sys.maxsize)
         with _opened(request, descriptors[0]) if shared else _received(request, channel) as file:
             picture = _decoded(request, file)
     except PictureError as error:
