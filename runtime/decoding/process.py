@@ -26,7 +26,19 @@ from ..text import printable
 from .frames import Answer, Channel, Code, FrameError
 from .launching import Process
 
-__all__ = ["DecodingProcess", "Job", "OutOfMemory", "file_of", "refusal", "resident_bytes"]
+__all__ = [
+    "IDLE_BYTES",
+    "DecodingLimits",
+    "DecodingProcess",
+    "Job",
+    "OutOfMemory",
+    "file_of",
+    "refusal",
+    "resident_bytes",
+]
+
+# About what a worker takes while it does nothing.
+IDLE_BYTES = 80_000_000
 
 _LOW_PRIORITY = 10
 _LONGEST_TEXT = 2000
@@ -34,6 +46,24 @@ _LONGEST_TEXT = 2000
 _MAX_NEEDS = 4
 # A process that closed its line ends by itself within this time, or is made to.
 _END_S = 1.0
+
+
+@dataclass(frozen=True)
+class DecodingLimits:
+    """What one picture may take.
+
+    Attributes:
+        memory: bytes, above those of a worker that does nothing; the file counts as well.
+        cpu_s: seconds of the processor.
+        wall_s: seconds by the clock.
+        quantum_s: seconds after which a picture counts as slow.
+
+    """
+
+    memory: int = 512_000_000
+    cpu_s: int = 20
+    wall_s: float = 60.0
+    quantum_s: float = 0.5
 
 
 class OutOfMemory(Exception):  # noqa: N818 - a refusal to be put into words

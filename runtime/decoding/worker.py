@@ -277,7 +277,7 @@ class _Granted(ByteBudget):
         self._limits = limits
 
     @contextlib.contextmanager
-    def reserve(self, size: int) -> Iterator[None]:
+    def reserve(self, size: int, timeout: float | None = None) -> Iterator[None]:
         """Wait until the parent grants so many bytes; it takes them back at the end of this picture."""
         if size > _SMALL:
             self._channel.answer(Answer(Code.NEEDS, size=size))
