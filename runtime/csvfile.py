@@ -25,6 +25,10 @@ Row = dict[str, str | None]
 _DELIMITERS = (",", ";", "\t")
 # What spreadsheets compute, some of them after white space or in full width.
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
+# A line that does not end would be read whole, and lines without anything are passed over one by one.
+_LONGEST_LINE = 1 << 20
+_MOST_EMPTY = 100_000
+_MOST_ROWS = 10_000_000
 # Of an error message; a file that is no CSV may be one line.
 _MAX_SHOWN = 200
 
@@ -61,9 +65,11 @@ def read_rows(
     try:
         delimiter = _delimiter(text, path, accepts, expected)
         text.seek(0)
-        reader = csv.DictReader(text, delimiter=delimiter)
+        reader = csv.DictReader(_lines(text, path), delimiter=delimiter)
         reader.fieldnames = [_column(name) for name in reader.fieldnames or ()]
-        for row in reader:
+        for count, row in enumerate(reader):
+            if count == _MOST_ROWS:
+                raise DataError(f"{display_path(path)} has more than {_MOST_ROWS:,} rows; split it.")
             if any(row.get(None) or ()):
                 what = "more fields than the first line has; a field with a separator in it needs quotes"
                 raise row_error(path, reader.line_num, what)
@@ -72,11 +78,21 @@ def read_rows(
         raise DataError(f"{display_path(path)} is not a CSV in UTF-8 ({error}).") from None
 
 
+def _lines(text: io.TextIOWrapper, path: Path) -> Iterator[str]:
+    empty = 0
+    while line := text.readline(_LONGEST_LINE):
+        empty += line.isspace()
+        if len(line) == _LONGEST_LINE or empty > _MOST_EMPTY:
+            what = f"more than {_MOST_EMPTY:,} empty lines" if empty > _MOST_EMPTY else "a line without an end"
+            raise DataError(f"{display_path(path)} has {what}; expected a CSV of pictures.")
+        yield line
+
+
 def _delimiter(text: io.TextIOWrapper, path: Path, accepts: Callable[[Sequence[str]], bool], expected: str) -> str:
     first: list[str] = []
     for delimiter in _DELIMITERS:
         text.seek(0)
-        columns = [_column(name) for name in next(csv.reader(text, delimiter=delimiter), [])]
+        columns = [_column(name) for name in next(csv.reader(_lines(text, path), delimiter=delimiter), [])]
         twice = [name for name, count in Counter(columns).items() if count > 1 and name]
         if accepts(columns):
             if twice:

@@ -163,17 +163,31 @@ def limit_memory(options: ort.SessionOptions, file_bytes: int) -> None:
 
     """
     rounded = 1 << max(file_bytes, _SMALL_MODEL).bit_length()  # models of about the same size share one limit
-    _share_arena(min(_memory() // 2, _BESIDE + min(usable_cores(), _MOST_CORES) * _A_CORES + _COPIES * rounded))
+    _arena.allow(min(_memory() // 2, _BESIDE + min(usable_cores(), _MOST_CORES) * _A_CORES + _COPIES * rounded))
     options.add_session_config_entry("session.use_env_allocators", "1")
 
 
-@functools.cache
-def _share_arena(limit: int) -> None:
-    import onnxruntime as ort
+class _Arena:
+    """The memory that sessions on the CPU share; never made smaller, as a session of one core may still be opened."""
 
-    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    # Sessions that are open keep the one they have.
-    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(limit, -1, -1, -1))
+    def __init__(self) -> None:
+        self._limit = 0
+        self._lock = threading.Lock()
+
+    def allow(self, limit: int) -> None:
+        """Let sessions that are opened from now on take so many bytes together, or more where that was allowed."""
+        import onnxruntime as ort
+
+        with self._lock:
+            if limit <= self._limit:
+                return
+            memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+            # Sessions that are open keep the one they have.
+            ort.create_and_register_allocator(memory, ort.OrtArenaCfg(limit, -1, -1, -1))
+            self._limit = limit
+
+
+_arena = _Arena()
 
 
 def _memory() -> int:

@@ -87,6 +87,7 @@ class Permissions:
         """Give an open file or folder that this process has made this owner and group, and ``mode``.
 
         Bits above the nine of ``mode`` (as the one by which a folder hands its group on) are added, none is taken away.
+        On a file system without permissions those that it shows stay.
         """
         found = os.fstat(descriptor)
         if hasattr(os, "fchown"):
@@ -97,7 +98,9 @@ class Permissions:
                     os.fchown(descriptor, uid, gid)
         wanted = stat.S_IMODE(found.st_mode) & ~0o777 | mode
         if hasattr(os, "fchmod") and stat.S_IMODE(os.fstat(descriptor).st_mode) != wanted:
-            os.fchmod(descriptor, wanted)
+            # We have made it: where we may not, the file system (FAT, some network drives) has no permissions.
+            with contextlib.suppress(OSError):
+                os.fchmod(descriptor, wanted)
 
 
 def open_regular(path: str | Path, *, follow_links: bool = False) -> BufferedReader:
@@ -274,7 +277,7 @@ def set_permissions(folder: Path, permissions: Permissions, mode: int) -> None:
     """Give a folder that this process has made an owner, a group and a mode, where the system has such a thing.
 
     Raises:
-        OSError: it is a link, or not ours.
+        OSError: it is a link, or cannot be opened.
 
     """
     if not hasattr(os, "O_DIRECTORY"):

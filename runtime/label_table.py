@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import IO
 
 from .csvfile import Row, member_path, read_rows, row_error
 from .errors import DataError
+from .files import open_regular
 from .labels import Split, split_of
 from .text import display_path
 
@@ -29,6 +31,9 @@ __all__ = [
 ]
 
 EXPECTED_COLUMNS = "path,label or path,label,split (path may be called file_name or filename)"
+
+# Bytes: of ten million rows, ten times as many as the largest index that was tried.
+_LARGEST = 1_000_000_000
 
 # A column of the first tier that is there is taken; two of one tier contradict each other.
 _PATH_COLUMNS = (
@@ -107,15 +112,20 @@ def read_label_table(path: Path) -> LabelTable:
     Columns are named in any letter case and separated by commas, semicolons or tabs; further columns are ignored.
 
     Raises:
-        DataError: missing, not such a CSV, or a row (its line is named) without a path or a label, with a path that
-            leaves the folder, with a path that was named before, or with a split or a flag that is unknown.
+        DataError: missing, of more than a gigabyte, not such a CSV, or a row (its line is named) without a path or a
+            label, with a path that leaves the folder, with a path that was named before, or with a split or a flag
+            that is unknown.
 
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise DataError(f"{display_path(path)} {what}; expected a CSV of {EXPECTED_COLUMNS}.")
-    with path.open("rb") as file:
-        return parse_label_table(file, path)
+    with open_regular(path, follow_links=True) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST:
+            raise DataError(f"{display_path(path)} has {size:,} bytes; expected a table of at most {_LARGEST:,}.")
+        # What is not on a disk, as in /proc, has no size, and need not end.
+        return parse_label_table(file if size else io.BytesIO(), path)
 
 
 def parse_label_table(file: IO[bytes], path: Path) -> LabelTable:

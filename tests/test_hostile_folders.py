@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -493,6 +494,23 @@ def test_owner_and_group_stay(made: Path, tmp_path: Path) -> None:
     compact(index)
     reembed(index, model=made / "model.onnx")
     assert {(path.stat().st_uid, path.stat().st_gid) for path in (index, *index.rglob("*"))} == {(NOBODY, 1234)}
+
+
+@pytest.mark.skipif(not hasattr(os, "fchmod"), reason="the system has no permissions")
+def test_an_index_is_made_where_files_have_no_permissions(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on FAT, which this user cannot mount: what is made shows other modes, and they cannot be changed."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    for name in ("fchmod", "fchown"):
+        monkeypatch.setattr(os, name, refuse)
+    sync(tmp_path / "index", [made / "photos"], model=made / "model.onnx")
+    copy(tmp_path / "index", tmp_path / "copy")
+    reembed(tmp_path / "copy", model=made / "model.onnx")
+    assert verify(tmp_path / "copy").problems == ()
 
 
 def test_shared_is_for_a_new_index(made: Path, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import os
 import re
 import resource
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +17,10 @@ import pytest
 
 from deeprank.runtime.csvfile import csv_text, plain_text, written_rows
 from deeprank.runtime.datasets import DataSet, Sample
-from deeprank.runtime.errors import EvaluationError
+from deeprank.runtime.errors import DataError, EvaluationError
 from deeprank.runtime.evaluate.reference import load_reference
 from deeprank.runtime.evaluate.tripletfile import load_triplets
+from deeprank.runtime.label_table import read_label_table
 from deeprank.runtime.npz import read_arrays
 from deeprank.runtime.sources import FolderSource
 
@@ -183,3 +186,25 @@ def test_triplets_of_such_paths_are_found_again(tmp_path: Path) -> None:
 
 def _data_of(samples: tuple[Sample, ...]) -> DataSet:
     return DataSet("d", samples, samples[:1])
+
+
+HOSTILE_TABLES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "line": (lambda path: path.write_bytes(b"path,label\n" + b"a" * 3_000_000), "a line without an end"),
+    "first line": (lambda path: path.write_bytes(b"a" * 3_000_000), "a line without an end"),
+    "empty lines": (lambda path: path.write_bytes(b"path,label\n" + b"\n" * 3_000_000), "100,000 empty lines"),
+    "size": (lambda path: (path.write_bytes(b"path,label\n"), os.truncate(path, 10**10)), "10,000,000,000 bytes"),
+    "endless": (lambda path: path.symlink_to("/proc/self/mem"), "starts with the columns nothing"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_TABLES)
+def test_a_table_of_labels_that_does_not_end_is_refused(tmp_path: Path, kind: str) -> None:
+    """A row of an index from elsewhere may name any file as the table of a folder."""
+    make, message = HOSTILE_TABLES[kind]
+    if kind == "endless" and not Path("/proc/self/mem").exists():
+        pytest.skip("there is no /proc")
+    make(tmp_path / "labels.csv")
+    begun = time.process_time()
+    with pytest.raises(DataError, match=message):
+        read_label_table(tmp_path / "labels.csv")
+    assert time.process_time() - begun < 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -104,8 +105,11 @@ def strangers_in(folder: Path) -> list[str]:
 
 def _let_in(folder: Path, permissions: Permissions) -> None:
     """Let the group enter a folder that its files may be read in."""
-    mode = stat.S_IMODE(folder.stat().st_mode)
+    status = folder.stat()
+    mode = stat.S_IMODE(status.st_mode)
     if permissions.folder_mode & 0o050 & ~mode:
+        if hasattr(os, "geteuid") and os.geteuid() not in (0, status.st_uid):
+            raise PermissionError(errno.EPERM, "it is another user's, whose group may not enter it")
         set_permissions(Path(os.path.realpath(folder)), permissions, mode | permissions.folder_mode & 0o050)
 
 
