@@ -27,6 +27,9 @@ _DELIMITERS = (",", ";", "\t")
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
 # Of an error message; a file that is no CSV may be one line.
 _MAX_SHOWN = 200
+# Characters of a line: a file without line ends is not held as a whole. And lines that hold nothing, but take time.
+_MAX_LINE = 1_000_000
+_MAX_EMPTY = 1_000_000
 
 
 def csv_rows(path: Path, required: Sequence[str], expected: str) -> Iterator[tuple[int, Row]]:
@@ -61,7 +64,7 @@ def read_rows(
     try:
         delimiter = _delimiter(text, path, accepts, expected)
         text.seek(0)
-        reader = csv.DictReader(text, delimiter=delimiter)
+        reader = csv.DictReader(_lines(text), delimiter=delimiter)
         reader.fieldnames = [_column(name) for name in reader.fieldnames or ()]
         for row in reader:
             if any(row.get(None) or ()):
@@ -76,7 +79,7 @@ def _delimiter(text: io.TextIOWrapper, path: Path, accepts: Callable[[Sequence[s
     first: list[str] = []
     for delimiter in _DELIMITERS:
         text.seek(0)
-        columns = [_column(name) for name in next(csv.reader(text, delimiter=delimiter), [])]
+        columns = [_column(name) for name in next(csv.reader(_lines(text), delimiter=delimiter), [])]
         twice = [name for name, count in Counter(columns).items() if count > 1 and name]
         if accepts(columns):
             if twice:
@@ -85,6 +88,17 @@ def _delimiter(text: io.TextIOWrapper, path: Path, accepts: Callable[[Sequence[s
         first = first or columns
     shown = ", ".join(map(printable, first))[:_MAX_SHOWN] or "nothing"
     raise DataError(f"{display_path(path)} starts with the columns {shown}; expected {expected}.")
+
+
+def _lines(text: IO[str]) -> Iterator[str]:
+    empty = 0
+    while line := text.readline(_MAX_LINE):
+        if len(line) == _MAX_LINE:
+            raise csv.Error(f"it has a line of {_MAX_LINE:,} characters or more")
+        empty += line.isspace()
+        if empty > _MAX_EMPTY:
+            raise csv.Error(f"it has more than {_MAX_EMPTY:,} empty lines")
+        yield line
 
 
 def _column(name: str) -> str:
