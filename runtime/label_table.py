@@ -46,6 +46,9 @@ _SPLIT_COLUMNS = (("split",), ("subset", "partition", "set", "data set"))
 _QUERY, _GALLERY = "is_query", "is_gallery"
 _BOX = ("x_1", "x_2", "y_1", "y_2")
 
+# Of a file that may be a table, more than its first line has.
+_HEAD_BYTES = 1 << 16
+
 _TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
 # What pandas and others write for a field that has no value.
 _EMPTY = frozenset({"", "nan", "none", "null", "n/a", "na", "<na>"})
@@ -155,7 +158,7 @@ def is_label_table(content: bytes) -> bool:
         return accepted[-1]
 
     with contextlib.suppress(DataError):
-        next(read_rows(io.BytesIO(content), Path(), accepts, ""), None)
+        next(read_rows(io.BytesIO(content[:_HEAD_BYTES]), Path(), accepts, ""), None)
     return any(accepted)
 
 

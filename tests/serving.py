@@ -39,9 +39,9 @@ IMPATIENT = (
     "import functools\n"
     "from deeprank.runtime.serve import cli, engine, protocol, writing\n"
     "protocol._HEAD_S = protocol._UNREAD_S = 1.5\n"
-    "protocol._BODY_S = 3\n"
+    "protocol._BODY_S = 6\n"
     "writing._PATIENCE_S = engine._PAUSE_S = engine._RENEWAL_S = 0.2\n"
-    "cli.ServeSettings = functools.partial(cli.ServeSettings, max_body_s=1.5, drain_s=1)\n"
+    "cli.ServeSettings = functools.partial(cli.ServeSettings, max_body_s=4, drain_s=1)\n"
     "cli.main()\n",
 )
 

@@ -112,3 +112,27 @@ def test_no_file(tmp_path):
         read_label_table(tmp_path)
     with pytest.raises(DataError, match="does not exist; expected a CSV of path,label"):
         read_label_table(tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\n" + "\n" * 1_000_001, "more than 1,000,000 empty lines"),
+        ("path,label\r" + "\r" * 1_000_001, "more than 1,000,000 empty lines"),
+        ("path,label" + "," * 1_000_000 + "\n", "a line of 1,000,000 characters or more"),
+        ("path,label\n" + "a" * 1_000_000, "a line of 1,000,000 characters or more"),
+    ],
+    ids=["empty lines", "empty lines of another kind", "columns", "no line ends"],
+)
+def test_lines_without_end_and_without_content_are_refused(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text, newline="")
+    with pytest.raises(DataError, match=message):
+        read_label_table(tmp_path / "a.csv")
+
+
+def test_empty_lines_are_skipped(tmp_path):
+    (tmp_path / "a.csv").write_text("path,label\n\n \n\na.jpg,cat\n\n" + "\n" * 1000)
+    with pytest.raises(DataError, match="line 3"):  # of a space
+        read_label_table(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("path,label\n\n\na.jpg,cat\n\n" + "\n" * 1000)
+    assert [row.path for row in read_label_table(tmp_path / "a.csv").rows] == ["a.jpg"]

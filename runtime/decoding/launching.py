@@ -140,9 +140,9 @@ class ForkServer:
             self._interpreter.channel.wait(_START_S)
             self._interpreter.channel.read(1)
         except (EOFError, OSError):
-            words = self._interpreter.last_words()
+            why = self._interpreter.last_words()
             self._interpreter.channel.close()
-            raise OSError(words) from None
+            raise OSError(why) from None
         self._interpreter.settle()
         self._listener = threading.Thread(target=self._listen, name="decoders-forks", daemon=True)
         try:
