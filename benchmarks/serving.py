@@ -4,6 +4,7 @@ The direct loop is a process that searches for one picture after the other, from
 the server, on the same cores. Every answer is compared with the direct loop's.
 
     python benchmarks/serving.py --model pretrained-int8 --data tiny-imagenet-subset.zip
+    python benchmarks/serving.py --data photos/clothing --other ../older/.venv/bin    with a server of another version
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Way:
 
     name: str
     options: tuple[str, ...] = ()
+    scripts: Path = SCRIPTS
 
 
 WAYS = (Way("batching"), Way("no batching", ("--batch-size", "1")))
@@ -70,7 +72,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000, help="of a measurement")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--other", type=Path, metavar="BIN", help="where the commands of another version are installed")
     arguments = parser.parse_args()
+    ways = WAYS if arguments.other is None else (*WAYS[:1], Way("other version", scripts=arguments.other))
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as running:
         gallery = write_pictures(arguments.data, Path(scratch) / "photos", "val", arguments.gallery)
         queries = write_pictures(arguments.data, Path(scratch) / "queries", "train", arguments.requests)
@@ -78,7 +82,7 @@ def main() -> None:
         model = str(find_model(arguments.model))
         sync = ["sync", str(Path(scratch) / "photos"), "--index", str(index), "--model", model]
         subprocess.run([str(SCRIPTS / "deeprank-index"), *sync], check=True, capture_output=True)
-        ports = {way.name: running.enter_context(server(index, way.options)) for way in WAYS}
+        ports = {way.name: running.enter_context(server(index, way)) for way in ways}
         names = Path(scratch) / "names"
         names.write_text("\n".join(map(str, queries)))
         measure(index, names, queries, ports, arguments.clients, arguments.rounds)
@@ -135,9 +139,9 @@ def direct_loop(index: Path, names: Path) -> dict[str, list[float]]:
 
 
 @contextlib.contextmanager
-def server(index: Path, options: Sequence[str]) -> Iterator[int]:
+def server(index: Path, way: Way) -> Iterator[int]:
     """Run the command, and give its port."""
-    command = [str(SCRIPTS / "deeprank-serve"), "--index", str(index), "--port", "0", *options]
+    command = [str(way.scripts / "deeprank-serve"), "--index", str(index), "--port", "0", *way.options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:

@@ -46,8 +46,11 @@ __all__ = [
     "Picture",
     "PictureRule",
     "PictureSource",
+    "decoding_budget",
     "load_picture",
     "load_thumbnail",
+    "name_of",
+    "naming",
     "opened_picture",
 ]
 
@@ -153,8 +156,8 @@ def load_thumbnail(source: PictureSource, most: int, *, max_pixels: int = DEFAUL
 
 def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -> Picture:
     """Open, check and decode a picture, of which ``needed`` pixels a side are wanted, and make it small."""
-    name = _name_of(source)
-    with opened_picture(source, name) as image, _naming(name, image.format):
+    name = name_of(source)
+    with opened_picture(source, name) as image, naming(name, image.format):
         full = image.size
         extent = _drafted(image, needed)
         needs = _decoding_bytes(image)
@@ -181,7 +184,7 @@ def _decoding(needs: int) -> Iterator[None]:
         MemoryError: there is not enough, whatever the decoder says.
 
     """
-    with _DECODING.reserve(needs):
+    with decoding_budget.reserve(needs):
         try:
             yield
         except (PictureError, MissingEnd):
@@ -193,8 +196,12 @@ def _decoding(needs: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _naming(name: str, image_format: str | None) -> Iterator[None]:
+def naming(name: str, image_format: str | None) -> Iterator[None]:
     """Turn all that reading a file can raise into a PictureError with the name of the file.
+
+    Args:
+        name: of the file, as it can be shown.
+        image_format: None: not known yet.
 
     Damaged files make Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, IndexError, ...):
     whatever it was, this picture cannot be read and the next one can.
@@ -225,7 +232,8 @@ def _naming(name: str, image_format: str | None) -> Iterator[None]:
         raise PictureError(f"{name} {found}", kind=found.kind, short=found.short) from error
 
 
-def _name_of(source: PictureSource) -> str:
+def name_of(source: PictureSource) -> str:
+    """Return what sentences call a picture: its path as it can be shown, or "the picture"."""
     if isinstance(source, str | Path):
         return display_path(source)
     name = getattr(source, "name", None)
@@ -241,7 +249,7 @@ def opened_picture(source: PictureSource, name: str) -> Iterator[Image.Image]:
 
     """
     with contextlib.ExitStack() as stack:
-        with _naming(name, None):
+        with naming(name, None):
             file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | Path) else source
             stack.enter_context(_WHOLE_FILES.reserve(bytes_held(file)))
             image = stack.enter_context(open_image(file))
@@ -396,6 +404,7 @@ def _over_white(image: Image.Image, frame: tuple[int, int, int, int]) -> Image.I
     return white
 
 
+# A process that decodes for another one puts that one's budget here.
+decoding_budget = ByteBudget(_MOST_DECODING_BYTES)
 # A file that is held waits for memory to decode in, never the other way round.
-_DECODING = ByteBudget(_MOST_DECODING_BYTES)
 _WHOLE_FILES = ByteBudget(MOST_BYTES_HELD)

@@ -45,10 +45,16 @@ class ByteBudget:
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def reserve(self, size: int) -> Iterator[None]:
-        """Wait until ``size`` bytes fit, or until nothing else is being done."""
+    def reserve(self, size: int, timeout: float | None = None) -> Iterator[None]:
+        """Wait until ``size`` bytes fit, or until nothing else is being done.
+
+        Raises:
+            TimeoutError: they did not within so many seconds.
+
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._in_use == 0 or self._in_use + size <= self._limit)
+            if not self._changed.wait_for(lambda: self._in_use == 0 or self._in_use + size <= self._limit, timeout):
+                raise TimeoutError
             self._in_use += size
         try:
             yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ DAMAGED = (
     zipfile.LargeZipFile,
     zlib.error,
     struct.error,
+    tokenize.TokenError,  # of a header, in which numpy looks for numbers of Python 2
     EOFError,
     KeyError,
     MemoryError,

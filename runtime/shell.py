@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
@@ -19,11 +20,16 @@ def pip(*words: str) -> str:
 
     An environment without pip gets a command that brings it first.
     """
-    from importlib.util import find_spec
-
     python = shell_word(sys.executable or "python")
     command = " ".join([python, "-m", "pip", *map(shell_word, words)])
-    return command if find_spec("pip") is not None else f"{python} -m ensurepip && {command}"
+    return command if _has_pip() else f"{python} -m ensurepip && {command}"
+
+
+@functools.cache  # a decoding process may open no file later
+def _has_pip() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("pip") is not None
 
 
 def install_extra(extra: str) -> str:

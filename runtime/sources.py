@@ -211,14 +211,19 @@ class ZipSource:
         with contextlib.ExitStack() as stack:
             deflated = info.compress_type in _BOUNDED
             stack.enter_context(_HELD.reserve(info.file_size if deflated else info.file_size + _BLOCK_BYTES))
+            content, fault = b"", ""
             try:
                 with self._zip.open(info) as member:
                     content = _announced(member, info)
             except Exception as error:  # zlib.error, lzma.LZMAError and the like have no common base
-                raise OSError(f"damaged zip member ({error})") from None
-            if len(content) < info.file_size:
-                raise OSError(f"damaged zip member (it has {len(content):,} bytes, not {info.file_size:,})")
-            return _Member(content, path, stack.pop_all())
+                fault = str(error)
+            if not fault and len(content) < info.file_size:
+                fault = f"it has {len(content):,} bytes, not {info.file_size:,}"
+            if not fault:
+                return _Member(content, path, stack.pop_all())
+        # Errors are kept, and what they were raised in with them: nothing of the member may be.
+        del content
+        raise OSError(f"damaged zip member ({fault})")
 
 
 def _announced(member: IO[bytes], info: zipfile.ZipInfo) -> bytes:

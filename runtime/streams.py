@@ -119,7 +119,8 @@ def _picture(read: Callable[[T], Picture], item: T) -> Picture | PictureError:
     try:
         return read(item)
     except PictureError as error:
-        return error
+        # Errors may be kept until all pictures are read. What this one was raised in holds the file and its pixels.
+        return PictureError(str(error), kind=error.kind, short=error.short)
 
 
 def _split(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -32,6 +33,8 @@ from deeprank.runtime.errors import DecodersBusyError, DecodersFailedError, Pict
 from deeprank.runtime.images import PictureRule, load_picture, load_thumbnail
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.pictures.heif import DECODERS
+from deeprank.runtime.shell import pip
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "attack"))
 from decoding_pool import interlaced_png
@@ -195,10 +198,11 @@ def test_idle_workers_that_are_killed_are_replaced_before_they_are_missed() -> N
     with DecodingPool(2) as pool:
         for _ in range(5):
             pool.load_picture(io.BytesIO(picture()), RULE)
-            for pid in pool.pids():
+            pids = pool.pids()
+            for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: not any(map(lives, pids)) if (pids := pool.pids()) else True, "their end")
+            wait_for(lambda pids=pids: not any(map(lives, pids)), "their end")
             assert pool.load_picture(io.BytesIO(picture()), RULE).shape == (64, 64, 3)
 
 
@@ -211,6 +215,58 @@ def test_the_process_that_forks_is_replaced() -> None:
         wait_for(lambda: not lives(pid), "its end")
         wait_for(lambda: pool.pids() and all(map(lives, pool.pids())), "other workers")
         assert pool.load_picture(io.BytesIO(picture()), RULE).shape == (64, 64, 3)
+
+
+def test_processes_that_fork_leave_nothing_behind() -> None:
+    with DecodingPool(2) as pool:
+        counts = []
+        for _ in range(4):
+            wait_for(lambda: len(pool.pids()) == 2, "the workers")
+            pool.load_picture(io.BytesIO(picture()), RULE)
+            counts.append(len(list(Path("/proc/self/fd").iterdir())))
+            (pid,) = {int(Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[1]) for each in pool.pids()}
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "that it is reaped")
+        assert max(counts) - counts[0] <= 1, counts
+
+
+def test_a_picture_whose_workers_are_killed_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the system, say, because they take more than the container has."""
+    killed = []
+    decode = DecodingProcess.decode
+
+    def decode_and_die(self: DecodingProcess, *words: Any) -> Any:
+        killed.append(self.pid)
+        os.kill(self.pid, signal.SIGKILL)
+        wait_for(lambda: not lives(self.pid), "its end")
+        return decode(self, *words)
+
+    with DecodingPool(2) as pool:
+        monkeypatch.setattr(DecodingProcess, "decode", decode_and_die)
+        with pytest.raises(PictureError, match="the system ended the process"):
+            pool.load_picture(io.BytesIO(picture()), RULE)
+        assert len(killed) <= 2
+        monkeypatch.undo()
+        assert pool.load_picture(io.BytesIO(picture()), RULE).shape == (64, 64, 3)
+
+
+def test_pictures_that_wait_for_memory_hold_no_worker(slow: bytes) -> None:
+    with DecodingPool(2) as pool, ThreadPoolExecutor(8) as threads:
+        large = [threads.submit(pool.load_picture, io.BytesIO(slow), RULE) for _ in range(5)]
+        wait_for(lambda: busiest(pool.pids(), 0.1), "a worker at work")
+        assert pool.load_picture(io.BytesIO(picture()), RULE).shape == (64, 64, 3)
+        assert sum(each.done() for each in large) <= 2
+        assert all(each.result().shape == (64, 64, 3) for each in large)
+
+
+def test_a_missing_decoder_is_named_as_it_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in DECODERS:
+        (tmp_path / f"{name}.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = min((Path(__file__).parent / "heic").glob("*.heic"))
+    with DecodingPool(2) as pool, pytest.raises(PictureError) as refused:
+        pool.load_picture(file, RULE)
+    assert str(refused.value).endswith(pip("install", "pi-heif"))
 
 
 @pytest.mark.parametrize("watched", [False, True], ids=["limited by the system", "looked at"])
@@ -267,7 +323,7 @@ def test_slow_pictures_hold_up_nobody(slow: bytes) -> None:
 
 def test_more_slow_pictures_than_can_wait_are_told_to_come_again(slow: bytes) -> None:
     with DecodingPool(2, slow=1, limits=DecodingLimits(quantum_s=0.05)) as pool, ThreadPoolExecutor(16) as threads:
-        answers = [threads.submit(pool.load_picture, io.BytesIO(slow), RULE) for _ in range(12)]
+        answers = [threads.submit(pool.load_picture, io.BytesIO(slow), RULE, grows=False) for _ in range(12)]
         errors = [answer.exception() for answer in answers]
     assert any(isinstance(error, DecodersBusyError) for error in errors)
     assert any(error is None for error in errors)

@@ -73,6 +73,15 @@ def test_nothing_but_bad_pictures(embedder: Embedder, tmp_path: Path) -> None:
     assert all(isinstance(result, PictureError) for _, result in embedder.stream(bad, embedder.load))
 
 
+def test_errors_that_are_kept_keep_no_pictures(embedder: Embedder, tmp_path: Path) -> None:
+    paths, _ = pictures(tmp_path, 9)
+    for path in paths[3:6]:
+        path.write_bytes(path.read_bytes()[:-40])
+    errors = [found for _, found in embedder.stream(paths, embedder.load) if isinstance(found, PictureError)]
+    assert [error.kind for error in errors] == ["damaged"] * 3
+    assert all(error.__traceback__ is error.__cause__ is error.__context__ is None for error in errors)
+
+
 def test_an_unexpected_error_is_not_swallowed(embedder: Embedder) -> None:
     def read(_: int) -> np.ndarray:
         raise ZeroDivisionError

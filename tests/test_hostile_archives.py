@@ -39,8 +39,9 @@ def load(sample):
     try:
         with sample.open() as file:
             load_picture(file, PictureRule(32))
-    except PictureError:
-        pass
+    except PictureError as error:
+        kept.append(error)  # as commands do until their end
+kept = []
 try:
     dataset = open_dataset(sys.argv[1])
     with ThreadPoolExecutor(8) as pool:

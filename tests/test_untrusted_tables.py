@@ -96,6 +96,9 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "texts of 4 GB each": lambda path: packed(path, {"labels": header((COUNT,), "<U1000000000")}),
     "objects": lambda path: packed(path, {"labels": header((COUNT,), "|O") + b"cos\nsystem\n(S'true'\ntR."}),
     "one that is compressed by other means": lambda path: packed(path, {}, zipfile.ZIP_LZMA),
+    "a header that opens a bracket": lambda path: packed(
+        path, {"vectors": b"\x93NUMPY\x01\x00\x40\x00{'descr': '<f4', 'shape': (4L," + b" " * 64}
+    ),
     "no zip": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(1000)),
     "no arrays": lambda path: zipfile.ZipFile(path, "w").close(),
     "a header that never ends": lambda path: packed(

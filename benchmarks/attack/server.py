@@ -137,7 +137,8 @@ class Server:
             some = each[begin : begin + at_once]
             await asyncio.gather(*(_exchange(port, pieces, replies, patience) for pieces in some))
         for body in list(replies.bodies):
-            if found := re.search(rb'"id":\s*(\d+)', body):
+            # Of a picture that was added; hits of a search have ids, too.
+            if b'"created":' in body and (found := re.search(rb'"id":\s*(\d+)', body)):
                 for method, rest in ((b"GET", b"/thumbnail"), (b"DELETE", b"")):
                     head = self._head(method, b"/v1/items/" + found[1] + rest)
                     await _exchange(port, iter([head + b"Content-Length: 0\r\n\r\n"]), replies, _REPLY_S)

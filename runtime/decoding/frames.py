@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Mapping, Sequence
@@ -144,6 +145,18 @@ class Channel:
         if not isinstance(values, dict):
             raise FrameError("no object")
         return values
+
+    def wait(self, seconds: float) -> None:
+        """Wait until there is something to read.
+
+        Raises:
+            TimeoutError: there is nothing within this time.
+
+        """
+        ready = select.poll()  # select takes no descriptor above 1023, and a server has many
+        ready.register(self._receiving, select.POLLIN)
+        if not ready.poll(1000 * seconds):
+            raise TimeoutError("no answer")
 
     def read(self, size: int) -> bytes:
         """Return exactly so many bytes.

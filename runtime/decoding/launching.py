@@ -40,7 +40,7 @@ _SETTINGS = {
 # A process id, and how it ended as ``os.waitstatus_to_exitcode`` says, or that it was started.
 EXITED = struct.Struct("!ii")
 STARTED = 1 << 16
-_START_S = 60.0
+_START_S, _FORK_S = 60.0, 10.0
 _LONGEST_TEXT = 2000
 
 
@@ -127,7 +127,7 @@ class ForkServer:
         """Start it, and wait until it is ready.
 
         Raises:
-            OSError: it cannot be started; the message says why.
+            OSError, RuntimeError: it cannot be started; the message says why.
 
         """
         self._interpreter = Interpreter("forks", *words)
@@ -137,11 +137,21 @@ class ForkServer:
         self._alive: set[int] = set()
         self.is_over = False
         try:
+            self._interpreter.channel.wait(_START_S)
             self._interpreter.channel.read(1)
         except (EOFError, OSError):
-            raise OSError(self._interpreter.last_words()) from None
+            words = self._interpreter.last_words()
+            self._interpreter.channel.close()
+            raise OSError(words) from None
         self._interpreter.settle()
-        threading.Thread(target=self._listen, name="decoders-forks", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="decoders-forks", daemon=True)
+        try:
+            self._listener.start()
+        except RuntimeError:
+            self._interpreter.process.kill()
+            self._interpreter.process.wait()
+            self._interpreter.channel.close()
+            raise
 
     def fork(self) -> tuple[Process, Channel]:
         """Start a worker.
@@ -154,10 +164,13 @@ class ForkServer:
         with ours, theirs:
             self._interpreter.channel.send({}, [theirs.fileno()])
             with self._changed:
-                self._changed.wait_for(lambda: self._started or self.is_over, _START_S)
-                if not self._started:
-                    raise OSError("the process that forks the others has ended")
-                pid = self._started.popleft()
+                self._changed.wait_for(lambda: self._started or self.is_over, _FORK_S)
+                started = bool(self._started)
+                pid = self._started.popleft() if started else 0
+            if not started:
+                # What it may say later would be taken for the answer to another question.
+                self._interpreter.process.kill()
+                raise OSError("the process that forks the others does not answer")
             if pid <= 0:
                 raise OSError("the system starts no more processes")
             descriptor = ours.detach()
@@ -178,8 +191,7 @@ class ForkServer:
         """End it, and all workers with it."""
         self._interpreter.process.kill()
         self._interpreter.process.wait()
-        with self._changed:
-            self._changed.wait_for(lambda: self.is_over)
+        self._listener.join()
         self._interpreter.channel.close()
 
     def _listen(self) -> None:

@@ -26,7 +26,19 @@ from ..text import printable
 from .frames import Answer, Channel, Code, FrameError
 from .launching import Process
 
-__all__ = ["DecodingProcess", "Job", "OutOfMemory", "file_of", "resident_bytes"]
+__all__ = [
+    "IDLE_BYTES",
+    "DecodingLimits",
+    "DecodingProcess",
+    "Job",
+    "OutOfMemory",
+    "file_of",
+    "refusal",
+    "resident_bytes",
+]
+
+# About what a worker takes while it does nothing.
+IDLE_BYTES = 80_000_000
 
 _LOW_PRIORITY = 10
 _LONGEST_TEXT = 2000
@@ -34,6 +46,24 @@ _LONGEST_TEXT = 2000
 _MAX_NEEDS = 4
 # A process that closed its line ends by itself within this time, or is made to.
 _END_S = 1.0
+
+
+@dataclass(frozen=True)
+class DecodingLimits:
+    """What one picture may take.
+
+    Attributes:
+        memory: bytes, above those of a worker that does nothing; the file counts as well.
+        cpu_s: seconds of the processor.
+        wall_s: seconds by the clock.
+        quantum_s: seconds after which a picture counts as slow.
+
+    """
+
+    memory: int = 512_000_000
+    cpu_s: int = 20
+    wall_s: float = 60.0
+    quantum_s: float = 0.5
 
 
 class OutOfMemory(Exception):  # noqa: N818 - a refusal to be put into words
@@ -145,7 +175,7 @@ class DecodingProcess:
 
         Args:
             job: the picture.
-            grant: told the bytes that decoding takes; waits until they can be had, and returns the limit.
+            grant: told the bytes that decoding takes; returns the limit, or raises what this method then does.
 
         Raises:
             PictureError: it cannot be decoded.
@@ -219,7 +249,8 @@ class DecodingProcess:
             try:
                 status = self._process.wait(_END_S)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                with contextlib.suppress(OSError):
+                    self._process.kill()
                 status = self._process.wait()
             self._channel.close()
             self._status = self._killed or _reason(status)
@@ -297,3 +328,55 @@ def resident_bytes(pid: int) -> int:
         command = ["ps", "-o", "rss=", "-p", str(pid)]
         return int(subprocess.run(command, capture_output=True, timeout=5).stdout) * 1024
     return 0
+
+
+def refusal(job: Job, reason: str, memory: int, wall_s: float) -> PictureError:
+    """Return the error of a picture that was not decoded to its end.
+
+    Args:
+        job: the picture.
+        reason: why: "memory", "time", "late", "killed", and all else stands for a crash.
+        memory: the limit of bytes, the file included.
+        wall_s: the limit of time by the clock.
+
+    """
+    if reason == "memory" and not job.grows:
+        reason = "bounded"
+    sentence, kind, short = _REFUSALS[reason if reason in _REFUSALS else "crash"]
+    values = {"memory": f"{memory / 1e6:,.0f} MB", "cpu": job.cpu_s, "wall": f"{wall_s:g}"}
+    return PictureError(f"{job.name} {sentence.format(**values)}", kind=kind, short=short.format(**values))
+
+
+_REFUSALS: dict[str, tuple[str, PictureProblem, str]] = {
+    "bounded": (
+        "takes more than {memory} of memory to decode; make it smaller, save it as a plain JPEG or PNG, or raise the "
+        "limit (--max-decoding).",
+        "too large",
+        "takes more than {memory} to decode",
+    ),
+    "memory": (
+        "takes more than {memory} of memory to decode; make it smaller, or save it as a plain JPEG or PNG.",
+        "too large",
+        "takes more than {memory} to decode",
+    ),
+    "time": (
+        "takes more than {cpu} seconds to decode; make it smaller, or save it as a plain JPEG or PNG.",
+        "too large",
+        "takes more than {cpu} seconds to decode",
+    ),
+    "late": (
+        "was not decoded within {wall} seconds; try again when the machine has less to do.",
+        "unreadable",
+        "was not decoded in time",
+    ),
+    "killed": (
+        "was not decoded, because the system ended the process that did; try again.",
+        "unreadable",
+        "its decoding was ended by the system",
+    ),
+    "crash": (
+        "made its decoder fail, so it is damaged; save it anew, or leave it out.",
+        "damaged",
+        "made its decoder fail",
+    ),
+}

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from .. import images
+from .. import images, shell
 from ..errors import PictureError
 from ..images import ByteBudget, Picture, PictureRule, load_picture, load_thumbnail
 from ..pictures.faults import fault_of_machine
@@ -34,7 +34,7 @@ __all__ = ["main"]
 
 _DECODERS = (
     *("pictures.jpeg", "pictures.png", "pictures.gif", "pictures.bmp", "pictures.tiff", "pictures.webp"),
-    *("pictures.heif", "pictures.exif", "console", "shell"),
+    *("pictures.heif", "pictures.exif", "console"),
 )
 # Threads of a decoder that has some: on a machine of many cores, their stacks alone would pass the limit of memory.
 _THREADS = 4
@@ -148,6 +148,11 @@ class Limits:
         if self.base:
             self._set("RLIMIT_AS", self.base + memory)
 
+    def lift(self) -> None:
+        """Let this process take what it needs to answer, and to receive the next picture."""
+        if self.base:
+            self._set("RLIMIT_AS", sys.maxsize)
+
     def start_clock(self, seconds: int) -> None:
         """Let this picture take so many seconds of the processor."""
         with contextlib.suppress(ImportError):
@@ -183,27 +188,37 @@ def _serve_one(channel: Channel, limits: Limits, shared: bool) -> bool:
     try:
         limits.take(request["memory"])
         limits.start_clock(request["cpu_s"])
-        images._DECODING = _Granted(channel, limits) if request["grows"] else ByteBudget(sys.maxsize)
-        with _opened(request, descriptors[0]) if shared else _received(request, channel) as file:
-            picture = _decoded(request, file)
-    except PictureError as error:
-        last = limits.has_grown()
-        refusal = _refusal(error, out_of_memory=fault_of_machine(error) == "not enough memory")
-        channel.answer(Answer(Code.REFUSED, last, size=len(refusal)), refusal)
-    else:
-        last = limits.has_grown()
-        height, width = picture.shape[:2]
-        answer = Answer(Code.PICTURE, last, height, width, picture.nbytes)
-        if shared:
-            with mmap.mmap(descriptors[1], picture.nbytes) as place:
-                place[:] = picture.tobytes()
-            channel.answer(answer)
+        images.decoding_budget = _Granted(channel, limits) if request["grows"] else ByteBudget(sys.maxsize)
+        result: Picture | bytes
+        try:
+            with _opened(request, descriptors[0]) if shared else _received(request, channel) as file:
+                result = _decoded(request, file)
+        except PictureError as error:
+            result = _refusal(error, out_of_memory=fault_of_machine(error) == "not enough memory")
+        except MemoryError as error:  # there was none left to say so
+            result = _refusal(PictureError(str(error)), out_of_memory=True)
+        limits.lift()
+        last = limits.has_grown()  # without what an error had held
+        if isinstance(result, bytes):
+            channel.answer(Answer(Code.REFUSED, last, size=len(result)), result)
         else:
-            channel.answer(answer, picture.tobytes())
+            _give(channel, result, descriptors[1] if shared else None, last)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
     return last
+
+
+def _give(channel: Channel, picture: Picture, place: int | None, last: bool) -> None:
+    """Answer with pixels: in memory of the parent, or where that cannot be shared, behind the answer."""
+    height, width = picture.shape[:2]
+    answer = Answer(Code.PICTURE, last, height, width, picture.nbytes)
+    if place is None:
+        channel.answer(answer, picture.tobytes())
+        return
+    with mmap.mmap(place, picture.nbytes) as pixels:
+        pixels[:] = picture.tobytes()
+    channel.answer(answer)
 
 
 def _decoded(request: dict[str, Any], file: IO[bytes]) -> Picture:
@@ -262,7 +277,7 @@ class _Granted(ByteBudget):
         self._limits = limits
 
     @contextlib.contextmanager
-    def reserve(self, size: int) -> Iterator[None]:
+    def reserve(self, size: int, timeout: float | None = None) -> Iterator[None]:
         """Wait until the parent grants so many bytes; it takes them back at the end of this picture."""
         if size > _SMALL:
             self._channel.answer(Answer(Code.NEEDS, size=size))
@@ -283,6 +298,7 @@ def _import_decoders() -> None:
     for name in ("PIL._webp", "PIL._avif", "_pi_heif", "_pillow_heif"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    shell.pip("install")  # of a decoder that is missing; it looks for pip
     _use_decoders()
 
 

@@ -95,8 +95,7 @@ class Engine:
         self._failure: str | None = None
         cores = usable_cores()
         # They wait for the processes, where pictures that take long wait for each other as well.
-        decoders = self._decoders.workers + self._decoders.max_slow + self._decoders.max_parked
-        self._decoding = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
+        self._decoding = ThreadPoolExecutor(self._decoders.most_at_a_time, thread_name_prefix="decode")
         # Thumbnails of large pictures take seconds; what only looks something up does not wait for them.
         self._reading = ThreadPoolExecutor(cores, thread_name_prefix="read")
         self._showing = ThreadPoolExecutor(cores, thread_name_prefix="show")

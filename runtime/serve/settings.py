@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..decoding.pool import default_decoders
+from ..decoding.workers import default_decoders
 from ..devices import Device
 from ..errors import ServerError
 from ..images import DEFAULT_MAX_PIXELS

@@ -99,6 +99,8 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
 _MAX_FAULTS = 20
 _STACK = 1 << 23
 _STACK_A_PAGE = 1_024
+# Bytes of memory that it may hold; the check of an index holds a page a level, and a bit of each page.
+_MAX_HEAP = 1 << 28
 
 # More objects than ours are not looked at, nor is more of their names shown.
 _MAX_OBJECTS = 100
@@ -361,8 +363,12 @@ def page_faults(connection: Connection, database: Path) -> list[str]:
             faults.extend(message for (message,) in rows if message != "ok")
         except sqlite3.Error as error:
             faults.append(str(error))
+        except MemoryError:
+            faults.append("pages that lead to each other more deeply than those of any index")
 
     with guarded(database):
+        # It holds every page that it came through: a database as deep as it is large would be held whole.
+        connection.execute(f"PRAGMA hard_heap_limit = {_MAX_HEAP}")
         pages = size // int(connection.execute("PRAGMA page_size").fetchone()[0])
     connection.allow_whole_values(size)
     before = threading.stack_size(_STACK + _STACK_A_PAGE * pages)
