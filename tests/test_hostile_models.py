@@ -1068,3 +1068,17 @@ def test_a_file_of_another_user(tmp_path: Path) -> None:
     ran = as_another_user(f"try: Embedder({str(path)!r})\nexcept Exception as error: print(type(error), error)")
     assert "ModelFileError" in ran.stdout, ran
     assert "m.onnx cannot be read (Permission denied)." in ran.stdout
+
+
+def test_a_small_model_takes_no_memory_from_a_large_one() -> None:
+    """What sessions may take together grows with the largest file of a process, and never shrinks."""
+    code = (
+        "import onnxruntime as ort\n"
+        "from deeprank.runtime import devices\n"
+        "limits, register, devices._memory = [], ort.create_and_register_allocator, lambda: 2**40\n"
+        "ort.OrtArenaCfg = lambda limit, *more, make=ort.OrtArenaCfg: limits.append(limit) or make(limit, *more)\n"
+        "for size in (20, 400, 20, 400, 900):\n"
+        "    devices.limit_memory(ort.SessionOptions(), size * 2**20)\n"
+        "assert len(limits) == 3 and limits == sorted(limits), limits\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

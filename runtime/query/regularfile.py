@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
+
+from ..files import NotRegularError, open_regular
 
 if TYPE_CHECKING:
     from ..index.search.hit import Content
@@ -32,15 +33,12 @@ def opened(path: str, content: Content | None = None) -> Iterator[IO[bytes]]:
 
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - text that need not be UTF-8
-            raise SourceError("it is not a regular file")
-        # It may have become a pipe just now.
-        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+        file = open_regular(path, follow_links=True)
+    except NotRegularError:
+        raise SourceError("it is not a regular file") from None
     except OSError as error:
         raise SourceError(error.strerror or str(error)) from None
     with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise SourceError("it is not a regular file")
         if content is not None and not _holds(file, content):
             raise SourceError("it is not what was indexed any more; sync its folder again")
         yield file

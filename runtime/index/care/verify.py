@@ -37,7 +37,7 @@ from ..database.store import Store
 from ..database.writer import locked, open_writer
 from ..files import DATABASE, GRAPH, MODEL, UPLOADS, disk_errors, permissions_of, put_copy
 from ..folders.sync import open_embedder, sync_planned
-from ..graph.file import GraphFile, GraphUnusableError, open_graph
+from ..graph.file import GraphFile, GraphUnusableError, VectorComparison, open_graph
 from ..graph.update import update_graph
 from ..transfer.matching import find_matching_model
 from ..uploads.files import problem_of, upload_items, uploads_of
@@ -47,8 +47,6 @@ __all__ = ["VerifyReport", "verify"]
 
 # Damaged items that are named one by one.
 _MOST_NAMED = 10_000
-# Vectors of the graph that are compared with the database's at a time.
-_COMPARED_AT_A_TIME = 1024
 # A writer renames a new graph a moment before it commits which one it is.
 _ATTEMPTS = 10
 _PAUSE_S = 0.1
@@ -222,7 +220,7 @@ def _check(store: Store, graph: _OpenGraph) -> _Findings:
         found.database.append("the row that describes the index is damaged")
         return found
     uploads = next((root for root, path in roots.items() if path == os.fsencode(UPLOADS)), None)
-    comparison = None if graph.file is None else _Comparison(graph.file)
+    comparison = None if graph.file is None else VectorComparison(graph.file)
     ids = _check_items(store, meta, roots, found, uploads, comparison)
     if found.database:
         _name_lost(store, meta, roots, ids, found)
@@ -292,43 +290,13 @@ def _meta(store: Store) -> Meta | None:
     return None
 
 
-class _Comparison:
-    """Compares the vectors of a graph with those of the database, which whoever made both need not have made equal."""
-
-    def __init__(self, file: GraphFile) -> None:
-        self._differs = False
-        self._file = file
-        self._ids, self._places = file.places_of_items()
-        self._waiting: list[tuple[int, bytes]] = []
-
-    def add(self, item: int, vector: bytes) -> None:
-        self._waiting.append((item, vector))
-        if len(self._waiting) == _COMPARED_AT_A_TIME:
-            self.finish()
-
-    def finish(self) -> bool:
-        """Compare those that were added last, and tell whether any vector differs."""
-        if self._waiting and len(self._ids) and not self._differs:
-            self._compare()
-        self._waiting.clear()
-        return self._differs
-
-    def _compare(self) -> None:
-        ids = np.array([item for item, _ in self._waiting], dtype=np.int64)
-        vectors = np.frombuffer(b"".join(vector for _, vector in self._waiting), dtype="<f4").reshape(len(ids), -1)
-        at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        covered = self._ids[at] == ids
-        self._differs = bool((self._file.vectors[self._places[at[covered]]] != vectors[covered]).any())
-        self._file.release()
-
-
 def _check_items(
     store: Store,
     meta: Meta,
     roots: dict[int, bytes],
     found: _Findings,
     uploads: int | None,
-    comparison: _Comparison | None,
+    comparison: VectorComparison | None,
 ) -> set[int]:
     """Check every item and the sums over all of them; return the ids of the sound ones."""
     ids: set[int] = set()
@@ -355,7 +323,7 @@ def _check_items(
     return ids
 
 
-def _check_graph(graph: _OpenGraph, ids: set[int], found: _Findings, comparison: _Comparison | None) -> None:
+def _check_graph(graph: _OpenGraph, ids: set[int], found: _Findings, comparison: VectorComparison | None) -> None:
     if isinstance(graph.problem, IndexDamagedError):
         found.database.append("the row of the graph is damaged")
     elif graph.problem is not None:

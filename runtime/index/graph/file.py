@@ -21,10 +21,11 @@ from .backend import BACKENDS, DEFAULT_BACKEND, GraphUnusableError, Ids, VectorI
 from .copies import NO_IDS, VectorTable, decode_copies, elect, encode_copies, first_equal
 from .parameters import COPIES, plain_parameters, read_parameters, to_json
 
-__all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "Places", "open_graph"]
+__all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "Places", "VectorComparison", "open_graph"]
 
 Places = npt.NDArray[np.signedinteger]
 
+_COMPARED_AT_A_TIME = 1024
 # Where ids are at most this many times as many as the vectors, a table says where each lies.
 _SPARSEST_TABLE = 8
 
@@ -133,14 +134,6 @@ class GraphFile:
         ids = np.concatenate([nodes.more, nodes.ids[promoted]])
         return ids, made_for[np.concatenate([nodes.places, promoted])]
 
-    def places_of_items(self) -> tuple[Ids, Ids]:
-        """Return the ids of all items, int64 ``[n]``, ascending, and the place of the vector of each."""
-        nodes = self.nodes
-        own = np.arange(len(nodes.ids)) if nodes.live is None else np.flatnonzero(nodes.live)
-        ids, places = np.concatenate([nodes.ids[own], nodes.more]), np.concatenate([own, nodes.places])
-        order = np.argsort(ids, kind="stable")
-        return ids[order], places[order]
-
     def repeated(self) -> int:
         """Count the nodes of a vector that another node has: versions that made one for each item left such graphs."""
         if not self._is_old:
@@ -211,6 +204,41 @@ class Graph:
         assert self._order is not None
         places: Places = self._order[np.searchsorted(self._sorted, ids)]
         return places
+
+
+class VectorComparison:
+    """Compares the vectors of a graph with those of the database, which whoever made both need not have made equal."""
+
+    def __init__(self, file: GraphFile) -> None:
+        nodes = file.nodes
+        own = np.arange(len(nodes.ids)) if nodes.live is None else np.flatnonzero(nodes.live)
+        ids, places = np.concatenate([nodes.ids[own], nodes.more]), np.concatenate([own, nodes.places])
+        order = np.argsort(ids, kind="stable")
+        self._ids, self._places = ids[order], places[order]
+        self._file = file
+        self._differs = False
+        self._waiting: list[tuple[int, bytes]] = []
+
+    def add(self, item: int, vector: bytes) -> None:
+        """Compare the vector of an item, as the database keeps it, if the graph covers it."""
+        self._waiting.append((item, vector))
+        if len(self._waiting) == _COMPARED_AT_A_TIME:
+            self.finish()
+
+    def finish(self) -> bool:
+        """Tell whether any of those that were added differs."""
+        if self._waiting and len(self._ids) and not self._differs:
+            self._compare()
+        self._waiting.clear()
+        return self._differs
+
+    def _compare(self) -> None:
+        ids = np.array([item for item, _ in self._waiting], dtype=np.int64)
+        vectors = np.frombuffer(b"".join(vector for _, vector in self._waiting), dtype="<f4").reshape(len(ids), -1)
+        at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        covered = self._ids[at] == ids
+        self._differs = bool((self._file.vectors[self._places[at[covered]]] != vectors[covered]).any())
+        self._file.release()
 
 
 def _places(ids: Ids) -> Places | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from ...console import to_paste
 from ...errors import DataError, IndexStateError, QueryError
+from ...files import NotRegularError, open_regular
 from ...modelfile import open_model
 from ...pretrained import find_model
 from ...progress import StartProgress, start_nothing
@@ -139,9 +139,9 @@ def import_index(
     path, folder = Path(source), Path(index)
     check_free(folder)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting
-            raise DataError(f"{display_path(path)} is no regular file; expected an npz file.")
-        file = path.open("rb")
+        file = open_regular(path, follow_links=True)  # a pipe would keep us waiting
+    except NotRegularError:
+        raise DataError(f"{display_path(path)} is no regular file; expected an npz file.") from None
     except OSError as error:
         raise DataError(f"{display_path(path)} cannot be read ({error.strerror}); expected an npz file.") from None
     with file:
