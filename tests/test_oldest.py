@@ -51,6 +51,13 @@ def test_every_dependency_has_a_lower_bound() -> None:
         assert requirement.name == "deep-ranking" or any(one.operator == ">=" for one in requirement.specifier)
 
 
+def test_every_folder_of_modules_is_installed() -> None:
+    """A package that is not listed is there in a checkout, and missing everywhere else."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = [path.parent for part in PARTS for path in (ROOT / part).rglob("*.py")]
+    assert {f"deeprank.{folder.relative_to(ROOT).as_posix().replace('/', '.')}" for folder in folders} == set(listed)
+
+
 def pip(python: Path, *words: str, seconds: float = 240) -> subprocess.CompletedProcess[str]:
     command = [str(python), "-m", "pip", "--disable-pip-version-check", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
