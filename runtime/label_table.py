@@ -131,8 +131,18 @@ def read_label_table(path: Path) -> LabelTable:
         return parse_label_table(file if size else io.BytesIO(), path)
 
 
-def parse_label_table(file: IO[bytes], path: Path) -> LabelTable:
-    """Read an open file as :func:`read_label_table` does; ``path`` is how errors name it."""
+def parse_label_table(file: IO[bytes], path: Path, max_rows: int | None = None) -> LabelTable:
+    """Read an open file as :func:`read_label_table` does.
+
+    Args:
+        file: at its start.
+        path: how errors name it.
+        max_rows: the number of pictures that there are; None: it does not matter.
+
+    Raises:
+        DataError: as :func:`read_label_table`, or more than ``max_rows`` rows.
+
+    """
     rows: list[LabelRow] = []
     lines: dict[str, int] = {}
     columns: _Columns | None = None
@@ -143,6 +153,10 @@ def parse_label_table(file: IO[bytes], path: Path) -> LabelTable:
         if row.path in lines:
             what = f"{row.path!r} a second time (first in line {lines[row.path]}); expected each picture once"
             raise row_error(path, line, what)
+        if len(rows) == max_rows:  # a row takes fifty times the memory of its line
+            raise row_error(
+                path, line, f"more rows than the {max_rows:,} files of the data set; expected each picture once"
+            )
         lines[row.path] = line
         rows.append(row)
         boxes = boxes or all(_text(fields, name).lower() not in _EMPTY for name in _BOX)

@@ -91,7 +91,7 @@ def _metadata_rows(source: Source, root: str, pictures: Sequence[str]) -> Iterat
     for folder, split in _metadata_folders(root, pictures).items():
         path = f"{folder}{_METADATA}"
         if path in source.files and is_label_table(content := source.text(path)):
-            table = parse_label_table(io.BytesIO(content), source.path / path)
+            table = parse_label_table(io.BytesIO(content), source.path / path, max_rows=len(source.files))
             yield from (_TableRow(table.path, row, f"{folder}{row.path}", split) for row in table.rows)
 
 

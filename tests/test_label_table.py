@@ -1,10 +1,12 @@
 """Label tables in the dialects that people have: read right, or refused by the line."""
 
 import csv
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import DataError
 from deeprank.runtime.label_table import LabelRow, read_label_table
 
@@ -136,3 +138,14 @@ def test_empty_lines_are_skipped(tmp_path):
         read_label_table(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("path,label\n\n\na.jpg,cat\n\n" + "\n" * 1000)
     assert [row.path for row in read_label_table(tmp_path / "a.csv").rows] == ["a.jpg"]
+
+
+def test_a_table_in_a_data_set_names_no_more_pictures_than_there_are(tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("a.png", b"")
+        archive.writestr("b.png", b"")
+        archive.writestr(
+            "metadata.csv", "file_name,label\na.png,x\nb.png,x\n" + "".join(f"{n}.png,y\n" for n in range(9))
+        )
+    with pytest.raises(DataError, match="line 5: more rows than the 3 files of the data set"):
+        open_dataset(tmp_path / "data.zip")

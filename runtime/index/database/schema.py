@@ -156,9 +156,22 @@ def connect(database: Path, mode: str, **parameters: str) -> Connection:
     """Open a database of ours by URI (``mode`` is ro, rw or rwc), under the limits for what it may hold.
 
     What it holds is not compared: that is :func:`check_schema`.
+
+    Raises:
+        IndexStateError: it holds so many tables and views that SQLite would read them for minutes.
+
     """
     check_parts(database.parent)
     connection = open_limited(database, mode, **parameters)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:  # another one comes again where it is told
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            connection.close()
+            raise IndexStateError(
+                f"{display_path(database)} holds thousands of tables or views; expected those of an index. It cannot "
+                "be repaired: put a copy back, or make the index anew with deeprank-index sync."
+            ) from None
     connection.trust(size_of(database))
     return connection
 
