@@ -170,7 +170,7 @@ class ZipSource:
                 f"{display_path(path)} is not a zip that can be read ({error}); download or pack it again."
             ) from None
         self.path = path
-        members = [info for info in self._zip.infolist() if not info.is_dir() and not _is_hidden(info.filename)]
+        members = [info for info in self._zip.infolist() if _is_file(info.filename)]
         self.top = _common_top([info.filename for info in members])
         self._members: Mapping[str, zipfile.ZipInfo] = {info.filename.removeprefix(self.top): info for info in members}
         self.files = tuple(sorted(self._members))
@@ -250,6 +250,11 @@ class _Member(io.BytesIO):
     def close(self) -> None:
         super().close()
         self._place.close()
+
+
+def _is_file(name: str) -> bool:
+    """Tell whether a member is a file to be seen; some have no name at all."""
+    return bool(name) and not name.endswith("/") and not _is_hidden(name)
 
 
 def _check_directory_size(path: Path) -> None:

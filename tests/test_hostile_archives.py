@@ -139,3 +139,11 @@ def test_every_kind_stays_within_memory(kind: str, tmp_path: Path) -> None:
     for seed in range(3):
         archives.KINDS[kind](tmp_path / "data.zip", Random(seed))
         assert peak(tmp_path / "data.zip") < 1300 * MB
+
+
+def test_a_member_without_a_name_is_left_out(tmp_path: Path) -> None:
+    packer = Packer()
+    for name in ("train/cat/a.png", "train/cat/b.png", "train/dog/a.png", "train/dog/b.png", ""):
+        packer.add(name, PICTURE, crc=zlib.crc32(PICTURE))
+    packer.write(tmp_path / "data.zip")
+    assert len(open_dataset(tmp_path / "data.zip").train) == 4
