@@ -27,6 +27,18 @@ BIN = Path(sys.executable).parent
 
 FORKED = ("deeprank-train", "deeprank-export")
 
+# For a program in a process of its own: the most memory that it has had, in KB. What getrusage says begins with the
+# memory of the process that it was forked from, a worker of the tests with half a gigabyte.
+PEAK = """
+def peak():
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+    except OSError:
+        import resource
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+"""
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # What takes long is left to CI, so that to run all the others stays a habit.

@@ -18,7 +18,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from conftest import run_command
+from conftest import PEAK, run_command
 from tinymodel import write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import DataError, IndexDamagedError, IndexStateError, QueryError
@@ -52,8 +52,10 @@ FOUND = [
 ]
 
 # Reads everything that commands read of an index, and says how that ended.
-READING = """
-import json, resource, sys, time
+READING = (
+    PEAK
+    + """
+import json, sys, time
 from pathlib import Path
 from deeprank.runtime.errors import DeepRankError
 from deeprank.runtime.index import Index
@@ -76,9 +78,9 @@ for folder in map(Path, sys.argv[1:]):
         said = ""
     except DeepRankError as error:
         said = str(error)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(json.dumps([folder.parent.name, said, time.monotonic() - start, peak]), flush=True)
+    print(json.dumps([folder.parent.name, said, time.monotonic() - start, peak() >> 10]), flush=True)
 """
+)
 
 
 def limited() -> None:

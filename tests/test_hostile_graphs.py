@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "attack")]
+BENCHMARKS = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "attack")]
+sys.path[:0] = BENCHMARKS
 
 import graph_check  # noqa: E402
 import graphs  # noqa: E402
@@ -116,7 +117,7 @@ def limited() -> None:
 
 def attempts(made: Path, folders: list[Path]) -> list[dict]:
     """Let a process under limits search, examine and add to each index, and return what it said."""
-    path = os.pathsep.join(sys.path[:2])
+    path = os.pathsep.join(BENCHMARKS)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ATTEMPT, str(made / "queries.npy")],
         input="".join(f"{folder}\n" for folder in folders),

@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from conftest import PEAK
 from onnx import TensorProto, helper, numpy_helper
 from tinymodel import as_another_user, open_the_way, write_model
 
@@ -39,7 +40,9 @@ SHIPPED = Path(__file__).parents[1] / "models/pretrained/model.onnx"
 
 # Forks for each job (a file, or many variants of one that are tried in turn); dies of nothing that a file does. What
 # ends within seconds is not given the minutes that a slow box may need, nor half of the memory of this one.
-OPENER = """
+OPENER = (
+    PEAK
+    + """
 import json, os, resource, signal, sys, time
 import numpy, onnxruntime
 from pathlib import Path
@@ -47,9 +50,6 @@ from deeprank.runtime import devices, embedder, modelfile
 from deeprank.runtime.errors import ModelFileError
 
 modelfile._OPENING_SECONDS, embedder._SECONDS_PER_PICTURE, devices._memory = 2.0, 1.0, lambda: 2 * 2**30
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 def variants(job):
     if job.get("paths"):
@@ -88,7 +88,7 @@ def attempt(path, threads):
         said = "refused: " + str(error)
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
-    return {"opened": opened, "said": said, "seconds": time.monotonic() - start, "grown": peak() - before}
+    return {"opened": opened, "said": said, "seconds": time.monotonic() - start, "grown": (peak() - before) * 1024}
 
 for number, job in enumerate(json.load(sys.stdin)):
     out, err = (os.path.join(sys.argv[1], f"{number}.{name}") for name in ("out", "err"))
@@ -105,6 +105,7 @@ for number, job in enumerate(json.load(sys.stdin)):
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+)
 
 
 @dataclass(frozen=True)
@@ -567,14 +568,14 @@ def test_a_batch_that_does_not_fit_is_run_in_halves(tmp_path: Path) -> None:
     constants = [sizes("one", 1), sizes("axis", 1), sizes("wide", 1, 2**21), tensor("none", 0)]
     path = write_changed(tmp_path / "m.onnx", adding(nodes, *constants))
     code = (
-        "import resource, sys, numpy\n"
+        f"{PEAK}import sys, numpy\n"
         "from deeprank.runtime import devices, embedder\n"
         "devices._memory = lambda: 2**29\n"
         "model = embedder.Embedder(sys.argv[1], device='cpu', threads=1)\n"
         "pictures = numpy.random.default_rng(0).integers(0, 256, (128, 8, 8, 3), dtype=numpy.uint8)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
         "together = model.embed_batch(pictures)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before >> 10)\n"
+        "print(peak() - before >> 10)\n"
         "alone = numpy.concatenate([model.embed_batch(picture[None]) for picture in pictures[::16]])\n"
         "print(abs(together[::16] - alone).max())\n"
     )

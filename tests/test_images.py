@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PEAK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -210,11 +211,11 @@ def test_a_bomb_is_refused_before_decoding(side: int, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(side))
     program = (
-        "import resource, sys; from deeprank.runtime.images import *; from deeprank.runtime.errors import *\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"{PEAK}import sys; from deeprank.runtime.images import *; from deeprank.runtime.errors import *\n"
+        "before = peak()\n"
         "try: load_picture(sys.argv[1], PictureRule(16))\n"
         "except PictureError as error: print(error)\n"
-        "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000\n"
+        "assert peak() - before < 20_000\n"
     )
     run = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

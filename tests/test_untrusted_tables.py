@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PEAK
 
 from deeprank.runtime.csvfile import csv_text, plain_text, written_rows
 from deeprank.runtime.datasets import DataSet, Sample
@@ -113,14 +114,14 @@ def test_a_hostile_reference_sample(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "model.reference.npz"
     HOSTILE[kind](path)
     code = (
-        "import resource, sys\n"
+        f"{PEAK}import sys\n"
         "from pathlib import Path\n"
         "from deeprank.runtime.errors import EvaluationError\n"
         "from deeprank.runtime.evaluate.reference import load_reference\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
         "try: load_reference(Path(sys.argv[1]), 8)\n"
         "except EvaluationError as error: print(error)\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)\n"
+        "print((peak() - before) >> 10)\n"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code, str(path)],
