@@ -82,6 +82,8 @@ def _changed_array(plain: bytes, chance: Random) -> bytes:
         return changed_payload(plain, chance)
     length = struct.unpack_from("<H", plain, 8)[0]
     header, body = plain[10 : 10 + length].decode("latin-1"), plain[10 + length :]
+    if "'descr': " not in header or "'shape': " not in header:
+        return plain  # changed before, so that it has none
     kind, shape = header.split("'descr': ")[1].split(",")[0], header.split("'shape': ")[1].partition(")")[0] + ")"
     action = chance.randrange(5)
     if action == 0:
