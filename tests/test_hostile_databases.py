@@ -12,6 +12,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from random import Random
@@ -512,3 +513,16 @@ def test_mutations_are_refused_or_answered(made: Path, tmp_path: Path, seed: int
     for folder in folders[::6]:
         with contextlib.suppress(IndexStateError):  # the number of the schema may have become any
             verify(folder)
+
+
+def test_verify_ends_soon_at_a_database_of_views_by_the_ten_thousand(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "index", tmp_path / "index")
+    with contextlib.closing(sqlite3.connect(tmp_path / "index" / "items.sqlite")) as connection:
+        connection.execute("PRAGMA writable_schema = 1")
+        rows = ((f"v{number}", f"v{number}", f"CREATE VIEW v{number} AS SELECT 1") for number in range(60_000))
+        connection.executemany("INSERT INTO sqlite_master VALUES ('view', ?, ?, 0, ?)", rows)
+        connection.commit()
+    start = time.process_time()
+    with pytest.raises(IndexStateError, match="holds thousands of tables or views"):
+        verify(tmp_path / "index", repair=True)
+    assert time.process_time() - start < 5
