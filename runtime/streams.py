@@ -120,7 +120,8 @@ def _picture(read: Callable[[T], Picture], item: T) -> Picture | PictureError:
         return read(item)
     except PictureError as error:
         # Errors may be kept until all pictures are read. What this one was raised in holds the file and its pixels.
-        return PictureError(str(error), kind=error.kind, short=error.short)
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        return error
 
 
 def _split(items: Iterable[T], size: int) -> Iterator[list[T]]:

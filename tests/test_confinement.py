@@ -35,7 +35,7 @@ attempts = {
     "change a mode": lambda: os.fchmod(0, 0o777),
     "reach a network": lambda: socket.socket(),
     "make a pair of sockets": lambda: socket.socketpair(),
-    "fork": lambda: os._exit(7) if os.fork() == 0 else None,
+    "fork": lambda: os._exit(7) if (child := os.fork()) == 0 else os.waitpid(child, 0),
     "start a program": lambda: os.execv("/bin/true", ["true"]),
     "signal the parent": lambda: os.kill(os.getppid(), 0),
     "own a descriptor's signals": lambda: fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid()),

@@ -214,7 +214,8 @@ def check_tried(made: Path, tmp_path: Path, every: int) -> None:
     for kind, work, seed, said, harmed in tried(made, tmp_path, every):
         assert not harmed, (kind, work, seed, said, harmed)
         assert not said.startswith("CRASH"), (kind, work, seed, said)
-        assert "damaged" not in said or "database" not in said or "hard link" in kind, (kind, work, seed, said)
+        if kind not in ("hard link", "one file under two names"):
+            assert "damaged" not in said or "database" not in said, (kind, work, seed, said)
         count += 1
     assert count >= len(folders.KINDS)
 

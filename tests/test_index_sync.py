@@ -150,6 +150,16 @@ def test_moved_and_copied_pictures_are_recognised_by_content(index: Path, photos
         assert opened.search(photos / "dogs" / "one.png", 1)[0].label == "dogs"
 
 
+def test_many_pictures_move_while_others_are_added(index: Path, photos: Path) -> None:
+    """More than fit into a batch: they are read by the threads of the pipeline."""
+    old = ids(index)
+    (photos / "cats").rename(photos / "kittens")
+    write_pictures(photos / "new", [f"{i}.png" for i in range(100)], 70_000)
+    assert counts(sync(index, [photos])) == (100, 0, 15, 0, 15)
+    in_step(index, photos)
+    assert ids(index)["kittens/1.png"] == old["cats/1.png"]
+
+
 def test_what_is_known_is_not_embedded_again(index: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from deeprank.runtime.embedder import Embedder
 
