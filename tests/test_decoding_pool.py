@@ -100,8 +100,8 @@ def descendants(pid: int) -> list[int]:
 
 
 def busiest(pids: list[int], seconds: float = 0.3) -> int | None:
-    """The process that has worked for longer than it takes to start."""
-    pid = max(pids, key=processor_seconds, default=None)
+    """The worker that has worked for longer than it takes to start. What forks the workers is none: it has children."""
+    pid = max((pid for pid in pids if not descendants(pid)), key=processor_seconds, default=None)
     return pid if pid is not None and processor_seconds(pid) > seconds else None
 
 

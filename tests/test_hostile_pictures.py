@@ -290,7 +290,7 @@ def test_every_kind_stays_within_time_and_memory(kind: str) -> None:
     """Twice and four times as much as on a machine that does nothing else."""
     most = 2 * images._MOST_DECODING_BYTES
     if kind == "webp_canvas":
-        # libwebp holds a canvas of 100 megapixels twice, Pillow once. Uploads may not: see test_decoding_pool.
+        # libwebp holds a canvas of 100 megapixels twice, Pillow once. The server refuses that.
         most = 14 * images.DEFAULT_MAX_PIXELS
     for result in measured([pictures.KINDS[kind](Random(seed)) for seed in range(4)]):
         assert result["said"] != "killed"
