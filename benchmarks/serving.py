@@ -60,6 +60,7 @@ class Way:
     scripts: Path = SCRIPTS
 
 
+BURST = 48
 WAYS = (Way("batching"), Way("no batching", ("--batch-size", "1")))
 
 
@@ -85,7 +86,10 @@ def main() -> None:
         ports = {way.name: running.enter_context(server(index, way)) for way in ways}
         names = Path(scratch) / "names"
         names.write_text("\n".join(map(str, queries)))
-        measure(index, names, queries, ports, arguments.clients, arguments.rounds)
+        if arguments.other is None:
+            measure(index, names, queries, ports, arguments.clients, arguments.rounds)
+        else:
+            compare(queries, ports, arguments.clients, arguments.rounds)
     print(f"{len(gallery):,} pictures in the index, {len(queries):,} requests each. {caption('uvicorn', 'fastapi')}")
 
 
@@ -120,6 +124,31 @@ def measure(
     rows.append(["direct loop", "1", "1", f"{1000 * statistics.median(medians):.1f}"])
     header = "server, clients | throughput ÷ direct | p50 ÷ direct's | p50, ms | p99, ms | lost or of another picture"
     show("Searching by uploaded pictures:", header, rows)
+
+
+def compare(queries: Sequence[Path], ports: dict[str, int], clients: Sequence[int], rounds: int) -> None:
+    """Give both servers short bursts in turn, A B B A, so that a machine that drifts by the second slows both alike."""
+    ours, others = ([request_of(picture, port) for picture in queries] for port in ports.values())
+    bursts = [slice(first, first + BURST) for first in range(0, len(queries) - BURST + 1, BURST)]
+    rows = []
+    for count in clients:
+        ratios: dict[str, list[float]] = {"rate": [], "p50": []}
+        for number, burst in enumerate([slice(0, BURST), *bursts * rounds]):
+            turns = [(ours, 0), (others, 1)] if number % 2 else [(others, 1), (ours, 0)]
+            loads = {way: run_load(requests[burst], [*ports.values()][way], count) for requests, way in turns}
+            if number:  # the first one warms up
+                ratios["rate"].append(loads[0].rate / loads[1].rate)
+                ratios["p50"].append(loads[0].quantile(0.5) / loads[1].quantile(0.5))
+        rows.append([str(count), *map(interval, ratios.values()), f"{len(bursts) * rounds:,}"])
+    show("This version ÷ the other, burst by burst:", "clients | throughput | p50 | bursts", rows)
+
+
+def interval(ratios: Sequence[float]) -> str:
+    """Return the median, and the range in which it lies with a probability of 95 % (of order statistics)."""
+    ordered = sorted(ratios)
+    reach = 0.98 * len(ordered) ** 0.5
+    low, high = max(0, int(len(ordered) / 2 - reach)), min(len(ordered) - 1, int(len(ordered) / 2 + reach))
+    return f"{statistics.median(ordered):.3f} ({ordered[low]:.3f} to {ordered[high]:.3f})"
 
 
 def wrong(load: Load, tops: Sequence[int]) -> int:
