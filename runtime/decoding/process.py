@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 import os
 import signal
 import stat
@@ -122,6 +123,7 @@ class DecodingProcess:
         self._process = process
         self._channel = channel
         self._shares_memory = shares_memory
+        self._pixels: mmap.mmap | None = None
         self._killed: str | None = None
         self._ending = threading.Lock()
         self._status: str | None = None
@@ -184,16 +186,15 @@ class DecodingProcess:
             FrameError: it answered nonsense.
 
         """
-        with _place_for(job) if self._shares_memory else contextlib.nullcontext() as place:
-            self._ask(job, place)
-            for _ in range(_MAX_NEEDS + 1):
-                answer = self._channel.next_answer()
-                if answer.code is not Code.NEEDS or not job.grows:
-                    return self._picture(job, answer, place)
-                self._channel.send({"memory": grant(answer.size)})
+        self._ask(job)
+        for _ in range(_MAX_NEEDS + 1):
+            answer = self._channel.next_answer()
+            if answer.code is not Code.NEEDS or not job.grows:
+                return self._picture(job, answer)
+            self._channel.send({"memory": grant(answer.size)})
         raise FrameError("it asks for memory again and again")
 
-    def _ask(self, job: Job, place: int | None) -> None:
+    def _ask(self, job: Job) -> None:
         rule = job.rule
         request = {
             "name": job.name,
@@ -204,14 +205,27 @@ class DecodingProcess:
             "grows": job.grows,
             "cpu_s": job.cpu_s,
         }
-        if place is not None:
-            self._channel.send(request, [job.file.fileno(), place])
+        if self._shares_memory:
+            self._ask_with_descriptors(request, job)
             return
         with cast(io.BytesIO, job.file).getbuffer() as content:
             self._channel.send({**request, "bytes": len(content)})
             self._channel.write(content)
 
-    def _picture(self, job: Job, answer: Answer, place: int | None) -> Picture:
+    def _ask_with_descriptors(self, request: dict[str, object], job: Job) -> None:
+        """Hand over the file, and memory for the pixels where this one is larger than those before."""
+        size = 3 * job.size * job.size
+        if self._pixels is not None and len(self._pixels) >= size:
+            self._channel.send(request, [job.file.fileno()])
+            return
+        descriptor = _sealed_memory(size)
+        try:
+            self._pixels = mmap.mmap(descriptor, size)
+            self._channel.send({**request, "pixels": size}, [job.file.fileno(), descriptor])
+        finally:
+            os.close(descriptor)
+
+    def _picture(self, job: Job, answer: Answer) -> Picture:
         """Return what was decoded.
 
         Raises:
@@ -225,12 +239,9 @@ class DecodingProcess:
             raise error
         if answer.code is not Code.PICTURE or not job.fits(answer):
             raise FrameError(f"{answer} for {job.size} pixels a side")
-        picture = np.empty((answer.height, answer.width, 3), dtype=np.uint8)
-        if place is None:
-            picture.reshape(-1)[:] = np.frombuffer(self._channel.read(answer.size), dtype=np.uint8)
-        # Read, not mapped: the worker may do with this memory what it likes.
-        elif os.preadv(place, [picture.reshape(-1).data], 0) != answer.size:
-            raise FrameError("the pixels are not there")
+        # A copy: the worker may do with this memory what it likes.
+        content = self._channel.read(answer.size) if self._pixels is None else self._pixels
+        picture = np.frombuffer(content, np.uint8, answer.size).reshape(answer.height, answer.width, 3).copy()
         self._is_last = answer.last
         return picture
 
@@ -274,18 +285,18 @@ def _refusal_of(values: dict[str, object], name: str) -> Exception:
     return PictureError(message, kind=cast(PictureProblem, kind), short=short)
 
 
-@contextlib.contextmanager
-def _place_for(job: Job) -> Iterator[int]:
-    """Return a descriptor of memory for the pixels, of a size that nobody can change."""
+def _sealed_memory(size: int) -> int:
+    """Return a descriptor of memory for pixels, of a size that nobody can change."""
     import fcntl
 
-    place = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(place, 3 * job.size * job.size)
-        fcntl.fcntl(place, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
-        yield place
-    finally:
-        os.close(place)
+        os.ftruncate(descriptor, size)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def main() -> None:
             if worker is None:
                 return
             channel = worker
-        _serve(channel, Limits(hold=hold), shared)
+        Worker(channel, Limits(hold=hold), shared=shared).serve()
 
 
 def _fork_workers(control: Channel) -> Channel | None:
@@ -118,14 +118,6 @@ def _report_ended(control: Channel) -> None:
             if pid == 0:
                 return
             control.write(EXITED.pack(pid, os.waitstatus_to_exitcode(status)))
-
-
-def _serve(channel: Channel, limits: Limits, shared: bool) -> None:
-    """Decode pictures until the parent is gone, or one of them has left too much behind."""
-    confine()
-    channel.answer(Answer(Code.READY, size=limits.base))
-    while not _serve_one(channel, limits, shared):
-        pass
 
 
 class Limits:
@@ -182,43 +174,67 @@ class Limits:
             resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _serve_one(channel: Channel, limits: Limits, shared: bool) -> bool:
-    """Decode one picture, and tell whether this process should end."""
-    request, descriptors = channel.receive(2 if shared else 0)
-    try:
-        limits.take(request["memory"])
-        limits.start_clock(request["cpu_s"])
-        images.decoding_budget = _Granted(channel, limits) if request["grows"] else ByteBudget(sys.maxsize)
-        result: Picture | bytes
+class Worker:
+    """Decodes one picture after the other.
+
+    Args:
+        channel: to the parent.
+        limits: of this process.
+        shared: files come as descriptors, and pixels go back in memory of the parent; else as bytes.
+
+    """
+
+    def __init__(self, channel: Channel, limits: Limits, *, shared: bool) -> None:
+        self._channel = channel
+        self._limits = limits
+        self._shared = shared
+        self._pixels: mmap.mmap | None = None
+
+    def serve(self) -> None:
+        """Decode pictures until the parent is gone, or one of them has left too much behind."""
+        confine()
+        self._channel.answer(Answer(Code.READY, size=self._limits.base))
+        while not self._serve_one():
+            pass
+
+    def _serve_one(self) -> bool:
+        """Decode one picture, and tell whether this process should end."""
+        request, descriptors = self._channel.receive(2 if self._shared else 0)
         try:
-            with _opened(request, descriptors[0]) if shared else _received(request, channel) as file:
-                result = _decoded(request, file)
-        except PictureError as error:
-            result = _refusal(error, out_of_memory=fault_of_machine(error) == "not enough memory")
-        except MemoryError as error:  # there was none left to say so
-            result = _refusal(PictureError(str(error)), out_of_memory=True)
-        limits.lift()
-        last = limits.has_grown()  # without what an error had held
-        if isinstance(result, bytes):
-            channel.answer(Answer(Code.REFUSED, last, size=len(result)), result)
-        else:
-            _give(channel, result, descriptors[1] if shared else None, last)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-    return last
+            if len(descriptors) > 1:
+                self._pixels = mmap.mmap(descriptors[1], request["pixels"])
+            self._limits.take(request["memory"])
+            self._limits.start_clock(request["cpu_s"])
+            grows = request["grows"]
+            images.decoding_budget = _Granted(self._channel, self._limits) if grows else ByteBudget(sys.maxsize)
+            result: Picture | bytes
+            try:
+                with _opened(request, descriptors[0]) if self._shared else _received(request, self._channel) as file:
+                    result = _decoded(request, file)
+            except PictureError as error:
+                result = _refusal(error, out_of_memory=fault_of_machine(error) == "not enough memory")
+            except MemoryError as error:  # there was none left to say so
+                result = _refusal(PictureError(str(error)), out_of_memory=True)
+            self._limits.lift()
+            last = self._limits.has_grown()  # without what an error had held
+            if isinstance(result, bytes):
+                self._channel.answer(Answer(Code.REFUSED, last, size=len(result)), result)
+            else:
+                self._give(result, last)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return last
 
-
-def _give(channel: Channel, picture: Picture, place: int | None, last: bool) -> None:
-    """Answer with pixels: in memory of the parent, or where that cannot be shared, behind the answer."""
-    height, width = picture.shape[:2]
-    answer = Answer(Code.PICTURE, last, height, width, picture.nbytes)
-    if place is None:
-        channel.answer(answer, picture.tobytes())
-        return
-    with mmap.mmap(place, picture.nbytes) as pixels:
-        pixels[:] = picture.tobytes()
-    channel.answer(answer)
+    def _give(self, picture: Picture, last: bool) -> None:
+        """Answer with pixels: in memory of the parent, or where that cannot be shared, behind the answer."""
+        height, width = picture.shape[:2]
+        answer = Answer(Code.PICTURE, last, height, width, picture.nbytes)
+        if self._pixels is None:
+            self._channel.answer(answer, picture.tobytes())
+            return
+        self._pixels[: picture.nbytes] = picture.tobytes()
+        self._channel.answer(answer)
 
 
 def _decoded(request: dict[str, Any], file: IO[bytes]) -> Picture:
