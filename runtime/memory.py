@@ -11,10 +11,9 @@ __all__ = ["ByteBudget", "return_large_blocks"]
 
 # From malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# Below what Pillow allocates at a time for large pictures, above what networks and small pictures need.
+# Below what Pillow allocates at a time for large pictures, above what networks and small pictures need. As much is kept
+# of what was freed: else each page of a small picture is asked for again, a tenth of the time of decoding it.
 _LARGE = 4 << 20
-# What small pictures take is kept: else each page is asked for anew, a tenth of the time of decoding them.
-_KEPT = 16 << 20
 
 
 def return_large_blocks() -> bool:
@@ -35,7 +34,7 @@ def return_large_blocks() -> bool:
     import ctypes
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(_MMAP_THRESHOLD, _LARGE) == mallopt(_TRIM_THRESHOLD, _KEPT) == 1
+    return mallopt is not None and mallopt(_MMAP_THRESHOLD, _LARGE) == mallopt(_TRIM_THRESHOLD, _LARGE) == 1
 
 
 class ByteBudget:

@@ -37,7 +37,7 @@ _SETTINGS = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
 }
 # A process id, and how it ended as ``os.waitstatus_to_exitcode`` says, or that it was started.
 EXITED = struct.Struct("!ii")
