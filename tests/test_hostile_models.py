@@ -23,6 +23,7 @@ from conftest import PEAK
 from onnx import TensorProto, helper, numpy_helper
 from tinymodel import as_another_user, open_the_way, write_model
 
+from deeprank.runtime.embedder import Embedder
 from deeprank.runtime.errors import ModelFileError
 from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, open_model
 from deeprank.runtime.records import check_records
@@ -47,6 +48,7 @@ import json, os, resource, signal, sys, time
 import numpy, onnxruntime
 from pathlib import Path
 from deeprank.runtime import devices, embedder, modelfile
+from deeprank.runtime.embedder import Embedder
 from deeprank.runtime.errors import ModelFileError
 
 modelfile._OPENING_SECONDS, embedder._SECONDS_PER_PICTURE, devices._memory = 2.0, 1.0, lambda: 2 * 2**30
@@ -506,6 +508,20 @@ def test_every_kind_of_the_attack(tmp_path: Path, kind: str) -> None:
             assert len(attempt.said) < 900, attempt
         assert attempt.seconds < 30, attempt
         assert attempt.grown < 1.5 * GB, attempt
+
+
+def test_a_network_that_takes_much_memory_runs_once_at_a_time(tmp_path: Path) -> None:
+    """On each core at once, what NonZero keeps beside the limited memory would be there as often."""
+    path, seeds = tmp_path / "model.onnx", iter(range(100))
+    while not path.exists() or "NonZero" not in {each.op_type for each in onnx.load(path).graph.node}:
+        KINDS["outside the arena"](path, random.Random(next(seeds)))
+    embedder = Embedder(path, device="cpu", threads=2, batch_size=2)
+    pictures = dict(embedder.stream(range(3), lambda _: np.zeros((embedder.rule.size,) * 2 + (3,), np.uint8)))
+    assert all(isinstance(vector, np.ndarray) for vector in pictures.values())
+    assert embedder._on_one_core is None
+    embedder = Embedder(write_model(tmp_path / "honest.onnx"), device="cpu", threads=2, batch_size=2)
+    dict(embedder.stream(range(3), lambda _: np.zeros((embedder.rule.size,) * 2 + (3,), np.uint8)))
+    assert embedder._on_one_core is not None
 
 
 def test_every_operator_that_keeps_texts_or_sequences_is_refused(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ SECURITY.md states, with the bytes and seconds that a picture of as many pixels 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
+import zipfile
 from pathlib import Path
 
 from limits import Limits
@@ -25,6 +27,8 @@ _JPEG_MEMORY = 900_000_000
 # A member is held whole; what a megabyte of an archive unpacks to takes seconds to unpack.
 _MEMBER = 512 << 20
 _S_PER_PACKED_BYTE = 6e-6
+_HEADER = 4_000_000
+_MEMBERS = 100
 # A table of labels may have 64 MB unpacked.
 _TABLE_S = 20.0
 
@@ -39,7 +43,8 @@ def allowed(family: str, path: Path) -> Limits:
             memory = min(memory, _JPEG_MEMORY)
         return Limits(max(_MEMORY, memory), min(seconds, 70.0), 400.0)
     if family == "archive":
-        return Limits(_MEMORY + _MEMBER, _CPU_S + _TABLE_S + _S_PER_PACKED_BYTE * path.stat().st_size, 400.0)
+        memory = max(_MEMORY + _MEMBER, _BYTES_PER_PIXEL * min(_pixels_in(path), _MAX_PIXELS))
+        return Limits(memory, _CPU_S + _TABLE_S + _S_PER_PACKED_BYTE * path.stat().st_size, 400.0)
     if family == "model":
         # One run of the network may take a minute on all cores, and so may opening it.
         cores = min(16, os.cpu_count() or 1)
@@ -50,7 +55,20 @@ def allowed(family: str, path: Path) -> Limits:
 def pixels_said(path: Path) -> int:
     """Return about how many pixels the header of a picture says that it has; 0 where it says nothing."""
     with path.open("rb") as file:
-        content = file.read(4_000_000)
+        return _pixels(file.read(_HEADER))
+
+
+def _pixels_in(archive: Path) -> int:
+    """Return about how many pixels the largest picture of a zip says that it has; 0 where the zip is damaged."""
+    largest = 0
+    with contextlib.suppress(Exception), zipfile.ZipFile(archive) as file:  # it is hostile
+        for member in file.infolist()[:_MEMBERS]:
+            with contextlib.suppress(Exception), file.open(member) as content:
+                largest = max(largest, _pixels(content.read(_HEADER)))
+    return largest
+
+
+def _pixels(content: bytes) -> int:
     try:
         width, height = _SIZES[format_of(content)](content)
     except (KeyError, struct.error, IndexError, ValueError):

@@ -281,7 +281,7 @@ def outside_the_arena(path: Path, random: Random) -> None:
     choices = [
         [node("RandomUniformLike", ["x"], ["y"]), node("Unique", ["y"], ["large"])],
         [node("NonZero", ["x"], ["y"]), node("Cast", ["y"], ["large"], to=TensorProto.FLOAT)],
-        [node("TopK", ["x", "half"], ["large", ""])],
+        [node("TopK", ["x", "half"], ["large", "places"])],
         [node("SequenceConstruct", ["x"] * 64, ["y"]), node("ConcatFromSequence", ["y"], ["large"], axis=0)],
         [node("SplitToSequence", ["x"], ["y"], keepdims=0), node("ConcatFromSequence", ["y"], ["large"], axis=0)],
     ]
