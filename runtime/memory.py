@@ -16,12 +16,15 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGE = 4 << 20
 
 
-def return_large_blocks() -> bool:
+def return_large_blocks(*, decodes: bool = True) -> bool:
     """Keep glibc from holding on to large blocks of this process.
 
     Left alone, it takes the size of those that were freed for what the program will need again, keeps them, and finds
     them too scattered for the next picture: a folder of pictures of 50 megapixels then takes half as much again. Does
     nothing where ``MALLOC_*`` or ``GLIBC_TUNABLES`` in the environment say what is wanted, or the C library is another.
+
+    Args:
+        decodes: keep a few megabytes of small blocks for each thread, which the next picture takes.
 
     Returns:
         whether the allocator took it.
@@ -34,7 +37,9 @@ def return_large_blocks() -> bool:
     import ctypes
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(_MMAP_THRESHOLD, _LARGE) == mallopt(_TRIM_THRESHOLD, _LARGE) == 1
+    if mallopt is None or mallopt(_MMAP_THRESHOLD, _LARGE) != 1:
+        return False
+    return not decodes or mallopt(_TRIM_THRESHOLD, _LARGE) == 1
 
 
 def peak_memory() -> int:

@@ -188,7 +188,7 @@ def _run(settings: ServeSettings, *, log_requests: bool) -> None:
         from .server import listen, serve
     except ImportError:
         raise MissingExtraError("deeprank-serve", "serve") from None
-    return_large_blocks()
+    return_large_blocks(decodes=False)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
