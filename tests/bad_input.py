@@ -1,7 +1,7 @@
 """Bad input by kind: how to make it, the command that meets it, and what must be said.
 
 ``tests/test_bad_input.py`` checks each case; ``python tests/bad_input.py MODEL`` prints what each says as a Markdown
-table (docs/bad-input.md).
+table (docs/error-messages.md).
 """
 
 from __future__ import annotations
