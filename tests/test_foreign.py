@@ -123,7 +123,7 @@ def documented(first: str) -> list[list[str]]:
     """The commands of the block of the page that begins with ``first``, with their comments taken off."""
     blocks = re.findall(r"^```\n(.*?)^```", (DOCS / "models.md").read_text("utf-8"), re.M | re.S)
     (block,) = (text for text in blocks if text.startswith(first))
-    return [line.split("  #")[0].split() for line in block.splitlines()]
+    return [line.split("  #")[0].split() for line in block.replace("\\\n", "").splitlines()]
 
 
 @pytest.mark.thorough
