@@ -49,7 +49,7 @@ bench: $(INSTALLED)
 
 # All that a box without a compiler and without network needs:
 #     pip install --no-index --find-links wheelhouse deep-ranking
-# hnswlib is built for any processor of this kind; built on the box itself it is 15 to 35 % faster (README).
+# hnswlib is built for any processor of this kind; built on the box itself it is 15 to 35 % faster (docs/deployment.md).
 wheelhouse: $(INSTALLED)
 	rm -rf $(WHEELHOUSE) build
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(WHEELHOUSE) .

@@ -1,7 +1,7 @@
 """Bad input by kind: how to make it, the command that meets it, and what must be said.
 
-``tests/test_bad_input.py`` checks each case; ``python tests/bad_input.py MODEL`` prints what each says as a Markdown
-table (docs/bad-input.md).
+``tests/test_bad_input.py`` checks each case; ``python tests/bad_input.py MODEL`` writes the table of
+docs/error-messages.md again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from deeprank.runtime.index.folders.sync import sync
 
 INDEX, PHOTOS = "my.index", "photos"
 FIRST = f"{PHOTOS}/label0/0.png"
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "error-messages.md"
+BEGIN, END = "<!-- made by tests/bad_input.py -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -325,7 +328,7 @@ CASES = [
     Case("a pattern that matches nothing", lambda f: query(f, "*.jpeg", None), "matches no file here"),
     Case("a largest distance of nan", lambda f: asked(f, FIRST, "--max-distance", "nan"), "squared distance", 2),
     Case("an option by another name", lambda f: asked(f, FIRST, "--top", "3"), "here it is called --k", 2),
-    Case("a command that is none", lambda f: ["deeprank", "serach"], "did you mean deeprank query?", 2),
+    Case("an unknown command", lambda f: ["deeprank", "serach"], "did you mean deeprank query?", 2),
     Case("k = 0", lambda f: [*query(f, f"{PHOTOS}/label0/0.png", None), "--k", "0"], "0", 2),
     Case("k larger than the index", k_beyond, "1000 pictures were asked for, 24 are there", 0),
     Case("a name with an escape and a newline", lambda f: query(f, "a\x1b[31m\nb.jpg", b"x"), r"a\x1b[31m\nb.jpg"),
@@ -341,8 +344,8 @@ CASES = [
     Case("--copy-to of a changed picture", changed_hit, "was not copied: it is not what was indexed any more"),
     Case("an unmounted drive (an empty root)", unmounted, "--allow-mass-removal"),
     Case("a root that is gone", gone, "--allow-mass-removal"),
-    Case("a moved root that is none", lambda f: sync_more(f, "--root", f"elsewhere={PHOTOS}"), "elsewhere"),
-    Case("labels that are none", lambda f: sync_more(f, PHOTOS, "--labels", "folder"), "expected top, leaf"),
+    Case("a moved root that the index lacks", lambda f: sync_more(f, "--root", f"elsewhere={PHOTOS}"), "elsewhere"),
+    Case("an unknown rule for labels", lambda f: sync_more(f, PHOTOS, "--labels", "folder"), "expected top, leaf"),
     Case("a table without labels", wrong_table, "labels.csv"),
     Case("a folder with other files only", other_files, "2 .mp4"),
     Case("a filter that is empty", lambda f: sync_more(f, PHOTOS, "--exclude", ""), "expected"),
@@ -423,16 +426,24 @@ def say(case: Case, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
 
 
+def row(case: Case, model: Path) -> str:
+    """Return the case's row of the table."""
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copy(model, Path(scratch) / "model.onnx")
+        result = say(case, Path(scratch))
+    lines = [line.strip("│ ") for line in result.stderr.strip().splitlines() if case.says in line]
+    shown = (lines or result.stderr.strip().splitlines())[-1].replace(scratch, "…").replace("|", "\\|")
+    return f"| {case.what} | {result.returncode} | `{shown}` |"
+
+
 def main() -> None:
-    """Print the table."""
-    print("| bad input | exit | what is said |\n|---|---|---|")
-    for case in CASES:
-        with tempfile.TemporaryDirectory() as scratch:
-            shutil.copy(sys.argv[1], Path(scratch) / "model.onnx")
-            result = say(case, Path(scratch))
-        lines = [line.strip("│ ") for line in result.stderr.strip().splitlines() if case.says in line]
-        shown = (lines or result.stderr.strip().splitlines())[-1].replace(scratch, "…").replace("|", "\\|")
-        print(f"| {case.what} | {result.returncode} | `{shown}` |")
+    """Write the table into the document."""
+    text = DOCUMENT.read_text("utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    rows = [row(case, Path(sys.argv[1])) for case in CASES]
+    table = "\n".join(["| bad input | exit | message |", "|---|---|---|", *rows])
+    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What docs/deploy says: the files fit the package, the command, each other and the programs that read them."""
+"""The files of docs/deploy fit docs/deployment.md, the package, each other and the programs that read them."""
 
 import json
 import re
@@ -15,7 +15,9 @@ from conftest import BIN, run_command
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-DEPLOY = ROOT / "docs" / "deploy"
+DOCS = ROOT / "docs"
+DEPLOY = DOCS / "deploy"
+PAGE = DOCS / "deployment.md"
 UNITS = sorted([*DEPLOY.glob("*.service"), *DEPLOY.glob("*.timer")])
 ROOT_USERS = ("root", "0")
 
@@ -116,7 +118,7 @@ def test_the_units_bound_what_is_taken_of_the_machine(name: str) -> None:
     assert 0 < int(high[:-1]) * units[high[-1]] < int(most[:-1]) * units[most[-1]]
     assert {"TasksMax", "LimitNOFILE", "MemorySwapMax"} <= service.keys()
     assert service["LimitCORE"] == ["0"]
-    text = (DEPLOY / "README.md").read_text("utf-8")
+    text = PAGE.read_text("utf-8")
     assert f"--memory {most.lower()} " in text
     assert f"--pids-limit {service['TasksMax'][0]}" in text
 
@@ -126,7 +128,7 @@ def test_the_units_and_the_example_let_the_server_have_its_connections() -> None
     from deeprank.runtime.serve.server import MIN_CONNECTIONS
 
     assert int(unit("deeprank-serve.service")["Service"]["LimitNOFILE"][0]) > 2 * MIN_CONNECTIONS
-    files, *_ = re.findall(r"--ulimit nofile=(\d+)", (DEPLOY / "README.md").read_text("utf-8"))
+    files, *_ = re.findall(r"--ulimit nofile=(\d+)", PAGE.read_text("utf-8"))
     assert int(files) > 2 * MIN_CONNECTIONS
 
 
@@ -209,7 +211,7 @@ def test_the_server_may_finish_before_it_is_killed() -> None:
     drain = ServeSettings(index=Path()).drain_s
     (stop,) = unit("deeprank-serve.service")["Service"]["TimeoutStopSec"]
     assert int(stop) > drain
-    text = (DEPLOY / "README.md").read_text("utf-8")
+    text = PAGE.read_text("utf-8")
     waits = re.findall(r"(?:--stop-timeout|terminationGracePeriodSeconds:) (\d+)", text)
     assert len(waits) == 2
     assert all(int(wait) > drain for wait in waits)
@@ -266,9 +268,7 @@ def test_the_units_expose_little(name: str) -> None:
 
 
 def test_what_the_page_links_to_is_there() -> None:
-    text = (DEPLOY / "README.md").read_text("utf-8")
-    links = re.findall(r"\]\(([^)#]+)\)", text)
-    assert {link for link in links if "://" not in link} >= {path.name for path in UNITS}
-    assert all((DEPLOY / link).exists() for link in links if "://" not in link)
-    here = {path.name for path in DEPLOY.iterdir()} - {"README.md"}
-    assert here <= set(links)
+    text = PAGE.read_text("utf-8")
+    links = {DOCS / link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    assert all(link.exists() for link in links)
+    assert set(DEPLOY.iterdir()) <= links

@@ -1,4 +1,4 @@
-"""Somebody else's network: the two examples of docs/your-own-network.md, and every module that is not fit for it."""
+"""Somebody else's network: the two examples of docs/models.md, and every module that is not fit for it."""
 
 import contextlib
 import importlib.util
@@ -121,9 +121,9 @@ def test_the_example_with_pytorch_metric_learning(tmp_path: Path) -> None:
 
 def documented(first: str) -> list[list[str]]:
     """The commands of the block of the page that begins with ``first``, with their comments taken off."""
-    blocks = re.findall(r"^```\n(.*?)^```", (DOCS / "your-own-network.md").read_text("utf-8"), re.M | re.S)
+    blocks = re.findall(r"^```\n(.*?)^```", (DOCS / "models.md").read_text("utf-8"), re.M | re.S)
     (block,) = (text for text in blocks if text.startswith(first))
-    return [line.split("  #")[0].split() for line in block.splitlines()]
+    return [line.split("  #")[0].split() for line in block.replace("\\\n", "").splitlines()]
 
 
 @pytest.mark.thorough

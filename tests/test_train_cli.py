@@ -322,9 +322,9 @@ def test_a_script_is_not_asked(one_class: bytes, tmp_path: Path):
     assert "cannot be fetched" in failed.stderr
 
 
-def test_program_and_readme_give_one_size():
-    readme = Path(__file__).parent.parent / "README.md"
-    assert f"({TINY_IMAGENET.megabytes}," in readme.read_text("utf-8")
+def test_program_and_documentation_give_one_size():
+    page = Path(__file__).parent.parent / "docs" / "training.md"
+    assert f"({TINY_IMAGENET.megabytes}," in page.read_text("utf-8")
 
 
 def test_without_torch_it_says_what_to_install(tmp_path: Path):
