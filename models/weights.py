@@ -22,7 +22,7 @@ from safetensors.torch import load as load_safetensors
 from torch import nn
 
 from ..runtime.errors import ModelFileError, TrainingError
-from ..runtime.text import display_path, printable
+from ..runtime.text import display_path, first_line, printable
 from .backbones import classifier_prefixes, create_backbone, default_normalisation, timm_name
 from .lite import LITE_BACKBONES, is_lukemelas, lukemelas_to_timm, package_file, package_name
 from .network import NetworkConfig
@@ -167,13 +167,8 @@ def _load(path: Path) -> Any:
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
         raise ModelFileError(
-            f"{shown} cannot be read as weights ({_first(error)}); expected an undamaged .pth or .safetensors file."
+            f"{shown} cannot be read as weights ({first_line(error)}); expected an undamaged .pth or .safetensors file."
         ) from None
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return printable(lines[0][:200]) if lines else type(error).__name__
 
 
 def _tensors(shown: str, loaded: Any) -> State:
@@ -270,6 +265,6 @@ def _no_download(backbone: str, error: Exception) -> str:
     )
     offline = " (offline mode is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
     return (
-        f"The ImageNet weights of {printable(backbone)} could not be downloaded{offline} ({_first(error)}); "
+        f"The ImageNet weights of {printable(backbone)} could not be downloaded{offline} ({first_line(error)}); "
         f"get them on a machine with network and name the file with --weights FILE{package}."
     )

@@ -17,10 +17,10 @@ from .binding import BoundNetwork
 from .devices import Deadline, Device, usable_cores
 from .errors import ModelFileError, PictureError, QueryError
 from .images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, load_picture
-from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, first_line, open_again, open_model
+from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, open_again, open_model
 from .scan import are_unit
 from .streams import DEFAULT_BATCH_SIZE, Embedded, embed_in_workers, embed_stream
-from .text import display_path, printable
+from .text import display_path, first_line, printable
 
 __all__ = ["Embedder"]
 

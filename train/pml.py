@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..runtime.errors import MissingExtraError, TrainingError
-from ..runtime.text import printable
+from ..runtime.text import first_line, printable
 from .failures import is_out_of_memory
 from .losses import BatchLoss
 from .mining import Triplets
@@ -194,7 +194,4 @@ def _explained(what: str) -> Iterator[None]:
     except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise TrainingError(
-            f"{what} ({printable(reason[0])}); change [loss.arguments], or name another loss."
-        ) from error
+        raise TrainingError(f"{what} ({first_line(error)}); change [loss.arguments], or name another loss.") from error
