@@ -124,9 +124,9 @@ def verify_document(index: Path, report: VerifyReport) -> dict[str, Any]:
         "items": report.items,
         "damaged": list(report.damaged),
         "lost": list(report.lost),
-        "problems": list(report.problems),
+        "problems": list(map(str, report.problems)),
         "repaired": list(report.repaired),
-        "remaining": list(report.remaining),
+        "remaining": list(map(str, report.remaining)),
     }
 
 
@@ -134,12 +134,12 @@ def verify_lines(index: Path, report: VerifyReport) -> list[str]:
     """Say what a verification found and did."""
     if not report.problems:
         return [f"{display_path(index)} is sound: {pictures(report.items)}"]
-    lines = [f"damaged: {printable(problem)}" for problem in report.problems]
+    lines = [f"damaged: {printable(str(problem))}" for problem in report.problems]
     lines += [f"lost until the next sync: {display_path(path)}" for path in report.lost[:MOST_LINES]]
     if len(report.lost) > MOST_LINES:
         lines.append(f"lost until the next sync: {len(report.lost) - MOST_LINES:,} others (--json lists them all)")
     lines += [f"repaired: {printable(done)}" for done in report.repaired]
-    return lines + [f"still damaged: {printable(problem)}" for problem in report.remaining if report.repaired]
+    return lines + [f"still damaged: {printable(str(problem))}" for problem in report.remaining if report.repaired]
 
 
 def compact_document(index: Path, report: CompactReport) -> dict[str, Any]:

@@ -271,11 +271,10 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _check_copy(folder: Path, making: Path) -> None:
-    report = verify(making)
-    problems = [problem for problem in report.problems if problem not in report.uploads]
-    if problems:
+    damaged = next((problem for problem in verify(making).problems if problem.part != "upload"), None)
+    if damaged is not None:
         raise IndexStateError(
-            f"The copy is not sound ({printable(problems[0].split(';')[0])}), and was not kept; with --no-verify it is "
+            f"The copy is not sound ({printable(damaged.fault)}), and was not kept; with --no-verify it is "
             "copied as it is. What is damaged in the index is listed by: "
             + to_paste("deeprank-index", "verify", "--index", folder)
         )
