@@ -178,19 +178,14 @@ def prepare(
 
     """
     unlearned = _last_by_name(dataset.classes, holdout_classes)
-    if val is None and rule > 1:
-        dataset = _with_queries(dataset, unlearned)
+    dataset = _with_queries(dataset, unlearned) if val is None and rule > 1 else dataset
     queries = dataset.val if val is None else (*val.train, *val.val)
     known = tuple(label for label in dataset.classes if label not in unlearned)
-    asked = unlearned or frozenset(known)
-    others = sorted(({sample.label for sample in queries} | unlearned) - set(known))
-    _refuse_other_classes(queries, asked, "held-out" if unlearned else "training")
-    codes = {label: code for code, label in enumerate((*known, *others))}
-    train_labels, val_labels = _labels(dataset.train, codes), _labels(queries, codes)
+    _refuse_other_classes(queries, unlearned or frozenset(known), "held-out" if unlearned else "training")
+    train_labels, val_labels = _numbered(known, unlearned, dataset.train, queries)
     learned = train_labels < len(known)
     tenth = _is_in(dataset.train, holdout(dataset.train, rule=rule)[1])
     kept_out = _is_in(dataset.train, holdout(dataset.train, least=holdout_pictures, rule=rule)[1])
-    about = ~learned if unlearned else np.ones_like(learned)
     data = TrainingData(
         classes=known,
         train=dataset.train,
@@ -199,7 +194,7 @@ def prepare(
         val_labels=val_labels,
         fit=np.flatnonzero(learned & ~kept_out),
         held=np.flatnonzero(learned & tenth),
-        gallery=np.flatnonzero(about),
+        gallery=np.flatnonzero(~learned) if unlearned else np.arange(len(learned)),
         queries=np.flatnonzero(val_labels >= len(known)) if unlearned else np.arange(len(queries)),
         unseen=np.flatnonzero(learned & kept_out) if not unlearned else np.zeros(0, dtype=np.int64),
         viewed=np.flatnonzero(~tenth),
@@ -236,12 +231,12 @@ def _with_queries(dataset: DataSet, classes: frozenset[str]) -> DataSet:
     return dataclasses.replace(dataset, train=train, val=(*dataset.val, *chosen))
 
 
-def _refuse_other_classes(queries: Sequence[Sample], asked: frozenset[str], whose: str) -> None:
-    if queries and not any(sample.label in asked for sample in queries):
+def _refuse_other_classes(queries: Sequence[Sample], classes: frozenset[str], whose: str) -> None:
+    if queries and not any(sample.label in classes for sample in queries):
         raise DataError(
             f"No picture of the evaluation has a class of the {whose} pictures: "
             f"found {printable(queries[0].label)}, "
-            f"expected one of {', '.join(map(printable, sorted(asked)[:5]))}{', ...' if len(asked) > 5 else ''}."
+            f"expected one of {', '.join(map(printable, sorted(classes)[:5]))}{', ...' if len(classes) > 5 else ''}."
         )
 
 
@@ -266,8 +261,14 @@ def _is_in(samples: Sequence[Sample], chosen: Sequence[Sample]) -> npt.NDArray[n
     return np.array([sample.path in paths for sample in samples], dtype=bool)
 
 
-def _labels(samples: Sequence[Sample], codes: dict[str, int]) -> Positions:
-    return np.array([codes[sample.label] for sample in samples], dtype=np.int64)
+def _numbered(
+    known: tuple[str, ...], unlearned: frozenset[str], train: Sequence[Sample], queries: Sequence[Sample]
+) -> tuple[Positions, Positions]:
+    """Return the labels of both as numbers, int64 ``[n]`` and ``[q]``: first the known classes, then all others."""
+    others = sorted(({sample.label for sample in queries} | unlearned) - set(known))
+    codes = {label: code for code, label in enumerate((*known, *others))}
+    ours, theirs = (np.array([codes[each.label] for each in samples], dtype=np.int64) for samples in (train, queries))
+    return ours, theirs
 
 
 def sampled(positions: Positions, labels: Positions, most: int, seed: int) -> Positions:

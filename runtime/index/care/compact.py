@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
@@ -99,28 +99,35 @@ def compact(index: str | Path, *, progress: StartProgress = start_nothing) -> Co
             with open_writer(folder):
                 pass
         try:
-            with Store.open(folder) as store:
-                check_sums(store, progress)
-                items, graph = store.meta().items, _graph_state(store)
-                # Only now: of a damaged database nobody knows which files are in use.
-                leftovers += clear_unused_uploads(store)
-            reason = None if graph.complete else _build_graph(folder, progress)
-            database_before = bytes_in(folder / DATABASE)
-            database_after, emptied = _shrink_database(folder, progress)
+            report = _compact_parts(folder, progress)
         finally:
             clear_leftovers(folder)
-        return CompactReport(
-            items,
-            before,
-            bytes_in(folder),
-            graph.vectors,
-            graph.removed,
-            not graph.complete and reason is None,
-            database_before,
-            database_after,
-            tuple(leftovers),
-            (*_graph_remark(reason), *_log_remark(emptied)),
-        )
+        leftovers += report.leftovers
+        return replace(report, bytes_before=before, bytes_after=bytes_in(folder), leftovers=tuple(leftovers))
+
+
+def _compact_parts(folder: Path, progress: StartProgress) -> CompactReport:
+    """Compact uploads, graph and database; the report lacks the bytes of the folder and other leftovers."""
+    with Store.open(folder) as store:
+        check_sums(store, progress)
+        items, graph = store.meta().items, _graph_state(store)
+        # Only now: of a damaged database nobody knows which files are in use.
+        unused_uploads = clear_unused_uploads(store)
+    reason = None if graph.complete else _build_graph(folder, progress)
+    database_before = bytes_in(folder / DATABASE)
+    database_after, emptied = _shrink_database(folder, progress)
+    return CompactReport(
+        items,
+        0,
+        0,
+        graph.vectors,
+        graph.removed,
+        not graph.complete and reason is None,
+        database_before,
+        database_after,
+        tuple(unused_uploads),
+        (*_graph_remark(reason), *_log_remark(emptied)),
+    )
 
 
 def check_sums(store: Store, progress: StartProgress = start_nothing) -> None:

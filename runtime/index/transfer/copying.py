@@ -106,17 +106,7 @@ def copy(
     if shared and not permissions.mode & stat.S_IRGRP:
         permissions, mode = SHARED, SHARED.folder_mode
     with placed_folder(place, permissions, replace=replace, mode=mode) as making:
-        for attempt in range(_ATTEMPTS):
-            try:
-                remarks = _copy_state(folder, making, place, permissions, progress, last=attempt == _ATTEMPTS - 1)
-                break
-            except _ChangedError:
-                time.sleep(_PAUSE_S)
-        else:
-            raise IndexStateError(
-                f"{display_path(folder)} was replaced again and again while it was being copied; run the command "
-                "again when the other process has finished."
-            )
+        remarks = _copy_content(folder, making, place, permissions, progress)
         if check:
             _check_copy(folder, making)
         return _report(making, check, remarks)
@@ -127,6 +117,21 @@ def _check_apart(folder: Path, target: Path) -> None:
     if place == source or source in place.parents:
         where = "is the index itself" if place == source else "lies inside the index"
         raise IndexStateError(f"{display_path(target)} {where}; expected another place for the copy.")
+
+
+def _copy_content(
+    folder: Path, making: Path, target: Path, permissions: Permissions, progress: StartProgress
+) -> list[str]:
+    """Copy one state of the index, again where another process changes it meanwhile, and return the remarks."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _copy_state(folder, making, target, permissions, progress, last=attempt == _ATTEMPTS - 1)
+        except _ChangedError:
+            time.sleep(_PAUSE_S)
+    raise IndexStateError(
+        f"{display_path(folder)} was replaced again and again while it was being copied; run the command again when "
+        "the other process has finished."
+    )
 
 
 def _copy_state(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -138,13 +138,7 @@ def import_index(
     """
     path, folder = Path(source), Path(index)
     check_free(folder)
-    try:
-        file = open_regular(path, follow_links=True)  # a pipe would keep us waiting
-    except NotRegularError:
-        raise DataError(f"{display_path(path)} is no regular file; expected an npz file.") from None
-    except OSError as error:
-        raise DataError(f"{display_path(path)} cannot be read ({error.strerror}); expected an npz file.") from None
-    with file:
+    with _open_file(path) as file:
         archive = ArchiveReader(file, path)
         described = _read_meta(archive)
         chosen = _find_model(path, described, model)
@@ -159,6 +153,15 @@ def import_index(
             size = bytes_in(making)
     remarks = (*_remarks(folder, content.synced, reason), *without)
     return ImportReport(len(content.ids), size, content.synced, remarks)
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    try:
+        return open_regular(path, follow_links=True)  # a pipe would keep us waiting
+    except NotRegularError:
+        raise DataError(f"{display_path(path)} is no regular file; expected an npz file.") from None
+    except OSError as error:
+        raise DataError(f"{display_path(path)} cannot be read ({error.strerror}); expected an npz file.") from None
 
 
 def _place_of_uploads(content: _Content) -> Path:
