@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.metrics import largest_class, map_at_r, possible_precision, precision_at_k, recall_at_k
-from ..runtime.scan import nearest
+from ..runtime.metrics import Ranking, rank
 
 __all__ = [
     "MAX_K",
     "Figures",
-    "Ranking",
     "deviation",
     "evaluate",
     "precision_text",
@@ -53,16 +51,6 @@ class Figures:
     possible: float = 1.0
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """The nearest gallery pictures of each query: rows of the gallery int64 ``[q, k]``, nearest first, and their
-    squared distances float64 ``[q, k]``; fewer than k where the gallery is smaller.
-    """
-
-    neighbours: npt.NDArray[np.int64]
-    distances: npt.NDArray[np.float64]
-
-
 def evaluate(
     queries: Vectors, query_labels: Labels, gallery: Vectors, gallery_labels: Labels, k: int, *, with_map: bool
 ) -> Figures:
@@ -73,34 +61,22 @@ def evaluate(
 def rank_and_evaluate(
     queries: Vectors, query_labels: Labels, gallery: Vectors, gallery_labels: Labels, k: int, *, with_map: bool
 ) -> tuple[Figures, Ranking]:
-    """Rank the gallery for each query by an exact scan, and measure.
-
-    Args:
-        queries: unit rows, float32 ``[q, d]``.
-        query_labels: int64 ``[q]``.
-        gallery: unit rows, float32 ``[n, d]``.
-        gallery_labels: int64 ``[n]``.
-        k: of precision@k.
-        with_map: compute MAP@R too, which needs as many neighbours as the largest class has pictures.
-
-    """
-    depth = max(k, largest_class(gallery_labels)) if with_map else k
-    rows, distances = nearest(queries, gallery, depth)
-    neighbours = gallery_labels[rows]
+    """Rank the gallery for each query and measure; see :func:`~..runtime.metrics.rank` for the arguments."""
+    ranking = rank(queries, query_labels, gallery, gallery_labels, k, with_map=with_map)
     positive, negative = _mean_distances(queries, query_labels, gallery, gallery_labels)
     figures = Figures(
         k=k,
         queries=len(queries),
         gallery=len(gallery),
-        precision_at_k=precision_at_k(neighbours[:, :k], query_labels),
-        recall_at_1=recall_at_k(neighbours, query_labels, 1),
-        map_at_r=map_at_r(neighbours, query_labels, gallery_labels) if with_map else None,
+        precision_at_k=ranking.precision_at_k,
+        recall_at_1=ranking.recall_at_1,
+        map_at_r=ranking.map_at_r if with_map else None,
         positive_distance=positive,
         negative_distance=negative,
         deviation=deviation(gallery),
-        possible=possible_precision(query_labels, gallery_labels, min(k, len(gallery))),
+        possible=ranking.possible,
     )
-    return figures, Ranking(rows[:, :k], distances[:, :k])
+    return figures, ranking
 
 
 def without_queries(gallery: Vectors, k: int) -> Figures:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from ...runtime.csvfile import written_rows
 from ...runtime.datasets import DataSet
 from ...runtime.errors import DeepRankError
+from ...runtime.metrics import Ranking
 from ...runtime.text import display_path, first_line
 from ..data import TrainingData
-from ..figures import Ranking
 from ..files import write_atomically
 from ..final import below_start
 from ..monitor import Monitor
