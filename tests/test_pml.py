@@ -309,6 +309,7 @@ def test_arguments_come_from_the_recipe(tmp_path: Path):
             {"num_classes": 7},
             ["num_classes = 7 cannot be made", "it takes margin (0.1), alpha (32)"],
         ),
+        ("SoftTripleLoss", {"centers_per_class": 10**12}, ["Out of memory with --loss pml:SoftTripleLoss"]),
         ("NPairsLoss", {"margin": 1}, ["it takes none"]),
         ("RankedListLoss", {"margin": 1}, ["'Tn'", "margin (no default)"]),
         ("RankedListLoss", {"margin": 1, "Tn": 1, "imbalance": 3}, ["cannot be made", "between 0 and 1"]),

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..runtime.errors import MissingExtraError, TrainingError
 from ..runtime.text import first_line, printable
-from .failures import is_out_of_memory
+from .failures import enough_memory, is_out_of_memory
 from .losses import BatchLoss
 from .mining import Triplets
 
@@ -61,7 +61,7 @@ def check_pml(name: str, arguments: Mapping[str, Any], dim: int) -> None:
     """
     labels = torch.arange(_CLASSES_TRIED).repeat(2)
     rows = nn.functional.normalize(torch.randn(len(labels), dim, generator=torch.Generator().manual_seed(0)))
-    with torch.random.fork_rng(devices=[]):  # what a loss draws
+    with torch.random.fork_rng(devices=[]), enough_memory(f"--loss pml:{name}", "its [loss.arguments]"):
         PmlLoss(name, arguments, _CLASSES_TRIED, dim)(rows, labels)
 
 
