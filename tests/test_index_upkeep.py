@@ -431,7 +431,7 @@ def test_what_is_damaged_is_not_copied_unless_asked_for(index: Path, tmp_path: P
     with pytest.raises(IndexStateError, match=r"not sound.*--no-verify.*index verify --index"):
         copy(index, tmp_path / "to" / "copy")
     assert names(tmp_path) == ["index"]
-    assert not copy(index, tmp_path / "copy", check=False).checked
+    assert not copy(index, tmp_path / "copy", check=False).verified
     assert verify(tmp_path / "copy").problems == verify(index).problems or "model" in damage
     assert verify(tmp_path / "copy").problems
 
@@ -506,7 +506,7 @@ def test_another_users_index_in_a_folder_that_is_only_to_be_read(index: Path, tm
     mine.chmod(0o777)
     before = state(index)
     code = f"""
-print(copy({str(index)!r}, {str(mine / "copy")!r}).checked)
+print(copy({str(index)!r}, {str(mine / "copy")!r}).verified)
 print(export_index({str(index)!r}, {str(mine / "e.npz")!r}).items)
 try:
     copy({str(index)!r}, {str(tmp_path / "copy")!r})

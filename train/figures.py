@@ -15,7 +15,6 @@ __all__ = [
     "MAX_K",
     "Figures",
     "deviation",
-    "evaluate",
     "precision_text",
     "rank_and_evaluate",
     "unit_rows",
@@ -49,13 +48,6 @@ class Figures:
     negative_distance: float
     deviation: float
     possible: float = 1.0
-
-
-def evaluate(
-    queries: Vectors, query_labels: Labels, gallery: Vectors, gallery_labels: Labels, k: int, *, with_map: bool
-) -> Figures:
-    """Rank the gallery for each query and measure: see :func:`rank_and_evaluate`."""
-    return rank_and_evaluate(queries, query_labels, gallery, gallery_labels, k, with_map=with_map)[0]
 
 
 def rank_and_evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,34 +175,18 @@ def compact_lines(index: Path, report: CompactReport) -> list[str]:
 
 def copy_document(index: Path, target: Path, report: CopyReport) -> dict[str, Any]:
     """Return what was copied, for ``--json``."""
-    return {
-        "schema": SCHEMA,
-        "index": os.fsdecode(index),
-        "copy": os.fsdecode(target),
-        "items": report.items,
-        "bytes": report.bytes,
-        "graph": report.graph,
-        "verified": report.checked,
-        "remarks": list(report.remarks),
-    }
+    return {"schema": SCHEMA, "index": os.fsdecode(index), "copy": os.fsdecode(target), **asdict(report)}
 
 
 def copy_line(target: Path, report: CopyReport) -> str:
     """Say what was copied."""
-    checked = "verified" if report.checked else "not verified"
-    return f"{display_path(target)} holds {pictures(report.items)}, {_megabytes(report.bytes)}, {checked}"
+    verified = "verified" if report.verified else "not verified"
+    return f"{display_path(target)} holds {pictures(report.items)}, {_megabytes(report.bytes)}, {verified}"
 
 
 def export_document(index: Path, target: Path, report: ExportReport) -> dict[str, Any]:
     """Return what was exported, for ``--json``."""
-    return {
-        "schema": SCHEMA,
-        "index": os.fsdecode(index),
-        "file": os.fsdecode(target),
-        "items": report.items,
-        "dim": report.dim,
-        "bytes": report.bytes,
-    }
+    return {"schema": SCHEMA, "index": os.fsdecode(index), "file": os.fsdecode(target), **asdict(report)}
 
 
 def export_line(target: Path, report: ExportReport) -> str:
@@ -214,14 +199,7 @@ def export_line(target: Path, report: ExportReport) -> str:
 
 def import_document(index: Path, report: ImportReport) -> dict[str, Any]:
     """Return what was imported, for ``--json``."""
-    return {
-        "schema": SCHEMA,
-        "index": os.fsdecode(index),
-        "items": report.items,
-        "bytes": report.bytes,
-        "roots": list(report.roots),
-        "remarks": list(report.remarks),
-    }
+    return {"schema": SCHEMA, "index": os.fsdecode(index), **asdict(report)}
 
 
 def import_line(index: Path, report: ImportReport) -> str:

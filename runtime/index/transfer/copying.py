@@ -42,13 +42,13 @@ _PAUSE_S = 0.2
 
 @dataclass(frozen=True)
 class CopyReport:
-    """What was copied.
+    """The copy, as ``--json`` prints it.
 
     Attributes:
         items: number of pictures in the copy.
         bytes: of the copy.
         graph: whether it has a graph.
-        checked: whether every part of it was read again and compared with its checksums.
+        verified: whether every part of it was read again and compared with its checksums.
         remarks: what else a user should know.
 
     """
@@ -56,7 +56,7 @@ class CopyReport:
     items: int
     bytes: int
     graph: bool
-    checked: bool
+    verified: bool
     remarks: tuple[str, ...] = ()
 
 

@@ -44,7 +44,7 @@ _ONE_EACH = ("ids", "root_of", "label_of", "sizes", "mtimes_ns", "sha256", "deco
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What was imported.
+    """The new index, as ``--json`` prints it.
 
     Attributes:
         items: number of pictures.
