@@ -43,7 +43,7 @@ from ..transfer.matching import find_matching_model
 from ..uploads.files import problem_of, upload_items, uploads_of
 from ..uploads.plans import plan_lost_uploads
 
-__all__ = ["Problem", "VerifyReport", "verify"]
+__all__ = ["Damage", "VerifyReport", "verify"]
 
 # Damaged items that are named one by one.
 _MOST_NAMED = 10_000
@@ -58,13 +58,13 @@ _OF_DATABASE: tuple[Part, ...] = ("database", "filters", "labelling")
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Damage to an index; its text is the fault and the advice.
+class Damage:
+    """Damage to one part of an index; as text, the fault and the advice.
 
     Attributes:
         part: the part that is damaged; ``upload``: the picture of an upload, whose vector is sound.
         fault: what is wrong with it.
-        advice: what to do, where ``--repair`` cannot help.
+        advice: what to do, where the fault does not say it.
 
     """
 
@@ -92,9 +92,9 @@ class VerifyReport:
 
     items: int
     damaged: tuple[int, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[Damage, ...]
     repaired: tuple[str, ...] = ()
-    remaining: tuple[Problem, ...] = ()
+    remaining: tuple[Damage, ...] = ()
     lost: tuple[str, ...] = ()
 
 
@@ -106,7 +106,7 @@ class _Findings:
     ``items``, ``damaged``, ``lost``: see :class:`VerifyReport`.
     """
 
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Damage] = field(default_factory=list)
     uploaded: list[Item] = field(default_factory=list)
     lost_uploads: list[int] = field(default_factory=list)
     items: int = 0
@@ -114,7 +114,7 @@ class _Findings:
     lost: list[str] = field(default_factory=list)
 
     def add(self, part: Part, *faults: str, advice: str = "") -> None:
-        self.problems += [Problem(part, fault, advice) for fault in faults]
+        self.problems += [Damage(part, fault, advice) for fault in faults]
 
     def has(self, *parts: Part) -> bool:
         return any(problem.part in parts for problem in self.problems)
