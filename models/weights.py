@@ -137,8 +137,8 @@ def _from_run(backbone: str, path: Path, loaded: Mapping[str, Any]) -> Weights:
 def _classifier(backbone: str, state: State) -> torch.Tensor | None:
     """Return the one matrix among the classifier's tensors; several are layers before the last, which no row undoes."""
     prefixes = classifier_prefixes(backbone)
-    found = [value for key, value in state.items() if prefixes and key.startswith(prefixes) and value.ndim > 1]
-    return found[0] if len(found) == 1 and found[0].ndim == 2 else None
+    matrices = [value for key, value in state.items() if prefixes and key.startswith(prefixes) and value.ndim > 1]
+    return matrices[0] if len(matrices) == 1 and matrices[0].ndim == 2 else None
 
 
 def read_state(path: Path) -> State:

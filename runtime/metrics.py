@@ -98,7 +98,7 @@ def without_own(search: Callable[[int], tuple[Rows, Distances]], own: Rows, k: i
     """Return the ``k`` nearest of each query and their distances, without the row that is the query itself.
 
     Args:
-        search: returns so many nearest rows, int64 ``[q, k]``, and their distances, float64 ``[q, k]``.
+        search: returns the nearest rows, int64 ``[q, count]``, and their distances, float64, for a count.
         own: see :func:`rank`.
         k: neighbours of each query.
 
@@ -202,18 +202,19 @@ def largest_class(gallery_labels: Labels) -> int:
     return int(np.bincount(gallery_labels).max(initial=0))
 
 
-def neighbour_overlap(found: npt.NDArray[np.int64], expected: npt.NDArray[np.int64]) -> float:
-    """Return the mean share of ``expected`` neighbours that ``found`` holds too, whatever their order.
+def neighbour_overlap(neighbours: npt.NDArray[np.int64], expected: npt.NDArray[np.int64]) -> float:
+    """Return the mean share of ``expected`` neighbours that are among ``neighbours``, in any order.
 
     With ``expected`` from an exact scan this is the recall of an approximate search (hnswlib's "recall@k").
 
     Args:
-        found: indices ``[q, k]``; unused places are -1.
+        neighbours: indices ``[q, k]``; unused places are -1.
         expected: indices ``[q, k]``.
 
     """
     shares = [
-        len(np.intersect1d(f, e, assume_unique=True)) / max(1, len(e)) for f, e in zip(found, expected, strict=True)
+        len(np.intersect1d(n, e, assume_unique=True)) / max(1, len(e))
+        for n, e in zip(neighbours, expected, strict=True)
     ]
     return float(np.mean(shares))
 
@@ -237,14 +238,14 @@ def score_at_top_k(positive: Distances, negative: Distances, candidates: Distanc
     A triplet counts if its positive or its negative is among the ``k`` nearest of the query's candidates (the paper:
     the 1,000 pictures found by the query's own text query). The score is the number of counted triplets in the right
     order minus the number in the wrong one, ties among these. A picture is among the ``k`` nearest if fewer than ``k``
-    candidates are nearer than it, so pictures at one distance are all in or all out, whatever their order.
+    candidates are nearer than it, so pictures at one distance are all in or all out, in any order.
 
     Args:
         positive: D(q, p+) of each triplet, ``[t]``.
         negative: D(q, p-) of each triplet, ``[t]``.
         candidates: distances of the candidates of each triplet's query, ``[t, c]``, in any order: all of them without
             the query itself, or the ``k`` smallest; unused places are inf.
-        k: how far down the list somebody looks.
+        k: how far down the list a user looks.
 
     """
     nearer = (candidates < np.minimum(positive, negative)[:, None]).sum(axis=1)

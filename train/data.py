@@ -93,7 +93,7 @@ class TrainingData:
 
         Args:
             monitor: told each of :meth:`oddities`.
-            said: those that have been told already.
+            said: oddities that the monitor knows already.
 
         Raises:
             TrainingError: fewer than two classes, or no class with two pictures.
@@ -117,23 +117,25 @@ class TrainingData:
         counts = Counter(self.train_labels[self.fit].tolist())
         single = [label for label, count in sorted(counts.items()) if count == 1]
         vanished = sorted(set(range(len(self.classes))) - set(counts))
-        found = []
+        oddities = []
         if single:
-            found.append(
+            oddities.append(
                 f"{len(single)} of {len(counts)} classes have one training picture ({self._names(single)}): they teach "
                 "what is different, not what is alike."
             )
         if vanished:
-            found.append(f"No readable training picture is left of {len(vanished)} classes ({self._names(vanished)}).")
-        return found
+            oddities.append(
+                f"No readable training picture is left of {len(vanished)} classes ({self._names(vanished)})."
+            )
+        return oddities
 
     def _no_pairs(self) -> str:
         listed = np.bincount(self.train_labels[self.train_labels < len(self.classes)])
         if listed.max() < 2:
-            found = "Every class has one training picture"
+            fault = "Every class has one training picture"
         else:
-            found = "No class has two training pictures left that can be read and are not held out"
-        return f"{found}; a triplet needs two pictures of one class. Add pictures to the classes."
+            fault = "No class has two training pictures left that can be read and are not held out"
+        return f"{fault}; a triplet needs two pictures of one class. Add pictures to the classes."
 
     def _names(self, labels: Sequence[int]) -> str:
         return ", ".join(printable(self.classes[label]) for label in labels[:5]) + (", ..." if len(labels) > 5 else "")
@@ -221,7 +223,7 @@ def _common_k(data: TrainingData) -> int:
 def _with_queries(dataset: DataSet, classes: frozenset[str]) -> DataSet:
     """Make val pictures of train pictures of ``classes``, which are not learned, where a class of two has none in val.
 
-    One may be all that stays of such a class: it is ranked, not learned from.
+    Such a class may keep one train picture: it is ranked, not learned from.
     """
     counts = Counter(sample.label for sample in dataset.train)
     lacking = {label for label in classes if counts[label] == 2} - {sample.label for sample in dataset.val}
@@ -291,7 +293,7 @@ def sampled(positions: Positions, labels: Positions, most: int, seed: int) -> Po
 def check_pictures(
     samples: Sequence[Sample], rule: PictureRule, threads: int, monitor: Monitor, title: str
 ) -> list[int]:
-    """Decode every picture once and return the positions of those that cannot be read, each with a remark.
+    """Decode every picture once and return the positions of unreadable ones, with a remark on each.
 
     A training run that lasts hours must not end at a damaged file.
 

@@ -22,7 +22,7 @@ _LOST_RANK = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether Python, NumPy, a GPU or torch's allocator for the CPU could not get the memory it asked for."""
+    """Return whether Python, NumPy, a GPU or torch's allocator for the CPU could not get memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _CPU_ALLOCATOR)

@@ -32,10 +32,10 @@ MAX_K = 30
 class Figures:
     """Figures of queries against a gallery.
 
-    ``k``: neighbours asked for, of which there may be fewer. ``possible``: the largest precision@k that any ranking has
-    where classes have fewer than k pictures. ``positive_distance``, ``negative_distance``: mean squared
+    ``k``: neighbours of each query; a smaller gallery gives fewer. ``possible``: the largest precision@k that any
+    ranking has where classes have fewer than k pictures. ``positive_distance``, ``negative_distance``: mean squared
     distance of a query to the gallery pictures of its class and to the others. ``deviation``: see :func:`deviation`.
-    ``map_at_r``: None where it was not asked for.
+    ``map_at_r``: None where it was not computed.
     """
 
     k: int
@@ -78,7 +78,7 @@ def without_queries(gallery: Vectors, k: int) -> Figures:
 
 
 def precision_text(figures: Mapping[str, Any]) -> str:
-    """Return ``0.5840 of at most 0.9080``, or ``0.5840`` where 1 was possible (or nobody has noted what was)."""
+    """Return ``0.5840 of at most 0.9080``, or ``0.5840`` where 1 was possible (or where it is not recorded)."""
     precision, possible = figures["precision_at_k"], figures.get("possible")
     # Shown to four places, anything above is 1.
     limited = possible is not None and possible < 0.99995

@@ -1,6 +1,6 @@
 """Losses of pytorch-metric-learning by their names, with arguments from the recipe.
 
-The library is imported only where one of its losses is asked for: it takes seconds.
+The library is imported only where one of its losses is used: it takes seconds.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class PmlLoss(nn.Module):
         Args:
             embeddings: unit rows.
             labels: their classes.
-            triplets: those to learn from, where the loss takes them; default: all that the batch holds.
+            triplets: those to learn from, where the loss takes them; default: every triplet of the batch.
 
         Raises:
             TrainingError: the library refuses this batch.
@@ -162,15 +162,15 @@ def _find(name: str) -> type[nn.Module]:
 
 
 def _takes(kind: type[nn.Module]) -> dict[str, Any]:
-    """Return the arguments of a loss and their defaults, those that it hands to its base classes included."""
-    found: dict[str, Any] = {}
+    """Return the arguments of a loss and of its base classes, with their defaults."""
+    takes: dict[str, Any] = {}
     for base in kind.__mro__:
         parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
         for parameter in parameters.values():
             by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
             if by_name and parameter.name not in _NOT_IN_RECIPES:
-                found.setdefault(parameter.name, parameter.default)
-    return found
+                takes.setdefault(parameter.name, parameter.default)
+    return takes
 
 
 def _listed(takes: Mapping[str, Any]) -> str:

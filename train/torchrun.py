@@ -1,4 +1,4 @@
-"""How the processes that torchrun has started find each other, and what is said where one is lost."""
+"""Connect the processes that torchrun has started, and report a lost one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
 
 @contextmanager
 def connected() -> Iterator[Ranks]:
-    """Find the other ranks, if there are any; :meth:`Ranks.start` is to be called before they work together.
+    """Find the other ranks, if there are any; call :meth:`Ranks.start` before they work together.
 
     Raises:
         TrainingError: another rank has gone without a word.

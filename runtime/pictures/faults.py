@@ -76,7 +76,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_truncated(error: OSError) -> bool:
-    """Tell whether Pillow's decoder wanted more data than the file has."""
+    """Tell whether Pillow's decoder needed more data than the file has."""
     return error.errno is None and _TRUNCATED in str(error)
 
 

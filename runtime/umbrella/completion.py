@@ -115,7 +115,7 @@ def _quoted(text: str) -> str:
 
 
 def _value_cases(options: Options, known: Callable[[Sequence[str]], str], other: str) -> tuple[str, str]:
-    """Return the cases of the options that take a value, a line each, and the pattern of those that take a folder.
+    """Return a case for each option that takes a value, and the pattern of the options that take a folder.
 
     Args:
         options: of all commands.

@@ -1,4 +1,4 @@
-"""Checking every part of an index against its checksums, and keeping what is sound."""
+"""Check every part of an index against its checksums; repair keeps the sound parts."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class VerifyReport:
         damaged: ids of the others, as far as they can be read.
         lost: their paths, as far as they can be read; without a checksum, so a name may itself be damaged.
         problems: what is damaged; none: the index is sound.
-        repaired: what was done about it, a sentence each.
+        repaired: the repairs, a sentence each.
         remaining: the problems that are still there.
 
     """
@@ -126,47 +126,47 @@ def verify(index: str | Path, *, repair: bool = False, progress: StartProgress =
     Args:
         index: the index folder.
         repair: drop what is damaged (the next sync embeds those pictures again), and uploads whose files are lost;
-            embed uploads whose rows are lost; build the graph anew; put the model back if the same is at hand
+            embed uploads whose rows are lost; build the graph again; put the model back if the same is at hand
             (``./model.onnx``, or the one that ships).
         progress: told how it goes on.
 
     Raises:
         IndexStateError: there is no index, or it is of a newer schema.
-        IndexLockedError: it is to be repaired, and another process is writing to it.
+        IndexLockedError: ``repair``, and another process is writing to it.
 
     """
     folder = Path(index)
-    found = _found(folder)
-    if repair and found.problems:
+    findings = _examine(folder)
+    if repair and findings.problems:
         with locked(folder), disk_errors(folder):
-            found = _found(folder)  # again, now that nobody else can change it
-            repaired = _repair(folder, found, progress)
-            after = _found(folder)
-        return _report(found, after, repaired)
-    return _report(found, found, [])
+            findings = _examine(folder)  # again, now that no other process can change it
+            repaired = _repair(folder, findings, progress)
+            after = _examine(folder)
+        return _report(findings, after, repaired)
+    return _report(findings, findings, [])
 
 
-def _report(found: _Findings, after: _Findings, repaired: list[str]) -> VerifyReport:
+def _report(findings: _Findings, after: _Findings, repaired: list[str]) -> VerifyReport:
     return VerifyReport(
         after.items,
-        tuple(found.damaged),
-        tuple(found.problems),
+        tuple(findings.damaged),
+        tuple(findings.problems),
         tuple(repaired),
         tuple(after.problems),
-        tuple(dict.fromkeys(found.lost)),
+        tuple(dict.fromkeys(findings.lost)),
     )
 
 
-def _found(folder: Path) -> _Findings:
-    """Check one state of an index; one whose folder or database is replaced meanwhile is checked anew."""
+def _examine(folder: Path) -> _Findings:
+    """Check one state of an index; start again where its folder or database is replaced meanwhile."""
     while True:
         identity = _identity(folder)
         with _opened(folder) as (store, graph):
-            found = _check(store, graph)
+            findings = _check(store, graph)
         # Without a state that is held: to read every picture may take long, and writers would wait.
-        _check_uploads(folder, found)
+        _check_uploads(folder, findings)
         if _identity(folder) in (identity, None):
-            return found
+            return findings
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -228,58 +228,58 @@ class _OpenGraph:
 
 
 def _check(store: Store, graph: _OpenGraph) -> _Findings:
-    found = _Findings()
-    found.add("database", *_integrity(store))
+    findings = _Findings()
+    findings.add("database", *_integrity(store))
     roots, faults = sound_roots(store.connection)
-    found.add("database", *faults)
-    found.add("filters", *sound_filters(store.connection)[1])
-    found.add("labelling", *sound_labelling(store.connection)[1])
+    findings.add("database", *faults)
+    findings.add("filters", *sound_filters(store.connection)[1])
+    findings.add("labelling", *sound_labelling(store.connection)[1])
     meta = _meta(store)
     if meta is None:
-        found.add("database", "the row that describes the index is damaged")
-        return found
+        findings.add("database", "the row that describes the index is damaged")
+        return findings
     uploads = next((root for root, path in roots.items() if path == os.fsencode(UPLOADS)), None)
     comparison = None if graph.file is None else VectorComparison(graph.file)
-    ids = _check_items(store, meta, roots, found, uploads, comparison)
-    if found.has(*_OF_DATABASE):
-        _name_lost(store, meta, roots, ids, found)
-    _check_graph(graph, ids, found, comparison)
-    _check_model(store, meta, found)
-    return found
+    ids = _check_items(store, meta, roots, findings, uploads, comparison)
+    if findings.has(*_OF_DATABASE):
+        _name_lost(store, meta, roots, ids, findings)
+    _check_graph(graph, ids, findings, comparison)
+    _check_model(store, meta, findings)
+    return findings
 
 
-def _name_lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int], found: _Findings) -> None:
+def _name_lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int], findings: _Findings) -> None:
     """Name the items that are not sound, from the list of names that SQLite keeps beside them."""
     uploads = 0
     for item, root, path in listed_paths(store.connection):
-        if len(found.lost) == _MOST_NAMED:
+        if len(findings.lost) == _MOST_NAMED:
             break
         if item not in sound and root in roots and 0 < item <= meta.last_id:
             if roots[root] == os.fsencode(UPLOADS):
                 uploads += 1
             else:
-                found.lost.append(os.fsdecode(os.path.join(roots[root], path)))  # noqa: PTH118 - bytes
+                findings.lost.append(os.fsdecode(os.path.join(roots[root], path)))  # noqa: PTH118 - bytes
     if uploads:
-        found.add(
+        findings.add(
             "database",
             f"the rows of {uploads:,} upload{'' if uploads == 1 else 's'} are damaged, of which the pictures are in "
             f"{UPLOADS}: --repair embeds these again, without labels",
         )
 
 
-def _check_uploads(folder: Path, found: _Findings) -> None:
+def _check_uploads(folder: Path, findings: _Findings) -> None:
     """Compare the file of each upload with the hash that its row has."""
-    for item in found.uploaded:
+    for item in findings.uploaded:
         path = uploads_of(folder) / os.fsdecode(item.path)
         what = f"the picture of item {item.id}, {display_path(f'{UPLOADS}/{path.name}')},"
         try:
             fault = problem_of(path, item.sha256)
         except OSError as error:
-            found.add("upload", f"{what} cannot be read ({error.strerror})")
+            findings.add("upload", f"{what} cannot be read ({error.strerror})")
             continue
         if fault is not None and not _is_removed(folder, item):
-            found.add("upload", f"{what} {fault}")
-            found.lost_uploads.append(item.id)
+            findings.add("upload", f"{what} {fault}")
+            findings.lost_uploads.append(item.id)
 
 
 def _is_removed(folder: Path, item: Item) -> bool:
@@ -315,7 +315,7 @@ def _check_items(
     store: Store,
     meta: Meta,
     roots: dict[int, bytes],
-    found: _Findings,
+    findings: _Findings,
     uploads: int | None,
     comparison: VectorComparison | None,
 ) -> set[int]:
@@ -325,36 +325,36 @@ def _check_items(
     for row in read_rows(store.connection, meta.dim, roots):
         if isinstance(row, Row):
             ids.add(row.item.id)
-            found.uploaded += [row.item] if row.item.root == uploads else []
+            findings.uploaded += [row.item] if row.item.root == uploads else []
             vector_sum, row_sum = vector_sum + row.vector_crc32, row_sum + row.row_crc32
             if comparison is not None:
                 comparison.add(row.item.id, row.vector)
-        elif len(found.damaged) < _MOST_NAMED:
-            found.add("database", row.what)
-            found.damaged += [row.id] if row.id is not None else []
+        elif len(findings.damaged) < _MOST_NAMED:
+            findings.add("database", row.what)
+            findings.damaged += [row.id] if row.id is not None else []
         else:
             others += 1
     if others:
-        found.add("database", f"{others:,} more items are damaged")
-    found.items = len(ids)
+        findings.add("database", f"{others:,} more items are damaged")
+    findings.items = len(ids)
     if (len(ids), vector_sum, row_sum) != (meta.items, meta.vector_sum, meta.row_sum):
-        found.add(
+        findings.add(
             "database", f"{meta.items:,} items are expected, {len(ids):,} sound ones with their checksums are there"
         )
     return ids
 
 
-def _check_graph(graph: _OpenGraph, ids: set[int], found: _Findings, comparison: VectorComparison | None) -> None:
+def _check_graph(graph: _OpenGraph, ids: set[int], findings: _Findings, comparison: VectorComparison | None) -> None:
     if isinstance(graph.problem, IndexDamagedError):
-        found.add("database", "the row of the graph is damaged")
+        findings.add("database", "the row of the graph is damaged")
     elif graph.problem is not None:
-        found.add("graph", f"{graph.problem}: searches scan, which gives the exact result")
-    elif graph.row is None or graph.file is None or comparison is None or found.has(*_OF_DATABASE):
+        findings.add("graph", f"{graph.problem}: searches scan, which gives the exact result")
+    elif graph.row is None or graph.file is None or comparison is None or findings.has(*_OF_DATABASE):
         return
     elif not _holds(graph.file, graph.row.covers, ids):
-        found.add("graph", f"{GRAPH} holds other items than the database")
+        findings.add("graph", f"{GRAPH} holds other items than the database")
     elif comparison.finish():
-        found.add("graph", f"{GRAPH} holds other vectors than the database")
+        findings.add("graph", f"{GRAPH} holds other vectors than the database")
 
 
 def _holds(file: GraphFile, covers: int, ids: set[int]) -> bool:
@@ -362,7 +362,7 @@ def _holds(file: GraphFile, covers: int, ids: set[int]) -> bool:
     return np.array_equal(file.nodes.item_ids(), covered)
 
 
-def _check_model(store: Store, meta: Meta, found: _Findings) -> None:
+def _check_model(store: Store, meta: Meta, findings: _Findings) -> None:
     try:
         if file_sha256(store.folder / MODEL) == meta.model_sha256:
             return
@@ -370,14 +370,14 @@ def _check_model(store: Store, meta: Meta, found: _Findings) -> None:
     except OSError as error:
         fault = f"cannot be read ({error.strerror})"
     again = to_paste("deeprank-index", "sync", "--reembed", "--model", "MODEL", "--index", store.folder)
-    found.add("model", f"{MODEL} {fault}", advice=f"put that one back, or embed all pictures again with: {again}")
+    findings.add("model", f"{MODEL} {fault}", advice=f"put that one back, or embed all pictures again with: {again}")
 
 
-def _repair(folder: Path, found: _Findings, progress: StartProgress) -> list[str]:
+def _repair(folder: Path, findings: _Findings, progress: StartProgress) -> list[str]:
     done = []
-    new_database = found.has(*_OF_DATABASE)
-    new_graph = new_database or found.has("graph")
-    if found.has("model"):
+    new_database = findings.has(*_OF_DATABASE)
+    new_graph = new_database or findings.has("graph")
+    if findings.has("model"):
         done += _repair_model(folder)
     if new_database:
         with _opened(folder) as (store, _):
@@ -385,13 +385,13 @@ def _repair(folder: Path, found: _Findings, progress: StartProgress) -> list[str
         put_in_place(folder)
         done.append(f"{kept:,} sound items were kept; sync the folders again, which embeds the others anew")
         done += _take_in_uploads(folder, progress)
-    if found.has("filters"):
+    if findings.has("filters"):
         done.append("damaged filters were dropped; give --include and --exclude again with the next sync of the folder")
-    if found.has("labelling"):
+    if findings.has("labelling"):
         done.append("damaged sources of labels were dropped; labels stay, and --labels of the next sync says it again")
-    if found.lost_uploads:
-        done.append(_drop_uploads(folder, found.lost_uploads))
-    if new_graph or found.lost_uploads:
+    if findings.lost_uploads:
+        done.append(_drop_uploads(folder, findings.lost_uploads))
+    if new_graph or findings.lost_uploads:
         with open_writer(folder) as writer:
             if new_graph:
                 writer.set_graph(None)

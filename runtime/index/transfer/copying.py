@@ -35,7 +35,7 @@ __all__ = ["CopyReport", "copy"]
 UNIT = 1_000_000
 _PAGES_AT_A_TIME = 1024
 _BYTES_AT_A_TIME = 1 << 22
-# A writer renames a new graph a moment before it commits which one it is, and swaps whole folders when it embeds anew.
+# A writer renames a new graph a moment before it commits which one it is, and swaps whole folders in --reembed.
 _ATTEMPTS = 5
 _PAUSE_S = 0.2
 
@@ -61,7 +61,7 @@ class CopyReport:
 
 
 class _ChangedError(Exception):
-    """Another process changed the index so that what was copied so far does not belong together."""
+    """Another process changed the index, so that the parts copied so far do not belong together."""
 
 
 def copy(
@@ -152,14 +152,14 @@ def _copy_state(
         if held:
             state.enter_context(store.snapshot())
         row = store.graph()
-        found = _copy_file(folder / GRAPH, making / GRAPH, permissions, advance) if row is not None else None
-        if row is not None and found != row.sha256 and held and not last:
+        graph_sha256 = _copy_file(folder / GRAPH, making / GRAPH, permissions, advance) if row is not None else None
+        if row is not None and graph_sha256 != row.sha256 and held and not last:
             raise _ChangedError
         _copy_database(store, making / DATABASE, target / DATABASE, permissions, advance)
         _copy_file(folder / MODEL, making / MODEL, permissions, advance)
         if _identity(folder) != identity:
             raise _ChangedError
-    remarks = _settle_graph(making, row, found)
+    remarks = _settle_graph(making, row, graph_sha256)
     return [*remarks, *carry_uploads(uploads_of(folder), making, advance, lambda item: _is_removed(folder, item))]
 
 
@@ -168,13 +168,13 @@ def _is_removed(folder: Path, item: int) -> bool:
         return store.item_with(item) is None
 
 
-def _settle_graph(making: Path, expected: GraphRow | None, found: str | None) -> list[str]:
+def _settle_graph(making: Path, expected: GraphRow | None, graph_sha256: str | None) -> list[str]:
     """Leave the copied database with the graph that was copied, or with none; it is one plain file afterwards."""
     with open_writer(making) as writer:
         row = writer.graph()
         if (row and row.sha256) != (expected and expected.sha256):
             raise _ChangedError
-        problem = None if row is None else _graph_problem(making, row, writer.meta(), found)
+        problem = None if row is None else _graph_problem(making, row, writer.meta(), graph_sha256)
         if problem is None:
             return []
         writer.set_graph(None)
@@ -182,10 +182,10 @@ def _settle_graph(making: Path, expected: GraphRow | None, found: str | None) ->
     return [f"{GRAPH} was not copied, for {problem}: searches of the copy scan until its next sync builds one."]
 
 
-def _graph_problem(making: Path, row: GraphRow, meta: Meta, found: str | None) -> str | None:
-    if found is None:
+def _graph_problem(making: Path, row: GraphRow, meta: Meta, graph_sha256: str | None) -> str | None:
+    if graph_sha256 is None:
         return "it cannot be read"
-    if found != row.sha256:
+    if graph_sha256 != row.sha256:
         return "it is not the one that the database knows"
     try:
         open_graph(making, row, meta)
@@ -197,7 +197,7 @@ def _graph_problem(making: Path, row: GraphRow, meta: Meta, found: str | None) -
 def _copy_database(
     store: Store, target: Path, shown: Path, permissions: Permissions, advance: Callable[[int], None]
 ) -> None:
-    """Copy the database as it is now.
+    """Copy the current state of the database.
 
     Raises:
         _ChangedError: another process changed it meanwhile.
@@ -234,7 +234,7 @@ def _copy_errors(source: Path, target: Path) -> Iterator[None]:
 
 
 def _copy_file(source: Path, target: Path, permissions: Permissions, advance: Callable[[int], None]) -> str | None:
-    """Copy a file and return the hex sha256 of what was read; None: it cannot be read."""
+    """Copy a file and return the hex sha256 of its bytes; None: it cannot be read."""
     target.unlink(missing_ok=True)
     try:
         file = open_regular(source)
