@@ -14,8 +14,7 @@ from ..models.normalisation import Normalisation
 from ..runtime.errors import ExportError
 from ..runtime.evaluate.parity import TOLERANCES
 from ..runtime.modelfile import ModelInfo
-from ..runtime.text import printable
-from .torchfile import first_line
+from ..runtime.text import first_line, printable
 
 __all__ = ["as_found", "check_examples", "check_weights", "embedding_dim_of"]
 
@@ -161,7 +160,7 @@ def _run(module: nn.Module, examples: torch.Tensor) -> torch.Tensor:
     except Exception as error:  # whatever somebody else's code raises
         raise ExportError(
             f"The module cannot be run on a batch of shape {list(examples.shape)} "
-            f"({type(error).__name__}: {printable(first_line(error))}); expected one that takes normalised float32 "
+            f"({first_line(error, named=True)}); expected one that takes normalised float32 "
             "pictures [n, 3, S, S]."
         ) from error
     return found

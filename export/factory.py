@@ -14,11 +14,11 @@ from torch import nn
 
 from ..models.weights import read_state
 from ..runtime.errors import ExportError
-from ..runtime.text import display_path, printable
+from ..runtime.text import display_path, first_line, printable
 
 __all__ = ["module_from_factory"]
 
-# Characters of what somebody else's code says: of the keys that do not fit, a few, where hundreds may differ.
+# Characters that are shown of the keys that do not fit, of which there may be hundreds.
 _SHOWN = 300
 
 
@@ -49,8 +49,8 @@ def _made(name: str, place: str, factory_name: str) -> nn.Module:
         factory = getattr(importlib.import_module(place), factory_name, None)
     except (Exception, SystemExit) as error:  # whatever somebody else's code raises while it is imported
         raise ExportError(
-            f"--module {printable(name)} cannot be imported ({_what(error)}); expected a module that Python finds from "
-            "the current folder."
+            f"--module {printable(name)} cannot be imported ({first_line(error, named=True)}); expected a module that "
+            "Python finds from the current folder."
         ) from error
     if not callable(factory):
         raise ExportError(
@@ -61,8 +61,8 @@ def _made(name: str, place: str, factory_name: str) -> nn.Module:
         module = factory()
     except (Exception, SystemExit) as error:  # as above
         raise ExportError(
-            f"--module {printable(name)} fails ({_what(error)}); expected a function that takes no arguments and "
-            "returns a torch.nn.Module."
+            f"--module {printable(name)} fails ({first_line(error, named=True)}); expected a function that takes no "
+            "arguments and returns a torch.nn.Module."
         ) from error
     if not isinstance(module, nn.Module):
         raise ExportError(f"--module {printable(name)} returns a {type(module).__name__}; expected a torch.nn.Module.")
@@ -89,8 +89,3 @@ def _as_named(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, to
     """Give keys back what ``read_state`` drops as DistributedDataParallel's, where a part has that very name."""
     own = module.state_dict()
     return {f"module.{key}" if key not in own and f"module.{key}" in own else key: state[key] for key in state}
-
-
-def _what(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return printable(f"{type(error).__name__}: {lines[0][:_SHOWN]}" if lines else type(error).__name__)

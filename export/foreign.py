@@ -15,9 +15,8 @@ from ..models.normalisation import Normalisation
 from ..runtime.errors import ExportError
 from ..runtime.images import Picture
 from ..runtime.modelfile import ModelInfo
-from ..runtime.text import printable
+from ..runtime.text import first_line
 from ..train.reference import NetworkReference
-from .torchfile import first_line
 
 __all__ = ["ModuleReference", "PictureNetwork", "normalisation_of", "normalised"]
 
@@ -64,8 +63,8 @@ class ModuleReference(NetworkReference):
             return super().embed_batch(pictures)
         except Exception as error:  # whatever somebody else's code raises
             raise ExportError(
-                f"The module cannot be run on {len(pictures)} real pictures ({type(error).__name__}: "
-                f"{printable(first_line(error))}); expected one that takes any picture, and batches of any size."
+                f"The module cannot be run on {len(pictures)} real pictures ("
+                f"{first_line(error, named=True)}); expected one that takes any picture, and batches of any size."
             ) from error
 
 

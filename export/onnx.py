@@ -12,9 +12,8 @@ from ..models.conversion import OPSET, to_onnx
 from ..runtime.errors import ExportError
 from ..runtime.images import PictureRule
 from ..runtime.modelfile import METADATA_KEY, OUTPUT_NAME, ModelInfo
-from ..runtime.text import printable
+from ..runtime.text import first_line
 from .example import example_pictures
-from .torchfile import first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -96,4 +95,4 @@ def _reason(error: BaseException) -> str:
     """Return what lies at the bottom; what the exporter says above it is advice to its own developers."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return printable(first_line(error))  # type: ignore[arg-type]
+    return first_line(error)

@@ -14,8 +14,9 @@ from torch import nn
 from ..models.conversion import quiet
 from ..runtime.errors import ExportError
 from ..runtime.modelfile import METADATA_KEY, ModelInfo
+from ..runtime.text import first_line
 from .example import example_pictures
-from .torchfile import TorchFile, first_line
+from .torchfile import TorchFile
 
 __all__ = ["Pt2Model", "write_pt2"]
 

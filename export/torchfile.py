@@ -14,7 +14,7 @@ from ..runtime.images import Picture, PictureRule
 from ..runtime.modelfile import ModelInfo
 from ..runtime.streams import embed_stream
 
-__all__ = ["TorchFile", "first_line"]
+__all__ = ["TorchFile"]
 
 T = TypeVar("T")
 
@@ -48,8 +48,3 @@ class TorchFile:
     ) -> Iterator[tuple[T, npt.NDArray[np.float32] | PictureError]]:
         """Embed any number of items in bounded memory."""
         return embed_stream(items, read, self.embed_batch)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what went wrong, for a sentence."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

@@ -10,8 +10,8 @@ import torch
 import torchvision
 from torch import nn
 
-from ..runtime.errors import TrainingError
-from ..runtime.text import printable
+from ..runtime.errors import BackboneError, TrainingError
+from ..runtime.text import first_line, printable
 from .lite import LITE_BACKBONES
 from .normalisation import IMAGENET, Normalisation
 
@@ -45,15 +45,15 @@ def create_backbone(name: str, image_size: int) -> nn.Module:
         it comes from, without the classifier's.
 
     Raises:
-        TrainingError: there is no backbone of that name, or it cannot take pictures of that size.
+        BackboneError: there is no backbone of that name, or it cannot take pictures of that size.
 
     """
     in_timm = timm_name(name)
     if in_timm is not None:
         return _create_timm(in_timm, image_size)
     if name not in _TORCHVISION:
-        raise TrainingError(
-            f"There is no backbone {printable(name)!r}; expected one of {', '.join(BACKBONES)}, or timm:NAME."
+        raise BackboneError(
+            f"There is no backbone {printable(name)!r}", f"expected one of {', '.join(BACKBONES)}, or timm:NAME"
         )
     builder = cast(Callable[..., nn.Module], torchvision.models.get_model_builder(name))
     network = builder(weights=None)
@@ -71,15 +71,16 @@ def timm_name(name: str) -> str | None:
 def _create_timm(name: str, image_size: int) -> nn.Module:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        raise TrainingError(
-            f"timm has no network {printable(name)!r}; see timm.list_models() for those of the installed version."
+        raise BackboneError(
+            f"timm has no network {printable(name)!r}", "see timm.list_models() for those of the installed version"
         )
     options: dict[str, Any] = {"img_size": image_size} if _timm_config(name).get("fixed_input_size") else {}
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, **options)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise TrainingError(
-            f"timm's {printable(name)!r} cannot be made for {image_size} px ({error}); try another --image-size."
+        raise BackboneError(
+            f"timm's {printable(name)!r} cannot be made for {image_size} px ({first_line(error)})",
+            "try another --image-size",
         ) from error
 
 

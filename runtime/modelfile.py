@@ -19,7 +19,7 @@ from .devices import Deadline, Device, limit_memory, session_options, session_pr
 from .errors import DeviceError, ModelFileError
 from .modelinfo import METADATA_KEY, SCHEMA, ModelInfo
 from .records import check_records
-from .text import display_path, printable
+from .text import display_path, first_line, printable
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -184,12 +184,6 @@ def _session(path: Path, reading: _Reading, device: Device, threads: int | None)
     if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise DeviceError("CUDA was asked for, but ONNX Runtime could not start it; use --device cpu.")
     return session, used
-
-
-def first_line(error: Exception) -> str:
-    """Return what ONNX Runtime says first, as one safe line."""
-    lines = str(error).strip().splitlines()
-    return printable(lines[0][:300]) if lines else type(error).__name__
 
 
 def _check_shapes(session: ort.InferenceSession, info: ModelInfo) -> None:

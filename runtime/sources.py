@@ -17,7 +17,7 @@ from typing import IO, Protocol
 
 from .errors import DataError, PictureError
 from .memory import ByteBudget
-from .text import display_path, printable
+from .text import display_path, first_line, printable
 from .tool_folders import is_in_tool_folder
 
 __all__ = ["FolderSource", "Sample", "Source", "ZipSource"]
@@ -216,7 +216,7 @@ class ZipSource:
                 with self._zip.open(info) as member:
                     content = _announced(member, info)
             except Exception as error:  # zlib.error, lzma.LZMAError and the like have no common base
-                fault = str(error)
+                fault = first_line(error)
             if not fault and len(content) < info.file_size:
                 fault = f"it has {len(content):,} bytes, not {info.file_size:,}"
             if not fault:

@@ -6,12 +6,23 @@ import os
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["display_path", "display_width", "duration", "file_size", "markdown_table", "printable", "shortened"]
+__all__ = [
+    "display_path",
+    "display_width",
+    "duration",
+    "file_size",
+    "first_line",
+    "markdown_table",
+    "printable",
+    "shortened",
+]
 
 # Categories that move the cursor, hide text or reorder it: control, format, surrogate, line and paragraph separators.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Signs above, below and around the letter before them.
 _WITHOUT_WIDTH = frozenset({"Mn", "Me"})
+# Characters of another library's message that are shown.
+_MAX_LINE = 300
 
 
 def printable(text: str) -> str:
@@ -24,6 +35,20 @@ def printable(text: str) -> str:
 def display_path(path: str | bytes | os.PathLike[str]) -> str:
     r"""Return a path as one safe line; bytes that are not UTF-8 are shown as ``\xNN``, never dropped."""
     return printable(os.fsdecode(path))
+
+
+def first_line(error: BaseException, *, named: bool = False) -> str:
+    """Return the first line of another library's error, safe and at most 300 characters, to show in brackets.
+
+    Args:
+        error: without a message, the name of its type is returned.
+        named: put the name of the type before the message.
+
+    """
+    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    if not lines:
+        return kind
+    return printable(f"{kind}: {lines[0][:_MAX_LINE]}" if named else lines[0][:_MAX_LINE])
 
 
 def markdown_table(

@@ -322,7 +322,7 @@ def test_a_large_graph_row_is_written_and_read(index: Path) -> None:
         row = store.graph()
         assert row is not None
         assert len(row.removed) == 2_400_000
-    assert not [problem for problem in verify(index).problems if "SQLite" in problem]
+    assert not [problem for problem in verify(index).problems if "SQLite" in problem.fault]
 
 
 # Paths
@@ -343,7 +343,7 @@ def test_a_path_that_leads_elsewhere_is_damage(index: Path, path: bytes) -> None
             store.items([3])
     found = verify(index)
     assert found.damaged == (3,)
-    assert any("not one below its root" in problem for problem in found.problems)
+    assert any("not one below its root" in problem.fault for problem in found.problems)
     assert verify(index, repair=True).items == PICTURES - 1
 
 
@@ -365,7 +365,7 @@ def test_a_root_that_is_none_is_damage(index: Path, root: bytes) -> None:
         databases.vouch(connection)
     with Store.open(index) as store, pytest.raises(IndexDamagedError, match="root 1 is no absolute path"):
         store.roots()
-    assert any("no absolute path" in problem for problem in verify(index).problems)
+    assert any("no absolute path" in problem.fault for problem in verify(index).problems)
     assert verify(index, repair=True).items == 0
 
 

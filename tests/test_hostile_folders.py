@@ -271,7 +271,7 @@ def test_an_upload_that_became_a_link_is_neither_followed_nor_lost(index: Path, 
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
     report = verify(index, repair=True)
-    assert "cannot be read (it is a link, which is not followed)" in report.remaining[0]
+    assert "cannot be read (it is a link, which is not followed)" in report.remaining[0].fault
     assert upload(index, made) == f"uploads/{name}"
     assert not path.is_symlink()
     assert elsewhere.exists()

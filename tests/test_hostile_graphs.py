@@ -32,7 +32,7 @@ from deeprank.runtime.doctor.index import graph_finding  # noqa: E402
 from deeprank.runtime.errors import IndexDamagedError  # noqa: E402
 from deeprank.runtime.index import Index  # noqa: E402
 from deeprank.runtime.index.care.compact import compact  # noqa: E402
-from deeprank.runtime.index.care.verify import verify  # noqa: E402
+from deeprank.runtime.index.care.verify import Damage, verify  # noqa: E402
 from deeprank.runtime.index.database.records import Item, Meta  # noqa: E402
 from deeprank.runtime.index.database.store import Store  # noqa: E402
 from deeprank.runtime.index.graph.backend import GraphUnusableError  # noqa: E402
@@ -76,7 +76,7 @@ for line in sys.stdin:
             index.load_graph()
             index.summary()
             said["remarks"] = index.remarks
-        said["problems"] = verify(folder).problems
+        said["problems"] = [problem.fault for problem in verify(folder).problems]
         json.dumps(index_info(folder).graph, allow_nan=False)
         with writing(folder) as writer:
             add_rows(writer, queries, names(len(queries), 10**6))
@@ -169,7 +169,7 @@ def test_other_vectors_than_the_database_has_are_named_and_replaced(index: Path)
     graph.vector(ITEMS // 2, 1 / math.sqrt(DIM))
     graphs.put(index, graph.content())
     report = verify(index, repair=True)
-    assert report.problems == ("graph.hnsw holds other vectors than the database",)
+    assert report.problems == (Damage("graph", "graph.hnsw holds other vectors than the database"),)
     assert report.remaining == ()
     assert verify(index).problems == ()
 

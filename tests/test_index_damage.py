@@ -193,7 +193,8 @@ def test_a_damaged_model_is_refused(index: Path, made: Path) -> None:
         with Index.open(index) as opened, pytest.raises((ModelFileError, IndexStateError)):
             opened.search(made / "photos" / "a" / "0.png")
         (problem,) = verify(index).problems
-        assert "model.onnx" in problem
+        assert problem.part == "model"
+        assert "model.onnx" in problem.fault
         assert verify(index, repair=True).remaining == (problem,)
     reembed(index, model=made / "model.onnx")
     assert verify(index).problems == ()
@@ -297,7 +298,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(index: Path, made: Path, tmp_pat
         command = [sys.executable, "-c", code, index, photos, made / "model.onnx", str(limit)]
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
-        assert [problem for problem in verify(index).problems if "graph" not in problem] == []
+        assert {problem.part for problem in verify(index).problems} <= {"graph"}
         exact = [(hit.path, hit.distance) for hit in answers(index, made)["exact"]]
         if "refused" in result.stdout:
             assert exact == [(hit.path, hit.distance) for hit in before["exact"]]
@@ -413,7 +414,7 @@ def test_a_lost_schema_number_is_found_and_repaired(index: Path, made: Path, tru
         connection.execute("PRAGMA user_version = 0")
     with pytest.raises(IndexDamagedError, match="schema 0"):
         answers(index, made)
-    assert any("schema 0" in problem for problem in verify(index).problems)
+    assert any("schema 0" in problem.fault for problem in verify(index).problems)
     assert verify(index, repair=True).remaining == ()
     assert answers(index, made) == truth
 

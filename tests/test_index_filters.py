@@ -331,7 +331,8 @@ def test_damaged_filters_are_found_and_dropped(index: Path, photos: Path, statem
     with pytest.raises(IndexDamagedError, match="filters"):
         sync(index, [photos])
     (problem,) = verify(index).problems
-    assert "filters of folder" in problem
+    assert problem.part == "filters"
+    assert "filters of folder" in problem.fault
     with Index.open(index) as opened:  # a search needs no filters
         assert len(opened.search(photos / "cats" / "0.png", 30)) == 18
     report = verify(index, repair=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprank.runtime.text import display_path, duration, printable
+from deeprank.runtime.text import display_path, duration, first_line, printable
 
 
 @given(st.text(alphabet=st.characters()))
@@ -50,3 +50,16 @@ def test_bytes_that_are_not_utf8_are_shown_not_dropped() -> None:
 )
 def test_times(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "named"),
+    [
+        (ValueError("\n  one\x1b\ntwo"), r"one\x1b", r"ValueError: one\x1b"),
+        (AssertionError(), "AssertionError", "AssertionError"),
+        (RuntimeError("x" * 1000), "x" * 300, "RuntimeError: " + "x" * 300),
+    ],
+)
+def test_the_first_line_of_an_error(error: Exception, line: str, named: str) -> None:
+    assert first_line(error) == line
+    assert first_line(error, named=True) == named

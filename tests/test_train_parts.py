@@ -13,7 +13,7 @@ from deeprank.runtime.errors import DataError, DeviceError, TrainingError
 from deeprank.train.curves import draw_curves
 from deeprank.train.data import prepare, sampled
 from deeprank.train.device import torch_device
-from deeprank.train.figures import deviation, evaluate, precision_text
+from deeprank.train.figures import deviation, precision_text, rank_and_evaluate
 from deeprank.train.final import below_start
 from deeprank.train.monitor import SilentMonitor
 from deeprank.train.optimisation import rate_factor
@@ -32,7 +32,7 @@ def test_figures_by_loops(seed: int):
     random = np.random.default_rng(seed)
     queries, gallery = unit(random, 7), unit(random, 40)
     query_labels, gallery_labels = random.integers(0, 4, 7), random.integers(0, 3, 40)
-    found = evaluate(queries, query_labels, gallery, gallery_labels, 5, with_map=False)
+    found, _ = rank_and_evaluate(queries, query_labels, gallery, gallery_labels, 5, with_map=False)
     right, first, same, other = [], [], [], []
     for query, label in zip(queries, query_labels, strict=True):
         distances = [float(np.sum((query.astype(float) - row.astype(float)) ** 2)) for row in gallery]
@@ -164,7 +164,7 @@ def test_precision_is_told_beside_what_is_possible():
     assert precision_text({"precision_at_k": 0.584, "possible": 1.0}) == "0.5840"
     assert precision_text({"precision_at_k": 0.584}) == "0.5840"
     gallery, labels = unit(np.random.default_rng(0), 9), np.repeat([0, 1], [2, 7])
-    figures = evaluate(gallery[:3], np.array([0, 0, 1]), gallery, labels, 4, with_map=False)
+    figures, _ = rank_and_evaluate(gallery[:3], np.array([0, 0, 1]), gallery, labels, 4, with_map=False)
     assert figures.possible == pytest.approx((2 / 4 + 2 / 4 + 1) / 3)
 
 

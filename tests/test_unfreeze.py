@@ -104,13 +104,14 @@ def test_what_the_cache_gives_is_what_the_pictures_give(digits: Path, changes):
     data = prepare(open_dataset(digits))
     reference = Reference(result.run)
     from deeprank.runtime.images import load_picture
-    from deeprank.train.figures import evaluate
+    from deeprank.train.figures import rank_and_evaluate
 
     def vectors(samples):
         return reference.embed_batch(np.stack([load_picture(sample.open(), reference.rule) for sample in samples]))
 
     k = result.figures["k"]
-    figures = evaluate(vectors(data.val), data.val_labels, vectors(data.train), data.train_labels, k, with_map=True)
+    of_val, of_train = (vectors(data.val), data.val_labels), (vectors(data.train), data.train_labels)
+    figures, _ = rank_and_evaluate(*of_val, *of_train, k, with_map=True)
     # Half precision of the cache may swap two neighbours of nearly one distance.
     assert result.figures["precision_at_k"] == pytest.approx(figures.precision_at_k, abs=0.02)
     assert result.figures["positive_distance"] == pytest.approx(figures.positive_distance, rel=0.02)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..runtime.errors import TrainingError
-from ..runtime.text import display_path, printable
+from ..runtime.text import display_path, first_line
 
 __all__ = ["read_checkpoint"]
 
@@ -36,9 +36,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "Expected a checkpoint written by deeprank-train."
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = printable(str(error).strip().splitlines()[0][:200]) if str(error).strip() else type(error).__name__
         raise TrainingError(
-            f"{shown} is damaged ({reason}); expected a checkpoint written by deeprank-train."
+            f"{shown} is damaged ({first_line(error)}); expected a checkpoint written by deeprank-train."
         ) from None
     schema = checkpoint.get("schema") if isinstance(checkpoint, dict) else None
     if not isinstance(schema, int) or schema > _SCHEMA:

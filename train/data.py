@@ -93,7 +93,7 @@ class TrainingData:
 
         Args:
             monitor: told each of :meth:`oddities`.
-            said: those that have been told already.
+            said: oddities that the monitor knows already.
 
         Raises:
             TrainingError: fewer than two classes, or no class with two pictures.
@@ -117,23 +117,25 @@ class TrainingData:
         counts = Counter(self.train_labels[self.fit].tolist())
         single = [label for label, count in sorted(counts.items()) if count == 1]
         vanished = sorted(set(range(len(self.classes))) - set(counts))
-        found = []
+        oddities = []
         if single:
-            found.append(
+            oddities.append(
                 f"{len(single)} of {len(counts)} classes have one training picture ({self._names(single)}): they teach "
                 "what is different, not what is alike."
             )
         if vanished:
-            found.append(f"No readable training picture is left of {len(vanished)} classes ({self._names(vanished)}).")
-        return found
+            oddities.append(
+                f"No readable training picture is left of {len(vanished)} classes ({self._names(vanished)})."
+            )
+        return oddities
 
     def _no_pairs(self) -> str:
         listed = np.bincount(self.train_labels[self.train_labels < len(self.classes)])
         if listed.max() < 2:
-            found = "Every class has one training picture"
+            fault = "Every class has one training picture"
         else:
-            found = "No class has two training pictures left that can be read and are not held out"
-        return f"{found}; a triplet needs two pictures of one class. Add pictures to the classes."
+            fault = "No class has two training pictures left that can be read and are not held out"
+        return f"{fault}; a triplet needs two pictures of one class. Add pictures to the classes."
 
     def _names(self, labels: Sequence[int]) -> str:
         return ", ".join(printable(self.classes[label]) for label in labels[:5]) + (", ..." if len(labels) > 5 else "")
@@ -178,19 +180,14 @@ def prepare(
 
     """
     unlearned = _last_by_name(dataset.classes, holdout_classes)
-    if val is None and rule > 1:
-        dataset = _with_queries(dataset, unlearned)
+    dataset = _with_queries(dataset, unlearned) if val is None and rule > 1 else dataset
     queries = dataset.val if val is None else (*val.train, *val.val)
     known = tuple(label for label in dataset.classes if label not in unlearned)
-    asked = unlearned or frozenset(known)
-    others = sorted(({sample.label for sample in queries} | unlearned) - set(known))
-    _refuse_other_classes(queries, asked, "held-out" if unlearned else "training")
-    codes = {label: code for code, label in enumerate((*known, *others))}
-    train_labels, val_labels = _labels(dataset.train, codes), _labels(queries, codes)
+    _refuse_other_classes(queries, unlearned or frozenset(known), "held-out" if unlearned else "training")
+    train_labels, val_labels = _numbered(known, unlearned, dataset.train, queries)
     learned = train_labels < len(known)
     tenth = _is_in(dataset.train, holdout(dataset.train, rule=rule)[1])
     kept_out = _is_in(dataset.train, holdout(dataset.train, least=holdout_pictures, rule=rule)[1])
-    about = ~learned if unlearned else np.ones_like(learned)
     data = TrainingData(
         classes=known,
         train=dataset.train,
@@ -199,7 +196,7 @@ def prepare(
         val_labels=val_labels,
         fit=np.flatnonzero(learned & ~kept_out),
         held=np.flatnonzero(learned & tenth),
-        gallery=np.flatnonzero(about),
+        gallery=np.flatnonzero(~learned) if unlearned else np.arange(len(learned)),
         queries=np.flatnonzero(val_labels >= len(known)) if unlearned else np.arange(len(queries)),
         unseen=np.flatnonzero(learned & kept_out) if not unlearned else np.zeros(0, dtype=np.int64),
         viewed=np.flatnonzero(~tenth),
@@ -226,7 +223,7 @@ def _common_k(data: TrainingData) -> int:
 def _with_queries(dataset: DataSet, classes: frozenset[str]) -> DataSet:
     """Make val pictures of train pictures of ``classes``, which are not learned, where a class of two has none in val.
 
-    One may be all that stays of such a class: it is ranked, not learned from.
+    Such a class may keep one train picture: it is ranked, not learned from.
     """
     counts = Counter(sample.label for sample in dataset.train)
     lacking = {label for label in classes if counts[label] == 2} - {sample.label for sample in dataset.val}
@@ -236,12 +233,12 @@ def _with_queries(dataset: DataSet, classes: frozenset[str]) -> DataSet:
     return dataclasses.replace(dataset, train=train, val=(*dataset.val, *chosen))
 
 
-def _refuse_other_classes(queries: Sequence[Sample], asked: frozenset[str], whose: str) -> None:
-    if queries and not any(sample.label in asked for sample in queries):
+def _refuse_other_classes(queries: Sequence[Sample], classes: frozenset[str], whose: str) -> None:
+    if queries and not any(sample.label in classes for sample in queries):
         raise DataError(
             f"No picture of the evaluation has a class of the {whose} pictures: "
             f"found {printable(queries[0].label)}, "
-            f"expected one of {', '.join(map(printable, sorted(asked)[:5]))}{', ...' if len(asked) > 5 else ''}."
+            f"expected one of {', '.join(map(printable, sorted(classes)[:5]))}{', ...' if len(classes) > 5 else ''}."
         )
 
 
@@ -266,8 +263,14 @@ def _is_in(samples: Sequence[Sample], chosen: Sequence[Sample]) -> npt.NDArray[n
     return np.array([sample.path in paths for sample in samples], dtype=bool)
 
 
-def _labels(samples: Sequence[Sample], codes: dict[str, int]) -> Positions:
-    return np.array([codes[sample.label] for sample in samples], dtype=np.int64)
+def _numbered(
+    known: tuple[str, ...], unlearned: frozenset[str], train: Sequence[Sample], queries: Sequence[Sample]
+) -> tuple[Positions, Positions]:
+    """Return the labels of both as numbers, int64 ``[n]`` and ``[q]``: first the known classes, then all others."""
+    others = sorted(({sample.label for sample in queries} | unlearned) - set(known))
+    codes = {label: code for code, label in enumerate((*known, *others))}
+    ours, theirs = (np.array([codes[each.label] for each in samples], dtype=np.int64) for samples in (train, queries))
+    return ours, theirs
 
 
 def sampled(positions: Positions, labels: Positions, most: int, seed: int) -> Positions:
@@ -290,7 +293,7 @@ def sampled(positions: Positions, labels: Positions, most: int, seed: int) -> Po
 def check_pictures(
     samples: Sequence[Sample], rule: PictureRule, threads: int, monitor: Monitor, title: str
 ) -> list[int]:
-    """Decode every picture once and return the positions of those that cannot be read, each with a remark.
+    """Decode every picture once and return the positions of unreadable ones, with a remark on each.
 
     A training run that lasts hours must not end at a damaged file.
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..runtime.errors import TrainingError
 from .data import GALLERY_PER_CLASS, TrainingData, sampled
 from .failures import not_finite
-from .figures import evaluate, precision_text, without_queries
+from .figures import precision_text, rank_and_evaluate, without_queries
 from .learner import StepResult
 from .sources import Source
 
@@ -66,7 +66,7 @@ def sample_figures(source: Source, data: TrainingData, seed: int) -> dict[str, A
     queries = sampled(data.held, data.train_labels, _QUERIES_PER_CLASS, seed)
     gallery = sampled(data.fit, data.train_labels, GALLERY_PER_CLASS, seed)
     if len(queries):
-        figures = evaluate(
+        figures, _ = rank_and_evaluate(
             source.embed("train", queries),
             data.train_labels[queries],
             source.embed("train", gallery),

@@ -1,4 +1,4 @@
-"""How a run fails for want of memory or of numbers, and what is said then."""
+"""How a run fails: lack of memory, a lost rank, numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -6,22 +6,31 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from ..runtime.errors import TrainingError
 
-__all__ = ["all_finite", "enough_memory", "is_out_of_memory", "not_finite"]
+__all__ = ["all_finite", "enough_memory", "is_lost_rank", "is_out_of_memory", "not_finite"]
 
-# torch's allocator for the CPU has no exception of its own; this is in its messages on Linux, macOS and Windows.
-# oneDNN, which runs the convolutions, says the last when it gets no memory for its code or its weights.
+# torch raises bare RuntimeErrors for these, so its words alone tell; no other module reads them.
+# Its allocator for the CPU, on Linux, macOS and Windows; oneDNN, which runs the convolutions, says the last when it
+# gets no memory for its code or its weights.
 _CPU_ALLOCATOR = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory", "could not create a primitive")
+# Lost connections: gloo has no exception type.
+_LOST_RANK = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether Python, NumPy, a GPU or torch's allocator for the CPU could not get the memory it asked for."""
+    """Return whether Python, NumPy, a GPU or torch's allocator for the CPU could not get memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _CPU_ALLOCATOR)
+
+
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Return whether another process of the run has ended while this one worked with it."""
+    return isinstance(error, dist.DistError) or any(phrase in str(error) for phrase in _LOST_RANK)
 
 
 @contextmanager

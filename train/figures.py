@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.metrics import largest_class, map_at_r, possible_precision, precision_at_k, recall_at_k
-from ..runtime.scan import nearest
+from ..runtime.metrics import Ranking, rank
 
 __all__ = [
     "MAX_K",
     "Figures",
-    "Ranking",
     "deviation",
-    "evaluate",
     "precision_text",
     "rank_and_evaluate",
     "unit_rows",
@@ -35,10 +32,10 @@ MAX_K = 30
 class Figures:
     """Figures of queries against a gallery.
 
-    ``k``: neighbours asked for, of which there may be fewer. ``possible``: the largest precision@k that any ranking has
-    where classes have fewer than k pictures. ``positive_distance``, ``negative_distance``: mean squared
+    ``k``: neighbours of each query; a smaller gallery gives fewer. ``possible``: the largest precision@k that any
+    ranking has where classes have fewer than k pictures. ``positive_distance``, ``negative_distance``: mean squared
     distance of a query to the gallery pictures of its class and to the others. ``deviation``: see :func:`deviation`.
-    ``map_at_r``: None where it was not asked for.
+    ``map_at_r``: None where it was not computed.
     """
 
     k: int
@@ -53,54 +50,25 @@ class Figures:
     possible: float = 1.0
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """The nearest gallery pictures of each query: rows of the gallery int64 ``[q, k]``, nearest first, and their
-    squared distances float64 ``[q, k]``; fewer than k where the gallery is smaller.
-    """
-
-    neighbours: npt.NDArray[np.int64]
-    distances: npt.NDArray[np.float64]
-
-
-def evaluate(
-    queries: Vectors, query_labels: Labels, gallery: Vectors, gallery_labels: Labels, k: int, *, with_map: bool
-) -> Figures:
-    """Rank the gallery for each query and measure: see :func:`rank_and_evaluate`."""
-    return rank_and_evaluate(queries, query_labels, gallery, gallery_labels, k, with_map=with_map)[0]
-
-
 def rank_and_evaluate(
     queries: Vectors, query_labels: Labels, gallery: Vectors, gallery_labels: Labels, k: int, *, with_map: bool
 ) -> tuple[Figures, Ranking]:
-    """Rank the gallery for each query by an exact scan, and measure.
-
-    Args:
-        queries: unit rows, float32 ``[q, d]``.
-        query_labels: int64 ``[q]``.
-        gallery: unit rows, float32 ``[n, d]``.
-        gallery_labels: int64 ``[n]``.
-        k: of precision@k.
-        with_map: compute MAP@R too, which needs as many neighbours as the largest class has pictures.
-
-    """
-    depth = max(k, largest_class(gallery_labels)) if with_map else k
-    rows, distances = nearest(queries, gallery, depth)
-    neighbours = gallery_labels[rows]
+    """Rank the gallery for each query and measure; see :func:`~..runtime.metrics.rank` for the arguments."""
+    ranking = rank(queries, query_labels, gallery, gallery_labels, k, with_map=with_map)
     positive, negative = _mean_distances(queries, query_labels, gallery, gallery_labels)
     figures = Figures(
         k=k,
         queries=len(queries),
         gallery=len(gallery),
-        precision_at_k=precision_at_k(neighbours[:, :k], query_labels),
-        recall_at_1=recall_at_k(neighbours, query_labels, 1),
-        map_at_r=map_at_r(neighbours, query_labels, gallery_labels) if with_map else None,
+        precision_at_k=ranking.precision_at_k,
+        recall_at_1=ranking.recall_at_1,
+        map_at_r=ranking.map_at_r if with_map else None,
         positive_distance=positive,
         negative_distance=negative,
         deviation=deviation(gallery),
-        possible=possible_precision(query_labels, gallery_labels, min(k, len(gallery))),
+        possible=ranking.possible,
     )
-    return figures, Ranking(rows[:, :k], distances[:, :k])
+    return figures, ranking
 
 
 def without_queries(gallery: Vectors, k: int) -> Figures:
@@ -110,7 +78,7 @@ def without_queries(gallery: Vectors, k: int) -> Figures:
 
 
 def precision_text(figures: Mapping[str, Any]) -> str:
-    """Return ``0.5840 of at most 0.9080``, or ``0.5840`` where 1 was possible (or nobody has noted what was)."""
+    """Return ``0.5840 of at most 0.9080``, or ``0.5840`` where 1 was possible (or where it is not recorded)."""
     precision, possible = figures["precision_at_k"], figures.get("possible")
     # Shown to four places, anything above is 1.
     limited = possible is not None and possible < 0.99995

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from ..runtime.errors import TrainingError
 from ..runtime.files import placed
-from ..runtime.text import display_path
+from ..runtime.text import display_path, first_line
 
 __all__ = ["write_atomically", "write_json"]
 
@@ -27,7 +27,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         with placed(path) as file:
             write(file)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise TrainingError(
             f"{display_path(path)} cannot be written ({reason}); an earlier file of that name is unchanged. "
             "Make room, or name another folder."

@@ -16,6 +16,7 @@ import torch
 
 from ..models.network import EmbeddingNet
 from ..runtime.errors import TrainingError
+from ..runtime.text import first_line
 from .config import TrainConfig
 from .curves import draw_curves
 from .data import Positions, TrainingData
@@ -221,5 +222,5 @@ class Trainer:
             self._reached = Reached(**checkpoint["state"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise TrainingError(
-                f"The checkpoint last.pt does not fit this run ({str(error).splitlines()[0]}); train again."
+                f"The checkpoint last.pt does not fit this run ({first_line(error)}); train again."
             ) from error

@@ -1,6 +1,6 @@
 """Losses of pytorch-metric-learning by their names, with arguments from the recipe.
 
-The library is imported only where one of its losses is asked for: it takes seconds.
+The library is imported only where one of its losses is used: it takes seconds.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from ..runtime.errors import MissingExtraError, TrainingError
-from ..runtime.text import printable
-from .failures import is_out_of_memory
+from ..runtime.text import first_line, printable
+from .failures import enough_memory, is_out_of_memory
 from .losses import BatchLoss
 from .mining import Triplets
 
@@ -35,30 +35,34 @@ _REFUSED = {
     "SmoothAPLoss": "it finds the pictures of a class by their places in the batch, and only where P equals K",
     "VICRegLoss": "it compares two views of each picture, without classes",
 }
-# Objects, which a recipe cannot hold, and what only the library's own classes hand to each other.
+# Arguments that no message names: objects, which a recipe cannot hold, and what the library's classes hand each other.
 _NOT_IN_RECIPES = frozenset({
     "self", "collect_stats", "distance", "embedding_reg_weight", "embedding_regularizer", "mat_based_loss", "reducer",
     "weight_init_func", "weight_reg_weight", "weight_regularizer",
 })  # fmt: skip
 _CLASSES, _DIMENSIONS = frozenset({"num_classes"}), frozenset({"embedding_size", "descriptors_dim"})
-# Their defaults do not tell these from other numbers.
-_WHOLE = frozenset({"centers_per_class", "n_bins", "num_bins", "sub_centers"})
 _REQUIRED = inspect.Parameter.empty
+# Of the batch that arguments are tried on.
+_CLASSES_TRIED = 4
 
 
-def check_pml(name: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse a loss that there is not, or that cannot be used here, or arguments that it does not take.
+def check_pml(name: str, arguments: Mapping[str, Any], dim: int) -> None:
+    """Make a loss and compute it on a small batch, as some constructors accept any argument.
 
     Args:
         name: of a class in ``pytorch_metric_learning.losses``.
         arguments: by name.
+        dim: d, of the embedding.
 
     Raises:
-        TrainingError: says what there is.
+        TrainingError: there is no such loss, it cannot be used here, or it does not take these arguments.
         MissingExtraError: the library is not installed.
 
     """
-    _check_arguments(name, _takes(_find(name)), arguments)
+    labels = torch.arange(_CLASSES_TRIED).repeat(2)
+    rows = nn.functional.normalize(torch.randn(len(labels), dim, generator=torch.Generator().manual_seed(0)))
+    with torch.random.fork_rng(devices=[]), enough_memory(f"--loss pml:{name}", "its [loss.arguments]"):
+        PmlLoss(name, arguments, _CLASSES_TRIED, dim)(rows, labels)
 
 
 class PmlLoss(nn.Module):
@@ -80,14 +84,14 @@ class PmlLoss(nn.Module):
         super().__init__()
         kind = _find(name)
         takes = _takes(kind)
-        _check_arguments(name, takes, arguments)
         required = {argument for argument, default in takes.items() if default is _REQUIRED}
         of_run = dict.fromkeys(_CLASSES & required, classes) | dict.fromkeys(_DIMENSIONS & required, dim)
-        self._name = name
-        with _explained(f"pml:{name} cannot be made with {_shown(arguments)}"):
+        shown = ", ".join(f"{key} = {printable(repr(value))}" for key, value in arguments.items()) or "no arguments"
+        self._name, self._takes = f"pml:{name} with {shown}", _listed(takes)
+        with self._explained("cannot be made"):
             self.loss: nn.Module = kind(**arguments, **of_run)
-        reducer: Any = self.loss.reducer
-        reducer.register_forward_pre_hook(self._count)
+            reducer: Any = self.loss.reducer
+            reducer.register_forward_pre_hook(self._count)
         self._active = self._considered = 0
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor, triplets: Triplets | None = None) -> BatchLoss:
@@ -100,7 +104,7 @@ class PmlLoss(nn.Module):
         Args:
             embeddings: unit rows.
             labels: their classes.
-            triplets: those to learn from, where the loss takes them; default: all that the batch holds.
+            triplets: those to learn from, where the loss takes them; default: every triplet of the batch.
 
         Raises:
             TrainingError: the library refuses this batch.
@@ -108,7 +112,7 @@ class PmlLoss(nn.Module):
         """
         self._active = self._considered = 0
         tuples = None if triplets is None else (triplets.anchors, triplets.positives, triplets.negatives)
-        with _explained(f"pml:{self._name} cannot be computed on this batch"):
+        with self._explained("cannot be computed on a batch"):
             loss = self.loss(embeddings, labels, tuples)
         return BatchLoss(loss.reshape(()), self._active, self._considered)
 
@@ -120,6 +124,19 @@ class PmlLoss(nn.Module):
             if isinstance(losses, torch.Tensor) and term["reduction_type"] != "already_reduced":
                 self._active += int((losses.detach() > 0).sum())
                 self._considered += losses.numel()
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Turn what the library raises over its arguments or a batch into a sentence."""
+        try:
+            yield
+        except Exception as error:  # the library's classes raise a dozen kinds
+            if is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"{self._name} {what} ({first_line(error)}); it takes {self._takes}. Change [loss.arguments], or name "
+                "another loss."
+            ) from error
 
 
 def _find(name: str) -> type[nn.Module]:
@@ -145,56 +162,17 @@ def _find(name: str) -> type[nn.Module]:
 
 
 def _takes(kind: type[nn.Module]) -> dict[str, Any]:
-    """Return the arguments of a loss and their defaults, those that it hands to its base classes included."""
-    found: dict[str, Any] = {}
+    """Return the arguments of a loss and of its base classes, with their defaults."""
+    takes: dict[str, Any] = {}
     for base in kind.__mro__:
         parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
         for parameter in parameters.values():
             by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
             if by_name and parameter.name not in _NOT_IN_RECIPES:
-                found.setdefault(parameter.name, parameter.default)
-    return found
+                takes.setdefault(parameter.name, parameter.default)
+    return takes
 
 
-def _check_arguments(name: str, takes: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    own = {key: default for key, default in takes.items() if key not in _CLASSES | _DIMENSIONS}
-    listed = ", ".join(f"{key} ({'no default' if value is _REQUIRED else value})" for key, value in own.items())
-    may = f"it takes {listed}" if own else "it takes none"
-    for key, value in arguments.items():
-        if key not in own:
-            raise TrainingError(f"[loss.arguments] of pml:{name}: unknown argument {printable(repr(key))}; {may}.")
-        kinds, noun = _expected(key, own[key])
-        if type(value) not in kinds:
-            raise TrainingError(
-                f"[loss.arguments] of pml:{name}: {key} = {printable(repr(value))}; expected {noun}; {may}."
-            )
-    missing = [key for key, default in own.items() if default is _REQUIRED and key not in arguments]
-    if missing:
-        raise TrainingError(f"[loss.arguments] of pml:{name} lacks {', '.join(missing)}; {may}.")
-
-
-def _expected(key: str, default: Any) -> tuple[tuple[type, ...], str]:
-    """Return the types that an argument may have, and how they are called; its default says which kind it is."""
-    if isinstance(default, bool):
-        return (bool,), "true or false"
-    if isinstance(default, str):
-        return (str, int), "a text or a whole number"
-    return ((int,), "a whole number") if key in _WHOLE else ((int, float), "a number")
-
-
-def _shown(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {printable(repr(value))}" for key, value in arguments.items()) or "no arguments"
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn what the library raises over its arguments or a batch into a sentence."""
-    try:
-        yield
-    except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise TrainingError(
-            f"{what} ({printable(reason[0])}); change [loss.arguments], or name another loss."
-        ) from error
+def _listed(takes: Mapping[str, Any]) -> str:
+    own = {key: value for key, value in takes.items() if key not in _CLASSES | _DIMENSIONS}
+    return ", ".join(f"{key} ({'no default' if value is _REQUIRED else value})" for key, value in own.items()) or "none"

@@ -18,7 +18,7 @@ from ..runtime.errors import PictureError, TrainingError
 from ..runtime.images import Picture, PictureRule
 from ..runtime.modelfile import ModelInfo
 from ..runtime.streams import embed_stream
-from ..runtime.text import display_path
+from ..runtime.text import display_path, first_line
 from .checkpoints import read_checkpoint
 from .config import TrainConfig, config_from_dict
 from .description import holdout_rule, stored_labels
@@ -55,7 +55,7 @@ def load_run(run: Path | None = None) -> tuple[EmbeddingNet, ModelInfo, TrainCon
         config = config_from_dict(checkpoint["config"], display_path(folder.best_path))
     except (KeyError, TypeError, RuntimeError) as error:
         raise TrainingError(
-            f"{display_path(folder.best_path)} is damaged ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"{display_path(folder.best_path)} is damaged ({first_line(error, named=True)}); "
             "expected a checkpoint written by deeprank-train."
         ) from error
     return network.eval(), info, config

@@ -22,7 +22,7 @@ from ..runtime.csvfile import csv_rows, member_path, row_error
 from ..runtime.errors import DataError
 from ..runtime.files import file_sha256
 from ..runtime.npz import DAMAGED, read_arrays
-from ..runtime.text import display_path, printable
+from ..runtime.text import display_path, first_line, printable
 from .data import TrainingData
 from .monitor import Monitor
 from .relevance import PairRelevance, Part, Relevance, VectorRelevance
@@ -98,7 +98,7 @@ def _read_arrays(path: Path) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.float
         raise DataError(f"{shown} has no array {printable(str(error))}; expected paths and vectors.") from None
     except (OSError, *DAMAGED) as error:
         raise DataError(
-            f"{shown} cannot be read as .npz ({_first_line(error)}); expected paths and vectors, "
+            f"{shown} cannot be read as .npz ({first_line(error)}); expected paths and vectors, "
             "saved by numpy without pickle."
         ) from None
     if paths.ndim != 1 or paths.dtype.kind != "U" or vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
@@ -111,11 +111,6 @@ def _read_arrays(path: Path) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.float
     # Cosines do not depend on the length, and squares of very large numbers would not be finite.
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
     return paths, (vectors / np.where(largest > 0, largest, 1)).astype(np.float32)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return printable(lines[0]) if lines else type(error).__name__
 
 
 # -- pairs -----------------------------------------------------------------------------------------------------------

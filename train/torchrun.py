@@ -1,4 +1,4 @@
-"""How the processes that torchrun has started find each other, and what is said where one is lost."""
+"""Connect the processes that torchrun has started, and report a lost one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import torch.distributed as dist
 
 from ..runtime.errors import TrainingError
 from .distributed import ALONE, PATIENCE, Ranks
+from .failures import is_lost_rank
 
 __all__ = ["connected", "started_by_torchrun"]
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# What lost connections have in their messages: gloo has no exception of its own.
-_LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
 def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
@@ -25,7 +24,7 @@ def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
 
 @contextmanager
 def connected() -> Iterator[Ranks]:
-    """Find the other ranks, if there are any; :meth:`Ranks.start` is to be called before they work together.
+    """Find the other ranks, if there are any; call :meth:`Ranks.start` before they work together.
 
     Raises:
         TrainingError: another rank has gone without a word.
@@ -40,7 +39,7 @@ def connected() -> Iterator[Ranks]:
     try:
         yield Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), store)
     except RuntimeError as error:
-        if not _is_lost_rank(error):
+        if not is_lost_rank(error):
             raise
         raise TrainingError(
             f"Another of the {size} processes of this run has ended without a word (its machine may have run out of "
@@ -49,7 +48,3 @@ def connected() -> Iterator[Ranks]:
     # Only in good order: where a rank has failed, this would wait for it.
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _is_lost_rank(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or any(phrase in str(error) for phrase in _LOST)

@@ -86,7 +86,7 @@ def start_run(
     device = ranks.device(surroundings.device)
     check_together(config)
     if config.pml_loss is not None:
-        check_pml(config.pml_loss, config.arguments)
+        check_pml(config.pml_loss, config.arguments, config.embedding_dim)
     dataset = open_dataset(data, labels=labels)
     val_dataset = open_dataset(val, labels=labels_beside(val, labels)) if val is not None else None
     if ranks.first:

@@ -194,14 +194,12 @@ def _look(world: World, command: Command, reports: list[tuple[str, str, str, int
     failures += _state(command, reports, index, start, rows)
     problems = verify(index).problems
     sentences += [f"verify: {problem}" for problem in problems]
-    if command.sound and any(
-        not problem.startswith("graph.hnsw") and "graph.hnsw" not in problem for problem in problems
-    ):
+    if command.sound and any(problem.part != "graph" for problem in problems):
         failures.append(("lost", f"verify: {problems}"))
     seeds = [seed for seed in (0, 1) if all(_near(world, row, seed) for row in rows)]
     if not seeds and command.sound:
         failures.append(("wrong", "a vector is neither model's"))
-    if command.sound or not any("damaged" in problem for problem in problems):
+    if command.sound or not any("damaged" in problem.fault for problem in problems):
         failures += [("wrong", what) for what in wrong_answers(index, rows, world, seeds[0] if seeds else 0)]
     failures += _look_at_target(world, command)
     if command.file is not None:

@@ -163,7 +163,7 @@ def _graph(world: World, number: int, name: str, content: bytes) -> list[str]:
         if not any("scanned instead" in remark for remark in opened.remarks):
             said.append("wrong nothing is said of it")
         said += [f"said {remark}" for remark in opened.remarks]
-    if not any("graph.hnsw" in problem for problem in verify(index).problems):
+    if not any(problem.part == "graph" for problem in verify(index).problems):
         said.append("wrong verify does not name it")
     return said
 
@@ -179,7 +179,7 @@ def _model(world: World, number: int, name: str, content: bytes) -> list[str]:
             said.append("wrong a picture was embedded with it")
         except (ModelFileError, IndexStateError) as error:
             said.append(f"said {error}")
-    if not any("model.onnx" in problem for problem in verify(index).problems):
+    if not any(problem.part == "model" for problem in verify(index).problems):
         said.append("wrong verify does not name it")
     return said
 
@@ -196,7 +196,7 @@ def _database(world: World, number: int, name: str, content: bytes) -> list[str]
         problems = verify(index).problems
     except IndexStateError as error:
         return [*said, *([] if refused else [f"lost verify refuses what is answered from: {error}"])]
-    if not all(problem.isprintable() for problem in problems):
+    if not all(problem.fault.isprintable() for problem in problems):
         said.append(f"wrong verify says control characters: {problems!r}")
     if refused and not problems:
         said.append("wrong verify finds nothing in what is refused")

@@ -69,7 +69,7 @@ def _look(world: World, tally: Tally, where: str, *, may_refuse: bool, folder_mo
     def ask() -> int:
         try:
             print(json.dumps({"wrong": wrong_answers(index, rows or frozenset(), world, seed)}))
-            problems = [problem for problem in verify(index).problems if "graph.hnsw" not in problem]
+            problems = [problem for problem in verify(index).problems if problem.part != "graph"]
             print(json.dumps({"wrong": [f"verify: {problem}" for problem in problems]}))
         except DeepRankError as error:
             print(json.dumps({"refused": str(error)}))

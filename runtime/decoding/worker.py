@@ -25,7 +25,7 @@ from PIL import Image
 from .. import images, shell
 from ..errors import PictureError
 from ..images import ByteBudget, Picture, PictureRule, load_picture, load_thumbnail
-from ..pictures.faults import fault_of_machine
+from ..pictures.faults import is_out_of_memory
 from .confinement import confine
 from .frames import MAX_TEXT, Answer, Channel, Code
 from .launching import EXITED, STARTED
@@ -212,7 +212,7 @@ class Worker:
                 with _opened(request, descriptors[0]) if self._shared else _received(request, self._channel) as file:
                     result = _decoded(request, file)
             except PictureError as error:
-                result = _refusal(error, out_of_memory=fault_of_machine(error) == "not enough memory")
+                result = _refusal(error, out_of_memory=is_out_of_memory(error))
             except MemoryError as error:  # there was none left to say so
                 result = _refusal(PictureError(str(error)), out_of_memory=True)
             self._limits.lift()

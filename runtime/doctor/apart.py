@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DeepRankError
-from ..text import printable
+from ..text import first_line, printable
 
 __all__ = ["Outcome", "answer", "try_apart"]
 
@@ -76,7 +76,7 @@ def answer(module: str, name: str, *arguments: str) -> None:
     except DeepRankError as error:
         said = {"failure": str(error)}
     except Exception as error:  # a broken library fails in any way it likes
-        said = {"failure": f"{type(error).__name__}: {_first_line(error)}"}
+        said = {"failure": first_line(error, named=True)}
     sys.stdout.flush()
     os.write(1, b"\n" + json.dumps(said).encode("ascii") + b"\n")
     os._exit(0)  # libraries of GPUs are known to crash when they are taken down
@@ -87,11 +87,6 @@ def _leave_no_core() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else "no reason given"
 
 
 def _death(status: int, said: bytes) -> Outcome:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..devices import Device
 from ..errors import DeepRankError, ModelFileError
 from ..progress import StartProgress, start_nothing
-from ..text import printable
+from ..text import first_line
 from .apart import try_apart
 from .attempts import CPU, import_onnxruntime
 from .finding import Finding, problem, skipped
@@ -108,7 +108,7 @@ class _Examination:
             self.findings.append(problem(check, str(error), _AGAIN))
         except Exception as error:  # one check must not keep the others from being made
             self._failed(error)
-            what = f"{type(error).__name__}: {printable(str(error)[:300])}"
+            what = first_line(error, named=True)
             self.findings.append(problem(check, f"it cannot be checked ({what})", _REPORT))
         return None
 

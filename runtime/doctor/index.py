@@ -33,8 +33,6 @@ __all__ = [
 
 # Folders that a command names one by one.
 _MOST_NAMED = 5
-# How verify ends what it says of a graph that cannot be used.
-_WITHOUT_GRAPH = "searches scan, which gives the exact result"
 
 
 def is_there(folder: Path) -> bool:
@@ -176,7 +174,7 @@ def contents_finding(folder: Path) -> Finding:
     more = f", and {len(report.problems) - 1:,} more" if len(report.problems) > 1 else ""
     found = f"{report.problems[0]}{more}"
     # A graph is a cache: without it every answer is right.
-    if all(text.startswith(f"{GRAPH} ") or text.endswith(_WITHOUT_GRAPH) for text in report.problems):
+    if all(each.part == "graph" for each in report.problems):
         return warning("index contents", found, repaired(folder))
     return problem("index contents", found, repaired(folder))
 

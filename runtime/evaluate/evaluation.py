@@ -17,33 +17,21 @@ from ..index.database.records import Meta
 from ..index.graph.file import GraphBuilder, open_graph
 from ..index.search.gallery import gallery_of
 from ..metrics import (
+    Ranking,
     label_codes,
-    largest_class,
-    map_at_r,
     neighbour_overlap,
-    possible_precision,
     precision_at_k,
-    recall_at_k,
+    rank,
+    without_own,
 )
-from ..scan import nearest
 from .embedded import EmbeddedSplit
 from .parity import VectorDifference, compare_vectors
 
-__all__ = ["Evaluation", "Ranking", "check_k", "compare_splits", "evaluate", "rank_split"]
+__all__ = ["Evaluation", "check_k", "compare_splits", "evaluate", "rank_split"]
 
 SCHEMA = 1
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """One way of ranking the gallery: neighbours int64 ``[q, k]`` (rows of the gallery) and what they are worth."""
-
-    neighbours: npt.NDArray[np.int64]
-    precision_at_k: float
-    recall_at_1: float
-    map_at_r: float
 
 
 @dataclass(frozen=True)
@@ -108,43 +96,13 @@ def rank_split(queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int) -> Rankin
     own = _own_rows(queries, gallery)
     check_k(k, len(gallery) - bool((own >= 0).any()))
     query_codes, gallery_codes = label_codes(queries.labels, gallery.labels)
-    depth = max(k, largest_class(gallery_codes))
-    neighbours = _without_own(functools.partial(_nearest_rows, queries.vectors, gallery.vectors), own, depth)
-    labels = gallery_codes[neighbours]
-    return Ranking(
-        neighbours=neighbours[:, :k].copy(),  # a view would keep all the ranks that MAP@R looks at
-        precision_at_k=precision_at_k(labels[:, :k], query_codes),
-        recall_at_1=recall_at_k(labels, query_codes, 1),
-        map_at_r=map_at_r(labels, query_codes, gallery_codes, (own >= 0).astype(np.int64)),
-    )
-
-
-def _nearest_rows(queries: Vectors, gallery: Vectors, k: int) -> Rows:
-    return nearest(queries, gallery, k)[0]
+    return rank(queries.vectors, query_codes, gallery.vectors, gallery_codes, k, own=own)
 
 
 def _own_rows(queries: EmbeddedSplit, gallery: EmbeddedSplit) -> Rows:
     """Return the row of the gallery that is the query itself, by its path, int64 ``[q]``; -1 where it is in no row."""
     rows = {sample.path: row for row, sample in enumerate(gallery.samples)}
     return np.array([rows.get(sample.path, -1) for sample in queries.samples], dtype=np.int64)
-
-
-def _without_own(search: Callable[[int], Rows], own: Rows, k: int) -> Rows:
-    """Return the k nearest, int64 ``[q, k]``, without the row ``own`` of each query."""
-    if not (own >= 0).any():
-        return search(k)
-    found = search(k + 1)
-    keep = found != own[:, None]
-    keep[keep.all(axis=1), -1] = False
-    kept: Rows = found[keep].reshape(len(found), found.shape[1] - 1)
-    return kept
-
-
-def _possible(queries: Rows, gallery: Rows, k: int, own: Rows) -> float:
-    """Return the largest precision@k, of queries that are gallery pictures and of others."""
-    parts = [(queries[mask], leave_out) for mask, leave_out in ((own < 0, False), (own >= 0, True)) if mask.any()]
-    shares = [possible_precision(part, gallery, k, leave_out_self=leave_out) for part, leave_out in parts]
-    return float(np.average(shares, weights=[len(part) for part, _ in parts]))
 
 
 def evaluate(
@@ -169,7 +127,7 @@ def evaluate(
     exact = rank_split(queries, gallery, k)
     say("building and searching the HNSW graph")
     own = _own_rows(queries, gallery)
-    found = _without_own(functools.partial(_through_graph, queries.vectors, gallery.vectors), own, k)
+    by_graph, _ = without_own(functools.partial(_through_graph, queries.vectors, gallery.vectors), own, k)
     query_codes, gallery_codes = label_codes(queries.labels, gallery.labels)
     return Evaluation(
         k=k,
@@ -177,13 +135,13 @@ def evaluate(
         gallery=len(gallery),
         reference=None if reference is None else rank_split(*reference, k).precision_at_k,
         runtime_exact=exact.precision_at_k,
-        runtime_hnsw=precision_at_k(gallery_codes[found], query_codes),
+        runtime_hnsw=precision_at_k(gallery_codes[by_graph], query_codes),
         recall_at_1=exact.recall_at_1,
         map_at_r=exact.map_at_r,
-        hnsw_recall_at_k=neighbour_overlap(found, exact.neighbours),
+        hnsw_recall_at_k=neighbour_overlap(by_graph, exact.neighbours),
         difference=None if reference is None else compare_splits(reference, (queries, gallery)),
         neighbours=exact.neighbours,
-        possible=_possible(query_codes, gallery_codes, k, own),
+        possible=exact.possible,
     )
 
 
@@ -196,12 +154,12 @@ def compare_splits(
     )
 
 
-def _through_graph(queries: Vectors, gallery: Vectors, k: int) -> npt.NDArray[np.int64]:
-    """Return rows of the gallery int64 ``[q, k]``, found as an index finds them: by a graph, written and read back."""
+def _through_graph(queries: Vectors, gallery: Vectors, k: int) -> tuple[Rows, npt.NDArray[np.float64]]:
+    """Return the nearest rows of the gallery and their distances ``[q, k]``, by a graph that is written and read."""
     dim = gallery.shape[1]
     builder = GraphBuilder(dim, len(gallery))
     builder.add(np.arange(len(gallery)), gallery)
     with tempfile.TemporaryDirectory(prefix="deeprank-") as folder:
         row = builder.save(Path(folder), covers=len(gallery) - 1)
         meta = Meta("", dim, len(gallery), row.covers)
-        return gallery_of(open_graph(Path(folder), row, meta)).search_graph(queries, k)[0]
+        return gallery_of(open_graph(Path(folder), row, meta)).search_graph(queries, k)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,9 +125,9 @@ def verify_document(index: Path, report: VerifyReport) -> dict[str, Any]:
         "items": report.items,
         "damaged": list(report.damaged),
         "lost": list(report.lost),
-        "problems": list(report.problems),
+        "problems": list(map(str, report.problems)),
         "repaired": list(report.repaired),
-        "remaining": list(report.remaining),
+        "remaining": list(map(str, report.remaining)),
     }
 
 
@@ -134,12 +135,12 @@ def verify_lines(index: Path, report: VerifyReport) -> list[str]:
     """Say what a verification found and did."""
     if not report.problems:
         return [f"{display_path(index)} is sound: {pictures(report.items)}"]
-    lines = [f"damaged: {printable(problem)}" for problem in report.problems]
+    lines = [f"damaged: {printable(str(problem))}" for problem in report.problems]
     lines += [f"lost until the next sync: {display_path(path)}" for path in report.lost[:MOST_LINES]]
     if len(report.lost) > MOST_LINES:
         lines.append(f"lost until the next sync: {len(report.lost) - MOST_LINES:,} others (--json lists them all)")
     lines += [f"repaired: {printable(done)}" for done in report.repaired]
-    return lines + [f"still damaged: {printable(problem)}" for problem in report.remaining if report.repaired]
+    return lines + [f"still damaged: {printable(str(problem))}" for problem in report.remaining if report.repaired]
 
 
 def compact_document(index: Path, report: CompactReport) -> dict[str, Any]:
@@ -174,34 +175,18 @@ def compact_lines(index: Path, report: CompactReport) -> list[str]:
 
 def copy_document(index: Path, target: Path, report: CopyReport) -> dict[str, Any]:
     """Return what was copied, for ``--json``."""
-    return {
-        "schema": SCHEMA,
-        "index": os.fsdecode(index),
-        "copy": os.fsdecode(target),
-        "items": report.items,
-        "bytes": report.bytes,
-        "graph": report.graph,
-        "verified": report.checked,
-        "remarks": list(report.remarks),
-    }
+    return {"schema": SCHEMA, "index": os.fsdecode(index), "copy": os.fsdecode(target), **asdict(report)}
 
 
 def copy_line(target: Path, report: CopyReport) -> str:
     """Say what was copied."""
-    checked = "verified" if report.checked else "not verified"
-    return f"{display_path(target)} holds {pictures(report.items)}, {_megabytes(report.bytes)}, {checked}"
+    verified = "verified" if report.verified else "not verified"
+    return f"{display_path(target)} holds {pictures(report.items)}, {_megabytes(report.bytes)}, {verified}"
 
 
 def export_document(index: Path, target: Path, report: ExportReport) -> dict[str, Any]:
     """Return what was exported, for ``--json``."""
-    return {
-        "schema": SCHEMA,
-        "index": os.fsdecode(index),
-        "file": os.fsdecode(target),
-        "items": report.items,
-        "dim": report.dim,
-        "bytes": report.bytes,
-    }
+    return {"schema": SCHEMA, "index": os.fsdecode(index), "file": os.fsdecode(target), **asdict(report)}
 
 
 def export_line(target: Path, report: ExportReport) -> str:
@@ -214,14 +199,7 @@ def export_line(target: Path, report: ExportReport) -> str:
 
 def import_document(index: Path, report: ImportReport) -> dict[str, Any]:
     """Return what was imported, for ``--json``."""
-    return {
-        "schema": SCHEMA,
-        "index": os.fsdecode(index),
-        "items": report.items,
-        "bytes": report.bytes,
-        "roots": list(report.roots),
-        "remarks": list(report.remarks),
-    }
+    return {"schema": SCHEMA, "index": os.fsdecode(index), **asdict(report)}
 
 
 def import_line(index: Path, report: ImportReport) -> str:

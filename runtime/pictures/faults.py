@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import errno
 import mmap
-from collections.abc import Iterator
 
 from ..errors import PictureError
 
-__all__ = ["MissingEnd", "damaged", "fault_of_machine", "is_memory_free", "missing_decoder", "unsupported"]
+__all__ = [
+    "MissingEnd",
+    "damaged",
+    "fault_of_machine",
+    "is_memory_free",
+    "is_out_of_memory",
+    "is_truncated",
+    "is_unknown_mode",
+    "missing_decoder",
+    "unsupported",
+]
 
 # The system's answers to a place where no file reaches: the content of the file named that place.
 _FAULTS_OF_CONTENT = (errno.EINVAL, errno.EOVERFLOW)
-# Pillow's words for a decoder that got no memory, with libtiff and without.
+# Pillow raises bare OSError and SyntaxError, so its words alone tell these cases apart; no other module reads them.
+# A decoder that got no memory, with libtiff and without:
 _NO_MEMORY = ("out of memory", "decoder error -9")
+_TRUNCATED = "truncated"
+_UNKNOWN_MODE = "pixel mode"
 
 
 class MissingEnd(OSError):  # noqa: N818  not always an error
@@ -51,16 +63,26 @@ def damaged(image_format: str | None, error: Exception) -> PictureError:
 
 def fault_of_machine(error: BaseException) -> str | None:
     """Return what memory, a disk or the network did while a picture was read; None: its content is at fault."""
-    for cause in _causes(error):
-        if isinstance(cause, MemoryError):
-            return "not enough memory"
-        if not isinstance(cause, OSError) or cause.errno in _FAULTS_OF_CONTENT:
-            continue
-        if cause.errno is not None:
-            return cause.strerror or str(cause)
-        if str(cause).startswith(_NO_MEMORY):
-            return "not enough memory"
-    return None
+    cause = _machine_error(error)
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return cause.strerror or str(cause)
+    return None if cause is None else "not enough memory"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether a picture could not be read for lack of memory, not because of a disk or the network."""
+    cause = _machine_error(error)
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is None)
+
+
+def is_truncated(error: OSError) -> bool:
+    """Tell whether Pillow's decoder needed more data than the file has."""
+    return error.errno is None and _TRUNCATED in str(error)
+
+
+def is_unknown_mode(error: SyntaxError) -> bool:
+    """Tell whether a TIFF holds pixels of a kind that Pillow does not know; else its header is damaged."""
+    return _UNKNOWN_MODE in str(error)
 
 
 def is_memory_free(size: int) -> bool:
@@ -72,8 +94,13 @@ def is_memory_free(size: int) -> bool:
     return True
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Return an error and those that it was raised from."""
+def _machine_error(error: BaseException | None) -> MemoryError | OSError | None:
+    """Return the error, or the first of its causes, that the machine is at fault for."""
     while error is not None:
-        yield error
+        if isinstance(error, MemoryError):
+            return error
+        if isinstance(error, OSError) and error.errno not in _FAULTS_OF_CONTENT:  # noqa: SIM102
+            if error.errno is not None or str(error).startswith(_NO_MEMORY):
+                return error
         error = error.__cause__
+    return None

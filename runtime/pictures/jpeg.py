@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 from PIL import JpegImagePlugin
 
-from .faults import MissingEnd, unsupported
+from .faults import MissingEnd, is_truncated, unsupported
 from .splice import Spliced
 
 __all__ = ["JpegFile", "open_jpeg"]
@@ -77,7 +77,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         try:
             return super().load()
         except OSError as error:
-            if "truncated" not in str(error) or self._content.tail:
+            if not is_truncated(error) or self._content.tail:
                 raise
             raise MissingEnd("the file ends too early") from error
 

@@ -10,7 +10,7 @@ from PIL import Image, TiffImagePlugin
 from PIL.ImageFile import _Tile
 
 from .exif import ORIENTATION, valid_orientation
-from .faults import unsupported
+from .faults import is_unknown_mode, unsupported
 from .libtiff import has_codec, silence
 
 __all__ = ["TiffFile", "open_tiff"]
@@ -110,7 +110,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         try:
             super()._setup()
         except (SyntaxError, KeyError, ValueError) as error:
-            if isinstance(error, SyntaxError) and "pixel mode" not in str(error):
+            if isinstance(error, SyntaxError) and not is_unknown_mode(error):
                 raise
             raise unsupported("TIFF", self._kind()) from error
         finally:

@@ -30,19 +30,19 @@ def read_picture() -> bytes:
     """
     if sys.stdin.isatty():
         command = as_typed("deeprank-query")
-        raise _unread(f"is a terminal; expected a picture, as in: {command} - < image.jpg", "missing")
+        raise _unread("is a terminal", f"; expected a picture, as in: {command} - < image.jpg", kind="missing")
     content, stream = bytearray(), cast(io.BufferedReader, sys.stdin.buffer)
     try:
         while block := stream.read1(_BLOCK):  # in one piece, it would not be interrupted by Ctrl-C
             content += block
             if len(content) > MAX_BYTES:
-                raise _unread(f"has more than {MAX_BYTES:,} bytes; expected one picture.", "too large")
+                raise _unread(f"has more than {MAX_BYTES:,} bytes", "; expected one picture.", kind="too large")
     except OSError as error:
-        raise _unread(f"cannot be read ({error.strerror}).", "unreadable") from None
+        raise _unread(f"cannot be read ({error.strerror})", ".", kind="unreadable") from None
     if not content:
-        raise _unread("is empty; expected a picture.", "missing")
+        raise _unread("is empty", "; expected a picture.", kind="missing")
     return bytes(content)
 
 
-def _unread(fault: str, kind: PictureProblem) -> PictureError:
-    return PictureError(f"standard input {fault}", kind=kind, short=fault.partition(";")[0].removesuffix("."))
+def _unread(fault: str, rest: str, *, kind: PictureProblem) -> PictureError:
+    return PictureError(f"standard input {fault}{rest}", kind=kind, short=fault)

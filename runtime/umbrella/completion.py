@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,18 +114,30 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def _bash(options: Options) -> str:
-    words, values, folders = [], [], []
+def _value_cases(options: Options, known: Callable[[Sequence[str]], str], other: str) -> tuple[str, str]:
+    """Return a case for each option that takes a value, and the pattern of the options that take a folder.
+
+    Args:
+        options: of all commands.
+        known: makes the shell's words for an option whose values are known.
+        other: the shell's words for one that takes any other value.
+
+    """
+    cases, folders = [], []
     for key, listed in options.items():
-        words.append(f"        {_quoted(key)}) words={_quoted(' '.join(n for o in listed for n in o.names))} ;;")
         for option in listed:
             pattern = "|".join(_quoted(f"{key} {name}") for name in option.names)
-            if option.values:
-                values.append(f"        {pattern}) words={_quoted(' '.join(option.values))} ;;")
-            elif option.folders:
+            if option.folders and not option.values:
                 folders.append(pattern)
             elif option.takes_value:
-                values.append(f"        {pattern}) return ;;")
+                cases.append(f"        {pattern}) {known(option.values) if option.values else other} ;;")
+    return "\n".join(cases), "|".join(folders) or "' '"
+
+
+def _bash(options: Options) -> str:
+    names = {key: " ".join(name for each in listed for name in each.names) for key, listed in options.items()}
+    words = "\n".join(f"        {_quoted(key)}) words={_quoted(text)} ;;" for key, text in names.items())
+    cases, folders = _value_cases(options, lambda values: f"words={_quoted(' '.join(values))}", "return")
     return f"""\
 # Completion of deeprank for bash, made by: deeprank completion bash
 _deeprank() {{
@@ -156,15 +168,15 @@ _deeprank() {{
         return
     fi
     case "$command $previous" in
-        {"|".join(folders) or "' '"})
+        {folders})
             compopt -o filenames
             mapfile -t COMPREPLY < <(compgen -d -- "$current")
             return ;;
-{chr(10).join(values)}
+{cases}
     esac
     if [[ -z $words && $current == -* ]]; then
         case $command in
-{chr(10).join(words)}
+{words}
         esac
     fi
     [[ -n $words ]] && COMPREPLY=($(compgen -W "$words" -- "$current"))
@@ -173,26 +185,25 @@ complete -o bashdefault -o default -F _deeprank {" ".join(_programs(options))}
 """
 
 
-def _described(options: Sequence[tuple[str, str]]) -> str:
+def _described(words: Iterable[tuple[str, str]]) -> str:
     """Return words with their meanings as zsh describes them."""
-    return " ".join(_quoted(name.replace(":", "\\:") + (f":{meaning}" if meaning else "")) for name, meaning in options)
+    return " ".join(_quoted(name.replace(":", "\\:") + (f":{meaning}" if meaning else "")) for name, meaning in words)
+
+
+def _described_commands(options: Options) -> str:
+    commands = [(name, command.summary) for name, command in COMMANDS.items() if name in options]
+    return _described([*commands, ("sync", "Short for deeprank index sync."), ("completion", ""), ("help", "")])
+
+
+def _described_options(options: Options) -> str:
+    pairs = {key: [(name, each.meaning) for each in listed for name in each.names] for key, listed in options.items()}
+    return "\n".join(f"            {_quoted(key)}) described=({_described(words)}) ;;" for key, words in pairs.items())
 
 
 def _zsh(options: Options) -> str:
-    described, values, folders = [], [], []
-    for key, listed in options.items():
-        pairs = [(name, option.meaning) for option in listed for name in option.names]
-        described.append(f"            {_quoted(key)}) described=({_described(pairs)}) ;;")
-        for option in listed:
-            pattern = "|".join(_quoted(f"{key} {name}") for name in option.names)
-            if option.values:
-                values.append(f"        {pattern}) compadd -- {' '.join(map(_quoted, option.values))}; return ;;")
-            elif option.folders:
-                folders.append(pattern)
-            elif option.takes_value:
-                values.append(f"        {pattern}) _files; return ;;")
-    commands = [(name, command.summary) for name, command in COMMANDS.items() if name in options]
-    commands += [("sync", "Short for deeprank index sync."), ("completion", ""), ("help", "")]
+    cases, folders = _value_cases(
+        options, lambda values: f"compadd -- {' '.join(map(_quoted, values))}; return", "_files; return"
+    )
     return f"""\
 #compdef {" ".join(_programs(options))}
 # Completion of deeprank for zsh, made by: deeprank completion zsh
@@ -201,7 +212,7 @@ _deeprank() {{
     local -a described
     if [[ $command == deeprank ]]; then
         if ((CURRENT == 2)); then
-            described=({_described(commands)})
+            described=({_described_commands(options)})
             _describe -t commands command described
             return
         fi
@@ -220,12 +231,12 @@ _deeprank() {{
             command="index $words[first]" ;;
     esac
     case "$command $words[CURRENT - 1]" in
-        {"|".join(folders) or "' '"}) _files -/; return ;;
-{chr(10).join(values)}
+        {folders}) _files -/; return ;;
+{cases}
     esac
     if [[ $PREFIX == -* ]]; then
         case $command in
-{chr(10).join(described)}
+{_described_options(options)}
         esac
         _describe -o option described
     else

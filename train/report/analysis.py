@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...runtime.datasets import DataSet
-from ...runtime.metrics import precision_per_class
+from ...runtime.metrics import Ranking, precision_per_class
 from ..data import TrainingData
-from ..figures import Ranking
 
 __all__ = ["ClassFigures", "Confusion", "Evaluated", "class_figures", "confusions", "evaluated", "worst_queries"]
 

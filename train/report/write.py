@@ -13,9 +13,9 @@ import numpy.typing as npt
 from ...runtime.csvfile import written_rows
 from ...runtime.datasets import DataSet
 from ...runtime.errors import DeepRankError
-from ...runtime.text import display_path, printable
+from ...runtime.metrics import Ranking
+from ...runtime.text import display_path, first_line
 from ..data import TrainingData
-from ..figures import Ranking
 from ..files import write_atomically
 from ..final import below_start
 from ..monitor import Monitor
@@ -95,10 +95,7 @@ class _Parts:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, DeepRankError):
-        return str(error)
-    detail = str(error).splitlines()[0] if str(error) else "no more is known"
-    return printable(f"{type(error).__name__}: {detail}")
+    return str(error) if isinstance(error, DeepRankError) else first_line(error, named=True)
 
 
 def _page(

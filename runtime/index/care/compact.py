@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
@@ -35,8 +35,8 @@ class CompactReport:
         bytes_before: of the index folder, leftovers beside it included.
         bytes_after: of the index folder now.
         graph_vectors: number of vectors in the graph before.
-        graph_removed: number of those that were no longer in the index.
-        graph_built: whether the graph was built anew, or brought up to date.
+        graph_removed: number of these that were no longer in the index.
+        graph_built: whether the graph was built again, or brought up to date.
         database_before: bytes of the database before.
         database_after: bytes of the database now.
         leftovers: names of what killed processes had left, and was deleted; files of uploads without a row among them.
@@ -63,7 +63,7 @@ class CompactReport:
 
 @dataclass(frozen=True)
 class _GraphState:
-    """Of the graph file: vectors in it, those that are removed, and whether it is all that the index needs."""
+    """The graph file: its vectors, how many of them are removed, and whether it covers the index exactly."""
 
     vectors: int
     removed: int
@@ -73,7 +73,7 @@ class _GraphState:
 def compact(index: str | Path, *, progress: StartProgress = start_nothing) -> CompactReport:
     """Build the graph without removed vectors, give the database's free pages back, delete what killed processes left.
 
-    Killed at any moment, or on a disk that becomes full, it leaves the index as it was or as it should be; it needs
+    Killed at any moment, or on a disk that becomes full, it leaves the index unchanged or compacted; it needs
     free space for two more databases of the size that remains. Whoever has the index open goes on to search it.
 
     Args:
@@ -99,28 +99,35 @@ def compact(index: str | Path, *, progress: StartProgress = start_nothing) -> Co
             with open_writer(folder):
                 pass
         try:
-            with Store.open(folder) as store:
-                check_sums(store, progress)
-                items, graph = store.meta().items, _graph_state(store)
-                # Only now: of a damaged database nobody knows which files are in use.
-                leftovers += clear_unused_uploads(store)
-            reason = None if graph.complete else _build_graph(folder, progress)
-            database_before = bytes_in(folder / DATABASE)
-            database_after, emptied = _shrink_database(folder, progress)
+            report = _compact_parts(folder, progress)
         finally:
             clear_leftovers(folder)
-        return CompactReport(
-            items,
-            before,
-            bytes_in(folder),
-            graph.vectors,
-            graph.removed,
-            not graph.complete and reason is None,
-            database_before,
-            database_after,
-            tuple(leftovers),
-            (*_graph_remark(reason), *_log_remark(emptied)),
-        )
+        leftovers += report.leftovers
+        return replace(report, bytes_before=before, bytes_after=bytes_in(folder), leftovers=tuple(leftovers))
+
+
+def _compact_parts(folder: Path, progress: StartProgress) -> CompactReport:
+    """Compact uploads, graph and database; the report lacks the bytes of the folder and other leftovers."""
+    with Store.open(folder) as store:
+        check_sums(store, progress)
+        items, graph = store.meta().items, _graph_state(store)
+        # Only now: a damaged database does not tell which files are in use.
+        unused_uploads = clear_unused_uploads(store)
+    reason = None if graph.complete else _build_graph(folder, progress)
+    database_before = bytes_in(folder / DATABASE)
+    database_after, emptied = _shrink_database(folder, progress)
+    return CompactReport(
+        items,
+        0,
+        0,
+        graph.vectors,
+        graph.removed,
+        not graph.complete and reason is None,
+        database_before,
+        database_after,
+        tuple(unused_uploads),
+        (*_graph_remark(reason), *_log_remark(emptied)),
+    )
 
 
 def check_sums(store: Store, progress: StartProgress = start_nothing) -> None:
@@ -171,7 +178,7 @@ def _log_remark(emptied: bool) -> list[str]:
 
 
 def _shrink_database(folder: Path, progress: StartProgress) -> tuple[int, bool]:
-    """Write the database anew, and put that into the place of the old one's pages if it is smaller.
+    """Write the database to a new file, and copy its pages back over the old ones if it is smaller.
 
     SQLite's VACUUM does the same in one step, but with a copy in the folder for temporary files, which may be smaller
     than the disk of the index. The second step is one transaction of the database that readers have open.

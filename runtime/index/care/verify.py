@@ -1,4 +1,4 @@
-"""Checking every part of an index against its checksums, and keeping what is sound."""
+"""Check every part of an index against its checksums; repair keeps the sound parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -43,7 +43,7 @@ from ..transfer.matching import find_matching_model
 from ..uploads.files import problem_of, upload_items, uploads_of
 from ..uploads.plans import plan_lost_uploads
 
-__all__ = ["VerifyReport", "verify"]
+__all__ = ["Damage", "VerifyReport", "verify"]
 
 # Damaged items that are named one by one.
 _MOST_NAMED = 10_000
@@ -52,53 +52,72 @@ _ATTEMPTS = 10
 _PAUSE_S = 0.1
 
 
+Part = Literal["database", "filters", "labelling", "graph", "model", "upload"]
+# Tables of the database: a repair writes it again.
+_OF_DATABASE: tuple[Part, ...] = ("database", "filters", "labelling")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Damage to one part of an index; as text, the fault and the advice.
+
+    Attributes:
+        part: the part that is damaged; ``upload``: the picture of an upload, whose vector is sound.
+        fault: what is wrong with it.
+        advice: what to do, where the fault does not say it.
+
+    """
+
+    part: Part
+    fault: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.fault}; {self.advice}" if self.advice else self.fault
+
+
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a verification found.
+    """The result of a verification.
 
     Attributes:
         items: number of sound items.
         damaged: ids of the others, as far as they can be read.
         lost: their paths, as far as they can be read; without a checksum, so a name may itself be damaged.
-        problems: what is damaged, a sentence each; none: the index is sound.
-        uploads: those of the problems that are pictures of uploads, whose vectors are sound.
-        repaired: what was done about it, a sentence each.
+        problems: what is damaged; none: the index is sound.
+        repaired: the repairs, a sentence each.
         remaining: the problems that are still there.
 
     """
 
     items: int
     damaged: tuple[int, ...]
-    problems: tuple[str, ...]
+    problems: tuple[Damage, ...]
     repaired: tuple[str, ...] = ()
-    remaining: tuple[str, ...] = ()
+    remaining: tuple[Damage, ...] = ()
     lost: tuple[str, ...] = ()
-    uploads: tuple[str, ...] = ()
 
 
 @dataclass
 class _Findings:
-    """What is wrong, by the part that must be repaired."""
+    """The problems of one state of an index, and what its repair needs.
 
-    database: list[str] = field(default_factory=list)
-    filters: list[str] = field(default_factory=list)
-    labelling: list[str] = field(default_factory=list)
-    graph: list[str] = field(default_factory=list)
-    model: list[str] = field(default_factory=list)
+    ``uploaded``: the sound items of uploads; ``lost_uploads``: ids of those whose picture is missing or damaged.
+    ``items``, ``damaged``, ``lost``: see :class:`VerifyReport`.
+    """
+
+    problems: list[Damage] = field(default_factory=list)
     uploaded: list[Item] = field(default_factory=list)
-    uploads: dict[int, str] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
+    lost_uploads: list[int] = field(default_factory=list)
     items: int = 0
     damaged: list[int] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
-    @property
-    def all(self) -> tuple[str, ...]:
-        return (*self.database, *self.graph, *self.model, *self.pictures)
+    def add(self, part: Part, *faults: str, advice: str = "") -> None:
+        self.problems += [Damage(part, fault, advice) for fault in faults]
 
-    @property
-    def pictures(self) -> tuple[str, ...]:
-        return (*self.uploads.values(), *self.unreadable)
+    def has(self, *parts: Part) -> bool:
+        return any(problem.part in parts for problem in self.problems)
 
 
 def verify(index: str | Path, *, repair: bool = False, progress: StartProgress = start_nothing) -> VerifyReport:
@@ -107,48 +126,47 @@ def verify(index: str | Path, *, repair: bool = False, progress: StartProgress =
     Args:
         index: the index folder.
         repair: drop what is damaged (the next sync embeds those pictures again), and uploads whose files are lost;
-            embed uploads whose rows are lost; build the graph anew; put the model back if the same is at hand
+            embed uploads whose rows are lost; build the graph again; put the model back if the same is at hand
             (``./model.onnx``, or the one that ships).
         progress: told how it goes on.
 
     Raises:
         IndexStateError: there is no index, or it is of a newer schema.
-        IndexLockedError: it is to be repaired, and another process is writing to it.
+        IndexLockedError: ``repair``, and another process is writing to it.
 
     """
     folder = Path(index)
-    found = _found(folder)
-    if repair and found.all:
+    findings = _examine(folder)
+    if repair and findings.problems:
         with locked(folder), disk_errors(folder):
-            found = _found(folder)  # again, now that nobody else can change it
-            repaired = _repair(folder, found, progress)
-            after = _found(folder)
-        return _report(found, after, repaired)
-    return _report(found, found, [])
+            findings = _examine(folder)  # again, now that no other process can change it
+            repaired = _repair(folder, findings, progress)
+            after = _examine(folder)
+        return _report(findings, after, repaired)
+    return _report(findings, findings, [])
 
 
-def _report(found: _Findings, after: _Findings, repaired: list[str]) -> VerifyReport:
+def _report(findings: _Findings, after: _Findings, repaired: list[str]) -> VerifyReport:
     return VerifyReport(
         after.items,
-        tuple(found.damaged),
-        found.all,
+        tuple(findings.damaged),
+        tuple(findings.problems),
         tuple(repaired),
-        after.all,
-        tuple(dict.fromkeys(found.lost)),
-        found.pictures,
+        tuple(after.problems),
+        tuple(dict.fromkeys(findings.lost)),
     )
 
 
-def _found(folder: Path) -> _Findings:
-    """Check one state of an index; one whose folder or database is replaced meanwhile is checked anew."""
+def _examine(folder: Path) -> _Findings:
+    """Check one state of an index; start again where its folder or database is replaced meanwhile."""
     while True:
         identity = _identity(folder)
         with _opened(folder) as (store, graph):
-            found = _check(store, graph)
+            findings = _check(store, graph)
         # Without a state that is held: to read every picture may take long, and writers would wait.
-        _check_uploads(folder, found)
+        _check_uploads(folder, findings)
         if _identity(folder) in (identity, None):
-            return found
+            return findings
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -210,55 +228,58 @@ class _OpenGraph:
 
 
 def _check(store: Store, graph: _OpenGraph) -> _Findings:
-    found = _Findings(database=_integrity(store))
-    roots, problems = sound_roots(store.connection)
-    found.filters += sound_filters(store.connection)[1]
-    found.labelling += sound_labelling(store.connection)[1]
-    found.database += [*problems, *found.filters, *found.labelling]
+    findings = _Findings()
+    findings.add("database", *_integrity(store))
+    roots, faults = sound_roots(store.connection)
+    findings.add("database", *faults)
+    findings.add("filters", *sound_filters(store.connection)[1])
+    findings.add("labelling", *sound_labelling(store.connection)[1])
     meta = _meta(store)
     if meta is None:
-        found.database.append("the row that describes the index is damaged")
-        return found
+        findings.add("database", "the row that describes the index is damaged")
+        return findings
     uploads = next((root for root, path in roots.items() if path == os.fsencode(UPLOADS)), None)
     comparison = None if graph.file is None else VectorComparison(graph.file)
-    ids = _check_items(store, meta, roots, found, uploads, comparison)
-    if found.database:
-        _name_lost(store, meta, roots, ids, found)
-    _check_graph(graph, ids, found, comparison)
-    _check_model(store, meta, found)
-    return found
+    ids = _check_items(store, meta, roots, findings, uploads, comparison)
+    if findings.has(*_OF_DATABASE):
+        _name_lost(store, meta, roots, ids, findings)
+    _check_graph(graph, ids, findings, comparison)
+    _check_model(store, meta, findings)
+    return findings
 
 
-def _name_lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int], found: _Findings) -> None:
+def _name_lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int], findings: _Findings) -> None:
     """Name the items that are not sound, from the list of names that SQLite keeps beside them."""
     uploads = 0
     for item, root, path in listed_paths(store.connection):
-        if len(found.lost) == _MOST_NAMED:
+        if len(findings.lost) == _MOST_NAMED:
             break
         if item not in sound and root in roots and 0 < item <= meta.last_id:
             if roots[root] == os.fsencode(UPLOADS):
                 uploads += 1
             else:
-                found.lost.append(os.fsdecode(os.path.join(roots[root], path)))  # noqa: PTH118 - bytes
+                findings.lost.append(os.fsdecode(os.path.join(roots[root], path)))  # noqa: PTH118 - bytes
     if uploads:
-        found.database.append(
+        findings.add(
+            "database",
             f"the rows of {uploads:,} upload{'' if uploads == 1 else 's'} are damaged, of which the pictures are in "
-            f"{UPLOADS}: --repair embeds these again, without labels"
+            f"{UPLOADS}: --repair embeds these again, without labels",
         )
 
 
-def _check_uploads(folder: Path, found: _Findings) -> None:
+def _check_uploads(folder: Path, findings: _Findings) -> None:
     """Compare the file of each upload with the hash that its row has."""
-    for item in found.uploaded:
+    for item in findings.uploaded:
         path = uploads_of(folder) / os.fsdecode(item.path)
         what = f"the picture of item {item.id}, {display_path(f'{UPLOADS}/{path.name}')},"
         try:
-            problem = problem_of(path, item.sha256)
+            fault = problem_of(path, item.sha256)
         except OSError as error:
-            found.unreadable.append(f"{what} cannot be read ({error.strerror})")
+            findings.add("upload", f"{what} cannot be read ({error.strerror})")
             continue
-        if problem is not None and not _is_removed(folder, item):
-            found.uploads[item.id] = f"{what} {problem}"
+        if fault is not None and not _is_removed(folder, item):
+            findings.add("upload", f"{what} {fault}")
+            findings.lost_uploads.append(item.id)
 
 
 def _is_removed(folder: Path, item: Item) -> bool:
@@ -294,7 +315,7 @@ def _check_items(
     store: Store,
     meta: Meta,
     roots: dict[int, bytes],
-    found: _Findings,
+    findings: _Findings,
     uploads: int | None,
     comparison: VectorComparison | None,
 ) -> set[int]:
@@ -304,36 +325,36 @@ def _check_items(
     for row in read_rows(store.connection, meta.dim, roots):
         if isinstance(row, Row):
             ids.add(row.item.id)
-            found.uploaded += [row.item] if row.item.root == uploads else []
+            findings.uploaded += [row.item] if row.item.root == uploads else []
             vector_sum, row_sum = vector_sum + row.vector_crc32, row_sum + row.row_crc32
             if comparison is not None:
                 comparison.add(row.item.id, row.vector)
-        elif len(found.damaged) < _MOST_NAMED:
-            found.database.append(row.what)
-            found.damaged += [row.id] if row.id is not None else []
+        elif len(findings.damaged) < _MOST_NAMED:
+            findings.add("database", row.what)
+            findings.damaged += [row.id] if row.id is not None else []
         else:
             others += 1
     if others:
-        found.database.append(f"{others:,} more items are damaged")
-    found.items = len(ids)
+        findings.add("database", f"{others:,} more items are damaged")
+    findings.items = len(ids)
     if (len(ids), vector_sum, row_sum) != (meta.items, meta.vector_sum, meta.row_sum):
-        found.database.append(
-            f"{meta.items:,} items are expected, {len(ids):,} sound ones with their checksums are there"
+        findings.add(
+            "database", f"{meta.items:,} items are expected, {len(ids):,} sound ones with their checksums are there"
         )
     return ids
 
 
-def _check_graph(graph: _OpenGraph, ids: set[int], found: _Findings, comparison: VectorComparison | None) -> None:
+def _check_graph(graph: _OpenGraph, ids: set[int], findings: _Findings, comparison: VectorComparison | None) -> None:
     if isinstance(graph.problem, IndexDamagedError):
-        found.database.append("the row of the graph is damaged")
+        findings.add("database", "the row of the graph is damaged")
     elif graph.problem is not None:
-        found.graph.append(f"{graph.problem}: searches scan, which gives the exact result")
-    elif graph.row is None or graph.file is None or comparison is None or found.database:
+        findings.add("graph", f"{graph.problem}: searches scan, which gives the exact result")
+    elif graph.row is None or graph.file is None or comparison is None or findings.has(*_OF_DATABASE):
         return
     elif not _holds(graph.file, graph.row.covers, ids):
-        found.graph.append(f"{GRAPH} holds other items than the database")
+        findings.add("graph", f"{GRAPH} holds other items than the database")
     elif comparison.finish():
-        found.graph.append(f"{GRAPH} holds other vectors than the database")
+        findings.add("graph", f"{GRAPH} holds other vectors than the database")
 
 
 def _holds(file: GraphFile, covers: int, ids: set[int]) -> bool:
@@ -341,45 +362,43 @@ def _holds(file: GraphFile, covers: int, ids: set[int]) -> bool:
     return np.array_equal(file.nodes.item_ids(), covered)
 
 
-def _check_model(store: Store, meta: Meta, found: _Findings) -> None:
+def _check_model(store: Store, meta: Meta, findings: _Findings) -> None:
     try:
-        digest = file_sha256(store.folder / MODEL)
+        if file_sha256(store.folder / MODEL) == meta.model_sha256:
+            return
+        fault = "is not the model that the vectors were made with"
     except OSError as error:
-        found.model.append(f"{MODEL} cannot be read ({error.strerror}); {_new_model(store.folder)}")
-        return
-    if digest != meta.model_sha256:
-        found.model.append(f"{MODEL} is not the model that the vectors were made with; {_new_model(store.folder)}")
+        fault = f"cannot be read ({error.strerror})"
+    again = to_paste("deeprank-index", "sync", "--reembed", "--model", "MODEL", "--index", store.folder)
+    findings.add("model", f"{MODEL} {fault}", advice=f"put that one back, or embed all pictures again with: {again}")
 
 
-def _new_model(folder: Path) -> str:
-    again = to_paste("deeprank-index", "sync", "--reembed", "--model", "MODEL", "--index", folder)
-    return f"put that one back, or embed all pictures again with: {again}"
-
-
-def _repair(folder: Path, found: _Findings, progress: StartProgress) -> list[str]:
+def _repair(folder: Path, findings: _Findings, progress: StartProgress) -> list[str]:
     done = []
-    if found.model:
+    new_database = findings.has(*_OF_DATABASE)
+    new_graph = new_database or findings.has("graph")
+    if findings.has("model"):
         done += _repair_model(folder)
-    if found.database:
+    if new_database:
         with _opened(folder) as (store, _):
             kept = rebuild(store, _meta(store) or _meta_of_model(folder))
         put_in_place(folder)
         done.append(f"{kept:,} sound items were kept; sync the folders again, which embeds the others anew")
         done += _take_in_uploads(folder, progress)
-    if found.filters:
+    if findings.has("filters"):
         done.append("damaged filters were dropped; give --include and --exclude again with the next sync of the folder")
-    if found.labelling:
+    if findings.has("labelling"):
         done.append("damaged sources of labels were dropped; labels stay, and --labels of the next sync says it again")
-    if found.uploads:
-        done.append(_drop_uploads(folder, found.uploads))
-    if found.database or found.graph or found.uploads:
+    if findings.lost_uploads:
+        done.append(_drop_uploads(folder, findings.lost_uploads))
+    if new_graph or findings.lost_uploads:
         with open_writer(folder) as writer:
-            if found.database or found.graph:
+            if new_graph:
                 writer.set_graph(None)
             reason = update_graph(writer, progress)
         if reason is not None:
             done.append(f"there is no graph ({reason})")
-        elif found.database or found.graph:
+        elif new_graph:
             done.append("the graph was built again")
     return done
 

@@ -129,12 +129,7 @@ def find_near_duplicates(
         IndexStateError, IndexDamagedError: as for opening an index.
 
     """
-    if not 0 <= max_distance <= 4:
-        raise QueryError(
-            f"Near-duplicates are to be at most {max_distance} apart; expected 0 to 4, as {NEAR_DUPLICATE}."
-        )
-    if keep not in _ORDERS:
-        raise QueryError(f"Which picture is to be kept is {keep!r}; expected {', '.join(_ORDERS)}.")
+    _check_options(max_distance, keep)
     with Store.open(Path(index)) as store, store.snapshot():
         roots, uploads = store.roots(), store.uploads_root()
         items = _wanted(store, label, path)
@@ -150,6 +145,15 @@ def find_near_duplicates(
     groups = _groups(items, heads, vectors, chosen, roots)
     place = None if uploads is None else os.fsdecode(roots[uploads])
     return DedupeReport(len(items), max_distance, keep, tuple(groups), place)
+
+
+def _check_options(max_distance: float, keep: str) -> None:
+    if not 0 <= max_distance <= 4:
+        raise QueryError(
+            f"Near-duplicates are to be at most {max_distance} apart; expected 0 to 4, as {NEAR_DUPLICATE}."
+        )
+    if keep not in _ORDERS:
+        raise QueryError(f"Which picture is to be kept is {keep!r}; expected {', '.join(_ORDERS)}.")
 
 
 def spared(report: DedupeReport) -> Spared:

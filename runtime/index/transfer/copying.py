@@ -35,20 +35,20 @@ __all__ = ["CopyReport", "copy"]
 UNIT = 1_000_000
 _PAGES_AT_A_TIME = 1024
 _BYTES_AT_A_TIME = 1 << 22
-# A writer renames a new graph a moment before it commits which one it is, and swaps whole folders when it embeds anew.
+# A writer renames a new graph a moment before it commits which one it is, and swaps whole folders in --reembed.
 _ATTEMPTS = 5
 _PAUSE_S = 0.2
 
 
 @dataclass(frozen=True)
 class CopyReport:
-    """What was copied.
+    """The copy, as ``--json`` prints it.
 
     Attributes:
         items: number of pictures in the copy.
         bytes: of the copy.
         graph: whether it has a graph.
-        checked: whether every part of it was read again and compared with its checksums.
+        verified: whether every part of it was read again and compared with its checksums.
         remarks: what else a user should know.
 
     """
@@ -56,12 +56,12 @@ class CopyReport:
     items: int
     bytes: int
     graph: bool
-    checked: bool
+    verified: bool
     remarks: tuple[str, ...] = ()
 
 
 class _ChangedError(Exception):
-    """Another process changed the index so that what was copied so far does not belong together."""
+    """Another process changed the index, so that the parts copied so far do not belong together."""
 
 
 def copy(
@@ -106,17 +106,7 @@ def copy(
     if shared and not permissions.mode & stat.S_IRGRP:
         permissions, mode = SHARED, SHARED.folder_mode
     with placed_folder(place, permissions, replace=replace, mode=mode) as making:
-        for attempt in range(_ATTEMPTS):
-            try:
-                remarks = _copy_state(folder, making, place, permissions, progress, last=attempt == _ATTEMPTS - 1)
-                break
-            except _ChangedError:
-                time.sleep(_PAUSE_S)
-        else:
-            raise IndexStateError(
-                f"{display_path(folder)} was replaced again and again while it was being copied; run the command "
-                "again when the other process has finished."
-            )
+        remarks = _copy_content(folder, making, place, permissions, progress)
         if check:
             _check_copy(folder, making)
         return _report(making, check, remarks)
@@ -127,6 +117,21 @@ def _check_apart(folder: Path, target: Path) -> None:
     if place == source or source in place.parents:
         where = "is the index itself" if place == source else "lies inside the index"
         raise IndexStateError(f"{display_path(target)} {where}; expected another place for the copy.")
+
+
+def _copy_content(
+    folder: Path, making: Path, target: Path, permissions: Permissions, progress: StartProgress
+) -> list[str]:
+    """Copy one state of the index, again where another process changes it meanwhile, and return the remarks."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _copy_state(folder, making, target, permissions, progress, last=attempt == _ATTEMPTS - 1)
+        except _ChangedError:
+            time.sleep(_PAUSE_S)
+    raise IndexStateError(
+        f"{display_path(folder)} was replaced again and again while it was being copied; run the command again when "
+        "the other process has finished."
+    )
 
 
 def _copy_state(
@@ -147,14 +152,14 @@ def _copy_state(
         if held:
             state.enter_context(store.snapshot())
         row = store.graph()
-        found = _copy_file(folder / GRAPH, making / GRAPH, permissions, advance) if row is not None else None
-        if row is not None and found != row.sha256 and held and not last:
+        graph_sha256 = _copy_file(folder / GRAPH, making / GRAPH, permissions, advance) if row is not None else None
+        if row is not None and graph_sha256 != row.sha256 and held and not last:
             raise _ChangedError
         _copy_database(store, making / DATABASE, target / DATABASE, permissions, advance)
         _copy_file(folder / MODEL, making / MODEL, permissions, advance)
         if _identity(folder) != identity:
             raise _ChangedError
-    remarks = _settle_graph(making, row, found)
+    remarks = _settle_graph(making, row, graph_sha256)
     return [*remarks, *carry_uploads(uploads_of(folder), making, advance, lambda item: _is_removed(folder, item))]
 
 
@@ -163,13 +168,13 @@ def _is_removed(folder: Path, item: int) -> bool:
         return store.item_with(item) is None
 
 
-def _settle_graph(making: Path, expected: GraphRow | None, found: str | None) -> list[str]:
+def _settle_graph(making: Path, expected: GraphRow | None, graph_sha256: str | None) -> list[str]:
     """Leave the copied database with the graph that was copied, or with none; it is one plain file afterwards."""
     with open_writer(making) as writer:
         row = writer.graph()
         if (row and row.sha256) != (expected and expected.sha256):
             raise _ChangedError
-        problem = None if row is None else _graph_problem(making, row, writer.meta(), found)
+        problem = None if row is None else _graph_problem(making, row, writer.meta(), graph_sha256)
         if problem is None:
             return []
         writer.set_graph(None)
@@ -177,10 +182,10 @@ def _settle_graph(making: Path, expected: GraphRow | None, found: str | None) ->
     return [f"{GRAPH} was not copied, for {problem}: searches of the copy scan until its next sync builds one."]
 
 
-def _graph_problem(making: Path, row: GraphRow, meta: Meta, found: str | None) -> str | None:
-    if found is None:
+def _graph_problem(making: Path, row: GraphRow, meta: Meta, graph_sha256: str | None) -> str | None:
+    if graph_sha256 is None:
         return "it cannot be read"
-    if found != row.sha256:
+    if graph_sha256 != row.sha256:
         return "it is not the one that the database knows"
     try:
         open_graph(making, row, meta)
@@ -192,7 +197,7 @@ def _graph_problem(making: Path, row: GraphRow, meta: Meta, found: str | None) -
 def _copy_database(
     store: Store, target: Path, shown: Path, permissions: Permissions, advance: Callable[[int], None]
 ) -> None:
-    """Copy the database as it is now.
+    """Copy the current state of the database.
 
     Raises:
         _ChangedError: another process changed it meanwhile.
@@ -229,7 +234,7 @@ def _copy_errors(source: Path, target: Path) -> Iterator[None]:
 
 
 def _copy_file(source: Path, target: Path, permissions: Permissions, advance: Callable[[int], None]) -> str | None:
-    """Copy a file and return the hex sha256 of what was read; None: it cannot be read."""
+    """Copy a file and return the hex sha256 of its bytes; None: it cannot be read."""
     target.unlink(missing_ok=True)
     try:
         file = open_regular(source)
@@ -271,11 +276,10 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _check_copy(folder: Path, making: Path) -> None:
-    report = verify(making)
-    problems = [problem for problem in report.problems if problem not in report.uploads]
-    if problems:
+    damaged = next((problem for problem in verify(making).problems if problem.part != "upload"), None)
+    if damaged is not None:
         raise IndexStateError(
-            f"The copy is not sound ({printable(problems[0].split(';')[0])}), and was not kept; with --no-verify it is "
+            f"The copy is not sound ({printable(damaged.fault)}), and was not kept; with --no-verify it is "
             "copied as it is. What is damaged in the index is listed by: "
             + to_paste("deeprank-index", "verify", "--index", folder)
         )

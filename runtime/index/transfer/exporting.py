@@ -30,7 +30,7 @@ __all__ = ["ExportReport", "export_index"]
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was exported: number of pictures, length of a vector, bytes of the file."""
+    """The file, as ``--json`` prints it: number of pictures, length of a vector, bytes."""
 
     items: int
     dim: int

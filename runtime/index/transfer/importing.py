@@ -1,4 +1,4 @@
-"""Making an index from an npz file that :mod:`.exporting` wrote, or somebody who pretends so."""
+"""Import an index from an npz file of :mod:`.exporting`; the file is not trusted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,7 @@ _ONE_EACH = ("ids", "root_of", "label_of", "sizes", "mtimes_ns", "sha256", "deco
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What was imported.
+    """The new index, as ``--json`` prints it.
 
     Attributes:
         items: number of pictures.
@@ -125,8 +125,8 @@ def import_index(
     Args:
         source: an npz file.
         index: the new index: a new name or an empty folder.
-        model: the one that the vectors were made with; default: the one of ``./model.onnx`` and those that ship whose
-            sha256 is the one in the file.
+        model: the one that the vectors were made with; default: ``./model.onnx`` or a bundled one, by the
+            sha256 in the file.
         shared: let the group read the index, which is its user's alone otherwise.
         progress: told how it goes on.
 
@@ -138,13 +138,7 @@ def import_index(
     """
     path, folder = Path(source), Path(index)
     check_free(folder)
-    try:
-        file = open_regular(path, follow_links=True)  # a pipe would keep us waiting
-    except NotRegularError:
-        raise DataError(f"{display_path(path)} is no regular file; expected an npz file.") from None
-    except OSError as error:
-        raise DataError(f"{display_path(path)} cannot be read ({error.strerror}); expected an npz file.") from None
-    with file:
+    with _open_file(path) as file:
         archive = ArchiveReader(file, path)
         described = _read_meta(archive)
         chosen = _find_model(path, described, model)
@@ -159,6 +153,15 @@ def import_index(
             size = bytes_in(making)
     remarks = (*_remarks(folder, content.synced, reason), *without)
     return ImportReport(len(content.ids), size, content.synced, remarks)
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    try:
+        return open_regular(path, follow_links=True)  # a pipe would keep us waiting
+    except NotRegularError:
+        raise DataError(f"{display_path(path)} is no regular file; expected an npz file.") from None
+    except OSError as error:
+        raise DataError(f"{display_path(path)} cannot be read ({error.strerror}); expected an npz file.") from None
 
 
 def _place_of_uploads(content: _Content) -> Path:
@@ -211,10 +214,10 @@ def _described(archive: ArchiveReader, values: dict[str, Any]) -> _Described:
     return _Described(sha256, dim, last_id, name if isinstance(name, str) else None, filters, labelling, uploads)
 
 
-def _read_filters(archive: ArchiveReader, found: Any) -> dict[int, RootFilters]:
+def _read_filters(archive: ArchiveReader, entries: Any) -> dict[int, RootFilters]:
     """Return what a sync takes of each root that has filters, by its number."""
     filters = {}
-    for entry in found if isinstance(found, list) else [found]:
+    for entry in entries if isinstance(entries, list) else [entries]:
         values = entry if isinstance(entry, dict) else {}
         root, lists = values.get("root"), [values.get("include"), values.get("exclude")]
         if type(root) is not int or not all(isinstance(some, list) and all(map(_is_text, some)) for some in lists):
@@ -227,10 +230,10 @@ def _read_filters(archive: ArchiveReader, found: Any) -> dict[int, RootFilters]:
     return filters
 
 
-def _read_labelling(archive: ArchiveReader, found: Any) -> dict[int, RootLabels]:
+def _read_labelling(archive: ArchiveReader, entries: Any) -> dict[int, RootLabels]:
     """Return where the labels of each root come from that does not have those of its top folders, by its number."""
     labelling = {}
-    for entry in found if isinstance(found, list) else [found]:
+    for entry in entries if isinstance(entries, list) else [entries]:
         values = entry if isinstance(entry, dict) else {}
         root, rule, splits, table = (values.get(name) for name in ("root", "rule", "splits", "table"))
         known = RootLabels.of(rule, splits, table)
@@ -247,19 +250,19 @@ def _is_text(value: object) -> bool:
 def _find_model(path: Path, described: _Described, named: str | Path | None) -> Path:
     """Return the model that the vectors belong to."""
     name = f" ({display_path(described.model_name)})" if described.model_name else ""
-    wanted = f"{described.model_sha256[:12]}…{name}"
+    expected = f"{described.model_sha256[:12]}…{name}"
     chosen = find_model(named) if named is not None else find_matching_model(described.model_sha256)
     if chosen is None:
         raise IndexStateError(
-            f"{display_path(path)} holds vectors of the model with sha256 {wanted}, which is neither ./model.onnx nor "
-            "one that ships with deeprank; name it with --model."
+            f"{display_path(path)} holds vectors of the model with sha256 {expected}, which is neither ./model.onnx "
+            "nor one that ships with deeprank; name it with --model."
         )
     opened = open_model(chosen, device="cpu")
     if opened.sha256 != described.model_sha256:
         raise IndexStateError(
-            f"{display_path(path)} holds vectors of the model with sha256 {wanted}, {display_path(chosen)} is another "
-            f"one ({opened.sha256[:12]}…, {display_path(opened.info.name)}); vectors of two models cannot be compared. "
-            "Name the right one with --model."
+            f"{display_path(path)} holds vectors of the model with sha256 {expected}, {display_path(chosen)} is "
+            f"another one ({opened.sha256[:12]}…, {display_path(opened.info.name)}); vectors of two models cannot be "
+            "compared. Name the right one with --model."
         )
     if opened.info.embedding_dim != described.dim:
         raise IndexStateError(
