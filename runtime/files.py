@@ -1,4 +1,4 @@
-"""Files as they are opened and put in place: regular files alone, and whole or not at all."""
+"""Files: opened only if regular, told apart, hashed, copied, and put in place whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,27 +11,47 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+from .errors import DeepRankError
+from .text import display_path
 
 if TYPE_CHECKING:
     from io import BufferedRandom, BufferedReader
 
 __all__ = [
+    "FileId",
     "NotRegularError",
     "Permissions",
+    "SourceError",
+    "copy_blocks",
     "create_file",
     "delete_prepared",
+    "exchange_folders",
+    "file_id",
+    "file_kind",
     "file_sha256",
+    "finish_exchange",
     "is_own_file",
+    "is_own_folder",
     "make_folder",
+    "open_folder",
+    "open_indexed",
     "open_regular",
     "placed",
     "prepared_for",
+    "regular_status",
     "replace_durably",
     "scratch_file",
     "set_permissions",
+    "sha256_of",
+    "sync_file",
     "sync_folder",
+    "write_result",
 ]
+
+# Device and inode.
+FileId = tuple[int, int]
 
 # Under such a name a file is written before it is put in place; SQLite may add to it. It cannot be guessed: nobody can
 # prepare a link there.
@@ -43,19 +63,35 @@ _LONGEST_KEPT = 200
 # What not every system has.
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 
 _KINDS = {
-    stat.S_IFLNK: "it is a link, which is not followed",
-    stat.S_IFDIR: "it is a folder",
-    stat.S_IFIFO: "it is a pipe",
-    stat.S_IFSOCK: "it is a socket",
-    stat.S_IFCHR: "it is a device",
-    stat.S_IFBLK: "it is a device",
+    stat.S_IFLNK: "link",
+    stat.S_IFDIR: "folder",
+    stat.S_IFREG: "file",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
 }
+_BLOCK_BYTES = 1 << 20
 
 
 class NotRegularError(OSError):
-    """Something else than a regular file lies under a name: a link, a folder, a pipe, a socket or a device."""
+    """A path leads to something other than a regular file.
+
+    Attributes:
+        kind: link, folder, pipe, socket or device.
+
+    """
+
+    def __init__(self, status: os.stat_result, path: str | bytes | Path) -> None:
+        self.kind = file_kind(status)
+        is_link = stat.S_ISLNK(status.st_mode)
+        reason = f"it is a {self.kind}{', which is not followed' if is_link else ''}"
+        super().__init__(errno.ELOOP if is_link else errno.EINVAL, reason, os.fspath(path))
+
+
+class SourceError(Exception):
+    """A file cannot be read; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -103,20 +139,48 @@ class Permissions:
                 os.fchmod(descriptor, wanted)
 
 
-def open_regular(path: str | Path, *, follow_links: bool = False) -> BufferedReader:
-    """Open a regular file to read it. Nothing else is opened: no pipe keeps us waiting, and no device is touched.
+def file_id(path: str | bytes | Path) -> FileId:
+    """Return what tells a file or folder from every other one, whatever path leads there. Links are followed.
+
+    Raises:
+        OSError: it is missing, or cannot be looked at.
+
+    """
+    status = os.stat(path)  # noqa: PTH116 - the path may be bytes
+    return status.st_dev, status.st_ino
+
+
+def file_kind(status: os.stat_result) -> str:
+    """Return link, folder, file, pipe, socket or device."""
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "device")
+
+
+def regular_status(path: str | bytes | Path, *, follow_links: bool = False) -> os.stat_result:
+    """Return the status of a regular file, which is not opened.
+
+    Raises:
+        NotRegularError: it is a link, a folder, a pipe, a socket or a device.
+        OSError: it is missing, or cannot be looked at.
+
+    """
+    status = os.stat(path, follow_symlinks=follow_links)  # noqa: PTH116 - the path may be bytes
+    _check_regular(status, path)
+    return status
+
+
+def open_regular(path: str | bytes | Path, *, follow_links: bool = False) -> BufferedReader:
+    """Open a regular file to read it. A pipe never blocks, and a device is never touched.
 
     Args:
         path: the file.
-        follow_links: take what a link leads to: where a user named the file. What lies in a folder that came from
-            somebody else is not followed.
+        follow_links: follow links, for files that a user named. Files in a folder from elsewhere are opened without.
 
     Raises:
         NotRegularError: it is a link, a folder, a pipe, a socket or a device; ``strerror`` says which.
         OSError: it is missing, or may not be read.
 
     """
-    _check_regular(os.stat(path, follow_symlinks=follow_links), path)  # noqa: PTH116 - text that need not be UTF-8
+    regular_status(path, follow_links=follow_links)
     # It may have become something else just now.
     more = _NONBLOCK | (0 if follow_links else _NOFOLLOW)
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | more))  # noqa: SIM115
@@ -128,21 +192,78 @@ def open_regular(path: str | Path, *, follow_links: bool = False) -> BufferedRea
     return file
 
 
-def _check_regular(status: os.stat_result, path: str | Path) -> None:
+def _check_regular(status: os.stat_result, path: str | bytes | Path) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "it is no regular file")
-        raise NotRegularError(errno.ELOOP if stat.S_ISLNK(status.st_mode) else errno.EINVAL, kind, os.fspath(path))
+        raise NotRegularError(status, path)
 
 
-def file_sha256(path: Path, *, follow_links: bool = True) -> str:
-    """Return the hex sha256 of a regular file's bytes.
+@contextlib.contextmanager
+def open_indexed(path: str, content: tuple[bytes, int] | None = None) -> Iterator[IO[bytes]]:
+    """Open a regular file, and check that it still is the one that was indexed. Links are followed.
+
+    Args:
+        path: of the file.
+        content: its sha256 (32 bytes) and its size as the index has them; None: anything.
+
+    Raises:
+        SourceError: it is no regular file, is gone, may not be read, or holds something else.
+
+    """
+    try:
+        file = open_regular(path, follow_links=True)
+    except NotRegularError:
+        raise SourceError("it is not a regular file") from None
+    except OSError as error:
+        raise SourceError(error.strerror or str(error)) from None
+    with file:
+        if content is not None and not _holds(file, *content):
+            raise SourceError("it is not what was indexed any more; sync its folder again")
+        yield file
+
+
+def _holds(file: IO[bytes], sha256: bytes, size: int) -> bool:
+    """Tell whether a file that was just opened has this content; it is left at its beginning."""
+    try:
+        if os.fstat(file.fileno()).st_size != size:
+            return False
+        digest = sha256_of(file)
+        file.seek(0)
+    except OSError as error:
+        raise SourceError(error.strerror or str(error)) from None
+    return digest == sha256
+
+
+def sha256_of(file: IO[bytes]) -> bytes:
+    """Return the sha256 of an open file from its position on."""
+    return hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
+
+
+def file_sha256(path: str | Path, *, follow_links: bool = True) -> str:
+    """Return the hex sha256 of a regular file.
 
     Raises:
         OSError: see :func:`open_regular`.
 
     """
     with open_regular(path, follow_links=follow_links) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(file).hex()
+
+
+def copy_blocks(source: IO[bytes], target: IO[bytes], advance: Callable[[int], object] = lambda _: None) -> bytes:
+    """Copy an open file from its position on, and return the sha256 of what was copied.
+
+    Args:
+        source: open to read.
+        target: open to write.
+        advance: called with the number of bytes of each block.
+
+    """
+    digest = hashlib.sha256()
+    while block := source.read(_BLOCK_BYTES):
+        digest.update(block)
+        target.write(block)
+        advance(len(block))
+    return digest.digest()
 
 
 def create_file(path: Path, permissions: Permissions | None = None) -> BufferedRandom:
@@ -214,6 +335,22 @@ def placed(target: Path, permissions: Permissions | None = None) -> Iterator[Buf
     sync_folder(target.parent)
 
 
+def write_result(content: bytes, target: Path, error: type[DeepRankError]) -> None:
+    """Write a file that a user asked for, in place of what is there.
+
+    Args:
+        content: all of it.
+        target: where; see :func:`placed`.
+        error: raised if it cannot be written; the file that was there stays.
+
+    """
+    try:
+        with placed(target) as file:
+            file.write(content)
+    except OSError as fault:
+        raise error(f"{display_path(target)} cannot be written ({fault.strerror}).") from None
+
+
 def prepared_for(name: str) -> str | None:
     """Return the name that a file was to get which a killed process left under that of a scratch file; None: no such.
 
@@ -244,12 +381,23 @@ def delete_prepared(folder: Path, is_dead: Callable[[str], bool] = lambda _: Tru
 
 def is_own_file(path: Path) -> bool:
     """Tell whether a file that is to be continued is this user's alone: no link, and no name of another file."""
+    status = _own_status(path)
+    return status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+
+
+def is_own_folder(path: Path) -> bool:
+    """Tell whether a path is a folder, no link, of this user."""
+    status = _own_status(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def _own_status(path: Path) -> os.stat_result | None:
+    """Return the status of what this user owns, a link itself; None: it is missing, or another user's."""
     try:
         status = path.lstat()
     except OSError:
-        return False
-    ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and ours
+        return None
+    return status if not hasattr(os, "geteuid") or status.st_uid == os.geteuid() else None
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -280,11 +428,22 @@ def set_permissions(folder: Path, permissions: Permissions, mode: int) -> None:
         OSError: it is a link, or cannot be opened.
 
     """
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW)
+    if hasattr(os, "O_DIRECTORY"):
+        with open_folder(folder, follow_links=False) as descriptor:
+            permissions.apply(descriptor, mode)
+
+
+@contextlib.contextmanager
+def open_folder(folder: Path, *, follow_links: bool = True) -> Iterator[int]:
+    """Yield a descriptor of a folder.
+
+    Raises:
+        OSError: it is no folder, or cannot be opened (on Windows no folder can).
+
+    """
+    descriptor = os.open(folder, os.O_RDONLY | _DIRECTORY | (0 if follow_links else _NOFOLLOW))
     try:
-        permissions.apply(descriptor, mode)
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -294,20 +453,58 @@ def replace_durably(prepared: Path, target: Path) -> None:
 
     For what lies in a folder of our own and was written by a library that wants a name; see :func:`placed` otherwise.
     """
-    descriptor = os.open(prepared, os.O_RDONLY | _NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(prepared)
     prepared.replace(target)
     sync_folder(target.parent)
 
 
+def exchange_folders(fresh: Path, folder: Path) -> None:
+    """Swap two folders of one parent, so that at every moment one of them has the name ``folder``.
+
+    Linux does that in one step. Elsewhere it takes two renames; :func:`finish_exchange` undoes the first where a crash
+    came between them.
+    """
+    if not _exchanged(fresh, folder):
+        aside = folder.with_name(f".{folder.name}.aside")
+        folder.replace(aside)
+        fresh.replace(folder)
+        aside.replace(fresh)
+    sync_folder(folder.parent)
+
+
+def finish_exchange(folder: Path) -> None:
+    """Give a folder its name back that a crash in :func:`exchange_folders` took.
+
+    Only to one of the same user: in a folder that many may write to, anybody can prepare one of that name.
+    """
+    aside = folder.with_name(f".{folder.name}.aside")
+    if is_own_folder(aside) and not os.path.lexists(folder):
+        with contextlib.suppress(OSError):  # it may be only to be read; then there is no index
+            aside.replace(folder)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Swap two names by Linux's renameat2; False where the system or the file system has no such thing."""
+    import ctypes
+
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2
+    return bool(renameat2(here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), exchange) == 0)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable; a link is not followed."""
+    descriptor = os.open(path, os.O_RDWR | _NOFOLLOW)  # Windows flushes none that is open to read alone
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in ``folder`` durable, where the system can (Windows cannot open a folder)."""
-    with contextlib.suppress(PermissionError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with contextlib.suppress(PermissionError), open_folder(folder) as descriptor:
+        os.fsync(descriptor)
