@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import QueryError
+from ..files import write_result
 from ..text import display_path
-from .placing import put_result
 
 __all__ = ["check_place", "open_in_browser", "write_page"]
 
@@ -38,7 +38,7 @@ def write_page(content: bytes, target: Path | None) -> Path:
     """
     if target is None:
         return _write_privately(content)
-    put_result(content, target)
+    write_result(content, target, QueryError)
     return target
 
 
