@@ -1,33 +1,37 @@
-"""Which processor runs the network, with how many threads, and within which limits of memory and time."""
+"""The processors, memory and time of this process: what the machine and its control groups grant, and their limits."""
 
 from __future__ import annotations
 
 import _thread
+import contextlib
 import ctypes
 import functools
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .cgroups import cpu_quota, memory_limit
 from .errors import DeviceError
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 __all__ = [
+    "ByteBudget",
     "Deadline",
     "Device",
     "cpu_features",
+    "cpu_quota",
     "cuda_usable",
     "fast_int8",
     "has_vnni",
     "limit_memory",
+    "memory_limit",
     "nvidia_gpus",
     "processor",
+    "return_large_blocks",
     "session_options",
     "session_providers",
     "usable_cores",
@@ -51,6 +55,18 @@ _COPIES = 4
 _SMALL_MODEL = 32 * 2**20 - 1
 # Where the machine's memory is not told.
 _MEMORY = 16 * 2**30
+# From malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+# Below what Pillow allocates at a time for large pictures, above what networks and small pictures need.
+_LARGE = 4 << 20
+# What small pictures take is kept: else each page is asked for anew, a tenth of the time of decoding them.
+_KEPT = 16 << 20
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+
+# Gives the limits of one folder of the control groups, at most one.
+_Reader = Callable[[Path], Iterator[float]]
 
 
 class Deadline:
@@ -234,3 +250,113 @@ def nvidia_gpus() -> int:
         return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
     except OSError:
         return 0
+
+
+def cpu_quota(own: Path = _OWN_CGROUPS, mounted: Path = _CGROUPS) -> float | None:
+    """Return how many cores' worth of time the control groups grant; None where there is no limit, or none is told.
+
+    Args:
+        own: the control groups of this process, as Linux lists them.
+        mounted: where they are mounted.
+
+    """
+    return min(_limits("cpu", _cpu_of_version_1, _cpu_of_version_2, own, mounted), default=None)
+
+
+def memory_limit(own: Path = _OWN_CGROUPS, mounted: Path = _CGROUPS) -> int | None:
+    """Return how many bytes of memory the control groups grant; None where there is no limit, or none is told.
+
+    Args:
+        own: the control groups of this process, as Linux lists them.
+        mounted: where they are mounted.
+
+    """
+    found = min(_limits("memory", _memory_of_version_1, _memory_of_version_2, own, mounted), default=None)
+    return None if found is None else int(found)
+
+
+def _limits(controller: str, old: _Reader, new: _Reader, own: Path, mounted: Path) -> Iterator[float]:
+    """Yield the limits of all control groups of this process and of those above them; of version 2, and the older."""
+    try:
+        lines = own.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = mounted / controllers if controllers else mounted
+        relative = Path(path.lstrip("/"))
+        for folder in (relative, *relative.parents):
+            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+                yield from (old if controllers else new)(top / folder)
+
+
+def _cpu_of_version_2(folder: Path) -> Iterator[float]:
+    granted, period = (folder / "cpu.max").read_bytes().split()
+    if granted != b"max":
+        yield int(granted) / int(period)
+
+
+def _cpu_of_version_1(folder: Path) -> Iterator[float]:
+    granted = int((folder / "cpu.cfs_quota_us").read_bytes())
+    if granted > 0:
+        yield granted / int((folder / "cpu.cfs_period_us").read_bytes())
+
+
+def _memory_of_version_2(folder: Path) -> Iterator[float]:
+    granted = (folder / "memory.max").read_bytes().strip()
+    if granted != b"max":
+        yield int(granted)
+
+
+def _memory_of_version_1(folder: Path) -> Iterator[float]:
+    yield int((folder / "memory.limit_in_bytes").read_bytes())  # a number near 2^63 where there is no limit
+
+
+def return_large_blocks() -> bool:
+    """Keep glibc from holding on to large blocks of this process.
+
+    Left alone, it takes the size of those that were freed for what the program will need again, keeps them, and finds
+    them too scattered for the next picture: a folder of pictures of 50 megapixels then takes half as much again. Does
+    nothing where ``MALLOC_*`` or ``GLIBC_TUNABLES`` in the environment say what is wanted, or the C library is another.
+
+    Returns:
+        whether the allocator took it.
+
+    """
+    if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    if os.name != "posix":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and mallopt(_MMAP_THRESHOLD, _LARGE) == mallopt(_TRIM_THRESHOLD, _KEPT) == 1
+
+
+class ByteBudget:
+    """A semaphore counted in bytes: bounds the memory of what is being done at the same time."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._in_use = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def reserve(self, size: int, timeout: float | None = None) -> Iterator[None]:
+        """Wait until ``size`` bytes fit, or until nothing else is being done.
+
+        Raises:
+            TimeoutError: they did not within so many seconds.
+
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._in_use == 0 or self._in_use + size <= self._limit, timeout):
+                raise TimeoutError
+            self._in_use += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_use -= size
+                self._changed.notify_all()

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
+from .devices import ByteBudget
 from .errors import DataError, PictureError
 from .files import FileId, file_id, open_regular, regular_status
-from .memory import ByteBudget
 from .text import display_path, printable
 from .tool_folders import is_in_tool_folder
 

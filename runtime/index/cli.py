@@ -28,10 +28,9 @@ from ..cli import (
     progress_in_stages,
 )
 from ..console import emit_paths, from_here, next_step
-from ..devices import Device
+from ..devices import Device, return_large_blocks
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
-from ..memory import return_large_blocks
 from ..nearduplicate import NEAR_DUPLICATE
 from ..text import display_path
 from . import presentation

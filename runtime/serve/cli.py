@@ -21,10 +21,9 @@ from ..cli import (
     guarded,
     note,
 )
-from ..devices import Device
+from ..devices import Device, return_large_blocks
 from ..errors import MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
-from ..memory import return_large_blocks
 from ..text import display_path, printable
 from .log import LOG
 from .settings import DEFAULT_MAX_UPLOAD, DEFAULT_PORT, DEFAULT_WAITING, ServeSettings, is_local
