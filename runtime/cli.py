@@ -7,12 +7,13 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, Protocol, TypeVar
 
 import typer
 import typer.core
 
-from .console import emit_json, fail, guarded, note, refuse_usage, standard_streams, unknown_option
+from .console import INDEX_VARIABLE, emit_json, fail, guarded, note, refuse_usage, standard_streams, unknown_option
 from .errors import DataError
 from .helptext import command_help, usage_line
 from .progress import Advance, StartProgress
@@ -22,6 +23,7 @@ __all__ = [
     "Application",
     "DeviceOption",
     "HelpAllOption",
+    "IndexOption",
     "LabelsOption",
     "MaxPixelsOption",
     "ThreadsOption",
@@ -33,6 +35,7 @@ __all__ = [
     "emit_json",
     "fail",
     "guarded",
+    "index_option",
     "note",
     "progress",
     "progress_in_stages",
@@ -321,6 +324,14 @@ def _show_all(context: typer.Context, chosen: bool) -> None:
         raise typer.Exit
 
 
+def index_option(*, show_default: bool | str = True) -> Any:
+    """Return the option ``--index``, the same for every command."""
+    return typer.Option(
+        "--index", envvar=INDEX_VARIABLE, metavar="DIR", help="The index folder.", show_default=show_default
+    )
+
+
+IndexOption = Annotated[Path, index_option()]
 HelpAllOption = Annotated[
     bool,
     typer.Option("--help-all", callback=_show_all, is_eager=True, help="Show every option and exit; --help: some."),
