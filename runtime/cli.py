@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 import typer.core
@@ -45,13 +45,6 @@ __all__ = [
 Command = TypeVar("Command", bound=Callable[..., Any])
 # Commands; or those of each subcommand, by its name.
 Examples = Sequence[str] | Mapping[str, Sequence[str]]
-
-
-class AdvanceWithDetail(Protocol):
-    """An :class:`~.progress.Advance` that can show a few words beside the count."""
-
-    def __call__(self, count: int = 1, /, detail: str = "") -> None:
-        """Say that ``count`` more are done."""
 
 
 # Without a terminal a line appears this often, in seconds.
@@ -165,7 +158,7 @@ def _joined(first: str, second: str) -> str:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[AdvanceWithDetail]:
+def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[Advance]:
     """Show progress on stderr: a bar on a terminal, a plain line now and then elsewhere.
 
     Yields:
@@ -180,19 +173,29 @@ def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[A
 
 
 @contextlib.contextmanager
-def progress_in_stages(unit: str = "pictures") -> Iterator[StartProgress]:
+def progress_in_stages() -> Iterator[StartProgress]:
     """Show one :func:`progress` after the other."""
     with contextlib.ExitStack() as shown:
 
-        def start(what: str, total: int, /) -> Advance:
+        def start(what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
             shown.close()
-            return shown.enter_context(progress(what, total, unit))
+            title = f"{what} (after {done:,} from before)" if done else what
+            shown_advance, left = shown.enter_context(progress(title, total - done, unit)), total - done
+
+            def advance(count: int = 1, /, detail: str = "") -> None:
+                nonlocal left
+                shown_advance(count, detail)
+                left -= count
+                if left <= 0:
+                    shown.close()  # what comes until the next stage is none of its work
+
+            return advance
 
         yield start
 
 
 @contextlib.contextmanager
-def _bar(what: str, total: int | None, unit: str) -> Iterator[AdvanceWithDetail]:
+def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from .errors import DeepRankError
+from .progress import Advance, no_progress
 from .text import display_path
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def file_sha256(path: str | Path, *, follow_links: bool = True) -> str:
         return sha256_of(file).hex()
 
 
-def copy_blocks(source: IO[bytes], target: IO[bytes], advance: Callable[[int], object] = lambda _: None) -> bytes:
+def copy_blocks(source: IO[bytes], target: IO[bytes], advance: Advance = no_progress) -> bytes:
     """Copy an open file from its position on, and return the sha256 of what was copied.
 
     Args:

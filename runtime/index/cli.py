@@ -410,7 +410,7 @@ def copy_command(
     from .transfer.copying import copy
 
     try:
-        with progress_in_stages("MB") as start:
+        with progress_in_stages() as start:
             report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
     except KeyboardInterrupt:
         fail(f"interrupted; nothing was put at {display_path(target)}.", status=130)

@@ -7,14 +7,14 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...console import to_paste
 from ...errors import IndexStateError
 from ...files import Permissions, copy_blocks, create_file, open_regular
-from ...progress import StartProgress, start_nothing
+from ...progress import Advance, StartProgress, start_nothing
 from ...text import display_path, printable
 from ..care.leftovers import bytes_in
 from ..care.verify import verify
@@ -138,7 +138,7 @@ def _copy_state(
     """
     identity = database_id(folder)
     with Store.open(folder) as store, contextlib.ExitStack() as state:
-        advance = _in_units(progress("copying", max(1, _total(folder) // UNIT)))
+        advance = _in_units(progress("copying", max(1, _total(folder) // UNIT), "MB"))
         # A writer keeps a log, beside which a state can be held at no cost to it. Where there is none, a state that is
         # held would make a writer wait: rather the copy begins again if one comes.
         held = last or store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -187,9 +187,7 @@ def _graph_problem(making: Path, row: GraphRow, meta: Meta, found: str | None) -
     return None
 
 
-def _copy_database(
-    store: Store, target: Path, shown: Path, permissions: Permissions, advance: Callable[[int], None]
-) -> None:
+def _copy_database(store: Store, target: Path, shown: Path, permissions: Permissions, advance: Advance) -> None:
     """Copy the database as it is now.
 
     Raises:
@@ -226,7 +224,7 @@ def _copy_errors(source: Path, target: Path) -> Iterator[None]:
             raise
 
 
-def _copy_file(source: Path, target: Path, permissions: Permissions, advance: Callable[[int], None]) -> str | None:
+def _copy_file(source: Path, target: Path, permissions: Permissions, advance: Advance) -> str | None:
     """Copy a file and return the hex sha256 of what was read; None: it cannot be read."""
     target.unlink(missing_ok=True)
     try:
@@ -237,11 +235,11 @@ def _copy_file(source: Path, target: Path, permissions: Permissions, advance: Ca
         return copy_blocks(file, copied, advance).hex()
 
 
-def _in_units(advance: Callable[[int], None]) -> Callable[[int], None]:
+def _in_units(advance: Advance) -> Advance:
     """Return a function that takes bytes and passes whole units on."""
     done = 0
 
-    def count(size: int) -> None:
+    def count(size: int = 1, /, detail: str = "") -> None:
         nonlocal done
         before, done = done, done + size
         if done // UNIT > before // UNIT:

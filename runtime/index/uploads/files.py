@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from ...files import (
@@ -23,6 +23,7 @@ from ...files import (
     sync_file,
 )
 from ...formats import EXTENSIONS
+from ...progress import Advance, no_progress
 from ..database.records import Item
 from ..database.store import Store
 from ..files import UPLOADS, check_parts, permissions_of
@@ -116,7 +117,7 @@ def carry(
     target: Path,
     sha256: bytes,
     permissions: Permissions,
-    advance: Callable[[int], object] = lambda _: None,
+    advance: Advance = no_progress,
 ) -> str | None:
     """Copy a file of which the content is known, with its time of change; it is made durable by the caller.
 
