@@ -59,13 +59,13 @@ _MEMORY = 16 * 2**30
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 # Below what Pillow allocates at a time for large pictures, above what networks and small pictures need.
 _LARGE = 4 << 20
-# What small pictures take is kept: else each page is asked for anew, a tenth of the time of decoding them.
+# The memory of small pictures is kept: to request each page again takes a tenth of the time of decoding them.
 _KEPT = 16 << 20
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 
-# Gives the limits of one folder of the control groups, at most one.
+# Yields the limit of one folder of the control groups, if it has one.
 _Reader = Callable[[Path], Iterator[float]]
 
 
@@ -253,7 +253,7 @@ def nvidia_gpus() -> int:
 
 
 def cpu_quota(own: Path = _OWN_CGROUPS, mounted: Path = _CGROUPS) -> float | None:
-    """Return how many cores' worth of time the control groups grant; None where there is no limit, or none is told.
+    """Return the cores that Linux's control groups grant, as in a container; None: there is no limit.
 
     Args:
         own: the control groups of this process, as Linux lists them.
@@ -264,19 +264,19 @@ def cpu_quota(own: Path = _OWN_CGROUPS, mounted: Path = _CGROUPS) -> float | Non
 
 
 def memory_limit(own: Path = _OWN_CGROUPS, mounted: Path = _CGROUPS) -> int | None:
-    """Return how many bytes of memory the control groups grant; None where there is no limit, or none is told.
+    """Return the bytes of memory that Linux's control groups grant, as in a container; None: there is no limit.
 
     Args:
         own: the control groups of this process, as Linux lists them.
         mounted: where they are mounted.
 
     """
-    found = min(_limits("memory", _memory_of_version_1, _memory_of_version_2, own, mounted), default=None)
-    return None if found is None else int(found)
+    limit = min(_limits("memory", _memory_of_version_1, _memory_of_version_2, own, mounted), default=None)
+    return None if limit is None else int(limit)
 
 
 def _limits(controller: str, old: _Reader, new: _Reader, own: Path, mounted: Path) -> Iterator[float]:
-    """Yield the limits of all control groups of this process and of those above them; of version 2, and the older."""
+    """Yield the limits of the control groups of this process and of those above them, of versions 1 and 2."""
     try:
         lines = own.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
@@ -318,12 +318,12 @@ def _memory_of_version_1(folder: Path) -> Iterator[float]:
 def return_large_blocks() -> bool:
     """Keep glibc from holding on to large blocks of this process.
 
-    Left alone, it takes the size of those that were freed for what the program will need again, keeps them, and finds
-    them too scattered for the next picture: a folder of pictures of 50 megapixels then takes half as much again. Does
-    nothing where ``MALLOC_*`` or ``GLIBC_TUNABLES`` in the environment say what is wanted, or the C library is another.
+    By default it keeps freed blocks, which are too scattered for the next picture: a folder of pictures of 50
+    megapixels then takes half as much memory again. Nothing is changed if ``MALLOC_*`` or ``GLIBC_TUNABLES`` in the
+    environment configure it, or if the C library is another.
 
     Returns:
-        whether the allocator took it.
+        whether the allocator accepted the settings.
 
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
@@ -335,7 +335,7 @@ def return_large_blocks() -> bool:
 
 
 class ByteBudget:
-    """A semaphore counted in bytes: bounds the memory of what is being done at the same time."""
+    """A semaphore counted in bytes: it bounds the memory of concurrent work."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -344,10 +344,10 @@ class ByteBudget:
 
     @contextlib.contextmanager
     def reserve(self, size: int, timeout: float | None = None) -> Iterator[None]:
-        """Wait until ``size`` bytes fit, or until nothing else is being done.
+        """Wait until ``size`` bytes fit, or until there is no other work.
 
         Raises:
-            TimeoutError: they did not within so many seconds.
+            TimeoutError: they did not fit within ``timeout`` seconds.
 
         """
         with self._changed:

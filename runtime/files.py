@@ -54,8 +54,7 @@ __all__ = [
 # Device and inode.
 FileId = tuple[int, int]
 
-# Under such a name a file is written before it is put in place; SQLite may add to it. It cannot be guessed: nobody can
-# prepare a link there.
+# The name of a file that is being written; SQLite may add to it. It is random, so that no link can be prepared there.
 _PREPARED = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp(?:-wal|-shm|-journal)?", re.DOTALL)
 _RANDOM_BYTES = 16
 # A name may have 255 bytes.
@@ -100,9 +99,9 @@ class Permissions:
     """Who may use the files of a folder.
 
     Attributes:
-        mode: permission bits of a file; whatever the umask is.
-        uid: the owner, where this process may give files away (as root); None: whoever runs it.
-        gid: the group, where this process may set it; None: as the system gives it.
+        mode: permission bits of a file, regardless of the umask.
+        uid: the owner, if this process may give files away (as root); None: the user of the process.
+        gid: the group, if this process may set it; None: as the system gives it.
 
     """
 
@@ -112,36 +111,36 @@ class Permissions:
 
     @classmethod
     def of(cls, status: os.stat_result) -> Permissions:
-        """Return those that a file has."""
+        """Return the permissions of a file."""
         return cls(stat.S_IMODE(status.st_mode) & 0o666, status.st_uid, status.st_gid)
 
     @property
     def folder_mode(self) -> int:
-        """Permission bits of a folder: who may read a file there may enter it."""
+        """Permission bits of a folder: those who may read a file may enter its folder."""
         return self.mode | (self.mode & 0o444) >> 2
 
     def apply(self, descriptor: int, mode: int) -> None:
-        """Give an open file or folder that this process has made this owner and group, and ``mode``.
+        """Set the owner, the group and ``mode`` of an open file or folder that this process has made.
 
-        Bits above the nine of ``mode`` (as the one by which a folder hands its group on) are added, none is taken away.
-        On a file system without permissions those that it shows stay.
+        Bits above the nine of ``mode`` stay, such as the one by which a folder passes its group on. A file system
+        without permissions keeps those that it shows.
         """
-        found = os.fstat(descriptor)
+        status = os.fstat(descriptor)
         if hasattr(os, "fchown"):
-            uid = self.uid if self.uid not in (None, found.st_uid) and os.geteuid() == 0 else -1
-            gid = self.gid if self.gid not in (None, found.st_gid) else -1
+            uid = self.uid if self.uid not in (None, status.st_uid) and os.geteuid() == 0 else -1
+            gid = self.gid if self.gid not in (None, status.st_gid) else -1
             if (uid, gid) != (-1, -1):
                 with contextlib.suppress(PermissionError):
                     os.fchown(descriptor, uid, gid)
-        wanted = stat.S_IMODE(found.st_mode) & ~0o777 | mode
-        if hasattr(os, "fchmod") and stat.S_IMODE(os.fstat(descriptor).st_mode) != wanted:
-            # We have made it: where we may not, the file system (FAT, some network drives) has no permissions.
+        mode |= stat.S_IMODE(status.st_mode) & ~0o777
+        if hasattr(os, "fchmod") and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+            # We have made the file, so this fails only where there are no permissions (FAT, some network drives).
             with contextlib.suppress(OSError):
-                os.fchmod(descriptor, wanted)
+                os.fchmod(descriptor, mode)
 
 
 def file_id(path: str | bytes | Path) -> FileId:
-    """Return what tells a file or folder from every other one, whatever path leads there. Links are followed.
+    """Return device and inode, which identify a file or folder by any of its paths. Links are followed.
 
     Raises:
         OSError: it is missing, or cannot be looked at.
@@ -268,11 +267,11 @@ def copy_blocks(source: IO[bytes], target: IO[bytes], advance: Advance = no_prog
 
 
 def create_file(path: Path, permissions: Permissions | None = None) -> BufferedRandom:
-    """Make a file, open to read and write, with its permissions from the start; default: as the umask says.
+    """Create a file, open to read and write, with its permissions from the start (default: by the umask).
 
     Raises:
-        FileExistsError: something is there; also a link, wherever it leads.
-        OSError: it cannot be made.
+        FileExistsError: the path exists, even as a broken link.
+        OSError: it cannot be created.
 
     """
     mode = 0o666 if permissions is None else 0o600
@@ -287,10 +286,10 @@ def create_file(path: Path, permissions: Permissions | None = None) -> BufferedR
 def scratch_file(beside: Path, permissions: Permissions | None = None) -> Iterator[BufferedRandom]:
     """Yield a new file, open to read and write, in the folder of ``beside``, and delete it in the end.
 
-    Nobody can guess its name (``name`` of the file), which :func:`prepared_for` knows.
+    Its name is random; :func:`prepared_for` recognises it.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
 
     """
     kept = beside.name if len(os.fsencode(beside.name)) <= _LONGEST_KEPT else "deeprank"
@@ -307,18 +306,18 @@ def scratch_file(beside: Path, permissions: Permissions | None = None) -> Iterat
 
 @contextlib.contextmanager
 def placed(target: Path, permissions: Permissions | None = None) -> Iterator[BufferedRandom]:
-    """Yield a new file, open to read and write, which takes the place of ``target`` once the block has ended.
+    """Yield a new file, open to read and write, which replaces ``target`` atomically at the end of the block.
 
-    It lies in the same folder under a name that nobody can guess, and has its permissions from the start. Content and
-    name survive a power cut when this returns. After an error it is deleted, and ``target`` stays as it was. A link at
-    ``target`` is replaced, not followed.
+    It lies in the same folder under a random name, with its permissions from the start. Once this returns, content and
+    name survive a power cut. After an error it is deleted, and ``target`` stays as it was. A link at ``target`` is
+    replaced, not followed.
 
     Args:
         target: the file's name.
-        permissions: default: those of the file there, or as the umask says where there is none.
+        permissions: default: those of the existing file, or by the umask.
 
     Raises:
-        NotRegularError: at ``target`` is, or a link there leads to, a folder, a pipe, a socket or a device.
+        NotRegularError: ``target`` is a folder, a pipe, a socket or a device, or a link to one.
         OSError: the file cannot be written.
 
     """
@@ -337,12 +336,12 @@ def placed(target: Path, permissions: Permissions | None = None) -> Iterator[Buf
 
 
 def write_result(content: bytes, target: Path, error: type[DeepRankError]) -> None:
-    """Write a file that a user asked for, in place of what is there.
+    """Write a result of a command to a file; see :func:`placed`.
 
     Args:
-        content: all of it.
-        target: where; see :func:`placed`.
-        error: raised if it cannot be written; the file that was there stays.
+        content: of the file.
+        target: its name.
+        error: raised if it cannot be written; an existing file stays as it was.
 
     """
     try:
@@ -353,20 +352,20 @@ def write_result(content: bytes, target: Path, error: type[DeepRankError]) -> No
 
 
 def prepared_for(name: str) -> str | None:
-    """Return the name that a file was to get which a killed process left under that of a scratch file; None: no such.
+    """Return the final name of a scratch file that a killed process left; None: it is no scratch file.
 
-    Of a name of more than 200 bytes, ``deeprank``.
+    For names of more than 200 bytes, ``deeprank``.
     """
-    found = _PREPARED.fullmatch(name)
-    return None if found is None else found[1]
+    match = _PREPARED.fullmatch(name)
+    return None if match is None else match[1]
 
 
 def delete_prepared(folder: Path, is_dead: Callable[[str], bool] = lambda _: True) -> list[Path]:
-    """Delete the scratch files in a folder to which nobody writes any more, and return their paths.
+    """Delete the scratch files that killed processes left in a folder, and return their paths.
 
     Args:
-        folder: where nobody else is at work; one that cannot be read holds none.
-        is_dead: tells by the name of a file whether it is one of those.
+        folder: no other process writes to it; one that cannot be read counts as empty.
+        is_dead: tells by its name whether a scratch file may be deleted.
 
     """
     deleted = []
@@ -381,7 +380,7 @@ def delete_prepared(folder: Path, is_dead: Callable[[str], bool] = lambda _: Tru
 
 
 def is_own_file(path: Path) -> bool:
-    """Tell whether a file that is to be continued is this user's alone: no link, and no name of another file."""
+    """Tell whether a path is a regular file of this user, no link and with no other name, safe to continue."""
     status = _own_status(path)
     return status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
@@ -393,7 +392,7 @@ def is_own_folder(path: Path) -> bool:
 
 
 def _own_status(path: Path) -> os.stat_result | None:
-    """Return the status of what this user owns, a link itself; None: it is missing, or another user's."""
+    """Return the status of a path, without following a link; None: it is missing, or another user's."""
     try:
         status = path.lstat()
     except OSError:
@@ -409,11 +408,11 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def make_folder(folder: Path, permissions: Permissions | None = None) -> None:
-    """Make a folder that is not there yet, durably, and with its permissions from the start (default: private).
+    """Create a folder, durably, and with its permissions from the start (default: private).
 
     Raises:
-        FileExistsError: something is there; also a link, wherever it leads.
-        OSError: it cannot be made.
+        FileExistsError: the path exists, even as a broken link.
+        OSError: it cannot be created.
 
     """
     folder.mkdir(0o700)
@@ -423,7 +422,7 @@ def make_folder(folder: Path, permissions: Permissions | None = None) -> None:
 
 
 def set_permissions(folder: Path, permissions: Permissions, mode: int) -> None:
-    """Give a folder that this process has made an owner, a group and a mode, where the system has such a thing.
+    """Set the owner, the group and the mode of a folder that this process has made, if the system has them.
 
     Raises:
         OSError: it is a link, or cannot be opened.
@@ -450,9 +449,9 @@ def open_folder(folder: Path, *, follow_links: bool = True) -> Iterator[int]:
 
 
 def replace_durably(prepared: Path, target: Path) -> None:
-    """Rename ``prepared`` to ``target``; when this returns, both content and name survive a power cut.
+    """Rename ``prepared`` to ``target``; once this returns, content and name survive a power cut.
 
-    For what lies in a folder of our own and was written by a library that wants a name; see :func:`placed` otherwise.
+    For files that a library wrote by name in a private folder; otherwise see :func:`placed`.
     """
     sync_file(prepared)
     prepared.replace(target)
@@ -460,10 +459,9 @@ def replace_durably(prepared: Path, target: Path) -> None:
 
 
 def exchange_folders(fresh: Path, folder: Path) -> None:
-    """Swap two folders of one parent, so that at every moment one of them has the name ``folder``.
+    """Swap two folders of one parent.
 
-    Linux does that in one step. Elsewhere it takes two renames; :func:`finish_exchange` undoes the first where a crash
-    came between them.
+    Linux does that in one step. Elsewhere it takes renames; :func:`finish_exchange` repairs a crash between them.
     """
     if not _exchanged(fresh, folder):
         aside = folder.with_name(f".{folder.name}.aside")
@@ -474,18 +472,18 @@ def exchange_folders(fresh: Path, folder: Path) -> None:
 
 
 def finish_exchange(folder: Path) -> None:
-    """Give a folder its name back that a crash in :func:`exchange_folders` took.
+    """Restore the name of a folder after a crash in :func:`exchange_folders`.
 
-    Only to one of the same user: in a folder that many may write to, anybody can prepare one of that name.
+    Only a folder of the same user is taken: others may be able to create one of that name.
     """
     aside = folder.with_name(f".{folder.name}.aside")
     if is_own_folder(aside) and not os.path.lexists(folder):
-        with contextlib.suppress(OSError):  # it may be only to be read; then there is no index
+        with contextlib.suppress(OSError):  # the parent may be read-only; then there is no index
             aside.replace(folder)
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Swap two names by Linux's renameat2; False where the system or the file system has no such thing."""
+    """Swap two names by Linux's renameat2; False if the system or the file system does not support it."""
     import ctypes
 
     try:

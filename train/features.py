@@ -203,7 +203,7 @@ class FeatureCache:
         finally:
             del values
         write_json(description_path, {"key": key, "sha256": file_sha256(part), "unreadable": unreadable})
-        part.replace(values_path)
+        part.replace(values_path)  # without fsync: the sha256 in the description tells a torn file
         progress_path.unlink(missing_ok=True)
 
     def _rows(

@@ -55,7 +55,7 @@ def open_in_browser(file: Path) -> bool:
 
 def _write_privately(content: bytes) -> Path:
     try:
-        descriptor, name = tempfile.mkstemp(prefix="deeprank-query-", suffix=".html")  # only the user may read it
+        descriptor, name = tempfile.mkstemp(prefix="deeprank-query-", suffix=".html")  # a new file, private
     except OSError as error:
         raise QueryError(
             f"No temporary file can be made ({error.strerror}); name one to write instead (--html FILE)."
