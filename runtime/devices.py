@@ -114,19 +114,14 @@ def processor() -> str:
     """Return the kind of processor, and what it has for eight-bit numbers where the system tells."""
     import platform  # which a query does not need
 
-    return " ".join([platform.machine(), *(flag for flag in _EIGHT_BIT if flag in _features())])
-
-
-def cpu_features() -> frozenset[str]:
-    """Return the features of an x86 processor as Linux names them, such as ``avx2``; none where it is another."""
-    return _features()
+    return " ".join([platform.machine(), *(flag for flag in _EIGHT_BIT if flag in cpu_features())])
 
 
 @functools.cache
-def _features() -> frozenset[str]:
-    """Return what Linux calls the features of an x86 processor; nothing where it is another, or does not tell."""
+def cpu_features() -> frozenset[str]:
+    """Return the features of an x86 processor as Linux names them, such as ``avx2``; empty for other processors."""
     try:
-        # All cores' together are long, and made anew by whoever asks.
+        # The features of all cores together are long, and Linux formats them at each read.
         with Path("/proc/cpuinfo").open("rb", buffering=0) as file:
             lines = file.read(_ONE_CORE).decode("ascii", "replace").splitlines()
     except OSError:
@@ -136,7 +131,7 @@ def _features() -> frozenset[str]:
 
 def has_vnni() -> bool:
     """Tell whether the processor has instructions for sums of eight-bit products."""
-    return not _features().isdisjoint(_VNNI)
+    return not cpu_features().isdisjoint(_VNNI)
 
 
 @functools.cache
