@@ -83,7 +83,7 @@ class NotRegularError(OSError):
 
     """
 
-    def __init__(self, status: os.stat_result, path: str | bytes | Path) -> None:
+    def __init__(self, status: os.stat_result, path: str | bytes | os.PathLike[str]) -> None:
         self.kind = file_kind(status)
         is_link = stat.S_ISLNK(status.st_mode)
         reason = f"it is a {self.kind}{', which is not followed' if is_link else ''}"
@@ -139,7 +139,7 @@ class Permissions:
                 os.fchmod(descriptor, mode)
 
 
-def file_id(path: str | bytes | Path) -> FileId:
+def file_id(path: str | bytes | os.PathLike[str]) -> FileId:
     """Return device and inode, which identify a file or folder by any of its paths. Links are followed.
 
     Raises:
@@ -155,7 +155,7 @@ def file_kind(status: os.stat_result) -> str:
     return _KINDS.get(stat.S_IFMT(status.st_mode), "device")
 
 
-def regular_status(path: str | bytes | Path, *, follow_links: bool = False) -> os.stat_result:
+def regular_status(path: str | bytes | os.PathLike[str], *, follow_links: bool = False) -> os.stat_result:
     """Return the status of a regular file, which is not opened.
 
     Raises:
@@ -168,7 +168,7 @@ def regular_status(path: str | bytes | Path, *, follow_links: bool = False) -> o
     return status
 
 
-def open_regular(path: str | bytes | Path, *, follow_links: bool = False) -> BufferedReader:
+def open_regular(path: str | bytes | os.PathLike[str], *, follow_links: bool = False) -> BufferedReader:
     """Open a regular file to read it. A pipe never blocks, and a device is never touched.
 
     Args:
@@ -192,7 +192,7 @@ def open_regular(path: str | bytes | Path, *, follow_links: bool = False) -> Buf
     return file
 
 
-def _check_regular(status: os.stat_result, path: str | bytes | Path) -> None:
+def _check_regular(status: os.stat_result, path: str | bytes | os.PathLike[str]) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise NotRegularError(status, path)
 
