@@ -164,7 +164,7 @@ def _show(package: Package, report: Path | None, as_json: bool) -> None:
     from .tables import package_markdown, parity_rows, remarks
 
     found = package.report
-    if report is not None:
+    if report is not None:  # through a link or to /dev/stdout, so not by renaming
         report.write_text(package_markdown(package), encoding="utf-8")
     if as_json:
         print(package.parity.read_text(encoding="utf-8"), end="")

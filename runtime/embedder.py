@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .binding import BoundNetwork
-from .devices import Deadline, Device, is_out_of_memory, usable_cores
+from .devices import Deadline, Device, is_out_of_memory, peak_memory, usable_cores
 from .errors import ModelFileError, PictureError, QueryError
 from .images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, load_picture
-from .memory import peak_memory
 from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, open_again, open_model
 from .scan import are_unit
 from .streams import DEFAULT_BATCH_SIZE, Embedded, embed_in_workers, embed_stream

@@ -24,6 +24,7 @@ __all__ = [
     "QueryError",
     "ServerError",
     "TrainingError",
+    "TrainingInterrupted",
 ]
 
 PictureProblem = Literal["missing", "unreadable", "not a picture", "damaged", "too large", "unsupported"]
@@ -111,6 +112,10 @@ class BackboneError(TrainingError):
     def __init__(self, fault: str, advice: str) -> None:
         super().__init__(f"{fault}; {advice}.")
         self.fault = fault
+
+
+class TrainingInterrupted(TrainingError):  # noqa: N818 - a request to stop is no error
+    """Stopped on request; everything needed to go on is on disk."""
 
 
 class ExportError(DeepRankError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import typer
 
 from ..cli import (
     DeviceOption,
+    IndexOption,
     MaxPixelsOption,
     ThreadsOption,
     VerboseOption,
@@ -27,11 +27,10 @@ from ..cli import (
     note,
     progress_in_stages,
 )
-from ..console import emit_paths, from_here, next_step
-from ..devices import Device
+from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX, default_index, emit_paths, from_here, next_step
+from ..devices import Device, return_large_blocks
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
-from ..memory import return_large_blocks
 from ..nearduplicate import NEAR_DUPLICATE
 from ..text import display_path
 from . import presentation
@@ -39,10 +38,6 @@ from .folders import presentation as sync_presentation
 from .folders.rootfilters import RootFilters
 from .folders.rootlabels import parse_labels
 
-IndexOption = Annotated[
-    Path,
-    typer.Option("--index", envvar="DEEPRANK_INDEX", metavar="DIR", help="The index folder.", show_default=True),
-]
 SharedOption = Annotated[
     bool,
     typer.Option(
@@ -51,7 +46,6 @@ SharedOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-DEFAULT_INDEX = Path("deeprank.index")
 
 app = application(
     "Make an index of folders of pictures, and look after it.",
@@ -91,7 +85,8 @@ app = application(
         **dict.fromkeys(("--update", "--incremental"), "a sync embeds only what is new or has changed"),
         **dict.fromkeys(("--delete", "--prune"), "a sync takes out what is gone, unless --keep-missing is given"),
         **dict.fromkeys(("--batch-size", "--batch"), "batches are as large as --threads can use"),
-        **dict.fromkeys(("--db", "--database", "--index-dir", "-o", "--out", "--output"), "--index"),
+        **OTHER_NAMES_OF_INDEX,
+        **dict.fromkeys(("-o", "--out", "--output"), "--index"),
         **dict.fromkeys(("--ignore", "--skip"), "--exclude"),
         **dict.fromkeys(("--only", "--pattern", "--glob", "--filter"), "--include"),
         **dict.fromkeys(("-n", "--dry", "--simulate"), "--dry-run"),
@@ -260,8 +255,7 @@ def sync_command(
 
 def _index_option(index: Path) -> list[str]:
     # Where it is named by the environment, it is so for the next command, too.
-    default = os.environ.get("DEEPRANK_INDEX") or str(DEFAULT_INDEX)
-    return [] if str(index) == default else ["--index", str(index)]
+    return [] if index == default_index() else ["--index", str(index)]
 
 
 class _Terminated(KeyboardInterrupt):
@@ -416,7 +410,7 @@ def copy_command(
     from .transfer.copying import copy
 
     try:
-        with progress_in_stages("MB") as start:
+        with progress_in_stages() as start:
             report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
     except KeyboardInterrupt:
         fail(f"interrupted; nothing was put at {display_path(target)}.", status=130)

@@ -35,7 +35,7 @@ from ..database.rescue import (
 from ..database.schema import connect, page_faults, strange_objects
 from ..database.store import Store
 from ..database.writer import locked, open_writer
-from ..files import DATABASE, GRAPH, MODEL, UPLOADS, disk_errors, permissions_of, put_copy
+from ..files import DATABASE, GRAPH, MODEL, UPLOADS, database_id, disk_errors, permissions_of, put_copy
 from ..folders.sync import open_embedder, sync_planned
 from ..graph.file import GraphFile, GraphUnusableError, VectorComparison, open_graph
 from ..graph.update import update_graph
@@ -160,21 +160,13 @@ def _report(findings: _Findings, after: _Findings, repaired: list[str]) -> Verif
 def _examine(folder: Path) -> _Findings:
     """Check one state of an index; start again where its folder or database is replaced meanwhile."""
     while True:
-        identity = _identity(folder)
+        identity = database_id(folder)
         with _opened(folder) as (store, graph):
             findings = _check(store, graph)
         # Without a state that is held: to read every picture may take long, and writers would wait.
         _check_uploads(folder, findings)
-        if _identity(folder) in (identity, None):
+        if database_id(folder) in (identity, None):
             return findings
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = (folder / DATABASE).stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager
