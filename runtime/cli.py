@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NoReturn, Protocol, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Protocol, TypeVar, cast, get_args, get_type_hints
 
 import typer
 import typer.core
 
 from .console import emit_json, fail, guarded, note, refuse_usage, standard_streams, unknown_option
+from .devices import Device
 from .errors import DataError
 from .helptext import command_help, usage_line
 from .progress import Advance, StartProgress
@@ -22,8 +26,10 @@ __all__ = [
     "Application",
     "DeviceOption",
     "HelpAllOption",
+    "JsonOption",
     "LabelsOption",
     "MaxPixelsOption",
+    "ModelOption",
     "ThreadsOption",
     "VerboseOption",
     "VersionOption",
@@ -36,6 +42,7 @@ __all__ = [
     "note",
     "progress",
     "progress_in_stages",
+    "with_options",
 ]
 
 
@@ -114,6 +121,29 @@ def application(help_text: str, examples: Examples, other_names: Mapping[str, st
 
     """
     return Application(help_text, examples, other_names or {})
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the first parameter of a command, a dataclass, into one command-line parameter for each of its fields.
+
+    A field is declared as a parameter of a Typer command is: ``k: Annotated[int, typer.Option("--k")] = 10``.
+    """
+    first, *others = inspect.signature(command, eval_str=True).parameters.values()
+    types = get_type_hints(first.annotation, include_extras=True)
+    fields = [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=types[each.name])
+        for each in dataclasses.fields(first.annotation)
+    ]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        options = first.annotation(**{field.name: values.pop(field.name) for field in fields})
+        command(options, **values)
+
+    parameters = [*fields, *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in others)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
 
 
 class _Command(typer.core.TyperCommand):
@@ -321,6 +351,12 @@ def _show_all(context: typer.Context, chosen: bool) -> None:
         raise typer.Exit
 
 
+def _device(text: str) -> Device:
+    if text not in get_args(Device):
+        raise typer.BadParameter(f"{text!r} is unknown; expected auto, cpu or cuda.")
+    return cast(Device, text)
+
+
 HelpAllOption = Annotated[
     bool,
     typer.Option("--help-all", callback=_show_all, is_eager=True, help="Show every option and exit; --help: some."),
@@ -343,8 +379,15 @@ LabelsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str,
-    typer.Option("--device", help="auto, cpu or cuda. auto takes a GPU where one works.", metavar="DEVICE"),
+    Device,
+    typer.Option(
+        "--device", parser=_device, metavar="DEVICE", help="auto, cpu or cuda. auto takes a GPU where one works."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option("--model", help="The model. Default: ./model.onnx, else the one that ships (the word pretrained)."),
 ]
 ThreadsOption = Annotated[
     int | None,

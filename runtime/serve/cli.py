@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +21,6 @@ from ..cli import (
     guarded,
     note,
 )
-from ..devices import Device
 from ..errors import MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
 from ..memory import return_large_blocks
@@ -144,8 +143,6 @@ def serve_command(
     version: VersionOption = False,
 ) -> None:
     """Answer until Ctrl-C or SIGTERM; requests in flight are finished then."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter(f"{device!r} is unknown; expected auto, cpu or cuda.")
     settings = ServeSettings(
         index=index,
         host=host,
@@ -161,7 +158,7 @@ def serve_command(
         max_pixels=max_pixels,
         max_decoding=max_decoding,
         decoders=decoders,
-        device=cast(Device, device),
+        device=device,
         threads=threads,
     )
     settings.check()
