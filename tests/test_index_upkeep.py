@@ -794,7 +794,8 @@ def test_verify_beside_a_change_of_the_model_reports_nothing_false(made: Path, t
     models = [made / "model.onnx", write_model(tmp_path / "other.onnx", seed=1)]
     sync(index, [photos], model=models[0])
     code = "import sys; from deeprank.runtime.index.care.reembed import reembed\n"
-    code += "for number in range(12): reembed(sys.argv[1], model=sys.argv[2 + number % 2])"
+    code += "from deeprank.runtime.index.folders.options import SyncOptions\n"
+    code += "for number in range(12): reembed(sys.argv[1], SyncOptions(model=sys.argv[2 + number % 2]))"
     process = subprocess.Popen([sys.executable, "-c", code, index, *models])
     checked = 0
     while process.poll() is None:

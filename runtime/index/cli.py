@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
 from ..cli import (
     DeviceOption,
+    JsonOption,
     MaxPixelsOption,
     ThreadsOption,
     VerboseOption,
@@ -28,7 +28,6 @@ from ..cli import (
     progress_in_stages,
 )
 from ..console import emit_paths, from_here, next_step
-from ..devices import Device
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
 from ..memory import return_large_blocks
@@ -36,8 +35,13 @@ from ..nearduplicate import NEAR_DUPLICATE
 from ..text import display_path
 from . import presentation
 from .folders import presentation as sync_presentation
+from .folders.options import SyncOptions
 from .folders.rootfilters import RootFilters
 from .folders.rootlabels import parse_labels
+
+if TYPE_CHECKING:
+    from .folders.dryrun import DryRun
+    from .folders.report import SyncReport
 
 IndexOption = Annotated[
     Path,
@@ -50,7 +54,7 @@ SharedOption = Annotated[
         help="Let the group of a new index read it, which is its owner's alone otherwise. It is remembered.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+LabelOption = Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")]
 DEFAULT_INDEX = Path("deeprank.index")
 
 app = application(
@@ -202,46 +206,78 @@ def sync_command(
     labels come from. Folders that file servers and photo programs keep (@eaDir, .thumbnails) are left out unless
     --include names them; other hidden ones always are.
     """
-    if reembed and folders:
+    _check_sync(
+        names_folders=bool(folders),
+        names_patterns=bool(include or exclude),
+        moves_roots=bool(root),
+        no_filters=no_filters,
+        reembed=reembed,
+        others=bool(labels or keep_missing or allow_mass_removal or dry_run or shared),
+    )
+    filters = RootFilters(tuple(include or ()), tuple(exclude or ()))
+    options = SyncOptions(
+        model=model,
+        filters=filters if filters or no_filters else None,
+        labels=parse_labels(labels) if labels is not None else None,
+        moved_roots=tuple(root or ()),
+        keep_missing=keep_missing,
+        allow_mass_removal=allow_mass_removal,
+        shared=shared,
+        device=device,
+        threads=threads,
+        max_pixels=max_pixels,
+        isolate=isolate,
+    )
+    if dry_run:
+        report = _dry_run(index, folders or [], options, as_json=as_json)
+    else:
+        report = _sync(index, folders or [], options, reembed=reembed, as_json=as_json)
+    if strict and report.skipped:
+        raise typer.Exit(1)
+
+
+def _check_sync(
+    *, names_folders: bool, names_patterns: bool, moves_roots: bool, no_filters: bool, reembed: bool, others: bool
+) -> None:
+    """Refuse options that contradict each other."""
+    if reembed and names_folders:
         raise typer.BadParameter("--reembed embeds every folder of the index; name none.", param_hint="DIR")
-    if reembed and (
-        include or exclude or labels or no_filters or root or keep_missing or allow_mass_removal or dry_run or shared
-    ):
+    if reembed and (names_patterns or moves_roots or no_filters or others):
         raise typer.BadParameter(
             "--reembed goes with --model alone; it keeps folders, filters, labels and permissions as they are."
         )
-    if not reembed and not folders and not root:
+    if not (reembed or names_folders or moves_roots):
         raise typer.BadParameter("name at least one folder of pictures.", param_hint="DIR")
-    if no_filters and (include or exclude):
+    if no_filters and names_patterns:
         raise typer.BadParameter("--no-filters goes without --include and --exclude, which replace the earlier ones.")
-    filters = RootFilters(tuple(include or ()), tuple(exclude or ()))
-    follow: dict[str, Any] = {
-        "roots": folders or [],
-        "filters": filters if filters or no_filters else None,
-        "labels": parse_labels(labels) if labels is not None else None,
-        "moved_roots": root or [],
-        "keep_missing": keep_missing,
-        "allow_mass_removal": allow_mass_removal,
-    }
-    if dry_run:
-        _show_dry_run(index, model, {**follow, "max_pixels": max_pixels}, as_json=as_json, strict=strict)
-        return
-    options: dict[str, Any] = {
-        "device": cast(Device, device),
-        "threads": threads,
-        "max_pixels": max_pixels,
-        "isolate": isolate,
-    }
-    if reembed:
-        from .care.reembed import reembed as work
-    else:
-        from .folders.sync import sync
 
-        work = functools.partial(sync, say=note, shared=shared, **follow)
+
+def _dry_run(index: Path, folders: Sequence[Path], options: SyncOptions, *, as_json: bool) -> DryRun:
+    from .folders.dryrun import dry_run
+
+    with progress_in_stages() as start:
+        report = dry_run(index, folders, options, progress=start, say=note)
+    for remark in sync_presentation.sync_remarks(report):
+        note(remark)
+    if as_json:
+        emit_json(sync_presentation.dry_run_document(index, report))
+    else:
+        for line in sync_presentation.dry_run_lines(index, report):
+            print(line)
+    return report
+
+
+def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed: bool, as_json: bool) -> SyncReport:
+    from .care.reembed import reembed as embed_again
+    from .folders.sync import sync_folders
+
     return_large_blocks()
     try:
         with _termination_as_interrupt(), progress_in_stages() as start:
-            report = work(index, model=model, progress=start, **options)
+            if reembed:
+                report = embed_again(index, options, progress=start)
+            else:
+                report = sync_folders(index, folders, options, progress=start, say=note)
     except KeyboardInterrupt as interrupt:
         kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
         fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
@@ -254,8 +290,7 @@ def sync_command(
         note(sync_presentation.sync_time(report))
         if report.example is not None:
             next_step("deeprank-query", from_here(report.example), *_index_option(index))
-    if strict and report.skipped:
-        raise typer.Exit(1)
+    return report
 
 
 def _index_option(index: Path) -> list[str]:
@@ -281,22 +316,6 @@ def _termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _show_dry_run(index: Path, model: Path | None, follow: dict[str, Any], *, as_json: bool, strict: bool) -> None:
-    from .folders.dryrun import dry_run
-
-    with progress_in_stages() as start:
-        found = dry_run(index, model=model, progress=start, say=note, **follow)
-    for remark in sync_presentation.sync_remarks(found):
-        note(remark)
-    if as_json:
-        emit_json(sync_presentation.dry_run_document(index, found))
-    else:
-        for line in sync_presentation.dry_run_lines(index, found):
-            print(line)
-    if strict and found.skipped:
-        raise typer.Exit(1)
 
 
 @app.command("info")
@@ -433,7 +452,7 @@ def copy_command(
 def export_command(
     target: Annotated[Path, typer.Argument(metavar="FILE.npz", help="The file to write; an earlier one is replaced.")],
     index: IndexOption = DEFAULT_INDEX,
-    label: Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")] = None,
+    label: LabelOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -495,7 +514,7 @@ def dedupe_command(
             help="The picture that stands for a group: the largest file, the oldest, or the first that was synced.",
         ),
     ] = "largest",
-    label: Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")] = None,
+    label: LabelOption = None,
     path: Annotated[
         list[str] | None, typer.Option("--path", metavar="GLOB", help="Only pictures whose path matches.")
     ] = None,
