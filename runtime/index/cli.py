@@ -206,14 +206,6 @@ def sync_command(
     labels come from. Folders that file servers and photo programs keep (@eaDir, .thumbnails) are left out unless
     --include names them; other hidden ones always are.
     """
-    _check_sync(
-        names_folders=bool(folders),
-        names_patterns=bool(include or exclude),
-        moves_roots=bool(root),
-        no_filters=no_filters,
-        reembed=reembed,
-        others=bool(labels or keep_missing or allow_mass_removal or dry_run or shared),
-    )
     filters = RootFilters(tuple(include or ()), tuple(exclude or ()))
     options = SyncOptions(
         model=model,
@@ -228,6 +220,7 @@ def sync_command(
         max_pixels=max_pixels,
         isolate=isolate,
     )
+    _check_sync(folders or [], options, reembed=reembed, dry_run=dry_run, no_filters=no_filters)
     if dry_run:
         report = _dry_run(index, folders or [], options, as_json=as_json)
     else:
@@ -237,18 +230,18 @@ def sync_command(
 
 
 def _check_sync(
-    *, names_folders: bool, names_patterns: bool, moves_roots: bool, no_filters: bool, reembed: bool, others: bool
+    folders: Sequence[Path], options: SyncOptions, *, reembed: bool, dry_run: bool, no_filters: bool
 ) -> None:
     """Refuse options that contradict each other."""
-    if reembed and names_folders:
+    if reembed and folders:
         raise typer.BadParameter("--reembed embeds every folder of the index; name none.", param_hint="DIR")
-    if reembed and (names_patterns or moves_roots or no_filters or others):
+    if reembed and (dry_run or options != options.of_embedder()):
         raise typer.BadParameter(
             "--reembed goes with --model alone; it keeps folders, filters, labels and permissions as they are."
         )
-    if not (reembed or names_folders or moves_roots):
+    if not (reembed or folders or options.moved_roots):
         raise typer.BadParameter("name at least one folder of pictures.", param_hint="DIR")
-    if no_filters and names_patterns:
+    if no_filters and options.filters:
         raise typer.BadParameter("--no-filters goes without --include and --exclude, which replace the earlier ones.")
 
 
@@ -268,15 +261,16 @@ def _dry_run(index: Path, folders: Sequence[Path], options: SyncOptions, *, as_j
 
 
 def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed: bool, as_json: bool) -> SyncReport:
-    from .care.reembed import reembed as embed_again
-    from .folders.sync import sync_folders
-
     return_large_blocks()
     try:
         with _termination_as_interrupt(), progress_in_stages() as start:
             if reembed:
+                from .care.reembed import reembed as embed_again
+
                 report = embed_again(index, options, progress=start)
             else:
+                from .folders.sync import sync_folders
+
                 report = sync_folders(index, folders, options, progress=start, say=note)
     except KeyboardInterrupt as interrupt:
         kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"

@@ -50,6 +50,16 @@ class SyncOptions:
     max_pixels: int = DEFAULT_MAX_PIXELS
     isolate: bool = False
 
+    def of_embedder(self) -> SyncOptions:
+        """Return the model and the options of :meth:`open_embedder`, with defaults for the rest."""
+        return SyncOptions(
+            model=self.model,
+            device=self.device,
+            threads=self.threads,
+            max_pixels=self.max_pixels,
+            isolate=self.isolate,
+        )
+
     def open_embedder(self, model: Path) -> Embedder:
         """Open a model to embed pictures with."""
         from ...embedder import Embedder
