@@ -1,4 +1,4 @@
-"""What is asked, done: the network found, the pictures opened, the files written."""
+"""One call of the export command: load the network, open the pictures, write the files."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Job:
         return from_here(folder.resolve()) if folder.is_dir() else None
 
     def one_form(self) -> Package:
-        """Write the form that is asked for."""
+        """Write the form of ``--format`` and ``--precision``."""
         source, form = self._source, form_of(self._options.format, self._options.precision)
         with refused_as_export():
             return export_package(

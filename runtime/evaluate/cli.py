@@ -247,8 +247,8 @@ def _measured(dataset: DataSet, sample: ReferenceSample | None) -> DataSet:
     """Return the pictures that are measured on."""
     if sample is not None:
         dataset = sample.found_in(dataset)
-        found, total = len(dataset.val) + len(dataset.train), len(sample.splits)
-        note(f"comparing on the {found} of {total} pictures of the reference sample that are here")
+        present, total = len(dataset.val) + len(dataset.train), len(sample.splits)
+        note(f"comparing on the {present} of {total} pictures of the reference sample that are here")
     return dataset
 
 

@@ -32,6 +32,7 @@ from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
 from ..memory import return_large_blocks
 from ..nearduplicate import NEAR_DUPLICATE
+from ..progress import StartProgress
 from ..text import display_path
 from . import presentation
 from .folders import presentation as sync_presentation
@@ -262,19 +263,16 @@ def _dry_run(index: Path, folders: Sequence[Path], options: SyncOptions, *, as_j
 
 def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed: bool, as_json: bool) -> SyncReport:
     return_large_blocks()
-    try:
-        with _termination_as_interrupt(), progress_in_stages() as start:
-            if reembed:
-                from .care.reembed import reembed as embed_again
+    kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
+    with _interruptible(kept) as start, _termination_as_interrupt():
+        if reembed:
+            from .care.reembed import reembed as embed_again
 
-                report = embed_again(index, options, progress=start)
-            else:
-                from .folders.sync import sync_folders
+            report = embed_again(index, options, progress=start)
+        else:
+            from .folders.sync import sync_folders
 
-                report = sync_folders(index, folders, options, progress=start, say=note)
-    except KeyboardInterrupt as interrupt:
-        kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
-        fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
+            report = sync_folders(index, folders, options, progress=start, say=note)
     for remark in sync_presentation.sync_remarks(report):
         note(remark)
     if as_json:
@@ -293,8 +291,18 @@ def _index_option(index: Path) -> list[str]:
     return [] if str(index) == default else ["--index", str(index)]
 
 
+@contextlib.contextmanager
+def _interruptible(kept: str, unit: str = "pictures") -> Iterator[StartProgress]:
+    """Show progress. On Ctrl-C, say what was ``kept``, and exit as an interrupted command does."""
+    try:
+        with progress_in_stages(unit) as start:
+            yield start
+    except KeyboardInterrupt as interrupt:
+        fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
+
+
 class _Terminated(KeyboardInterrupt):
-    """Somebody asked this process to end."""
+    """The process got SIGTERM."""
 
 
 @contextlib.contextmanager
@@ -397,11 +405,8 @@ def compact_command(
     """
     from .care.compact import compact
 
-    try:
-        with progress_in_stages() as start:
-            report = compact(index, progress=start)
-    except KeyboardInterrupt:
-        fail("interrupted; the index answers as before.", status=130)
+    with _interruptible("the index answers as before") as start:
+        report = compact(index, progress=start)
     for remark in report.remarks:
         note(remark)
     if as_json:
@@ -428,11 +433,8 @@ def copy_command(
     """Copy the index, also while it is being searched or synced: one state of it, complete or not at all."""
     from .transfer.copying import copy
 
-    try:
-        with progress_in_stages("MB") as start:
-            report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
-    except KeyboardInterrupt:
-        fail(f"interrupted; nothing was put at {display_path(target)}.", status=130)
+    with _interruptible(f"nothing was put at {display_path(target)}", "MB") as start:
+        report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
     for remark in report.remarks:
         note(remark)
     if as_json:
@@ -453,11 +455,8 @@ def export_command(
     """Write vectors, paths, labels and the rest as arrays for numpy; import makes an index of them again."""
     from .transfer.exporting import export_index
 
-    try:
-        with progress_in_stages() as start:
-            report = export_index(index, target, labels=label or [], progress=start)
-    except KeyboardInterrupt:
-        fail(f"interrupted; {display_path(target)} is as it was.", status=130)
+    with _interruptible(f"{display_path(target)} is as it was") as start:
+        report = export_index(index, target, labels=label or [], progress=start)
     if as_json:
         emit_json(presentation.export_document(index, target, report))
     else:
@@ -480,11 +479,8 @@ def import_command(
     """Make a new index from an exported file, without embedding anything."""
     from .transfer.importing import import_index
 
-    try:
-        with progress_in_stages() as start:
-            report = import_index(source, index, model=model, shared=shared, progress=start)
-    except KeyboardInterrupt:
-        fail("interrupted; no index was made.", status=130)
+    with _interruptible("no index was made") as start:
+        report = import_index(source, index, model=model, shared=shared, progress=start)
     for remark in report.remarks:
         note(remark)
     if as_json:
