@@ -438,8 +438,9 @@ def test_what_is_damaged_is_not_copied_unless_asked_for(index: Path, tmp_path: P
 
 SLOW_SYNC = """
 import sys
+import deeprank.runtime.index.folders.run as run
 import deeprank.runtime.index.folders.sync as module
-module._COMMIT_INTERVAL_S = module._GRAPH_INTERVAL_S = 0
+run._COMMIT_INTERVAL_S = run._GRAPH_INTERVAL_S = 0
 for _ in range(int(sys.argv[4])):
     module.sync(sys.argv[1], [sys.argv[2]], model=sys.argv[3])
 """
