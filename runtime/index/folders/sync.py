@@ -46,7 +46,7 @@ def sync(
     progress: StartProgress = start_nothing,
     say: Callable[[str], None] = lambda _: None,
 ) -> SyncReport:
-    """Call :func:`sync_folders` with the attributes of :class:`~.options.SyncOptions` as keywords."""
+    """Make an index follow folders: :func:`sync_folders`, with the attributes of its options as keywords."""
     options = SyncOptions(
         model=model,
         filters=filters,
