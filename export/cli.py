@@ -86,7 +86,7 @@ def _show(package: Package, options: ExportOptions) -> None:
     from .tables import package_markdown, parity_rows, remarks
 
     checked = package.report
-    if options.report is not None:
+    if options.report is not None:  # through a link or to /dev/stdout, so not by renaming
         options.report.write_text(package_markdown(package), encoding="utf-8")
     if options.as_json:
         print(package.parity.read_text(encoding="utf-8"), end="")

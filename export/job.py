@@ -10,7 +10,8 @@ from torch import nn
 
 from ..runtime.console import from_here
 from ..runtime.datasets import DataSet, open_dataset
-from ..runtime.files import placed
+from ..runtime.errors import ExportError
+from ..runtime.files import write_result
 from ..runtime.images import PictureRule
 from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress
@@ -94,10 +95,9 @@ class Job:
         bundle = export_all(source.network, source.info, source.reference, self.dataset, self.out, checks=self._checks)
         document = bundle_markdown(bundle)
         listed = json.dumps(bundle_json(bundle), indent=2) + "\n"
-        for name, text in (("comparison.json", listed), ("comparison.md", document)):
-            with placed(self.out / name) as file:
-                file.write(text.encode())
-        if self._options.report:
+        write_result(listed.encode(), self.out / "comparison.json", ExportError)
+        write_result(document.encode(), self.out / "comparison.md", ExportError)
+        if self._options.report:  # through a link or to /dev/stdout, so not by renaming
             self._options.report.write_text(document, encoding="utf-8")
         return bundle
 

@@ -19,6 +19,7 @@ from ..runtime.evaluate.speed import Speed
 from ..runtime.images import Picture, load_picture
 from ..runtime.metrics import neighbour_overlap
 from ..runtime.progress import StartProgress, start_nothing
+from ..runtime.scan import are_unit
 from .extremes import extreme_pictures
 from .sample import balanced_sample
 
@@ -169,8 +170,8 @@ def embed_reference(
         raise ExportError("The data set has no val pictures; expected at least one class of two pictures.")
     extremes = extreme_pictures(reference.rule.size)
     vectors = reference.embed_batch(np.stack(list(extremes.values())))
-    for name, length in zip(extremes, np.linalg.norm(vectors, axis=1), strict=True):
-        if not abs(length - 1) <= 1e-3:
+    for name, length, unit in zip(extremes, np.linalg.norm(vectors, axis=1), are_unit(vectors), strict=True):
+        if not unit:
             raise ExportError(
                 f"The network gives {'NaN' if np.isnan(length) else f'a vector of length {length:.3g}'} for a picture "
                 f"that is {name}; expected a vector that can be scaled to unit length. Check its weights and its "

@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import typer
 import typer.core
 
-from .console import emit_json, fail, guarded, note, refuse_usage, standard_streams, unknown_option
+from .console import INDEX_VARIABLE, emit_json, fail, guarded, note, refuse_usage, standard_streams, unknown_option
 from .devices import Device
 from .errors import DataError
 from .helptext import command_help, usage_line
@@ -26,6 +26,7 @@ __all__ = [
     "Application",
     "DeviceOption",
     "HelpAllOption",
+    "IndexOption",
     "JsonOption",
     "LabelsOption",
     "MaxPixelsOption",
@@ -39,6 +40,7 @@ __all__ = [
     "emit_json",
     "fail",
     "guarded",
+    "index_option",
     "note",
     "progress",
     "progress_in_stages",
@@ -49,13 +51,6 @@ __all__ = [
 Command = TypeVar("Command", bound=Callable[..., Any])
 # Commands; or those of each subcommand, by its name.
 Examples = Sequence[str] | Mapping[str, Sequence[str]]
-
-
-class AdvanceWithDetail(Protocol):
-    """An :class:`~.progress.Advance` that can show a few words beside the count."""
-
-    def __call__(self, count: int = 1, /, detail: str = "") -> None:
-        """Say that ``count`` more are done."""
 
 
 # Without a terminal a line appears this often, in seconds.
@@ -192,7 +187,7 @@ def _joined(first: str, second: str) -> str:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[AdvanceWithDetail]:
+def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[Advance]:
     """Show progress on stderr: a bar on a terminal, a plain line now and then elsewhere.
 
     Yields:
@@ -207,19 +202,29 @@ def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[A
 
 
 @contextlib.contextmanager
-def progress_in_stages(unit: str = "pictures") -> Iterator[StartProgress]:
+def progress_in_stages() -> Iterator[StartProgress]:
     """Show one :func:`progress` after the other."""
     with contextlib.ExitStack() as shown:
 
-        def start(what: str, total: int, /) -> Advance:
+        def start(what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
             shown.close()
-            return shown.enter_context(progress(what, total, unit))
+            title = f"{what} (after {done:,} from before)" if done else what
+            shown_advance, left = shown.enter_context(progress(title, total - done, unit)), total - done
+
+            def advance(count: int = 1, /, detail: str = "") -> None:
+                nonlocal left
+                shown_advance(count, detail)
+                left -= count
+                if left <= 0:
+                    shown.close()  # what comes until the next stage is none of its work
+
+            return advance
 
         yield start
 
 
 @contextlib.contextmanager
-def _bar(what: str, total: int | None, unit: str) -> Iterator[AdvanceWithDetail]:
+def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -357,6 +362,14 @@ def _device(text: str) -> Device:
     return cast(Device, text)
 
 
+def index_option(*, show_default: bool | str = True) -> Any:
+    """Return the option ``--index``, the same for every command."""
+    return typer.Option(
+        "--index", envvar=INDEX_VARIABLE, metavar="DIR", help="The index folder.", show_default=show_default
+    )
+
+
+IndexOption = Annotated[Path, index_option()]
 HelpAllOption = Annotated[
     bool,
     typer.Option("--help-all", callback=_show_all, is_eager=True, help="Show every option and exit; --help: some."),

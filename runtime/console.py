@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 __all__ = [
+    "DEFAULT_INDEX",
+    "INDEX_VARIABLE",
+    "OTHER_NAMES_OF_INDEX",
     "as_typed",
     "as_typed_line",
+    "default_index",
     "emit_json",
     "emit_paths",
     "fail",
@@ -41,9 +45,19 @@ __all__ = [
 
 P = ParamSpec("P")
 
+# The option --index of every command: its default, the variable that sets another, and its names elsewhere.
+DEFAULT_INDEX = Path("deeprank.index")
+INDEX_VARIABLE = "DEEPRANK_INDEX"
+OTHER_NAMES_OF_INDEX = dict.fromkeys(("--db", "--database", "--index-dir"), "--index")
+
 _UMBRELLA = "deeprank "
 _STDOUT = "standard output"
 _INTERRUPTED = (130, 143)
+
+
+def default_index() -> Path:
+    """Return the index folder of a command that names none."""
+    return Path(os.environ.get(INDEX_VARIABLE) or DEFAULT_INDEX)
 
 
 @contextlib.contextmanager

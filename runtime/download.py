@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import DataError
-from .files import create_file, is_own_file
+from .files import create_file, file_sha256, is_own_file
 from .progress import Advance, no_progress
 from .text import display_path, printable
 
@@ -156,8 +155,7 @@ def _unreachable(archive: Archive, error: Exception) -> str:
 
 
 def _verify(archive: Archive, part: Path) -> None:
-    with part.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(part, follow_links=False)
     if found != archive.sha256:
         part.unlink()
         raise DataError(

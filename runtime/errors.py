@@ -23,6 +23,7 @@ __all__ = [
     "QueryError",
     "ServerError",
     "TrainingError",
+    "TrainingInterrupted",
 ]
 
 PictureProblem = Literal["missing", "unreadable", "not a picture", "damaged", "too large", "unsupported"]
@@ -97,6 +98,10 @@ class EvaluationError(DeepRankError):
 
 class TrainingError(DeepRankError):
     """Training cannot start, cannot go on, or has collapsed."""
+
+
+class TrainingInterrupted(TrainingError):  # noqa: N818 - a request to stop is no error
+    """Stopped on request; everything needed to go on is on disk."""
 
 
 class ExportError(DeepRankError):

@@ -1,4 +1,4 @@
-"""Files as they are opened and put in place: regular files alone, and whole or not at all."""
+"""Files: opened only if regular, told apart, hashed, copied, and put in place whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,30 +11,50 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+from .errors import DeepRankError
+from .progress import Advance, no_progress
+from .text import display_path
 
 if TYPE_CHECKING:
     from io import BufferedRandom, BufferedReader
 
 __all__ = [
+    "FileId",
     "NotRegularError",
     "Permissions",
+    "SourceError",
+    "copy_blocks",
     "create_file",
     "delete_prepared",
+    "exchange_folders",
+    "file_id",
+    "file_kind",
     "file_sha256",
+    "finish_exchange",
     "is_own_file",
+    "is_own_folder",
     "make_folder",
+    "open_folder",
+    "open_indexed",
     "open_regular",
     "placed",
     "prepared_for",
+    "regular_status",
     "replace_durably",
     "scratch_file",
     "set_permissions",
+    "sha256_of",
+    "sync_file",
     "sync_folder",
+    "write_result",
 ]
 
-# Under such a name a file is written before it is put in place; SQLite may add to it. It cannot be guessed: nobody can
-# prepare a link there.
+# Device and inode.
+FileId = tuple[int, int]
+
+# The name of a file that is being written; SQLite may add to it. It is random, so that no link can be prepared there.
 _PREPARED = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp(?:-wal|-shm|-journal)?", re.DOTALL)
 _RANDOM_BYTES = 16
 # A name may have 255 bytes.
@@ -43,19 +63,35 @@ _LONGEST_KEPT = 200
 # What not every system has.
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 
 _KINDS = {
-    stat.S_IFLNK: "it is a link, which is not followed",
-    stat.S_IFDIR: "it is a folder",
-    stat.S_IFIFO: "it is a pipe",
-    stat.S_IFSOCK: "it is a socket",
-    stat.S_IFCHR: "it is a device",
-    stat.S_IFBLK: "it is a device",
+    stat.S_IFLNK: "link",
+    stat.S_IFDIR: "folder",
+    stat.S_IFREG: "file",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
 }
+_BLOCK_BYTES = 1 << 20
 
 
 class NotRegularError(OSError):
-    """Something else than a regular file lies under a name: a link, a folder, a pipe, a socket or a device."""
+    """A path leads to something other than a regular file.
+
+    Attributes:
+        kind: link, folder, pipe, socket or device.
+
+    """
+
+    def __init__(self, status: os.stat_result, path: str | bytes | Path) -> None:
+        self.kind = file_kind(status)
+        is_link = stat.S_ISLNK(status.st_mode)
+        reason = f"it is a {self.kind}{', which is not followed' if is_link else ''}"
+        super().__init__(errno.ELOOP if is_link else errno.EINVAL, reason, os.fspath(path))
+
+
+class SourceError(Exception):
+    """A file cannot be read; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +99,9 @@ class Permissions:
     """Who may use the files of a folder.
 
     Attributes:
-        mode: permission bits of a file; whatever the umask is.
-        uid: the owner, where this process may give files away (as root); None: whoever runs it.
-        gid: the group, where this process may set it; None: as the system gives it.
+        mode: permission bits of a file, regardless of the umask.
+        uid: the owner, if this process may give files away (as root); None: the user of the process.
+        gid: the group, if this process may set it; None: as the system gives it.
 
     """
 
@@ -75,48 +111,76 @@ class Permissions:
 
     @classmethod
     def of(cls, status: os.stat_result) -> Permissions:
-        """Return those that a file has."""
+        """Return the permissions of a file."""
         return cls(stat.S_IMODE(status.st_mode) & 0o666, status.st_uid, status.st_gid)
 
     @property
     def folder_mode(self) -> int:
-        """Permission bits of a folder: who may read a file there may enter it."""
+        """Permission bits of a folder: those who may read a file may enter its folder."""
         return self.mode | (self.mode & 0o444) >> 2
 
     def apply(self, descriptor: int, mode: int) -> None:
-        """Give an open file or folder that this process has made this owner and group, and ``mode``.
+        """Set the owner, the group and ``mode`` of an open file or folder that this process has made.
 
-        Bits above the nine of ``mode`` (as the one by which a folder hands its group on) are added, none is taken away.
-        On a file system without permissions those that it shows stay.
+        Bits above the nine of ``mode`` stay, such as the one by which a folder passes its group on. A file system
+        without permissions keeps those that it shows.
         """
-        found = os.fstat(descriptor)
+        status = os.fstat(descriptor)
         if hasattr(os, "fchown"):
-            uid = self.uid if self.uid not in (None, found.st_uid) and os.geteuid() == 0 else -1
-            gid = self.gid if self.gid not in (None, found.st_gid) else -1
+            uid = self.uid if self.uid not in (None, status.st_uid) and os.geteuid() == 0 else -1
+            gid = self.gid if self.gid not in (None, status.st_gid) else -1
             if (uid, gid) != (-1, -1):
                 with contextlib.suppress(PermissionError):
                     os.fchown(descriptor, uid, gid)
-        wanted = stat.S_IMODE(found.st_mode) & ~0o777 | mode
-        if hasattr(os, "fchmod") and stat.S_IMODE(os.fstat(descriptor).st_mode) != wanted:
-            # We have made it: where we may not, the file system (FAT, some network drives) has no permissions.
+        mode |= stat.S_IMODE(status.st_mode) & ~0o777
+        if hasattr(os, "fchmod") and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+            # We have made the file, so this fails only where there are no permissions (FAT, some network drives).
             with contextlib.suppress(OSError):
-                os.fchmod(descriptor, wanted)
+                os.fchmod(descriptor, mode)
 
 
-def open_regular(path: str | Path, *, follow_links: bool = False) -> BufferedReader:
-    """Open a regular file to read it. Nothing else is opened: no pipe keeps us waiting, and no device is touched.
+def file_id(path: str | bytes | Path) -> FileId:
+    """Return device and inode, which identify a file or folder by any of its paths. Links are followed.
+
+    Raises:
+        OSError: it is missing, or cannot be looked at.
+
+    """
+    status = os.stat(path)  # noqa: PTH116 - the path may be bytes
+    return status.st_dev, status.st_ino
+
+
+def file_kind(status: os.stat_result) -> str:
+    """Return link, folder, file, pipe, socket or device."""
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "device")
+
+
+def regular_status(path: str | bytes | Path, *, follow_links: bool = False) -> os.stat_result:
+    """Return the status of a regular file, which is not opened.
+
+    Raises:
+        NotRegularError: it is a link, a folder, a pipe, a socket or a device.
+        OSError: it is missing, or cannot be looked at.
+
+    """
+    status = os.stat(path, follow_symlinks=follow_links)  # noqa: PTH116 - the path may be bytes
+    _check_regular(status, path)
+    return status
+
+
+def open_regular(path: str | bytes | Path, *, follow_links: bool = False) -> BufferedReader:
+    """Open a regular file to read it. A pipe never blocks, and a device is never touched.
 
     Args:
         path: the file.
-        follow_links: take what a link leads to: where a user named the file. What lies in a folder that came from
-            somebody else is not followed.
+        follow_links: follow links, for files that a user named. Files in a folder from elsewhere are opened without.
 
     Raises:
         NotRegularError: it is a link, a folder, a pipe, a socket or a device; ``strerror`` says which.
         OSError: it is missing, or may not be read.
 
     """
-    _check_regular(os.stat(path, follow_symlinks=follow_links), path)  # noqa: PTH116 - text that need not be UTF-8
+    regular_status(path, follow_links=follow_links)
     # It may have become something else just now.
     more = _NONBLOCK | (0 if follow_links else _NOFOLLOW)
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | more))  # noqa: SIM115
@@ -128,29 +192,86 @@ def open_regular(path: str | Path, *, follow_links: bool = False) -> BufferedRea
     return file
 
 
-def _check_regular(status: os.stat_result, path: str | Path) -> None:
+def _check_regular(status: os.stat_result, path: str | bytes | Path) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "it is no regular file")
-        raise NotRegularError(errno.ELOOP if stat.S_ISLNK(status.st_mode) else errno.EINVAL, kind, os.fspath(path))
+        raise NotRegularError(status, path)
 
 
-def file_sha256(path: Path, *, follow_links: bool = True) -> str:
-    """Return the hex sha256 of a regular file's bytes.
+@contextlib.contextmanager
+def open_indexed(path: str, content: tuple[bytes, int] | None = None) -> Iterator[IO[bytes]]:
+    """Open a regular file, and check that it still is the one that was indexed. Links are followed.
+
+    Args:
+        path: of the file.
+        content: its sha256 (32 bytes) and its size as the index has them; None: anything.
+
+    Raises:
+        SourceError: it is no regular file, is gone, may not be read, or holds something else.
+
+    """
+    try:
+        file = open_regular(path, follow_links=True)
+    except NotRegularError:
+        raise SourceError("it is not a regular file") from None
+    except OSError as error:
+        raise SourceError(error.strerror or str(error)) from None
+    with file:
+        if content is not None and not _holds(file, *content):
+            raise SourceError("it is not what was indexed any more; sync its folder again")
+        yield file
+
+
+def _holds(file: IO[bytes], sha256: bytes, size: int) -> bool:
+    """Tell whether a file that was just opened has this content; it is left at its beginning."""
+    try:
+        if os.fstat(file.fileno()).st_size != size:
+            return False
+        digest = sha256_of(file)
+        file.seek(0)
+    except OSError as error:
+        raise SourceError(error.strerror or str(error)) from None
+    return digest == sha256
+
+
+def sha256_of(file: IO[bytes]) -> bytes:
+    """Return the sha256 of an open file from its position on."""
+    return hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
+
+
+def file_sha256(path: str | Path, *, follow_links: bool = True) -> str:
+    """Return the hex sha256 of a regular file.
 
     Raises:
         OSError: see :func:`open_regular`.
 
     """
     with open_regular(path, follow_links=follow_links) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(file).hex()
+
+
+def copy_blocks(source: IO[bytes], target: IO[bytes], advance: Advance = no_progress) -> bytes:
+    """Copy an open file from its position on, and return the sha256 of what was copied.
+
+    Args:
+        source: open to read.
+        target: open to write.
+        advance: called with the number of bytes of each block.
+
+    """
+    digest = hashlib.sha256()
+    while block := source.read(_BLOCK_BYTES):
+        digest.update(block)
+        target.write(block)
+        advance(len(block))
+    return digest.digest()
 
 
 def create_file(path: Path, permissions: Permissions | None = None) -> BufferedRandom:
-    """Make a file, open to read and write, with its permissions from the start; default: as the umask says.
+    """Create a file, open to read and write, with its permissions from the start (default: by the umask).
 
     Raises:
-        FileExistsError: something is there; also a link, wherever it leads.
-        OSError: it cannot be made.
+        FileExistsError: the path exists, even as a broken link.
+        OSError: it cannot be created.
 
     """
     mode = 0o666 if permissions is None else 0o600
@@ -165,10 +286,10 @@ def create_file(path: Path, permissions: Permissions | None = None) -> BufferedR
 def scratch_file(beside: Path, permissions: Permissions | None = None) -> Iterator[BufferedRandom]:
     """Yield a new file, open to read and write, in the folder of ``beside``, and delete it in the end.
 
-    Nobody can guess its name (``name`` of the file), which :func:`prepared_for` knows.
+    Its name is random; :func:`prepared_for` recognises it.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
 
     """
     kept = beside.name if len(os.fsencode(beside.name)) <= _LONGEST_KEPT else "deeprank"
@@ -185,18 +306,18 @@ def scratch_file(beside: Path, permissions: Permissions | None = None) -> Iterat
 
 @contextlib.contextmanager
 def placed(target: Path, permissions: Permissions | None = None) -> Iterator[BufferedRandom]:
-    """Yield a new file, open to read and write, which takes the place of ``target`` once the block has ended.
+    """Yield a new file, open to read and write, which replaces ``target`` atomically at the end of the block.
 
-    It lies in the same folder under a name that nobody can guess, and has its permissions from the start. Content and
-    name survive a power cut when this returns. After an error it is deleted, and ``target`` stays as it was. A link at
-    ``target`` is replaced, not followed.
+    It lies in the same folder under a random name, with its permissions from the start. Once this returns, content and
+    name survive a power cut. After an error it is deleted, and ``target`` stays as it was. A link at ``target`` is
+    replaced, not followed.
 
     Args:
         target: the file's name.
-        permissions: default: those of the file there, or as the umask says where there is none.
+        permissions: default: those of the existing file, or by the umask.
 
     Raises:
-        NotRegularError: at ``target`` is, or a link there leads to, a folder, a pipe, a socket or a device.
+        NotRegularError: ``target`` is a folder, a pipe, a socket or a device, or a link to one.
         OSError: the file cannot be written.
 
     """
@@ -214,21 +335,37 @@ def placed(target: Path, permissions: Permissions | None = None) -> Iterator[Buf
     sync_folder(target.parent)
 
 
-def prepared_for(name: str) -> str | None:
-    """Return the name that a file was to get which a killed process left under that of a scratch file; None: no such.
+def write_result(content: bytes, target: Path, error: type[DeepRankError]) -> None:
+    """Write a result of a command to a file; see :func:`placed`.
 
-    Of a name of more than 200 bytes, ``deeprank``.
+    Args:
+        content: of the file.
+        target: its name.
+        error: raised if it cannot be written; an existing file stays as it was.
+
     """
-    found = _PREPARED.fullmatch(name)
-    return None if found is None else found[1]
+    try:
+        with placed(target) as file:
+            file.write(content)
+    except OSError as fault:
+        raise error(f"{display_path(target)} cannot be written ({fault.strerror}).") from None
+
+
+def prepared_for(name: str) -> str | None:
+    """Return the final name of a scratch file that a killed process left; None: it is no scratch file.
+
+    For names of more than 200 bytes, ``deeprank``.
+    """
+    match = _PREPARED.fullmatch(name)
+    return None if match is None else match[1]
 
 
 def delete_prepared(folder: Path, is_dead: Callable[[str], bool] = lambda _: True) -> list[Path]:
-    """Delete the scratch files in a folder to which nobody writes any more, and return their paths.
+    """Delete the scratch files that killed processes left in a folder, and return their paths.
 
     Args:
-        folder: where nobody else is at work; one that cannot be read holds none.
-        is_dead: tells by the name of a file whether it is one of those.
+        folder: no other process writes to it; one that cannot be read counts as empty.
+        is_dead: tells by its name whether a scratch file may be deleted.
 
     """
     deleted = []
@@ -243,13 +380,24 @@ def delete_prepared(folder: Path, is_dead: Callable[[str], bool] = lambda _: Tru
 
 
 def is_own_file(path: Path) -> bool:
-    """Tell whether a file that is to be continued is this user's alone: no link, and no name of another file."""
+    """Tell whether a path is a regular file of this user, no link and with no other name, safe to continue."""
+    status = _own_status(path)
+    return status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+
+
+def is_own_folder(path: Path) -> bool:
+    """Tell whether a path is a folder, no link, of this user."""
+    status = _own_status(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def _own_status(path: Path) -> os.stat_result | None:
+    """Return the status of a path, without following a link; None: it is missing, or another user's."""
     try:
         status = path.lstat()
     except OSError:
-        return False
-    ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and ours
+        return None
+    return status if not hasattr(os, "geteuid") or status.st_uid == os.geteuid() else None
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -260,11 +408,11 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def make_folder(folder: Path, permissions: Permissions | None = None) -> None:
-    """Make a folder that is not there yet, durably, and with its permissions from the start (default: private).
+    """Create a folder, durably, and with its permissions from the start (default: private).
 
     Raises:
-        FileExistsError: something is there; also a link, wherever it leads.
-        OSError: it cannot be made.
+        FileExistsError: the path exists, even as a broken link.
+        OSError: it cannot be created.
 
     """
     folder.mkdir(0o700)
@@ -274,40 +422,88 @@ def make_folder(folder: Path, permissions: Permissions | None = None) -> None:
 
 
 def set_permissions(folder: Path, permissions: Permissions, mode: int) -> None:
-    """Give a folder that this process has made an owner, a group and a mode, where the system has such a thing.
+    """Set the owner, the group and the mode of a folder that this process has made, if the system has them.
 
     Raises:
         OSError: it is a link, or cannot be opened.
 
     """
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW)
+    if hasattr(os, "O_DIRECTORY"):
+        with open_folder(folder, follow_links=False) as descriptor:
+            permissions.apply(descriptor, mode)
+
+
+@contextlib.contextmanager
+def open_folder(folder: Path, *, follow_links: bool = True) -> Iterator[int]:
+    """Yield a descriptor of a folder.
+
+    Raises:
+        OSError: it is no folder, or cannot be opened (on Windows no folder can).
+
+    """
+    descriptor = os.open(folder, os.O_RDONLY | _DIRECTORY | (0 if follow_links else _NOFOLLOW))
     try:
-        permissions.apply(descriptor, mode)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
 def replace_durably(prepared: Path, target: Path) -> None:
-    """Rename ``prepared`` to ``target``; when this returns, both content and name survive a power cut.
+    """Rename ``prepared`` to ``target``; once this returns, content and name survive a power cut.
 
-    For what lies in a folder of our own and was written by a library that wants a name; see :func:`placed` otherwise.
+    For files that a library wrote by name in a private folder; otherwise see :func:`placed`.
     """
-    descriptor = os.open(prepared, os.O_RDONLY | _NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(prepared)
     prepared.replace(target)
     sync_folder(target.parent)
 
 
+def exchange_folders(fresh: Path, folder: Path) -> None:
+    """Swap two folders of one parent.
+
+    Linux does that in one step. Elsewhere it takes renames; :func:`finish_exchange` repairs a crash between them.
+    """
+    if not _exchanged(fresh, folder):
+        aside = folder.with_name(f".{folder.name}.aside")
+        folder.replace(aside)
+        fresh.replace(folder)
+        aside.replace(fresh)
+    sync_folder(folder.parent)
+
+
+def finish_exchange(folder: Path) -> None:
+    """Restore the name of a folder after a crash in :func:`exchange_folders`.
+
+    Only a folder of the same user is taken: others may be able to create one of that name.
+    """
+    aside = folder.with_name(f".{folder.name}.aside")
+    if is_own_folder(aside) and not os.path.lexists(folder):
+        with contextlib.suppress(OSError):  # the parent may be read-only; then there is no index
+            aside.replace(folder)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Swap two names by Linux's renameat2; False if the system or the file system does not support it."""
+    import ctypes
+
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2
+    return bool(renameat2(here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), exchange) == 0)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable; a link is not followed."""
+    descriptor = os.open(path, os.O_RDWR | _NOFOLLOW)  # Windows flushes none that is open to read alone
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in ``folder`` durable, where the system can (Windows cannot open a folder)."""
-    with contextlib.suppress(PermissionError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with contextlib.suppress(PermissionError), open_folder(folder) as descriptor:
+        os.fsync(descriptor)

@@ -89,9 +89,10 @@ def decoding_changed(path: str | bytes | os.PathLike[str], since: int) -> bool:
     """
     if since >= DECODING_VERSION:
         return False
+    from .files import open_regular
     from .pictures.changes import changed_since_1
 
-    with open(path, "rb") as file:  # noqa: PTH123  the path may be bytes
+    with open_regular(path, follow_links=True) as file:
         return changed_since_1(file)
 
 

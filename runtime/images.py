@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from .devices import ByteBudget
 from .errors import PictureError, PictureProblem
 from .filenames import folder_sentence, missing_sentence
-from .memory import ByteBudget
 from .pictures.bands import bands
 from .pictures.exif import orientation_in
 from .pictures.faults import MissingEnd, damaged, fault_of_machine, is_memory_free, unsupported

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .devices import Deadline, Device, limit_memory, session_options, session_providers
 from .errors import DeviceError, ModelFileError
+from .files import NotRegularError, open_regular
 from .modelinfo import METADATA_KEY, SCHEMA, ModelInfo
 from .records import check_records
 from .text import display_path, printable
@@ -125,30 +125,24 @@ class _Reading(threading.Thread):
 
 def _read(path: Path) -> bytes:
     try:
-        with open(path, "rb", opener=_open) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise ModelFileError(f"{display_path(path)} is a pipe or a device; expected an ONNX file.")
-            if found.st_size > _MAX_BYTES:
+        with open_regular(path, follow_links=True) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _MAX_BYTES:
                 raise ModelFileError(
-                    f"{display_path(path)} has {found.st_size:,} bytes; an ONNX file has at most {_MAX_BYTES:,}. "
+                    f"{display_path(path)} has {size:,} bytes; an ONNX file has at most {_MAX_BYTES:,}. "
                     "Export the model again."
                 )
-            return file.read(found.st_size)
+            return file.read(size)
     except FileNotFoundError:
         raise ModelFileError(
             f"{display_path(path)} does not exist; expected a model file. Make one with deeprank-export."
         ) from None
-    except IsADirectoryError:
-        raise ModelFileError(f"{display_path(path)} is a folder; expected an ONNX file.") from None
+    except NotRegularError as error:
+        raise ModelFileError(f"{display_path(path)} is a {error.kind}; expected an ONNX file.") from None
     except OSError as error:
         raise ModelFileError(f"{display_path(path)} cannot be read ({error.strerror}).") from None
     except ValueError as error:  # a NUL in the name
         raise ModelFileError(f"{display_path(path)} cannot be read ({error}).") from None
-
-
-def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe that nobody writes to is waited for otherwise
 
 
 def _session(path: Path, reading: _Reading, device: Device, threads: int | None) -> tuple[ort.InferenceSession, int]:

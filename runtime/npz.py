@@ -18,6 +18,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from .files import open_regular
+
 __all__ = ["DAMAGED", "array_header", "read_arrays"]
 
 # What zipfile, zlib and numpy raise on damaged files.
@@ -52,7 +54,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]
 
     """
     # Opened once: what is checked is what is read, whatever a name leads to by then.
-    with path.open("rb") as file, zipfile.ZipFile(file) as packed:
+    with open_regular(path, follow_links=True) as file, zipfile.ZipFile(file) as packed:
         members = packed.infolist()
         if len(members) > _MOST_ARRAYS:
             raise ValueError(f"it holds {len(members):,} arrays, expected at most {_MOST_ARRAYS}")

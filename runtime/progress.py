@@ -1,30 +1,63 @@
-"""How long work in the library tells its caller how far it is, without printing anything itself."""
+"""How long work reports its progress, and how it is asked to stop; the library itself prints nothing."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Advance", "StartProgress", "no_progress", "start_nothing"]
+__all__ = ["Advance", "Monitor", "SilentMonitor", "StartProgress", "no_progress", "start_nothing"]
 
 
 class Advance(Protocol):
-    """Called as the work goes on."""
+    """Called as a stage of the work goes on."""
 
-    def __call__(self, count: int = 1, /) -> None:
-        """Say that ``count`` more are done."""
+    def __call__(self, count: int = 1, /, detail: str = "") -> None:
+        """Report that ``count`` more units are done; ``detail`` holds current figures."""
 
 
 class StartProgress(Protocol):
-    """Called when a stage of the work begins."""
+    """Called when a stage of the work begins, which ends the stage before."""
 
-    def __call__(self, what: str, total: int, /) -> Advance:
-        """Return the function that is to be called as the stage goes on."""
+    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        """Return the function to call as the stage goes on.
+
+        Args:
+            what: a title.
+            total: number of units.
+            unit: what they are, in the plural.
+            done: how many of them an earlier process did.
+
+        """
 
 
-def no_progress(count: int = 1, /) -> None:
-    """Tell nobody."""
+class Monitor(StartProgress, Protocol):
+    """Receives the progress and the remarks of work that can be interrupted."""
+
+    def remark(self, text: str) -> None:
+        """Tell the user something; ``text`` may hold untrusted names, made printable."""
+
+    def stopping(self) -> bool:
+        """Return True once the work should stop at the next safe point."""
 
 
-def start_nothing(what: str, total: int, /) -> Advance:
-    """Tell nobody, in stages."""
+def no_progress(count: int = 1, /, detail: str = "") -> None:
+    """Ignore the progress of a stage."""
+
+
+def start_nothing(what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+    """Ignore progress."""
     return no_progress
+
+
+class SilentMonitor:
+    """Ignores progress and remarks, and never stops."""
+
+    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        """Ignore the progress of a stage."""
+        return no_progress
+
+    def remark(self, text: str) -> None:
+        """Ignore."""
+
+    def stopping(self) -> bool:
+        """Return False."""
+        return False

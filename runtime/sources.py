@@ -7,7 +7,6 @@ import functools
 import io
 import operator
 import os
-import stat
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -15,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
+from .devices import ByteBudget
 from .errors import DataError, PictureError
-from .memory import ByteBudget
+from .files import FileId, file_id, open_regular, regular_status
 from .text import display_path, printable
 from .tool_folders import is_in_tool_folder
 
@@ -116,37 +116,31 @@ class FolderSource:
     def sample(self, path: str, label: str) -> Sample:
         """Return the picture; OSError where it does not exist."""
         full = self.path / path
-        status = full.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise FileNotFoundError(path)
-        return Sample(path, label, status.st_size, functools.partial(_open_file, full))
+        status = regular_status(full, follow_links=True)
+        return Sample(path, label, status.st_size, functools.partial(open_regular, full, follow_links=True))
 
     def text(self, path: str) -> bytes:
         """Return the bytes of a small text file."""
-        with (self.path / path).open("rb") as file:
+        with open_regular(self.path / path, follow_links=True) as file:
             return _bounded(file.read(_MAX_TEXT_BYTES + 1), path)
 
     def head(self, path: str, count: int) -> bytes:
         """Return the first bytes of a file, none where it cannot be read."""
         try:
-            with (self.path / path).open("rb") as file:
+            with open_regular(self.path / path, follow_links=True) as file:
                 return file.read(count)
         except OSError:
             return b""
 
 
-def _open_file(path: Path) -> IO[bytes]:
-    return path.open("rb")
-
-
 def _walk(root: Path) -> Iterable[str]:
-    seen: set[tuple[int, int]] = set()
+    seen: set[FileId] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
+        identity = file_id(folder)
+        if identity in seen:
             subfolders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        seen.add(identity)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
         if is_in_tool_folder(f"{relative}/"):

@@ -15,7 +15,8 @@ import pytest
 from tinymodel import write_model, write_picture
 
 import deeprank.runtime
-from deeprank.runtime.cli import _Speed
+import deeprank.runtime.cli
+from deeprank.runtime.cli import _Speed, progress_in_stages
 from deeprank.runtime.console import from_here, to_paste
 from deeprank.runtime.index.folders.sync import sync
 
@@ -229,6 +230,22 @@ def test_a_download_that_begins_again_has_no_rate() -> None:
     speed.add(900, 0.0)
     speed.add(-900, 5.0)
     assert speed.words() == []
+
+
+def test_stages_are_shown_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(deeprank.runtime.cli, "_LINE_INTERVAL", 0)
+    with progress_in_stages() as start:
+        advance = start("features", 10, "pictures", 3)
+        advance(2, "loss 0.5")
+        advance(5)
+        start("copying", 4, "MB")()
+    assert capsys.readouterr().err.splitlines() == [
+        "features (after 3 from before): 2 of 7 pictures, loss 0.5",
+        "features (after 3 from before): 7 of 7 pictures",
+        "copying: 1 of 4 MB",
+    ]
 
 
 def test_an_interruption_before_a_typer_command_begins() -> None:

@@ -13,11 +13,12 @@ import torch
 from conftest import some_digits
 
 from deeprank.models.network import NetworkConfig, build_network
+from deeprank.runtime.errors import TrainingInterrupted
+from deeprank.runtime.progress import Advance, SilentMonitor
 from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.distributed import Ranks
 from deeprank.train.gathering import synchronise_norms
 from deeprank.train.job import Surroundings
-from deeprank.train.monitor import SilentMonitor, TrainingInterrupted
 from deeprank.train.recipefile import load_config
 from deeprank.train.runfolder import RunFolder
 from deeprank.train.torchrun import started_by_torchrun
@@ -98,7 +99,10 @@ class StopsAfter(SilentMonitor):
     def __init__(self, calls: int):
         self.left = calls
 
-    def advance(self, count: int, note: str = "") -> None:
+    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        return self.advance
+
+    def advance(self, count: int = 1, /, detail: str = "") -> None:
         self.left -= 1
 
     def stopping(self) -> bool:
@@ -151,10 +155,10 @@ import json, os, sys
 import numpy as np, torch
 from pathlib import Path
 from torch import nn
-from deeprank.runtime.errors import TrainingError
+from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.train.recipefile import load_config
 from deeprank.train.torchrun import connected
-from deeprank.train.monitor import SilentMonitor, TrainingInterrupted
+from deeprank.runtime.progress import SilentMonitor
 from deeprank.train.job import Surroundings
 from deeprank.train.training import start_run
 

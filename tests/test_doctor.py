@@ -19,7 +19,7 @@ import pytest
 from conftest import Run
 from tinymodel import DIM, expected, square, write_model, write_pictures
 
-from deeprank.runtime import cgroups, devices
+from deeprank.runtime import devices
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.doctor import attempts, examine, finding, graphlib, machinecode, packages, place, processor
 from deeprank.runtime.doctor.apart import try_apart
@@ -344,19 +344,19 @@ def test_the_quota_of_a_container(tmp_path):
     (two / "a/b/cpu.max").write_text("max 100000\n")
     own = tmp_path / "cgroup"
     own.write_text("0::/a/b\n")
-    assert cgroups.cpu_quota(own, two) == 1.5
+    assert devices.cpu_quota(own, two) == 1.5
     own.write_text("0::/\n")
-    assert cgroups.cpu_quota(own, two) is None
+    assert devices.cpu_quota(own, two) is None
     (one / "cpu,cpuacct/x").mkdir(parents=True)
     (one / "cpu,cpuacct/x/cpu.cfs_quota_us").write_text("50000\n")
     (one / "cpu,cpuacct/x/cpu.cfs_period_us").write_text("100000\n")
     own.write_text("9:memory:/x\n4:cpu,cpuacct:/x\n0::/\n")
-    assert cgroups.cpu_quota(own, one) == 0.5
+    assert devices.cpu_quota(own, one) == 0.5
     (one / "cpu,cpuacct/x/cpu.cfs_quota_us").write_text("-1\n")
-    assert cgroups.cpu_quota(own, one) is None
+    assert devices.cpu_quota(own, one) is None
     own.write_text("nonsense\n")
-    assert cgroups.cpu_quota(own, one) is None
-    assert cgroups.cpu_quota(tmp_path / "missing", one) is None
+    assert devices.cpu_quota(own, one) is None
+    assert devices.cpu_quota(tmp_path / "missing", one) is None
 
 
 def test_the_memory_of_a_container(tmp_path):
@@ -366,14 +366,14 @@ def test_the_memory_of_a_container(tmp_path):
     (two / "a/b/memory.max").write_text("max\n")
     own = tmp_path / "cgroup"
     own.write_text("0::/a/b\n")
-    assert cgroups.memory_limit(own, two) == 2**29
+    assert devices.memory_limit(own, two) == 2**29
     own.write_text("0::/\n")
-    assert cgroups.memory_limit(own, two) is None
+    assert devices.memory_limit(own, two) is None
     (one / "memory/x").mkdir(parents=True)
     (one / "memory/x/memory.limit_in_bytes").write_text("1073741824\n")
     own.write_text("9:memory:/x\n4:cpu,cpuacct:/x\n0::/\n")
-    assert cgroups.memory_limit(own, one) == 2**30
-    assert cgroups.memory_limit(tmp_path / "missing", one) is None
+    assert devices.memory_limit(own, one) == 2**30
+    assert devices.memory_limit(tmp_path / "missing", one) is None
 
 
 def test_fewer_cores_than_it_seems(monkeypatch):

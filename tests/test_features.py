@@ -12,13 +12,14 @@ from PIL import Image
 from deeprank.models.network import NetworkConfig, build_network
 from deeprank.models.normalisation import HALF
 from deeprank.runtime.datasets import Sample, open_dataset
+from deeprank.runtime.errors import TrainingInterrupted
 from deeprank.runtime.images import PictureRule
+from deeprank.runtime.progress import Advance, SilentMonitor
 from deeprank.train import features as features_module
 from deeprank.train.config import Augmentation
 from deeprank.train.extractor import Extractor, make_extractor
 from deeprank.train.features import FeatureCache, View, content_digests, weights_digest
 from deeprank.train.inputs import remark_unreadable
-from deeprank.train.monitor import SilentMonitor, TrainingInterrupted
 from deeprank.train.pictures import read_augmented, read_plain
 
 SIZE = 32
@@ -53,7 +54,10 @@ class Listener(SilentMonitor):
     def remark(self, text: str) -> None:
         self.remarks.append(text)
 
-    def advance(self, count: int, note: str = "") -> None:
+    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        return self.advance
+
+    def advance(self, count: int = 1, /, detail: str = "") -> None:
         self.done += count
 
     def stopping(self) -> bool:

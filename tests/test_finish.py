@@ -11,13 +11,12 @@ from test_train_run import TINY, Listener, rows_of, same_tensors, surroundings, 
 
 from deeprank.models.weights import find_weights
 from deeprank.runtime.datasets import open_dataset
-from deeprank.runtime.errors import TrainingError
+from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.images import load_picture
 from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.contradictions import check_together
 from deeprank.train.data import prepare
 from deeprank.train.initial import make_network
-from deeprank.train.monitor import TrainingInterrupted
 from deeprank.train.recipefile import load_config
 from deeprank.train.reference import Reference, load_run
 from deeprank.train.runfolder import RunFolder

@@ -1015,17 +1015,17 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
         says = {
-            tmp_path / "pipe": "is a pipe or a device",
-            tmp_path / "to a pipe": "is a pipe or a device",
+            tmp_path / "pipe": "is a pipe",
+            tmp_path / "to a pipe": "is a pipe",
             tmp_path / "circle": "cannot be read (Too many levels of symbolic links)",
             tmp_path / "folder": "is a folder",
-            tmp_path / "socket": "cannot be read",
+            tmp_path / "socket": "is a socket",
             tmp_path / "nothing": "does not exist",
             tmp_path / ("x" * 5000): "cannot be read (File name too long)",
             tmp_path / "a\0b": "cannot be read (embedded null byte)",
             tmp_path / "a\n\x1b[31m[red]": "a\\n\\x1b[31m[red] is not an ONNX model",
-            Path("/dev/zero"): "is a pipe or a device",
-            Path("/dev/full"): "is a pipe or a device",
+            Path("/dev/zero"): "is a device",
+            Path("/dev/full"): "is a device",
             Path("/dev/stdin"): "",
             Path("/proc/self/environ"): "is not an ONNX model",
             Path("/proc/self/mem"): "is not an ONNX model",

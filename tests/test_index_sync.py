@@ -457,7 +457,7 @@ def test_a_reembed_that_fails_leaves_the_index(index: Path, photos: Path, tmp_pa
 
 
 def test_swap_in_two_steps_where_the_system_has_no_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deeprank.runtime.index import files
+    from deeprank.runtime import files
 
     monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
     for name in ("old", "new"):

@@ -819,7 +819,7 @@ def test_a_network_without_layers() -> None:
 def test_products_that_cannot_overflow_are_asked_for(
     flags: set[str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "_features", lambda: frozenset(flags))
+    monkeypatch.setattr(devices, "cpu_features", lambda: frozenset(flags))
     options, _ = session_options(1)
     if expected is None:
         with pytest.raises(RuntimeError, match="does not have"):
@@ -845,7 +845,7 @@ class Loud(Plain):
 TWO_WAYS = """
 import sys, numpy, onnxruntime
 from deeprank.runtime import devices
-devices._features = lambda: frozenset({"avx2"})
+devices.cpu_features = lambda: frozenset({"avx2"})
 plain = onnxruntime.SessionOptions()
 plain.intra_op_num_threads = 1
 pictures = numpy.load("pictures.npy")

@@ -42,7 +42,7 @@ STREAM = (
 import sys
 from pathlib import Path
 from deeprank.runtime import Embedder
-from deeprank.runtime.memory import return_large_blocks
+from deeprank.runtime.devices import return_large_blocks
 return_large_blocks()
 embedder = Embedder(sys.argv[1], device="cpu", threads=4, batch_size=4)
 before = peak()

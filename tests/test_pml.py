@@ -15,13 +15,13 @@ from pytorch_metric_learning import losses as pml_losses
 from test_train_run import rows_of
 
 from deeprank.runtime.datasets import open_dataset
-from deeprank.runtime.errors import TrainingError
+from deeprank.runtime.errors import TrainingError, TrainingInterrupted
+from deeprank.runtime.progress import Advance, SilentMonitor
 from deeprank.train.config import TrainConfig, config_from_dict, differences
 from deeprank.train.contradictions import check_together
 from deeprank.train.job import Surroundings
 from deeprank.train.losses import normalised_softmax
 from deeprank.train.mining import Triplets
-from deeprank.train.monitor import SilentMonitor, TrainingInterrupted
 from deeprank.train.objective import Objective
 from deeprank.train.pml import _REFUSED, PmlLoss, check_pml
 from deeprank.train.recipefile import load_config
@@ -407,7 +407,10 @@ class StopsInTheSecondEpoch(SilentMonitor):
         if text.startswith("epoch 1:"):
             self.left = 3
 
-    def advance(self, count: int, note: str = "") -> None:
+    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        return self.advance
+
+    def advance(self, count: int = 1, /, detail: str = "") -> None:
         if self.left is not None:
             self.left -= 1
 

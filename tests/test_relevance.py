@@ -14,10 +14,10 @@ from deeprank.runtime.datasets import Sample, open_dataset
 from deeprank.runtime.errors import DataError, TrainingError
 from deeprank.runtime.evaluate.tripletfile import load_triplets
 from deeprank.runtime.images import PictureRule
+from deeprank.runtime.progress import Advance, SilentMonitor, no_progress
 from deeprank.train.colour import COLOUR_WIDTH, colour_histograms
 from deeprank.train.data import prepare
 from deeprank.train.heldout import distinct_triplets, write_teacher_triplets, write_triplets
-from deeprank.train.monitor import SilentMonitor
 from deeprank.train.online import DrawRules
 from deeprank.train.pictures import read_plain
 from deeprank.train.recipefile import load_config
@@ -37,8 +37,9 @@ class Listener(SilentMonitor):
     def remark(self, text: str) -> None:
         self.remarks.append(text)
 
-    def begin(self, title: str, total: int, unit: str, done: int = 0) -> None:
-        self.titles.append(title)
+    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        self.titles.append(what)
+        return no_progress
 
 
 def some_vectors(count: int = 40, dim: int = 7, seed: int = 0) -> np.ndarray:

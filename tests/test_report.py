@@ -18,11 +18,11 @@ from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
 from deeprank.runtime.datasets import DataSet, Sample
+from deeprank.runtime.progress import SilentMonitor
 from deeprank.runtime.text import printable
 from deeprank.train.data import TrainingData, prepare
 from deeprank.train.figures import Figures, Ranking, rank_and_evaluate
 from deeprank.train.job import Surroundings
-from deeprank.train.monitor import SilentMonitor
 from deeprank.train.recipefile import load_config
 from deeprank.train.report import write_report
 from deeprank.train.report.analysis import class_figures, confusions, evaluated, worst_queries

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from deeprank.runtime.errors import TrainingError
+from deeprank.runtime.progress import Advance, SilentMonitor, no_progress
 from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.failures import is_out_of_memory
 from deeprank.train.job import Surroundings
-from deeprank.train.monitor import SilentMonitor
 from deeprank.train.recipefile import load_config
 from deeprank.train.runfolder import RunFolder
 from deeprank.train.training import resume_run, start_run
@@ -44,8 +44,9 @@ class Watcher(SilentMonitor):
         self.remarks.append(text)
         self._look(text)
 
-    def begin(self, title: str, total: int, unit: str, done: int = 0) -> None:
-        self._look(title)
+    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        self._look(what)
+        return no_progress
 
     def _look(self, text: str) -> None:
         if self.then is not None and text.startswith(self.when):

@@ -10,12 +10,12 @@ import torch
 
 from deeprank.runtime.datasets import DataSet, Sample, open_dataset
 from deeprank.runtime.errors import DataError, DeviceError, TrainingError
+from deeprank.runtime.progress import SilentMonitor
 from deeprank.train.curves import draw_curves
 from deeprank.train.data import prepare, sampled
 from deeprank.train.device import torch_device
 from deeprank.train.figures import deviation, evaluate, precision_text
 from deeprank.train.final import below_start
-from deeprank.train.monitor import SilentMonitor
 from deeprank.train.optimisation import rate_factor
 from deeprank.train.pictures import threaded
 from deeprank.train.recipefile import load_config

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from deeprank.runtime.datasets import open_dataset, split_by_rule
-from deeprank.runtime.errors import TrainingError
+from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.images import load_picture
 from deeprank.runtime.metrics import precision_at_k
+from deeprank.runtime.progress import Advance, SilentMonitor
 from deeprank.runtime.scan import nearest
 from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.files import write_atomically
 from deeprank.train.job import Surroundings
-from deeprank.train.monitor import SilentMonitor, TrainingInterrupted
 from deeprank.train.recipefile import load_config
 from deeprank.train.reference import Reference, load_run
 from deeprank.train.runfolder import RunFolder, create_run, open_run
@@ -54,7 +54,10 @@ class Listener(SilentMonitor):
     def remark(self, text: str) -> None:
         self.remarks.append(text)
 
-    def advance(self, count: int, note: str = "") -> None:
+    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        return self.advance
+
+    def advance(self, count: int = 1, /, detail: str = "") -> None:
         self.calls += 1
 
     def stopping(self) -> bool:

@@ -13,13 +13,12 @@ from test_train_run import TINY, Listener, rows_of, same_tensors
 from deeprank.models.network import NetworkConfig, build_network
 from deeprank.models.normalisation import HALF
 from deeprank.runtime.datasets import open_dataset
-from deeprank.runtime.errors import DataError, TrainingError
+from deeprank.runtime.errors import DataError, TrainingError, TrainingInterrupted
 from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.contradictions import check_together
 from deeprank.train.data import prepare
 from deeprank.train.ema import MovingAverage
 from deeprank.train.job import Surroundings
-from deeprank.train.monitor import TrainingInterrupted
 from deeprank.train.optimisation import rate_factor
 from deeprank.train.recipefile import load_config
 from deeprank.train.training import resume_run, start_run

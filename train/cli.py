@@ -78,7 +78,7 @@ def _train(
         ranks = others or ALONE
         surroundings = Surroundings(device, threads, cache, ranks)
         monitor = TerminalMonitor(speaks=ranks.first)
-        with monitor.signals():
+        with monitor.watching():
             if resume is not None:
                 asked = {name: getattr(merged, name) for name in overrides}
                 result = resume_run(resume, asked, surroundings, monitor, data=data, val=val, labels=labels)
@@ -109,7 +109,7 @@ def _with_others(device: str) -> Iterator[Any]:
     if "LOCAL_RANK" not in os.environ:
         yield None
         return
-    from .monitor import TrainingInterrupted
+    from ..runtime.errors import TrainingInterrupted
     from .torchrun import connected
 
     with connected() as ranks:
@@ -128,7 +128,7 @@ def _resumable(resume: Path | None) -> Iterator[None]:
     try:
         yield
     except TrainingError as error:
-        from .monitor import TrainingInterrupted
+        from ..runtime.errors import TrainingInterrupted
         from .runfolder import LATEST
 
         if not isinstance(error, TrainingInterrupted):

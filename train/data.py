@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runtime.datasets import HOLDOUT_RULE, DataSet, Sample, holdout
-from ..runtime.errors import DataError, PictureError, TrainingError
+from ..runtime.errors import DataError, PictureError, TrainingError, TrainingInterrupted
 from ..runtime.images import PictureRule
+from ..runtime.progress import Monitor
 from ..runtime.text import printable
 from .figures import MAX_K
-from .monitor import Monitor, TrainingInterrupted
 from .pictures import read_plain, threaded
 
 __all__ = ["GALLERY_PER_CLASS", "Positions", "TrainingData", "check_pictures", "prepare", "sampled"]
@@ -308,13 +308,12 @@ def check_pictures(
         return None
 
     bad = []
-    monitor.begin(title, len(samples), "pictures")
+    advance = monitor(title, len(samples))
     for position, error in enumerate(threaded(problem, range(len(samples)), threads)):
         if error is not None:
             bad.append(position)
             monitor.remark(f"Left out: {error}")
         if monitor.stopping():
             raise TrainingInterrupted("Stopped while the pictures were checked.")
-        monitor.advance(1)
-    monitor.end()
+        advance()
     return bad

@@ -21,10 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..runtime.errors import DeepRankError, DeviceError, TrainingError
+from ..runtime.errors import DeepRankError, DeviceError, TrainingError, TrainingInterrupted
 from .device import torch_device
 from .gathering import Forward, averaging, gathered, synchronise_norms
-from .monitor import TrainingInterrupted
 
 if TYPE_CHECKING:
     from ..models.network import EmbeddingNet  # it takes seconds, and wrong options are refused before

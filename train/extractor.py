@@ -19,7 +19,7 @@ from torch import nn
 from ..models.conversion import to_onnx
 from ..models.network import EmbeddingNet
 from ..runtime.images import Picture
-from .monitor import Monitor
+from ..runtime.progress import Monitor
 
 __all__ = ["Extractor", "extractor_when_needed", "make_extractor"]
 

@@ -20,15 +20,15 @@ import numpy.typing as npt
 
 from ..models.network import EmbeddingNet
 from ..runtime.datasets import Sample
-from ..runtime.errors import PictureError, TrainingError
+from ..runtime.errors import PictureError, TrainingError, TrainingInterrupted
 from ..runtime.files import create_file, file_sha256, is_own_file
 from ..runtime.images import PictureRule
+from ..runtime.progress import Monitor
 from ..runtime.streams import embed_stream
 from ..runtime.text import display_path
 from .config import Augmentation
 from .extractor import Extractor
 from .files import write_json
-from .monitor import Monitor, TrainingInterrupted
 from .pictures import Reader, read_augmented, read_plain, threaded
 
 __all__ = ["CachedFeatures", "FeatureCache", "View", "content_digests", "weights_digest"]
@@ -187,7 +187,7 @@ class FeatureCache:
             create_file(part).close()
         done, unreadable = _resume_point(part, progress_path, key, (len(samples), self.width))
         values = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, (len(samples), self.width))
-        self.monitor.begin(title, len(samples), "pictures", done)
+        advance = self.monitor(title, len(samples), "pictures", done)
         try:
             for row, features in self._rows(samples, view, done):
                 if isinstance(features, PictureError):
@@ -195,15 +195,15 @@ class FeatureCache:
                     values[row] = 0
                 else:
                     values[row] = features
+                advance()
                 if (row + 1) % _CHUNK == 0:
                     values.flush()
                     write_json(progress_path, {"key": key, "rows": row + 1, "unreadable": unreadable})
             values.flush()
         finally:
             del values
-            self.monitor.end()
         write_json(description_path, {"key": key, "sha256": file_sha256(part), "unreadable": unreadable})
-        part.replace(values_path)
+        part.replace(values_path)  # without fsync: the sha256 in the description tells a torn file
         progress_path.unlink(missing_ok=True)
 
     def _rows(
@@ -215,7 +215,6 @@ class FeatureCache:
         for row, features in embed_stream(positions, reader, self.extractor.run, threads=self.threads):
             if self.monitor.stopping():
                 raise TrainingInterrupted("Stopped while features were computed; those that are done are kept.")
-            self.monitor.advance(1)
             yield row, features
 
     def _reader(self, samples: Sequence[Sample], view: View) -> Reader:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from ..models.network import EmbeddingNet
+from ..runtime.progress import Monitor
 from .checkpoints import read_checkpoint
 from .data import Positions, TrainingData
 from .figures import Figures, Ranking, Vectors, precision_text, rank_and_evaluate, unit_rows
-from .monitor import Monitor
 from .runfolder import RunFolder
 from .sources import Source
 

@@ -17,6 +17,7 @@ from torch import nn
 from ..models.network import EmbeddingNet
 from ..models.weights import Weights
 from ..runtime.errors import TrainingError
+from ..runtime.progress import Monitor
 from ..runtime.text import printable
 from .checkpoints import read_checkpoint
 from .config import TrainConfig
@@ -25,7 +26,6 @@ from .epoch import sample_figures
 from .figures import precision_text
 from .headfit import whiten_head
 from .initial import narrowed
-from .monitor import Monitor
 from .runfolder import RunFolder
 from .sources import Source
 

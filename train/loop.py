@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from ..models.network import EmbeddingNet
-from ..runtime.errors import TrainingError
+from ..runtime.errors import TrainingError, TrainingInterrupted
+from ..runtime.progress import Monitor
 from .config import TrainConfig
 from .curves import draw_curves
 from .data import Positions, TrainingData
@@ -24,7 +25,6 @@ from .epoch import Reached, refuse_collapse, sample_figures, summary
 from .failures import enough_memory
 from .files import write_atomically
 from .learner import Learner
-from .monitor import Monitor, TrainingInterrupted
 from .relevance import Relevance
 from .runfolder import RunFolder
 from .samplers import make_sampler
@@ -116,18 +116,15 @@ class Trainer:
         plan = self._data.fit[self._sampler.epoch(epoch)]
         title = f"epoch {epoch + 1}/{self._config.epochs}"
         self._learner.begin_epoch(epoch)
-        self._monitor.begin(title, plan.size, "pictures", self._reached.step * plan.shape[1])
-        try:
-            before = time.monotonic()
-            for inputs, labels in self._batches(plan, epoch):
-                self._reached.add(self._learner.step(inputs, labels, epoch, self._reached.step))
-                now = time.monotonic()
-                self._reached.seconds += now - before
-                before = now
-                self._monitor.advance(plan.shape[1], self._reached.note)
-                self._maybe_stop()
-        finally:
-            self._monitor.end()
+        advance = self._monitor(title, plan.size, "pictures", self._reached.step * plan.shape[1])
+        before = time.monotonic()
+        for inputs, labels in self._batches(plan, epoch):
+            self._reached.add(self._learner.step(inputs, labels, epoch, self._reached.step))
+            now = time.monotonic()
+            self._reached.seconds += now - before
+            before = now
+            advance(plan.shape[1], self._reached.note)
+            self._maybe_stop()
 
     def _batches(self, plan: Positions, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield this rank's share of each batch's inputs, and the labels of the whole batch."""

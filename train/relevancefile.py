@@ -22,9 +22,9 @@ from ..runtime.csvfile import csv_rows, member_path, row_error
 from ..runtime.errors import DataError
 from ..runtime.files import file_sha256
 from ..runtime.npz import DAMAGED, read_arrays
+from ..runtime.progress import Monitor
 from ..runtime.text import display_path, printable
 from .data import TrainingData
-from .monitor import Monitor
 from .relevance import PairRelevance, Part, Relevance, VectorRelevance
 
 __all__ = ["read_relevance", "relevance_digest"]

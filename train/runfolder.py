@@ -183,7 +183,7 @@ def _point_latest(path: Path) -> None:
             with placed(LATEST) as file:
                 file.write(f"{target}\n".encode("utf-8", "surrogateescape"))
         else:
-            link.replace(LATEST)
+            link.replace(LATEST)  # a link, which ``placed`` does not make
     except OSError as error:
         raise TrainingError(f"{display_path(LATEST)} cannot be written ({error.strerror or error}).") from None
 

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from ..models.network import EmbeddingNet
-from ..runtime.errors import PictureError, TrainingError
+from ..runtime.errors import PictureError, TrainingError, TrainingInterrupted
 from ..runtime.images import Picture, PictureRule
+from ..runtime.progress import Monitor
 from ..runtime.streams import embed_stream
 from .config import Augmentation
 from .data import Positions, TrainingData
 from .features import CachedFeatures
-from .monitor import Monitor, TrainingInterrupted
 from .pictures import read_augmented, read_plain, threaded
 
 __all__ = ["FeatureSource", "PictureSource", "Source", "Split"]
@@ -251,13 +251,12 @@ class PictureSource:
         vectors = np.empty((len(positions), width), dtype=np.float32)
         read = read_plain(samples, self._rule)
         stream = embed_stream(positions.tolist(), read, batch, batch_size=_PICTURE_CHUNK, threads=self._threads)
-        self._monitor.begin("evaluating", len(positions), "pictures")
+        advance = self._monitor("evaluating", len(positions))
         for row, (_, vector) in enumerate(stream):
             if isinstance(vector, PictureError):
                 raise TrainingError(f"A picture has become unreadable: {vector}") from vector
             if self._monitor.stopping():
                 raise TrainingInterrupted("Stopped while the embedding was evaluated; the run is saved.")
             vectors[row] = vector
-            self._monitor.advance(1)
-        self._monitor.end()
+            advance()
         return vectors

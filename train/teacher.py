@@ -24,13 +24,13 @@ from ..runtime.datasets import Sample
 from ..runtime.devices import usable_cores
 from ..runtime.errors import TrainingError
 from ..runtime.images import PictureRule
+from ..runtime.progress import Monitor
 from ..runtime.text import printable
 from .colour import COLOUR_WIDTH, colour_histograms
 from .config import TrainConfig
 from .data import TrainingData
 from .extractor import Extractor, extractor_when_needed
 from .features import FeatureCache, View, content_digests, weights_digest
-from .monitor import Monitor
 from .relevance import Part, Relevance, VectorRelevance
 from .relevancefile import read_relevance, relevance_digest
 

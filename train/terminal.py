@@ -6,51 +6,40 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
-from ..runtime.cli import note, progress
+from ..runtime.cli import note, progress_in_stages
+from ..runtime.progress import Advance, StartProgress, start_nothing
 
 __all__ = ["TerminalMonitor"]
 
 
 class TerminalMonitor:
-    """Shows remarks and progress on stderr; stops on the first Ctrl-C or SIGTERM at the next safe point."""
+    """Shows remarks and progress on stderr; stops on the first Ctrl-C or SIGTERM at the next safe point.
+
+    It implements :class:`~..runtime.progress.Monitor`.
+    """
 
     def __init__(self, speaks: bool = True) -> None:
         self._speaks = speaks
-        self._work = contextlib.ExitStack()
-        self._advance: Any = None
+        self._start: StartProgress = start_nothing
         self._stopping = False
 
+    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        """Show the progress of a stage."""
+        return self._start(what, total, unit, done)
+
     def remark(self, text: str) -> None:
-        """See :class:`~.monitor.Monitor`."""
+        """Show a line."""
         if self._speaks:
             note(text)
 
-    def begin(self, title: str, total: int, unit: str, done: int = 0) -> None:
-        """See :class:`~.monitor.Monitor`."""
-        self.end()
-        if not self._speaks:
-            return
-        more = f" (after {done:,} from before)" if done else ""
-        self._advance = self._work.enter_context(progress(title + more, total - done, unit))
-
-    def advance(self, count: int, note: str = "") -> None:
-        """See :class:`~.monitor.Monitor`."""
-        if self._speaks:
-            self._advance(count, detail=note)
-
-    def end(self) -> None:
-        """See :class:`~.monitor.Monitor`."""
-        self._work.close()
-
     def stopping(self) -> bool:
-        """See :class:`~.monitor.Monitor`."""
+        """Return True after the first signal."""
         return self._stopping
 
     @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """Catch the first signal; the second Ctrl-C ends the process at once."""
+    def watching(self) -> Iterator[None]:
+        """Show progress, and catch the first signal; the second Ctrl-C ends the process at once."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             del frame
@@ -62,8 +51,9 @@ class TerminalMonitor:
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield
+            with progress_in_stages() as start:
+                self._start = start if self._speaks else start_nothing
+                yield
         finally:
-            self.end()
             for number, handler in before.items():
                 signal.signal(number, handler)

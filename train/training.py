@@ -14,6 +14,7 @@ from ..models.weights import find_weights
 from ..runtime.dataset_summary import reading_line, report_reading
 from ..runtime.datasets import HOLDOUT_RULE, DataSet, labels_beside, open_dataset
 from ..runtime.files import delete_prepared, file_sha256
+from ..runtime.progress import Monitor
 from ..runtime.text import display_path
 from .checkpoints import read_checkpoint
 from .config import TrainConfig
@@ -30,7 +31,6 @@ from .initial import make_network, narrowed
 from .inputs import make_source
 from .job import Job, Surroundings
 from .loop import Trainer
-from .monitor import Monitor
 from .pml import check_pml
 from .report import write_report
 from .resuming import check_same_weights, read_stored

@@ -21,7 +21,7 @@ from truth import Fact, Truth
 from world import Picture, World, noise, run_well
 from world import run as run_index
 
-from deeprank.runtime.index.files import exchange_folders
+from deeprank.runtime.files import exchange_folders
 
 __all__ = ["run"]
 

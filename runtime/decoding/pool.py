@@ -7,9 +7,9 @@ import os
 import time
 from collections.abc import Callable
 
+from ..devices import ByteBudget
 from ..errors import DecodersBusyError, DecodersFailedError
 from ..images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, name_of, naming
-from ..memory import ByteBudget
 from .frames import FrameError, shares_memory
 from .process import IDLE_BYTES, DecodingLimits, DecodingProcess, Job, OutOfMemory, file_of, refusal
 from .workers import Workers, default_decoders

@@ -17,14 +17,13 @@ from ..cli import (
     application,
     emit_json,
     guarded,
+    index_option,
     note,
     progress_in_stages,
 )
+from ..console import DEFAULT_INDEX
 from .examine import DoctorOptions, examine
 from .presentation import document, lines
-
-# As deeprank-index has it; importing that needs numpy, which may be what is broken.
-DEFAULT_INDEX = Path("deeprank.index")
 
 app = application(
     "Check the installation, the model, the index and parity, and say what puts right what is not.",
@@ -40,16 +39,7 @@ app = application(
 @app.command()
 @guarded
 def doctor_command(
-    index: Annotated[
-        Path | None,
-        typer.Option(
-            "--index",
-            envvar="DEEPRANK_INDEX",
-            metavar="DIR",
-            help="The index folder.",
-            show_default=f"./{DEFAULT_INDEX}, if it is there",
-        ),
-    ] = None,
+    index: Annotated[Path | None, index_option(show_default=f"./{DEFAULT_INDEX}, if it is there")] = None,
     model: ModelOption = None,
     reference: Annotated[
         Path | None,

@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+from ..files import open_regular
 from ..index.care.leftovers import bytes_in, find_leftovers, has_log
 from ..index.files import DATABASE, GRAPH, LOCK
 from ..shell import shell_word
@@ -55,21 +56,15 @@ def is_being_written(folder: Path) -> bool | None:
         import fcntl
     except ImportError:
         return None
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        descriptor = os.open(folder / LOCK, flags)
+        with open_regular(folder / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
         return None
-    finally:
-        os.close(descriptor)
     return False
 
 

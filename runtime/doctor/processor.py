@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..cgroups import cpu_quota
-from ..devices import has_vnni, processor, usable_cores
+from ..devices import cpu_quota, has_vnni, processor, usable_cores
 from .finding import Finding, ok
 
 __all__ = ["cores_finding", "processor_finding"]

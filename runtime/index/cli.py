@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import typer
 
 from ..cli import (
     DeviceOption,
+    IndexOption,
     JsonOption,
     MaxPixelsOption,
     ThreadsOption,
@@ -27,10 +27,10 @@ from ..cli import (
     note,
     progress_in_stages,
 )
-from ..console import emit_paths, from_here, next_step
+from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX, default_index, emit_paths, from_here, next_step
+from ..devices import return_large_blocks
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
-from ..memory import return_large_blocks
 from ..nearduplicate import NEAR_DUPLICATE
 from ..progress import StartProgress
 from ..text import display_path
@@ -44,10 +44,6 @@ if TYPE_CHECKING:
     from .folders.dryrun import DryRun
     from .folders.report import SyncReport
 
-IndexOption = Annotated[
-    Path,
-    typer.Option("--index", envvar="DEEPRANK_INDEX", metavar="DIR", help="The index folder.", show_default=True),
-]
 SharedOption = Annotated[
     bool,
     typer.Option(
@@ -56,7 +52,6 @@ SharedOption = Annotated[
     ),
 ]
 LabelOption = Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")]
-DEFAULT_INDEX = Path("deeprank.index")
 
 app = application(
     "Make an index of folders of pictures, and look after it.",
@@ -96,7 +91,8 @@ app = application(
         **dict.fromkeys(("--update", "--incremental"), "a sync embeds only what is new or has changed"),
         **dict.fromkeys(("--delete", "--prune"), "a sync takes out what is gone, unless --keep-missing is given"),
         **dict.fromkeys(("--batch-size", "--batch"), "batches are as large as --threads can use"),
-        **dict.fromkeys(("--db", "--database", "--index-dir", "-o", "--out", "--output"), "--index"),
+        **OTHER_NAMES_OF_INDEX,
+        **dict.fromkeys(("-o", "--out", "--output"), "--index"),
         **dict.fromkeys(("--ignore", "--skip"), "--exclude"),
         **dict.fromkeys(("--only", "--pattern", "--glob", "--filter"), "--include"),
         **dict.fromkeys(("-n", "--dry", "--simulate"), "--dry-run"),
@@ -287,15 +283,14 @@ def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed
 
 def _index_option(index: Path) -> list[str]:
     # Where it is named by the environment, it is so for the next command, too.
-    default = os.environ.get("DEEPRANK_INDEX") or str(DEFAULT_INDEX)
-    return [] if str(index) == default else ["--index", str(index)]
+    return [] if index == default_index() else ["--index", str(index)]
 
 
 @contextlib.contextmanager
-def _interruptible(kept: str, unit: str = "pictures") -> Iterator[StartProgress]:
+def _interruptible(kept: str) -> Iterator[StartProgress]:
     """Show progress. On Ctrl-C, say what was ``kept``, and exit as an interrupted command does."""
     try:
-        with progress_in_stages(unit) as start:
+        with progress_in_stages() as start:
             yield start
     except KeyboardInterrupt as interrupt:
         fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
@@ -433,7 +428,7 @@ def copy_command(
     """Copy the index, also while it is being searched or synced: one state of it, complete or not at all."""
     from .transfer.copying import copy
 
-    with _interruptible(f"nothing was put at {display_path(target)}", "MB") as start:
+    with _interruptible(f"nothing was put at {display_path(target)}") as start:
         report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
     for remark in report.remarks:
         note(remark)

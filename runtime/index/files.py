@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -14,14 +13,19 @@ from typing import TYPE_CHECKING
 from ..console import to_paste
 from ..errors import IndexStateError
 from ..files import (
+    FileId,
     Permissions,
+    copy_blocks,
     create_file,
     delete_prepared,
+    file_id,
+    file_kind,
+    is_own_folder,
     open_regular,
     placed,
     prepared_for,
     set_permissions,
-    sync_folder,
+    sha256_of,
 )
 from ..text import display_path
 
@@ -41,14 +45,12 @@ __all__ = [
     "check_parts",
     "check_shared",
     "clear_prepared",
+    "database_id",
     "disk_errors",
-    "exchange_folders",
     "file_lock",
-    "finish_exchange",
     "is_foreign",
     "is_index",
     "is_left_over",
-    "is_ours",
     "is_part",
     "not_shared",
     "permissions_of",
@@ -73,15 +75,6 @@ _PARTS = (DATABASE, MODEL, GRAPH, LOCK, *_SIDES)
 # Earlier versions prepared a file under these names.
 _ONCE_PREPARED = tuple(f"{name}.tmp" for name in (DATABASE, MODEL, GRAPH, LOCK))
 _ONCE_PREPARED += tuple(f"{DATABASE}.tmp{suffix}" for suffix in SIDE_FILES)
-_KINDS = {
-    stat.S_IFLNK: "link",
-    stat.S_IFDIR: "folder",
-    stat.S_IFREG: "file",
-    stat.S_IFIFO: "pipe",
-    stat.S_IFSOCK: "socket",
-}
-
-_AT_A_TIME = 1 << 20
 # Faults of what is written, not of what is read.
 _OF_THE_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -90,6 +83,13 @@ def is_index(folder: Path) -> bool:
     """Tell whether ``folder`` holds an index (its database, that is; the rest can be made again)."""
     # Not Path.exists: a folder above that may not be entered is no reason to raise.
     return os.path.exists(folder / DATABASE)  # noqa: PTH110
+
+
+def database_id(folder: Path) -> FileId | None:
+    """Return which file the database is: ``--reembed`` and ``--repair`` replace it. None: it cannot be looked at."""
+    with contextlib.suppress(OSError):
+        return file_id(folder / DATABASE)
+    return None
 
 
 def is_part(name: str) -> bool:
@@ -134,7 +134,7 @@ def _problem(name: str, status: os.stat_result) -> str | None:
     """Return what is there instead of a part of an index, as a noun; None: the part."""
     expected = stat.S_ISDIR if name == UPLOADS else stat.S_ISREG
     if not expected(status.st_mode):
-        return _KINDS.get(stat.S_IFMT(status.st_mode), "device")
+        return file_kind(status)
     # SQLite and the lock write into a file that is there already: it must not be somebody else's, too.
     if status.st_nlink > 1 and (name in _SIDES or (name == LOCK and status.st_size)):
         return "hard link"
@@ -242,31 +242,6 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def exchange_folders(fresh: Path, folder: Path) -> None:
-    """Swap two folders of one parent, so that at every moment one of them has the name ``folder``.
-
-    Linux does that in one step. Elsewhere it takes two renames; :func:`finish_exchange` undoes the first where a crash
-    came between them.
-    """
-    if not _exchanged(fresh, folder):
-        aside = folder.with_name(f".{folder.name}.aside")
-        folder.replace(aside)
-        fresh.replace(folder)
-        aside.replace(fresh)
-    sync_folder(folder.parent)
-
-
-def finish_exchange(folder: Path) -> None:
-    """Give a folder its name back that a crash in :func:`exchange_folders` took.
-
-    Only to one of the same user: in a folder that many may write to, anybody can prepare one of that name.
-    """
-    aside = folder.with_name(f".{folder.name}.aside")
-    if is_ours(aside) and not os.path.lexists(folder):
-        with contextlib.suppress(OSError):  # it may be only to be read; then there is no index
-            aside.replace(folder)
-
-
 def private_folder(folder: Path) -> None:
     """Make a hidden folder in which an index is made, or take the one that a killed process of ours has left.
 
@@ -280,7 +255,7 @@ def private_folder(folder: Path) -> None:
     try:
         folder.mkdir(0o700)
     except FileExistsError:
-        if not is_ours(folder):
+        if not is_own_folder(folder):
             raise IndexStateError(
                 f"{display_path(folder)} is {_found(folder)}, where an index was to be made; delete it, or name "
                 "another place for the index."
@@ -296,31 +271,10 @@ def is_foreign(folder: Path) -> bool:
     return bool(above.st_mode & stat.S_IWOTH) and status.st_uid not in (os.geteuid(), 0, above.st_uid)
 
 
-def is_ours(folder: Path) -> bool:
-    """Tell whether something is there and is a folder, no link, of the user that we are."""
-    try:
-        status = folder.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "geteuid") or status.st_uid == os.geteuid())
-
-
 def _found(path: Path) -> str:
     if path.is_dir() and not path.is_symlink():
         return f"a folder of another user{_name_of(path)}"
-    return f"a {_KINDS.get(stat.S_IFMT(path.lstat().st_mode), 'device')}"
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Swap two names by Linux's renameat2; False where the system or the file system has no such thing."""
-    import ctypes
-
-    try:
-        renameat2 = ctypes.CDLL(None).renameat2
-    except (AttributeError, OSError, TypeError):
-        return False
-    here, exchange = -100, 2
-    return bool(renameat2(here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), exchange) == 0)
+    return f"a {file_kind(path.lstat())}"
 
 
 def put_copy(source: Path, target: Path, permissions: Permissions) -> str:
@@ -330,9 +284,7 @@ def put_copy(source: Path, target: Path, permissions: Permissions) -> str:
         OSError: ``source`` is no regular file, and no link to one, or ``target`` cannot be written.
 
     """
-    import shutil
-
     with open_regular(source, follow_links=True) as file, placed(target, permissions) as copied:
-        shutil.copyfileobj(file, copied, _AT_A_TIME)
+        copy_blocks(file, copied)
         copied.seek(0)
-        return hashlib.file_digest(copied, "sha256").hexdigest()
+        return sha256_of(copied).hex()

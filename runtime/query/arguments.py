@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from ..console import as_typed, refuse_usage, unknown_option
+from ..console import (
+    DEFAULT_INDEX,
+    INDEX_VARIABLE,
+    OTHER_NAMES_OF_INDEX,
+    as_typed,
+    default_index,
+    refuse_usage,
+    unknown_option,
+)
 from ..devices import Device
 from ..images import DEFAULT_MAX_PIXELS
 from ..nearduplicate import NEAR_DUPLICATE
@@ -53,7 +60,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("--reverse", "--worst", "--furthest", "--least-similar", "--dissimilar"), "--farthest"),
     **dict.fromkeys(("--dedupe", "--distinct", "--no-duplicates"), "--unique"),
     **dict.fromkeys(("--exclude-self", "--exclude-query", "--no-self", "--skip-self"), "--leave-out-query"),
-    **dict.fromkeys(("--db", "--database", "--index-dir"), "--index"),
+    **OTHER_NAMES_OF_INDEX,
     **dict.fromkeys(("--id", "--ids"), "--item"),
     **dict.fromkeys(("--average", "--centroid"), "--mean"),
     **dict.fromkeys(("--browser", "--show", "--view"), "--open"),
@@ -189,7 +196,6 @@ def _name(action: argparse.Action) -> str:
 def make_parser() -> _Parser:
     """Return the parser of the command line."""
     parser = _Parser(prog=as_typed("deeprank-query"), allow_abbrev=False)
-    default_index = Path(os.environ.get("DEEPRANK_INDEX") or "deeprank.index")
     add = parser.add_argument
     images_help = "pictures to find similar ones of; - reads one from standard input"
     add("images", nargs="*", metavar="IMAGE", help=images_help)
@@ -197,8 +203,8 @@ def make_parser() -> _Parser:
     add("--item", action="append", metavar="ID|PATH", help=item_help)
     add("--mean", action="store_true", help="one answer for all pictures: what is nearest to the mean of their vectors")
     add("-k", "--k", type=_at_least_one, default=10, metavar="K", help="how many (default: 10)")
-    index_help = "the index folder (default: $DEEPRANK_INDEX, then deeprank.index)"
-    add("--index", type=Path, default=default_index, metavar="DIR", help=index_help)
+    index_help = f"the index folder (default: ${INDEX_VARIABLE}, then {DEFAULT_INDEX})"
+    add("--index", type=Path, default=default_index(), metavar="DIR", help=index_help)
     add("--farthest", action="store_true", help="the least similar ones instead")
     search_help = "auto (default), exact (scan all vectors) or hnsw (use the graph)"
     add("--search", choices=("auto", "exact", "hnsw"), default="auto", help=search_help)

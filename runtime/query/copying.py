@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ..errors import QueryError
-from ..files import placed
+from ..files import SourceError, open_indexed, placed
 from ..text import display_path
 from .answer import Answer
-from .regularfile import SourceError, opened
 
 if TYPE_CHECKING:
     from ..index.search.hit import Hit
@@ -130,7 +129,7 @@ def file_name(prefix: str, name: str) -> str:
 
 
 def _copy(hit: Hit, target: Path) -> None:
-    with opened(hit.path, hit.content) as file, placed(target) as copy:
+    with open_indexed(hit.path, hit.content) as file, placed(target) as copy:
         for block in _blocks(file):
             copy.write(block)
         copy.flush()

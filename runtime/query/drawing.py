@@ -7,9 +7,9 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..files import open_indexed
 from ..index.search.index import Hit
 from .answer import Answer, Asked
-from .regularfile import opened
 from .sheet import SheetBlock, SheetPicture, Source, draw_sheets
 
 __all__ = ["draw_answers"]
@@ -52,14 +52,14 @@ def _query_picture(answer: Answer, query_label: str | None) -> SheetPicture:
 
 def _source(asked: Asked) -> Source:
     if asked.indexed is not None:
-        return functools.partial(opened, asked.path, asked.indexed)
+        return functools.partial(open_indexed, asked.path, asked.indexed)
     return asked.path if asked.content is None else functools.partial(io.BytesIO, asked.content)
 
 
 def _hit_picture(rank: int, hit: Hit, query_label: str | None) -> SheetPicture:
     caption = _lines(f"{rank}.  D = {hit.distance:.4f}", hit.label, Path(hit.path).name)
     return SheetPicture(
-        functools.partial(opened, hit.path, hit.content),
+        functools.partial(open_indexed, hit.path, hit.content),
         caption,
         None if query_label is None else hit.label == query_label,
     )

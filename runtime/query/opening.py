@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import QueryError
+from ..files import write_result
 from ..text import display_path
-from .placing import put_result
 
 __all__ = ["check_place", "open_in_browser", "write_page"]
 
@@ -38,7 +38,7 @@ def write_page(content: bytes, target: Path | None) -> Path:
     """
     if target is None:
         return _write_privately(content)
-    put_result(content, target)
+    write_result(content, target, QueryError)
     return target
 
 
@@ -55,7 +55,7 @@ def open_in_browser(file: Path) -> bool:
 
 def _write_privately(content: bytes) -> Path:
     try:
-        descriptor, name = tempfile.mkstemp(prefix="deeprank-query-", suffix=".html")  # only the user may read it
+        descriptor, name = tempfile.mkstemp(prefix="deeprank-query-", suffix=".html")  # a new file, private
     except OSError as error:
         raise QueryError(
             f"No temporary file can be made ({error.strerror}); name one to write instead (--html FILE)."

@@ -15,10 +15,9 @@ from typing import IO
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import PictureError, QueryError
+from ..files import SourceError, write_result
 from ..images import PictureRule, load_picture
 from ..text import display_path, printable
-from .placing import put_result
-from .regularfile import SourceError
 
 __all__ = ["MOST_HITS", "SheetBlock", "SheetPicture", "draw_sheet", "draw_sheets"]
 
@@ -230,4 +229,4 @@ def _font(size: int, *, latin: bool) -> Font:
 def _save(sheet: Image.Image, out: Path) -> None:
     content = io.BytesIO()
     sheet.save(content, format="PNG")
-    put_result(content.getvalue(), out)
+    write_result(content.getvalue(), out, QueryError)

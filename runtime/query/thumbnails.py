@@ -13,8 +13,8 @@ from PIL import Image
 
 from ..devices import usable_cores
 from ..errors import PictureError
+from ..files import SourceError, open_indexed
 from ..images import load_thumbnail
-from .regularfile import SourceError, opened
 
 if TYPE_CHECKING:
     from ..index.search.hit import Content
@@ -64,7 +64,7 @@ def load_thumbnails(
 
 def _thumbnail(path: str, indexed: Content | None, max_pixels: int, content: bytes | None) -> Thumbnail:
     try:
-        with opened(path, indexed) if content is None else io.BytesIO(content) as file:
+        with open_indexed(path, indexed) if content is None else io.BytesIO(content) as file:
             small = Image.fromarray(load_thumbnail(file, LONGEST_SIDE, max_pixels=max_pixels))
     except PictureError as error:
         return Thumbnail(problem=error.short)  # the page names the file beside that

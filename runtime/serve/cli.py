@@ -13,6 +13,7 @@ import typer
 
 from ..cli import (
     DeviceOption,
+    IndexOption,
     MaxPixelsOption,
     ThreadsOption,
     VerboseOption,
@@ -21,15 +22,14 @@ from ..cli import (
     guarded,
     note,
 )
+from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX
+from ..devices import return_large_blocks
 from ..errors import MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
-from ..memory import return_large_blocks
 from ..text import display_path, printable
 from .log import LOG
 from .settings import DEFAULT_MAX_UPLOAD, DEFAULT_PORT, DEFAULT_WAITING, ServeSettings, is_local
 from .tokens import is_private, read_token
-
-DEFAULT_INDEX = Path("deeprank.index")
 
 app = application(
     "Serve an index over HTTP: a JSON API (/docs describes it), and a page for searching by picture (/).",
@@ -47,7 +47,7 @@ app = application(
         "-p": "--port",
         **dict.fromkeys(("--token", "--password", "--api-key", "--auth"), "the token is in a file: --token-file"),
         **dict.fromkeys(("--writable", "--write", "--allow-write"), "--allow-writes"),
-        **dict.fromkeys(("--db", "--database", "--index-dir"), "--index"),
+        **OTHER_NAMES_OF_INDEX,
         **dict.fromkeys(("--workers", "-j", "--jobs", "--num-threads"), "--threads"),
         **dict.fromkeys(("--hostname", "--allowed-hosts", "--server-name"), "--allowed-host"),
         **dict.fromkeys(("--access-log", "--log"), "--log-requests"),
@@ -62,10 +62,7 @@ app = application(
 @app.command()
 @guarded
 def serve_command(
-    index: Annotated[
-        Path,
-        typer.Option("--index", envvar="DEEPRANK_INDEX", metavar="DIR", help="The index folder."),
-    ] = DEFAULT_INDEX,
+    index: IndexOption = DEFAULT_INDEX,
     host: Annotated[
         str,
         typer.Option("--host", help="Address to listen at. One that other machines can reach needs --token-file."),

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
+from ..scan import are_unit
 from .errors import RefusedError
 
 __all__ = ["Form", "Sent", "number", "read_form", "vector_of"]
@@ -170,7 +171,7 @@ def vector_of(text: str, dim: int) -> npt.NDArray[np.float32]:
     if len(content) != 4 * dim:
         raise RefusedError(422, f"The vector has {len(content)} bytes; {expected}.")
     vector = np.frombuffer(content, dtype="<f4").astype(np.float32)
-    if not np.isfinite(vector).all() or abs(np.linalg.norm(vector.astype(np.float64)) - 1) > 5e-3:
+    if not are_unit(vector[None]).all():
         raise RefusedError(422, f"The vector is not of unit length; {expected}.")
     return vector
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from PIL import Image
 
 from ..decoding.pool import DecodingPool
 from ..errors import PictureError
+from ..files import NotRegularError, open_regular, regular_status
 from ..images import ByteBudget
 from ..index.search.named import IndexedPicture
 from .errors import GoneError, RefusedError
@@ -24,6 +24,7 @@ __all__ = ["SIZES", "Thumbnail", "Thumbnails"]
 
 SIZES = (128, 256, 512, 1024)
 _QUALITY = 85
+_ANOTHER = "is not the one that was indexed any more"
 _MOST_CACHED = 64_000_000
 # A larger file is not read for a thumbnail; nor are several together that are larger.
 _LARGEST_FILE = 512_000_000
@@ -103,13 +104,11 @@ class Thumbnails:
 def _check_size(picture: IndexedPicture) -> None:
     """Notice that a file is gone or was changed even where its thumbnail is known, as far as a look at it tells."""
     try:
-        status = os.stat(os.fsencode(picture.path))  # noqa: PTH116 - bytes, which pathlib does not take
-    except FileNotFoundError:
-        raise GoneError("is not there any more") from None
+        same = regular_status(picture.path, follow_links=True).st_size == picture.size
     except OSError as error:
-        raise GoneError(f"cannot be looked at ({error.strerror})") from None
-    if not stat.S_ISREG(status.st_mode) or status.st_size != picture.size:
-        raise GoneError("is not the one that was indexed any more")
+        raise _gone(error, "looked at") from None
+    if not same:
+        raise GoneError(_ANOTHER)
 
 
 def _read(picture: IndexedPicture) -> bytes:
@@ -120,20 +119,17 @@ def _read(picture: IndexedPicture) -> bytes:
     if picture.size > _LARGEST_FILE:
         raise RefusedError(422, f"The file of this picture is larger than {_LARGEST_FILE:,} bytes; it is not shown.")
     try:
-        descriptor = os.open(os.fsencode(picture.path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except FileNotFoundError:
-        raise GoneError("is not there any more") from None
+        with open_regular(picture.path, follow_links=True) as file:
+            content = file.read(picture.size) if os.fstat(file.fileno()).st_size == picture.size else b""
     except OSError as error:
-        raise GoneError(f"cannot be opened ({error.strerror})") from None
-    try:
-        status = os.fstat(descriptor)
-        same = stat.S_ISREG(status.st_mode) and status.st_size == picture.size
-        with open(descriptor, "rb", closefd=False) if same else io.BytesIO() as file:
-            content = file.read(picture.size)
-    except OSError as error:
-        raise GoneError(f"cannot be read ({error.strerror})") from None
-    finally:
-        os.close(descriptor)
-    if not same or hashlib.sha256(content).digest() != picture.sha256:
-        raise GoneError("is not the one that was indexed any more")
+        raise _gone(error, "read") from None
+    # Of the bytes that are shown: the file may change while it is read.
+    if hashlib.sha256(content).digest() != picture.sha256:
+        raise GoneError(_ANOTHER)
     return content
+
+
+def _gone(error: OSError, action: str) -> GoneError:
+    if isinstance(error, FileNotFoundError):
+        return GoneError("is not there any more")
+    return GoneError(_ANOTHER if isinstance(error, NotRegularError) else f"cannot be {action} ({error.strerror})")

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from ...runtime.csvfile import written_rows
 from ...runtime.datasets import DataSet
 from ...runtime.errors import DeepRankError
+from ...runtime.progress import Monitor
 from ...runtime.text import display_path, printable
 from ..data import TrainingData
 from ..figures import Ranking
 from ..files import write_atomically
 from ..final import below_start
-from ..monitor import Monitor
 from ..runfolder import RunFolder
 from .analysis import ClassFigures, Confusion, Evaluated, class_figures, confusions, evaluated, worst_queries
 from .embedding_map import draw_map, in_the_plane, map_sample
@@ -57,17 +57,13 @@ def write_report(
 
     """
     parts = _Parts(monitor)
-    monitor.begin("report", _PARTS, "parts")
-    try:
-        page = _page(run, data, dataset, queries, ranking, parts)
-        if page is None:
-            return None
-        path = parts.make("there is no report.html", lambda: _write(run.report_path, render(page)), always=True)
-        if path is not None:
-            monitor.remark(f"Report: {display_path(path)}")
-        return path
-    finally:
-        monitor.end()
+    page = _page(run, data, dataset, queries, ranking, parts)
+    if page is None:
+        return None
+    path = parts.make("there is no report.html", lambda: _write(run.report_path, render(page)), always=True)
+    if path is not None:
+        monitor.remark(f"Report: {display_path(path)}")
+    return path
 
 
 class _Parts:
@@ -75,6 +71,7 @@ class _Parts:
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
+        self._advance = monitor("report", _PARTS, "parts")
         self.missing: list[str] = []
 
     def make(self, lost: str, work: Callable[[], T], *, always: bool = False) -> T | None:
@@ -91,7 +88,7 @@ class _Parts:
             self._monitor.remark(f"The run is complete, but {lost}: {_reason(error)}")
             return None
         finally:
-            self._monitor.advance(1)
+            self._advance()
 
 
 def _reason(error: Exception) -> str:

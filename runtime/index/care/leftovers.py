@@ -6,8 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
+from ...files import is_own_folder
 from ..database.store import Store
-from ..files import DATABASE, SIDE_FILES, UPLOADS, is_left_over, is_ours
+from ..files import DATABASE, SIDE_FILES, UPLOADS, is_left_over
 from ..uploads.files import delete_files, find_unused
 
 __all__ = ["bytes_in", "clear_leftovers", "clear_unused_uploads", "find_leftovers", "has_log"]
@@ -21,7 +22,7 @@ def find_leftovers(folder: Path) -> list[Path]:
     repaired, embedded = folder / "repair.tmp", real.with_name(f".{real.name}.reembed")
     prepared += [repaired] if repaired.is_dir() and not repaired.is_symlink() else []
     # Somebody else's is none of our business: the folder beside may be one that many write to.
-    return prepared + ([embedded] if is_ours(embedded) else [])
+    return prepared + ([embedded] if is_own_folder(embedded) else [])
 
 
 def clear_leftovers(folder: Path) -> list[str]:

@@ -10,13 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import IndexStateError
-from ...files import Permissions, set_permissions, sync_folder
+from ...files import (
+    Permissions,
+    exchange_folders,
+    finish_exchange,
+    is_own_folder,
+    set_permissions,
+    sync_folder,
+)
 from ...pretrained import LOCAL_MODEL, find_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..database.store import Store
 from ..database.writer import locked
-from ..files import disk_errors, exchange_folders, finish_exchange, is_ours, permissions_of, private_folder
+from ..files import disk_errors, permissions_of, private_folder
 from ..folders.options import SyncOptions
 from ..folders.plan import RootPlan, plan_sync
 from ..folders.sync import SyncReport, sync_new
@@ -92,5 +99,5 @@ def _swap_in(fresh: Path, folder: Path) -> None:
 
 def _clear(fresh: Path) -> None:
     """Delete what a killed process has left; a new index is not made in what is somebody else's."""
-    if is_ours(fresh):
+    if is_own_folder(fresh):
         shutil.rmtree(fresh, ignore_errors=True)

@@ -33,7 +33,7 @@ from ..database.rescue import (
 from ..database.schema import connect, page_faults, strange_objects
 from ..database.store import Store
 from ..database.writer import locked, open_writer
-from ..files import DATABASE, GRAPH, MODEL, UPLOADS, disk_errors, permissions_of, put_copy
+from ..files import DATABASE, GRAPH, MODEL, UPLOADS, database_id, disk_errors, permissions_of, put_copy
 from ..folders.options import SyncOptions
 from ..folders.run import SyncRun
 from ..graph.file import GraphFile, GraphUnusableError, VectorComparison, open_graph
@@ -141,21 +141,13 @@ def _report(found: _Findings, after: _Findings, repaired: list[str]) -> VerifyRe
 def _found(folder: Path) -> _Findings:
     """Check one state of an index; one whose folder or database is replaced meanwhile is checked anew."""
     while True:
-        identity = _identity(folder)
+        identity = database_id(folder)
         with _opened(folder) as (store, graph):
             found = _check(store, graph)
         # Without a state that is held: to read every picture may take long, and writers would wait.
         _check_uploads(folder, found)
-        if _identity(folder) in (identity, None):
+        if database_id(folder) in (identity, None):
             return found
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = (folder / DATABASE).stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager

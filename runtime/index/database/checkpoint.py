@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import IndexStateError
+from ...files import open_folder
 from ..files import DATABASE, check_parts, file_lock
 from .limits import open_limited
 
@@ -84,8 +85,7 @@ def _turn(folder: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with open_folder(folder) as descriptor:
         until = time.monotonic() + _TURN_S
         while time.monotonic() < until:
             try:
@@ -96,5 +96,3 @@ def _turn(folder: Path) -> Iterator[None]:
             except OSError:  # some network file systems lock no folders
                 break
         yield
-    finally:
-        os.close(descriptor)

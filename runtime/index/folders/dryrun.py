@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
+from ...files import file_sha256
 from ...modelfile import open_model
 from ...pretrained import describe_model, find_model
 from ...progress import StartProgress, start_nothing
@@ -155,7 +155,7 @@ class _Resolved:
     def _resolve(self, plan: RootPlan, found: Found, item: Item | None, may_be_known: bool) -> None:
         path = plan.full_path(found.path)
         try:
-            sha256 = _sha256(path) if may_be_known else None
+            sha256 = bytes.fromhex(file_sha256(path)) if may_be_known else None
         except OSError as error:
             short = f"cannot be read ({error.strerror})"
             self.skipped.append(SkippedFile(path, f"{display_path(path)} {short}.", "unreadable", short))
@@ -206,8 +206,3 @@ def _moved_root(plan: RootPlan) -> str:
 
 def _old_path(plan: RootPlan, item: Item) -> str:
     return os.fsdecode(os.path.join(plan.was or plan.path, item.path))  # noqa: PTH118 - bytes
-
-
-def _sha256(path: str) -> bytes:
-    with open(path, "rb") as file:  # noqa: PTH123
-        return hashlib.file_digest(file, "sha256").digest()

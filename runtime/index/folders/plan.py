@@ -16,6 +16,7 @@ from pathlib import Path
 from ... import formats
 from ...console import to_paste
 from ...errors import IndexStateError
+from ...files import file_id, open_regular
 from ...labels import is_split_layout
 from ...text import display_path
 from ..database.records import Item
@@ -28,7 +29,7 @@ from .rootfilters import RootFilters
 from .rootlabels import LabelSource, RootLabels, open_labels
 from .ticks import settled_mtime
 from .unread import NO_PICTURE, Reading, SkippedFile, Unread, unread_of
-from .walk import Found, Walk, folder_identity, walk
+from .walk import Found, Walk, walk
 
 __all__ = ["RootPlan", "plan_sync"]
 
@@ -163,7 +164,7 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], op
     numbers = _numbers({**known, **moved})
     paths = list(dict.fromkeys([*moved.values(), *(os.fsencode(os.path.realpath(root)) for root in roots)]))
     _check_overlap(paths, numbers)
-    skip = [folder_identity(folder)] if folder.is_dir() else []
+    skip = [file_id(folder)] if folder.is_dir() else []
     plans = []
     reading = Reading(options.max_pixels)
     roots_read = [numbers[path] for path in paths if path in numbers]
@@ -220,7 +221,7 @@ def _judge_doubtful(plan: RootPlan, items: Mapping[bytes, Item], reading: Readin
 def _judged(plan: RootPlan, found: Found, reading: Reading) -> tuple[bool, Unread | None]:
     """Tell by its first bytes whether a file is a picture, and what to remember if not; one that is locked is none."""
     try:
-        with open(os.path.join(plan.path, found.path), "rb") as file:  # noqa: PTH118, PTH123 - bytes
+        with open_regular(os.path.join(plan.path, found.path), follow_links=True) as file:  # noqa: PTH118 - bytes
             now, status = time.time_ns(), os.fstat(file.fileno())
             is_picture = formats.format_of(file.read(formats.HEAD_BYTES)) is not None
     except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import os
 import time
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from ... import formats
 from ...console import to_paste
 from ...errors import IndexStateError, PictureError
-from ...files import open_regular
+from ...files import open_regular, sha256_of
 from ...images import Picture
 from ...progress import Advance, StartProgress, no_progress
 from ...text import display_path
@@ -176,7 +175,7 @@ class SyncRun:
                 now = time.time_ns()
                 status = os.fstat(file.fileno())
                 task.found = Found(task.found.path, status.st_size, settled_mtime(status.st_mtime_ns, now))
-                task.sha256 = hashlib.file_digest(file, "sha256").digest()
+                task.sha256 = sha256_of(file)
                 if task.uploaded is not None and task.sha256 != task.uploaded.sha256:
                     raise PictureError(f"{display_path(path)} is damaged: its content is not what was uploaded.")
                 if self._is_embedded(task):

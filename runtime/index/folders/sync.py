@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...devices import Device
-from ...files import Permissions
+from ...files import Permissions, finish_exchange
 from ...images import DEFAULT_MAX_PIXELS
 from ...pretrained import describe_model, find_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..database.writer import open_writer, writing
-from ..files import MODEL, SHARED, check_shared, disk_errors, finish_exchange, is_index, permissions_of
+from ..files import MODEL, SHARED, check_shared, disk_errors, is_index, permissions_of
 from ..home import check_model, check_usable, install_model, new_folder
 from ..uploads.plans import plan_lost_uploads
 from .options import SyncOptions

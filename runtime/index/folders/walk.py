@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ...files import FileId, file_id
 from ...formats import EXTENSIONS
 from ...tool_folders import is_hidden_tool_folder
 from ..files import UPLOADS, is_index
 from .rootfilters import RootFilters
 
-__all__ = ["Found", "Walk", "folder_identity", "walk"]
+__all__ = ["Found", "Walk", "walk"]
 
 _EVERYTHING = RootFilters()
 
 _UPLOADS = os.fsencode(UPLOADS)
 _EXTENSIONS = frozenset(extension.encode("ascii") for extension in EXTENSIONS)
-
-Identity = tuple[int, int]
 
 
 class Found(NamedTuple):
@@ -60,13 +59,7 @@ class Walk:
     unread: list[bytes] = field(default_factory=list)
 
 
-def folder_identity(folder: Path) -> Identity:
-    """Return what tells a folder from every other one, whatever the path that leads there."""
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _EVERYTHING) -> Walk:
+def walk(root: bytes, skip: Collection[FileId] = (), filters: RootFilters = _EVERYTHING) -> Walk:
     """List the pictures under ``root``.
 
     Hidden files and folders are skipped, and those that tools keep beside pictures, hidden or not, unless a filter
@@ -81,17 +74,18 @@ def walk(root: bytes, skip: Collection[Identity] = (), filters: RootFilters = _E
 
     """
     result = Walk()
-    seen: set[Identity] = set(skip)
+    seen: set[FileId] = set(skip)
     folders: list[bytes] = [b""]
     links: list[bytes] = []
     while folders or links:
         folder = folders.pop() if folders else links.pop()
         try:
-            status = os.stat(os.path.join(root, folder))  # noqa: PTH116, PTH118 - bytes, which pathlib does not take
-            if (status.st_dev, status.st_ino) in seen:
+            path = os.path.join(root, folder)  # noqa: PTH118 - bytes, which pathlib does not take
+            identity = file_id(path)
+            if identity in seen:
                 continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(os.path.join(root, folder)) as entries:  # noqa: PTH118
+            seen.add(identity)
+            with os.scandir(path) as entries:
                 visible = [entry for entry in entries if not entry.name.startswith(b".") or _is_of_a_tool(entry)]
         except OSError as error:
             result.problems.append((folder, f"the folder cannot be read ({error.strerror})"))

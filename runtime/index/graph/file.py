@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices import usable_cores
-from ...files import open_regular, placed
+from ...files import open_regular, placed, sha256_of
 from ..database.records import GraphRow, Meta
 from ..files import GRAPH, permissions_of
 from .backend import BACKENDS, DEFAULT_BACKEND, GraphUnusableError, Ids, VectorIndex, Vectors, backend_of
@@ -273,7 +272,7 @@ def open_graph(folder: Path, row: GraphRow, meta: Meta, *, check: bool = True) -
         size = os.fstat(file.fileno()).st_size
         if size != row.size:
             raise GraphUnusableError(f"{GRAPH} has {size:,} bytes; {row.size:,} are expected")
-        if hashlib.file_digest(file, "sha256").hexdigest() != row.sha256:
+        if sha256_of(file).hex() != row.sha256:
             raise GraphUnusableError(f"the sha256 of {GRAPH} is not the one in the database")
         graph = GraphFile(file, row, meta)
         if check:
@@ -377,7 +376,7 @@ class GraphBuilder:
                 parameters = {"library": self._library, **self._index.info(), COPIES: self._encoded_copies()}
                 del self._index, self._table  # they need not be in memory beside what is examined
                 file.seek(0)
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                sha256 = sha256_of(file).hex()
                 row = GraphRow(sha256, size, to_json(parameters), covers, self._removed)
                 if examine is not None:
                     seen = examine(GraphFile(file, row, Meta("", self._dim, self._items, covers)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from ...errors import QueryError
+from ...files import regular_status
 from ...nearduplicate import NEAR_DUPLICATE
 from ...progress import StartProgress, start_nothing
 from ...scan import squared_distances
@@ -217,8 +217,7 @@ def _file(item: Item, roots: Mapping[int, bytes], distance: float, *, identical:
 def _as_synced(file: IndexedFile) -> os.stat_result | None:
     """Return the status of a file that is as it was when it was synced, else None."""
     try:
-        status = os.stat(file.path)  # noqa: PTH116 - text that need not be UTF-8
+        status = regular_status(file.path, follow_links=True)
     except OSError:
         return None
-    same = stat.S_ISREG(status.st_mode) and (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
-    return status if same else None
+    return status if (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns) else None

@@ -14,10 +14,11 @@ import numpy as np
 
 from ...devices import Device
 from ...errors import IndexReplacedError, IndexStateError, QueryError
+from ...files import FileId
 from ...images import DEFAULT_MAX_PIXELS, PictureSource
 from ...text import display_path, printable
 from ..database.store import Ids, Store, Vectors
-from ..files import DATABASE, MODEL
+from ..files import MODEL, database_id
 from ..graph.costs import MANY, Choice
 from ..graph.file import GraphUnusableError
 from .filters import Filters
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Hit", "Index", "Method"]
 
 T = TypeVar("T")
-# Of a file, whatever its name; None where it is not there.
-Identity = tuple[int, int] | None
 Method = Literal["auto", "exact", "hnsw"]
 _SHA256_BYTES = 32
 
@@ -46,7 +45,7 @@ class Index:
     index), each once; ``graph_problem`` says why the graph of the present state is not used, where that is so.
     """
 
-    def __init__(self, store: Store, identity: Identity, open_embedder: Callable[[], Embedder]) -> None:
+    def __init__(self, store: Store, identity: FileId | None, open_embedder: Callable[[], Embedder]) -> None:
         self.path = store.folder
         self.remarks: list[str] = []
         self.graph_problem: str | None = None
@@ -426,7 +425,7 @@ class Index:
     def _reading(self) -> Iterator[Gallery]:
         """Hold one state of the database, and give its vectors; what another process changed is read again."""
         with self._lock:
-            if _identity(self._store.database) != self._identity:
+            if database_id(self.path) != self._identity:
                 raise IndexReplacedError(
                     f"{display_path(self.path)} was replaced while it was open (--reembed, --repair); open it again."
                 )
@@ -445,7 +444,7 @@ class Index:
         """Give the vectors for a search that reads no rows: without a snapshot, as long as nobody has changed them."""
         with self._lock:
             gallery = self._gallery
-            same = _identity(self._store.database) == self._identity
+            same = database_id(self.path) == self._identity
             if gallery is not None and same and self._store.version() == self._version:
                 yield gallery
                 return
@@ -508,22 +507,14 @@ def _such(label: object, path: object) -> str:
     return f" with such a {'path' if label is None else 'label' if path is None else 'label and path'}"
 
 
-def _open_store(folder: Path) -> tuple[Store, Identity]:
+def _open_store(folder: Path) -> tuple[Store, FileId | None]:
     """Open the database, and tell which file it is: another may take its name while it is being opened."""
     while True:
-        before = _identity(folder / DATABASE)
+        before = database_id(folder)
         store = Store.open(folder)
-        if _identity(folder / DATABASE) == before:
+        if database_id(folder) == before:
             return store, before
         store.close()
-
-
-def _identity(path: Path) -> Identity:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _scanned_instead(reason: str) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...console import to_paste
 from ...errors import IndexStateError
-from ...files import Permissions, create_file, open_regular
-from ...progress import StartProgress, start_nothing
+from ...files import Permissions, copy_blocks, create_file, open_regular
+from ...progress import Advance, StartProgress, start_nothing
 from ...text import display_path, printable
 from ..care.leftovers import bytes_in
 from ..care.verify import verify
@@ -23,7 +22,7 @@ from ..database.records import GraphRow, Meta
 from ..database.schema import connect, guarded
 from ..database.store import Store
 from ..database.writer import open_writer
-from ..files import DATABASE, GRAPH, MODEL, SHARED, UPLOADS, is_index, permissions_of
+from ..files import DATABASE, GRAPH, MODEL, SHARED, UPLOADS, database_id, is_index, permissions_of
 from ..graph.file import GraphUnusableError, open_graph
 from ..uploads.carrying import carry_uploads
 from ..uploads.files import uploads_of
@@ -34,7 +33,6 @@ __all__ = ["CopyReport", "copy"]
 # What progress is counted in, so that the copy of a large database shows how far it is.
 UNIT = 1_000_000
 _PAGES_AT_A_TIME = 1024
-_BYTES_AT_A_TIME = 1 << 22
 # A writer renames a new graph a moment before it commits which one it is, and swaps whole folders when it embeds anew.
 _ATTEMPTS = 5
 _PAUSE_S = 0.2
@@ -138,9 +136,9 @@ def _copy_state(
         _ChangedError: it did not belong together.
 
     """
-    identity = _identity(folder)
+    identity = database_id(folder)
     with Store.open(folder) as store, contextlib.ExitStack() as state:
-        advance = _in_units(progress("copying", max(1, _total(folder) // UNIT)))
+        advance = _in_units(progress("copying", max(1, _total(folder) // UNIT), "MB"))
         # A writer keeps a log, beside which a state can be held at no cost to it. Where there is none, a state that is
         # held would make a writer wait: rather the copy begins again if one comes.
         held = last or store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -152,7 +150,7 @@ def _copy_state(
             raise _ChangedError
         _copy_database(store, making / DATABASE, target / DATABASE, permissions, advance)
         _copy_file(folder / MODEL, making / MODEL, permissions, advance)
-        if _identity(folder) != identity:
+        if database_id(folder) != identity:
             raise _ChangedError
     remarks = _settle_graph(making, row, found)
     return [*remarks, *carry_uploads(uploads_of(folder), making, advance, lambda item: _is_removed(folder, item))]
@@ -189,9 +187,7 @@ def _graph_problem(making: Path, row: GraphRow, meta: Meta, found: str | None) -
     return None
 
 
-def _copy_database(
-    store: Store, target: Path, shown: Path, permissions: Permissions, advance: Callable[[int], None]
-) -> None:
+def _copy_database(store: Store, target: Path, shown: Path, permissions: Permissions, advance: Advance) -> None:
     """Copy the database as it is now.
 
     Raises:
@@ -228,27 +224,22 @@ def _copy_errors(source: Path, target: Path) -> Iterator[None]:
             raise
 
 
-def _copy_file(source: Path, target: Path, permissions: Permissions, advance: Callable[[int], None]) -> str | None:
+def _copy_file(source: Path, target: Path, permissions: Permissions, advance: Advance) -> str | None:
     """Copy a file and return the hex sha256 of what was read; None: it cannot be read."""
     target.unlink(missing_ok=True)
     try:
         file = open_regular(source)
     except OSError:
         return None
-    digest = hashlib.sha256()
     with file, create_file(target, permissions) as copied:
-        while chunk := file.read(_BYTES_AT_A_TIME):
-            digest.update(chunk)
-            copied.write(chunk)
-            advance(len(chunk))
-    return digest.hexdigest()
+        return copy_blocks(file, copied, advance).hex()
 
 
-def _in_units(advance: Callable[[int], None]) -> Callable[[int], None]:
+def _in_units(advance: Advance) -> Advance:
     """Return a function that takes bytes and passes whole units on."""
     done = 0
 
-    def count(size: int) -> None:
+    def count(size: int = 1, /, detail: str = "") -> None:
         nonlocal done
         before, done = done, done + size
         if done // UNIT > before // UNIT:
@@ -259,15 +250,6 @@ def _in_units(advance: Callable[[int], None]) -> Callable[[int], None]:
 
 def _total(folder: Path) -> int:
     return sum(bytes_in(folder / name) for name in (DATABASE, MODEL, GRAPH, UPLOADS))
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """Tell one database from another that was put in its place (--reembed, --repair)."""
-    try:
-        status = (folder / DATABASE).stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _check_copy(folder: Path, making: Path) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import IndexStateError
-from ...files import Permissions, set_permissions, sync_folder
+from ...files import Permissions, exchange_folders, finish_exchange, set_permissions, sync_file, sync_folder
 from ...text import display_path
 from ..care.leftovers import has_log
 from ..database.writer import locked
-from ..files import LOCK, disk_errors, exchange_folders, finish_exchange, is_foreign, is_index, private_folder
+from ..files import LOCK, disk_errors, is_foreign, is_index, private_folder
 from ..home import strangers_in
 from ..uploads.files import uploads_of
 
@@ -152,6 +152,5 @@ def _make_durable(folder: Path) -> None:
         if path.is_dir():
             _make_durable(path)
         else:
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+            sync_file(path)
     sync_folder(folder)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ...progress import Advance, no_progress
 from ...text import display_path
 from ..database.records import Item
 from ..database.writer import open_writer
@@ -14,11 +15,9 @@ from .files import carry, is_upload, make_uploads, upload_items, uploads_of
 
 __all__ = ["carry_uploads"]
 
-Advance = Callable[[int], object]
-
 
 def carry_uploads(
-    source: Path, making: Path, advance: Advance = lambda _: None, is_gone: Callable[[int], bool] = lambda _: False
+    source: Path, making: Path, advance: Advance = no_progress, is_gone: Callable[[int], bool] = lambda _: False
 ) -> list[str]:
     """Copy the files of the uploads that an index has rows for into it, each compared with the hash that its row has.
 

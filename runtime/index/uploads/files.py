@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 from ...files import (
     NotRegularError,
     Permissions,
+    copy_blocks,
     create_file,
+    file_sha256,
     make_folder,
+    open_folder,
     open_regular,
     placed,
     prepared_for,
+    sync_file,
 )
 from ...formats import EXTENSIONS
+from ...progress import Advance, no_progress
 from ..database.records import Item
 from ..database.store import Store
 from ..files import UPLOADS, check_parts, permissions_of
@@ -44,7 +47,6 @@ __all__ = [
 
 _NAME = re.compile(rf"[0-9a-f]{{64}}(?:{'|'.join(map(re.escape, sorted(EXTENSIONS)))})")
 _HEX_DIGITS = 64
-_AT_A_TIME = 1 << 20
 
 
 def uploads_of(folder: Path) -> Path:
@@ -99,18 +101,15 @@ def problem_of(path: Path, sha256: bytes) -> str | None:
         OSError: it is there and cannot be read, or is a link, which is not followed, so that nothing is known of it.
 
     """
-    digest = hashlib.sha256()
     try:
-        with open_regular(path) as file:
-            for block in _blocks(file):
-                digest.update(block)
+        digest = file_sha256(path, follow_links=False)
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
     except NotRegularError:
         if path.is_symlink():  # the picture may well be where it leads
             raise
         return "is no regular file"
-    return None if digest.digest() == sha256 else "is damaged: its content is not what was uploaded"
+    return None if digest == sha256.hex() else "is damaged: its content is not what was uploaded"
 
 
 def carry(
@@ -118,7 +117,7 @@ def carry(
     target: Path,
     sha256: bytes,
     permissions: Permissions,
-    advance: Callable[[int], object] = lambda _: None,
+    advance: Advance = no_progress,
 ) -> str | None:
     """Copy a file of which the content is known, with its time of change; it is made durable by the caller.
 
@@ -133,18 +132,14 @@ def carry(
         None, or why it was not, as the end of a sentence; then nothing is left at ``target``.
 
     """
-    digest = hashlib.sha256()
     try:
         file = open_regular(source)
     except OSError as error:
         return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
     with file, create_file(target, permissions) as copied:
-        for block in _blocks(file):
-            digest.update(block)
-            copied.write(block)
-            advance(len(block))
+        digest = copy_blocks(file, copied, advance)
         status = os.fstat(file.fileno())
-    if digest.digest() != sha256:
+    if digest != sha256:
         target.unlink()
         return "is damaged: its content is not what was uploaded"
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -157,8 +152,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-        with target.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync_file(target)
 
 
 def find_unused(store: Store) -> list[Path]:
@@ -194,10 +188,9 @@ def delete_files(folder: Path, names: Iterable[str]) -> set[str]:
     with contextlib.ExitStack() as stack:
         if os.unlink in os.supports_dir_fd:
             try:
-                descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                descriptor = stack.enter_context(open_folder(place, follow_links=False))
             except OSError:
                 return deleted
-            stack.callback(os.close, descriptor)
         for name in names:
             with contextlib.suppress(OSError):
                 os.unlink(name if descriptor is not None else place / name, dir_fd=descriptor)
@@ -231,8 +224,3 @@ def make_uploads(folder: Path) -> Path:
     if not place.exists():
         make_folder(place, permissions_of(folder))
     return place
-
-
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    while block := file.read(_AT_A_TIME):
-        yield block
