@@ -232,7 +232,7 @@ def make_parser() -> _Parser:
     pixels_help = f"refuse query pictures of more pixels, before decoding (default: {DEFAULT_MAX_PIXELS})"
     add("--max-pixels", type=_at_least_one, default=DEFAULT_MAX_PIXELS, metavar="N", help=pixels_help)
     add("-v", "--verbose", action="store_true", help="show tracebacks of errors")
-    add("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
+    add("--version", action=_ShowVersion, nargs=0, default=argparse.SUPPRESS, help="show the version and exit")
     return parser
 
 
