@@ -219,10 +219,10 @@ def sync_command(
     )
     _check_sync(folders or [], options, reembed=reembed, dry_run=dry_run, no_filters=no_filters)
     if dry_run:
-        report = _dry_run(index, folders or [], options, as_json=as_json)
+        skipped = _dry_run(index, folders or [], options, as_json=as_json).skipped
     else:
-        report = _sync(index, folders or [], options, reembed=reembed, as_json=as_json)
-    if strict and report.skipped:
+        skipped = _sync(index, folders or [], options, reembed=reembed, as_json=as_json).skipped
+    if strict and skipped:
         raise typer.Exit(1)
 
 
