@@ -1,43 +1,95 @@
-"""What the command line of ``deeprank-export`` asks for, checked before PyTorch is imported."""
+"""The options of ``deeprank-export``, checked before PyTorch is imported."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from ..runtime.cli import LabelsOption, ThreadsOption
 from ..runtime.errors import ExportError
 from ..runtime.text import display_path, printable
 from .forms import form_of
 
-__all__ = ["ALL", "Asked", "three_numbers"]
+__all__ = ["ALL", "ExportOptions", "three_numbers"]
 
 ALL = "all"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The options, by the names of :func:`~.cli.export_command`."""
+class ExportOptions:
+    """The options, as their help describes them."""
 
-    run: Path | None
-    format: str
-    precision: str
-    out: Path | None
-    data: str | None
-    parity: str
-    calibration_pictures: int
-    max_difference: float | None
-    min_cosine: float | None
-    precision_change: float | None
-    report: Path | None
-    module: str | None
-    state: Path | None
-    image_size: int | None
-    picture_mode: str
-    mean: str | None
-    deviation: str | None
-    name: str | None
-    threads: int | None
-    labels: str | None = None
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="The run folder of deeprank-train. Default: runs/latest.")
+    ] = None
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", help="onnx (recommended), torchscript, pt2 (torch.export), or all: every form and a comparison."
+        ),
+    ] = "onnx"
+    precision: Annotated[
+        str,
+        typer.Option("--precision", help="fp32; fp16: half the size, for GPUs; int8: a quarter, for CPUs. ONNX alone."),
+    ] = "fp32"
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The file to write; a folder for all. Default: ./model.onnx, .pt or .pt2; ./exported."
+        ),
+    ] = None
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Pictures for parity check and calibration. Default: the run's own data set."),
+    ] = None
+    labels: LabelsOption = None
+    parity: Annotated[
+        str, typer.Option("--parity", help="sample (500 queries, 5,000 gallery pictures) or full (all pictures).")
+    ] = "sample"
+    calibration_pictures: Annotated[
+        int, typer.Option("--calibration-images", min=1, help="Train pictures that int8 is calibrated on.")
+    ] = 300
+    max_difference: Annotated[
+        float | None, typer.Option("--max-difference", help="Tighter than documented: of a component of a vector.")
+    ] = None
+    min_cosine: Annotated[
+        float | None, typer.Option("--min-cosine", help="Tighter than documented: cosine with PyTorch's vector.")
+    ] = None
+    precision_change: Annotated[
+        float | None, typer.Option("--max-precision-change", help="Tighter than documented: change of precision@30.")
+    ] = None
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.md", help="Write what the check found as Markdown.")
+    ] = None
+    module: Annotated[
+        str | None,
+        typer.Option(
+            "--module",
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="In place of RUN: a function without arguments that returns a torch.nn.Module, which maps normalised "
+            "float pictures [n, 3, S, S] to vectors [n, d]. It is run, so name only what you trust.",
+        ),
+    ] = None
+    state: Annotated[
+        Path | None, typer.Option("--state", help="With --module: its state_dict, .pth or .safetensors.")
+    ] = None
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, max=2048, help="With --module: S. Default: timm's, else 224.")
+    ] = None
+    picture_mode: Annotated[
+        str, typer.Option("--picture-mode", help="With --module: stretch, or crop (the centred square).")
+    ] = "stretch"
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", help="With --module: R,G,B for pixels in 0..1. Default: timm's or ImageNet's."),
+    ] = None
+    deviation: Annotated[str | None, typer.Option("--std", help="With --module: likewise.")] = None
+    name: Annotated[str | None, typer.Option("--name", help="With --module: what the file calls itself.")] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print the parity report as JSON.")] = False
+    threads: ThreadsOption = None
 
     def check(self) -> None:
         """Refuse what cannot be done, or contradicts itself.

@@ -1,4 +1,4 @@
-"""What is asked, done: the network found, the pictures opened, the files written."""
+"""One call of the export command: load the network, open the pictures, write the files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress
 from ..train.reference import NetworkReference, Reference
 from .api import foreign_network, refused_as_export
-from .asked import Asked, three_numbers
+from .asked import ALL, ExportOptions, three_numbers
 from .factory import module_from_factory
 from .foreign import ModuleReference
 from .forms import form_of
@@ -45,35 +45,35 @@ class Job:
 
     """
 
-    def __init__(self, asked: Asked, progress: StartProgress) -> None:
-        self._asked = asked
-        self._source = _from_run(asked) if asked.module is None else _from_module(asked)
-        self._data = asked.data or self._source.data
+    def __init__(self, options: ExportOptions, progress: StartProgress) -> None:
+        self._options = options
+        self._source = _from_run(options) if options.module is None else _from_module(options)
+        self._data = options.data or self._source.data
         reference = self._source.reference
-        self.labels = asked.labels
+        self.labels = options.labels
         if self.labels is None and isinstance(reference, Reference):
             self.labels = reference.labels_of(self._data)
         dataset = open_dataset(self._data, labels=self.labels)
         self.dataset: DataSet = reference.split(dataset) if isinstance(reference, Reference) else dataset
         self._checks = Checks(
-            asked.parity == "full",
-            asked.threads,
-            asked.calibration_pictures,
-            asked.max_difference,
-            asked.min_cosine,
-            asked.precision_change,
-            progress,
+            full=options.parity == "full",
+            threads=options.threads,
+            calibration_pictures=options.calibration_pictures,
+            max_abs_difference=options.max_difference,
+            min_cosine=options.min_cosine,
+            precision_change=options.precision_change,
+            progress=progress,
         )
 
     @property
     def out(self) -> Path:
         """The file, or the folder of all forms."""
-        asked = self._asked
-        if asked.out is not None:
-            return asked.out
-        if asked.format == "all":
+        options = self._options
+        if options.out is not None:
+            return options.out
+        if options.format == ALL:
             return Path("exported")
-        return Path(f"model{form_of(asked.format, asked.precision).suffix}")
+        return Path(f"model{form_of(options.format, options.precision).suffix}")
 
     @property
     def pictures(self) -> Path | None:
@@ -82,8 +82,8 @@ class Job:
         return from_here(folder.resolve()) if folder.is_dir() else None
 
     def one_form(self) -> Package:
-        """Write the form that is asked for."""
-        source, form = self._source, form_of(self._asked.format, self._asked.precision)
+        """Write the form of ``--format`` and ``--precision``."""
+        source, form = self._source, form_of(self._options.format, self._options.precision)
         with refused_as_export():
             return export_package(
                 source.network, source.info, source.reference, self.dataset, self.out, form=form, checks=self._checks
@@ -97,31 +97,31 @@ class Job:
         listed = json.dumps(bundle_json(bundle), indent=2) + "\n"
         write_result(listed.encode(), self.out / "comparison.json", ExportError)
         write_result(document.encode(), self.out / "comparison.md", ExportError)
-        if self._asked.report:  # through a link or to /dev/stdout, so not by renaming
-            self._asked.report.write_text(document, encoding="utf-8")
+        if self._options.report:  # through a link or to /dev/stdout, so not by renaming
+            self._options.report.write_text(document, encoding="utf-8")
         return bundle
 
 
-def _from_run(asked: Asked) -> _Source:
-    reference = Reference(asked.run or Path("runs/latest"))
+def _from_run(options: ExportOptions) -> _Source:
+    reference = Reference(options.run or Path("runs/latest"))
     return _Source(reference.network, reference.info, reference, reference.data)
 
 
-def _from_module(asked: Asked) -> _Source:
-    assert asked.module is not None
-    assert asked.data is not None
-    module = module_from_factory(asked.module, asked.state)
-    side = asked.image_size or _own_side(module) or _DEFAULT_SIDE
+def _from_module(options: ExportOptions) -> _Source:
+    assert options.module is not None
+    assert options.data is not None
+    module = module_from_factory(options.module, options.state)
+    side = options.image_size or _own_side(module) or _DEFAULT_SIDE
     info = ModelInfo(
-        name=asked.name or asked.module,
+        name=options.name or options.module,
         embedding_dim=0,
-        picture=PictureRule(side, asked.picture_mode),  # type: ignore[arg-type]
+        picture=PictureRule(side, options.picture_mode),  # type: ignore[arg-type]
         backbone=type(module).__name__,
     )
     network, info = foreign_network(
-        module, None, info, three_numbers("--mean", asked.mean), three_numbers("--std", asked.deviation)
+        module, None, info, three_numbers("--mean", options.mean), three_numbers("--std", options.deviation)
     )
-    return _Source(network, info, ModuleReference(network, info), asked.data)
+    return _Source(network, info, ModuleReference(network, info), options.data)
 
 
 def _own_side(module: nn.Module) -> int | None:

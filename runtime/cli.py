@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import typer
 import typer.core
 
 from .console import INDEX_VARIABLE, emit_json, fail, guarded, note, refuse_usage, standard_streams, unknown_option
+from .devices import Device
 from .errors import DataError
 from .helptext import command_help, usage_line
 from .progress import Advance, StartProgress
@@ -24,8 +27,10 @@ __all__ = [
     "DeviceOption",
     "HelpAllOption",
     "IndexOption",
+    "JsonOption",
     "LabelsOption",
     "MaxPixelsOption",
+    "ModelOption",
     "ThreadsOption",
     "VerboseOption",
     "VersionOption",
@@ -39,6 +44,7 @@ __all__ = [
     "note",
     "progress",
     "progress_in_stages",
+    "with_options",
 ]
 
 
@@ -110,6 +116,29 @@ def application(help_text: str, examples: Examples, other_names: Mapping[str, st
 
     """
     return Application(help_text, examples, other_names or {})
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the first parameter of a command, a dataclass, into one command-line parameter for each of its fields.
+
+    A field is declared as a parameter of a Typer command is: ``k: Annotated[int, typer.Option("--k")] = 10``.
+    """
+    first, *others = inspect.signature(command, eval_str=True).parameters.values()
+    types = get_type_hints(first.annotation, include_extras=True)
+    fields = [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=types[each.name])
+        for each in dataclasses.fields(first.annotation)
+    ]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        options = first.annotation(**{field.name: values.pop(field.name) for field in fields})
+        command(options, **values)
+
+    parameters = [*fields, *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in others)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
 
 
 class _Command(typer.core.TyperCommand):
@@ -310,8 +339,8 @@ def _confirmed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         from . import __version__
 
         print(f"deeprank {__version__}")
@@ -325,6 +354,12 @@ def _show_all(context: typer.Context, chosen: bool) -> None:
             option.hidden = False  # type: ignore[attr-defined]
         print(context.get_help())
         raise typer.Exit
+
+
+def _device(text: str) -> Device:
+    if text not in get_args(Device):
+        raise typer.BadParameter(f"{text!r} is unknown; expected auto, cpu or cuda.")
+    return cast(Device, text)
 
 
 def index_option(*, show_default: bool | str = True) -> Any:
@@ -357,8 +392,15 @@ LabelsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str,
-    typer.Option("--device", help="auto, cpu or cuda. auto takes a GPU where one works.", metavar="DEVICE"),
+    Device,
+    typer.Option(
+        "--device", parser=_device, metavar="DEVICE", help="auto, cpu or cuda. auto takes a GPU where one works."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option("--model", help="The model. Default: ./model.onnx, else the one that ships (the word pretrained)."),
 ]
 ThreadsOption = Annotated[
     int | None,

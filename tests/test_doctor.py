@@ -81,7 +81,7 @@ def measured(**asked) -> dict[str, list[finding.Finding]]:
 
 
 def sections(*names: str, graphs: bool = True, **asked) -> dict[str, list[finding.Finding]]:
-    examination = examine._Examination(examine.Asked(**asked), lambda *_: lambda *_: None, lambda _: None)
+    examination = examine._Examination(examine.DoctorOptions(**asked), lambda *_: lambda *_: None, lambda _: None)
     examination._runs, examination._graphs = True, graphs
     for name in names:
         examination.tried(name, getattr(examination, name))
@@ -832,7 +832,7 @@ def test_a_check_that_fails_in_an_unforeseen_way(monkeypatch, tmp_path):
 
     monkeypatch.setattr("deeprank.runtime.doctor.processor.processor_finding", broken)
     told = []
-    diagnosis = examine.examine(examine.Asked(tmp_path / "none"), failed=told.append)
+    diagnosis = examine.examine(examine.DoctorOptions(tmp_path / "none"), failed=told.append)
     by_name = {one.check: one for one in diagnosis.findings}
     assert by_name["processor"].status == "problem"
     assert by_name["processor"].found == "it cannot be checked (RuntimeError: boom\\nboom)"

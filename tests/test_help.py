@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.main import get_command
 
 from deeprank.runtime.helptext import command_help
@@ -155,3 +156,14 @@ def test_options_by_the_names_they_have_elsewhere(words: list[str], said: str, t
 def test_short_and_long_k() -> None:
     for name in ("deeprank-query", "deeprank-eval"):
         assert "\n  -k, --k K " in shown(name)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("deeprank-index", "sync"), *((f"deeprank-{name}",) for name in ("train", "eval", "serve", "doctor"))],
+    ids=" ".join,
+)
+def test_an_unknown_device_is_wrong_usage(words: tuple[str, ...]) -> None:
+    with pytest.raises(typer.BadParameter, match="expected auto, cpu or cuda") as refused:
+        parser_of(*words).make_context(" ".join(words), ["--device", "abacus"])
+    assert "--device" in refused.value.format_message()

@@ -25,6 +25,7 @@ from deeprank.runtime.files import NotRegularError, Permissions, open_regular, p
 from deeprank.runtime.index.care.compact import compact  # noqa: E402
 from deeprank.runtime.index.care.reembed import reembed  # noqa: E402
 from deeprank.runtime.index.care.verify import verify  # noqa: E402
+from deeprank.runtime.index.folders.options import SyncOptions  # noqa: E402
 from deeprank.runtime.index.folders.sync import sync  # noqa: E402
 from deeprank.runtime.index.transfer.copying import copy  # noqa: E402
 from deeprank.runtime.index.uploads.adding import Upload, add_uploads  # noqa: E402
@@ -141,6 +142,7 @@ from deeprank.runtime.index.care.reembed import reembed
 from deeprank.runtime.index.care.remove import remove
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.folders.dryrun import dry_run
+from deeprank.runtime.index.folders.options import SyncOptions
 from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.transfer.copying import copy
@@ -169,7 +171,7 @@ works = {
     "export": lambda index: export_index(index, index.with_name("e.npz")),
     "remove": lambda index: remove_items(index, list(range(1, 14))),
     "upload": lambda index: upload(index, index.parent, random.randrange(100)),
-    "reembed": lambda index: reembed(index, model=made / "model.onnx"),
+    "reembed": lambda index: reembed(index, SyncOptions(model=made / "model.onnx")),
 }
 
 def hang(number, frame):
@@ -260,7 +262,7 @@ def test_the_folder_itself_may_be_a_link(index: Path, made: Path, tmp_path: Path
         str(picture)
     )
     assert sync(tmp_path / "link", [made / "photos"]).items == 13
-    reembed(tmp_path / "link", model=made / "model.onnx")
+    reembed(tmp_path / "link", SyncOptions(model=made / "model.onnx"))
     assert (tmp_path / "link").is_symlink()
     assert verify(index).problems == ()
 
@@ -417,7 +419,7 @@ def test_the_modes_of_a_new_index_and_of_all_that_is_written_later(
         assert modes(index) == expected | uploaded
         copy(index, tmp_path / "copy")
         copy(index, tmp_path / "copy", replace=True)
-        reembed(index, model=model)
+        reembed(index, SyncOptions(model=model))
         run_command("deeprank-index", "export", tmp_path / "e.npz", "--index", index)
         words = ["--shared"] if shared else []
         run_command("deeprank-index", "import", tmp_path / "e.npz", "--index", tmp_path / "imported", *words)
@@ -465,7 +467,7 @@ def test_an_older_index_keeps_its_modes(made: Path, tmp_path: Path) -> None:
     (index / "write.lock").unlink()
     sync(index, [made / "photos"], shared=True)
     compact(index)
-    reembed(index, model=made / "model.onnx")
+    reembed(index, SyncOptions(model=made / "model.onnx"))
     copy(index, tmp_path / "copy")
     expected = before | {"uploads": "755", name: "644"}
     assert modes(index) == modes(tmp_path / "copy") == expected
@@ -493,7 +495,7 @@ def test_owner_and_group_stay(made: Path, tmp_path: Path) -> None:
     upload(index, tmp_path)
     (index / "write.lock").unlink()
     compact(index)
-    reembed(index, model=made / "model.onnx")
+    reembed(index, SyncOptions(model=made / "model.onnx"))
     assert {(path.stat().st_uid, path.stat().st_gid) for path in (index, *index.rglob("*"))} == {(NOBODY, 1234)}
 
 
@@ -510,7 +512,7 @@ def test_an_index_is_made_where_files_have_no_permissions(
         monkeypatch.setattr(os, name, refuse)
     sync(tmp_path / "index", [made / "photos"], model=made / "model.onnx")
     copy(tmp_path / "index", tmp_path / "copy")
-    reembed(tmp_path / "copy", model=made / "model.onnx")
+    reembed(tmp_path / "copy", SyncOptions(model=made / "model.onnx"))
     assert verify(tmp_path / "copy").problems == ()
 
 

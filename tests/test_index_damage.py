@@ -18,6 +18,7 @@ from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexState
 from deeprank.runtime.index import Hit, Index
 from deeprank.runtime.index.care.reembed import reembed
 from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.folders.options import SyncOptions
 from deeprank.runtime.index.folders.sync import sync
 
 PICTURES = 40
@@ -196,7 +197,7 @@ def test_a_damaged_model_is_refused(index: Path, made: Path) -> None:
         assert problem.part == "model"
         assert "model.onnx" in problem.fault
         assert verify(index, repair=True).remaining == (problem,)
-    reembed(index, model=made / "model.onnx")
+    reembed(index, SyncOptions(model=made / "model.onnx"))
     assert verify(index).problems == ()
 
 

@@ -32,6 +32,7 @@ from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.folders.dryrun import DryRun, dry_run
 from deeprank.runtime.index.folders.globs import Globs
+from deeprank.runtime.index.folders.options import SyncOptions
 from deeprank.runtime.index.folders.presentation import dry_run_lines, sync_line
 from deeprank.runtime.index.folders.rootfilters import RootFilters
 from deeprank.runtime.index.folders.rootlabels import RootLabels
@@ -304,7 +305,7 @@ def test_wrong_usage(tmp_path: Path, photos: Path, words: list[str], status: int
 def test_reembedding_keeps_the_filters(tmp_path: Path, photos: Path, index: Path) -> None:
     filters = RootFilters(exclude=("raw",))
     sync(index, [photos], filters=filters)
-    report = reembed(index, model=write_model(tmp_path / "other.onnx", seed=1))
+    report = reembed(index, SyncOptions(model=write_model(tmp_path / "other.onnx", seed=1)))
     assert report.added == 18
     with Store.open(index) as store:
         assert store.filters() == {1: filters}
@@ -405,7 +406,7 @@ def test_schema_1_is_read_as_it_is_and_migrated_by_a_writer(tmp_path: Path) -> N
     info = index_info(folder)
     assert (info.schema, info.items, info.filters) == (1, 14, {})
     assert verify(folder).problems == ()
-    found = dry_run(folder, ["/tmp/golden-photos"], keep_missing=True)
+    found = dry_run(folder, ["/tmp/golden-photos"], SyncOptions(keep_missing=True))
     assert len(found.kept) == 14
     assert state(folder) == before
 
@@ -639,11 +640,11 @@ def test_a_dry_run_refuses_what_a_sync_refuses(tmp_path: Path, photos: Path, ind
             sync(index, [photos], **options)  # type: ignore[arg-type]
         before = state(index)
         with pytest.raises(IndexStateError) as also:
-            dry_run(index, [photos], **options)  # type: ignore[arg-type]
+            dry_run(index, [photos], SyncOptions(**options))  # type: ignore[arg-type]
         assert str(also.value) == str(refused.value)
         assert state(index) == before
-    assert len(dry_run(index, [photos], allow_mass_removal=True).removed) == 20
-    assert len(dry_run(index, [photos], keep_missing=True).kept) == 20
+    assert len(dry_run(index, [photos], SyncOptions(allow_mass_removal=True)).removed) == 20
+    assert len(dry_run(index, [photos], SyncOptions(keep_missing=True)).kept) == 20
     assert state(index) == before
 
 
@@ -830,7 +831,7 @@ def test_random_changes_against_a_plain_account_and_a_new_index(tmp_path: Path, 
             walk.change()
         options = {**walk.options(), "allow_mass_removal": True}
         before = state(index)
-        told = dry_run(index, walk.roots, **options)
+        told = dry_run(index, walk.roots, SyncOptions(**options))
         assert state(index) == before
         report = sync(index, walk.roots, **options)
         assert same_counts(told, report), (told, report)

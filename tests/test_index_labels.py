@@ -34,6 +34,7 @@ from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import Writer, writing
 from deeprank.runtime.index.files import disk_errors
 from deeprank.runtime.index.folders.dryrun import dry_run
+from deeprank.runtime.index.folders.options import SyncOptions
 from deeprank.runtime.index.folders.plan import plan_sync
 from deeprank.runtime.index.folders.presentation import sync_time
 from deeprank.runtime.index.folders.rootfilters import RootFilters
@@ -116,7 +117,7 @@ def test_an_index_of_schema_2_is_read_as_it_is(tmp_path: Path) -> None:
     assert verify(index).problems == ()
     with Index.open(index) as opened:
         assert {hit.label for hit in opened.search(photos / "train/dress/0.png", 8)} == {"hat", "test", "train", None}
-    found = dry_run(index, [], moved_roots=[f"/nowhere/photos={photos}"])
+    found = dry_run(index, [], SyncOptions(moved_roots=(f"/nowhere/photos={photos}",)))
     assert [Path(path).suffix for path in found.redecoded] == [".tif"] * 3
     assert (len(found.relabelled), found.unchanged) == (0, 5)
     export_index(index, tmp_path / "old.npz")
@@ -161,7 +162,7 @@ def test_a_dry_run_looks_at_older_vectors_as_a_sync_does(tmp_path: Path, monkeyp
         return lambda *_: None
 
     monkeypatch.setattr(formats, "decoding_changed", changed)
-    found = dry_run(index, [], moved_roots=[f"/nowhere/photos={photos}"], progress=progress)
+    found = dry_run(index, [], SyncOptions(moved_roots=(f"/nowhere/photos={photos}",)), progress=progress)
     assert (len(found.redecoded), found.unchanged) == (3, 5)
     assert ("checking formats", 8) in stages
     assert threads == {"check"}
@@ -261,7 +262,7 @@ def test_relabelled_is_as_made_anew(tmp_path: Path, model: Path, seed: int) -> N
     random.shuffle(rules)
     for rule in rules:
         before = labels(tmp_path / "i")
-        dry = dry_run(tmp_path / "i", [photos], labels=parse_labels(rule))
+        dry = dry_run(tmp_path / "i", [photos], SyncOptions(labels=parse_labels(rule)))
         report = sync(tmp_path / "i", [photos], labels=parse_labels(rule))
         right = {name: by_hand(name, rule, splits) for name in (*names, "top.png")}
         assert labels(tmp_path / "i") == right
@@ -428,7 +429,7 @@ def test_sources_of_labels_survive(tmp_path: Path, model: Path, monkeypatch: pyt
     import_index(tmp_path / "e.npz", tmp_path / "imported", model=model)
     assert index_info(tmp_path / "imported").labelling == known
     assert items(tmp_path / "imported") == items(index)
-    reembed(index, model=write_model(tmp_path / "other.onnx", seed=1))
+    reembed(index, SyncOptions(model=write_model(tmp_path / "other.onnx", seed=1)))
     assert index_info(index).labelling == known
     assert labels(index) == labels(tmp_path / "copy")
     with sqlite3.connect(index / "items.sqlite") as connection:
@@ -445,7 +446,7 @@ def test_another_model_keeps_labels_whose_table_is_gone(tmp_path: Path, model: P
     sync(index, [photos], model=model, labels=parse_labels(str(table)))
     table.unlink()
     photos_with(photos, ["new.png"], 50)
-    report = reembed(index, model=write_model(tmp_path / "other.onnx", seed=1))
+    report = reembed(index, SyncOptions(model=write_model(tmp_path / "other.onnx", seed=1)))
     assert labels(index) == {"new.png": None, **{path: str(place) for place, path in enumerate(SPLIT)}}
     assert ["pictures keep their labels" in remark for remark in report.remarks] == [True]
     assert sync(index, [photos]).unchanged == len(SPLIT) + 1
@@ -457,10 +458,10 @@ def test_another_model_says_nothing_of_splits_that_stay(
     photos, index = photos_with(tmp_path / "p", SPLIT), tmp_path / "i"
     (photos / "notes").write_text("no picture")
     sync(index, [photos], model=model)
-    assert reembed(index, model=write_model(tmp_path / "other.onnx", seed=1)).remarks == ()
+    assert reembed(index, SyncOptions(model=write_model(tmp_path / "other.onnx", seed=1))).remarks == ()
     monkeypatch.setattr(formats, "format_of", lambda head: pytest.fail("what is no picture is remembered"))
     with Store.open(index) as store:
-        plan_sync(store, index, [photos])
+        plan_sync(store, index, [photos], SyncOptions())
 
 
 @pytest.mark.parametrize("change", ["rule = 'leaf'", "splits = 0", "label_file = x'2f61'", "root = 2"])
@@ -642,7 +643,7 @@ def test_faults_are_remembered(tmp_path: Path, model: Path, monkeypatch: pytest.
     second = sync(index, [photos], max_pixels=5_000)
     assert second.skipped_files == first.skipped_files
     assert counts(second) == (0, 0, 0, 0, 1)
-    assert dry_run(index, [photos], max_pixels=5_000).skipped == first.skipped
+    assert dry_run(index, [photos], SyncOptions(max_pixels=5_000)).skipped == first.skipped
     # Another limit, or other decoders, are another chance.
     assert sync(index, [photos]).added == 1
     decoders = formats.decoders()

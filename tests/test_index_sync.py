@@ -23,6 +23,7 @@ from deeprank.runtime.index import Index
 from deeprank.runtime.index.care.reembed import reembed
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.writer import writing
+from deeprank.runtime.index.folders.options import SyncOptions
 from deeprank.runtime.index.folders.sync import SyncReport, sync
 
 AN_HOUR_AGO = time.time_ns() - 3_600_000_000_000
@@ -424,7 +425,7 @@ def test_reembed(index: Path, photos: Path, tmp_path: Path) -> None:
     query = photos / "cats" / "0.png"
     reader = Index.open(index)
     before = reader.search(query, 3)
-    report = reembed(index, model=other)
+    report = reembed(index, SyncOptions(model=other))
     assert report.added == 30
     with pytest.raises(IndexStateError, match="open it again"):
         reader.search(query, 3)
@@ -446,10 +447,10 @@ def test_reembed(index: Path, photos: Path, tmp_path: Path) -> None:
 def test_a_reembed_that_fails_leaves_the_index(index: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_text("no model")
     with pytest.raises(ModelFileError):
-        reembed(index, model=tmp_path / "bad.onnx")
+        reembed(index, SyncOptions(model=tmp_path / "bad.onnx"))
     photos.rename(tmp_path / "away")
     with pytest.raises(IndexStateError):
-        reembed(index, model=write_model(tmp_path / "other.onnx", seed=1))
+        reembed(index, SyncOptions(model=write_model(tmp_path / "other.onnx", seed=1)))
     (tmp_path / "away").rename(photos)
     in_step(index, photos)
     assert [path.name for path in tmp_path.glob(".*")] == []

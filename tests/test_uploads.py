@@ -35,6 +35,7 @@ from deeprank.runtime.index.care.remove import plan_removal, remove
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.writer import locked
 from deeprank.runtime.index.folders.dryrun import dry_run
+from deeprank.runtime.index.folders.options import SyncOptions
 from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.search.dedupe import find_near_duplicates, spared
@@ -457,7 +458,7 @@ def test_reembed_takes_uploads_along(index: Path, photos: Path, tmp_path: Path) 
     inode = (index / "uploads" / added[0].relative).stat().st_ino
     (index / "uploads" / added[2].relative).unlink()
     (index / "uploads" / added[3].relative).write_bytes(b"damaged")
-    report = reembed(index, model=write_model(tmp_path / "better.onnx", seed=1), device="cpu")
+    report = reembed(index, SyncOptions(model=write_model(tmp_path / "better.onnx", seed=1), device="cpu"))
     assert report.items == 12
     reasons = dict(report.skipped)
     assert list(reasons) == sorted(f"{index}/uploads/{each.relative}" for each in added[2:])
@@ -473,11 +474,11 @@ def test_reembed_takes_uploads_along(index: Path, photos: Path, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["better.onnx", "index", "photos"]
     # Of uploads alone, too.
     remove(index, plan_removal(index, roots=[photos]))
-    assert reembed(index, model=write_model(tmp_path / "third.onnx", seed=2), device="cpu").items == 2
+    assert reembed(index, SyncOptions(model=write_model(tmp_path / "third.onnx", seed=2), device="cpu")).items == 2
     check_answers(index, seed=2)
     remove_items(index, [1, 2])
     with pytest.raises(IndexStateError, match="has no folders to embed"):
-        reembed(index, model=tmp_path / "better.onnx")
+        reembed(index, SyncOptions(model=tmp_path / "better.onnx"))
 
 
 def test_reembed_loses_no_upload_that_is_whole(index: Path, tmp_path: Path) -> None:
@@ -486,7 +487,7 @@ def test_reembed_loses_no_upload_that_is_whole(index: Path, tmp_path: Path) -> N
     (added,) = add(index, Upload(content, vector_of(content)))
     before = labels_by_path(index)
     with pytest.raises(IndexStateError, match=r"3,000 pixels; .* everything stays as it is. Take it out first with"):
-        reembed(index, model=write_model(tmp_path / "better.onnx", seed=1), device="cpu", max_pixels=2000)
+        reembed(index, SyncOptions(model=write_model(tmp_path / "better.onnx", seed=1), device="cpu", max_pixels=2000))
     assert labels_by_path(index) == before
     assert (index / "uploads" / added.relative).read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["better.onnx", "index", "photos"]

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
-from ..cli import VerboseOption, VersionOption, application, emit_json, guarded, index_option, note, progress_in_stages
+from ..cli import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    VerboseOption,
+    VersionOption,
+    application,
+    emit_json,
+    guarded,
+    index_option,
+    note,
+    progress_in_stages,
+)
 from ..console import DEFAULT_INDEX
-from ..devices import Device
-from .examine import Asked, examine
+from .examine import DoctorOptions, examine
 from .presentation import document, lines
 
 app = application(
@@ -25,22 +36,11 @@ app = application(
 )
 
 
-def _known_device(device: str) -> str:
-    if device not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter(f"{device!r} is unknown; expected auto, cpu or cuda.")
-    return device
-
-
 @app.command()
 @guarded
 def doctor_command(
     index: Annotated[Path | None, index_option(show_default=f"./{DEFAULT_INDEX}, if it is there")] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model", help="The model. Default: ./model.onnx, else the one that ships (the word pretrained)."
-        ),
-    ] = None,
+    model: ModelOption = None,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -56,13 +56,8 @@ def doctor_command(
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Check every part of the index, as deeprank-index verify does.")
     ] = False,
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device", metavar="DEVICE", callback=_known_device, help="auto, cpu or cuda: what is to run models."
-        ),
-    ] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
@@ -70,17 +65,17 @@ def doctor_command(
 
     Exits with 1 if there is a problem; warnings are none. Nothing is changed.
     """
-    asked = Asked(
+    options = DoctorOptions(
         index=index or DEFAULT_INDEX,
         index_named=index is not None,
         model=model,
         reference=reference,
         data=data,
-        device=cast(Device, device),
+        device=device,
         thorough=thorough,
     )
     with progress_in_stages() as start:
-        diagnosis = examine(asked, start=start, failed=_show if verbose else lambda error: None)
+        diagnosis = examine(options, start=start, failed=_show if verbose else lambda error: None)
     if as_json:
         emit_json(document(diagnosis))
     else:

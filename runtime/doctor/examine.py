@@ -21,7 +21,7 @@ from .runtimes import CHECK, onnxruntime_finding, runtimes_finding
 if TYPE_CHECKING:
     from ..modelfile import OpenModel
 
-__all__ = ["Asked", "Diagnosis", "examine"]
+__all__ = ["Diagnosis", "DoctorOptions", "examine"]
 
 T = TypeVar("T")
 
@@ -30,16 +30,16 @@ _REPORT = "run deeprank-doctor -v, which shows where it failed, and report it"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be examined.
+class DoctorOptions:
+    """What to check.
 
     Attributes:
         index: folder of an index.
-        index_named: it should be there; else it is examined if it is.
-        model: a model file, or a word for one that ships; None: the one that commands take where none is named.
-        reference: a reference sample; None: the one beside the model.
-        data: the data set that the sample was taken from; None: parity is not measured.
-        device: to run models on.
+        index_named: the index must exist. If false, a missing one is no problem.
+        model: a model file, or the name of a bundled one. None: the default of the commands.
+        reference: a reference sample. None: the one beside the model.
+        data: the data set of the sample's pictures. None: parity is not measured.
+        device: runs the models.
         thorough: check every part of the index, as ``deeprank-index verify`` does.
 
     """
@@ -67,7 +67,7 @@ class Diagnosis:
 
 
 def examine(
-    asked: Asked,
+    options: DoctorOptions,
     *,
     start: StartProgress = start_nothing,
     failed: Callable[[Exception], None] = lambda error: None,
@@ -75,12 +75,12 @@ def examine(
     """Make every check, without writing anything.
 
     Args:
-        asked: what is to be examined.
+        options: what to check.
         start: told how long work goes on.
         failed: told of every exception that became a finding.
 
     """
-    examination = _Examination(asked, start, failed)
+    examination = _Examination(options, start, failed)
     examination.tried("installation", examination.installation)
     examination.tried(CHECK, examination.onnxruntime)
     examination.tried("model", examination.model)
@@ -92,10 +92,10 @@ def examine(
 class _Examination:
     """The findings so far, and what later checks need of earlier ones."""
 
-    def __init__(self, asked: Asked, start: StartProgress, failed: Callable[[Exception], None]) -> None:
+    def __init__(self, options: DoctorOptions, start: StartProgress, failed: Callable[[Exception], None]) -> None:
         self.findings: list[Finding] = []
-        self._asked, self._start, self._failed = asked, start, failed
-        self._device: Device = asked.device
+        self._options, self._start, self._failed = options, start, failed
+        self._device: Device = options.device
         self._runs = self._graphs = False
         self._opened: OpenModel | None = None
 
@@ -148,7 +148,7 @@ class _Examination:
             return
         tried = provider_findings(listed, model)
         self.findings += tried
-        taken = self.add("device", lambda: device_finding(self._asked.device, tried))
+        taken = self.add("device", lambda: device_finding(self._options.device, tried))
         if taken is None or taken.status == "problem":
             self._device = "cpu"
         self._runs = any(finding.check == CPU and finding.status == "ok" for finding in tried)
@@ -159,7 +159,7 @@ class _Examination:
         from ..pretrained import LOCAL_MODEL, pretrained_model
 
         shipped = pretrained_model("fp32")
-        there = (shipped, self._asked.model, LOCAL_MODEL, self._asked.index / MODEL)
+        there = (shipped, self._options.model, LOCAL_MODEL, self._options.index / MODEL)
         return next((path for path in there if path is not None and path.is_file()), None)
 
     def model(self) -> None:
@@ -184,9 +184,9 @@ class _Examination:
         from ..pretrained import find_model
 
         try:
-            return find_model(self._asked.model)
+            return find_model(self._options.model)
         except ModelFileError as error:
-            if self._asked.model is not None:
+            if self._options.model is not None:
                 raise
             self.findings.append(skipped("model", str(error)))
             return None
@@ -195,9 +195,9 @@ class _Examination:
         """Check the index, where there is one."""
         from .index import database_finding, half_done_finding, is_there, missing_finding
 
-        folder = self._asked.index
+        folder = self._options.index
         if not is_there(folder):
-            self.findings.append(missing_finding(folder, named=self._asked.index_named))
+            self.findings.append(missing_finding(folder, named=self._options.index_named))
             return
         half_done = half_done_finding(folder)
         if half_done is not None:
@@ -212,7 +212,7 @@ class _Examination:
         if self._runs:
             self.add("index model", lambda: index_model_finding(folder, self._opened, self._device))
         self.add("index graph", lambda: graph_finding(folder))
-        if self._asked.thorough:
+        if self._options.thorough:
             self.add("index contents", lambda: contents_finding(folder))
 
     def _around(self, folder: Path) -> None:
@@ -226,11 +226,11 @@ class _Examination:
         """Check the reference sample, and measure parity where there are pictures to measure it on."""
         from .parity import find_samples, no_data_finding, no_sample_finding, parity_finding, sample_finding
 
-        opened, data = self._opened, self._asked.data
+        opened, data = self._opened, self._options.data
         if opened is None:
             self.findings.append(skipped("parity", "there is no model that could be measured; see above"))
             return
-        samples = self.tried("reference sample", lambda: find_samples(self._asked.reference, opened))
+        samples = self.tried("reference sample", lambda: find_samples(self._options.reference, opened))
         if samples is None:
             return
         if not samples:

@@ -9,13 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..cli import (
-    DeviceOption,
-    LabelsOption,
-    MaxPixelsOption,
-    ThreadsOption,
     VerboseOption,
     VersionOption,
-    YesOption,
     application,
     data_or_tiny_imagenet,
     emit_json,
@@ -23,35 +18,16 @@ from ..cli import (
     note,
     progress,
     progress_in_stages,
+    with_options,
 )
 from ..errors import EvaluationError, MissingExtraError
-from ..images import DEFAULT_MAX_PIXELS
 from ..pretrained import describe_model, find_model, find_reference
 from ..text import display_path, printable
 from .contradictions import check_beside_triplets, check_models, check_pictures
-from .options import (
-    DEFAULT_K,
-    Asked,
-    DataOption,
-    DemoKOption,
-    DemoOption,
-    FilesArgument,
-    GalleryOption,
-    JsonOption,
-    KOption,
-    ModelOption,
-    ModelsOption,
-    OutOption,
-    QueriesOption,
-    ReferenceOption,
-    SaveOption,
-    SplitOption,
-    TripletsOption,
-)
+from .options import DEFAULT_K, EvaluateOptions
 
 if TYPE_CHECKING:
     from ..datasets import DataSet
-    from ..devices import Device
     from ..embedder import Embedder
     from .comparison import Comparison
     from .contenders import Contender, Network
@@ -90,85 +66,47 @@ app = application(
 
 @app.command(no_args_is_help=True)
 @guarded
+@with_options
 def evaluate_command(
-    files: FilesArgument = None,
-    models: ModelsOption = False,
-    model: ModelOption = None,
-    data: DataOption = None,
-    split: SplitOption = None,
-    labels: LabelsOption = None,
-    queries: QueriesOption = None,
-    gallery: GalleryOption = None,
-    reference: ReferenceOption = None,
-    triplets: TripletsOption = None,
-    k: KOption = None,
-    save_embeddings: SaveOption = None,
-    demo: DemoOption = 0,
-    demo_k: DemoKOption = 10,
-    out: OutOption = Path("sheets"),
-    as_json: JsonOption = False,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
-    yes: YesOption = False,
+    options: EvaluateOptions,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
     """Measure how well a model ranks: DATA's val pictures are the queries, its train pictures the gallery."""
-    asked = Asked(
-        files=tuple(files or ()),
-        models=models,
-        model=model,
-        data=data,
-        reference=reference,
-        triplets=triplets,
-        k=k,
-        save_embeddings=save_embeddings,
-        demo=demo,
-        demo_k=demo_k,
-        out=out,
-        as_json=as_json,
-        device=cast("Device", device),
-        threads=threads,
-        max_pixels=max_pixels,
-        split=split,
-        labels=labels,
-        queries=queries,
-        gallery=gallery,
-        yes=yes,
-    )
-    check_models(asked)
-    check_pictures(asked)
-    if models:
-        _compare(asked)
+    check_models(options)
+    check_pictures(options)
+    if options.models:
+        _compare(options)
     else:
-        _measure(asked)
+        _measure(options)
 
 
-def _compare(asked: Asked) -> None:
+def _compare(options: EvaluateOptions) -> None:
     from ..embedder import Embedder
     from .comparison import compare_models, slower_int8
     from .contenders import REFERENCE_NAME, Contender, open_contenders
 
-    open_file = functools.partial(Embedder, device=asked.device, threads=asked.threads, max_pixels=asked.max_pixels)
-    contenders = open_contenders(asked.files, open_file)
-    reference = None if asked.reference is None else find_reference(asked.reference)
-    sample, pytorch = _reference_sample(reference, None), _pytorch(reference, asked.device)
-    dataset = _measured(_open(asked, pytorch), sample)
+    open_file = functools.partial(
+        Embedder, device=options.device, threads=options.threads, max_pixels=options.max_pixels
+    )
+    contenders = open_contenders(options.files or (), open_file)
+    reference = None if options.reference is None else find_reference(options.reference)
+    sample, pytorch = _reference_sample(reference, None), _pytorch(reference, options.device)
+    dataset = _measured(_open(options, pytorch), sample)
     if pytorch is not None:
         contenders.insert(0, Contender(REFERENCE_NAME, pytorch))
     with progress_in_stages() as start:
         comparison = compare_models(
             contenders,
             dataset,
-            _depth(asked.k, dataset),
+            _depth(options.k, dataset),
             sample=sample,
-            max_pixels=asked.max_pixels,
+            max_pixels=options.max_pixels,
             start=start,
             say=note,
         )
     comparison = comparison.with_speeds(_speeds(contenders))
-    _print_comparison(comparison, asked.as_json)
+    _print_comparison(comparison, options.as_json)
     for slow, fast, ratio in slower_int8(comparison):
         note(
             f"int8 is slower than fp32 on this processor (x{ratio:.2f}): use {printable(fast.name)} here, "
@@ -195,40 +133,40 @@ def _print_comparison(comparison: Comparison, as_json: bool) -> None:
         print("\n".join(comparison_lines(comparison)))
 
 
-def _measure(asked: Asked) -> None:
+def _measure(options: EvaluateOptions) -> None:
     from ..embedder import Embedder
 
-    chosen = find_model(asked.model)
-    reference = None if asked.reference is None else find_reference(asked.reference)
-    if asked.triplets is not None:
-        check_beside_triplets(asked, reference)
-    embedder = Embedder(chosen, device=asked.device, threads=asked.threads, max_pixels=asked.max_pixels)
-    if asked.model is None:
+    chosen = find_model(options.model)
+    reference = None if options.reference is None else find_reference(options.reference)
+    if options.triplets is not None:
+        check_beside_triplets(options, reference)
+    embedder = Embedder(chosen, device=options.device, threads=options.threads, max_pixels=options.max_pixels)
+    if options.model is None:
         note(f"measuring {describe_model(chosen, embedder.info)}")
-    if asked.triplets is not None and not asked.names_pictures:
-        _show(None, _triplets_alone(asked.triplets, embedder), asked.as_json)
+    if options.triplets is not None and not options.names_pictures:
+        _show(None, _triplets_alone(options.triplets, embedder), options.as_json)
     else:
-        _measure_on_data(asked, embedder, reference)
+        _measure_on_data(options, embedder, reference)
 
 
-def _measure_on_data(asked: Asked, embedder: Embedder, reference: Path | None) -> None:
+def _measure_on_data(options: EvaluateOptions, embedder: Embedder, reference: Path | None) -> None:
     from .evaluation import evaluate
     from .tripletfile import load_triplets
 
-    sample, pytorch = _reference_sample(reference, embedder.dim), _pytorch(reference, asked.device)
-    dataset = _open(asked, pytorch)
-    rated = None if asked.triplets is None else load_triplets(asked.triplets, dataset)
+    sample, pytorch = _reference_sample(reference, embedder.dim), _pytorch(reference, options.device)
+    dataset = _open(options, pytorch)
+    rated = None if options.triplets is None else load_triplets(options.triplets, dataset)
     dataset = _measured(dataset, sample)
-    k = _depth(asked.k, dataset)
-    queries, gallery = _embed(dataset, embedder, "", asked.max_pixels)
-    compared = _reference_splits(sample, pytorch, queries, gallery, asked)
+    k = _depth(options.k, dataset)
+    queries, gallery = _embed(dataset, embedder, "", options.max_pixels)
+    compared = _reference_splits(sample, pytorch, queries, gallery, options)
     result = evaluate(queries, gallery, k, reference=compared, say=note)
     judged = None if rated is None else _judge(rated, embedder, queries, gallery, k=k)
-    if asked.save_embeddings is not None:
-        _save(asked.save_embeddings, queries, gallery)
-    if asked.demo:
-        _draw(dataset, queries, gallery, asked.demo, asked.demo_k, asked.out)
-    _show(result, judged, asked.as_json)
+    if options.save_embeddings is not None:
+        _save(options.save_embeddings, queries, gallery)
+    if options.demo:
+        _draw(dataset, queries, gallery, options.demo, options.demo_k, options.out)
+    _show(result, judged, options.as_json)
     _require_parity(result, embedder)
 
 
@@ -249,17 +187,17 @@ def _depth(k: int | None, dataset: DataSet) -> int:
     return check_k(DEFAULT_K if k is None else k, most)
 
 
-def _open(asked: Asked, pytorch: Network | None) -> DataSet:
+def _open(options: EvaluateOptions, pytorch: Network | None) -> DataSet:
     """Return the queries as val and the gallery as train; where a run is named, as it has read them."""
     from .pictures import open_queries_and_gallery, open_split
 
-    if asked.queries is not None and asked.gallery is not None:
-        return open_queries_and_gallery(asked.queries, asked.gallery, asked.labels, note)
-    data, labels = data_or_tiny_imagenet(asked.data, yes=asked.yes), asked.labels
+    if options.queries is not None and options.gallery is not None:
+        return open_queries_and_gallery(options.queries, options.gallery, options.labels, note)
+    data, labels = data_or_tiny_imagenet(options.data, yes=options.yes), options.labels
     if pytorch is None:
-        return open_split(data, asked.split, labels, note)
+        return open_split(data, options.split, labels, note)
     run = cast("_Run", pytorch)
-    return open_split(data, asked.split, labels or run.labels_of(data), note, rule=run.rule_of_holdout)
+    return open_split(data, options.split, labels or run.labels_of(data), note, rule=run.rule_of_holdout)
 
 
 def _triplets_alone(path: Path, embedder: Embedder) -> TripletReport:
@@ -309,8 +247,8 @@ def _measured(dataset: DataSet, sample: ReferenceSample | None) -> DataSet:
     """Return the pictures that are measured on."""
     if sample is not None:
         dataset = sample.found_in(dataset)
-        found, total = len(dataset.val) + len(dataset.train), len(sample.splits)
-        note(f"comparing on the {found} of {total} pictures of the reference sample that are here")
+        present, total = len(dataset.val) + len(dataset.train), len(sample.splits)
+        note(f"comparing on the {present} of {total} pictures of the reference sample that are here")
     return dataset
 
 
@@ -319,7 +257,7 @@ def _reference_splits(
     pytorch: Network | None,
     queries: EmbeddedSplit,
     gallery: EmbeddedSplit,
-    asked: Asked,
+    options: EvaluateOptions,
 ) -> tuple[EmbeddedSplit, EmbeddedSplit] | None:
     """Return what PyTorch makes of the pictures that were embedded."""
     if sample is not None:
@@ -329,7 +267,7 @@ def _reference_splits(
     from ..datasets import DataSet
 
     same = DataSet("reference", train=gallery.samples, val=queries.samples)
-    return _embed(same, pytorch, "PyTorch reference: ", asked.max_pixels)
+    return _embed(same, pytorch, "PyTorch reference: ", options.max_pixels)
 
 
 class _Run(Protocol):

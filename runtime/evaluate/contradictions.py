@@ -7,57 +7,57 @@ from pathlib import Path
 from ..errors import EvaluationError
 from ..labels import split_of
 from ..text import display_path, printable
-from .options import Asked
+from .options import EvaluateOptions
 
 __all__ = ["check_beside_triplets", "check_models", "check_pictures"]
 
 
-def check_pictures(asked: Asked) -> None:
+def check_pictures(options: EvaluateOptions) -> None:
     """Refuse what names the pictures twice, or by half."""
-    if (asked.queries is None) != (asked.gallery is None):
-        given, missing = ("--queries", "--gallery") if asked.gallery is None else ("--gallery", "--queries")
+    if (options.queries is None) != (options.gallery is None):
+        given, missing = ("--queries", "--gallery") if options.gallery is None else ("--gallery", "--queries")
         raise EvaluationError(f"{given} is given without {missing}; name both, or a data set with splits by --data.")
-    if asked.queries is not None and asked.data is not None:
+    if options.queries is not None and options.data is not None:
         raise EvaluationError("--data and --queries both name pictures to query with; leave one of the two out.")
-    if asked.queries is not None and asked.split is not None:
+    if options.queries is not None and options.split is not None:
         raise EvaluationError("--split chooses a split of --data, and --queries takes all pictures; leave it out.")
-    if asked.split is not None and split_of(asked.split) not in ("val", "test"):
-        raise EvaluationError(f"--split {printable(asked.split)!r}; expected val or test.")
+    if options.split is not None and split_of(options.split) not in ("val", "test"):
+        raise EvaluationError(f"--split {printable(options.split)!r}; expected val or test.")
 
 
-def check_models(asked: Asked) -> None:
+def check_models(options: EvaluateOptions) -> None:
     """Refuse files without --models, --models without files, and what looks at one model."""
-    if not asked.models:
-        if asked.files:
+    if not options.models:
+        if options.files:
             raise EvaluationError(
-                f"{display_path(asked.files[0])} is named, and --models is not; to compare model files, write: "
+                f"{display_path(options.files[0])} is named, and --models is not; to compare model files, write: "
                 "deeprank-eval --models FILE... --data DATA. One alone is named with --model."
             )
         return
-    if not asked.files:
+    if not options.files:
         raise EvaluationError(
             "--models compares the files that are named, and there are none; expected --models FILE..."
         )
     given = {
-        "--model": asked.model,
-        "--triplets": asked.triplets,
-        "--demo": asked.demo or None,
-        "--save-embeddings": asked.save_embeddings,
+        "--model": options.model,
+        "--triplets": options.triplets,
+        "--demo": options.demo or None,
+        "--save-embeddings": options.save_embeddings,
     }
     for option in (name for name, value in given.items() if value is not None):
         raise EvaluationError(f"{option} is for one model, and --models compares several; leave one of the two out.")
 
 
-def check_beside_triplets(asked: Asked, reference: Path | None) -> None:
+def check_beside_triplets(options: EvaluateOptions, reference: Path | None) -> None:
     """Refuse what would be ignored without DATA, or would rank the triplets' queries among a sample alone."""
     given = {
         "--reference": reference,
-        "--demo": asked.demo or None,
-        "--save-embeddings": asked.save_embeddings,
-        "--split": asked.split,
-        "--labels": asked.labels,
+        "--demo": options.demo or None,
+        "--save-embeddings": options.save_embeddings,
+        "--split": options.split,
+        "--labels": options.labels,
     }
-    for option in (name for name, value in given.items() if value is not None and not asked.names_pictures):
+    for option in (name for name, value in given.items() if value is not None and not options.names_pictures):
         raise EvaluationError(f"{option} looks at a data set, and --triplets was given without one; add --data DATA.")
     if reference is not None and reference.is_file():
         raise EvaluationError(

@@ -1,4 +1,4 @@
-"""The command line of ``deeprank-eval``: its options, and what was asked for."""
+"""The options of ``deeprank-eval``."""
 
 from __future__ import annotations
 
@@ -8,129 +8,94 @@ from typing import Annotated
 
 import typer
 
-from ..devices import Device
+from ..cli import DeviceOption, JsonOption, LabelsOption, MaxPixelsOption, ModelOption, ThreadsOption, YesOption
+from ..images import DEFAULT_MAX_PIXELS
 
-__all__ = [
-    "DEFAULT_K",
-    "Asked",
-    "DataOption",
-    "DemoKOption",
-    "DemoOption",
-    "FilesArgument",
-    "GalleryOption",
-    "JsonOption",
-    "KOption",
-    "ModelOption",
-    "ModelsOption",
-    "OutOption",
-    "QueriesOption",
-    "ReferenceOption",
-    "SaveOption",
-    "SplitOption",
-    "TripletsOption",
-]
+__all__ = ["DEFAULT_K", "EvaluateOptions"]
 
 DEFAULT_K = 30
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked for; see the help of each option. ``files`` are those of ``models``."""
+class EvaluateOptions:
+    """The options, as their help describes them. ``files`` are those of ``models``."""
 
-    files: tuple[Path, ...]
-    models: bool
-    model: Path | None
-    data: str | None
-    reference: Path | None
-    triplets: Path | None
-    k: int | None
-    save_embeddings: Path | None
-    demo: int
-    demo_k: int
-    out: Path
-    as_json: bool
-    device: Device
-    threads: int | None
-    max_pixels: int
-    split: str | None = None
-    labels: str | None = None
-    queries: str | None = None
-    gallery: str | None = None
-    yes: bool = False
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="With --models: the models, the first to compare with.")
+    ] = None
+    models: Annotated[
+        bool, typer.Option("--models", help="Compare the model files that are named, in ranking and in speed.")
+    ] = False
+    model: ModelOption = None
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help="Folder or zip of class folders, or of train, val and test folders with class folders in them; CSV of "
+            "path,label[,split]; or the word digits.",
+        ),
+    ] = None
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", metavar="val|test", help="The split of DATA whose pictures are the queries. Default: val."
+        ),
+    ] = None
+    labels: LabelsOption = None
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            "--queries",
+            metavar="DATA",
+            help="In the place of --data: a data set, all of whose pictures are the queries,",
+        ),
+    ] = None
+    gallery: Annotated[
+        str | None,
+        typer.Option("--gallery", metavar="DATA", help="and another one, all of whose pictures are the gallery."),
+    ] = None
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            help="The run (needs PyTorch) or its *.reference.npz (does not) to compare with; pretrained: what ships.",
+        ),
+    ] = None
+    triplets: Annotated[
+        Path | None,
+        typer.Option(
+            "--triplets",
+            metavar="CSV",
+            help="Rated triplets, query,positive,negative[,label]: paths in DATA, else below the CSV's folder. "
+            "Score-at-top-k needs --data: its gallery, or what is of the triplet's label there, is what is ranked.",
+        ),
+    ] = None
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "-k",
+            "--k",
+            metavar="K",
+            min=1,
+            help=f"Neighbours of each query. Default: {DEFAULT_K}, or the whole gallery where that is smaller.",
+        ),
+    ] = None
+    save_embeddings: Annotated[
+        Path | None, typer.Option("--save-embeddings", metavar="DIR", help="Keep vectors, labels and paths as npz.")
+    ] = None
+    demo: Annotated[
+        int, typer.Option("--demo", min=0, metavar="N", help="Draw the nearest and farthest of N queries as sheets.")
+    ] = 0
+    demo_k: Annotated[int, typer.Option("--demo-k", metavar="K", min=1, help="Hits on each sheet of --demo.")] = 10
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where --demo writes its sheets.")] = Path("sheets")
+    as_json: JsonOption = False
+    device: DeviceOption = "auto"
+    threads: ThreadsOption = None
+    max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS
+    yes: YesOption = False
 
     @property
     def names_pictures(self) -> bool:
         """Whether labelled pictures are named."""
         return self.data is not None or self.queries is not None
-
-
-FilesArgument = Annotated[
-    list[Path] | None, typer.Argument(metavar="FILE", help="With --models: the models, the first to compare with.")
-]
-ModelsOption = Annotated[
-    bool, typer.Option("--models", help="Compare the model files that are named, in ranking and in speed.")
-]
-ModelOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--model", help="The exported model. Default: ./model.onnx, else the one that ships (the word pretrained)."
-    ),
-]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="DATA",
-        help="Folder or zip of class folders, or of train, val and test folders with class folders in them; CSV of "
-        "path,label[,split]; or the word digits.",
-    ),
-]
-SplitOption = Annotated[
-    str | None,
-    typer.Option("--split", metavar="val|test", help="The split of DATA whose pictures are the queries. Default: val."),
-]
-QueriesOption = Annotated[
-    str | None,
-    typer.Option(
-        "--queries", metavar="DATA", help="In the place of --data: a data set, all of whose pictures are the queries,"
-    ),
-]
-GalleryOption = Annotated[
-    str | None,
-    typer.Option("--gallery", metavar="DATA", help="and another one, all of whose pictures are the gallery."),
-]
-ReferenceOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--reference",
-        help="The run (needs PyTorch) or its *.reference.npz (does not) to compare with; pretrained: what ships.",
-    ),
-]
-TripletsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--triplets",
-        metavar="CSV",
-        help="Rated triplets, query,positive,negative[,label]: paths in DATA, else below the CSV's folder. "
-        "Score-at-top-k needs --data: its gallery, or what is of the triplet's label there, is what is ranked.",
-    ),
-]
-KOption = Annotated[
-    int | None,
-    typer.Option(
-        "-k",
-        "--k",
-        metavar="K",
-        min=1,
-        help=f"Neighbours of each query. Default: {DEFAULT_K}, or the whole gallery where that is smaller.",
-    ),
-]
-SaveOption = Annotated[
-    Path | None, typer.Option("--save-embeddings", metavar="DIR", help="Keep vectors, labels and paths as npz.")
-]
-DemoOption = Annotated[
-    int, typer.Option("--demo", min=0, metavar="N", help="Draw the nearest and farthest of N queries as sheets.")
-]
-DemoKOption = Annotated[int, typer.Option("--demo-k", metavar="K", min=1, help="Hits on each sheet of --demo.")]
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where --demo writes its sheets.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
 from ..cli import (
     DeviceOption,
     IndexOption,
+    JsonOption,
     MaxPixelsOption,
     ThreadsOption,
     VerboseOption,
@@ -28,15 +28,21 @@ from ..cli import (
     progress_in_stages,
 )
 from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX, default_index, emit_paths, from_here, next_step
-from ..devices import Device, return_large_blocks
+from ..devices import return_large_blocks
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
 from ..nearduplicate import NEAR_DUPLICATE
+from ..progress import StartProgress
 from ..text import display_path
 from . import presentation
 from .folders import presentation as sync_presentation
+from .folders.options import SyncOptions
 from .folders.rootfilters import RootFilters
 from .folders.rootlabels import parse_labels
+
+if TYPE_CHECKING:
+    from .folders.dryrun import DryRun
+    from .folders.report import SyncReport
 
 SharedOption = Annotated[
     bool,
@@ -45,7 +51,7 @@ SharedOption = Annotated[
         help="Let the group of a new index read it, which is its owner's alone otherwise. It is remembered.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+LabelOption = Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")]
 
 app = application(
     "Make an index of folders of pictures, and look after it.",
@@ -197,49 +203,72 @@ def sync_command(
     labels come from. Folders that file servers and photo programs keep (@eaDir, .thumbnails) are left out unless
     --include names them; other hidden ones always are.
     """
+    filters = RootFilters(tuple(include or ()), tuple(exclude or ()))
+    options = SyncOptions(
+        model=model,
+        filters=filters if filters or no_filters else None,
+        labels=parse_labels(labels) if labels is not None else None,
+        moved_roots=tuple(root or ()),
+        keep_missing=keep_missing,
+        allow_mass_removal=allow_mass_removal,
+        shared=shared,
+        device=device,
+        threads=threads,
+        max_pixels=max_pixels,
+        isolate=isolate,
+    )
+    _check_sync(folders or [], options, reembed=reembed, dry_run=dry_run, no_filters=no_filters)
+    if dry_run:
+        skipped = _dry_run(index, folders or [], options, as_json=as_json).skipped
+    else:
+        skipped = _sync(index, folders or [], options, reembed=reembed, as_json=as_json).skipped
+    if strict and skipped:
+        raise typer.Exit(1)
+
+
+def _check_sync(
+    folders: Sequence[Path], options: SyncOptions, *, reembed: bool, dry_run: bool, no_filters: bool
+) -> None:
+    """Refuse options that contradict each other."""
     if reembed and folders:
         raise typer.BadParameter("--reembed embeds every folder of the index; name none.", param_hint="DIR")
-    if reembed and (
-        include or exclude or labels or no_filters or root or keep_missing or allow_mass_removal or dry_run or shared
-    ):
+    if reembed and (dry_run or options != options.of_embedder()):
         raise typer.BadParameter(
             "--reembed goes with --model alone; it keeps folders, filters, labels and permissions as they are."
         )
-    if not reembed and not folders and not root:
+    if not (reembed or folders or options.moved_roots):
         raise typer.BadParameter("name at least one folder of pictures.", param_hint="DIR")
-    if no_filters and (include or exclude):
+    if no_filters and options.filters:
         raise typer.BadParameter("--no-filters goes without --include and --exclude, which replace the earlier ones.")
-    filters = RootFilters(tuple(include or ()), tuple(exclude or ()))
-    follow: dict[str, Any] = {
-        "roots": folders or [],
-        "filters": filters if filters or no_filters else None,
-        "labels": parse_labels(labels) if labels is not None else None,
-        "moved_roots": root or [],
-        "keep_missing": keep_missing,
-        "allow_mass_removal": allow_mass_removal,
-    }
-    if dry_run:
-        _show_dry_run(index, model, {**follow, "max_pixels": max_pixels}, as_json=as_json, strict=strict)
-        return
-    options: dict[str, Any] = {
-        "device": cast(Device, device),
-        "threads": threads,
-        "max_pixels": max_pixels,
-        "isolate": isolate,
-    }
-    if reembed:
-        from .care.reembed import reembed as work
-    else:
-        from .folders.sync import sync
 
-        work = functools.partial(sync, say=note, shared=shared, **follow)
+
+def _dry_run(index: Path, folders: Sequence[Path], options: SyncOptions, *, as_json: bool) -> DryRun:
+    from .folders.dryrun import dry_run
+
+    with progress_in_stages() as start:
+        report = dry_run(index, folders, options, progress=start, say=note)
+    for remark in sync_presentation.sync_remarks(report):
+        note(remark)
+    if as_json:
+        emit_json(sync_presentation.dry_run_document(index, report))
+    else:
+        for line in sync_presentation.dry_run_lines(index, report):
+            print(line)
+    return report
+
+
+def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed: bool, as_json: bool) -> SyncReport:
     return_large_blocks()
-    try:
-        with _termination_as_interrupt(), progress_in_stages() as start:
-            report = work(index, model=model, progress=start, **options)
-    except KeyboardInterrupt as interrupt:
-        kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
-        fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
+    kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
+    with _interruptible(kept) as start, _termination_as_interrupt():
+        if reembed:
+            from .care.reembed import reembed as embed_again
+
+            report = embed_again(index, options, progress=start)
+        else:
+            from .folders.sync import sync_folders
+
+            report = sync_folders(index, folders, options, progress=start, say=note)
     for remark in sync_presentation.sync_remarks(report):
         note(remark)
     if as_json:
@@ -249,8 +278,7 @@ def sync_command(
         note(sync_presentation.sync_time(report))
         if report.example is not None:
             next_step("deeprank-query", from_here(report.example), *_index_option(index))
-    if strict and report.skipped:
-        raise typer.Exit(1)
+    return report
 
 
 def _index_option(index: Path) -> list[str]:
@@ -258,8 +286,18 @@ def _index_option(index: Path) -> list[str]:
     return [] if index == default_index() else ["--index", str(index)]
 
 
+@contextlib.contextmanager
+def _interruptible(kept: str) -> Iterator[StartProgress]:
+    """Show progress. On Ctrl-C, say what was ``kept``, and exit as an interrupted command does."""
+    try:
+        with progress_in_stages() as start:
+            yield start
+    except KeyboardInterrupt as interrupt:
+        fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
+
+
 class _Terminated(KeyboardInterrupt):
-    """Somebody asked this process to end."""
+    """The process got SIGTERM."""
 
 
 @contextlib.contextmanager
@@ -275,22 +313,6 @@ def _termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _show_dry_run(index: Path, model: Path | None, follow: dict[str, Any], *, as_json: bool, strict: bool) -> None:
-    from .folders.dryrun import dry_run
-
-    with progress_in_stages() as start:
-        found = dry_run(index, model=model, progress=start, say=note, **follow)
-    for remark in sync_presentation.sync_remarks(found):
-        note(remark)
-    if as_json:
-        emit_json(sync_presentation.dry_run_document(index, found))
-    else:
-        for line in sync_presentation.dry_run_lines(index, found):
-            print(line)
-    if strict and found.skipped:
-        raise typer.Exit(1)
 
 
 @app.command("info")
@@ -378,11 +400,8 @@ def compact_command(
     """
     from .care.compact import compact
 
-    try:
-        with progress_in_stages() as start:
-            report = compact(index, progress=start)
-    except KeyboardInterrupt:
-        fail("interrupted; the index answers as before.", status=130)
+    with _interruptible("the index answers as before") as start:
+        report = compact(index, progress=start)
     for remark in report.remarks:
         note(remark)
     if as_json:
@@ -409,11 +428,8 @@ def copy_command(
     """Copy the index, also while it is being searched or synced: one state of it, complete or not at all."""
     from .transfer.copying import copy
 
-    try:
-        with progress_in_stages() as start:
-            report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
-    except KeyboardInterrupt:
-        fail(f"interrupted; nothing was put at {display_path(target)}.", status=130)
+    with _interruptible(f"nothing was put at {display_path(target)}") as start:
+        report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
     for remark in report.remarks:
         note(remark)
     if as_json:
@@ -427,18 +443,15 @@ def copy_command(
 def export_command(
     target: Annotated[Path, typer.Argument(metavar="FILE.npz", help="The file to write; an earlier one is replaced.")],
     index: IndexOption = DEFAULT_INDEX,
-    label: Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")] = None,
+    label: LabelOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Write vectors, paths, labels and the rest as arrays for numpy; import makes an index of them again."""
     from .transfer.exporting import export_index
 
-    try:
-        with progress_in_stages() as start:
-            report = export_index(index, target, labels=label or [], progress=start)
-    except KeyboardInterrupt:
-        fail(f"interrupted; {display_path(target)} is as it was.", status=130)
+    with _interruptible(f"{display_path(target)} is as it was") as start:
+        report = export_index(index, target, labels=label or [], progress=start)
     if as_json:
         emit_json(presentation.export_document(index, target, report))
     else:
@@ -461,11 +474,8 @@ def import_command(
     """Make a new index from an exported file, without embedding anything."""
     from .transfer.importing import import_index
 
-    try:
-        with progress_in_stages() as start:
-            report = import_index(source, index, model=model, shared=shared, progress=start)
-    except KeyboardInterrupt:
-        fail("interrupted; no index was made.", status=130)
+    with _interruptible("no index was made") as start:
+        report = import_index(source, index, model=model, shared=shared, progress=start)
     for remark in report.remarks:
         note(remark)
     if as_json:
@@ -489,7 +499,7 @@ def dedupe_command(
             help="The picture that stands for a group: the largest file, the oldest, or the first that was synced.",
         ),
     ] = "largest",
-    label: Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")] = None,
+    label: LabelOption = None,
     path: Annotated[
         list[str] | None, typer.Option("--path", metavar="GLOB", help="Only pictures whose path matches.")
     ] = None,

@@ -194,7 +194,7 @@ def _name(action: argparse.Action) -> str:
 
 
 def make_parser() -> _Parser:
-    """Return what reads the command line."""
+    """Return the parser of the command line."""
     parser = _Parser(prog=as_typed("deeprank-query"), allow_abbrev=False)
     add = parser.add_argument
     images_help = "pictures to find similar ones of; - reads one from standard input"
@@ -225,6 +225,20 @@ def make_parser() -> _Parser:
     add("--leave-out-query", action="store_true", help=leave_help)
     unique_help = f"hide near-duplicates: hits at most D (default: {NEAR_DUPLICATE}) from a better hit"
     add("--unique", type=_distance, metavar="D", nargs="?", const=NEAR_DUPLICATE, help=unique_help)
+    _add_outputs(parser)
+    add("--device", default="auto", help="auto (default), cpu or cuda; auto takes a GPU where one works")
+    threads_help = "CPU threads of the network (default: the usable cores, at most 4)"
+    add("--threads", type=_at_least_one, metavar="N", help=threads_help)
+    pixels_help = f"refuse query pictures of more pixels, before decoding (default: {DEFAULT_MAX_PIXELS})"
+    add("--max-pixels", type=_at_least_one, default=DEFAULT_MAX_PIXELS, metavar="N", help=pixels_help)
+    add("-v", "--verbose", action="store_true", help="show tracebacks of errors")
+    add("--version", action=_ShowVersion, nargs=0, default=argparse.SUPPRESS, help="show the version and exit")
+    return parser
+
+
+def _add_outputs(parser: _Parser) -> None:
+    """Add the options for how the hits are shown, and where they are written."""
+    add = parser.add_argument
     add("--json", action="store_true", dest="as_json", help="print one JSON document")
     add("--paths-only", action="store_true", help="print the paths alone")
     add("--print0", action="store_true", help="end each path with a NUL, for xargs -0")
@@ -235,14 +249,6 @@ def make_parser() -> _Parser:
     copy_help = "copy the hits' files to a new or empty folder; each query of several has a folder in it"
     add("--copy-to", type=Path, metavar="DIR", help=copy_help)
     add("--query-label", metavar="LABEL", help="the queries' label: the sheet then shows which hits have it")
-    add("--device", default="auto", help="auto (default), cpu or cuda; auto takes a GPU where one works")
-    threads_help = "CPU threads of the network (default: the usable cores, at most 4)"
-    add("--threads", type=_at_least_one, metavar="N", help=threads_help)
-    pixels_help = f"refuse query pictures of more pixels, before decoding (default: {DEFAULT_MAX_PIXELS})"
-    add("--max-pixels", type=_at_least_one, default=DEFAULT_MAX_PIXELS, metavar="N", help=pixels_help)
-    add("-v", "--verbose", action="store_true", help="show tracebacks of errors")
-    add("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
-    return parser
 
 
 class _ShowVersion(argparse.Action):

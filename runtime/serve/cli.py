@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ from ..cli import (
     note,
 )
 from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX
-from ..devices import Device, return_large_blocks
+from ..devices import return_large_blocks
 from ..errors import MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
 from ..text import display_path, printable
@@ -140,8 +140,6 @@ def serve_command(
     version: VersionOption = False,
 ) -> None:
     """Answer until Ctrl-C or SIGTERM; requests in flight are finished then."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter(f"{device!r} is unknown; expected auto, cpu or cuda.")
     settings = ServeSettings(
         index=index,
         host=host,
@@ -157,7 +155,7 @@ def serve_command(
         max_pixels=max_pixels,
         max_decoding=max_decoding,
         decoders=decoders,
-        device=cast(Device, device),
+        device=device,
         threads=threads,
     )
     settings.check()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sqlite3
 import time
@@ -17,7 +16,6 @@ import numpy as np
 from ...console import to_paste
 from ...errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from ...files import file_sha256
-from ...images import DEFAULT_MAX_PIXELS
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
 from ..database.records import GraphRow, Item, Meta
@@ -36,7 +34,8 @@ from ..database.schema import connect, page_faults, strange_objects
 from ..database.store import Store
 from ..database.writer import locked, open_writer
 from ..files import DATABASE, GRAPH, MODEL, UPLOADS, database_id, disk_errors, permissions_of, put_copy
-from ..folders.sync import open_embedder, sync_planned
+from ..folders.options import SyncOptions
+from ..folders.run import SyncRun
 from ..graph.file import GraphFile, GraphUnusableError, VectorComparison, open_graph
 from ..graph.update import update_graph
 from ..transfer.matching import find_matching_model
@@ -409,9 +408,8 @@ def _take_in_uploads(folder: Path, progress: StartProgress) -> list[str]:
         plans = plan_lost_uploads(folder, upload_items(writer), writer.uploads_root())
         if not plans:
             return []
-        opener = functools.partial(open_embedder, device="cpu", threads=None, max_pixels=DEFAULT_MAX_PIXELS)
         try:
-            report = sync_planned(writer, plans, opener, progress)
+            report = SyncRun(writer, plans, SyncOptions(device="cpu"), progress).run()
         except DeepRankError as error:
             return [f"{len(plans[0].new):,} uploads without rows could not be embedded ({error}); their files stay"]
     skipped = [f"{display_path(path)} was left alone: {reason}" for path, reason in report.skipped]

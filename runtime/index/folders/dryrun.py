@@ -10,7 +10,6 @@ from operator import attrgetter
 from pathlib import Path
 
 from ...files import file_sha256
-from ...images import DEFAULT_MAX_PIXELS
 from ...modelfile import open_model
 from ...pretrained import describe_model, find_model
 from ...progress import StartProgress, start_nothing
@@ -20,9 +19,8 @@ from ..database.store import Store
 from ..files import MODEL, is_index
 from ..home import check_model, check_usable
 from ..uploads.plans import plan_lost_uploads
-from .plan import RootPlan, Wishes, plan_sync
-from .rootfilters import RootFilters
-from .rootlabels import RootLabels
+from .options import SyncOptions
+from .plan import RootPlan, plan_sync
 from .said import labels_remarks, remembered_filters, say_labels, tools_remark
 from .task import check_decoding
 from .unread import SkippedFile
@@ -77,18 +75,12 @@ class DryRun:
 def dry_run(
     index: str | Path,
     roots: Sequence[str | Path],
+    options: SyncOptions | None = None,
     *,
-    model: str | Path | None = None,
-    filters: RootFilters | None = None,
-    labels: RootLabels | None = None,
-    moved_roots: Sequence[str] = (),
-    keep_missing: bool = False,
-    allow_mass_removal: bool = False,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
     progress: StartProgress = start_nothing,
     say: Callable[[str], None] = lambda _: None,
 ) -> DryRun:
-    """Find out what :func:`~.sync.sync` would do; the arguments are those of it.
+    """Return what :func:`~.sync.sync_folders` would do with the same arguments.
 
     Files are compared by size and time of change. Those that may be a moved picture, or one that was only touched, are
     hashed. Those that older decoding rules have read are looked at, some formats to their end; of those whose names do
@@ -99,19 +91,19 @@ def dry_run(
 
     """
     folder = Path(index)
-    chosen = find_model(model) if model is not None else None
-    wishes = Wishes(allow_mass_removal, keep_missing, filters, tuple(moved_roots), labels, max_pixels)
+    options = options or SyncOptions()
+    chosen = find_model(options.model) if options.model is not None else None
     if is_index(folder):
         with Store.open(folder) as store:
             check_model(folder, store.meta().model_sha256, chosen)
             with store.snapshot():
-                plans, items = plan_sync(store, folder, roots, wishes), store.meta().items
+                plans, items = plan_sync(store, folder, roots, options), store.meta().items
         say_labels(plans, say)
-        return _Resolved(plans, progress).report(items, keep_missing)
+        return _Resolved(plans, progress).report(items, options.keep_missing)
     check_usable(folder)
-    plans = [*plan_lost_uploads(folder), *plan_sync(None, folder, roots, wishes)]
+    plans = [*plan_lost_uploads(folder), *plan_sync(None, folder, roots, options)]
     say_labels(plans, say)
-    return _Resolved(plans, progress).report(0, keep_missing, _new_index(folder, chosen))
+    return _Resolved(plans, progress).report(0, options.keep_missing, _new_index(folder, chosen))
 
 
 def _new_index(folder: Path, chosen: Path | None) -> str:

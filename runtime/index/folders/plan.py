@@ -17,13 +17,13 @@ from ... import formats
 from ...console import to_paste
 from ...errors import IndexStateError
 from ...files import file_id, open_regular
-from ...images import DEFAULT_MAX_PIXELS
 from ...labels import is_split_layout
 from ...text import display_path
 from ..database.records import Item
 from ..database.store import Store
 from ..files import UPLOADS
 from .guard import check_losses, check_present
+from .options import SyncOptions
 from .relocation import find_moved_roots
 from .rootfilters import RootFilters
 from .rootlabels import LabelSource, RootLabels, open_labels
@@ -31,33 +31,7 @@ from .ticks import settled_mtime
 from .unread import NO_PICTURE, Reading, SkippedFile, Unread, unread_of
 from .walk import Found, Walk, walk
 
-__all__ = ["PLAIN", "RootPlan", "Wishes", "plan_sync"]
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """How a sync is to be done.
-
-    Attributes:
-        allow_mass_removal: accept a root that is missing, empty, or has lost most of its pictures.
-        keep_missing: let pictures stay whose files are gone.
-        filters: of the roots from now on; None: those that are remembered, root by root.
-        moved_roots: ``OLD=NEW`` each: the root OLD is now at NEW, which is synced, too.
-        labels: where the labels of the roots come from, from now on, of which the splits do not matter; None: from
-            where they are remembered to come, root by root.
-        max_pixels: larger pictures are skipped.
-
-    """
-
-    allow_mass_removal: bool = False
-    keep_missing: bool = False
-    filters: RootFilters | None = None
-    moved_roots: tuple[str, ...] = ()
-    labels: RootLabels | None = None
-    max_pixels: int = DEFAULT_MAX_PIXELS
-
-
-PLAIN = Wishes()
+__all__ = ["RootPlan", "plan_sync"]
 
 
 @dataclass
@@ -161,14 +135,14 @@ class RootPlan:
         )
 
 
-def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wishes: Wishes = PLAIN) -> list[RootPlan]:
+def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], options: SyncOptions) -> list[RootPlan]:
     """Compare the roots with the index.
 
     Args:
         store: the index; None: there is none yet.
         folder: of the index, which is not looked into where it lies among the pictures.
         roots: the folders to sync.
-        wishes: how.
+        options: of the sync; those of the model and of permissions have no effect.
 
     Returns:
         A plan for each root, and one for the uploads of the index where their vectors are by older decoding rules.
@@ -181,49 +155,49 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], wi
         DataError: a table of labels is not one.
 
     """
-    if wishes.filters is not None:
-        wishes.filters.check()
+    if options.filters is not None:
+        options.filters.check()
     known = store.synced_roots() if store is not None else {}
     uploads = store.uploads_root() if store is not None else None
-    _check_not_uploads(folder, [*roots, *(side for text in wishes.moved_roots for side in _sides(text))])
-    moved = find_moved_roots(known, wishes.moved_roots)
+    _check_not_uploads(folder, [*roots, *(side for text in options.moved_roots for side in _sides(text))])
+    moved = find_moved_roots(known, options.moved_roots)
     numbers = _numbers({**known, **moved})
     paths = list(dict.fromkeys([*moved.values(), *(os.fsencode(os.path.realpath(root)) for root in roots)]))
     _check_overlap(paths, numbers)
     skip = [file_id(folder)] if folder.is_dir() else []
     plans = []
-    reading = Reading(wishes.max_pixels)
+    reading = Reading(options.max_pixels)
     roots_read = [numbers[path] for path in paths if path in numbers]
     items = store.items_by_root([*roots_read, *filter(None, [uploads])]) if store is not None and roots_read else {}
     for path in paths:
         root = numbers.get(path)
-        check_present(path, root is not None, wishes.allow_mass_removal or wishes.keep_missing)
-        plan = _begun(store, path, root, skip, wishes)
+        check_present(path, root is not None, options.allow_mass_removal or options.keep_missing)
+        plan = _begun(store, path, root, skip, options)
         plan.was = known[root] if root in moved and known[root] != path else None
         if plan.was is not None:  # what is remembered names the old place
             plan.unread = {name: replace(each, decoders="") for name, each in plan.unread.items()}
         known_items = items.pop(root, {}) if root is not None else {}
         _judge_doubtful(plan, known_items, reading)
         _compare(plan, known_items, reading)
-        _label(plan, known_items, wishes)
+        _label(plan, known_items, options)
         plans.append(plan)
-    if not wishes.allow_mass_removal:
+    if not options.allow_mass_removal:
         for plan in plans:
-            check_losses(plan, wishes.keep_missing)
+            check_losses(plan, options.keep_missing)
     return [*plans, *(_outdated_uploads(folder, uploads, items.get(uploads, {})) if uploads is not None else ())]
 
 
 def _begun(
-    store: Store | None, path: bytes, root: int | None, skip: Collection[tuple[int, int]], wishes: Wishes
+    store: Store | None, path: bytes, root: int | None, skip: Collection[tuple[int, int]], options: SyncOptions
 ) -> RootPlan:
     """Return the plan of a root with what lies there, and what the index remembers of it."""
     remembered, labels, unread = RootFilters(), RootLabels(), {}
     if store is not None and root is not None:
         remembered = store.filters().get(root, RootFilters())
         labels, unread = store.labelling().get(root, RootLabels()), store.unread(root)
-    filters = remembered if wishes.filters is None else wishes.filters
+    filters = remembered if options.filters is None else options.filters
     found = walk(path, skip, filters) if os.path.isdir(path) else Walk()  # noqa: PTH112 - bytes
-    plan = RootPlan(path, root, found, filters=filters, remembered=remembered, given=wishes.filters is not None)
+    plan = RootPlan(path, root, found, filters=filters, remembered=remembered, given=options.filters is not None)
     plan.remembered_labels, plan.unread = labels, unread
     return plan
 
@@ -256,11 +230,11 @@ def _judged(plan: RootPlan, found: Found, reading: Reading) -> tuple[bool, Unrea
     return is_picture, None if is_picture else unread_of(seen, None, reading)
 
 
-def _label(plan: RootPlan, items: Mapping[bytes, Item], wishes: Wishes) -> None:
+def _label(plan: RootPlan, items: Mapping[bytes, Item], options: SyncOptions) -> None:
     """Find out where labels come from, and which items get another one."""
     splits = is_split_layout(_tops(plan, items))
-    if wishes.labels is not None:
-        labelling = RootLabels(wishes.labels.rule, splits and not wishes.labels.table, wishes.labels.table)
+    if options.labels is not None:
+        labelling = RootLabels(options.labels.rule, splits and not options.labels.table, options.labels.table)
     elif plan.root is None:
         labelling = RootLabels("top", splits)
     else:
@@ -270,9 +244,9 @@ def _label(plan: RootPlan, items: Mapping[bytes, Item], wishes: Wishes) -> None:
     if plan.labels.is_lost:
         plan.known_labels = {path: item.label for path, item in items.items()}
     # Those by folders change with the place of a picture alone; a table may be another one than it was.
-    if wishes.labels is None and labelling.rule != "table":
+    if options.labels is None and labelling.rule != "table":
         return
-    gone = {item.id for item in (*plan.left_out, *(() if wishes.keep_missing else plan.missing))}
+    gone = {item.id for item in (*plan.left_out, *(() if options.keep_missing else plan.missing))}
     for item in items.values():
         label = plan.labels.label(item.path, item.label)
         if label != item.label and item.id not in gone:

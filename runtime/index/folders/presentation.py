@@ -68,21 +68,21 @@ def _left_and_skipped(report: SyncReport | DryRun) -> str:
     return f"{' and '.join(left_out)} left out, {skipped}" if left_out else skipped
 
 
-def dry_run_lines(index: Path, found: DryRun) -> Iterator[str]:
+def dry_run_lines(index: Path, report: DryRun) -> Iterator[str]:
     """Name what a sync would do, the first of each kind, and sum it up."""
-    for verb, paths in (("add", found.added), ("update", found.updated)):
+    for verb, paths in (("add", report.added), ("update", report.updated)):
         yield from _first_of(f"would {verb}", [display_path(path) for path in paths])
-    yield from _first_of("would embed again", [display_path(path) for path in found.redecoded])
-    yield from _first_of("would move", [f"{display_path(old)} to {display_path(new)}" for old, new in found.moved])
-    yield from _first_of("would remove", [display_path(path) for path in found.removed])
-    yield from _first_of("would keep", [display_path(path) for path in found.kept])
-    kept = f"{len(found.kept):,} kept, " if found.kept else ""
-    again = f"{len(found.redecoded):,} embedded again, " if found.redecoded else ""
-    relabelled = f"{len(found.relabelled):,} relabelled, " if found.relabelled else ""
+    yield from _first_of("would embed again", [display_path(path) for path in report.redecoded])
+    yield from _first_of("would move", [f"{display_path(old)} to {display_path(new)}" for old, new in report.moved])
+    yield from _first_of("would remove", [display_path(path) for path in report.removed])
+    yield from _first_of("would keep", [display_path(path) for path in report.kept])
+    kept = f"{len(report.kept):,} kept, " if report.kept else ""
+    again = f"{len(report.redecoded):,} embedded again, " if report.redecoded else ""
+    relabelled = f"{len(report.relabelled):,} relabelled, " if report.relabelled else ""
     yield (
-        f"{len(found.added):,} would be added, {len(found.updated):,} updated, {len(found.moved):,} moved, "
-        f"{len(found.removed):,} removed, {kept}{again}{relabelled}{found.unchanged:,} unchanged, "
-        f"{_left_and_skipped(found)}: {display_path(index)} would hold {pictures(found.items)}"
+        f"{len(report.added):,} would be added, {len(report.updated):,} updated, {len(report.moved):,} moved, "
+        f"{len(report.removed):,} removed, {kept}{again}{relabelled}{report.unchanged:,} unchanged, "
+        f"{_left_and_skipped(report)}: {display_path(index)} would hold {pictures(report.items)}"
     )
 
 
@@ -92,22 +92,22 @@ def _first_of(verb: str, names: Sequence[str]) -> Iterator[str]:
         yield f"{verb} {len(names) - MOST_LINES:,} others (--json lists them all)"
 
 
-def dry_run_document(index: Path, found: DryRun) -> dict[str, Any]:
+def dry_run_document(index: Path, report: DryRun) -> dict[str, Any]:
     """Return what a sync would do, for ``--json``."""
     return {
         "schema": SCHEMA,
         "index": os.fsdecode(index),
         "dry_run": True,
-        "items": found.items,
-        "added": list(found.added),
-        "updated": list(found.updated),
-        "redecoded": list(found.redecoded),
-        "relabelled": list(found.relabelled),
-        "moved": [{"from": old, "to": new} for old, new in found.moved],
-        "removed": list(found.removed),
-        "kept": list(found.kept),
-        "unchanged": found.unchanged,
-        **_outside(found),
+        "items": report.items,
+        "added": list(report.added),
+        "updated": list(report.updated),
+        "redecoded": list(report.redecoded),
+        "relabelled": list(report.relabelled),
+        "moved": [{"from": old, "to": new} for old, new in report.moved],
+        "removed": list(report.removed),
+        "kept": list(report.kept),
+        "unchanged": report.unchanged,
+        **_outside(report),
     }
 
 

@@ -6,7 +6,7 @@ import heapq
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from ..database.writer import Writer
 from ..files import MODEL, UPLOADS
 from ..graph.update import update_graph
 from ..uploads.files import link_or_copy, make_uploads, uploads_of
+from .options import SyncOptions
 from .plan import RootPlan
 from .report import SyncReport
 from .said import labels_remarks, remembered_filters, tools_remark
@@ -51,24 +52,31 @@ class _AlreadyEmbeddedError(PictureError):
 
 
 class SyncRun:
-    """One sync, from the plans to the report."""
+    """One sync, from the plans to the report.
+
+    Args:
+        writer: of the index.
+        plans: what to do, root by root.
+        options: of the sync; ``shared`` and ``model`` have no effect.
+        progress: shows how far the sync is.
+        embedder: of the index's model. None: it is opened when a picture has to be embedded.
+
+    """
 
     def __init__(
         self,
         writer: Writer,
         plans: list[RootPlan],
-        open_embedder: Callable[[Path], Embedder],
+        options: SyncOptions,
         progress: StartProgress,
-        max_pixels: int,
-        *,
-        keep_missing: bool = False,
+        embedder: Embedder | None = None,
     ) -> None:
         self._writer = writer
         self._plans = plans
-        self._open_embedder = open_embedder
+        self._options = options
         self._progress = progress
-        self._reading = Reading(max_pixels)
-        self._keep_missing = keep_missing
+        self._embedder = embedder
+        self._reading = Reading(options.max_pixels)
         self._advance: Advance = no_progress
         self._counts: Counter[str] = Counter()
         self._skipped = [file for plan in plans for file in plan.skipped_files]
@@ -148,7 +156,7 @@ class SyncRun:
 
     def _embed(self, tasks: list[Task]) -> None:
         self._advance = self._progress("embedding", len(tasks))
-        embedder = self._open_embedder(self._writer.folder / MODEL)
+        embedder = self._embedder or self._options.open_embedder(self._writer.folder / MODEL)
         self._contents = self._writer.decoding_of_contents()
         while tasks:
             results = embedder.stream(tasks, lambda task: self._read(task, embedder))
@@ -284,7 +292,7 @@ class SyncRun:
     def _remove_what_is_gone(self) -> None:
         missing = [item.id for items in self._missing.values() for item in items]
         gone = [item.id for plan in self._plans for item in plan.left_out]
-        if self._keep_missing:
+        if self._options.keep_missing:
             self._counts["kept"] = len(missing)
         else:
             gone += missing
