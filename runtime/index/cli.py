@@ -32,12 +32,12 @@ from ..devices import Device
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
 from ..memory import return_large_blocks
-from ..nearduplicate import NEAR_DUPLICATE
 from ..text import display_path
 from . import presentation
 from .folders import presentation as sync_presentation
 from .folders.rootfilters import RootFilters
 from .folders.rootlabels import parse_labels
+from .search.request import NEAR_DUPLICATE
 
 IndexOption = Annotated[
     Path,
