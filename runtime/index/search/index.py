@@ -248,7 +248,7 @@ class Index:
 
         Args:
             vectors: float32 ``[q, d]``, finite.
-            k: neighbours wanted.
+            k: number of neighbours.
             farthest: the farthest first instead.
             label: only pictures with one of these labels.
             path: only pictures whose path matches one of these patterns.
