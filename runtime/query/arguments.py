@@ -22,7 +22,6 @@ from ..index.search.request import MAX_DISTANCE, NEAR_DUPLICATE, SearchRequest
 __all__ = ["STDIN", "QueryArguments", "make_parser", "read_arguments"]
 
 STDIN = "-"
-_NUL = b"\0"
 
 _DESCRIPTION = "Show the pictures of an index that are most similar to a picture."
 _EXAMPLES = """\
@@ -102,13 +101,13 @@ def read_arguments(words: Sequence[str]) -> QueryArguments:
         parser.error("--exact and --search hnsw exclude each other")
     if options.as_json and options.paths_only:
         parser.error("--json and --paths-only exclude each other")
-    if options.end == _NUL and not options.paths_only:
+    if options.print0 and not options.paths_only:
         parser.error("--print0 goes with --paths-only")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(options).items()}
     if values.pop("exact"):
         values["method"] = "exact"
     request = SearchRequest(**{option.name: values.pop(option.name) for option in fields(SearchRequest)})
-    return QueryArguments(request=request, **values)
+    return QueryArguments(request=request, end=b"\0" if values.pop("print0") else b"\n", **values)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -188,14 +187,7 @@ def make_parser() -> _Parser:
     add("--unique", type=_distance, metavar="D", nargs="?", const=NEAR_DUPLICATE, help=unique_help)
     add("--json", action="store_true", dest="as_json", help="print one JSON document")
     add("--paths-only", action="store_true", help="print the paths alone")
-    add(
-        "--print0",
-        action="store_const",
-        dest="end",
-        const=_NUL,
-        default=b"\n",
-        help="end each path with a NUL, for xargs -0",
-    )
+    add("--print0", action="store_true", help="end each path with a NUL, for xargs -0")
     add("--sheet", type=Path, metavar="PNG", help="draw the queries and their hits as well")
     add("--html", type=_page_name, metavar="FILE", help="write the queries and their hits as a self-contained page too")
     open_help = "show that page in the browser; without --html it is a private file in the temporary folder"
