@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from ..index.search.hit import Hit, IndexedImage
+from ..index.search.hit import IndexedImage
 from ..index.search.request import SearchRequest
 from ..index.uploads import Added
 from .answers import plain
@@ -107,11 +107,6 @@ class HitDocument(BaseModel):
     id: int
     near_duplicates: int | None = Field(None, description="With unique: how many it stands for.")
 
-    @classmethod
-    def of(cls, rank: int, hit: Hit, *, unique: bool) -> Self:
-        """Return the document of a hit."""
-        return cls(**hit.document(rank, unique=unique) | _identity(hit))
-
 
 class ResultDocument(BaseModel):
     """A query and its hits."""
@@ -132,14 +127,12 @@ class SearchDocument(BaseModel):
     @classmethod
     def of(cls, index: str, request: SearchRequest, query: str, result: SearchResult) -> Self:
         """Return the document of a search; ``query`` is the client's name for its picture."""
-        unique = request.unique is not None
-        hits = [HitDocument.of(rank, hit, unique=unique) for rank, hit in enumerate(result.hits, 1)]
-        item = result.item
-        if item is None:
-            answered = ResultDocument(query=plain(query), hits=hits)
-        else:
-            answered = ResultDocument(query=plain(item.relative), id=item.id, hits=hits)
-        return cls(schema=SCHEMA, index=index, k=request.k, results=[answered])
+        unique, item = request.unique is not None, result.item
+        hits = [hit.document(rank, unique=unique) | _identity(hit) for rank, hit in enumerate(result.hits, 1)]
+        head = {"query": plain(query)} if item is None else {"query": plain(item.relative), "id": item.id}
+        # At once, which takes half as long as one model after another.
+        answered = [{**head, "hits": hits}]
+        return cls.model_validate({"schema": SCHEMA, "index": index, "k": request.k, "results": answered})
 
 
 class ModelDocument(BaseModel):
