@@ -20,8 +20,6 @@ MAX_DISTANCE = 4.0
 # brighter, and hardly any two different pictures.
 NEAR_DUPLICATE = 0.05
 _DISTANCES = {"ge": 0, "le": MAX_DISTANCE, "allow_inf_nan": False}
-
-
 # Metadata of an option that can leave no picture over: a query without hits is searched for again without it.
 _RESTRICTS: dict[str, Any] = {"restricts": True}
 
