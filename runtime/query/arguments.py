@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..console import as_typed, refuse_usage, unknown_option
 from ..devices import Device
@@ -103,7 +103,9 @@ def read_arguments(words: Sequence[str]) -> QueryArguments:
         parser.error("--json and --paths-only exclude each other")
     if options.print0 and not options.paths_only:
         parser.error("--print0 goes with --paths-only")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(options).items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(options).items()
+    }
     if values.pop("exact"):
         values["method"] = "exact"
     request = SearchRequest(**{option.name: values.pop(option.name) for option in fields(SearchRequest)})

@@ -67,13 +67,14 @@ class Problem(BaseModel):
 _SERVED = {option.name: option for option in fields(SearchRequest) if "schema" in option.metadata}
 
 
-def _field(name: str, **limits: int) -> Any:
-    return Field(_SERVED[name].default, **_SERVED[name].metadata["schema"], **limits)
+def _field(name: str, **limits: Any) -> Any:
+    option = _SERVED[name]
+    schema: dict[str, Any] = {"default": option.default, **option.metadata["schema"], **limits}
+    return Field(**schema)
 
 
-_Options: Any = create_model(
-    "_Options", **{name: (get_type_hints(SearchRequest)[name], _field(name)) for name in _SERVED}
-)
+_FIELDS: dict[str, Any] = {name: (get_type_hints(SearchRequest)[name], _field(name)) for name in _SERVED}
+_Options: Any = create_model("_Options", **_FIELDS)
 
 
 class SearchParameters(_Options):  # type: ignore[misc] # its fields are those of a search request

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
@@ -379,7 +379,7 @@ class Index:
                 f"The query is a {type(query).__name__}; expected one picture (a path or a binary file), one of "
                 "the index, or a vector as a numpy array."
             )
-        vector: Vectors = self.embedder.embed([cast(PictureSource, query)])[0]
+        vector: Vectors = self.embedder.embed([query])[0]
         return vector
 
     def _ids_of_contents(self, contents: Collection[bytes | str]) -> frozenset[int]:

@@ -98,10 +98,13 @@ class SearchRequest:
 
     def loosened(self) -> dict[str, SearchRequest]:
         """Return the request without each of its restrictions, by the name of the command's option."""
+        initial: dict[str, Any] = {
+            option.name: option.default for option in fields(self) if "restricts" in option.metadata
+        }
         return {
-            f"--{option.name.replace('_', '-')}": replace(self, **{option.name: option.default})
-            for option in fields(self)
-            if "restricts" in option.metadata and getattr(self, option.name) != option.default
+            f"--{name.replace('_', '-')}": replace(self, **{name: value})
+            for name, value in initial.items()
+            if getattr(self, name) != value
         }
 
     def conditions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
