@@ -20,6 +20,7 @@ from deeprank.runtime.index import Index
 from deeprank.runtime.index.database.writer import writing
 from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.search.mean import mean_vector
+from deeprank.runtime.index.search.request import SearchRequest
 from deeprank.runtime.query.copying import file_name
 
 NAMES = [f"{label}/{i}.png" for label in ("cats", "dogs") for i in range(10)]
@@ -64,7 +65,7 @@ def ranked(asked: np.ndarray, files: list[Path]) -> list[str]:
 def indexed(place: Path) -> list[Path]:
     """Return the files in the order in which they were synced, so that of equal ones the first has the lowest id."""
     with Index.open(place / "deeprank.index") as index:
-        hits = index.hits(unit(1, 16, 0), 100)[0]
+        hits = index.hits(unit(1, 16, 0), SearchRequest(k=100))[0]
     return [Path(hit.path) for hit in sorted(hits, key=lambda hit: hit.id)]
 
 
@@ -259,23 +260,23 @@ def test_only_one_of_near_duplicates(tmp_path: Path) -> None:
     asked = np.concatenate([centres[2:4], unit(2, 24, 9)])
     with Index.open(folder) as index:
         for k, limit in ((1, 0.03), (5, 0.03), (12, 0.05), (1000, 0.05), (3, 0.0)):
-            found = index.hits(asked, k, unique=limit)
+            found = index.hits(asked, SearchRequest(k=k, unique=limit))
             for vector, hits in zip(asked.astype(np.float64), found, strict=True):
                 assert [(hit.id - 1, hit.near_duplicates) for hit in hits] == greedy(vector, double, k, limit, set())
         near = greedy(asked[0].astype(np.float64), double, 9, 0.03, set(), largest=1.5)
-        hits = index.hits(asked[:1], 9, unique=0.03, max_distance=1.5)[0]
+        hits = index.hits(asked[:1], SearchRequest(k=9, unique=0.03, max_distance=1.5))[0]
         assert [(hit.id - 1, hit.near_duplicates) for hit in hits] == near
         best = index.item(near[0][0] + 1)
         banned = {i for i, vector in enumerate(gallery) if vector.tobytes() == best.vector.tobytes()}
         assert len(banned) > 1
         hits = index.search(asked[0], 9, unique=0.03, exclude_sha256=[best.sha256])
         assert [(h.id - 1, h.near_duplicates) for h in hits] == greedy(asked[0], double, 9, 0.03, banned)
-        far = index.hits(-asked[:1], 4, unique=0.03, farthest=True)[0]
+        far = index.hits(-asked[:1], SearchRequest(k=4, unique=0.03, farthest=True))[0]
         assert [(hit.id, hit.near_duplicates) for hit in far] == [
             (row + 1, hidden) for row, hidden in greedy(asked[0].astype(np.float64), double, 4, 0.03, set())
         ]
         # The graph need not find all, but none that is near a better one.
-        for hits in index.hits(asked, 12, unique=0.05, method="hnsw"):
+        for hits in index.hits(asked, SearchRequest(k=12, unique=0.05, method="hnsw")):
             rows = double[[hit.id - 1 for hit in hits]]
             apart = ((rows[:, None] - rows[None]) ** 2).sum(axis=2)
             assert len(hits) == 12

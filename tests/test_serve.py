@@ -15,6 +15,7 @@ import subprocess
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from tinymodel import DIM, distances, expected, square, write_model, write_pictu
 
 from deeprank.runtime import Embedder, Index
 from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.search.request import SearchRequest
+from deeprank.runtime.query.arguments import read_arguments
+from deeprank.runtime.serve.schemas import SearchParameters
 
 MOST_BYTES, MOST_PIXELS = 300_000, 2_000_000
 NAMES = [f"{label}/{i}.png" for label in ("cats", "dogs") for i in range(10)]
@@ -136,6 +140,18 @@ OPTIONS: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
+@pytest.mark.parametrize(("options", "arguments"), OPTIONS)
+def test_the_command_and_http_make_the_same_request(options: dict[str, Any], arguments: list[str]) -> None:
+    label = {"label": [options["label"]]} if isinstance(options.get("label"), str) else {}
+    served = SearchParameters(**options | label)
+    assert served.request() == read_arguments(["a.png", *arguments]).request
+    # Patterns of paths are the command's alone, and HTTP calls the method "exact".
+    assert {option.name for option in fields(SearchRequest)} - {"path", "method"} == set(served.model_dump()) - {
+        "exact",
+        "id",
+    }
+
+
 @pytest.fixture(scope="module")
 def number(place: Path) -> int:
     """The id of the picture that ``outside.png`` has the content of."""
@@ -158,6 +174,10 @@ def test_the_document_is_that_of_the_command(
     of_item["query"] = "cats/0.png"
     sent = client.post("/v1/search", params=options, files=image(place / "outside.png", "outside.png"))
     assert sent.json() == document | {"results": [of_file]}
+    names = ["rank", "path", "root", "relative", "label", "distance", "id"] + ["near_duplicates"] * (
+        "unique" in options
+    )
+    assert all(list(hit) == names for hit in sent.json()["results"][0]["hits"])
     asked = [
         client.post("/v1/search", params=options, files=text(id=str(number))),
         client.post("/v1/search", params=options | {"id": number}),

@@ -11,9 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .search.index import Hit, Index, Method
+    from .search.index import Hit, Index, Method, SearchRequest
 
-__all__ = ["Hit", "Index", "Method"]
+__all__ = ["Hit", "Index", "Method", "SearchRequest"]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,7 +31,6 @@ from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX, default_index, emit_p
 from ..devices import return_large_blocks
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
-from ..nearduplicate import NEAR_DUPLICATE
 from ..progress import StartProgress
 from ..text import display_path
 from . import presentation
@@ -39,6 +38,7 @@ from .folders import presentation as sync_presentation
 from .folders.options import SyncOptions
 from .folders.rootfilters import RootFilters
 from .folders.rootlabels import parse_labels
+from .search.request import NEAR_DUPLICATE
 
 if TYPE_CHECKING:
     from .folders.dryrun import DryRun

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .care.remove import Removal
     from .care.verify import VerifyReport
     from .info import IndexInfo
-    from .search.dedupe import DedupeReport, IndexedFile, Spared
+    from .search.dedupe import DedupeReport, Spared
+    from .search.hit import Hit
     from .transfer.copying import CopyReport
     from .transfer.exporting import ExportReport
     from .transfer.importing import ImportReport
@@ -221,7 +222,11 @@ def dedupe_document(index: Path, report: DedupeReport) -> dict[str, Any]:
             {
                 "kept": _file_document(group.kept),
                 "near_duplicates": [
-                    {**_file_document(file), "distance": file.distance, "identical": file.identical}
+                    {
+                        **_file_document(file),
+                        "distance": file.distance,
+                        "identical": file.sha256 == group.kept.sha256,
+                    }
                     for file in group.others
                 ],
             }
@@ -235,7 +240,7 @@ def dedupe_lines(report: DedupeReport) -> Iterator[str]:
     for group in report.groups:
         yield f"{display_path(group.kept.path)} ({file_size(group.kept.size)})"
         for file in group.others:
-            same = "identical" if file.identical else ""
+            same = "identical" if file.sha256 == group.kept.sha256 else ""
             yield f"  {file.distance:.4f}  {same:9}  {file_size(file.size):>8}  {display_path(file.path)}"
         yield ""
     count, groups = report.near_duplicates, len(report.groups)
@@ -292,15 +297,8 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _file_document(file: IndexedFile) -> dict[str, Any]:
-    return {
-        "path": file.path,
-        "root": file.root,
-        "relative": file.relative,
-        "label": file.label,
-        "id": file.id,
-        "size": file.size,
-    }
+def _file_document(file: Hit) -> dict[str, Any]:
+    return {**file.identity(), "size": file.size}
 
 
 def _model_line(info: IndexInfo) -> str:

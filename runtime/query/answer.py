@@ -1,4 +1,4 @@
-"""What was asked, and what became of it."""
+"""A query picture, and the result of a query."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..index.search.hit import Content
-    from ..index.search.index import Hit
+    from ..index.search.hit import Content, Hit
 
-__all__ = ["Answer", "Asked"]
+__all__ = ["Query", "QueryResult"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     """A query picture.
 
     Attributes:
         path: as it was given; ``-`` for standard input.
-        id: where it was asked for as one of the index.
+        id: of a picture of the index.
         content: what was read from standard input.
         indexed: of a picture of the index, what its file held when it was indexed.
 
@@ -44,19 +43,19 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of one query.
+class QueryResult:
+    """The result of one query.
 
     Attributes:
-        asked: its picture, or several of which the mean is taken.
-        hits: the result.
-        error: why it could not be answered.
-        mean: it is the mean of the pictures.
+        queries: its picture, or the pictures whose mean is searched for.
+        hits: best first.
+        error: why the query failed.
+        mean: whether it is the mean of the pictures.
         reason: why there are no hits; empty where there are some, or an error.
 
     """
 
-    asked: Sequence[Asked]
+    queries: Sequence[Query]
     hits: Sequence[Hit] = ()
     error: str | None = None
     mean: bool = False
@@ -65,4 +64,13 @@ class Answer:
     @property
     def subject(self) -> str:
         """The query in a few words, untrusted text."""
-        return ("mean of " if self.mean else "") + ", ".join(asked.path for asked in self.asked)
+        return ("mean of " if self.mean else "") + ", ".join(query.path for query in self.queries)
+
+    def document(self, *, unique: bool) -> dict[str, Any]:
+        """Return it as it stands in the JSON document; ``unique``: of a request without near-duplicates."""
+        queries = [query.document() for query in self.queries]
+        document: dict[str, Any] = {"queries": queries} if self.mean else queries[0]
+        if self.error is not None:
+            return {**document, "error": self.error}
+        hits = [hit.document(rank, unique=unique) for rank, hit in enumerate(self.hits, 1)]
+        return {**document, "hits": hits} | ({"reason": self.reason} if self.reason else {})

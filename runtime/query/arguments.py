@@ -9,9 +9,9 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import Any, NoReturn
 
 from ..console import (
     DEFAULT_INDEX,
@@ -24,15 +24,9 @@ from ..console import (
 )
 from ..devices import Device
 from ..images import DEFAULT_MAX_PIXELS
-from ..nearduplicate import NEAR_DUPLICATE
-
-if TYPE_CHECKING:
-    from ..index.search.index import Method
+from ..index.search.request import MAX_DISTANCE, NEAR_DUPLICATE, SearchRequest
 
 __all__ = ["STDIN", "QueryArguments", "make_parser", "read_arguments"]
-
-# Of unit vectors that point in opposite directions.
-_LARGEST_DISTANCE = 4.0
 
 STDIN = "-"
 
@@ -79,20 +73,13 @@ _OTHER_NAMES = {
 
 @dataclass(frozen=True)
 class QueryArguments:
-    """What was asked for; see the help of each option."""
+    """The command line; see the help of each option."""
 
     images: tuple[str, ...]
     items: tuple[str, ...]
     mean: bool
-    k: int
+    request: SearchRequest
     index: Path
-    farthest: bool
-    method: Method
-    label: tuple[str, ...] | None
-    path: tuple[str, ...] | None
-    max_distance: float | None
-    leave_out_query: bool
-    unique: float | None
     as_json: bool
     paths_only: bool
     end: bytes
@@ -110,45 +97,26 @@ class QueryArguments:
 def read_arguments(words: Sequence[str]) -> QueryArguments:
     """Read the command line; ``--help``, ``--version`` and wrong usage end the process, the last with status 2."""
     parser = make_parser()
-    found, others = parser.parse_known_intermixed_args(list(_with_distance(words)))
+    options, others = parser.parse_known_intermixed_args(list(_with_distance(words)))
     if others:
         parser.error(unknown_option(others[0], parser.option_names(), _OTHER_NAMES))
-    if found.images.count(STDIN) > 1:
+    if options.images.count(STDIN) > 1:
         parser.error("standard input (-) is given more than once")
-    if not (found.images or found.item):
+    if not (options.images or options.items):
         parser.error("the following arguments are required: IMAGE, or --item")
-    if found.exact and found.search == "hnsw":
+    if options.exact and options.method == "hnsw":
         parser.error("--exact and --search hnsw exclude each other")
-    if found.as_json and found.paths_only:
+    if options.as_json and options.paths_only:
         parser.error("--json and --paths-only exclude each other")
-    if found.print0 and not found.paths_only:
+    if options.print0 and not options.paths_only:
         parser.error("--print0 goes with --paths-only")
-    return QueryArguments(
-        images=tuple(found.images),
-        items=tuple(found.item or ()),
-        mean=found.mean,
-        k=found.k,
-        index=found.index,
-        farthest=found.farthest,
-        method=cast("Method", "exact" if found.exact else found.search),
-        label=tuple(found.label) if found.label else None,
-        path=tuple(found.path) if found.path else None,
-        max_distance=found.max_distance,
-        leave_out_query=found.leave_out_query,
-        unique=found.unique,
-        as_json=found.as_json,
-        paths_only=found.paths_only,
-        end=b"\0" if found.print0 else b"\n",
-        sheet=found.sheet,
-        html=found.html,
-        open=found.open,
-        copy_to=found.copy_to,
-        query_label=found.query_label,
-        device=cast(Device, found.device),
-        threads=found.threads,
-        max_pixels=found.max_pixels,
-        verbose=found.verbose,
-    )
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(options).items()
+    }
+    if values.pop("exact"):
+        values["method"] = "exact"
+    request = SearchRequest(**{option.name: values.pop(option.name) for option in fields(SearchRequest)})
+    return QueryArguments(request=request, end=b"\0" if values.pop("print0") else b"\n", **values)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -200,14 +168,14 @@ def make_parser() -> _Parser:
     images_help = "pictures to find similar ones of; - reads one from standard input"
     add("images", nargs="*", metavar="IMAGE", help=images_help)
     item_help = "a picture of the index instead, by its id or path; its file is not read; may be given several times"
-    add("--item", action="append", metavar="ID|PATH", help=item_help)
+    add("--item", action="append", dest="items", default=[], metavar="ID|PATH", help=item_help)
     add("--mean", action="store_true", help="one answer for all pictures: what is nearest to the mean of their vectors")
     add("-k", "--k", type=_at_least_one, default=10, metavar="K", help="how many (default: 10)")
     index_help = f"the index folder (default: ${INDEX_VARIABLE}, then {DEFAULT_INDEX})"
     add("--index", type=Path, default=default_index(), metavar="DIR", help=index_help)
     add("--farthest", action="store_true", help="the least similar ones instead")
     search_help = "auto (default), exact (scan all vectors) or hnsw (use the graph)"
-    add("--search", choices=("auto", "exact", "hnsw"), default="auto", help=search_help)
+    add("--search", dest="method", choices=("auto", "exact", "hnsw"), default="auto", help=search_help)
     add("--exact", action="store_true", help="short for --search exact")
     add("--label", action="append", help="only pictures with this label; may be given several times")
     path_help = (
@@ -286,7 +254,7 @@ def _is_number(text: str) -> bool:
 
 
 def _distance(text: str) -> float:
-    if not _is_number(text) or not 0 <= float(text) <= _LARGEST_DISTANCE:
+    if not _is_number(text) or not 0 <= float(text) <= MAX_DISTANCE:
         raise argparse.ArgumentTypeError(f"{text!r} is given; expected a squared distance, 0 to 4")
     return float(text)
 

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from ..errors import QueryError
 from ..files import SourceError, open_indexed, placed
 from ..text import display_path
-from .answer import Answer
+from .answer import QueryResult
 
 if TYPE_CHECKING:
     from ..index.search.hit import Hit
@@ -63,15 +63,15 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def copy_hits(answers: Sequence[Answer], folder: Path, roots: Sequence[str] = ()) -> CopyReport:
+def copy_hits(results: Sequence[QueryResult], folder: Path, roots: Sequence[str] = ()) -> CopyReport:
     """Copy the files of all hits to ``folder``, named by rank, distance and their own name.
 
-    Of several answers, each has a folder of its own. Links are followed, as a sync does: what is copied is the content,
+    Of several results, each has a folder of its own. Links are followed, as a sync does: what is copied is the content,
     if it still is what was indexed. Hits whose file is gone, may not be read, is no regular file or holds something
     else are reported.
 
     Args:
-        answers: those with an error are passed over.
+        results: those with an error are passed over.
         folder: new or empty; it is made where it is missing.
         roots: the synced folders of the index.
 
@@ -83,7 +83,7 @@ def copy_hits(answers: Sequence[Answer], folder: Path, roots: Sequence[str] = ()
     copied, problems = 0, []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for target, hit in _planned(answers, folder):
+        for target, hit in _planned(results, folder):
             target.parent.mkdir(exist_ok=True)
             try:
                 _copy(hit, target)
@@ -99,16 +99,16 @@ def copy_hits(answers: Sequence[Answer], folder: Path, roots: Sequence[str] = ()
     return CopyReport(copied, tuple(problems), _synced_folder(folder, roots))
 
 
-def _planned(answers: Sequence[Answer], folder: Path) -> Iterator[tuple[Path, Hit]]:
+def _planned(results: Sequence[QueryResult], folder: Path) -> Iterator[tuple[Path, Hit]]:
     """Yield (the copy to be made, the hit)."""
-    digits = max(2, len(str(len(answers))))
-    for number, answer in enumerate(answers, 1):
+    digits = max(2, len(str(len(results))))
+    for number, result in enumerate(results, 1):
         subfolder = folder
-        if len(answers) > 1:
-            name = f"mean-of-{len(answer.asked)}" if answer.mean else Path(answer.asked[0].name).stem
+        if len(results) > 1:
+            name = f"mean-of-{len(result.queries)}" if result.mean else Path(result.queries[0].name).stem
             subfolder = folder / file_name(f"{number:0{digits}}_", name)
-        rank_digits = max(2, len(str(len(answer.hits))))
-        for rank, hit in enumerate(answer.hits, 1):
+        rank_digits = max(2, len(str(len(result.hits))))
+        for rank, hit in enumerate(result.hits, 1):
             own = os.path.basename(hit.relative)  # noqa: PTH119 - text
             yield subfolder / file_name(f"{rank:0{rank_digits}}_{hit.distance:.4f}_", own), hit
 

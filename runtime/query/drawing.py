@@ -9,17 +9,17 @@ from pathlib import Path
 
 from ..files import open_indexed
 from ..index.search.index import Hit
-from .answer import Answer, Asked
+from .answer import Query, QueryResult
 from .sheet import SheetBlock, SheetPicture, Source, draw_sheets
 
-__all__ = ["draw_answers"]
+__all__ = ["draw_results"]
 
 
-def draw_answers(answers: Sequence[Answer], out: Path, *, farthest: bool, query_label: str | None) -> bool:
+def draw_results(results: Sequence[QueryResult], out: Path, *, farthest: bool, query_label: str | None) -> bool:
     """Draw every query that could be read with its hits; False: there is none, and nothing was drawn.
 
     Args:
-        answers: of the command.
+        results: of the command.
         out: the PNG to write.
         farthest: what the titles say the hits are.
         query_label: the queries' label; frames then show which hits have it.
@@ -31,29 +31,31 @@ def draw_answers(answers: Sequence[Answer], out: Path, *, farthest: bool, query_
     which = "farthest from" if farthest else "nearest to"
     blocks = [
         SheetBlock(
-            _query_picture(answer, query_label),
-            [_hit_picture(rank, hit, query_label) for rank, hit in enumerate(answer.hits, 1)],
-            f"{len(answer.hits):,} {which} {'the ' if answer.mean else ''}{answer.subject}",
+            _query_picture(result, query_label),
+            [_hit_picture(rank, hit, query_label) for rank, hit in enumerate(result.hits, 1)],
+            f"{len(result.hits):,} {which} {'the ' if result.mean else ''}{result.subject}",
         )
-        for answer in answers
-        if answer.error is None
+        for result in results
+        if result.error is None
     ]
     if blocks:
         draw_sheets(blocks, out)
     return bool(blocks)
 
 
-def _query_picture(answer: Answer, query_label: str | None) -> SheetPicture:
-    if answer.mean:
-        caption = _lines(f"mean of {len(answer.asked):,}", query_label, ", ".join(asked.name for asked in answer.asked))
-        return SheetPicture([_source(asked) for asked in answer.asked], caption)
-    return SheetPicture(_source(answer.asked[0]), _lines("query", query_label, answer.asked[0].name))
+def _query_picture(result: QueryResult, query_label: str | None) -> SheetPicture:
+    if result.mean:
+        caption = _lines(
+            f"mean of {len(result.queries):,}", query_label, ", ".join(query.name for query in result.queries)
+        )
+        return SheetPicture([_source(query) for query in result.queries], caption)
+    return SheetPicture(_source(result.queries[0]), _lines("query", query_label, result.queries[0].name))
 
 
-def _source(asked: Asked) -> Source:
-    if asked.indexed is not None:
-        return functools.partial(open_indexed, asked.path, asked.indexed)
-    return asked.path if asked.content is None else functools.partial(io.BytesIO, asked.content)
+def _source(query: Query) -> Source:
+    if query.indexed is not None:
+        return functools.partial(open_indexed, query.path, query.indexed)
+    return query.path if query.content is None else functools.partial(io.BytesIO, query.content)
 
 
 def _hit_picture(rank: int, hit: Hit, query_label: str | None) -> SheetPicture:

@@ -1,46 +1,42 @@
-"""Why a query has no hits: found by asking again without each of its filters."""
+"""Explain why a query has no hits: search again without each of its restrictions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..index.search.index import Index
+    from ..index.search.index import Hit, Index
+    from ..index.search.request import SearchRequest
 
 __all__ = ["empty_reasons"]
 
-# The keyword of a search for each option that can leave nothing over.
-_FILTERS = {
-    "--max-distance": "max_distance",
-    "--label": "label",
-    "--path": "path",
-    "--leave-out-query": "exclude_sha256",
-    "--unique": "unique",
-}
 
-
-def empty_reasons(index: Index, vectors: Any, search: Mapping[str, Any]) -> list[str]:
-    """Return for each query what left no picture over, and what to loosen.
+def empty_reasons(
+    index: Index, vectors: Any, request: SearchRequest, contents: Sequence[Collection[bytes | str]]
+) -> list[str]:
+    """Return for each query which restriction left no picture over, and what to loosen.
 
     Args:
         index: in a snapshot.
         vectors: of the queries without hits, float32 ``[q, d]``.
-        search: the keywords of their search, but for ``k``; ``exclude_sha256`` has an entry for each.
+        request: that they were searched for with.
+        contents: of each query, what ``leave_out_query`` leaves out.
 
     """
-    given = [option for option, keyword in _FILTERS.items() if search[keyword] is not None]
     remarks = len(index.remarks)
-    without = {option: index.hits(vectors, 1, **{**search, _FILTERS[option]: None}) for option in given}
-    del index.remarks[remarks:]  # they speak of these questions
+    looser = {option: replace(loose, k=1) for option, loose in request.loosened().items()}
+    without = {option: index.hits(vectors, loose, contents) for option, loose in looser.items()}
+    del index.remarks[remarks:]  # they are about these searches
     return [
-        _reason({option: hits[place] for option, hits in without.items()}, search["max_distance"], given, len(index))
-        for place in range(len(vectors))
+        _reason({option: hits[row] for option, hits in without.items()}, request.max_distance, len(index))
+        for row in range(len(vectors))
     ]
 
 
-def _reason(without: Mapping[str, Any], max_distance: float | None, given: list[str], items: int) -> str:
-    """Return the sentence for one query, from the nearest picture without each of the filters."""
+def _reason(without: Mapping[str, Sequence[Hit]], max_distance: float | None, items: int) -> str:
+    """Return the sentence for one query, from the nearest picture without each of the restrictions."""
     if not items:
         return "the index holds no pictures; deeprank-index sync adds those of a folder."
     alone = [option for option, hits in without.items() if hits]
@@ -52,4 +48,4 @@ def _reason(without: Mapping[str, Any], max_distance: float | None, given: list[
         )
     if alone:
         return f"no picture is left; ask again without {' or without '.join(alone)}."
-    return f"no picture passes {' and '.join(given)} together; ask again without them."
+    return f"no picture passes {' and '.join(without)} together; ask again without them."

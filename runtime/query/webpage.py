@@ -1,9 +1,9 @@
-"""The answers as one HTML page that needs neither network nor scripts, with its pictures in it."""
+"""The results as one HTML page that needs neither network nor scripts, with its pictures in it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 
 from .. import __version__
 from ..index.search.hit import Content, Hit
-from .answer import Answer, Asked
+from .answer import Query, QueryResult
 from .arguments import STDIN, QueryArguments
 from .markup import element, page, policy
 from .sheet import MOST_HITS
@@ -30,58 +30,58 @@ _Thumbnails = Mapping[str, Thumbnail]
 
 @dataclass(frozen=True)
 class _Shown:
-    """An answer, as many of its hits as are shown, and its number on the page, from 1."""
+    """A result, as many of its hits as are shown, and its number on the page, from 1."""
 
-    answer: Answer
+    result: QueryResult
     hits: Sequence[Hit]
     number: int
 
 
-def render(answers: Sequence[Answer], wanted: QueryArguments, remarks: Sequence[str] = ()) -> bytes:
+def render(results: Sequence[QueryResult], arguments: QueryArguments, remarks: Sequence[str] = ()) -> bytes:
     """Return the page as UTF-8.
 
     Every picture is shown whole and upright; in place of one that cannot be read stands the reason. Beyond
     ``MOST_HITS`` hits in all, the rest is left out, which the page says.
 
     Args:
-        answers: of the command, those with an error as well.
-        wanted: what was asked; the page says it.
+        results: of the command, those with an error as well.
+        arguments: the options that the page shows.
         remarks: of the index.
 
     """
     style = (resources.files(__package__) / "webpage.css").read_text("utf-8")
-    shown = _bounded(answers)
-    contents = {each.path: each.content for answer in answers for each in answer.asked if each.content is not None}
-    pictures = load_thumbnails(_pictures(shown), wanted.max_pixels, contents)
-    title = _title(answers, wanted)
+    shown = _bounded(results)
+    contents = {each.path: each.content for result in results for each in result.queries if each.content is not None}
+    pictures = load_thumbnails(_pictures(shown), arguments.max_pixels, contents)
+    title = _title(results, arguments)
     body = element(
         "body",
         "",
-        _header(title, answers, wanted, remarks),
+        _header(title, results, arguments, remarks),
         _contents(shown) if len(shown) > 1 else None,
-        element("main", "", *(_section(each, wanted, pictures, alone=len(answers) == 1) for each in shown)),
-        _footer(len(answers) - len(shown)),
+        element("main", "", *(_section(each, arguments, pictures, alone=len(results) == 1) for each in shown)),
+        _footer(len(results) - len(shown)),
     )
     return page(element("html", {"lang": "en"}, _head(title, style), body), style)
 
 
-def _bounded(answers: Sequence[Answer]) -> list[_Shown]:
-    """Return the first answers, with no more hits in all than are shown; one without hits counts as one."""
+def _bounded(results: Sequence[QueryResult]) -> list[_Shown]:
+    """Return the first results, with no more hits in all than are shown; one without hits counts as one."""
     shown: list[_Shown] = []
     left = MOST_HITS
-    for number, answer in enumerate(answers, 1):
+    for number, result in enumerate(results, 1):
         if left <= 0:
             break
-        shown.append(_Shown(answer, answer.hits[:left], number))
-        left -= max(1, len(answer.hits))
+        shown.append(_Shown(result, result.hits[:left], number))
+        left -= max(1, len(result.hits))
     return shown
 
 
 def _pictures(shown: Sequence[_Shown]) -> dict[str, Content | None]:
     """Return the files of all pictures, each with what it must hold: any content, of a file that was named as query."""
-    answered = [each for each in shown if each.answer.error is None]
+    answered = [each for each in shown if each.result.error is None]
     pictures = {hit.path: hit.content for each in answered for hit in each.hits}
-    return pictures | {asked.path: asked.indexed for each in answered for asked in each.answer.asked[:_MOST_TOGETHER]}
+    return pictures | {query.path: query.indexed for each in answered for query in each.result.queries[:_MOST_TOGETHER]}
 
 
 def _head(title: str, style: str) -> Element:
@@ -97,46 +97,33 @@ def _head(title: str, style: str) -> Element:
     )
 
 
-def _title(answers: Sequence[Answer], wanted: QueryArguments) -> str:
-    which = "Farthest from" if wanted.farthest else "Nearest to"
-    if len(answers) != 1:
-        return f"{which} {len(answers):,} queries"
-    asked = answers[0].asked
-    return f"{which} the mean of {_count(len(asked), 'picture')}" if answers[0].mean else f"{which} {asked[0].name}"
+def _title(results: Sequence[QueryResult], arguments: QueryArguments) -> str:
+    which = "Farthest from" if arguments.request.farthest else "Nearest to"
+    if len(results) != 1:
+        return f"{which} {len(results):,} queries"
+    queries = results[0].queries
+    return f"{which} the mean of {_count(len(queries), 'picture')}" if results[0].mean else f"{which} {queries[0].name}"
 
 
-def _header(title: str, answers: Sequence[Answer], wanted: QueryArguments, remarks: Sequence[str]) -> Element:
-    failed = sum(answer.error is not None for answer in answers)
+def _header(title: str, results: Sequence[QueryResult], arguments: QueryArguments, remarks: Sequence[str]) -> Element:
+    failed = sum(result.error is not None for result in results)
     return element(
         "header",
         "top",
         element("h1", "", element("bdi", "", title)),
-        element("ul", {"class": "asked", "aria-label": "What was asked"}, *_conditions(wanted)),
+        element("ul", {"class": "asked", "aria-label": "What was asked"}, *_conditions(arguments)),
         element("p", "remark error", f"{_count(failed, 'query', 'queries')} could not be read.") if failed else None,
         *(element("p", "remark", remark) for remark in remarks),
     )
 
 
-def _conditions(wanted: QueryArguments) -> Iterable[Element]:
-    """Yield what narrowed the search, one item each."""
-    yield _condition("index", os.fsdecode(wanted.index))
-    yield _condition("k", f"{wanted.k:,}")
-    if wanted.farthest:
-        yield _condition("order", "farthest first")
-    if wanted.label:
-        yield _condition("label", *wanted.label)
-    if wanted.path:
-        yield _condition("path", *wanted.path)
-    if wanted.max_distance is not None:
-        yield _condition("distance", f"at most {wanted.max_distance:g}")
-    if wanted.unique is not None:
-        yield _condition("near-duplicates", f"at most {wanted.unique:g} apart are hidden")
-    if wanted.leave_out_query:
-        yield _condition("the query itself", "left out")
-    if wanted.method != "auto":
-        yield _condition("search", wanted.method)
-    if wanted.query_label is not None:
-        yield _condition("the query’s label", wanted.query_label)
+def _conditions(arguments: QueryArguments) -> Iterator[Element]:
+    """Yield the index and the options of the search, one item each."""
+    yield _condition("index", os.fsdecode(arguments.index))
+    for name, values in arguments.request.conditions():
+        yield _condition(name, *values)
+    if arguments.query_label is not None:
+        yield _condition("the query’s label", arguments.query_label)
 
 
 def _condition(name: str, *values: str) -> Element:
@@ -153,65 +140,65 @@ def _contents(shown: Sequence[_Shown]) -> Element:
     entries = (
         element(
             "li",
-            "failed" if each.answer.error is not None else "",
-            element("a", {"href": f"#query-{each.number}"}, element("bdi", "", _subject(each.answer))),
+            "failed" if each.result.error is not None else "",
+            element("a", {"href": f"#query-{each.number}"}, element("bdi", "", _subject(each.result))),
         )
         for each in shown
     )
     return element("nav", {"aria-label": "Queries"}, element("ol", "", *entries))
 
 
-def _subject(answer: Answer) -> str:
-    return f"mean of {_count(len(answer.asked), 'picture')}" if answer.mean else answer.asked[0].name
+def _subject(result: QueryResult) -> str:
+    return f"mean of {_count(len(result.queries), 'picture')}" if result.mean else result.queries[0].name
 
 
-def _section(shown: _Shown, wanted: QueryArguments, pictures: _Thumbnails, *, alone: bool) -> Element:
+def _section(shown: _Shown, arguments: QueryArguments, pictures: _Thumbnails, *, alone: bool) -> Element:
     """Return a query and its hits; ``alone``: the page's title has named it."""
-    answer = shown.answer
-    heading = element("h2", "hidden" if alone else "", element("bdi", "", _subject(answer)))
+    result = shown.result
+    heading = element("h2", "hidden" if alone else "", element("bdi", "", _subject(result)))
     section = element("section", {"id": f"query-{shown.number}"}, heading)
-    if answer.error is not None:
-        section.append(element("p", "failure", answer.error))
+    if result.error is not None:
+        section.append(element("p", "failure", result.error))
         return section
-    section.append(_query(answer, pictures))
-    section.append(_results(shown, wanted, pictures))
+    section.append(_query(result, pictures))
+    section.append(_results(shown, arguments, pictures))
     return section
 
 
-def _query(answer: Answer, pictures: _Thumbnails) -> Element:
-    drawn = answer.asked[:_MOST_TOGETHER]
-    left_out = len(answer.asked) - len(drawn)
+def _query(result: QueryResult, pictures: _Thumbnails) -> Element:
+    drawn = result.queries[:_MOST_TOGETHER]
+    left_out = len(result.queries) - len(drawn)
     return element(
         "div",
         "query several" if len(drawn) > 1 else "query",
-        element("p", "role", "Mean of" if answer.mean else "Query"),
-        *(_asked(asked, pictures) for asked in drawn),
+        element("p", "role", "Mean of" if result.mean else "Query"),
+        *(_query_figure(query, pictures) for query in drawn),
         element("p", "more", f"and {_count(left_out, 'more picture')}") if left_out else None,
     )
 
 
-def _asked(asked: Asked, pictures: _Thumbnails) -> Element:
-    caption = element("figcaption", "", _path(asked.path))
-    return element("figure", "", _picture(asked.path, f"Query {asked.name}", pictures), caption)
+def _query_figure(query: Query, pictures: _Thumbnails) -> Element:
+    caption = element("figcaption", "", _path(query.path))
+    return element("figure", "", _picture(query.path, f"Query {query.name}", pictures), caption)
 
 
-def _results(shown: _Shown, wanted: QueryArguments, pictures: _Thumbnails) -> Element:
+def _results(shown: _Shown, arguments: QueryArguments, pictures: _Thumbnails) -> Element:
     results = element("div", "results")
-    if not shown.answer.hits:
-        results.append(element("p", "nothing", shown.answer.reason[:1].upper() + shown.answer.reason[1:]))
+    if not shown.result.hits:
+        results.append(element("p", "nothing", shown.result.reason[:1].upper() + shown.result.reason[1:]))
         return results
-    if wanted.query_label is not None:
-        right = sum(hit.label == wanted.query_label for hit in shown.answer.hits)
-        results.append(element("p", "score", f"{right:,} of {len(shown.answer.hits):,} have the query’s label."))
-    items = (_hit(rank, hit, wanted, pictures) for rank, hit in enumerate(shown.hits, 1))
+    if arguments.query_label is not None:
+        right = sum(hit.label == arguments.query_label for hit in shown.result.hits)
+        results.append(element("p", "score", f"{right:,} of {len(shown.result.hits):,} have the query’s label."))
+    items = (_hit(rank, hit, arguments, pictures) for rank, hit in enumerate(shown.hits, 1))
     results.append(element("ol", "hits", *items))
-    left_out = len(shown.answer.hits) - len(shown.hits)
+    left_out = len(shown.result.hits) - len(shown.hits)
     if left_out:
         results.append(element("p", "more", f"{_count(left_out, 'more hit')}: not shown here."))
     return results
 
 
-def _hit(rank: int, hit: Hit, wanted: QueryArguments, pictures: _Thumbnails) -> Element:
+def _hit(rank: int, hit: Hit, arguments: QueryArguments, pictures: _Thumbnails) -> Element:
     name = os.path.basename(hit.path)  # noqa: PTH119 - text that need not be a path
     figures = element(
         "p",
@@ -219,7 +206,7 @@ def _hit(rank: int, hit: Hit, wanted: QueryArguments, pictures: _Thumbnails) -> 
         element("span", "rank", f"{rank:,}"),
         element("span", {"class": "distance", "title": "squared Euclidean distance"}, f"{hit.distance:.4f}"),
     )
-    caption = element("figcaption", "", figures, _label(hit, wanted.query_label), _path(hit.path))
+    caption = element("figcaption", "", figures, _label(hit, arguments.query_label), _path(hit.path))
     if hit.near_duplicates:
         caption.append(element("p", "duplicates", f"and {_count(hit.near_duplicates, 'near-duplicate')}, hidden"))
     return element("li", "", element("figure", "", _picture(hit.path, f"Hit {rank:,}, {name}", pictures), caption))

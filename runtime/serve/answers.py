@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from ..errors import (
@@ -24,8 +25,12 @@ from .errors import RefusedError
 __all__ = ["answer", "plain", "problem", "problem_of"]
 
 
-def answer(document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a JSON document."""
+def answer(
+    document: BaseModel | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a JSON document; of a model, the fields that were set."""
+    if isinstance(document, BaseModel):
+        document = document.model_dump(by_alias=True, exclude_unset=True)
     content = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     return Response(content, status, headers, "application/json")
 

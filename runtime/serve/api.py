@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
+from ..index.search.request import SearchRequest
 from .answers import answer
-from .documents import SCHEMA, added_document, embedding_document, info_document, item_document, search_document
 from .engine import Engine
 from .errors import RefusedError
 from .forms import Form, Sent, number, read_form, vector_of
 from .guard import cookie_name
-from .opened import Found, Wanted
+from .opened import SearchResult
 from .schemas import (
+    SCHEMA,
     AddedDocument,
     EmbeddingDocument,
     InfoDocument,
@@ -70,10 +71,9 @@ def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
     async def search(request: Request, parameters: Annotated[SearchParameters, Query()]) -> Response:
         """Find the pictures most similar to one that is sent, to one of the index, or to a vector."""
         sent = await read_form(request, ("id", "vector", "model"))
-        wanted = _wanted(parameters)
-        query, ask = _question(engine, sent, parameters.id)
-        found = await ask(wanted)
-        return answer(search_document(index, wanted.k, query, found, unique=wanted.unique is not None))
+        options = parameters.request()
+        query, search_for = _query(engine, sent, parameters.id)
+        return answer(SearchDocument.of(index, options, query, await search_for(options)))
 
     @router.post(
         "/embed",
@@ -84,11 +84,13 @@ def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
     )
     async def embed(request: Request) -> Response:
         """Return the vector of a picture that is sent."""
-        return answer(embedding_document(await engine.embed(_image(await read_form(request)))))
+        return answer(EmbeddingDocument.of(await engine.embed(_image(await read_form(request)))))
 
 
-def _question(engine: Engine, sent: Form, item: int | None) -> tuple[str, Callable[[Wanted], Any]]:
-    """Return what the query is called, and what answers it."""
+def _query(
+    engine: Engine, sent: Form, item: int | None
+) -> tuple[str, Callable[[SearchRequest], Awaitable[SearchResult]]]:
+    """Return the name of the query, and the search for it."""
     given: list[str] = [name for name in ("id", "vector") if name in sent.texts]
     given += ["image"] * (sent.image is not None) + ["id"] * (item is not None)
     if len(given) != 1:
@@ -99,18 +101,18 @@ def _question(engine: Engine, sent: Form, item: int | None) -> tuple[str, Callab
         )
     if sent.image is not None:
         upload = sent.image
-        return upload.name, lambda wanted: engine.search(upload, wanted)
+        return upload.name, lambda options: engine.search(upload, options)
     if given == ["vector"]:
-        return "vector", lambda wanted: _search_vector(engine, sent, wanted)
+        return "vector", lambda options: _search_vector(engine, sent, options)
     which = number(sent.texts["id"]) if item is None else item
-    return "", lambda wanted: engine.search_item(which, wanted)
+    return "", lambda options: engine.search_item(which, options)
 
 
-async def _search_vector(engine: Engine, sent: Form, wanted: Wanted) -> Found:
+async def _search_vector(engine: Engine, sent: Form, options: SearchRequest) -> SearchResult:
     model = sent.texts.get("model")
     if model is not None and (len(model) < _SHORTEST_MODEL or set(model) - set("0123456789abcdef")):
         raise RefusedError(422, f"The model is to be at least {_SHORTEST_MODEL} hex digits of its sha256.")
-    return await engine.search_vector(lambda dim: vector_of(sent.texts["vector"], dim), model, wanted)
+    return await engine.search_vector(lambda dim: vector_of(sent.texts["vector"], dim), model, options)
 
 
 def _image(sent: Form) -> Sent:
@@ -119,23 +121,11 @@ def _image(sent: Form) -> Sent:
     return sent.image
 
 
-def _wanted(parameters: SearchParameters) -> Wanted:
-    return Wanted(
-        k=parameters.k,
-        farthest=parameters.farthest,
-        label=tuple(parameters.label) if parameters.label else None,
-        max_distance=parameters.max_distance,
-        exact=parameters.exact,
-        unique=parameters.unique,
-        leave_out_query=parameters.leave_out_query,
-    )
-
-
 def _add_items(router: APIRouter, engine: Engine, index: str) -> None:
     @router.get("/items/{id}", tags=["items"], response_model=ItemDocument, responses=problems(404, 422))
     async def item(number: ItemNumber) -> Response:
         """Return a picture of the index."""
-        return answer(item_document(index, await engine.item(number)))
+        return answer(ItemDocument.of(index, await engine.item(number)))
 
     @router.get(
         "/items/{id}/thumbnail",
@@ -174,7 +164,7 @@ def _add_info(router: APIRouter, engine: Engine, index: str, settings: ServeSett
     @router.get("/info", tags=["server"], response_model=InfoDocument)
     async def info() -> Response:
         """Return what the index holds, its model, and what is accepted."""
-        return answer(info_document(index, await engine.overview(), settings, version))
+        return answer(InfoDocument.of(index, await engine.overview(), settings, version))
 
 
 def _add_session(router: APIRouter, settings: ServeSettings, tokens: Tokens) -> None:
@@ -185,7 +175,7 @@ def _add_session(router: APIRouter, settings: ServeSettings, tokens: Tokens) -> 
         """Tell whether a token is needed, and whether the request bears one or its cookie."""
         bears = tokens.bears(request.headers.get("authorization", "").encode("latin-1"))
         known = bears or tokens.is_cookie(request.cookies.get(name, ""))
-        return answer({"token_required": tokens.required, "authenticated": known or not tokens.required})
+        return answer(SessionDocument(token_required=tokens.required, authenticated=known or not tokens.required))
 
     @router.post(
         "/session",
@@ -239,10 +229,10 @@ def _add_writes(router: APIRouter, engine: Engine) -> None:
         """Add a picture; its file is kept in the index folder, under its sha256."""
         added = await engine.add(_image(await read_form(request)), label)
         status = 201 if added.created else 200
-        return answer(added_document(added), status)
+        return answer(AddedDocument.of(added), status)
 
     @router.delete("/items/{id}", tags=["items"], response_model=RemovedDocument, responses=problems(404, 422))
     async def remove(number: ItemNumber) -> Response:
         """Remove a picture."""
         removed = await engine.remove(number)
-        return answer({"schema": SCHEMA, "id": number, "file_deleted": removed.file_deleted})
+        return answer(RemovedDocument(schema=SCHEMA, id=number, file_deleted=removed.file_deleted))

@@ -103,11 +103,11 @@ def _sentence(error: RequestValidationError) -> str:
     """Return what is wrong with the parameters, the first of it."""
     first: dict[str, Any] = dict(error.errors()[0])
     where = ".".join(str(part) for part in first.get("loc", ())[1:]) or "the request"
-    found = printable(repr(first.get("input"))[:80])
+    value = printable(repr(first.get("input"))[:80])
     what = printable(str(first.get("msg", ""))).replace("Input should be ", "expected ")
     if first.get("type") == "extra_forbidden":
         what = "it is not known here"
-    return f"{printable(where[:80])} is {found}; {what}. /docs says what is expected."
+    return f"{printable(where[:80])} is {value}; {what}. /docs says what is expected."
 
 
 def _describe_token(routes: FastAPI) -> None:

@@ -91,12 +91,12 @@ class Batcher(Generic[T, R]):
 
     def _start(self, batch: list[tuple[T, asyncio.Future[R], float]]) -> None:
         alone = self._busy == 0 and not self._waiting and self._coming == 0
-        wanted = [entry for entry in batch if not entry[1].cancelled()]
-        if not wanted:
+        waiting = [entry for entry in batch if not entry[1].cancelled()]
+        if not waiting:
             return
         self._busy += 1
-        running = asyncio.get_running_loop().run_in_executor(self._pool, self._work, [e[0] for e in wanted], alone)
-        running.add_done_callback(lambda done: self._finish([e[1] for e in wanted], done))
+        running = asyncio.get_running_loop().run_in_executor(self._pool, self._work, [e[0] for e in waiting], alone)
+        running.add_done_callback(lambda done: self._finish([e[1] for e in waiting], done))
 
     def _finish(self, callers: list[asyncio.Future[R]], done: asyncio.Future[Sequence[R | BaseException]]) -> None:
         self._busy -= 1

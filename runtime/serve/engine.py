@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from ..decoding.pool import DecodingLimits, DecodingPool
 from ..devices import usable_cores
-from ..errors import DeepRankError, IndexDamagedError, IndexLockedError, IndexReplacedError, IndexStateError, QueryError
+from ..errors import DeepRankError, IndexDamagedError, IndexLockedError, IndexReplacedError, IndexStateError
 from ..images import Picture
-from ..index.search.named import IndexedPicture
+from ..index.search.hit import IndexedImage
+from ..index.search.request import SearchRequest
 from ..index.search.summary import IndexSummary
 from ..index.uploads import Added, Removed, Upload
 from ..modelfile import ModelInfo
@@ -23,7 +24,7 @@ from .errors import NotFoundError, OtherModelError, UnwritableError
 from .forms import Sent
 from .log import LOG
 from .metrics import Metrics
-from .opened import Found, OpenIndex, Question, Vector, Wanted
+from .opened import OpenIndex, SearchJob, SearchResult, Vector
 from .settings import ServeSettings
 from .thumbnails import Thumbnail, Thumbnails
 from .writing import Writing
@@ -116,23 +117,23 @@ class Engine:
 
         return await self._with_index(use)
 
-    async def search(self, upload: Sent, wanted: Wanted) -> Found:
+    async def search(self, upload: Sent, request: SearchRequest) -> SearchResult:
         """Search for a picture.
 
         Raises:
             PictureError: it cannot be read.
-            QueryError: what is wanted makes no sense for this index.
+            QueryError: the request makes no sense for this index.
 
         """
 
-        async def use(opened: OpenIndex) -> Found:
+        async def use(opened: OpenIndex) -> SearchResult:
             vector = await self._embed(opened, upload)
-            digest = await self._digest(upload.content) if wanted.leave_out_query else None
-            return await opened.searching.do(Question(wanted, vector, sha256=digest))
+            digest = await self._digest(upload.content) if request.leave_out_query else None
+            return await opened.searching.do(SearchJob(request, vector, digest))
 
         return await self._with_index(use)
 
-    async def search_item(self, number: int, wanted: Wanted) -> Found:
+    async def search_item(self, number: int, request: SearchRequest) -> SearchResult:
         """Search for a picture of the index.
 
         Raises:
@@ -141,18 +142,20 @@ class Engine:
 
         """
 
-        async def use(opened: OpenIndex) -> Found:
-            return await opened.searching.do(Question(wanted, item=number))
+        async def use(opened: OpenIndex) -> SearchResult:
+            return await opened.searching.do(SearchJob(request, number))
 
         return await self._with_index(use)
 
-    async def search_vector(self, read: Callable[[int], Vector], model: str | None, wanted: Wanted) -> Found:
+    async def search_vector(
+        self, read: Callable[[int], Vector], model: str | None, request: SearchRequest
+    ) -> SearchResult:
         """Search for a vector that :meth:`embed` gave.
 
         Args:
             read: returns it, float32 ``[d]``, when it is told d.
             model: the beginning of the sha256 of the model that it comes from; None: the index's.
-            wanted: what is to be returned.
+            request: the options of the search.
 
         Raises:
             OtherModelError: the index has another model now.
@@ -160,21 +163,21 @@ class Engine:
 
         """
 
-        async def use(opened: OpenIndex) -> Found:
+        async def use(opened: OpenIndex) -> SearchResult:
             if model is not None and not opened.embedder.sha256.startswith(model):
                 raise OtherModelError
-            return await opened.searching.do(Question(wanted, read(opened.embedder.dim)))
+            return await opened.searching.do(SearchJob(request, read(opened.embedder.dim)))
 
         return await self._with_index(use)
 
-    async def item(self, number: int) -> IndexedPicture:
+    async def item(self, number: int) -> IndexedImage:
         """Return a picture of the index.
 
         Raises:
             NotFoundError: there is none with this number.
 
         """
-        return await self._with_index(lambda opened: self._item(opened, number))
+        return await self._with_index(lambda opened: self._in_thread(self._reading, lambda: opened.item(number)))
 
     async def thumbnail(self, number: int, size: int, known: Sequence[str]) -> Thumbnail:
         """Return a small copy of a picture of the index; see :meth:`~.thumbnails.Thumbnails.get`.
@@ -276,12 +279,6 @@ class Engine:
 
     async def _digest(self, content: bytes) -> bytes:
         return await self._in_thread(self._reading, lambda: hashlib.sha256(content).digest())
-
-    async def _item(self, opened: OpenIndex, number: int) -> IndexedPicture:
-        try:
-            return await self._in_thread(self._reading, lambda: opened.index.item(number))
-        except QueryError:
-            raise NotFoundError(number) from None
 
     async def _with_index(self, use: Callable[[OpenIndex], Awaitable[R]]) -> R:
         """Let something be done with the index as it is now, again where it is exchanged meanwhile."""

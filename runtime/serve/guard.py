@@ -139,10 +139,10 @@ def cookie_name(settings: ServeSettings) -> str:
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
     """Return the headers; one that is there twice counts as both, which is what nobody expects."""
-    found: dict[bytes, bytes] = {}
+    headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
-        found[name] = found[name] + b", " + value if name in found else value
-    return found
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
 
 
 def _fault_of(host: str, headers: int) -> str:
@@ -187,8 +187,8 @@ def _is_link(scope: Scope, headers: dict[bytes, bytes]) -> bool:
 
 def _cookie(header: bytes, name: str) -> bytes:
     """Return the last cookie of that name as ``name=value``; nothing if there is none or it is not one of ours."""
-    found = [pair for pair in map(bytes.strip, header.split(b";")) if pair.startswith(name.encode() + b"=")]
-    return found[-1] if found and _COOKIE.fullmatch(found[-1]) else b""
+    cookies = [pair for pair in map(bytes.strip, header.split(b";")) if pair.startswith(name.encode() + b"=")]
+    return cookies[-1] if cookies and _COOKIE.fullmatch(cookies[-1]) else b""
 
 
 def _with_cookie(headers: list[tuple[bytes, bytes]], cookie: bytes) -> list[tuple[bytes, bytes]]:

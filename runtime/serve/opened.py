@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,9 @@ import numpy.typing as npt
 from ..embedder import Embedder
 from ..errors import IndexDamagedError, QueryError
 from ..images import Picture
-from ..index.search.index import Hit, Index
-from ..index.search.named import IndexedPicture
+from ..index.search.hit import EmbeddedImage, Hit
+from ..index.search.index import Index
+from ..index.search.request import SearchRequest
 from ..index.search.summary import IndexSummary
 from .answers import plain
 from .batching import Batcher
@@ -23,46 +23,36 @@ from .log import LOG
 from .metrics import Metrics
 from .settings import ServeSettings
 
-__all__ = ["Found", "OpenIndex", "Question", "Wanted"]
+__all__ = ["OpenIndex", "SearchJob", "SearchResult"]
 
 Vector = npt.NDArray[np.float32]
 
-# Questions that are searched for at a time: a writer waits while they hold a state of the index.
-_MOST_QUESTIONS = 64
+# Jobs that are searched for at a time: a writer waits while they hold a state of the index.
+_MAX_JOBS = 64
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to be returned; questions that want the same are searched for together. See ``Index.hits``."""
+class SearchJob:
+    """A request, and the query to search for; jobs with the same request are searched for together.
 
-    k: int = 10
-    farthest: bool = False
-    label: tuple[str, ...] | None = None
-    max_distance: float | None = None
-    exact: bool = False
-    unique: float | None = None
-    leave_out_query: bool = False
+    Attributes:
+        request: the options of the search.
+        query: a vector, float32 ``[d]``, or the id of a picture of the index.
+        sha256: of the file that the vector comes from; None: it comes from no file.
 
-
-@dataclass(frozen=True)
-class Question:
-    """What is searched for: a vector, float32 ``[d]``, or a picture of the index.
-
-    ``sha256`` is that of the file that the vector comes from, where it is to be left out.
     """
 
-    wanted: Wanted
-    vector: Vector | None = None
-    item: int | None = None
+    request: SearchRequest
+    query: Vector | int
     sha256: bytes | None = None
 
 
 @dataclass(frozen=True)
-class Found:
-    """The hits, and the picture of the index that was asked for, if one was."""
+class SearchResult:
+    """The hits, and the picture of the index that was searched for, if it was one."""
 
     hits: Sequence[Hit]
-    asked: IndexedPicture | None = None
+    item: EmbeddedImage | None = None
 
 
 class OpenIndex:
@@ -93,7 +83,7 @@ class OpenIndex:
             wait_s=settings.batch_wait_s,
             name="embed",
         )
-        self.searching: Batcher[Question, Found] = Batcher(self._search, most=_MOST_QUESTIONS, name="search")
+        self.searching: Batcher[SearchJob, SearchResult] = Batcher(self._search, most=_MAX_JOBS, name="search")
         self._graph_problem: str | None = None
         self.users = 0
         self.retired = False
@@ -151,13 +141,13 @@ class OpenIndex:
         self._metrics.embedding.observe(time.perf_counter() - started)
         return vectors
 
-    def _search(self, questions: list[Question], _: bool) -> list[Found | BaseException]:
+    def _search(self, jobs: list[SearchJob], _: bool) -> list[SearchResult | BaseException]:
         started = time.perf_counter()
         with self.index.snapshot():
-            answers = self._answers(questions)
+            results = self._results(jobs)
         self._metrics.searching.observe(time.perf_counter() - started)
         self._note_remarks()
-        return answers
+        return results
 
     def _note_remarks(self) -> None:
         """Log it once when the graph cannot be used; that fewer pictures are there than were asked for is no news."""
@@ -167,58 +157,54 @@ class OpenIndex:
         self._graph_problem = problem
         self.index.remarks.clear()
 
-    def _answers(self, questions: list[Question]) -> list[Found | BaseException]:
-        answers: list[Found | BaseException] = [QueryError("")] * len(questions)
-        together: dict[Wanted, list[int]] = {}
-        asked: dict[int, IndexedPicture] = {}
-        for place, question in enumerate(questions):
+    def _results(self, jobs: Sequence[SearchJob]) -> list[SearchResult | BaseException]:
+        results: list[SearchResult | BaseException] = [QueryError("")] * len(jobs)
+        together: dict[SearchRequest, dict[int, Vector | EmbeddedImage]] = {}
+        for place, job in enumerate(jobs):
             try:
-                if question.item is not None:
-                    asked[place] = self._item(question.item)
-                together.setdefault(question.wanted, []).append(place)
+                query = self.item(job.query) if isinstance(job.query, int) else job.query
             except (NotFoundError, IndexDamagedError) as error:  # the others need not suffer from it
-                answers[place] = error
-        for wanted, places in together.items():
-            for place, answer in zip(places, self._hits(wanted, questions, places, asked), strict=True):
-                answers[place] = answer
-        return answers
+                results[place] = error
+            else:
+                together.setdefault(job.request, {})[place] = query
+        for request, queries in together.items():
+            try:
+                hits = self._hits(request, queries, jobs)
+            except Exception as error:  # whatever it is, jobs of other requests need not suffer from it
+                hits = [error] * len(queries)
+            for (place, query), row in zip(queries.items(), hits, strict=True):
+                item = query if isinstance(query, EmbeddedImage) else None
+                results[place] = row if isinstance(row, Exception) else SearchResult(row, item)
+        return results
 
-    def _item(self, number: int) -> IndexedPicture:
+    def item(self, number: int) -> EmbeddedImage:
+        """Return a picture of the index.
+
+        Raises:
+            NotFoundError: there is none with this number.
+
+        """
         try:
             return self.index.item(number)
         except QueryError:
             raise NotFoundError(number) from None
 
     def _hits(
-        self, wanted: Wanted, questions: Sequence[Question], places: Sequence[int], asked: dict[int, IndexedPicture]
-    ) -> list[Found | BaseException]:
-        vectors: list[Any] = [asked[p].vector if p in asked else questions[p].vector for p in places]
-        try:
-            hits = self.index.hits(
-                np.stack(vectors),
-                wanted.k,
-                farthest=wanted.farthest,
-                label=self._real_labels(wanted.label),
-                max_distance=wanted.max_distance,
-                exclude_sha256=self._left_out(wanted, questions, places, asked),
-                unique=wanted.unique,
-                method="exact" if wanted.exact else "auto",
-            )
-        except Exception as error:  # whatever it is, those who want something else need not suffer from it
-            return [error] * len(places)
-        return [Found(row, asked.get(place)) for place, row in zip(places, hits, strict=True)]
+        self, request: SearchRequest, queries: Mapping[int, Vector | EmbeddedImage], jobs: Sequence[SearchJob]
+    ) -> Sequence[list[Hit] | Exception]:
+        vectors = [query.vector if isinstance(query, EmbeddedImage) else query for query in queries.values()]
+        contents = [
+            query.sha256 if isinstance(query, EmbeddedImage) else jobs[place].sha256 for place, query in queries.items()
+        ]
+        return self.index.hits(
+            np.stack(vectors),
+            replace(request, label=self._real_labels(request.label)),
+            [[] if content is None else [content] for content in contents],
+        )
 
-    def _real_labels(self, labels: tuple[str, ...] | None) -> list[str] | None:
+    def _real_labels(self, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
         """Return labels as the index has them, of which some are shown with escapes."""
         if labels is None or not any("\\x" in label for label in labels):
-            return None if labels is None else list(labels)
+            return labels
         real = {plain(label): label for label in self.index.labels()}
-        return [real.get(label, label) for label in labels]
-
-    def _left_out(
-        self, wanted: Wanted, questions: Sequence[Question], places: Sequence[int], asked: dict[int, IndexedPicture]
-    ) -> list[list[bytes | str]] | None:
-        if not wanted.leave_out_query:
-            return None
-        contents = [asked[p].sha256 if p in asked else questions[p].sha256 for p in places]
-        return [[] if content is None else [content] for content in contents]
+        return tuple(real.get(label, label) for label in labels)

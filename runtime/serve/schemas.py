@@ -1,14 +1,30 @@
-"""What the API takes and gives, for its OpenAPI document; the answers themselves are made in :mod:`.documents`."""
+"""The parameters and the answers of the API, and its OpenAPI document.
+
+An answer names files and folders, never the place where they lie on this machine.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from .settings import MOST_HITS
+from ..index.search.hit import IndexedImage
+from ..index.search.request import SearchRequest
+from ..index.uploads import Added
+from .answers import plain
+from .settings import MOST_HITS, ServeSettings
+
+if TYPE_CHECKING:
+    from .engine import Embedding, Overview
+    from .opened import SearchResult
 
 __all__ = [
+    "SCHEMA",
     "AddedDocument",
     "EmbeddingDocument",
     "InfoDocument",
@@ -23,8 +39,10 @@ __all__ = [
     "problems",
 ]
 
-_FARTHEST = 4.0
-_LARGEST_ID = 2**63 - 1
+SCHEMA = 1
+_MAX_ID = 2**63 - 1
+# Labels that are listed: a page that holds more of them is of no use.
+_MAX_LABELS = 10_000
 _PROBLEMS = {
     400: "The request is not whole; or it is no HTTP, which is said as text.",
     401: "No token, or a wrong one.",
@@ -45,35 +63,37 @@ class Problem(BaseModel):
     error: str = Field(description="One sentence: what was found, what was expected, what to do.")
 
 
-class SearchParameters(BaseModel):
-    """What is to be returned."""
+# The options of a search request that the API has.
+_SERVED = {option.name: option for option in fields(SearchRequest) if "schema" in option.metadata}
+
+
+def _field(name: str, **limits: Any) -> Any:
+    option = _SERVED[name]
+    schema: dict[str, Any] = {"default": option.default, **option.metadata["schema"], **limits}
+    return Field(**schema)
+
+
+_FIELDS: dict[str, Any] = {name: (get_type_hints(SearchRequest)[name], _field(name)) for name in _SERVED}
+_Options: Any = create_model("_Options", **_FIELDS)
+
+
+class SearchParameters(_Options):  # type: ignore[misc] # its fields are those of a search request
+    """The options of a search; some have limits here that keep a request small."""
 
     model_config = ConfigDict(extra="forbid")
 
-    k: int = Field(10, ge=1, le=MOST_HITS, description="How many pictures.")
-    farthest: bool = Field(False, description="The least similar ones instead.")
-    label: list[Annotated[str, Field(max_length=4096)]] | None = Field(
-        None, max_length=1000, description="Only pictures with this label; may be given several times."
-    )
-    max_distance: float | None = Field(
-        None,
-        ge=0,
-        le=_FARTHEST,
-        allow_inf_nan=False,
-        description="Only pictures at most this far, squared Euclidean between unit vectors.",
-    )
+    k: int = _field("k", le=MOST_HITS)
+    label: list[Annotated[str, Field(max_length=4096)]] | None = _field("label", max_length=1000)
     exact: bool = Field(False, description="Scan all vectors rather than search the graph.")
-    unique: float | None = Field(
-        None,
-        ge=0,
-        le=_FARTHEST,
-        allow_inf_nan=False,
-        description="Leave out near-duplicates: what is at most this far from a better hit (0.05, say).",
-    )
-    leave_out_query: bool = Field(False, description="Leave out the query's own file and its exact copies.")
     id: int | None = Field(
-        None, ge=1, le=_LARGEST_ID, description="Search for this picture of the index; no body is needed then."
+        None, ge=1, le=_MAX_ID, description="Search for this picture of the index; no body is needed then."
     )
+
+    def request(self) -> SearchRequest:
+        """Return the search request."""
+        options = {name: getattr(self, name) for name in _SERVED}
+        label = tuple(self.label) if self.label else None
+        return SearchRequest(**options | {"label": label, "method": "exact" if self.exact else "auto"})
 
 
 class HitDocument(BaseModel):
@@ -83,8 +103,8 @@ class HitDocument(BaseModel):
     path: str = Field(description="Under the synced folder.")
     root: str = Field(description="Name of the synced folder.")
     relative: str = Field(description="The same as path; the command's path is absolute.")
-    distance: float = Field(description="Squared Euclidean, 0 to 4.")
     label: str | None
+    distance: float = Field(description="Squared Euclidean, 0 to 4.")
     id: int
     near_duplicates: int | None = Field(None, description="With unique: how many it stands for.")
 
@@ -105,6 +125,16 @@ class SearchDocument(BaseModel):
     k: int
     results: list[ResultDocument]
 
+    @classmethod
+    def of(cls, index: str, request: SearchRequest, query: str, result: SearchResult) -> Self:
+        """Return the document of a search; ``query`` is the client's name for its picture."""
+        unique, item = request.unique is not None, result.item
+        hits = [hit.document(rank, unique=unique) | _identity(hit) for rank, hit in enumerate(result.hits, 1)]
+        head = {"query": plain(query)} if item is None else {"query": plain(item.relative), "id": item.id}
+        # At once, which takes half as long as one model after another.
+        answered = [{**head, "hits": hits}]
+        return cls.model_validate({"schema": SCHEMA, "index": index, "k": request.k, "results": answered})
+
 
 class ModelDocument(BaseModel):
     """The model that the vectors come from."""
@@ -122,6 +152,17 @@ class EmbeddingDocument(BaseModel):
     embedding: list[float] = Field(description="Of unit length.")
     base64: str = Field(description="The same as little-endian float32, which a search takes as its field 'vector'.")
 
+    @classmethod
+    def of(cls, embedding: Embedding) -> Self:
+        """Return the document of a vector."""
+        return cls(
+            schema=SCHEMA,
+            model=ModelDocument(name=embedding.model.name, sha256=embedding.model_sha256),
+            dim=len(embedding.vector),
+            embedding=embedding.vector.tolist(),
+            base64=base64.b64encode(embedding.vector.astype("<f4").tobytes()).decode("ascii"),
+        )
+
 
 class ItemDocument(BaseModel):
     """A picture of the index."""
@@ -135,6 +176,12 @@ class ItemDocument(BaseModel):
     label: str | None
     bytes: int
     sha256: str
+
+    @classmethod
+    def of(cls, index: str, image: IndexedImage) -> Self:
+        """Return the document of a picture of the index."""
+        identity = image.identity() | _identity(image)
+        return cls(schema=SCHEMA, index=index, bytes=image.size, sha256=image.sha256.hex(), **identity)
 
 
 class RootDocument(BaseModel):
@@ -159,6 +206,12 @@ class GraphDocument(BaseModel):
     items: int
     recall: float | None = Field(description="Share of the k nearest that it finds, measured when it was built.")
     k: int | None
+
+    @classmethod
+    def of(cls, graph: Mapping[str, Any]) -> Self:
+        """Return the document of a graph, with what was measured of it."""
+        measured = graph.get("measured") or {}
+        return cls(items=graph["items"], recall=measured.get("recall"), k=measured.get("k"))
 
 
 class LimitsDocument(BaseModel):
@@ -185,6 +238,34 @@ class InfoDocument(BaseModel):
     writes: bool
     limits: LimitsDocument
 
+    @classmethod
+    def of(cls, index: str, overview: Overview, settings: ServeSettings, version: str) -> Self:
+        """Return the document of an index and its server."""
+        summary, model = overview.index, overview.model
+        return cls(
+            schema=SCHEMA,
+            index=index,
+            version=version,
+            items=summary.items,
+            labels=_most_frequent(summary.labels),
+            labels_total=len(summary.labels),
+            unlabelled=summary.unlabelled,
+            roots=[RootDocument(name=_folder(root), items=count) for root, count in summary.roots.items()],
+            model=ServedModelDocument(
+                name=model.name,
+                sha256=overview.model_sha256,
+                backbone=model.backbone,
+                precision=model.precision,
+                dim=model.embedding_dim,
+                picture_size=model.picture.size,
+            ),
+            graph=None if summary.graph is None else GraphDocument.of(summary.graph),
+            writes=settings.allow_writes,
+            limits=LimitsDocument(
+                max_upload_bytes=settings.max_upload, max_pixels=settings.max_pixels, max_k=MOST_HITS
+            ),
+        )
+
 
 class AddedDocument(BaseModel):
     """A picture that was added."""
@@ -194,6 +275,12 @@ class AddedDocument(BaseModel):
     path: str
     label: str | None
     created: bool = Field(description="False: the index had the same upload already.")
+
+    @classmethod
+    def of(cls, added: Added) -> Self:
+        """Return the document of an upload."""
+        label = None if added.label is None else plain(added.label)
+        return cls(schema=SCHEMA, id=added.id, path=plain(added.relative), label=label, created=added.created)
 
 
 class RemovedDocument(BaseModel):
@@ -251,9 +338,28 @@ def form(*fields: str, required: bool = True) -> dict[str, Any]:
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the part of the OpenAPI document that describes why a request is not answered."""
-    found: dict[int | str, dict[str, Any]] = {
+    responses: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": _PROBLEMS[status]} for status in statuses
     }
-    if 400 in found:
-        found[400]["content"] = {"text/plain": {"schema": {"type": "string"}}}
-    return found
+    if 400 in responses:
+        responses[400]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    return responses
+
+
+def _identity(image: IndexedImage) -> dict[str, Any]:
+    """Return which picture it is, in names that can be encoded and tell nothing of the folders above its root."""
+    relative = plain(image.relative)
+    label = None if image.label is None else plain(image.label)
+    return {"path": relative, "root": _folder(image.root), "relative": relative, "label": label}
+
+
+def _folder(root: str) -> str:
+    return plain(os.path.basename(root.rstrip("/")) or "/")  # noqa: PTH119 - text that need not be a path
+
+
+def _most_frequent(labels: Mapping[str, int]) -> dict[str, int]:
+    counts = labels.items()
+    if len(labels) > _MAX_LABELS:
+        most = sorted(counts, key=lambda entry: -entry[1])[:_MAX_LABELS]
+        counts = dict(sorted(most)).items()
+    return {plain(label): count for label, count in counts}

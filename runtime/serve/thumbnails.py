@@ -16,7 +16,7 @@ from ..decoding.pool import DecodingPool
 from ..errors import PictureError
 from ..files import NotRegularError, open_regular, regular_status
 from ..images import ByteBudget
-from ..index.search.named import IndexedPicture
+from ..index.search.hit import IndexedImage
 from .errors import GoneError, RefusedError
 from .metrics import Metrics
 
@@ -50,7 +50,7 @@ class Thumbnails:
         self._cached: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
-    def get(self, picture: IndexedPicture, size: int, known: Sequence[str] = ()) -> Thumbnail:
+    def get(self, picture: IndexedImage, size: int, known: Sequence[str] = ()) -> Thumbnail:
         """Return a thumbnail.
 
         Args:
@@ -101,7 +101,7 @@ class Thumbnails:
                 self._bytes -= len(self._cached.popitem(last=False)[1])
 
 
-def _check_size(picture: IndexedPicture) -> None:
+def _check_size(picture: IndexedImage) -> None:
     """Notice that a file is gone or was changed even where its thumbnail is known, as far as a look at it tells."""
     try:
         same = regular_status(picture.path, follow_links=True).st_size == picture.size
@@ -111,7 +111,7 @@ def _check_size(picture: IndexedPicture) -> None:
         raise GoneError(_ANOTHER)
 
 
-def _read(picture: IndexedPicture) -> bytes:
+def _read(picture: IndexedImage) -> bytes:
     """Return the content of a picture's file if it is, to the last bit, what was indexed.
 
     What lies at its path now may be anything: a link to somebody's letters, or a pipe.

@@ -13,16 +13,16 @@ import numpy as np
 
 from ...errors import QueryError
 from ...files import regular_status
-from ...nearduplicate import NEAR_DUPLICATE
 from ...progress import StartProgress, start_nothing
 from ...scan import squared_distances
 from ..database.records import Item
 from ..database.store import Ids, Store, Vectors
 from .filters import allowed_ids
-from .hit import hit_of
+from .hit import Hit
 from .neardup import representatives
+from .request import MAX_DISTANCE, NEAR_DUPLICATE
 
-__all__ = ["DedupeReport", "DuplicateGroup", "IndexedFile", "Keep", "Spared", "find_near_duplicates", "spared"]
+__all__ = ["DedupeReport", "DuplicateGroup", "Keep", "Spared", "find_near_duplicates", "spared"]
 
 Keep = Literal["largest", "oldest", "first"]
 
@@ -35,39 +35,11 @@ _ORDERS: Mapping[str, Callable[[Item], tuple[int, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class IndexedFile:
-    """A picture of a group.
-
-    Attributes:
-        path: opens it from anywhere.
-        root: the folder that was synced.
-        relative: path under ``root``.
-        label: name of the top folder under the synced one, if any.
-        id: number of the item in the index.
-        size: bytes of the file when it was synced.
-        mtime_ns: its time of change then.
-        distance: squared Euclidean distance to the picture that is kept.
-        identical: whether the files have the same content.
-
-    """
-
-    path: str
-    root: str
-    relative: str
-    label: str | None
-    id: int
-    size: int
-    mtime_ns: int
-    distance: float
-    identical: bool
-
-
-@dataclass(frozen=True, slots=True)
 class DuplicateGroup:
-    """A picture to keep, and its near-duplicates, nearest first."""
+    """A picture to keep, and its near-duplicates, nearest first; their distances are those to the one to keep."""
 
-    kept: IndexedFile
-    others: tuple[IndexedFile, ...]
+    kept: Hit
+    others: tuple[Hit, ...]
 
 
 @dataclass(frozen=True)
@@ -132,7 +104,7 @@ def find_near_duplicates(
     _check_options(max_distance, keep)
     with Store.open(Path(index)) as store, store.snapshot():
         roots, uploads = store.roots(), store.uploads_root()
-        items = _wanted(store, label, path)
+        items = _selected(store, label, path)
         ids, vectors = store.vectors()
     items.sort(key=lambda item: (item.root == uploads, _ORDERS[keep](item)))
     # Of each content the best one is compared, which comes first.
@@ -148,7 +120,7 @@ def find_near_duplicates(
 
 
 def _check_options(max_distance: float, keep: str) -> None:
-    if not 0 <= max_distance <= 4:
+    if not 0 <= max_distance <= MAX_DISTANCE:
         raise QueryError(
             f"Near-duplicates are to be at most {max_distance} apart; expected 0 to 4, as {NEAR_DUPLICATE}."
         )
@@ -180,13 +152,13 @@ def spared(report: DedupeReport) -> Spared:
     return Spared(tuple(paths), changed, links, uploads)
 
 
-def _wanted(store: Store, label: str | Sequence[str] | None, path: str | Sequence[str] | None) -> list[Item]:
+def _selected(store: Store, label: str | Sequence[str] | None, path: str | Sequence[str] | None) -> list[Item]:
     """Return the items that pass the filters."""
     allowed = allowed_ids(store, label, path)
     if allowed is None:
         return list(store.all_items())
-    wanted = set(allowed.tolist())
-    return [item for item in store.all_items() if item.id in wanted]
+    selected = set(allowed.tolist())
+    return [item for item in store.all_items() if item.id in selected]
 
 
 def _groups(
@@ -199,26 +171,19 @@ def _groups(
         head = head_of[item.sha256]
         members[int(chosen[head])].append((item, head))
     groups = []
-    for kept, found in members.items():
-        if len(found) > 1:
-            distances = squared_distances(vectors[kept], vectors[[head for _, head in found]])
+    for kept, group in members.items():
+        if len(group) > 1:
+            distances = squared_distances(vectors[kept], vectors[[head for _, head in group]])
             files = [
-                _file(item, roots, distance, identical=head == kept)
-                for (item, head), distance in zip(found, distances.tolist(), strict=True)
+                Hit.of(item, roots[item.root], distance=distance)
+                for (item, _), distance in zip(group, distances.tolist(), strict=True)
             ]
             others = sorted(files[1:], key=lambda file: (file.distance, os.fsencode(file.path)))
             groups.append(DuplicateGroup(files[0], tuple(others)))
     return sorted(groups, key=lambda group: os.fsencode(group.kept.path))
 
 
-def _file(item: Item, roots: Mapping[int, bytes], distance: float, *, identical: bool) -> IndexedFile:
-    hit = hit_of(item, roots[item.root], distance)
-    return IndexedFile(
-        hit.path, hit.root, hit.relative, hit.label, hit.id, item.size, item.mtime_ns, distance, identical
-    )
-
-
-def _as_synced(file: IndexedFile) -> os.stat_result | None:
+def _as_synced(file: Hit) -> os.stat_result | None:
     """Return the status of a file that is as it was when it was synced, else None."""
     try:
         status = regular_status(file.path, follow_links=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Filters", "allowed_ids"]
 
-Wanted = str | Sequence[str] | None
+Names = str | Sequence[str] | None
 
 
 class Filters:
@@ -43,7 +43,7 @@ class Filters:
             self._paths = Paths(self._store)
         return self._paths
 
-    def allowed(self, label: Wanted, path: Wanted) -> Ids | None:
+    def allowed(self, label: Names, path: Names) -> Ids | None:
         """Return the ids of the items that have one of the labels and one of the paths, int64, ascending.
 
         Args:
@@ -69,6 +69,6 @@ class Filters:
         return both
 
 
-def allowed_ids(store: Store, label: Wanted, path: Wanted) -> Ids | None:
+def allowed_ids(store: Store, label: Names, path: Names) -> Ids | None:
     """Return what :meth:`Filters.allowed` does, for a store in a snapshot that is asked once."""
     return Filters(store).allowed(label, path)

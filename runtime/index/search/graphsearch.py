@@ -70,9 +70,9 @@ class GraphSearch:
         parts = [queries[start : start + step] for start in range(0, len(queries), step)]
         if len(parts) <= 1:
             return self._nearest(queries, k, usable_cores())
-        found = list(self._threads().map(lambda part: self._nearest(part, k, 1), parts))
-        whole = [part for part in found if part is not None]
-        if len(whole) < len(found):
+        rows = list(self._threads().map(lambda part: self._nearest(part, k, 1), parts))
+        whole = [part for part in rows if part is not None]
+        if len(whole) < len(rows):
             return None
         return np.concatenate([ids for ids, _ in whole]), np.concatenate([distances for _, distances in whole])
 
@@ -86,10 +86,10 @@ class GraphSearch:
 
     def _nearest(self, queries: Vectors, k: int, threads: int) -> Result | None:
         """Take of the candidates those that may be among the ``k`` best in float64, and rank them."""
-        found = self._graph.search(queries, k + _SPARE, threads=threads)
-        if found is None:
+        reached = self._graph.search(queries, k + _SPARE, threads=threads)
+        if reached is None:
             return None
-        places, near = found
+        places, near = reached
         count = near.shape[1]
         close = (near <= self._farthest_rounded * near[:, min(k, count) - 1, None]).sum(axis=1)
         best = self._ranked(queries, places[:, : close.max()], k)
@@ -104,10 +104,10 @@ class GraphSearch:
         return best
 
     def _candidates(self, queries: Vectors, k: int, threads: int) -> Result:
-        found = self._graph.search(queries, k + _SPARE, threads=threads)
-        if found is None:
+        reached = self._graph.search(queries, k + _SPARE, threads=threads)
+        if reached is None:
             raise _NotReachedError
-        return self._ranked(queries, found[0], k)
+        return self._ranked(queries, reached[0], k)
 
     def _ranked(self, queries: Vectors, places: Places, k: int) -> Result:
         """Rank the vectors at ``places``, ``[q, c]``, as :func:`~...scan.rank` does."""

@@ -1,14 +1,17 @@
-"""A picture of the index that answers a query."""
+"""A picture of the index, and a picture that answers a query."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ..database.records import Item
 
-__all__ = ["Content", "Hit", "hit_of"]
+if TYPE_CHECKING:
+    from ..database.store import Vectors
+
+__all__ = ["Content", "EmbeddedImage", "Hit", "IndexedImage"]
 
 
 class Content(NamedTuple):
@@ -23,41 +26,91 @@ class Content(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    """A picture of the index that answers a query.
+class IndexedImage:
+    """A picture of the index: a row of its database, joined with the folder of its root.
 
     Attributes:
         path: opens the picture from anywhere.
-        distance: squared Euclidean distance to the query, in [0, 4].
         label: name of the top folder it lies in under the synced one, or what was given with an upload, if any.
         id: number of the item in the index.
         root: the folder that was synced, or that of the uploads.
         relative: path under ``root``.
-        near_duplicates: number of hits left out because they are near-duplicates of this one; 0 unless that was asked
-            for.
-        content: of the file as it was indexed.
+        sha256: of the file as it was indexed, 32 bytes.
+        size: of the file as it was indexed, in bytes.
+        mtime_ns: of the file as it was indexed, in nanoseconds.
 
     """
 
     path: str
-    distance: float
     label: str | None
     id: int
     root: str
     relative: str
+    sha256: bytes = field(repr=False, compare=False)
+    size: int = field(repr=False, compare=False)
+    mtime_ns: int = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, item: Item, root: bytes, **values: Any) -> Self:
+        """Return the picture of a row; ``root`` is the path of its root, ``values`` are the fields of a subclass."""
+        return cls(
+            path=os.fsdecode(os.path.join(root, item.path)),  # noqa: PTH118 - bytes, which pathlib does not take
+            label=item.label,
+            id=item.id,
+            root=os.fsdecode(root),
+            relative=os.fsdecode(item.path),
+            sha256=item.sha256,
+            size=item.size,
+            mtime_ns=item.mtime_ns,
+            **values,
+        )
+
+    @property
+    def content(self) -> Content:
+        """The content of the file as it was indexed."""
+        return Content(self.sha256, self.size)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the JSON fields that say which picture it is."""
+        return {
+            "path": self.path,
+            "root": self.root,
+            "relative": self.relative,
+            "label": self.label,
+            "id": self.id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedImage(IndexedImage):
+    """A picture of the index with its vector, float32 ``[d]``."""
+
+    vector: Vectors = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit(IndexedImage):
+    """A picture of the index that answers a query.
+
+    Attributes:
+        distance: squared Euclidean distance to the query, in [0, 4].
+        near_duplicates: number of hits left out because they are near-duplicates of this one; 0 unless the request is
+            for ``unique`` pictures.
+
+    """
+
+    distance: float
     near_duplicates: int = 0
-    content: Content | None = field(default=None, repr=False, compare=False)
 
-
-def hit_of(item: Item, root: bytes, distance: float, near_duplicates: int = 0) -> Hit:
-    """Return the hit that an item is, at a distance; ``root`` is the path of its root."""
-    return Hit(
-        path=os.fsdecode(os.path.join(root, item.path)),  # noqa: PTH118 - bytes, which pathlib does not take
-        distance=distance,
-        label=item.label,
-        id=item.id,
-        root=os.fsdecode(root),
-        relative=os.fsdecode(item.path),
-        near_duplicates=near_duplicates,
-        content=Content(item.sha256, item.size),
-    )
+    def document(self, rank: int, *, unique: bool) -> dict[str, Any]:
+        """Return the hit as it stands in the JSON of a search; ``unique``: of one without near-duplicates."""
+        hit = {
+            "rank": rank,
+            "path": self.path,
+            "root": self.root,
+            "relative": self.relative,
+            "distance": self.distance,
+            "label": self.label,
+            "id": self.id,
+        }
+        return hit | {"near_duplicates": self.near_duplicates} if unique else hit

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
@@ -23,18 +23,17 @@ from ..graph.costs import MANY, Choice
 from ..graph.file import GraphUnusableError
 from .filters import Filters
 from .gallery import Distances, Gallery, NodeSearch, open_gallery
-from .hit import Hit, hit_of
+from .hit import EmbeddedImage, Hit
+from .request import Method, SearchRequest, names
 
 if TYPE_CHECKING:
     from ...embedder import Embedder
-    from .named import IndexedPicture
     from .selection import Chosen
     from .summary import IndexSummary
 
-__all__ = ["Hit", "Index", "Method"]
+__all__ = ["Hit", "Index", "Method", "SearchRequest"]
 
 T = TypeVar("T")
-Method = Literal["auto", "exact", "hnsw"]
 _SHA256_BYTES = 32
 
 
@@ -142,7 +141,7 @@ class Index:
 
     def search(
         self,
-        query: PictureSource | IndexedPicture | np.ndarray[Any, Any],
+        query: PictureSource | EmbeddedImage | np.ndarray[Any, Any],
         k: int = 10,
         *,
         farthest: bool = False,
@@ -164,9 +163,8 @@ class Index:
                 begins with ``/`` is one of the whole path.
             max_distance: only pictures at most this far (squared Euclidean).
             exclude_sha256: no pictures whose files have one of these contents (32 bytes, or hex): ``k`` others.
-            unique: no near-duplicates: what is at most this far from a better hit is left out, and counted in that
-                hit's ``near_duplicates``.
-            method: ``exact`` scans, ``hnsw`` uses the graph, ``auto`` does what is done sooner.
+            unique: drop hits within this distance of a better hit; they are counted in that hit's ``near_duplicates``.
+            method: ``exact`` scans, ``hnsw`` uses the graph, ``auto`` takes the faster one.
 
         Raises:
             PictureError: the query cannot be read.
@@ -174,53 +172,43 @@ class Index:
             IndexDamagedError: what would be answered is damaged.
 
         """
-        return self.hits(
-            self._vector(query)[None],
-            k,
+        request = SearchRequest(
+            k=k,
             farthest=farthest,
-            label=label,
-            path=path,
+            label=names(label),
+            path=names(path),
             max_distance=max_distance,
-            exclude_sha256=[exclude_sha256] if exclude_sha256 else None,
-            unique=unique,
             method=method,
-        )[0]
+            unique=unique,
+            leave_out_query=bool(exclude_sha256),
+        )
+        return self.hits(self._vector(query)[None], request, [exclude_sha256])[0]
 
     def hits(
-        self,
-        vectors: Vectors,
-        k: int = 10,
-        *,
-        farthest: bool = False,
-        label: str | Sequence[str] | None = None,
-        path: str | Sequence[str] | None = None,
-        max_distance: float | None = None,
-        exclude_sha256: Sequence[Collection[bytes | str]] | None = None,
-        unique: float | None = None,
-        method: Method = "auto",
+        self, vectors: Vectors, request: SearchRequest, contents: Sequence[Collection[bytes | str]] | None = None
     ) -> list[list[Hit]]:
-        """Return the hits of several queries at once, float32 ``[q, d]``; otherwise as :meth:`search`.
+        """Return the hits of several queries at once.
 
-        ``exclude_sha256`` has an entry for each query.
+        Args:
+            vectors: of the queries, float32 ``[q, d]``.
+            request: the same for all of them.
+            contents: of each query, the contents that ``leave_out_query`` leaves out (sha256: 32 bytes, or hex).
+
+        Raises:
+            QueryError, IndexDamagedError: as for :meth:`search`.
+
         """
-        if max_distance is not None and farthest:
-            raise QueryError("The farthest pictures were asked for with a largest distance; expected one or the other.")
-        if max_distance is not None and not 0 <= max_distance < np.inf:
-            raise QueryError(f"The largest distance is {max_distance}; expected a squared distance, such as 0.5.")
-        largest = np.inf if max_distance is None else max_distance
+        request.check()
         with self._reading():
-            if exclude_sha256 is None and unique is None:
-                ids, distances = self._ids_and_distances(vectors, k, farthest, label, path, method)
-                if max_distance is None:
-                    self._remark_fewer(k, ids.shape[1], label, path)
-                found = [(*row, None) for row in zip(ids, distances, strict=True)]
-                return self._hits(found, largest)
-            excluded = [()] * len(vectors) if exclude_sha256 is None else exclude_sha256
-            allowed = self._filters().allowed(label, path)
-            chosen = self._choose(vectors, k, farthest, allowed, method, excluded, unique, largest)
-            return self._hits([(each.ids, each.distances, each.hidden) for each in chosen], largest)
+            if request.unique is None and not request.leave_out_query:
+                ids, distances = self._ids_and_distances(vectors, request)
+                if request.max_distance is None:
+                    self._remark_fewer(request, ids.shape[1])
+                return self._hits([(*row, None) for row in zip(ids, distances, strict=True)], request)
+            chosen = self._choose(vectors, request, contents)
+            return self._hits([(each.ids, each.distances, each.hidden) for each in chosen], request)
 
-    def item(self, which: int | str | Path) -> IndexedPicture:
+    def item(self, which: int | str | Path) -> EmbeddedImage:
         """Return a picture of the index with its vector, to be searched with; its file is not read.
 
         Args:
@@ -259,7 +247,7 @@ class Index:
 
         Args:
             vectors: float32 ``[q, d]``, finite.
-            k: neighbours wanted.
+            k: number of neighbours.
             farthest: the farthest first instead.
             label: only pictures with one of these labels.
             path: only pictures whose path matches one of these patterns.
@@ -272,29 +260,21 @@ class Index:
             QueryError, IndexDamagedError: as for :meth:`search`.
 
         """
-        ids, distances = self._ids_and_distances(vectors, k, farthest, label, path, method)
-        self._remark_fewer(k, ids.shape[1], label, path)
+        request = SearchRequest(k=k, farthest=farthest, label=names(label), path=names(path), method=method)
+        request.check()
+        ids, distances = self._ids_and_distances(vectors, request)
+        self._remark_fewer(request, ids.shape[1])
         return ids, distances
 
-    def _ids_and_distances(
-        self,
-        vectors: Vectors,
-        k: int,
-        farthest: bool,
-        label: str | Sequence[str] | None,
-        path: str | Sequence[str] | None,
-        method: Method,
-    ) -> tuple[Ids, Distances]:
-        queries = self._checked(vectors, k, method)
-        filtered = label is not None or path is not None
-        with self._reading() if filtered else self._unchanged() as gallery:
-            allowed = self._filters().allowed(label, path) if filtered else None
-            return self._searched(gallery, len(queries), farthest, allowed, method).items(queries, k)
+    def _ids_and_distances(self, vectors: Vectors, request: SearchRequest) -> tuple[Ids, Distances]:
+        queries = self._checked(vectors)
+        with self._reading() if request.filtered else self._unchanged() as gallery:
+            return self._searched(gallery, len(queries), request).items(queries, request.k)
 
-    def _remark_fewer(self, k: int, count: int, label: object, path: object) -> None:
-        if count < k:
+    def _remark_fewer(self, request: SearchRequest, count: int) -> None:
+        if count < request.k:
             self._remark(
-                f"{k} pictures were asked for, {count} are there{_such(label, path)}: all of them are returned."
+                f"{request.k} pictures were asked for, {count} are there{_such(request)}: all of them are returned."
             )
 
     def prepare(self) -> None:
@@ -332,83 +312,73 @@ class Index:
         with self._reading():
             return [os.fsdecode(path) for path in self._store.synced_roots().values()]
 
-    def _searched(
-        self, gallery: Gallery, queries: int, farthest: bool, allowed: Ids | None, method: Method
-    ) -> NodeSearch:
-        """Return the way in which so many queries are searched for."""
-        if farthest or allowed is not None:
+    def _searched(self, gallery: Gallery, queries: int, request: SearchRequest) -> NodeSearch:
+        """Return the search for this number of queries: a scan, or through the graph."""
+        method = request.method
+        if request.farthest or request.filtered:
             if method == "hnsw":
                 self._remark("The farthest pictures and those of a label or path are always found by an exact scan.")
-            return gallery.by_scan(farthest=farthest, allowed=allowed)
+            allowed = self._filters().allowed(request.label, request.path)
+            return gallery.by_scan(farthest=request.farthest, allowed=allowed)
         if method == "auto":
             scans = not self._choice.is_graph(gallery.costs, queries, loaded=gallery.graph_loaded)
             method = "exact" if scans else "hnsw"
         return gallery.by_scan() if method == "exact" else self._through_graph(gallery.by_graph, gallery.by_scan)
 
     def _choose(
-        self,
-        vectors: Vectors,
-        k: int,
-        farthest: bool,
-        allowed: Ids | None,
-        method: Method,
-        excluded: Sequence[Collection[bytes | str]],
-        unique: float | None,
-        largest: float,
+        self, vectors: Vectors, request: SearchRequest, contents: Sequence[Collection[bytes | str]] | None
     ) -> list[Chosen]:
         """Search for what answers each query; see :func:`~.selection.choose`."""
         from .selection import choose
 
-        if unique is not None and not unique >= 0:
-            raise QueryError(f"Near-duplicates are to be at most {unique} apart; expected 0 or more, as 0.05.")
         with self._reading() as gallery:
-            queries = self._checked(vectors, k, method)
+            queries = self._checked(vectors)
+            excluded = contents if request.leave_out_query and contents is not None else [()] * len(queries)
             if len(excluded) != len(queries):
                 raise QueryError(f"Contents to leave out are given for {len(excluded)} of {len(queries)} queries.")
             chosen = choose(
-                self._searched(gallery, len(queries), farthest, allowed, method),
+                self._searched(gallery, len(queries), request),
                 queries,
-                k,
-                left_out=[self._ids_of_contents(contents) for contents in excluded],
-                largest=largest,
-                unique=unique,
+                request,
+                left_out=[self._ids_of_contents(each) for each in excluded],
                 vectors_of=lambda ids: self._store.vectors_of(ids.tolist()),
             )
-        fewest = min((len(each.ids) for each in chosen if not each.complete), default=k)
-        if fewest < k and largest == np.inf:
-            self._remark(f"{k} pictures were asked for, {fewest} are there that can be returned: all of them are.")
+        fewest = min((len(each.ids) for each in chosen if not each.complete), default=request.k)
+        if fewest < request.k and request.max_distance is None:
+            self._remark(
+                f"{request.k} pictures were asked for, {fewest} are there that can be returned: all of them are."
+            )
         return chosen
 
-    def _hits(self, found: Sequence[tuple[Ids, Distances, Any]], largest: float) -> list[list[Hit]]:
-        """Look up what was found: ids, distances and near-duplicates left out (None: none were) of each query."""
-        items = self._store.items(sorted({item for ids, _, _ in found for item in ids.tolist()}))
+    def _hits(self, rows: Sequence[tuple[Ids, Distances, Any]], request: SearchRequest) -> list[list[Hit]]:
+        """Look up the pictures of each query: ids, distances, and near-duplicates left out (None: none were)."""
+        items = self._store.items(sorted({item for ids, _, _ in rows for item in ids.tolist()}))
         roots = self._store.roots()
         missing = {item.root for item in items.values()} - set(roots)
         if missing:
             raise self._store.damage(f"root {min(missing)} is missing")
         return [
             [
-                hit_of(items[i], roots[items[i].root], distance, left_out)
+                Hit.of(items[i], roots[items[i].root], distance=distance, near_duplicates=left_out)
                 for i, distance, left_out in zip(
                     ids.tolist(), distances.tolist(), [0] * len(ids) if hidden is None else hidden.tolist(), strict=True
                 )
-                if distance <= largest
+                if distance <= request.distance_limit
             ]
-            for ids, distances, hidden in found
+            for ids, distances, hidden in rows
         ]
 
-    def _vector(self, query: PictureSource | IndexedPicture | np.ndarray[Any, Any]) -> Vectors:
+    def _vector(self, query: PictureSource | EmbeddedImage | np.ndarray[Any, Any]) -> Vectors:
         if isinstance(query, np.ndarray):
             return query
-        # An IndexedPicture has one; its module need not be imported to tell.
-        vector: Vectors | None = getattr(query, "vector", None)
-        if vector is None:
-            if not isinstance(query, str | Path) and not hasattr(query, "read"):
-                raise QueryError(
-                    f"The query is a {type(query).__name__}; expected one picture (a path or a binary file), one of "
-                    "the index, or a vector as a numpy array."
-                )
-            vector = self.embedder.embed([cast(PictureSource, query)])[0]
+        if isinstance(query, EmbeddedImage):
+            return query.vector
+        if not isinstance(query, str | Path) and not hasattr(query, "read"):
+            raise QueryError(
+                f"The query is a {type(query).__name__}; expected one picture (a path or a binary file), one of "
+                "the index, or a vector as a numpy array."
+            )
+        vector: Vectors = self.embedder.embed([query])[0]
         return vector
 
     def _ids_of_contents(self, contents: Collection[bytes | str]) -> frozenset[int]:
@@ -451,12 +421,8 @@ class Index:
             with self._reading() as gallery:
                 yield gallery
 
-    def _checked(self, vectors: Vectors, k: int, method: str) -> Vectors:
+    def _checked(self, vectors: Vectors) -> Vectors:
         dim = self._dim
-        if k < 1:
-            raise QueryError(f"k is {k}; expected at least 1.")
-        if method not in ("auto", "exact", "hnsw"):
-            raise QueryError(f"The method {printable(str(method))!r} is unknown; expected auto, exact or hnsw.")
         queries = np.asarray(vectors)
         if queries.ndim != 2 or queries.shape[1] != dim or queries.dtype.kind != "f":
             raise QueryError(
@@ -501,10 +467,9 @@ def _digest(content: bytes | str) -> bytes:
     return digest
 
 
-def _such(label: object, path: object) -> str:
-    if label is None and path is None:
-        return ""
-    return f" with such a {'path' if label is None else 'label' if path is None else 'label and path'}"
+def _such(request: SearchRequest) -> str:
+    kinds = [name for name, value in (("label", request.label), ("path", request.path)) if value is not None]
+    return f" with such a {' and '.join(kinds)}" if kinds else ""
 
 
 def _open_store(folder: Path) -> tuple[Store, FileId | None]:

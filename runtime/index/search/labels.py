@@ -26,18 +26,18 @@ class Labels:
         self._ids = np.array(ids, dtype=np.int64)
         self._numbers = np.fromiter((numbers.get(label, -1) for label in labels), dtype=np.int32, count=len(labels))
 
-    def ids_with(self, wanted: str | Sequence[str]) -> Ids:
+    def ids_with(self, label: str | Sequence[str]) -> Ids:
         """Return the ids of the items with this label, or with one of these: int64, ascending.
 
         Raises:
             QueryError: no item has the label.
 
         """
-        labels = {wanted} if isinstance(wanted, str) else set(wanted)
+        labels = {label} if isinstance(label, str) else set(label)
         unknown = labels.difference(self.names)
         if unknown:
             raise QueryError(f"No picture has the label {printable(min(unknown))!r}; expected {self._some_names()}.")
-        return self._ids[np.isin(self._numbers, [self.names.index(label) for label in labels])]
+        return self._ids[np.isin(self._numbers, [self.names.index(name) for name in labels])]
 
     def counts(self) -> dict[str, int]:
         """Return the number of items with each label."""

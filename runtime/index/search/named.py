@@ -1,19 +1,18 @@
-"""A picture of an index, found by its id or path, with its vector: a query that needs neither file nor model."""
+"""Look up a picture of an index by its id or path: a query that needs neither file nor model."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import QueryError
 from ...text import display_path, printable
 from ..database.records import Item
-from ..database.store import Store, Vectors
-from .hit import hit_of
+from ..database.store import Store
+from .hit import EmbeddedImage
 
-__all__ = ["IndexedPicture", "find_picture"]
+__all__ = ["find_picture"]
 
 # Pictures named in a message.
 _SHOWN = 3
@@ -21,33 +20,7 @@ _SHOWN = 3
 _DIGITS = 19
 
 
-@dataclass(frozen=True, slots=True)
-class IndexedPicture:
-    """A picture of the index.
-
-    Attributes:
-        path: where it was when it was synced.
-        label: name of the top folder it lies in under the synced one, if any.
-        id: number of the item in the index.
-        root: the folder that was synced.
-        relative: path under ``root``.
-        sha256: of the file as it was indexed, 32 bytes.
-        size: of the file as it was indexed, in bytes.
-        vector: float32 ``[d]``.
-
-    """
-
-    path: str
-    label: str | None
-    id: int
-    root: str
-    relative: str
-    sha256: bytes
-    size: int
-    vector: Vectors = field(repr=False, compare=False)
-
-
-def find_picture(store: Store, which: int | str | Path) -> IndexedPicture:
+def find_picture(store: Store, which: int | str | Path) -> EmbeddedImage:
     """Return a picture of the index.
 
     Args:
@@ -62,9 +35,7 @@ def find_picture(store: Store, which: int | str | Path) -> IndexedPicture:
     """
     roots = store.roots()
     item = _by_id(store, int(str(which))) if _is_number(which) else _by_path(store, roots, which)
-    hit = hit_of(item, roots[item.root], 0.0)
-    vector = store.vectors_of([item.id])[0]
-    return IndexedPicture(hit.path, hit.label, hit.id, hit.root, hit.relative, item.sha256, item.size, vector)
+    return EmbeddedImage.of(item, roots[item.root], vector=store.vectors_of([item.id])[0])
 
 
 def _is_number(which: int | str | Path) -> bool:
@@ -87,34 +58,34 @@ def _by_id(store: Store, number: int) -> Item:
 
 def _by_path(store: Store, roots: dict[int, bytes], which: int | str | Path) -> Item:
     name = os.fsencode(str(which))
-    found: dict[bytes, Item] = {}
+    matches: dict[bytes, Item] = {}
     if b"\0" not in name:  # which the system takes for no path
         # A link is a picture of its own; only where it is none, what it leads to is meant.
-        found = _at(store, roots, _places(roots, name)) or _at(store, roots, _places(roots, os.path.realpath(name)))
-    if not found:
+        matches = _at(store, roots, _places(roots, name)) or _at(store, roots, _places(roots, os.path.realpath(name)))
+    if not matches:
         raise QueryError(
             f"The index has no picture {printable(os.fsdecode(name))}; expected its id, or its path: absolute, from "
             "the current folder, or from a synced one."
         )
-    if len(found) > 1:
-        shown = [f"{display_path(path)} (id {item.id})" for path, item in list(found.items())[:_SHOWN]]
-        more = f" and {len(found) - _SHOWN} others" if len(found) > _SHOWN else ""
+    if len(matches) > 1:
+        shown = [f"{display_path(path)} (id {item.id})" for path, item in list(matches.items())[:_SHOWN]]
+        more = f" and {len(matches) - _SHOWN} others" if len(matches) > _SHOWN else ""
         raise QueryError(
             f"{printable(os.fsdecode(name))} is {' and '.join(shown)}{more}; expected one of them: name it by its id "
             "or its absolute path."
         )
-    return next(iter(found.values()))
+    return next(iter(matches.values()))
 
 
 def _at(store: Store, roots: dict[int, bytes], places: Iterable[tuple[int, bytes]]) -> dict[bytes, Item]:
     """Return what is at these places, by absolute path."""
-    found: dict[bytes, Item] = {}
+    matches: dict[bytes, Item] = {}
     for root, path in places:
         item = store.item_at(root, path)
         if item is not None:
             full = os.path.join(roots[root], path)  # noqa: PTH118 - bytes, which pathlib does not take
-            found[full] = item
-    return found
+            matches[full] = item
+    return matches
 
 
 def _places(roots: dict[int, bytes], name: bytes) -> Iterator[tuple[int, bytes]]:

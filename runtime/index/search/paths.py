@@ -34,7 +34,7 @@ class Paths:
         self.ids = np.array([item.id for item in items], dtype=np.int64)
         self.places = [(item.root, item.path) for item in items]
 
-    def ids_matching(self, wanted: str | Sequence[str]) -> Ids:
+    def ids_matching(self, path: str | Sequence[str]) -> Ids:
         """Return the ids of the items whose path matches this pattern, or one of these: int64, ascending.
 
         A pattern that begins with ``/`` is one of the whole path, any other one of the path under the synced folder.
@@ -46,7 +46,7 @@ class Paths:
 
         """
         chosen = np.zeros(len(self.ids), dtype=np.bool_)
-        for pattern in [wanted] if isinstance(wanted, str) else wanted:
+        for pattern in [path] if isinstance(path, str) else path:
             matching = self.matching(pattern)[0]
             if not matching.any():
                 raise QueryError(f"No picture has a path that matches {printable(pattern)!r}; {self._an_example()}.")
@@ -72,8 +72,8 @@ class Paths:
 
     def _match(self, pattern: str, before: Mapping[int, bytes]) -> Mask:
         globs = Globs([pattern])
-        found = (globs.matches(before[root].lstrip(b"/") + path) for root, path in self.places)
-        return np.fromiter(found, dtype=np.bool_, count=len(self.places))
+        matches = (globs.matches(before[root].lstrip(b"/") + path) for root, path in self.places)
+        return np.fromiter(matches, dtype=np.bool_, count=len(self.places))
 
     def _an_example(self) -> str:
         if not self.places:

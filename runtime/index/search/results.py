@@ -39,12 +39,12 @@ def without_cut_ties(search: Callable[[Vectors, int], Result], queries: Vectors,
     if ids.shape[1] <= k:
         return ids, distances
     tied = np.flatnonzero(distances[:, k - 1] == distances[:, k])
-    wanted = 2 * (k + 1)
+    count = 2 * (k + 1)
     while len(tied):
-        more_ids, more_distances = search(queries[tied], wanted)
+        more_ids, more_distances = search(queries[tied], count)
         ids[tied, :k], distances[tied, :k] = more_ids[:, :k], more_distances[:, :k]
-        if more_ids.shape[1] < wanted:
+        if more_ids.shape[1] < count:
             break
         tied = tied[more_distances[:, k - 1] == more_distances[:, -1]]
-        wanted *= 2
+        count *= 2
     return ids[:, :k], distances[:, :k]

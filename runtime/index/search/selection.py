@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..database.store import Ids, Vectors
 from .gallery import Distances, NodeSearch
 from .neardup import representatives
+from .request import SearchRequest
 
 __all__ = ["Chosen", "choose"]
 
@@ -40,11 +41,9 @@ class _Candidates:
 def choose(
     search: NodeSearch,
     queries: Vectors,
-    k: int,
+    request: SearchRequest,
     *,
     left_out: Sequence[Collection[int]],
-    largest: float,
-    unique: float | None,
     vectors_of: Callable[[Ids], Vectors],
 ) -> list[Chosen]:
     """Return the ``k`` best of each query among those that may answer it.
@@ -54,25 +53,24 @@ def choose(
     Args:
         search: gives the best vectors, best first, and their items.
         queries: float32 ``[q, d]``.
-        k: wanted for each.
+        request: says how many are returned, up to which distance, and how far apart they are.
         left_out: ids that do not count, for each query.
-        largest: candidates farther than this do not count.
-        unique: leaves out what is at most this far from a better hit; None leaves nothing out.
         vectors_of: gives the vectors of ids, float32 ``[n, d]``.
 
     Returns:
         one answer a query; ``complete`` is False where the index has fewer than ``k``.
 
     """
-    found: dict[int, Chosen] = {}
+    k, unique, limit = request.k, request.unique, request.distance_limit
+    results: dict[int, Chosen] = {}
     remaining = list(range(len(queries)))
     # One more, which shows that none is missing of those that are as far as the last.
-    wanted = 1 + (k if unique is None else 2 * k)
+    count = 1 + (k if unique is None else 2 * k)
     while remaining:
-        all_ids, all_distances = search.nearest(queries[remaining], wanted)
+        all_ids, all_distances = search.nearest(queries[remaining], count)
         for query, ids, distances in zip(remaining, all_ids, all_distances, strict=True):
-            exhausted = len(ids) < wanted or distances[-1] > largest
-            within = distances <= largest
+            exhausted = len(ids) < count or distances[-1] > limit
+            within = distances <= limit
             candidates = _candidates(search, ids[within], distances[within], left_out[query], k, unique is None)
             if not exhausted:
                 candidates = candidates[candidates.distances != distances[-1]]
@@ -81,10 +79,10 @@ def choose(
             else:
                 chosen = _unlike(candidates, vectors_of(candidates.ids), k, unique)
             if chosen.complete or exhausted:
-                found[query] = chosen
-        remaining = [query for query in remaining if query not in found]
-        wanted *= 2
-    return [found[query] for query in range(len(queries))]
+                results[query] = chosen
+        remaining = [query for query in remaining if query not in results]
+        count *= 2
+    return [results[query] for query in range(len(queries))]
 
 
 def _candidates(

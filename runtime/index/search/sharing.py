@@ -47,7 +47,7 @@ class Sharing:
 
         Args:
             first: int64 ``[n]``, by which a search names them.
-            most: the items that are wanted of each, at most: those with the lowest ids; None: all.
+            most: items of each, at most: those with the lowest ids; None: all.
 
         Returns:
             the ids int64 ``[c]``, those of a vector together and ascending, and which of the ``n`` each belongs to.
@@ -63,24 +63,24 @@ class Sharing:
         ids[further] = self.ids[start[owner[further]] + rank[further] - 1]
         return ids, owner
 
-    def items(self, found: Result, k: int, *, farthest: bool = False) -> Result:
-        """Return the ``k`` best items of what was found, ordered by (distance, id).
+    def items(self, nearest: Result, k: int, *, farthest: bool = False) -> Result:
+        """Return the ``k`` best items of the nearest vectors, ordered by (distance, id).
 
         Args:
-            found: the ``k`` best vectors, or all, of each query.
+            nearest: the ``k`` best vectors, or all, of each query.
             k: at least 1.
             farthest: whether the farthest are the best.
 
         """
         if not self:
-            return found
-        first, distances = found
+            return nearest
+        first, distances = nearest
         queries, width = first.shape
         counts = 1 + (
             np.searchsorted(self.first, first, side="right") - np.searchsorted(self.first, first, side="left")
         )
         if (counts == 1).all():
-            return found
+            return nearest
         counts = np.minimum(counts, k)
         before = np.cumsum(counts, axis=1) - counts
         # Of vectors that are equally far, all count that begin before k items are there: their ids decide.

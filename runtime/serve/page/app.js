@@ -9,12 +9,12 @@ import { Grid } from "./grid.js";
 import { listen } from "./intake.js";
 import { listenForKeys } from "./keys.js";
 import { emptyIndex, failure, noMatch, showNotice } from "./notices.js";
-import { inWords, Options } from "./options.js";
+import { Options } from "./options.js";
 import * as previews from "./previews.js";
 import { showSamples } from "./samples.js";
 import { Session } from "./session.js";
 import { shrink } from "./shrink.js";
-import { INITIAL, isItem, readState, searchBody, searchParameters, writeState } from "./state.js";
+import { INITIAL, isItem, readState, restrictions, searchBody, searchParameters, writeState } from "./state.js";
 import { showSummary } from "./summary.js";
 import { Viewer } from "./viewer.js";
 
@@ -180,10 +180,11 @@ function showAnswer({ query, hits }) {
   show("headline", "grid");
   const title = `${counted(hits.length, "picture")} ${state.farthest ? "farthest from" : "nearest to"} ${name}`;
   byId("title").textContent = title;
-  byId("remark").textContent = inWords(state);
+  const words = restrictions(state).join(" · ");
+  byId("remark").textContent = words;
   document.title = `${title} · ${info.index}`;
   grid.show(hits);
-  announce([title, inWords(state)].filter(Boolean).join(", "));
+  announce([title, words].filter(Boolean).join(", "));
 }
 
 /** @param {unknown} error */

@@ -2,11 +2,8 @@
 
 import { Refusal, Unreachable } from "./api.js";
 import { announce } from "./announce.js";
-import { byId, counted, make, shortened } from "./dom.js";
-import { differs } from "./options.js";
-import { INITIAL, isItem } from "./state.js";
-
-const SHOWN_LABELS = 5;
+import { byId, make } from "./dom.js";
+import { changedOptions, INITIAL, isItem, OPTIONS } from "./state.js";
 
 /**
  * @typedef {object} Notice
@@ -59,10 +56,11 @@ export function emptyIndex(index, ways) {
  * @returns {Notice}
  */
 export function noMatch(state, ways) {
-  const buttons = [];
-  if (state.labels.length) buttons.push({ text: "All labels", action: () => ways.change({ labels: [] }) });
-  if (state.maxDistance !== null)
-    buttons.push({ text: "Any distance", action: () => ways.change({ maxDistance: null }) });
+  const filters = changedOptions(state).filter((name) => OPTIONS[name].loosen);
+  const buttons = filters.map((name) => ({
+    text: OPTIONS[name].loosen.button,
+    action: () => ways.change({ [name]: INITIAL[name] }),
+  }));
   if (buttons.length === 0) {
     return {
       title: "No other picture",
@@ -70,19 +68,8 @@ export function noMatch(state, ways) {
       buttons: [{ text: "Another picture", action: ways.choose }],
     };
   }
-  const limit = state.maxDistance === null ? "" : ` at a distance of at most ${state.maxDistance}`;
-  const labels = state.labels.length ? ` with the label ${someOf(state.labels)}` : "";
-  return { title: "No picture matches", text: `There is none${labels}${limit}. Loosen a filter:`, buttons };
-}
-
-/**
- * @param {string[]} labels
- * @returns {string}
- */
-function someOf(labels) {
-  const shown = labels.slice(0, SHOWN_LABELS).map((label) => shortened(label));
-  const others = labels.length - shown.length;
-  return [...shown, ...(others ? [`one of ${counted(others, "other")}`] : [])].join(" or ");
+  const without = filters.map((name) => OPTIONS[name].loosen.text(state[name])).join("");
+  return { title: "No picture matches", text: `There is none${without}. Loosen a filter:`, buttons };
 }
 
 /**
@@ -125,5 +112,6 @@ export function failure(error, state, file, ways) {
   }
   if (file) return { title: `${file.name} cannot be searched with`, text, buttons: [choose] };
   const reset = { text: "Reset the options", action: () => ways.change({ ...INITIAL }) };
-  return { title: "This search is not possible", text, buttons: differs(state) ? [reset, restart] : [retry, restart] };
+  const first = changedOptions(state).length ? reset : retry;
+  return { title: "This search is not possible", text, buttons: [first, restart] };
 }

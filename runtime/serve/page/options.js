@@ -1,8 +1,8 @@
-/** The form of the search's options; whatever is changed there is told at once. */
+/** The form of the search's options; every change is reported at once. */
 
 import { byId, make } from "./dom.js";
 import { LabelFilter } from "./labels.js";
-import { INITIAL, NEAR_DUPLICATE, restrictions } from "./state.js";
+import { changedOptions, INITIAL, NEAR_DUPLICATE, restrictions } from "./state.js";
 
 const NUMBERS = [10, 20, 50, 100, 200, 500, 1000];
 
@@ -12,18 +12,19 @@ export class Options {
     this.form = byId("options");
     this.labels = new LabelFilter((labels) => changed({ labels }));
     this.unique = NEAR_DUPLICATE;
-    const on = (/** @type {string} */ id, /** @type {(control: any) => Partial<import("./state.js").State>} */ read) =>
-      byId(id).addEventListener("change", (/** @type {Event} */ event) => changed(read(event.target)));
     for (const radio of this.form.elements.direction) {
-      radio.addEventListener("change", () => changed(radio.value === "farthest" ? { farthest: true, maxDistance: null } : { farthest: false }));
+      radio.addEventListener("change", () =>
+        changed(radio.value === "farthest" ? { farthest: true, maxDistance: null } : { farthest: false }),
+      );
     }
-    on("k", (control) => ({ k: Number(control.value) }));
-    on("unique", (control) => ({ unique: control.checked ? this.unique : null }));
-    on("exact", (control) => ({ exact: control.checked }));
-    byId("max-distance").addEventListener("change", (/** @type {Event} */ event) => {
-      const control = /** @type {HTMLInputElement} */ (event.target);
-      if (control.reportValidity()) changed({ maxDistance: control.value ? control.valueAsNumber : null });
-    });
+    byId("unique").addEventListener("change", () => changed({ unique: byId("unique").checked ? this.unique : null }));
+    /** @type {any[]} */
+    this.controls = [...this.form.querySelectorAll("[data-option]")];
+    for (const control of this.controls) {
+      control.addEventListener("change", () => {
+        if (control.reportValidity()) changed({ [control.dataset.option]: valueOf(control) });
+      });
+    }
     byId("reset").addEventListener("click", () => changed({ ...INITIAL }));
     this.form.addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
     this.#toggle();
@@ -45,16 +46,19 @@ export class Options {
   show(state) {
     this.unique = state.unique ?? NEAR_DUPLICATE;
     this.form.elements.direction.value = state.farthest ? "farthest" : "nearest";
-    byId("k").value = String(state.k);
     byId("unique").checked = state.unique !== null;
-    byId("exact").checked = state.exact;
-    byId("max-distance").value = state.maxDistance ?? "";
+    const set = changedOptions(state);
+    for (const control of this.controls) {
+      const name = /** @type {keyof typeof INITIAL} */ (control.dataset.option);
+      if (control.type === "checkbox") control.checked = state[name];
+      else control.value = state[name] ?? "";
+      if (set.includes(name) && byId("more").contains(control)) byId("more").open = true;
+    }
     byId("max-distance").disabled = state.farthest; // of the farthest there is no largest distance
-    if (state.exact || state.maxDistance !== null) byId("more").open = true;
     this.labels.show(state.labels);
-    const count = restrictions(state);
+    const count = restrictions(state).length;
     byId("options-set").textContent = count ? `(${count})` : "";
-    byId("reset").hidden = !differs(state);
+    byId("reset").hidden = set.length === 0;
   }
 
   /** Open the form where it is folded away, and begin with the labels. */
@@ -75,23 +79,10 @@ export class Options {
 }
 
 /**
- * @param {import("./state.js").State} state
- * @returns {boolean}
+ * @param {any} control a checkbox, a number or a choice of numbers
+ * @returns {boolean | number | null}
  */
-export function differs(state) {
-  return restrictions(state) > 0 || state.farthest || state.exact || !state.leaveOut || state.k !== INITIAL.k;
-}
-
-/**
- * @param {import("./state.js").State} state
- * @returns {string} the options in words
- */
-export function inWords(state) {
-  return [
-    state.labels.length ? `${state.labels.length > 1 ? "labels" : "label"} ${state.labels.join(", ")}` : "",
-    state.maxDistance === null ? "" : `at most ${state.maxDistance} away`,
-    state.unique === null ? "" : "near-duplicates hidden",
-  ]
-    .filter(Boolean)
-    .join(" · ");
+function valueOf(control) {
+  if (control.type === "checkbox") return control.checked;
+  return control.value === "" ? null : Number(control.value);
 }

@@ -1,4 +1,8 @@
-/** What is being searched for, and how; and the address that says so. */
+/** The query and the options of the search, and the address that holds them. */
+
+import { counted, shortened } from "./dom.js";
+
+const SHOWN_LABELS = 5;
 
 /**
  * A picture of the index, or the embedding of another one.
@@ -17,16 +21,53 @@
 
 export const NEAR_DUPLICATE = 0.05;
 
-/** @type {Omit<State, "query">} */
-export const INITIAL = {
-  k: 50,
-  farthest: false,
-  labels: [],
-  unique: null,
-  maxDistance: null,
-  exact: false,
-  leaveOut: true,
+/**
+ * An option of the search. Its control in index.html names it in data-option; one without needs code in options.js.
+ * @typedef {object} Option
+ * @property {string} parameter of the page's address, and of POST v1/search
+ * @property {any} initial
+ * @property {(texts: string[]) => any} read its value from the texts of the parameter, at least one
+ * @property {(value: any) => string[]} write
+ * @property {(value: any) => string} [words] set where it restricts the result: what it leaves
+ * @property {{button: string, text: (value: any) => string}} [loosen] set where it can leave no picture over
+ */
+
+const FLAG = {
+  read: (/** @type {string[]} */ [text]) => isTrue(text),
+  write: (/** @type {boolean} */ value) => [value ? "1" : "0"],
 };
+const DISTANCE = {
+  read: (/** @type {string[]} */ [text]) => distance(text),
+  write: (/** @type {number | null} */ value) => (value === null ? [] : [String(value)]),
+};
+const K = 50;
+
+/** @type {Record<keyof Omit<State, "query">, Option>} */
+export const OPTIONS = {
+  k: { parameter: "k", initial: K, read: ([text]) => whole(text) || K, write: (value) => [String(value)] },
+  farthest: { parameter: "farthest", initial: false, ...FLAG },
+  exact: { parameter: "exact", initial: false, ...FLAG },
+  leaveOut: { parameter: "leave_out_query", initial: true, ...FLAG },
+  labels: {
+    parameter: "label",
+    initial: [],
+    read: (texts) => [...new Set(texts)],
+    write: (labels) => labels,
+    words: (labels) => `${labels.length > 1 ? "labels" : "label"} ${labels.join(", ")}`,
+    loosen: { button: "All labels", text: (labels) => ` with the label ${someOf(labels)}` },
+  },
+  maxDistance: {
+    parameter: "max_distance",
+    initial: null,
+    ...DISTANCE,
+    words: (limit) => `at most ${limit} away`,
+    loosen: { button: "Any distance", text: (limit) => ` at a distance of at most ${limit}` },
+  },
+  unique: { parameter: "unique", initial: null, ...DISTANCE, words: () => "near-duplicates hidden" },
+};
+
+/** @type {Omit<State, "query">} */
+export const INITIAL = values((option) => option.initial);
 
 /**
  * @param {{search: string, hash: string}} address
@@ -34,17 +75,11 @@ export const INITIAL = {
  */
 export function readState({ search, hash }) {
   const said = new URLSearchParams(search);
-  const farthest = isTrue(said.get("farthest"));
-  return {
-    query: readQuery(said, new URLSearchParams(hash.slice(1))),
-    k: whole(said.get("k")) || INITIAL.k,
-    farthest,
-    labels: [...new Set(said.getAll("label"))],
-    unique: distance(said.get("unique")),
-    maxDistance: farthest ? null : distance(said.get("max_distance")),
-    exact: isTrue(said.get("exact")),
-    leaveOut: isTrue(said.get("leave_out_query") ?? "true"),
-  };
+  const options = values(({ parameter, initial, read }) =>
+    said.has(parameter) ? read(said.getAll(parameter)) : initial,
+  );
+  if (options.farthest) options.maxDistance = null;
+  return { query: readQuery(said, new URLSearchParams(hash.slice(1))), ...options };
 }
 
 /**
@@ -56,11 +91,8 @@ export function writeState(state) {
   let fragment = "";
   if (isItem(state.query)) said.set("id", String(state.query.id));
   else if (state.query) fragment = `#${new URLSearchParams({ v: urlSafe(state.query.vector), m: state.query.model })}`;
-  if (state.query || state.k !== INITIAL.k) said.set("k", String(state.k));
-  if (state.farthest) said.set("farthest", "1");
-  if (state.exact) said.set("exact", "1");
-  if (!state.leaveOut) said.set("leave_out_query", "0");
-  common(state, said);
+  const names = changedOptions(state);
+  append(said, state, state.query && !names.includes("k") ? ["k", ...names] : names);
   return `./${said.size ? `?${said}` : ""}${fragment}`;
 }
 
@@ -69,11 +101,9 @@ export function writeState(state) {
  * @returns {URLSearchParams} the parameters of POST v1/search
  */
 export function searchParameters(state) {
-  const asked = new URLSearchParams({ k: String(state.k) });
-  if (state.farthest) asked.set("farthest", "true");
-  if (state.exact) asked.set("exact", "true");
-  if (isItem(state.query) && state.leaveOut) asked.set("leave_out_query", "true");
-  common(state, asked);
+  const asked = new URLSearchParams();
+  append(asked, state, ["k", ...changedOptions(state).filter((name) => name !== "k" && name !== "leaveOut")]);
+  if (isItem(state.query) && state.leaveOut) asked.set("leave_out_query", "1");
   return asked;
 }
 
@@ -97,20 +127,52 @@ export function isItem(query) {
 
 /**
  * @param {State} state
- * @returns {number} how many options restrict what is found
+ * @returns {(keyof typeof OPTIONS)[]} the options that are not as they are initially
  */
-export function restrictions(state) {
-  return Number(state.labels.length > 0) + Number(state.unique !== null) + Number(state.maxDistance !== null);
+export function changedOptions(state) {
+  return /** @type {(keyof typeof OPTIONS)[]} */ (Object.keys(OPTIONS)).filter((name) => {
+    const { initial, write } = OPTIONS[name];
+    return String(write(state[name])) !== String(write(initial));
+  });
 }
 
 /**
  * @param {State} state
- * @param {URLSearchParams} target
+ * @returns {string[]} the options that restrict the result, in words
  */
-function common(state, target) {
-  for (const label of state.labels) target.append("label", label);
-  if (state.unique !== null) target.set("unique", String(state.unique));
-  if (state.maxDistance !== null) target.set("max_distance", String(state.maxDistance));
+export function restrictions(state) {
+  return changedOptions(state).flatMap((name) => OPTIONS[name].words?.(state[name]) ?? []);
+}
+
+/**
+ * @param {(option: Option) => any} value
+ * @returns {Omit<State, "query">}
+ */
+function values(value) {
+  return /** @type {any} */ (
+    Object.fromEntries(Object.entries(OPTIONS).map(([name, option]) => [name, value(option)]))
+  );
+}
+
+/**
+ * @param {URLSearchParams} target
+ * @param {State} state
+ * @param {(keyof typeof OPTIONS)[]} names
+ */
+function append(target, state, names) {
+  for (const name of names) {
+    for (const text of OPTIONS[name].write(state[name])) target.append(OPTIONS[name].parameter, text);
+  }
+}
+
+/**
+ * @param {string[]} labels
+ * @returns {string}
+ */
+function someOf(labels) {
+  const shown = labels.slice(0, SHOWN_LABELS).map((label) => shortened(label));
+  const others = labels.length - shown.length;
+  return [...shown, ...(others ? [`one of ${counted(others, "other")}`] : [])].join(" or ");
 }
 
 /**
