@@ -1,4 +1,4 @@
-"""How a run fails for want of memory or of numbers, and what is said then."""
+"""Detect out-of-memory and non-finite numbers, and turn them into errors with advice."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from ..runtime.errors import TrainingError
 
 __all__ = ["all_finite", "enough_memory", "is_out_of_memory", "not_finite"]
 
-# torch's allocator for the CPU has no exception of its own; this is in its messages on Linux, macOS and Windows.
-# oneDNN, which runs the convolutions, says the last when it gets no memory for its code or its weights.
+# torch's CPU allocator has no exception class; these are in its messages on Linux, macOS and
+# Windows. The last is from oneDNN, which runs the convolutions, without memory for its code or its
+# weights.
 _CPU_ALLOCATOR = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory", "could not create a primitive")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether Python, NumPy, a GPU or torch's allocator for the CPU could not get the memory it asked for."""
+    """Return whether Python, NumPy, a GPU or torch's CPU allocator ran out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _CPU_ALLOCATOR)
@@ -26,14 +27,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def enough_memory(what: str, lower: str) -> Iterator[None]:
-    """Turn want of memory into a sentence.
+    """Turn out-of-memory errors into a TrainingError with advice.
 
     Args:
         what: what does not fit.
         lower: the options that make it smaller.
 
     Raises:
-        TrainingError: there was not enough.
+        TrainingError: memory ran out.
 
     """
     try:
@@ -45,7 +46,7 @@ def enough_memory(what: str, lower: str) -> Iterator[None]:
 
 
 def all_finite(modules: Iterable[nn.Module]) -> bool:
-    """Return whether every parameter and every running statistic is a finite number."""
+    """Return whether every parameter and every running statistic is finite."""
     return all(
         bool(value.isfinite().all())
         for module in modules
@@ -55,7 +56,7 @@ def all_finite(modules: Iterable[nn.Module]) -> bool:
 
 
 def not_finite(what: str, step: int, epoch: int) -> TrainingError:
-    """Return what is raised where ``what`` has happened in the batch at ``step`` of ``epoch``, counted from 0."""
+    """Return the error for ``what`` in the batch at ``step`` of ``epoch``, both counted from 0."""
     return TrainingError(
         f"{what} in batch {step + 1} of epoch {epoch + 1}; the last checkpoint is kept. "
         "Lower --learning-rate, lengthen --warmup-epochs, or use --mixed-precision off."

@@ -1,4 +1,4 @@
-"""What long work tells whoever started it, and how it is asked to stop: the library itself prints nothing."""
+"""Progress of long work, and requests to stop; the library itself prints nothing."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from ..runtime.errors import TrainingError
 __all__ = ["Monitor", "SilentMonitor", "TrainingInterrupted"]
 
 
-class TrainingInterrupted(TrainingError):  # noqa: N818 - what was asked for is no error
-    """Stopped on request; everything needed to go on is on disk."""
+class TrainingInterrupted(TrainingError):  # noqa: N818 - a requested stop is not an error
+    """Stopped on request; everything needed to resume is on disk."""
 
 
 class Monitor(Protocol):
-    """Receives remarks and progress; one piece of work at a time."""
+    """Receives messages and progress of one task at a time."""
 
     def remark(self, text: str) -> None:
-        """Say something that the user should know; ``text`` may hold untrusted names, made printable."""
+        """Report ``text`` to the user; untrusted names in it must be made printable before."""
 
     def begin(self, title: str, total: int, unit: str, done: int = 0) -> None:
-        """Start a piece of work of ``total`` units, ``done`` of which an earlier process did."""
+        """Start a task of ``total`` units, ``done`` of which an earlier process finished."""
 
     def advance(self, count: int, note: str = "") -> None:
-        """Tell that ``count`` more units are done; ``note`` holds current figures."""
+        """Report that ``count`` more units are done; ``note`` holds current figures."""
 
     def end(self) -> None:
-        """Finish the piece of work."""
+        """End the task."""
 
     def stopping(self) -> bool:
-        """Return True once the work is to stop at the next safe point."""
+        """Return whether to stop at the next safe point."""
 
 
 class SilentMonitor:
-    """Says nothing and never stops."""
+    """Ignores everything and never stops."""
 
     def remark(self, text: str) -> None:
         """Ignore."""

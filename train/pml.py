@@ -1,6 +1,6 @@
-"""Losses of pytorch-metric-learning by their names, with arguments from the recipe.
+"""Losses of pytorch-metric-learning by name, with arguments from the recipe.
 
-The library is imported only where one of its losses is asked for: it takes seconds.
+The library takes seconds to import, so it is imported only for one of its losses.
 """
 
 from __future__ import annotations
@@ -35,26 +35,27 @@ _REFUSED = {
     "SmoothAPLoss": "it finds the pictures of a class by their places in the batch, and only where P equals K",
     "VICRegLoss": "it compares two views of each picture, without classes",
 }
-# Objects, which a recipe cannot hold, and what only the library's own classes hand to each other.
+# Objects, which a recipe cannot hold, and arguments that only the library passes between its
+# classes.
 _NOT_IN_RECIPES = frozenset({
     "self", "collect_stats", "distance", "embedding_reg_weight", "embedding_regularizer", "mat_based_loss", "reducer",
     "weight_init_func", "weight_reg_weight", "weight_regularizer",
 })  # fmt: skip
 _CLASSES, _DIMENSIONS = frozenset({"num_classes"}), frozenset({"embedding_size", "descriptors_dim"})
-# Their defaults do not tell these from other numbers.
+# Whole numbers, which their defaults do not distinguish from others.
 _WHOLE = frozenset({"centers_per_class", "n_bins", "num_bins", "sub_centers"})
 _REQUIRED = inspect.Parameter.empty
 
 
 def check_pml(name: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse a loss that there is not, or that cannot be used here, or arguments that it does not take.
+    """Refuse an unknown or unusable loss, or arguments that it does not take.
 
     Args:
         name: of a class in ``pytorch_metric_learning.losses``.
         arguments: by name.
 
     Raises:
-        TrainingError: says what there is.
+        TrainingError: lists what is available.
         MissingExtraError: the library is not installed.
 
     """
@@ -62,16 +63,16 @@ def check_pml(name: str, arguments: Mapping[str, Any]) -> None:
 
 
 class PmlLoss(nn.Module):
-    """A loss of pytorch-metric-learning on unit rows; its class vectors, if it has any, are its parameters.
+    """A loss of pytorch-metric-learning on unit rows; class vectors, if any, are parameters.
 
     Args:
         name: of a class in ``pytorch_metric_learning.losses``.
-        arguments: its own, by name.
+        arguments: of the loss, by name.
         classes: C; labels are 0 to C − 1.
         dim: d, of the embedding.
 
     Raises:
-        TrainingError: there is no such loss, or it does not take these arguments.
+        TrainingError: the loss is unknown or does not take these arguments.
         MissingExtraError: the library is not installed.
 
     """
@@ -93,14 +94,14 @@ class PmlLoss(nn.Module):
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor, triplets: Triplets | None = None) -> BatchLoss:
         """Return the loss of unit rows, float32 ``[n, d]``, of classes int64 ``[n]``.
 
-        ``considered`` are the elements (pairs, triplets, pictures or class vectors) that the loss is the mean of, and
-        ``active`` those above 0; both are 0 for a loss that is one number from the start. What a loss draws, it draws
-        from torch's own generator.
+        ``considered`` counts the elements (pairs, triplets, pictures or class vectors) that the
+        loss averages, ``active`` those above 0. Both are 0 for a loss that is computed as one
+        number. Random losses use torch's global generator.
 
         Args:
             embeddings: unit rows.
             labels: their classes.
-            triplets: those to learn from, where the loss takes them; default: all that the batch holds.
+            triplets: the triplets to train on, if the loss takes them; default: all in the batch.
 
         Raises:
             TrainingError: the library refuses this batch.
@@ -113,7 +114,7 @@ class PmlLoss(nn.Module):
         return BatchLoss(loss.reshape(()), self._active, self._considered)
 
     def _count(self, reducer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Look at the elements on their way to the reducer."""
+        """Count the elements on their way to the reducer."""
         del reducer
         for term in inputs[0].values():
             losses = term["losses"]
@@ -145,7 +146,7 @@ def _find(name: str) -> type[nn.Module]:
 
 
 def _takes(kind: type[nn.Module]) -> dict[str, Any]:
-    """Return the arguments of a loss and their defaults, those that it hands to its base classes included."""
+    """Return the arguments of a loss and of its base classes, with their defaults."""
     found: dict[str, Any] = {}
     for base in kind.__mro__:
         parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
@@ -174,7 +175,7 @@ def _check_arguments(name: str, takes: Mapping[str, Any], arguments: Mapping[str
 
 
 def _expected(key: str, default: Any) -> tuple[tuple[type, ...], str]:
-    """Return the types that an argument may have, and how they are called; its default says which kind it is."""
+    """Return the allowed types of an argument and their name, derived from its default."""
     if isinstance(default, bool):
         return (bool,), "true or false"
     if isinstance(default, str):
@@ -188,7 +189,7 @@ def _shown(arguments: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turn what the library raises over its arguments or a batch into a sentence."""
+    """Turn the library's errors about arguments or a batch into one sentence."""
     try:
         yield
     except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:

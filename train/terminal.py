@@ -1,4 +1,4 @@
-"""What a terminal shows of a run, and how a run is stopped from there."""
+"""Show a run in the terminal, and stop it by a signal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ __all__ = ["TerminalMonitor"]
 
 
 class TerminalMonitor:
-    """Shows remarks and progress on stderr; stops on the first Ctrl-C or SIGTERM at the next safe point."""
+    """Shows messages and progress on stderr.
+
+    The first Ctrl-C or SIGTERM stops the run at the next safe point.
+    """
 
     def __init__(self, speaks: bool = True) -> None:
         self._speaks = speaks
@@ -50,7 +53,7 @@ class TerminalMonitor:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """Catch the first signal; the second Ctrl-C ends the process at once."""
+        """Handle signals within the context; a second Ctrl-C ends the process at once."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             del frame

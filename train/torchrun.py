@@ -1,4 +1,4 @@
-"""How the processes that torchrun has started find each other, and what is said where one is lost."""
+"""Connect the processes that torchrun started, and report a lost one."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .distributed import ALONE, PATIENCE, Ranks
 __all__ = ["connected", "started_by_torchrun"]
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# What lost connections have in their messages: gloo has no exception of its own.
+# Parts of the messages of lost connections; gloo has no exception class.
 _LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
 def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether this process is one of several that torchrun has started."""
+    """Return whether this process is one of several that torchrun started."""
     return all(name in environment for name in _VARIABLES) and environment["WORLD_SIZE"] != "1"
 
 
 @contextmanager
 def connected() -> Iterator[Ranks]:
-    """Find the other ranks, if there are any; :meth:`Ranks.start` is to be called before they work together.
+    """Find the other ranks, if any; call :meth:`Ranks.start` before working together.
 
     Raises:
-        TrainingError: another rank has gone without a word.
+        TrainingError: another rank has died without a message.
 
     """
     if not (dist.is_available() and started_by_torchrun()):
@@ -46,7 +46,7 @@ def connected() -> Iterator[Ranks]:
             f"Another of the {size} processes of this run has ended without a word (its machine may have run out of "
             "memory); the last checkpoint is kept. Go on with --resume."
         ) from error
-    # Only in good order: where a rank has failed, this would wait for it.
+    # Only after success: with a failed rank, this would wait for it.
     if dist.is_initialized():
         dist.destroy_process_group()
 
