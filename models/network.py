@@ -154,8 +154,7 @@ class EmbeddingNet(nn.Module):
         # In float32 also under autocast: in half precision the vectors would not have unit length.
         return functional.normalize(self.head(features, beside).to(torch.float32), dim=1)
 
-    # -- the cut between the frozen and the trained part
-    # ----------------------------------------------
+    # -- the cut between the frozen and the trained part -------------------------------------------
 
     def cut_before_last(self, stages: int) -> None:
         """Let the last ``stages`` stages of the backbone belong to the trained part; 0: none.

@@ -180,8 +180,7 @@ class Ranks:
         if self.several and network.mean.device.type == "cuda":
             synchronise_norms(network, backbone=backbone)
 
-    # -- messages between ranks
-    # ----------------------------------------------------------------------
+    # -- messages between ranks --------------------------------------------------------------------
 
     def any_of(self, *flags: bool) -> tuple[bool, ...]:
         """Return for each flag whether any rank has set it."""
