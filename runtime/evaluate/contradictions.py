@@ -1,4 +1,4 @@
-"""What the command line of ``deeprank-eval`` cannot ask for at once."""
+"""Check combinations of the options of ``deeprank-eval``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["check_beside_triplets", "check_models", "check_pictures"]
 
 
 def check_pictures(asked: Asked) -> None:
-    """Refuse what names the pictures twice, or by half."""
+    """Refuse options that specify the pictures twice, or only half of them."""
     if (asked.queries is None) != (asked.gallery is None):
         given, missing = ("--queries", "--gallery") if asked.gallery is None else ("--gallery", "--queries")
         raise EvaluationError(f"{given} is given without {missing}; name both, or a data set with splits by --data.")
@@ -26,7 +26,7 @@ def check_pictures(asked: Asked) -> None:
 
 
 def check_models(asked: Asked) -> None:
-    """Refuse files without --models, --models without files, and what looks at one model."""
+    """Refuse files without --models, --models without files, and options for one model only."""
     if not asked.models:
         if asked.files:
             raise EvaluationError(
@@ -49,7 +49,7 @@ def check_models(asked: Asked) -> None:
 
 
 def check_beside_triplets(asked: Asked, reference: Path | None) -> None:
-    """Refuse what would be ignored without DATA, or would rank the triplets' queries among a sample alone."""
+    """Refuse options that need DATA, or a sample as the gallery of the triplets' queries."""
     given = {
         "--reference": reference,
         "--demo": asked.demo or None,

@@ -1,4 +1,4 @@
-"""The figures of ``deeprank-eval``: val pictures are the queries, train pictures the gallery."""
+"""The metrics of ``deeprank-eval``: val pictures are the queries, train pictures the gallery."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ranking:
-    """One way of ranking the gallery: neighbours int64 ``[q, k]`` (rows of the gallery) and what they are worth."""
+    """A ranking and its metrics; ``neighbours`` are rows of the gallery, int64 ``[q, k]``."""
 
     neighbours: npt.NDArray[np.int64]
     precision_at_k: float
@@ -48,9 +48,10 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``deeprank-eval --json`` prints; ``neighbours`` int64 ``[q, k]``, of the exact search, it does not.
+    """The output of ``deeprank-eval --json``.
 
-    ``possible``: the largest precision@k that any ranking of these pictures has.
+    ``possible``: the largest precision@k of any ranking of these pictures. ``neighbours``: int64
+    ``[q, k]`` by exact search, not in the output.
     """
 
     k: int
@@ -90,7 +91,7 @@ def check_k(k: int, most: int) -> int:
     """Return ``k``.
 
     Raises:
-        EvaluationError: it is below 1 or above ``most``, the number of gallery pictures that a query can find.
+        EvaluationError: it is below 1 or above ``most``, the gallery pictures available to a query.
 
     """
     if not 1 <= k <= most:
@@ -99,10 +100,11 @@ def check_k(k: int, most: int) -> int:
 
 
 def rank_split(queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int) -> Ranking:
-    """Rank the gallery for each query by an exact scan; a query that is a gallery picture, too, does not find itself.
+    """Rank the gallery for each query by an exact scan, leaving out the query itself.
 
     Raises:
-        EvaluationError: ``k`` is below 1 or above the number of gallery pictures that a query can find.
+        EvaluationError: ``k`` is below 1 or above the number of gallery pictures available to a
+            query.
 
     """
     own = _own_rows(queries, gallery)
@@ -112,7 +114,7 @@ def rank_split(queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int) -> Rankin
     neighbours = _without_own(functools.partial(_nearest_rows, queries.vectors, gallery.vectors), own, depth)
     labels = gallery_codes[neighbours]
     return Ranking(
-        neighbours=neighbours[:, :k].copy(),  # a view would keep all the ranks that MAP@R looks at
+        neighbours=neighbours[:, :k].copy(),  # a view would keep the deeper ranks of MAP@R in memory
         precision_at_k=precision_at_k(labels[:, :k], query_codes),
         recall_at_1=recall_at_k(labels, query_codes, 1),
         map_at_r=map_at_r(labels, query_codes, gallery_codes, (own >= 0).astype(np.int64)),
@@ -124,7 +126,7 @@ def _nearest_rows(queries: Vectors, gallery: Vectors, k: int) -> Rows:
 
 
 def _own_rows(queries: EmbeddedSplit, gallery: EmbeddedSplit) -> Rows:
-    """Return the row of the gallery that is the query itself, by its path, int64 ``[q]``; -1 where it is in no row."""
+    """Return each query's own row in the gallery, by path, int64 ``[q]``; -1 if it has none."""
     rows = {sample.path: row for row, sample in enumerate(gallery.samples)}
     return np.array([rows.get(sample.path, -1) for sample in queries.samples], dtype=np.int64)
 
@@ -141,7 +143,7 @@ def _without_own(search: Callable[[int], Rows], own: Rows, k: int) -> Rows:
 
 
 def _possible(queries: Rows, gallery: Rows, k: int, own: Rows) -> float:
-    """Return the largest precision@k, of queries that are gallery pictures and of others."""
+    """Return the largest possible precision@k, over queries inside and outside the gallery."""
     parts = [(queries[mask], leave_out) for mask, leave_out in ((own < 0, False), (own >= 0, True)) if mask.any()]
     shares = [possible_precision(part, gallery, k, leave_out_self=leave_out) for part, leave_out in parts]
     return float(np.average(shares, weights=[len(part) for part, _ in parts]))
@@ -155,14 +157,14 @@ def evaluate(
     reference: tuple[EmbeddedSplit, EmbeddedSplit] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Measure a model by its vectors, by an exact scan and by a graph that is really built and searched.
+    """Measure a model's vectors by an exact scan, and by a real graph that is built and searched.
 
     Args:
         queries: the val pictures, embedded by the runtime.
         gallery: the train pictures, embedded by the runtime.
         k: neighbours of each query.
         reference: the same pictures in the same order, embedded by PyTorch.
-        say: told what is being done.
+        say: receives the current step.
 
     """
     say("exact search")
@@ -197,7 +199,7 @@ def compare_splits(
 
 
 def _through_graph(queries: Vectors, gallery: Vectors, k: int) -> npt.NDArray[np.int64]:
-    """Return rows of the gallery int64 ``[q, k]``, found as an index finds them: by a graph, written and read back."""
+    """Return gallery rows int64 ``[q, k]`` from a graph, written and read as in an index."""
     dim = gallery.shape[1]
     builder = GraphBuilder(dim, len(gallery))
     builder.add(np.arange(len(gallery)), gallery)

@@ -1,4 +1,4 @@
-"""The command line of ``deeprank-eval``: its options, and what was asked for."""
+"""The options of ``deeprank-eval``: their declarations and values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DEFAULT_K = 30
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked for; see the help of each option. ``files`` are those of ``models``."""
+    """The options' values; see the help of each. ``files`` belong to ``models``."""
 
     files: tuple[Path, ...]
     models: bool
@@ -60,7 +60,7 @@ class Asked:
 
     @property
     def names_pictures(self) -> bool:
-        """Whether labelled pictures are named."""
+        """Whether labelled pictures are given."""
         return self.data is not None or self.queries is not None
 
 
