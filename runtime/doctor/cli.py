@@ -1,4 +1,4 @@
-"""``deeprank-doctor``: check the installation, the model, the index and parity, and say what puts right what is not."""
+"""``deeprank-doctor``: check the installation, model, index and parity, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..devices import Device
 from .examine import Asked, examine
 from .presentation import document, lines
 
-# As deeprank-index has it; importing that needs numpy, which may be what is broken.
+# The default of deeprank-index; importing it needs numpy, which may be broken.
 DEFAULT_INDEX = Path("deeprank.index")
 
 app = application(
