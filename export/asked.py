@@ -1,4 +1,4 @@
-"""What the command line of ``deeprank-export`` asks for, checked before PyTorch is imported."""
+"""The options of ``deeprank-export``, checked before PyTorch is imported."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Asked:
     labels: str | None = None
 
     def check(self) -> None:
-        """Refuse what cannot be done, or contradicts itself.
+        """Refuse impossible or contradictory options.
 
         Raises:
-            ExportError: says what, and what is possible.
+            ExportError: names the option and the possible values.
 
         """
         if self.format != ALL:
@@ -82,10 +82,10 @@ def _require(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def three_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    """Read ``R,G,B``.
+    """Parse ``R,G,B``.
 
     Raises:
-        ExportError: it is something else.
+        ExportError: it has another format.
 
     """
     if text is None:

@@ -1,4 +1,4 @@
-"""What is asked, done: the network found, the pictures opened, the files written."""
+"""Run an export: load the network, open the pictures, write the files."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class _Source:
 
 
 class Job:
-    """One call of ``deeprank-export``; ``dataset`` are its pictures, ``labels`` where their labels come from.
+    """One call of ``deeprank-export``; ``dataset``: its pictures, ``labels``: their source.
 
     Raises:
-        DeepRankError: the run or the module cannot be had.
+        DeepRankError: the run or the module cannot be loaded.
 
     """
 
@@ -66,7 +66,7 @@ class Job:
 
     @property
     def out(self) -> Path:
-        """The file, or the folder of all forms."""
+        """The output file, or the folder of all forms."""
         asked = self._asked
         if asked.out is not None:
             return asked.out
@@ -76,12 +76,12 @@ class Job:
 
     @property
     def pictures(self) -> Path | None:
-        """The folder of the data set, as it can be typed here; None: it is no folder."""
+        """The folder of the data set, as a path to type here; None if it is not a folder."""
         folder = Path(self._data)
         return from_here(folder.resolve()) if folder.is_dir() else None
 
     def one_form(self) -> Package:
-        """Write the form that is asked for."""
+        """Write the requested form."""
         source, form = self._source, form_of(self._asked.format, self._asked.precision)
         with refused_as_export():
             return export_package(
@@ -125,7 +125,7 @@ def _from_module(asked: Asked) -> _Source:
 
 
 def _own_side(module: nn.Module) -> int | None:
-    """Return the picture size that a timm model carries."""
+    """Return the picture size of a timm model, or None."""
     carried = getattr(module, "pretrained_cfg", None)
     size = carried.get("input_size") if isinstance(carried, dict) else None
     return int(size[-1]) if size else None
