@@ -67,7 +67,7 @@ def _train(
         if resume is not None and (config is not None or out is not None):
             raise TrainingError("--resume goes on with a run as it is; leave out --config and --out.")
         recipe = config or (DIGITS if data == DIGITS else "default")
-        merged = load_config(recipe, overrides)  # before the import of torch, which takes seconds
+        merged = load_config(recipe, overrides)  # refuses wrong options before the slow import of torch
         if resume is None:  # likewise: ask about the download before that import
             data = _data(data, yes, others)
         keep_freed_memory()

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float64]
 _STREAM = 7
 # Candidates for an in-class negative before giving up an example.
 _MOST_REJECTED = 20
-# Rounds that give up examples, after which hardly any can fit.
+# After this many rounds that gave up examples, hardly any can fit.
 _MOST_ROUNDS = 200
 
 

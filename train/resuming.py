@@ -101,7 +101,7 @@ def _stored(
 def _labels_changed(description: Mapping[str, Any], labels: str | None) -> list[str]:
     """Return a change of the rule for labels.
 
-    A table may have moved; its labels are compared with the data.
+    A table may have moved; its labels are compared, not its path.
     """
     then = stored_labels(description)
     if labels is None or labels == then or not {labels, then} & set(LABEL_RULES):

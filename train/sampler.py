@@ -83,7 +83,7 @@ class BalancedSampler:
         self.steps = steps_per_epoch or max(1, len(array) // self.batch_size)
 
     def epoch(self, epoch: int) -> Positions:
-        """Return the positions in ``labels`` of each batch, int64 ``[steps, P K]``, by class."""
+        """Return int64 ``[steps, P K]``: positions in ``labels``, the K of a class adjacent."""
         random = np.random.default_rng((self._seed, _STREAM, epoch))
         classes = _Deck(np.array(list(self._members), dtype=np.int64), random)
         pictures = {label: _Deck(members, random) for label, members in self._members.items()}

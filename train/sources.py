@@ -32,8 +32,8 @@ _AUGMENTATION_STREAM = 5
 _FEATURE_CHUNK = 8192
 _PICTURE_CHUNK = 64
 # A batch goes through a backbone in pieces of this size, so that activations fit the processor's
-# cache; this saves a tenth to a third of the time. Only without batch normalisation over the whole
-# batch.
+# cache; this saves a tenth to a third of the time. Used only if batch normalisation does not see
+# the whole batch.
 _PIECE = 32
 
 

@@ -1,4 +1,4 @@
-"""Learned whitening: a linear map that equalises the variation within classes."""
+"""Learned whitening: a linear map that equalises variation within classes in every direction."""
 
 from __future__ import annotations
 
