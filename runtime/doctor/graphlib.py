@@ -16,7 +16,7 @@ __all__ = ["graph_library_finding"]
 
 _CHECK = "hnswlib build"
 _NAMES = {"avx": "AVX", "avx512f": "AVX-512"}
-# For the 300 vectors of the probe, a sound build finds nearly all neighbours.
+# The probe searches 300 vectors with as many candidates, so a sound build finds nearly all.
 _LEAST_RECALL = 0.99
 
 

@@ -234,7 +234,7 @@ def _from_first(row: ComparedModel, splits: Splits, first: ComparedModel, first_
 
 
 def _same_space(first: ComparedModel, row: ComparedModel) -> bool:
-    """Return whether cosines are meaningful: the metadata name one network, or it is a sample."""
+    """Return whether cosines are meaningful: one network by its metadata, or a trusted sample."""
     if first.info is None or row.info is None:
         return first.dim == row.dim
     mine, other = ((info.embedding_dim, info.backbone, info.name) for info in (first.info, row.info))

@@ -19,7 +19,7 @@ Runner = Callable[[Picture], object]
 
 THROUGHPUT_BATCH = 32
 
-# The first call allocates; in the second, TorchScript compiles with the shapes seen in the first.
+# The first call allocates; TorchScript profiles in it, and compiles in the second.
 _WARM_UP = 2
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 100
 
