@@ -1,4 +1,4 @@
-"""From a training run, or any PyTorch module, to one self-describing model file, with proof that it ranks like it."""
+"""Export a training run, or any PyTorch module, to one model file, proven to rank the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Checks", "Package", "export_onnx"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import PyTorch when it is needed, so that the command can say where it is missing."""
+    """Import PyTorch on demand, so that the command can report it missing."""
     if name == "export_onnx":
         from .api import export_onnx
 

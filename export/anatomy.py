@@ -1,4 +1,4 @@
-"""Which part of an exported graph does what: normalisation, network, embedding layer, scaling to unit length."""
+"""Partition of an exported graph: normalisation, network, embedding layer, unit scaling."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ __all__ = [
     "input_side",
 ]
 
-# Operators that hold nearly all of a network's numbers and take nearly all of its time.
+# Operators that have nearly all of a network's weights and take nearly all of its time.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Names of the nodes of each part; every node is in one of them.
+    """Names of the nodes of each part; every node is in exactly one.
 
-    ``before``: from uint8 to the network's input. ``network``: the backbone and hidden layers. ``embedding``: the last
-    linear layer, empty where the network ends otherwise. ``after``: the scaling of its output to unit length.
+    ``before``: from uint8 to the network's input. ``network``: the backbone and hidden layers.
+    ``embedding``: the last linear layer; empty if the network ends in another layer. ``after``:
+    scaling of its output to unit length.
     """
 
     before: frozenset[str]
@@ -42,7 +43,7 @@ class Anatomy:
 
 
 def anatomy_of(model: onnx.ModelProto) -> Anatomy:
-    """Take an exported graph apart; all of its nodes must have names of their own.
+    """Partition an exported graph; all of its nodes must have distinct names.
 
     Raises:
         ExportError: the graph does not end in a division of the vectors by their length.
@@ -62,7 +63,7 @@ def anatomy_of(model: onnx.ModelProto) -> Anatomy:
 
 
 def _before(model: onnx.ModelProto) -> frozenset[str]:
-    """Return the nodes that depend on no weighted node, and are none."""
+    """Return the nodes without weights that depend on no weighted node."""
     constants = set(constant_inputs(model))
     weighted: set[str] = set()  # tensors with a weighted node upstream
     found = set()
@@ -90,7 +91,7 @@ def _downstream(model: onnx.ModelProto, tensor: str) -> frozenset[str]:
 def _embedding_layer(
     model: onnx.ModelProto, nodes: dict[str, onnx.NodeProto], made_by: dict[str, str], vectors: str
 ) -> frozenset[str]:
-    """Return the linear layer that gives ``vectors``: Gemm, or MatMul with its Add."""
+    """Return the linear layer that computes ``vectors``: Gemm, or MatMul with its Add."""
     constants = set(constant_inputs(model))
     found: set[str] = set()
     while vectors in made_by:
@@ -105,7 +106,7 @@ def _embedding_layer(
 
 
 def constant_inputs(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Return the weights and other constants that the graph holds, by name."""
+    """Return the weights and other constants in the graph, by name."""
     return {tensor.name: tensor for tensor in model.graph.initializer}
 
 
@@ -118,7 +119,10 @@ def drop_unused_constants(model: onnx.ModelProto) -> None:
 
 
 def float_tensors(model: onnx.ModelProto) -> set[str]:
-    """Return the float32 tensors with a batch dimension; shapes and types must have been inferred."""
+    """Return the float32 tensors with a batch dimension.
+
+    Shapes and types must be inferred before.
+    """
     import onnx
 
     values = {value.name: value.type.tensor_type for value in (*model.graph.value_info, *model.graph.output)}

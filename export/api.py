@@ -1,4 +1,4 @@
-"""Export from Python: any PyTorch module to a file that the runtime takes, with the same proof."""
+"""Export from Python: any PyTorch module to a file for the runtime, with the same proof."""
 
 from __future__ import annotations
 
@@ -35,29 +35,30 @@ def export_onnx(
     precision: str = "fp32",
     checks: Checks | None = None,
 ) -> Package:
-    """Export any module to one ONNX file, with ``*.parity.json`` and ``*.reference.npz`` beside it, all or none.
+    """Export any module to one ONNX file, with ``*.parity.json`` and ``*.reference.npz`` beside it.
 
-    The file takes uint8 pictures and gives unit vectors: normalisation before the module and scaling after it become
-    part of it. It is written only if it ranks like the module on real pictures. The module is left as it was.
+    All three files are written, or none. The file maps uint8 pictures to unit vectors: it includes
+    normalisation before the module and scaling after it. It is written only if it ranks like the
+    module on real pictures. The module is not changed.
 
     Args:
-        module: float32 ``[n, 3, S, S]``, normalised, to float ``[n, d]``; on the CPU, its weights float32. It is
-            run in evaluation mode, and afterwards each part of it is in the mode that it was in.
-        example_images: a batch as the module takes it, float32 ``[n, 3, S, S]``, n of at least 2; from your own data
-            loader, so that a normalisation other than the one named here is noticed.
-        info: what the file says of itself: name, ``embedding_dim``, the picture rule (S, ``stretch`` or ``crop``),
-            backbone; precision and versions are added.
-        data: labelled pictures for the proof: what ``--data`` takes.
+        module: float32 ``[n, 3, S, S]``, normalised, to float ``[n, d]``; on the CPU, with float32
+            weights. It runs in evaluation mode; afterwards each part of it has its previous mode.
+        example_images: a batch for the module, float32 ``[n, 3, S, S]``, n at least 2. Take it from
+            your data loader, so that a different normalisation is detected.
+        info: metadata of the file: name, ``embedding_dim``, the picture rule (S, ``stretch`` or
+            ``crop``), backbone; precision and versions are added.
+        data: labelled pictures for the proof, as for ``--data``.
         out: the file.
-        mean: per channel, for pixel values in 0..1; default: that which a timm model carries, else ImageNet's.
+        mean: per channel, for pixel values in 0..1; default: that of a timm model, else ImageNet's.
         deviation: likewise.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        checks: how the file is checked.
+        checks: how to check the file.
 
     Raises:
         ExportError: the module cannot be run or written, or the file does not rank like it.
         DataError: the pictures cannot be read.
-        OSError: a file cannot be written; earlier files of these names stay as they were.
+        OSError: a file cannot be written; earlier files of these names stay unchanged.
 
     """
     if not isinstance(module, nn.Module):
@@ -79,7 +80,7 @@ def foreign_network(
     mean: Sequence[float] | None = None,
     deviation: Sequence[float] | None = None,
 ) -> tuple[PictureNetwork, ModelInfo]:
-    """Return a network that takes pictures, in evaluation mode, and ``info`` with its length of vectors checked.
+    """Return a network of pictures, in evaluation mode, and ``info`` with a checked dimension.
 
     Args:
         module: see :func:`export_onnx`.
@@ -89,7 +90,7 @@ def foreign_network(
         deviation: see :func:`export_onnx`.
 
     Raises:
-        ExportError: see :mod:`~.examine`, or the dimension is another than ``info`` says.
+        ExportError: see :mod:`~.examine`, or the dimension differs from that of ``info``.
 
     """
     check_weights(module)
@@ -108,7 +109,7 @@ def foreign_network(
 
 
 def _checked(info: ModelInfo) -> ModelInfo:
-    """Read what a file would say as whoever opens it will."""
+    """Check that a reader of the file will accept its metadata."""
     try:
         ModelInfo.from_json(info.to_json())
     except ModelFileError as error:
@@ -120,7 +121,7 @@ def _checked(info: ModelInfo) -> ModelInfo:
 
 @contextmanager
 def refused_as_export() -> Iterator[None]:
-    """Say of a file that was just made from a module, and cannot be used, that it is the module's doing."""
+    """Convert the error of an unusable new file into an ExportError that blames the module."""
     try:
         yield
     except ModelFileError as error:

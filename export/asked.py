@@ -92,10 +92,10 @@ class ExportOptions:
     threads: ThreadsOption = None
 
     def check(self) -> None:
-        """Refuse what cannot be done, or contradicts itself.
+        """Refuse impossible or contradictory options.
 
         Raises:
-            ExportError: says what, and what is possible.
+            ExportError: names the option and the possible values.
 
         """
         if self.format != ALL:
@@ -134,10 +134,10 @@ def _require(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def three_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    """Read ``R,G,B``.
+    """Parse ``R,G,B``.
 
     Raises:
-        ExportError: it is something else.
+        ExportError: it has another format.
 
     """
     if text is None:

@@ -1,4 +1,4 @@
-"""What the tensors inside a network hold on real pictures."""
+"""Statistics of the tensors inside a network on real pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["observe"]
 
-# Values of each tensor that are kept of a picture: enough for the rarest ten-thousandth, and little memory.
+# Values kept of each tensor and picture: enough for the rarest ten-thousandth, and little memory.
 _VALUES = 1_000
 # Pixels that go through the network at a time with every tensor kept.
 _PIXELS = 4 * 160 * 160
@@ -33,18 +33,18 @@ def observe(
     threads: int,
     advance: Advance = no_progress,
 ) -> dict[str, Seen]:
-    """Run ``model`` on pictures and say what each of ``tensors`` held.
+    """Run ``model`` on pictures and return statistics of each of ``tensors``.
 
     Args:
         model: float32.
-        tensors: names of float32 tensors that are computed in it, with the batch as first dimension.
+        tensors: names of float32 tensors computed in it, with the batch as first dimension.
         pictures: uint8 ``[n, S, S, 3]``.
         threads: of ONNX Runtime.
-        advance: told how many pictures are done.
+        advance: receives the number of finished pictures.
 
     """
     names = sorted(set(tensors))
-    if not names:  # ONNX Runtime would take none for all
+    if not names:  # ONNX Runtime would return all outputs
         return {}
     parts: dict[str, list[_Part]] = {name: [] for name in names}
     session = _session_that_shows(model, names, threads)
@@ -57,7 +57,7 @@ def observe(
 
 
 class _Part:
-    """What one tensor held for one batch."""
+    """Statistics of one tensor for one batch."""
 
     def __init__(self, values: npt.NDArray[np.float32], generator: np.random.Generator) -> None:
         self.lowest, self.highest = float(values.min()), float(values.max())
@@ -82,7 +82,10 @@ def _together(parts: Sequence[_Part]) -> Seen:
 
 
 def _session_that_shows(model: onnx.ModelProto, names: Sequence[str], threads: int) -> onnxruntime.InferenceSession:
-    """Open a copy of the model that gives inner tensors as outputs, without optimisations that merge them away."""
+    """Open a copy of the model with inner tensors as outputs.
+
+    Unoptimised, so that none is merged away.
+    """
     import onnx
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""``deeprank-export``: a training run, or any PyTorch module, to files that a box without PyTorch can use."""
+"""``deeprank-export``: a training run, or any PyTorch module, to files that need no PyTorch."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def export_command(
 
 
 def _show_next(packages: Sequence[Package], job: Job) -> None:
-    """Name the command that uses the model: the first of the files that an index can be made with."""
+    """Print the command that uses the model: the first file that an index accepts."""
     models = [package.model for package in packages if package.model.suffix == ".onnx"]
     if models:
         labels = ("--labels", job.labels) if job.pictures and job.labels not in (None, "top") else ()

@@ -1,4 +1,4 @@
-"""Is somebody else's module what an export needs? Looked at, and run on a few pictures, before anything is written."""
+"""Check an external module for export: inspect it, and run it on a few pictures before writing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..runtime.text import first_line, printable
 
 __all__ = ["as_found", "check_examples", "check_weights", "embedding_dim_of"]
 
-# How far example batches may leave what the normalisation can give: antialiasing overshoots a little.
+# Allowed overshoot of example batches beyond the normalised range, as antialiasing causes a little.
 _OVERSHOOT = 0.15
 
 
 @contextmanager
 def as_found(module: nn.Module) -> Iterator[None]:
-    """Put every part of a module back into the mode, training or evaluation, that it is in now."""
+    """Restore the training or evaluation mode of every part of a module on exit."""
     modes = {part: part.training for part in module.modules()}
     try:
         yield
@@ -34,10 +34,10 @@ def as_found(module: nn.Module) -> Iterator[None]:
 
 
 def check_weights(module: nn.Module) -> None:
-    """Check where a module is and what its weights are made of.
+    """Check the device and number type of a module's weights.
 
     Raises:
-        ExportError: it is not on the CPU, or not of float32 numbers.
+        ExportError: the module is not on the CPU, or not float32.
 
     """
     for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
@@ -55,12 +55,13 @@ def check_weights(module: nn.Module) -> None:
 
 
 def check_examples(examples: torch.Tensor, info: ModelInfo, normalisation: Normalisation) -> None:
-    """Check that an example batch is what :class:`~.foreign.PictureNetwork` will give the module.
+    """Check that an example batch matches the input by :class:`~.foreign.PictureNetwork`.
 
-    A wrong normalisation is the commonest way to deploy a network that ranks badly without any error.
+    A wrong normalisation is the commonest cause of a deployed network that ranks badly without any
+    error.
 
     Raises:
-        ExportError: it is of another shape or kind, or outside what pictures become by that normalisation.
+        ExportError: wrong shape or type, or values outside the range of normalised pictures.
 
     """
     if not torch.is_tensor(examples):
@@ -80,7 +81,7 @@ def check_examples(examples: torch.Tensor, info: ModelInfo, normalisation: Norma
 
 
 def _check_range(examples: torch.Tensor, normalisation: Normalisation) -> None:
-    """Compare with what black and white become; batches of 0..1 are named, as what is most often forgotten."""
+    """Compare with normalised black and white; name batches of 0..1, the commonest mistake."""
     for channel, (mean, deviation) in enumerate(zip(normalisation.mean, normalisation.deviation, strict=True)):
         black, white = -mean / deviation, (255 - mean) / deviation
         slack = _OVERSHOOT * (white - black)
@@ -101,15 +102,15 @@ def _check_range(examples: torch.Tensor, normalisation: Normalisation) -> None:
 
 
 def embedding_dim_of(module: nn.Module, examples: torch.Tensor) -> int:
-    """Run a module in evaluation mode on an example batch and return d, the length of its vectors.
+    """Run a module in evaluation mode on an example batch and return d, its embedding dimension.
 
     Args:
-        module: somebody else's.
-        examples: float32 ``[n, 3, S, S]``, n of at least 2, normalised.
+        module: the external module.
+        examples: float32 ``[n, 3, S, S]``, n at least 2, normalised.
 
     Raises:
-        ExportError: it cannot be run, gives something other than finite float ``[n, d]``, not the same twice, or
-            something else for a picture alone.
+        ExportError: it cannot be run, or its output is not finite float ``[n, d]``, varies between
+            runs, or depends on the batch.
 
     """
     first, second = _vectors(module, examples), _vectors(module, examples)
@@ -135,7 +136,7 @@ def _check_alone(in_batch: torch.Tensor, alone: torch.Tensor) -> None:
 
 
 def _vectors(module: nn.Module, examples: torch.Tensor) -> torch.Tensor:
-    found = _run(module, examples.clone())  # a module may write into what it is given
+    found = _run(module, examples.clone())  # a module may write into its input
     if not torch.is_tensor(found):
         raise ExportError(
             f"The module gives a {type(found).__name__}; expected one tensor of shape [n, d]. Wrap it in a module that "
@@ -157,7 +158,7 @@ def _run(module: nn.Module, examples: torch.Tensor) -> torch.Tensor:
     try:
         with torch.inference_mode():
             found: torch.Tensor = module(examples)
-    except Exception as error:  # whatever somebody else's code raises
+    except Exception as error:  # external code may raise anything
         raise ExportError(
             f"The module cannot be run on a batch of shape {list(examples.shape)} "
             f"({first_line(error, named=True)}); expected one that takes normalised float32 "

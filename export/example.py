@@ -11,6 +11,6 @@ __all__ = ["example_pictures"]
 
 
 def example_pictures(rule: PictureRule, count: int) -> torch.Tensor:
-    """Return uint8 ``[count, S, S, 3]`` of noise, the same ones each time."""
+    """Return uint8 ``[count, S, S, 3]`` of noise, the same each time."""
     generator = np.random.default_rng(0)
     return torch.from_numpy(generator.integers(0, 256, (count, rule.size, rule.size, 3), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""Pictures at the ends of what numbers can be: where a file overflows, or leaves the range it was calibrated for."""
+"""Pictures at numeric extremes, where a file may overflow or leave its calibrated range."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLOURS = {
 
 
 def extreme_pictures(side: int) -> Mapping[str, Picture]:
-    """Return pictures, uint8 ``[S, S, 3]``, by what they show: single colours, noise, checkerboards, a ramp."""
+    """Return pictures, uint8 ``[S, S, 3]``, by name: plain colours, noise, checkerboards, ramp."""
     pictures = {name: np.full((side, side, 3), colour, np.uint8) for name, colour in _COLOURS.items()}
     pictures["noise"] = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     rows, columns = np.indices((side, side))

@@ -1,4 +1,4 @@
-"""A module that is named on the command line: ``package.module:factory``, and a file with its weights."""
+"""A module given on the command line as ``package.module:factory``, and a file with its weights."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ _SHOWN = 300
 
 
 def module_from_factory(name: str, state: Path | None) -> nn.Module:
-    """Call ``package.module:factory`` without arguments, and load ``state`` into what it returns.
+    """Call ``package.module:factory`` without arguments, and load ``state`` into its result.
 
-    Modules of the current folder are found, as by ``python -m``. What is named runs, as any Python program does; the
-    file of weights is untrusted, and no code in it can run.
+    Modules of the current folder are found, as by ``python -m``. The named code runs like any
+    Python program. The weight file is untrusted, and no code in it can run.
 
     Raises:
-        ExportError: it cannot be imported, does not return a module, or the weights are missing or of another one.
-        ModelFileError: the file of weights is damaged, or holds something other than tensors.
+        ExportError: the factory cannot be imported or does not return a module, or the weights are
+            missing or do not fit.
+        ModelFileError: the weight file is damaged, or holds something other than tensors.
 
     """
     place, _, factory_name = name.partition(":")
     if not place or not factory_name:
         raise ExportError(f"--module {printable(name)!r}; expected package.module:factory, such as mymodels:build.")
     sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result of ours
+    with contextlib.redirect_stdout(sys.stderr):  # its output is not our result
         module = _made(name, place, factory_name)
     if state is not None:
         _load(module, state)
@@ -47,7 +48,7 @@ def module_from_factory(name: str, state: Path | None) -> nn.Module:
 def _made(name: str, place: str, factory_name: str) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(place), factory_name, None)
-    except (Exception, SystemExit) as error:  # whatever somebody else's code raises while it is imported
+    except (Exception, SystemExit) as error:  # external code may raise anything at import
         raise ExportError(
             f"--module {printable(name)} cannot be imported ({first_line(error, named=True)}); expected a module that "
             "Python finds from the current folder."
@@ -73,7 +74,7 @@ def _load(module: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ExportError(f"--state {display_path(path)} does not exist; expected a .pth or .safetensors file.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # how the file was pickled; what matters is said by what is raised
+        warnings.simplefilter("ignore")  # about the pickle format; problems are raised as errors
         state = read_state(path)
     try:
         module.load_state_dict(_as_named(module, state))
@@ -86,6 +87,9 @@ def _load(module: nn.Module, path: Path) -> None:
 
 
 def _as_named(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give keys back what ``read_state`` drops as DistributedDataParallel's, where a part has that very name."""
+    """Restore the prefix ``module.``, which ``read_state`` drops, if a part has that name.
+
+    ``read_state`` takes it for DistributedDataParallel's.
+    """
     own = module.state_dict()
     return {f"module.{key}" if key not in own and f"module.{key}" in own else key: state[key] for key in state}

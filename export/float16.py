@@ -1,6 +1,6 @@
-"""Half precision: weights and activations of the network as float16; both ends stay in float32.
+"""Half precision: weights and activations of the network in float16, both ends in float32.
 
-Half the size; faster on GPUs only, since ONNX Runtime computes it in float32 on CPUs.
+Half the size, but faster on GPUs only, since ONNX Runtime computes it in float32 on CPUs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["check_range", "to_float16"]
 
-# Inputs that the operator's definition wants in float32, by position.
+# Inputs that the operator requires in float32, by position.
 _ALWAYS_FLOAT32 = {"Resize": (1, 2)}
 _LARGEST = float(np.finfo(np.float16).max)
 
 
 def check_range(model: onnx.ModelProto, parts: Anatomy, pictures: Picture, threads: int) -> None:
-    """Check that float16 can hold what the network computes on pictures.
+    """Check that the network's values on pictures fit into float16.
 
-    A parity check on a CPU cannot: what is float16 in the file is float32 there until the very end.
+    A parity check on a CPU cannot detect this, because it computes float16 tensors in float32.
 
     Args:
-        model: float32, as :func:`~.prepare.prepared` gives it.
+        model: float32, from :func:`~.prepare.prepared`.
         parts: its parts.
         pictures: uint8 ``[n, S, S, 3]``.
         threads: of ONNX Runtime.
@@ -55,8 +55,8 @@ def to_float16(model: onnx.ModelProto, parts: Anatomy) -> onnx.ModelProto:
     """Return the model with its network and embedding layer in float16.
 
     Args:
-        model: float32, as :func:`~.prepare.prepared` gives it.
-        parts: its parts; the normalisation before and the scaling to unit length after stay in float32.
+        model: float32, from :func:`~.prepare.prepared`.
+        parts: its parts; normalisation and scaling to unit length stay in float32.
 
     """
     import onnx
@@ -66,13 +66,13 @@ def to_float16(model: onnx.ModelProto, parts: Anatomy) -> onnx.ModelProto:
     nodes = list(_Conversion(half, parts.network | parts.embedding).nodes())
     del half.graph.node[:]
     half.graph.node.extend(nodes)
-    del half.graph.value_info[:]  # the types are others now; whoever opens the file infers them
+    del half.graph.value_info[:]  # the types have changed; readers of the file infer them
     drop_unused_constants(half)
     return half
 
 
 class _Conversion:
-    """The nodes of a graph, the chosen ones in float16, with casts where tensors pass between the two kinds."""
+    """The nodes of a graph, the chosen ones in float16, with casts between the two types."""
 
     def __init__(self, model: onnx.ModelProto, chosen: frozenset[str]) -> None:
         from onnx import TensorProto
@@ -87,7 +87,7 @@ class _Conversion:
         self._halves: dict[str, str] = {}
 
     def nodes(self) -> Iterator[onnx.NodeProto]:
-        """Yield all nodes in an order in which they can run."""
+        """Yield all nodes in topological order."""
         for node in list(self._graph.node):
             if node.name in self._chosen:
                 yield from self._casts_before(node)
@@ -98,7 +98,7 @@ class _Conversion:
                 yield node
 
     def _casts_before(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-        """Let the node read float16, and yield the casts that this takes."""
+        """Let the node read float16, and yield the casts that it needs."""
         for place, name in enumerate(node.input):
             if place in _ALWAYS_FLOAT32.get(node.op_type, ()):
                 continue
@@ -111,7 +111,7 @@ class _Conversion:
                 node.input[place] = self._halves[name]
 
     def _converted(self, node: onnx.NodeProto) -> set[str]:
-        """Let the node give float16; return the names of the float32 tensors that it gave before."""
+        """Let the node output float16; return the names of its previous float32 outputs."""
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == self._float:
                 attribute.i = self._half
@@ -124,7 +124,7 @@ class _Conversion:
         return made
 
     def _constant(self, name: str) -> str:
-        """Return the name of a constant's float16 form, made when it is first needed."""
+        """Return the name of a constant's float16 copy, created at first use."""
         tensor = self._constants[name]
         if tensor.data_type != self._float:
             return name
@@ -143,7 +143,7 @@ class _Conversion:
 
 
 def _halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """Round to float16; what is out of its range takes its largest value rather than infinity."""
+    """Round to float16; values out of range become its largest value rather than infinity."""
     from onnx import numpy_helper
 
     values = numpy_helper.to_array(tensor)

@@ -1,4 +1,4 @@
-"""Somebody else's network: any module that maps a normalised batch to vectors, made to take pictures as ours does."""
+"""External networks: wrap a module from normalised batches to vectors to take pictures."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ __all__ = ["ModuleReference", "PictureNetwork", "normalisation_of", "normalised"
 
 
 class PictureNetwork(nn.Module):
-    """Cast, normalise, the module, scaling to unit length: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
+    """Cast, normalise, run the module, scale to unit length.
+
+    Maps uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
 
     Args:
         module: float32 ``[n, 3, S, S]``, normalised, to float32 ``[n, d]`` of any length.
-        normalisation: what the module's weights expect.
+        normalisation: as the module's weights expect.
 
     """
 
@@ -47,7 +49,7 @@ class PictureNetwork(nn.Module):
 
 
 class ModuleReference(NetworkReference):
-    """A :class:`PictureNetwork` on the CPU as PyTorch runs it, which says so where the module in it fails."""
+    """A :class:`PictureNetwork` in PyTorch on the CPU; errors of its module become ExportErrors."""
 
     def __init__(self, network: PictureNetwork, info: ModelInfo) -> None:
         super().__init__(network, info, torch.device("cpu"))
@@ -56,12 +58,12 @@ class ModuleReference(NetworkReference):
         """Map uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
 
         Raises:
-            ExportError: the module cannot be run on these.
+            ExportError: the module fails on these pictures.
 
         """
         try:
             return super().embed_batch(pictures)
-        except Exception as error:  # whatever somebody else's code raises
+        except Exception as error:  # external code may raise anything
             raise ExportError(
                 f"The module cannot be run on {len(pictures)} real pictures ("
                 f"{first_line(error, named=True)}); expected one that takes any picture, and batches of any size."
@@ -69,7 +71,7 @@ class ModuleReference(NetworkReference):
 
 
 def normalised(pictures: torch.Tensor, normalisation: Normalisation) -> torch.Tensor:
-    """Map uint8 ``[n, S, S, 3]`` to what a module takes, float32 ``[n, 3, S, S]``."""
+    """Map uint8 ``[n, S, S, 3]`` to a module's input, float32 ``[n, 3, S, S]``."""
     scaled = (pictures.to(torch.float32) - torch.tensor(normalisation.mean)) / torch.tensor(normalisation.deviation)
     return scaled.permute(0, 3, 1, 2).contiguous()
 
@@ -77,16 +79,16 @@ def normalised(pictures: torch.Tensor, normalisation: Normalisation) -> torch.Te
 def normalisation_of(
     module: nn.Module, mean: Sequence[float] | None, deviation: Sequence[float] | None, default: Normalisation
 ) -> Normalisation:
-    """Return the normalisation that is named, else the one that a timm model carries, else ``default``.
+    """Return the given normalisation, else that of a timm model, else ``default``.
 
     Args:
-        module: somebody else's.
-        mean: per channel, for pixel values in 0..1, as torchvision and timm write it; None: not named.
+        module: the external module.
+        mean: per channel, for pixel values in 0..1, as in torchvision and timm; None: not given.
         deviation: likewise.
-        default: where neither says anything.
+        default: used without either.
 
     Raises:
-        ExportError: not three numbers each, or not of pixel values in 0..1.
+        ExportError: not three numbers each, or not for pixel values in 0..1.
 
     """
     carried = getattr(module, "pretrained_cfg", None)

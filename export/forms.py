@@ -1,4 +1,4 @@
-"""The forms that a model can be exported in: a kind of file, and the precision of its numbers."""
+"""The export forms: a file format, and the precision of its numbers."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Form:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The display name."""
         return f"{_NAMES[self.format]} {self.precision}"
 
     @property
     def suffix(self) -> str:
-        """How its file name ends."""
+        """The suffix of its file name."""
         return _SUFFIXES[self.format]
 
     @property
     def file_name(self) -> str:
-        """Name of its file beside those of the other forms."""
+        """The name of its file beside those of the other forms."""
         middle = "" if self.precision == "fp32" else f".{self.precision}"
         return f"model{middle}{self.suffix}"
 
@@ -56,7 +56,7 @@ def form_of(format_: str, precision: str) -> Form:
     """Return the form of that format and precision.
 
     Raises:
-        ExportError: there is none.
+        ExportError: there is no such form.
 
     """
     for form in FORMS:

@@ -1,6 +1,6 @@
-"""Eight-bit numbers: U8 activations, S8 weights with a scale for each channel, written as QDQ pairs.
+"""Eight-bit quantisation: U8 activations, S8 weights with a scale per channel, as QDQ pairs.
 
-Normalisation, embedding layer and the scaling to unit length stay in float32.
+Normalisation, embedding layer and scaling to unit length stay in float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["correct_biases", "layers_of", "quantised", "tensors_to_watch"]
 
 Array = npt.NDArray[np.float32]
 
-# What ONNX Runtime computes with eight bits on CPUs; what is between two of these must not go through float.
+# Operators that ONNX Runtime runs in eight bits on CPUs; none between two of them may use float.
 _OPERATORS = (
     "Conv", "ConvTranspose", "Gemm", "MatMul", "Clip", "Relu", "Add", "Mul", "Sigmoid", "MaxPool", "AveragePool",
     "GlobalAveragePool", "Concat",
@@ -31,7 +31,7 @@ _OPERATORS = (
 
 
 def layers_of(model: onnx.ModelProto, parts: Anatomy) -> list[str]:
-    """Return the names of the nodes with weights that are quantised, in order."""
+    """Return the names of the quantised nodes with weights, in order."""
     constants = constant_inputs(model)
     return [
         node.name
@@ -41,15 +41,15 @@ def layers_of(model: onnx.ModelProto, parts: Anatomy) -> list[str]:
 
 
 def tensors_to_watch(model: onnx.ModelProto, parts: Anatomy) -> set[str]:
-    """Return the float32 tensors that quantised nodes take or give."""
+    """Return the float32 inputs and outputs of quantised nodes."""
     known = float_tensors(model)
     return {tensor for node in _quantisable(model, parts) for tensor in (*node.input, *node.output) if tensor in known}
 
 
 def _quantisable(model: onnx.ModelProto, parts: Anatomy, in_float: Collection[str] = ()) -> Iterator[onnx.NodeProto]:
-    """Yield the layers that take eight bits, and the operators that follow each of them up to the next layer."""
+    """Yield the layers in eight bits, and the operators after each of them up to the next layer."""
     layers = layers_of(model, parts)
-    upstream: dict[str, int] = {}  # of each tensor, the last layer that it depends on, by its place among the layers
+    upstream: dict[str, int] = {}  # for each tensor, the index of the last layer upstream
     for node in model.graph.node:
         if node.name not in parts.network:
             continue
@@ -66,10 +66,11 @@ def quantised(
     """Return the model with eight-bit weights and activations.
 
     Args:
-        model: float32, as :func:`~.prepare.prepared` gives it.
+        model: float32, from :func:`~.prepare.prepared`.
         parts: its parts; only the network is quantised.
         ranges: of each of :func:`tensors_to_watch`.
-        in_float: layers that stay as they are, and with them what follows each of them up to the next layer.
+        in_float: layers that stay in float32, with the operators after each of them up to the next
+            layer.
 
     """
     import onnx
@@ -80,15 +81,16 @@ def quantised(
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     nodes = [node.name for node in _quantisable(model, parts, in_float)]
-    if not nodes:  # which the quantiser would take for all
+    if not nodes:  # the quantiser would take an empty list for all
         return copied
     known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
     with quiet():
         quantiser = QDQQuantizer(
             copied,
             per_channel=True,
-            # Without VNNI, sums of two full products saturate 16 bits; the runtime asks for kernels that cannot
-            # (devices.session_options), which loses nothing, where seven bits for weights would.
+            # Without VNNI, sums of two full products saturate 16 bits. The runtime requests kernels
+            # that cannot saturate (devices.session_options), without loss; seven-bit weights would
+            # lose.
             reduce_range=False,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
@@ -107,7 +109,10 @@ def quantised(
 
 
 def _read_as_before(model: onnx.ModelProto, originals: Mapping[str, onnx.NodeProto]) -> None:
-    """Give nodes their inputs back: where one reads a tensor's eight bits, the quantiser lets all others do so, too."""
+    """Restore the inputs of nodes before the network.
+
+    If one node reads a tensor's eight bits, the quantiser lets all others read them too.
+    """
     for node in model.graph.node:
         if node.name in originals:
             node.input[:] = originals[node.name].input
@@ -116,12 +121,13 @@ def _read_as_before(model: onnx.ModelProto, originals: Mapping[str, onnx.NodePro
 def correct_biases(
     model: onnx.ModelProto, parts: Anatomy, seen: Mapping[str, Seen], in_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Return the model with biases that make up for what rounding the weights moves each channel by, on average.
+    """Return the model with biases that cancel each channel's mean shift by rounded weights.
 
-    Weights W that become W + E move the mean of a layer's output by E·mean(x); that is taken off its bias (Nagel et
-    al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019, section 4.2, with means that were
-    measured). On small networks this undoes most of the damage: rounding errors of depthwise layers are few and do not
-    average out. Layers ``in_float`` keep theirs: their weights are not rounded.
+    Weights W that become W + E move the mean of a layer's output by E·mean(x); this is subtracted
+    from its bias. (Nagel et al., Data-Free Quantization Through Weight Equalization and Bias
+    Correction, 2019, section 4.2, with measured means.) On small networks this undoes most of the
+    damage: depthwise layers have few rounding errors, which do not average out. Layers ``in_float``
+    keep their biases, since their weights are not rounded.
     """
     import onnx
     from onnx import numpy_helper
@@ -136,7 +142,7 @@ def correct_biases(
         weights = numpy_helper.to_array(constants[node.input[1]])
         shift = _mean_shift(node, weights, seen[node.input[0]].channel_means)
         bias = numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 else np.zeros_like(shift)
-        # Under a name of its own: two layers may share one bias.
+        # Under a separate name: two layers may share one bias.
         name = f"{node.name}_corrected_bias"
         corrected.graph.initializer.append(numpy_helper.from_array((bias - shift).astype(np.float32), name))
         del node.input[2:]
@@ -146,15 +152,16 @@ def correct_biases(
 
 
 def _correctable(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], seen: Mapping[str, Seen]) -> bool:
-    """Tell whether the means by channel are those of the layer's inputs, and its bias, if any, is a constant."""
-    # Means are along the second axis of four, the last of two: not so for convolutions of another dimension.
+    """Return whether channel means fit the layer's input, and its bias is constant or absent."""
+    # Means are along the second axis of four, or the last of two. That excludes convolutions of
+    # another dimension.
     dimensions = {"Conv": 4, "Gemm": 2}.get(node.op_type)
     fits = len(constants[node.input[1]].dims) == dimensions
     return fits and node.input[0] in seen and all(tensor in constants for tensor in node.input[2:])
 
 
 def _mean_shift(node: onnx.NodeProto, weights: Array, means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return by how much rounding the weights moves the mean of each output channel, float64 ``[out]``."""
+    """Return the shift of each output channel's mean by rounded weights, float64 ``[out]``."""
     attributes = {entry.name: entry for entry in node.attribute}
     if node.op_type == "Gemm":
         transposed = "transB" in attributes and attributes["transB"].i
@@ -168,7 +175,10 @@ def _mean_shift(node: onnx.NodeProto, weights: Array, means: npt.NDArray[np.floa
 
 
 def rounding_error(weights: Array) -> npt.NDArray[np.float64]:
-    """Return what symmetric eight-bit rounding adds to weights ``[out, …]``, with one scale for each output channel."""
+    """Return the error of symmetric eight-bit rounding of weights ``[out, …]``, by channel.
+
+    Each output channel has one scale.
+    """
     largest = np.abs(weights).reshape(len(weights), -1).max(axis=1).astype(np.float64)
     scale = np.where(largest > 0, largest, 1).reshape(-1, *[1] * (weights.ndim - 1)) / 127
     error: npt.NDArray[np.float64] = np.round(weights / scale) * scale - weights

@@ -38,10 +38,10 @@ class _Source:
 
 
 class Job:
-    """One call of ``deeprank-export``; ``dataset`` are its pictures, ``labels`` where their labels come from.
+    """One call of ``deeprank-export``; ``dataset``: its pictures, ``labels``: their source.
 
     Raises:
-        DeepRankError: the run or the module cannot be had.
+        DeepRankError: the run or the module cannot be loaded.
 
     """
 
@@ -77,7 +77,7 @@ class Job:
 
     @property
     def pictures(self) -> Path | None:
-        """The folder of the data set, as it can be typed here; None: it is no folder."""
+        """The folder of the data set, as a path to type here; None if it is not a folder."""
         folder = Path(self._data)
         return from_here(folder.resolve()) if folder.is_dir() else None
 
@@ -125,7 +125,7 @@ def _from_module(options: ExportOptions) -> _Source:
 
 
 def _own_side(module: nn.Module) -> int | None:
-    """Return the picture size that a timm model carries."""
+    """Return the picture size of a timm model, or None."""
     carried = getattr(module, "pretrained_cfg", None)
     size = carried.get("input_size") if isinstance(carried, dict) else None
     return int(size[-1]) if size else None

@@ -1,4 +1,4 @@
-"""PyTorch network to ONNX: uint8 pictures in, unit vectors out, everything else in the file's metadata."""
+"""Convert a PyTorch network to ONNX: uint8 pictures in, unit vectors out, metadata in the file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def onnx_graph(network: nn.Module, rule: PictureRule) -> onnx.ModelProto:
     """Convert ``network``, weights inside; see :func:`~..models.conversion.to_onnx`.
 
     Args:
-        network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
-        rule: the pictures.
+        network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n,
+            d]``, unit rows.
+        rule: of its pictures.
 
     Raises:
         ExportError: the network cannot be expressed in ONNX.
@@ -52,7 +53,7 @@ def save_onnx(model: onnx.ModelProto, info: ModelInfo, path: Path) -> None:
 
     Args:
         model: the graph.
-        info: goes into the file's metadata.
+        info: the metadata.
         path: the file to write.
 
     Raises:
@@ -74,7 +75,7 @@ def save_onnx(model: onnx.ModelProto, info: ModelInfo, path: Path) -> None:
 
 
 def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes beside every node: a lot of lines of source, with the paths of the machine."""
+    """Remove the exporter's notes on every node: many source lines, with paths of this machine."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")
@@ -84,7 +85,7 @@ def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
 def _convert(network: nn.Module, rule: PictureRule) -> torch.onnx.ONNXProgram:
     try:
         return to_onnx(network, example_pictures(rule, count=2), OUTPUT_NAME)
-    except Exception as error:  # of kinds without a common base
+    except Exception as error:  # they have no common base class
         raise ExportError(
             f"The network cannot be written as ONNX ({_reason(error)}); expected a module without control flow that "
             "depends on the data, of operators that ONNX has. Try --format torchscript."
@@ -92,7 +93,7 @@ def _convert(network: nn.Module, rule: PictureRule) -> torch.onnx.ONNXProgram:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what lies at the bottom; what the exporter says above it is advice to its own developers."""
+    """Return the root cause; the exporter's own messages are advice to its developers."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)

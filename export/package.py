@@ -1,4 +1,4 @@
-"""Export as a whole: write under a temporary name, check, and only then put the files in their places."""
+"""Export: write under temporary names, check, and only then move the files to their places."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["CALIBRATION_PICTURES", "Bundle", "Checks", "Files", "Package", "expo
 
 CALIBRATION_PICTURES = 300
 FP32 = FORMS[0]
-# Of all forms of one network: PyTorch's vectors are the same for each.
+# Shared by all forms of one network, since PyTorch's vectors are the same.
 _SHARED_REFERENCE = "model.reference.npz"
 
 
@@ -39,9 +39,10 @@ _SHARED_REFERENCE = "model.reference.npz"
 class Checks:
     """How an export is checked.
 
-    ``full``: on all pictures instead of a sample. ``threads``: of PyTorch and ONNX Runtime. ``calibration_pictures``:
-    of the train split, for int8. ``max_abs_difference``, ``min_cosine``, ``precision_change``: tighter than the
-    documented tolerances of each precision; None leaves these.
+    ``full``: on all pictures instead of a sample. ``threads``: of PyTorch and ONNX Runtime.
+    ``calibration_pictures``: number from the train split, for int8. ``max_abs_difference``,
+    ``min_cosine``, ``precision_change``: tighter than the documented tolerances of each precision;
+    None keeps these.
     """
 
     full: bool = False
@@ -53,10 +54,10 @@ class Checks:
     progress: StartProgress = field(default=start_nothing)
 
     def tolerance(self, form: Form) -> Tolerance:
-        """Return what still counts as the same in that form.
+        """Return the tolerance for a form.
 
         Raises:
-            EvaluationError: something looser than documented is asked for.
+            EvaluationError: a limit is looser than documented.
 
         """
         return TOLERANCES[form.precision].tightened(self.max_abs_difference, self.min_cosine, self.precision_change)
@@ -64,7 +65,7 @@ class Checks:
 
 @dataclass(frozen=True)
 class Package:
-    """The files of one form and what the parity check found; ``quantisation`` of int8 alone."""
+    """The files of one form and its parity report; ``quantisation`` for int8 only."""
 
     form: Form
     model: Path
@@ -78,7 +79,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Every form that passed, and why the others did not."""
+    """Every form that passed, and the reasons of the others."""
 
     packages: tuple[Package, ...]
     failures: tuple[tuple[Form, str], ...]
@@ -97,18 +98,19 @@ def export_package(
     """Write the model, ``*.parity.json`` and ``*.reference.npz``, all three or none.
 
     Args:
-        network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
-        info: what the file is to say of itself; precision and versions are added here.
-        reference: the same network as PyTorch runs it.
+        network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n,
+            d]``, unit rows.
+        info: metadata of the file; precision and versions are added here.
+        reference: the same network in PyTorch.
         dataset: real pictures for the check, and for calibration.
         out: the model file; the others are named after it.
-        form: what to write.
-        checks: how it is checked.
+        form: the form to write.
+        checks: how to check it.
 
     Raises:
-        ExportError: the network cannot be written, or the file does not rank like it; earlier files of these names
-            stay as they were.
-        OSError: a file cannot be written; as before.
+        ExportError: the network cannot be written, or the file does not rank like it; earlier files
+            of these names stay unchanged.
+        OSError: a file cannot be written; likewise.
 
     """
     checks = checks or Checks()
@@ -138,19 +140,19 @@ def export_all(
     *,
     checks: Checks | None = None,
 ) -> Bundle:
-    """Write every form into ``folder``, those that rank like the original.
+    """Write every form that ranks like the original into ``folder``.
 
     Args:
         network: see :func:`export_package`.
         info: see :func:`export_package`.
         reference: see :func:`export_package`.
         dataset: see :func:`export_package`.
-        folder: made where it is missing; files of these names in it are replaced, others stay.
+        folder: created if missing; files of these names in it are replaced, others stay.
         checks: see :func:`export_package`.
 
     Raises:
-        ExportError: the pictures cannot be compared on, or not one form can be written.
-        OSError: a file cannot be written; nothing was put in its place.
+        ExportError: the pictures are not suitable for a comparison, or no form can be written.
+        OSError: a file cannot be written; nothing was moved to its place.
 
     """
     checks = checks or Checks()
@@ -181,7 +183,7 @@ def export_all(
 
 @contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``out``, so that what is in it can be renamed to its place."""
+    """Yield a temporary folder beside ``out``, from which files can be renamed to their places."""
     if not out.parent.is_dir():
         raise ExportError(f"{display_path(out.parent)} does not exist; expected a folder to write {out.name} into.")
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
@@ -189,7 +191,7 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 class _Export:
-    """What the forms of one network share: the writer, and what PyTorch makes of the pictures."""
+    """The shared parts of all forms of one network: the writer, and PyTorch's vectors."""
 
     def __init__(
         self, network: nn.Module, info: ModelInfo, reference: Exported, dataset: DataSet, checks: Checks
@@ -202,11 +204,11 @@ class _Export:
         return check_parity(self._side, written.exported, tolerance, progress=self._checks.progress)
 
     def tried(self, form: Form, path: Path, tolerance: Tolerance) -> tuple[Written, ParityReport] | str:
-        """Write and check one form; why it does not do, where it does not."""
+        """Write and check one form; return the reason if it fails."""
         try:
             written = self.writer.write(form, path)
             report = self.checked(written, tolerance)
-        except (ExportError, ModelFileError) as error:  # of the second kind: it gives vectors that nobody can use
+        except (ExportError, ModelFileError) as error:  # the latter: its vectors are unusable
             return str(error)
         if report.failures:
             return f"does not rank like the PyTorch network: {'; '.join(report.failures)}"
@@ -220,7 +222,7 @@ class _Export:
 
 @dataclass(frozen=True)
 class Files:
-    """Where the three files of a form belong."""
+    """Final paths of the three files of a form."""
 
     model: Path
     parity: Path
@@ -229,7 +231,7 @@ class Files:
 
 @dataclass(frozen=True)
 class _Finished:
-    """A form whose files are all written, under temporary names: the places that they still have to be moved to."""
+    """A form whose files are written under temporary names, and the moves to their final paths."""
 
     moves: tuple[tuple[Path, Path], ...]
     package: Package
@@ -241,7 +243,7 @@ def _finished(written: Written, files: Files, report: ParityReport, dataset: Dat
     parity.write_text(report.to_json(**_about(written, files.model, dataset)), encoding="utf-8")
     if not reference.exists():  # all forms share one
         save_reference(reference, report.queries, report.gallery)
-    # The model last: where this is cut short, the report's sha256 shows that it does not speak of the older model.
+    # The model last: after an interruption, the report's sha256 does not match the older model.
     moves = ((reference, files.reference), (parity, files.parity), (written.path, files.model))
     package = Package(
         written.form,
@@ -258,7 +260,7 @@ def _finished(written: Written, files: Files, report: ParityReport, dataset: Dat
 
 def _placed(finished: _Finished) -> Package:
     for source, target in finished.moves:
-        if source.exists():  # what forms share is moved with the first of them
+        if source.exists():  # shared files are moved with the first form
             replace_durably(source, target)
     return finished.package
 

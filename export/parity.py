@@ -1,4 +1,4 @@
-"""The proof (Contract 4): an exported file against the PyTorch reference, on real pictures and on numeric extremes."""
+"""The parity check (Contract 4): an exported file against PyTorch, on real and extreme pictures."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ __all__ = [
 SCHEMA = 1
 QUERY_SAMPLE = 500
 GALLERY_SAMPLE = 5_000
-# Neighbours that are compared; as many as precision is measured over.
+# Compared neighbours, as many as for precision.
 K = 30
 _BATCH = 16
-# Of few queries, this many neighbours may be of another class, whatever share of all that is: a swap or two at ties.
+# With few queries, this many neighbours may change class regardless of the share: a swap or two at
+# ties.
 _SWAPS = 2
 
 
 class Exported(Embeds, Protocol):
-    """A network or a model file that has been opened."""
+    """A network or an opened model file."""
 
     def embed_batch(self, pictures: Picture) -> npt.NDArray[np.float32]:
         """Embed uint8 ``[n, S, S, 3]``."""
@@ -52,9 +53,10 @@ class Exported(Embeds, Protocol):
 
 @dataclass(frozen=True)
 class ReferenceSide:
-    """What PyTorch makes of the pictures that files are compared on.
+    """PyTorch's vectors of the pictures for comparison.
 
-    ``neighbours``: the k nearest of each query, int64 ``[q, k]``; ``extremes``: vectors, float32 ``[e, d]``.
+    ``neighbours``: the k nearest of each query, int64 ``[q, k]``; ``extremes``: vectors, float32
+    ``[e, d]``.
     """
 
     queries: EmbeddedSplit
@@ -65,7 +67,7 @@ class ReferenceSide:
 
 @dataclass(frozen=True)
 class Speeds:
-    """Measured side by side, in one run: PyTorch, this file and, for other precisions, the fp32 file."""
+    """Speeds measured in one run: PyTorch, this file and, for other precisions, the fp32 file."""
 
     threads: int
     processor: str
@@ -74,7 +76,7 @@ class Speeds:
     fp32: Speed | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures for JSON, with ratios of throughput and of latency: above 1, this file is faster."""
+        """Return the figures for JSON, with ratios of speed; above 1, this file is faster."""
         found: dict[str, Any] = {
             "threads": self.threads,
             "processor": self.processor,
@@ -90,7 +92,7 @@ class Speeds:
 
     @property
     def ratio_to_fp32(self) -> float | None:
-        """Pictures per second as a multiple of the fp32 file's."""
+        """Pictures per second relative to the fp32 file."""
         if self.fp32 is None:
             return None
         return self.exported.pictures_per_second / self.fp32.pictures_per_second
@@ -98,7 +100,7 @@ class Speeds:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What was compared and what came out; ``failures`` is empty when the file ranks like the original."""
+    """Result of a comparison; ``failures`` is empty if the file ranks like the original."""
 
     k: int
     difference: VectorDifference
@@ -114,7 +116,7 @@ class ParityReport:
 
     @property
     def precision_change(self) -> float:
-        """By how much precision@k moves from PyTorch to the file, both by exact search."""
+        """The change of precision@k from PyTorch to the file, both by exact search."""
         assert self.evaluation.reference is not None
         return self.evaluation.runtime_exact - self.evaluation.reference
 
@@ -123,7 +125,7 @@ class ParityReport:
         return replace(self, speeds=speeds)
 
     def to_json(self, **about: Any) -> str:
-        """Return the document that is kept beside the model, with ``about`` the file and the data."""
+        """Return the JSON report to store beside the model; ``about`` describes file and data."""
         document = {
             "schema": SCHEMA,
             **about,
@@ -150,16 +152,18 @@ class ParityReport:
 def embed_reference(
     reference: Exported, dataset: DataSet, *, full: bool = False, progress: StartProgress = start_nothing
 ) -> ReferenceSide:
-    """Embed the pictures that files are compared on: val pictures are the queries, train pictures the gallery.
+    """Embed the pictures for comparison: val pictures are the queries, train pictures the gallery.
 
     Args:
         reference: PyTorch in float32, TF32 and autocast off.
         dataset: the pictures.
-        full: all of them instead of a class-balanced sample of at most 500 queries and 5,000 gallery pictures.
-        progress: told of each stage.
+        full: all of them instead of a class-balanced sample of at most 500 queries and 5,000
+            gallery pictures.
+        progress: receives progress.
 
     Raises:
-        ExportError: there are no val pictures, or the network has no direction for a picture without content.
+        ExportError: there are no val pictures, or the network's vector of a picture without content
+            has no direction.
 
     """
     dataset = with_val(dataset)
@@ -189,10 +193,10 @@ def check_parity(
     """Compare an exported file with its PyTorch reference.
 
     Args:
-        side: what PyTorch makes of the pictures.
+        side: PyTorch's vectors of the pictures.
         exported: the file.
-        tolerance: what still counts as the same.
-        progress: told of each stage.
+        tolerance: the limits of differences.
+        progress: receives progress.
 
     """
     ours = (
@@ -236,7 +240,7 @@ def _extreme_difference(side: ReferenceSide, exported: Exported) -> VectorDiffer
     pictures = np.stack(list(extreme_pictures(exported.rule.size).values()))
     try:
         return compare_vectors(side.extremes, exported.embed_batch(pictures))
-    except ModelFileError:  # the runtime never passes on what is not of unit length
+    except ModelFileError:  # the runtime refuses vectors that are not of unit length
         return VectorDifference(np.nan, np.nan, np.nan)
 
 

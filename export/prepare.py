@@ -1,4 +1,4 @@
-"""A graph made ready for being rewritten: constants folded, shapes and types inferred, a name for every node."""
+"""Prepare a graph for rewriting: constants folded, shapes and types inferred, every node named."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["drop_unused_domains", "prepared"]
 
 
 def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of an exported model that computes the same by ONNX's standard operators."""
+    """Return an equivalent copy of an exported model in standard ONNX operators."""
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory(prefix="deeprank-") as folder, quiet():
         given, path = Path(folder) / "given.onnx", Path(folder) / "ready.onnx"
         given.write_bytes(model.SerializeToString())
-        quant_pre_process(given, path, skip_symbolic_shape=True)  # that one knows transformers alone
+        quant_pre_process(given, path, skip_symbolic_shape=True)  # supports transformers only
         ready = onnx.load(path)
     taken = {node.name for node in ready.graph.node}
     for place, node in enumerate(ready.graph.node):
@@ -33,7 +33,7 @@ def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def drop_unused_domains(model: onnx.ModelProto) -> None:
-    """Remove operator sets that no node uses, with which ONNX Runtime marks what it has written."""
+    """Remove operator sets that no node uses; ONNX Runtime adds them to its files as a mark."""
     used = {node.domain for node in model.graph.node} | {""}
     kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]

@@ -1,6 +1,6 @@
-"""PyTorch network to one ``.pt2`` file (``torch.export``), and back for the parity check.
+"""Write a PyTorch network as a ``.pt2`` file (``torch.export``), and read it for the parity check.
 
-For programs that run PyTorch: what TorchScript's authors recommend in its place.
+For programs that run PyTorch; TorchScript's authors recommend it as the replacement.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def write_pt2(network: nn.Module, info: ModelInfo, path: Path) -> None:
     """Export ``network`` into one file; our metadata is its extra file :data:`METADATA_KEY`.
 
     Args:
-        network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
+        network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n,
+            d]``, unit rows.
         info: the metadata.
         path: the file to write.
 
@@ -34,7 +35,7 @@ def write_pt2(network: nn.Module, info: ModelInfo, path: Path) -> None:
         OSError: the file cannot be written.
 
     """
-    buffer = io.BytesIO()  # PyTorch's own writer of files says of a full disk what it says of a network
+    buffer = io.BytesIO()  # PyTorch's file writer reports a full disk like an error of the network
     batch = torch.export.Dim("n", min=1)
     try:
         with quiet(), torch.no_grad():
@@ -43,7 +44,7 @@ def write_pt2(network: nn.Module, info: ModelInfo, path: Path) -> None:
             )
             _forget_where_it_was_made(program)
             torch.export.save(program, buffer, extra_files={METADATA_KEY: info.to_json()})
-    except Exception as error:  # torch.export raises kinds without a common base
+    except Exception as error:  # torch.export raises exceptions without a common base class
         raise ExportError(
             f"The network cannot be written as .pt2 ({first_line(error)}); expected a module without control flow that "
             "depends on the data, for batches of any size."
@@ -52,16 +53,16 @@ def write_pt2(network: nn.Module, info: ModelInfo, path: Path) -> None:
 
 
 def _forget_where_it_was_made(program: torch.export.ExportedProgram) -> None:
-    """Drop what the exporter notes of every operation: lines of source, with the paths of the machine."""
+    """Remove the exporter's notes on every operation: source lines, with paths of this machine."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
 
 
 class Pt2Model(TorchFile):
-    """A ``.pt2`` file of our own, just written, that embeds as the runtime's Embedder does.
+    """A ``.pt2`` file just written here, which embeds like the runtime's Embedder.
 
     Raises:
-        ModelFileError: the file has no metadata of ours.
+        ModelFileError: the file lacks our metadata.
 
     """
 

@@ -1,4 +1,4 @@
-"""The choices of eight-bit numbers, made by measurement on calibration pictures that were held out for it."""
+"""Search for the best int8 quantisation, measured on held-out calibration pictures."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ __all__ = ["FEWEST_PICTURES", "TARGET", "Quantisation", "quantise"]
 
 Vectors = npt.NDArray[np.float32]
 
-# Fewer cannot say what a tensor's range is, and leave nothing to choose by.
+# Fewer pictures cannot show a tensor's range and leave none to measure on.
 FEWEST_PICTURES = 32
-# Mean cosine with the float32 file on the held-out pictures, below which layers are put back to float32. At 0.995 some
-# 28 of the 30 nearest are still the same.
+# Mean cosine with the float32 file on the held-out pictures, below which layers return to float32.
+# At 0.995, about 28 of the 30 nearest are the same.
 TARGET = 0.995
-# Of the pictures, this share is held out to choose by.
+# Share of the pictures held out for the measurement.
 _HELD_OUT = 0.25
-# Layers are put back in steps that double; beyond this share of them there is nothing left to be gained in speed.
+# The number of layers in float32 doubles at each step; beyond this share, int8 gains no speed.
 _MOST_IN_FLOAT = 0.5
-# What a larger set of float32 layers must bring in mean cosine to be worth it where the target is out of reach.
+# Gain in mean cosine that justifies a larger set of float32 layers below the target.
 _WORTH = 0.0005
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How a model was brought to eight bits.
+    """How a model was quantised.
 
-    ``rule``: how the ranges were chosen; ``cosine_by_rule``: mean cosine with the float32 file on the held-out
-    pictures; ``cosine``: that of the file as it is written; ``in_float``: layers that were put back to float32.
+    ``rule``: for the ranges. ``cosine_by_rule``: mean cosine with the float32 file on the held-out
+    pictures. ``cosine``: that of the written file. ``in_float``: layers kept in float32.
     """
 
     calibration_pictures: int
@@ -64,17 +64,17 @@ class Quantisation:
 def quantise(
     model: onnx.ModelProto, pictures: Picture, threads: int | None, progress: StartProgress
 ) -> tuple[onnx.ModelProto, Quantisation]:
-    """Bring a model to eight bits in the way that changes its vectors least.
+    """Quantise a model with the least change of its vectors.
 
-    Three quarters of the pictures show what the tensors hold; on the others, the rules for ranges are compared. Where
-    the best of them misses :data:`TARGET`, the layers that hurt most go back to float32, until it is met or nothing
-    helps.
+    Three quarters of the pictures are for tensor statistics; on the others, the rules for ranges
+    are compared. If the best rule misses :data:`TARGET`, the most harmful layers return to float32,
+    until it is met or nothing helps.
 
     Args:
-        model: float32, as :func:`~.prepare.prepared` gives it.
+        model: float32, from :func:`~.prepare.prepared`.
         pictures: uint8 ``[n, S, S, 3]`` of the train split.
         threads: of ONNX Runtime.
-        progress: told of each stage.
+        progress: receives progress.
 
     Raises:
         ExportError: fewer than :data:`FEWEST_PICTURES` pictures, or no layer that can be quantised.
@@ -89,7 +89,7 @@ def quantise(
 
 
 class _Search:
-    """Finds the rule, and the layers that stay in float32."""
+    """Finds the rule, and the layers to keep in float32."""
 
     def __init__(self, model: onnx.ModelProto, pictures: Picture, threads: int | None, progress: StartProgress) -> None:
         self.parts: Anatomy = anatomy_of(model)
@@ -109,7 +109,7 @@ class _Search:
         self._ranges: Mapping[str, Range] = {}
 
     def run(self) -> tuple[onnx.ModelProto, Quantisation]:
-        """Return the best model and how it came about."""
+        """Return the best model and a description of its choice."""
         rule, by_rule = self._best_rule()
         in_float: tuple[str, ...] = ()
         cosine = by_rule[rule]
@@ -135,7 +135,7 @@ class _Search:
         self._ranges = {name: rule(seen) for name, seen in self._seen.items()}
 
     def _layers_in_float(self, cosine: float) -> tuple[tuple[str, ...], float]:
-        """Put back the layers that hurt most: the fewest that meet the target, else those that help at all."""
+        """Return the most harmful layers: the fewest that meet the target, else the ones that help."""
         order = self._most_hurting_first()
         best: tuple[tuple[str, ...], float] = ((), cosine)
         for count in _doubling(int(len(order) * _MOST_IN_FLOAT)):
@@ -148,10 +148,10 @@ class _Search:
         return best
 
     def _most_hurting_first(self) -> list[str]:
-        """Rank the layers by the cosine that is left where one alone has eight bits.
+        """Rank the layers by the remaining cosine with only that layer in eight bits.
 
-        Not by what is gained where one alone has none: a tensor between two layers goes by eight bits as long as either
-        of them does.
+        Not by the gain with only that layer in float32: a tensor between two layers has eight bits
+        as long as either of them has.
         """
         advance = self._progress("int8: layers that hurt most", len(self.layers) * len(self._held_out))
         left = {}
@@ -171,7 +171,7 @@ class _Search:
 
 
 def _doubling(most: int) -> Iterator[int]:
-    """Yield 1, 2, 4, … and, last, ``most``."""
+    """Yield 1, 2, 4, … and finally ``most``."""
     count = 1
     while count < most:
         yield count

@@ -1,4 +1,4 @@
-"""From what a tensor was seen to hold to the range that its 256 levels are spread over: three rules."""
+"""Three rules for the range of a tensor's 256 levels, from its statistics."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["RULES", "Range", "Seen", "entropy", "min_max", "percentile"]
 
 Range = tuple[float, float]
 
-# Share of the values, in percent, that percentile leaves inside at each end.
+# Percentile that bounds the kept values at each end.
 _PERCENT = 99.999
 _LEVELS = 256
 _BINS = 2048
-# Entropy tries ranges from this share of the whole one up.
+# Shares of the whole range that entropy tries.
 _SHARES = np.linspace(0.25, 1.0, 61)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one tensor held: its exact extremes, a sample of its values, float32 ``[m]``, and the mean by channel."""
+    """Statistics of a tensor: exact extremes, sample values, float32 ``[m]``, and channel means."""
 
     lowest: float
     highest: float
@@ -31,20 +31,21 @@ class Seen:
 
 
 def min_max(seen: Seen) -> Range:
-    """Take in everything that was seen."""
+    """Use the full range."""
     return _with_zero(seen.lowest, seen.highest)
 
 
 def percentile(seen: Seen) -> Range:
-    """Leave out the rarest values at each end: a finer step for all others."""
+    """Cut the rarest values at each end, for a finer step in between."""
     low, high = np.percentile(seen.values, (100 - _PERCENT, _PERCENT))
     return _with_zero(float(low), float(high))
 
 
 def entropy(seen: Seen) -> Range:
-    """Take the range in which 256 levels lose the least information: the smallest Kullback-Leibler divergence.
+    """Use the range in which 256 levels lose least information, by Kullback-Leibler divergence.
 
-    Migacz, 8-bit Inference with TensorRT (GTC 2017), for ranges that shrink towards zero from both ends.
+    Migacz, 8-bit Inference with TensorRT (GTC 2017), with ranges that shrink towards zero from both
+    ends.
     """
     low, high = min_max(seen)
     counts, edges = np.histogram(seen.values, _BINS, (low, high))
@@ -58,13 +59,16 @@ RULES: Mapping[str, Callable[[Seen], Range]] = {"min-max": min_max, "percentile"
 
 
 def _with_zero(low: float, high: float) -> Range:
-    """Zero must have a level of its own (padding is zero), and a range must not be empty."""
+    """Make a range non-empty and include zero, which needs an exact level for padding."""
     low, high = min(low, 0.0), max(high, 0.0)
     return (low, high) if high > low else (low, low + 1.0)
 
 
 def _divergence(counts: npt.NDArray[np.int64], centres: npt.NDArray[np.float64], low: float, high: float) -> float:
-    """Return KL(P ‖ Q): P the histogram with what lies outside moved to the ends, Q what 256 levels make of it."""
+    """Return KL(P ‖ Q) of a histogram clipped to the range.
+
+    P is the histogram with outside values moved to the ends, Q its version in 256 levels.
+    """
     inside = (centres >= low) & (centres <= high)
     kept = counts[inside].astype(np.float64)
     if not kept.any():

@@ -1,4 +1,4 @@
-"""Which pictures of a data set are looked at: evenly over the classes, and the same ones each time."""
+"""Choose sample pictures of a data set: balanced over the classes, and the same each time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["balanced_sample", "load_sample"]
 
 
 def balanced_sample(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
-    """Take at most ``most`` pictures, as evenly over the classes as they allow; the same ones each time.
+    """Return at most ``most`` pictures, as evenly over the classes as possible, the same each time.
 
-    Within a class in the order of sha256(path), round after round over the classes.
+    Within a class by sha256(path), one from each class in turn.
     """
     by_class: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -40,7 +40,7 @@ def _content_order(path: str) -> bytes:
 
 
 def load_sample(samples: Sequence[Sample], most: int, rule: PictureRule, advance: Advance = no_progress) -> Picture:
-    """Decode a class-balanced sample, uint8 ``[n, S, S, 3]``; pictures that cannot be read are left out."""
+    """Decode a class-balanced sample, uint8 ``[n, S, S, 3]``; unreadable pictures are left out."""
 
     def load(sample: Sample) -> Picture | None:
         try:

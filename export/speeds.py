@@ -1,4 +1,4 @@
-"""How fast exported files are beside PyTorch: all in one run, with equally many threads."""
+"""Compare the speed of exported files and PyTorch, in one run with the same number of threads."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .parity import Exported, Speeds
 __all__ = ["REFERENCE", "measure", "speeds_of"]
 
 REFERENCE = "PyTorch"
-# Of latency and of throughput, for each way of embedding: enough for a ratio to two digits.
+# For latency and for throughput of each runner: enough for a ratio of two digits.
 _SECONDS = 0.6
 
 
 def measure(reference: Exported, exported: Mapping[str, Exported], threads: int | None) -> dict[str, Speed]:
-    """Measure PyTorch (under :data:`REFERENCE`) and files by their names, in turn."""
+    """Measure PyTorch (under :data:`REFERENCE`) and files by name, in turn."""
     runners = {REFERENCE: reference.embed_batch} | {name: one.embed_batch for name, one in exported.items()}
     with _torch_threads(session_options(threads)[1]):
         return measure_speeds(runners, reference.rule.size, seconds=_SECONDS)
 
 
 def speeds_of(found: Mapping[str, Speed], name: str, fp32: str | None, threads: int | None) -> Speeds:
-    """Return what was measured of one file, beside PyTorch and, where it is another, the fp32 file."""
+    """Return the speeds of one file, of PyTorch and, if it is another, of the fp32 file."""
     return Speeds(
         threads=session_options(threads)[1],
         processor=processor(),

@@ -1,4 +1,4 @@
-"""The parity reports for people: rows for a terminal, Markdown for a file, and several forms side by side."""
+"""Format parity reports: rows for a terminal, Markdown for a file, and a comparison of forms."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .parity import ParityReport
 __all__ = ["bundle_json", "bundle_markdown", "comparison_table", "package_markdown", "parity_rows", "remarks"]
 
 SCHEMA = 1
-# Above this, a difference in speed is more than the noise of a shared machine.
+# Within these, a difference in speed is noise of a shared machine.
 _FASTER, _SLOWER = 1.1, 0.97
 
 
 def parity_rows(package: Package) -> list[tuple[str, str]]:
-    """Return what was found, as names and values."""
+    """Return the results as names and values."""
     report, evaluation, k = package.report, package.report.evaluation, package.report.k
     possible = of_at_most(evaluation.possible)
     rows = [
@@ -73,7 +73,7 @@ def _quantisation_rows(package: Package) -> list[tuple[str, str]]:
 
 
 def remarks(package: Package) -> Iterator[str]:
-    """Yield what whoever chooses a form should know, from what was measured here."""
+    """Yield advice for the choice of a form, from the measured speeds."""
     speeds, precision = package.report.speeds, package.form.precision
     ratio = None if speeds is None else speeds.ratio_to_fp32
     if speeds is None or ratio is None or precision == "fp32":
@@ -173,7 +173,7 @@ def _failure(form: Form, why: str) -> str:
 
 
 def bundle_json(bundle: Bundle) -> dict[str, Any]:
-    """Return the comparison for ``--json``: the parity report of each form, and why the others were not written."""
+    """Return the JSON comparison: the parity report of each form, and failures of the others."""
     reports = [json.loads(package.parity.read_text("utf-8")) for package in bundle.packages]
     return {
         "schema": SCHEMA,

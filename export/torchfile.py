@@ -1,4 +1,4 @@
-"""A network read back from a file of PyTorch's, for the parity check."""
+"""A network read from a PyTorch file, for the parity check."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class TorchFile:
-    """Embeds as the runtime's Embedder does.
+    """Embeds like the runtime's Embedder.
 
     Args:
-        module: what the file holds: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
+        module: from the file: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
         info: its metadata.
 
     """
@@ -34,7 +34,7 @@ class TorchFile:
 
     @property
     def rule(self) -> PictureRule:
-        """How a picture becomes the network's input."""
+        """The rule that turns a picture into the network's input."""
         return self.info.picture
 
     def embed_batch(self, pictures: Picture) -> npt.NDArray[np.float32]:

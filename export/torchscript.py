@@ -1,7 +1,7 @@
-"""PyTorch network to one TorchScript file, and back for the parity check.
+"""Write a PyTorch network as one TorchScript file, and read it for the parity check.
 
-PyTorch has deprecated TorchScript, and calls it unsupported from Python 3.14 on; ONNX is the form to prefer. It is here
-for programs that load models with ``torch.jit.load``.
+PyTorch has deprecated TorchScript, and no longer supports it from Python 3.14 on; prefer ONNX. It
+serves programs that load models with ``torch.jit.load``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ __all__ = ["TorchScriptModel", "write_torchscript"]
 
 
 def write_torchscript(network: nn.Module, info: ModelInfo, path: Path) -> None:
-    """Trace and freeze ``network`` into one file; our metadata is its extra file :data:`METADATA_KEY`.
+    """Trace and freeze ``network`` into one file, with our metadata as :data:`METADATA_KEY`.
 
     Args:
-        network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
+        network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n,
+            d]``, unit rows.
         info: the metadata.
         path: the file to write.
 
@@ -36,22 +37,22 @@ def write_torchscript(network: nn.Module, info: ModelInfo, path: Path) -> None:
         OSError: the file cannot be written.
 
     """
-    buffer = io.BytesIO()  # PyTorch's own writer of files says of a full disk what it says of a network
+    buffer = io.BytesIO()  # PyTorch's file writer reports a full disk like an error of the network
     try:
         with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # the deprecation, which our documentation states
+            warnings.simplefilter("ignore")  # the deprecation warning, which our documentation states
             traced = torch.jit.trace(  # type: ignore[no-untyped-call]
                 network, (example_pictures(info.picture, count=2),), check_trace=False
             )
             frozen = torch.jit.freeze(traced.eval())
             torch.jit.save(frozen, buffer, _extra_files={METADATA_KEY: info.to_json()})
-    except Exception as error:  # the tracer raises kinds without a common base
+    except Exception as error:  # the tracer raises exceptions without a common base class
         raise ExportError(f"The network cannot be traced ({first_line(error)}); use --format onnx.") from error
     path.write_bytes(_without_source_lines(buffer))
 
 
 def _without_source_lines(archive: io.BytesIO) -> bytes:
-    """Drop what the tracer notes of every operation: lines of source, with the paths of the machine."""
+    """Remove the tracer's notes on every operation: source lines, with paths of this machine."""
     kept = io.BytesIO()
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(kept, "w") as target:
         for entry in source.infolist():
@@ -61,10 +62,10 @@ def _without_source_lines(archive: io.BytesIO) -> bytes:
 
 
 class TorchScriptModel(TorchFile):
-    """A TorchScript file of our own, just written, that embeds as the runtime's Embedder does.
+    """A TorchScript file just written here, which embeds like the runtime's Embedder.
 
     Raises:
-        ModelFileError: the file has no metadata of ours.
+        ModelFileError: the file lacks our metadata.
 
     """
 

@@ -1,4 +1,4 @@
-"""A network written in any form, and opened again; what several forms are made from is made once."""
+"""Write a network in any form and open the file; shared intermediate results are computed once."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Writer", "Written"]
 
-# That show, beside numeric extremes, how large values inside a network become.
+# Pictures that, with numeric extremes, show the range of values inside a network.
 _RANGE_PICTURES = 64
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file that has been written and opened: ``quantisation`` of int8 alone."""
+    """A file that was written and opened; ``quantisation`` for int8 only."""
 
     form: Form
     path: Path
@@ -53,10 +53,11 @@ class Writer:
 
     Args:
         network: float32, on the CPU, in evaluation mode.
-        info: what the files are to say of themselves; precision and versions are added here.
-        calibration: gives pictures of the train split, uint8 ``[n, S, S, 3]``; called for fp16 and int8 alone.
+        info: metadata of the files; precision and versions are added here.
+        calibration: returns pictures of the train split, uint8 ``[n, S, S, 3]``; called for fp16
+            and int8 only.
         threads: of ONNX Runtime.
-        progress: told of the stages of int8.
+        progress: receives the progress of int8.
 
     """
 
@@ -72,7 +73,7 @@ class Writer:
         self._threads, self._progress = threads, progress
 
     def write(self, form: Form, path: Path) -> Written:
-        """Write the network as ``path`` and open that file.
+        """Write the network to ``path`` and open that file.
 
         Raises:
             ExportError: the network cannot be written in this form.

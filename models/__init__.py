@@ -1,1 +1,1 @@
-"""The networks: backbones, pretrained weights, the embedding head. Importing this package needs no torch."""
+"""Backbones, pretrained weights, the embedding head; importing this package needs no torch."""

@@ -1,7 +1,8 @@
-"""Memory that is freed stays with the process, so that PyTorch on a CPU need not ask for it at every step again.
+"""Keep freed memory in the process: PyTorch on a CPU would request it again at every step.
 
-Left alone, glibc hands a large block back to the system as soon as a tensor is freed and asks for it anew for the next
-one. Each time the kernel fills it with zeros, page by page, which a convolutional network waits for at every step.
+By default glibc returns a large block to the system as soon as a tensor is freed, and requests it
+again for the next one. Each time the kernel zeroes it page by page, and a convolutional network
+waits for that at every step.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ _GROWTH = 64 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Let the heap of this process grow and not shrink; to be called before PyTorch is imported.
+    """Let the heap of this process grow but not shrink; call this before importing PyTorch.
 
-    Does nothing where ``MALLOC_*`` or ``GLIBC_TUNABLES`` in the environment say what is wanted; where the C library is
-    another one than glibc, only large pages are asked for.
+    Does nothing where ``MALLOC_*`` or ``GLIBC_TUNABLES`` are set in the environment. With a C
+    library other than glibc, only large pages are requested.
 
     Returns:
-        whether the allocator took it.
+        whether the allocator accepted the settings.
 
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):

@@ -1,4 +1,4 @@
-"""Backbones by name: a network from normalised pictures to one pooled feature vector each, without a classifier."""
+"""Backbones by name: normalised pictures to pooled feature vectors, without classifier."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def create_backbone(name: str, image_size: int) -> nn.Module:
 
     Args:
         name: one of :data:`BACKBONES`, or ``timm:NAME``.
-        image_size: side of the square input in pixels; only networks of a fixed input size depend on it.
+        image_size: side of the square input in pixels; used only by networks of fixed input size.
 
     Returns:
-        A module from float32 ``[n, 3, S, S]`` to float32 ``[n, F]``; its state's keys are those of the library that
-        it comes from, without the classifier's.
+        A module from float32 ``[n, 3, S, S]`` to float32 ``[n, F]``. Its state has the keys of its
+        library, without the classifier's.
 
     Raises:
         BackboneError: there is no backbone of that name, or it cannot take pictures of that size.
@@ -62,7 +62,7 @@ def create_backbone(name: str, image_size: int) -> nn.Module:
 
 
 def timm_name(name: str) -> str | None:
-    """Return timm's name of the backbone, or None where it is torchvision's."""
+    """Return timm's name of the backbone, or None for a torchvision backbone."""
     if name.startswith(TIMM_PREFIX):
         return name.removeprefix(TIMM_PREFIX)
     return _TIMM_ALIASES.get(name)
@@ -90,7 +90,7 @@ def _timm_config(name: str) -> dict[str, object]:
 
 
 def classifier_prefixes(name: str) -> tuple[str, ...]:
-    """Return how the keys of the backbone's classifier begin in its library's own weight files."""
+    """Return the key prefixes of the backbone's classifier in its library's weight files."""
     in_timm = timm_name(name)
     if in_timm is None:
         return ("fc.",) if name.startswith("resnet") else ("classifier.",)
@@ -100,7 +100,7 @@ def classifier_prefixes(name: str) -> tuple[str, ...]:
 
 
 def default_normalisation(name: str) -> Normalisation:
-    """Return the mean and deviation that the library's own weights of the backbone expect."""
+    """Return the mean and deviation that the library's weights of this backbone expect."""
     in_timm = timm_name(name)
     if in_timm is None:
         return IMAGENET
@@ -113,7 +113,7 @@ def default_normalisation(name: str) -> Normalisation:
 
 
 def feature_dim(backbone: nn.Module, image_size: int) -> int:
-    """Return F, found by running one black picture (a table of widths could be wrong; this cannot)."""
+    """Return F, measured on one black picture, since a table of widths could be wrong."""
     training = backbone.training
     backbone.eval()
     device = next(backbone.parameters()).device

@@ -1,4 +1,4 @@
-"""PyTorch module to ONNX graph, without the exporter's own narration."""
+"""Convert a PyTorch module to an ONNX graph, without the exporter's log output."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from torch import nn
 
 __all__ = ["OPSET", "quiet", "to_onnx"]
 
-# The newest that ONNX Runtime 1.31 and torch's exporter both support without converting.
+# The newest opset that ONNX Runtime 1.31 and torch's exporter both support without conversion.
 OPSET = 20
 
 _LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 def to_onnx(module: nn.Module, pictures: torch.Tensor, output: str) -> torch.onnx.ONNXProgram:
-    """Convert a module in evaluation mode to ONNX of opset :data:`OPSET`, weights inside, batch dimension free.
+    """Convert a module in evaluation mode to ONNX with weights inside and a free batch dimension.
+
+    The opset is :data:`OPSET`.
 
     Args:
         module: on the CPU; takes a batch of pictures.
-        pictures: an example, uint8 ``[n, S, S, 3]``; with n = 1 the batch dimension would become a constant.
+        pictures: an example, uint8 ``[n, S, S, 3]``; with n = 1 the batch dimension would become a
+            constant.
         output: name of the graph's output; its input is ``image``.
 
     Raises:
-        Exception: whatever torch.export, its decompositions or onnxscript raise; they share no base.
+        Exception: any error of torch.export, its decompositions or onnxscript; they share no base
+            class.
 
     """
     with quiet():
@@ -49,7 +53,7 @@ def to_onnx(module: nn.Module, pictures: torch.Tensor, output: str) -> torch.onn
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence torch's exporter, which narrates on stdout and in logs; what fails comes as an exception."""
+    """Silence torch's exporter, which writes to stdout and to logs; errors still raise."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""The embedding head: from pooled features to d numbers, before they are scaled to unit length."""
+"""The embedding head: from pooled features to d numbers, before scaling to unit length."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["EmbeddingHead"]
 
 
 class EmbeddingHead(nn.Module):
-    """Hidden layers (linear, batch normalisation, ReLU, dropout) and one linear layer to the embedding.
+    """Hidden layers (linear, batch norm, ReLU, dropout) and a linear layer to the embedding.
 
     Args:
         in_features: F, the width of the backbone's features.
         hidden: widths of the hidden layers; empty for a purely linear head.
         embedding_dim: d.
-        dropout: probability that a hidden unit is dropped while training (the paper keeps 0.6 of them).
-        input_dropout: the same for the features themselves.
-        beside: B, width of the paper's low-resolution paths, which the last layer joins with the deep path (section 4,
-            figure 3); 0: there are none.
+        dropout: probability of dropping a hidden unit while training (the paper keeps 0.6 of them).
+        input_dropout: the same for the features.
+        beside: B, width of the paper's low-resolution paths, which the last layer joins with the
+            deep path (section 4, figure 3); 0: no such paths.
 
     """
 
@@ -48,7 +48,10 @@ class EmbeddingHead(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: torch.Tensor, beside: torch.Tensor | None = None) -> torch.Tensor:
-        """Map float32 ``[n, F]`` (and ``[n, B]``, both paths of unit length) to float32 ``[n, d]``, of any length."""
+        """Map float32 ``[n, F]`` to float32 ``[n, d]``, rows of any length.
+
+        ``beside``, float32 ``[n, B]``, holds both low-resolution paths, each of unit length.
+        """
         deep: torch.Tensor = self.layers[:-1](features)
         if beside is not None:
             deep = torch.cat([functional.normalize(deep, dim=1), beside], dim=1)
@@ -57,10 +60,10 @@ class EmbeddingHead(nn.Module):
 
     @torch.no_grad()
     def set_linear(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        """Give the last layer the weight ``[d, F]`` and the bias ``[d]``.
+        """Set the last layer's weight ``[d, F]`` and bias ``[d]``.
 
         Raises:
-            ValueError: they are of other shapes.
+            ValueError: a shape differs.
 
         """
         last = self.layers[-1]

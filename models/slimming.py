@@ -1,4 +1,7 @@
-"""A narrower last convolution: most of a small network's weights are there and in the layer that reads it."""
+"""Channel pruning of the last convolution.
+
+In a small network, most weights are in it and in the layer that reads it.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,16 @@ from ..runtime.text import printable
 
 __all__ = ["kept_channels", "narrow_last", "narrowed_state"]
 
-# timm's names of an EfficientNet's last convolution and the normalisation behind it; pooling follows.
+# timm's names of an EfficientNet's last convolution and its normalisation; pooling follows.
 _CONVOLUTION, _NORM = "conv_head", "bn2"
 
 
 def narrow_last(backbone: nn.Module, name: str, channels: int) -> None:
-    """Give the last convolution of an EfficientNet ``channels`` outputs; its weights are drawn anew.
+    """Give the last convolution of an EfficientNet ``channels`` outputs, with new random weights.
 
     Raises:
-        TrainingError: the backbone does not end in one convolution and its normalisation, or has no more channels.
+        TrainingError: the backbone does not end in one convolution and its normalisation, or has
+            too few channels.
 
     """
     convolution, norm = getattr(backbone, _CONVOLUTION, None), getattr(backbone, _NORM, None)
@@ -36,7 +40,7 @@ def narrow_last(backbone: nn.Module, name: str, channels: int) -> None:
         )
     narrower = nn.Conv2d(convolution.in_channels, channels, kernel_size=1, bias=convolution.bias is not None)
     setattr(backbone, _CONVOLUTION, narrower)
-    # In place: timm's normalisation layers hold the activation as well.
+    # In place, because timm's normalisation layers also hold the activation.
     for _key, value in (*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)):
         if value.ndim:
             value.data = value.data[:channels].clone()
@@ -44,15 +48,16 @@ def narrow_last(backbone: nn.Module, name: str, channels: int) -> None:
 
 
 def kept_channels(state: Mapping[str, torch.Tensor], channels: int) -> torch.Tensor:
-    """Return which channels stay, int64 ``[channels]``, ascending.
+    """Return the channels to keep, int64 ``[channels]``, ascending.
 
-    Those whose normalisation scales them most (Network Slimming, Liu et al. 2017): the others vary least over pictures.
+    They have the largest scale in the normalisation (Network Slimming, Liu et al. 2017); the others
+    vary least over pictures.
     """
     return state[f"{_NORM}.weight"].abs().argsort(descending=True, stable=True)[:channels].sort().values
 
 
 def narrowed_state(state: Mapping[str, torch.Tensor], kept: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the backbone's weights with the channels ``kept`` of its last convolution alone."""
+    """Return the backbone's weights with only the channels ``kept`` of its last convolution."""
     return {
         key: value[kept] if key.startswith((f"{_CONVOLUTION}.", f"{_NORM}.")) and value.ndim else value
         for key, value in state.items()

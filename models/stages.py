@@ -1,4 +1,4 @@
-"""A backbone as a row of stages, so that the last ones can be trained while the first ones stay as they are."""
+"""A backbone as a sequence of stages, so that the last can be trained and the first stay frozen."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ __all__ = ["Stages", "stages_of"]
 Stages = tuple[tuple[nn.Module, ...], ...]
 """The backbone's own modules in the order in which they are applied, grouped; nothing is copied."""
 
-# How far a stage-by-stage pass may be from the backbone's own: the same operations in the same order.
+# Largest relative difference of a stage-by-stage pass: the same operations in the same order.
 _TOLERANCE = 1e-4
 
 
 def stages_of(backbone: nn.Module, name: str, image_size: int) -> Stages:
     """Return the stages of a backbone made by :func:`~.backbones.create_backbone`.
 
-    A stage is what the network's authors call one: ``layer1`` .. ``layer4`` of a ResNet, ``blocks.0`` .. ``blocks.6``
-    of an EfficientNet, each entry of ``features`` of a MobileNetV3. What stands before the first is a stage of its own,
-    what stands after the last (the last convolution, pooling) to the last.
+    A stage is what the network's authors call one: ``layer1`` .. ``layer4`` of a ResNet,
+    ``blocks.0`` .. ``blocks.6`` of an EfficientNet, each entry of ``features`` of a MobileNetV3.
+    The layers before the first form a separate stage. The layers after the last (last convolution,
+    pooling) belong to the last stage.
 
     Raises:
-        TrainingError: the backbone is none of these, or does more than apply its stages one after the other.
+        TrainingError: the backbone is of another family, or does more than apply its stages in
+            order.
 
     """
     found = _resnet(backbone) or _efficientnet(backbone) or _torchvision_mobilenet(backbone)
@@ -73,7 +75,7 @@ def _present(backbone: nn.Module, names: Sequence[str]) -> tuple[nn.Module, ...]
 
 
 def _is_whole(backbone: nn.Module, stages: Stages, image_size: int) -> bool:
-    """Tell whether the stages one after the other are the backbone (some networks do more between them)."""
+    """Return whether the stages in order equal the backbone; some networks do more between."""
     training = backbone.training
     backbone.eval()
     device = next(backbone.parameters()).device

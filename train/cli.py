@@ -1,4 +1,4 @@
-"""``deeprank-train``: how a run is started or resumed, alone or beside others, and what is printed of it."""
+"""``deeprank-train``: start or resume a run, alone or under torchrun, and print its result."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def _train(
         if resume is not None and (config is not None or out is not None):
             raise TrainingError("--resume goes on with a run as it is; leave out --config and --out.")
         recipe = config or (DIGITS if data == DIGITS else "default")
-        merged = load_config(recipe, overrides)  # refused, if wrong, before torch is imported, which takes seconds
-        if resume is None:  # likewise: who is asked a question need not wait for it
+        merged = load_config(recipe, overrides)  # refuses wrong options before the slow import of torch
+        if resume is None:  # likewise: ask about the download before that import
             data = _data(data, yes, others)
         keep_freed_memory()
         from .distributed import ALONE
@@ -90,7 +90,7 @@ def _train(
 
 
 def _data(data: str | None, yes: bool, others: Any) -> str:
-    """Return DATA, or the default data set, which one process of each machine fetches."""
+    """Return DATA, or the default data set, which one process of each machine downloads."""
 
     def found() -> str:
         return data_or_tiny_imagenet(data, yes=yes)
@@ -100,10 +100,10 @@ def _data(data: str | None, yes: bool, others: Any) -> str:
 
 @contextlib.contextmanager
 def _with_others(device: str) -> Iterator[Any]:
-    """Join the processes that torchrun has started beside this one; one of them says what has ended them all.
+    """Join the other processes of torchrun; one of them reports the error that ends them all.
 
     Yields:
-        their :class:`~.distributed.Ranks`; None without torchrun, where torch need not be imported yet.
+        their :class:`~.distributed.Ranks`; None without torchrun, where torch is not imported yet.
 
     """
     if "LOCAL_RANK" not in os.environ:
@@ -124,7 +124,7 @@ def _with_others(device: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _resumable(resume: Path | None) -> Iterator[None]:
-    """Say how an interrupted run is resumed, and exit as an interrupted command does."""
+    """On an interrupt, print how to resume the run and exit with status 130."""
     try:
         yield
     except TrainingError as error:
@@ -138,7 +138,7 @@ def _resumable(resume: Path | None) -> Iterator[None]:
 
 
 def _from_here(run: Path) -> Path:
-    """Return the folder that a run or a link names, as it can be typed here."""
+    """Return the folder that a run or a link names, as a path to type here."""
     return from_here(run.resolve() if run.is_dir() else run)
 
 
@@ -161,16 +161,16 @@ def _print_result(run: Path, figures: Any) -> None:
 
 
 def _number(figure: float | None) -> float:
-    """Return a figure as it was before it was written: JSON has null where there was no number."""
+    """Return the figure; null, which is how JSON stores NaN, becomes NaN again."""
     return math.nan if figure is None else figure
 
 
-# With one command, Typer shows the help of the command and not that of the application.
+# With one command, Typer shows the help of the command instead of that of the application.
 app.command(help=app.info.help, epilog=app.info.epilog)(guarded(with_flags(_train)))
 
 
 def _with_named_resume(arguments: Sequence[str]) -> list[str]:
-    """Let ``--resume`` stand alone, which then means the newest run."""
+    """Expand ``--resume`` without a value to ``--resume runs/latest``."""
     named: list[str] = []
     for place, argument in enumerate(arguments):
         named.append(argument)

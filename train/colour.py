@@ -1,4 +1,4 @@
-"""How much the colours of two pictures have in common: histograms whose cosine is their Bhattacharyya coefficient."""
+"""Colour histograms of pictures; the cosine of two is their Bhattacharyya coefficient."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ COLOUR_WIDTH = _LEVELS**3
 
 
 def colour_histograms(pictures: Picture) -> npt.NDArray[np.float32]:
-    """Map uint8 ``[n, S, S, 3]`` to the square roots of RGB histograms of 4 x 4 x 4 bins, float32 ``[n, 64]``.
+    """Map uint8 ``[n, S, S, 3]`` to the square roots of RGB histograms, float32 ``[n, 64]``.
 
-    Rows are of unit length, none negative. Their cosine is Σ √(p q), 1 for the same histogram and 0 for two that share
-    no bin; the square root keeps one large plain background from deciding alone.
+    A histogram has 4 x 4 x 4 bins. Rows have unit length and no negative values. Their cosine is Σ
+    √(p q): 1 for equal histograms, 0 for two without a common bin. The square root keeps one large
+    plain background from dominating.
     """
     levels = pictures.reshape(len(pictures), -1, 3) // (256 // _LEVELS)
     bins = (levels[..., 0].astype(np.int64) * _LEVELS + levels[..., 1]) * _LEVELS + levels[..., 2]

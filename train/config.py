@@ -1,6 +1,6 @@
-"""Training options: the table of them all, and a value for each.
+"""Training options: the table of all options, and a value for each.
 
-The only place with default values is ``recipes/default.toml``; this module knows none.
+Defaults are in ``recipes/default.toml`` alone; this module has none.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ __all__ = ["Augmentation", "TrainConfig", "config_from_dict", "differences", "op
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training picture.
+    """How training pictures are augmented.
 
-    ``crop``: the smallest share of the area that a crop keeps (1: no cropping). ``flip``: mirror half of the pictures.
-    ``jitter``: brightness, contrast and saturation are scaled by up to 1 ± jitter (0: not at all).
+    ``crop``: the smallest share of the area that a crop keeps (1: no cropping). ``flip``: mirror
+    half of the pictures. ``jitter``: scale brightness, contrast and saturation by up to 1 ± jitter
+    (0: not at all).
     """
 
     crop: float
@@ -37,7 +38,7 @@ def _option(section: str, help_text: str, **limits: Any) -> Any:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every training option. No field has a default here: see ``recipes/default.toml``."""
+    """Every training option; the defaults are in ``recipes/default.toml``."""
 
     backbone: str = _option(
         "network", "resnet18|50|101, mobilenet_v3_small|large, efficientnet_lite0|1|2, timm:NAME", common=True
@@ -135,12 +136,12 @@ class TrainConfig:
 
     @property
     def backbone_begins(self) -> int:
-        """The epoch, from 0, with which the backbone begins to be trained; one is left even of a single epoch."""
+        """The first epoch, from 0, that trains the backbone; at most the last epoch."""
         return min(self.head_epochs, self.epochs - 1)
 
     @property
     def augmentation(self) -> Augmentation:
-        """What may happen to a training picture."""
+        """How training pictures are augmented."""
         return Augmentation(self.crop, self.flip, self.jitter)
 
     @property
@@ -150,7 +151,7 @@ class TrainConfig:
 
     @property
     def pml_loss(self) -> str | None:
-        """The NAME of the loss from pytorch-metric-learning, where there is one."""
+        """NAME of the loss from pytorch-metric-learning, or None for another loss."""
         kind, _, name = self.terms[0].partition(":")
         return name if kind == "pml" else None
 
@@ -172,7 +173,7 @@ def options() -> tuple[Option, ...]:
 
 
 def config_from_dict(values: Mapping[str, Any], where: str) -> TrainConfig:
-    """Check every value; ``where`` names their source in messages.
+    """Check every value and return the options; messages name the source ``where``.
 
     Raises:
         TrainingError: a key is missing or unknown, or a value is not allowed.
@@ -191,6 +192,6 @@ def config_from_dict(values: Mapping[str, Any], where: str) -> TrainConfig:
 
 
 def differences(stored: TrainConfig, asked: TrainConfig) -> list[str]:
-    """Return ``name: stored value, now asked value`` for every option that differs."""
+    """Return ``name: stored value, now other value`` for every option that differs."""
     before, after = stored.to_dict(), asked.to_dict()
     return [f"{name}: {before[name]!r}, now {after[name]!r}" for name in before if before[name] != after[name]]

@@ -1,4 +1,4 @@
-"""Options that are allowed one by one, and contradict each other."""
+"""Check combinations of options: each is allowed alone, but not together."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from .config import TrainConfig
 
 __all__ = ["check_together"]
 
-# Whether it is so, and a sentence without its full stop that says it.
+# Whether the options contradict each other, and the message without its full stop.
 Contradiction = tuple[bool, str]
 
 
 def check_together(config: TrainConfig) -> None:
     """Refuse options that contradict each other.
 
-    Of a run that begins: one that is resumed has its own options, and others are differences.
+    Only for a new run: a resumed run has its stored options, and any others are reported as
+    differences.
 
     Raises:
-        TrainingError: says which, and what to leave out.
+        TrainingError: names the options, and the one to leave out.
 
     """
     for found in (_of_the_backbone, _of_low_sizes, _of_the_loss, _of_the_finish):

@@ -1,4 +1,4 @@
-"""The curves of a run as one picture."""
+"""Plot the curves of a run as one PNG."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], file: IO[bytes]) -> None:
-    """Draw the epochs' rows of ``metrics.jsonl`` as a PNG."""
+    """Plot the epochs' rows of ``metrics.jsonl`` as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

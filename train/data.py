@@ -1,4 +1,4 @@
-"""The pictures of a run: which are learned from, which choices are made on, and which are reported on."""
+"""The pictures of a run: for training, for choosing the best epoch, and for the final figures."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ Positions = npt.NDArray[np.int64]
 _STREAM = 3
 # A gallery of fewer pictures says nothing about a network.
 _MIN_GALLERY = 10
-# Of each class, in the evaluation after each epoch.
+# Pictures of each class in the gallery of the evaluation after each epoch.
 GALLERY_PER_CLASS = 50
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Pictures with classes as numbers; positions that are left out later keep the others' numbers.
+    """Pictures and class numbers; leaving out positions later does not renumber the others.
 
-    ``train``, ``val``: the pictures; ``train_labels``, ``val_labels``: int64, the place of the label in ``classes``,
-    which are those that are learned (any other label gets a number of its own). ``fit``, ``held``: positions in
-    ``train`` that are learned from, and the held-out tenth. ``gallery``, ``queries``: positions in ``train`` and in
-    ``val`` of the final evaluation. ``unseen``: positions in ``train`` of pictures of the learned classes that are
-    never learned from, a gallery that does not flatter. ``viewed``: positions in ``train`` of all but the held-out
-    tenth, whatever else is left out: augmented views are computed of these, so that runs that differ in what they leave
-    out share them. ``k``: of precision@k, wherever it is measured in the run. ``rule``: the version of how pictures are
-    held out, see :func:`~..runtime.datasets.holdout`.
+    ``train``, ``val``: the pictures. ``train_labels``, ``val_labels``: int64, the index of the
+    label in ``classes``, the trained classes; other labels have higher numbers. ``fit``, ``held``:
+    positions in ``train`` of the training pictures, and of the held-out tenth. ``gallery``,
+    ``queries``: positions in ``train`` and in ``val`` for the final evaluation. ``unseen``:
+    positions in ``train`` of held-out pictures of the trained classes, a gallery without the
+    training pictures' bias. ``viewed``: positions in ``train`` of all but the held-out tenth.
+    Augmented views are computed of these, so runs that leave out different pictures share them.
+    ``k``: of every precision@k of the run. ``rule``: version of the holdout rule, see
+    :func:`~..runtime.datasets.holdout`.
     """
 
     classes: tuple[str, ...]
@@ -60,23 +61,23 @@ class TrainingData:
 
     @property
     def unseen_k(self) -> int:
-        """The k of the unseen gallery, which by rule 1 was the size of its smallest class where that was less."""
+        """The k of the unseen gallery; in rule 1, at most the size of its smallest class."""
         if self.rule > 1:
             return self.k
         return min(self.k, int(np.bincount(self.train_labels[self.unseen])[self.train_labels[self.unseen]].min()))
 
     @property
     def holds_out_classes(self) -> bool:
-        """Whether there are train pictures of classes that are not learned."""
+        """Whether some train pictures are of classes left out of training."""
         return bool((self.train_labels >= len(self.classes)).any())
 
     @property
     def reports_unseen(self) -> bool:
-        """Whether the unseen gallery is large enough to be reported on."""
+        """Whether the unseen gallery is large enough to report on."""
         return len(self.unseen) >= (_MIN_GALLERY if self.rule > 1 else 1)
 
     def without(self, train: Iterable[int], val: Iterable[int]) -> TrainingData:
-        """Leave out pictures that cannot be read, by their positions in ``train`` and in ``val``."""
+        """Leave out unreadable pictures, by their positions in ``train`` and in ``val``."""
         bad_train = np.array(sorted(set(train)), dtype=np.int64)
         bad_val = np.array(sorted(set(val)), dtype=np.int64)
         return dataclasses.replace(
@@ -89,7 +90,7 @@ class TrainingData:
         )
 
     def check(self, monitor: Monitor, said: Sequence[str] = ()) -> None:
-        """Say what is odd about the classes, and refuse what cannot be learned from.
+        """Warn about classes with too few pictures, and refuse data without a triplet.
 
         Args:
             monitor: told each of :meth:`oddities`.
@@ -113,7 +114,7 @@ class TrainingData:
                 monitor.remark(oddity)
 
     def oddities(self) -> list[str]:
-        """Return sentences about classes that lack pictures to learn from."""
+        """Return warnings about classes with one training picture or none."""
         counts = Counter(self.train_labels[self.fit].tolist())
         single = [label for label, count in sorted(counts.items()) if count == 1]
         vanished = sorted(set(range(len(self.classes))) - set(counts))
@@ -141,7 +142,7 @@ class TrainingData:
         return ", ".join(printable(self.classes[label]) for label in labels[:5]) + (", ..." if len(labels) > 5 else "")
 
     def remark_measures(self, monitor: Monitor) -> None:
-        """Say how the best epoch is chosen and what k is, where it is not as usual."""
+        """Report if no best epoch can be chosen, and if k is below the usual one."""
         if not len(self.held):
             monitor.remark(
                 "No pictures are held out to choose the best epoch on, which takes classes of three training pictures "
@@ -164,18 +165,20 @@ def prepare(
 ) -> TrainingData:
     """Number the classes and set the splits.
 
-    What is held out depends on names alone (order by sha256), never on a seed.
+    Holding out depends on names alone (order by sha256), never on a seed.
 
     Args:
-        dataset: its train pictures are learned from and are the gallery of the final evaluation.
-        val: all of its pictures are the queries of the final evaluation, instead of the val pictures of ``dataset``.
-        holdout_classes: classes that are not learned; then the final evaluation is on these alone.
-        holdout_pictures: pictures of each class that are not learned from, as long as two stay; the tenth that choices
-            are made on is among them, and stands for them where it is more.
-        rule: the version of how pictures are held out, which is the one that ``dataset`` was split by.
+        dataset: its train pictures are for training and are the gallery of the final evaluation.
+        val: all its pictures are the queries of the final evaluation, instead of the val pictures
+            of ``dataset``.
+        holdout_classes: number of classes left out of training; the final evaluation then uses only
+            these.
+        holdout_pictures: pictures of each class left out of training, as long as two stay. They
+            include the tenth for choosing the best epoch, which counts instead where it is larger.
+        rule: version of the holdout rule by which ``dataset`` was split.
 
     Raises:
-        DataError: none of the queries is of a class that the evaluation is about.
+        DataError: no query is of a class of the evaluation.
         TrainingError: fewer than two classes would be left.
 
     """
@@ -209,8 +212,8 @@ def prepare(
 def _common_k(data: TrainingData) -> int:
     """Return the k with which every gallery of a run can be measured.
 
-    30; less where no class fills 30 places, or where 30 would be more than half of a gallery: of a ranking that is
-    looked at whole, the order does not count.
+    It is 30, but less where no class has 30 pictures, or where 30 is more than half of a gallery:
+    precision over a whole gallery does not depend on the order.
     """
     counts = np.bincount(data.train_labels[data.fit])
     sizes = [int(np.minimum(counts, GALLERY_PER_CLASS).sum()), len(data.gallery)]
@@ -221,7 +224,7 @@ def _common_k(data: TrainingData) -> int:
 
 
 def _with_queries(dataset: DataSet, classes: frozenset[str]) -> DataSet:
-    """Make val pictures of train pictures of ``classes``, which are not learned, where a class of two has none in val.
+    """Move train pictures of untrained ``classes`` of two to val, where val has none of the class.
 
     Such a class may keep one train picture: it is ranked, not learned from.
     """
@@ -274,12 +277,12 @@ def _numbered(
 
 
 def sampled(positions: Positions, labels: Positions, most: int, seed: int) -> Positions:
-    """Return at most ``most`` positions of each class, drawn from ``seed``, sorted.
+    """Return at most ``most`` positions of each class, drawn with ``seed``, sorted.
 
     Args:
         positions: int64 ``[n]``, into ``labels``.
         labels: int64, of all pictures.
-        most: of each class.
+        most: limit for each class.
         seed: of the draw.
 
     """
@@ -295,7 +298,7 @@ def check_pictures(
 ) -> list[int]:
     """Decode every picture once and return the positions of unreadable ones, with a remark on each.
 
-    A training run that lasts hours must not end at a damaged file.
+    A damaged file must not end a training run after hours.
 
     Raises:
         TrainingInterrupted: asked to stop.

@@ -1,4 +1,4 @@
-"""What the files of a run say of it, and what has changed since."""
+"""The metadata that a run stores, and how a data set differs from it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def describe_run(
     data: Mapping[str, Any] | None,
     val: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return what ``config.json`` holds; ``data`` and ``val`` as :func:`described` returns them.
+    """Return the content of ``config.json``; ``data`` and ``val`` are from :func:`described`.
 
     Raises:
-        DataError: there is no such file of relevance.
+        DataError: the relevance file does not exist.
 
     """
     return {
@@ -46,7 +46,7 @@ def describe_run(
 
 
 def describe_best(job: Job, data: TrainingData) -> dict[str, Any]:
-    """Return what ``best.pt`` holds beside the network: enough to describe an exported model."""
+    """Return the metadata in ``best.pt``: enough to describe an exported model."""
     config, dataset = job.config, job.dataset
     return {
         "name": f"{config.backbone}-{printable(dataset.name)}",
@@ -70,7 +70,10 @@ def describe_best(job: Job, data: TrainingData) -> dict[str, Any]:
 
 
 def described(path: str | None, dataset: DataSet | None, labels: str | None = None) -> dict[str, Any] | None:
-    """Return what ``config.json`` says of a data set, None of none; ``path`` and ``labels`` are how it was named."""
+    """Return the entry of a data set for ``config.json``, or None without a data set.
+
+    ``path`` and ``labels`` are as given by the user.
+    """
     if path is None or dataset is None:
         return None
     return {
@@ -85,7 +88,7 @@ def described(path: str | None, dataset: DataSet | None, labels: str | None = No
 
 
 def stored_labels(description: Mapping[str, Any]) -> str | None:
-    """Return where the labels of a run's data set come from, by its ``config.json``; the first runs do not say it.
+    """Return the source of the labels from ``config.json``; ``top`` if it is not stored.
 
     Raises:
         KeyError, TypeError: the description is damaged.
@@ -98,21 +101,21 @@ def stored_labels(description: Mapping[str, Any]) -> str | None:
 
 
 def holdout_rule(description: Mapping[str, Any]) -> int:
-    """Return the version of how a run holds pictures out, by its ``config.json``; the first runs do not say it.
+    """Return the version of the holdout rule from ``config.json``; 1 if it is not stored.
 
     Raises:
-        TypeError, ValueError: it is no number.
+        TypeError, ValueError: it is not a number.
 
     """
     return int(description.get("holdout_rule", 1))
 
 
 def changed(what: str, then: Mapping[str, Any] | None, now: DataSet | None) -> list[str]:
-    """Say how a data set differs from its stored description; nothing where it does not.
+    """Return how a data set differs from its stored description; empty if it does not.
 
     Args:
-        what: how it is called.
-        then: what :func:`described` returned, None for no data set.
+        what: its name in the message.
+        then: the stored result of :func:`described`, None for no data set.
         now: the data set, None for none.
 
     """
@@ -126,7 +129,7 @@ def changed(what: str, then: Mapping[str, Any] | None, now: DataSet | None) -> l
 
 
 def _splits_as_classes(then: Mapping[str, Any] | None) -> str:
-    """Say why a run of an earlier version differs, which took folders of splits for classes."""
+    """Explain the difference to an earlier version, which took folders of splits for classes."""
     classes = (then or {}).get("classes", ())
     if not classes or not all(split_of(str(label)) for label in classes):
         return ""
@@ -142,7 +145,7 @@ def _classes_changed(then: Mapping[str, Any] | None, now: DataSet | None) -> str
 
 
 def _versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a run's numbers depend on."""
+    """Return the versions of Python and of the packages that affect a run's numbers."""
     packages = ("deep-ranking", "torch", "torchvision", "timm", "numpy", "pillow")
     found = {"python": platform.python_version()}
     for package in packages:

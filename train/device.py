@@ -1,4 +1,4 @@
-"""Which processor torch trains on."""
+"""Choose the device for training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["torch_device"]
 
 
 def torch_device(device: str) -> torch.device:
-    """Return torch's device for ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+    """Return torch's device for ``auto`` (a GPU if available), ``cpu`` or ``cuda``.
 
     Raises:
-        DeviceError: unknown, or a GPU was asked for where there is none.
+        DeviceError: the name is unknown, or there is no GPU for ``cuda``.
 
     """
     if device not in ("auto", "cpu", "cuda"):

@@ -1,11 +1,12 @@
-"""The processes ("ranks") of a run that torchrun starts: who is who, and what they tell each other.
+"""The processes ("ranks") of a run under torchrun, and their communication.
 
-Each rank computes its share of every batch; the embeddings of all are gathered, and every rank computes the loss L of
-the whole batch. DistributedDataParallel averages the ranks' gradients, so it descends (1/W) Σ_r L_r = L; the backward
-pass of the gathering adds up ∂L_r/∂row over the W ranks. Together they give each parameter the gradient of one process.
+Each rank computes its share of every batch; the embeddings of all are gathered, and every rank
+computes the loss L of the whole batch. DistributedDataParallel averages the ranks' gradients, so it
+descends (1/W) Σ_r L_r = L. The backward pass of the gathering sums ∂L_r/∂row over the W ranks.
+Together they give each parameter the gradient of one process.
 
-What is said between ranks goes by gloo, also where gradients go by NCCL. A rank that fails leaves; the others notice
-that at the next word, and one alone says why.
+Ranks exchange messages over gloo, even where gradients use NCCL. A rank that fails leaves; the
+others notice at the next message, and one rank alone reports the error.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from .device import torch_device
 from .gathering import Forward, averaging, gathered, synchronise_norms
 
 if TYPE_CHECKING:
-    from ..models.network import EmbeddingNet  # it takes seconds, and wrong options are refused before
+    from ..models.network import EmbeddingNet  # the import takes seconds, and wrong options are refused before it
 
 __all__ = ["ALONE", "PATIENCE", "Ranks"]
 
 T = TypeVar("T")
 
-# One rank may evaluate, or compute features, for hours; a rank that has died is noticed at once all the same.
+# One rank may evaluate, or compute features, for hours. A dead rank is noticed at once regardless.
 PATIENCE = timedelta(days=7)
-# Batch normalisation has nothing to compare a single picture with.
+# Batch normalisation needs at least two pictures.
 _FEWEST_PICTURES = 2
 # Keys of the store.
 _REASON, _WORD = "deeprank/reason", "deeprank/word"
@@ -43,9 +44,9 @@ _STOPPED, _FAILED = 1, 2
 
 @dataclass(frozen=True)
 class Ranks:
-    """One of ``size`` ranks, and one of the ``local_size`` ranks of its machine; as it stands, a process by itself.
+    """One of ``size`` ranks, ``local_size`` of them on its machine; by default the only one.
 
-    ``store``: torch's store of keys and values, which torchrun keeps for all ranks.
+    ``store``: torch's key-value store, which torchrun shares between all ranks.
     """
 
     rank: int = 0
@@ -56,7 +57,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the rank that speaks and writes."""
+        """Whether this is rank 0, which evaluates, writes files and logs."""
         return self.rank == 0
 
     @property
@@ -67,10 +68,11 @@ class Ranks:
     # -- beginning ----------------------------------------------------------------------------------------------------
 
     def device(self, name: str) -> torch.device:
-        """Return this rank's device for ``auto``, ``cpu`` or ``cuda``: every rank has a GPU of its own.
+        """Return this rank's device for ``auto``, ``cpu`` or ``cuda``; every rank has its own GPU.
 
         Raises:
-            DeviceError: there are fewer GPUs than ranks, or what :func:`~.device.torch_device` says.
+            DeviceError: there are fewer GPUs than ranks, or :func:`~.device.torch_device` raises
+                it.
 
         """
         device = torch_device(name)
@@ -85,7 +87,7 @@ class Ranks:
         return torch.device("cuda", self.local_rank)
 
     def start(self, name: str) -> None:
-        """Meet the other ranks; ``name`` as in :meth:`device`, with what it raises."""
+        """Connect to the other ranks; ``name`` and errors are as in :meth:`device`."""
         device = self.device(name)
         if not self.several:
             return
@@ -98,7 +100,7 @@ class Ranks:
         """Refuse a batch of ``size`` pictures that leaves a rank with too few.
 
         Raises:
-            TrainingError: says how many there must be.
+            TrainingError: names the required number.
 
         """
         if self.several and size < _FEWEST_PICTURES * self.size:
@@ -109,10 +111,10 @@ class Ranks:
             )
 
     def check_same(self, what: str, value: Callable[[], str]) -> None:
-        """Refuse ranks that see other files, as those of several machines may.
+        """Refuse ranks that see different files, which can happen across machines.
 
         Raises:
-            TrainingError: ``value()`` is another text than that of the first rank.
+            TrainingError: ``value()`` differs from that of rank 0.
 
         """
         if not self.several:
@@ -130,14 +132,14 @@ class Ranks:
     # -- a step -------------------------------------------------------------------------------------------------------
 
     def columns(self, batch: int) -> slice:
-        """Return which places of a batch of that many pictures are this rank's: all in a row, and none left out."""
+        """Return this rank's slice of a batch; the ranks' slices are contiguous and cover it."""
         return self._columns(self.rank, batch)
 
     def _columns(self, rank: int, batch: int) -> slice:
         return slice(rank * batch // self.size, (rank + 1) * batch // self.size)
 
     def gather(self, rows: torch.Tensor, batch: int) -> torch.Tensor:
-        """Put the rows of all ranks in their order; the gradient of every rank comes back to each row.
+        """Concatenate the rows of all ranks; backwards, each row gets the gradients of every rank.
 
         Args:
             rows: this rank's share of a batch, float32 ``[n, d]``.
@@ -153,16 +155,17 @@ class Ranks:
         return gathered(rows, shares, self.rank)
 
     def wrapped(self, network: EmbeddingNet, forward: Forward) -> Forward:
-        """Return ``forward``, whose gradients in ``network`` are averaged over the ranks in the backward pass.
+        """Return ``forward`` with gradients in ``network`` averaged over the ranks in backward.
 
-        To be called again when other parameters are trained.
+        Call it again when other parameters are trained.
         """
         return averaging(network, forward) if self.several else forward
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients of parameters outside the network.
 
-        Every rank has computed the same ones; on a GPU they may differ in the last bit, and the ranks must not.
+        Every rank has computed the same ones. On a GPU they may differ in the last bit, and ranks
+        must not diverge.
         """
         if not self.several:
             return
@@ -172,24 +175,24 @@ class Ranks:
                 parameter.grad /= self.size
 
     def synchronise_norms(self, network: EmbeddingNet, *, backbone: bool) -> None:
-        """On GPUs, :func:`synchronise_norms`; torch has none for CPUs."""
+        """On GPUs, call :func:`synchronise_norms`; torch has no such layer for CPUs."""
         if self.several and network.mean.device.type == "cuda":
             synchronise_norms(network, backbone=backbone)
 
-    # -- words between ranks -------------------------------------------------------------------------------------------
+    # -- messages between ranks --------------------------------------------------------------------
 
     def any_of(self, *flags: bool) -> tuple[bool, ...]:
-        """Return of each flag whether it is set on any rank."""
+        """Return for each flag whether any rank has set it."""
         if not self.several:
             return flags
         return tuple(bool(value) for value in self._largest([int(flag) for flag in flags]))
 
     def shared(self, work: Callable[[], T]) -> T:
-        """Let every rank work; what one of them raises, all raise."""
+        """Run ``work`` on every rank; an error of one rank is raised on all."""
         return cast(T, self._attempt(work, True)) if self.several else work()
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """Let the first rank work, and give what comes out to all: a value that JSON can hold, or what is raised."""
+        """Run ``work`` on rank 0; return its result, a JSON value, or raise its error on all."""
         if not self.several:
             return work()
         result = self._attempt(work, self.first)
@@ -197,7 +200,7 @@ class Ranks:
         return cast(T, result if self.first else json.loads(text))
 
     def in_turn(self, work: Callable[[], T]) -> T:
-        """Let one rank of each machine work before the others, which then find what it has left on disk."""
+        """Run ``work`` on one rank of each machine first; the others find its files on disk."""
         if not self.several:
             return work()
         early = self._attempt(work, self.local_rank == 0)
@@ -205,13 +208,13 @@ class Ranks:
         return cast(T, early if self.local_rank == 0 else late)
 
     def _attempt(self, work: Callable[[], T], mine: bool) -> T | None:
-        """Work, if it is this rank's turn, and raise what any rank raises."""
+        """Run ``work`` if it is this rank's turn, and raise an error of any rank."""
         result: T | None = None
         try:
             if mine:
                 result = work()
         except DeepRankError as error:
-            with suppress(RuntimeError):  # a rank that has gone needs no word any more
+            with suppress(RuntimeError):  # a lost rank needs no message
                 self.store.set(_REASON, json.dumps(str(error)))
                 self._largest([_STOPPED if isinstance(error, TrainingInterrupted) else _FAILED])
             raise
@@ -227,7 +230,7 @@ class Ranks:
         return cast(list[int], said.tolist())
 
     def _broadcast(self, text: str) -> str:
-        """Return the first rank's text, ASCII."""
+        """Return the text of rank 0, ASCII."""
         length = torch.tensor([len(text)])
         dist.broadcast(length, 0)
         said = torch.zeros(int(length), dtype=torch.uint8)
@@ -239,10 +242,10 @@ class Ranks:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def has_the_word(self) -> bool:
-        """Return whether this rank is the first to ask: it says how the run has ended, and the others need not."""
+        """Return True on the one rank that reports how the run ended."""
         try:
             return self.store is None or bool(self.store.add(_WORD, 1) == 1)
-        except RuntimeError:  # torchrun has gone
+        except RuntimeError:  # torchrun has exited
             return self.first
 
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: what is evaluated and kept, where it is asked for."""
+"""Exponential moving average of the weights, which is then evaluated and saved."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ __all__ = ["MovingAverage"]
 
 
 class MovingAverage:
-    """The average a ← δ a + (1 − δ) w of everything in the network that changes (Polyak and Juditsky 1992).
+    """The average a ← δ a + (1 − δ) w of the network's changing values (Polyak and Juditsky 1992).
 
-    Early on the average would still hold the random start; until enough steps are done, δ is (1 + n) / (10 + n).
+    In the first steps, δ is (1 + n) / (10 + n), so that the random start does not linger in the
+    average.
 
     Args:
-        network: whose trained parameters and floating-point buffers are averaged.
-        decay: δ; 0 keeps the weights as they are, and nothing is stored.
+        network: the source of trained parameters and floating-point buffers.
+        decay: δ; 0 keeps the weights unchanged and stores nothing.
 
     """
 
@@ -35,7 +36,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights after a step."""
+        """Add the weights after a step to the average."""
         if not self._decay:
             return
         self._steps += 1
@@ -45,7 +46,7 @@ class MovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the network have the averaged weights for a while."""
+        """Give the network the averaged weights within the context."""
         values = self._network.state_dict()
         own = {name: values[name].clone() for name in self._average}
         try:
@@ -55,14 +56,14 @@ class MovingAverage:
             self._network.load_state_dict(own, strict=False)
 
     def state_dict(self) -> dict[str, object]:
-        """Return what a checkpoint holds."""
+        """Return the state for a checkpoint."""
         return {"average": self._average, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from a checkpoint.
+        """Restore the state from a checkpoint.
 
         Raises:
-            KeyError, TypeError, ValueError: it is of another network or of other options.
+            KeyError, TypeError, ValueError: the state is of another network or of other options.
 
         """
         average, steps = state["average"], state["steps"]

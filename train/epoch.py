@@ -1,4 +1,4 @@
-"""How far a run is, and what is said of an epoch: while it lasts, and of its embedding when it is over."""
+"""Progress of a run, and the figures of an epoch, during it and of its embedding at the end."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .sources import Source
 __all__ = ["Reached", "refuse_collapse", "sample_figures", "summary"]
 
 _QUERIES_PER_CLASS = 10
-# Unit vectors that lie this close together (root mean square) no longer tell anything apart.
+# Unit vectors this close together (root mean square) no longer distinguish pictures.
 _COLLAPSED = 0.02
 
 
 @dataclass
 class Reached:
-    """How far a run is: the next step to do, sums over the epoch's steps so far, finished epochs, the best of them."""
+    """Progress of a run: next step, sums over the epoch's steps, finished epochs, best epoch."""
 
     epoch: int = 0
     step: int = 0
@@ -38,7 +38,7 @@ class Reached:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Start the sums anew."""
+        """Reset the sums."""
         self.epoch, self.step = epoch, 0
         self.loss_sum, self.active, self.considered, self.seconds = 0.0, 0, 0, 0.0
 
@@ -52,17 +52,17 @@ class Reached:
 
     @property
     def active_share(self) -> float | None:
-        """The share of triplets (of a pml: loss: of its elements) with a loss above 0; None where there are none."""
+        """The share of triplets (for a pml: loss, of its elements) with a loss above 0, or None."""
         return self.active / self.considered if self.considered else None
 
     @property
     def note(self) -> str:
-        """The figures of the steps so far."""
+        """The figures of the epoch's steps, as text."""
         return f"loss {self.loss_sum / self.step:.4f}{_active(self.active_share)}"
 
 
 def sample_figures(source: Source, data: TrainingData, seed: int) -> dict[str, Any]:
-    """Measure a seeded sample of the held-out tenth against a sample of the pictures that are learned from."""
+    """Measure a seeded sample of the held-out tenth against a sample of the training pictures."""
     queries = sampled(data.held, data.train_labels, _QUERIES_PER_CLASS, seed)
     gallery = sampled(data.fit, data.train_labels, GALLERY_PER_CLASS, seed)
     if len(queries):
@@ -80,13 +80,13 @@ def sample_figures(source: Source, data: TrainingData, seed: int) -> dict[str, A
 
 
 def refuse_collapse(row: Mapping[str, Any], reached: Reached) -> None:
-    """Stop where neither the evaluated embedding nor that of the last batch tells pictures apart any more.
+    """Stop if neither the evaluated embedding nor that of the last batch distinguishes pictures.
 
-    The evaluated one alone may look collapsed without being so: after few steps, the running averages of batch
-    normalisation are far from what they average.
+    The evaluated one alone may only look collapsed: after few steps, the running averages of batch
+    normalisation are far from the true ones.
 
     Raises:
-        TrainingError: the embedding has collapsed, or is no number.
+        TrainingError: the embedding has collapsed, or holds NaN or infinity.
 
     """
     batch = reached.batch_deviation
@@ -103,7 +103,7 @@ def refuse_collapse(row: Mapping[str, Any], reached: Reached) -> None:
 
 
 def summary(row: Mapping[str, Any]) -> str:
-    """Return one line about a finished epoch, by its row in ``metrics.jsonl``."""
+    """Return one line about a finished epoch from its row in ``metrics.jsonl``."""
     ranked = (
         f", precision@{row['k']} {precision_text(row)}, recall@1 {row['recall_at_1']:.4f}, "
         f"distance {row['positive_distance']:.3f} / {row['negative_distance']:.3f}"

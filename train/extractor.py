@@ -1,8 +1,8 @@
-"""The frozen part of a network as a function from pictures to features, by the fastest engine that is right.
+"""Compute features with the frozen part of a network, on the fastest engine that is correct.
 
-On a CPU, ONNX Runtime runs the exported backbone about four times as fast as torch does (measured: 310 against 70
-pictures a second, Lite0 at 160 px on two cores). Its features differ in the last bits, which is no matter for features
-that are stored in half precision; the reference never goes this way.
+On a CPU, ONNX Runtime runs the exported backbone about four times as fast as torch (measured: 310
+against 70 pictures a second, Lite0 at 160 px on two cores). Its features differ in the last bits,
+which half-precision storage drops anyway. The reference never uses it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,18 @@ __all__ = ["Extractor", "extractor_when_needed", "make_extractor"]
 
 Features = npt.NDArray[np.float32]
 
-# Half precision keeps 11 bits; a difference below this share of the largest feature is lost in storing it.
+# Half precision keeps 11 bits; storing it loses a difference below this share of the largest
+# feature.
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """``run``: uint8 ``[n, S, S, 3]`` to float32 ``[n, W]``; ``engine``: what runs it; ``remark``: why not faster."""
+    """A feature function and its engine.
+
+    ``run``: uint8 ``[n, S, S, 3]`` to float32 ``[n, W]``; ``engine``: its name; ``remark``: why it
+    is not the fastest.
+    """
 
     run: Callable[[Picture], Features]
     engine: str
@@ -39,7 +44,7 @@ class Extractor:
 
 
 class _Features(nn.Module):
-    """The part of the network that is frozen."""
+    """The frozen part of the network as a module."""
 
     def __init__(self, network: EmbeddingNet) -> None:
         super().__init__()
@@ -54,7 +59,7 @@ def make_extractor(network: EmbeddingNet, device: torch.device, threads: int) ->
 
     Args:
         network: on ``device``; its backbone is put into evaluation mode.
-        device: a GPU computes in torch.
+        device: a GPU always uses torch.
         threads: for ONNX Runtime.
 
     """
@@ -65,7 +70,7 @@ def make_extractor(network: EmbeddingNet, device: torch.device, threads: int) ->
     try:
         run = _onnx_run(network, threads)
         difference = _difference(run, in_torch, network.config.image_size)
-    # Whatever keeps a network from being exported or run there, torch itself can still run it.
+    # An error of the exporter or of ONNX Runtime is no obstacle: torch can run the network.
     except Exception as error:
         return Extractor(in_torch, "torch", f"ONNX Runtime cannot run this backbone ({type(error).__name__})")
     if not difference < _TOLERANCE:
@@ -74,9 +79,10 @@ def make_extractor(network: EmbeddingNet, device: torch.device, threads: int) ->
 
 
 def extractor_when_needed(network: EmbeddingNet, device: torch.device, threads: int, monitor: Monitor) -> Extractor:
-    """Return :func:`make_extractor`'s, which takes seconds to make: that is done when the first picture comes.
+    """Return an extractor that calls :func:`make_extractor` at the first picture.
 
-    Where all features are kept already, none does. ``monitor`` is told why it is a slow one.
+    That call takes seconds, and is not needed if all features are cached. ``monitor`` is told why
+    the engine is slow.
     """
 
     @functools.cache
@@ -118,7 +124,7 @@ def _onnx_run(network: EmbeddingNet, threads: int) -> Callable[[Picture], Featur
 
 
 def _difference(run: Callable[[Picture], Features], expected: Callable[[Picture], Features], size: int) -> float:
-    """Return the largest difference over three random pictures, as a share of the largest feature."""
+    """Return the largest difference over three random pictures, relative to the largest feature."""
     pictures = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     reference = expected(pictures)
     return float(np.abs(run(pictures) - reference).max() / max(float(np.abs(reference).max()), 1e-12))

@@ -35,14 +35,14 @@ def is_lost_rank(error: RuntimeError) -> bool:
 
 @contextmanager
 def enough_memory(what: str, lower: str) -> Iterator[None]:
-    """Turn want of memory into a sentence.
+    """Turn out-of-memory errors into a TrainingError with advice.
 
     Args:
         what: what does not fit.
         lower: the options that make it smaller.
 
     Raises:
-        TrainingError: there was not enough.
+        TrainingError: memory ran out.
 
     """
     try:
@@ -54,7 +54,7 @@ def enough_memory(what: str, lower: str) -> Iterator[None]:
 
 
 def all_finite(modules: Iterable[nn.Module]) -> bool:
-    """Return whether every parameter and every running statistic is a finite number."""
+    """Return whether every parameter and every running statistic is finite."""
     return all(
         bool(value.isfinite().all())
         for module in modules
@@ -64,7 +64,7 @@ def all_finite(modules: Iterable[nn.Module]) -> bool:
 
 
 def not_finite(what: str, step: int, epoch: int) -> TrainingError:
-    """Return what is raised where ``what`` has happened in the batch at ``step`` of ``epoch``, counted from 0."""
+    """Return the error for ``what`` in the batch at ``step`` of ``epoch``, both counted from 0."""
     return TrainingError(
         f"{what} in batch {step + 1} of epoch {epoch + 1}; the last checkpoint is kept. "
         "Lower --learning-rate, lengthen --warmup-epochs, or use --mixed-precision off."

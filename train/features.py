@@ -1,7 +1,8 @@
-"""What the frozen part of a network gives, computed once and kept: float16 arrays, named after what they depend on.
+"""Cache of the frozen part's features: float16 files, named by a hash of their inputs.
 
-A file's name is the sha256 of the frozen weights, the picture rule, the augmentation and its seed, the view's
-number and the content of every picture, so a change of any of them makes another file. A kill loses at most one chunk.
+A file's name is the sha256 over the frozen weights, the picture rule, the augmentation and its
+seed, the view's number and the content of every picture. A change of any of them makes another
+file. A kill loses at most one chunk.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ HalfFeatures = npt.NDArray[np.float16]
 
 _CHUNK = 2048
 _FORMAT = 1
-# A number that only these draws have in their seeds.
+# Part of the seeds of these draws alone.
 _STREAM = 1
 
 
 @dataclass(frozen=True)
 class View:
-    """Which look at each picture: 0 is the one that is evaluated and served, 1 and up are augmented."""
+    """A view of each picture: 0 is the plain one for evaluation, 1 and up are augmented."""
 
     number: int
     augmentation: Augmentation | None = None
@@ -52,7 +53,10 @@ class View:
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """float16 ``[n, W]``, a read-only memory map, and the positions of unreadable pictures, whose rows are 0."""
+    """Features ``values``, float16 ``[n, W]``, a read-only memory map.
+
+    The rows of ``unreadable`` pictures are 0.
+    """
 
     values: HalfFeatures
     unreadable: tuple[int, ...]
@@ -60,7 +64,7 @@ class CachedFeatures:
 
 
 def weights_digest(network: EmbeddingNet) -> str:
-    """Return the hex sha256 of the network's frozen part: its name, normalisation and every tensor."""
+    """Return the hex sha256 of the network's frozen part: name, normalisation, every tensor."""
     digest = hashlib.sha256()
     config = network.config
     digest.update(repr((config.backbone, config.image_size, config.mean, config.deviation)).encode())
@@ -74,22 +78,22 @@ def weights_digest(network: EmbeddingNet) -> str:
 
 
 def content_digests(samples: Sequence[Sample], threads: int) -> list[bytes]:
-    """Return the sha256 of the content of every picture, in order."""
+    """Return the sha256 of every picture's content, in order; zeros for one that cannot be read."""
     return list(threaded(_content, samples, threads))
 
 
 def _content(sample: Sample) -> bytes:
     try:
         return hashlib.sha256(sample.read()).digest()
-    except PictureError:  # it is reported when it is to be embedded
+    except PictureError:  # reported when it is embedded
         return bytes(32)
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Computes features of one backbone, or returns those that were computed before.
+    """Computes the features of one backbone, or reads them from the cache.
 
-    ``weights``: :func:`weights_digest` of the network that ``extractor`` runs; ``width``: W.
+    ``weights``: :func:`weights_digest` of the network of ``extractor``; ``width``: W.
     """
 
     folder: Path
@@ -107,10 +111,10 @@ class FeatureCache:
             samples: the pictures.
             contents: their :func:`content_digests`.
             view: plain or augmented.
-            title: what a progress display calls them.
+            title: their name in the progress display.
 
         Raises:
-            TrainingInterrupted: asked to stop; what is done so far is kept.
+            TrainingInterrupted: asked to stop; finished rows are kept.
             TrainingError: the folder cannot be written.
 
         """
@@ -132,7 +136,7 @@ class FeatureCache:
         return found
 
     def key(self, contents: Sequence[bytes], view: View) -> str:
-        """Return the name of the file that holds these features."""
+        """Return the name of the file for these features."""
         description = {
             "format": _FORMAT,
             "weights": self.weights,
@@ -143,7 +147,7 @@ class FeatureCache:
         return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
     def _locked(self, key: str) -> filelock.BaseFileLock:
-        """Wait for another process that computes the same features; its work is used then."""
+        """Wait for another process that computes the same features; then its result is used."""
         lock = filelock.FileLock(self.folder / f"{key[:32]}.lock")
         waited = False
         while True:
@@ -162,7 +166,7 @@ class FeatureCache:
         return stem.with_suffix(".npy"), stem.with_suffix(".json"), stem.with_suffix(".part")
 
     def _open(self, key: str, count: int) -> CachedFeatures | None:
-        """Return finished features, or None where there are none, or damaged ones (which are removed)."""
+        """Return finished features, or None if missing or damaged; damaged ones are deleted."""
         values_path, description_path, _ = self._paths(key)
         if not values_path.exists() or not description_path.exists():
             return None
@@ -224,7 +228,7 @@ class FeatureCache:
 
 
 def _resume_point(part: Path, progress_path: Path, key: str, shape: tuple[int, int]) -> tuple[int, list[int]]:
-    """Return how many rows an interrupted process finished, and which of them are unreadable."""
+    """Return the number of rows that an interrupted process finished, and the unreadable ones."""
     try:
         progress: dict[str, Any] = json.loads(progress_path.read_text("utf-8"))
         values = np.load(part, mmap_mode="r", allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Figures of an embedding: how well it ranks, and whether it still spreads."""
+"""Metrics of an embedding: how well it ranks, and how far it spreads."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = [
 Vectors = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
-# The measure of the system this project starts from is precision@30.
+# This project started from a system that was measured by precision@30.
 MAX_K = 30
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures of queries against a gallery.
+    """Metrics of queries against a gallery.
 
     ``k``: neighbours of each query; a smaller gallery gives fewer. ``possible``: the largest precision@k that any
     ranking has where classes have fewer than k pictures. ``positive_distance``, ``negative_distance``: mean squared
@@ -72,7 +72,7 @@ def rank_and_evaluate(
 
 
 def without_queries(gallery: Vectors, k: int) -> Figures:
-    """Return the figures of a gallery for which there is no query: all but the deviation are NaN."""
+    """Return the metrics of a gallery without queries: all but the deviation are NaN."""
     nan = float("nan")
     return Figures(k, 0, len(gallery), nan, nan, None, nan, nan, deviation(gallery), nan)
 
@@ -80,13 +80,13 @@ def without_queries(gallery: Vectors, k: int) -> Figures:
 def precision_text(figures: Mapping[str, Any]) -> str:
     """Return ``0.5840 of at most 0.9080``, or ``0.5840`` where 1 was possible (or where it is not recorded)."""
     precision, possible = figures["precision_at_k"], figures.get("possible")
-    # Shown to four places, anything above is 1.
+    # With four decimals, a larger value shows as 1.
     limited = possible is not None and possible < 0.99995
     return f"{precision:.4f}" + (f" of at most {possible:.4f}" if limited else "")
 
 
 def deviation(vectors: Vectors) -> float:
-    """Return the root of the mean squared distance to the mean: near 1 for spread unit vectors, 0 if collapsed."""
+    """Return the root mean squared distance to the mean: near 1 if spread, 0 if collapsed."""
     wide = vectors.astype(np.float64)
     return float(np.sqrt(np.mean(np.sum((wide - wide.mean(axis=0)) ** 2, axis=1))))
 
@@ -94,10 +94,10 @@ def deviation(vectors: Vectors) -> float:
 def _mean_distances(
     queries: Vectors, query_labels: Labels, gallery: Vectors, gallery_labels: Labels
 ) -> tuple[float, float]:
-    """Return the mean squared distance over all pairs of one class, and over all others (NaN: there is none).
+    """Return the mean squared distance over all pairs of one class, and over all other pairs.
 
-    From sums over classes, so that no array of all pairs is needed: the mean over g of |q - g|^2 is
-    |q|^2 + mean |g|^2 - 2 q . mean g.
+    NaN without such a pair. Computed from sums over classes, without an array of all pairs: the
+    mean over g of |q - g|^2 is |q|^2 + mean |g|^2 - 2 q . mean g.
     """
     classes = int(max(query_labels.max(initial=0), gallery_labels.max(initial=0))) + 1
     counts = np.bincount(gallery_labels, minlength=classes).astype(np.float64)
@@ -116,7 +116,7 @@ def _mean_distances(
 
 
 def unit_rows(rows: Vectors) -> Vectors:
-    """Scale rows to unit length; rows of zeros stay as they are."""
+    """Scale rows to unit length; rows of zeros stay zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: Vectors = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
     return unit

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files atomically."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["write_atomically", "write_json"]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let ``write`` fill a temporary file in the same folder, then put it in the place of ``path``.
+    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``.
 
-    A full disk or a kill leaves an earlier file of that name as it was.
+    A full disk or a kill leaves an earlier file of that name unchanged.
 
     Raises:
         TrainingError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""The figures of a finished run: its best network on every query, and on what was never learned from."""
+"""Final evaluation: the best network on every query, and on pictures left out of training."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ def final_row(
     data: TrainingData,
     monitor: Monitor,
 ) -> tuple[dict[str, Any], tuple[Vectors, Ranking] | None]:
-    """Measure the best network in full: every query against every gallery picture, and against those not learned from.
+    """Measure the best network: all queries against the whole gallery, and against its unseen part.
 
     Args:
-        run: whose ``best.pt`` is measured.
-        network: the one that ``source`` embeds with; its weights are overwritten.
-        start: the weights that training began with.
+        run: its ``best.pt`` is measured.
+        network: the network of ``source``; its weights are overwritten.
+        start: the weights at the start of training.
         source: of the embeddings.
         data: queries and galleries.
-        monitor: told about progress.
+        monitor: receives progress.
 
     Returns:
-        the final row of ``metrics.jsonl``; the queries' vectors with their neighbours, for the report.
+        the final row of ``metrics.jsonl``; for the report, the queries' vectors and their
+        neighbours.
 
     """
     best = read_checkpoint(run.best_path)
@@ -68,7 +69,7 @@ def final_row(
 
 
 def below_start(row: Mapping[str, Any]) -> str | None:
-    """Return a warning where the trained network ranks what it has not learned from worse than its start does.
+    """Return a warning if training made the ranking of unseen pictures or classes worse.
 
     Args:
         row: the final one of ``metrics.jsonl``.
@@ -88,7 +89,7 @@ def below_start(row: Mapping[str, Any]) -> str | None:
 
 
 def _untrained(source: Source, data: TrainingData, gallery: Positions, k: int) -> dict[str, Any]:
-    """Measure the backbone's own pooled features, before any training, so that what training gained can be seen."""
+    """Measure the backbone's pooled features before training, as a baseline."""
     features = unit_rows(source.pooled("val", data.queries)), unit_rows(source.pooled("train", gallery))
     return dataclasses.asdict(_figures(*features, data, gallery, k)[0])
 

@@ -1,9 +1,9 @@
-"""What happens to the best network when the epochs are over: weights it began with are mixed in, its head is fitted.
+"""After the last epoch: mix starting weights into the best network, and fit its head by a formula.
 
-A backbone that is trained on some classes forgets what its pretraining knew of all others. The mean of the weights
-before and after training keeps most of both (WiSE-FT, Wortsman et al. 2022), and a head fitted by a formula does not
-prefer the classes that were learned as much as one that was trained to tell them apart, least of all where the classes
-of the pretraining have a say in it.
+A backbone trained on some classes forgets what its pretraining knew of all others. The mean of the
+weights before and after training keeps most of both (WiSE-FT, Wortsman et al. 2022). A head fitted
+by a formula favours the training classes less than a trained one, and least where the classes of
+the pretraining count too.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from .sources import Source
 
 __all__ = ["check_finish", "finish"]
 
-# Enough for a covariance of a few thousand numbers, and an array that always fits into memory.
+# Enough for a covariance of a few thousand dimensions; the array always fits into memory.
 _WHITENED_PICTURES = 50_000
 
 
 def check_finish(config: TrainConfig, network: EmbeddingNet, weights: Weights) -> None:
-    """Refuse, before anything is computed, what could not be done when the epochs are over.
+    """Refuse, before any computation, options that :func:`finish` could not carry out.
 
     Raises:
-        TrainingError: there are no weights worth going back to, or the embedding is wider than the features.
+        TrainingError: the starting weights are random or lack a fitting classifier, or the
+            embedding is wider than the features.
 
     """
     if config.start_share and weights.state is None:
@@ -72,17 +73,17 @@ def finish(
     config: TrainConfig,
     monitor: Monitor,
 ) -> list[dict[str, Any]]:
-    """Finish ``best.pt`` as the options ask, once, and return the rows that ``metrics.jsonl`` gets for it.
+    """Finish ``best.pt`` by the options, once, and return the new rows for ``metrics.jsonl``.
 
     Args:
-        run: whose ``best.pt`` is read and replaced.
-        network: the one that ``source`` embeds with; its weights are overwritten.
-        start: the weights that training began with.
-        classifier: float32 ``[C, F]``, the one that belongs to them, if there is one.
+        run: its ``best.pt`` is read and replaced.
+        network: the network of ``source``; its weights are overwritten.
+        start: the weights at the start of training.
+        classifier: float32 ``[C, F]``, trained with the starting weights, if available.
         source: of embeddings and features.
-        data: what was learned from, and the held-out tenth.
+        data: training pictures and the held-out tenth.
         config: the options.
-        monitor: told about progress.
+        monitor: receives progress.
 
     Raises:
         TrainingError: the head cannot be fitted, or ``best.pt`` cannot be written.
@@ -92,7 +93,7 @@ def finish(
         return []
     best = read_checkpoint(run.best_path)
     if "finished" in best:
-        # The run was stopped between this and its final figures.
+        # The run was stopped between finishing and its final figures.
         return [best["finished"]]
     network.load_state_dict(best["model"])
     _mix(network.backbone, start, config.start_share)
@@ -108,6 +109,6 @@ def finish(
 
 @torch.no_grad()
 def _mix(backbone: nn.Module, start: Mapping[str, torch.Tensor], share: float) -> None:
-    """Move every parameter by ``share`` of the way back to where it began."""
+    """Move every parameter back towards its start by ``share`` of the way."""
     for name, parameter in backbone.named_parameters():
         parameter.lerp_(start[f"backbone.{name}"].to(parameter.device), share)

@@ -1,4 +1,4 @@
-"""The flags of ``deeprank-train``, made from the table of options, and what is typed after them."""
+"""The flags of ``deeprank-train``: generated from the table of options, and parsed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ConfigOption = Annotated[
 ]  # fmt: skip
 
 
-# Those of every command, which stand last.
+# Common to all commands; help lists them last.
 _LAST = ("verbose", "version", "help_all")
 
 _FIXED: dict[str, Any] = {
@@ -93,8 +93,9 @@ _PANELS = {"network": "Network", "picture": "Picture", "augmentation": "Augmenta
 
 
 def with_flags(command: Any) -> Any:
-    """Give a function, which takes all by keyword, one flag for each option; what is not typed is None, and help shows
-    the defaults of the default recipe.
+    """Give a function with keyword arguments one flag per option.
+
+    A flag that is not given is None. Help shows the defaults of the default recipe.
     """
     defaults = load_config("default", {})
     fixed = {
@@ -132,7 +133,7 @@ def _parameter(option: Option, default: Any) -> inspect.Parameter:
 
 
 def _shown(default: Any) -> str:
-    """Return a default as it would be typed."""
+    """Return a default as typed on the command line."""
     if isinstance(default, tuple):
         return ",".join(map(str, default)) or "none"
     if isinstance(default, Mapping):
@@ -141,10 +142,10 @@ def _shown(default: Any) -> str:
 
 
 def typed_options(typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that were typed, each in its own type.
+    """Return the options given on the command line, each in its type.
 
     Raises:
-        TrainingError: a list or a table is not written as one.
+        TrainingError: a list or a table has the wrong syntax.
 
     """
     overrides = {name: value for name, value in typed.items() if value is not None}
@@ -156,7 +157,7 @@ def typed_options(typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    """Read ``--hidden 1024,512`` (or ``none``)."""
+    """Parse ``--hidden 1024,512`` (or ``none``)."""
     if text.strip().lower() in ("", "none"):
         return ()
     try:
@@ -166,7 +167,7 @@ def _widths(text: str) -> tuple[int, ...]:
 
 
 def _table(text: str) -> dict[str, Any]:
-    """Read ``--arguments alpha=2.0,base=0.5`` (or ``none``), values as TOML has them."""
+    """Parse ``--arguments alpha=2.0,base=0.5`` (or ``none``); values are TOML."""
     if text.strip().lower() in ("", "none"):
         return {}
     try:

@@ -1,4 +1,4 @@
-"""What several ranks do together in a step: average gradients, gather rows, and share the batch norms' statistics."""
+"""Collective operations of a step: average gradients, gather rows, synchronise batch norms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
-    from ..models.network import EmbeddingNet  # it takes seconds, and wrong options are refused before
+    from ..models.network import EmbeddingNet  # the import takes seconds, and wrong options are refused before it
 
 __all__ = ["Forward", "averaging", "gathered", "has_trained_norms", "synchronise_norms"]
 
@@ -20,16 +20,16 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 def averaging(network: EmbeddingNet, forward: Forward) -> Forward:
-    """Return ``forward``, whose gradients in ``network`` are averaged over the ranks in the backward pass."""
+    """Return ``forward`` with gradients in ``network`` averaged over the ranks in backward."""
     device = network.mean.device
-    # A static graph may hold parameters that nothing reads, which some backbones have.
+    # A static graph allows unused parameters, which some backbones have.
     return DistributedDataParallel(
         _OfNetwork(network, forward), device_ids=[device] if device.type == "cuda" else None, static_graph=True
     )
 
 
 class _OfNetwork(nn.Module):
-    """A function of a network as a module, which is what DistributedDataParallel takes."""
+    """A function of a network as a module, as DistributedDataParallel requires."""
 
     def __init__(self, network: EmbeddingNet, function: Forward) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class _OfNetwork(nn.Module):
 
 
 def gathered(rows: torch.Tensor, shares: list[slice], rank: int) -> torch.Tensor:
-    """Put the rows of all ranks one rank after the other; the gradient of every rank comes back to each row.
+    """Concatenate the rows of all ranks by rank; backwards, each row gets every rank's gradient.
 
     Args:
-        rows: those of this rank, float32 ``[n, d]``.
-        shares: the places of each rank's rows in the result.
-        rank: this one.
+        rows: the rows of this rank, float32 ``[n, d]``.
+        shares: the slice of each rank's rows in the result.
+        rank: of this process.
 
     Returns:
         float32 ``[batch, d]``.
@@ -56,7 +56,7 @@ def gathered(rows: torch.Tensor, shares: list[slice], rank: int) -> torch.Tensor
 
 
 class _Gather(torch.autograd.Function):
-    """All ranks' rows, one rank after the other; backwards, the sum of the ranks' gradients of the own rows."""
+    """All ranks' rows in order of rank; backwards, the sum of all gradients of the own rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, shares: list[slice], rank: int) -> torch.Tensor:
@@ -75,11 +75,11 @@ class _Gather(torch.autograd.Function):
 
 
 def synchronise_norms(network: EmbeddingNet, *, backbone: bool) -> None:
-    """Let the batch norms of the head (and of the backbone) see the pictures of all ranks while they are trained.
+    """Let batch norms of the head (and of the backbone) use all ranks' pictures in training.
 
-    The names in the network's state stay as they are. Where a backbone is cut, it is to be cut again.
+    The names in the network's state do not change. A cut through the backbone must be set again.
     """
-    # torch's own would lose the activation that timm's norms hold.
+    # torch's own conversion would lose the activation in timm's norms.
     from timm.layers.norm_act import convert_sync_batchnorm
 
     convert: Any = convert_sync_batchnorm
@@ -89,5 +89,5 @@ def synchronise_norms(network: EmbeddingNet, *, backbone: bool) -> None:
 
 
 def has_trained_norms(network: nn.Module) -> bool:
-    """Return whether a batch norm is in training mode, so that a picture's embedding depends on its batch."""
+    """Return whether a batch norm is in training mode, so that embeddings depend on their batch."""
     return any(part.training and isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())

@@ -1,4 +1,4 @@
-"""The head by a formula instead of by steps: learned whitening of the features that the backbone gives now."""
+"""Fit the head by a formula instead of steps: learned whitening of the current features."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ def whiten_head(
     config: TrainConfig,
     most: int,
 ) -> npt.NDArray[np.float32]:
-    """Fit the head of ``network`` to the pictures that are learned from.
+    """Fit the head of ``network`` to the training pictures.
 
     Args:
-        network: whose head is overwritten.
-        classifier: float32 ``[C, F]``, the one that belongs to the starting weights; needed with ``start_classes``.
+        network: its head is overwritten.
+        classifier: float32 ``[C, F]``, trained with the starting weights; needed with
+            ``start_classes``.
         source: of the features of ``network``.
         data: the pictures.
         config: the options.
-        most: pictures to look at, about; all classes have their share.
+        most: approximate number of pictures to use, shared between all classes.
 
     Returns:
         The mean of each class's embeddings, of unit length, float32 ``[classes, d]``.

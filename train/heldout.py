@@ -1,4 +1,4 @@
-"""Triplets made from relevance, as ``deeprank-eval --triplets`` reads them, of pictures held out of training."""
+"""Triplets of held-out pictures for ``deeprank-eval --triplets``, by a teacher's relevance."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from .teacher import Teaching, teacher_relevance
 __all__ = ["distinct_triplets", "write_teacher_triplets", "write_triplets"]
 
 _STREAM = 8
-# Draws of as many triplets as are wanted, before there seem to be no more.
+# Draws of ``count`` triplets before giving up on finding more.
 _MOST_DRAWS = 10
 
 
 def write_teacher_triplets(
     path: Path, samples: Sequence[Sample], config: TrainConfig, teaching: Teaching, *, count: int, seed: int
 ) -> None:
-    """Draw triplets of ``samples`` by a teacher's relevance, as the online sampler does, and write them.
+    """Write triplets of ``samples``, drawn by a teacher's relevance as by the online sampler.
 
     Args:
         path: the CSV.
-        samples: pictures that the network to be evaluated was not trained on.
-        config: teacher, ``colour_weight``, picture size, T_p, T_r and the share of out-of-class negatives.
-        teaching: where the teacher's features are computed and kept.
+        samples: pictures that the evaluated network was not trained on.
+        config: teacher, ``colour_weight``, picture size, T_p, T_r and the share of out-of-class
+            negatives.
+        teaching: where to compute and cache the teacher's features.
         count: of different triplets.
         seed: of the draws.
 
     Raises:
-        TrainingError: there are not as many triplets; or the file or the features cannot be written.
+        TrainingError: there are too few triplets, or the file or the features cannot be written.
         TrainingInterrupted: asked to stop.
 
     """
@@ -56,7 +57,7 @@ def distinct_triplets(labels: Positions, relevance: Relevance, rules: DrawRules,
         labels: int64 ``[n]``.
         relevance: of the same pictures.
         rules: T_p, T_r and the share of out-of-class negatives.
-        count: how many.
+        count: number of triplets.
         seed: of the draws.
 
     Returns:
@@ -83,7 +84,10 @@ def distinct_triplets(labels: Positions, relevance: Relevance, rules: DrawRules,
 
 
 def write_triplets(path: Path, samples: Sequence[Sample], triplets: Positions) -> None:
-    """Write a CSV of ``query,positive,negative``, the paths of ``samples`` at int64 ``[t, 3]``, atomically."""
+    """Write a CSV of ``query,positive,negative`` atomically.
+
+    Its values are the paths of ``samples`` at the positions ``triplets``, int64 ``[t, 3]``.
+    """
     rows = ([samples[position].path for position in triplet] for triplet in triplets.tolist())
     data = written_rows([("query", "positive", "negative"), *rows])
     write_atomically(path, lambda file: file.write(data))

@@ -1,4 +1,4 @@
-"""The network that a run starts from."""
+"""Build the network at the start of a run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ __all__ = ["make_network", "narrowed"]
 
 
 def make_network(config: TrainConfig, weights: Weights) -> EmbeddingNet:
-    """Return a network with ``weights`` in its backbone and all else drawn by the seed; what stays frozen is marked so.
+    """Return a network with ``weights`` in its backbone and everything else drawn by the seed.
+
+    Frozen parameters have ``requires_grad`` off.
 
     Raises:
-        TrainingError: there is no such backbone, or the weights belong to another one.
+        TrainingError: the backbone is unknown, or the weights belong to another one.
 
     """
     with seeded(config.seed, 0, 1):
@@ -51,7 +53,7 @@ def _freeze_last(network: EmbeddingNet, config: TrainConfig) -> None:
 
 
 def narrowed(weights: Weights, last_channels: int) -> Weights:
-    """Return ``weights`` with the channels of the last convolution that ``--last-channels`` leaves; 0: as they are."""
+    """Return ``weights`` pruned to ``last_channels`` of the last convolution; 0 keeps all."""
     if not last_channels or weights.state is None or "bn2.weight" not in weights.state:
         return weights
     kept = kept_channels(weights.state, last_channels)

@@ -1,4 +1,4 @@
-"""What a run is trained on: features of all its pictures, computed once, or the pictures, looked at once."""
+"""Prepare the training inputs: cached features of all pictures, or checked pictures."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ __all__ = ["make_source"]
 def make_source(
     network: EmbeddingNet, job: Job, surroundings: Surroundings, monitor: Monitor
 ) -> tuple[Source, TrainingData]:
-    """Return where inputs come from, and the run's data without the pictures that cannot be read.
+    """Return the source of inputs, and the run's data without unreadable pictures.
 
     Args:
-        network: on its device, with the weights it starts from.
+        network: on its device, with the starting weights.
         job: the run.
-        surroundings: threads, cache and ranks; those of a machine compute features one after the other.
-        monitor: told about progress and about pictures that are left out.
+        surroundings: threads, cache and ranks; the ranks of a machine compute features one after
+            the other.
+        monitor: receives progress and the names of skipped pictures.
 
     Raises:
         TrainingInterrupted: asked to stop.
-        TrainingError: features cannot be kept.
+        TrainingError: features cannot be cached.
 
     """
     rule = PictureRule(job.config.image_size, job.config.picture_mode)  # type: ignore[arg-type]
@@ -49,7 +50,7 @@ def make_source(
 def _features(
     network: EmbeddingNet, job: Job, rule: PictureRule, surroundings: Surroundings, monitor: Monitor
 ) -> tuple[Source, TrainingData]:
-    """Embed all pictures once (or find that done), and train on those features."""
+    """Compute the features of all pictures once, or read them from the cache, and train on them."""
     data, config, cores = job.data, job.config, usable_cores()
     extractor = extractor_when_needed(network, network.mean.device, surroundings.threads_alone, monitor)
     digest, width = weights_digest(network), network.front_width
@@ -67,7 +68,7 @@ def _features(
 
 
 def remark_unreadable(samples: Sequence[Sample], positions: Iterable[int], rule: PictureRule, monitor: Monitor) -> None:
-    """Name each picture that is left out and say why, also where that is known from cached features alone."""
+    """Report each skipped picture and why, even if that is known from cached features alone."""
     read = read_plain(samples, rule)
     for position in positions:
         try:
@@ -96,7 +97,7 @@ def _views(cache: FeatureCache, data: TrainingData, contents: list[bytes], confi
 def _pictures(
     network: EmbeddingNet, job: Job, rule: PictureRule, surroundings: Surroundings, monitor: Monitor
 ) -> tuple[Source, TrainingData]:
-    """Look at every picture once, so that a damaged one is met now, and train on the others."""
+    """Decode every picture once, to skip damaged ones now, and train on the others."""
     data, config, cores = job.data, job.config, usable_cores()
     bad = surroundings.ranks.on_first(
         lambda: (

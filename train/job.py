@@ -1,4 +1,4 @@
-"""What a run is made of, and what it runs on."""
+"""A run's data and options, and its environment."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["Job", "Surroundings"]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a run needs and what does not change its result.
+    """The environment of a run, which does not change its result.
 
-    ``device``: auto, cpu or cuda. ``threads``: of the network; None for the usable cores. ``cache``: the folder of
-    cached features. ``ranks``: the processes that train together.
+    ``device``: auto, cpu or cuda. ``threads``: of the network; None for the usable cores.
+    ``cache``: folder of cached features. ``ranks``: the processes that train together.
     """
 
     device: str
@@ -49,10 +49,11 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is made of, before anything is computed.
+    """A run before any computation.
 
-    ``recipe``: its name. ``dataset``: as it was opened; ``data``: its pictures, and those of the evaluation, split.
-    ``weights``: that the backbone starts from. ``description``: what ``config.json`` says.
+    ``recipe``: its name. ``dataset``: as opened; ``data``: its pictures and those of the
+    evaluation, split. ``weights``: the starting weights of the backbone. ``description``: content
+    of ``config.json``.
     """
 
     run: RunFolder

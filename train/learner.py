@@ -1,4 +1,4 @@
-"""What learns: the network, the loss and the optimiser; and one step of it."""
+"""Network, loss and optimiser, and one training step."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["Learner", "StepResult"]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step gave: its loss, how many of its triplets have one above 0, how many were looked at, the spread.
+    """Result of a step: the loss, ``active`` of the ``considered`` triplets with a loss above 0.
 
-    ``deviation``: the root of the mean squared distance of the batch's embeddings to their mean.
+    ``deviation``: the root mean squared distance of the batch's embeddings to their mean.
     """
 
     loss: float
@@ -39,12 +39,12 @@ class StepResult:
 
 
 class Learner:
-    """Changes a network step by step.
+    """Trains a network step by step.
 
     Args:
-        network: on its device, with the weights it starts from.
+        network: on its device, with the starting weights.
         source: of the inputs, made over the same ``network``.
-        sampler: of the batches, some of which bring their triplets.
+        sampler: of the batches; some samplers also choose the triplets.
         classes: C; labels are 0 to C − 1.
         config: the options.
         ranks: the processes that share each batch.
@@ -64,29 +64,29 @@ class Learner:
         self._backbone = [parameter for parameter in network.backbone.parameters() if parameter.requires_grad]
         self._half = device.type == "cuda" and config.mixed_precision == "auto"
         self._half_type = torch.bfloat16 if self._half and torch.cuda.is_bf16_supported() else torch.float16
-        # Only half precision of five exponent bits needs its gradients scaled.
+        # Only float16, with its five exponent bits, needs gradient scaling.
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._half and self._half_type == torch.float16)
         self._forward: Forward = source.forward
         self._forward_trains: bool | None = None
 
     @property
     def learning_rate(self) -> float:
-        """The rate of the first group of parameters in the last step."""
+        """The learning rate of the first parameter group in the last step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def set_class_vectors(self, vectors: torch.Tensor) -> None:
-        """Let the softmax term begin with these class vectors, float32 ``[C, d]``; without that term, do nothing."""
+        """Set the softmax term's class vectors, float32 ``[C, d]``; no-op without that term."""
         if self._objective.proxies is not None:
             self._objective.proxies.data.copy_(vectors)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Let the network have the averaged weights, where there are any, for a while."""
+        """Give the network the averaged weights, if any, within the context."""
         return self._average.applied()
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set which parts of the network are trained: the head, and the backbone or not."""
+        """Set which parts of the network are trained: the head alone, or the backbone too."""
         backbone = self._backbone_trains(epoch)
         if backbone == self._forward_trains:
             return
@@ -99,16 +99,16 @@ class Learner:
         return bool(self._backbone) and epoch >= self._config.backbone_begins
 
     def step(self, inputs: torch.Tensor, labels: torch.Tensor, epoch: int, step: int) -> StepResult:
-        """Learn from a batch.
+        """Train on a batch.
 
         Args:
-            inputs: this rank's share of the batch, as the source yields it.
+            inputs: this rank's share of the batch, as yielded by the source.
             labels: int64 ``[B]``, of the whole batch, on the network's device.
             epoch: from 0.
             step: in the epoch, from 0.
 
         Raises:
-            TrainingError: the loss is not a number.
+            TrainingError: the loss is NaN or infinite.
 
         """
         self._source.train_mode(self._backbone_trains(epoch))
@@ -140,7 +140,7 @@ class Learner:
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def refuse_numberless(self, step: int, epoch: int) -> None:
-        """Stop where ``step`` has left weights that are no numbers: the checkpoint before them is worth more.
+        """Stop if ``step`` has left non-finite weights, to keep the checkpoint before them.
 
         Raises:
             TrainingError: a weight or a running statistic is not a finite number.
@@ -150,7 +150,7 @@ class Learner:
             raise not_finite("The weights became no numbers", step, epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds."""
+        """Return the state for a checkpoint."""
         return {
             "model": self._network.state_dict(),
             "objective": self._objective.state_dict(),
@@ -160,7 +160,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint.
+        """Restore the state from a checkpoint.
 
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: it is damaged or of another network.

@@ -1,7 +1,9 @@
-"""The training loop: steps, an evaluation each epoch, checkpoints from which it goes on to the same numbers.
+"""The training loop: steps, an evaluation each epoch, and checkpoints.
 
-Whatever is random in a step derives from (seed, epoch, step); the state that a checkpoint holds is therefore only the
-parameters, the optimiser, and how far the run is.
+A resumed run gives the same numbers.
+
+Every random draw of a step derives from (seed, epoch, step). So a checkpoint only needs the
+parameters, the optimiser and the progress of the run.
 """
 
 from __future__ import annotations
@@ -35,23 +37,23 @@ __all__ = ["Trainer"]
 
 _CHECKPOINT_SCHEMA = 1
 _SAVE_INTERVAL_SECONDS = 600.0
-# Drawing takes as long as a short epoch.
+# Plotting takes as long as a short epoch.
 _DRAW_INTERVAL_SECONDS = 30.0
 
 
 class Trainer:
-    """One training run, from its beginning or from a checkpoint.
+    """One training run, from the start or from a checkpoint.
 
     Args:
-        network: on its device, with the weights it starts from.
+        network: on its device, with the starting weights.
         source: of the inputs, made over the same ``network``.
         data: the pictures and their classes.
         config: the options.
-        run: where checkpoints and figures go.
-        best_extras: what ``best.pt`` holds beside the network, so that it can be used alone.
-        monitor: told about progress.
+        run: the folder for checkpoints and metrics.
+        best_extras: metadata for ``best.pt``, which makes it usable alone.
+        monitor: receives progress.
         relevance: of ``data.train``, by position; only the online sampler needs it.
-        ranks: the processes that share each batch; the first alone evaluates and writes.
+        ranks: the processes that share each batch; only rank 0 evaluates and writes.
 
     """
 
@@ -87,7 +89,8 @@ class Trainer:
 
         Raises:
             TrainingInterrupted: asked to stop; the run can be resumed.
-            TrainingError: the loss is not a number, the embedding has collapsed, memory or disk is full.
+            TrainingError: the loss is NaN or infinite, the embedding has collapsed, memory or disk
+                is full.
 
         """
         batch = f"{self._sampler.batch_size} pictures of {self._config.image_size} px in a batch"
@@ -95,7 +98,7 @@ class Trainer:
             with enough_memory(batch, "--classes-per-batch, --pictures-per-class or --image-size"):
                 self._epochs()
         except BaseException:
-            # Whatever stopped the run is what must be told, even where the disk is full or there is no memory.
+            # Report the original error, even if plotting fails for lack of disk or memory.
             with suppress(TrainingError, MemoryError):
                 self._draw()
             raise
@@ -152,7 +155,7 @@ class Trainer:
         with self._learner.averaged():
             row = self._ranks.on_first(lambda: self._row(epoch))
             refuse_collapse(row, reached)
-            # Without held-out pictures nothing tells epochs apart, and the last one is kept.
+            # Without held-out pictures, epochs cannot be compared and the last one is kept.
             better = not row["queries"] or float(row["precision_at_k"]) > reached.best
             row["best"] = better
             reached.rows.append(row)
@@ -208,7 +211,7 @@ class Trainer:
         }
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Go on from what ``last.pt`` holds.
+        """Resume from the content of ``last.pt``.
 
         Raises:
             TrainingError: it is damaged or of another network.

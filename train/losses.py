@@ -1,4 +1,4 @@
-"""The losses: the paper's hinge on squared distances, and a softmax over class vectors of unit length."""
+"""The losses: the paper's hinge on squared distances, and a softmax over unit class vectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["BatchLoss", "normalised_softmax", "squared_distances", "triplet_hing
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """``loss`` (a scalar with its graph), and how many of the ``considered`` triplets have a loss above 0."""
+    """``loss``, a scalar with its graph; ``active`` of ``considered`` triplets have a loss > 0."""
 
     loss: torch.Tensor
     active: int
@@ -22,18 +22,18 @@ class BatchLoss:
 
 
 def squared_distances(embeddings: torch.Tensor) -> torch.Tensor:
-    """Return D(i, j) = ‖f(i) − f(j)‖² between all rows: float32 ``[n, d]`` to float32 ``[n, n]``."""
+    """Return D(i, j) = ‖f(i) − f(j)‖² of all rows: float32 ``[n, d]`` to float32 ``[n, n]``."""
     norms = embeddings.square().sum(1)
     return (norms[:, None] + norms[None, :] - 2 * embeddings @ embeddings.T).clamp_min(0)
 
 
 def triplet_hinge(distances: torch.Tensor, triplets: Triplets, margin: float) -> torch.Tensor:
-    """Return max(0, g + D(p, p⁺) − D(p, p⁻)) of each triplet, the paper's equation 2 with the gap g = ``margin``.
+    """Return max(0, g + D(p, p⁺) − D(p, p⁻)) of each triplet: the paper's equation 2.
 
     Args:
         distances: squared distances within the batch, float32 ``[n, n]``.
         triplets: ``t`` of them.
-        margin: g.
+        margin: the gap g.
 
     Returns:
         float32 ``[t]``.
@@ -51,7 +51,7 @@ def normalised_softmax(
     temperature: float,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Return the mean of −log softmax(⟨f, w_c⟩ / T) at each row's class, with f and every w_c of unit length.
+    """Return the mean of −log softmax(⟨f, w_c⟩ / T) at each row's class; f and w_c are unit vectors.
 
     Zhai and Wu, Classification is a Strong Baseline for Deep Metric Learning, 2018, equation 2.
 

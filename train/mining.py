@@ -1,7 +1,7 @@
-"""Which triplets of a batch are learned from.
+"""Triplet mining: choose the triplets of a batch.
 
-Every function takes the batch's squared distances, float32 ``[n, n]``, and labels, int64 ``[n]``, and returns
-:class:`Triplets`. Choosing is not differentiated.
+Every function takes the batch's squared distances, float32 ``[n, n]``, and labels, int64 ``[n]``,
+and returns :class:`Triplets`. The choice is not differentiated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["MINERS", "Triplets", "batch_hard", "random_triplets", "semi_hard"]
 
 @dataclass(frozen=True)
 class Triplets:
-    """Positions in the batch, int64 ``[t]`` each, and how many triplets or pairs were ``considered`` to find them."""
+    """Positions in the batch, int64 ``[t]`` each; triplets or pairs ``considered`` to find them."""
 
     anchors: torch.Tensor
     positives: torch.Tensor
@@ -25,7 +25,10 @@ class Triplets:
 
 
 def _same(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return bool ``[n, n]``: where the other is a positive of the row (not itself), and where it is a negative."""
+    """Return bool ``[n, n]`` twice: where a column is a positive of its row, and where a negative.
+
+    No picture is its own positive.
+    """
     same = labels[:, None] == labels[None, :]
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     return same & ~itself, ~same
@@ -34,11 +37,12 @@ def _same(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def random_triplets(
     distances: torch.Tensor, labels: torch.Tensor, margin: float, generator: torch.Generator
 ) -> Triplets:
-    """One triplet for each anchor: a positive and a negative, each drawn uniformly (the way of the starting system)."""
+    """For each anchor, draw a positive and a negative uniformly, as the original system did."""
     del distances, margin
     positive, negative = _same(labels)
     anchors = torch.nonzero(positive.any(1) & negative.any(1)).flatten()
-    # The largest of uniform numbers is a uniform choice; drawn on the CPU, so that every device chooses alike.
+    # The largest of uniform numbers is a uniform choice; drawn on the CPU, so equal on every
+    # device.
     draws = torch.rand(2, *positive.shape, generator=generator).to(labels.device)
     positives = draws[0].masked_fill(~positive, -1.0).argmax(1)[anchors]
     negatives = draws[1].masked_fill(~negative, -1.0).argmax(1)[anchors]
@@ -46,9 +50,10 @@ def random_triplets(
 
 
 def semi_hard(distances: torch.Tensor, labels: torch.Tensor, margin: float, generator: torch.Generator) -> Triplets:
-    """For each anchor and positive, the nearest negative that is farther, but by less than the margin.
+    """For each anchor and positive, take the nearest negative farther by less than the margin.
 
-    FaceNet (Schroff et al. 2015), section 3.2, equation 4. Pairs without such a negative give no triplet.
+    FaceNet (Schroff et al. 2015), section 3.2, equation 4. Pairs without such a negative give no
+    triplet.
     """
     del generator
     positive, negative = _same(labels)
@@ -62,7 +67,10 @@ def semi_hard(distances: torch.Tensor, labels: torch.Tensor, margin: float, gene
 
 
 def batch_hard(distances: torch.Tensor, labels: torch.Tensor, margin: float, generator: torch.Generator) -> Triplets:
-    """For each anchor, its farthest positive and its nearest negative (Hermans et al. 2017, equation 5)."""
+    """For each anchor, take the farthest positive and the nearest negative.
+
+    Hermans et al. 2017, equation 5.
+    """
     del margin, generator
     positive, negative = _same(labels)
     anchors = torch.nonzero(positive.any(1) & negative.any(1)).flatten()

@@ -1,4 +1,4 @@
-"""What is minimised: the triplets' hinge or a loss of pytorch-metric-learning, the softmax term, or a weighted sum."""
+"""The training objective: triplet hinge or a pml loss, the softmax term, or a weighted sum."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ __all__ = ["BatchLoss", "Objective"]
 class Objective(nn.Module):
     """The loss of a batch.
 
-    Its parameters are the softmax term's class vectors ``proxies`` ``[C, d]``, the scale of the ``neck`` between the
-    embedding and that term, and those of a loss from pytorch-metric-learning; each only where it is used.
+    Its parameters, each only if used: the softmax term's class vectors ``proxies`` ``[C, d]``, the
+    scale of the ``neck`` between the embedding and that term, and those of a loss from
+    pytorch-metric-learning.
     """
 
     def __init__(self, config: TrainConfig, classes: int) -> None:
@@ -42,8 +43,8 @@ class Objective(nn.Module):
         Args:
             embeddings: unit rows, float32 ``[n, d]``.
             labels: their classes, int64 ``[n]``.
-            generator: of what miners draw.
-            triplets: those to learn from; None: they are mined.
+            generator: for random miners.
+            triplets: the triplets to train on; None to mine them.
 
         """
         config = self._config
@@ -51,7 +52,7 @@ class Objective(nn.Module):
             result = self._hinge(embeddings, labels, generator, triplets)
         else:
             result = self.pml(embeddings, labels, triplets)
-        # A batch without any triplet still has a gradient, of zero.
+        # A batch without triplets still has a gradient, of zero.
         loss = embeddings.sum() * 0.0 + result.loss
         if self.proxies is not None:
             rows = embeddings if self.neck is None else self.neck(embeddings)
@@ -66,7 +67,7 @@ class Objective(nn.Module):
         generator: torch.Generator,
         triplets: Triplets | None,
     ) -> BatchLoss:
-        """Return the mean hinge, which is 0 where there are no triplets, or where they are only looked at."""
+        """Return the mean hinge; 0 without triplets, or if they are only counted."""
         config = self._config
         distances = squared_distances(embeddings)
         if triplets is None:

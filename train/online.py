@@ -1,10 +1,11 @@
-"""Online triplet sampling, the paper's section 5.1: triplets of query, positive and negative drawn by relevance.
+"""Online triplet sampling by relevance, as in section 5.1 of the paper.
 
 - The query is drawn ∝ its total relevance r_i = Σ_j r(i, j) over its class.
 - The positive, of the same class, is drawn ∝ min(T_p, r(i, i⁺)).
-- The negative is out of class with the given share: then it is uniform over the pictures of the other classes. Else it
-  is of the same class, drawn like a positive, and accepted only if r(i, i⁺) − r(i, i⁻) ≥ T_r; after a set number of
-  rejected draws the example is given up and another is drawn in its place.
+- With a given probability, the negative is out of class: uniform over the pictures of the other
+  classes.
+- Otherwise it is of the same class, drawn like a positive, and accepted only if r(i, i⁺) − r(i, i⁻)
+  ≥ T_r. After a set number of rejections the example is given up and another is drawn in its place.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ __all__ = ["DrawRules", "Drawn", "OnlineSampler", "Pool", "draw_triplets", "make
 Floats = npt.NDArray[np.float64]
 
 _STREAM = 7
-# Candidates for an in-class negative before an example is given up.
+# Candidates for an in-class negative before giving up an example.
 _MOST_REJECTED = 20
-# After as many examples given up in a row, there is hardly any that fits.
+# After this many rounds that gave up examples, hardly any can fit.
 _MOST_ROUNDS = 200
 
 
 @dataclass(frozen=True)
 class DrawRules:
-    """``out_of_class``: share of such negatives; ``positive_threshold``: T_p; ``relevance_margin``: T_r."""
+    """Share of ``out_of_class`` negatives, ``positive_threshold`` T_p, ``relevance_margin`` T_r."""
 
     out_of_class: float
     positive_threshold: float
@@ -44,7 +45,7 @@ class DrawRules:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Positions of query, positive and negative, int64 ``[t, 3]``, and how many examples were ``given_up`` for them."""
+    """Positions of query, positive and negative, int64 ``[t, 3]``; examples ``given_up``."""
 
     triplets: Positions
     given_up: int
@@ -52,11 +53,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Pool:
-    """The pictures of one class that triplets are drawn from: all of them, or those in its reservoir buffer.
+    """The pictures of one class to draw from: all of them, or those in its reservoir.
 
-    ``members``: positions, int64 ``[m]``. ``inclusion``: float64 ``[m]``, how likely each was to be a member.
-    ``queries``, ``others``: cumulative weights, float64 ``[m]``, of drawing a query, and an out-of-class negative.
-    ``seen``, ``total``: pictures of the whole class, and the sum of their total relevance.
+    ``members``: positions, int64 ``[m]``. ``inclusion``: float64 ``[m]``, the probability of each
+    to be a member. ``queries``, ``others``: cumulative weights, float64 ``[m]``, for drawing a
+    query, and an out-of-class negative. ``seen``, ``total``: pictures of the whole class, and the
+    sum of their total relevance.
     """
 
     members: Positions
@@ -77,13 +79,13 @@ def total_relevances(labels: Positions, relevance: Relevance) -> Floats:
 
 
 def make_pools(labels: Positions, totals: Floats, buffer: int, random: np.random.Generator) -> list[Pool]:
-    """Let the pictures pass in a random order and return what each class's reservoir buffer holds.
+    """Stream the pictures in random order and return the content of each class's reservoir.
 
     Args:
         labels: int64 ``[n]``.
         totals: r_i of each, float64 ``[n]``.
-        buffer: pictures that are kept of a class; 0: all.
-        random: of the order and of the keys.
+        buffer: pictures kept of a class; 0: all.
+        random: for the order and the keys.
 
     """
     order = random.permutation(len(labels))
@@ -105,13 +107,14 @@ def draw_triplets(
 
     Args:
         pools: of every class.
-        relevance: of the pictures that the pools name.
+        relevance: of the pictures in the pools.
         count: of triplets.
         rules: T_p, T_r and the share of out-of-class negatives.
-        random: of every draw.
+        random: for every draw.
 
     Raises:
-        TrainingError: no picture is relevant to another, or there are no in-class negatives that keep the margin T_r.
+        TrainingError: no picture is relevant to another, or no in-class negative keeps the margin
+            T_r.
 
     """
     weights = np.cumsum([pool.total for pool in pools])
@@ -148,7 +151,7 @@ def _draw_from_class(
     rules: DrawRules,
     random: np.random.Generator,
 ) -> Positions:
-    """Draw as many triplets as ``out``, bool ``[t]``, has entries; the negative of one that is given up is −1."""
+    """Draw a triplet for each entry of ``out``, bool ``[t]``; negative −1 marks a given-up one."""
     pool = pools[number]
     queries = _draw(pool.queries, random.random(len(out)))
     triplets = np.full((len(out), 3), -1, dtype=np.int64)
@@ -168,7 +171,10 @@ def _draw_from_class(
 def _positive_and_negative(
     pool: Pool, relevances: npt.NDArray[np.float32], draws: Floats, outside: bool, rules: DrawRules
 ) -> tuple[int, int]:
-    """Return the positions of the positive and of the in-class negative (−1: none), from relevances to the query."""
+    """Return the positions of the positive and of the in-class negative; −1 for none.
+
+    ``relevances`` are those to the query.
+    """
     exact = relevances.astype(np.float64)
     weights = np.cumsum(np.minimum(rules.positive_threshold, exact) / pool.inclusion)
     if not weights[-1] > 0:
@@ -183,7 +189,7 @@ def _positive_and_negative(
 
 
 def _out_of_class(pools: Sequence[Pool], number: int, count: int, random: np.random.Generator) -> list[int]:
-    """Draw pictures of the other classes, uniformly."""
+    """Draw pictures of the other classes uniformly."""
     seen = np.array([pool.seen for pool in pools], dtype=np.float64)
     seen[number] = 0
     draws = random.random((2, count))
@@ -195,25 +201,28 @@ def _out_of_class(pools: Sequence[Pool], number: int, count: int, random: np.ran
 
 
 def _draw(cumulative: Floats, uniform: Floats) -> Positions:
-    """Return the places that uniform numbers in [0, 1) fall into, never one of weight 0."""
+    """Return the indices that uniform numbers in [0, 1) select, never one of weight 0."""
     total = cumulative[-1]
     return np.asarray(np.searchsorted(cumulative, np.minimum(uniform * total, np.nextafter(total, 0)), side="right"))
 
 
 class OnlineSampler:
-    """Batches of triplets, a function of (seed, epoch) alone: query, positive and negative stand side by side.
+    """Batches of triplets, a function of (seed, epoch) alone.
+
+    Query, positive and negative of a triplet are adjacent.
 
     Args:
         labels: int64 ``[n]``, the class of each training picture.
         relevance: of the same pictures.
         rules: T_p, T_r and the share of out-of-class negatives.
-        batch_size: of pictures; rounded down to whole triplets.
-        steps_per_epoch: batches in an epoch; 0 for n / batch size, at least one, as a balanced sampler has them.
-        buffer: pictures that an epoch keeps of a class in its reservoir; 0: all.
+        batch_size: in pictures; rounded down to whole triplets.
+        steps_per_epoch: batches in an epoch; 0 for n / batch size, at least one, as in a balanced
+            sampler.
+        buffer: pictures of a class that an epoch keeps in its reservoir; 0: all.
         seed: of every draw.
 
     Raises:
-        TrainingError: there is only one class, and negatives of another are asked for.
+        TrainingError: there is only one class, but the rules include out-of-class negatives.
 
     """
 
@@ -244,9 +253,9 @@ class OnlineSampler:
         self.given_up = 0
 
     def epoch(self, epoch: int) -> Positions:
-        """Return int64 ``[steps, B]``: the positions in ``labels`` of each batch; B is a multiple of 3.
+        """Return int64 ``[steps, B]``: positions in ``labels`` of each batch; B is a multiple of 3.
 
-        ``given_up`` says afterwards how many examples were given up for them.
+        ``given_up`` then holds the number of examples given up.
 
         Raises:
             TrainingError: see :func:`draw_triplets`.

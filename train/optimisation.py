@@ -1,4 +1,4 @@
-"""The optimiser with its parameter groups, and the schedule of the learning rates as a function of the step alone."""
+"""The optimiser with its parameter groups, and learning rates as a function of the step alone."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["make_optimizer", "rate_factor", "set_rates"]
 
 
 def make_optimizer(network: EmbeddingNet, objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return the optimiser over what is trained: backbone (unless frozen), head and class vectors, each at its rate.
+    """Return the optimiser of backbone (unless frozen), head and class vectors, each with its rate.
 
-    Weights decay; biases and norms (one dimension), and class vectors, whose length does not matter, do not. The
-    backbone's groups begin after ``backbone_begins``.
+    Weights decay. Biases and norms (one dimension) do not, nor do class vectors, whose length does
+    not matter. The backbone's groups start after ``backbone_begins``.
     """
     groups = _groups(network.backbone.parameters(), config.backbone_learning_rate, config.weight_decay)
     for group in groups:
@@ -50,10 +50,10 @@ def _groups(parameters: Iterable[nn.Parameter], rate: float, decay: float) -> li
 
 
 def rate_factor(step: int, steps_per_epoch: int, config: TrainConfig, begins: int = 0) -> float:
-    """Return what a base rate is multiplied with at a step, counted over the whole run from 0.
+    """Return the factor of a base rate at a step, counted over the whole run from 0.
 
-    0 up to epoch ``begins``; then a linear rise over the warm-up, then constant, or a half cosine that is down to 0 at
-    the last step.
+    It is 0 up to epoch ``begins`` and rises linearly over the warm-up. Then it is constant, or a
+    half cosine that reaches 0 at the last step.
     """
     start = begins * steps_per_epoch
     if step < start:

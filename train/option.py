@@ -1,4 +1,4 @@
-"""One training option: what it may be, and how what it may not be is refused."""
+"""A training option: type, allowed values, validation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Option", "hint"]
 
 @dataclass(frozen=True)
 class Option:
-    """One training option: its section in a recipe, its type, what it may be, and one line of help.
+    """A training option: its section in a recipe, its type, allowed values, and one line of help.
 
-    ``choices``: the texts that are allowed. ``forms``: others, in which NAME stands for any name. ``least``, ``most``:
-    bounds of numbers. ``common``: ``--help`` shows it, not ``--help-all`` alone.
+    ``choices``: the allowed texts. ``forms``: further ones, with NAME as a placeholder. ``least``,
+    ``most``: bounds of numbers. ``common``: ``--help`` shows it, not only ``--help-all``.
     """
 
     name: str
@@ -34,10 +34,11 @@ class Option:
     common: bool = False
 
     def check(self, value: Any, where: str) -> Any:
-        """Return ``value`` in its proper type.
+        """Return ``value`` converted to the option's type.
 
         Raises:
-            TrainingError: of another type or out of range; names the option, the value and what is allowed.
+            TrainingError: wrong type or out of range; names the option, the value and the allowed
+                values.
 
         """
         converted = self._converted(value)
@@ -47,7 +48,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What the option may be, as the end of a sentence."""
+        """The allowed values, as the end of a sentence."""
         if self.choices:
             return "one of " + ", ".join((*self.choices, *self.forms))
         noun = _NOUNS[self.kind]
@@ -93,6 +94,6 @@ def _is_plain(value: Any) -> bool:
 
 
 def hint(key: str, allowed: Mapping[str, Option]) -> str:
-    """Return the option that ``key`` may have meant, or all that there are, to follow what was found."""
+    """Return the option that ``key`` probably means, or all options, as the end of a sentence."""
     close = difflib.get_close_matches(str(key), allowed, n=1)
     return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(allowed)}"

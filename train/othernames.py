@@ -1,4 +1,4 @@
-"""What options are called elsewhere, and what they are called here; read where an unknown one is typed."""
+"""Names of options in other tools, and our names for them; read when an unknown option is typed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNFREEZE = "the last N stages of the backbone are trained by --unfreeze N, and 
 _WEIGHTS = "starting weights are named with --weights; ImageNet's are the default, and --weights none are random ones"
 _AUGMENTATION = "pictures are changed by --crop, --flip and --jitter"
 
-# Names without their dashes, by the option that it is here, or by a sentence that says what to do; see
+# Names without dashes, by our option or by a sentence of advice; see
 # :func:`~..runtime.console.unknown_option`.
 _MEANINGS: Mapping[str, Iterable[str]] = {
     _BATCH: ("batch-size", "batchsize", "bs", "b", "batch", "train-batch-size", "per-device-train-batch-size"),

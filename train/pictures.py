@@ -1,4 +1,4 @@
-"""Pictures for the network: the readers that decode them, and decoding in threads while the network computes."""
+"""Readers that decode pictures for the network, and decoding in threads while it computes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AHEAD = 64
 
 
 def threaded(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int = _AHEAD) -> Iterator[R]:
-    """Map ``function`` over ``items`` in threads, yielding results in order, at most ``ahead`` in flight."""
+    """Map ``function`` over ``items`` in threads; yield in order, at most ``ahead`` in flight."""
     pending: deque[Future[R]] = deque()
     source = iter(items)
     pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
@@ -40,7 +40,7 @@ def threaded(function: Callable[[T], R], items: Iterable[T], threads: int, ahead
 
 
 def read_plain(samples: Sequence[Sample], rule: PictureRule) -> Reader:
-    """Return the reader of pictures as they are evaluated and served."""
+    """Return the reader of plain pictures, for evaluation and serving."""
 
     def read(position: int) -> Picture:
         with samples[position].open() as file:
@@ -52,6 +52,6 @@ def read_plain(samples: Sequence[Sample], rule: PictureRule) -> Reader:
 def read_augmented(
     samples: Sequence[Sample], rule: PictureRule, augmentation: Augmentation, seed: tuple[int, ...]
 ) -> Reader:
-    """Return the reader of random views, the one at a position drawn from (*seed, position)."""
+    """Return the reader of random views; the view at a position is seeded by (*seed, position)."""
     plain = read_plain(samples, enlarged(rule))
     return lambda position: augment(plain(position), rule.size, augmentation, (*seed, position))

@@ -1,4 +1,4 @@
-"""Losses of pytorch-metric-learning by their names, with arguments from the recipe.
+"""Losses of pytorch-metric-learning by name, with arguments from the recipe.
 
 The library is imported only where one of its losses is used: it takes seconds.
 """
@@ -66,16 +66,16 @@ def check_pml(name: str, arguments: Mapping[str, Any], dim: int) -> None:
 
 
 class PmlLoss(nn.Module):
-    """A loss of pytorch-metric-learning on unit rows; its class vectors, if it has any, are its parameters.
+    """A loss of pytorch-metric-learning on unit rows; class vectors, if any, are parameters.
 
     Args:
         name: of a class in ``pytorch_metric_learning.losses``.
-        arguments: its own, by name.
+        arguments: of the loss, by name.
         classes: C; labels are 0 to C − 1.
         dim: d, of the embedding.
 
     Raises:
-        TrainingError: there is no such loss, or it does not take these arguments.
+        TrainingError: the loss is unknown or does not take these arguments.
         MissingExtraError: the library is not installed.
 
     """
@@ -97,9 +97,9 @@ class PmlLoss(nn.Module):
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor, triplets: Triplets | None = None) -> BatchLoss:
         """Return the loss of unit rows, float32 ``[n, d]``, of classes int64 ``[n]``.
 
-        ``considered`` are the elements (pairs, triplets, pictures or class vectors) that the loss is the mean of, and
-        ``active`` those above 0; both are 0 for a loss that is one number from the start. What a loss draws, it draws
-        from torch's own generator.
+        ``considered`` counts the elements (pairs, triplets, pictures or class vectors) that the
+        loss averages, ``active`` those above 0. Both are 0 for a loss that is computed as one
+        number. Random losses use torch's global generator.
 
         Args:
             embeddings: unit rows.
@@ -117,7 +117,7 @@ class PmlLoss(nn.Module):
         return BatchLoss(loss.reshape(()), self._active, self._considered)
 
     def _count(self, reducer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Look at the elements on their way to the reducer."""
+        """Count the elements on their way to the reducer."""
         del reducer
         for term in inputs[0].values():
             losses = term["losses"]

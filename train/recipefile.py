@@ -1,4 +1,4 @@
-"""Recipes: TOML files with options by sections, merged over the default one, which alone has a value for each."""
+"""Recipes: TOML files of options by section, merged over the default one, which has all values."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _WEIGHT_WORDS = ("auto", "imagenet", "none")
 
 
 def load_config(recipe: str | Path, overrides: Mapping[str, Any]) -> TrainConfig:
-    """Merge the default recipe, ``recipe`` and the options of the command line, the later ones winning.
+    """Merge the default recipe, ``recipe`` and the command line's options; later ones win.
 
     Args:
         recipe: one of :data:`RECIPES`, or the path of a TOML file.
         overrides: values by option name.
 
     Raises:
-        TrainingError: no such recipe, not TOML, an unknown section or key, or a value that is not allowed.
+        TrainingError: no such recipe, not TOML, an unknown section or key, or a value that is not
+            allowed.
 
     """
     values = _read_recipe("default")
@@ -37,7 +38,7 @@ def load_config(recipe: str | Path, overrides: Mapping[str, Any]) -> TrainConfig
         values |= _read_recipe(recipe)
     values |= overrides
     config = config_from_dict(values, "the options")
-    # A run is resumed from other folders too.
+    # Absolute paths, since a run may be resumed from another folder.
     if config.weights not in _WEIGHT_WORDS:
         config = dataclasses.replace(config, weights=str(Path(config.weights).resolve()))
     if config.relevance:
@@ -69,7 +70,7 @@ def _recipe_text(recipe: str | Path) -> tuple[str, str]:
 
 
 def _flatten(document: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Turn sections into one table, checking that each key stands in its own section."""
+    """Flatten sections into one table, checking that each key is in its own section."""
     table = {option.name: option for option in options()}
     sections = tuple(dict.fromkeys(option.section for option in table.values()))
     values: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The PyTorch reference of a finished run: what export is checked against, in full float32."""
+"""The PyTorch reference of a finished run, in float32; exported models are checked against it."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ def load_run(run: Path | None = None) -> tuple[EmbeddingNet, ModelInfo, TrainCon
         run: the run folder, or a link to one; None for ``runs/latest``.
 
     Returns:
-        The network on the CPU in evaluation mode, what its exported file will say of it, and the run's options.
+        The network on the CPU in evaluation mode, the metadata of its exported file, and the run's
+        options.
 
     Raises:
-        TrainingError: there is no such run, or its files are damaged or unfinished.
+        TrainingError: there is no such run, or its files are damaged or incomplete.
 
     """
     folder = open_run(run)
@@ -76,12 +77,12 @@ def _info(checkpoint: dict[str, Any], metrics: dict[str, Any]) -> ModelInfo:
 
 
 def _final_figures(folder: RunFolder) -> dict[str, Any]:
-    """Return the figures of the final evaluation, none where the run was not finished."""
+    """Return the metrics of the final evaluation; empty for an unfinished run."""
     return {key: value for key, value in (folder.read_final() or {}).items() if key != "kind"}
 
 
 def _data_of(folder: RunFolder) -> tuple[str, str | None, int]:
-    """Return the path of the data set, where its labels come from, and the version of how pictures are held out."""
+    """Return the path of the data set, the source of its labels, and the holdout rule."""
     description = folder.read_config()
     try:
         return str(description["data"]["path"]), stored_labels(description), holdout_rule(description)
@@ -94,8 +95,8 @@ class NetworkReference:
 
     Args:
         network: in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
-        info: what an exported file will say of it.
-        device: where it is.
+        info: the metadata of an exported file.
+        device: of the network.
 
     """
 
@@ -104,12 +105,12 @@ class NetworkReference:
 
     @property
     def info(self) -> ModelInfo:
-        """What the exported file will say of the model."""
+        """The metadata of the exported file."""
         return self._info
 
     @property
     def rule(self) -> PictureRule:
-        """How a picture becomes the network's input."""
+        """The rule that turns a picture into the network's input."""
         return self._info.picture
 
     def embed_batch(self, pictures: Picture) -> Vectors:
@@ -124,7 +125,7 @@ class NetworkReference:
     def stream(
         self, items: Iterable[T], read: Callable[[T], Picture]
     ) -> Iterator[tuple[T, npt.NDArray[np.float32] | PictureError]]:
-        """Embed any number of items in bounded memory, as ``Embedder.stream`` does."""
+        """Embed any number of items in bounded memory, like ``Embedder.stream``."""
         return embed_stream(items, read, self.embed_batch)
 
 
@@ -137,7 +138,7 @@ class Reference(NetworkReference):
 
     Raises:
         TrainingError: see :func:`load_run`.
-        DeviceError: ``cuda`` was asked for and cannot be used.
+        DeviceError: ``cuda`` is not available.
 
     """
 
@@ -150,22 +151,22 @@ class Reference(NetworkReference):
 
     @property
     def data(self) -> str:
-        """The data set that the run was trained on, where it was then; exported files do not say it."""
+        """The path of the run's data set at the time of training; not stored in exported files."""
         return self._data
 
     def labels_of(self, data: str) -> str | None:
-        """Return where the labels of a data set come from, as for the run; see ``labels`` of ``open_dataset``."""
+        """Return the run's source of labels for a data set; see ``labels`` of ``open_dataset``."""
         if data == self._data or str(Path(data).resolve()) == self._data:
             return self._labels
         return labels_beside(data, self._labels)
 
     @property
     def rule_of_holdout(self) -> int:
-        """The version of how val pictures are held out for the run; see :func:`~..runtime.datasets.holdout`."""
+        """The version of the run's holdout rule; see :func:`~..runtime.datasets.holdout`."""
         return self._rule
 
     def split(self, dataset: DataSet) -> DataSet:
-        """Return the data set with the val pictures that it had for the run."""
+        """Return the data set, split into train and val as in the run."""
         return split_by_rule(dataset, self._rule)
 
     @property
@@ -176,7 +177,7 @@ class Reference(NetworkReference):
 
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
-    """Switch TF32 off, which rounds the factors of products on recent GPUs to 10 bits."""
+    """Disable TF32, which rounds the factors of products on recent GPUs to 10 bits."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:

@@ -1,6 +1,7 @@
-"""Relevance r(i, j) of two pictures of one class: at least 0, and 0 across classes (the paper, section 5.1).
+"""Relevance r(i, j) of two pictures of one class: at least 0, and 0 across classes.
 
-It is never a matrix over all pictures: whoever needs it asks for a block of one class.
+See the paper, section 5.1. It is never a matrix over all pictures: callers request a block of one
+class.
 """
 
 from __future__ import annotations
@@ -18,36 +19,36 @@ __all__ = ["PairRelevance", "Part", "Relevance", "VectorRelevance", "chunks_of_r
 Block = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-# Unit vectors are rounded to multiples of 1/2048: then every partial sum of a dot product is a whole number below 2^24
-# and exact in float32, so that no number of threads and no order of summation changes a draw. Cosines move by less
-# than 0.001.
+# Unit vectors are rounded to multiples of 1/2048. Then every partial sum of a dot product is a
+# whole number below 2^24 and exact in float32, so draws depend neither on the number of threads nor
+# on the order of summation. Cosines change by less than 0.001.
 _SCALE = np.float32(2048)
-# Entries of a block that are in memory at a time, and vectors that are read for it at a time.
+# Limits on the entries of a block in memory, and on the vectors read for it at a time.
 _MOST_ENTRIES = 1 << 22
 _COLUMNS = 2048
 
 
 class Relevance(Protocol):
-    """Pictures are known by their positions, 0 to n − 1."""
+    """Relevance of pictures, which are numbered by their positions, 0 to n − 1."""
 
     def block(self, rows: Positions, columns: Positions) -> Block:
-        """Return r(i, j), float32 ``[m, k]``, of pictures that are all of one class; 0 where i is j.
+        """Return r(i, j), float32 ``[m, k]``, of pictures of one class; 0 where i is j.
 
         Args:
             rows: int64 ``[m]``.
-            columns: int64 ``[k]``, none of them twice.
+            columns: int64 ``[k]``, without duplicates.
 
         """
 
     def take(self, positions: Positions) -> Relevance:
-        """Return the relevance of the pictures at ``positions`` (none of them twice), numbered anew from 0."""
+        """Return the relevance of the pictures at distinct ``positions``, renumbered from 0."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One look at the pictures: ``values``, float16 or float32 ``[N, D]``, and the ``weight`` of their cosine.
+    """Vectors ``values``, float16 or float32 ``[N, D]``, and the ``weight`` of their cosine.
 
-    ``centre``, float32 ``[D]``, is taken from the values first, except from zeros.
+    ``centre``, float32 ``[D]``, is subtracted from the values first, except from zeros.
     """
 
     values: npt.NDArray[np.floating]
@@ -55,7 +56,7 @@ class Part:
     centre: Block | None = None
 
     def rounded_units(self, rows: Positions) -> Block:
-        """Return vectors at the length 2048, in whole numbers, float32 ``[m, D]``."""
+        """Return vectors of length 2048, rounded to whole numbers, float32 ``[m, D]``."""
         vectors = self.values[rows].astype(np.float32)
         if self.centre is not None:
             vectors = (vectors - self.centre) * vectors.any(axis=1, keepdims=True)
@@ -65,9 +66,10 @@ class Part:
 
 @dataclass(frozen=True)
 class VectorRelevance:
-    """Weighted sum over the parts of max(0, cosine); ``rows``, int64 ``[n]``: where in the parts each picture stands.
+    """Weighted sum over the parts of max(0, cosine).
 
-    With weights that add up to 1, r lies in [0, 1]. A vector of zeros (of an unreadable picture) is like nothing.
+    ``rows``, int64 ``[n]``: the row of each picture in the parts. With weights of sum 1, r is in
+    [0, 1]. A vector of zeros (an unreadable picture) has relevance 0 to all.
     """
 
     parts: tuple[Part, ...]
@@ -91,7 +93,7 @@ class VectorRelevance:
 
 
 class PairRelevance:
-    """Relevance of listed pairs, in both directions; every other pair has 0.
+    """Relevance of listed pairs, in both directions; all other pairs have 0.
 
     Args:
         first: int64 ``[p]``, positions of one picture of each pair.
@@ -131,13 +133,13 @@ class PairRelevance:
 
 
 def chunks_of_rows(rows: int, columns: int) -> list[slice]:
-    """Cut the rows of a block so that each chunk of it takes a bounded amount of memory."""
+    """Split the rows of a block into chunks of bounded memory."""
     size = max(1, _MOST_ENTRIES // max(1, columns))
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def total_relevance(relevance: Relevance, members: Positions) -> Floats:
-    """Return r_i = Σ_j r(i, j) over a class, float64 ``[m]``, for its ``members``, int64 ``[m]``."""
+    """Return r_i = Σ_j r(i, j) over a class, float64 ``[m]``, for ``members``, int64 ``[m]``."""
     totals = np.zeros(len(members), dtype=np.float64)
     for rows in chunks_of_rows(len(members), len(members)):
         totals[rows] = relevance.block(members[rows], members).sum(axis=1, dtype=np.float64)

@@ -1,12 +1,12 @@
-"""Relevance from the user's own file: vectors of the pictures (``.npz``), or rated pairs (``.csv``).
+"""Relevance from the user's file: vectors of the pictures (``.npz``), or rated pairs (``.csv``).
 
-- ``.npz``: ``paths``, text ``[N]``, and ``vectors``, numbers ``[N, D]``: r is the cosine, negative ones count as 0.
-  Every picture that is learned from must have a vector.
-- ``.csv``: ``a,b,relevance`` with relevance ≥ 0, in both directions; a pair that is not listed has 0, so an in-class
-  negative is always a listed picture that is less relevant than the positive.
+- ``.npz``: ``paths``, text ``[N]``, and ``vectors``, numbers ``[N, D]``. r is the cosine; negative
+  cosines count as 0. Every training picture must have a vector.
+- ``.csv``: ``a,b,relevance`` with relevance ≥ 0, in both directions. Pairs that are not listed have
+  0. So an in-class negative is always a listed picture, less relevant than the positive.
 
-Paths are those of the data set. Pictures of the data set that are not learned from may be in the file, unknown ones
-may not.
+Paths are those of the data set. Pictures of the data set outside training may be in the file,
+unknown pictures may not.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _COLUMNS = ("a", "b", "relevance")
 
 
 def relevance_digest(path: Path) -> str:
-    """Return the hex sha256 of the file, by which a resumed run knows that it is the same.
+    """Return the hex sha256 of the file, by which a resumed run checks that it has not changed.
 
     Raises:
-        DataError: there is no such file, or it cannot be read.
+        DataError: the file does not exist or cannot be read.
 
     """
     if not path.is_file():
@@ -53,8 +53,8 @@ def read_relevance(path: Path, data: TrainingData, monitor: Monitor) -> Relevanc
 
     Args:
         path: a ``.npz`` or ``.csv`` file.
-        data: the pictures; those in ``data.fit`` are the ones that need a vector.
-        monitor: told what is left out.
+        data: the pictures; those in ``data.fit`` need a vector.
+        monitor: receives a message about ignored pairs.
 
     Raises:
         DataError: missing, damaged, or not fitting the pictures; names the line or the picture.
@@ -108,7 +108,7 @@ def _read_arrays(path: Path) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.float
         )
     if len(paths) != len(vectors) or not np.isfinite(vectors).all():
         raise DataError(f"{shown} holds {len(paths)} paths and {len(vectors)} vectors; expected a finite one for each.")
-    # Cosines do not depend on the length, and squares of very large numbers would not be finite.
+    # Cosines do not depend on the length, and squares of very large numbers would overflow.
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
     return paths, (vectors / np.where(largest > 0, largest, 1)).astype(np.float32)
 

@@ -1,13 +1,15 @@
-"""Reservoir buffers: a bounded, weighted sample of each class of a stream that may be larger than memory.
+"""Reservoirs: a bounded, weighted sample of each class of a stream that may exceed memory.
 
-The paper, section 5.1: picture j of total relevance r_j gets the key k = u^(1/r_j), u uniform; a full buffer replaces
-its smallest key when the new key is larger. (Efraimidis and Spirakis 2006, algorithm A-Res.)
+The paper, section 5.1: picture j of total relevance r_j gets the key k = u^(1/r_j), u uniform. A
+full buffer replaces its smallest key when the new key is larger. (Efraimidis and Spirakis 2006,
+algorithm A-Res.)
 
-A uniform draw from a buffer equals a draw ∝ r_j, and the paper accepts a positive with probability r(i, i⁺) / r_i⁺ to
-undo it, as long as the buffer is small against the class. Here the buffer also tells how likely each picture was to be
-in it: 1 − τ^r_j, with τ the largest key that it turned away (Cohen and Kaplan 2007, bottom-k sketches). For a small
-buffer that is ∝ r_j and gives the paper's two rules; for one that holds its whole class it is 1 and gives the exact
-formulas; in between it is right too.
+A uniform draw from a buffer equals a draw ∝ r_j. To undo that, the paper accepts a positive with
+probability r(i, i⁺) / r_i⁺, valid while the buffer is small against the class. Here the buffer also
+returns the probability of each picture to be in it: 1 − τ^r_j, with τ the largest rejected key
+(Cohen and Kaplan 2007, bottom-k sketches). For a small buffer this is ∝ r_j and gives the paper's
+two rules. For a buffer with its whole class it is 1 and gives the exact formulas. It is also
+correct in between.
 """
 
 from __future__ import annotations
@@ -29,14 +31,15 @@ class Reservoir:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        # (logarithm of the key, the negated number of arrival so that of equal keys the earlier stays, item, r_j)
+        # (logarithm of the key, negated arrival number so that the earlier of equal keys stays,
+        # item, r_j)
         self._heap: list[tuple[float, int, int, float]] = []
         self._turned_away = -math.inf
         self.seen = 0
         self.total = 0.0
 
     def offer(self, item: int, weight: float, uniform: float) -> None:
-        """Let a picture pass by.
+        """Offer the next picture of the stream.
 
         Args:
             item: its number.
@@ -44,7 +47,7 @@ class Reservoir:
             uniform: u, in (0, 1].
 
         """
-        # The logarithm of u^(1/r): of the same order, and without the underflow of small r.
+        # The logarithm of u^(1/r) has the same order, without the underflow of small r.
         key = math.log(uniform) / weight if weight > 0 else -math.inf
         entry = (key, -self.seen, item, weight)
         self.seen += 1
@@ -56,10 +59,11 @@ class Reservoir:
             self._turned_away = max(self._turned_away, leaving[0])
 
     def contents(self) -> tuple[Positions, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return what is in the buffer, in the order of arrival.
+        """Return the content of the buffer, in the order of arrival.
 
         Returns:
-            the items, int64 ``[m]``; their r_j, float64 ``[m]``; and how likely each was to be here, float64 ``[m]``.
+            the items, int64 ``[m]``; their r_j, float64 ``[m]``; and their probabilities to be in
+            the buffer, float64 ``[m]``.
 
         """
         entries = sorted(self._heap, key=lambda entry: -entry[1])
@@ -73,10 +77,12 @@ class Reservoir:
 def fill_reservoirs(
     stream: Iterable[tuple[int, int, float]], capacity: int, random: np.random.Generator
 ) -> dict[int, Reservoir]:
-    """Let a stream of (item, class, total relevance) pass once; memory holds ``capacity`` items of each class.
+    """Fill a reservoir for each class from a stream of (item, class, total relevance).
+
+    Memory holds ``capacity`` items of each class.
 
     Returns:
-        the reservoirs by class, in the order in which the classes first came.
+        the reservoirs by class, in the order of each class's first item.
 
     """
     reservoirs: dict[int, Reservoir] = {}

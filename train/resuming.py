@@ -1,4 +1,4 @@
-"""A run that is to go on: what its folder says of it, and whether it would still be the same run."""
+"""Resume a run: read its stored description, and check that it would still be the same run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["StoredRun", "check_same_weights", "read_stored"]
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run by its ``config.json``, which is ``description``, with its data sets as they are now.
+    """A run by its ``config.json``, the ``description``, and its data sets in their current state.
 
-    ``rule``: the version of how its pictures are held out.
+    ``rule``: version of its holdout rule.
     """
 
     config: TrainConfig
@@ -38,18 +38,19 @@ class StoredRun:
 def read_stored(
     run: RunFolder, overrides: Mapping[str, Any], data: str | None, val: str | None, labels: str | None
 ) -> StoredRun:
-    """Read what a run is, and refuse one that would go on as another.
+    """Read a stored run, and refuse one that would continue with other options or data.
 
     Args:
         run: its folder.
-        overrides: options named anew; they must be those of the run.
-        data: where the pictures are now; None: where they were.
+        overrides: repeated options; they must equal those of the run.
+        data: the new path of the pictures; None if unchanged.
         val: the same for the pictures of the final evaluation.
-        labels: where the labels come from; None: from where they came.
+        labels: the new source of the labels; None if unchanged.
 
     Raises:
-        DataError: there are no such pictures any more.
-        TrainingError: ``config.json`` is damaged, or options or data differ from the run's; all differences are listed.
+        DataError: the pictures no longer exist.
+        TrainingError: ``config.json`` is damaged, or options or data differ from the run's; all
+            differences are listed.
 
     """
     description, where = run.read_config(), display_path(run.config_path)
@@ -63,10 +64,10 @@ def read_stored(
 
 
 def check_same_weights(run: RunFolder, stored: StoredRun, weights: Weights) -> None:
-    """Refuse to go on from other starting weights: cached features would not be those that were learned from.
+    """Refuse to resume with other starting weights: cached features would differ from the run's.
 
     Raises:
-        TrainingError: the file, or the package, holds other tensors than when the run began.
+        TrainingError: the file, or the package, holds other tensors than at the start of the run.
 
     """
     before = stored.description.get("weights", {}).get("sha256")
@@ -98,7 +99,10 @@ def _stored(
 
 
 def _labels_changed(description: Mapping[str, Any], labels: str | None) -> list[str]:
-    """Say that another rule is named; a table may lie elsewhere now, and the labels themselves are compared."""
+    """Return a change of the rule for labels.
+
+    A table may have moved; its labels are compared, not its path.
+    """
     then = stored_labels(description)
     if labels is None or labels == then or not {labels, then} & set(LABEL_RULES):
         return []

@@ -1,4 +1,4 @@
-"""The run folder: what a training run leaves behind, whole at any moment, and how the newest one is found."""
+"""The run folder: the files of a run, complete at any moment, and a link to the newest run."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``config.json`` (options, versions, data), ``metrics.jsonl``, ``best.pt``, ``last.pt``, and what is to be looked
-    at: ``report.html``, ``curves.png``, ``tsne.png``, ``per_class.csv``, ``worst/``.
+    """The folder of one run.
+
+    It holds ``config.json`` (options, versions, data), ``metrics.jsonl``, ``best.pt`` and
+    ``last.pt``; for the reader, ``report.html``, ``curves.png``, ``tsne.png``, ``per_class.csv``
+    and ``worst/``.
     """
 
     path: Path
@@ -42,17 +45,17 @@ class RunFolder:
 
     @property
     def metrics_path(self) -> Path:
-        """One JSON object for each epoch, and one with the final figures."""
+        """One JSON object for each epoch, and one with the final metrics."""
         return self.path / "metrics.jsonl"
 
     @property
     def curves_path(self) -> Path:
-        """The curves as a picture."""
+        """The plot of the curves."""
         return self.path / "curves.png"
 
     @property
     def report_path(self) -> Path:
-        """The page that shows the run."""
+        """The report page."""
         return self.path / "report.html"
 
     @property
@@ -62,7 +65,7 @@ class RunFolder:
 
     @property
     def classes_path(self) -> Path:
-        """The figures of each class."""
+        """The metrics of each class."""
         return self.path / "per_class.csv"
 
     @property
@@ -72,12 +75,12 @@ class RunFolder:
 
     @property
     def best_path(self) -> Path:
-        """The network that ranked best on the held-out tenth."""
+        """The network with the best ranking of the held-out tenth."""
         return self.path / "best.pt"
 
     @property
     def last_path(self) -> Path:
-        """Everything that is needed to go on."""
+        """The checkpoint for resuming."""
         return self.path / "last.pt"
 
     def write_config(self, values: Mapping[str, Any]) -> None:
@@ -106,12 +109,12 @@ class RunFolder:
         return dict(values)
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write ``metrics.jsonl`` with all rows so far; NaN, which JSON lacks, becomes null."""
+        """Write ``metrics.jsonl`` with all rows so far; NaN becomes null, since JSON has no NaN."""
         lines = [json.dumps({key: _finite(value) for key, value in row.items()}) + "\n" for row in rows]
         write_atomically(self.metrics_path, lambda file: file.write("".join(lines).encode("ascii")))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the rows of ``metrics.jsonl``, none where there is no such file yet.
+        """Return the rows of ``metrics.jsonl``, or no rows if the file does not exist yet.
 
         Raises:
             TrainingError: damaged.
@@ -125,11 +128,14 @@ class RunFolder:
             raise TrainingError(f"{display_path(self.metrics_path)} cannot be read ({error}).") from None
 
     def read_final(self) -> dict[str, Any] | None:
-        """Return the row with the final figures, None where the run is not finished; raises as :meth:`read_metrics`."""
+        """Return the row with the final metrics, or None if the run is unfinished.
+
+        Raises the errors of :meth:`read_metrics`.
+        """
         return next((row for row in reversed(self.read_metrics()) if row.get("kind") == "final"), None)
 
     def save(self, path: Path, checkpoint: Mapping[str, Any]) -> None:
-        """Write a checkpoint of tensors, numbers, strings, lists and dicts; an earlier one survives a full disk."""
+        """Write a checkpoint of plain values and tensors; a full disk keeps the earlier one."""
         write_atomically(path, lambda file: torch.save(dict(checkpoint), file))
 
 
@@ -138,10 +144,10 @@ def _finite(value: Any) -> Any:
 
 
 def create_run(out: Path | None, backbone: str) -> RunFolder:
-    """Make a new run folder, by default ``runs/<time>-<backbone>``, and let ``runs/latest`` name it.
+    """Create a run folder, by default ``runs/<time>-<backbone>``, and point ``runs/latest`` to it.
 
     Raises:
-        TrainingError: the folder holds a run already, or cannot be made.
+        TrainingError: the folder already holds a run, or cannot be created.
 
     """
     path = out if out is not None else _fresh(backbone)
@@ -172,7 +178,7 @@ def _fresh(backbone: str) -> Path:
 
 
 def _point_latest(path: Path) -> None:
-    """Make ``runs/latest`` a relative link to the run, or a text file that says the same where links cannot be made."""
+    """Make ``runs/latest`` a relative link to the run; without links, a text file with its path."""
     try:
         RUNS.mkdir(exist_ok=True)
         target = os.path.relpath(path.resolve(), RUNS.resolve())
@@ -189,10 +195,10 @@ def _point_latest(path: Path) -> None:
 
 
 def open_run(path: Path | None) -> RunFolder:
-    """Find a run folder; None means the newest, ``runs/latest``.
+    """Open a run folder; None means the newest, ``runs/latest``.
 
     Raises:
-        TrainingError: there is none.
+        TrainingError: it does not exist or is not a run folder.
 
     """
     named = LATEST if path is None else path

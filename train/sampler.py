@@ -1,4 +1,4 @@
-"""Balanced batches: P classes, K pictures of each, dealt so that an epoch shows classes and pictures evenly."""
+"""Balanced batches: P classes with K pictures each; an epoch shows classes and pictures evenly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STREAM = 2
 
 
 class _Deck:
-    """Deals cards from shuffled decks, one after the other, without a duplicate in a hand while the deck is enough."""
+    """Deals from successive shuffled decks, without duplicates in a hand if the deck allows."""
 
     def __init__(self, cards: Positions, random: np.random.Generator) -> None:
         self._cards = cards
@@ -25,13 +25,14 @@ class _Deck:
         self._left: list[int] = []
 
     def deal(self, count: int) -> list[int]:
-        """Return the next ``count`` cards, from as many shuffled decks as that takes."""
+        """Return the next ``count`` cards, shuffling new decks as needed."""
         hand: list[int] = []
         while len(hand) < count:
             if not self._left:
                 self._left = self._random.permutation(self._cards).tolist()
             wanted = count - len(hand)
-            # A hand larger than the deck holds duplicates anyway: then only those of its last deck are avoided.
+            # A hand larger than the deck must have duplicates; then only those of its last deck are
+            # avoided.
             recent = set(hand[len(hand) // len(self._cards) * len(self._cards) :])
             taken = [card for card in self._left if card not in recent][:wanted]
             hand += taken
@@ -45,8 +46,8 @@ class BalancedSampler:
 
     Args:
         labels: int64 ``[n]``, the class of each training picture.
-        classes_per_batch: P; where there are fewer classes, all of them.
-        pictures_per_class: K; a class with fewer pictures shows some of them more than once in a batch.
+        classes_per_batch: P; at most the number of classes.
+        pictures_per_class: K; a class with fewer pictures repeats some of them in a batch.
         steps_per_epoch: batches in an epoch; 0 for n / (P K), at least one.
         seed: of the order.
 
@@ -76,13 +77,13 @@ class BalancedSampler:
         self._classes_per_batch = min(classes_per_batch, len(self._members))
         self._pictures_per_class = pictures_per_class
         self._seed = seed
-        self.triplets = None  # they are mined in the batch, and none is given up
+        self.triplets = None  # mined in the batch, so no example is given up
         self.given_up = 0
         self.batch_size = self._classes_per_batch * pictures_per_class
         self.steps = steps_per_epoch or max(1, len(array) // self.batch_size)
 
     def epoch(self, epoch: int) -> Positions:
-        """Return int64 ``[steps, P K]``: the positions in ``labels`` of each batch, the K of a class side by side."""
+        """Return int64 ``[steps, P K]``: positions in ``labels``, the K of a class adjacent."""
         random = np.random.default_rng((self._seed, _STREAM, epoch))
         classes = _Deck(np.array(list(self._members), dtype=np.int64), random)
         pictures = {label: _Deck(members, random) for label, members in self._members.items()}

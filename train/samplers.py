@@ -1,4 +1,4 @@
-"""Which sampler a run draws its batches with."""
+"""The interface of samplers, and the choice of one by the options."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ class Sampler(Protocol):
 
     @property
     def triplets(self) -> Triplets | None:
-        """The triplets of every batch, where the sampler chooses them; None: they are mined in the batch."""
+        """The triplets of every batch, if the sampler chooses them; None to mine them."""
 
     @property
     def given_up(self) -> int:
-        """Examples that were given up in the epoch that was asked for last."""
+        """Examples given up in the last epoch that was drawn."""
 
     def epoch(self, epoch: int) -> Positions:
         """Return int64 ``[steps, B]``: the positions of each batch among the training pictures."""
 
 
 def make_sampler(config: TrainConfig, labels: Positions, relevance: Relevance | None) -> Sampler:
-    """Return the sampler that the options name; both see about the same number of pictures in an epoch.
+    """Return the sampler named in the options.
+
+    Both samplers use about the same number of pictures in an epoch.
 
     Args:
         config: the options.
@@ -49,7 +51,7 @@ def make_sampler(config: TrainConfig, labels: Positions, relevance: Relevance | 
         relevance: of the same pictures; only the online sampler needs it.
 
     Raises:
-        TrainingError: what there is cannot be sampled so.
+        TrainingError: the pictures cannot be sampled this way.
 
     """
     if config.sampler == "balanced":

@@ -1,4 +1,4 @@
-"""Where the network's inputs come from: cached features of a frozen backbone, or pictures decoded when needed."""
+"""Inputs of the network: cached features of a frozen backbone, or pictures decoded on demand."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = ["FeatureSource", "PictureSource", "Source", "Split"]
 Split = Literal["train", "val"]
 Vectors = npt.NDArray[np.float32]
 
-# Numbers that only these draws have in their seeds.
+# Parts of the seeds of these draws alone.
 _VIEW_STREAM = 4
 _AUGMENTATION_STREAM = 5
-# Rows of pooled features, or pictures, or what half a backbone gives, that go through the network at a time when it is
-# evaluated.
+# Rows of pooled features, and pictures or partial features, evaluated at a time.
 _FEATURE_CHUNK = 8192
 _PICTURE_CHUNK = 64
-# A batch goes through a backbone in pieces of this size: their activations fit the processor's cache, which is worth a
-# tenth to a third of the time. Only where batch normalisation does not look at the whole batch.
+# A batch goes through a backbone in pieces of this size, so that activations fit the processor's
+# cache; this saves a tenth to a third of the time. Used only if batch normalisation does not see
+# the whole batch.
 _PIECE = 32
 
 
@@ -44,29 +44,33 @@ class Source(Protocol):
     """Whether evaluation goes by stored half-precision features instead of by pictures."""
 
     def train_mode(self, backbone: bool) -> None:
-        """Put the parts of the network that are trained into training mode, the others into evaluation mode.
+        """Put trained parts of the network into training mode, the others into evaluation mode.
 
-        ``backbone``: whether the part of the backbone that is ever trained is trained now, or the head alone.
+        ``backbone``: whether the trainable part of the backbone is trained now, or only the head.
         """
 
     def batches(self, plan: Positions, epoch: int, first: int, columns: slice = slice(None)) -> Iterator[torch.Tensor]:
-        """Yield the input of each batch of ``plan`` (int64 ``[steps, B]``, positions in train) from step ``first``.
+        """Yield the input of each batch of ``plan`` from step ``first``.
 
-        ``columns``: which places of each batch are wanted; what is drawn for a place does not depend on it.
+        ``plan``: int64 ``[steps, B]``, positions in train. ``columns``: the slice of each batch to
+        return; random draws for a position do not depend on it.
         """
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map a batch to unit rows, float32 ``[B, d]``."""
 
     def embed(self, split: Split, positions: Positions) -> Vectors:
-        """Return evaluation-mode embeddings, float32 ``[n, d]``, of plain pictures."""
+        """Return embeddings of plain pictures in evaluation mode, float32 ``[n, d]``."""
 
     def pooled(self, split: Split, positions: Positions) -> Vectors:
-        """Return the backbone's pooled features, of any length, float32 ``[n, F]``, of plain pictures."""
+        """Return pooled backbone features of plain pictures, of any length, float32 ``[n, F]``."""
 
 
 def train_mode(network: EmbeddingNet, trained: Iterable[nn.Module], freeze_norms: bool) -> None:
-    """Put head, low-resolution paths and ``trained`` parts of the backbone into training mode, all else not."""
+    """Put the head, the low-resolution paths and ``trained`` parts into training mode.
+
+    All else goes into evaluation mode.
+    """
     network.eval()
     network.head.train()
     if network.paths is not None:
@@ -79,13 +83,13 @@ def train_mode(network: EmbeddingNet, trained: Iterable[nn.Module], freeze_norms
 
 
 def _is_frozen(norm: nn.Module) -> bool:
-    """Tell whether it belongs to a part of the backbone that stays as it is, statistics included."""
+    """Return whether the norm is in a frozen part of the backbone, with frozen statistics."""
     own = list(norm.parameters())
     return bool(own) and not any(parameter.requires_grad for parameter in own)
 
 
 class FeatureSource:
-    """Trains the head, and the last stages of the backbone, on what its frozen part gave.
+    """Trains the head, and the last stages of the backbone, on cached features of the frozen part.
 
     Args:
         network: on its device.
@@ -124,7 +128,7 @@ class FeatureSource:
         train_mode(self._network, self._network.back_modules() if backbone else (), self._freeze_norms)
 
     def batches(self, plan: Positions, epoch: int, first: int, columns: slice = slice(None)) -> Iterator[torch.Tensor]:
-        """Yield float32 ``[B, F]``: of each picture one of its views, the plain one included."""
+        """Yield float32 ``[B, F]``: one of each picture's views, including the plain one."""
         for step in range(first, len(plan)):
             random = np.random.default_rng((self._seed, _VIEW_STREAM, epoch, step))
             views = random.integers(0, len(self._views) + 1, plan.shape[1])
@@ -171,7 +175,7 @@ class FeatureSource:
 
 
 class PictureSource:
-    """Trains the whole network on augmented pictures, decoded in threads while it computes."""
+    """Trains the whole network on augmented pictures, decoded in threads meanwhile."""
 
     cached = False
 
@@ -206,9 +210,9 @@ class PictureSource:
         train_mode(self._network, [self._network.backbone] if backbone else (), self._freeze_norms)
 
     def batches(self, plan: Positions, epoch: int, first: int, columns: slice = slice(None)) -> Iterator[torch.Tensor]:
-        """Yield uint8 ``[B, S, S, 3]``, S the low size in the first epochs.
+        """Yield uint8 ``[B, S, S, 3]``, S being the low size in the first epochs.
 
-        Each view is drawn from (seed, epoch, its place in the epoch).
+        Each view is seeded by (seed, epoch, its position in the epoch).
         """
         places = np.arange(plan.size).reshape(plan.shape)[first:, columns]
         size = places.shape[1]

@@ -1,9 +1,10 @@
-"""The relevance that a run draws by: a frozen teacher's features and the colours, or the user's own file.
+"""The relevance for a run's draws: a frozen teacher's features and colours, or the user's file.
 
-r(i, j) = (1 − c) · max(0, cosine of the teacher's features) + c · cosine of the colour histograms, in [0, 1], with c
-the option ``colour_weight``. The mean over all pictures is taken from the teacher's features first: pooled features are
-never negative, so that without it even unrelated pictures have a cosine of 0.3 (measured on Tiny ImageNet with
-EfficientNet-Lite2; with it, pictures of one class have 0.16 on average, and of two classes nearly always 0).
+r(i, j) = (1 − c) · max(0, cosine of the teacher's features) + c · cosine of the colour histograms,
+in [0, 1], with c the option ``colour_weight``. The teacher's features are centred on the mean over
+all pictures first. Pooled features are never negative, so without centring even unrelated pictures
+have a cosine of 0.3. (Measured on Tiny ImageNet with EfficientNet-Lite2; with it, pictures of one
+class have 0.16 on average, and of two classes nearly always 0.)
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .relevancefile import read_relevance, relevance_digest
 
 __all__ = ["Teaching", "check_relevance", "make_relevance", "teacher_relevance"]
 
-# Names the function that computes the histograms, as a digest names a network's weights.
+# Identifies the histogram function in the cache, like the digest of a network's weights.
 _COLOUR_DIGEST = "colour histogram, RGB 4x4x4, square roots"
 # The share of each colour hardly depends on the size.
 _COLOUR_SIZE = 64
@@ -45,7 +46,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True)
 class Teaching:
-    """Where a teacher's features are computed and kept: device, threads, the folder of the cache, whom to tell."""
+    """Where to compute and cache a teacher's features: device, threads, cache, monitor."""
 
     device: torch.device
     threads: int
@@ -54,13 +55,13 @@ class Teaching:
 
 
 def check_relevance(config: TrainConfig) -> None:
-    """Refuse options that no relevance can come of, before anything is computed.
+    """Refuse options without a usable relevance, before any computation.
 
     Raises:
-        TrainingError: the teacher is the network that is trained, or there is no such network, or it has no weights;
-            or nothing would read the file of relevance.
+        TrainingError: the teacher is the trained network, is unknown, or has no weights; or no
+            sampler would read the relevance file.
         ModelFileError: its weights are damaged.
-        DataError: there is no such file of relevance.
+        DataError: the relevance file does not exist.
 
     """
     if config.sampler != "online":
@@ -74,11 +75,11 @@ def check_relevance(config: TrainConfig) -> None:
 
 
 def make_relevance(config: TrainConfig, data: TrainingData, teaching: Teaching) -> Relevance | None:
-    """Return the relevance of the train pictures by their positions in ``data.train``; None where nothing needs it.
+    """Return the relevance of ``data.train`` by position; None if no sampler needs it.
 
     Raises:
         DataError: the file of ``--relevance`` is damaged or does not fit the pictures.
-        TrainingError: see :func:`check_relevance`; or the features cannot be kept.
+        TrainingError: see :func:`check_relevance`; or the features cannot be cached.
         TrainingInterrupted: asked to stop.
 
     """
@@ -90,7 +91,7 @@ def make_relevance(config: TrainConfig, data: TrainingData, teaching: Teaching) 
 
 
 def teacher_relevance(samples: Sequence[Sample], config: TrainConfig, teaching: Teaching) -> Relevance:
-    """Return the relevance of ``samples`` by their positions, from features that are computed once.
+    """Return the relevance of ``samples`` by position, from cached features.
 
     Args:
         samples: the pictures; only those of one class are ever compared.
@@ -126,7 +127,7 @@ def _cache(teaching: Teaching, extractor: Extractor, digest: str, width: int, ru
 
 
 def _mean(values: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-    """Return the mean row, read in chunks: the array may be larger than memory."""
+    """Return the mean row, read in chunks, because the array may exceed memory."""
     total = np.zeros(values.shape[1], dtype=np.float64)
     for start in range(0, len(values), _CHUNK):
         total += values[start : start + _CHUNK].sum(axis=0, dtype=np.float64)
@@ -134,7 +135,7 @@ def _mean(values: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
 
 
 def _teacher_network(config: TrainConfig) -> EmbeddingNet:
-    """Return the teacher with its weights, in evaluation mode; its head is not used."""
+    """Return the teacher with its weights in evaluation mode; its head is unused."""
     teacher = config.teacher
     if _architecture(teacher) == _architecture(config.backbone):
         raise TrainingError(
@@ -155,5 +156,5 @@ def _teacher_network(config: TrainConfig) -> EmbeddingNet:
 
 
 def _architecture(name: str) -> str:
-    """Return the name of a network in its library, without that of its weights."""
+    """Return the name of a network in its library, without the name of its weights."""
     return (timm_name(name) or name).removeprefix(TIMM_PREFIX).partition(".")[0]

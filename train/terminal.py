@@ -1,4 +1,4 @@
-"""What a terminal shows of a run, and how a run is stopped from there."""
+"""Show a run in the terminal, and stop it by a signal."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_AD
 
 
 def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether this process is one of several that torchrun has started."""
+    """Return whether this process is one of several that torchrun started."""
     return all(name in environment for name in _VARIABLES) and environment["WORLD_SIZE"] != "1"
 
 
@@ -27,7 +27,7 @@ def connected() -> Iterator[Ranks]:
     """Find the other ranks, if there are any; call :meth:`Ranks.start` before they work together.
 
     Raises:
-        TrainingError: another rank has gone without a word.
+        TrainingError: another rank has died without a message.
 
     """
     if not (dist.is_available() and started_by_torchrun()):
@@ -45,6 +45,6 @@ def connected() -> Iterator[Ranks]:
             f"Another of the {size} processes of this run has ended without a word (its machine may have run out of "
             "memory); the last checkpoint is kept. Go on with --resume."
         ) from error
-    # Only in good order: where a rank has failed, this would wait for it.
+    # Only after success: with a failed rank, this would wait for it.
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""A training run from beginning to end: data, network, features, loop, final figures."""
+"""A whole training run: data, network, features, loop, final evaluation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from .teacher import Teaching, check_relevance, make_relevance
 __all__ = ["RunResult", "resume_run", "start_run"]
 
 
-# Enough for a covariance; where the backbone is trained, each must go through all of it.
+# Enough for a covariance; a trained backbone must process each of them.
 _FIRST_PICTURES = 8_000
 _ENOUGH = enough_memory("this network", "--image-size, --hidden or --embedding-dim, or name a smaller --backbone")
 
@@ -66,20 +66,21 @@ def start_run(
     labels: str | None = None,
     out: Path | None = None,
 ) -> RunResult:
-    """Train from the beginning.
+    """Train from the start.
 
     Args:
-        data: DATA, as :func:`~..runtime.datasets.open_dataset` takes it.
+        data: DATA, as for :func:`~..runtime.datasets.open_dataset`.
         config: the options.
         recipe: its name, for the records.
         surroundings: device, threads and cache.
-        monitor: told about progress; asked whether to stop.
+        monitor: receives progress and may request a stop.
         val: another data set, all of whose pictures are the queries of the final evaluation.
-        labels: where labels come from, as :func:`~..runtime.datasets.open_dataset` takes it.
+        labels: source of the labels, as for :func:`~..runtime.datasets.open_dataset`.
         out: the run folder; default ``runs/<time>-<backbone>``.
 
     Raises:
-        DataError, DeviceError, ModelFileError, TrainingError: says what was found and what to do.
+        DataError, DeviceError, ModelFileError, TrainingError: the message names the cause and the
+            fix.
 
     """
     ranks = surroundings.ranks
@@ -92,11 +93,11 @@ def start_run(
     if ranks.first:
         report_reading(dataset, monitor.remark, val=val_dataset)
     prepared = _prepared(dataset, val_dataset, config, HOLDOUT_RULE)
-    prepared.check(monitor, said=prepared.oddities())  # how the data was read says it in other words
+    prepared.check(monitor, said=prepared.oddities())  # report_reading has said these in other words
     prepared.remark_measures(monitor)
     weights = find_weights(config.backbone, config.weights)
     description = describe_run(config, recipe, weights, described(data, dataset, labels), described(val, val_dataset))
-    # Refused before a run folder is left behind: an unknown backbone, or weights of another one.
+    # Refused before creating a run folder: an unknown backbone, or weights of another one.
     check_finish(config, make_network(config, weights), weights)
     check_relevance(config)
     run = RunFolder(Path(ranks.on_first(lambda: str(_begun(out, config, description)))))
@@ -115,25 +116,27 @@ def resume_run(
     val: str | None = None,
     labels: str | None = None,
 ) -> RunResult:
-    """Go on with a run, to the same numbers as if it had never stopped.
+    """Resume a run, with the same results as if it had never stopped.
 
     Args:
         path: the run folder; None for ``runs/latest``.
-        overrides: options named anew; they must be those of the run.
+        overrides: repeated options; they must equal those of the run.
         surroundings: device, threads and cache, which may differ.
-        monitor: told about progress; asked whether to stop.
-        data: where the pictures are now, if they have moved.
+        monitor: receives progress and may request a stop.
+        data: the new path of the pictures, if they have moved.
         val: the same for the pictures of the final evaluation.
-        labels: where the table of labels is now, if it has moved; a rule must be that of the run.
+        labels: the new path of the table of labels, if it has moved; a rule must be that of the
+            run.
 
     Raises:
-        TrainingError: options or data differ from the run's (all differences are listed), or there is no such run.
+        TrainingError: options or data differ from the run's (all differences are listed), or there
+            is no such run.
 
     """
     device = surroundings.ranks.device(surroundings.device)
     run = open_run(path)
     if surroundings.ranks.first:
-        delete_prepared(run.path)  # what it was writing when it was killed
+        delete_prepared(run.path)  # left over from a killed process
     stored = read_stored(run, overrides, data, val, labels)
     final = run.read_final()
     if final is not None:
@@ -188,7 +191,7 @@ def _train(job: Job, device: torch.device, surroundings: Surroundings, monitor: 
 def _whitened_first(
     network: EmbeddingNet, source: Source, data: TrainingData, job: Job, monitor: Monitor
 ) -> torch.Tensor | None:
-    """Fit the head to the starting features where that is asked for, and return the classes' means in it."""
+    """With ``whiten_first``, fit the head to the starting features and return the class means."""
     if not job.config.whiten_first or job.run.last_path.exists():
         return None
     monitor.remark("Fitting the first head by learned whitening.")
@@ -197,7 +200,7 @@ def _whitened_first(
 
 
 def _restore(trainer: Trainer, run: RunFolder, ranks: Ranks) -> None:
-    """Go on from the last checkpoint, if there is one."""
+    """Resume from the last checkpoint, if there is one."""
     last = run.last_path
     ranks.check_same("The checkpoint last.pt", lambda: file_sha256(last) if last.exists() else "none")
     if last.exists():
@@ -225,7 +228,7 @@ def _tell_of_ranks(network: EmbeddingNet, source: Source, ranks: Ranks, monitor:
 def _concluded(
     job: Job, network: EmbeddingNet, source: Source, data: TrainingData, rows: list[dict[str, Any]], monitor: Monitor
 ) -> dict[str, Any]:
-    """Measure the best network, write that and the report, and return the final row."""
+    """Finish and measure the best network, write metrics and report, and return the final row."""
     start = make_network(job.config, job.weights).state_dict()
     classifier = narrowed(job.weights, job.config.last_channels).classifier
     finished = finish(job.run, network, start, classifier, source, data, job.config, monitor)

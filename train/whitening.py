@@ -1,4 +1,4 @@
-"""Learned whitening: the linear map after which pictures of one class differ by the same amount in every direction."""
+"""Learned whitening: a linear map that equalises variation within classes in every direction."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from ..runtime.errors import TrainingError
 
 __all__ = ["LinearMap", "learned_whitening"]
 
-# Added to every variance within classes, as a share of their mean: directions in which few pictures of a class happen
-# to differ are not blown up. Classes that were not learned from rank alike for 0.1 to 1.
+# Added to every variance within classes, as a share of their mean. It keeps directions in which few
+# pictures of a class happen to differ from growing too large. Unseen classes rank equally well for
+# 0.1 to 1.
 _SHRINKAGE = 0.3
 
 
@@ -33,22 +34,25 @@ def learned_whitening(
     classifier: npt.NDArray[np.float32] | None = None,
     share: float = 0.0,
 ) -> LinearMap:
-    """Fit the discriminative whitening L_w of image retrieval (Mikolajczyk and Matas 2007; Radenovic et al. 2018, 3.3).
+    """Fit the discriminative whitening L_w of image retrieval.
 
-    Centre; divide by the square root of the covariance within classes; keep the ``dim`` directions in which what is
-    left varies most, which are those in which classes differ. Scaled so that the mean length of a row is 1.
+    See Mikolajczyk and Matas 2007, and Radenovic et al. 2018, 3.3. Centre; divide by the square
+    root of the covariance within classes; keep the ``dim`` directions of the largest remaining
+    variance, in which classes differ. Scaled to a mean row length of 1.
 
-    Those directions are chosen for the classes at hand. With ``share``, that much of the variance is the one between
-    the classes of ``classifier``: the rows of a linear classifier are Σ⁻¹(μ_c − μ) where classes are Gaussian with one
-    covariance Σ, and whitened so they are the means of its classes, of which no picture is needed.
+    These directions fit the given classes. With ``share``, that share of the variance is the one
+    between the classes of ``classifier``. The rows of a linear classifier are Σ⁻¹(μ_c − μ) for
+    Gaussian classes with one covariance Σ. Whitened, they are the means of its classes, so none of
+    their pictures is needed.
 
     Args:
         features: float32 ``[n, F]``, of any length.
         labels: int64 ``[n]``, their classes.
         dim: d, at most F.
         shrinkage: added to the variance within classes in every direction, times its mean.
-        classifier: float32 ``[C, F]``, a classifier of (about) these features; needed with ``share``.
-        share: of the classifier's classes in the choice of directions, 0 to 1.
+        classifier: float32 ``[C, F]``, a classifier of (about) these features; needed with
+            ``share``.
+        share: weight of the classifier's classes in the choice of directions, 0 to 1.
 
     Raises:
         TrainingError: no class has pictures that differ.
@@ -77,7 +81,7 @@ def learned_whitening(
 
 
 def _of_trace_one(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return it as shares of all variance, so that two of different units can be added."""
+    """Scale to a trace of 1, so that two of different units can be added."""
     scaled: npt.NDArray[np.float64] = covariance / np.trace(covariance)
     return scaled
 

@@ -1,1 +1,1 @@
-"""``deeprank-doctor``: is this installation, this model, this index in order, and if not, what puts it right?"""
+"""``deeprank-doctor``: check the installation, a model and an index, and suggest fixes."""

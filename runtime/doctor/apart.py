@@ -1,4 +1,4 @@
-"""Trying something in a process of its own: what crashes there, or prints there, is only a finding here."""
+"""Run a check in a subprocess, so that a crash or output there becomes a finding here."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ..text import first_line, printable
 
 __all__ = ["Outcome", "answer", "try_apart"]
 
-# Starting CUDA from a cold disk takes the longest.
+# Starting CUDA from a cold disk takes longest.
 _SECONDS = 90.0
-# Of Windows, where a process that is killed by an instruction has no signal.
+# Exit codes on Windows, where a process killed by an instruction has no signal.
 _ILLEGAL_INSTRUCTION, _ACCESS_VIOLATION = 0xC000001D, 0xC0000005
 
-# The path to search is that of the parent, whatever it is made of; -P: never the current folder.
+# The child searches modules where the parent does; -P: never in the current folder.
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import answer; answer(*sys.argv[2:])"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended.
+    """Result of a subprocess.
 
     Attributes:
-        value: what was returned; None where it failed.
-        failure: why it failed, the end of a sentence.
-        died: it took its process with it.
-        illegal_instruction: and it did so by an instruction that this processor does not have.
+        value: the returned value; None after a failure.
+        failure: the reason, as the end of a sentence.
+        died: the process crashed.
+        illegal_instruction: it crashed by an instruction that this processor lacks.
 
     """
 
@@ -45,10 +45,10 @@ class Outcome:
 
 
 def try_apart(attempt: Callable[..., Mapping[str, Any]], *arguments: str) -> Outcome:
-    """Call a function of a module in another process.
+    """Call a module's function in a subprocess.
 
     Args:
-        attempt: a function that can be imported, and returns what JSON can hold.
+        attempt: an importable function that returns JSON values.
         arguments: of the function.
 
     """
@@ -67,7 +67,7 @@ def try_apart(attempt: Callable[..., Mapping[str, Any]], *arguments: str) -> Out
 
 
 def answer(module: str, name: str, *arguments: str) -> None:
-    """Call the function, say what came of it as the last line of stdout, and end the process at once."""
+    """Call the function, print its result as the last line of stdout, and exit at once."""
     import importlib
 
     _leave_no_core()
@@ -79,7 +79,7 @@ def answer(module: str, name: str, *arguments: str) -> None:
         said = {"failure": first_line(error, named=True)}
     sys.stdout.flush()
     os.write(1, b"\n" + json.dumps(said).encode("ascii") + b"\n")
-    os._exit(0)  # libraries of GPUs are known to crash when they are taken down
+    os._exit(0)  # GPU libraries often crash at shutdown
 
 
 def _leave_no_core() -> None:

@@ -1,4 +1,4 @@
-"""What is tried in a process of its own: ONNX Runtime, a model on one of its providers, hnswlib."""
+"""Probes for a subprocess: ONNX Runtime, a model on one of its providers, hnswlib."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ __all__ = ["import_onnxruntime", "run_model", "search_small_graph"]
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _BATCH = 2
-# hnswlib has a kernel for multiples of 16, one for multiples of 4, one for what is left, and one for small vectors.
+# hnswlib has kernels for multiples of 16, for multiples of 4, for remainders, and for small
+# vectors.
 _DIMS = (64, 20, 21, 3)
 _VECTORS, _QUERIES, _K = 300, 20, 5
 
 
 def import_onnxruntime() -> dict[str, Any]:
-    """Import ONNX Runtime and return its ``version`` and its ``providers``."""
+    """Import ONNX Runtime and return its ``version`` and ``providers``."""
     import onnxruntime as ort
 
     return {"version": str(ort.__version__), "providers": list(ort.get_available_providers())}
@@ -25,7 +26,7 @@ def run_model(provider: str, model: str) -> dict[str, Any]:
     """Run a model file on a provider.
 
     Returns:
-        ``providers`` of the session that ran it, and its ``threads``.
+        the ``providers`` of its session, and the number of ``threads``.
 
     Raises:
         ModelFileError, DeviceError: see :func:`~..modelfile.open_model`.
@@ -56,7 +57,7 @@ def _run_elsewhere(provider: str, model: str) -> dict[str, Any]:
 
     if provider == TENSORRT:
         _load_tensorrt()
-    opened = open_model(model, device="cpu")  # which refuses what should not be opened
+    opened = open_model(model, device="cpu")  # refuses unsafe files
     options, threads = session_options(None)
     session = ort.InferenceSession(opened.path.read_bytes(), options, providers=[provider], enable_fallback=False)
     side = opened.info.picture.size
@@ -65,18 +66,18 @@ def _run_elsewhere(provider: str, model: str) -> dict[str, Any]:
 
 
 def _load_tensorrt() -> None:
-    """Raise OSError where the library is not there; ONNX Runtime would go on without, after many seconds."""
+    """Raise OSError if the library is missing; ONNX Runtime goes on without, after many seconds."""
     import ctypes
 
     ctypes.CDLL("nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10")
 
 
 def search_small_graph() -> dict[str, Any]:
-    """Build and search small graphs of vectors of several lengths.
+    """Build and search small graphs of several dimensions.
 
     Returns:
-        ``file``: of the extension module; ``recall``: the share of the true nearest neighbours that were found, at the
-        worst length, from 0 to 1.
+        ``file``: of the extension module; ``recall``: share of the true nearest neighbours found,
+        from 0 to 1, for the worst dimension.
 
     """
     from ..index.graph.hnsw import HnswBackend

@@ -1,4 +1,4 @@
-"""``deeprank-doctor``: check the installation, the model, the index and parity, and say what puts right what is not."""
+"""``deeprank-doctor``: check the installation, model, index and parity, and suggest fixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All checks, one after the other: what one of them runs into becomes a finding, and the others still run."""
+"""All checks in order; an error in one becomes a finding, and the others still run."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class DoctorOptions:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found, and the versions of everything (None where something is not installed)."""
+    """The findings, and the versions of all packages (None if not installed)."""
 
     findings: tuple[Finding, ...]
     versions: Mapping[str, str | None]
 
     @property
     def healthy(self) -> bool:
-        """There is no problem; there may be warnings."""
+        """Whether no finding is a problem; there may be warnings."""
         return all(finding.status != "problem" for finding in self.findings)
 
 
@@ -72,7 +72,7 @@ def examine(
     start: StartProgress = start_nothing,
     failed: Callable[[Exception], None] = lambda error: None,
 ) -> Diagnosis:
-    """Make every check, without writing anything.
+    """Run every check, without writing anything.
 
     Args:
         options: what to check.
@@ -90,7 +90,7 @@ def examine(
 
 
 class _Examination:
-    """The findings so far, and what later checks need of earlier ones."""
+    """The findings so far, and results that later checks need."""
 
     def __init__(self, options: DoctorOptions, start: StartProgress, failed: Callable[[Exception], None]) -> None:
         self.findings: list[Finding] = []
@@ -100,20 +100,20 @@ class _Examination:
         self._opened: OpenModel | None = None
 
     def tried(self, check: str, work: Callable[[], T]) -> T | None:
-        """Return what ``work`` returns; None, and a problem, where it raises."""
+        """Return the result of ``work``; if it raises, add a problem and return None."""
         try:
             return work()
         except DeepRankError as error:
             self._failed(error)
             self.findings.append(problem(check, str(error), _AGAIN))
-        except Exception as error:  # one check must not keep the others from being made
+        except Exception as error:  # a failed check must not prevent the others
             self._failed(error)
             what = first_line(error, named=True)
             self.findings.append(problem(check, f"it cannot be checked ({what})", _REPORT))
         return None
 
     def add(self, check: str, work: Callable[[], Finding]) -> Finding | None:
-        """Make one check."""
+        """Run one check and add its finding."""
         finding = self.tried(check, work)
         if finding is not None:
             self.findings.append(finding)
@@ -154,7 +154,7 @@ class _Examination:
         self._runs = any(finding.check == CPU and finding.status == "ok" for finding in tried)
 
     def _model_to_try(self) -> Path | None:
-        """Return a model that should run on everything: the one that ships, if it does; else what there is."""
+        """Return a model that should run anywhere: the bundled one, else another that exists."""
         from ..index.files import MODEL
         from ..pretrained import LOCAL_MODEL, pretrained_model
 
@@ -192,7 +192,7 @@ class _Examination:
             return None
 
     def index(self) -> None:
-        """Check the index, where there is one."""
+        """Check the index, if there is one."""
         from .index import database_finding, half_done_finding, is_there, missing_finding
 
         folder = self._options.index
@@ -223,7 +223,7 @@ class _Examination:
         self.add("index file system", lambda: file_system_finding(folder))
 
     def parity(self) -> None:
-        """Check the reference sample, and measure parity where there are pictures to measure it on."""
+        """Check the reference sample, and measure parity if its pictures are available."""
         from .parity import find_samples, no_data_finding, no_sample_finding, parity_finding, sample_finding
 
         opened, data = self._opened, self._options.data

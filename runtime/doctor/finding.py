@@ -1,4 +1,4 @@
-"""What one check has found, and what puts it right."""
+"""The result of one check, with its fix."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ class Finding:
 
     Attributes:
         check: its name.
-        status: ``warning``: works, but slower, or not for long; ``problem``: does not work, or not rightly.
+        status: ``warning``: works, but slower, or not for long; ``problem``: does not work, or not
+            correctly.
         found: one sentence.
-        fix: a command that can be pasted, where there is one; always there for a warning and for a problem, and a hint
-            otherwise.
+        fix: a command to paste, or advice; always set for a warning or a problem, otherwise an
+            optional hint.
 
     """
 
@@ -30,20 +31,20 @@ class Finding:
 
 
 def ok(check: str, found: str, hint: str | None = None) -> Finding:
-    """Return that all is well; ``hint`` says what would be better still."""
+    """Return a positive finding; ``hint`` suggests an improvement."""
     return Finding(check, "ok", found, hint)
 
 
 def warning(check: str, found: str, fix: str) -> Finding:
-    """Return what works, but slower than it could, or not for long."""
+    """Return a finding that something works, but slower than possible, or not for long."""
     return Finding(check, "warning", found, fix)
 
 
 def problem(check: str, found: str, fix: str) -> Finding:
-    """Return what does not work, or not rightly."""
+    """Return a finding that something does not work, or not correctly."""
     return Finding(check, "problem", found, fix)
 
 
 def skipped(check: str, found: str, hint: str | None = None) -> Finding:
-    """Return why something was not checked; ``hint`` says how it would be."""
+    """Return why a check was skipped; ``hint`` tells how to run it."""
     return Finding(check, "skipped", found, hint)

@@ -1,4 +1,4 @@
-"""Which picture formats can be read here."""
+"""Check which picture formats can be read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["formats_finding"]
 
 
 def formats_finding() -> Finding:
-    """Ask Pillow what it was built with."""
+    """Return the picture formats that Pillow was built with."""
     from PIL import features
 
     missing = [name for name, codec in (("WebP", "webp"), ("AVIF", "avif")) if not features.check(codec)]
@@ -24,7 +24,7 @@ def formats_finding() -> Finding:
 
 
 def _heif() -> tuple[str, str | None]:
-    """Return what reads HEIF, and what would read it better."""
+    """Return the installed reader of HEIF, and a better one."""
     kept, ended = (importlib.util.find_spec(name) is not None for name in ("_pillow_heif", "_pi_heif"))
     if kept:
         return ", HEIF (HEIC)", None

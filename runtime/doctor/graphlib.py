@@ -1,4 +1,4 @@
-"""Is hnswlib sound here, and was it built for this processor?"""
+"""Check that hnswlib works, and that it was built for this processor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["graph_library_finding"]
 
 _CHECK = "hnswlib build"
 _NAMES = {"avx": "AVX", "avx512f": "AVX-512"}
-# Some two hundred vectors, searched with more candidates than that: a sound build finds nearly all.
+# The probe searches 300 vectors with as many candidates, so a sound build finds nearly all.
 _LEAST_RECALL = 0.99
 
 
@@ -27,7 +27,7 @@ def rebuild() -> str:
 
 
 def graph_library_finding() -> Finding:
-    """Import hnswlib in another process, build and search small graphs there, and look at how it was compiled."""
+    """Build and search small graphs in a subprocess, and inspect how hnswlib was compiled."""
     if installed_version("hnswlib") is None:
         return skipped(_CHECK, "hnswlib is not installed")
     outcome = try_apart(search_small_graph)
@@ -43,12 +43,12 @@ def graph_library_finding() -> Finding:
 
 
 def describe_build(built_with: frozenset[str] | None, here: frozenset[str], works: str) -> Finding:
-    """Say for which processor a build that works was made.
+    """Return the target processor of a working build, as a finding.
 
     Args:
         built_with: see :func:`~.machinecode.vector_instructions`.
         here: the features of this processor; see :func:`~..devices.cpu_features`.
-        works: what was tried with it.
+        works: description of the successful probe.
 
     """
     if built_with is None or not here:

@@ -1,4 +1,4 @@
-"""Is an index in order: its database, its model, its graph?"""
+"""Check an index: its database, its model and its graph."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ __all__ = [
     "missing_finding",
 ]
 
-# Folders that a command names one by one.
+# Maximum number of folders in a suggested command.
 _MOST_NAMED = 5
 
 
 def is_there(folder: Path) -> bool:
-    """Tell whether there is an index; nothing is opened, so that nothing is put in order either."""
+    """Return whether there is an index, without opening it, which would recover it."""
     return is_index(folder)
 
 
 def missing_finding(folder: Path, *, named: bool) -> Finding:
-    """Say that there is no index; one that was named should be there."""
+    """Return that there is no index; a problem if the user named it."""
     made = f"deeprank-index sync PHOTOS --index {shell_word(folder)}"
     found = "holds no index" if os.path.isdir(folder) else "does not exist"  # noqa: PTH112 - see files.is_index
     if named:
@@ -50,7 +50,7 @@ def missing_finding(folder: Path, *, named: bool) -> Finding:
 
 
 def half_done_finding(folder: Path) -> Finding | None:
-    """Return what a killed writer left so that the database cannot be read without being written to; None: nothing."""
+    """Return a warning if a killed writer left a journal, which only a write can resolve."""
     journal = folder / f"{DATABASE}-journal"
     if not journal.is_file() or not journal.stat().st_size or is_being_written(folder):
         return None
@@ -63,7 +63,7 @@ def half_done_finding(folder: Path) -> Finding | None:
 
 
 def database_finding(folder: Path) -> Finding:
-    """Open the database and read what it says of itself; of every picture, only ``--thorough`` does."""
+    """Open the database and read its metadata; only ``--thorough`` reads every picture's row."""
     try:
         return _database(folder)
     except IndexDamagedError as error:
@@ -88,11 +88,11 @@ def _database(folder: Path) -> Finding:
 
 
 def index_model_finding(folder: Path, checked: OpenModel | None, device: Device) -> Finding:
-    """Look whether the model in an index is the one that its vectors were made with, and whether it runs.
+    """Check that the index's model made its vectors, and that it runs.
 
     Args:
         folder: of the index.
-        checked: a model that was found to be in order; the same need not be run again.
+        checked: a model that passed its check; the same model is not run again.
         device: to run it on.
 
     Raises:
@@ -117,7 +117,7 @@ def index_model_finding(folder: Path, checked: OpenModel | None, device: Device)
 
 
 def graph_finding(folder: Path) -> Finding:
-    """Look whether the graph is the one that the database speaks of, and how much of the index it covers."""
+    """Check that the graph matches the database, and how much of the index it covers."""
     from ..index.database.store import Store
     from ..index.graph.file import GraphUnusableError, open_graph
     from ..index.graph.update import is_crowded
@@ -165,7 +165,7 @@ def _no_graph(folder: Path, meta: Meta, sync: str) -> Finding:
 
 
 def contents_finding(folder: Path) -> Finding:
-    """Check everything, as ``deeprank-index verify`` does."""
+    """Run all checks of ``deeprank-index verify``."""
     from ..index.care.verify import verify
 
     report = verify(folder)
@@ -180,18 +180,18 @@ def contents_finding(folder: Path) -> Finding:
 
 
 def repaired(folder: Path) -> str:
-    """Return the command that keeps what is sound of an index."""
+    """Return the command that keeps the sound parts of an index."""
     return f"deeprank-index verify --repair --index {shell_word(folder)}"
 
 
 def reembedded(folder: Path) -> str:
-    """Return what to do where the model of an index is lost."""
+    """Return the fix for an index without its model."""
     anew = f"deeprank-index sync --reembed --model MODEL --index {shell_word(folder)}"
     return f"{repaired(folder)}  # where ./{MODEL} or one that ships is the same; else: {anew}"
 
 
 def synced(folder: Path, roots: Iterable[bytes]) -> str:
-    """Return the command that brings an index up to date with the folders it was made of."""
+    """Return the command that syncs an index with its folders."""
     named = [shell_word(os.fsdecode(root)) for root in roots]
     words = " ".join(named[:_MOST_NAMED]) or "PHOTOS"
     return f"deeprank-index sync {words} --index {shell_word(folder)}"

@@ -1,9 +1,10 @@
-"""Which vector instructions an extension module was compiled with, read from its machine code.
+"""Detect the vector instructions of an extension module from its machine code.
 
-Looked for is what a compiler emits all over a module as soon as it may, and what other bytes hardly ever are:
-``vzeroupper`` (C5 F8 77), which ends every function that used 256-bit registers, for AVX; moves between memory and
-512-bit registers (EVEX prefix, length 512, ``vmovups`` or ``vmovaps``) for AVX-512. hnswlib 0.8.0 was built by GCC 12
-for seven kinds of processor, and these were counted in what is executed of each file, some 330,000 bytes:
+The search is for byte sequences that compilers emit all over a module if allowed, and that hardly
+occur otherwise. For AVX, ``vzeroupper`` (C5 F8 77) ends every function that used 256-bit registers.
+For AVX-512, moves between memory and 512-bit registers (EVEX prefix, length 512, ``vmovups`` or
+``vmovaps``). hnswlib 0.8.0 was built by GCC 12 for seven kinds of processor; these were counted in
+the executable segments of each file, some 330,000 bytes:
 
 =====================================  ============  ===============
 built for                              vzeroupper    512-bit moves
@@ -14,7 +15,7 @@ Sandy Bridge, Haswell, Zen 3           1741 to 1746  0
 Skylake-X, Rocket Lake (AVX-512)       1676 to 1808  12
 =====================================  ============  ===============
 
-In so many random bytes, 0.02 of the first and 0.001 of the second are to be expected.
+The same number of random bytes would contain 0.02 of the first and 0.001 of the second.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ def vector_instructions(module: Path) -> frozenset[str] | None:
     """Return which of ``avx`` and ``avx512f`` the machine code of a shared library uses.
 
     Args:
-        module: an ELF file for x86-64, as Linux has them.
+        module: an ELF file for x86-64, as on Linux.
 
     Returns:
-        None where the file is something else, or cannot be read: there is nothing to be told.
+        the features; None for another kind of file, or one that cannot be read.
 
     """
     try:
@@ -59,7 +60,7 @@ def vector_instructions(module: Path) -> frozenset[str] | None:
 
 
 def _executed(data: bytes) -> Iterator[bytes]:
-    """Yield the segments of an ELF file that are executed: debugging information is many times as long."""
+    """Yield the executable segments of an ELF file; debugging information is many times as long."""
     if not data.startswith(_ELF64_LITTLE_ENDIAN) or struct.unpack_from("<H", data, 18)[0] != _X86_64:
         return
     (table,) = struct.unpack_from("<Q", data, 32)

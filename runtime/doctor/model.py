@@ -1,4 +1,4 @@
-"""Is a model file in order: does it run, give unit vectors, the same ones alone and in a batch?"""
+"""Check a model file: it runs, and gives equal unit vectors alone and in a batch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _LARGEST_REPORT = 4 * 2**20
 
 
 def model_finding(check: str, opened: OpenModel, *, where: str, fix: str) -> Finding:
-    """Run an open model on pictures of noise, together and one by one.
+    """Run an open model on pictures of noise, as a batch and one by one.
 
     Args:
         check: name of the finding.
         opened: the model.
-        where: what it is, in words; see :func:`describe`.
-        fix: what to do where it does not give what it should.
+        where: its description; see :func:`describe`.
+        fix: advice for a model with wrong results.
 
     Raises:
-        ModelFileError: it cannot be run, or gives no unit vectors.
+        ModelFileError: it cannot be run, or its vectors do not have unit length.
 
     """
     from ..embedder import Embedder
@@ -58,12 +58,12 @@ def model_finding(check: str, opened: OpenModel, *, where: str, fix: str) -> Fin
 
 
 def describe(opened: OpenModel) -> str:
-    """Say which model it is, and what it says of itself."""
+    """Return the name of the model and its metadata as text."""
     from ..pretrained import describe_model
 
     info, side = opened.info, opened.info.picture.size
     where = describe_model(opened.path, info)
-    if where != f"the model {display_path(opened.path)}":  # the one that ships, which is described already
+    if where != f"the model {display_path(opened.path)}":  # the bundled model, whose description is complete
         return where
     return (
         f"{where} ({printable(info.name)}, {info.precision}, {info.embedding_dim} numbers from {side} x {side} pixels)"
@@ -71,13 +71,13 @@ def describe(opened: OpenModel) -> str:
 
 
 def report_path(model: Path) -> Path:
-    """Return where deeprank-export puts the parity report of a model; ``--format all`` puts it elsewhere."""
+    """Return the path of a model's parity report; ``--format all`` writes it to another path."""
     alone, one_of_all = model.with_suffix(".parity.json"), model.with_name(f"{model.name}.parity.json")
     return one_of_all if one_of_all.is_file() and not alone.is_file() else alone
 
 
 def report_finding(opened: OpenModel) -> Finding:
-    """Look whether the parity report beside a model speaks of this very file."""
+    """Check that the parity report beside a model is about this file."""
     path = report_path(opened.path)
     if not path.is_file():
         return skipped("model report", f"there is no {display_path(path.name)} beside the model")
@@ -97,7 +97,7 @@ def report_finding(opened: OpenModel) -> Finding:
 
 
 def _read_report(path: Path) -> tuple[str, str]:
-    """Return the sha256 that a report speaks of, and what it found, in words."""
+    """Return the sha256 in a report, and its result as text."""
     if path.stat().st_size > _LARGEST_REPORT:
         raise ValueError(f"it has more than {_LARGEST_REPORT:,} bytes")
     report = json.loads(path.read_bytes())
@@ -109,5 +109,5 @@ def _read_report(path: Path) -> tuple[str, str]:
 
 
 def export_again(path: Path) -> str:
-    """Return how a model that is no good is replaced."""
+    """Return the command that replaces a broken model."""
     return f"deeprank-export --format onnx --out {shell_word(path)}  # in the folder of its run, with PyTorch"

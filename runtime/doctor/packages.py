@@ -1,4 +1,4 @@
-"""Which packages are installed, in which versions, against the bounds in deeprank's own metadata."""
+"""Check the versions of installed packages against the bounds in deeprank's metadata."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "versions",
 ]
 
-# What deeprank is made of, without ONNX Runtime, of which there are several.
+# The dependencies, without ONNX Runtime, which has several packages.
 _BASE = ("numpy", "pillow", "filelock", "typer", "hnswlib")
 _OPTIONAL = ("pi-heif",)
 
@@ -35,19 +35,19 @@ _RELEASE = re.compile(r"v?(?:[0-9]+!)?([0-9]+(?:\.[0-9]+)*)")
 
 @dataclass(frozen=True)
 class Requirement:
-    """A line of a package's metadata: ``at_least`` the version, for ``extra`` where it is not for all."""
+    """A requirement from package metadata: ``at_least`` this version, for ``extra`` or for all."""
 
     name: str
     at_least: str | None
     extra: str | None
 
     def to_install(self) -> str:
-        """Return it as pip takes it."""
+        """Return the requirement in pip's syntax."""
         return f"{self.name}>={self.at_least}" if self.at_least else self.name
 
 
 def package_findings() -> list[Finding]:
-    """Look at every package but ONNX Runtime."""
+    """Check every package but ONNX Runtime."""
     bounds = requirements()
     found = [_python(), _deeprank()]
     found += [_package(name, bounds.get(name, Requirement(name, None, None))) for name in _BASE]
@@ -56,7 +56,7 @@ def package_findings() -> list[Finding]:
 
 
 def requirements() -> Mapping[str, Requirement]:
-    """Return what deeprank needs by name, as its metadata say; nothing where it is not installed as a package."""
+    """Return deeprank's requirements by name, from its metadata; empty if it is not installed."""
     try:
         lines = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
@@ -65,7 +65,7 @@ def requirements() -> Mapping[str, Requirement]:
 
 
 def parse_requirements(lines: Iterable[str]) -> Mapping[str, Requirement]:
-    """Read requirements; of several of one package, one that is for everybody goes before one for an extra."""
+    """Parse requirements; for one package, a general one takes precedence over one for an extra."""
     parsed = [requirement for line in lines if (requirement := _parse(line)) is not None]
     in_order = sorted(parsed, key=lambda requirement: requirement.extra is None)
     return {requirement.name: requirement for requirement in in_order}
@@ -85,7 +85,7 @@ def _normalised(name: str) -> str:
 
 
 def installed_version(name: str) -> str | None:
-    """Return the version of a package that an import finds first, None where it is not installed."""
+    """Return the version of the package that an import finds first, or None if not installed."""
     try:
         return str(metadata.version(name) or "unknown")
     except (metadata.PackageNotFoundError, KeyError):
@@ -93,7 +93,7 @@ def installed_version(name: str) -> str | None:
 
 
 def is_older(version: str, bound: str) -> bool:
-    """Tell whether a version is below a bound, by their numbers; what has none is not."""
+    """Return whether a version is below a bound, by their numbers; False without numbers."""
     mine, asked = _numbers(version), _numbers(bound)
     return mine is not None and asked is not None and mine < asked
 
@@ -109,7 +109,7 @@ def _numbers(version: str) -> tuple[int, ...] | None:
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of everything, by name; None where it is not installed."""
+    """Return the versions of all packages by name; None if not installed."""
     names = [DISTRIBUTION, *_BASE, *_OPTIONAL, "onnxruntime", "onnxruntime-gpu"]
     return {
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Does a model give on this box what PyTorch gave where it was exported, told by the sample that the export wrote?"""
+"""Check that a model gives PyTorch's vectors on this machine, by its reference sample."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ _K = 30
 
 
 def find_samples(named: Path | None, opened: OpenModel) -> list[tuple[Path, ReferenceSample]]:
-    """Return the reference sample of a model: the one that is named, else that beside it, else the shipped model's.
+    """Return the reference sample of a model: the named one, the one beside it, or the bundled one.
 
     Args:
         named: a file, or the word ``pretrained``.
         opened: the model.
 
     Returns:
-        one path and what it holds, or nothing where nothing is named and there is none.
+        one path and its sample, or an empty list if none is named or exists.
 
     Raises:
-        EvaluationError: it is missing, damaged or of another model; or it is a run, which needs PyTorch.
+        EvaluationError: it is missing, damaged or of another model; or it is a run, which needs
+            PyTorch.
 
     """
     from ..evaluate.reference import load_reference
@@ -72,13 +73,13 @@ def _beside(model: Path) -> Iterator[Path]:
 
 
 def sample_finding(path: Path, sample: ReferenceSample) -> Finding:
-    """Say what a sample holds."""
+    """Return the content of a sample, as a finding."""
     count, dim = sample.vectors.shape
     return ok("reference sample", f"{display_path(path)}, PyTorch's vectors of {count:,} pictures, {dim} numbers each")
 
 
 def no_sample_finding(data: str | None) -> Finding:
-    """Say that there is nothing to compare with, which is wrong where a data set was named for it."""
+    """Return that there is no sample; a problem if a data set was named for it."""
     if data is None:
         return skipped("parity", "there is no *.reference.npz beside the model; deeprank-export writes one")
     return problem(
@@ -89,7 +90,7 @@ def no_sample_finding(data: str | None) -> Finding:
 
 
 def no_data_finding(sample: Path) -> Finding:
-    """Say how parity is measured."""
+    """Return the command that measures parity."""
     return skipped(
         "parity",
         "no data set was named to take the sample's pictures from",
@@ -100,17 +101,19 @@ def no_data_finding(sample: Path) -> Finding:
 def parity_finding(
     opened: OpenModel, sample: ReferenceSample, data: str, *, through_graph: bool, start: StartProgress
 ) -> Finding:
-    """Embed the pictures of a sample and compare with PyTorch's vectors, as ``deeprank-eval --reference`` does.
+    """Embed the pictures of a sample and compare with PyTorch's vectors.
+
+    ``deeprank-eval --reference`` does the same.
 
     Args:
         opened: the model.
         sample: PyTorch's vectors.
-        data: the data set that holds the pictures.
-        through_graph: whether hnswlib works, so that a graph can be ranked by as well.
-        start: told how it goes on.
+        data: the data set with the pictures.
+        through_graph: whether hnswlib works, so that a graph can be searched too.
+        start: receives progress.
 
     Raises:
-        DataError, EvaluationError: the data set cannot be read, or holds none of the pictures.
+        DataError, EvaluationError: the data set cannot be read, or contains none of the pictures.
 
     """
     from ..datasets import open_dataset

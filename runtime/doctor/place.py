@@ -1,4 +1,4 @@
-"""Where an index lies: is a writer at work, was one killed, is there room, and is the disk a local one?"""
+"""Check the storage of an index: writers, leftovers, free space, and the file system."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["disk_finding", "file_system", "file_system_finding", "is_being_writt
 
 _MOUNTS = Path("/proc/mounts")
 _OCTAL = re.compile(r"\\([0-7]{3})")
-# File systems that other machines write to as well: SQLite's locks are not to be trusted there.
+# Shared between machines, where SQLite's locks are unreliable.
 _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "beegfs"}
     | {"orangefs", "ocfs2", "gfs2", "davfs", "fuse.davfs2", "fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse"}
     | {"fuse.glusterfs", "fuse.ceph", "fuse.cephfs", "fuse.goofys", "fuse.mount-s3", "fuse.juicefs", "fuse.smbnetfs"}
     | {"fuse.curlftpfs", "fuse.blobfuse", "fuse.blobfuse2"}
 )
-# A new graph is written beside the old one before it takes its place.
+# A new graph is written beside the old one before replacing it.
 _GRAPHS_AT_A_TIME = 2
 
 
 def writer_finding(folder: Path) -> Finding:
-    """Say whether a writer is at work, and what one that was killed has left behind."""
+    """Report an active writer, or the leftovers of a killed one."""
     active = is_being_written(folder)
     if active:
         return ok("index writer", "another process is writing to the index; searches go on meanwhile")
@@ -48,9 +48,9 @@ def writer_finding(folder: Path) -> Finding:
 
 
 def is_being_written(folder: Path) -> bool | None:
-    """Tell whether a process holds the lock of an index, without making a file; None where that cannot be told.
+    """Return whether a process holds the lock of an index; None if unknown. Creates no file.
 
-    The lock is asked for as one that readers share, and given back at once.
+    The lock is requested as a shared one, and released at once.
     """
     try:
         import fcntl
@@ -69,17 +69,17 @@ def is_being_written(folder: Path) -> bool | None:
 
 
 def disk_finding(folder: Path) -> Finding:
-    """Compare the space that is left with what the next sync needs for a graph."""
+    """Compare the free space with what the next sync needs for a graph."""
     graph = folder / GRAPH
     return describe_space(folder, shutil.disk_usage(folder).free, bytes_in(graph) if graph.exists() else 0)
 
 
 def describe_space(folder: Path, free: int, graph: int) -> Finding:
-    """Say whether there is room for two graphs.
+    """Return whether there is room for two graphs, as a finding.
 
     Args:
         folder: of the index.
-        free: bytes that are left on its disk.
+        free: free bytes on its disk.
         graph: bytes of the graph.
 
     """
@@ -99,7 +99,7 @@ def _size(count: int) -> str:
 
 
 def file_system_finding(folder: Path) -> Finding:
-    """Look whether the index lies on a disk of this machine."""
+    """Check that the index is on a local disk."""
     try:
         mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
     except OSError:
@@ -116,11 +116,11 @@ def file_system_finding(folder: Path) -> Finding:
 
 
 def file_system(path: Path, mounts: str) -> str | None:
-    """Return the kind of file system that a path lies on.
+    """Return the file system type of a path.
 
     Args:
         path: absolute, without links.
-        mounts: what Linux lists in ``/proc/mounts``.
+        mounts: content of Linux's ``/proc/mounts``.
 
     """
     found, depth = None, -1
@@ -128,7 +128,7 @@ def file_system(path: Path, mounts: str) -> str | None:
         with contextlib.suppress(ValueError):
             _, point, kind, *_ = line.split(" ")
             mounted = Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), point))
-            # The last of several at one place is what is seen.
+            # Of several mounts on one point, the last one is visible.
             if len(mounted.parts) >= depth and path.is_relative_to(mounted):
                 found, depth = kind, len(mounted.parts)
     return found

@@ -1,4 +1,4 @@
-"""What ``deeprank-doctor`` shows: a line for each finding, or one JSON document."""
+"""Output of ``deeprank-doctor``: a line for each finding, or one JSON document."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def document(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
-    """Return a line for each finding, one more where there is something to do, and their count."""
+    """Return a line for each finding, one more for its fix or hint, and their count."""
     width = max((display_width(finding.check) for finding in findings), default=0)
     shown = [line for finding in findings for line in _lines(finding, width)]
     return [*shown, "", _count(findings)]

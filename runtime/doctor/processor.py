@@ -1,4 +1,4 @@
-"""The processor: what it has for networks, and how many of its cores this process may use."""
+"""Check the processor: its support for int8, and the usable cores."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ __all__ = ["cores_finding", "processor_finding"]
 
 
 def processor_finding() -> Finding:
-    """Say what the processor is, and whether eight-bit numbers are fast on it."""
+    """Return the name of the processor, and whether int8 is fast on it."""
     int8 = "has VNNI: int8 is the fastest form of a model on it" if has_vnni() else "no VNNI: fp32 is faster than int8"
     return ok("processor", f"{processor()}; {int8}")
 
 
 def cores_finding() -> Finding:
-    """Compare the cores that may be used with those of the machine, and with the time that they are granted."""
+    """Compare the usable cores with those of the machine, and with the CPU quota."""
     return describe_cores(os.cpu_count() or 1, usable_cores(), cpu_quota())
 
 
 def describe_cores(machine: int, usable: int, quota: float | None) -> Finding:
-    """Say how many cores are used.
+    """Return the number of used cores, as a finding.
 
     Args:
         machine: cores of the machine.
-        usable: cores that this process uses, unless ``--threads`` says otherwise.
-        quota: cores' worth of time that it is granted; None: no limit.
+        usable: cores that this process uses by default, without ``--threads``.
+        quota: granted time in cores; None: no limit.
 
     """
     found = f"{usable} of {machine} are used"

@@ -1,4 +1,4 @@
-"""Which of ONNX Runtime's providers really run a model here, and which of them ``--device`` takes."""
+"""Check which of ONNX Runtime's providers can run a model, and which one ``--device`` selects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def provider_findings(providers: Sequence[str], model: Path) -> list[Finding]:
 
     Args:
         providers: their names.
-        model: a file that can be opened.
+        model: a valid model file.
 
     """
     gpus = nvidia_gpus()
@@ -31,16 +31,16 @@ def provider_findings(providers: Sequence[str], model: Path) -> list[Finding]:
         found.append(
             warning(CUDA, f"{_gpus(gpus)} is here, and this ONNX Runtime cannot use it", _with_cuda(reinstall=False))
         )
-    # The CPU first: where it fails, nothing else matters.
+    # The CPU first: if it fails, nothing else matters.
     return sorted(found, key=lambda finding: (finding.check != CPU, finding.check != CUDA))
 
 
 def device_finding(device: Device, tried: Sequence[Finding]) -> Finding:
-    """Say which provider a device comes to.
+    """Return the provider that a device selects, as a finding.
 
     Args:
-        device: as it was asked for.
-        tried: of :func:`provider_findings`.
+        device: the requested one.
+        tried: from :func:`provider_findings`.
 
     """
     status = {finding.check: finding.status for finding in tried}
@@ -58,7 +58,10 @@ def _try(provider: str, model: Path, gpus: int) -> Finding:
 
 
 def describe(provider: str, outcome: Outcome) -> Finding:
-    """Say what came of running a model on a provider; the three are told apart by what deeprank does with them."""
+    """Return the finding for a model run on a provider.
+
+    A failure is a problem on the CPU, a warning on CUDA, and irrelevant elsewhere.
+    """
     failure = outcome.failure
     if outcome.value is not None:
         if provider in outcome.value["providers"]:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: there are several packages of it, which share one folder, and exactly one must be installed."""
+"""Check ONNX Runtime: several packages share one import folder; exactly one must be installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .packages import Requirement, compared, installed_version, requirements
 __all__ = ["onnxruntime_finding", "right_onnxruntime", "runtimes_finding"]
 
 CHECK = "onnxruntime"
-# All that are imported as onnxruntime.
+# All packages that are imported as onnxruntime.
 _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
@@ -35,7 +35,7 @@ _PACKAGES = (
 
 
 def runtimes_finding() -> Finding:
-    """Look whether exactly one package of ONNX Runtime is installed, and new enough."""
+    """Check that exactly one package of ONNX Runtime is installed, and recent enough."""
     there = installed_runtimes()
     if not there:
         return problem(CHECK, "is not installed", pip("install", right_onnxruntime().to_install()))
@@ -54,23 +54,23 @@ def runtimes_finding() -> Finding:
 
 
 def installed_runtimes() -> Mapping[str, str]:
-    """Return the packages of ONNX Runtime that are installed, with their versions."""
+    """Return the installed packages of ONNX Runtime, with their versions."""
     versions = {name: installed_version(name) for name in _PACKAGES}
     return {name: version for name, version in versions.items() if version is not None}
 
 
 def right_onnxruntime() -> Requirement:
-    """Return the package of ONNX Runtime that deeprank's metadata ask for on this kind of machine."""
+    """Return the package of ONNX Runtime that deeprank requires on this kind of machine."""
     gpu = (sys.platform, platform.machine()) in (("linux", "x86_64"), ("win32", "AMD64"))
     name = "onnxruntime-gpu" if gpu else "onnxruntime"
     return requirements().get(name, Requirement(name, None, None))
 
 
 def onnxruntime_finding(packages: Finding, outcome: Outcome) -> Finding:
-    """Say what came of importing it.
+    """Return the finding for the import of ONNX Runtime.
 
     Args:
-        packages: of :func:`runtimes_finding`; told as it is where that is no good.
+        packages: from :func:`runtimes_finding`; returned unchanged if it is not ok.
         outcome: of :func:`~.attempts.import_onnxruntime`.
 
     """

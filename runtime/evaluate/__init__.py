@@ -1,1 +1,1 @@
-"""How well a model ranks: embed the queries and the gallery of a data set, search, and measure."""
+"""Evaluate a model: embed the queries and the gallery of a data set, search, and measure."""

@@ -171,16 +171,18 @@ def _measure_on_data(options: EvaluateOptions, embedder: Embedder, reference: Pa
 
 
 def _depth(k: int | None, dataset: DataSet) -> int:
-    """Return the k of the figures: as it was named, else 30, or fewer where the gallery is smaller.
+    """Return the k of the metrics: the requested one, else 30, or the gallery's size if smaller.
+
+    Checked before any picture is embedded.
 
     Raises:
-        EvaluationError: the gallery has fewer pictures than were named. Said before anything is embedded.
+        EvaluationError: the gallery has fewer pictures than requested.
 
     """
     from .evaluation import check_k
 
     shared = not {sample.path for sample in dataset.val}.isdisjoint(sample.path for sample in dataset.train)
-    most = len(dataset.train) - shared  # a query that lies in the gallery does not find itself
+    most = len(dataset.train) - shared  # a query in the gallery is not its own result
     if k is None and 1 <= most < DEFAULT_K:
         note(f"measured as precision@{most}: the gallery has no more pictures for a query")
         return most
@@ -208,7 +210,10 @@ def _triplets_alone(path: Path, embedder: Embedder) -> TripletReport:
 
 
 def _judge(rated: RatedTriplets, embedder: Embedder, *splits: EmbeddedSplit, k: int = 30) -> TripletReport:
-    """Embed the triplets' pictures that are in no split, and measure; the last split is the gallery."""
+    """Embed the triplets' pictures that are in no split, and measure.
+
+    The last split is the gallery.
+    """
     from .embedded import embed_readable
     from .triplets import evaluate_triplets
 
@@ -244,7 +249,7 @@ def _reference_sample(reference: Path | None, dim: int | None) -> ReferenceSampl
 
 
 def _measured(dataset: DataSet, sample: ReferenceSample | None) -> DataSet:
-    """Return the pictures that are measured on."""
+    """Return the pictures to measure on: all, or those of the reference sample."""
     if sample is not None:
         dataset = sample.found_in(dataset)
         present, total = len(dataset.val) + len(dataset.train), len(sample.splits)
@@ -259,7 +264,7 @@ def _reference_splits(
     gallery: EmbeddedSplit,
     options: EvaluateOptions,
 ) -> tuple[EmbeddedSplit, EmbeddedSplit] | None:
-    """Return what PyTorch makes of the pictures that were embedded."""
+    """Return the embedded pictures with PyTorch's vectors, or None without a reference."""
     if sample is not None:
         return sample.of(queries, gallery)
     if pytorch is None:
@@ -271,22 +276,22 @@ def _reference_splits(
 
 
 class _Run(Protocol):
-    """A run's PyTorch reference, which knows where the labels of its data set come from."""
+    """A run's PyTorch reference, with the source of its labels and its holdout rule."""
 
     def labels_of(self, data: str) -> str | None:
-        """Return where the labels of a data set come from, as for the run."""
+        """Return the run's source of labels for a data set."""
 
     @property
     def rule_of_holdout(self) -> int:
-        """The version of how val pictures are held out for the run."""
+        """The version of the run's holdout rule."""
 
 
 def _pytorch(run: Path | None, device: str) -> Network | None:
-    """Return the network of a run; None where a sample of vectors is named, or nothing."""
+    """Return the network of a run; None for a reference sample, or without a reference."""
     if run is None or not run.is_dir():
         return None
     try:
-        # The one place where the runtime reaches up: only here, and only when a run is named.
+        # The one upward import of the runtime: only here, and only for a run.
         module = importlib.import_module("deeprank.train.reference")
     except ImportError:
         raise MissingExtraError("--reference with a run", "train") from None

@@ -1,4 +1,4 @@
-"""Several models on the same pictures: how well each ranks, and how far it is from the first."""
+"""Compare models on the same pictures: their ranking, and their difference from the first."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ Splits = tuple[EmbeddedSplit, EmbeddedSplit]
 
 @dataclass(frozen=True)
 class FromFirst:
-    """How far a model is from the first one.
+    """Difference of a model from the first one.
 
-    ``precision_at_k``: by how much it changes, exact search; ``neighbour_overlap``: the share of the first one's k
-    nearest that this one finds, too; ``vectors``: None where the two networks' vectors have nothing in common.
+    ``precision_at_k``: the change, by exact search. ``neighbour_overlap``: share of the first
+    model's k nearest that this one finds too. ``vectors``: None if the two networks' vectors are
+    not comparable.
     """
 
     precision_at_k: float
@@ -53,8 +54,8 @@ class FromFirst:
 class ComparedModel:
     """A row of the comparison.
 
-    ``info``, ``path`` and ``size`` (bytes) are None where there is no such thing; ``from_first`` of the first row;
-    ``speed_ratio``: pictures per second, as a multiple of the first row's that have been measured.
+    ``info``, ``path`` and ``size`` (bytes) are None if there is no file, ``from_first`` for the
+    first row. ``speed_ratio``: pictures per second relative to the first measured row.
     """
 
     name: str
@@ -87,7 +88,10 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``deeprank-eval --models --json`` prints; all models ranked the same queries and gallery pictures."""
+    """The output of ``deeprank-eval --models --json``.
+
+    All models rank the same queries and gallery pictures.
+    """
 
     k: int
     queries: int
@@ -95,7 +99,7 @@ class Comparison:
     models: tuple[ComparedModel, ...]
 
     def with_speeds(self, speeds: Mapping[str, Speed]) -> Comparison:
-        """Return the comparison with the speeds of the models that have been measured, by their names."""
+        """Return the comparison with the speeds of the measured models, by name."""
         first = next((speeds[model.name].pictures_per_second for model in self.models if model.name in speeds), 1.0)
         measured = [
             replace(model, speed=speed, speed_ratio=speed.pictures_per_second / first)
@@ -126,19 +130,21 @@ def compare_models(
     start: StartProgress = start_nothing,
     say: Callable[[str], None] = lambda _: None,
 ) -> Comparison:
-    """Embed the pictures with each model, measure how it ranks, and compare it with the first.
+    """Embed the pictures with each model, measure its ranking, and compare it with the first.
 
     Args:
         contenders: at least one, with distinct names.
         dataset: its val pictures are the queries, its train pictures the gallery.
         k: neighbours of each query.
-        sample: PyTorch's vectors of these pictures (:meth:`ReferenceSample.found_in`); they are then the first row.
-        max_pixels: larger pictures are refused before they are decoded.
-        start: told how far embedding is.
-        say: told what is being done, and of each picture that cannot be read, once.
+        sample: PyTorch's vectors of these pictures (:meth:`ReferenceSample.found_in`), as the first
+            row.
+        max_pixels: larger pictures are refused before decoding.
+        start: receives the progress of embedding.
+        say: receives the current step, and each unreadable picture once.
 
     Raises:
-        EvaluationError: no picture can be read, ``k`` is out of range, or pictures change meanwhile.
+        EvaluationError: no picture can be read, ``k`` is out of range, or pictures change
+            meanwhile.
         ModelFileError: see :meth:`~..embedder.Embedder.embed_batch`.
 
     """
@@ -152,7 +158,12 @@ def compare_models(
 
 
 def slower_int8(comparison: Comparison) -> Iterator[tuple[ComparedModel, ComparedModel, float]]:
-    """Yield each int8 model that is slower than the fastest fp32 file of its kind, that file, and the ratio below 1."""
+    """Yield each int8 model slower than the fastest fp32 file of its kind.
+
+    Yields:
+        the int8 model, the fp32 model, and the ratio of their speeds, below 1.
+
+    """
     files = [(model, model.info, model.speed) for model in comparison.models if model.path is not None]
     measured = [(model, info, speed.pictures_per_second) for model, info, speed in files if info and speed]
     for model, info, rate in measured:
@@ -167,7 +178,7 @@ def slower_int8(comparison: Comparison) -> Iterator[tuple[ComparedModel, Compare
 
 
 def _kind(info: ModelInfo) -> tuple[str, int]:
-    """Return what two files must share for one to do the other's work in another precision."""
+    """Return the key that two precisions of one model share."""
     return info.backbone, info.picture.size
 
 
@@ -179,7 +190,7 @@ def _embedded(
     start: StartProgress,
     say: Callable[[str], None],
 ) -> Iterator[tuple[Contender | None, Splits]]:
-    """Yield rows as they are embedded, all of the same pictures: None stands for the sample."""
+    """Yield each model's vectors once embedded, all of the same pictures; None is the sample."""
 
     def embed(contender: Contender, dataset: DataSet) -> Splits:
         queries, gallery = (
@@ -223,7 +234,7 @@ def _from_first(row: ComparedModel, splits: Splits, first: ComparedModel, first_
 
 
 def _same_space(first: ComparedModel, row: ComparedModel) -> bool:
-    """Tell whether cosines mean anything: the same network by its metadata; a sample's is taken on trust."""
+    """Return whether cosines are meaningful: one network by its metadata, or a trusted sample."""
     if first.info is None or row.info is None:
         return first.dim == row.dim
     mine, other = ((info.embedding_dim, info.backbone, info.name) for info in (first.info, row.info))

@@ -1,4 +1,4 @@
-"""The models that ``deeprank-eval --models`` compares: opened, with names that tell them apart."""
+"""Open the models for ``deeprank-eval --models`` under distinct names."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["REFERENCE_NAME", "Contender", "Network", "distinct_names", "open_con
 
 REFERENCE_NAME = "PyTorch reference"
 
-# What deeprank-export writes besides ONNX; both need torch.
+# Other formats of deeprank-export; both need torch.
 _OTHER_FORMS = frozenset({".pt", ".pt2"})
 
 
 class Network(Embeds, Protocol):
-    """A network with what its file says of it: an Embedder, or the PyTorch reference."""
+    """A network with its metadata: an Embedder, or the PyTorch reference."""
 
     @property
     def info(self) -> ModelInfo:
@@ -40,7 +40,7 @@ class Network(Embeds, Protocol):
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the models that are compared; ``path`` and ``size``, in bytes, are None where it is no single file."""
+    """One of the compared models; ``path`` and ``size`` (bytes) are None without a single file."""
 
     name: str
     network: Network
@@ -49,10 +49,10 @@ class Contender:
 
 
 def open_contenders(files: Sequence[Path], open_file: Callable[[Path], Embedder]) -> list[Contender]:
-    """Open every file, in the order given; the word ``pretrained`` stands for the model that ships.
+    """Open every file, in the given order; the word ``pretrained`` means the bundled model.
 
     Raises:
-        ModelFileError, DeviceError: of the first file that cannot be used.
+        ModelFileError, DeviceError: of the first unusable file.
 
     """
     return [_open(name, find_model(file), open_file) for name, file in zip(distinct_names(files), files, strict=True)]
@@ -70,13 +70,13 @@ def _open(name: str, path: Path, open_file: Callable[[Path], Embedder]) -> Conte
 
 
 def distinct_names(files: Sequence[Path]) -> list[str]:
-    """Return a name for each file: that of the file, with its folders where these are needed to tell files apart."""
+    """Return a name for each file: its file name, with folders if needed to be distinct."""
     alone = len({file.name for file in files}) == len(set(files))
     return list(_numbered(file.name if alone and file.name else str(file) for file in files))
 
 
 def _numbered(names: Iterator[str]) -> Iterator[str]:
-    """Add a number to a name that would be shown like an earlier one."""
+    """Append a number to a name that looks like an earlier one."""
     taken = {REFERENCE_NAME}
     for name in names:
         choices = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))

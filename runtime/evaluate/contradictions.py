@@ -1,4 +1,4 @@
-"""What the command line of ``deeprank-eval`` cannot ask for at once."""
+"""Check combinations of the options of ``deeprank-eval``."""
 
 from __future__ import annotations
 

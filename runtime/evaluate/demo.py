@@ -1,4 +1,4 @@
-"""The demonstration of the system this project starts from: queries with their nearest and farthest, as pictures."""
+"""Demo of the original system: sheets of queries with their nearest and farthest pictures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["draw_demo"]
 def draw_demo(
     dataset: DataSet, queries: EmbeddedSplit, gallery: EmbeddedSplit, count: int, hits: int, out: Path
 ) -> Iterator[Path]:
-    """Draw two sheets, nearest and farthest, for each of ``count`` queries of as many different classes.
+    """Draw two sheets, nearest and farthest, for each of ``count`` queries of different classes.
 
     Yields:
-        each sheet as it has been written.
+        the path of each sheet once written.
 
     """
     out.mkdir(parents=True, exist_ok=True)

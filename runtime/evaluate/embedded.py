@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 
 class Embeds(Protocol):
-    """Whatever turns pictures into vectors: the runtime's Embedder, or the PyTorch reference."""
+    """A network that embeds pictures: the runtime's Embedder, or the PyTorch reference."""
 
     @property
     def rule(self) -> PictureRule:
-        """How a picture becomes the network's input."""
+        """The rule that turns a picture into the network's input."""
 
     def stream(
         self, items: Iterable[T], read: Callable[[T], Picture]
@@ -41,7 +41,8 @@ class Embeds(Protocol):
 class EmbeddedSplit:
     """Samples and their vectors, row by row.
 
-    ``vectors`` float32 ``[n, d]``; ``hashes`` the sha256 of each file; ``unreadable`` what could not be embedded.
+    ``vectors``: float32 ``[n, d]``. ``hashes``: the sha256 of each file. ``unreadable``: the errors
+    of pictures that could not be embedded.
     """
 
     samples: tuple[Sample, ...]
@@ -65,13 +66,13 @@ def embed_split(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     advance: Advance = no_progress,
 ) -> EmbeddedSplit:
-    """Embed labelled pictures; one that cannot be read is left out and reported in the result.
+    """Embed labelled pictures; unreadable ones are left out and reported in the result.
 
     Args:
         samples: the pictures.
         embeds: the model.
-        max_pixels: larger pictures are refused before they are decoded.
-        advance: told how many pictures are done.
+        max_pixels: larger pictures are refused before decoding.
+        advance: called after each picture.
 
     Raises:
         EvaluationError: no picture could be read.
@@ -91,7 +92,10 @@ def embed_readable(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     advance: Advance = no_progress,
 ) -> EmbeddedSplit:
-    """Embed what can be read, be it nothing (``vectors`` is then ``[0, 0]``); see :func:`embed_split`."""
+    """Embed the readable pictures, possibly none (``vectors`` is then ``[0, 0]``).
+
+    See :func:`embed_split`.
+    """
     hashes: dict[str, bytes] = {}
 
     def read(sample: Sample) -> Picture:
@@ -121,7 +125,7 @@ def embed_readable(
 
 
 def save_split(split: EmbeddedSplit, path: Path) -> None:
-    """Write ``vectors`` float32 [n, d], ``labels`` and ``paths`` (text [n]) as an npz without pickle."""
+    """Write ``vectors`` float32 [n, d], ``labels`` and ``paths`` (text [n]) as an npz, no pickle."""
     paths = [
         sample.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for sample in split.samples
     ]

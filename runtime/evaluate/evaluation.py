@@ -1,4 +1,4 @@
-"""The figures of ``deeprank-eval``: val pictures are the queries, train pictures the gallery."""
+"""The metrics of ``deeprank-eval``: val pictures are the queries, train pictures the gallery."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``deeprank-eval --json`` prints; ``neighbours`` int64 ``[q, k]``, of the exact search, it does not.
+    """The output of ``deeprank-eval --json``.
 
-    ``possible``: the largest precision@k that any ranking of these pictures has.
+    ``possible``: the largest precision@k of any ranking of these pictures. ``neighbours``: int64
+    ``[q, k]`` by exact search, not in the output.
     """
 
     k: int
@@ -78,7 +79,7 @@ def check_k(k: int, most: int) -> int:
     """Return ``k``.
 
     Raises:
-        EvaluationError: it is below 1 or above ``most``, the number of gallery pictures that a query can find.
+        EvaluationError: it is below 1 or above ``most``, the gallery pictures available to a query.
 
     """
     if not 1 <= k <= most:
@@ -87,10 +88,11 @@ def check_k(k: int, most: int) -> int:
 
 
 def rank_split(queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int) -> Ranking:
-    """Rank the gallery for each query by an exact scan; a query that is a gallery picture, too, does not find itself.
+    """Rank the gallery for each query by an exact scan, leaving out the query itself.
 
     Raises:
-        EvaluationError: ``k`` is below 1 or above the number of gallery pictures that a query can find.
+        EvaluationError: ``k`` is below 1 or above the number of gallery pictures available to a
+            query.
 
     """
     own = _own_rows(queries, gallery)
@@ -100,7 +102,7 @@ def rank_split(queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int) -> Rankin
 
 
 def _own_rows(queries: EmbeddedSplit, gallery: EmbeddedSplit) -> Rows:
-    """Return the row of the gallery that is the query itself, by its path, int64 ``[q]``; -1 where it is in no row."""
+    """Return each query's own row in the gallery, by path, int64 ``[q]``; -1 if it has none."""
     rows = {sample.path: row for row, sample in enumerate(gallery.samples)}
     return np.array([rows.get(sample.path, -1) for sample in queries.samples], dtype=np.int64)
 
@@ -113,14 +115,14 @@ def evaluate(
     reference: tuple[EmbeddedSplit, EmbeddedSplit] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Measure a model by its vectors, by an exact scan and by a graph that is really built and searched.
+    """Measure a model's vectors by an exact scan, and by a real graph that is built and searched.
 
     Args:
         queries: the val pictures, embedded by the runtime.
         gallery: the train pictures, embedded by the runtime.
         k: neighbours of each query.
         reference: the same pictures in the same order, embedded by PyTorch.
-        say: told what is being done.
+        say: receives the current step.
 
     """
     say("exact search")

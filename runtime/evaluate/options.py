@@ -97,5 +97,5 @@ class EvaluateOptions:
 
     @property
     def names_pictures(self) -> bool:
-        """Whether labelled pictures are named."""
+        """Whether labelled pictures are given."""
         return self.data is not None or self.queries is not None

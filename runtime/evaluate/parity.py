@@ -1,4 +1,4 @@
-"""Do two ways of running one network give the same vectors? Figures and tolerances, for export and box alike."""
+"""Parity of two engines for one network: figures and tolerances, shared by export and runtime."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What still counts as the same.
+    """Limits within which two engines count as equal.
 
-    ``max_abs_difference``: of a component. ``min_cosine``: of a picture. ``precision_change``: of precision@k.
-    ``extreme_cosine``: of pictures without any content, such as a black one, which nobody searches for; what matters
-    there is that nothing overflows.
+    ``max_abs_difference``: of a component. ``min_cosine``: of a picture. ``precision_change``: of
+    precision@k. ``extreme_cosine``: of pictures without content, such as a black one. They are not
+    searched for; the limit only catches overflow.
     """
 
     max_abs_difference: float
@@ -36,7 +36,7 @@ class Tolerance:
         min_cosine: float | None = None,
         precision_change: float | None = None,
     ) -> Tolerance:
-        """Return a tolerance that is at most as wide in everything; None leaves a figure as it is.
+        """Return a tolerance that is no looser in any figure; None leaves a figure unchanged.
 
         Raises:
             EvaluationError: a figure would be looser.
@@ -62,26 +62,27 @@ def _tighter(what: str, documented: float, wanted: float | None) -> float:
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
-    # float32 in another order of additions; far below what can change a ranking but by a swap at a tie.
+    # float32 with another order of additions; changes a ranking only by swaps of ties.
     "fp32": Tolerance(1e-4, 1 - 1e-6, 0.0005, 1 - 1e-6),
-    # Eleven bits of each number: neighbours that are nearly as far from the query swap.
+    # Eleven bits of each number: neighbours at nearly equal distances swap.
     "fp16": Tolerance(0.02, 0.999, 0.001, 0.99),
-    # Eight bits: some three of the thirty nearest are others, nearly as near. Extremes leave the ranges that were
-    # calibrated: a network that saw handwritten digits alone gives 0.77 for a red picture.
+    # Eight bits: about three of the thirty nearest are replaced by others, nearly as near. Extreme
+    # pictures leave the calibrated ranges: a network trained on handwritten digits alone gives 0.77
+    # for a red picture.
     "int8": Tolerance(0.2, 0.95, 0.005, 0.6),
 }
 
 
 @dataclass(frozen=True)
 class VectorDifference:
-    """How far two sets of unit vectors are apart, over all pictures."""
+    """Difference of two sets of unit vectors, over all pictures."""
 
     max_abs_difference: float
     min_cosine: float
     mean_cosine: float
 
     def failures(self, tolerance: Tolerance) -> list[str]:
-        """Return a phrase for each figure that is out of tolerance."""
+        """Return a phrase for each figure out of tolerance."""
         found = []
         # Written so that NaN fails too.
         if not self.max_abs_difference <= tolerance.max_abs_difference:

@@ -1,4 +1,4 @@
-"""Which pictures are the queries, and which are the gallery."""
+"""Choose the queries and the gallery of an evaluation."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["open_queries_and_gallery", "open_split"]
 def open_split(
     data: str, split: str | None, labels: str | None, say: Callable[[str], None], *, rule: int = HOLDOUT_RULE
 ) -> DataSet:
-    """Return a data set whose val pictures are the queries and whose train pictures are the gallery.
+    """Return a data set whose val pictures are the queries and whose train pictures the gallery.
 
-    The queries are the pictures of the split, the gallery those of train; where a label table has OML's ``is_query``
-    and ``is_gallery``, they are the pictures that it marks.
+    The queries are the pictures of the split, the gallery those of train. If a label table has
+    OML's ``is_query`` and ``is_gallery``, its marks decide instead.
 
     Args:
         data: see :func:`~..datasets.open_dataset`.
-        split: ``val``, which is the default, or ``test``.
+        split: ``val``, the default, or ``test``.
         labels: see :func:`~..datasets.open_dataset`.
-        say: told how the data was read.
-        rule: the version of how val pictures are held out, see :func:`~..datasets.holdout`.
+        say: receives messages about how the data was read.
+        rule: version of the holdout rule, see :func:`~..datasets.holdout`.
 
     Raises:
         DataError: the data cannot be read.
@@ -45,7 +45,7 @@ def open_split(
         if not chosen:
             found = f"{unlabelled:,} test pictures without labels" if unlabelled else "no test pictures"
             raise EvaluationError(f"{display_path(data)} holds {found}; expected a test split, or leave --split out.")
-        # What was held out of train is a part of the makers' train split.
+        # The held-out pictures belong to the makers' train split.
         return replace(dataset, val=chosen, train=dataset.unsplit or dataset.train)
     if not chosen:
         raise EvaluationError(
@@ -68,7 +68,7 @@ def _marked(dataset: DataSet, data: str, use: Use) -> DataSet:
 
 
 def open_queries_and_gallery(queries: str, gallery: str, labels: str | None, say: Callable[[str], None]) -> DataSet:
-    """Return the pictures of two data sets, each taken as a whole, as :func:`open_split` does."""
+    """Return all pictures of two data sets as queries and gallery, as :func:`open_split` does."""
     both = open_pictures(queries, labels=labels), open_pictures(gallery, labels=labels)
     dataset = DataSet(both[0].name, both[1].train, both[0].train, {**both[1].names, **both[0].names})
     report_pictures(*both, dataset, say)

@@ -1,6 +1,6 @@
-"""``model.reference.npz``: PyTorch's own vectors of a sample of pictures, with which a box proves parity without torch.
+"""``model.reference.npz``: PyTorch's vectors of sample pictures, to prove parity without torch.
 
-Untrusted like every file: no pickle, and sizes are checked against the header before memory is asked for.
+The file is untrusted: no pickle, and sizes are checked against the header before allocation.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _HASH_BYTES = 32
 class ReferenceSample:
     """PyTorch vectors by content.
 
-    ``hashes`` uint8 ``[n, 32]``: sha256 of each file; ``labels`` text ``[n]``; ``splits`` uint8 ``[n]``: 0 query,
-    1 gallery; ``vectors`` float32 ``[n, d]``, unit rows.
+    ``hashes`` uint8 ``[n, 32]``: sha256 of each file; ``labels`` text ``[n]``; ``splits`` uint8
+    ``[n]``: 0 query, 1 gallery; ``vectors`` float32 ``[n, d]``, unit rows.
     """
 
     hashes: npt.NDArray[np.uint8]
@@ -45,12 +45,22 @@ class ReferenceSample:
         return {self.hashes[row].tobytes(): int(row) for row in np.flatnonzero(self.splits == split)}
 
     def vectors_of(self, split: int, hashes: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """Return the vectors of these pictures, float32 ``[n, d]``; KeyError where one is not in the sample."""
+        """Return the vectors of these pictures, float32 ``[n, d]``.
+
+        Raises:
+            KeyError: a picture is not in the sample.
+
+        """
         rows = self.rows(split)
         return self.vectors[[rows[value] for value in hashes]]
 
     def of(self, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> tuple[EmbeddedSplit, EmbeddedSplit]:
-        """Return splits of the same pictures with this sample's vectors; KeyError where one is not in the sample."""
+        """Return splits of the same pictures with this sample's vectors.
+
+        Raises:
+            KeyError: a picture is not in the sample.
+
+        """
         return (
             replace(queries, vectors=self.vectors_of(QUERY, queries.hashes)),
             replace(gallery, vectors=self.vectors_of(GALLERY, gallery.hashes)),
@@ -60,7 +70,7 @@ class ReferenceSample:
         """Return the pictures of ``dataset`` whose content is in this sample, each content once.
 
         Raises:
-            EvaluationError: not one query, or not one gallery picture.
+            EvaluationError: no query or no gallery picture matches.
 
         """
         val = tuple(_matching(dataset.val, self.rows(QUERY)))
@@ -76,7 +86,7 @@ class ReferenceSample:
 def _matching(samples: Sequence[Sample], rows: Mapping[bytes, int]) -> Iterator[Sample]:
     seen: set[bytes] = set()
     for sample in samples:
-        with contextlib.suppress(Exception):  # an unreadable file is in no sample
+        with contextlib.suppress(Exception):  # an unreadable file matches no sample
             value = hashlib.sha256(sample.read()).digest()
             if value in rows and value not in seen:
                 seen.add(value)
@@ -84,7 +94,7 @@ def _matching(samples: Sequence[Sample], rows: Mapping[bytes, int]) -> Iterator[
 
 
 def save_reference(path: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> None:
-    """Write the reference's vectors of both splits."""
+    """Write the reference vectors of both splits."""
     with path.open("wb") as file:
         np.savez(
             file,
@@ -96,10 +106,10 @@ def save_reference(path: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -
 
 
 def load_reference(path: Path, dim: int | None) -> ReferenceSample:
-    """Read a reference sample for vectors of length ``dim``, of any length for None.
+    """Read a reference sample with vectors of length ``dim``; None allows any length.
 
     Raises:
-        EvaluationError: missing, damaged, of another shape, or of another dimension.
+        EvaluationError: missing, damaged, of wrong shapes or dimension.
 
     """
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""How fast ways of embedding are, measured side by side: in turn and in one process, so that a busy moment hits all."""
+"""Compare embedding speeds in one process, by turns, so that a busy moment affects all runners."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..progress import Advance, no_progress
 
 __all__ = ["THROUGHPUT_BATCH", "Runner", "Speed", "measure_speeds"]
 
-# Embeds uint8 [n, S, S, 3], and returns when that is done; what it returns is not looked at.
+# Embeds uint8 [n, S, S, 3] and returns when done; the result is ignored.
 Runner = Callable[[Picture], object]
 
 THROUGHPUT_BATCH = 32
 
-# The first call allocates; what TorchScript has seen in it is compiled in the second.
+# The first call allocates; TorchScript profiles in it, and compiles in the second.
 _WARM_UP = 2
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 100
 
 
 @dataclass(frozen=True)
 class Speed:
-    """``latency_ms``: milliseconds of one picture alone; ``pictures_per_second``: in batches of 32."""
+    """``latency_ms``: time of a single picture; ``pictures_per_second``: in batches of 32."""
 
     latency_ms: float
     pictures_per_second: float
@@ -43,20 +43,20 @@ def measure_speeds(
     seconds: float = 3.0,
     advance: Advance = no_progress,
 ) -> dict[str, Speed]:
-    """Measure the network alone, without decoding: the median over rounds in which each runner has one turn.
+    """Measure the networks without decoding: the median over rounds with one turn per runner.
 
     Args:
-        runners: what is measured, by name; each takes uint8 ``[n, S, S, 3]`` (noise, the same for all of one side).
+        runners: by name; each takes uint8 ``[n, S, S, 3]`` (noise, equal for equal sides).
         side: S of each runner, or of all.
-        seconds: how long latency is measured, and again throughput, for each runner on average; there are 3 rounds
-            at least and 100 at most.
-        advance: told of each call.
+        seconds: average time per runner, once for latency and once for throughput; from 3 to 100
+            rounds.
+        advance: called after each call of a runner.
 
     Returns:
-        the speed of each runner, by name, in the order given.
+        the speed of each runner, by name, in the given order.
 
     Raises:
-        whatever a runner raises; KeyError for a runner without a side.
+        Exception: any error of a runner; KeyError for a runner without a side.
 
     """
     sides = {name: side if isinstance(side, int) else side[name] for name in runners}
@@ -68,7 +68,7 @@ def measure_speeds(
 def _median_seconds(
     runners: Mapping[str, Runner], sides: Mapping[str, int], count: int, seconds: float, advance: Advance
 ) -> dict[str, float]:
-    """Return the seconds that each runner takes for ``count`` pictures."""
+    """Return each runner's median seconds for ``count`` pictures."""
     pictures = {name: _noise(count, size) for name, size in sides.items()}
     turns: dict[str, list[float]] = {name: [] for name in runners}
 

@@ -1,4 +1,4 @@
-"""The figures as lines to print."""
+"""Format the metrics as lines of text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 __all__ = ["comparison_lines", "evaluation_lines", "of_at_most", "triplet_lines"]
 
 _WIDTH = 34
-# What a model does not have, or what means nothing for it.
+# For a missing or meaningless value.
 _NONE = "–"
-# Shown with four digits, it is 1.
+# With four decimals, it shows as 1.
 _ALL = 0.99995
 
 
 def evaluation_lines(result: Evaluation) -> list[str]:
-    """Return the figures of one model."""
+    """Return the metrics of one model."""
     k = result.k
     rows = [
         (f"precision@{k}, exact search", result.runtime_exact),
@@ -42,12 +42,12 @@ def evaluation_lines(result: Evaluation) -> list[str]:
 
 
 def of_at_most(possible: float) -> str:
-    """Return what a precision is read beside, where classes are too small for a precision of 1."""
+    """Return the upper limit of a precision, if classes are too small for 1."""
     return f" of at most {possible:.4f}" if possible < _ALL else ""
 
 
 def triplet_lines(judged: TripletReport) -> list[str]:
-    """Return how a model orders rated triplets."""
+    """Return the results on rated triplets."""
     lines = [f"{judged.count:,} triplets", _line("similarity precision", f"{judged.similarity_precision:.4f}")]
     top = judged.score_at_top_k
     if top is not None:

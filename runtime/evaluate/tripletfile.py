@@ -1,8 +1,9 @@
 """Rated triplets from a CSV of ``query,positive,negative[,label]``.
 
-A path names the picture of the data set that has this path there (of Tiny ImageNet, zip or folder:
-``train/n01443537/images/n01443537_0.JPEG``), else the file at this path below the folder of the CSV. The label is the
-paper's text query: the query is ranked against the gallery pictures that have it, without one against all of them.
+A path names the picture at that path in the data set (in Tiny ImageNet, zip or folder:
+``train/n01443537/images/n01443537_0.JPEG``), else the file at that path below the CSV's folder. The
+label is the paper's text query: the query is ranked against the gallery pictures of that label.
+Without a label, it is ranked against all of them.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _EXPECTED = "query,positive,negative or query,positive,negative,label"
 class RatedTriplets:
     """Triplets in the order of their file.
 
-    ``pictures``: each one once, those of the data set as it lists them, others with the label ``""``; ``rows`` int64
-    ``[t, 3]``: query, positive and negative as places in ``pictures``; ``labels``: of each triplet, whose pictures are
-    the candidates, None where the file does not say.
+    ``pictures``: each one once, as in the data set; others have the label ``""``. ``rows`` int64
+    ``[t, 3]``: query, positive and negative as indices into ``pictures``. ``labels``: the class of
+    each triplet's candidates; None if the file has no labels.
     """
 
     pictures: tuple[Sample, ...]
@@ -45,20 +46,20 @@ class RatedTriplets:
 
     @property
     def beside(self) -> tuple[Sample, ...]:
-        """The pictures that are not of the data set: they lie beside the CSV."""
+        """The pictures that are not in the data set, but beside the CSV."""
         return tuple(picture for picture in self.pictures if not picture.label)
 
 
 def load_triplets(path: Path, dataset: DataSet | None = None) -> RatedTriplets:
-    """Read triplets and find their pictures; no picture is opened.
+    """Read triplets and locate their pictures, without opening any picture.
 
     Args:
         path: the CSV, UTF-8, with a header; further columns are ignored.
-        dataset: where pictures are looked for first; its train pictures are the gallery.
+        dataset: searched first for pictures; its train pictures are the gallery.
 
     Raises:
-        DataError: missing, empty, not such a CSV, or a row (its line is named) with a picture that does not exist, the
-            same picture twice, or a label that no train picture has.
+        DataError: missing, empty or a wrong CSV; or a row, named by its line, with a missing
+            picture, the same picture twice, or a label without train pictures.
 
     """
     if not path.is_file():
@@ -85,7 +86,7 @@ def _label(path: Path, line: int, cell: str | None, classes: frozenset[str] | No
 
 
 class _Pictures:
-    """The pictures that rows have named so far, each once."""
+    """The pictures in the rows so far, each once."""
 
     def __init__(self, path: Path, dataset: DataSet | None) -> None:
         self.found: list[Sample] = []
@@ -97,7 +98,7 @@ class _Pictures:
         self._places: dict[str, int] = {}
 
     def places(self, line: int, row: Mapping[str, str | None]) -> list[int]:
-        """Return the places of a row's query, positive and negative."""
+        """Return the indices of a row's query, positive and negative."""
         names = [(row[column] or "").strip() for column in COLUMNS]
         places = [self._place(line, column, name) for column, name in zip(COLUMNS, names, strict=True)]
         for place, name in zip(places, names, strict=True):
@@ -115,7 +116,7 @@ class _Pictures:
         return self._places[member]
 
     def _find(self, line: int, column: str, member: str) -> Sample:
-        for name in dict.fromkeys((member, plain_text(member))):  # files of training are written with csv_text
+        for name in dict.fromkeys((member, plain_text(member))):  # training writes its files with csv_text
             if name in self._listed:
                 return self._listed[name]
             with contextlib.suppress(OSError):

@@ -1,7 +1,8 @@
-"""Does a model order pictures as people do? Similarity precision and score-at-top-K (the paper, section 6.3).
+"""Agreement with rated triplets: similarity precision and score-at-top-K (the paper, section 6.3).
 
-Distances are exact, :func:`~..scan.squared_distances`. A picture is known by its content: the query never is its own
-candidate, and no picture is a candidate twice because a triplet names it too, whatever the names of their files.
+Distances are exact, :func:`~..scan.squared_distances`. Pictures are identified by content, not by
+file name. So a query is never its own candidate, and a picture named by a triplet is not a
+candidate twice.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ Distances = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TopK:
-    """Score-at-top-``k``: ``score`` is right minus wrong among the ``counted`` triplets, a count, not a share.
+    """Score-at-top-``k``: right minus wrong among the ``counted`` triplets, a count, not a share.
 
-    Queries had from ``fewest_candidates`` to ``most_candidates`` candidates, the triplets' own pictures among them.
+    Queries had from ``fewest_candidates`` to ``most_candidates`` candidates, including the
+    triplets' pictures.
     """
 
     k: int
@@ -43,9 +45,10 @@ class TopK:
 
 @dataclass(frozen=True)
 class TripletReport:
-    """How a model orders ``count`` triplets; ``left_out`` others have a picture that cannot be read.
+    """How a model orders ``count`` triplets; ``left_out`` others have an unreadable picture.
 
-    ``ties``, two pictures at the same distance, are in the wrong order. ``score_at_top_k`` is None without a gallery.
+    ``ties``, two pictures at the same distance, count as wrong. ``score_at_top_k`` is None without
+    a gallery.
     """
 
     count: int
@@ -61,7 +64,7 @@ class TripletReport:
 
 @dataclass(frozen=True)
 class _Query:
-    """A query with all its triplets of one label: places of the triplets and content hashes."""
+    """A query with its triplets of one label: indices of the triplets, and content hashes."""
 
     content: bytes
     triplets: tuple[int, ...]
@@ -70,7 +73,10 @@ class _Query:
 
 @dataclass(frozen=True)
 class _Candidates:
-    """The nearest candidates of a query, ascending and filled up with inf to ``[k]``, and how many there are in all."""
+    """The nearest candidates of a query, and the number of all candidates.
+
+    ``distances`` are ascending and padded with inf to ``[k]``.
+    """
 
     distances: Distances
     count: int
@@ -79,19 +85,20 @@ class _Candidates:
 def evaluate_triplets(
     triplets: RatedTriplets, splits: Sequence[EmbeddedSplit], gallery: EmbeddedSplit | None = None, k: int = 30
 ) -> TripletReport:
-    """Measure a model by the vectors of the triplets' pictures; one with a picture in no split is left out.
+    """Measure a model by the vectors of the triplets' pictures.
 
-    The candidates of a query are the gallery, or its pictures of the triplet's label where there is one, and the
-    positives and negatives that it is rated with; the query itself is none.
+    The candidates of a query are the gallery, restricted to the triplet's label if it has one, and
+    its rated positives and negatives, without the query itself. A triplet with a picture in no
+    split is left out.
 
     Args:
-        triplets: what people say.
-        splits: the embedded pictures, the triplets' among them.
-        gallery: whose pictures a query is ranked with; without it there is no score-at-top-k.
+        triplets: the human ratings.
+        splits: the embedded pictures, including the triplets'.
+        gallery: the pictures to rank; without it there is no score-at-top-k.
         k: the K of score-at-top-K.
 
     Raises:
-        EvaluationError: not one triplet has three pictures that could be read.
+        EvaluationError: no triplet has three readable pictures.
 
     """
     pictures = _Contents([gallery, *splits] if gallery else splits)
@@ -115,7 +122,7 @@ def evaluate_triplets(
 
 
 class _Contents:
-    """The vector of each picture's content; where a content was embedded twice, the first vector."""
+    """The vector of each content; for a content embedded twice, the first vector."""
 
     def __init__(self, splits: Sequence[EmbeddedSplit]) -> None:
         self._hashes: dict[Sample, bytes] = {}
@@ -126,7 +133,7 @@ class _Contents:
                 self._vectors.setdefault(content, vector)
 
     def of(self, triplets: RatedTriplets, row: npt.NDArray[np.int64]) -> tuple[bytes, bytes, bytes] | None:
-        """Return the content hashes of query, positive and negative; None where one could not be read."""
+        """Return the content hashes of query, positive and negative; None if one is unreadable."""
         query, positive, negative = (self._hashes.get(triplets.pictures[place]) for place in row)
         return None if query is None or positive is None or negative is None else (query, positive, negative)
 
@@ -173,7 +180,7 @@ def _by_label(
 
 
 def _with_label(gallery: EmbeddedSplit, label: str | None) -> tuple[npt.NDArray[np.float32], tuple[bytes, ...]]:
-    """Return the vectors and content hashes of the gallery pictures that have the label, of all for None."""
+    """Return vectors and content hashes of the gallery pictures with the label; None means all."""
     if label is None:
         return gallery.vectors, gallery.hashes
     places = [place for place, own in enumerate(gallery.labels) if own == label]
@@ -186,10 +193,11 @@ def _ranked(
     queries: Sequence[_Query],
     k: int,
 ) -> Iterator[tuple[_Query, _Candidates]]:
-    """Rank the candidates of each query; those that are the query itself are looked past."""
+    """Rank the candidates of each query, without copies of the query itself."""
     vectors, hashes = gallery
     copies = Counter(hashes)
-    # By their number of copies, so that one picture that is there a thousand times deepens no other query's search.
+    # Grouped by their number of copies, so that a picture with a thousand copies deepens no other
+    # query's search.
     alike: dict[int, list[_Query]] = defaultdict(list)
     for query in queries:
         alike[copies[query.content]].append(query)

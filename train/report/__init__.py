@@ -1,4 +1,4 @@
-"""The report of a run: one page that opens from disk, and the files it is made of."""
+"""The report of a run: one HTML page for local use, and the files that it shows."""
 
 from .write import write_report
 

@@ -1,4 +1,4 @@
-"""What the neighbours of the queries say: which classes are found, what is taken for what, which queries are worst."""
+"""Statistics of the queries' neighbours: classes, confusions, and the worst queries."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from ..data import TrainingData
 __all__ = ["ClassFigures", "Confusion", "Evaluated", "class_figures", "confusions", "evaluated", "worst_queries"]
 
 Labels = npt.NDArray[np.int64]
-# Another class, and how many neighbours were of it, most first.
+# By class, the classes of wrong neighbours and their counts, most frequent first.
 _Mistakes = Mapping[int, Sequence[tuple[int, int]]]
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Queries and gallery of an evaluation, and what it found.
+    """Queries and gallery of an evaluation, and its ranking.
 
-    ``query_labels`` int64 ``[q]``, ``gallery_labels`` int64 ``[n]``, ``neighbour_labels`` int64 ``[q, k]``;
-    ``labels`` and ``names``: what the data set and what people call a class, by its number.
+    ``query_labels`` int64 ``[q]``, ``gallery_labels`` int64 ``[n]``, ``neighbour_labels`` int64
+    ``[q, k]``; ``labels`` and ``names``: the data set's label and the readable name of a class, by
+    its number.
     """
 
     query_labels: Labels
@@ -50,8 +51,9 @@ class Evaluated:
 class ClassFigures:
     """One class: ``queries`` and ``gallery`` count its pictures.
 
-    ``possible`` is the largest precision@k that its gallery pictures allow; ``confused_with`` the class that most of
-    its wrong neighbours have (None: there are none) and ``confused_share`` their share of all its neighbours.
+    ``possible``: the largest precision@k that its gallery pictures allow. ``confused_with``: the
+    most frequent class of its wrong neighbours (None without any); ``confused_share``: their share
+    of all its neighbours.
     """
 
     label: str
@@ -66,7 +68,10 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class Confusion:
-    """``count`` neighbours of queries of class ``query`` are of class ``found``: ``share`` of all their neighbours."""
+    """``count`` neighbours of queries of class ``query`` are of class ``found``.
+
+    ``share`` is their share of all neighbours of those queries.
+    """
 
     query: str
     found: str
@@ -75,7 +80,7 @@ class Confusion:
 
 
 def evaluated(data: TrainingData, dataset: DataSet, ranking: Ranking) -> Evaluated:
-    """Put the classes beside the neighbours of the final evaluation."""
+    """Combine the ranking of the final evaluation with the classes of the pictures."""
     query_labels, gallery_labels = data.val_labels[data.queries], data.train_labels[data.gallery]
     labels: dict[int, str] = {}
     for samples, codes in ((data.train, data.train_labels), (data.val, data.val_labels)):
@@ -86,7 +91,7 @@ def evaluated(data: TrainingData, dataset: DataSet, ranking: Ranking) -> Evaluat
 
 
 def _names(labels: Mapping[int, str], dataset: DataSet) -> dict[int, str]:
-    """Return readable names; where several classes have one name (ImageNet has two cranes), with their labels."""
+    """Return readable names; duplicates (ImageNet has two cranes) have their labels appended."""
     named = {code: dataset.readable(label) for code, label in labels.items()}
     uses = Counter(named.values())
     return {
@@ -96,9 +101,9 @@ def _names(labels: Mapping[int, str], dataset: DataSet) -> dict[int, str]:
 
 
 def class_figures(found: Evaluated) -> tuple[ClassFigures, ...]:
-    """Return every class of the queries, worst first: by the share of what is possible, then by name.
+    """Return every query class, worst first: by share of the possible precision, then name.
 
-    Classes of which the gallery has no picture come last.
+    Classes without a gallery picture come last.
     """
     classes, precision, counts = precision_per_class(found.neighbour_labels, found.query_labels)
     gallery = found.relevant(classes)
@@ -123,7 +128,7 @@ def class_figures(found: Evaluated) -> tuple[ClassFigures, ...]:
 
 
 def confusions(found: Evaluated, most: int) -> tuple[Confusion, ...]:
-    """Return the ``most`` frequent pairs of a query's class and another class among its neighbours."""
+    """Return the ``most`` frequent pairs of a query's class and another class of its neighbours."""
     queries = Counter(found.query_labels.tolist())
     pairs = [(count, code, other) for code, others in _mistakes(found).items() for other, count in others]
     return tuple(
@@ -133,7 +138,7 @@ def confusions(found: Evaluated, most: int) -> tuple[Confusion, ...]:
 
 
 def _mistakes(found: Evaluated) -> _Mistakes:
-    """Count the wrong neighbours of each class of the queries by their class."""
+    """Count the wrong neighbours of each query class by their class."""
     own = np.repeat(found.query_labels, found.depth)
     other = found.neighbour_labels.ravel()
     wrong = own != other
@@ -147,10 +152,11 @@ def _mistakes(found: Evaluated) -> _Mistakes:
 
 
 def worst_queries(found: Evaluated, most: int) -> Labels:
-    """Return the rows of at most ``most`` queries that have a wrong neighbour where a right one was possible.
+    """Return the rows of the worst queries, at most ``most``, worst first.
 
-    Worst first: by the share of the right neighbours that are possible; among equals, first the query that lies
-    nearest to what was found, where the network is wrong and sure of it.
+    They have a wrong neighbour where a right one was possible. The order is by the share of right
+    neighbours among the possible ones. Ties are ordered by the distance to the nearest neighbour,
+    so confident mistakes come first.
     """
     right = (found.neighbour_labels == found.query_labels[:, None]).sum(axis=1)
     possible = np.minimum(found.relevant(found.query_labels), found.depth)

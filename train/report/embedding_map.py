@@ -1,4 +1,7 @@
-"""A map of the embedding: t-SNE (van der Maaten and Hinton, 2008) of the queries in two dimensions, as a picture."""
+"""A map of the embedding: the queries in two dimensions, as a PNG.
+
+By t-SNE (van der Maaten and Hinton, 2008).
+"""
 
 from __future__ import annotations
 
@@ -21,24 +24,27 @@ __all__ = ["MOST_POINTS", "draw_map", "in_the_plane", "map_sample"]
 
 Labels = npt.NDArray[np.int64]
 
-# About ten seconds of t-SNE, and still points rather than a blot.
+# About ten seconds of t-SNE, and points still distinct.
 MOST_POINTS = 2000
 _FEWEST_POINTS = 5
-# scikit-learn's default; three times as many points are needed.
+# scikit-learn's default; it needs three times as many points.
 _PERPLEXITY = 30.0
-# Area of all points together, in square points of 1/72 inch.
+# Total area of all points, in square points of 1/72 inch.
 _INK = 24_000
 _MOST_NAMES = 200
-# More classes than these get a larger map with smaller names.
+# With more classes, the map is larger and its names are smaller.
 _FEW = 60
 _NAME_LENGTH = 20
-# DejaVu, which comes with matplotlib, has no Chinese, Japanese or Korean.
+# DejaVu, which matplotlib includes, has no Chinese, Japanese or Korean.
 _OTHER_FONTS = ("Noto Sans CJK JP", "Droid Sans Fallback", "Arial Unicode MS", "Microsoft YaHei")
 _GOLDEN_RATIO = 0.618033988749895
 
 
 def map_sample(labels: Labels, seed: int) -> Labels:
-    """Return at most ``MOST_POINTS`` rows, as many of each class where there are as many, drawn from ``seed``."""
+    """Return at most ``MOST_POINTS`` rows, equally many of each class, drawn by ``seed``.
+
+    Classes with fewer pictures give all of them.
+    """
     each = max(1, MOST_POINTS // len(np.unique(labels)))
     rows = sampled(np.arange(len(labels)), labels, each, seed)
     if len(rows) > MOST_POINTS:
@@ -54,10 +60,10 @@ def in_the_plane(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.
         seed: of the method.
 
     Returns:
-        float32 ``[n, 2]``; only who is near whom means something, not axes or distances between groups.
+        float32 ``[n, 2]``; only neighbourhoods have meaning, not axes or distances between groups.
 
     Raises:
-        TrainingError: there are too few vectors to tell who is near whom.
+        TrainingError: there are too few vectors for neighbourhoods.
 
     """
     from sklearn.manifold import TSNE
@@ -70,13 +76,13 @@ def in_the_plane(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.
 
 
 def draw_map(points: npt.NDArray[np.float32], labels: Labels, names: Mapping[int, str], file: IO[bytes]) -> None:
-    """Draw the points in the colours of their classes, each class with its name at its middle, as a PNG.
+    """Draw the points in the colours of their classes, each class named at its middle, as a PNG.
 
     Args:
         points: ``[n, 2]``.
         labels: int64 ``[n]``.
         names: of the classes; untrusted text.
-        file: written to.
+        file: output.
 
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -94,12 +100,12 @@ def draw_map(points: npt.NDArray[np.float32], labels: Labels, names: Mapping[int
     axes.set_aspect("equal", adjustable="datalim")
     _write_names(axes, points, place, [names[code] for code in classes.tolist()], colours)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # shown as a box
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
         figure.savefig(file, format="png", dpi=100)
 
 
 def _colours(count: int) -> npt.NDArray[np.float64]:
-    """Return RGB ``[count, 3]``; for many classes, hues far from those before them, so that each has its own."""
+    """Return RGB ``[count, 3]``; for many classes, successive hues are far apart, so all differ."""
     from matplotlib import colormaps
     from matplotlib.colors import hsv_to_rgb
 
@@ -114,7 +120,7 @@ def _colours(count: int) -> npt.NDArray[np.float64]:
 def _write_names(
     axes: Axes, points: npt.NDArray[np.float32], place: Labels, names: list[str], colours: npt.NDArray[np.float64]
 ) -> None:
-    """Write each name at its middle point; of very many classes, those that lie most closely together."""
+    """Write each name at its middle point; of very many classes, only the most compact ones."""
     from matplotlib.patheffects import withStroke
 
     middles = [_middle(points[place == number]) for number in range(len(names))]
@@ -125,7 +131,7 @@ def _write_names(
             x,
             y,
             _short(names[number]),
-            parse_math=False,  # a name may hold dollar signs
+            parse_math=False,  # a name may contain dollar signs
             family=_families(),
             fontsize=size,
             color=tuple(colours[number] * 0.6),
@@ -136,7 +142,7 @@ def _write_names(
 
 
 def _middle(points: npt.NDArray[np.float32]) -> tuple[tuple[float, float], float]:
-    """Return the point nearest to the median of the points, and their median distance from there."""
+    """Return the point nearest to the median of the points, and the median distance from it."""
     distances = np.linalg.norm(points - np.median(points, axis=0), axis=1)
     x, y = points[distances.argmin()].tolist()
     return (x, y), float(np.median(distances))

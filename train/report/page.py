@@ -1,4 +1,4 @@
-"""The page: everything that is shown, as one HTML file that needs neither network nor scripts."""
+"""Render the report as one HTML file that needs neither network nor scripts."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .sheets import WorstQuery
 
 __all__ = ["Page", "changed_options", "render"]
 
-# Enough for any data set that a person looks at; the file of all classes has the others.
+# Enough for reading; the file of all classes has the others.
 _MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class Page:
-    """What is shown; None or empty where there is nothing to show.
+    """The content of the page; None or empty for missing parts.
 
-    ``title``: the name of the run. ``figures``: the final row of ``metrics.jsonl``. ``description``: ``config.json``.
-    ``changed``: option, value, and value in ``recipe``. ``classes``: worst first. ``curves``, ``map``: PNG.
-    ``mapped``: points on the map. ``warnings``: sentences about the figures. ``missing``: sentences about
-    what could not be made.
+    ``title``: the name of the run. ``figures``: the final row of ``metrics.jsonl``.
+    ``description``: ``config.json``. ``changed``: option, value, and value in ``recipe``.
+    ``classes``: worst first. ``curves``, ``map``: PNG. ``mapped``: points on the map. ``warnings``:
+    sentences about the figures. ``missing``: sentences about parts that could not be made.
     """
 
     title: str
@@ -48,9 +48,10 @@ class Page:
 
 
 def changed_options(description: Mapping[str, Any]) -> tuple[str, list[tuple[str, Any, Any]]]:
-    """Return the recipe that a run is compared with, and ``(option, value, the recipe's value)`` where they differ.
+    """Return the recipe to compare with, and differences ``(option, value, recipe's value)``.
 
-    A recipe of one's own is compared with the default one: its file may be gone or changed.
+    A run with a custom recipe is compared with the default one, since its file may be gone or
+    changed.
 
     Args:
         description: ``config.json``.
@@ -73,10 +74,10 @@ def _options_of(description: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def render(page: Page) -> bytes:
-    """Return the page as UTF-8: every text is made printable, then escaped.
+    """Return the page as UTF-8; every text is made printable, then escaped.
 
     Raises:
-        jinja2.TemplateError: something that the template shows is not there.
+        jinja2.TemplateError: a value that the template shows is missing.
 
     """
     from jinja2 import Environment, StrictUndefined
@@ -95,22 +96,22 @@ def _safe(value: Any) -> Any:
 
 
 def _figure(value: float | None) -> str:
-    """Show a headline figure as the command prints it; NaN is stored as None."""
+    """Format a headline figure like the command does; None is a stored NaN."""
     return "–" if value is None else f"{value:.4f}"
 
 
 def _precision(row: Mapping[str, Any]) -> str:
-    """Show precision@k as the command prints it, beside what was possible."""
+    """Format precision@k like the command does, with its upper limit."""
     return "–" if row["precision_at_k"] is None else precision_text(row)
 
 
 def _share(value: float | None) -> str:
-    """Show a share or a distance."""
+    """Format a share or a distance."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def _option(value: Any) -> str:
-    """Show a value as it would be typed."""
+    """Format a value as typed on the command line."""
     if isinstance(value, Mapping):
         value = [f"{name}={_option(item)}" for name, item in value.items()]
     if isinstance(value, list):

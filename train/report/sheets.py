@@ -1,4 +1,4 @@
-"""The worst queries as contact sheets, and what is said below each."""
+"""Contact sheets of the worst queries, with captions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _JPEG_QUALITY = 85
 
 @dataclass(frozen=True)
 class WorstQuery:
-    """A query and its sheet: ``right`` of ``depth`` neighbours have its class ``name``; ``jpeg`` is the sheet, small.
+    """A query and its sheet: ``right`` of ``depth`` neighbours have its class ``name``.
 
-    ``path`` is that of the picture, relative to the data set.
+    ``path`` is that of the picture, relative to the data set; ``jpeg`` is the compressed sheet.
     """
 
     path: str
@@ -34,19 +34,21 @@ class WorstQuery:
 
 
 def draw_worst(found: Evaluated, data: TrainingData, rows: Labels, folder: Path) -> Iterator[WorstQuery]:
-    """Draw each of the queries with its nearest pictures, the wrong ones framed in red, as ``folder/01.png`` and so on.
+    """Draw each query with its nearest pictures, as ``folder/01.png`` and so on.
+
+    Wrong neighbours have a red frame. A picture that cannot be read is drawn as a grey square.
 
     Args:
-        found: what the evaluation found.
+        found: result of the evaluation.
         data: the pictures.
         rows: of the queries, the worst first.
-        folder: is made.
+        folder: created if missing.
 
     Yields:
-        each as it has been drawn.
+        each query after drawing it.
 
     Raises:
-        QueryError, OSError: a file cannot be written. A picture that cannot be read is drawn as a grey square.
+        QueryError, OSError: a file cannot be written.
 
     """
     folder.mkdir(exist_ok=True)
@@ -73,7 +75,7 @@ def _hits(found: Evaluated, data: TrainingData, row: int) -> list[SheetPicture]:
 
 
 def _jpeg(sheet: Path) -> bytes:
-    """Return a sheet as a JPEG: a page of PNGs would have ten megabytes."""
+    """Return a sheet as a JPEG, since a page of PNGs would be ten megabytes."""
     file = io.BytesIO()
     with Image.open(sheet) as image:
         image.convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)

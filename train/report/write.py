@@ -1,4 +1,4 @@
-"""Making the report: each part by itself, so that one that fails costs nothing but itself."""
+"""Write the report: each part separately, so that a failure only loses that part."""
 
 from __future__ import annotations
 
@@ -39,21 +39,22 @@ _SEED = 0
 def write_report(
     run: RunFolder, data: TrainingData, dataset: DataSet, queries: Vectors, ranking: Ranking, monitor: Monitor
 ) -> Path | None:
-    """Write ``report.html`` and, beside it, ``tsne.png``, ``per_class.csv`` and the sheets in ``worst/``.
+    """Write ``report.html``, ``tsne.png``, ``per_class.csv`` and the sheets in ``worst/``.
 
-    Options and figures are those that stand in the run folder already, so nothing of the run depends on its report: a
-    part that cannot be made (a full disk, a damaged file) is left out, which a remark and the page say.
+    Options and figures are read from the run folder, so nothing of the run depends on its report. A
+    part that cannot be made (a full disk, a damaged file) is left out; the log and the page say so.
 
     Args:
         run: a finished run.
         data: the pictures of the final evaluation.
-        dataset: knows the readable names of the classes.
+        dataset: provides the readable names of the classes.
         queries: vectors of ``data.queries``, unit rows, float32 ``[q, d]``, q at least 1.
         ranking: their neighbours in ``data.gallery``.
-        monitor: told about progress and what is missing; where it asks to stop, the parts to come are left out.
+        monitor: receives progress and messages about missing parts; on a stop request, the
+            remaining parts are skipped.
 
     Returns:
-        the page, or None where it could not be written.
+        the page, or None if it could not be written.
 
     """
     parts = _Parts(monitor)
@@ -67,7 +68,7 @@ def write_report(
 
 
 class _Parts:
-    """Makes the parts of a report and keeps what is missing, as sentences."""
+    """Makes the parts of a report and collects sentences about missing ones."""
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
@@ -75,15 +76,15 @@ class _Parts:
         self.missing: list[str] = []
 
     def make(self, lost: str, work: Callable[[], T], *, always: bool = False) -> T | None:
-        """Return what ``work`` returns; None where it fails, of which ``lost`` says what that means.
+        """Return the result of ``work``, or None if it fails; ``lost`` describes the loss.
 
-        ``always``: also when asked to stop.
+        ``always``: run even after a stop request.
         """
         try:
             if self._monitor.stopping() and not always:
                 raise DeepRankError("stopped on request.")
             return work()
-        except Exception as error:  # the run is finished and saved: whatever fails here must not take it away
+        except Exception as error:  # the run is finished and saved; no failure here may lose it
             self.missing.append(f"{lost[0].upper()}{lost[1:]}: {_reason(error)}")
             self._monitor.remark(f"The run is complete, but {lost}: {_reason(error)}")
             return None
@@ -98,7 +99,7 @@ def _reason(error: Exception) -> str:
 def _page(
     run: RunFolder, data: TrainingData, dataset: DataSet, queries: Vectors, ranking: Ranking, parts: _Parts
 ) -> Page | None:
-    """Make every part; None without the figures, which all of them are about."""
+    """Make every part; None without the figures, which all parts need."""
     start = parts.make(
         "there is no report",
         lambda: (run.read_config(), run.read_metrics()[-1], evaluated(data, dataset, ranking)),
@@ -151,9 +152,9 @@ def _classes(found: Evaluated, path: Path) -> tuple[Sequence[ClassFigures], Sequ
 
 
 def _csv(classes: Sequence[ClassFigures]) -> bytes:
-    """Return the table of classes; labels are written as they are, so that other tables can be joined to it.
+    """Return the table of classes, with unchanged labels, so that other tables can be joined to it.
 
-    But for those that a spreadsheet would compute.
+    Labels that a spreadsheet would evaluate are escaped.
     """
     counts, shares = ("label", "name", "queries", "gallery"), ("precision_at_k", "possible")
     rows: list[Sequence[object]] = [(*counts, *shares, "most_confused_with", "share_of_neighbours")]
@@ -164,7 +165,7 @@ def _csv(classes: Sequence[ClassFigures]) -> bytes:
 
 
 def _map(found: Evaluated, queries: Vectors, path: Path) -> tuple[bytes, int]:
-    """Return the map as a PNG, and the number of points on it."""
+    """Return the map as a PNG, and the number of its points."""
     rows = map_sample(found.query_labels, _SEED)
     picture = io.BytesIO()
     draw_map(in_the_plane(queries[rows], _SEED), found.query_labels[rows], found.names, picture)
