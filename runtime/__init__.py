@@ -1,4 +1,4 @@
-"""deeprank on a deployment box: embed pictures, keep an index, answer top-k queries; without PyTorch.
+"""deeprank without PyTorch: embed pictures, keep an index, answer top-k queries.
 
 >>> from deeprank.runtime import Embedder, Index
 >>> vectors = Embedder("model.onnx").embed(["a.jpg", "b.png"])
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["DeepRankError", "Embedder", "Hit", "Index", "__version__", "pretrained_model"]
 
-# Builds of ONNX Runtime tell their maker that they are used, and leave a file in the temporary folder for that, unless
-# this is set before they are imported. What somebody does with their pictures is nobody else's business.
+# Some builds of ONNX Runtime send telemetry, and keep a file for it in the temporary folder, unless
+# this is set before the import. We send nothing anywhere.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# Imported at first use: a query should not wait for what it does not need.
+# Imported on first use, so that a query loads only the modules it uses.
 _HOMES = {
     "Embedder": ".embedder",
     "DeepRankError": ".errors",

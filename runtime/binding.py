@@ -1,4 +1,4 @@
-"""Running a network on a device with buffers that stay there: ONNX Runtime's I/O binding."""
+"""Run a network with buffers that stay on the device: ONNX Runtime's I/O binding."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["BoundNetwork"]
 
 
 class BoundNetwork:
-    """A session whose input and output for batches of one size are allocated once, in the device's memory.
+    """A session with preallocated device buffers for input and output of one batch size.
 
-    Without it, ONNX Runtime allocates both for every batch, and copies the output through another buffer. Threads may
-    share it; they take turns.
+    Without them, ONNX Runtime allocates both for every batch and copies the output through another
+    buffer. Threads may share it; they take turns.
 
     Args:
         session: with one input, uint8 ``[n, S, S, 3]``, and one output, float32 ``[n, d]``.
-        batch_size: of the batches that have buffers; others are bound for the one run.
-        device: ``cuda``, or ``cpu``, where it gains nothing, but can be tested.
+        batch_size: batches of this size use the buffers; other sizes are bound for one run.
+        device: ``cuda``; ``cpu`` works too, for tests, but gains nothing.
 
     """
 
@@ -42,7 +42,8 @@ class BoundNetwork:
             binding, source, target = self._buffers(pictures)
             source.update_inplace(np.ascontiguousarray(pictures))
             self._session.run_with_iobinding(binding, options)
-            vectors: npt.NDArray[np.float32] = np.array(target.numpy())  # the next run writes there again
+            # copied, because the next run overwrites the buffer
+            vectors: npt.NDArray[np.float32] = np.array(target.numpy())
             return vectors
 
     def _buffers(self, pictures: npt.NDArray[np.uint8]) -> tuple[Any, Any, Any]:

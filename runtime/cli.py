@@ -1,4 +1,4 @@
-"""What the Typer commands share: how they are set up, common options, progress on stderr; see also :mod:`.console`."""
+"""Shared by all Typer commands: setup, common options, progress on stderr. See :mod:`.console`."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ __all__ = [
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-# Commands; or those of each subcommand, by its name.
+# Example commands, or a mapping from subcommand to its examples.
 Examples = Sequence[str] | Mapping[str, Sequence[str]]
 
 
-# Without a terminal a line appears this often, in seconds.
+# Seconds between two lines where stderr is no terminal.
 _LINE_INTERVAL = 10.0
-# Units that are done so soon after the first one came with it, in one batch.
+# Units that finish within this time of the first one belong to the same batch.
 _BATCH_SECONDS = 0.5
-# A rate is said once it has been measured for as long.
+# The rate is shown after this many seconds of measurement.
 _MEASURED_SECONDS = 3.0
 
 
 class Application(typer.Typer):
-    """A Typer application whose help is plain text, and whose wrong usage is one sentence."""
+    """A Typer application with plain-text help and one-sentence usage errors."""
 
     def __init__(self, help_text: str, examples: Examples, other_names: Mapping[str, str]) -> None:
         self.examples, self.other_names = examples, other_names
@@ -77,7 +77,7 @@ class Application(typer.Typer):
         )
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Command], Command]:
-        """Register a command, whose help ends with its own examples; one without a name is the whole application."""
+        """Register a command; its help ends with its examples. No name: it is the only command."""
         examples = self.examples.get(name or "", ()) if isinstance(self.examples, Mapping) else self.examples
         register = super().command(name, **{"cls": _Command, "epilog": "\n".join(examples), **settings})
 
@@ -89,30 +89,31 @@ class Application(typer.Typer):
         return registered
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run the application as a command of its own, and exit."""
+        """Run the application as a program, and exit."""
         with standard_streams():
             try:
                 status = super().__call__(*args, **kwargs, standalone_mode=False)
             except Exception as error:
-                if type(error).__name__ == "Abort":  # the answer to a question was no
+                if type(error).__name__ == "Abort":  # the user answered no
                     note("nothing was done.")
                     sys.exit(1)
                 context = getattr(error, "ctx", None)
                 if context is None or not hasattr(error, "format_message"):
                     raise
                 refuse_usage(_mistake(error, context, self.other_names), usage_line(context))
-            if status == 130:  # Typer keeps silent where Ctrl-C meets it before the command
+            if status == 130:  # Typer prints nothing if Ctrl-C arrives before the command starts
                 fail("interrupted.", status=130)
             sys.exit(status if isinstance(status, int) else 0)
 
 
 def application(help_text: str, examples: Examples, other_names: Mapping[str, str] | None = None) -> Application:
-    """Return a Typer application set up as all of ours are.
+    """Return a Typer application with our common setup.
 
     Args:
         help_text: what it does.
-        examples: commands that end its help; by subcommand where there are several, of which it shows the first each.
-        other_names: what options are called elsewhere, and here; see :func:`~.console.unknown_option`.
+        examples: commands shown at the end of the help; with subcommands, the first example of
+            each.
+        other_names: option names of other programs, and ours; see :func:`~.console.unknown_option`.
 
     """
     return Application(help_text, examples, other_names or {})
@@ -142,31 +143,31 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Command(typer.core.TyperCommand):
-    """A command with help of our own layout; with ``no_args_is_help`` it is shown where nothing is typed."""
+    """A command with our help layout; ``no_args_is_help`` shows it when there are no arguments."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
         formatter.write(command_help(self, ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take no arguments for a wish to see what there is, where nothing can be done without."""
+        """Show the help if the command needs arguments and has none."""
         return super().parse_args(ctx, args or (["--help"] if self.no_args_is_help else []))
 
 
 class _Group(typer.core.TyperGroup):
-    """A group of commands with help of our own layout, which it shows where no command is named."""
+    """A command group with our help layout; without a subcommand it shows its help."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
         formatter.write(command_help(self, ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take no arguments for a wish to see what there is."""
+        """Show the help if there are no arguments."""
         return super().parse_args(ctx, args or ["--help"])
 
 
 def _mistake(error: Any, context: Any, other_names: Mapping[str, str]) -> str:
-    """Return what is wrong with a command line."""
+    """Return the error message for a wrong command line."""
     option = getattr(error, "option_name", None)
     if option is None or type(error).__name__ != "NoSuchOption":
         return str(error.format_message())
@@ -180,7 +181,7 @@ def _first_of_each(examples: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _joined(first: str, second: str) -> str:
-    """Return what an application and its only command say of themselves, once where it is the same."""
+    """Join the help of an application and of its only command, without repeating equal text."""
     if second.startswith(first.rstrip(".")):
         return second
     return first if first.startswith(second.rstrip(".")) else f"{first}\n\n{second}"
@@ -188,10 +189,10 @@ def _joined(first: str, second: str) -> str:
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[Advance]:
-    """Show progress on stderr: a bar on a terminal, a plain line now and then elsewhere.
+    """Show progress on stderr: a bar on a terminal, otherwise a plain line now and then.
 
     Yields:
-        ``advance(count=1, detail="")``: call it as the work goes on.
+        ``advance(count=1, detail="")``, to be called as the work proceeds.
 
     """
     if sys.stderr.isatty():
@@ -203,7 +204,7 @@ def progress(what: str, total: int | None, unit: str = "pictures") -> Iterator[A
 
 @contextlib.contextmanager
 def progress_in_stages() -> Iterator[StartProgress]:
-    """Show one :func:`progress` after the other."""
+    """Show one :func:`progress` per stage, one after the other."""
     with contextlib.ExitStack() as shown:
 
         def start(what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
@@ -248,10 +249,10 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
 
 
 class _Speed:
-    """How fast work goes and how long the rest takes, once there is a rate to tell it by.
+    """The rate and the remaining time, once enough has been measured.
 
-    What passes before the first units are done (threads start, files are opened) is not measured, and neither are
-    these: they come in a batch, of which the first one would look as if all the time had gone into it.
+    Measuring starts after the first batch of units. Start-up (threads, opening files) is left out,
+    and so is that batch: its first unit would seem to have taken all of the start-up time.
     """
 
     def __init__(self, total: int | None) -> None:
@@ -261,7 +262,7 @@ class _Speed:
         self._since = self._now = 0.0
 
     def add(self, count: int, now: float) -> None:
-        """Note that ``count`` more units are done at the time ``now``, in seconds."""
+        """Record that ``count`` more units are done at time ``now``, in seconds."""
         self._done += count
         self._now = now
         if self._first is None:
@@ -270,7 +271,7 @@ class _Speed:
             self._since, self._done_before = now, self._done
 
     def words(self) -> list[str]:
-        """Return ``12.5/s`` and ``3 min 20 s left``; nothing where it is too early to say."""
+        """Return ``12.5/s`` and ``3 min 20 s left``; an empty list while it is too early."""
         seconds, units = self._now - self._since, self._done - self._done_before
         if seconds < _MEASURED_SECONDS or units <= 0:
             return []
@@ -281,7 +282,7 @@ class _Speed:
 
 
 class _PlainProgress:
-    """Lines instead of a bar, for logs and pipes."""
+    """Progress as lines, for logs and pipes."""
 
     def __init__(self, what: str, total: int | None, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
@@ -302,14 +303,14 @@ class _PlainProgress:
 
 
 def data_or_tiny_imagenet(data: str | None, *, yes: bool = False) -> str:
-    """Return DATA, or the default folder, fetched once where it is missing (size and terms are said first).
+    """Return DATA, or the default data set, downloaded once after its size and terms are shown.
 
     Args:
-        data: what was named, if anything was.
-        yes: download without a question, which is asked on a terminal alone.
+        data: the command-line argument, if given.
+        yes: download without the question, which is asked only on a terminal.
 
     Raises:
-        DataError: it cannot be fetched, or the answer was no.
+        DataError: the download failed, or the user answered no.
 
     """
     from .download import DEFAULT_DATA, TINY_IMAGENET, ensure_tiny_imagenet, is_fetched
@@ -332,7 +333,7 @@ def data_or_tiny_imagenet(data: str | None, *, yes: bool = False) -> str:
 
 
 def _confirmed(question: str) -> bool:
-    """Ask on a terminal; where there is none, nobody can be asked, and the answer is yes."""
+    """Ask on a terminal; without a terminal the answer is yes."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
         return True
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
@@ -348,7 +349,7 @@ def _show_version(requested: bool) -> None:
 
 
 def _show_all(context: typer.Context, chosen: bool) -> None:
-    """Show the help with the options that ``--help`` leaves out."""
+    """Show the help including the options that ``--help`` hides."""
     if chosen:
         for option in context.command.params:
             option.hidden = False  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""How every command speaks and ends; apart from :mod:`.cli`, so that a query need not wait for Typer.
+"""How all commands print and exit; apart from :mod:`.cli`, so that a query does not load Typer.
 
-Results go to stdout, everything else to stderr. Exit status 0: done; 1: failed, with one sentence; 2: wrong usage;
-130 and 143: interrupted, which is no error.
+Results go to stdout, everything else to stderr. Exit status 0: success; 1: failure, with one
+sentence; 2: wrong usage; 130 and 143: interrupted, which is not an error.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def default_index() -> Path:
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Run a whole command: on standard streams that exist, and with one sentence where its output cannot be written."""
+    """Run a command with usable standard streams; a failed write to stdout gives one sentence."""
     _open_closed_streams()
     _name_stdout()
     try:
@@ -79,15 +79,16 @@ def standard_streams() -> Iterator[None]:
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn errors into one sentence on stderr and the exit status; ``-v`` shows the traceback as well."""
+    """Turn errors into one sentence on stderr and an exit status; ``-v`` adds the traceback."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         verbose = bool(kwargs.get("verbose"))
-        # Said before torch is imported: its threads otherwise wait by spinning, and on a machine that does anything
-        # else at the same time (decoding our own pictures, say) training is then up to eight times as slow.
+        # Must be set before torch is imported: its threads otherwise spin while they wait. On a
+        # machine that does anything else meanwhile (such as decoding our pictures), training is
+        # then up to eight times slower.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        # Pillow warns of damaged EXIF and of sizes that we accept on purpose; what costs a picture is an error of ours.
+        # Pillow warns of damaged EXIF and of sizes that we accept. We raise errors for the rest.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             command(*args, **kwargs)
@@ -99,7 +100,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def _end(error: BaseException, *, verbose: bool) -> NoReturn:
-    """Say what has ended a command, and exit; orderly ends and wrong usage are raised again."""
+    """Print why a command ended, and exit; normal exits and usage errors are re-raised."""
     if _is_interruption(error):
         fail("interrupted.", verbose=verbose, status=130)
     if isinstance(error, DeepRankError):
@@ -118,7 +119,7 @@ def _end(error: BaseException, *, verbose: bool) -> NoReturn:
 
 
 def _is_interruption(error: BaseException | None) -> bool:
-    """Tell whether Ctrl-C is behind an error: a question gives it another name, and so does an import of C++."""
+    """Tell whether Ctrl-C caused an error: prompts and C++ imports raise other types for it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, KeyboardInterrupt):
@@ -129,7 +130,7 @@ def _is_interruption(error: BaseException | None) -> bool:
 
 
 def fail(message: str, *, verbose: bool = False, status: int = 1) -> NoReturn:
-    """Say one sentence on stderr and exit; with the status of an interruption, it is not called an error."""
+    """Print one sentence on stderr and exit; an interruption's status omits the word error."""
     if verbose:
         import traceback
 
@@ -141,11 +142,11 @@ def fail(message: str, *, verbose: bool = False, status: int = 1) -> NoReturn:
 
 
 def refuse_usage(message: str, usage: str) -> NoReturn:
-    """Say on stderr what is wrong with a command line, and exit with 2.
+    """Print a usage error on stderr and exit with 2.
 
     Args:
         message: the mistake.
-        usage: the command with what it takes, on one line.
+        usage: the command and its arguments, on one line.
 
     """
     _say(f"error: {_lines(message)}\nusage: {usage}  (--help shows the options)")
@@ -153,17 +154,17 @@ def refuse_usage(message: str, usage: str) -> NoReturn:
 
 
 def note(message: str) -> None:
-    """Say something on stderr that is no result: a remark, a choice that was made."""
+    """Print a remark on stderr: something that is not a result."""
     _say(_lines(message))
 
 
 def next_step(*words: str | os.PathLike[str]) -> None:
-    """Name the command that comes next, on stderr, so that it can be pasted."""
+    """Print the next command to run on stderr, ready to paste."""
     note(f"Next: {to_paste(*words)}")
 
 
 def to_paste(*words: str | os.PathLike[str]) -> str:
-    """Return a command of ours :func:`as_typed`, quoted for a shell; a path in it is never taken for an option."""
+    """Return a command of ours :func:`as_typed`, shell-quoted; paths never pass for options."""
     from .shell import shell_command
 
     command, *arguments = words
@@ -175,30 +176,30 @@ def to_paste(*words: str | os.PathLike[str]) -> str:
 
 
 def from_here(path: str | bytes | os.PathLike[str]) -> Path:
-    """Return a path as it can be typed here: relative where it lies in the working directory, else as it is."""
+    """Return a path to type here: relative if it is below the working directory, else unchanged."""
     whole, here = Path(os.fsdecode(path)), Path.cwd()
     return whole.relative_to(here) if whole.is_relative_to(here) else whole
 
 
 def as_typed(command: str) -> str:
-    """Return a command of ours as it was typed: ``deeprank query`` under the umbrella, else ``deeprank-query``."""
+    """Return a command as the user typed it: ``deeprank query``, or else ``deeprank-query``."""
     umbrella = os.path.basename(sys.argv[0]).startswith(_UMBRELLA)  # noqa: PTH119 - "deeprank query" is no path
     return command.replace("deeprank-", _UMBRELLA, 1) if umbrella else command
 
 
 def as_typed_line(line: str) -> str:
-    """Return an example with its own first word :func:`as_typed`."""
+    """Return an example line whose first word is :func:`as_typed`."""
     return as_typed(line) if line.startswith("deeprank-") else line
 
 
 def unknown_option(option: str, known: Iterable[str], other_names: Mapping[str, str]) -> str:
-    """Return what to say of an option that is not there: what it is called here, by its meaning, else by its letters.
+    """Return the message for an unknown option; suggest one by meaning, else by spelling.
 
     Args:
-        option: as it was typed.
-        known: the options that are there.
-        other_names: names that options have elsewhere, and what they are called here, or a sentence that says what to
-            do instead (which has a blank in it and does not begin with ``-``).
+        option: as typed.
+        known: the options that exist.
+        other_names: option names of other programs, each with our name or with a sentence of advice
+            (it contains a blank and does not start with ``-``).
 
     """
     import difflib
@@ -206,7 +207,7 @@ def unknown_option(option: str, known: Iterable[str], other_names: Mapping[str, 
     name, known = option.partition("=")[0], list(known)
     spelt = name.lower().replace("_", "-")
     names = {**other_names, **{each: each for each in known}}
-    # Many options share a few letters; a slip of the fingers is closer.
+    # Many options share a few letters; a typing error is closer than that.
     close = difflib.get_close_matches(spelt, names, 1, cutoff=0.8)
     here = names.get(name) or names.get(spelt) or names.get(close[0] if close else "", "")
     if close and here == close[0]:
@@ -221,7 +222,7 @@ def unknown_option(option: str, known: Iterable[str], other_names: Mapping[str, 
 
 
 def terminal_width() -> int | None:
-    """Return the columns of the terminal that results are shown on; None where they go to a file or a program."""
+    """Return the terminal's width in columns; None if stdout is a file or a pipe."""
     if not sys.stdout.isatty():
         return None
     import shutil
@@ -230,14 +231,14 @@ def terminal_width() -> int | None:
 
 
 def emit_json(document: dict[str, Any]) -> None:
-    """Print one JSON document on stdout; names that are not UTF-8 keep their bytes as escapes (PEP 383)."""
+    """Print one JSON document on stdout; non-UTF-8 bytes of names stay as escapes (PEP 383)."""
     import json
 
     print(json.dumps(document, ensure_ascii=True, indent=2))
 
 
 def emit_paths(paths: Iterable[str], end: bytes) -> None:
-    """Print names on stdout in their own bytes; on a terminal, which would obey escapes in them, as safe text."""
+    """Print names on stdout as raw bytes; on a terminal, which obeys escapes, as safe text."""
     for path in paths:
         if sys.stdout.isatty():
             print(display_path(path))
@@ -252,34 +253,35 @@ def _lines(message: str) -> str:
 def _say(text: str) -> None:
     try:
         print(text, file=sys.stderr, flush=True)
-    except OSError:  # nothing can be said any more, and that is no reason to stop working
+    except OSError:  # no output is possible any more; the work goes on
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _fail_for_stdout(error: OSError) -> NoReturn:
-    # What is left in the buffers would be written again at the end of the process.
+    # The buffers would otherwise be written again when the process ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if isinstance(error, BrokenPipeError):  # the reader has gone, as `| head` does: nothing more can be said to it
+    if isinstance(error, BrokenPipeError):  # the reader has closed the pipe, like `| head`
         sys.exit(1)
     fail(f"{_STDOUT} cannot be written ({error.strerror}).")
 
 
 def _open_closed_streams() -> None:
-    """Open the null device in place of standard streams that are closed.
+    """Open the null device for each closed standard stream.
 
-    Python has None for them, and the next file that is opened takes their number: remarks would be written into it.
+    Python sets a closed stream to None, and the next opened file gets its number: messages would go
+    into that file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 class _StandardOutput(io.FileIO):
-    """Standard output, whose errors say what could not be written."""
+    """Standard output whose errors name it."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -290,7 +292,7 @@ class _StandardOutput(io.FileIO):
 
 
 def _name_stdout() -> None:
-    """Let errors of stdout name it, and show characters that its encoding lacks as escapes."""
+    """Make errors name stdout, and escape characters that its encoding lacks."""
     plain = sys.stdout
     if plain is not sys.__stdout__ or not isinstance(plain, io.TextIOWrapper) or plain.fileno() != 1:
         return

@@ -1,7 +1,8 @@
-"""CSV files that name pictures: their rows, what their paths may be, how faults are told, and how they are written.
+"""CSV files that name pictures: reading rows, checking paths, reporting faults, writing.
 
-A name that a spreadsheet would take for a formula (``=HYPERLINK(...)``) is written with an apostrophe before it, which
-spreadsheets take for "this is text". One that has the apostrophe already gets another, so that none is lost.
+A name that a spreadsheet would run as a formula (``=HYPERLINK(...)``) is written with a leading
+apostrophe, which spreadsheets read as "text". A name that already starts so gets another one, so
+that reading restores it exactly.
 """
 
 from __future__ import annotations
@@ -19,27 +20,28 @@ from .text import display_path, printable
 
 __all__ = ["Row", "csv_rows", "csv_text", "member_path", "plain_text", "read_rows", "row_error", "written_rows"]
 
-# The fields of a row by the names of their columns, in lower case; None: the line is too short to have it.
+# Column name in lower case to field; None if the line is too short.
 Row = dict[str, str | None]
 
 _DELIMITERS = (",", ";", "\t")
-# What spreadsheets compute, some of them after white space or in full width.
+# Start of a spreadsheet formula, possibly after white space or in full-width characters.
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
-# A line that does not end would be read whole, and lines without anything are passed over one by one.
+# An endless line would be read whole, and empty lines are skipped one by one.
 _LONGEST_LINE = 1 << 20
 _MOST_EMPTY = 100_000
 _MOST_ROWS = 10_000_000
-# Of an error message; a file that is no CSV may be one line.
+# Characters of an error message: a file that is not a CSV may be one long line.
 _MAX_SHOWN = 200
 
 
 def csv_rows(path: Path, required: Sequence[str], expected: str) -> Iterator[tuple[int, Row]]:
-    """Yield the line number and the fields of each row; ``expected`` names the columns in errors.
+    """Yield the line number and the fields of each row; errors name the ``expected`` columns.
 
-    Columns may be named in any letter case and separated by commas, semicolons or tabs.
+    Column names may be in any letter case; the separator is a comma, a semicolon or a tab.
 
     Raises:
-        DataError: a required column is missing, a row has too many fields, or the file is not a CSV in UTF-8.
+        DataError: a required column is missing, a row has too many fields, or the file is not a CSV
+            in UTF-8.
 
     """
     with path.open("rb") as file:
@@ -53,9 +55,9 @@ def read_rows(
 
     Args:
         file: at its start.
-        path: how errors name it.
-        accepts: whether these are the columns of such a file; the separator is the first one with which they are.
-        expected: names the columns in errors.
+        path: the file's name in errors.
+        accepts: checks the column names; the first separator that passes is used.
+        expected: the columns that errors name.
 
     Raises:
         DataError: see :func:`csv_rows`.
@@ -108,10 +110,10 @@ def _column(name: str) -> str:
 
 
 def member_path(path: Path, line: int, name: str) -> str:
-    """Return a path that a row names, posix and relative to the folder of the CSV, which it cannot leave.
+    """Return the path in a row: posix, relative to the CSV's folder and inside it.
 
     Raises:
-        DataError: it is absolute, leads upwards, or names no file.
+        DataError: the path is absolute, leaves the folder, or names no file.
 
     """
     pure = PurePosixPath(name.replace("\\", "/"))
@@ -123,23 +125,24 @@ def member_path(path: Path, line: int, name: str) -> str:
 
 
 def row_error(path: Path, line: int, what: str) -> DataError:
-    """Return the error that a row is at fault, for the caller to raise."""
+    """Return the error for a faulty row; the caller raises it."""
     return DataError(f"{display_path(path)}, line {line}: {printable(what)}.")
 
 
 def written_rows(rows: Iterable[Sequence[object]]) -> bytes:
-    """Return a CSV in UTF-8 with a line for each row; texts in it are written as :func:`csv_text` has them."""
+    """Return a CSV in UTF-8 with one line for each row; texts are escaped by :func:`csv_text`."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text)  # lines end as RFC 4180 has it: with others a carriage return would stand without quotes
+    # lines end as in RFC 4180; otherwise a carriage return in a field would not be quoted
+    writer = csv.writer(text)
     writer.writerows([csv_text(value) if isinstance(value, str) else value for value in row] for row in rows)
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def csv_text(text: str) -> str:
-    """Return a text as it stands in a CSV: no spreadsheet takes it for a formula. :func:`plain_text` undoes it."""
+    """Escape a text so that spreadsheets do not run it as a formula; see :func:`plain_text`."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def plain_text(field: str) -> str:
-    """Return the text that :func:`csv_text` wrote."""
+    """Undo :func:`csv_text`."""
     return field[1:] if field.startswith("'") and _FORMULA.match(field) else field

@@ -1,4 +1,4 @@
-"""What was read as a data set: one line before any long work, and warnings of what would spoil its figures."""
+"""Summary of a data set: one line before long work, and warnings about misleading metrics."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .text import display_path, printable
 
 __all__ = ["Use", "data_warnings", "reading_line", "report_pictures", "report_reading"]
 
-# Names and paths shown of each kind.
+# Names and paths shown for each warning.
 _SHOWN = 3
 
 _RULES = {"top": "by the top folder", "leaf": "by the innermost folder", "path": "by all folders together"}
 Use = Literal["val", "test"]
-# What the splits are called in warnings.
+# Split names in warnings.
 _SPLITS = {"train": "train", "val": "val", "test": "test"}
 _QUERIES_AND_GALLERY = {"train": "the gallery", "val": "the queries", "test": "test"}
 
@@ -26,13 +26,13 @@ _QUERIES_AND_GALLERY = {"train": "the gallery", "val": "the queries", "test": "t
 def report_reading(
     dataset: DataSet, say: Callable[[str], None], *, use: Use = "val", val: DataSet | None = None
 ) -> None:
-    """Say how DATA was read, in one line, and what is odd about it.
+    """Report in one line how DATA was read, and warn of anything unusual.
 
     Args:
-        dataset: as :func:`~.datasets.open_dataset` returned it.
-        say: told each line.
-        use: the split that is evaluated on.
-        val: another data set, all of whose pictures are evaluated on instead.
+        dataset: from :func:`~.datasets.open_dataset`.
+        say: called with each line.
+        use: the split used for evaluation.
+        val: another data set, which is evaluated whole instead.
 
     """
     say(reading_line(dataset, use=use))
@@ -46,13 +46,13 @@ def report_reading(
 
 
 def report_pictures(queries: DataSet, gallery: DataSet, both: DataSet, say: Callable[[str], None]) -> None:
-    """Say how queries and gallery were read, and what is odd about them.
+    """Report how queries and gallery were read, and warn of anything unusual.
 
     Args:
-        queries: as :func:`~.datasets.open_pictures` returned them.
+        queries: from :func:`~.datasets.open_pictures`.
         gallery: likewise.
         both: the gallery as train, the queries as val.
-        say: told each line.
+        say: called with each line.
 
     """
     for what, part in (("queries", queries), ("gallery", gallery)):
@@ -77,7 +77,7 @@ def _whole_line(dataset: DataSet) -> str:
 
 
 def reading_line(dataset: DataSet, *, use: Use = "val") -> str:
-    """Return one line: classes, splits, pictures a class, and what another reading would give."""
+    """Return one line: classes, splits, pictures per class, and the result of other label rules."""
     splits = f"{_classes(dataset)}, {_splits(dataset)}"
     parts = [splits, _pictures_a_class(dataset), _test(dataset, use), _left_out(dataset), *_others(dataset)]
     where = f"{printable(dataset.name)}/{printable(dataset.reading.root.rstrip('/'))}" if dataset.reading.root else ""
@@ -139,11 +139,11 @@ def _others(dataset: DataSet) -> Iterator[str]:
 
 
 def data_warnings(dataset: DataSet, words: Mapping[str, str] = _SPLITS) -> Iterator[str]:
-    """Yield what would spoil training or its figures; compares the bytes of pictures (:func:`~.repeats.find_repeats`).
+    """Yield what would spoil training or metrics; uses :func:`~.repeats.find_repeats`.
 
     Args:
-        dataset: its splits are looked at.
-        words: what they are called.
+        dataset: all its splits are checked; the bytes of pictures are compared.
+        words: names of the splits in the warnings.
 
     Yields:
         sentences with full stops.

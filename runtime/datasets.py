@@ -1,8 +1,8 @@
-"""Labelled pictures: what DATA may be, and its train, val and test splits.
+"""Labelled pictures: the kinds of DATA, and its train, val and test splits.
 
-DATA is a folder of class folders, or of split folders with class folders in them, a zip of the same (read in place,
-never unpacked), a CSV of ``path,label[,split]``, or the word ``digits``. ``python -m deeprank.runtime.datasets digits
-OUT`` writes the digits as PNG files.
+DATA is a folder of class folders, a folder of split folders above class folders, a zip of either
+(read in place, never unpacked), a CSV of ``path,label[,split]``, or the word ``digits``. ``python
+-m deeprank.runtime.datasets digits OUT`` writes the digits as PNG files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 DIGITS = "digits"
 
-# The version of how pictures are held out; a run keeps the one that it was begun with.
+# Version of the holdout rule; a run keeps the version with which it began.
 HOLDOUT_RULE = 2
 
 
@@ -50,9 +50,9 @@ HOLDOUT_RULE = 2
 class DataSet:
     """Labelled pictures in splits.
 
-    val is for reporting only, every choice is made on :func:`holdout` of train. test is never looked at unless it is
-    named; it is no part of the fingerprint, because no run depends on it. ``reading`` says how DATA was read;
-    ``queries`` and ``gallery`` are the paths that a label table marks so.
+    val serves only for reporting; every choice is made on :func:`holdout` of train. test is used
+    only on request. It is not part of the fingerprint, because no run depends on it. ``reading``
+    records how DATA was read; ``queries`` and ``gallery`` are the paths marked so in a label table.
     """
 
     name: str
@@ -74,12 +74,12 @@ class DataSet:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 over (split, path, label, size in bytes) of every train and val picture, in any order."""
+        """Hex sha256 over (split, path, label, size) of train and val pictures, in any order."""
         lines = [f"{split}\0{s.path}\0{s.label}\0{s.size}" for split in ("train", "val") for s in getattr(self, split)]
         return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
 
     def readable(self, label: str) -> str:
-        """Return the name of a class as people call it, where the data set says."""
+        """Return the readable name of a class, if the data set has one."""
         return self.names.get(label, label)
 
 
@@ -88,11 +88,12 @@ def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataS
 
     Args:
         data: a folder, a zip, a CSV, or the word ``digits``.
-        labels: where labels come from: ``top``, ``leaf`` or ``path`` (see :class:`~.labels.FolderLabels`), or a CSV
-            that names pictures of DATA. None: ``top``, or Hugging Face's ``metadata.csv`` where there is one.
+        labels: the source of labels: ``top``, ``leaf`` or ``path`` (see
+            :class:`~.labels.FolderLabels`), or a CSV that names pictures of DATA. None: ``top``, or
+            Hugging Face's ``metadata.csv`` where present.
 
     Raises:
-        DataError: missing, empty, damaged, laid out in no way that is known, or without train pictures.
+        DataError: DATA is missing, empty, damaged, in an unknown layout, or without train pictures.
 
     """
     if str(data) == DIGITS:
@@ -108,10 +109,10 @@ def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataS
 
 
 def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> DataSet:
-    """List the pictures of DATA as a whole: all of its splits together are ``train``.
+    """List all pictures of DATA, with all splits together as ``train``.
 
-    ``path`` of each says where it lies, relative to the working directory where that is above it: the same for a
-    picture that two such sets hold, however they name it.
+    Each ``path`` is relative to the working directory if that is above the picture. Two data sets
+    that hold the same picture so give it the same path.
 
     Raises:
         DataError: see :func:`open_dataset`.
@@ -134,13 +135,13 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
 
 
 def _place(data: Path) -> str:
-    """Return the folder or zip that the pictures of DATA lie in, with its ``/``, without links."""
+    """Return the real path of the folder or zip with DATA's pictures, ending in ``/``."""
     holder = data if data.is_dir() or data.suffix.lower() == ".zip" else data.parent
     return os.path.join(os.path.realpath(holder), "")  # noqa: PTH118
 
 
 def _refuse_packed_split(layout: Layout, data: str | Path) -> None:
-    """Refuse a zip of one folder ``test`` or ``val``, as a folder with nothing else in it is refused."""
+    """Refuse a zip of a single folder ``test`` or ``val``, as for folders."""
     packed = layout.packed_in.rstrip("/")
     if split_of(packed) in ("val", "test"):
         raise DataError(
@@ -200,9 +201,10 @@ def _read(path: Path, labels: str | Path | None) -> tuple[str, Layout]:
 
 
 def labels_beside(data: str | Path, labels: str | None) -> str | None:
-    """Return where the labels of another data set come from, beside one that was read by ``labels``.
+    """Return the ``labels`` argument for a data set that is evaluated beside another one.
 
-    A rule holds for every folder and zip, a table for a folder below its own; a CSV names its labels itself.
+    A rule applies to every folder and zip, a table only to a folder below its own; a CSV names its
+    labels itself.
     """
     path = Path(data)
     if labels is None or not (path.is_dir() or path.suffix.lower() == ".zip"):
@@ -213,7 +215,7 @@ def labels_beside(data: str | Path, labels: str | None) -> str | None:
 
 
 def _rule(labels: str | Path | None) -> LabelRule | None:
-    """Return the rule that ``labels`` names; None: it is None or a table."""
+    """Return the rule that ``labels`` names; None if it is None or a table."""
     rule = None if labels is None else label_rule(str(labels))
     if rule == "none":
         raise DataError(
@@ -234,16 +236,17 @@ def _refuse_labels(data: str, labels: str | Path | None) -> None:
 def holdout(
     samples: Sequence[Sample], *, salt: str = "holdout", least: int = 0, rule: int = HOLDOUT_RULE
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Split off a tenth of each class by content alone: no seed moves it, and no new picture reshuffles the old ones.
+    """Hold out a tenth of each class by path alone: without a seed, stable when pictures are added.
 
-    Within a class, in the order of sha256(salt + path), the first ceil(n/10) are held out, or ``least`` where that is
-    more. At least two pictures of a class stay, which a triplet needs: classes of one or two are not split.
+    Within a class, ordered by sha256(salt + path), the first ceil(n/10) pictures are held out, or
+    ``least`` if that is more. At least two pictures of a class stay, because a triplet needs two;
+    classes of one or two pictures are not split.
 
     Args:
         samples: the pictures.
-        salt: of the order.
-        least: pictures of each class to hold out, where a tenth is fewer.
-        rule: the version of this rule; by version 1 one picture of a class could be all that stays.
+        salt: changes the order.
+        least: minimum of pictures to hold out in each class.
+        rule: version of this rule; version 1 could leave a class with a single picture.
 
     Returns:
         the rest and the held-out samples, both in the order of ``samples``.
@@ -265,7 +268,10 @@ def holdout(
 
 
 def write_digits(folder: Path) -> DataSet:
-    """Write scikit-learn's handwritten digits as ``folder/{train,val}/<digit>/<n>.png`` and return them as a data set.
+    """Write scikit-learn's handwritten digits as ``folder/{train,val}/<digit>/<n>.png``.
+
+    Returns:
+        the digits as a data set.
 
     Raises:
         DataError: the folder exists and is not empty.
@@ -285,7 +291,7 @@ def write_digits(folder: Path) -> DataSet:
 
 
 def _make(name: str, train: Iterable[Sample], val: Iterable[Sample]) -> DataSet:
-    """Give a source without a val split one that depends on content only."""
+    """Make a data set; without a val split, one is held out by content alone."""
     train, val = tuple(train), tuple(val)
     listed: tuple[Sample, ...] = ()
     if not val:
@@ -295,7 +301,7 @@ def _make(name: str, train: Iterable[Sample], val: Iterable[Sample]) -> DataSet:
 
 
 def split_by_rule(dataset: DataSet, rule: int) -> DataSet:
-    """Return the data set as that version of :func:`holdout` split it; the same one where it came with a val split."""
+    """Return the data set split by this :func:`holdout` version; unchanged if val was given."""
     if not dataset.unsplit:
         return dataset
     train, val = holdout(dataset.unsplit, salt="", rule=rule)
@@ -303,9 +309,10 @@ def split_by_rule(dataset: DataSet, rule: int) -> DataSet:
 
 
 def with_val(dataset: DataSet) -> DataSet:
-    """Return the data set, with a val picture of each class of two where it would have none: to compare, not to train.
+    """Return the data set with one val picture for each class of two if val would be empty.
 
-    It stays without one where there are classes of one picture alone, or an empty val split of its own.
+    For comparing networks, not for training. val stays empty if every class has one picture, or if
+    the data set has an empty val split.
     """
     return dataset if dataset.val else split_by_rule(dataset, 1)
 
@@ -314,7 +321,7 @@ def with_val(dataset: DataSet) -> DataSet:
 
 
 def _digits() -> DataSet:
-    """Return scikit-learn's 1,797 handwritten digits, 8 x 8 gray levels enlarged to 32 x 32, as PNG in memory."""
+    """Return scikit-learn's 1,797 handwritten digits, 8 x 8 grays enlarged to 32 x 32 PNGs."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:

@@ -43,13 +43,13 @@ Device = Literal["auto", "cpu", "cuda"]
 
 # Beyond four threads a batch of small pictures gains little; decoding needs the other cores.
 _MOST_DEFAULT_THREADS = 4
-# Features of x86 processors that decide what eight-bit numbers are worth, as Linux calls them.
+# x86 features that decide the speed of int8, by their Linux names.
 _EIGHT_BIT = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
 _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
-# Bytes of /proc/cpuinfo that hold the first core's features.
+# Bytes of /proc/cpuinfo that contain the first core's features.
 _ONE_CORE = 8192
-# What all models may take: results of a batch of each core, of networks that embed pictures; weights as they are read
-# and as they are packed, in a session of all cores and in one of a single core.
+# Allowance for all models: activations of a batch on each core, for embedding networks; weights as
+# read and as packed, in one session for all cores and one for a single core.
 _BESIDE = 512 * 2**20
 _A_CORES = 512 * 2**20
 _MOST_CORES = 16
@@ -58,7 +58,7 @@ _SMALL_MODEL = 32 * 2**20 - 1
 # ONNX Runtime has no error code or type for lack of memory, so its words tell: of limit_memory's limit, of the system,
 # and of a GPU. No other module reads them.
 _OUT_OF_MEMORY = ("BFCArena", "bad_alloc", "Failed to allocate memory", "out of memory")
-# Where the machine's memory is not told.
+# Assumed if the system does not report its memory.
 _MEMORY = 16 * 2**30
 # From malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -75,9 +75,10 @@ _Reader = Callable[[Path], Iterator[float]]
 
 
 class Deadline:
-    """Calls ``end`` from a thread of its own unless the block is left within ``seconds``.
+    """Calls ``end`` from its own thread unless the block ends within ``seconds``.
 
-    ``threading.Timer`` waits until its thread runs; this starts in half the time, and a query pays for it twice.
+    ``threading.Timer`` waits until its thread runs. This starts in half the time, and a query pays
+    for it twice.
     """
 
     def __init__(self, seconds: float, end: Callable[[], object]) -> None:
@@ -101,9 +102,9 @@ class Deadline:
 
 
 def usable_cores() -> int:
-    """Return the cores this process may use; in a container that can be fewer than the machine has.
+    """Return the number of cores this process may use; a container may have fewer than the machine.
 
-    Where it may run on more cores than it is granted the time of, it would be stopped again and again.
+    With more threads than its CPU quota, the process would be stopped again and again.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
@@ -116,8 +117,8 @@ def _quota() -> float | None:
 
 
 def processor() -> str:
-    """Return the kind of processor, and what it has for eight-bit numbers where the system tells."""
-    import platform  # which a query does not need
+    """Return the processor type, with its int8 features where the system reports them."""
+    import platform  # unused by queries
 
     return " ".join([platform.machine(), *(flag for flag in _EIGHT_BIT if flag in cpu_features())])
 
@@ -135,50 +136,56 @@ def cpu_features() -> frozenset[str]:
 
 
 def has_vnni() -> bool:
-    """Tell whether the processor has instructions for sums of eight-bit products."""
+    """Tell whether the processor has instructions for sums of int8 products."""
     return not cpu_features().isdisjoint(_VNNI)
 
 
 @functools.cache
 def fast_int8() -> bool:
-    """Tell whether eight-bit numbers are what networks run fastest with here: instructions for them, and no GPU."""
+    """Tell whether int8 networks run fastest here: the processor has VNNI, and there is no GPU."""
     return has_vnni() and not cuda_usable()
 
 
 def session_options(threads: int | None) -> tuple[ort.SessionOptions, int]:
-    """Return quiet, sequential session options with ``threads`` threads (default: usable cores, at most 4)."""
+    """Return quiet, sequential session options.
+
+    ``threads`` defaults to the usable cores, at most 4.
+    """
     import onnxruntime as ort
 
     if threads is not None and threads < 1:
         raise DeviceError(f"threads = {threads}; expected at least 1.")
     used = threads or min(usable_cores(), _MOST_DEFAULT_THREADS)
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions, and only as those
+    options.log_severity_level = 4  # errors arrive as exceptions; no log lines
     options.intra_op_num_threads = used
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # Spinning threads would take the cores that decode the next batch, and double the CPU time of a single query.
+    # Spinning threads take cores from decoding, and double the CPU time of a single query.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not has_vnni():
-        # Eight-bit kernels for AVX2 add products in 16 bits, which saturate: a cosine falls from 0.996 to 0.956. These
-        # cannot, so that an int8 file gives the same vectors everywhere. With VNNI they would be half as fast.
+        # Default int8 kernels for AVX2 add products in 16 bits, which saturate: a cosine falls from
+        # 0.996 to 0.956. This setting avoids that, so that an int8 file gives the same vectors on
+        # all machines. With VNNI it would halve the speed.
         options.add_session_config_entry("session.x64quantprecision", "1")
-    # A file that begins like ONNX Runtime's own format would be read as that.
+    # Otherwise a file that starts like ONNX Runtime's ORT format would be read as one.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    # A hostile file would compute gigabytes for minutes while it is opened; what is left to fold in ours is nothing.
+    # A hostile file could compute gigabytes for minutes on opening. Ours leave nothing to fold.
     options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
     return options, used
 
 
 def limit_memory(options: ort.SessionOptions, file_bytes: int) -> None:
-    """Let weights and intermediate results on the CPU take a bounded part of memory, in all sessions together.
+    """Limit the CPU memory for weights and activations, shared by all sessions.
 
     Args:
-        options: of a session that runs on the CPU alone.
-        file_bytes: size of its model file. The limit of a process is that of the largest model it has opened.
+        options: of a session that runs on the CPU only.
+        file_bytes: size of the model file. The process limit is that of the largest model opened so
+            far.
 
     """
-    rounded = 1 << max(file_bytes, _SMALL_MODEL).bit_length()  # models of about the same size share one limit
+    # models of similar size share one limit
+    rounded = 1 << max(file_bytes, _SMALL_MODEL).bit_length()
     _arena.allow(min(_memory() // 2, _BESIDE + min(usable_cores(), _MOST_CORES) * _A_CORES + _COPIES * rounded))
     options.add_session_config_entry("session.use_env_allocators", "1")
 
@@ -189,21 +196,21 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 class _Arena:
-    """The memory that sessions on the CPU share; never made smaller, as a session of one core may still be opened."""
+    """The CPU memory that sessions share; it never shrinks, as a one-core session may follow."""
 
     def __init__(self) -> None:
         self._limit = 0
         self._lock = threading.Lock()
 
     def allow(self, limit: int) -> None:
-        """Let sessions that are opened from now on take so many bytes together, or more where that was allowed."""
+        """Allow sessions opened from now on ``limit`` bytes together, never less than before."""
         import onnxruntime as ort
 
         with self._lock:
             if limit <= self._limit:
                 return
             memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-            # Sessions that are open keep the one they have.
+            # Open sessions keep their allocator.
             ort.create_and_register_allocator(memory, ort.OrtArenaCfg(limit, -1, -1, -1))
             self._limit = limit
 
@@ -212,7 +219,7 @@ _arena = _Arena()
 
 
 def _memory() -> int:
-    """Return the bytes of memory that the machine has, or that a container grants."""
+    """Return the memory of the machine or the container, in bytes."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else _MEMORY
     granted = memory_limit()
     return machine if granted is None else min(machine, granted)
@@ -222,7 +229,7 @@ def session_providers(device: Device) -> list[Any]:
     """Return the ONNX Runtime providers for ``device``.
 
     Raises:
-        DeviceError: ``cuda`` was asked for where it cannot work.
+        DeviceError: ``cuda`` was requested but cannot work.
 
     """
     if device not in ("auto", "cpu", "cuda"):
@@ -240,7 +247,7 @@ def session_providers(device: Device) -> list[Any]:
 
 @functools.cache
 def cuda_usable() -> bool:
-    """Tell whether asking for CUDA makes sense; ONNX Runtime itself claims it even where there is no GPU."""
+    """Tell whether CUDA can be tried; ONNX Runtime lists it even without a GPU."""
     import onnxruntime as ort
 
     return "CUDAExecutionProvider" in ort.get_available_providers() and nvidia_gpus() > 0
@@ -248,7 +255,7 @@ def cuda_usable() -> bool:
 
 @functools.cache
 def nvidia_gpus() -> int:
-    """Return the number of NVIDIA GPUs that the driver offers; 0 where there is no driver."""
+    """Return the number of NVIDIA GPUs that the driver reports; 0 without a driver."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         count = ctypes.c_int(0)
@@ -317,7 +324,7 @@ def _memory_of_version_2(folder: Path) -> Iterator[float]:
 
 
 def _memory_of_version_1(folder: Path) -> Iterator[float]:
-    yield int((folder / "memory.limit_in_bytes").read_bytes())  # a number near 2^63 where there is no limit
+    yield int((folder / "memory.limit_in_bytes").read_bytes())  # close to 2^63 without a limit
 
 
 def return_large_blocks(*, decodes: bool = True) -> bool:

@@ -1,4 +1,4 @@
-"""The download of Tiny ImageNet: once, resumable, checked against its sha256, unpacked atomically."""
+"""Download Tiny ImageNet once: resumable, verified by sha256, unpacked atomically."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from .text import display_path, printable
 
 __all__ = ["DEFAULT_DATA", "TINY_IMAGENET", "Archive", "ensure_tiny_imagenet", "fetch_archive", "is_fetched"]
 
-# Where the commands look when no DATA is named.
+# Default DATA of the commands.
 DEFAULT_DATA = Path("data/tiny-imagenet-200")
 
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 60
-# An archive may not unpack to more than this many times its own size.
+# Largest allowed ratio of unpacked to packed size.
 _MOST_GROWTH = 20
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip on the network and what it must be; ``folder`` is the one that it unpacks to."""
+    """A zip on the network with its expected properties; it unpacks to ``folder``."""
 
     url: str
     size: int
@@ -42,7 +42,7 @@ class Archive:
 
     @property
     def megabytes(self) -> str:
-        """The size of the download as it is told: in units of 2**20 bytes."""
+        """The download size for messages, in units of 2**20 bytes."""
         return f"{self.size / 2**20:.0f} MB"
 
 
@@ -56,18 +56,18 @@ TINY_IMAGENET = Archive(
 
 
 def fetch_archive(archive: Archive, target: Path, advance: Advance = no_progress) -> Path:
-    """Download ``archive`` and unpack its folder as ``target``; what an earlier, broken-off try has is kept.
+    """Download ``archive`` and unpack its folder as ``target``; an interrupted download is resumed.
 
     Args:
-        archive: what to fetch.
+        archive: the archive to download.
         target: the folder to make; its parent receives the partial download.
-        advance: told the number of bytes as they arrive (the first call: those that were there already).
+        advance: called with the number of bytes received (first with those already there).
 
     Returns:
         ``target``, complete.
 
     Raises:
-        DataError: no network, the server's answer is no use, or the bytes are not the ones expected.
+        DataError: no network, an unusable response, or a checksum mismatch.
 
     """
     with _folder_if_needed(target.parent):
@@ -87,7 +87,7 @@ def fetch_archive(archive: Archive, target: Path, advance: Advance = no_progress
 
 @contextlib.contextmanager
 def _folder_if_needed(folder: Path) -> Iterator[None]:
-    """Make a folder; where the work in it fails, take away again what was made and is still empty."""
+    """Make a folder; if the work inside fails, delete created folders that are still empty."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -100,7 +100,7 @@ def _folder_if_needed(folder: Path) -> Iterator[None]:
 
 
 def _begin(part: Path) -> None:
-    """Make the file that is downloaded to, in place of a link, or of a file that others have a hand in."""
+    """Create the partial file, replacing a link or a file that others can write to."""
     try:
         part.unlink(missing_ok=True)
         create_file(part).close()
@@ -109,12 +109,12 @@ def _begin(part: Path) -> None:
 
 
 def ensure_tiny_imagenet(target: Path = DEFAULT_DATA, advance: Advance = no_progress) -> Path:
-    """Return the Tiny ImageNet folder, fetching it where it is missing; see :func:`fetch_archive`."""
+    """Return the Tiny ImageNet folder, downloading it if missing; see :func:`fetch_archive`."""
     return target if is_fetched(target) else fetch_archive(TINY_IMAGENET, target, advance)
 
 
 def is_fetched(target: Path = DEFAULT_DATA) -> bool:
-    """Return whether the folder is there, with something in it."""
+    """Return whether the folder exists and is not empty."""
     return target.is_dir() and any(target.iterdir())
 
 
@@ -123,7 +123,7 @@ def _download(archive: Archive, part: Path, done: int, advance: Advance) -> None
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
             if done and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
-                advance(-done)  # a server that cannot continue sends all of it again
+                advance(-done)  # a server that cannot resume sends everything again
                 done = 0
             with part.open("r+b") as file:
                 file.seek(done)
@@ -165,7 +165,7 @@ def _verify(archive: Archive, part: Path) -> None:
 
 
 def _unpack(archive: Archive, part: Path, target: Path) -> None:
-    """Unpack beside ``target`` and rename, so that a half-unpacked folder never looks like a whole one."""
+    """Unpack beside ``target`` and rename, so that ``target`` is never incomplete."""
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         try:
             with zipfile.ZipFile(part) as packed:
@@ -186,7 +186,7 @@ def _unpack(archive: Archive, part: Path, target: Path) -> None:
 
 
 def _check_members(packed: zipfile.ZipFile, archive: Archive) -> None:
-    """Refuse names that leave the folder, and an archive that grows beyond reason."""
+    """Refuse names outside the folder, and archives that unpack to an unreasonable size."""
     infos = packed.infolist()
     for info in infos:
         parts = info.filename.replace("\\", "/").split("/")

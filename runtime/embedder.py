@@ -1,4 +1,4 @@
-"""From pictures to unit vectors with ONNX Runtime, decoding in threads while the network works."""
+"""From pictures to unit vectors with ONNX Runtime, decoding in threads while the network runs."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ __all__ = ["Embedder"]
 T = TypeVar("T")
 Vectors = npt.NDArray[np.float32]
 
-# Pictures that one core takes through the network at a time: on EfficientNet-Lite2 at 160 pixels, in int8 and in fp32,
-# 16 are 1 to 5 % faster than 8 and 32, and 6 to 18 % faster than 64, which no longer stay in the cache.
+# Pictures per batch on one core. EfficientNet-Lite2 at 160 pixels, int8 and fp32: 16 is 1 to 5 %
+# faster than 8 and 32, and 6 to 18 % faster than 64, which no longer fits the cache.
 _WORKER_BATCH_SIZE = 16
 _LEAST_BATCHES = 4
-# A batch is of so many bytes at most: on a CPU the results inside a network count, about so many bytes for each pixel
-# of a picture; on a GPU the pictures themselves, of which the memory of this machine holds three batches.
+# Limits the bytes of a batch. On a CPU the activations count, about this many bytes per input
+# pixel; on a GPU the pictures themselves, and this machine's memory holds three batches of them.
 _BYTES_PER_PIXEL = 256
 _MOST_BYTES = 256 * 2**20
 _MOST_BYTES_ON_GPU = 128 * 2**20
 _MAX_BYTES_ON_EACH_CORE = 512 * 2**20
-# Each worker has a batch's activations in memory.
+# Each worker holds the activations of one batch.
 _MOST_WORKERS = 16
-# The largest networks take seconds a picture on the smallest boxes; one that goes on for ever must end. Once the time
-# of a picture is known, a batch may take so many times as long as its pictures.
+# Seconds per picture, as the largest networks need on the slowest boxes; an endless run must stop.
+# Once a picture's time is known, a batch also gets the second number times its pictures' time.
 _SECONDS_PER_PICTURE = 60.0
 _SLOWER = 20
 _AGAIN = "Export it again with deeprank-export, which checks this."
@@ -49,20 +49,21 @@ _SMALLER = "Take a smaller batch, or export it again with deeprank-export."
 
 
 class _TooLargeError(Exception):
-    """A batch takes more memory or time than there is."""
+    """A batch exceeds the memory or time limit."""
 
 
 class Embedder:
     """A model file, ready to embed pictures.
 
     Args:
-        model: path of a model file, or one that is open.
-        device: ``auto`` takes a GPU where one works, and the CPU otherwise.
-        threads: that embed, on the CPU; default: the usable cores, at most 4 for a single picture and 16 for many.
-        batch_size: pictures that go through the network at a time, where a GPU runs it; fewer where they are large.
-        max_pixels: larger pictures are refused before they are decoded.
-        isolate: decode in processes of their own, under limits of memory and time; see
-            :class:`~.decoding.pool.DecodingPool`. For pictures that strangers may have made.
+        model: path of a model file, or an open model.
+        device: ``auto`` takes a working GPU, else the CPU.
+        threads: for embedding on the CPU; default: the usable cores, at most 4 for a single picture
+            and 16 for many.
+        batch_size: pictures per batch on a GPU; fewer if they are large.
+        max_pixels: larger pictures are refused before decoding.
+        isolate: decode untrusted pictures in separate processes with memory and time limits; see
+            :class:`~.decoding.pool.DecodingPool`.
 
     Raises:
         ModelFileError, DeviceError: see :func:`~.modelfile.open_model`.
@@ -83,7 +84,7 @@ class Embedder:
         self._workers = min(threads or usable_cores(), _MOST_WORKERS)
         self._on_one_core: OpenModel | None = None
         self._opening = threading.Lock()
-        self._seconds: float | None = None  # that a picture takes, once one went through the network
+        self._seconds: float | None = None  # per picture, once measured
         self.batch_size = max(1, min(batch_size, self._most_at_a_time()))
         self._bound = None if self._on_cpu else BoundNetwork(self._model.session, self.batch_size)
         self.max_pixels = max_pixels
@@ -111,12 +112,12 @@ class Embedder:
 
     @property
     def providers(self) -> list[str]:
-        """ONNX Runtime's providers that really run the network."""
+        """ONNX Runtime's providers in use."""
         return list(self._model.session.get_providers())
 
     @property
     def workers(self) -> int:
-        """How many threads had best run the network at a time: on a CPU each on a core of its own."""
+        """The best number of threads that run the network at once: on a CPU one per core."""
         return self._workers if self._on_cpu else 1
 
     @property
@@ -148,8 +149,8 @@ class Embedder:
         """Embed pictures: float32 ``[n, d]``, unit rows, in the order given.
 
         Raises:
-            PictureError: of the first picture that cannot be read.
-            QueryError: one path is given in place of several.
+            PictureError: for the first unreadable picture.
+            QueryError: ``sources`` is a single path.
 
         """
         if isinstance(sources, str | bytes | Path):
@@ -167,25 +168,26 @@ class Embedder:
         """Run the network once: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, unit rows.
 
         Raises:
-            ModelFileError: the network cannot be run, or returned something else; such a vector is never used.
+            ModelFileError: the network failed or returned something else; such vectors are never
+                used.
 
         """
         return self._vectors(self._model, pictures)
 
     def embed_batch_on_one_core(self, pictures: Picture) -> Vectors:
-        """Run the network once, as :meth:`embed_batch` does, on the thread that calls: others may run it beside."""
+        """Like :meth:`embed_batch`, but only on the calling thread; others may do the same."""
         model = self._one_core() if self._on_cpu else self._model
         return self._vectors(model, pictures)
 
     def _one_core(self) -> OpenModel:
-        """Return the model in a session that stays on the thread that calls it; opened at first use."""
+        """Return the model in a single-threaded session, opened on first use."""
         with self._opening:
             if self._on_one_core is None:
                 self._on_one_core = self._model if self._model.threads == 1 else open_again(self._model, threads=1)
             return self._on_one_core
 
     def _vectors(self, model: OpenModel, pictures: Picture) -> Vectors:
-        """Run a network, in smaller batches where this one takes too much memory or time."""
+        """Run the network; split the batch if it takes too much memory or time."""
         count = len(pictures)
         try:
             return self._checked(self._run(model, pictures), count)
@@ -215,7 +217,7 @@ class Embedder:
                     vectors = self._bound.run(pictures, options)
                 else:
                     vectors = model.session.run([OUTPUT_NAME], {INPUT_NAME: pictures}, options)[0]
-        except Exception as error:  # as in opening: a dozen kinds, all of them from C++
+        except Exception as error:  # as when opening: a dozen kinds, all from C++
             if deadline.passed:
                 raise _TooLargeError("it took too long") from None
             if is_out_of_memory(error):
@@ -247,8 +249,9 @@ class Embedder:
         """Embed any number of items in bounded memory.
 
         Args:
-            items: what is to be embedded, consumed as needed.
-            read: gives an item's picture, uint8 ``[S, S, 3]``; runs in a thread and may raise PictureError.
+            items: consumed as needed.
+            read: returns an item's picture, uint8 ``[S, S, 3]``; runs in a thread, may raise
+                PictureError.
 
         Yields:
             each item with its vector, float32 ``[d]``, or with the error of its picture, in order.
@@ -257,11 +260,13 @@ class Embedder:
         remaining = iter(items)
         first = list(itertools.islice(remaining, self.batch_size + 1))
         together = itertools.chain(first, remaining)
-        # A few are not worth a second session; of large pictures each core's would take too much memory.
+        # A second session does not pay for few items; with large pictures a batch per core would
+        # take too much memory.
         few = len(first) <= self.batch_size
         if not self._on_cpu or few or not self._most_at_a_time() or self._takes_much_memory:
             return embed_stream(together, read, self.embed_batch, batch_size=self.batch_size)
         size = min(_WORKER_BATCH_SIZE, self.batch_size)
-        if isinstance(items, Sized):  # so few that the threads would not end together get smaller batches
+        # with few items, smaller batches keep all threads busy to the end
+        if isinstance(items, Sized):
             size = max(1, min(size, len(items) // (_LEAST_BATCHES * self._workers)))
         return embed_in_workers(together, read, self.embed_batch_on_one_core, batch_size=size, workers=self._workers)

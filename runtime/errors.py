@@ -1,4 +1,4 @@
-"""The errors a user can meet: each message says what was found, what was expected and what to do."""
+"""Errors shown to users: each message states the problem, the expectation and the remedy."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class DeepRankError(Exception):
 
 
 class PictureError(DeepRankError):
-    """A picture cannot be read, is too large, or is of a kind that is not supported.
+    """A picture is unreadable, too large, or of an unsupported kind.
 
     Attributes:
-        kind: which of these, for programs: no code reads the sentence.
-        short: the fault without the name of the file, for lists that name it already ("not a picture").
+        kind: which of these; programs use it instead of the message.
+        short: the fault without the file's name ("not a picture"), for lists that show the name.
 
     """
 
@@ -50,7 +50,7 @@ class PictureError(DeepRankError):
 
 
 class DecodersBusyError(DeepRankError):
-    """So many pictures that take long are being decoded that one more is not accepted now."""
+    """Too many slow pictures are being decoded to accept another one."""
 
 
 class DecodersFailedError(DeepRankError):
@@ -66,15 +66,15 @@ class ModelFileError(DeepRankError):
 
 
 class DeviceError(DeepRankError):
-    """The device that was asked for cannot be used."""
+    """The requested device cannot be used."""
 
 
 class IndexStateError(DeepRankError):
-    """An index folder is missing, of another model, or what was asked does not fit its state."""
+    """An index folder is missing, belongs to another model, or its state rules the request out."""
 
 
 class IndexDamagedError(IndexStateError):
-    """The database of an index is damaged; nothing is answered from it."""
+    """The database of an index is damaged; it answers no queries."""
 
 
 class IndexLockedError(IndexStateError):
@@ -82,23 +82,23 @@ class IndexLockedError(IndexStateError):
 
 
 class IndexReplacedError(IndexStateError):
-    """An index that was open was exchanged for another one; opened again, it answers."""
+    """An open index was replaced by another one; reopen it."""
 
 
 class QueryError(DeepRankError):
-    """A query cannot be answered as it was asked."""
+    """A query cannot be answered with these arguments."""
 
 
 class ServerError(DeepRankError):
-    """A server cannot start as it was asked to."""
+    """A server cannot start with these settings."""
 
 
 class EvaluationError(DeepRankError):
-    """An evaluation cannot be made from what was given, or its result is out of tolerance."""
+    """An evaluation is impossible with this input, or its result is out of tolerance."""
 
 
 class TrainingError(DeepRankError):
-    """Training cannot start, cannot go on, or has collapsed."""
+    """Training cannot start, cannot continue, or has collapsed."""
 
 
 class BackboneError(TrainingError):
@@ -119,15 +119,15 @@ class TrainingInterrupted(TrainingError):  # noqa: N818 - a request to stop is n
 
 
 class ExportError(DeepRankError):
-    """An export failed or did not rank like the original."""
+    """An export failed, or ranks differently from the original."""
 
 
 class MissingExtraError(DeepRankError):
-    """A part of deeprank needs packages that are not installed here; the message ends with the command to install them.
+    """A feature needs packages that are missing; the message ends with the command to install them.
 
     Args:
-        what: needs them.
-        extra: names them in deeprank's metadata.
+        what: the feature.
+        extra: the extra in deeprank's metadata that lists the packages.
 
     """
 

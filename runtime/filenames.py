@@ -1,4 +1,4 @@
-"""What to say of a name that was given for a picture and leads to none."""
+"""Error messages for a picture name that leads to no picture."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 
 __all__ = ["folder_sentence", "missing_sentence"]
 
-# A path has lost one of the slashes where it went through pathlib.
+# pathlib removes one of the slashes.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 _MAX_SHOWN = 200
 
 
 def missing_sentence(name: str) -> str:
-    """Return why no picture is there, and what to do.
+    """Return why there is no picture, and the remedy.
 
     Args:
-        name: as it was given, printable.
+        name: as given, made printable.
 
     """
     from .console import to_paste
@@ -44,7 +44,7 @@ def missing_sentence(name: str) -> str:
 
 
 def folder_sentence(name: str) -> str:
-    """Return why a folder is no picture, or that there is no name at all."""
+    """Return the message for a folder, or for an empty name."""
     if not name:
         return "An empty name was given; expected a picture file."
     return f"{name} is a folder; expected a picture file."

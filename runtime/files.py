@@ -60,7 +60,7 @@ _RANDOM_BYTES = 16
 # A name may have 255 bytes.
 _LONGEST_KEPT = 200
 
-# What not every system has.
+# Some systems lack these flags.
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
@@ -181,7 +181,7 @@ def open_regular(path: str | bytes | os.PathLike[str], *, follow_links: bool = F
 
     """
     regular_status(path, follow_links=follow_links)
-    # It may have become something else just now.
+    # It may have been replaced since the check.
     more = _NONBLOCK | (0 if follow_links else _NOFOLLOW)
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | more))  # noqa: SIM115
     try:
@@ -275,7 +275,7 @@ def create_file(path: Path, permissions: Permissions | None = None) -> BufferedR
 
     """
     mode = 0o666 if permissions is None else 0o600
-    # Not Path.open, which takes no permissions.
+    # Path.open takes no permissions.
     file = open(path, "x+b", opener=lambda name, flags: os.open(name, flags | _NOFOLLOW, mode))  # noqa: SIM115
     if permissions is not None:
         permissions.apply(file.fileno(), permissions.mode)
@@ -299,7 +299,7 @@ def scratch_file(beside: Path, permissions: Permissions | None = None) -> Iterat
             yield file
         finally:
             with contextlib.suppress(OSError):
-                file.close()  # Windows deletes none that is open
+                file.close()  # Windows cannot delete an open file
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -330,7 +330,7 @@ def placed(target: Path, permissions: Permissions | None = None) -> Iterator[Buf
         yield file
         file.flush()
         os.fsync(file.fileno())
-        file.close()  # Windows renames none that is open
+        file.close()  # Windows cannot rename an open file
         Path(file.name).replace(target)
     sync_folder(target.parent)
 
@@ -504,6 +504,6 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable, where the system can (Windows cannot open a folder)."""
+    """Make the names in ``folder`` durable, where possible (Windows cannot open a folder)."""
     with contextlib.suppress(PermissionError), open_folder(folder) as descriptor:
         os.fsync(descriptor)

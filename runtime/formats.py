@@ -1,4 +1,4 @@
-"""Picture files by their names and first bytes, and the version of the rules by which they are decoded."""
+"""Picture formats by name and first bytes, and the version of the decoding rules."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ EXTENSIONS = frozenset(
     | {".avif", ".avifs", ".heic", ".heif", ".hif", ".heics", ".heifs"}
 )
 
-# Raised when a correction changes the pixels of files that could be read before. Version 1: until indexes of schema 2.
+# Raised when a correction changes the pixels of readable files. Version 1: indexes up to schema 2.
 DECODING_VERSION = 2
 
-# What format_of() needs of a file: of a container, the brands that name its format may be many.
+# The bytes that format_of() needs: a container may list many brands.
 HEAD_BYTES = 512
 
 _MAGIC = (
@@ -29,7 +29,7 @@ _MAGIC = (
     (b"MM\0*", "TIFF"),
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
-    (b"MM*\0", "TIFF"),  # not as it should be, but told from the rest
+    (b"MM*\0", "TIFF"),  # invalid, but unambiguous
     (b"II\0*", "TIFF"),
 )
 _BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
@@ -41,7 +41,7 @@ _HEIF_BRANDS = frozenset(
 
 
 def format_of(head: bytes) -> str | None:
-    """Return the format that a file's first :data:`HEAD_BYTES` bytes begin, by Pillow's name; None: no picture's."""
+    """Return Pillow's name of the format that the first :data:`HEAD_BYTES` bytes begin, or None."""
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
@@ -55,10 +55,10 @@ def format_of(head: bytes) -> str | None:
 
 
 def _container_format(head: bytes) -> str | None:
-    """Tell AVIF from HEIF by the brands that the file names; the first that decides is the main one."""
+    """Tell AVIF from HEIF by the brands in the file; the first decisive one is the main brand."""
     end = min(len(head), int.from_bytes(head[:4], "big"))
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))]
-    if brands[0] in (b"mif1", b"msf1", b"miaf", b"mif2"):  # say only that it is a still picture or a sequence
+    if brands[0] in (b"mif1", b"msf1", b"miaf", b"mif2"):  # only say still picture or sequence
         brands = [*brands[1:], brands[0]]
     for brand in brands:
         if brand in _AVIF_BRANDS:
@@ -69,7 +69,7 @@ def _container_format(head: bytes) -> str | None:
 
 
 def _is_bitmap_header(header: bytes) -> bool:
-    """Tell whether these bytes can begin the header of a bitmap: its size, one plane, a depth that exists."""
+    """Tell whether these bytes can start a bitmap header: its size, one plane, a valid depth."""
     if len(header) < 16 or struct.unpack_from("<I", header)[0] not in _BITMAP_HEADERS:
         return False
     old = header[0] == 12
@@ -78,10 +78,10 @@ def _is_bitmap_header(header: bytes) -> bool:
 
 
 def decoding_changed(path: str | bytes | os.PathLike[str], since: int) -> bool:
-    """Tell whether the file at ``path`` gives other pixels now than by version ``since`` of the decoding rules.
+    """Tell whether the file's pixels differ between decoding rules ``since`` and now.
 
-    Judged without decoding, by what the corrections touch: mostly the header; a PNG is read to its end, for its
-    checksums, and of an AVIF a mebibyte at either end. In doubt True.
+    Judged without decoding, by what the corrections affect. Mostly the header suffices. A PNG is
+    read to its end for its checksums, an AVIF for a mebibyte at either end. In doubt True.
 
     Raises:
         OSError: the file cannot be read.
@@ -97,7 +97,7 @@ def decoding_changed(path: str | bytes | os.PathLike[str], since: int) -> bool:
 
 
 def decoders() -> str:
-    """Return a text that changes when a file that could not be read may be readable: versions of rules and decoders."""
+    """Return the versions of rules and decoders: a new text may make unreadable files readable."""
     from importlib.metadata import PackageNotFoundError, version
     from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""How the help of every command is laid out: as plain text that fits the terminal, no option name cut."""
+"""The help layout of all commands: plain text that fits the terminal, option names uncut."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _INDENT = "  "
 
 
 def help_width() -> int:
-    """Return the columns that help may take."""
+    """Return the width of help, in columns."""
     return max(MIN_WIDTH, min(shutil.get_terminal_size().columns, MAX_WIDTH))
 
 
 def paragraphs(text: str, width: int, indent: str = "") -> str:
-    """Return text with each of its paragraphs, which blank lines separate, wrapped; words with hyphens stay whole."""
+    """Return text with its paragraphs wrapped; hyphenated words stay whole."""
     return "\n\n".join("\n".join(_wrapped(part, width, indent)) for part in text.strip().split("\n\n"))
 
 
 def definitions(rows: Iterable[tuple[str, str]], width: int, column: int = COLUMN) -> str:
-    """Return lines of (name, what it means) in two columns; a long name has a line of its own."""
+    """Return (name, meaning) rows as lines in two columns; a long name gets its own line."""
     lines: list[str] = []
     for name, meaning in rows:
         head = _INDENT + name
@@ -49,7 +49,7 @@ def _wrapped(text: str, width: int, indent: str) -> list[str]:
 
 
 def command_help(command: Any, context: Any) -> str:
-    """Return the help of a Typer command or group: usage, what it does, its arguments and options, examples."""
+    """Return the help of a Typer command or group: usage, description, parameters, examples."""
     width = help_width()
     shown = [parameter for parameter in command.get_params(context) if not getattr(parameter, "hidden", False)]
     arguments = [(_argument_name(each), _meaning(each)) for each in shown if each.param_type_name == "argument"]
@@ -74,12 +74,12 @@ def command_help(command: Any, context: Any) -> str:
 
 
 def examples_section(examples: str) -> str:
-    """Return the lines of examples as they end a help."""
+    """Return the examples section at the end of a help."""
     return "\n".join(["examples:", *(f"{_INDENT}{as_typed_line(line)}" for line in examples.splitlines())])
 
 
 def usage_line(context: Any) -> str:
-    """Return the command with what it takes."""
+    """Return the command and its arguments."""
     command = context.command
     arguments = [_usage_of(each) for each in command.get_params(context) if each.param_type_name == "argument"]
     arguments += ["COMMAND ..."] if hasattr(command, "commands") else []
@@ -96,7 +96,7 @@ def _argument_name(argument: Any) -> str:
 
 
 def option_name(option: Any) -> str:
-    """Return the names of an option, the short one first, and what it takes."""
+    """Return an option's names, the short one first, and its argument."""
     names = sorted([*option.opts, *option.secondary_opts], key=lambda name: name.startswith("--"))
     if option.is_flag or option.count:
         return ", ".join(names)
@@ -111,7 +111,7 @@ def _meaning(parameter: Any) -> str:
 
 
 def _default(parameter: Any) -> str:
-    """Return a default as it would be typed; nothing where there is none to be shown."""
+    """Return a default value as one would type it; empty if it is not shown."""
     if isinstance(parameter.show_default, str) or not parameter.show_default:
         return parameter.show_default or ""
     if isinstance(parameter.default, bool):

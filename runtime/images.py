@@ -1,16 +1,17 @@
 """The one way from a picture file to the network's input (Contract 1).
 
-Evaluation, export and the runtime call :func:`load_picture`; augmented training pictures start from it too. So what a
-network was trained on and what it is served cannot drift apart:
+Evaluation, export and the runtime call :func:`load_picture`; augmented training pictures start from
+it too. So training and serving cannot drift apart:
 
-1. open with the reader of the format that the first bytes name (``pictures/``), never with every plugin of Pillow;
-2. what decoding takes against a cap, before anything is decoded;
+1. open with the reader of the format that the first bytes name (``pictures/``), never with all of
+   Pillow's plugins;
+2. check the cost of decoding against a cap, before decoding;
 3. JPEG: decode at a reduced scale, at least twice the target size;
 4. first frame, to 8-bit RGB: 16-bit divided by 257, alpha over white, colour profiles ignored;
 5. one antialiased bilinear resize to the square;
-6. orientation, on the small picture: what EXIF or TIFF's own tag says; HEIF's and AVIF's container says it instead.
+6. orientation, on the small picture: by EXIF or TIFF's tag; by the container for HEIF and AVIF.
 
-A picture whose pixels cannot all be decoded is refused, never read in part.
+A picture is refused unless all its pixels can be decoded; it is never read in part.
 """
 
 from __future__ import annotations
@@ -56,23 +57,23 @@ __all__ = [
 
 Picture = npt.NDArray[np.uint8]
 PictureSource = Path | str | IO[bytes]
-# Makes a decoded picture small; told the extent of its content, width and height, which need not be whole.
+# Shrinks a decoded picture; takes the extent of its content, width and height, maybe fractional.
 Shrink = Callable[[Image.Image, tuple[float, float]], Image.Image]
 
 RULE_VERSION = 1
 DEFAULT_MAX_PIXELS = 100_000_000
 
-# Beyond this many bytes in flight over all threads, a picture waits; one that needs more decodes alone.
+# Bytes in decoding, over all threads. Beyond this a picture waits; a larger one runs alone.
 _MOST_DECODING_BYTES = 512_000_000
-# What a pixel takes while it is decoded and converted: twice what Pillow takes for it, 4 bytes even for RGB. Some
-# decoders hold more (tests/test_memory.py measures it).
+# Memory of a pixel while it is decoded and converted: twice Pillow's 4 bytes, which it takes even
+# for RGB. Some decoders hold more (tests/test_memory.py measures it).
 _BYTES_PER_PIXEL = 8
 _DECODER_BYTES = {"AVIF": 11, "HEIF": 12, "WEBP": 21, "GIF": 11}
-# Where a transparent colour of 16 bits a sample is compared: both bytes of each sample are decoded.
+# For a transparent colour of 16 bits a sample: comparing it decodes both bytes of each sample.
 _COMPARING_BYTES = 24
 _PLANES_BYTES = 14
 _COMPLETING_BYTES = 12
-# A JPEG that is decoded at a reduced scale takes little memory, but time for each of its pixels, and in each scan.
+# Decoding a JPEG at a reduced scale takes little memory, but time for each pixel of each scan.
 _MOST_REDUCED = 10
 _MOST_PASSES = 30
 # Tiles and blocks at the edges are coded whole.
@@ -102,7 +103,7 @@ class PictureRule:
     version: int = RULE_VERSION
 
     def resized(self, size: int) -> PictureRule:
-        """Return the same rule at another size (augmentation starts from a larger square)."""
+        """Return the rule at another size (augmentation starts from a larger square)."""
         return PictureRule(size, self.mode, self.filter, self.version)
 
 
@@ -112,14 +113,14 @@ def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = 
     Args:
         source: a path, or a binary file object at its start.
         rule: size and mode of the result.
-        max_pixels: pictures of more than this many pixels are refused before they are decoded.
+        max_pixels: pictures with more pixels are refused before decoding.
 
     Returns:
         uint8 ``[size, size, 3]``, RGB.
 
     Raises:
-        PictureError: the file is missing, no picture of a supported format, damaged, or too large; or it could not be
-            read now (``kind`` "unreadable": a disk, the network or memory failed).
+        PictureError: the file is missing, no picture of a supported format, damaged, or too large;
+            ``kind`` "unreadable" means that a disk, the network or memory failed just now.
 
     """
 
@@ -131,11 +132,11 @@ def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = 
 
 
 def load_thumbnail(source: PictureSource, most: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-    """Decode a picture to be looked at: whole, upright, in its own proportions.
+    """Decode a picture for viewing: whole, upright, in its proportions.
 
     Args:
         source: a path, or a binary file object at its start.
-        most: pixels of the longer side; a smaller picture is not enlarged.
+        most: longer side in pixels; smaller pictures are not enlarged.
         max_pixels: as for :func:`load_picture`.
 
     Returns:
@@ -155,7 +156,7 @@ def load_thumbnail(source: PictureSource, most: int, *, max_pixels: int = DEFAUL
 
 
 def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -> Picture:
-    """Open, check and decode a picture, of which ``needed`` pixels a side are wanted, and make it small."""
+    """Open, check, decode and shrink a picture; the result needs ``needed`` pixels a side."""
     name = name_of(source)
     with opened_picture(source, name) as image, naming(name, image.format):
         full = image.size
@@ -168,7 +169,7 @@ def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -
         pixels, passes = full[0] * full[1], cast("JpegFile", image).passes(completed=True)
         if pixels > max_pixels // 2 or pixels * passes > _MOST_PASSES * max_pixels:
             raise damaged(image.format, OSError("the file ends without the mark of its end"))
-        # A JPEG without an end: whether its pixels are all there shows once it has been decoded at its full size.
+        # No end marker: only decoding at full size shows whether the pixels are complete.
         with _decoding(needs + _COMPLETING_BYTES * pixels):
             cast("JpegFile", image).complete()
         with _decoding(needs):
@@ -178,10 +179,10 @@ def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -
 
 @contextlib.contextmanager
 def _decoding(needs: int) -> Iterator[None]:
-    """Wait for memory to decode in. Several decoders call a lack of it damage; then as much cannot be had now either.
+    """Wait for memory to decode. Some decoders report missing memory as damage, so check it then.
 
     Raises:
-        MemoryError: there is not enough, whatever the decoder says.
+        MemoryError: memory is short, even if the decoder reports damage.
 
     """
     with decoding_budget.reserve(needs):
@@ -197,14 +198,15 @@ def _decoding(needs: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming(name: str, image_format: str | None) -> Iterator[None]:
-    """Turn all that reading a file can raise into a PictureError with the name of the file.
+    """Turn every exception of reading a file into a PictureError that names the file.
 
     Args:
-        name: of the file, as it can be shown.
-        image_format: None: not known yet.
+        name: the file's name, made printable.
+        image_format: None if still unknown.
 
-    Damaged files make Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, IndexError, ...):
-    whatever it was, this picture cannot be read and the next one can.
+    On damaged files Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error,
+    IndexError, ...). In all cases this picture cannot be read and the next one can.
+
     """
     try:
         yield
@@ -233,7 +235,7 @@ def naming(name: str, image_format: str | None) -> Iterator[None]:
 
 
 def name_of(source: PictureSource) -> str:
-    """Return what sentences call a picture: its path as it can be shown, or "the picture"."""
+    """Return a picture's name for messages: its printable path, or "the picture"."""
     if isinstance(source, str | Path):
         return display_path(source)
     name = getattr(source, "name", None)
@@ -245,7 +247,7 @@ def opened_picture(source: PictureSource, name: str) -> Iterator[Image.Image]:
     """Open the file and read its header; nothing is decoded yet.
 
     Raises:
-        PictureError: as :func:`load_picture`, but for pictures that are too large.
+        PictureError: as :func:`load_picture`, except for pictures that are too large.
 
     """
     with contextlib.ExitStack() as stack:
@@ -261,7 +263,7 @@ def _refused(message: str, kind: PictureProblem, short: str) -> PictureError:
 
 
 def _check_size(image: Image.Image, full: tuple[int, int], needs: int, max_pixels: int) -> None:
-    """Refuse a picture that takes more than ``max_pixels`` pixels do. For a JPEG, what its decoding takes is judged."""
+    """Refuse a picture that costs more than ``max_pixels`` pixels; a JPEG by its decoding."""
     pixels = full[0] * full[1]
     short = f"{full[0]} x {full[1]} = {pixels:,} pixels"
     counts, most, of_what = pixels, max_pixels, ""
@@ -294,25 +296,25 @@ def _refuse_passes(short: str, passes: int, max_pixels: int) -> None:
 
 
 def _coded_pixels(image: Image.Image) -> int:
-    """Return how many pixels are decoded for those of the picture: tiles, and frames behind what a container says."""
+    """Return the number of pixels that decoding produces, with tiles and a container's frames."""
     return max(image.width * image.height, getattr(image, "coded_pixels", 0))
 
 
 def _drafted(image: Image.Image, needed: int) -> tuple[float, float]:
-    """Ask for a reduced JPEG, and return the extent of the content: width and height in pixels, not always whole."""
+    """Request a reduced JPEG; return its content's width and height in pixels, maybe fractional."""
     if image.format == "JPEG":
         drafted = image.draft(None, (2 * needed, 2 * needed))
         if drafted is not None:
-            # A reduced JPEG is rounded up to whole pixels; its content ends at the exact, fractional extent.
+            # Pillow rounds a reduced JPEG up to whole pixels; its content has a fractional extent.
             return drafted[1][2], drafted[1][3]
     return image.size
 
 
 def _decoding_bytes(image: Image.Image) -> int:
-    """Return about the most memory that decoding takes: that of the format's decoder, and of one or two pictures."""
+    """Return the approximate peak memory of decoding: the decoder's, and one or two pictures."""
     pixels = _coded_pixels(image)
     if image.format == "JPEG":
-        # A progressive one is held as coefficients, whole, before any of it is decoded.
+        # A progressive JPEG is held as coefficients, whole, before decoding starts.
         return cast("JpegFile", image).coefficient_bytes() + _BYTES_PER_PIXEL * pixels
     if image.format == "TIFF":
         return (_PLANES_BYTES if cast("TiffFile", image).in_planes else _BYTES_PER_PIXEL) * pixels
@@ -330,7 +332,7 @@ def _decode(image: Image.Image, shrink: Shrink, extent: tuple[float, float]) -> 
 
 
 def _box(mode: str, width: float, height: float) -> tuple[float, float, float, float]:
-    """Return the part of the picture that the square shows, in pixels (left, top, right, bottom)."""
+    """Return the part of the picture in the square, in pixels (left, top, right, bottom)."""
     if mode == "stretch":
         return 0.0, 0.0, width, height
     side = min(width, height)
@@ -339,7 +341,7 @@ def _box(mode: str, width: float, height: float) -> tuple[float, float, float, f
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return how the picture is turned, 1 to 8, by its EXIF block or TIFF's tag; what XMP says does not count."""
+    """Return the orientation, 1 to 8, by EXIF or TIFF's tag; XMP is ignored."""
     if image.format == "TIFF":
         return cast("TiffFile", image).orientation
     if image.format == "HEIF":  # turned by its decoder
@@ -348,7 +350,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return the first frame in mode RGB, or L where it is gray: a third of the memory, and the same once resized."""
+    """Return the first frame in mode RGB, or L if gray: a third of the memory, the same result."""
     if image.mode.startswith("I;16"):
         return _sixteen_bit_to_gray(image)
     if image.mode in ("I", "F"):
@@ -364,14 +366,14 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _has_alpha(image: Image.Image) -> bool:
-    """Tell whether anything may be transparent. A BMP whose alpha is 0 everywhere was written without one."""
+    """Tell whether any pixel may be transparent. A BMP whose alpha is 0 throughout has no alpha."""
     if image.format == "BMP" and image.mode == "RGBA":
         return image.getchannel("A").getextrema() != (0, 0)
     return image.has_transparency_data
 
 
 def _sixteen_bit_to_gray(image: Image.Image) -> Image.Image:
-    """Divide by 257 (65535 -> 255), rounded, in bands of rows so that a large picture is not held in 32 bits twice."""
+    """Divide by 257 (65535 -> 255), rounded, in bands of rows that bound the 32-bit copies."""
     samples = np.asarray(image)
     levels = getattr(image, "levels", 65535)
     gray = np.empty(samples.shape, dtype=np.uint8)
@@ -386,14 +388,14 @@ def _sixteen_bit_to_gray(image: Image.Image) -> Image.Image:
 
 
 def _transparent_white(image: Image.Image) -> Image.Image:
-    """Return a PNG of 16 bits a sample with its transparent colour in white."""
+    """Return a PNG of 16 bits a sample with its transparent colour made white."""
     pixels = np.array(image)
     pixels[cast("PngFile", image).is_transparent()] = 255
     return Image.fromarray(pixels)
 
 
 def _over_white(image: Image.Image, frame: tuple[int, int, int, int]) -> Image.Image:
-    """Compose over white, in bands of rows: the whole picture is not held once more for each of the steps."""
+    """Compose over white in bands of rows, to avoid a copy of the whole picture in each step."""
     white = Image.new("RGB", image.size, (255, 255, 255))
     left, above, right, below = frame
     for top, bottom in bands(*image.size):
@@ -404,7 +406,7 @@ def _over_white(image: Image.Image, frame: tuple[int, int, int, int]) -> Image.I
     return white
 
 
-# A process that decodes for another one puts that one's budget here.
+# A decoding process puts the budget of its parent here.
 decoding_budget = ByteBudget(_MOST_DECODING_BYTES)
-# A file that is held waits for memory to decode in, never the other way round.
+# A file held in memory waits for the decoding budget, never the other way round.
 _WHOLE_FILES = ByteBudget(MOST_BYTES_HELD)

@@ -1,7 +1,7 @@
-"""Label tables: a CSV that names pictures with their labels, in the dialects that people have.
+"""Label tables: CSV files with the labels of pictures, in the usual dialects.
 
-``path,label[,split]``; Hugging Face imagefolder's ``metadata.csv`` (``file_name`` and a label); OML's
-``label,path,split,is_query,is_gallery``.
+``path,label[,split]``; Hugging Face imagefolder's ``metadata.csv`` (``file_name`` and a label);
+OML's ``label,path,split,is_query,is_gallery``.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = [
 
 EXPECTED_COLUMNS = "path,label or path,label,split (path may be called file_name or filename)"
 
-# Bytes: of ten million rows, ten times as many as the largest index that was tried.
+# Bytes: ten million rows, ten times the largest index tried.
 _LARGEST = 1_000_000_000
 
-# A column of the first tier that is there is taken; two of one tier contradict each other.
+# The first tier with a column present decides; two columns of one tier are a contradiction.
 _PATH_COLUMNS = (
     ("path",),
     ("file_name", "filename"),
@@ -46,11 +46,11 @@ _SPLIT_COLUMNS = (("split",), ("subset", "partition", "set", "data set"))
 _QUERY, _GALLERY = "is_query", "is_gallery"
 _BOX = ("x_1", "x_2", "y_1", "y_2")
 
-# Of a file that may be a table, more than its first line has.
+# Enough for the first line of a possible table.
 _HEAD_BYTES = 1 << 16
 
 _TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
-# What pandas and others write for a field that has no value.
+# Written by pandas and others for an empty field.
 _EMPTY = frozenset({"", "nan", "none", "null", "n/a", "na", "<na>"})
 
 
@@ -58,8 +58,9 @@ _EMPTY = frozenset({"", "nan", "none", "null", "n/a", "na", "<na>"})
 class LabelRow:
     """One picture of a label table.
 
-    ``line``: of the file; ``path``: posix, relative to the table's folder; ``label``: None only of a test picture;
-    ``split``: None where the table does not say; ``query``, ``gallery``: OML's flags, None where there are none.
+    ``line``: of the file; ``path``: posix, relative to the table's folder; ``label``: None only for
+    test pictures; ``split``: None if the table has none; ``query``, ``gallery``: OML's flags, None
+    if absent.
     """
 
     line: int
@@ -74,7 +75,7 @@ class LabelRow:
 class LabelTable:
     """The rows of a label table in the order of the file, each path once.
 
-    ``path`` is how errors name the file; ``boxes``: it names a part of a picture in some row, as OML's tables may.
+    ``path``: the file's name in errors; ``boxes``: some row names a part of a picture, as in OML.
     """
 
     path: Path
@@ -83,17 +84,18 @@ class LabelTable:
 
     @property
     def folder(self) -> Path:
-        """What the paths of the rows are relative to."""
+        """The folder to which the rows' paths are relative."""
         return self.path.parent
 
     def rows_within(self, data: Path, is_file: Callable[[str], bool]) -> list[tuple[LabelRow, str]]:
-        """Return the rows about pictures of the folder ``data``, with their paths in it.
+        """Return the rows for pictures of the folder ``data``, with their paths in it.
 
-        Paths are relative to the table's own folder if any row then names a file of ``data``, else to ``data``.
+        Paths are relative to the table's folder if any row then names a file of ``data``, else to
+        ``data``.
 
         Args:
             data: the folder.
-            is_file: tells whether a path in it, posix, is that of a file.
+            is_file: tells whether a posix path in it is a file.
 
         """
         data, home = data.resolve(), self.folder.resolve()
@@ -110,14 +112,15 @@ class LabelTable:
 
 
 def read_label_table(path: Path) -> LabelTable:
-    """Read a CSV of pictures and labels; whether the pictures exist is not looked at.
+    """Read a CSV of pictures and labels, without checking that the pictures exist.
 
-    Columns are named in any letter case and separated by commas, semicolons or tabs; further columns are ignored.
+    Column names may be in any letter case; the separator is a comma, a semicolon or a tab; further
+    columns are ignored.
 
     Raises:
-        DataError: missing, of more than a gigabyte, not such a CSV, or a row (its line is named) without a path or a
-            label, with a path that leaves the folder, with a path that was named before, or with a split or a flag
-            that is unknown.
+        DataError: the file is missing, larger than a gigabyte, or not such a CSV; or a row (named
+            by its line) has no path or label, a path outside the folder, a repeated path, or an
+            unknown split or flag.
 
     """
     if not path.is_file():
@@ -127,7 +130,7 @@ def read_label_table(path: Path) -> LabelTable:
         size = os.fstat(file.fileno()).st_size
         if size > _LARGEST:
             raise DataError(f"{display_path(path)} has {size:,} bytes; expected a table of at most {_LARGEST:,}.")
-        # What is not on a disk, as in /proc, has no size, and need not end.
+        # Files outside a disk, such as in /proc, have no size and may be endless.
         return parse_label_table(file if size else io.BytesIO(), path)
 
 
@@ -136,8 +139,8 @@ def parse_label_table(file: IO[bytes], path: Path, max_rows: int | None = None) 
 
     Args:
         file: at its start.
-        path: how errors name it.
-        max_rows: the number of pictures that there are; None: it does not matter.
+        path: the file's name in errors.
+        max_rows: the number of existing pictures; None: no limit.
 
     Raises:
         DataError: as :func:`read_label_table`, or more than ``max_rows`` rows.
@@ -177,7 +180,7 @@ def is_label_table(content: bytes) -> bool:
 
 
 def has_label_columns(columns: Collection[str]) -> bool:
-    """Tell whether columns, in lower case, are those of a label table."""
+    """Tell whether these lower-case columns belong to a label table."""
     return all(any(set(tier) & set(columns) for tier in tiers) for tiers in (_PATH_COLUMNS, _LABEL_COLUMNS))
 
 

@@ -1,4 +1,4 @@
-"""Labels from folders: which top folders are splits, and which folder below them names the class."""
+"""Labels from folders: which top folders are splits, and which folder names the class."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _SPLIT_NAMES: dict[str, Split] = {
 
 
 def split_of(name: str) -> Split | None:
-    """Return the split that a folder or a CSV field names, in any letter case; None: it names none."""
+    """Return the split that a folder or CSV field names, in any letter case, or None."""
     return _SPLIT_NAMES.get(name.strip().lower())
 
 
 def is_split_layout(folders: Iterable[str]) -> bool:
-    """Tell whether top folders are splits: all of them are named so, and one is train or there are at least two.
+    """Tell whether top folders are splits: all have split names, with train or at least two.
 
     Args:
-        folders: the names of the top folders that have pictures in them.
+        folders: names of the top folders that contain pictures.
 
     """
     names = set(folders)
@@ -48,7 +48,7 @@ def is_split_layout(folders: Iterable[str]) -> bool:
 
 
 def label_rule(text: str) -> LabelRule | None:
-    """Return the rule that ``--labels`` names; None: it names a file, a table of labels.
+    """Return the rule that ``--labels`` names; None if it names a label table.
 
     Raises:
         DataError: it is neither.
@@ -71,8 +71,9 @@ class FolderLabels:
     """How the folders of a picture become its label.
 
     Attributes:
-        rule: ``top``: the first folder; ``leaf``: the innermost; ``path``: all of them joined by ``/``; ``none``.
-        splits: top folders named like a split are one, and labels begin below them.
+        rule: ``top``: the first folder; ``leaf``: the innermost; ``path``: all, joined by ``/``;
+            ``none``.
+        splits: top folders are splits, and labels begin below them.
 
     """
 
@@ -85,7 +86,7 @@ class FolderLabels:
         return split_of(top) if self.splits and found else None
 
     def label(self, path: str) -> str | None:
-        """Return the label of a picture, by its posix path relative to the tree; None: it lies in no class folder."""
+        """Return the label of a picture, by its posix path; None outside class folders."""
         folders = path.split("/")[:-1]
         if self.split(path) is not None:
             del folders[0]

@@ -1,4 +1,4 @@
-"""The layouts of a tree of pictures: class folders, split folders above class folders, and Tiny ImageNet."""
+"""The layouts of a tree of pictures: class folders, splits above classes, and Tiny ImageNet."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .text import display_path, printable
 
 __all__ = ["read_tree"]
 
-# Tiny ImageNet's own files.
+# Tiny ImageNet's files.
 _ANNOTATIONS = "val/val_annotations.txt"
 _CLASS_NAMES = "words.txt"
 
-# Names that a folder of pictures has in layouts without class folders (YOLO, Pascal VOC, COCO).
+# Names of picture folders in layouts without class folders (YOLO, Pascal VOC, COCO).
 _NO_CLASSES = frozenset({"image", "images", "img", "imgs", "jpegimages", "picture", "pictures", "photo", "photos"})
 _MASKS = frozenset({"mask", "masks", "label", "labels", "annotations", "groundtruth", "segmentationclass"})
 _BOXES = (".txt", ".xml", ".json")
@@ -32,7 +32,7 @@ def read_tree(source: Source, rule: LabelRule | None) -> Layout:
 
     Args:
         source: the tree.
-        rule: which folder is the label; None: ``top``, or Hugging Face's ``metadata.csv`` where there is one.
+        rule: the label's folder; None: ``top``, or Hugging Face's ``metadata.csv`` where present.
 
     Raises:
         DataError: several data sets, a layout without class folders, or a damaged table.
@@ -60,7 +60,7 @@ def _read_pictures(source: Source, pictures: list[str], rule: LabelRule | None) 
 
 
 def _root(pictures: Sequence[str], data: Path) -> str:
-    """Return the folder, with its ``/``, below which the splits begin; empty where the data set begins at the top.
+    """Return the folder, ending in ``/``, above the splits; empty if that is the top.
 
     Raises:
         DataError: there are several data sets.
@@ -131,7 +131,7 @@ def _from_folders(source: Source, pictures: Sequence[str], root: str, rule: Labe
 
 
 def _refuse_splits_beside_others(source: Source, tops: Mapping[str, set[str]]) -> None:
-    """Refuse splits that have classes in common and lie beside other folders: test pictures would be learned from."""
+    """Refuse splits that share classes and lie beside other folders: test data would leak."""
     splits = sorted(name for name in tops if split_of(name))
     shared = [a for a in splits if any(a != b and split_of(a) != split_of(b) and tops[a] & tops[b] for b in splits)]
     if shared:
@@ -150,7 +150,7 @@ def _check_class_folders(
     samples: Mapping[Split, list[Sample]],
     unlabelled: Mapping[str, int],
 ) -> None:
-    """Refuse a tree that has no class folders, or whose folders are no classes."""
+    """Refuse a tree without class folders, or with folders that are not classes."""
     data, classes = display_path(source.path), sorted({s.label for split in samples.values() for s in split})
     total = sum(unlabelled.values())
     if not classes and total:
@@ -214,7 +214,7 @@ def _labels_of(labels: FolderLabels, pictures: Iterable[str], root: str) -> set[
 
 
 def _other_readings(labels: FolderLabels, pictures: Sequence[str], root: str) -> dict[str, int]:
-    """Return how many classes the other rules give, where they give others."""
+    """Return the number of classes by the other rules, where it differs."""
     nested = 2 + labels.splits
     if not any(path.removeprefix(root).count("/") >= nested for path in pictures):
         return {}
@@ -230,7 +230,7 @@ def _other_readings(labels: FolderLabels, pictures: Sequence[str], root: str) ->
 
 
 def _merged(labels: FolderLabels, pictures: Iterable[str], root: str) -> tuple[str, ...]:
-    """Return the innermost folders that stand under several parents, whatever the split."""
+    """Return the innermost folder names that occur under several parents, in any split."""
     whole = replace(labels, rule="path")
     paths: dict[str, set[str]] = defaultdict(set)
     for path in _labels_of(whole, pictures, root):
@@ -243,7 +243,7 @@ def _merged(labels: FolderLabels, pictures: Iterable[str], root: str) -> tuple[s
 
 
 def _tiny_imagenet(source: Source, pictures: Sequence[str]) -> Layout:
-    """Read ``train/LABEL/images/*.JPEG``, and the labels of ``val/images`` from their file; test has none."""
+    """Read ``train/LABEL/images/*.JPEG``, and labels of ``val/images`` from their file; no test."""
     classes = _annotations(source)
     labels = FolderLabels("top", splits=True)
     train, val = [], []

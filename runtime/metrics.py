@@ -119,9 +119,9 @@ def label_codes(*splits: list[str]) -> tuple[Labels, ...]:
 
 
 def precision_at_k(neighbour_labels: Labels, query_labels: Labels) -> float:
-    """Return the share of the k nearest that have the query's label, averaged over the queries.
+    """Return the share of the k nearest with the query's label, averaged over the queries.
 
-    The measure of the system this project starts from: the k nearest train pictures of each val picture.
+    The original system's measure: the k nearest train pictures of each val picture.
 
     Args:
         neighbour_labels: ``[q, k]``.
@@ -134,15 +134,15 @@ def precision_at_k(neighbour_labels: Labels, query_labels: Labels) -> float:
 def precision_per_class(
     neighbour_labels: Labels, query_labels: Labels
 ) -> tuple[Labels, npt.NDArray[np.float64], Labels]:
-    """Return precision@k of the queries of each class; weighted by the counts, it averages to :func:`precision_at_k`.
+    """Return precision@k for each class; its weighted mean is :func:`precision_at_k`.
 
     Args:
         neighbour_labels: ``[q, k]``.
         query_labels: ``[q]``.
 
     Returns:
-        the classes of the queries, ascending, int64 ``[c]``; precision@k of each, float64 ``[c]``; how many queries it
-        has, int64 ``[c]``.
+        the queries' classes, ascending, int64 ``[c]``; precision@k of each, float64 ``[c]``; its
+        number of queries, int64 ``[c]``, the weight.
 
     """
     classes, place, counts = np.unique(query_labels, return_inverse=True, return_counts=True)
@@ -166,8 +166,8 @@ def possible_precision(query_labels: Labels, gallery_labels: Labels, k: int, own
 def recall_at_k(neighbour_labels: Labels, query_labels: Labels, k: int = 1) -> float:
     """Return the share of queries with at least one picture of their label among the ``k`` nearest.
 
-    This is what the metric-learning literature calls recall@k (Jégou et al. 2011; Musgrave et al. 2020), not the share
-    of all relevant pictures that were found.
+    This is recall@k of the metric-learning literature (Jégou et al. 2011; Musgrave et al. 2020),
+    not the share of all relevant pictures retrieved.
     """
     return float(np.mean(_correct(neighbour_labels[:, :k], query_labels).any(axis=1)))
 
@@ -177,14 +177,15 @@ def map_at_r(
 ) -> float:
     """Return MAP@R (Musgrave et al., A Metric Learning Reality Check, 2020, section 2.3).
 
-    For a query with R relevant gallery pictures: (1/R) * sum over ranks i <= R of precision at i where rank i is
-    relevant, else 0; averaged over the queries that have a relevant picture at all.
+    For a query with R relevant gallery pictures: (1/R) * sum over ranks i <= R of precision at i
+    where rank i is relevant, else 0; averaged over the queries with any relevant picture.
 
     Args:
         neighbour_labels: ``[q, k]`` with k at least the largest R (:func:`largest_class`).
         query_labels: ``[q]``.
         gallery_labels: ``[n]``.
-        own: ``[q]``, 1 where the query is a gallery picture, too, which is not relevant to itself; None: nowhere.
+        own: ``[q]``, 1 where the query is also a gallery picture, which is not relevant to itself;
+            None: nowhere.
 
     """
     relevant = _relevant(query_labels, gallery_labels, own)
@@ -198,7 +199,7 @@ def map_at_r(
 
 
 def largest_class(gallery_labels: Labels) -> int:
-    """Return the number of pictures of the largest class: the ranks that MAP@R looks at."""
+    """Return the number of pictures of the largest class: the ranks that MAP@R uses."""
     return int(np.bincount(gallery_labels).max(initial=0))
 
 
@@ -220,9 +221,9 @@ def neighbour_overlap(neighbours: npt.NDArray[np.int64], expected: npt.NDArray[n
 
 
 def similarity_precision(positive: Distances, negative: Distances) -> float:
-    """Return the share of triplets ranked in the right order, D(q, p+) < D(q, p-) (the paper, section 6.3).
+    """Return the share of triplets ranked in the right order, D(q, p+) < D(q, p-) (paper, 6.3).
 
-    A tie is not in the right order: a network that puts all pictures in one place gets 0, not 1.
+    A tie counts as wrong: a network that maps all pictures to one point gets 0, not 1.
 
     Args:
         positive: D(q, p+) of each triplet, ``[t]``, at least one.

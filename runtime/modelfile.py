@@ -1,7 +1,7 @@
-"""The model file (Contract 2): how an untrusted one is opened.
+"""The model file (Contract 2): opening an untrusted one.
 
-One ONNX file: input ``image`` uint8 ``[n, S, S, 3]``, output ``embedding`` float32 ``[n, d]`` of unit rows, and
-everything else a box must know as JSON under one metadata key.
+One ONNX file: input ``image`` uint8 ``[n, S, S, 3]``, output ``embedding`` float32 ``[n, d]`` of
+unit rows, and all other facts that a box needs as JSON under one metadata key.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = ["INPUT_NAME", "METADATA_KEY", "OUTPUT_NAME", "SCHEMA", "ModelInfo", "
 INPUT_NAME = "image"
 OUTPUT_NAME = "embedding"
 
-# Protocol buffers, and so ONNX files without side files, end here.
+# The limit of protocol buffers, and so of ONNX files without side files.
 _MAX_BYTES = 2**31 - 1
-# A damaged file is refused at once, and 2 GB are opened in seconds; starting CUDA from a cold disk takes the longest.
+# Damaged files fail at once, and 2 GB open in seconds; CUDA from a cold disk is slowest.
 _OPENING_SECONDS = 60.0
 
 
@@ -51,12 +51,13 @@ def open_model(path: str | Path, *, device: Device = "auto", threads: int | None
 
     Args:
         path: an ONNX file written by ``deeprank-export``.
-        device: ``auto`` takes a GPU where one works, and the CPU otherwise.
+        device: ``auto`` takes a working GPU, else the CPU.
         threads: for the CPU; default: the usable cores, at most 4.
 
     Raises:
-        ModelFileError: missing, too large, damaged, without our metadata, of a newer schema or another shape.
-        DeviceError: ``cuda`` was asked for and cannot be used.
+        ModelFileError: missing, too large, damaged, without our metadata, of a newer schema or
+            another shape.
+        DeviceError: ``cuda`` was requested but cannot be used.
 
     """
     path = Path(path)
@@ -70,16 +71,17 @@ def open_model(path: str | Path, *, device: Device = "auto", threads: int | None
         _check_shapes(session, info)
     except ModelFileError as error:
         raise ModelFileError(f"{display_path(path)} has {error}.") from None
-    except UnicodeDecodeError as error:  # ONNX Runtime hands metadata and names over as they are in the file
+    # ONNX Runtime returns the file's metadata and names unchecked
+    except UnicodeDecodeError as error:
         raise ModelFileError(f"{display_path(path)} has text that is not UTF-8 ({error.reason}).") from None
     return OpenModel(path, reading.sha256(), info, session, used)
 
 
 def open_again(model: OpenModel, *, threads: int) -> OpenModel:
-    """Open the same file on the CPU once more, in a session with another number of threads.
+    """Open the same file again on the CPU, in a session with another number of threads.
 
     Raises:
-        ModelFileError: it is another file by now.
+        ModelFileError: the file has changed.
 
     """
     again = open_model(model.path, device="cpu", threads=threads)
@@ -89,7 +91,7 @@ def open_again(model: OpenModel, *, threads: int) -> OpenModel:
 
 
 class _Reading(threading.Thread):
-    """Reads a model file while ONNX Runtime is imported, and hashes it while the session is built."""
+    """Reads a model file while ONNX Runtime is imported; hashes it while the session is built."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(daemon=True)
@@ -100,10 +102,10 @@ class _Reading(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Read, then hash; Python's lock is held during neither."""
+        """Read, then hash; neither holds the GIL."""
         try:
             self._data = _read(self._path)
-        except Exception as error:  # for the thread that waits for the bytes to raise
+        except Exception as error:  # raised in the thread that waits for the bytes
             self._data = error
             return
         finally:
@@ -111,14 +113,14 @@ class _Reading(threading.Thread):
         self._sha256 = hashlib.sha256(self._data).hexdigest()
 
     def data(self) -> bytes:
-        """Return the bytes once they are there, or raise what reading them raised."""
+        """Wait for the bytes and return them, or raise the error of reading."""
         self._read.wait()
         if isinstance(self._data, Exception):
             raise self._data
         return self._data
 
     def sha256(self) -> str:
-        """Return the hex sha256 once it is there."""
+        """Wait for the hex sha256 and return it."""
         self.join()
         return self._sha256
 
@@ -153,8 +155,8 @@ def _session(path: Path, reading: _Reading, device: Device, threads: int | None)
     providers = session_providers(device)
     if providers == ["CPUExecutionProvider"]:
         limit_memory(options, len(data))
-    # A model read from bytes could name a file of the working directory as its weights; in an empty folder of our own
-    # there is nothing to find.
+    # A model read from bytes could name a file of the working directory as its weights. The empty
+    # folder has no files.
     with tempfile.TemporaryDirectory(prefix="deeprank-") as empty:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
         deadline = Deadline(_OPENING_SECONDS, lambda: options.set_load_cancellation_flag(True))
@@ -165,11 +167,11 @@ def _session(path: Path, reading: _Reading, device: Device, threads: int | None)
                     data,
                     options,
                     providers=providers,
-                    # From CUDA to the CPU. On the CPU it tries the same once more, and says so on stdout.
+                    # From CUDA to the CPU. On the CPU it would only retry, and say so on stdout.
                     enable_fallback=len(providers) > 1,
                     read_config_from_model=False,
                 )
-        except Exception as error:  # ONNX Runtime raises a dozen kinds of its own, all of them from C++
+        except Exception as error:  # ONNX Runtime raises a dozen kinds, all from C++
             why = f"it took more than {_OPENING_SECONDS:.0f} s" if deadline.passed else first_line(error)
             raise ModelFileError(
                 f"{display_path(path)} is not an ONNX model that can be opened ({why}). "

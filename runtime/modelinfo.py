@@ -1,4 +1,4 @@
-"""What a model file says of itself (Contract 2): the JSON in its metadata, read from files that are not trusted."""
+"""A model file's metadata (Contract 2): JSON, read from untrusted files."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ SCHEMA = 1
 METADATA_KEY = "deeprank"
 PRECISIONS = ("fp32", "fp16", "int8")
 
-# Of a picture, in pixels: a batch of one is 12 MB as bytes, and 48 MB as the network's first numbers.
+# Side of a picture in pixels: a batch of one is 12 MB as bytes, and 48 MB as floats.
 _MAX_SIDE = 2048
 _MAX_DIM = 65536
-# A hundred thousand class names fit, and reading it takes less than a second.
+# Room for a hundred thousand class names; reading it takes less than a second.
 _MAX_TEXT = 8 * 2**20
 _MAX_NESTED = 32
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model file says of itself; the JSON under ``METADATA_KEY``.
+    """A model file's metadata; the JSON under ``METADATA_KEY``.
 
-    ``training`` summarises the training data and options, ``metrics`` are those of the PyTorch reference,
-    ``versions`` the software that made the file.
+    ``training`` summarises the training data and options, ``metrics`` are those of the PyTorch
+    reference, ``versions`` the software that made the file.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ModelInfo:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        """Return the JSON text that is stored in the file."""
+        """Return the JSON text for the file."""
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
 
     @classmethod
@@ -53,7 +53,7 @@ class ModelInfo:
         """Read untrusted JSON, checking every type and range.
 
         Raises:
-            ModelFileError: says which field holds what, and what was expected.
+            ModelFileError: names the field, its value and the expectation.
 
         """
         values = _json_object(text)
@@ -84,7 +84,8 @@ def _json_object(text: str) -> dict[str, Any]:
         raise ModelFileError(f"metadata of {len(text):,} characters; expected at most {_MAX_TEXT:,}")
     try:
         values = json.loads(text)
-        json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair can be escaped, but never be written
+        # an escaped lone surrogate cannot be encoded
+        json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"metadata that is not JSON ({printable(str(error)[:200])})") from None
     if not isinstance(values, dict):
@@ -100,7 +101,7 @@ def _field(values: Mapping[str, Any], key: str, kind: type) -> Any:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, dict | list):  # however deep
+    if isinstance(value, dict | list):  # at any depth
         return f"a {type(value).__name__}"
     return printable(repr(value)[:60])
 

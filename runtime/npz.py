@@ -1,7 +1,8 @@
-"""Arrays of ``.npz`` files that are not trusted: nothing is unpickled, and no memory taken that a file does not fill.
+"""Arrays of untrusted ``.npz`` files: no unpickling, and memory in proportion to the file.
 
-A compressed array may be a thousand times as large as the file. Numbers hardly become smaller, and texts of fixed width
-much; so what is compressed may be some times as large, and what is not exactly as large as it is.
+A compressed array may be a thousand times as large as the file. Real numbers hardly compress, and
+texts of fixed width compress well. So a compressed array may be a few times larger than its data,
+an uncompressed one exactly as large.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .files import open_regular
 
 __all__ = ["DAMAGED", "array_header", "read_arrays"]
 
-# What zipfile, zlib and numpy raise on damaged files.
+# Raised by zipfile, zlib and numpy on damaged files.
 DAMAGED = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
@@ -38,22 +39,23 @@ DAMAGED = (
     TypeError,
     ValueError,
 )
-# Unpacked, against the file, and beside that.
+# Unpacked bytes may be this many times the file, and this many more.
 _TIMES = 8
 _BESIDE = 64 * 2**20
 _MOST_ARRAYS = 100
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Read some arrays of an ``.npz`` file, as ``numpy.savez`` and ``numpy.savez_compressed`` write it.
+    """Read some arrays of an ``.npz`` file from ``numpy.savez`` or ``numpy.savez_compressed``.
 
     Raises:
         OSError: it cannot be read.
-        KeyError: an array is not in it.
-        Exception: another of :data:`DAMAGED`: it is damaged, another file, or unpacks to far more than it is.
+        KeyError: an array is missing.
+        Exception: another of :data:`DAMAGED`: it is damaged, another kind of file, or unpacks to
+            far more than its size.
 
     """
-    # Opened once: what is checked is what is read, whatever a name leads to by then.
+    # Opened once, so that the checked file is the one read, even if the name is replaced.
     with open_regular(path, follow_links=True) as file, zipfile.ZipFile(file) as packed:
         members = packed.infolist()
         if len(members) > _MOST_ARRAYS:
@@ -86,10 +88,10 @@ def _array(packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]
 
 
 def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the header of an array in the npy format: shape, whether columns come first, and dtype.
+    """Read an array's npy header: shape, Fortran order, and dtype.
 
     Raises:
-        ValueError: it is of a version that numpy does not write for arrays without names of fields.
+        ValueError: a version that numpy writes only for arrays with named fields.
 
     """
     version = np.lib.format.read_magic(file)

@@ -1,4 +1,4 @@
-"""The model that ships with deeprank, and which model is used where none is named."""
+"""The model that ships with deeprank, and the default model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "pretrained_reference",
 ]
 
-# Stands for the shipped files where the path of a model or of a reference sample is expected.
+# Stands for the shipped files as the path of a model or of a reference sample.
 PRETRAINED = "pretrained"
 _WORDS: Mapping[str, Literal["auto", "fp32", "int8"]] = {
     PRETRAINED: "auto",
@@ -35,7 +35,7 @@ _WORDS: Mapping[str, Literal["auto", "fp32", "int8"]] = {
     f"{PRETRAINED}-int8": "int8",
 }
 _FP32, _INT8 = "model.onnx", "model.int8.onnx"
-# What deeprank-export writes; one that lies in the current folder comes before the one that ships.
+# Written by deeprank-export; in the current folder it takes precedence over the shipped one.
 LOCAL_MODEL = Path("model.onnx")
 
 _PACKAGE = "deeprank.models"
@@ -43,11 +43,12 @@ _HOW = "name one with --model, make one with deeprank-export, or install deepran
 
 
 def pretrained_model(precision: Literal["auto", "fp32", "int8"] = "auto") -> Path | None:
-    """Return the model that ships with deeprank, None where this installation has none.
+    """Return the model that ships with deeprank; None if this installation has none.
 
     Args:
-        precision: ``auto`` takes int8 on processors that compute it faster (docs/results.md), and fp32 elsewhere. The
-            two rank alike, but not the same: an index keeps the one that it was made with.
+        precision: ``auto`` takes int8 on processors that run it faster (docs/results.md), else
+            fp32. Their rankings are alike but not identical: an index always uses the model it was
+            built with.
 
     Raises:
         ModelFileError: deeprank runs from a zip, and there is no space to unpack the model.
@@ -59,7 +60,7 @@ def pretrained_model(precision: Literal["auto", "fp32", "int8"] = "auto") -> Pat
 
 
 def pretrained_reference() -> Path | None:
-    """Return PyTorch's vectors of a sample, with which a box proves that the shipped model gives the same there.
+    """Return PyTorch's vectors of a sample, which prove that a box computes the same ones.
 
     Raises:
         ModelFileError: see :func:`pretrained_model`.
@@ -69,14 +70,14 @@ def pretrained_reference() -> Path | None:
 
 
 def find_model(model: str | Path | None) -> Path:
-    """Return the model to use: the one that is named, else ``./model.onnx``, else the one that ships.
+    """Return the model to use: the named one, else ``./model.onnx``, else the shipped one.
 
     Args:
-        model: a path, or the word ``pretrained`` for the one that ships, ``pretrained-fp32`` and ``pretrained-int8``
-            for one of its forms (a file of that name needs its full path).
+        model: a path, or the word ``pretrained`` for the shipped model, ``pretrained-fp32`` or
+            ``pretrained-int8`` for one of its forms (a file of that name needs its full path).
 
     Raises:
-        ModelFileError: the shipped one is meant, and this installation has none.
+        ModelFileError: the shipped model is requested, but this installation has none.
 
     """
     named = PRETRAINED if model is None else os.fspath(model)
@@ -94,10 +95,10 @@ def find_model(model: str | Path | None) -> Path:
 
 
 def find_reference(reference: Path) -> Path:
-    """Return the reference that is named; the word ``pretrained`` stands for the sample of the shipped model.
+    """Return the reference; the word ``pretrained`` stands for the sample of the shipped model.
 
     Raises:
-        EvaluationError: that one is meant, and this installation has none.
+        EvaluationError: that sample is requested, but this installation has none.
         ModelFileError: see :func:`pretrained_model`.
 
     """
@@ -113,7 +114,7 @@ def find_reference(reference: Path) -> Path:
 
 
 def describe_model(model: Path, info: ModelInfo) -> str:
-    """Say in words which model is used: its path, or that it is the one that ships, and what that one is."""
+    """Return words for the model in use: its path, or a description of the shipped model."""
     if model not in (_shipped(_FP32), _shipped(_INT8)):
         return f"the model {display_path(model)}"
     return (
@@ -127,7 +128,7 @@ def _shipped(name: str) -> Path | None:
     """Return one of the files in ``models/pretrained``; importing that package imports no torch."""
     try:
         found = importlib.resources.files(_PACKAGE).joinpath(PRETRAINED, name)
-    except ModuleNotFoundError:  # somebody has taken the runtime alone
+    except ModuleNotFoundError:  # only the runtime is installed
         return None
     if not found.is_file():
         return None
@@ -143,9 +144,9 @@ def _shipped(name: str) -> Path | None:
 
 
 def _unpacked(found: Traversable, name: str) -> Path:
-    """Write a file of a zip into a temporary folder that goes when the process ends.
+    """Write a file of a zip into a temporary folder, deleted when the process ends.
 
-    ``importlib.resources.as_file`` does not notice a disk that becomes full, and leaves a shorter file.
+    ``importlib.resources.as_file`` does not notice a full disk, and leaves a truncated file.
     """
     folder = tempfile.TemporaryDirectory(prefix="deeprank-")
     atexit.register(folder.cleanup)

@@ -1,4 +1,4 @@
-"""How DATA was read: its pictures by split, and what is to be said of it."""
+"""How DATA was read: its pictures by split, and remarks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Layout", "Reading", "folders_below", "pictures_of"]
 class Reading:
     """How DATA was read.
 
-    ``labels``: ``top``, ``leaf`` or ``path`` (folders), or the name of the label table; ``root``: the folder in DATA
-    that holds the data set, with its ``/``, empty: DATA itself; ``val_held_out``: val is a part of train, because
-    DATA has none; ``unlabelled``: pictures without a label, by their split, ``""`` where it is not known; ``merged``:
-    labels that folders with different parents have (``leaf``); ``other_readings``: how many classes other rules give;
-    ``warnings``: sentences.
+    ``labels``: ``top``, ``leaf`` or ``path`` (folders), or the name of the label table; ``root``:
+    the data set's folder in DATA, ending in ``/``, empty for DATA itself; ``val_held_out``: val is
+    part of train, because DATA has none; ``unlabelled``: number of pictures without a label by
+    split, ``""`` if unknown; ``merged``: labels shared by folders with different parents
+    (``leaf``); ``other_readings``: number of classes by other rules; ``warnings``: sentences.
     """
 
     labels: str = "top"
@@ -37,8 +37,8 @@ class Reading:
 class Layout:
     """The labelled pictures of DATA by split, and how they were read.
 
-    ``queries``, ``gallery``: paths that a label table marks so; ``packed_in``: the folder that all of a zip was packed
-    in, with its ``/``, which is no part of paths.
+    ``queries``, ``gallery``: paths marked so in a label table; ``packed_in``: the folder that wraps
+    all of a zip, ending in ``/``; paths leave it out.
     """
 
     train: tuple[Sample, ...]
@@ -53,7 +53,7 @@ class Layout:
 
 
 def pictures_of(source: Source) -> list[str]:
-    """Return the paths of the pictures of a tree: by their extensions, and where there is none by their first bytes."""
+    """Return the picture paths of a tree: by extension, or by first bytes if there is none."""
     return [path for path in source.files if _is_picture(source, path, PurePosixPath(path).suffix.lower())]
 
 
@@ -62,7 +62,7 @@ def _is_picture(source: Source, path: str, extension: str) -> bool:
 
 
 def folders_below(pictures: Iterable[str], prefix: str) -> dict[str, set[str]]:
-    """Return the folders below ``prefix`` that have pictures in them, each with its own such folders."""
+    """Return the folders below ``prefix`` that contain pictures, each with its own such folders."""
     folders: dict[str, set[str]] = defaultdict(set)
     for path in pictures:
         parts = path[len(prefix) :].split("/", 2) if path.startswith(prefix) else []

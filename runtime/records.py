@@ -1,9 +1,9 @@
-"""What a model file may consist of: what ONNX Runtime would need gigabytes or hours for is refused before it is asked.
+"""Limits on the content of a model file: refuse what would cost ONNX Runtime gigabytes or hours.
 
-The one place where protocol buffers are read by us. ONNX Runtime limits the memory of tensors, and nothing else: sparse
-weights are made dense while a file is opened, texts and sequences lie outside that limit, and records of two bytes
-become objects of hundreds. It follows calls of functions without end, and plans the memory of a graph in a time that
-grows with the square of its nodes; while it does, it looks at no deadline.
+The only place where we read protocol buffers. ONNX Runtime limits only the memory of tensors.
+Sparse weights become dense while a file is opened, texts and sequences lie outside that limit, and
+records of two bytes become objects of hundreds. It follows recursive function calls without end.
+Planning a graph's memory takes time quadratic in its nodes, and ignores deadlines.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from .errors import ModelFileError
 
 __all__ = ["check_records"]
 
-# Of ModelProto: its version, producer, graph, opsets and metadata are a record each, a dozen in all.
+# Of ModelProto: version, producer, graph, opsets and metadata are a record each, a dozen in all.
 _MOST_RECORDS = 1_000
-# Of GraphProto: nodes, weights, and types of what passes between nodes.
+# Of GraphProto: nodes, weights, and types of the values between nodes.
 _MOST_IN_GRAPH = 100_000
-# Ten thousand nodes are opened within half a minute. Those that exports have are of a few hundred bytes; what is larger
-# could hold as many again in a graph of its own.
+# Ten thousand nodes open within half a minute. Exported nodes have a few hundred bytes; a larger
+# node could hold as many again in a nested graph.
 _MOST_NODES = 10_000
 _LARGEST_NODE = 16 * 1024
 _ALL_NODES = 2 * 2**20
-# Graphs in the nodes of a graph, and so on.
+# Nesting depth of graphs in nodes.
 _MOST_NESTED = 8
-# What is neither weights nor nodes: types, names, metadata. Two bytes of a type become fifty in memory.
+# Bytes besides weights and nodes: types, names, metadata. Two bytes of a type take fifty in memory.
 _MOST_TYPES = 2 * 2**20
 _MOST_TEXT = 64 * 2**20
-# All records that are looked at: as many objects, of up to some hundred bytes.
+# All records visited: as many objects, of up to some hundred bytes.
 _ALL_RECORDS = 1_000_000
-# Weights that are not written as plain bytes: numbers of one byte in the file are of eight in memory.
+# Weights not written as raw bytes: a one-byte number in the file takes eight bytes in memory.
 _MOST_PACKED = 16 * 2**20
 _MOST_DIMENSIONS = 64
 
-# Bits of a number by the type of tensors (TensorProto.DataType). Without texts, of which no memory can be foreseen.
+# Bits of a number by TensorProto.DataType. Strings are left out: their memory cannot be predicted.
 _BITS = {
     **dict.fromkeys((2, 3, 9, 17, 18, 19, 20, 24), 8),
     **dict.fromkeys((4, 5, 10, 16), 16),
@@ -64,7 +64,7 @@ _PACKED = frozenset({4, 5, 7, 10, 11})
 _TEXTS, _ELSEWHERE = 6, 13
 _OF_TENSOR = frozenset({8, 12, 16})
 
-# Operators that keep more outside ONNX Runtime's limit of memory than their tensors inside it.
+# Operators with more memory outside ONNX Runtime's limit than their tensors have inside it.
 _UNBOUNDED = frozenset(
     b"Adam Adagrad Gradient ImageDecoder Momentum Optional OptionalGetElement OptionalHasElement RegexFullMatch "
     b"ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength "
@@ -77,12 +77,13 @@ _Field = tuple[int, int, int, int]
 
 
 def check_records(data: bytes) -> None:
-    """Walk over the records of a model file: those of its graph, of its nodes and of its weights.
+    """Check the records of a model file: its graph, nodes and weights.
 
     Raises:
-        ModelFileError: it is cut short, no protocol buffer, or holds what deeprank-export never writes: functions,
-            sparse weights, texts, sequences, operators of other domains, weights whose sizes are not those of their
-            bytes, or more or larger nodes than any network.
+        ModelFileError: it is truncated, not a protocol buffer, or holds something that
+            deeprank-export never writes: functions, sparse weights, texts, sequences, operators of
+            other domains, weights whose shape contradicts their bytes, or more or larger nodes than
+            any network.
 
     """
     _Walk(data).model()
@@ -90,7 +91,7 @@ def check_records(data: bytes) -> None:
 
 @dataclass
 class _Walk:
-    """Counts what is spread over a file."""
+    """Counts records across the whole file."""
 
     data: bytes
     records: int = 0
@@ -185,7 +186,7 @@ class _Walk:
             raise _unknown()
 
     def _tensor(self, start: int, end: int) -> None:
-        """Check a tensor: it has numbers, all of them, and none is elsewhere."""
+        """Check a tensor: its numbers are present, complete, and in this file."""
         kind, values, packed = 0, -1, 0
         sizes: list[int] = []
         for field, wire, first, last in self._fields(start, end, _LARGEST_NODE):
@@ -214,7 +215,7 @@ class _Walk:
         self.packed += packed
         if self.packed > _MOST_PACKED:
             raise ModelFileError(f"it has more than {_MOST_PACKED:,} bytes of weights that are not plain bytes")
-        # Sizes below zero are numbers of 64 bits here.
+        # Negative sizes appear as 64-bit numbers here.
         count = math.prod(sizes) if len(sizes) <= _MOST_DIMENSIONS else -1
         fits = (count * bits + 7) // 8 == values if values >= 0 else count * min(bits, 8) <= 8 * packed
         if not fits or (values >= 0 and packed):
@@ -234,7 +235,7 @@ def _texts() -> ModelFileError:
 
 
 def _fields(data: bytes, start: int, end: int, most: int) -> list[_Field]:
-    """Return number, wire type, value or beginning, and end of each field between two places."""
+    """Return number, wire type, value or beginning, and end of each field in a range of bytes."""
     fields: list[_Field] = []
     place = start
     while place < end:
@@ -272,7 +273,7 @@ def _too_short() -> ModelFileError:
 
 
 def _numbers(data: bytes, start: int, end: int) -> list[int]:
-    """Return the numbers that are packed between two places."""
+    """Return the packed numbers in a range of bytes."""
     numbers: list[int] = []
     while start < end and len(numbers) <= _MOST_DIMENSIONS:
         value, start = _number(data, start, end)
@@ -281,7 +282,7 @@ def _numbers(data: bytes, start: int, end: int) -> list[int]:
 
 
 def _number(data: bytes, place: int, end: int) -> tuple[int, int]:
-    """Return a variable-length number of protocol buffers, and the place after it."""
+    """Return a variable-length number of protocol buffers, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if place == end:

@@ -1,4 +1,4 @@
-"""Pictures with the same bytes that stand in several splits, or in several classes."""
+"""Pictures with identical bytes in several splits or several classes."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ __all__ = ["Repeats", "find_repeats"]
 
 K = TypeVar("K", bound=Hashable)
 
-# Seconds after which nothing more is read: a data set on a slow disk must not be read twice as a whole.
+# Time limit in seconds, so that a data set on a slow disk is not read twice as a whole.
 PATIENCE = 20.0
-# Two pictures that differ nearly always do so here, and a block is what a disk reads anyway.
+# Different pictures nearly always differ here, and disks read whole blocks anyway.
 _HEAD_BYTES = 4096
-# A picture is never held whole; between two blocks the clock is looked at.
+# A picture is never held whole; the clock is checked between two blocks.
 _BLOCK_BYTES = 1 << 18
 _THREADS = 8
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """Groups of pictures with the same bytes, each with its split.
+    """Groups of pictures with identical bytes, each with its split.
 
-    ``across_splits``: in more than one split; ``across_classes``: under more than one label; ``unread``: pictures that
-    time did not suffice to compare, of the ``candidates`` whose size another picture has, too.
+    ``across_splits``: in more than one split; ``across_classes``: under more than one label;
+    ``unread``: pictures not compared for lack of time, out of the ``candidates`` that share their
+    size with another picture.
     """
 
     across_splits: tuple[tuple[tuple[str, Sample], ...], ...]
@@ -42,12 +43,13 @@ class Repeats:
 def find_repeats(dataset: DataSet, *, patience: float = PATIENCE) -> Repeats:
     """Compare the pictures of all splits by their bytes.
 
-    Sizes first (in a zip also the checksums of its directory), then the first 4 KiB, then a sha256 of the whole, each
-    only of pictures that were alike so far. Pictures that cannot be read are left out.
+    First by size (in a zip also by the directory's checksums), then by the first 4 KiB, then by the
+    sha256 of the whole; each step reads only pictures that were alike so far. Unreadable pictures
+    are left out.
 
     Args:
         dataset: its three splits.
-        patience: seconds after which nothing more is read.
+        patience: time limit for reading, in seconds.
 
     """
     everything = [(split, s) for split in ("train", "val", "test") for s in getattr(dataset, split)]
@@ -63,7 +65,7 @@ def find_repeats(dataset: DataSet, *, patience: float = PATIENCE) -> Repeats:
             [entry for entry, key in zip(entries, keys, strict=True) if key is not None],
             [(place, key) for place, key in zip(places, keys, strict=True) if key is not None],
         )
-    # One picture may stand in two splits by its own path, as queries that lie in the gallery do.
+    # One picture may be in two splits under the same path, such as queries inside the gallery.
     groups = [tuple(group) for group in alike if len({sample.path for _, sample in group}) > 1]
     return Repeats(
         tuple(group for group in groups if len({split for split, _ in group}) > 1),
@@ -85,13 +87,13 @@ def _alike(entries: Sequence[Entry], keys: Iterable[K]) -> list[list[Entry]]:
 
 
 class _TooLateError(Exception):
-    """The time is over."""
+    """The time limit has passed."""
 
 
 def _read(
     entries: Sequence[Entry], digest: Callable[[Sample, float], bytes], deadline: float
 ) -> tuple[list[bytes | None], int]:
-    """Return the digest of each entry, None of one that cannot be read or came too late, and how many were too late."""
+    """Return each entry's digest, None if unreadable or out of time, and the number out of time."""
     late: list[Entry] = []
 
     def read(entry: Entry) -> bytes | None:
@@ -116,7 +118,7 @@ def _check_clock(deadline: float) -> None:
 
 def _head(sample: Sample, _: float) -> bytes:
     if sample.crc is not None:
-        return b""  # the checksum of the whole has been compared, which says more than a part
+        return b""  # the whole file's checksum, already compared, says more than a part
     with sample.stream() as file:
         return hashlib.sha256(file.read(_HEAD_BYTES)).digest()
 

@@ -1,8 +1,9 @@
 """Exact nearest and farthest neighbours by a chunked scan, in bounded memory.
 
-One function, :func:`squared_distances`, gives every distance that is ever shown: candidates may come from float32
-products or from a graph, but the distances of the neighbours that are returned are recomputed by it in float64 and
-ordered by (distance, index). So every way of searching agrees to the last bit, and an identical vector is at 0.
+:func:`squared_distances` computes every distance shown. Candidates may come from float32 products
+or from a graph; the distances of the returned neighbours are recomputed by it in float64 and
+ordered by (distance, index). So all ways of searching agree to the last bit, and an identical
+vector is at 0.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ __all__ = ["UNIT_TOLERANCE", "are_unit", "nearest", "rank", "squared_distances"]
 
 Vectors = npt.NDArray[np.float32]
 
-# Squared length of a vector may differ from 1 by this much, the rounding of a float32 (or float16) network.
+# Tolerance for a vector's squared length against 1: float32 (or float16) rounding of a network.
 UNIT_TOLERANCE = 1e-3
 # Products held at a time: 2^24 float32 = 64 MiB.
 _CHUNK_VALUES = 1 << 24
-# Candidates kept beyond k, so that a float32 rounding at the border cannot push out a true neighbour.
+# Extra candidates beyond k, so that float32 rounding at the border cannot drop a true neighbour.
 _SPARE = 16
 
 
@@ -33,7 +34,7 @@ def squared_distances(query: npt.NDArray[np.floating], vectors: npt.NDArray[np.f
         float64 ``[n]`` or ``[q, n]``; in [0, 4] for unit vectors.
 
     """
-    # In C order each row is summed by itself, so that a distance does not depend on which other rows are with it.
+    # In C order each row is summed separately, so a distance does not depend on the other rows.
     difference = vectors.astype(np.float64, order="C")
     difference -= query[..., None, :]
     distances: npt.NDArray[np.float64] = np.einsum("...d,...d->...", difference, difference)
@@ -41,9 +42,9 @@ def squared_distances(query: npt.NDArray[np.floating], vectors: npt.NDArray[np.f
 
 
 def are_unit(vectors: Vectors) -> npt.NDArray[np.bool_]:
-    """Tell which rows of float32 ``[n, d]`` are of unit length, as a network gives them: bool ``[n]``.
+    """Tell which rows of float32 ``[n, d]`` have unit length: bool ``[n]``.
 
-    One that holds NaN or infinite numbers is not, nor one so long that its distances would be infinite.
+    Rows with NaN or infinite numbers, or so long that distances overflow, do not.
     """
     squares = np.einsum("nd,nd->n", vectors, vectors)
     close: npt.NDArray[np.bool_] = np.abs(squares - 1) <= UNIT_TOLERANCE  # NaN compares false
@@ -58,7 +59,7 @@ def nearest(
     Args:
         queries: float32 ``[q, d]``.
         gallery: float32 ``[n, d]``.
-        k: neighbours wanted; where the gallery is smaller, all of it is returned.
+        k: number of neighbours; at most the size of the gallery is returned.
         farthest: the largest distances first instead.
 
     Returns:
@@ -75,7 +76,7 @@ def nearest(
     step = max(1, _CHUNK_VALUES // len(gallery))
     for start in range(0, len(queries), step):
         chunk = queries[start : start + step]
-        # D minus the query's own norm, which does not change the order.
+        # D without the query's norm, which does not change the order.
         scores = norms - 2.0 * (chunk @ gallery.T)
         candidates = _candidates(-scores if farthest else scores, count + _SPARE)
         for row, (query, candidate) in enumerate(zip(chunk, candidates, strict=True), start):

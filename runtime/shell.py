@@ -1,4 +1,4 @@
-"""Commands that can be pasted into a shell, whatever the names in them are."""
+"""Commands to paste into a shell, safe for any file name."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ DISTRIBUTION = "deep-ranking"
 
 
 def pip(*words: str) -> str:
-    """Return a command of pip for the Python that runs here; ``words`` are quoted as they need it.
+    """Return a pip command for the running Python; ``words`` are quoted where needed.
 
-    An environment without pip gets a command that brings it first.
+    In an environment without pip, the command first installs it.
     """
     python = shell_word(sys.executable or "python")
     command = " ".join([python, "-m", "pip", *map(shell_word, words)])
     return command if _has_pip() else f"{python} -m ensurepip && {command}"
 
 
-@functools.cache  # a decoding process may open no file later
+@functools.cache  # a decoding process cannot open files later
 def _has_pip() -> bool:
     from importlib.util import find_spec
 
@@ -33,23 +33,23 @@ def _has_pip() -> bool:
 
 
 def install_extra(extra: str) -> str:
-    """Return the command that installs the packages of an extra into this environment, as deeprank's metadata say."""
+    """Return the command that installs an extra's packages here, by deeprank's metadata."""
     return pip("install", *(_packages_of(extra) or [f"{source_of_deeprank()}[{extra}]"]))
 
 
 def source_of_deeprank() -> str:
-    """Return what pip installs deeprank from: the checkout that this code lies in, else the name of the package."""
+    """Return pip's source for deeprank: this code's checkout, else the package name."""
     checkout = Path(__file__).resolve().parent.parent
     return str(checkout) if (checkout / "pyproject.toml").is_file() else DISTRIBUTION
 
 
 def shell_command(*words: str | os.PathLike[str]) -> str:
-    """Return a command as a POSIX shell takes it."""
+    """Return a command quoted for a POSIX shell."""
     return " ".join(map(shell_word, words))
 
 
 def shell_word(word: str | os.PathLike[str]) -> str:
-    r"""Return a word as a POSIX shell takes it; one that cannot be shown as it is, as bash and zsh do: ``$'a\nb'``."""
+    r"""Return a word quoted for a POSIX shell; unprintable ones as bash and zsh do: ``$'a\nb'``."""
     text = os.fsdecode(word)
     if printable(text) == text:
         return shlex.quote(text)
@@ -64,7 +64,7 @@ def _packages_of(extra: str) -> list[str]:
         from packaging.requirements import Requirement
 
         lines = metadata.requires(DISTRIBUTION) or []
-    except ImportError:  # deeprank runs without being installed, or what it needs is not there
+    except ImportError:  # deeprank is not installed as a package, or a requirement is missing
         return []
     packages = []
     for requirement in map(Requirement, lines):

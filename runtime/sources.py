@@ -1,4 +1,4 @@
-"""A labelled picture, and where a data set's files are: a folder or a zip, listed once and read in place."""
+"""Labelled pictures, and their source: a folder or a zip, listed once and read in place."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from .tool_folders import is_in_tool_folder
 __all__ = ["FolderSource", "Sample", "Source", "ZipSource"]
 
 _MIB = 1024 * 1024
-# A picture inside a zip is held in memory while it is decoded: one of them, and all at a time over all threads.
+# Limits for pictures from zips, held in memory while decoded: one, and all threads' together.
 _MAX_MEMBER_BYTES = 512 * _MIB
 _HELD = ByteBudget(_MAX_MEMBER_BYTES)
 _MAX_TEXT_BYTES = 64 * _MIB
-# Of a zip's directory, of which Python keeps several times as much; a million members take about 100 MB.
+# Limit for a zip's directory; Python keeps several copies. A million members take about 100 MB.
 _MAX_DIRECTORY_BYTES = 256 * _MIB
 _LOCAL_HEADER_BYTES = 30
-# The end of the directory, before a comment; where one of its fields is full, 64 bits stand before it.
+# The directory's end record, before a comment; a full field refers to a 64-bit record before it.
 _END = struct.Struct("<4s4H2LH")
 _MAX_COMMENT_BYTES = 65535
-# More than this, deflated data cannot inflate to. Other methods have no such bound.
+# The largest ratio that deflate allows. Other methods have no such bound.
 _MAX_DEFLATE_RATIO = 1032
-# Methods that are inflated no further than is asked for; of the others, a small read inflates to as much as this.
+# Methods that inflate only the requested bytes. Others inflate up to a block for a small read.
 _BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _SMALL_READ, _BLOCK_BYTES = 4096, 128 * _MIB
 
@@ -44,8 +44,8 @@ _SMALL_READ, _BLOCK_BYTES = 4096, 128 * _MIB
 class Sample:
     """One labelled picture; ``path`` (posix, relative to the data set) is its identity.
 
-    ``size`` in bytes; ``crc``: the crc32 of its bytes where the source says it without reading them; ``streamer``:
-    opens the file to be read once from its start, where ``opener`` would hold it whole.
+    ``size`` in bytes; ``crc``: the crc32 of its bytes, if known without reading them; ``streamer``:
+    opens the file for one sequential read, where ``opener`` would hold it in memory.
     """
 
     path: str
@@ -59,7 +59,7 @@ class Sample:
         """Return the file, at its start, for :func:`~.images.load_picture`; the caller closes it.
 
         Raises:
-            PictureError: the file is gone or cannot be read.
+            PictureError: the file is missing or unreadable.
 
         """
         try:
@@ -70,9 +70,10 @@ class Sample:
             ) from None
 
     def stream(self) -> IO[bytes]:
-        """Return the file to be read once from its start in blocks; the caller closes it.
+        """Return the file for one sequential read in blocks; the caller closes it.
 
-        A damaged zip may raise anything here, or while it is read: the decompressors' errors have no common base.
+        A damaged zip may raise any exception here or during reading: the decompressors' errors have
+        no common base.
         """
         return self.opener() if self.streamer is None else self.streamer()
 
@@ -89,13 +90,13 @@ class Source(Protocol):
     files: tuple[str, ...]
 
     def sample(self, path: str, label: str) -> Sample:
-        """Return the picture at ``path`` under ``label``; OSError where there is none."""
+        """Return the picture at ``path`` under ``label``; OSError if it is missing."""
 
     def text(self, path: str) -> bytes:
         """Return the bytes of a small text file."""
 
     def head(self, path: str, count: int) -> bytes:
-        """Return the first bytes of a file, none where it cannot be read."""
+        """Return the first bytes of a file; empty if it is unreadable."""
 
 
 def _bounded(data: bytes, path: str) -> bytes:
@@ -105,8 +106,9 @@ def _bounded(data: bytes, path: str) -> bytes:
 
 
 class FolderSource:
-    """The files below a folder; hidden ones and those in folders of tools (``@eaDir``, say) are left out, as a sync
-    leaves them out. Links to folders are not followed twice.
+    """The files below a folder, without hidden files and tool folders (``@eaDir``), as in a sync.
+
+    Links to folders are not followed twice.
     """
 
     def __init__(self, root: Path, listed: tuple[str, ...] | None = None) -> None:
@@ -114,7 +116,7 @@ class FolderSource:
         self.files = tuple(sorted(_walk(root))) if listed is None else listed
 
     def sample(self, path: str, label: str) -> Sample:
-        """Return the picture; OSError where it does not exist."""
+        """Return the picture; OSError if it is missing."""
         full = self.path / path
         status = regular_status(full, follow_links=True)
         return Sample(path, label, status.st_size, functools.partial(open_regular, full, follow_links=True))
@@ -125,7 +127,7 @@ class FolderSource:
             return _bounded(file.read(_MAX_TEXT_BYTES + 1), path)
 
     def head(self, path: str, count: int) -> bytes:
-        """Return the first bytes of a file, none where it cannot be read."""
+        """Return the first bytes of a file; empty if it is unreadable."""
         try:
             with open_regular(self.path / path, follow_links=True) as file:
                 return file.read(count)
@@ -152,7 +154,7 @@ def _walk(root: Path) -> Iterable[str]:
 
 
 class ZipSource:
-    """The files of a zip, read where they lie; nothing is ever written to a name that the zip gives."""
+    """The files of a zip, read in place; no name from the zip is ever written to."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -170,7 +172,7 @@ class ZipSource:
         self.files = tuple(sorted(self._members))
 
     def sample(self, path: str, label: str) -> Sample:
-        """Return the picture; OSError where there is none."""
+        """Return the picture; OSError if it is missing."""
         if path not in self._members:
             raise FileNotFoundError(path)
         info = self._members[path]
@@ -186,15 +188,15 @@ class ZipSource:
             raise DataError(f"{display_path(self.path)}: {error}; download or pack it again.") from None
 
     def head(self, path: str, count: int) -> bytes:
-        """Return the first bytes of a file, none where it cannot be read."""
+        """Return the first bytes of a file; empty if it is unreadable."""
         try:
             with self._zip.open(self._members[path]) as file:
                 return file.read(count)
-        except Exception:  # zlib.error, lzma.LZMAError and the like have no common base
+        except Exception:  # the decompressors' errors have no common base
             return b""
 
     def _open(self, path: str) -> IO[bytes]:
-        """Return a member, held in memory until it is closed; waits while others take as much as all may."""
+        """Return a member, held in memory until closed; waits while others fill the budget."""
         info = self._members[path]
         if info.file_size > _MAX_MEMBER_BYTES:
             raise OSError(f"{printable(path)} unpacks to {info.file_size:,} bytes, more than {_MAX_MEMBER_BYTES:,}")
@@ -209,21 +211,21 @@ class ZipSource:
             try:
                 with self._zip.open(info) as member:
                     content = _announced(member, info)
-            except Exception as error:  # zlib.error, lzma.LZMAError and the like have no common base
+            except Exception as error:  # the decompressors' errors have no common base
                 fault = first_line(error)
             if not fault and len(content) < info.file_size:
                 fault = f"it has {len(content):,} bytes, not {info.file_size:,}"
             if not fault:
                 return _Member(content, path, stack.pop_all())
-        # Errors are kept, and what they were raised in with them: nothing of the member may be.
+        # Kept errors keep their frames alive; these must not hold the member.
         del content
         raise OSError(f"damaged zip member ({fault})")
 
 
 def _announced(member: IO[bytes], info: zipfile.ZipInfo) -> bytes:
-    """Read a member up to the size that the directory says, and compare its checksum.
+    """Read a member up to its size in the directory, and check its checksum.
 
-    Without a size, zipfile inflates all that there is; of bzip2 and LZMA, all that it has read of the file.
+    Without a size, zipfile inflates everything; for bzip2 and LZMA, the entire input read so far.
     """
     if info.compress_type in _BOUNDED:
         content = member.read(info.file_size)
@@ -234,7 +236,7 @@ def _announced(member: IO[bytes], info: zipfile.ZipInfo) -> bytes:
 
 
 class _Member(io.BytesIO):
-    """A member of a zip in memory; once it is closed, others may take its place."""
+    """A member of a zip in memory; closing it frees its share of the budget."""
 
     def __init__(self, content: bytes, name: str, place: contextlib.ExitStack) -> None:
         super().__init__(content)
@@ -247,12 +249,12 @@ class _Member(io.BytesIO):
 
 
 def _is_file(name: str) -> bool:
-    """Tell whether a member is a file to be seen; some have no name at all."""
+    """Tell whether a member is a visible file; some have no name."""
     return bool(name) and not name.endswith("/") and not _is_hidden(name)
 
 
 def _check_directory_size(path: Path) -> None:
-    """Refuse a directory of members that would take too much memory; whether it is sound zipfile says.
+    """Refuse a directory of members that would take too much memory; zipfile checks its validity.
 
     Raises:
         ValueError: too large.
@@ -274,7 +276,7 @@ def _check_directory_size(path: Path) -> None:
 
 
 def _check_overlaps(members: Iterable[zipfile.ZipInfo]) -> None:
-    """Refuse members that lie in each other: so a few bytes are unpacked again and again.
+    """Refuse overlapping members, which unpack the same few bytes again and again.
 
     Raises:
         ValueError: they overlap.
@@ -288,7 +290,7 @@ def _check_overlaps(members: Iterable[zipfile.ZipInfo]) -> None:
 
 
 def _common_top(names: list[str]) -> str:
-    """Return the folder that everything was packed in: paths are to be the same as those of the unpacked folder."""
+    """Return the folder that wraps everything: paths match those of the unpacked folder."""
     tops = {name.split("/", 1)[0] for name in names}
     if len(tops) != 1 or not any(name.count("/") > 1 for name in names):
         return ""

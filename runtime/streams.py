@@ -1,4 +1,4 @@
-"""From any number of items to vectors, in order and in bounded memory: two ways to keep a machine busy."""
+"""From any number of items to vectors, in order and bounded memory: a CPU and a GPU pipeline."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Vector = npt.NDArray[np.float32]
 Embedded = Vector | PictureError
 
 DEFAULT_BATCH_SIZE = 32
-# Batches' worth of items, readable or not, after which a batch goes on: a folder of damaged files must not pile up.
+# Batches' worth of items, readable or not, before a batch runs: bad files must not pile up.
 _MOST_WAITING = 4
-# Batches that each worker is ahead by: whoever takes the results may be busy for a while (a commit waits for the disk).
+# Batches that each worker runs ahead: the consumer may be busy (a commit waits for the disk).
 _AHEAD = 3
 
 
@@ -40,18 +40,19 @@ def embed_in_workers(
     batch_size: int,
     workers: int,
 ) -> Iterator[tuple[T, Embedded]]:
-    """Let each of several threads run the network on a batch of its own, on one core, while others decode ahead.
+    """Run the network in several threads, one core and one batch each, while others decode.
 
-    No core waits for another, as it does where one network is spread over all of them: on a CPU this comes nearest to
-    the sum of all work divided by the cores (benchmarks/folder_embedding.py). Threads that run the network do not
-    decode as well: small pictures are decoded mostly under Python's lock, which they would wait for.
+    Cores do not wait for each other, as they do when one network uses all of them. On a CPU this
+    comes closest to total work divided by cores (benchmarks/folder_embedding.py). Threads that run
+    the network do not decode too: small pictures decode mostly under the GIL, which they would wait
+    for.
 
     Args:
-        items: what is to be embedded, consumed as needed.
-        read: gives an item's picture, uint8 ``[S, S, 3]``; may raise PictureError.
-        embed_batch: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, on the thread that calls it.
-        batch_size: pictures given to ``embed_batch`` at most.
-        workers: number of threads that decode, and of those that run the network.
+        items: consumed as needed.
+        read: returns an item's picture, uint8 ``[S, S, 3]``; may raise PictureError.
+        embed_batch: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, on the calling thread.
+        batch_size: largest batch for ``embed_batch``.
+        workers: number of decoding threads, and of network threads.
 
     Yields:
         each item with its vector, float32 ``[d]``, or with the error of its picture, in order.
@@ -76,7 +77,7 @@ def embed_in_workers(
         while waiting:
             yield from waiting.popleft().result()
     finally:
-        # In this order: what waits for a picture that is not decoded any more ends with it.
+        # In this order: cancelled decoding ends the waits of the network threads.
         decoding.shutdown(wait=True, cancel_futures=True)
         embedding.shutdown(wait=True, cancel_futures=True)
 
@@ -89,14 +90,14 @@ def embed_stream(
     batch_size: int = DEFAULT_BATCH_SIZE,
     threads: int | None = None,
 ) -> Iterator[tuple[T, Embedded]]:
-    """Decode in threads while one network works: on a GPU, or on all cores together.
+    """Decode in threads while one network runs: on a GPU, or on all cores together.
 
     Args:
-        items: what is to be embedded, consumed as needed.
-        read: gives an item's picture, uint8 ``[S, S, 3]``; runs in a thread and may raise PictureError.
+        items: consumed as needed.
+        read: returns an item's picture, uint8 ``[S, S, 3]``; may raise PictureError.
         embed_batch: uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``.
         batch_size: pictures given to ``embed_batch`` at a time.
-        threads: that decode; default: the usable cores.
+        threads: for decoding; default: the usable cores.
 
     Yields:
         each item with its vector, float32 ``[d]``, or with the error of its picture, in order.
@@ -119,7 +120,7 @@ def _picture(read: Callable[[T], Picture], item: T) -> Picture | PictureError:
     try:
         return read(item)
     except PictureError as error:
-        # Errors may be kept until all pictures are read. What this one was raised in holds the file and its pixels.
+        # Errors may be kept until the end, and their frames hold the file and its pixels.
         error.__traceback__ = error.__cause__ = error.__context__ = None
         return error
 
@@ -133,7 +134,7 @@ def _split(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def _decoded(
     items: Iterable[T], read: Callable[[T], Picture], batch_size: int, threads: int
 ) -> Iterator[tuple[T, Picture | PictureError]]:
-    """Yield pictures in order, with the next two batches being decoded meanwhile."""
+    """Yield pictures in order, decoding the next two batches ahead."""
     from concurrent.futures import ThreadPoolExecutor  # a single query does without it
 
     ahead = 2 * batch_size
@@ -161,7 +162,7 @@ def _result(item: T, future: Future[Picture]) -> tuple[T, Picture | PictureError
 def _batches(
     decoded: Iterable[tuple[T, Picture | PictureError]], batch_size: int
 ) -> Iterator[list[tuple[T, Picture | PictureError]]]:
-    """Group so that a batch holds ``batch_size`` readable pictures, unless nearly all are unreadable."""
+    """Group into batches of ``batch_size`` readable pictures, unless nearly all are unreadable."""
     batch: list[tuple[T, Picture | PictureError]] = []
     readable = 0
     for item, picture in decoded:

@@ -1,4 +1,4 @@
-"""Data sets whose labels stand in a table: a CSV, a CSV beside a tree, and Hugging Face's imagefolder."""
+"""Data sets with labels in a table: a CSV, a CSV beside a tree, and Hugging Face's imagefolder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OTHER_METADATA = ("metadata.jsonl", "metadata.parquet")
 
 @dataclass(frozen=True)
 class _TableRow:
-    """A row of a label table: the file it is in, the path of its picture in DATA, and the split of the table."""
+    """A row of a label table: its file, the path of its picture in DATA, and its split."""
 
     table: Path
     row: LabelRow
@@ -52,9 +52,9 @@ def _with_warning(layout: Layout, table: LabelTable) -> Layout:
 
 
 def read_table(source: Source, table: LabelTable) -> Layout:
-    """Read the pictures of a folder or a zip that a table names; rows about files elsewhere are left out.
+    """Read the pictures of a folder or zip that a table names; rows for other files are left out.
 
-    Its paths are those of :meth:`~.label_table.LabelTable.rows_within`; for a zip, relative to it.
+    Paths follow :meth:`~.label_table.LabelTable.rows_within`; for a zip they are relative to it.
 
     Raises:
         DataError: a picture does not exist.
@@ -71,11 +71,11 @@ def read_table(source: Source, table: LabelTable) -> Layout:
 
 
 def read_imagefolder(source: Source, root: str, pictures: Sequence[str]) -> Layout | None:
-    """Read a tree with Hugging Face's ``metadata.csv``; None where there is none that names labels.
+    """Read a tree with Hugging Face's ``metadata.csv``; None if no such table has labels.
 
     Args:
         source: the tree.
-        root: the folder in it, with its ``/``, below which the splits begin.
+        root: the folder, ending in ``/``, above the splits.
         pictures: of the tree.
 
     Raises:
@@ -101,7 +101,7 @@ def _metadata_folders(root: str, pictures: Sequence[str]) -> dict[str, Split | N
 
 
 def unread_metadata(source: Source, root: str, pictures: Sequence[str]) -> Iterator[str]:
-    """Say which tables of Hugging Face's imagefolder are not read."""
+    """Yield a message for each Hugging Face ``metadata.csv`` that is not read."""
     for folder in _metadata_folders(root, pictures):
         if f"{folder}{_METADATA}" in source.files:
             yield f"{printable(folder + _METADATA)} names no labels; they come from the folders."
@@ -113,7 +113,7 @@ def unread_metadata(source: Source, root: str, pictures: Sequence[str]) -> Itera
 def _read_rows(
     source: Source, rows: Sequence[_TableRow], pictures: Sequence[str], name: str, where: str = "beside the CSV"
 ) -> Layout:
-    """Read the pictures that rows name; ``pictures`` are all of the tree, where it was listed, ``name`` the table's."""
+    """Read the pictures in rows; ``pictures``: the tree's, if listed; ``name``: the table's."""
     splits = _splits_of(rows)
     samples: dict[Split, list[Sample]] = {"train": [], "val": [], "test": []}
     named = {row.member for row in rows}
@@ -140,7 +140,7 @@ def _read_rows(
 
 
 def _splits_of(rows: Sequence[_TableRow]) -> list[Split]:
-    """Return the split of each row: the table's word; where it has none for any row, the folders' names; else train."""
+    """Return each row's split: from the table; if it has none, from the folders; else train."""
     splits = [row.row.split or row.split for row in rows]
     if not any(splits):
         paths = [row.member for row in rows]
@@ -151,7 +151,7 @@ def _splits_of(rows: Sequence[_TableRow]) -> list[Split]:
 
 
 def _common_folder(paths: Sequence[str]) -> str:
-    """Return the folder, with its ``/``, below which the paths part, or below which splits begin."""
+    """Return the folder, ending in ``/``, below which the paths part, or the splits begin."""
     prefix = ""
     while True:
         folders = folders_below(paths, prefix)

@@ -1,4 +1,4 @@
-"""Untrusted text (file names, labels, metadata) made safe to show on one line."""
+"""Make untrusted text (file names, labels, metadata) safe to show on one line."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ __all__ = [
     "shortened",
 ]
 
-# Categories that move the cursor, hide text or reorder it: control, format, surrogate, line and paragraph separators.
+# Categories that move the cursor, hide text or reorder it: control, format, surrogate, line and
+# paragraph separators.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# Signs above, below and around the letter before them.
+# Marks above, below and around the preceding letter.
 _WITHOUT_WIDTH = frozenset({"Mn", "Me"})
 # Characters of another library's message that are shown.
 _MAX_LINE = 300
 
 
 def printable(text: str) -> str:
-    r"""Return ``text`` with control, format and undecodable characters shown as escapes (``\n``, ``\x1b``)."""
+    r"""Return ``text`` with control, format and undecodable characters as escapes (``\x1b``)."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escape(c) if unicodedata.category(c) in _UNSAFE else c for c in text)
 
 
 def display_path(path: str | bytes | os.PathLike[str]) -> str:
-    r"""Return a path as one safe line; bytes that are not UTF-8 are shown as ``\xNN``, never dropped."""
+    r"""Return a path as one safe line; non-UTF-8 bytes appear as ``\xNN``, never dropped."""
     return printable(os.fsdecode(path))
 
 
@@ -54,11 +55,12 @@ def first_line(error: BaseException, *, named: bool = False) -> str:
 def markdown_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right_aligned: Collection[int] = ()
 ) -> list[str]:
-    r"""Return the lines of a Markdown table that is as readable as it is: padded, so that its columns line up.
+    r"""Return the lines of a Markdown table, padded so that its columns line up as plain text.
 
     Args:
         header: the name of each column.
-        rows: as many cells each; may be untrusted: ``|`` is escaped, and what :func:`printable` escapes.
+        rows: as many cells each; untrusted text is allowed: ``|`` is escaped, and :func:`printable`
+            is applied.
         right_aligned: the columns of numbers, counted from 0.
 
     """
@@ -74,14 +76,14 @@ def markdown_table(
 
 
 def display_width(text: str) -> int:
-    """Return the columns that ``text`` takes on a terminal: East Asian wide characters take two, accents none."""
+    """Return the terminal columns of ``text``: East Asian wide characters take two."""
     if text.isascii():
         return len(text)
     return sum(map(_character_width, text))
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people read it, in whole seconds: ``7 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Return a readable time in whole seconds: ``7 s``, ``3 min 20 s``, ``2 h 05 min``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -90,7 +92,7 @@ def duration(seconds: float) -> str:
 
 
 def file_size(size: int) -> str:
-    """Return a number of bytes as people read it: ``812 bytes``, ``45.2 kB``, ``3.1 GB``."""
+    """Return a readable file size: ``812 bytes``, ``45.2 kB``, ``3.1 GB``."""
     if size < 1000:
         return f"{size} byte{'' if size == 1 else 's'}"
     value, unit = size / 1000, "kB"
@@ -102,14 +104,14 @@ def file_size(size: int) -> str:
 
 
 def shortened(text: str, width: int, *, ellipsis: str = "…") -> str:
-    """Return untrusted text, printable, in at most ``width`` columns: what is too much is left out of its middle.
+    """Return untrusted text, printable, cut in its middle to at most ``width`` columns.
 
     Escapes stay whole, and accents stay with their letters.
 
     Args:
-        text: as it is, not yet escaped.
-        width: of a terminal; at least that of the ellipsis.
-        ellipsis: what stands for the part that is left out.
+        text: not yet escaped.
+        width: terminal columns; at least the width of the ellipsis.
+        ellipsis: replaces the part that is cut.
 
     """
     whole = printable(text)
@@ -123,7 +125,7 @@ def shortened(text: str, width: int, *, ellipsis: str = "…") -> str:
 
 
 def _parts(text: str) -> list[str]:
-    """Return the pieces that text may be cut between: characters with their accents, or escapes."""
+    """Return the pieces between which text may be cut: characters with accents, or escapes."""
     parts: list[str] = []
     for character in text:
         shown = printable(character)

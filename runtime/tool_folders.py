@@ -1,4 +1,4 @@
-"""Folders that file servers, systems and photo programs keep beside pictures, which hold none of a person's own."""
+"""Folders that file servers, systems and photo programs keep beside a person's pictures."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections.abc import Iterable
 
 __all__ = ["is_hidden_tool_folder", "is_in_tool_folder", "tool_folders"]
 
-# Thumbnails, trash, other forms of the same pictures. Names, in any letter case, that nobody gives to a folder of
-# photographs.
+# Thumbnails, trash, other forms of pictures; in any letter case. No photo folder has such a name.
 _FILE_SERVERS = "@eaDir #recycle #snapshot ~snapshot @Recycle @Recently-Snapshot @__thumb @tmp @sharebin"
 _SYSTEMS = "$RECYCLE.BIN lost+found __MACOSX Thumbs.db ehthumbs.db TheVolumeSettingsFolder"
 _PROGRAMS = (
     "*.lrdata *.lrcat-data *.photoslibrary/resources *.photolibrary/Thumbnails *.photolibrary/Previews "
     "*.migratedphotolibrary/Thumbnails *.aplibrary/Thumbnails *.aplibrary/Previews CaptureOne/Cache appdata_oc*/preview"
 )
-# Other hidden folders are never looked at; these can be asked for by name.
+# Other hidden folders are never read; these can be requested by name.
 _HIDDEN = [".thumbnails", ".thumbs", ".@__thumb", ".@__desc", ".picasaoriginals", ".AppleDouble", ".Trashes"]
 _FOLDERS = (
     *_HIDDEN,
@@ -28,20 +27,20 @@ _HIDDEN_NAMES = frozenset(name.lower() for name in _HIDDEN)
 
 
 def tool_folders(named: Iterable[str] = ()) -> re.Pattern[str]:
-    """Return what is found in a path, relative and with ``/`` at its end, of such a folder and of all below it.
+    """Return a pattern that finds such a folder in a relative path that ends in ``/``.
 
     Args:
-        named: names of folders that are not left out, in any letter case.
+        named: folder names to keep, in any letter case.
 
     """
-    # Not Globs: every folder of a walk is looked at, and these are few and simple.
+    # Not Globs: every folder of a walk is tested, and these patterns are few and simple.
     kept = {name.lower() for name in named}
     left_out = [re.escape(folder) for folder in _FOLDERS if kept.isdisjoint(folder.lower().split("/"))]
     return re.compile(rf"(?:\A|/)(?:{'|'.join(left_out)})/".replace(r"\*", "[^/]*"), re.IGNORECASE)
 
 
 def is_hidden_tool_folder(name: str) -> bool:
-    """Tell whether a hidden folder is one of these."""
+    """Tell whether this is the name of a hidden tool folder."""
     return name.lower() in _HIDDEN_NAMES
 
 

@@ -1,1 +1,1 @@
-"""Decoding what strangers send: in processes of their own, under limits of memory and time."""
+"""Decode untrusted pictures in separate processes with memory and time limits."""

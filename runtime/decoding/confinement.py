@@ -1,9 +1,9 @@
-"""What a decoding process may ask of the system: nothing but memory, the time, and the files it was handed.
+"""Confine a decoding process with seccomp: only memory, the time, and the files handed to it.
 
-A decoder written in C that a crafted picture has taken over can do whatever its process can. So each worker gives up,
-for good, every system call that it does not need (seccomp): it opens no file, starts no process, reaches no network,
-signals nobody and makes no memory executable. On Linux for x86-64; elsewhere there are only the limits of memory and
-time.
+A crafted picture that takes over a C decoder can do whatever its process can. So each worker
+permanently gives up every system call that it does not need: it opens no file, starts no process,
+reaches no network, signals no other process and makes no memory executable. Linux on x86-64 only;
+elsewhere there are only the memory and time limits.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["confine"]
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
 _ARCHITECTURE = 0xC000003E  # AUDIT_ARCH_X86_64
-_OTHER_CALLS = 0x40000000  # of the x32 form, with numbers of their own
+_OTHER_CALLS = 0x40000000  # system calls of the x32 ABI
 
-# Instructions of the filter (linux/filter.h), and what it returns (linux/seccomp.h).
+# Filter instructions (linux/filter.h) and return values (linux/seccomp.h).
 _LOAD, _IS, _AT_LEAST, _HAS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-# Where the number, the architecture and the low half of each argument lie in what the filter sees.
+# Offsets of the number, the architecture and each argument's low half in the filter's input.
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
 
 # Numbers of system calls on x86-64.
@@ -52,27 +52,28 @@ _ALLOWED = {
 _MMAP, _MPROTECT, _CLONE, _FCNTL, _TGKILL, _NEWFSTATAT, _PRLIMIT, _CLONE3 = 9, 10, 56, 72, 234, 262, 302, 435
 _EXECUTABLE = 4  # PROT_EXEC
 _THREAD = 0x00010000  # CLONE_THREAD
-_EMPTY_PATH = 0x1000  # AT_EMPTY_PATH: of a descriptor, as fstat
-# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC: F_SETOWN would send signals to others.
+_EMPTY_PATH = 0x1000  # AT_EMPTY_PATH: stat a descriptor, like fstat
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC. F_SETOWN is left out: it would send signals
+# to other processes.
 _OF_DESCRIPTORS = (0, 1, 2, 3, 1030)
 
 _Instruction = tuple[int, int, int, int]
 
 
 def confine() -> bool:
-    """Give up what decoding does not need, for this process and for good; it must have one thread.
+    """Give up all unneeded system calls, permanently; this process must have one thread.
 
-    A call that is not allowed fails with EPERM.
+    A forbidden call fails with EPERM.
 
     Returns:
-        whether the system did it.
+        whether the system supports it.
 
     """
     if sys.platform != "linux" or platform.machine() != "x86_64" or struct.calcsize("P") != 8:
         return False
     code = b"".join(struct.pack("=HBBI", *each) for each in _filter(os.getpid()))
     buffer = ctypes.create_string_buffer(code, len(code))
-    # struct sock_fprog: the number of instructions, and where they are.
+    # struct sock_fprog: the number of instructions, and their address.
     program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer)))
     try:
         prctl = ctypes.CDLL(None).prctl
@@ -85,12 +86,12 @@ def confine() -> bool:
 
 
 def _filter(pid: int) -> list[_Instruction]:
-    """Return the program: architecture and number first, then the calls whose arguments count, then the plain ones."""
+    """Return the program: architecture and number, calls judged by arguments, then plain calls."""
     refuse = (_RETURN, 0, 0, _ERROR | errno.EPERM)
     program = [
         *((_LOAD, 0, 0, _ARCH), (_IS, 1, 0, _ARCHITECTURE), (_RETURN, 0, 0, _KILL)),
         *((_LOAD, 0, 0, _NUMBER), (_AT_LEAST, 0, 1, _OTHER_CALLS), refuse),
-        # The C library then asks with clone, whose flags can be seen.
+        # The C library then falls back to clone, whose flags the filter can see.
         *((_IS, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERROR | errno.ENOSYS)),
     ]
     for number, argument, test, values, allowed in (
@@ -109,7 +110,7 @@ def _filter(pid: int) -> list[_Instruction]:
 
 
 def _by_argument(number: int, argument: int, test: int, values: Sequence[int], allowed: bool) -> list[_Instruction]:
-    """Return instructions that decide one call: by whether an argument is one of some values, or has a bit of one."""
+    """Return instructions for one call: test an argument for certain values, or for a bit."""
     then, otherwise = (_ALLOW, _ERROR | errno.EPERM) if allowed else (_ERROR | errno.EPERM, _ALLOW)
     decide = [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]
     for value in values:

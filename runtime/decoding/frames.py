@@ -1,8 +1,8 @@
-"""What the server and its decoding processes say to each other: fixed binary frames, no pickle.
+"""The protocol between parent and decoding processes: fixed binary frames, no pickle.
 
-The parent sends JSON, with the descriptors of the file and of the memory for the pixels beside it where the system has
-both, and the bytes of the file behind it where not. A worker answers with :class:`Answer`. It may have been taken over
-by the file that it decodes, so each of its numbers is checked before anything is allocated for it.
+The parent sends JSON. Descriptors of the file and of the memory for pixels accompany it if the
+system supports both; otherwise the file's bytes follow. A worker answers with :class:`Answer`. A
+decoded file may have taken it over, so each number is checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ __all__ = ["Answer", "Channel", "Code", "FrameError", "shares_memory"]
 
 _LENGTH = struct.Struct("!I")
 _ANSWER = struct.Struct("!B?IIQ")
-# Of one read or write: a call for each picture, and no copy of a large one.
+# Bytes of one read or write: one call for a small picture, and no copy of a large one.
 _CHUNK = 1 << 20
 MAX_TEXT = 1 << 14
 
 
 class FrameError(Exception):
-    """A frame is not one of ours."""
+    """A frame is invalid."""
 
 
 class Code(IntEnum):
-    """What an answer says."""
+    """The kind of an answer."""
 
     READY = 1
     NEEDS = 2
@@ -42,13 +42,14 @@ class Code(IntEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """A frame of a worker.
+    """A frame from a worker.
 
     Attributes:
-        code: what it says.
-        height: of the picture that was decoded.
-        width: of the picture.
-        size: bytes that decoding takes (NEEDS), or of what was decoded or said (PICTURE, REFUSED).
+        code: its kind.
+        height: of the decoded picture.
+        width: of the decoded picture.
+        size: bytes that decoding takes (NEEDS), or of the pixels or text that follow (PICTURE,
+            REFUSED).
         last: the worker ends after this answer.
 
     """
@@ -61,16 +62,16 @@ class Answer:
 
 
 def shares_memory() -> bool:
-    """Tell whether descriptors of files and of memory can be handed to a worker; elsewhere bytes are copied."""
+    """Tell whether file and memory descriptors can be passed to a worker; else bytes are copied."""
     return hasattr(os, "memfd_create") and hasattr(socket, "send_fds")
 
 
 class Channel:
-    """One end of the line between the parent and a worker.
+    """One end of the connection between the parent and a worker.
 
     Args:
         receiving: descriptor to read from.
-        sending: descriptor to write to; the same one where it is a socket.
+        sending: descriptor to write to; for a socket the same one.
 
     """
 
@@ -79,10 +80,10 @@ class Channel:
         self._sending = sending
 
     def send(self, values: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Send JSON, and descriptors beside it.
+        """Send JSON with descriptors attached.
 
         Raises:
-            OSError: the other end is gone.
+            OSError: the other end is closed.
 
         """
         content = json.dumps(values).encode()
@@ -94,10 +95,10 @@ class Channel:
         self.write(frame)
 
     def receive(self, max_descriptors: int = 0) -> tuple[dict[str, Any], list[int]]:
-        """Return JSON of the parent, and the descriptors that came beside it.
+        """Return JSON from the parent, and the attached descriptors.
 
         Raises:
-            EOFError, OSError: the other end is gone.
+            EOFError, OSError: the other end is closed.
 
         """
         head, descriptors = b"", list[int]()
@@ -110,17 +111,17 @@ class Channel:
         return json.loads(self.read(_LENGTH.unpack(head)[0])), descriptors
 
     def answer(self, answer: Answer, content: bytes = b"") -> None:
-        """Send an answer, and the bytes that belong to it."""
+        """Send an answer and its content."""
         self.write(_ANSWER.pack(answer.code, answer.last, answer.height, answer.width, answer.size))
         if content:
             self.write(content)
 
     def next_answer(self) -> Answer:
-        """Return the next answer; what it announces is not read yet.
+        """Return the next answer; its content is not read yet.
 
         Raises:
-            EOFError, OSError: the other end is gone.
-            FrameError: it is none.
+            EOFError, OSError: the other end is closed.
+            FrameError: not an answer.
 
         """
         code, last, height, width, size = _ANSWER.unpack(self.read(_ANSWER.size))
@@ -132,8 +133,8 @@ class Channel:
         """Return a refusal's JSON.
 
         Raises:
-            EOFError, OSError: the other end is gone.
-            FrameError: it is none, or too long.
+            EOFError, OSError: the other end is closed.
+            FrameError: invalid or too long.
 
         """
         if size > MAX_TEXT:
@@ -147,22 +148,22 @@ class Channel:
         return values
 
     def wait(self, seconds: float) -> None:
-        """Wait until there is something to read.
+        """Wait until there is data to read.
 
         Raises:
-            TimeoutError: there is nothing within this time.
+            TimeoutError: no data within this time.
 
         """
-        ready = select.poll()  # select takes no descriptor above 1023, and a server has many
+        ready = select.poll()  # select is limited to descriptors below 1024, and a server has many
         ready.register(self._receiving, select.POLLIN)
         if not ready.poll(1000 * seconds):
             raise TimeoutError("no answer")
 
     def read(self, size: int) -> bytes:
-        """Return exactly so many bytes.
+        """Return exactly ``size`` bytes.
 
         Raises:
-            EOFError, OSError: the other end is gone.
+            EOFError, OSError: the other end is closed.
 
         """
         content = bytearray()
@@ -177,7 +178,7 @@ class Channel:
         """Send all of these bytes.
 
         Raises:
-            OSError: the other end is gone.
+            OSError: the other end is closed.
 
         """
         left = memoryview(content)

@@ -1,8 +1,9 @@
-"""Starting decoding processes: by a server that forks them, or each as an interpreter of its own.
+"""Start decoding processes: forked by a fork server, or each as a new interpreter.
 
-An interpreter with its decoders takes a quarter of a second of the processor to start, during which nobody is served in
-its place. On Linux one such process therefore never decodes: it has no threads, and forks the workers in a few
-milliseconds. This process itself, with its threads and databases, is never forked.
+Starting an interpreter with decoders takes a quarter of a second of processor time, during which
+its place serves no request. So on Linux one such process never decodes: it has no threads, and
+forks workers in a few milliseconds. The parent itself, with its threads and databases, is never
+forked.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from .frames import Channel
 __all__ = ["EXITED", "STARTED", "ForkServer", "Interpreter", "Process"]
 
 _PROGRAM = "from deeprank.runtime.decoding.worker import main; main()"
-# Of the environment, what the interpreter and its libraries take to run; tokens and keys stay here.
+# Environment variables that the interpreter and its libraries need; tokens and keys stay here.
 _ENVIRONMENT = (
     *("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "ASAN_OPTIONS"),
     *("PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONMALLOC", "SYSTEMROOT", "TEMP", "TMPDIR"),
 )
-# Memory that threads and allocators reserve would count against the limit of address space. Large blocks go back to the
-# system at once; see ``runtime/memory.py``. What an ordinary picture takes is kept: else each of its pages is asked for
-# anew, which took a quarter of the time of decoding.
+# Memory reserved by threads and allocators would count against the address-space limit. Large
+# blocks are returned at once; see ``runtime/memory.py``. Memory for an ordinary picture is kept:
+# requesting its pages again took a quarter of the decoding time.
 _SETTINGS = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -39,7 +40,7 @@ _SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
 }
-# A process id, and how it ended as ``os.waitstatus_to_exitcode`` says, or that it was started.
+# A process id, and its exit code as from ``os.waitstatus_to_exitcode``, or the mark of its start.
 EXITED = struct.Struct("!ii")
 STARTED = 1 << 16
 _START_S, _FORK_S = 60.0, 10.0
@@ -47,14 +48,14 @@ _LONGEST_TEXT = 2000
 
 
 class Process(Protocol):
-    """What is needed of ``subprocess.Popen``."""
+    """The part of ``subprocess.Popen`` in use here."""
 
     @property
     def pid(self) -> int:
         """The process id."""
 
     def poll(self) -> int | None:
-        """Return the exit status; None: it runs."""
+        """Return the exit status; None while it runs."""
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the exit status."""
@@ -64,10 +65,10 @@ class Process(Protocol):
 
 
 class Interpreter:
-    """A worker, or the server that forks them, as an interpreter of its own.
+    """A worker, or the fork server, as a new interpreter.
 
     Attributes:
-        channel: the line to it: a socket, or pipes where the system has no such sockets.
+        channel: the connection: a socket, or pipes on systems without such sockets.
 
     """
 
@@ -81,7 +82,7 @@ class Interpreter:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         path = os.pathsep.join(os.path.abspath(each) for each in sys.path if each)  # noqa: PTH100 - text
         environment = {**environment, "PYTHONPATH": path, **_SETTINGS}
-        # -P: nothing is imported from the working directory. Its own session: Ctrl-C in a terminal is for this process.
+        # -P: no imports from the working directory. A new session: Ctrl-C is for this process.
         command = [sys.executable, "-P", "-c", _PROGRAM, *words, str(os.getpid())]
         if not hasattr(socket, "AF_UNIX"):
             self.process = _popen(command, environment, subprocess.PIPE, subprocess.PIPE)
@@ -96,7 +97,7 @@ class Interpreter:
             self.channel = Channel(descriptor, descriptor)
 
     def settle(self) -> None:
-        """Hear no more of what it says on stderr: it is ready."""
+        """Stop listening to its stderr: it is ready."""
         assert self.process.stderr is not None
         self.process.stderr.close()
 
@@ -123,7 +124,7 @@ def _popen(command: list[str], environment: dict[str, str], stdin: int, stdout: 
 
 
 class ForkServer:
-    """A process that imports the decoders and forks workers; used from one thread."""
+    """A process that imports the decoders and forks workers; for use from one thread."""
 
     def __init__(self, *words: str) -> None:
         """Start it, and wait until it is ready.
@@ -170,7 +171,7 @@ class ForkServer:
                 started = bool(self._started)
                 pid = self._started.popleft() if started else 0
             if not started:
-                # What it may say later would be taken for the answer to another question.
+                # A late message could pass for the answer to another request.
                 self._interpreter.process.kill()
                 raise OSError("the process that forks the others does not answer")
             if pid <= 0:
@@ -179,25 +180,25 @@ class ForkServer:
             return Forked(pid, self), Channel(descriptor, descriptor)
 
     def status(self, pid: int, timeout: float | None) -> int | None:
-        """Return how a worker ended; None: it has not within this time."""
+        """Return a worker's exit status; None if it still runs after ``timeout``."""
         with self._changed:
             self._changed.wait_for(lambda: pid not in self._alive, timeout)
             return None if pid in self._alive else self._statuses.get(pid, -9)
 
     def forget(self, pid: int) -> None:
-        """Forget how a worker ended."""
+        """Forget a worker's exit status."""
         with self._changed:
             self._statuses.pop(pid, None)
 
     def close(self) -> None:
-        """End it, and all workers with it."""
+        """End it, together with all workers."""
         self._interpreter.process.kill()
         self._interpreter.process.wait()
         self._listener.join()
         self._interpreter.channel.close()
 
     def _listen(self) -> None:
-        """Take in what it says of workers until it ends; they die with it."""
+        """Receive exit statuses of workers until it ends; the workers die with it."""
         with contextlib.suppress(EOFError, OSError):
             while True:
                 pid, status = EXITED.unpack(self._interpreter.channel.read(EXITED.size))
@@ -216,7 +217,7 @@ class ForkServer:
 
 
 class Forked:
-    """A worker that was forked."""
+    """A forked worker."""
 
     def __init__(self, pid: int, server: ForkServer) -> None:
         self.pid = pid
@@ -224,7 +225,7 @@ class Forked:
         self._status: int | None = None
 
     def poll(self) -> int | None:
-        """Return the exit status; None: it runs."""
+        """Return the exit status; None while it runs."""
         if self._status is None:
             self._status = self._server.status(self.pid, 0)
         return self._status
@@ -233,7 +234,7 @@ class Forked:
         """Wait for the exit status.
 
         Raises:
-            TimeoutExpired: it runs longer than that.
+            TimeoutExpired: it still runs after ``timeout``.
 
         """
         if self._status is None:

@@ -1,4 +1,4 @@
-"""Decoding pictures in processes of their own: what each may take, and what is said of those that take more."""
+"""Decode pictures in separate processes: the limits of each, and the errors beyond them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .workers import Workers, default_decoders
 
 __all__ = ["DecodingLimits", "DecodingPool"]
 
-# A worker that was killed within this time had not begun: what ends it was there before the picture.
+# A worker killed within this time had not begun: the cause was there before the picture.
 _JUST_BEGUN_S = 0.2
-# The most that a pixel takes in any format, with some to spare.
+# The largest memory of a pixel in any format, with a margin.
 _MAX_BYTES_PER_PIXEL = 32
-# What is left for decoding where the file itself takes nearly all.
+# Left for decoding if the file itself takes nearly all memory.
 _MIN_MEMORY = 64_000_000
-# How often a picture begins again because its header says that it takes more memory than it was given.
+# Times a picture may restart because its header needs more memory than granted.
 _MAX_BEGINNINGS = 4
 
 
 class _MoreMemory(Exception):  # noqa: N818 - not an error
-    """A picture takes so many bytes, which are not free now."""
+    """A picture needs more memory than is free now."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -35,22 +35,23 @@ class _MoreMemory(Exception):  # noqa: N818 - not an error
 
 
 class DecodingPool:
-    """Decodes pictures in processes of their own; threads may share it.
+    """Decodes pictures in separate processes; threads may share it.
 
-    A picture that takes longer than a moment goes on at low priority, and another worker takes the place of its own. Of
-    those, ``slow`` are decoded at a time; where there are more, the others are stopped when somebody waits for their
-    worker, and begin again when it is their turn.
+    A picture that takes longer than a moment continues at low priority, and a new worker takes over
+    its place. At most ``slow`` of them are decoded at a time. Beyond that, the others are stopped
+    when a request waits for their worker, and restart in turn.
 
     Args:
         workers: processes that decode; default: the usable cores, at least 2.
-        slow: pictures that may go on beside them; 0: each picture keeps its worker until it is decoded.
+        slow: pictures that may continue beside them; 0: each picture keeps its worker until
+            decoded.
         limits: of each picture.
-        stopped: told each time that a picture was not decoded to its end, why, and the name of the picture: "memory",
-            "time" (of the processor), "late" (by the clock), "crash", "killed" (by the system, or somebody), "frames"
-            (the worker answered nonsense), "evicted" (it begins again).
-        forks: have the workers forked by a process that does nothing else; default: on Linux.
-        share_memory: hand files and pixels over as descriptors; default: where the system can.
-        limit_memory: have the system limit memory; False: look at it, as where it cannot.
+        stopped: called for each picture that was not fully decoded, with the reason and its name:
+            "memory", "time" (processor time), "late" (wall time), "crash", "killed" (by the system
+            or a user), "frames" (the worker's answer was invalid), "evicted" (it restarts).
+        forks: fork workers from a fork server; default: on Linux.
+        share_memory: pass files and pixels as descriptors; default: where supported.
+        limit_memory: let the system limit memory; False: poll it, as on systems that cannot.
 
     """
 
@@ -81,14 +82,14 @@ class DecodingPool:
 
     @property
     def most_at_a_time(self) -> int:
-        """How many pictures are decoded or have begun and wait; of more, some are told to come again."""
+        """The number of pictures decoded or started and waiting; beyond it, requests must retry."""
         return self._workers.count + self._workers.max_slow + self._workers.max_parked
 
     def wait_until_ready(self) -> None:
         """Wait for the first worker.
 
         Raises:
-            DecodersFailedError: none can be started; the pool is closed.
+            DecodersFailedError: no worker can be started; the pool is closed.
 
         """
         failure = self._workers.wait_for_the_first()
@@ -104,15 +105,17 @@ class DecodingPool:
         Args:
             source: a path, or a binary file object.
             rule: size and mode of the result.
-            max_pixels: pictures of more than this many pixels are refused before they are decoded.
-            grows: one whose header says that it takes more memory than the limit gets it, alone; False: it is refused.
+            max_pixels: pictures with more pixels are refused before decoding.
+            grows: a picture whose header needs more memory than the limit gets it, alone; False: it
+                is refused.
 
         Returns:
             uint8 ``[size, size, 3]``, RGB.
 
         Raises:
-            PictureError: as :func:`~..images.load_picture`; or it takes too much memory or time, or its decoder dies.
-            DecodersBusyError: too many pictures are being decoded that take long.
+            PictureError: as :func:`~..images.load_picture`; or it takes too much memory or time, or
+                its decoder dies.
+            DecodersBusyError: too many slow pictures are being decoded.
             DecodersFailedError: there is no worker, and none can be started.
 
         """
@@ -121,7 +124,10 @@ class DecodingPool:
     def load_thumbnail(
         self, source: PictureSource, most: int, *, max_pixels: int = DEFAULT_MAX_PIXELS, grows: bool = True
     ) -> Picture:
-        """Decode a picture to be looked at, as :func:`~..images.load_thumbnail` does; see :meth:`load_picture`."""
+        """Decode a picture for viewing, as :func:`~..images.load_thumbnail` does.
+
+        See :meth:`load_picture`.
+        """
         return self._load(source, most, None, max_pixels, grows)
 
     def pids(self) -> list[int]:
@@ -129,7 +135,7 @@ class DecodingPool:
         return self._workers.pids()
 
     def close(self) -> None:
-        """End all workers; pictures that are being decoded are not."""
+        """End all workers; pictures being decoded are lost."""
         if os.getpid() == self._owner:
             self._workers.close()
 
@@ -150,12 +156,12 @@ class DecodingPool:
         with contextlib.ExitStack() as stack:
             with naming(name, None):
                 file = stack.enter_context(file_of(source, shared=self._share_memory))
-                held = 0 if grows else 2 * file.seek(0, os.SEEK_END)  # by whoever gave it to us, and here
+                held = 0 if grows else 2 * file.seek(0, os.SEEK_END)  # by the caller, and here
             memory = max(_MIN_MEMORY, self.limits.memory - held)
             return self._decode(Job(file, name, size, rule, max_pixels, memory, grows, self.limits.cpu_s))
 
     def _decode(self, job: Job) -> Picture:
-        """Decode a picture; where it has to wait for memory, it does so before it takes a worker."""
+        """Decode a picture; a wait for memory comes before the wait for a worker."""
         reserved = 0
         for _ in range(_MAX_BEGINNINGS):
             try:
@@ -163,7 +169,7 @@ class DecodingPool:
                     picture = self._attempt(job, reserved)
                     if picture is None:
                         picture = self._attempt(job, reserved, slow=True)
-                    assert picture is not None  # what is slow from the beginning is not stopped for others
+                    assert picture is not None  # a picture known to be slow is not evicted
                     return picture
             except _MoreMemory as more:
                 reserved = more.size
@@ -175,15 +181,15 @@ class DecodingPool:
 
         Args:
             job: the picture.
-            reserved: bytes of memory that are its own.
+            reserved: bytes of memory reserved for it.
             slow: it is known to take long.
-            again: whether it begins again where its worker was killed before it had begun.
+            again: whether to retry if its worker was killed before it had begun.
 
         Returns:
             its pixels; None: it was stopped to let others pass.
 
         Raises:
-            _MoreMemory: it takes more, which is not free.
+            _MoreMemory: it needs more than is free.
 
         """
         worker = self._workers.take(slow=slow)
@@ -210,13 +216,13 @@ class DecodingPool:
         raise refusal(job, reason, self.limits.memory, self.limits.wall_s)
 
     def _grant(self, granted: contextlib.ExitStack, worker: DecodingProcess, job: Job, size: int, reserved: int) -> int:
-        """Return the limit of a picture that takes so many bytes, as its header says.
+        """Return the memory limit of a picture that needs ``size`` bytes, according to its header.
 
         Raises:
             _MoreMemory: they are neither reserved nor free.
 
         """
-        granted.close()  # it asks a second time where its first way failed
+        granted.close()  # a second request, after the first way of decoding failed
         size = min(size, _MAX_BYTES_PER_PIXEL * job.max_pixels)
         if size > reserved:
             try:

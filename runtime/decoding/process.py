@@ -1,6 +1,6 @@
-"""One decoding process as its parent sees it: started, given a picture, killed, and asked how it ended.
+"""One decoding process as seen by its parent: start, decode, kill, exit reason.
 
-What it answers is not trusted: a file may have taken it over.
+Its answers are not trusted: a file may have taken it over.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ __all__ = [
     "resident_bytes",
 ]
 
-# About what a worker takes while it does nothing.
+# Approximate memory of an idle worker.
 IDLE_BYTES = 80_000_000
 
 _LOW_PRIORITY = 10
 _LONGEST_TEXT = 2000
-# How often one picture may ask for memory.
+# Memory requests allowed per picture.
 _MAX_NEEDS = 4
-# A process that closed its line ends by itself within this time, or is made to.
+# A process whose connection is closed ends within this time, or is killed.
 _END_S = 1.0
 
 
 @dataclass(frozen=True)
 class DecodingLimits:
-    """What one picture may take.
+    """The limits for one picture.
 
     Attributes:
-        memory: bytes, above those of a worker that does nothing; the file counts as well.
-        cpu_s: seconds of the processor.
-        wall_s: seconds by the clock.
+        memory: bytes above an idle worker's; the file counts too.
+        cpu_s: seconds of processor time.
+        wall_s: seconds of wall time.
         quantum_s: seconds after which a picture counts as slow.
 
     """
@@ -68,22 +68,22 @@ class DecodingLimits:
 
 
 class OutOfMemory(Exception):  # noqa: N818 - a refusal to be put into words
-    """Decoding took more memory than it was given."""
+    """Decoding exceeded its memory limit."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A picture to be decoded.
+    """A picture to decode.
 
     Attributes:
-        file: to be read from its start.
-        name: of the file, for sentences about it.
+        file: positioned at its start.
+        name: of the file, for messages.
         size: pixels of each side, or of the longer one for a thumbnail.
         rule: how it becomes a square; None: a thumbnail.
-        max_pixels: larger ones are refused.
-        memory: bytes that decoding may take.
-        grows: it may ask for more.
-        cpu_s: seconds of the processor that it may take.
+        max_pixels: larger pictures are refused.
+        memory: limit in bytes.
+        grows: it may request more.
+        cpu_s: limit of processor time in seconds.
 
     """
 
@@ -97,7 +97,7 @@ class Job:
     cpu_s: int
 
     def fits(self, answer: Answer) -> bool:
-        """Tell whether a worker may answer with a picture of this size."""
+        """Tell whether this size is valid for a worker's picture."""
         height, width = answer.height, answer.width
         if answer.size != 3 * height * width:
             return False
@@ -110,16 +110,16 @@ class DecodingProcess:
     """A process that decodes one picture at a time.
 
     Attributes:
-        begun: when its picture was given to it, by ``time.monotonic``.
-        deadline: when it will have taken too long.
-        max_resident: bytes that it may take while it decodes this picture.
+        begun: when its picture was assigned, by ``time.monotonic``.
+        deadline: when its time ends.
+        max_resident: memory limit in bytes for this picture.
         slow: it has a low priority, and ends after its picture.
-        limits_memory: the system holds it to its memory; else its parent has to look.
+        limits_memory: the system enforces its memory limit; else its parent polls.
 
     """
 
     def __init__(self, process: Process, channel: Channel, *, shares_memory: bool) -> None:
-        """Take a process that was started; :meth:`wait_until_ready` follows."""
+        """Wrap a started process; :meth:`wait_until_ready` follows."""
         self._process = process
         self._channel = channel
         self._shares_memory = shares_memory
@@ -140,19 +140,19 @@ class DecodingProcess:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether it may be given another picture."""
+        """Whether it can decode another picture."""
         return not (self._is_last or self.slow or self._killed)
 
     def lives(self) -> bool:
-        """Tell whether it still runs."""
+        """Tell whether it is still running."""
         return self._process.poll() is None
 
     def wait_until_ready(self) -> None:
-        """Wait until it takes pictures.
+        """Wait until it accepts pictures.
 
         Raises:
             EOFError, OSError: it ended instead.
-            FrameError: it is no worker of ours.
+            FrameError: it is not one of our workers.
 
         """
         answer = self._channel.next_answer()
@@ -167,7 +167,7 @@ class DecodingProcess:
         self._is_last = True  # until it has answered
 
     def lower_priority(self) -> None:
-        """Let others go first, for the rest of its life: only root could raise it again."""
+        """Lower its priority permanently: only root could raise it again."""
         self.slow = True
         with contextlib.suppress(AttributeError, OSError):
             os.setpriority(os.PRIO_PGRP, self.pid, _LOW_PRIORITY)  # of all its threads
@@ -177,13 +177,14 @@ class DecodingProcess:
 
         Args:
             job: the picture.
-            grant: told the bytes that decoding takes; returns the limit, or raises what this method then does.
+            grant: called with the bytes that decoding takes; returns the limit, or raises an error
+                that this method passes on.
 
         Raises:
             PictureError: it cannot be decoded.
-            OutOfMemory: it takes more memory than it was given.
+            OutOfMemory: it exceeded its memory limit.
             EOFError, OSError: the process ended.
-            FrameError: it answered nonsense.
+            FrameError: its answer was invalid.
 
         """
         self._ask(job)
@@ -213,7 +214,7 @@ class DecodingProcess:
             self._channel.write(content)
 
     def _ask_with_descriptors(self, request: dict[str, object], job: Job) -> None:
-        """Hand over the file, and memory for the pixels where this one is larger than those before."""
+        """Pass the file, and memory for the pixels if this picture is larger than earlier ones."""
         size = 3 * job.size * job.size
         if self._pixels is not None and len(self._pixels) >= size:
             self._channel.send(request, [job.file.fileno()])
@@ -226,7 +227,7 @@ class DecodingProcess:
             os.close(descriptor)
 
     def _picture(self, job: Job, answer: Answer) -> Picture:
-        """Return what was decoded.
+        """Return the decoded picture.
 
         Raises:
             PictureError, OutOfMemory: it was refused.
@@ -239,21 +240,21 @@ class DecodingProcess:
             raise error
         if answer.code is not Code.PICTURE or not job.fits(answer):
             raise FrameError(f"{answer} for {job.size} pixels a side")
-        # A copy: the worker may do with this memory what it likes.
+        # A copy: the worker may still change the shared memory.
         content = self._channel.read(answer.size) if self._pixels is None else self._pixels
         picture = np.frombuffer(content, np.uint8, answer.size).reshape(answer.height, answer.width, 3).copy()
         self._is_last = answer.last
         return picture
 
     def kill(self, reason: str) -> None:
-        """Kill it; the first reason counts."""
+        """Kill it; the first reason is kept."""
         if self._killed is None:
             self._killed = reason
         with contextlib.suppress(OSError):
             self._process.kill()
 
     def end(self) -> str:
-        """Wait until it has ended, and return the reason: that of :meth:`kill`, "time", "crash" or "killed"."""
+        """Wait for its end; return the reason: of :meth:`kill`, "time", "crash" or "killed"."""
         with self._ending:
             if self._status is not None:
                 return self._status
@@ -275,7 +276,7 @@ def _reason(status: int) -> str:
 
 
 def _refusal_of(values: dict[str, object], name: str) -> Exception:
-    """Return the error that a worker's words stand for; they may be anything."""
+    """Return the error for a worker's refusal, whose content may be anything."""
     message, kind, short = (values.get(key) for key in ("message", "kind", "short"))
     if values.get("out_of_memory") is True:
         return OutOfMemory(name)
@@ -286,7 +287,7 @@ def _refusal_of(values: dict[str, object], name: str) -> Exception:
 
 
 def _sealed_memory(size: int) -> int:
-    """Return a descriptor of memory for pixels, of a size that nobody can change."""
+    """Return a descriptor of memory for pixels, sealed against resizing."""
     import fcntl
 
     descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -301,7 +302,11 @@ def _sealed_memory(size: int) -> int:
 
 @contextlib.contextmanager
 def file_of(source: PictureSource, *, shared: bool) -> Iterator[IO[bytes]]:
-    """Open a source: in memory, or where descriptors are shared, as a file with one that a worker can do no harm with.
+    """Open a source: in memory, or as a file whose descriptor a worker cannot misuse.
+
+    Args:
+        source: a path, or a binary file object.
+        shared: descriptors are passed to workers.
 
     Raises:
         OSError: it cannot be read.
@@ -323,7 +328,7 @@ def file_of(source: PictureSource, *, shared: bool) -> Iterator[IO[bytes]]:
 
 
 def _is_harmless(file: IO[bytes]) -> bool:
-    """Tell whether a file can be handed over: a regular one, and to be read alone."""
+    """Tell whether a descriptor can be passed: of a regular file, opened read-only."""
     if type(file) is not io.BufferedReader or type(file.raw) is not io.FileIO:
         return False
     import fcntl
@@ -334,7 +339,7 @@ def _is_harmless(file: IO[bytes]) -> bool:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the memory of another process by ``ps``, for systems that hold nobody to a limit; 0: not told."""
+    """Return another process's memory by ``ps``, for systems without limits; 0 if unknown."""
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
         command = ["ps", "-o", "rss=", "-p", str(pid)]
         return int(subprocess.run(command, capture_output=True, timeout=5).stdout) * 1024
@@ -342,13 +347,13 @@ def resident_bytes(pid: int) -> int:
 
 
 def refusal(job: Job, reason: str, memory: int, wall_s: float) -> PictureError:
-    """Return the error of a picture that was not decoded to its end.
+    """Return the error of a picture that was not fully decoded.
 
     Args:
         job: the picture.
-        reason: why: "memory", "time", "late", "killed", and all else stands for a crash.
-        memory: the limit of bytes, the file included.
-        wall_s: the limit of time by the clock.
+        reason: "memory", "time", "late" or "killed"; anything else means a crash.
+        memory: the limit in bytes, the file included.
+        wall_s: the limit of wall time.
 
     """
     if reason == "memory" and not job.grows:

@@ -1,8 +1,8 @@
-"""A decoding process: takes a file and a rule, gives back pixels or a sentence.
+"""A decoding process: takes a file and a rule, returns pixels or an error message.
 
-``python -c "...worker import main; main()"``, started by :mod:`.pool`. It imports the decoders and nothing else of
-ours: no ONNX Runtime, no graph, no web server. Then it takes its limits, and opens no file by a name any more; where
-:mod:`.confinement` can see to that, it could not even if a decoder were taken over.
+``python -c "...worker import main; main()"``, started by :mod:`.pool`. Of our code it imports only
+the decoders: no ONNX Runtime, no graph, no web server. Then it sets its limits, and opens no more
+files by name. With :mod:`.confinement` it could not, even if a decoder were taken over.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _DECODERS = (
     *("pictures.jpeg", "pictures.png", "pictures.gif", "pictures.bmp", "pictures.tiff", "pictures.webp"),
     *("pictures.heif", "pictures.exif", "console"),
 )
-# Threads of a decoder that has some: on a machine of many cores, their stacks alone would pass the limit of memory.
+# For decoders with threads: on many cores, their stacks alone would exceed the memory limit.
 _THREADS = 4
 _MAX_FILES = 32
-# What takes less is granted to every worker.
+# Smaller requests are always granted.
 _SMALL = 16_000_000
-# A worker that holds on to more than this after a picture is replaced.
+# A worker that keeps more memory than this after a picture is replaced.
 _MAX_GROWTH = 64_000_000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 def main() -> None:
-    """Decode until the parent is gone, or fork workers that do."""
-    # Ctrl-C in a terminal and a service's end are for the parent, which finishes what is in flight.
+    """Decode until the parent ends, or fork workers that do."""
+    # Ctrl-C and a service's stop are for the parent, which finishes work in flight.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -70,10 +70,12 @@ def main() -> None:
 
 
 def _fork_workers(control: Channel) -> Channel | None:
-    """Fork a worker for each line that the parent hands over, and say how each ended; return twice, as ``fork`` does.
+    """Fork a worker for each connection from the parent, and report each exit.
+
+    Returns twice, as ``fork`` does.
 
     Returns:
-        in a worker, its line; None in this process, when the parent is gone.
+        in a worker, its connection; None in this process, when the parent has ended.
 
     """
     me = os.getpid()
@@ -103,7 +105,7 @@ def _fork_workers(control: Channel) -> Channel | None:
                 os.close(descriptor)
             os.dup2(line, 0)
             os.close(line)
-            os.setpgid(0, 0)  # so that its priority is its own
+            os.setpgid(0, 0)  # for a priority separate from other workers
             _die_first()
             _end_with_parent(me)
             return Channel(0, 0)
@@ -121,32 +123,32 @@ def _report_ended(control: Channel) -> None:
 
 
 class Limits:
-    """What this process may take; the parent watches over the time by the clock.
+    """Limits of this process; the parent enforces wall time.
 
     Attributes:
-        base: bytes of address space while it does nothing; 0: the system does not tell, or is not to limit it.
+        base: address space in bytes while idle; 0: unknown, or not limited.
 
     """
 
     def __init__(self, *, hold: bool) -> None:
         self._pages: IO[bytes] | None = None
         if hold:
-            with contextlib.suppress(OSError):  # opened once: nothing is opened while pictures are decoded
+            with contextlib.suppress(OSError):  # opened once: no files are opened while decoding
                 self._pages = open("/proc/self/statm", "rb", buffering=0)  # noqa: PTH123, SIM115
         self.base = self._address_space()
 
     def take(self, memory: int) -> None:
-        """Let the rest of this picture take so many bytes."""
+        """Limit the rest of this picture to ``memory`` more bytes."""
         if self.base:
             self._set("RLIMIT_AS", self.base + memory)
 
     def lift(self) -> None:
-        """Let this process take what it needs to answer, and to receive the next picture."""
+        """Lift the limit, to answer and to receive the next picture."""
         if self.base:
             self._set("RLIMIT_AS", sys.maxsize)
 
     def start_clock(self, seconds: int) -> None:
-        """Let this picture take so many seconds of the processor."""
+        """Limit this picture to ``seconds`` of processor time."""
         with contextlib.suppress(ImportError):
             import resource
 
@@ -154,11 +156,11 @@ class Limits:
             self._set("RLIMIT_CPU", int(usage.ru_utime + usage.ru_stime) + 1 + seconds)
 
     def has_grown(self) -> bool:
-        """Tell whether earlier pictures have left so much behind that the next one would lack it."""
+        """Tell whether earlier pictures left too little memory for the next one."""
         return bool(self.base) and self._address_space() > self.base + _MAX_GROWTH
 
     def _address_space(self) -> int:
-        """Return the bytes of this process's address space; 0 where the system does not tell."""
+        """Return this process's address space in bytes; 0 if the system does not report it."""
         if self._pages is None:
             return 0
         self._pages.seek(0)
@@ -180,7 +182,8 @@ class Worker:
     Args:
         channel: to the parent.
         limits: of this process.
-        shared: files come as descriptors, and pixels go back in memory of the parent; else as bytes.
+        shared: files arrive as descriptors, and pixels return in memory of the parent; else as
+            bytes.
 
     """
 
@@ -191,7 +194,7 @@ class Worker:
         self._pixels: mmap.mmap | None = None
 
     def serve(self) -> None:
-        """Decode pictures until the parent is gone, or one of them has left too much behind."""
+        """Decode pictures until the parent ends, or until one leaves too much memory behind."""
         confine()
         self._channel.answer(Answer(Code.READY, size=self._limits.base))
         while not self._serve_one():
@@ -213,10 +216,10 @@ class Worker:
                     result = _decoded(request, file)
             except PictureError as error:
                 result = _refusal(error, out_of_memory=is_out_of_memory(error))
-            except MemoryError as error:  # there was none left to say so
+            except MemoryError as error:  # no memory was left to report it
                 result = _refusal(PictureError(str(error)), out_of_memory=True)
             self._limits.lift()
-            last = self._limits.has_grown()  # without what an error had held
+            last = self._limits.has_grown()  # after the error and its frames are freed
             if isinstance(result, bytes):
                 self._channel.answer(Answer(Code.REFUSED, last, size=len(result)), result)
             else:
@@ -227,7 +230,7 @@ class Worker:
         return last
 
     def _give(self, picture: Picture, last: bool) -> None:
-        """Answer with pixels: in memory of the parent, or where that cannot be shared, behind the answer."""
+        """Answer with pixels: in the parent's memory, or else after the answer."""
         height, width = picture.shape[:2]
         answer = Answer(Code.PICTURE, last, height, width, picture.nbytes)
         if self._pixels is None:
@@ -268,7 +271,7 @@ def _refusal(error: PictureError, *, out_of_memory: bool) -> bytes:
 
 
 def _give_up_the_rest() -> None:
-    """Give up what decoding does not need: core files, writing files, many descriptors, new privileges."""
+    """Give up core files, writing files, many descriptors and new privileges."""
     with contextlib.suppress(ImportError):
         import resource
 
@@ -279,13 +282,13 @@ def _give_up_the_rest() -> None:
 
 
 def _die_first() -> None:
-    """Be what the system ends where memory runs out, rather than the server."""
+    """Make this process the kernel's first choice when memory runs out, rather than the server."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write("1000")
 
 
 class _Granted(ByteBudget):
-    """The parent's budget of memory, which all workers share."""
+    """The parent's memory budget, shared by all workers."""
 
     def __init__(self, channel: Channel, limits: Limits) -> None:
         super().__init__(0)
@@ -294,7 +297,7 @@ class _Granted(ByteBudget):
 
     @contextlib.contextmanager
     def reserve(self, size: int, timeout: float | None = None) -> Iterator[None]:
-        """Wait until the parent grants so many bytes; it takes them back at the end of this picture."""
+        """Wait until the parent grants ``size`` bytes; it reclaims them after this picture."""
         if size > _SMALL:
             self._channel.answer(Answer(Code.NEEDS, size=size))
             granted, _ = self._channel.receive()
@@ -303,7 +306,7 @@ class _Granted(ByteBudget):
 
 
 def _import_decoders() -> None:
-    """Import what decoding takes before there are limits, and while files can be opened."""
+    """Import the decoders, before there are limits and while files can be opened."""
     for name in _DECODERS:
         importlib.import_module(f"...{name}", __name__)
     with contextlib.suppress(ImportError):
@@ -314,15 +317,15 @@ def _import_decoders() -> None:
     for name in ("PIL._webp", "PIL._avif", "_pi_heif", "_pillow_heif"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    shell.pip("install")  # of a decoder that is missing; it looks for pip
+    shell.pip("install")  # for the error of a missing decoder; it looks for pip
     _use_decoders()
 
 
 def _use_decoders() -> None:
-    """Decode a picture of each format, and something that is none: what is imported or loaded at first use is, then."""
+    """Decode a picture of each format and a non-picture, to trigger all lazy imports and loads."""
     for image_format in ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", "AVIF", None):
         content = io.BytesIO(b"no picture")
-        with contextlib.suppress(KeyError, OSError, PictureError):  # a build of Pillow may lack a format
+        with contextlib.suppress(KeyError, OSError, PictureError):  # Pillow may lack a format
             if image_format is not None:
                 Image.new("RGB", (16, 16)).save(content, image_format)
             content.seek(0)
@@ -330,7 +333,7 @@ def _use_decoders() -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Die when the parent does, however it dies; where the system cannot do that, its end of the line says it."""
+    """Die with the parent, however it dies; without system support, the closed connection tells."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM if not hasattr(signal, "SIGKILL") else signal.SIGKILL)
     if hasattr(os, "getppid") and os.getppid() != parent and sys.platform == "linux":
         os._exit(1)
@@ -346,7 +349,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _be_silent() -> None:
-    """Print nothing from here on: decoders warn of what they read, in a stranger's words."""
+    """Silence all output from here on: decoders print warnings with text from untrusted files."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)

@@ -1,8 +1,8 @@
-"""The processes that decode: started, handed out, watched, killed and replaced.
+"""The decoding processes: started, assigned, watched, killed and replaced.
 
-``ProcessPoolExecutor`` breaks as a whole when a worker dies, and ``multiprocessing`` runs the user's ``__main__`` again
-in each process. Here a worker is handed the file's descriptor; one that dies takes its own picture with it and nothing
-else.
+``ProcessPoolExecutor`` breaks as a whole when a worker dies, and ``multiprocessing`` runs the
+user's ``__main__`` again in each process. Here a worker receives the file's descriptor, and its
+death costs only its own picture.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _START_S = 60.0
 _RESTART_PAUSE_S = 1.0
 _MAX_FAILURES = 3
 _TICK_S = 0.05
-# How often it is looked whether workers live while nothing is decoded.
+# Interval of checks that workers live, while nothing is decoded.
 _PAUSE_S = 1.0
-# The age of a picture from which on memory is looked at, where the system does not limit it.
+# Seconds before a picture's memory is polled, where the system does not limit it.
 _LOOK_S = 0.2
-# How long a slow picture waits for its turn.
+# Time limit for a slow picture's turn.
 _PATIENCE_S = 30.0
 
 
 def default_decoders() -> int:
-    """Return how many processes decode: the usable cores, and at least 2, so that one does not wait for another."""
+    """Return the default number of workers: the usable cores, at least 2 to overlap pictures."""
     return max(2, usable_cores())
 
 
@@ -41,8 +41,8 @@ class Workers:
     """The processes of a pool; threads may share them.
 
     Args:
-        count: of processes that decode.
-        slow: of those that may go on beside them.
+        count: processes that decode.
+        slow: slow ones that may continue beside them.
         limits: of each picture.
         forks, share_memory, limit_memory: see :class:`~.pool.DecodingPool`.
 
@@ -77,12 +77,12 @@ class Workers:
         self._failed_at = -_RESTART_PAUSE_S
         self._failure = ""
         self._closed = self._ticks = False
-        # Workers die with the thread that started them: so it is one that lives as long as they may.
+        # Workers die with the thread that started them, so that thread must live as long.
         self._supervisor = threading.Thread(target=self._supervise, name="decoders", daemon=True)
         self._supervisor.start()
 
     def wait_for_the_first(self) -> str:
-        """Wait until a worker is ready, and return "", or why none can be started."""
+        """Wait until a worker is ready; return "", or why none can be started."""
         with self._changed:
             self._changed.wait_for(lambda: self._idle or self._running or self._failure)
             return "" if self._idle or self._running else self._failure
@@ -98,17 +98,18 @@ class Workers:
             self._closed = True
             self._changed.notify_all()
         self._wake.set()
-        if threading.current_thread() is not self._supervisor:  # where the last owner is collected, any thread may be
+        # garbage collection may run this in any thread
+        if threading.current_thread() is not self._supervisor:
             self._supervisor.join()
 
     def take(self, *, slow: bool) -> DecodingProcess:
         """Wait for a worker, first come, first served.
 
         Args:
-            slow: for a picture that is known to take long; then with those that are.
+            slow: for a picture known to be slow; it waits in the queue of slow ones.
 
         Raises:
-            DecodersBusyError: too many of those wait.
+            DecodersBusyError: too many slow pictures wait.
             DecodersFailedError: there is no worker, and none can be started.
 
         """
@@ -140,7 +141,7 @@ class Workers:
         return worker
 
     def _is_turn(self, ticket: object) -> bool:
-        """Tell whether the next idle worker is for this one: those that wait to be slow go first, if they may."""
+        """Tell whether the next idle worker is for this ticket: slow pictures first, if allowed."""
         while self._idle and not self._idle[-1].lives():
             self._idle.pop().end()
         if not self._idle:
@@ -162,7 +163,7 @@ class Workers:
         return [*self._idle, *self._running, *self._starting]
 
     def give_back(self, worker: DecodingProcess) -> None:
-        """Let the next one have a worker, unless it is one that ends."""
+        """Return a worker to the pool, unless it ends."""
         with self._changed:
             self._running.discard(worker)
             reusable = worker.is_reusable and not self._closed
@@ -273,9 +274,9 @@ class Workers:
             self._changed.notify_all()
 
     def _watch(self) -> None:
-        """Kill workers that take too long, and let slow ones hold up nobody."""
+        """Kill workers beyond their limits, and let slow ones delay no others."""
         now = time.monotonic()
-        for worker in [worker for worker in self._idle if not worker.lives()]:  # killed from outside
+        for worker in [worker for worker in self._idle if not worker.lives()]:  # killed by others
             self._idle.remove(worker)
             worker.end()
         for worker in self._starting | self._running:
@@ -290,7 +291,7 @@ class Workers:
                 worker.kill("evicted")
 
     def _look_at_memory(self, watched: list[tuple[DecodingProcess, float]]) -> None:
-        """Kill workers that take too much where the system does not hold them to a limit."""
+        """Kill workers with too much memory, where the system enforces no limit."""
         for worker, begun in watched:
             if time.monotonic() - begun < _LOOK_S or resident_bytes(worker.pid) <= worker.max_resident:
                 continue

@@ -1,4 +1,4 @@
-"""``deeprank-index``: make an index of folders of pictures, and look after it."""
+"""``deeprank-index``: make and maintain an index of folders of pictures."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed
 
 
 def _index_option(index: Path) -> list[str]:
-    # Where it is named by the environment, it is so for the next command, too.
+    # An index named by the environment is also the default of the next command.
     return [] if index == default_index() else ["--index", str(index)]
 
 
@@ -302,7 +302,7 @@ class _Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the work inside as Ctrl-C does; a second one ends the process at once."""
+    """Let SIGTERM end the work inside like Ctrl-C; a second one ends the process at once."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""Names inside an index folder, and writing them so that a crash leaves the old file or the new one, whole."""
+"""File names in an index folder, and writes that survive a crash: the old file or the new one."""
 
 from __future__ import annotations
 
@@ -62,26 +62,26 @@ DATABASE = "items.sqlite"
 MODEL = "model.onnx"
 GRAPH = "graph.hnsw"
 LOCK = "write.lock"
-# Pictures that were uploaded; the path of their root in the database, too, so that the folder can be moved.
+# Uploaded pictures; also their root's path in the database, relative so that the folder can move.
 UPLOADS = "uploads"
-# What SQLite keeps beside a database while it is written to, or after a crash.
+# SQLite's files beside a database while it is written, or after a crash.
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
-# Of the files of a new index: for its owner alone, or for a group to read.
+# Files of a new index: private to the owner, or readable by the group.
 PRIVATE, SHARED = Permissions(0o600), Permissions(0o640)
 
 _SIDES = tuple(DATABASE + suffix for suffix in SIDE_FILES)
 _PARTS = (DATABASE, MODEL, GRAPH, LOCK, *_SIDES)
-# Earlier versions prepared a file under these names.
+# Temporary names in earlier versions.
 _ONCE_PREPARED = tuple(f"{name}.tmp" for name in (DATABASE, MODEL, GRAPH, LOCK))
 _ONCE_PREPARED += tuple(f"{DATABASE}.tmp{suffix}" for suffix in SIDE_FILES)
-# Faults of what is written, not of what is read.
+# Faults of the file being written, not of the one being read.
 _OF_THE_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def is_index(folder: Path) -> bool:
-    """Tell whether ``folder`` holds an index (its database, that is; the rest can be made again)."""
-    # Not Path.exists: a folder above that may not be entered is no reason to raise.
+    """Tell whether ``folder`` holds an index: its database, as other parts can be rebuilt."""
+    # Not Path.exists, which raises if a parent folder may not be entered.
     return os.path.exists(folder / DATABASE)  # noqa: PTH110
 
 
@@ -93,34 +93,35 @@ def database_id(folder: Path) -> FileId | None:
 
 
 def is_part(name: str) -> bool:
-    """Tell whether a file of this name in an index folder is deeprank's: a part, or one that is being prepared."""
+    """Tell whether a file of this name is deeprank's: a part of an index, or a temporary file."""
     return name in _PARTS or is_left_over(name)
 
 
 def is_left_over(name: str) -> bool:
-    """Tell whether a file of this name is one that a killed process was preparing, if the lock of the index is free."""
+    """Tell whether this is the name of an abandoned temporary file, if the index lock is free."""
     return prepared_for(name) in (DATABASE, MODEL, GRAPH) or name in _ONCE_PREPARED
 
 
 def check_parts(folder: Path) -> None:
-    """Make sure that what has the name of a part of an index is one: no link, pipe, socket, device or other folder.
+    """Refuse links, pipes, sockets, devices and folders that have the name of a part of an index.
 
-    A link would lead to somebody else's file, which would be searched, changed or deleted as if it belonged to the
-    index. What is missing is for others to say. The folder itself may be a link: a user has named it.
+    A link would lead to another user's file, which would be searched, changed or deleted as part of
+    the index. Missing parts are not checked here. The folder itself may be a link: a user has named
+    it.
 
     Raises:
-        IndexStateError: there is such a thing, or the folder is another user's alone.
+        IndexStateError: there is such an entry, or the folder is private to another user.
 
     """
     for name in (*_PARTS, UPLOADS):
         path = f"{folder}/{name}"
         try:
-            status = os.lstat(path)  # not Path.lstat: before every query
+            status = os.lstat(path)  # faster than Path.lstat: runs before every query
         except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError:
             raise not_shared(folder) from None
-        except OSError:  # what cannot be looked at cannot be opened either, which says more
+        except OSError:  # it cannot be opened either, and that error says more
             continue
         problem = _problem(name, status)
         if problem is not None:
@@ -131,21 +132,21 @@ def check_parts(folder: Path) -> None:
 
 
 def _problem(name: str, status: os.stat_result) -> str | None:
-    """Return what is there instead of a part of an index, as a noun; None: the part."""
+    """Return what has taken the place of a part of an index, as a noun; None if it is the part."""
     expected = stat.S_ISDIR if name == UPLOADS else stat.S_ISREG
     if not expected(status.st_mode):
         return file_kind(status)
-    # SQLite and the lock write into a file that is there already: it must not be somebody else's, too.
+    # SQLite and the lock write into existing files, which must have no second name elsewhere.
     if status.st_nlink > 1 and (name in _SIDES or (name == LOCK and status.st_size)):
         return "hard link"
     return None
 
 
 def not_shared(folder: Path) -> IndexStateError:
-    """Return the error for an index that may not be read: it says how its owner shares it."""
+    """Return the error for an unreadable index; it tells how its owner can share it."""
     try:
         status = os.stat(folder)  # noqa: PTH116
-    except OSError:  # one above may not be entered
+    except OSError:  # a parent folder may not be entered
         return IndexStateError(f"{display_path(folder)} cannot be reached; check the permissions of the folders above.")
     if hasattr(os, "geteuid") and status.st_uid == os.geteuid():
         return IndexStateError(f"{display_path(folder)} may not be read, though it is yours; check its permissions.")
@@ -156,7 +157,7 @@ def not_shared(folder: Path) -> IndexStateError:
 
 
 def _name_of(path: Path) -> str:
-    """Return the owner of a file or folder in brackets, as far as the system has a name."""
+    """Return the owner of a file or folder in brackets, if the system has a name."""
     try:
         import pwd
 
@@ -166,12 +167,12 @@ def _name_of(path: Path) -> str:
 
 
 def can_be_shared_by(folder: Path) -> str:
-    """Return the command by which the owner of an index lets its group read it, from then on."""
+    """Return the owner's command that makes an index readable by its group from then on."""
     return to_paste("chmod", "-R", "g+rX", folder)
 
 
 def check_shared(folder: Path) -> None:
-    """Make sure that the group may read an index: its permissions are for its owner to change.
+    """Make sure that the group may read an index; only its owner may change that.
 
     Raises:
         IndexStateError: it may not.
@@ -185,9 +186,9 @@ def check_shared(folder: Path) -> None:
 
 
 def permissions_of(folder: Path) -> Permissions:
-    """Return the permissions that new files of an index get: its database's, so that they need no other memory.
+    """Return the permissions for new files of an index: those of its database.
 
-    Where that is lost, the model's or the graph's; a new index is private.
+    Without a database, those of the model or the graph; a new index is private.
     """
     for name in (DATABASE, MODEL, GRAPH):
         with contextlib.suppress(OSError):
@@ -197,14 +198,14 @@ def permissions_of(folder: Path) -> Permissions:
 
 
 def file_lock(folder: Path, permissions: Permissions | None = None) -> BaseFileLock:
-    """Return the lock of an index, not held yet; its file is made where it is missing.
+    """Return the lock of an index, not yet acquired; its file is created if missing.
 
     Args:
         folder: of the index; it must exist.
         permissions: of a new file; default: those of the index.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
 
     """
     from filelock import FileLock
@@ -212,12 +213,12 @@ def file_lock(folder: Path, permissions: Permissions | None = None) -> BaseFileL
     path = folder / LOCK
     with contextlib.suppress(FileExistsError):
         create_file(path, permissions or permissions_of(folder)).close()
-    # The mode that it has: versions of the library differ in which they would give it.
+    # Keep the existing mode: versions of the library differ in the mode that they would set.
     return FileLock(path, mode=stat.S_IMODE(path.lstat().st_mode) & 0o777 | 0o600)
 
 
 def clear_prepared(folder: Path) -> None:
-    """Delete the files that killed processes were preparing; the lock must be held."""
+    """Delete temporary files of killed processes; the lock must be held."""
     delete_prepared(folder, lambda name: prepared_for(name) in (DATABASE, MODEL, GRAPH))
     for name in _ONCE_PREPARED:
         path = folder / name
@@ -228,11 +229,11 @@ def clear_prepared(folder: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what the system reports while an index is written into a sentence about it."""
+    """Turn system errors during writes to an index into one sentence about it."""
     try:
         yield
     except OSError as error:
-        # Of two names, as a copy or a link has, the first is that of the source, which is there and whole.
+        # Of two names, as for a copy or a link, the first is the source, which is intact.
         file = error.filename2 if error.errno in _OF_THE_TARGET and error.filename2 else error.filename
         name = os.fsdecode(file) if file else ""
         where = f", at {display_path(name)}" if name else ""
@@ -243,13 +244,13 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def private_folder(folder: Path) -> None:
-    """Make a hidden folder in which an index is made, or take the one that a killed process of ours has left.
+    """Make a hidden private folder for a new index, or reuse one that a killed process left.
 
-    Nobody else can enter it, so nobody prepares anything in it.
+    Only this user can enter it, so no other user can prepare anything in it.
 
     Raises:
-        IndexStateError: something else is there.
-        OSError: it cannot be made.
+        IndexStateError: something else has that name.
+        OSError: it cannot be created.
 
     """
     try:
@@ -264,7 +265,7 @@ def private_folder(folder: Path) -> None:
 
 
 def is_foreign(folder: Path) -> bool:
-    """Tell whether a folder may be a trap: somebody else's, in one that all may write to, such as /tmp."""
+    """Tell whether a folder may be a trap: another user's, in a world-writable folder like /tmp."""
     if not hasattr(os, "geteuid"):
         return False
     status, above = folder.stat(), Path(os.path.realpath(folder)).parent.stat()
@@ -278,10 +279,11 @@ def _found(path: Path) -> str:
 
 
 def put_copy(source: Path, target: Path, permissions: Permissions) -> str:
-    """Copy a file atomically and return the hex sha256 of what now lies at ``target``, read back.
+    """Copy a file atomically; return the hex sha256 of the file at ``target``, read back.
 
     Raises:
-        OSError: ``source`` is no regular file, and no link to one, or ``target`` cannot be written.
+        OSError: ``source`` is neither a regular file nor a link to one, or ``target`` cannot be
+            written.
 
     """
     with open_regular(source, follow_links=True) as file, placed(target, permissions) as copied:

@@ -1,4 +1,4 @@
-"""The folder of an index: making it, and the model that lives in it."""
+"""The index folder: creating it, and the model in it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ __all__ = ["check_model", "check_usable", "install_model", "new_folder", "strang
 
 @contextmanager
 def new_folder(folder: Path, permissions: Permissions) -> Iterator[None]:
-    """Make the folder of an index and hold its lock; a folder that was not there, and stays without one, goes again.
+    """Create an index folder and hold its lock; without an index at the end it is removed again.
 
     Args:
-        folder: a new name, or a folder that is empty or holds what is left of an index; that keeps its mode, but the
-            group may read it from now on if it may read the files.
+        folder: a new name, an empty folder, or the remains of an index. An existing folder keeps
+            its mode, but becomes readable by the group if its files are.
         permissions: of the files.
 
     Raises:
-        IndexStateError: the folder is in use for something else, or cannot be made.
+        IndexStateError: the folder is used for something else, or cannot be created.
         IndexLockedError: another process is making the same index.
 
     """
@@ -54,7 +54,7 @@ def new_folder(folder: Path, permissions: Permissions) -> Iterator[None]:
             missing = [path for path in folder.absolute().parents if not path.exists()]
             folder.parent.mkdir(parents=True, exist_ok=True)
             make_folder(folder, permissions)
-            for path in missing:  # or a power cut takes the folder, with everything that was committed in it
+            for path in missing:  # else a power cut loses the folder with all commits in it
                 sync_folder(path.parent)
     except OSError as error:
         raise IndexStateError(f"{display_path(folder)} cannot be made ({error.strerror}).") from None
@@ -72,10 +72,10 @@ def new_folder(folder: Path, permissions: Permissions) -> Iterator[None]:
 
 
 def check_usable(folder: Path) -> None:
-    """Make sure that an index can be made in ``folder``: it is new, empty, or holds what is left of one.
+    """Make sure that an index can be created in ``folder``: new, empty, or an index's remains.
 
     Raises:
-        IndexStateError: it is in use for something else.
+        IndexStateError: it is used for something else.
 
     """
     if not folder.exists() and not folder.is_symlink():
@@ -95,7 +95,7 @@ def check_usable(folder: Path) -> None:
 
 
 def strangers_in(folder: Path) -> list[str]:
-    """Return what lies in a folder, relative to it, and is no part of an index."""
+    """Return the entries of a folder that are no part of an index, relative to it."""
     strangers = sorted(path.name for path in folder.iterdir() if not is_part(path.name) and path.name != UPLOADS)
     uploads = folder / UPLOADS
     if uploads.is_symlink() or (uploads.exists() and not uploads.is_dir()):
@@ -104,7 +104,7 @@ def strangers_in(folder: Path) -> list[str]:
 
 
 def _let_in(folder: Path, permissions: Permissions) -> None:
-    """Let the group enter a folder that its files may be read in."""
+    """Let the group enter a folder if it may read the files inside."""
     status = folder.stat()
     mode = stat.S_IMODE(status.st_mode)
     if permissions.folder_mode & 0o050 & ~mode:
@@ -114,14 +114,14 @@ def _let_in(folder: Path, permissions: Permissions) -> None:
 
 
 def install_model(folder: Path, model: Path, sha256: str, dim: int, permissions: Permissions | None = None) -> None:
-    """Copy the model into the folder and make an empty database for its vectors.
+    """Copy the model into the folder and create an empty database for its vectors.
 
     Args:
         folder: of the index, locked.
         model: a file that was opened and checked.
-        sha256: of the bytes that were checked.
+        sha256: of the checked bytes.
         dim: length of its vectors.
-        permissions: of the files; default: those that the index has.
+        permissions: of the files; default: those of the index.
 
     Raises:
         ModelFileError: the file changed since it was checked.
@@ -139,11 +139,11 @@ def check_model(folder: Path, expected: str, model: Path | None) -> None:
     Args:
         folder: of the index.
         expected: hex sha256 in its database.
-        model: the one that was named, if any.
+        model: the requested model, if any.
 
     Raises:
-        IndexStateError: another one was named, or the index's own is damaged or lost.
-        ModelFileError: the one that was named cannot be read.
+        IndexStateError: another model was requested, or the index's model is damaged or lost.
+        ModelFileError: the requested model cannot be read.
 
     """
     if model is not None and _digest(model) != expected:

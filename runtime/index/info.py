@@ -1,4 +1,4 @@
-"""What an index holds, without searching it."""
+"""The content of an index, described without searching it."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ __all__ = ["IndexInfo", "index_info"]
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What an index holds.
+    """The content of an index.
 
     Attributes:
         path: the index folder.
         items: number of pictures.
-        roots: the synced folders, and that of the uploads if there are any, and the number of pictures in each.
-        uploads: which of the roots is that of the uploads.
-        filters: of the synced folders; one that has none is not there.
-        labelling: where the labels of the synced folders come from; one that has those of its top folders is not there.
-        splits: synced folders whose labels are the names of splits, which --labels would read otherwise.
-        outdated: number of pictures whose vectors are by older decoding rules.
-        labels: the labels and the number of pictures with each.
+        roots: number of pictures by synced folder; uploads count as one if there are any.
+        uploads: the uploads' root among them.
+        filters: of the synced folders that have any.
+        labelling: sources of labels of the synced folders, except those labelled by top folders.
+        splits: synced folders whose labels are names of splits, which --labels would read
+            otherwise.
+        outdated: number of pictures with vectors from older decoding rules.
+        labels: number of pictures by label.
         unlabelled: number of pictures without a label.
         dim: length of a vector.
-        model_sha256: of the model that the vectors were made with.
-        model: what its file says of itself; None where it cannot be read, for the reason in ``model_problem``.
-        graph: size, items, their different vectors, removed ones and parameters; None: searches scan, for the reason in
-            ``graph_problem``.
+        model_sha256: of the model that made the vectors.
+        model: its metadata; None if unreadable, see ``model_problem``.
+        graph: size, items, distinct vectors, removed ones and parameters; None if searches scan,
+            see ``graph_problem``.
         sizes: bytes of each file, and of the uploads together.
-        schema: the number of the layout that its database has.
+        schema: version of the database layout.
 
     """
 
@@ -117,7 +118,7 @@ def index_info(index: str | Path) -> IndexInfo:
 
 @dataclass
 class _Counted:
-    """What is counted of all items, in one pass."""
+    """Counts over all items, from one pass."""
 
     labels: Counter[str | None] = field(default_factory=Counter)
     in_root: Counter[int] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""What ``deeprank-index`` shows of its results: lines for people, and the JSON documents."""
+"""Output of ``deeprank-index``: lines of text, and JSON documents."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ __all__ = [
 ]
 
 SCHEMA = 1
-# Skipped files and removed pictures that are named one by one.
+# Limit for skipped files and removed pictures listed by name.
 MOST_LINES = 20
 
 
 def pictures(count: int) -> str:
-    """Return the number of pictures in words."""
+    """Return a number of pictures in words."""
     return f"{count:,} picture{'' if count == 1 else 's'}"
 
 
 def info_document(info: IndexInfo) -> dict[str, Any]:
-    """Return what an index holds, for ``--json``."""
+    """Return the description of an index for ``--json``."""
     model = info.model
     return {
         "schema": SCHEMA,
@@ -92,7 +92,7 @@ def info_document(info: IndexInfo) -> dict[str, Any]:
 
 
 def info_lines(info: IndexInfo) -> list[str]:
-    """Say what an index holds."""
+    """Return the description of an index as lines."""
     lines = [
         f"index      {display_path(info.path)}, {sum(info.sizes.values()) / 1e6:.1f} MB",
         f"pictures   {info.items:,}",
@@ -119,7 +119,7 @@ def info_lines(info: IndexInfo) -> list[str]:
 
 
 def verify_document(index: Path, report: VerifyReport) -> dict[str, Any]:
-    """Return what a verification found, for ``--json``."""
+    """Return the result of a verification for ``--json``."""
     return {
         "schema": SCHEMA,
         "index": os.fsdecode(index),
@@ -133,7 +133,7 @@ def verify_document(index: Path, report: VerifyReport) -> dict[str, Any]:
 
 
 def verify_lines(index: Path, report: VerifyReport) -> list[str]:
-    """Say what a verification found and did."""
+    """Return the result of a verification as lines."""
     if not report.problems:
         return [f"{display_path(index)} is sound: {pictures(report.items)}"]
     lines = [f"damaged: {printable(str(problem))}" for problem in report.problems]
@@ -145,7 +145,7 @@ def verify_lines(index: Path, report: VerifyReport) -> list[str]:
 
 
 def compact_document(index: Path, report: CompactReport) -> dict[str, Any]:
-    """Return what a compaction gained, for ``--json``."""
+    """Return the result of a compaction for ``--json``."""
     return {
         "schema": SCHEMA,
         "index": os.fsdecode(index),
@@ -160,7 +160,7 @@ def compact_document(index: Path, report: CompactReport) -> dict[str, Any]:
 
 
 def compact_lines(index: Path, report: CompactReport) -> list[str]:
-    """Say what a compaction gained."""
+    """Return the result of a compaction as lines."""
     if not report.changed:
         return [f"{display_path(index)} is as compact as it can be: {_megabytes(report.bytes_after)}"]
     gained = [f"{_megabytes(report.bytes_before)} -> {_megabytes(report.bytes_after)}"]
@@ -175,23 +175,23 @@ def compact_lines(index: Path, report: CompactReport) -> list[str]:
 
 
 def copy_document(index: Path, target: Path, report: CopyReport) -> dict[str, Any]:
-    """Return what was copied, for ``--json``."""
+    """Return the result of a copy for ``--json``."""
     return {"schema": SCHEMA, "index": os.fsdecode(index), "copy": os.fsdecode(target), **asdict(report)}
 
 
 def copy_line(target: Path, report: CopyReport) -> str:
-    """Say what was copied."""
+    """Return the result of a copy as a line."""
     verified = "verified" if report.verified else "not verified"
     return f"{display_path(target)} holds {pictures(report.items)}, {_megabytes(report.bytes)}, {verified}"
 
 
 def export_document(index: Path, target: Path, report: ExportReport) -> dict[str, Any]:
-    """Return what was exported, for ``--json``."""
+    """Return the result of an export for ``--json``."""
     return {"schema": SCHEMA, "index": os.fsdecode(index), "file": os.fsdecode(target), **asdict(report)}
 
 
 def export_line(target: Path, report: ExportReport) -> str:
-    """Say what was exported."""
+    """Return the result of an export as a line."""
     return (
         f"{display_path(target)} holds {pictures(report.items)} with vectors of {report.dim} numbers, "
         f"{_megabytes(report.bytes)}"
@@ -199,12 +199,12 @@ def export_line(target: Path, report: ExportReport) -> str:
 
 
 def import_document(index: Path, report: ImportReport) -> dict[str, Any]:
-    """Return what was imported, for ``--json``."""
+    """Return the result of an import for ``--json``."""
     return {"schema": SCHEMA, "index": os.fsdecode(index), **asdict(report)}
 
 
 def import_line(index: Path, report: ImportReport) -> str:
-    """Say what was imported."""
+    """Return the result of an import as a line."""
     return f"{display_path(index)} holds {pictures(report.items)}, {_megabytes(report.bytes)}"
 
 
@@ -236,7 +236,7 @@ def dedupe_document(index: Path, report: DedupeReport) -> dict[str, Any]:
 
 
 def dedupe_lines(report: DedupeReport) -> Iterator[str]:
-    """Name the near-duplicates, group by group, with the sizes of the files and what could be saved in all."""
+    """Yield the groups of near-duplicates with file sizes, and the total that could be saved."""
     for group in report.groups:
         yield f"{display_path(group.kept.path)} ({file_size(group.kept.size)})"
         for file in group.others:
@@ -256,7 +256,7 @@ def _near_duplicate_bytes(report: DedupeReport) -> int:
 
 
 def spared_remarks(files: Spared) -> list[str]:
-    """Say which near-duplicates are not named, so that none is deleted whose better picture is not there."""
+    """Return remarks on near-duplicates that are withheld, as their better picture is missing."""
     remarks = []
     if files.changed:
         remarks.append(
@@ -271,7 +271,7 @@ def spared_remarks(files: Spared) -> list[str]:
 
 
 def removal_lines(removal: Removal) -> list[str]:
-    """Name what is to be taken out."""
+    """Return the pictures to be removed as lines."""
     lines = [display_path(path) for path in removal.paths[:MOST_LINES]]
     if len(removal.paths) > MOST_LINES:
         lines.append(f"... and {len(removal.paths) - MOST_LINES:,} others")
@@ -279,13 +279,13 @@ def removal_lines(removal: Removal) -> list[str]:
 
 
 def removal_question(index: Path, removal: Removal) -> str:
-    """Ask whether that is to be done."""
+    """Return the question that confirms a removal."""
     uploads = f", {removal.uploads:,} of them uploaded, whose files are deleted" if removal.uploads else ""
     return f"Take {pictures(len(removal.ids))} out of {display_path(index)}{uploads}?"
 
 
 def _asked(info: IndexInfo, root: str) -> str:
-    """Return the options that are remembered of a folder."""
+    """Return the remembered options of a folder."""
     options = [str(info.filters[root])] if root in info.filters else []
     if root in info.labelling:
         splits = ", below its splits" if info.labelling[root].splits else ""

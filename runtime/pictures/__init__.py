@@ -1,1 +1,1 @@
-"""Picture formats: their readers, and what they leave to us (used by ``deeprank.runtime.images``)."""
+"""Readers for each picture format, used by ``deeprank.runtime.images``."""

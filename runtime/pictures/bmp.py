@@ -1,6 +1,7 @@
-"""BMP and DIB: Pillow's reader; one for colours in any number of bits, which lie where masks say; one for run lengths.
+"""BMP and DIB: Pillow's reader, one for colours by bit masks, and one for run lengths.
 
-Pillow decodes run lengths in Python, byte by byte of what they stand for. Here the time is that of the file's bytes.
+Pillow decodes run lengths in Python, byte by byte of the result. Here the time depends on the
+file's bytes.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ __all__ = ["open_bitmap"]
 _FILE_HEADER = 14
 _RLE8, _RLE4 = 1, 2
 _BITFIELDS, _JPEG, _PNG, _ALPHA_BITFIELDS = 3, 4, 5, 6
-# Of run lengths, which are held.
+# Bytes of run lengths, which are held in memory.
 _MOST_RUNS = 64_000_000
 _PAIRS = [bytes((byte >> 4, byte & 15)) for byte in range(256)]
 _Masks = tuple[int, int, int, int]
 
 
 class MaskedBitmap(ImageFile.ImageFile):
-    """16 or 32 bits a pixel, of which masks say what belongs to red, green, blue and alpha."""
+    """A bitmap of 16 or 32 bits a pixel; masks select the bits of red, green, blue and alpha."""
 
     format = "BMP"
     format_description = "Windows Bitmap"
@@ -74,7 +75,7 @@ class MaskedBitmap(ImageFile.ImageFile):
 
 
 class RunLengthBitmap(BmpImagePlugin.DibImageFile):
-    """4 or 8 bits a pixel, in runs. Its header may be that of a file or not."""
+    """A bitmap of 4 or 8 bits a pixel in runs, with or without a file header."""
 
     format = "BMP"
 
@@ -110,7 +111,7 @@ class RunLengthBitmap(BmpImagePlugin.DibImageFile):
 
 
 def _pixels_of_runs(runs: bytes, width: int, height: int, four_bits: bool, offset: int) -> bytearray:
-    """Return a byte for each pixel, line by line as they are stored; ``offset``: where the runs begin in the file."""
+    """Return a byte per pixel, in stored row order; ``offset``: the runs' start in the file."""
     pixels, size, x, at, end = bytearray(), width * height, 0, 0, len(runs) - 1
     while len(pixels) < size and at < end:
         count, value = runs[at], runs[at + 1]
@@ -123,12 +124,12 @@ def _pixels_of_runs(runs: bytes, width: int, height: int, four_bits: bool, offse
             else:
                 pixels += runs[at - 1 : at] * count
             x += count
-        elif value == 0:  # the line ends
+        elif value == 0:  # end of line
             rest = len(pixels) % width
             if rest:
                 pixels += bytes(width - rest)
             x = 0
-        elif value == 1:  # the picture ends
+        elif value == 1:  # end of picture
             break
         elif value == 2:  # a jump
             if at + 2 > len(runs):
@@ -136,7 +137,7 @@ def _pixels_of_runs(runs: bytes, width: int, height: int, four_bits: bool, offse
             pixels += bytes(min(size - len(pixels), runs[at] + runs[at + 1] * width))
             x = len(pixels) % width
             at += 2
-        else:  # pixels one by one
+        else:  # literal pixels
             count = min(size - len(pixels), value)
             stored = runs[at : at + ((count + 1) // 2 if four_bits else count)]
             at += len(stored)
@@ -147,10 +148,10 @@ def _pixels_of_runs(runs: bytes, width: int, height: int, four_bits: bool, offse
 
 
 def open_bitmap(file: IO[bytes], *, headless: bool = False) -> ImageFile.ImageFile:
-    """Open a BMP, or a DIB, which lacks the header of a file.
+    """Open a BMP, or a DIB, which has no file header.
 
     Raises:
-        PictureError: a kind that is not supported.
+        PictureError: an unsupported kind.
         OSError, SyntaxError, ValueError, struct.error: damaged.
 
     """
@@ -179,7 +180,7 @@ def open_bitmap(file: IO[bytes], *, headless: bool = False) -> ImageFile.ImageFi
     return BmpImagePlugin.BmpImageFile(file)
 
 
-# Those that Pillow reads.
+# The masks that Pillow reads.
 _PILLOWS: dict[int, set[_Masks]] = {
     32: {
         (0xFF0000, 0xFF00, 0xFF, 0x0),
@@ -196,7 +197,7 @@ _PILLOWS: dict[int, set[_Masks]] = {
 
 
 def _header(file: IO[bytes], begin: int) -> tuple[int, bytes]:
-    """Return where the pixels begin, and the header that says what they are."""
+    """Return the start of the pixels, and the header that describes them."""
     file.seek(0, os.SEEK_SET)
     head = file.read(begin + 4)
     size = struct.unpack_from("<I", head, begin)[0]
@@ -207,7 +208,7 @@ def _header(file: IO[bytes], begin: int) -> tuple[int, bytes]:
 
 
 def _masks(file: IO[bytes], begin: int, header: bytes) -> _Masks:
-    """Return the bits of red, green, blue and alpha; they stand in a long header, or after a short one."""
+    """Return the masks of red, green, blue and alpha, from a long header or after a short one."""
     if len(header) >= 56:
         red, green, blue, alpha = struct.unpack_from("<4I", header, 40)
         return red, green, blue, alpha

@@ -1,4 +1,4 @@
-"""Which files the corrections of the decoding rules touch, judged without decoding."""
+"""Files affected by corrections of the decoding rules, found without decoding."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["changed_since_1"]
 
 _MOST_CHUNKS = 100_000
 _BLOCK = 1 << 16
-# Of XMP, and at either end of a file of which no table of contents says where XMP stands.
+# Bytes searched of XMP, and at both ends of a file without a table of contents.
 _SEARCHED = 1 << 20
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(="|>)[2-8]')
 
 
 def changed_since_1(file: IO[bytes]) -> bool:
-    """Tell whether a file gives other pixels than by version 1 of the rules; in doubt True.
+    """Tell whether a file's pixels differ from version 1 of the rules; in doubt True.
 
     Raises:
         OSError: the file cannot be read.
@@ -37,12 +37,13 @@ def changed_since_1(file: IO[bytes]) -> bool:
     file.seek(0)
     try:
         return changed(file)
-    except (ValueError, IndexError, KeyError, OverflowError, struct.error, zlib.error):  # damaged, or made to look so
+    # damaged, maybe on purpose
+    except (ValueError, IndexError, KeyError, OverflowError, struct.error, zlib.error):
         return True
 
 
 def _turned_by_xmp(xmp: bytes, exif: bytes) -> bool:
-    """Tell whether XMP once turned a picture: where EXIF said nothing of it."""
+    """Tell whether XMP used to turn a picture: if EXIF has no orientation."""
     if not _XMP_ORIENTATION.search(xmp):
         return False
     try:
@@ -52,7 +53,7 @@ def _turned_by_xmp(xmp: bytes, exif: bytes) -> bool:
 
 
 def _png(file: IO[bytes]) -> bool:
-    """Gray of few or of 16 bits and colour of 16 bits with a transparent one; damage; turned by XMP."""
+    """Gray of few or 16 bits and 16-bit colour with a transparent one; damage; turned by XMP."""
     file.seek(8)
     depth = kind = 0
     xmp = exif = b""
@@ -100,7 +101,7 @@ def _sound(file: IO[bytes], name: bytes, length: int, rows: Inflated) -> bool:
 
 
 def _tiff(file: IO[bytes]) -> bool:
-    """Turned ones; samples of an odd depth or kind; gray of 16 bits whose white is zero; planes of 16 bits."""
+    """Turned pictures; odd sample depths or kinds; white-is-zero 16-bit gray; 16-bit planes."""
     tags = directory(file)
     bits = tags.get(258, (1,))
     photometric, planar = tags.get(262, (0,))[0], tags.get(284, (1,))[0]
@@ -110,7 +111,7 @@ def _tiff(file: IO[bytes]) -> bool:
 
 
 def _jpeg(file: IO[bytes]) -> bool:
-    """Those turned by XMP."""
+    """Turned by XMP."""
     file.seek(2)
     xmp = exif = b""
     for _ in range(_MOST_CHUNKS):
@@ -129,7 +130,7 @@ def _jpeg(file: IO[bytes]) -> bool:
 
 
 def _webp(file: IO[bytes]) -> bool:
-    """Those turned by XMP."""
+    """Turned by XMP."""
     file.seek(12)
     xmp = exif = b""
     for _ in range(_MOST_CHUNKS):
@@ -147,7 +148,7 @@ def _webp(file: IO[bytes]) -> bool:
 
 
 def _gif(file: IO[bytes]) -> bool:
-    """Those whose first frame does not cover the screen."""
+    """The first frame does not cover the screen."""
     screen = file.read(13)
     width, height, flags = struct.unpack_from("<HHB", screen, 6)
     file.seek(3 << (flags & 7) + 1 if flags & 0x80 else 0, os.SEEK_CUR)
@@ -164,7 +165,7 @@ def _gif(file: IO[bytes]) -> bool:
 
 
 def _bitmap(file: IO[bytes], start: int = 14) -> bool:
-    """Those with alpha."""
+    """With alpha."""
     file.seek(start)
     header = file.read(56)
     bits, coding = struct.unpack_from("<HI", header, 14) if header[0] >= 40 else (0, 0)
@@ -172,7 +173,7 @@ def _bitmap(file: IO[bytes], start: int = 14) -> bool:
 
 
 def _avif(file: IO[bytes]) -> bool:
-    """Those turned by XMP."""
+    """Turned by XMP."""
     found = _XMP_ORIENTATION.search(file.read(_SEARCHED))
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _SEARCHED))

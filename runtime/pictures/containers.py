@@ -1,7 +1,8 @@
-"""How many pixels the frames inside an AVIF or a HEIF have, by their codecs' own headers, whatever the container says.
+"""Count the pixels of frames in an AVIF or HEIF by codec headers, not by the container.
 
-The container (ISO/IEC 23008-12) names items: coded pictures, and grids and overlays that are made of others. A few
-bytes may say a small size around a large frame, or name one large picture as all tiles of a grid.
+The container (ISO/IEC 23008-12) names items: coded pictures, and grids and overlays composed of
+others. A few bytes may declare a small size around a large frame, or name one large picture as all
+tiles of a grid.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass, field
 
 __all__ = ["boxes", "coded_pixels"]
 
-# Phones write some hundreds; libheif takes no more than a thousand.
+# Phones write some hundreds; libheif accepts at most a thousand.
 _MOST_ITEMS = 2_000
 _MOST_DEPTH = 8
-# Of a picture: layers, not a film. Of all pictures together: parts of the stream.
+# Frames of one picture: layers, not a film. For all pictures together: parts of the stream.
 _MOST_FRAMES = 8
 _MOST_UNITS = 200_000
 _CONTAINERS = frozenset({b"meta", b"moov", b"trak", b"mdia", b"minf", b"stbl", b"iprp", b"iref"})
@@ -26,13 +27,13 @@ _DERIVED = (b"grid", b"iovl", b"iden", b"tmap")
 @dataclass
 class _Item:
     kind: bytes = b""
-    extents: list[tuple[int, int]] = field(default_factory=list)  # places in the file
+    extents: list[tuple[int, int]] = field(default_factory=list)  # offsets and lengths in the file
     properties: list[tuple[bytes, bytes]] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
 
 
 def boxes(content: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, begin and end of the content of each box; the walk ends where it makes no sense."""
+    """Yield kind, begin and end of each box's content; stop where the boxes make no sense."""
     end = len(content) if end is None else end
     while start + 8 <= end:
         size, kind = struct.unpack_from(">I4s", content, start)
@@ -48,10 +49,11 @@ def boxes(content: bytes, start: int = 0, end: int | None = None) -> Iterator[tu
 
 
 def coded_pixels(content: bytes) -> int:
-    """Return the most pixels that are decoded for an item of a file, or for a frame of a track of it.
+    """Return the most pixels decoded for one item of a file, or for a frame of one of its tracks.
 
     Raises:
-        ValueError, struct.error, IndexError: damaged, or more items or frames than any writer makes.
+        ValueError, struct.error, IndexError: damaged, or more items or frames than any writer
+            makes.
 
     """
     return _Container(content).most()
@@ -73,7 +75,7 @@ class _Container:
                 self._track_boxes(begin, end)
 
     def most(self) -> int:
-        """Return the most pixels of an item."""
+        """Return the pixel count of the largest item."""
         return max([self._tracks, *(self._pixels(number, 0) for number in self.items)])
 
     def _item(self, number: int) -> _Item:
@@ -104,7 +106,7 @@ class _Container:
                 self._item(number).kind = name
 
     def _places(self, start: int, data: int) -> None:
-        """Read ``iloc``; ``data``: where the content of ``idat`` begins."""
+        """Read ``iloc``; ``data``: the start of the content of ``idat``."""
         numbers = _Bits(self.content, start)
         version, _ = numbers.take(8), numbers.take(24)
         offset, length, base, index = (8 * numbers.take(4) for _ in range(4))
@@ -122,7 +124,7 @@ class _Container:
                 raise ValueError("an item in too many parts")
 
     def _references(self, start: int, stop: int) -> None:
-        """Read ``iref``: what grids and overlays are made of."""
+        """Read ``iref``: the parts of grids and overlays."""
         wide = "I" if self.content[start] else "H"
         for kind, begin, _ in boxes(self.content, start + 4, stop):
             if kind == b"dimg":
@@ -131,7 +133,7 @@ class _Container:
                 self._item(number).sources += struct.unpack_from(f">{count}{wide}", self.content, at)
 
     def _properties(self, start: int, stop: int) -> None:
-        """Read ``iprp``: sizes and codecs' headers, and which items have them."""
+        """Read ``iprp``: sizes, codec headers, and the items that they belong to."""
         parts = list(boxes(self.content, start, stop))
         shared = [box for kind, begin, end in parts if kind == b"ipco" for box in boxes(self.content, begin, end)]
         for begin in (begin for kind, begin, _ in parts if kind == b"ipma"):
@@ -146,7 +148,7 @@ class _Container:
                         item.properties.append((kind, self.content[first:last]))
 
     def _track_boxes(self, start: int, stop: int, depth: int = 0) -> None:
-        """Read the codecs' headers of the tracks of a sequence, and their first frame where it is easily found."""
+        """Read the codec headers of a sequence's tracks, and an easily located first frame."""
         for kind, begin, end in boxes(self.content, start, stop):
             if kind in _CONTAINERS and depth < _MOST_DEPTH:
                 self._track_boxes(begin, end, depth + 1)
@@ -158,7 +160,7 @@ class _Container:
                         self._tracks = max(self._tracks, self._coded(item))
 
     def _pixels(self, number: int, depth: int) -> int:
-        """Return how many pixels are decoded for an item: of all that it is made of, as often as it names them."""
+        """Return the pixels decoded for an item: of each part, as often as the item names it."""
         if depth > _MOST_DEPTH:
             raise ValueError("pictures made of pictures without end")
         if number not in self._known:
@@ -181,7 +183,7 @@ class _Container:
         return int(width * height)
 
     def _coded(self, item: _Item) -> int:
-        """Return the pixels of a frame by the codec's headers; 0 for what is no picture."""
+        """Return the pixels of a frame by the codec's headers; 0 if it is no picture."""
         if item.kind not in (_AV1, _HEVC):
             return 0
         sizes, frames = [0], 0
@@ -197,7 +199,7 @@ class _Container:
         return max(sizes)
 
     def _data(self, item: _Item, most: int | None = None) -> bytes:
-        """Return the data of an item; length 0 stands for all up to the end."""
+        """Return an item's data; length 0 means up to the end."""
         parts = (self.content[at : at + (length or len(self.content))] for at, length in item.extents[: most or None])
         data = b"".join(parts) if most is None else b"".join(part[:most] for part in parts)
         if len(data) > len(self.content):
@@ -206,7 +208,7 @@ class _Container:
 
 
 class _Bits:
-    """Numbers in bits, most significant first."""
+    """A bit reader, most significant bit first."""
 
     def __init__(self, content: bytes, start: int = 0) -> None:
         self.content, self.at = content, 8 * start
@@ -230,7 +232,7 @@ class _Bits:
 
 
 def _configured(kind: bytes, header: bytes) -> bytes:
-    """Return the units that the configuration of a codec holds, as they stand in its stream."""
+    """Return the units inside a codec's configuration, in stream form."""
     if kind == _AV1:
         return header[4:]
     units, at = [], 23
@@ -245,7 +247,7 @@ def _configured(kind: bytes, header: bytes) -> bytes:
 
 
 def _av1_units(data: bytes) -> Iterator[tuple[bool, int]]:
-    """Yield of each unit of an AV1 stream whether a frame begins in it, and the pixels that it says frames have."""
+    """Yield for each unit of an AV1 stream whether a frame begins in it, and its pixels."""
     at = 0
     while at < len(data):
         kind, extended, sized = data[at] >> 3 & 15, data[at] & 4, data[at] & 2
@@ -263,7 +265,7 @@ def _av1_units(data: bytes) -> Iterator[tuple[bool, int]]:
 
 
 def _av1_size(bits: _Bits) -> int:
-    """Read a sequence header (AV1, 5.5.1) as far as the size of frames."""
+    """Read a sequence header (AV1, 5.5.1) up to the frame size."""
     bits.take(4)
     if bits.take(1):
         bits.take(5)
@@ -290,7 +292,7 @@ def _av1_size(bits: _Bits) -> int:
 
 
 def _hevc_units(data: bytes) -> Iterator[tuple[bool, int]]:
-    """Yield the same of an HEVC stream, whose units stand after their lengths."""
+    """Do the same as :func:`_av1_units` for an HEVC stream, whose units have length prefixes."""
     at = 0
     while at + 7 <= len(data):
         length = struct.unpack_from(">I", data, at)[0]
@@ -303,7 +305,7 @@ def _hevc_units(data: bytes) -> Iterator[tuple[bool, int]]:
 
 
 def _hevc_size(bits: _Bits) -> int:
-    """Read a sequence parameter set (H.265, 7.3.2.2) as far as the size of frames."""
+    """Read a sequence parameter set (H.265, 7.3.2.2) up to the frame size."""
     bits.take(4)
     layers = bits.take(3)
     bits.take(1 + 96)

@@ -1,4 +1,4 @@
-"""The directory of tags that EXIF and TIFF share, read as far as is needed: small numbers of the first directory."""
+"""The tag directory of EXIF and TIFF: integers of the first directory only."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import IO
 __all__ = ["ORIENTATION", "directory", "orientation_in", "orientation_of", "valid_orientation"]
 
 ORIENTATION = 0x0112
-# Whole numbers, and bytes of no type: their letters for struct. Other types are left out.
+# struct letters of integer types and of untyped bytes. Other types are skipped.
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 16: "Q"}
 _MOST_TAGS = 4096
 _MOST_VALUES = 16
 
 
 def directory(file: IO[bytes]) -> dict[int, tuple[int, ...]]:
-    """Return the first values (at most 16) of each tag with whole numbers in the first directory of a TIFF structure.
+    """Return the first (at most 16) integers of each tag in a TIFF structure's first directory.
 
-    ``file`` is read from its start. What is cut off or damaged is left out.
+    ``file`` is read from its start. Truncated or damaged entries are left out.
 
     Raises:
         ValueError: not such a structure.
@@ -40,7 +40,7 @@ def _entries(file: IO[bytes], order: str, start: bytes, word: str, layout: str) 
     counter = struct.Struct(order + ("H" if word == "I" else "Q"))
     if len(start) < struct.calcsize("<" + word):
         raise ValueError("no directory")
-    # Not every system seeks wherever a file says.
+    # Some systems cannot seek to every offset that a file may name.
     size = file.seek(0, os.SEEK_END)
     file.seek(min(struct.unpack(order + word, start)[0], size))
     head = file.read(counter.size)
@@ -62,17 +62,20 @@ def _entries(file: IO[bytes], order: str, start: bytes, word: str, layout: str) 
 
 
 def orientation_of(tags: dict[int, tuple[int, ...]]) -> int:
-    """Return how the picture is turned, 1 to 8; 1 where the tags do not say."""
+    """Return the orientation, 1 to 8; 1 if the tags have none."""
     return valid_orientation(tags.get(ORIENTATION, (1,))[0])
 
 
 def valid_orientation(value: object) -> int:
-    """Return what a tag says, if it says one of 1 to 8; else 1."""
+    """Return the value if it is an orientation, 1 to 8; else 1."""
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def orientation_in(block: object) -> int:
-    """Return how an EXIF block says that the picture is turned, 1 to 8; 1 where it is damaged, for pixels are sound."""
+    """Return the orientation in an EXIF block, 1 to 8; 1 if the block is damaged.
+
+    The pixels are sound even then.
+    """
     if not isinstance(block, bytes):
         return 1
     while block.startswith(b"Exif\0\0"):

@@ -1,4 +1,4 @@
-"""What a reader says of a file that it cannot read; the caller puts the file's name before it."""
+"""Errors of unreadable pictures; the caller prepends the file's name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
     "unsupported",
 ]
 
-# The system's answers to a place where no file reaches: the content of the file named that place.
+# The system's errors for an impossible file offset: the content of the file named it.
 _FAULTS_OF_CONTENT = (errno.EINVAL, errno.EOVERFLOW)
 # Pillow raises bare OSError and SyntaxError, so its words alone tell these cases apart; no other module reads them.
 # A decoder that got no memory, with libtiff and without:
@@ -29,11 +29,11 @@ _UNKNOWN_MODE = "pixel mode"
 
 
 class MissingEnd(OSError):  # noqa: N818  not always an error
-    """A file ends without the mark of its end; its pixels may all be there."""
+    """A file lacks its end marker; its pixels may be complete."""
 
 
 def unsupported(image_format: str, what: str, advice: str = "save it as JPEG or PNG") -> PictureError:
-    """Return the error of a sound file of a kind that is not supported: ``what`` it holds ("12 bits a sample")."""
+    """Return the error of a valid but unsupported file: it holds ``what`` ("12 bits a sample")."""
     return PictureError(
         f"is a {image_format} file with {what}, which is not supported; {advice}.",
         kind="unsupported",
@@ -42,7 +42,7 @@ def unsupported(image_format: str, what: str, advice: str = "save it as JPEG or 
 
 
 def missing_decoder(image_format: str, package: str) -> PictureError:
-    """Return the error of a file whose decoder is not installed; ``package``, as pip takes it, brings one."""
+    """Return the error for a missing decoder; pip installs one as ``package``."""
     from ..shell import pip
 
     install = pip("install", package)
@@ -54,7 +54,7 @@ def missing_decoder(image_format: str, package: str) -> PictureError:
 
 
 def damaged(image_format: str | None, error: Exception) -> PictureError:
-    """Return the error of a file that its decoder could not make a whole picture of."""
+    """Return the error of a file that its decoder could not read completely."""
     kind = f"damaged {image_format} file" if image_format else "damaged file"
     return PictureError(
         f"is a {kind} ({str(error) or type(error).__name__}); replace it or leave it out.", kind="damaged", short=kind
@@ -62,7 +62,7 @@ def damaged(image_format: str | None, error: Exception) -> PictureError:
 
 
 def fault_of_machine(error: BaseException) -> str | None:
-    """Return what memory, a disk or the network did while a picture was read; None: its content is at fault."""
+    """Return the failure of memory, disk or network behind an error; None: the file is at fault."""
     cause = _machine_error(error)
     if isinstance(cause, OSError) and cause.errno is not None:
         return cause.strerror or str(cause)
@@ -86,7 +86,7 @@ def is_unknown_mode(error: SyntaxError) -> bool:
 
 
 def is_memory_free(size: int) -> bool:
-    """Tell whether the system would give ``size`` bytes; none of them is touched."""
+    """Tell whether the system would allocate ``size`` bytes; none of them is touched."""
     try:
         mmap.mmap(-1, max(1, size)).close()
     except (OSError, MemoryError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""GIF: the first frame, on a screen that is white where the frame does not reach."""
+"""GIF: the first frame, on a screen that is white outside the frame."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GifFile(GifImagePlugin.GifImageFile):
 
 
 def open_gif(file: IO[bytes]) -> GifFile:
-    """Open a GIF. Pillow gets the header, what the first frame's transparency is, and the frame.
+    """Open a GIF. Pillow gets the header, the first frame's transparency, and the frame.
 
     Raises:
         SyntaxError, ValueError, struct.error: damaged.
@@ -39,7 +39,7 @@ def open_gif(file: IO[bytes]) -> GifFile:
     control, start = _until_frame(file)
     left, top, across, down = struct.unpack("<HHHH", file.read(8))
     frame = left, top, left + across, top + down
-    # A frame that is larger than its screen makes the screen larger, as it does in Pillow.
+    # A frame larger than its screen enlarges the screen, as in Pillow.
     size = struct.pack("<HH", min(max(width, frame[2]), 65535), min(max(height, frame[3]), 65535))
     image = GifFile(cast("IO[bytes]", Spliced(file, header[:6] + size + header[10:] + palette + control, start)))
     image.frame_box = frame
@@ -47,7 +47,7 @@ def open_gif(file: IO[bytes]) -> GifFile:
 
 
 def _until_frame(file: IO[bytes]) -> tuple[bytes, int]:
-    """Return the extension that says which colour of the first frame is transparent, and where the frame begins."""
+    """Return the extension with the first frame's transparent colour, and the frame's start."""
     control = b""
     for _ in range(_MOST_BLOCKS):
         mark = file.read(1)
@@ -61,7 +61,7 @@ def _until_frame(file: IO[bytes]) -> tuple[bytes, int]:
 
 
 def _extension(file: IO[bytes]) -> bytes | None:
-    """Pass over an extension; return one that is a graphic control, without how the frame is disposed of."""
+    """Skip an extension; return a graphic control, without its disposal method."""
     label, size = file.read(1), file.read(1)
     control = None
     while size and size != b"\0":

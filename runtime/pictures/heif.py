@@ -1,6 +1,6 @@
-"""HEIF (HEIC), which phones write: read by libheif, as the container says that it is to be shown.
+"""HEIF (HEIC), the format of phones: read by libheif, transformed as the container says.
 
-The reader is registered nowhere: a program around this one keeps what Pillow it has.
+The reader is not registered with Pillow, so the surrounding program's Pillow is unchanged.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from .faults import missing_decoder
 
 __all__ = ["DECODERS", "open_heif"]
 
-# Modules that decode, and the packages that bring them; the first that can be imported is taken.
+# Decoder modules and their packages; the first importable one is used.
 DECODERS = {"_pillow_heif": "pillow-heif", "_pi_heif": "pi-heif"}
 
 _THREADS = 4
-# Colours in 8 bits, as RGB; rows and gray of more bits as libheif hands them over: what the package would do to them
-# writes beyond their end where a file lies about its depth.
+# Return 8-bit colours as RGB, and rows and deeper gray unchanged from libheif: the package's
+# conversion writes beyond their end if a file lies about its depth.
 _AS_DECODED = (True, False, False, False)
 
 
 class HeifFile(ImageFile.ImageFile):
     """The primary picture of a HEIF.
 
-    Its pixels alone are asked for. EXIF and other metadata are not: the package crashes on some that are damaged, and
-    what EXIF says of orientation the container says as well.
+    Only its pixels are requested. The package crashes on some damaged EXIF and other metadata, and
+    the container repeats EXIF's orientation.
 
     Attributes:
         levels: the largest value of a sample, where gray has more than 8 bits.
-        coded_pixels: how many pixels are decoded, whatever size the container says.
+        coded_pixels: the number of pixels decoded; the container may declare another size.
 
     """
 
@@ -86,7 +86,7 @@ def open_heif(file: IO[bytes]) -> ImageFile.ImageFile:
 
 
 def _check_boxes(content: bytes) -> None:
-    """Refuse a file that was cut off: libheif takes what there is, and leaves the rest of the picture gray."""
+    """Refuse a truncated file: libheif accepts it, and leaves the rest of the picture gray."""
     at = 0
     while at + 8 <= len(content):
         size, kind = struct.unpack_from(">I4s", content, at)
@@ -100,7 +100,7 @@ def _check_boxes(content: bytes) -> None:
 
 
 def _decoder() -> Any:
-    """Return the module of pillow-heif, which is kept up to date; where there is none, of pi-heif, which has ended."""
+    """Return the module of pillow-heif, which is maintained, else of pi-heif, which is not."""
     for name in DECODERS:
         try:
             return importlib.import_module(name)

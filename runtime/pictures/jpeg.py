@@ -1,6 +1,6 @@
-"""JPEG: only the segments that pixels depend on reach Pillow; a missing end mark does not cost the picture.
+"""JPEG: Pillow gets only the segments that matter to pixels; a missing end marker is allowed.
 
-Of a picture in several scans they are counted, for each may go over all pixels and take a few bytes.
+The scans of a picture are counted: each may go over all pixels and take a few bytes.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ _ARITHMETIC = (0xC9, 0xCA)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _KINDS = {0xC3: "lossless coding", 0xC5: "hierarchical coding", 0xC7: "lossless coding", 0xCB: "lossless coding"}
 _MOST_SEGMENTS = 10_000
-# Of what is kept of the header, which is held twice; tables take some kilobytes.
+# Header bytes kept, which are held twice; tables take some kilobytes.
 _MOST_KEPT = 1 << 24
-# Writers make 1 to 20, libtiff and browsers draw the line at the same number.
+# Writers make 1 to 20; libtiff and browsers have the same limit.
 _MOST_SCANS = 100
 _COEFFICIENT_BYTES = 2
 _BLOCK = 1 << 20
-# An empty scan in arithmetic coding takes so many times as long as one in Huffman coding.
+# An empty scan takes this many times longer in arithmetic than in Huffman coding.
 _ARITHMETIC_TIME = 4
-# What follows a file without an end, to see whether its pixels are all there.
+# Appended to a file without an end, to test whether its pixels are complete.
 _ENDS = (b"", b"\x00", b"\x55", b"\xaa", b"\xfe")
-# In coded data, a marker is what is neither a stuffed byte nor a restart nor a fill byte.
+# In coded data, a marker is neither a stuffed byte nor a restart nor a fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a header says: of each component its identifier and its share of samples; how they are coded."""
+    """Header facts: each component's identifier and sampling factors, and the coding."""
 
     components: dict[int, tuple[int, int]]
     progressive: bool
@@ -54,11 +54,11 @@ class Frame:
 
 
 class JpegFile(JpegImagePlugin.JpegImageFile):
-    """A JPEG with what its header says of its coding.
+    """A JPEG with its header's facts about the coding.
 
     Attributes:
-        full_size: width and height, however small it is decoded.
-        scans: how many times its pixels are gone over.
+        full_size: width and height, even when decoded at a smaller scale.
+        scans: number of passes over the pixels.
 
     """
 
@@ -71,7 +71,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         """Decode.
 
         Raises:
-            MissingEnd: the decoder wanted more data than there are, were it only the mark of the end.
+            MissingEnd: the decoder needed more data, maybe only the end marker.
 
         """
         try:
@@ -82,7 +82,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
             raise MissingEnd("the file ends too early") from error
 
     def complete(self) -> None:
-        """Put the mark of the end where the file ends, if all pixels are there: :meth:`load` then takes it as whole.
+        """Append the end marker if all pixels are present, so that :meth:`load` accepts the file.
 
         Raises:
             OSError: pixels are missing.
@@ -94,12 +94,12 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         self.fp = cast("IO[bytes]", self._content)
 
     def passes(self, *, completed: bool = False) -> int:
-        """Return for how many Huffman-coded scans' time decoding takes; ``completed``: of a file without an end."""
+        """Return the decoding time in Huffman scans; ``completed``: of a file without an end."""
         arithmetic = self._frame is not None and self._frame.arithmetic
         return self.scans * (_ARITHMETIC_TIME if arithmetic else 1) * (len(_ENDS) if completed else 1)
 
     def _ending(self, tail: bytes) -> Spliced:
-        """Return the file with another end. Half of the mark of the end may be there."""
+        """Return the file with another end. Half of the end marker may be present."""
         content = self._content
         size = content.file.seek(0, os.SEEK_END)
         content.file.seek(max(0, size - 1))
@@ -107,7 +107,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         return Spliced(content.file, content.head, content.start, size, tail)
 
     def coefficient_bytes(self) -> int:
-        """Return what is held of the whole picture before any of it is decoded: all of its coefficients, or nothing."""
+        """Return the bytes held before decoding: all coefficients, or nothing."""
         frame = self._frame
         if frame is None or not (frame.progressive or frame.several_scans):
             return 0
@@ -118,9 +118,9 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         return int(_COEFFICIENT_BYTES * share * (width + 8 * across) * (height + 8 * down))
 
     def _has_all_pixels(self) -> bool:
-        """Tell of a file without an end whether its pixels are all there; decodes the whole picture several times.
+        """Tell whether a file without an end has all pixels, by decoding it several times.
 
-        If they are, then what follows makes no difference. Where bits are missing they would be taken from it.
+        If it has, the appended bytes make no difference. Missing bits would be taken from them.
         """
         if not _all_scans(self._content, self._frame):
             return False
@@ -137,10 +137,10 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 
 
 def open_jpeg(file: IO[bytes]) -> JpegFile:
-    """Open a JPEG; of an MPO, or of a picture with others in it, the first.
+    """Open a JPEG; of an MPO, or of several pictures in one file, the first.
 
     Raises:
-        PictureError: a kind that is not supported.
+        PictureError: an unsupported kind.
         OSError, SyntaxError, ValueError: damaged.
 
     """
@@ -148,7 +148,8 @@ def open_jpeg(file: IO[bytes]) -> JpegFile:
     content = Spliced(file, header.head, header.start)
     image = JpegFile(cast("IO[bytes]", io.BytesIO(header.head) if header.whole else content))
     image.fp = cast("IO[bytes]", content)
-    # Where Pillow goes on after what makes no sense here, the frame that it found counts, with the dearest coding.
+    # If Pillow reads on past a header that makes no sense here, its frame counts, with the most
+    # expensive coding.
     frame = header.frame or Frame({name: (h, v) for name, h, v, _ in image.layer}, True, True, True)
     image._content, image._frame, image.full_size = content, frame, image.size
     if frame.progressive or frame.several_scans or not header.whole:
@@ -159,7 +160,7 @@ def open_jpeg(file: IO[bytes]) -> JpegFile:
 
 
 class _Header(NamedTuple):
-    """The segments that pixels depend on, where the rest begins, the EXIF block, what is coded, is it all there?"""
+    """The segments that matter to pixels, the rest's start, the EXIF block, frame, completeness."""
 
     head: bytes
     start: int
@@ -176,7 +177,7 @@ def _header(file: IO[bytes]) -> _Header:
         start = file.tell()
         marker = _marker(file)
         length = struct.unpack(">H", file.read(2))[0] if marker is not None else 0
-        if marker is None or length < 2:  # not as it should be: Pillow may make something of it
+        if marker is None or length < 2:  # invalid, but Pillow may be able to read it
             return _Header(b"".join(kept), start, exif, frame, False)
         data = file.read(length - 2)
         if marker in _FRAMES:
@@ -196,7 +197,7 @@ def _header(file: IO[bytes]) -> _Header:
 
 
 def _marker(file: IO[bytes]) -> int | None:
-    """Return the marker that begins here, of those with a length after it."""
+    """Return the marker at this position, if it is one with a length."""
     byte = file.read(1)
     if byte != b"\xff":
         return None
@@ -206,7 +207,7 @@ def _marker(file: IO[bytes]) -> int | None:
 
 
 def _needed(marker: int, data: bytes) -> bool:
-    """Tell whether pixels depend on a segment: of the applications', JFIF's and Adobe's name the colours."""
+    """Tell whether pixels depend on a segment; of APPn segments, JFIF's and Adobe's count."""
     if 0xE0 <= marker <= 0xEF:
         return (marker == 0xE0 and data.startswith(b"JFIF")) or (marker == 0xEE and data.startswith(b"Adobe"))
     return marker != 0xFE
@@ -225,14 +226,14 @@ def _frame(marker: int, data: bytes) -> Frame | None:
 
 
 def _scans(content: Spliced, start: int) -> int:
-    """Count the scans of a picture of which the first has begun before ``start``, or of one whose header is damaged.
+    """Count the scans of a picture whose first begins before ``start``, or whose header is damaged.
 
     Raises:
         PictureError: there are too many.
 
     """
     scans = 1 + _occurrences(content, start, bytes([0xFF, _SCAN]), _MOST_SCANS)
-    if scans > _MOST_SCANS:  # perhaps not in this picture, but in others after it
+    if scans > _MOST_SCANS:  # maybe not in this picture, but in others after it
         end, scans = _first_picture(content, start)
         content.end_at(end)
     if scans > _MOST_SCANS:
@@ -241,7 +242,7 @@ def _scans(content: Spliced, start: int) -> int:
 
 
 def _occurrences(content: Spliced, start: int, mark: bytes, most: int) -> int:
-    """Count a mark of two bytes, wherever it stands; no further than one more than ``most``."""
+    """Count a two-byte marker anywhere in the content, up to one more than ``most``."""
     content.seek(start)
     count, last = 0, b""
     while count <= most and (block := content.read(_BLOCK)):
@@ -251,7 +252,7 @@ def _occurrences(content: Spliced, start: int, mark: bytes, most: int) -> int:
 
 
 def _first_picture(content: Spliced, start: int) -> tuple[int, int]:
-    """Return where the picture ends whose first scan begins at ``start``, and how many scans it has."""
+    """Return the end of the picture whose first scan begins at ``start``, and its scan count."""
     at, scans = start, 1
     while scans <= _MOST_SCANS and (at := _next_marker(content, at)) >= 0:
         content.seek(at + 1)
@@ -264,7 +265,7 @@ def _first_picture(content: Spliced, start: int) -> tuple[int, int]:
 
 
 def _next_marker(content: Spliced, at: int) -> int:
-    """Return where the next marker stands from ``at`` on; -1: nowhere."""
+    """Return the position of the next marker from ``at`` on; -1 if there is none."""
     content.seek(at)
     while block := content.read(_BLOCK):
         found = _MARKER.search(block)
@@ -278,7 +279,7 @@ def _next_marker(content: Spliced, at: int) -> int:
 
 
 def _all_scans(content: Spliced, frame: Frame | None) -> bool:
-    """Tell whether scans for all there is of each component begin in the file: its last one may still be cut off."""
+    """Tell whether scans for all data of each component begin; the last one may be truncated."""
     if frame is None:
         return False
     missing = {(component, index) for component in frame.components for index in range(64)}

@@ -1,6 +1,6 @@
-"""libtiff, as it is loaded with Pillow: it is told to say nothing, and asked what it can decompress.
+"""Silence the libtiff that Pillow loads, and ask which compressions it has.
 
-It writes lines of its own to stderr, without the name of a file; what it finds wrong is an error of its caller as well.
+It prints lines on stderr without a file's name; its caller gets the same faults as errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RAW = 1
 
 @functools.cache
 def silence() -> None:
-    """Set no handler of errors and of warnings; where the library is not found, it goes on speaking."""
+    """Remove the error and warning handlers; without access to the library, they stay."""
     library = _library()
     if library is None:
         return
@@ -31,7 +31,7 @@ def silence() -> None:
 
 @functools.cache
 def has_codec(compression: int) -> bool:
-    """Tell whether a compression can be undone; True where nobody can be asked."""
+    """Tell whether a compression is supported; True if libtiff cannot be asked."""
     library = _library()
     if compression == _RAW or library is None or not hasattr(library, "TIFFIsCODECConfigured"):
         return True
@@ -40,7 +40,7 @@ def has_codec(compression: int) -> bool:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """Return the library that Pillow has loaded; another copy of it would not do."""
+    """Return the library that Pillow has loaded; another copy is of no use."""
     for path in _loaded():
         try:
             return ctypes.CDLL(path)

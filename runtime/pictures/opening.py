@@ -1,4 +1,4 @@
-"""Opening a picture with the reader of its format, which its first bytes name; no other reader is asked."""
+"""Open a picture with the reader of its format, chosen by its first bytes; no other is tried."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .faults import damaged, fault_of_machine, is_memory_free, unsupported
 
 __all__ = ["MOST_BYTES_HELD", "bytes_held", "open_image"]
 
-# Formats whose decoders take the file as a whole. The most that such a file may have, and all of them at a time.
+# Formats whose decoders take the whole file, and the limit for one file and for all together.
 _WHOLE = ("WEBP", "AVIF", "HEIF")
 MOST_BYTES_HELD = 256_000_000
 
-# More than any reader takes before it decodes, besides the file.
+# More than any reader takes before decoding, besides the file.
 _OPENING_BYTES = 32_000_000
 
-# Pictures that are whole, of formats that are not read; told by their first bytes.
+# Valid pictures in unsupported formats, recognised by their first bytes.
 _OTHERS = (
     (b"\xff\x0a", "JPEG XL"),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
@@ -52,7 +52,7 @@ def open_image(file: IO[bytes]) -> Image.Image:
     """Open a picture and read its header; nothing is decoded yet.
 
     Raises:
-        PictureError: damaged, or of a kind that is not supported; without the name of the file.
+        PictureError: damaged or unsupported; without the file's name.
         UnidentifiedImageError: no picture.
         OSError, MemoryError: the file cannot be read.
 
@@ -154,7 +154,7 @@ def _heif(file: IO[bytes]) -> Image.Image:
     return open_heif(file)
 
 
-# Imported when they are needed: a query in a common format should not wait for the others.
+# Imported on first use: a query in a common format does not load the others.
 _READERS: dict[str, Callable[[IO[bytes]], Image.Image]] = {
     "JPEG": _jpeg,
     "PNG": _png,

@@ -1,6 +1,6 @@
-"""PNG: only the chunks that pixels depend on reach Pillow, and every row must have been decoded.
+"""PNG: Pillow gets only the chunks that matter to pixels, and every row must be present.
 
-So a profile of any size, text, and damage in what no viewer needs cost neither memory nor the picture.
+So profiles of any size, texts, and damage in unneeded chunks cost neither memory nor the picture.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["Inflated", "PngFile", "decoded_bytes", "open_png"]
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _COLOUR, _PALETTE = 0, 2, 3
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-# Of pixels, besides one for each so many bytes (writers take 8 KB and more), and of all else.
+# Data chunks, besides one for each of this many bytes (writers use 8 KB and more); others.
 _MOST_CHUNKS, _MOST_OTHERS = 100_000, 50_000
 _LEAST_CHUNK = 1024
-# Of a chunk that is kept: PLTE holds 768 bytes; EXIF is small, but thumbnails lie in it.
+# Bytes of a chunk that is kept: PLTE holds 768 bytes; EXIF is small, but may hold thumbnails.
 _MOST_KEPT = 1 << 20
 _RAW_EXIF = b"Raw profile type exif"
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"tEXt", b"zTXt"})
@@ -42,10 +42,10 @@ class _Chunk:
 
 
 class PngFile(PngImagePlugin.PngImageFile):
-    """A PNG that is only loaded if all of its rows are there.
+    """A PNG that loads only if all of its rows are present.
 
     Attributes:
-        transparent: the samples of the colour that is transparent, where Pillow cannot compare them (16 bits).
+        transparent: samples of the transparent colour, where Pillow cannot compare them (16 bits).
 
     """
 
@@ -53,7 +53,7 @@ class PngFile(PngImagePlugin.PngImageFile):
     _content: Spliced
 
     def load_prepare(self) -> None:
-        """Mark the last rows, so that it shows whether they were written."""
+        """Mark the last rows, to see whether they get written."""
         super().load_prepare()
         self.im.paste(self._mark(), (0, max(0, self.height - 2), *self.size))
 
@@ -80,14 +80,14 @@ class PngFile(PngImagePlugin.PngImageFile):
         return bool(pixels.any()) if self.info.get("interlace") else bool(pixels[-1].all())
 
     def _has_all_rows(self) -> bool:
-        """Count the bytes that the data hold."""
+        """Count the bytes that the data inflate to."""
         rows = Inflated(decoded_bytes(self._content.head[16:29]))
         for data in _idat(self._content):
             rows.add(data)
         return rows.missing <= 0
 
     def is_transparent(self) -> npt.NDArray[np.bool_]:
-        """Return bool ``[height, width]``: which pixels have exactly the samples of ``transparent``."""
+        """Tell which pixels have the samples of ``transparent``: bool ``[height, width]``."""
         if self.mode == "I;16":
             return np.asarray(np.asarray(self) == self.transparent[0])
         high = np.asarray(self) == [value >> 8 for value in self.transparent]
@@ -95,7 +95,7 @@ class PngFile(PngImagePlugin.PngImageFile):
         return np.asarray((high & low).all(axis=-1))
 
     def _low_bytes(self) -> PngFile:
-        """Decode once more, and take the other byte of each sample of 16 bits."""
+        """Decode again, taking the other byte of each 16-bit sample."""
         self._content.seek(0)
         other = PngFile(cast("IO[bytes]", self._content))
         other._content = self._content
@@ -108,7 +108,7 @@ def open_png(file: IO[bytes]) -> PngFile:
     """Open a PNG.
 
     Raises:
-        PictureError: a kind that is not supported.
+        PictureError: an unsupported kind.
         OSError, SyntaxError, ValueError: damaged.
 
     """
@@ -139,7 +139,7 @@ def open_png(file: IO[bytes]) -> PngFile:
 
 
 def _needed(file: IO[bytes]) -> Iterator[_Chunk]:
-    """Walk over the chunks, and return those that are needed; the walk ends where the file does, or makes no sense."""
+    """Yield the needed chunks; stop at the end of the file, or where chunks make no sense."""
     most = _MOST_CHUNKS + file.seek(0, os.SEEK_END) // _LEAST_CHUNK
     at, counts = len(_SIGNATURE), [0, 0]
     while True:
@@ -165,7 +165,7 @@ def _needed(file: IO[bytes]) -> Iterator[_Chunk]:
 
 
 def _spliced(file: IO[bytes], head: bytes, data: list[_Chunk]) -> Spliced:
-    """Return the picture without what is not needed: chunks of data that follow each other, as they must."""
+    """Return the picture without unneeded chunks; data chunks become adjacent, as PNG requires."""
     end = data[0].start + data[0].length + 4
     for chunk in data[1:]:
         if chunk.start - 8 != end:
@@ -176,7 +176,7 @@ def _spliced(file: IO[bytes], head: bytes, data: list[_Chunk]) -> Spliced:
 
 
 def _transparency(trns: bytes, depth: int, kind: int, colours: int) -> tuple[bytes, tuple[int, ...]]:
-    """Return what Pillow is told of transparency, and the samples that are compared here instead."""
+    """Return the transparency for Pillow, and the samples that we compare instead."""
     if kind == _PALETTE:
         return trns[:colours], ()
     if kind not in (_GRAY, _COLOUR) or len(trns) < 2 * _SAMPLES[kind]:
@@ -185,13 +185,13 @@ def _transparency(trns: bytes, depth: int, kind: int, colours: int) -> tuple[byt
     if depth == 16:
         return b"", values
     most = 2**depth - 1
-    # Pillow compares grays of 2 and 4 bits after it has spread them over 0 to 255; one of 1 bit it spreads itself.
+    # Pillow compares grays of 2 and 4 bits after scaling to 0 to 255, and scales 1-bit ones itself.
     scale = 255 // most if depth in (2, 4) else 1
     return struct.pack(f">{len(values)}H", *((value & most) * scale for value in values)), ()
 
 
 def _exif(file: IO[bytes], chunks: list[_Chunk]) -> bytes | None:
-    """Return the EXIF block: a chunk of its own, or as ImageMagick once wrote it, in hexadecimal text."""
+    """Return the EXIF block: from its chunk, or from ImageMagick's old hexadecimal text."""
     block = _content(file, chunks, b"eXIf")
     if block is not None:
         return block
@@ -211,7 +211,7 @@ def _exif(file: IO[bytes], chunks: list[_Chunk]) -> bytes | None:
 
 
 def _content(file: IO[bytes], chunks: list[_Chunk], name: bytes) -> bytes | None:
-    """Return what the first sound chunk of this name before the pixels holds (EXIF: anywhere); None: there is none."""
+    """Return the first sound chunk of this name before the pixels (EXIF: anywhere), or None."""
     for chunk in chunks:
         if chunk.name == b"IDAT" and name != b"eXIf":
             return None
@@ -243,9 +243,9 @@ def _idat(content: Spliced) -> Iterator[bytes]:
 
 
 class Inflated:
-    """Counts what deflated data give, in little memory; ``missing`` is how many of the expected bytes are not there.
+    """Counts inflated bytes in little memory; ``missing`` is the shortfall from the expected count.
 
-    What ends with a wrong checksum of its own raises :class:`zlib.error`.
+    A wrong checksum at the end raises :class:`zlib.error`.
     """
 
     def __init__(self, expected: int) -> None:
@@ -253,14 +253,14 @@ class Inflated:
         self._inflating = zlib.decompressobj()
 
     def add(self, data: bytes) -> None:
-        """Take the next part of the data."""
+        """Inflate the next part of the data."""
         while data and self.missing >= 0 and not self._inflating.eof:
             self.missing -= len(self._inflating.decompress(data, 1 << 16))
             data = self._inflating.unconsumed_tail
 
 
 def decoded_bytes(header: bytes) -> int:
-    """Return how many bytes the rows take, each with the byte before it that names its filter.
+    """Return the number of bytes of all rows, each with its filter byte.
 
     Args:
         header: the 13 bytes of IHDR.

@@ -1,4 +1,4 @@
-"""A file as a decoder should see it: another beginning, without what no pixel depends on."""
+"""A file as a decoder shall see it: with another head, without irrelevant parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Spliced"]
 
 
 class Spliced:
-    """``head``, then ``file`` from ``start`` to ``end``, then ``tail``: read as one file; nothing is copied.
+    """``head``, ``file`` from ``start`` to ``end``, and ``tail`` as one file, without copies.
 
     ``end`` None: to the end of the file.
     """
@@ -22,11 +22,11 @@ class Spliced:
         self._position = 0
 
     def end_at(self, position: int) -> None:
-        """Let the file end at this position of what is read, if it does not end before; there is no other tail."""
+        """End the file at this read position, unless it ends earlier; there is no other tail."""
         self._middle, self.tail = min(self._middle, max(0, position - len(self.head))), b""
 
     def read(self, size: int = -1) -> bytes:
-        """Return ``size`` bytes, all where it is negative; fewer only at the end."""
+        """Return ``size`` bytes, all if negative; fewer only at the end."""
         left = sys.maxsize if size < 0 else size
         data = self._part(left)
         self._position += len(data)
@@ -36,7 +36,7 @@ class Spliced:
         return data
 
     def _part(self, size: int) -> bytes:
-        """Return what of the next ``size`` bytes lies in one part."""
+        """Return those of the next ``size`` bytes that lie in one part."""
         at = self._position
         if at < len(self.head):
             return self.head[at : at + size]
@@ -46,12 +46,12 @@ class Spliced:
             data = self.file.read(min(size, self._middle - at))
             if data:
                 return data
-            self._middle = at  # the file has become shorter
+            self._middle = at  # the file was truncated
         at -= self._middle
         return self.tail[at : at + size]
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move as a file does."""
+        """Seek as in a file."""
         bases = (0, self._position, len(self.head) + self._middle + len(self.tail))
         self._position = max(0, bases[whence] + offset)
         return self._position
@@ -61,4 +61,4 @@ class Spliced:
         return self._position
 
     def close(self) -> None:
-        """Leave the file open: whoever opened it closes it."""
+        """Leave the file open: its opener closes it."""

@@ -1,4 +1,4 @@
-"""TIFF: as it is stored, for the caller turns it; with kinds that Pillow alone reads wrongly or not at all."""
+"""TIFF: as stored, not turned; with kinds that Pillow reads wrongly or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["TiffFile", "open_tiff"]
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _EXTRA, _FORMAT = 258, 259, 262, 284, 338, 339
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _PLACES, _LENGTHS = (273, 324), (279, 325)
-# Of strips or tiles. Some may lie in the same bytes, as equal tiles do; together they name so many times the file.
+# Strips or tiles. Equal tiles may share bytes; together they cover the file this often at most.
 _MOST_PARTS = 100_000
 _MOST_TIMES_READ = 4
 _LITTLE = 256_000_000
@@ -36,11 +36,11 @@ _FORMATS = {2: "signed samples", 3: "floating-point samples", 5: "complex sample
 
 
 class _UnreadableError(Exception):
-    """The file cannot be read: no OSError, which Pillow takes for the end of the tags."""
+    """The file cannot be read. Not an OSError, which Pillow takes for the end of the tags."""
 
 
 class _Content:
-    """A file whose errors get through Pillow."""
+    """A file whose errors pass through Pillow."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -69,23 +69,23 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
 
     @property
     def orientation(self) -> int:
-        """How the picture is to be turned, 1 to 8."""
+        """The orientation, 1 to 8."""
         return valid_orientation(self.tag_v2.get(ORIENTATION, 1))
 
     @property
     def coded_pixels(self) -> int:
-        """Return how many pixels all tiles have, each of which is decoded whole."""
+        """Return the number of pixels in all tiles, each of which is decoded whole."""
         across, down = (_numbers(self.tag_v2.get(tag, 0))[0] for tag in (_TILE_WIDTH, _TILE_HEIGHT))
         width, height = self.size
         return -(-width // across) * across * -(-height // down) * down if across > 0 and down > 0 else 0
 
     @property
     def in_planes(self) -> bool:
-        """Whether the samples of a colour lie one after the other, so that libtiff holds all of them at a time."""
+        """Whether samples are stored in planes, so that libtiff holds all of them at once."""
         return bool(self.tag_v2.get(_PLANAR, 1) == 2)
 
     def _seek(self, frame: int) -> None:
-        """Begin with the directory that the header names; Pillow does not know BigTIFF in big-endian order."""
+        """Start at the directory in the header; Pillow does not support big-endian BigTIFF."""
         if not getattr(self, "_frame_pos", True):
             assert self.fp is not None
             self.fp.seek(0)
@@ -104,7 +104,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         if max(bits) > 8 and len(bits) == 1 and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
             self.inverted = True
             tags[_PHOTOMETRIC] = _BLACK_IS_ZERO
-        if bits == (12,):  # packed in the same way in both orders of bytes
+        if bits == (12,):  # packed alike in both byte orders
             self.levels = 4095
             tags._prefix = TiffImagePlugin.II
         try:
@@ -120,13 +120,13 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
             self._by_libtiff()
 
     def _refuse(self) -> None:
-        """Refuse what Pillow would read as something else."""
+        """Refuse kinds that Pillow would misread."""
         tags = self.tag_v2
         formats = _numbers(tags.get(_FORMAT, 1))
         for sample_format in formats:
             if sample_format in _FORMATS:
                 raise unsupported("TIFF", _FORMATS[sample_format])
-        if set(formats) == {4}:  # not said
+        if set(formats) == {4}:  # undefined format
             tags[_FORMAT] = 1
         if max(_numbers(tags.get(_BITS, 1))) > 16:
             raise unsupported("TIFF", f"{max(_numbers(tags.get(_BITS, 1)))} bits a sample")
@@ -139,7 +139,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
             raise unsupported("TIFF", f"{name} compression")
 
     def _refuse_parts(self) -> None:
-        """Refuse more strips or tiles than any writer makes, and such as name the same bytes again and again."""
+        """Refuse more strips or tiles than writers make, and repeated use of the same bytes."""
         assert self.fp is not None
         for places, lengths in zip(_PLACES, _LENGTHS, strict=True):
             count = len(_numbers(self.tag_v2.get(places, 0)))
@@ -159,13 +159,13 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         return f"{colours}{alpha} in {len(bits)} sample{'s'[: len(bits) - 1]} of {max(bits)} bits"
 
     def _by_libtiff(self) -> None:
-        """Have libtiff read samples of 16 bits in planes; Pillow itself takes them for bytes."""
+        """Let libtiff read 16-bit samples in planes; Pillow takes them for bytes."""
         width, height = self._size
         self.use_load_libtiff = True
         self.tile = [_Tile("libtiff", (0, 0, width, height), 0, (f"{self.mode};16N", False, self.tag_v2.offset))]
 
     def _load_libtiff(self) -> Any:
-        """Decode by libtiff, which reads the file itself and does not say what the system had against it.
+        """Decode by libtiff, which reads the file itself and does not report system errors.
 
         Raises:
             OSError: damaged.
@@ -182,20 +182,20 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
             raise
 
     def load_prepare(self) -> None:
-        """Allocate the picture; its size was checked before."""
+        """Allocate the picture, whose size has been checked."""
         if self._im is None:
             self.im = Image.new(self.mode, self._tile_size, None).im
         super().load_prepare()
 
     def load_end(self) -> None:
-        """Leave the picture as it is stored; Pillow would turn it."""
+        """Keep the picture as stored; Pillow would turn it."""
 
 
 def open_tiff(file: IO[bytes]) -> TiffFile:
     """Open a TIFF.
 
     Raises:
-        PictureError: a kind that is not supported.
+        PictureError: an unsupported kind.
         OSError, SyntaxError, ValueError: damaged.
 
     """

@@ -1,4 +1,4 @@
-"""WebP: its size from its header, so that nothing is allocated for a picture that is too large."""
+"""WebP: size from the header, so that nothing is allocated for a picture that is too large."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["WebpFile"]
 
 
 class WebpFile(ImageFile.ImageFile):
-    """The first frame of a WebP; what its EXIF block says is known once it is loaded."""
+    """The first frame of a WebP; its EXIF block is available once it is loaded."""
 
     format = "WEBP"
     format_description = "WebP image"
@@ -26,7 +26,7 @@ class WebpFile(ImageFile.ImageFile):
         """Decode.
 
         Raises:
-            OSError: damaged, or of another size than its header says.
+            OSError: damaged, or its size differs from the header's.
 
         """
         if self._im is None and self.fp is not None:
@@ -50,7 +50,7 @@ class WebpFile(ImageFile.ImageFile):
 
 
 def _size_of(head: bytes) -> tuple[int, int]:
-    """Return width and height by the first 30 bytes."""
+    """Return width and height from the first 30 bytes."""
     kind = head[12:16]
     if kind == b"VP8 " and head[23:26] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", head, 26)

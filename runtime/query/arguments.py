@@ -131,7 +131,7 @@ class _Parser(argparse.ArgumentParser):
         refuse_usage(message, self.format_usage())
 
     def format_usage(self) -> str:
-        """Return the command with what it takes."""
+        """Return the command and its arguments."""
         return f"{self.prog} [OPTIONS] [IMAGE ...]"
 
     def format_help(self) -> str:

@@ -1,1 +1,1 @@
-"""``deeprank``: every command under one name, and completion for shells."""
+"""``deeprank``: all commands under one name, and shell completion."""

@@ -1,6 +1,7 @@
-"""Where every command begins: ``deeprank COMMAND`` and ``deeprank-COMMAND``, each read by the command itself.
+"""Entry points of all commands, as ``deeprank COMMAND`` and ``deeprank-COMMAND``.
 
-Little is imported here, so that an interruption meets this module rather than an import.
+Imports little, so that Ctrl-C reaches this module rather than an import. Each command parses its
+own arguments.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ deeprank sync photos
 deeprank query image.jpg
 deeprank help train
 """
-# What commands are called elsewhere, and here.
+# Command names of other programs, and ours.
 _OTHER_NAMES = {
     **dict.fromkeys(("search", "find", "similar", "ask"), "query"),
     **dict.fromkeys(("evaluate", "test", "measure", "benchmark"), "eval"),
@@ -40,7 +41,7 @@ _OTHER_NAMES = {
 
 
 def main() -> None:
-    """Run the command that is named."""
+    """Run ``deeprank COMMAND``."""
     with standard_streams():
         run(sys.argv[1:])
 
@@ -67,7 +68,7 @@ def _load_and_run(name: str) -> None:
 
 @guarded
 def run(words: Sequence[str]) -> None:
-    """Do what the command line says."""
+    """Run a command line."""
     name, *rest = words or ["--help"]
     if name == "help":
         name, *rest = [*(word for word in rest if word != "help"), "--help"]
@@ -115,7 +116,7 @@ def _help() -> str:
 
 
 def _unknown(name: str) -> str:
-    """Return what to say of a word that is no command."""
+    """Return the error message for an unknown command."""
     if name.startswith("-"):
         return f"there is no option {name} here; options come after the command."
     here = _OTHER_NAMES.get(name)

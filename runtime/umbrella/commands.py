@@ -1,4 +1,4 @@
-"""The commands by name, and the modules that hold them; none is imported before it is chosen."""
+"""The commands and their modules; a module is imported only when its command is chosen."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["COMMANDS", "SHORT_FORMS", "Command", "load"]
 
 
 class Command(NamedTuple):
-    """A command: the module with its ``main``, what it does, and the extra without which that cannot be imported."""
+    """A command: the module with its ``main``, a description, and the extra that it needs."""
 
     module: str
     summary: str
     extra: str | None = None
 
 
-# Strings, as entry points are: the runtime does not import what trains and exports.
+# Strings, like entry points: the runtime does not import training and export.
 COMMANDS = {
     "train": Command("deeprank.train.cli", "Teach a network what 'similar' means on labelled pictures.", "train"),
     "export": Command("deeprank.export.cli", "Turn a training run into a model file, checked on pictures.", "train"),
@@ -43,7 +43,7 @@ def load(name: str) -> ModuleType:
     try:
         return importlib.import_module(command.module)
     except ModuleNotFoundError as error:
-        # One of our own modules that is not there is a fault of the installation, unless its whole part is left out.
+        # A missing module of ours is an installation fault, unless its whole package is left out.
         missing = error.name or ""
         if command.extra is None or (missing.startswith("deeprank.runtime") or missing == "deeprank"):
             raise

@@ -1,4 +1,4 @@
-"""Completion of our commands in shells: scripts with everything in them, so that no key waits for Python."""
+"""Shell completion: self-contained scripts, so that no key press waits for Python."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ well, write: source <(deeprank completion bash) in ~/.bashrc."""
 
 @dataclass(frozen=True)
 class Option:
-    """An option: its names, what it is for, the values it may have, and whether it takes one at all."""
+    """An option: its names, help, allowed values, and whether it takes a value."""
 
     names: tuple[str, ...]
     meaning: str
@@ -45,12 +45,12 @@ class Option:
     folders: bool = False
 
 
-# The options by command, "index sync" for one of several; "index" alone has those before its commands.
+# The options by command; "index sync" for a subcommand, "index" for those before it.
 Options = Mapping[str, Sequence[Option]]
 
 
 def completion_script(shell: str) -> str:
-    """Return the script for a shell of :data:`SHELLS`."""
+    """Return the script for one of :data:`SHELLS`."""
     return SHELLS[shell](dict(_options()))
 
 
@@ -186,7 +186,7 @@ complete -o bashdefault -o default -F _deeprank {" ".join(_programs(options))}
 
 
 def _described(words: Iterable[tuple[str, str]]) -> str:
-    """Return words with their meanings as zsh describes them."""
+    """Return words with descriptions in zsh's format."""
     return " ".join(_quoted(name.replace(":", "\\:") + (f":{meaning}" if meaning else "")) for name, meaning in words)
 
 

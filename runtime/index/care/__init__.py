@@ -1,1 +1,1 @@
-"""Looking after an index: checking, repairing, compacting, removing, changing the model."""
+"""Maintenance of an index: verify, repair, compact, remove, change the model."""

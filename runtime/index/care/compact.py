@@ -1,4 +1,4 @@
-"""Making an index as small as what it holds: a graph without removed vectors, a database without free pages."""
+"""Compact an index: a graph without removed vectors, a database without free pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .leftovers import bytes_in, clear_leftovers, clear_unused_uploads, find_lef
 
 __all__ = ["CompactReport", "check_sums", "compact"]
 
-# The first that can write a compacted database to another file.
+# The first version that can write a compacted database to another file.
 _OLDEST_SQLITE = (3, 27, 0)
 
 
@@ -57,7 +57,7 @@ class CompactReport:
 
     @property
     def changed(self) -> bool:
-        """Whether there was anything to gain."""
+        """Whether anything was gained."""
         return self.graph_built or self.database_after < self.database_before or bool(self.leftovers)
 
 
@@ -90,7 +90,7 @@ def compact(index: str | Path, *, progress: StartProgress = start_nothing) -> Co
     _check_sqlite()
     Store.open(folder).close()
     with disk_errors(folder):
-        left = find_leftovers(folder)  # before the lock, which deletes some of it
+        left = find_leftovers(folder)  # before locking, which deletes some of them
         before = bytes_in(folder) + sum(bytes_in(path) for path in left if path.parent != folder)
     with locked(folder), disk_errors(folder):
         clear_leftovers(folder)
@@ -192,7 +192,7 @@ def _shrink_database(folder: Path, progress: StartProgress) -> tuple[int, bool]:
         prepared = Path(file.name)
         with contextlib.closing(connect_to_read(folder)) as connection, guarded(database):
             faults = page_faults(connection, database)
-            if faults:  # pages that lead to each other would fill the disk
+            if faults:  # pages in a circle would fill the disk
                 raise damaged(database, faults[0])
             connection.allow_copy(bytes_in(database))
             connection.execute("VACUUM INTO ?", (f"file:{quote_from_bytes(os.fsencode(prepared.absolute()))}",))

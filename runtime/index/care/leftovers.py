@@ -1,4 +1,4 @@
-"""What killed processes leave behind in and beside an index folder, and clearing it away."""
+"""Leftovers of killed processes in and beside an index folder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["bytes_in", "clear_leftovers", "clear_unused_uploads", "find_leftover
 
 
 def find_leftovers(folder: Path) -> list[Path]:
-    """Return what nobody needs once the lock of the index is held: files and folders that were being prepared."""
+    """Return temporary files and folders that are unused once the index lock is held."""
     names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []  # noqa: PTH208 - names alone
     prepared = [folder / name for name in names if is_left_over(name) and _is_file(folder / name)]
     real = Path(os.path.realpath(folder))
     repaired, embedded = folder / "repair.tmp", real.with_name(f".{real.name}.reembed")
     prepared += [repaired] if repaired.is_dir() and not repaired.is_symlink() else []
-    # Somebody else's is none of our business: the folder beside may be one that many write to.
+    # Another user's folder is not ours to delete: the parent folder may be writable for many.
     return prepared + ([embedded] if is_own_folder(embedded) else [])
 
 
 def clear_leftovers(folder: Path) -> list[str]:
-    """Delete what :func:`find_leftovers` finds, and return the names of it; the lock must be held."""
+    """Delete the results of :func:`find_leftovers`, return their names; the lock must be held."""
     found = find_leftovers(folder)
     for path in found:
         if path.is_dir():
@@ -37,9 +37,9 @@ def clear_leftovers(folder: Path) -> list[str]:
 
 
 def clear_unused_uploads(store: Store) -> list[str]:
-    """Delete the files of uploads that belong to no item, and return their names in the index.
+    """Delete upload files that belong to no item, and return their names in the index.
 
-    The lock must be held, and the database must have been found to be sound.
+    The lock must be held, and the database must have been verified.
     """
     unused = [path.name for path in find_unused(store)]
     deleted = delete_files(store.folder, unused)
@@ -47,7 +47,7 @@ def clear_unused_uploads(store: Store) -> list[str]:
 
 
 def has_log(folder: Path) -> bool:
-    """Tell whether SQLite keeps something beside the database: a writer is at work, or was killed."""
+    """Tell whether SQLite has files beside the database: a writer is active or was killed."""
     return any((folder / (DATABASE + suffix)).exists() for suffix in SIDE_FILES)
 
 
@@ -57,7 +57,7 @@ def bytes_in(path: Path) -> int:
         return sum(bytes_in(inner) for inner in path.iterdir())
     try:
         return path.lstat().st_size
-    except FileNotFoundError:  # SQLite deletes its log when it likes
+    except FileNotFoundError:  # SQLite may delete its log at any time
         return 0
 
 

@@ -1,4 +1,4 @@
-"""Changing the model of an index: everything is embedded into a folder beside it, checked, and swapped in."""
+"""Change the model of an index: embed everything into a folder beside it, check, and swap."""
 
 from __future__ import annotations
 
@@ -98,6 +98,6 @@ def _swap_in(fresh: Path, folder: Path) -> None:
 
 
 def _clear(fresh: Path) -> None:
-    """Delete what a killed process has left; a new index is not made in what is somebody else's."""
+    """Delete leftovers of a killed process; another user's folder is refused."""
     if is_own_folder(fresh):
         shutil.rmtree(fresh, ignore_errors=True)

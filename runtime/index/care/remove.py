@@ -1,4 +1,4 @@
-"""Taking pictures out of an index by path, pattern, label or root; the files of synced folders stay."""
+"""Remove pictures from an index by path, pattern, label or root; synced files stay."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Removal:
-    """What is to be taken out: ids, the paths they stand for, and the roots that are forgotten.
+    """The items to remove: ids, their paths, and the roots to forget.
 
-    ``uploads`` is the number of those that were uploaded, whose files are deleted; no sync brings them back.
+    ``uploads`` is the number of uploads among them, whose files are deleted; no sync restores them.
     """
 
     ids: tuple[int, ...]
@@ -46,14 +46,15 @@ def plan_removal(
     labels: Sequence[str] = (),
     roots: Sequence[str | Path] = (),
 ) -> Removal:
-    """Find what a removal takes out; nothing is changed.
+    """Find the items of a removal; nothing is changed.
 
     Args:
         index: the index folder.
-        patterns: paths of pictures or folders, from the current folder or from a synced one; else patterns as for
-            :meth:`~..search.paths.Paths.ids_matching`, which match no more here than in a search.
-        labels: take out every picture that has one of them.
-        roots: synced folders, taken out with everything in them and forgotten.
+        patterns: paths of pictures or folders, from the current folder or from a synced one; else
+            patterns as for :meth:`~..search.paths.Paths.ids_matching`, which match no more here
+            than in a search.
+        labels: remove every picture with one of these.
+        roots: synced folders to remove with everything in them, and to forget.
 
     Raises:
         QueryError: a pattern, label or root matches nothing, or none is given.
@@ -79,9 +80,9 @@ def plan_removal(
 
 
 def remove(index: str | Path, removal: Removal, *, progress: StartProgress = start_nothing) -> int:
-    """Take out what was planned, in one transaction, and return the number of pictures.
+    """Carry out a removal in one transaction, and return the number of pictures.
 
-    The files of uploads are deleted once that is committed.
+    The files of uploads are deleted after the commit.
 
     Raises:
         IndexStateError: the index has changed since the removal was planned.
@@ -103,7 +104,7 @@ def _check_unchanged(writer: Writer, removal: Removal) -> None:
 
 
 class _Named:
-    """The pictures that are named by paths or patterns."""
+    """Finds pictures by paths or patterns."""
 
     def __init__(self, store: Store, index: str | Path) -> None:
         self._index = index
@@ -114,7 +115,7 @@ class _Named:
         self._uploads_folder = None if uploads is None else self._roots[uploads]
 
     def ids(self, names: Sequence[str]) -> frozenset[int]:
-        """Return the ids of what is named.
+        """Return the ids that these names match.
 
         Raises:
             QueryError: one of the names matches nothing.
@@ -129,11 +130,11 @@ class _Named:
         return frozenset(self._paths.ids[chosen].tolist())
 
     def _at(self, name: str) -> Mask:
-        """Return which items a path names: that or those below it from the current folder, else from a synced one."""
+        """Return the items at or below a path, from the current folder, else from a synced one."""
         here = os.fsencode(name)
         if not here or b"\0" in here:
             return np.zeros(len(self._paths.ids), dtype=np.bool_)
-        # Roots have no links in their paths: what is named through a link is found by where it leads.
+        # Roots have no links in their paths: a path through a link is matched by its target.
         places = {os.path.abspath(here), os.path.realpath(here)}  # noqa: PTH100 - bytes, which pathlib does not take
         within = [place.rstrip(b"/") + b"/" for place in places]
         full = (os.path.join(self._roots[root], path) + b"/" for root, path in self._paths.places)  # noqa: PTH118
@@ -144,7 +145,7 @@ class _Named:
         return found
 
     def _matching(self, pattern: str) -> Mask:
-        """Return which items match a pattern; uploads match no whole path that is not one of their folder."""
+        """Return the items that match a pattern; whole paths match uploads only in their folder."""
         found, whole = self._paths.matching(pattern)
         if whole is not None and not self._is_of_uploads(os.fsencode(whole)):
             if found.any() and not (found & ~self._uploads).any():
@@ -161,7 +162,7 @@ class _Named:
         return place.startswith((folder + b"/", glob.escape(folder) + b"/"))
 
     def _advice(self, pattern: str) -> str:
-        """Return what to do about a pattern in which ``*`` was meant to stand for several folders."""
+        """Return advice for a pattern whose ``*`` was meant to match several folders."""
         absolute = os.path.abspath(pattern)  # noqa: PTH100 - a pattern
         for root, path in self._paths.places:
             full = os.fsdecode(os.path.join(self._roots[root], path))  # noqa: PTH118 - bytes

@@ -44,9 +44,9 @@ from ..uploads.plans import plan_lost_uploads
 
 __all__ = ["Damage", "VerifyReport", "verify"]
 
-# Damaged items that are named one by one.
+# Limit for damaged items that are listed.
 _MOST_NAMED = 10_000
-# A writer renames a new graph a moment before it commits which one it is.
+# A writer renames a new graph a moment before it commits the graph's row.
 _ATTEMPTS = 10
 _PAUSE_S = 0.1
 
@@ -162,7 +162,7 @@ def _examine(folder: Path) -> _Findings:
         identity = database_id(folder)
         with _opened(folder) as (store, graph):
             findings = _check(store, graph)
-        # Without a state that is held: to read every picture may take long, and writers would wait.
+        # Without a snapshot: reading every picture may take long, and writers would wait.
         _check_uploads(folder, findings)
         if database_id(folder) in (identity, None):
             return findings
@@ -170,7 +170,7 @@ def _examine(folder: Path) -> _Findings:
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[tuple[Store, _OpenGraph]]:
-    """Open the database even if it is damaged, with one state of it where that is possible, and the graph of that."""
+    """Open the database, even a damaged one, with a snapshot if possible, and its graph."""
     try:
         store = Store.open(folder)
     except IndexDamagedError:
@@ -182,7 +182,7 @@ def _opened(folder: Path) -> Iterator[tuple[Store, _OpenGraph]]:
 
 
 def _open_graph(store: Store) -> _OpenGraph:
-    """Open the graph of the state that is held, or of a newer one: a writer may have put another in its place."""
+    """Open the snapshot's graph, or a newer one: a writer may have replaced the file."""
     for attempt in range(_ATTEMPTS):
         graph = _OpenGraph.of(store)
         if graph.problem is None or not _is_written_to(store) or attempt == _ATTEMPTS - 1:
@@ -194,7 +194,7 @@ def _open_graph(store: Store) -> _OpenGraph:
 
 
 def _is_written_to(store: Store) -> bool:
-    # A writer keeps a log; none can begin to while a state is held without one.
+    # A writer keeps a log; none can start to while a snapshot without a log is held.
     with contextlib.suppress(sqlite3.Error):
         mode = store.connection.execute("PRAGMA journal_mode").fetchone()
         return store.connection.in_transaction and mode == ("wal",)
@@ -203,7 +203,7 @@ def _is_written_to(store: Store) -> bool:
 
 @dataclass(frozen=True)
 class _OpenGraph:
-    """The row of the graph and its file, or what is wrong with either; no row: there should be no graph."""
+    """The graph's row and file, or what is wrong with either; no row: no graph is expected."""
 
     row: GraphRow | None = None
     file: GraphFile | None = None
@@ -240,7 +240,7 @@ def _check(store: Store, graph: _OpenGraph) -> _Findings:
 
 
 def _name_lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int], findings: _Findings) -> None:
-    """Name the items that are not sound, from the list of names that SQLite keeps beside them."""
+    """Record the paths of unsound items, from SQLite's separate list of names."""
     uploads = 0
     for item, root, path in listed_paths(store.connection):
         if len(findings.lost) == _MOST_NAMED:
@@ -259,7 +259,7 @@ def _name_lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int
 
 
 def _check_uploads(folder: Path, findings: _Findings) -> None:
-    """Compare the file of each upload with the hash that its row has."""
+    """Compare the file of each upload with the hash in its row."""
     for item in findings.uploaded:
         path = uploads_of(folder) / os.fsdecode(item.path)
         what = f"the picture of item {item.id}, {display_path(f'{UPLOADS}/{path.name}')},"
@@ -274,7 +274,7 @@ def _check_uploads(folder: Path, findings: _Findings) -> None:
 
 
 def _is_removed(folder: Path, item: Item) -> bool:
-    """Tell whether another process has removed an item since it was looked at."""
+    """Tell whether another process has removed an item since it was read."""
     with contextlib.suppress(IndexStateError), Store.open(folder) as store:
         return store.item_with(item.id) is None
     return False
@@ -291,7 +291,7 @@ def _integrity(store: Store) -> list[str]:
 
 
 def _quoted(message: str) -> str:
-    """Return what SQLite says as one line; it quotes the database as it lies there."""
+    """Return SQLite's message as one safe line; it may quote the database's content."""
     return f"SQLite: {printable(message.replace('*** in database main ***', '').strip().replace(chr(10), '; '))}"
 
 
@@ -310,7 +310,7 @@ def _check_items(
     uploads: int | None,
     comparison: VectorComparison | None,
 ) -> set[int]:
-    """Check every item and the sums over all of them; return the ids of the sound ones."""
+    """Check every item and the sums over all items; return the ids of the sound ones."""
     ids: set[int] = set()
     vector_sum = row_sum = others = 0
     for row in read_rows(store.connection, meta.dim, roots):
@@ -403,7 +403,7 @@ def _drop_uploads(folder: Path, lost: Collection[int]) -> str:
 
 
 def _take_in_uploads(folder: Path, progress: StartProgress) -> list[str]:
-    """Embed the files of uploads whose rows were lost; a database that was damaged cannot tell which ones those are."""
+    """Embed upload files whose rows were lost; a damaged database cannot tell which these are."""
     with open_writer(folder) as writer:
         plans = plan_lost_uploads(folder, upload_items(writer), writer.uploads_root())
         if not plans:
@@ -417,7 +417,7 @@ def _take_in_uploads(folder: Path, progress: StartProgress) -> list[str]:
 
 
 def _repair_model(folder: Path) -> list[str]:
-    """Put the model of the index back where the same is at hand."""
+    """Restore the model of the index if an identical one is at hand."""
     with _opened(folder) as (store, _):
         meta = _meta(store)
     model = find_matching_model(meta.model_sha256) if meta is not None else None
@@ -428,7 +428,7 @@ def _repair_model(folder: Path) -> list[str]:
 
 
 def _meta_of_model(folder: Path) -> Meta:
-    """Return what an index of the model in the folder is: the database does not say any more."""
+    """Return a new index's state for the model in the folder, as the database has lost it."""
     from ...modelfile import open_model
 
     try:

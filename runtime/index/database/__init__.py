@@ -1,1 +1,1 @@
-"""The truth of an index: its SQLite database, read and written with every row checked."""
+"""The authoritative data of an index: a SQLite database, with every row checked."""

@@ -1,7 +1,7 @@
-"""Leaving one plain database file behind, which can be read in a folder that may not be written to.
+"""Merge the write-ahead log, so that the database is one file, readable in a read-only folder.
 
-While there is a writer, SQLite keeps a write-ahead log beside the database. It can only be ended by a process that may
-write and that is alone with the database. So each process of ours tries when it closes its connection.
+During writes, SQLite keeps a write-ahead log beside the database. Only a process with write access
+and no other connection can end it. So each of our processes tries when it closes its connection.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from .limits import open_limited
 
 __all__ = ["checkpoint", "end_log"]
 
-# Two that try at the same moment would each find the other's connection. They take turns of milliseconds.
+# Two processes at once would see each other's connections. They take turns of milliseconds.
 _TURN_S = 5.0
 _PAUSE_S = 0.002
-# How often the log is ended anew: each time another connection came and went meanwhile.
+# Tries to end the log: each is needed because another connection came and went.
 _ATTEMPTS = 20
-# How long the process of a reader waits for others with this.
+# How long a reader's process waits for others here.
 _BUSY_MS = 100
 
 
 def checkpoint(folder: Path) -> None:
-    """Leave the index in ``folder`` as one plain file, unless another process has it open or may not write.
+    """Leave the index in ``folder`` as one file, unless another process uses it or it is read-only.
 
-    To be called after a connection to its database was closed, and after its lock was let go. A process that still
-    holds the lock or a connection then does the same later; so the last one succeeds.
+    Call this after closing a database connection and releasing the lock. A process that still holds
+    either does the same later, so the last one succeeds.
     """
     log = f"{folder / DATABASE}-wal"
     if not os.path.exists(log) or not os.access(folder, os.W_OK):  # noqa: PTH110 - the path may not be entered
         return
     from filelock import Timeout
 
-    # A file system that has no locks has no writers either.
+    # A file system without locks has no writers either.
     with contextlib.suppress(OSError, NotImplementedError, sqlite3.Error, IndexStateError), _turn(folder):
         try:
             with file_lock(folder).acquire(timeout=0):
@@ -50,7 +50,7 @@ def checkpoint(folder: Path) -> None:
 
 
 def end_log(database: Path) -> None:
-    """Bring the log into the database and delete it where no other connection is open; the lock must be held."""
+    """Merge and delete the log if no other connection is open; the lock must be held."""
     for _ in range(_ATTEMPTS):
         ended = False
         check_parts(database.parent)
@@ -60,16 +60,16 @@ def end_log(database: Path) -> None:
             if connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",):
                 _delete_remains(connection, database)
                 ended = True
-        # With a log, another connection is open and ends it. Without, that one was closed before this one, which then
-        # deleted the log but left the mode.
+        # With a log, another connection is open and will end it. Without a log, that connection
+        # closed before this one, which then deleted the log but left the mode.
         if ended or os.path.exists(f"{database}-wal"):  # noqa: PTH110 - as above
             return
 
 
 def _delete_remains(connection: sqlite3.Connection, database: Path) -> None:
-    """Delete the empty log that a reader made for itself when it came while the mode was changed.
+    """Delete the empty log of a reader that arrived while the mode was changed.
 
-    A reader that uses one keeps a lock, so that this transaction cannot begin.
+    A reader that uses a log keeps a lock, so that this transaction cannot begin.
     """
     connection.execute("BEGIN EXCLUSIVE")
     for suffix in ("-wal", "-shm"):
@@ -79,7 +79,7 @@ def _delete_remains(connection: sqlite3.Connection, database: Path) -> None:
 
 @contextlib.contextmanager
 def _turn(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in here, as far as the system can tell."""
+    """Wait until no other process is in this section, as far as the system can tell."""
     try:
         import fcntl
     except ImportError:

@@ -1,7 +1,7 @@
-"""Opening a database that somebody else may have made: limits on what SQLite does for it.
+"""Open an untrusted database: limits on SQLite's work.
 
-SQLite deletes the file that a journal names, and runs whatever views and triggers a database brings. What a database
-may hold is compared in :mod:`.schema`; here is what holds before and after that.
+SQLite deletes the file that a journal names, and runs the views and triggers of a database.
+:mod:`.schema` checks the content of a database; the limits here hold before and after that.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ...text import display_path
 
 __all__ = ["Connection", "open_limited", "size_of"]
 
-# A writer that commits, or closes, holds readers back for a moment only.
+# A writer that commits or closes blocks readers only for a moment.
 _PATIENCE_S = 30.0
 
 # Bytes of one value: a vector of 65,536 numbers has 256 KB, a label from a table up to 512 KB.
 _MAX_VALUE = 1 << 20
-# SQLite's own largest.
+# SQLite's own maximum.
 _MAX_WHOLE_VALUE = 1_000_000_000
 
-# Ours are far below; those of SQLite itself, in its own checks, too.
+# Our statements stay far below; so do SQLite's own checks.
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: _MAX_VALUE,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,
@@ -44,36 +44,38 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 
-# Functions in a schema that can do harm are not run, pages are checked as they are read, and no file is mapped, which
-# would end the process where it is cut short.
+# No harmful functions in a schema, pages checked when read, and no mapped files: a truncated one
+# would end the process.
 _PRAGMAS = ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0")
 
-# Steps of SQLite's virtual machine between two looks at what is left, and how many looks reading the schema may take.
+# Steps of SQLite's virtual machine between two checks, and checks for reading the schema.
 _STEPS = 1_000
 _LOOKS_AT_SCHEMA = 50
-# A statement may take so many steps in all. SQLite's own check, which takes most, needs 30 for each row.
+# Steps for every statement. SQLite's own check, which takes most, needs 30 for each row.
 _STEPS_OF_EVERY = 10_000_000
 _STEPS_A_BYTE = 2
-# And so many seconds until its first row: a disk reads a megabyte in one.
+# Seconds allowed for every statement until its first row, and for each byte: a disk reads a
+# megabyte in one second.
 _SECONDS_OF_EVERY = 60.0
 _SECONDS_A_BYTE = 1e-6
 
-# Where a rollback journal says how large the database was, and what ends one that belongs to several databases.
+# Begins a rollback journal's header, which gives the original database size; also ends a journal
+# that names a super-journal.
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _JOURNAL_HEADER = 28
 _SUPER_TAIL = 16
 _LARGEST_PAGE = 65_536
-# A database that was larger before it was changed was at most so much larger than what is there of it.
+# A database may have shrunk at most by this factor in the interrupted transaction.
 _SHRUNK_BY = 16
 
 
 class Connection(sqlite3.Connection):
-    """A connection whose statements end: each may take as much as the size of the database can explain.
+    """A connection with a budget for each statement, derived from the size of the database.
 
-    Until :meth:`trust` is called, that is what reading the schema takes, and no more.
+    Before :meth:`trust` is called, the budget covers only reading the schema.
 
     Attributes:
-        seconds: that reading the rows of a statement may take.
+        seconds: allowed for reading the rows of a statement.
 
     """
 
@@ -83,33 +85,33 @@ class Connection(sqlite3.Connection):
     _until = math.inf
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        """Run a statement up to its first row, with a budget of its own."""
+        """Run a statement up to its first row, with a new budget."""
         self._left = self._looks
         self._until = time.monotonic() + self.seconds
         try:
             return super().execute(sql, parameters)
-        except UnicodeDecodeError:  # of SQLite's own message, which quotes what it cannot read
+        except UnicodeDecodeError:  # of SQLite's message, which quotes text that cannot be decoded
             raise sqlite3.DatabaseError("what it says of its tables is no text") from None
         finally:
-            self._until = math.inf  # how long the rows take that follow depends on whoever reads them
+            self._until = math.inf  # the time of further rows depends on their reader
 
     def trust(self, size: int) -> None:
-        """Let statements take what a database of ``size`` bytes does, once its schema is known to be ours."""
+        """Allow statements a budget for ``size`` bytes, once the schema is known to be ours."""
         looks = (_STEPS_OF_EVERY + _STEPS_A_BYTE * size) // _STEPS
         self._left += max(0, looks - self._looks)
         self._looks = looks
         self.seconds = _SECONDS_OF_EVERY + _SECONDS_A_BYTE * size
 
     def allow_whole_values(self, size: int = _MAX_WHOLE_VALUE) -> None:
-        """Let a value have ``size`` bytes, as that of a large graph's row may."""
+        """Allow values of ``size`` bytes, for the row of a large graph."""
         self.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(_MAX_VALUE, min(size, _MAX_WHOLE_VALUE)))
 
     def allow_small_values(self) -> None:
-        """Let values be as large again as those of an item are."""
+        """Restore the limit on values to that of an item."""
         self.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
 
     def allow_copy(self, size: int) -> None:
-        """Let the database be written to another file, which SQLite attaches to this one."""
+        """Allow writing the database to another file, which SQLite attaches to this one."""
         self.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 1)
         self.allow_whole_values(size)
 
@@ -121,10 +123,10 @@ class Connection(sqlite3.Connection):
 def open_limited(database: Path, mode: str, **parameters: str) -> Connection:
     """Open a database by URI under limits (``mode`` is ro, rw or rwc).
 
-    That it and what lies beside it are files and no links was checked by :func:`~..files.check_parts`.
+    :func:`~..files.check_parts` has checked that it and its side files are regular files.
 
     Raises:
-        IndexStateError: its journal is none of ours.
+        IndexStateError: its journal is not ours.
         sqlite3.Error: it cannot be opened.
 
     """
@@ -135,10 +137,10 @@ def open_limited(database: Path, mode: str, **parameters: str) -> Connection:
         uri=True,
         timeout=_PATIENCE_S,
         isolation_level=None,
-        check_same_thread=False,  # an Index that is shared by threads has a lock of its own
+        check_same_thread=False,  # an Index shared by threads has its own lock
         factory=Connection,
     )
-    # Text as it lies there: labels are names of folders, which need not be UTF-8.
+    # Text as stored: labels are folder names, which need not be UTF-8.
     connection.text_factory = os.fsdecode
     for category, limit in _LIMITS.items():
         connection.setlimit(category, limit)
@@ -151,16 +153,16 @@ def open_limited(database: Path, mode: str, **parameters: str) -> Connection:
 
 
 def size_of(database: Path) -> int:
-    """Return the bytes of a database and of its log: what is in it takes no more."""
-    # The log first: what is brought from it into the database meanwhile is counted twice rather than never.
+    """Return the size of a database and its log in bytes: an upper bound for their content."""
+    # The log first: data merged meanwhile is counted twice rather than not at all.
     return sum(_size(f"{database}{suffix}") for suffix in ("-wal", ""))
 
 
 def _check_journal(database: Path) -> None:
-    """Refuse a journal that no command of ours leaves: SQLite would act on what it says.
+    """Refuse a journal that none of our commands leaves: SQLite would act on it.
 
-    One that names a super-journal makes SQLite read the file of that name, wherever it is, and delete it. One that says
-    that the database had other dimensions makes it as large as it says.
+    If it names a super-journal, SQLite reads and deletes that file, wherever it is. If it gives
+    another database size, SQLite extends the database to it.
     """
     path = f"{database}-journal"
     try:
@@ -172,7 +174,7 @@ def _check_journal(database: Path) -> None:
             file.seek(size - min(size, _SUPER_TAIL))
             tail = file.read(_SUPER_TAIL)
     except OSError:
-        return  # it cannot be read by SQLite either
+        return  # SQLite cannot read it either
     names = tail[8:] == _JOURNAL_MAGIC and 0 < int.from_bytes(tail[:4]) <= size - _SUPER_TAIL
     pages, page = int.from_bytes(header[16:20]), int.from_bytes(header[24:28])
     grows = header[:8] == _JOURNAL_MAGIC and pages * (page or _LARGEST_PAGE) > _SHRUNK_BY * (

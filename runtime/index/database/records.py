@@ -1,4 +1,4 @@
-"""The rows of an index's database, and the checksums that tell a damaged one from a sound one."""
+"""The rows of an index's database, with checksums that detect damage."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["GraphRow", "Item", "Meta", "checksum", "is_root", "is_sound", "root_
 
 Value = int | str | bytes | None
 
-# Of a vector: what a model file may say of itself.
+# Longest vector that a model file may declare.
 MAX_DIM = 65_536
-# Ids of new items come after the last one, and must not reach the end of what SQLite counts.
+# New ids follow the last one, and must stay below SQLite's largest integer.
 MAX_ID = 2**62
-# More folders than anybody syncs.
+# More synced folders than anyone has.
 MAX_ROOTS = 100_000
 _SHA256_BYTES = 32
 _HEX_DIGITS = frozenset("0123456789abcdef")
-# Bytes that every item takes besides its vector: a hash, and a path of at least one.
+# Minimum bytes of an item besides its vector: a hash, and a path of at least one byte.
 _LEAST_OF_ROW = _SHA256_BYTES + 1
 
 
 def checksum(*values: Value) -> int:
     """Return the CRC-32 of a row's values.
 
-    Text enters as the bytes it was made from: names need not be UTF-8, and what ``repr`` escapes in text differs
-    between versions of Python, while for numbers and bytes it does not.
+    Text enters as its original bytes: names need not be UTF-8. The ``repr`` of text differs between
+    versions of Python, that of numbers and bytes does not.
     """
     encoded = tuple(os.fsencode(value) if isinstance(value, str) else value for value in values)
     return zlib.crc32(repr(encoded).encode("ascii"))
@@ -40,14 +40,15 @@ def root_checksum(root: int, path: bytes) -> int:
 
 
 class Item(NamedTuple):
-    """A picture of the index, without its vector; made by the hundred thousand, hence no dataclass.
+    """A picture of the index, without its vector; a tuple for speed, as there may be 100,000s.
 
-    ``id`` names one vector for ever: a changed picture gets a new one, and none is used twice. So ids are the change
-    numbers of the index, and what a graph covers is told by the last id in it.
+    ``id`` names one vector permanently: a changed picture gets a new id, and ids are never used
+    twice. So ids are the change numbers of the index, and a graph's coverage is given by its last
+    id.
 
-    ``path`` is relative to the root, in the bytes of the file system; ``label`` what its own folders or a table said
-    when it was last synced, or what was given with an upload; ``decoding`` the version of the decoding rules
-    (:data:`~...formats.DECODING_VERSION`) by which its vector is right.
+    ``path`` is relative to the root, in file-system bytes; ``label`` is from its folders or a table
+    at its last sync, or from its upload; ``decoding`` is the version of the decoding rules
+    (:data:`~...formats.DECODING_VERSION`) for which its vector is right.
     """
 
     id: int
@@ -60,18 +61,18 @@ class Item(NamedTuple):
     decoding: int = 1
 
     def checksum(self, vector_crc32: int) -> int:
-        """Return the checksum of the row, over everything but the vector, of which it includes the checksum."""
+        """Return the checksum of the row; it covers the vector through its checksum."""
         return _row_crc32(*self, vector_crc32)
 
 
 def is_sound(row: tuple[Any, ...]) -> bool:
-    """Tell whether a row (the fields of an item, the checksum of its vector, its own) is what was written."""
+    """Tell whether a row (an item's fields, its vector's checksum, its own) is intact."""
     return tuple(map(type, row)) in _ROW_TYPES and len(row[6]) == _SHA256_BYTES and _row_crc32(*row[:-1]) == row[-1]
 
 
 def strays(paths: Sequence[bytes]) -> bool:
-    """Tell whether one of some paths does not stay below the root it is joined with, or is none."""
-    # Each between two slashes, so that whatever a part may not be is found as a piece of the whole.
+    """Tell whether any of these paths is empty or leaves the root that it is joined with."""
+    # Between slashes, so that each forbidden part is a substring of the whole.
     joined = b"/%b/" % b"/\0/".join(paths)
     if not paths:
         return False
@@ -83,10 +84,11 @@ def strays(paths: Sequence[bytes]) -> bool:
 
 
 def is_root(path: bytes) -> bool:
-    """Tell whether this can be the path of a synced folder: absolute, without anything that leads back."""
-    # Normal paths only: a root is compared with others by its bytes.
+    """Tell whether this can be a synced folder's path: absolute, with no part that leads back."""
+    # Normal paths only, because roots are compared by their bytes.
     if os.sep == "/":
-        below = path[2:] if path[:2] == b"//" else path[1:]  # POSIX lets two slashes begin a path of their own
+        # POSIX gives a meaning to two leading slashes
+        below = path[2:] if path[:2] == b"//" else path[1:]
         return path[:1] == b"/" and (not below or not strays([below]))
     return os.path.isabs(path) and os.path.normpath(path) == path and b"\0" not in path  # noqa: PTH117 - bytes
 
@@ -105,21 +107,21 @@ def _row_crc32(
     decoding: int,
     vector_crc32: int,
 ) -> int:
-    # As checksum() in effect, at a third of its time: this one is computed for every item that is read.
+    # Equal to checksum() at a third of its time: it runs for every item that is read.
     name = b"" if label is None else os.fsencode(label)
     lengths = len(path), -1 if label is None else len(name)
     numbers = b"%d %d %d %d %d %d %d;" % (item, root, size, mtime_ns, vector_crc32, *lengths)
-    # Rows of schemas without this number are of version 1: their checksums stay right when a database is migrated.
+    # Rows from schemas without it have version 1: checksums stay valid after migration.
     version = b"" if decoding == 1 else b"%d" % decoding
     return zlib.crc32(numbers + path + name + sha256 + version)
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What the index is: one row, updated in every transaction.
+    """The state of the index: one row, updated in every transaction.
 
-    ``vector_sum`` and ``row_sum`` are the sums of all vectors' and all rows' checksums: rows that vanish, or come
-    back, through a damaged page change them.
+    ``vector_sum`` and ``row_sum`` are the sums of all vectors' and all rows' checksums. They reveal
+    rows that vanish or reappear through a damaged page.
     """
 
     model_sha256: str
@@ -130,7 +132,7 @@ class Meta:
     row_sum: int = 0
 
     def is_possible(self, size: int) -> bool:
-        """Tell whether an index can be so, whose database has ``size`` bytes: what is made room for is in there."""
+        """Tell whether a database of ``size`` bytes can hold this, before memory is allocated."""
         return (
             0 < self.dim <= MAX_DIM
             and 0 <= self.items <= self.last_id < MAX_ID
@@ -144,7 +146,7 @@ class Meta:
         return checksum(self.model_sha256, self.dim, self.items, self.last_id, self.vector_sum, self.row_sum)
 
     def with_item(self, item: int, vector_crc32: int, row_crc32: int) -> Meta:
-        """Return the row after an item was added."""
+        """Return the state after adding an item."""
         return replace(
             self,
             items=self.items + 1,
@@ -154,7 +156,7 @@ class Meta:
         )
 
     def without_item(self, vector_crc32: int, row_crc32: int) -> Meta:
-        """Return the row after an item was removed."""
+        """Return the state after removing an item."""
         return replace(
             self,
             items=self.items - 1,
@@ -165,10 +167,10 @@ class Meta:
 
 @dataclass(frozen=True)
 class GraphRow:
-    """Which graph file belongs to the database: a file with another size or sha256 is not used.
+    """The graph file of the database; a file with another size or sha256 is not used.
 
-    ``covers`` is the last id in the graph, ``removed`` the ids in it that are no longer in the index, as little-endian
-    int64, ``parameters`` a JSON object.
+    ``covers`` is the last id in the graph, ``removed`` its ids that are no longer in the index, as
+    little-endian int64, ``parameters`` a JSON object.
     """
 
     sha256: str

@@ -1,4 +1,4 @@
-"""Reading whatever is sound from a database that may be damaged, and making a sound one of it."""
+"""Read the sound rows of a possibly damaged database, and build a sound database from them."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ __all__ = [
 ]
 
 _LARGEST_ID = 2**63 - 1
-# Of the names that a database lists, sound ones among them.
+# Limit for the names listed by a database, sound ones included.
 _MOST_NAMED = 20_000_000
 _ROWS_OF_UNREADABLE = 1000
-# Bytes that a row takes besides its vector, at the least.
+# Minimum bytes of a row besides its vector.
 _LEAST_OF_ROW = 32
 
 
@@ -60,16 +60,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Unsound:
-    """Something that is not: a row (with its id, if that can be read), or a stretch that SQLite cannot read."""
+    """A damaged row (with its id, if readable), or a range that SQLite cannot read."""
 
     what: str
     id: int | None = None
 
 
 def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, bytes]) -> Iterator[Row | Unsound]:
-    """Yield every row of ``items`` in the order of the ids, sound or not; never raises for damage.
+    """Yield every row of ``items``, sound or not, ordered by id; never raises for damage.
 
-    Where SQLite cannot read on, it goes on with the next row that can be read.
+    After a range that SQLite cannot read, it continues with the next readable row.
     """
     if not is_ours(connection, "items"):
         yield Unsound("the table of the items is not one of ours, and nothing is read from it")
@@ -79,14 +79,15 @@ def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, byte
     left = _most_rows(connection, dim)
     while first is not None:
         try:
-            # One row at a time: of a chunk with an unreadable row, sqlite3 would return nothing.
+            # One row at a time: sqlite3 would return nothing of a chunk with an unreadable row.
             for row in connection.execute(query, (first,)):
                 left -= 1
                 if left < 0:
                     yield Unsound("the items go round in circles")
                     return
                 checked = _checked(row, dim, roots)
-                if isinstance(checked, Row):  # the id of another may be anything, also one that was read before
+                # the id of a damaged row may be anything, also one already read
+                if isinstance(checked, Row):
                     first = max(first, row[0] + 1)
                 yield checked
             return
@@ -98,13 +99,13 @@ def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, byte
 def _query(connection: sqlite3.Connection) -> str:
     try:
         columns = item_columns(connection)
-    except sqlite3.Error:  # nothing of it can be read
+    except sqlite3.Error:  # no part of it can be read
         columns = "*"
     return f"SELECT {columns}, vector, vector_crc32, row_crc32 FROM items NOT INDEXED WHERE id >= ? ORDER BY id"
 
 
 def _most_rows(connection: sqlite3.Connection, dim: int) -> int:
-    """Return a number of rows that cannot be reached but in circles, which damaged pages can lead into."""
+    """Return a row count that only circles exceed, which damaged pages can form."""
     try:
         (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
     except sqlite3.Error:
@@ -113,16 +114,16 @@ def _most_rows(connection: sqlite3.Connection, dim: int) -> int:
 
 
 def is_ours(connection: sqlite3.Connection, table: str) -> bool:
-    """Tell whether a table is as ours are: rows of a view, say, may come from anywhere, and never end."""
+    """Tell whether a table's definition is ours: a view's rows, say, may be endless."""
     try:
         return table not in strange_objects(connection)
     except sqlite3.Error as error:
-        # Damage of the list itself is met again, and said, by whoever reads the table. What is too much is not.
+        # The table's reader meets and reports damage of the list itself, but not an excess.
         return getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_INTERRUPT)
 
 
 def _next_readable(connection: sqlite3.Connection, query: str, first: int) -> int | None:
-    """Return the smallest id above ``first`` from which on a row can be read, or the end; None: there is none."""
+    """Return the next readable id above ``first``, or the end; None if there is none."""
 
     def readable(item: int) -> bool:
         try:
@@ -158,7 +159,7 @@ def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row 
     if not isinstance(vector, bytes) or len(vector) != 4 * dim or zlib.crc32(vector) != vector_crc32:
         return Unsound(f"the vector of item {item.id} is damaged", item.id)
     numbers = np.frombuffer(vector, dtype="<f4")
-    # As scan.are_unit does, in a tenth of the time for a single one.
+    # Like scan.are_unit, in a tenth of the time for a single vector.
     if not abs(float(numbers @ numbers) - 1) <= UNIT_TOLERANCE:  # NaN compares false
         return Unsound(f"the vector of item {item.id} is not of unit length", item.id)
     if item.root not in roots:
@@ -167,7 +168,7 @@ def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row 
 
 
 def sound_roots(connection: sqlite3.Connection) -> tuple[dict[int, bytes], list[str]]:
-    """Return the synced folders that can be read, and what is wrong with the others."""
+    """Return the readable synced folders, and the faults of the others."""
     roots: dict[int, bytes] = {}
     problems: list[str] = []
     if not is_ours(connection, "roots"):
@@ -189,7 +190,7 @@ def sound_roots(connection: sqlite3.Connection) -> tuple[dict[int, bytes], list[
 
 
 def sound_filters(connection: sqlite3.Connection) -> tuple[dict[int, RootFilters], list[str]]:
-    """Return what syncs leave out of each folder, as far as it can be read, and what is wrong with the rest."""
+    """Return the readable filters of each folder, and the faults of the rest."""
     filters: dict[int, RootFilters] = {}
     problems: list[str] = []
     if not is_ours(connection, "filters"):
@@ -209,7 +210,7 @@ def sound_filters(connection: sqlite3.Connection) -> tuple[dict[int, RootFilters
 
 
 def sound_labelling(connection: sqlite3.Connection) -> tuple[dict[int, RootLabels], list[str]]:
-    """Return how the labels of each folder are read, as far as that can be read, and what is wrong with the rest."""
+    """Return the readable label sources of each folder, and the faults of the rest."""
     labelling: dict[int, RootLabels] = {}
     problems: list[str] = []
     if not is_ours(connection, "labelling"):
@@ -230,9 +231,9 @@ def sound_labelling(connection: sqlite3.Connection) -> tuple[dict[int, RootLabel
 
 
 def listed_paths(connection: sqlite3.Connection) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (id, root, path) from the database's own list of names, which may outlive the rows.
+    """Yield (id, root, path) from the database's list of names, which may outlive the rows.
 
-    It never raises for damage, and has no checksums: good for telling a user what is lost, and for nothing else.
+    It never raises for damage and has no checksums: only for telling a user what is lost.
     """
     query = "SELECT id, root, path FROM items INDEXED BY sqlite_autoindex_items_1 ORDER BY root, path"
     try:
@@ -245,7 +246,7 @@ def listed_paths(connection: sqlite3.Connection) -> Iterator[tuple[int, int, byt
 
 
 def rebuild(store: Store, meta: Meta) -> int:
-    """Make a new database of every sound row, beside the damaged one; see :func:`put_in_place`.
+    """Make a new database of all sound rows beside the damaged one; see :func:`put_in_place`.
 
     Returns:
         the number of items in it.
@@ -281,7 +282,7 @@ def _rebuilt(store: Store, meta: Meta, place: Path) -> int:
         writer.reserve_ids(meta.last_id)
         writer.commit()
         items = writer.meta().items
-    # On a full disk the log cannot be brought into the database, which is worth nothing without it.
+    # On a full disk the log cannot be merged into the database, which is useless without it.
     if any((place / (DATABASE + suffix)).exists() for suffix in SIDE_FILES):
         raise IndexStateError(
             f"The sound items of {display_path(store.folder)} could not be written whole (is the disk full?); it stays "
@@ -291,8 +292,8 @@ def _rebuilt(store: Store, meta: Meta, place: Path) -> int:
 
 
 def put_in_place(folder: Path) -> None:
-    """Put the new database in the place of the damaged one, which nobody has open; the lock must be held."""
-    # A log of the damaged database would be replayed into the new one.
+    """Replace the damaged database, which must not be open; the lock must be held."""
+    # SQLite would replay a log of the damaged database into the new one.
     for suffix in SIDE_FILES:
         (folder / (DATABASE + suffix)).unlink(missing_ok=True)
     replace_durably(_place(folder) / DATABASE, folder / DATABASE)

@@ -1,4 +1,4 @@
-"""The layout of an index's database, how it is opened, and what SQLite's errors mean to a user."""
+"""The database layout of an index, opening it, and SQLite's errors in user terms."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CREATE TABLE graph (
 );
 """
 
-# What a sync of a folder leaves out; without it (schema 1) that is nothing.
+# Filters of folders; schema 1 has none.
 _FILTERS = """
 CREATE TABLE filters (
     root INTEGER PRIMARY KEY, include TEXT NOT NULL, exclude TEXT NOT NULL, checksum INTEGER NOT NULL
@@ -69,10 +69,10 @@ CREATE TABLE filters (
 """
 TABLES += _FILTERS
 
-# Without it, rows have version 1.
+# Earlier rows have version 1.
 _DECODING = "ALTER TABLE items ADD COLUMN decoding INTEGER NOT NULL DEFAULT 1"
 
-# How the labels of a folder are read, where it is not by its top folders; and files that are not to be read again.
+# Label sources of folders not labelled by top folders; and files that are not read again.
 _LABELLING = """
 CREATE TABLE labelling (
     root INTEGER PRIMARY KEY, rule TEXT NOT NULL, splits INTEGER NOT NULL, label_file BLOB NOT NULL,
@@ -86,28 +86,28 @@ CREATE TABLE unread (
 """
 TABLES += f"{_DECODING};\n{_LABELLING}"
 
-# The first schema that has a table; the others have been there from the beginning.
+# The first schema of later tables; the others exist from the start.
 _SINCE = {"filters": FIRST_WITH_FILTERS, "labelling": FIRST_WITH_LABELLING, "unread": FIRST_WITH_LABELLING}
 
-# From which schema, and what to run to reach the next one; each migration is one transaction.
+# Statements that lead from each schema to the next; each migration is one transaction.
 MIGRATIONS: Mapping[int, Sequence[str]] = {
     1: [_FILTERS],
     2: [_DECODING, *filter(str.strip, _LABELLING.split(";"))],
 }
 
-# Messages of SQLite's own check that are worth reading, and the stack that it runs on: the pages of a hostile database
-# lead from one to the next, 240 bytes of stack each; what is not used of it is never taken.
+# Messages of SQLite's check worth reading, and its stack size: a hostile database chains its pages,
+# at 240 bytes of stack each. Unused stack is never allocated.
 _MAX_FAULTS = 20
 _STACK = 1 << 23
 _STACK_A_PAGE = 1_024
-# Bytes of memory that it may hold; the check of an index holds a page a level, and a bit of each page.
+# Heap limit in bytes; the check of an index holds one page per level, and one bit per page.
 _MAX_HEAP = 1 << 28
 
-# More objects than ours are not looked at, nor is more of their names shown.
+# Limit for objects that are read, and for names that are shown.
 _MAX_OBJECTS = 100
 _MAX_SHOWN = 60
 
-# What a read-only connection may meet in a folder that it may not write to, or beside what a killed writer left.
+# Errors of a read-only connection in a read-only folder, or beside a killed writer's files.
 _CANNOT_PREPARE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL)
 
 _DISK = {
@@ -123,7 +123,7 @@ _DISK = {
 
 
 def damaged(database: Path, what: str) -> IndexDamagedError:
-    """Return the error that names what is damaged and what to do."""
+    """Return the error that names the damage and the remedy."""
     verify = to_paste("deeprank-index", "verify", "--index", database.parent)
     return IndexDamagedError(
         f"{display_path(database)} is damaged ({printable(what)}); nothing is answered from it. "
@@ -134,7 +134,7 @@ def damaged(database: Path, what: str) -> IndexDamagedError:
 
 @contextlib.contextmanager
 def guarded(database: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours: the state of the disk, or else a damaged database."""
+    """Turn SQLite's errors into ours: a disk fault, or else a damaged database."""
     try:
         yield
     except sqlite3.Error as error:
@@ -147,26 +147,27 @@ def guarded(database: Path) -> Iterator[None]:
         if hint is None:
             raise damaged(database, str(error)) from error
         raise IndexStateError(f"{display_path(database)} ({printable(str(error))}): {hint}.") from error
-    except UnicodeDecodeError as error:  # of SQLite's own message, which quotes what it cannot read
+    # of SQLite's message, which quotes text that cannot be decoded
+    except UnicodeDecodeError as error:
         raise damaged(database, "what it says of its tables is no text") from error
     except OverflowError as error:
         raise damaged(database, f"a number out of range: {error}") from error
 
 
 def connect(database: Path, mode: str, **parameters: str) -> Connection:
-    """Open a database of ours by URI (``mode`` is ro, rw or rwc), under the limits for what it may hold.
+    """Open a database of ours by URI (``mode`` is ro, rw or rwc), under limits.
 
-    What it holds is not compared: that is :func:`check_schema`.
+    Its content is not checked; see :func:`check_schema`.
 
     Raises:
-        IndexStateError: it holds so many tables and views that SQLite would read them for minutes.
+        IndexStateError: it has more tables and views than SQLite reads within minutes.
 
     """
     check_parts(database.parent)
     connection = open_limited(database, mode, **parameters)
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.Error as error:  # another one comes again where it is told
+    except sqlite3.Error as error:  # any other error recurs where it is reported
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             connection.close()
             raise IndexStateError(
@@ -181,15 +182,16 @@ def connect_to_read(folder: Path) -> Connection:
     """Open the database of an index read-only and check its schema.
 
     Raises:
-        IndexStateError: there is no index, it may not be read, it is no regular file, or it is of a newer schema.
-        IndexDamagedError: it is no database any more, or holds what no database of ours does.
+        IndexStateError: there is no index, it may not be read, it is no regular file, or it is of a
+            newer schema.
+        IndexDamagedError: it is no database, or holds something that none of ours does.
 
     """
     database = folder / DATABASE
     finish_exchange(folder)
     check_parts(folder)
     if not is_index(folder):
-        # Not Path.is_dir: a folder above that may not be entered is no reason to raise.
+        # Not Path.is_dir, which raises if a parent folder may not be entered.
         found = "holds no index" if os.path.isdir(folder) else "does not exist"  # noqa: PTH112
         raise IndexStateError(
             f"{display_path(folder)} {found}; expected an index folder. Make one with: deeprank-index sync PHOTOS, "
@@ -209,7 +211,7 @@ def connect_to_read(folder: Path) -> Connection:
 
 
 def _connect_somehow(database: Path) -> Connection:
-    """Open read-only; a database left in WAL mode in a folder that is not ours to write needs ``immutable``."""
+    """Open read-only; WAL mode in a folder that we may not write to needs ``immutable``."""
     connection = open_limited(database, "ro")
     try:
         connection.execute("PRAGMA user_version").fetchone()
@@ -238,10 +240,10 @@ def _connect_somehow(database: Path) -> Connection:
 
 
 def _connect_with_log(database: Path) -> Connection:
-    """Open read-only with a log that nobody writes to: every connection to one has the file of shared memory open.
+    """Open read-only with a log but no writer: connections to a log share an open memory file.
 
-    SQLite would create that file. It does without where it need not lock anything, and then reads the log up to the
-    last transaction that is whole.
+    SQLite would create that file. Without locking it does not need the file, and reads the log up
+    to the last complete transaction.
     """
     connection = open_limited(database, "ro", vfs="unix-none")
     try:
@@ -254,7 +256,7 @@ def _connect_with_log(database: Path) -> Connection:
 
 
 def _roll_back(database: Path) -> None:
-    """Undo what a killed writer had half done to the file itself, which a read-only connection may not."""
+    """Roll back a killed writer's transaction, which a read-only connection may not do."""
     with contextlib.closing(open_limited(database, "rw")) as connection:
         connection.execute("PRAGMA user_version").fetchone()
 
@@ -267,11 +269,11 @@ def _size(path: Path) -> int:
 
 
 def check_schema(connection: sqlite3.Connection, database: Path) -> None:
-    """Refuse a database of a newer schema, naming both numbers, and one that holds other tables than ours.
+    """Refuse a database of a newer schema, naming both numbers, or with other tables than ours.
 
     Raises:
         IndexStateError: it is newer.
-        IndexDamagedError: it is no database of ours. Older ones can be read as they are.
+        IndexDamagedError: it is no database of ours. Older ones can be read without migration.
 
     """
     found = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -289,12 +291,13 @@ def check_schema(connection: sqlite3.Connection, database: Path) -> None:
 
 
 def strange_objects(connection: sqlite3.Connection) -> dict[str, str]:
-    """Compare what a database says it holds with what ours do, as SQLite writes it down.
+    """Compare the objects of a database with those of our schema, by SQLite's definitions.
 
-    Views, triggers and other definitions make SQLite compute without end, or change rows behind our back.
+    Views, triggers and changed definitions can make SQLite compute without end, or change rows
+    unnoticed.
 
     Returns:
-        what is not as it should be, a sentence each, by the name of the table, index, view or trigger.
+        a sentence for each difference, by the name of the table, index, view or trigger.
 
     """
     if connection.execute("PRAGMA encoding").fetchone() != ("UTF-8",):
@@ -323,12 +326,12 @@ class _Object(NamedTuple):
     table: str
 
     def __str__(self) -> str:
-        """Return what it is, for a message."""
+        """Return its description for a message."""
         return f"{printable(self.type)[:_MAX_SHOWN]} {printable(self.name)[:_MAX_SHOWN]!r}"
 
 
 def _version(connection: sqlite3.Connection, names: set[str]) -> int:
-    """Return the number of the schema; where it is lost from a damaged database, what its tables tell."""
+    """Return the schema number; if lost from a damaged database, derive it from its tables."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if 1 <= version <= SCHEMA:
         return version
@@ -337,7 +340,7 @@ def _version(connection: sqlite3.Connection, names: set[str]) -> int:
 
 @functools.cache
 def _objects(version: int) -> dict[_Object, str | None]:
-    """Return what a database of a schema holds, with its definitions as SQLite keeps them."""
+    """Return the objects of a schema, with their definitions as SQLite stores them."""
     objects: dict[_Object, str | None] = {
         _Object("table", "sqlite_sequence", "sqlite_sequence"): "CREATE TABLE sqlite_sequence(name,seq)",
         _Object("index", "sqlite_autoindex_roots_1", "roots"): None,
@@ -349,7 +352,7 @@ def _objects(version: int) -> dict[_Object, str | None]:
             name, table = words[2], words[4] if words[1] == "INDEX" else words[2]
             objects[_Object(words[1].lower(), name, table)] = _same_spacing(statement)
     if version >= FIRST_WITH_LABELLING:
-        # SQLite writes a column that is added between the others and what is said of all of them.
+        # SQLite inserts an added column between the others and the table constraints.
         items = _Object("table", "items", "items")
         objects[items] = str(objects[items]).replace(", UNIQUE", f", {_DECODING.partition(' COLUMN ')[2]}, UNIQUE")
     return objects
@@ -360,12 +363,13 @@ def _same_spacing(sql: str | None) -> str | None:
 
 
 def page_faults(connection: Connection, database: Path) -> list[str]:
-    """Return what SQLite's own check of all pages says, a message each; none: each is used once, and as it says.
+    """Return the messages of SQLite's page check; empty if every page is used once and correctly.
 
-    It follows pages by recursion, as deep as a hostile database says they are, so it gets a stack that holds them all.
+    It recurses through pages, as deep as a hostile database chains them, so it gets a stack for all
+    of them.
 
     Raises:
-        IndexStateError: there is no memory for that.
+        IndexStateError: there is not enough memory for that.
 
     """
     size = size_of(database)
@@ -381,7 +385,7 @@ def page_faults(connection: Connection, database: Path) -> list[str]:
             faults.append("pages that lead to each other more deeply than those of any index")
 
     with guarded(database):
-        # It holds every page that it came through: a database as deep as it is large would be held whole.
+        # It holds every page on its path: a database that is one long chain would be held whole.
         connection.execute(f"PRAGMA hard_heap_limit = {_MAX_HEAP}")
         pages = size // int(connection.execute("PRAGMA page_size").fetchone()[0])
     connection.allow_whole_values(size)
@@ -402,14 +406,14 @@ def page_faults(connection: Connection, database: Path) -> list[str]:
 
 
 def item_columns(connection: sqlite3.Connection) -> str:
-    """Return the columns of ``items`` that make an :class:`~.records.Item`, whatever the schema, for a SELECT."""
-    # Not by the number of the schema, which may be lost from a damaged database.
+    """Return the columns of an :class:`~.records.Item` for a SELECT, in any schema."""
+    # Not by the schema number, which a damaged database may have lost.
     names = {row[1] for row in connection.execute("PRAGMA table_info(items)")}
     return f"id, root, path, label, size, mtime_ns, sha256, {'decoding' if 'decoding' in names else '1'}"
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring an older database up to date, each step in one transaction."""
+    """Migrate an older database, each step in one transaction."""
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     for version in range(found, SCHEMA) if found > 0 else ():
         connection.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""Reading the truth of an index: its SQLite database, every row checked before anything is answered from it."""
+"""Read the database of an index; every row is checked before it is used."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ __all__ = ["Ids", "Store", "Vectors"]
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
-# Of a megabyte a value at most.
+# Of at most a megabyte a value.
 _ROWS_AT_A_TIME = 64
-# Bytes that the smallest row takes of a page.
+# Minimum bytes of a row in a page.
 _LEAST_OF_ROW = 8
-# Files that are not read again; more are read.
+# Limit for remembered unreadable files; any more are read again.
 _MAX_UNREAD = 1_000_000
-# SQLite's oldest limit on the number of parameters of a statement is 999.
+# SQLite's oldest limit on parameters of a statement is 999.
 _PARAMETERS_AT_A_TIME = 900
 
 _META_TYPES: tuple[Any, ...] = (str, int, int, int, int, int)
@@ -49,23 +49,23 @@ _UPLOADS = os.fsencode(UPLOADS)
 
 
 class Store:
-    """An index's database, open to read.
+    """An index's database, open for reading.
 
-    Every method raises IndexDamagedError where what it would return fails its checksum, and IndexStateError where the
-    database cannot be read for another reason.
+    Every method raises IndexDamagedError if its result fails its checksum, and IndexStateError if
+    the database cannot be read for another reason.
     """
 
     def __init__(self, connection: Connection, folder: Path) -> None:
         self.folder = folder
         self.database = folder / DATABASE
         self.connection = connection
-        # Now: the current folder may be another one later.
+        # Resolved now, because the current folder may change.
         self._absolute = os.fsencode(os.path.realpath(folder))
         self._known_roots: set[int] = set()
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Open the index in ``folder`` to read.
+        """Open the index in ``folder`` for reading.
 
         Raises:
             IndexStateError, IndexDamagedError: see :func:`~.schema.connect_to_read`.
@@ -74,7 +74,7 @@ class Store:
         return cls(connect_to_read(folder), folder)
 
     def close(self) -> None:
-        """Close the database, and leave it as one plain file if nobody else has it open."""
+        """Close the database; leave one plain file unless another process has it open."""
         self.connection.close()
         checkpoint(Path(os.fsdecode(self._absolute)))
 
@@ -88,7 +88,7 @@ class Store:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Let everything that is read inside come from one state of the database."""
+        """Read everything inside the block from one state of the database."""
         if self.connection.in_transaction:
             yield
             return
@@ -99,7 +99,7 @@ class Store:
             self._end()
 
     def renew_snapshot(self) -> None:
-        """Go on from the state of the database as it is now."""
+        """Continue with the current state of the database."""
         self._end()
         self._begin()
 
@@ -108,7 +108,7 @@ class Store:
         return int(self._one("PRAGMA data_version")[0])
 
     def meta(self) -> Meta:
-        """Return what the index is."""
+        """Return the state of the index."""
         row = self._one("SELECT model_sha256, dim, items, last_id, vector_sum, row_sum, checksum FROM meta")
         self._check_types(row, _META_TYPES, "the row that describes the index")
         meta = Meta(*row[:-1])
@@ -119,19 +119,19 @@ class Store:
         return meta
 
     def roots(self) -> dict[int, bytes]:
-        """Return the folders that were synced, and that of the uploads if there are any, absolute, by their number."""
+        """Return the roots by number: synced folders, and uploads if there are any, absolute."""
         return {root: self.absolute(path) for root, path in self._stored_roots().items()}
 
     def synced_roots(self) -> dict[int, bytes]:
-        """Return the folders that were synced, by their number."""
+        """Return the synced folders by number."""
         return {root: path for root, path in self._stored_roots().items() if path != _UPLOADS}
 
     def uploads_root(self) -> int | None:
-        """Return the number of the root under which uploads are kept, if there is one."""
+        """Return the number of the uploads' root, if there is one."""
         return next((root for root, path in self._stored_roots().items() if path == _UPLOADS), None)
 
     def absolute(self, path: bytes) -> bytes:
-        """Return where a root is whose path is stored so: that of the uploads is relative to the index folder."""
+        """Return the absolute path of a stored root path; uploads are relative to the index."""
         return os.path.join(self._absolute, path)  # noqa: PTH118 - bytes, which pathlib does not take
 
     def _stored_roots(self) -> dict[int, bytes]:
@@ -147,10 +147,10 @@ class Store:
         return roots
 
     def filters(self) -> dict[int, RootFilters]:
-        """Return the filters of the roots, by their number; a root that has none is not there."""
+        """Return the filters of the roots that have any, by number."""
         if self.schema() < FIRST_WITH_FILTERS:
             return {}
-        from ..folders.rootfilters import read_filters  # which a query does without
+        from ..folders.rootfilters import read_filters  # unused by queries
 
         filters = {}
         rows = self._rows("SELECT root, include, exclude, checksum FROM filters ORDER BY root")
@@ -161,10 +161,10 @@ class Store:
         return filters
 
     def labelling(self) -> dict[int, RootLabels]:
-        """Return how the labels of the roots are read; a root that is not there has those of its top folders."""
+        """Return the sources of labels by root number, without roots labelled by top folders."""
         if self.schema() < FIRST_WITH_LABELLING:
             return {}
-        from ..folders.rootlabels import read_labelling  # which a query does without
+        from ..folders.rootlabels import read_labelling  # unused by queries
 
         labelling = {}
         for row in self._rows("SELECT root, rule, splits, label_file, checksum FROM labelling ORDER BY root"):
@@ -175,22 +175,22 @@ class Store:
         return labelling
 
     def unread(self, root: int) -> dict[bytes, Unread]:
-        """Return the files under a root that are not to be read again, by their paths."""
+        """Return the files under a root that are not read again, by path."""
         if self.schema() < FIRST_WITH_LABELLING:
             return {}
         from ..folders.unread import UNREAD_COLUMNS, read_unread
 
         rows = self._rows(f"SELECT {UNREAD_COLUMNS} FROM unread WHERE root = ?", (root,))
-        # One that is damaged is no loss, nor is one of too many: the file is read again.
+        # A damaged or surplus row is no loss: the file is read again.
         sound = (found for row in rows if (found := read_unread(row)) is not None)
         return {found.found.path: found for found in itertools.islice(sound, _MAX_UNREAD)}
 
     def schema(self) -> int:
-        """Return the number of the layout that the database has."""
+        """Return the schema number of the database."""
         return int(self._one("PRAGMA user_version")[0])
 
     def graph(self) -> GraphRow | None:
-        """Return which graph file belongs to the database, if any."""
+        """Return the record of the graph file, if there is one."""
         with guarded(self.database):
             self.connection.allow_whole_values(size_of(self.database))
             row = self.connection.execute(
@@ -208,7 +208,7 @@ class Store:
     def vectors(self) -> tuple[Ids, Vectors]:
         """Return all vectors: ids int64 ``[n]``, ascending, and float32 ``[n, d]``.
 
-        Each is checked by itself, and their number and sum against what the index should hold.
+        Each is checked, and their number and sum are compared with the index's totals.
         """
         meta = self.meta()
         ids, vectors = self._allocate(meta.items, meta.dim)
@@ -224,14 +224,14 @@ class Store:
         return ids, vectors
 
     def vectors_after(self, after: int) -> tuple[Ids, Vectors]:
-        """Return the vectors with ids above ``after``: int64 ``[n]``, ascending, and float32 ``[n, d]``."""
+        """Return vectors with ids above ``after``: int64 ``[n]``, ascending, float32 ``[n, d]``."""
         chunks = [(ids, vectors) for ids, vectors, _ in self.vector_chunks(after)]
         if not chunks:
             return self._allocate(0, self.meta().dim)
         return np.concatenate([ids for ids, _ in chunks]), np.concatenate([vectors for _, vectors in chunks])
 
     def vector_chunks(self, after: int = 0) -> Iterator[tuple[Ids, Vectors, int]]:
-        """Yield (ids int64 ``[c]``, vectors float32 ``[c, d]``, sum of their checksums), in the order of the ids."""
+        """Yield ids int64 ``[c]``, ascending, vectors float32 ``[c, d]``, and sum of checksums."""
         width, last = 4 * self.meta().dim, after
         rows = self._chunks("SELECT id, vector, vector_crc32 FROM items WHERE id > ? ORDER BY id", (after,))
         for chunk in rows:
@@ -260,7 +260,7 @@ class Store:
         return found
 
     def all_items(self) -> Iterator[Item]:
-        """Yield all items in the order of their ids; their number and sum are checked at the end."""
+        """Yield all items in the order of their ids; checks their number and sum at the end."""
         return (Item._make(row[:-2]) for row in self._all_rows())
 
     def labels(self) -> tuple[list[int], list[str | None]]:
@@ -282,7 +282,7 @@ class Store:
         return [row[0] for row in self._sound_rows("WHERE sha256 = ? ORDER BY id", (sha256,))]
 
     def vectors_of(self, ids: Sequence[int]) -> Vectors:
-        """Return the vectors of these items, which must all exist: float32 ``[n, d]``, in the order of ``ids``."""
+        """Return the vectors of existing items: float32 ``[n, d]``, in the order of ``ids``."""
         places = {int(item): place for place, item in enumerate(ids)}
         vectors = self._allocate(len(ids), self.meta().dim)[1]
         wanted = list(places)
@@ -300,10 +300,10 @@ class Store:
         return vectors
 
     def items_by_root(self, roots: Iterable[int]) -> dict[int, dict[bytes, Item]]:
-        """Return the items of some roots by their paths.
+        """Return the items of some roots, by root and path.
 
-        All items are read, in one pass: only so is one found missing that a damaged index of SQLite's hides, and a
-        sync would add it a second time.
+        Reads all items in one pass. Only this notices an item hidden by a damaged SQLite index,
+        which a sync would add a second time.
         """
         found: dict[int, dict[bytes, Item]] = {root: {} for root in roots}
         for item in self.all_items():
@@ -320,7 +320,7 @@ class Store:
         return int(self._one("SELECT count(*) FROM items WHERE root = ?", (root,))[0])
 
     def decoding_of_contents(self) -> dict[bytes, int]:
-        """Return by which version of the decoding rules there is a vector, by the sha256 of the picture: the newest."""
+        """Return the newest decoding version that has a vector, by the picture's sha256."""
         newest: dict[bytes, int] = {}
         for sha256, decoding in self._rows("SELECT sha256, decoding FROM items"):
             if not (isinstance(sha256, bytes) and isinstance(decoding, int)):
@@ -329,7 +329,7 @@ class Store:
         return newest
 
     def vector_of_content(self, sha256: bytes, decoding: int) -> bytes | None:
-        """Return the vector (float32, little endian) of a picture of this content, by these decoding rules, if any."""
+        """Return a vector (float32, little endian) of this content by these rules, if any."""
         query = "SELECT id, vector, vector_crc32 FROM items WHERE sha256 = ? AND decoding = ? LIMIT 1"
         for item, vector, crc in self._rows(query, (sha256, decoding)):
             if self.items([item])[item].sha256 != sha256 or zlib.crc32(vector) != crc:
@@ -338,13 +338,13 @@ class Store:
         return None
 
     def damage(self, what: str) -> IndexDamagedError:
-        """Return the error for something damaged in this database."""
+        """Return the error for damage in this database."""
         return damaged(self.database, what)
 
     def _begin(self) -> None:
         with guarded(self.database):
             self.connection.execute("BEGIN")
-            self.connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # the state begins here
+            self.connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # starts the snapshot
 
     def _end(self) -> None:
         with guarded(self.database):
@@ -373,7 +373,7 @@ class Store:
             yield from rows
 
     def _check_places(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Make sure that whatever joins the paths of items with their roots is not led out of there."""
+        """Refuse item paths that would leave their root when joined with it."""
         if strays([row[2] for row in rows]):
             item, path = next((row[0], row[2]) for row in rows if strays([row[2]]))
             raise self.damage(f"the path {display_path(path)!r} of item {item} is not one below its root")
@@ -384,7 +384,7 @@ class Store:
                 raise self.damage(f"root {min(unknown)} is missing")
 
     def _check_lengths(self, ids: Sequence[int], vectors: Vectors) -> None:
-        """Make sure that vectors, float32 ``[n, d]``, are such as networks give: distances to others are numbers."""
+        """Refuse vectors, float32 ``[n, d]``, whose distances to others would not be numbers."""
         unit = are_unit(vectors)
         if not unit.all():
             raise self.damage(f"the vector of item {ids[int(unit.argmin())]} is not of unit length")
@@ -423,9 +423,9 @@ class Store:
                 rows = cursor.fetchmany(_ROWS_AT_A_TIME)
             if not rows:
                 return
-            if chunk == 1:  # pages that lead to each other have rows without end
+            if chunk == 1:  # pages in a circle have endless rows
                 size = size_of(self.database)
-                self.connection.trust(size)  # which a writer may have made larger
+                self.connection.trust(size)  # a writer may have enlarged it
                 left, seconds = size // _LEAST_OF_ROW, self.connection.seconds
             left, seconds = left - len(rows), seconds - (time.monotonic() - begun)
             if chunk and (left < 0 or seconds < 0):

@@ -1,4 +1,4 @@
-"""Writing the truth of an index: one writer at a time, transactions that leave the checksums right."""
+"""Write the database of an index: one writer at a time, transactions with correct checksums."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from .store import Store
 
 __all__ = ["Writer", "create_database", "locked", "open_writer", "writing"]
 
-# Another that only adds an upload, say, has done with it by then.
+# Enough for another writer that only adds an upload.
 _PATIENCE_S = 1.0
 
 
 @contextlib.contextmanager
 def locked(folder: Path, patience_s: float = _PATIENCE_S, permissions: Permissions | None = None) -> Iterator[None]:
-    """Hold the lock of the index in ``folder`` (which must exist); the kernel frees it if this process is killed.
+    """Hold the lock of the index in ``folder`` (must exist); the kernel frees it after a kill.
 
-    What killed processes were preparing in the folder is deleted.
+    Temporary files of killed processes in the folder are deleted.
 
     Args:
         folder: of the index.
-        patience_s: how long another process is waited for, in seconds.
+        patience_s: time to wait for another process, in seconds.
         permissions: of the lock of a new index; default: those of the index.
 
     Raises:
         IndexLockedError: another process, or another part of this one, is writing to the index.
-        IndexStateError: the folder may not be written to, or holds a link where a part of an index should be.
+        IndexStateError: the folder is read-only, or a part of the index is a link.
 
     """
     from filelock import Timeout
@@ -71,10 +71,11 @@ def locked(folder: Path, patience_s: float = _PATIENCE_S, permissions: Permissio
 
 @contextlib.contextmanager
 def writing(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[Writer]:
-    """Open the index in ``folder`` to write, under its lock; what was not committed when this ends is dropped.
+    """Open the index in ``folder`` for writing, under its lock; uncommitted changes are dropped.
 
     Raises:
-        IndexLockedError, IndexStateError, IndexDamagedError: see :func:`locked` and :class:`~.store.Store`.
+        IndexLockedError, IndexStateError, IndexDamagedError: see :func:`locked` and
+            :class:`~.store.Store`.
 
     """
     with locked(folder, patience_s), open_writer(folder) as writer:
@@ -83,7 +84,7 @@ def writing(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[Writer]:
 
 @contextlib.contextmanager
 def open_writer(folder: Path) -> Iterator[Writer]:
-    """Open the index in ``folder`` to write where its lock is held already."""
+    """Open the index in ``folder`` for writing; its lock must be held."""
     writer = Writer.open(folder)
     try:
         yield writer
@@ -92,10 +93,10 @@ def open_writer(folder: Path) -> Iterator[Writer]:
 
 
 def create_database(folder: Path, model_sha256: str, dim: int, permissions: Permissions | None = None) -> None:
-    """Make an empty database in ``folder``, in place of what is there; the lock must be held.
+    """Create an empty database in ``folder``, replacing any other; the lock must be held.
 
     Args:
-        folder: of the index, which has its model already.
+        folder: of the index, which already has its model.
         model_sha256: hex.
         dim: length of a vector.
         permissions: of the file; default: those of the index.
@@ -107,13 +108,13 @@ def create_database(folder: Path, model_sha256: str, dim: int, permissions: Perm
         with guarded(database), contextlib.closing(connect(prepared, "rw")) as connection:
             connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
             _write_meta(connection, Meta(model_sha256, dim))
-        # A log left by an earlier database would be replayed into the new one.
+        # SQLite would replay a log of an earlier database into the new one.
         for suffix in SIDE_FILES:
             database.with_name(database.name + suffix).unlink(missing_ok=True)
 
 
 class Writer(Store):
-    """An index's database, open to write; the caller holds the lock and commits."""
+    """An index's database, open for writing; the caller holds the lock and commits."""
 
     def __init__(self, connection: Connection, folder: Path) -> None:
         super().__init__(connection, folder)
@@ -122,7 +123,7 @@ class Writer(Store):
 
     @classmethod
     def open(cls, folder: Path) -> Writer:
-        """Open the index in ``folder`` to write; an older schema is migrated, WAL is used from here on."""
+        """Open the index in ``folder`` for writing, in WAL mode; an older schema is migrated."""
         database = folder / DATABASE
         check_parts(folder)
         if not database.exists():
@@ -141,7 +142,10 @@ class Writer(Store):
                 raise
 
     def close(self) -> None:
-        """Drop what is not committed, and leave one plain file, unless a reader has it open: see :mod:`.checkpoint`."""
+        """Drop uncommitted changes, and leave one plain file unless readers remain.
+
+        See :mod:`.checkpoint`.
+        """
         ended = False
         with contextlib.suppress(sqlite3.Error):
             if self.connection.in_transaction:
@@ -155,7 +159,7 @@ class Writer(Store):
                 end_log(self.database)
 
     def commit(self) -> None:
-        """Make everything since the last commit durable, in one transaction."""
+        """Make all changes since the last commit durable, in one transaction."""
         if not self.connection.in_transaction:
             return
         with guarded(self.database):
@@ -166,15 +170,15 @@ class Writer(Store):
             self.connection.execute("COMMIT")
 
     def meta(self) -> Meta:
-        """Return what the index is, with what is not committed yet."""
+        """Return the state of the index, including uncommitted changes."""
         return self._meta
 
     def add_root(self, path: bytes, root: int | None = None) -> int:
-        """Add a folder that is synced, or that of the uploads, and return its number.
+        """Add a root, a synced folder or that of the uploads, and return its number.
 
         Args:
-            path: absolute; of the uploads :data:`~..files.UPLOADS`.
-            root: the number that it had in a rescued database; None: a new one.
+            path: absolute; for the uploads :data:`~..files.UPLOADS`.
+            root: its number in a rescued database; None: a new one.
 
         """
         with self._change() as connection:
@@ -186,16 +190,16 @@ class Writer(Store):
         return found
 
     def forget_root(self, root: int) -> None:
-        """Remove a folder whose items are removed."""
+        """Remove a root whose items have been removed."""
         with self._change() as connection:
             connection.execute("DELETE FROM roots WHERE id = ?", (root,))
             for table in ("filters", "labelling", "unread"):
                 connection.execute(f"DELETE FROM {table} WHERE root = ?", (root,))
 
     def move_roots(self, paths: Mapping[int, bytes]) -> None:
-        """Give folders that are synced other paths, of which none may be that of a folder that stays."""
+        """Change the paths of synced folders; no new path may belong to a folder that stays."""
         with self._change() as connection:
-            # Two may change places, and no path may be there twice even in between.
+            # Two folders may swap paths, and no path may occur twice even temporarily.
             connection.executemany("UPDATE roots SET path = ? WHERE id = ?", [(b"%d" % root, root) for root in paths])
             connection.executemany(
                 "UPDATE roots SET path = ?, checksum = ? WHERE id = ?",
@@ -203,7 +207,7 @@ class Writer(Store):
             )
 
     def set_filters(self, root: int, filters: RootFilters) -> None:
-        """Record what syncs leave out of a folder from now on."""
+        """Record a folder's filters."""
         with self._change() as connection:
             connection.execute("DELETE FROM filters WHERE root = ?", (root,))
             if filters:
@@ -213,7 +217,7 @@ class Writer(Store):
                 )
 
     def set_labelling(self, root: int, labelling: RootLabels) -> None:
-        """Record how the labels of a folder are read from now on."""
+        """Record a folder's source of labels."""
         with self._change() as connection:
             connection.execute("DELETE FROM labelling WHERE root = ?", (root,))
             if labelling != RootLabels():
@@ -223,7 +227,7 @@ class Writer(Store):
                 )
 
     def keep_unread(self, root: int, found: Iterable[Unread]) -> None:
-        """Record files that are not to be read again until they change."""
+        """Record files to skip until they change."""
         with self._change() as connection:
             connection.executemany(
                 f"REPLACE INTO unread ({UNREAD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -231,18 +235,21 @@ class Writer(Store):
             )
 
     def forget_unread(self, root: int, paths: Iterable[bytes]) -> None:
-        """Let files be read again, or forget those that are gone."""
+        """Forget records of files to skip: files that are gone, or to be read again."""
         with self._change() as connection:
             connection.executemany("DELETE FROM unread WHERE root = ? AND path = ?", [(root, path) for path in paths])
 
     def add(self, item: Item, vector: bytes) -> int:
-        """Add a picture with its vector (float32, little endian) and return its new id; that of ``item`` is ignored."""
+        """Add a picture with its vector (float32, little endian), and return its new id.
+
+        The id in ``item`` is ignored.
+        """
         item = item._replace(id=self._meta.last_id + 1)
         self.restore(item, vector)
         return item.id
 
     def restore(self, item: Item, vector: bytes) -> None:
-        """Add a picture under the id it has, which must not be in use."""
+        """Add a picture under its id, which must be unused."""
         vector_crc32 = zlib.crc32(vector)
         row_crc32 = item.checksum(vector_crc32)
         fields = item._replace(label=_text(item.label))  # type: ignore[arg-type]
@@ -256,12 +263,12 @@ class Writer(Store):
         self._meta = self._meta.with_item(item.id, vector_crc32, row_crc32)
 
     def reserve_ids(self, last: int) -> None:
-        """Give no id up to ``last`` to a new picture: each of them may have been in use once."""
+        """Reserve all ids up to ``last``: each may have been in use before."""
         with self._change():
             self._meta = replace(self._meta, last_id=max(self._meta.last_id, last))
 
     def move(self, item: Item) -> None:
-        """Write everything of an item but its vector anew: it was moved, renamed, touched or given another label."""
+        """Rewrite an item except its vector, after a move, a rename, a touch or a new label."""
         vector_crc32, old_crc32 = self._checksums(item.id)
         row_crc32 = item.checksum(vector_crc32)
         with self._change() as connection:
@@ -287,9 +294,9 @@ class Writer(Store):
                 self._removed_changed = True
 
     def set_graph(self, graph: GraphRow | None) -> None:
-        """Record which graph file belongs to the database from now on, and commit."""
+        """Record the graph file of the database, and commit."""
         with self._change() as connection:
-            # By its key: to delete every row, SQLite follows pages as deep as they say they are, by recursion.
+            # By its key: to delete all rows, SQLite recurses through pages, however deep.
             connection.execute("DELETE FROM graph WHERE one = 1")
         if graph is not None:
             with guarded(self.database):
@@ -319,7 +326,7 @@ class Writer(Store):
     def _write_graph(self, graph: GraphRow) -> None:
         self._graph = graph
         self._removed_changed = False
-        self.connection.allow_whole_values()  # of our own making
+        self.connection.allow_whole_values()  # it is our own data
         self.connection.execute(
             "REPLACE INTO graph (one, sha256, size, parameters, covers, removed, checksum) "
             "VALUES (1, ?, ?, ?, ?, ?, ?)",

@@ -1,1 +1,1 @@
-"""What lies in the synced folders, and making an index follow them."""
+"""Sync: make an index follow its folders of pictures."""

@@ -1,4 +1,4 @@
-"""What a sync would do, found out without writing anything and without decoding a picture."""
+"""A dry run of a sync: writes nothing and decodes no picture."""
 
 from __future__ import annotations
 
@@ -31,23 +31,24 @@ __all__ = ["DryRun", "dry_run"]
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a sync would do, in paths of files; whether a file can be decoded is not known.
+    """The predicted changes of a sync, as paths; it is unknown whether files can be decoded.
 
     Attributes:
-        added: new ones.
-        updated: those whose content has changed, or whose time of change and size have.
-        redecoded: unchanged ones, embedded again because decoding rules were corrected that their format is read by.
-        relabelled: unchanged ones that get another label.
-        moved: (old path, new path) of moved or renamed ones, recognised by their content.
-        removed: those that are gone from the folders, or left out from now on.
-        kept: those that are gone from the folders, and are to stay.
+        added: new files.
+        updated: files with changed content, or with a changed mtime and size.
+        redecoded: unchanged files to embed again, because decoding rules for their format were
+            corrected.
+        relabelled: unchanged files with a new label.
+        moved: (old path, new path) of moved or renamed files, matched by content.
+        removed: files that are gone from the folders, or now left out.
+        kept: files that are gone from the folders, but stay in the index.
         unchanged: number of the others.
-        skipped_files: those that cannot be read, or that are known to be no sound pictures.
-        left_out: number of pictures that filters leave out, in folders that they do not.
-        left_out_folders: number of folders that they leave out.
+        skipped_files: unreadable files, and known non-pictures.
+        left_out: number of pictures left out by filters, in folders that are not left out.
+        left_out_folders: number of folders left out by filters.
         unknown_extensions: number of files that are no pictures, by extension.
         items: pictures in the index afterwards, if every file can be decoded.
-        remarks: what else a user should know.
+        remarks: other messages for the user.
 
     """
 
@@ -107,7 +108,7 @@ def dry_run(
 
 
 def _new_index(folder: Path, chosen: Path | None) -> str:
-    """Say which model a new index would get; one that cannot be used is an error now."""
+    """Return a remark on the model of a new index; an unusable model is an error now."""
     own = folder / MODEL
     model = chosen or (own if own.is_file() else find_model(None))
     info = open_model(model, device="cpu").info
@@ -116,7 +117,7 @@ def _new_index(folder: Path, chosen: Path | None) -> str:
 
 @dataclass
 class _Resolved:
-    """The plans, with what only the content of files tells."""
+    """The plans, completed by facts from the content of files."""
 
     plans: Sequence[RootPlan]
     progress: StartProgress

@@ -1,4 +1,4 @@
-"""Patterns for paths: which pictures are meant by ``holidays/*`` or ``*.png``."""
+"""Patterns for paths, such as ``holidays/*`` or ``*.png``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ _NOTHING = r"(?!)"
 
 
 class Globs:
-    """Shell patterns for paths under a synced folder: a path is meant that matches one, or lies in a folder that does.
+    """Shell patterns for paths under a synced folder; matching a folder includes its contents.
 
-    ``*`` matches any characters of a name, ``?`` one of them, ``[abc]`` one of these, ``[!abc]`` any other; ``**`` in
-    the place of a name matches any number of folders, also none. A pattern without ``/`` matches names at any depth,
-    one with ``/`` (but at its end) begins at the synced folder. One that ends in ``/`` matches folders alone. Upper and
-    lower case differ; names need not be UTF-8; a ``*`` that is meant literally is written ``[*]``.
+    ``*`` matches any characters of a name, ``?`` one of them, ``[abc]`` one of these, ``[!abc]``
+    any other; ``**`` in place of a name matches any number of folders, also none. A pattern without
+    ``/`` matches names at any depth; with ``/`` (except at its end) it starts at the synced folder.
+    A pattern that ends in ``/`` matches only folders. Case matters; names need not be UTF-8; a
+    literal ``*`` is written ``[*]``.
 
-    Each part of a pattern takes the first place where it fits and never another one. That is right, because what
-    follows can only gain from it, and no pattern makes matching last longer than the product of the lengths allows.
+    Each part of a pattern takes the first place where it fits and never another one. This is
+    correct, because an earlier place never rules out a later match. Matching takes at most the
+    product of the lengths.
 
     Args:
-        patterns: as they were typed.
+        patterns: as typed.
 
     Raises:
         QueryError: a pattern is empty, or can match no path.
@@ -43,16 +45,16 @@ class Globs:
         return bool(self.patterns)
 
     def matches(self, path: bytes) -> bool:
-        """Tell whether the path of a file, relative to the synced folder, matches."""
+        """Tell whether a file's path, relative to the synced folder, matches."""
         return self._match(os.fsdecode(path)) is not None
 
     def matches_folder(self, path: bytes) -> bool:
-        """Tell whether the path of a folder, relative to the synced folder, matches, and so everything in it."""
+        """Tell whether a folder's path, relative to the synced folder, matches with all inside."""
         return self._match(os.fsdecode(path) + "/") is not None
 
 
 def _translated(pattern: str) -> str:
-    """Return the regular expression of a pattern, for the beginning of a path."""
+    """Return a pattern's regular expression, anchored at the start of a path."""
     names = [name for name in pattern.split("/") if name not in ("", ".")]
     if not names or ".." in names or "\0" in pattern:
         raise QueryError(
@@ -80,7 +82,7 @@ def _runs(names: Sequence[str]) -> list[list[str]]:
 
 
 def _run(names: Sequence[str], end: str, below: bool) -> str:
-    """Return the expression of names in a row: here, or in any folder below."""
+    """Return the expression of adjacent names: here, or in any folder below."""
     found = "/".join(map(_name, names)) + end
     return f"(?>{_FOLDERS}{found})" if below else found
 
@@ -98,7 +100,7 @@ def _name(name: str) -> str:
 
 
 def _pieces(name: str) -> list[str]:
-    """Return the expressions of what stands before, between and after the stars, each of a fixed length."""
+    """Return the expressions before, between and after the stars, each of a fixed length."""
     pieces = [""]
     for character in _characters(name):
         if character != "*":
@@ -109,7 +111,7 @@ def _pieces(name: str) -> list[str]:
 
 
 def _characters(name: str) -> Iterator[str]:
-    """Yield an expression for each character that is to be matched, and ``*`` for each star."""
+    """Yield an expression for each character, and ``*`` for each star."""
     place = 0
     while place < len(name):
         character = name[place]
@@ -123,14 +125,14 @@ def _characters(name: str) -> Iterator[str]:
 
 
 def _class_end(name: str, place: int) -> int:
-    """Return the place of the bracket that ends what begins here, or -1; the first character in it may be one, too."""
+    """Return the place of the closing bracket, or -1; the first character may be a bracket, too."""
     if name[place] != "[":
         return -1
     return name.find("]", place + (3 if name[place + 1 : place + 2] in ("!", "^") else 2))
 
 
 def _class(content: str) -> str:
-    """Return the expression of what stands in brackets."""
+    """Return the expression for the content of brackets."""
     negated = content[0] in "!^"
     members, place = "", int(negated)
     while place < len(content):

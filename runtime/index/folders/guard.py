@@ -1,4 +1,4 @@
-"""What a sync refuses: folders that are not there, hold no pictures, or look like a drive that is not mounted."""
+"""Refuse folders that are missing, without pictures, or like an unmounted drive."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["check_losses", "check_present"]
 
-# A root with at least this many items that would lose more than this share of them looks like an unmounted drive.
+# With this many items, losing more than this share looks like an unmounted drive.
 _GUARDED_ITEMS = 20
 _MOST_LOST = 0.5
-# Extensions of other files that a message names.
+# Extensions of other files named in a message.
 _KINDS = 5
 
 
 def check_present(path: bytes, known: bool, may_be_missing: bool) -> None:
-    """Refuse a folder that is not there; ``known``: the index holds it, and then it ``may_be_missing``."""
+    """Refuse a missing folder, unless the index knows it (``known``) and it ``may_be_missing``."""
     folder = Path(os.fsdecode(path))
     if folder.is_dir() or (known and may_be_missing and not folder.exists()):
         return
@@ -41,7 +41,7 @@ def check_present(path: bytes, known: bool, may_be_missing: bool) -> None:
 
 
 def check_losses(plan: RootPlan, keep_missing: bool) -> None:
-    """Refuse what looks like an unmounted drive, which is an empty folder, or like a mistake."""
+    """Refuse changes that look like an unmounted drive (an empty folder) or a mistake."""
     nothing_found = not plan.walk.files and not plan.walk.unread
     if nothing_found and (plan.walk.left_out or plan.walk.left_out_folders) and (plan.left_out or not plan.known):
         _refuse_filters(plan)
@@ -90,7 +90,7 @@ def _refuse_empty(plan: RootPlan, known: int) -> None:
 
 
 def _others_in(found: Walk) -> str:
-    """Say which other files there are, by extension."""
+    """Return a phrase that counts other files by extension."""
     count, named = found.unknown.total(), found.unknown.most_common(_KINDS)
     kinds = [f"{number:,} {printable(kind) or 'without extension'}" for kind, number in named]
     kinds += ["…"] if len(found.unknown) > _KINDS else []
@@ -98,7 +98,7 @@ def _others_in(found: Walk) -> str:
 
 
 def _likely_moves(plan: RootPlan) -> int:
-    """Count the missing items that a new file of the same size and time of change stands for: a renamed folder."""
+    """Count the missing items with a new file of equal size and mtime: a renamed folder."""
     new = Counter((found.size, found.mtime_ns) for found in plan.new)
     missing = Counter((item.size, item.mtime_ns) for item in plan.missing)
     return (new & missing).total()

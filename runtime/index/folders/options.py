@@ -61,7 +61,7 @@ class SyncOptions:
         )
 
     def open_embedder(self, model: Path) -> Embedder:
-        """Open a model to embed pictures with."""
+        """Open a model for embedding pictures."""
         from ...embedder import Embedder
 
         return Embedder(

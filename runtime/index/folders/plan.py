@@ -1,6 +1,6 @@
-"""What a sync has to do: the folder against the database, compared by size and time of change.
+"""The plan of a sync: folders compared with the database, by size and mtime.
 
-No file is opened but those whose name does not tell whether they are pictures.
+Opens only the files whose names do not tell whether they are pictures.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ __all__ = ["RootPlan", "plan_sync"]
 
 @dataclass
 class RootPlan:
-    """What to do for one root.
+    """The plan for one root.
 
     Attributes:
         path: absolute, with no links in it.
-        root: its number in the index; None: not there yet.
-        was: the path that the index has for it, where that is another.
-        filters: what of it is taken.
-        remembered: the filters that the index has for it.
-        given: whether the filters were named with this sync.
-        labels: where labels come from.
-        remembered_labels: where the index has it that they come from.
+        root: its number in the index; None: new.
+        was: its path in the index, if different.
+        filters: select its pictures.
+        remembered: its filters in the index.
+        given: whether this sync sets the filters.
+        labels: the source of labels.
+        remembered_labels: the source of labels in the index.
         splits: whether its top folders are splits now.
-        known_labels: by path, where they come from a table that is gone.
-        new: files that the index does not know.
-        changed: files whose size or time of change differs, with the item they were.
+        known_labels: by path, where they come from a missing table.
+        new: files that are not in the index.
+        changed: files with another size or mtime, with their items.
         missing: items whose file is gone.
-        left_out: items that the filters leave out.
-        outdated: unchanged files whose vectors are by older decoding rules, with their items.
-        relabelled: items that get another label, with it.
-        unread: what the index remembers of files that are not to be read again, by their paths.
-        known_faults: what it remembers of those that are still there and the same.
-        no_pictures: what is to be remembered of files whose first bytes are no picture's.
+        left_out: items left out by filters.
+        outdated: unchanged files with vectors from older decoding rules, with their items.
+        relabelled: items with their new labels.
+        unread: remembered files to skip, by path.
+        known_faults: those of them that still exist and are unchanged.
+        no_pictures: records to remember of files that do not start like a picture.
         unchanged: number of files that need not be opened.
-        uploads: of what was uploaded to an index, the item that each file is to be; None: it is a folder to sync.
+        uploads: for the uploads root: file name to new item. None for a synced folder.
 
     """
 
@@ -88,35 +88,35 @@ class RootPlan:
 
     @property
     def known(self) -> int:
-        """The number of its items that the filters do not leave out."""
+        """The number of its items, without those left out by filters."""
         return self.unchanged + len(self.changed) + len(self.outdated) + len(self.missing)
 
     @property
     def forgotten(self) -> list[bytes]:
-        """The remembered files that are gone, are left out from now on, or are read again."""
-        if self.walk.unread:  # what lies there is not known
+        """The remembered files that are gone, now left out, or read again."""
+        if self.walk.unread:  # their content is unknown
             return []
         here = {each.found.path for each in (*self.known_faults, *self.no_pictures)}
         return [path for path in self.unread if path not in here]
 
     @functools.cached_property
     def folders(self) -> set[bytes]:
-        """The folders with pictures in them, relative to the root, of which b"" is one."""
+        """The folders that contain pictures, relative to the root, with b"" for the root."""
         return {found.path.rpartition(b"/")[0] for found in self.walk.files}
 
     @property
     def skipped_files(self) -> list[SkippedFile]:
-        """What could not be looked at, and the known faults."""
+        """The files that could not be inspected, and the known faults."""
         files = [SkippedFile(self.full_path(path), reason, "unreadable", reason) for path, reason in self.walk.problems]
         known = [(self.full_path(each.found.path), each) for each in self.known_faults]
         return files + [SkippedFile(path, each.reason, each.kind, each.short) for path, each in known]
 
     def full_path(self, path: bytes) -> str:
-        """Return the path of a file under the root."""
+        """Return the absolute path of a file under the root."""
         return os.fsdecode(os.path.join(self.path, path) if path else self.path)  # noqa: PTH118 - bytes
 
     def afresh(self) -> RootPlan:
-        """Return what to do for this root where an index does not hold it yet."""
+        """Return the plan of this root for a new index."""
         return replace(
             self,
             root=None,
@@ -174,7 +174,7 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], op
         check_present(path, root is not None, options.allow_mass_removal or options.keep_missing)
         plan = _begun(store, path, root, skip, options)
         plan.was = known[root] if root in moved and known[root] != path else None
-        if plan.was is not None:  # what is remembered names the old place
+        if plan.was is not None:  # remembered files have old paths
             plan.unread = {name: replace(each, decoders="") for name, each in plan.unread.items()}
         known_items = items.pop(root, {}) if root is not None else {}
         _judge_doubtful(plan, known_items, reading)
@@ -190,7 +190,7 @@ def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], op
 def _begun(
     store: Store | None, path: bytes, root: int | None, skip: Collection[tuple[int, int]], options: SyncOptions
 ) -> RootPlan:
-    """Return the plan of a root with what lies there, and what the index remembers of it."""
+    """Start the plan of a root with its files, and with the index's record of it."""
     remembered, labels, unread = RootFilters(), RootLabels(), {}
     if store is not None and root is not None:
         remembered = store.filters().get(root, RootFilters())
@@ -203,7 +203,7 @@ def _begun(
 
 
 def _judge_doubtful(plan: RootPlan, items: Mapping[bytes, Item], reading: Reading) -> None:
-    """Sort the files whose names do not tell by their first bytes; each is opened once, until it changes."""
+    """Sort files with unclear names by their first bytes; each is opened once, until it changes."""
     for found in plan.walk.doubtful:
         known = plan.unread.get(found.path)
         if known is not None and not known.holds(found, reading):
@@ -219,7 +219,10 @@ def _judge_doubtful(plan: RootPlan, items: Mapping[bytes, Item], reading: Readin
 
 
 def _judged(plan: RootPlan, found: Found, reading: Reading) -> tuple[bool, Unread | None]:
-    """Tell by its first bytes whether a file is a picture, and what to remember if not; one that is locked is none."""
+    """Tell by its first bytes whether a file is a picture, and what to remember if not.
+
+    An unreadable file counts as no picture.
+    """
     try:
         with open_regular(os.path.join(plan.path, found.path), follow_links=True) as file:  # noqa: PTH118 - bytes
             now, status = time.time_ns(), os.fstat(file.fileno())
@@ -231,7 +234,7 @@ def _judged(plan: RootPlan, found: Found, reading: Reading) -> tuple[bool, Unrea
 
 
 def _label(plan: RootPlan, items: Mapping[bytes, Item], options: SyncOptions) -> None:
-    """Find out where labels come from, and which items get another one."""
+    """Determine the source of labels, and the items with a new label."""
     splits = is_split_layout(_tops(plan, items))
     if options.labels is not None:
         labelling = RootLabels(options.labels.rule, splits and not options.labels.table, options.labels.table)
@@ -243,7 +246,7 @@ def _label(plan: RootPlan, items: Mapping[bytes, Item], options: SyncOptions) ->
     plan.splits = splits
     if plan.labels.is_lost:
         plan.known_labels = {path: item.label for path, item in items.items()}
-    # Those by folders change with the place of a picture alone; a table may be another one than it was.
+    # Folder labels change only when a picture moves; a table may have been edited.
     if options.labels is None and labelling.rule != "table":
         return
     gone = {item.id for item in (*plan.left_out, *(() if options.keep_missing else plan.missing))}
@@ -256,13 +259,13 @@ def _label(plan: RootPlan, items: Mapping[bytes, Item], options: SyncOptions) ->
 
 
 def _tops(plan: RootPlan, items: Mapping[bytes, Item]) -> set[str]:
-    """Return the top folders with pictures in them; of a folder that is not there, those that the index knows."""
+    """Return the top folders with pictures; for a missing root, those in the index."""
     folders = plan.folders or {path.rpartition(b"/")[0] for path in items}
     return {os.fsdecode(folder.partition(b"/")[0]) for folder in folders if folder}
 
 
 def _outdated_uploads(folder: Path, root: int, items: Mapping[bytes, Item]) -> list[RootPlan]:
-    """Return the plan for uploads whose vectors are by older decoding rules; none: there are none."""
+    """Return the plan for uploads with vectors from older decoding rules, if any."""
     place = os.fsencode(os.path.realpath(folder / UPLOADS))
     outdated = [
         (Found(path, item.size, item.mtime_ns), item)
@@ -273,7 +276,7 @@ def _outdated_uploads(folder: Path, root: int, items: Mapping[bytes, Item]) -> l
 
 
 def _numbers(paths: Mapping[int, bytes]) -> dict[bytes, int]:
-    """Return the number of each root by the path that it has from now on."""
+    """Return the number of each root by its new path."""
     numbers: dict[bytes, int] = {}
     for root, path in paths.items():
         if path in numbers:
@@ -298,14 +301,14 @@ def _check_not_uploads(folder: Path, paths: Iterable[str | Path]) -> None:
 
 
 def _sides(moved: str) -> Iterator[str]:
-    """Yield what ``OLD=NEW`` may name, wherever it is parted."""
+    """Yield each possible OLD and NEW of ``OLD=NEW``, split at every ``=``."""
     for place, character in enumerate(moved):
         if character == "=":
             yield from filter(None, (moved[:place], moved[place + 1 :]))
 
 
 def _compare(plan: RootPlan, items: Mapping[bytes, Item], reading: Reading) -> None:
-    """Sort the files of a root, and its items by path, into what is new, changed, missing, left out and unchanged."""
+    """Sort a root's files and items into new, changed, missing, left out and unchanged."""
     missing = dict(items)
     for found in sorted(plan.walk.files, key=itemgetter(0)):
         item = missing.pop(found.path, None)
@@ -322,7 +325,7 @@ def _compare(plan: RootPlan, items: Mapping[bytes, Item], reading: Reading) -> N
             plan.outdated.append((found, item))
         else:
             plan.unchanged += 1
-    # What lies in a folder that cannot be read at the moment is not gone.
+    # The files of a folder that cannot be read now may still exist.
     unread = [folder + b"/" if folder else b"" for folder in plan.walk.unread]
     for item in missing.values():
         if not plan.filters.takes(item.path):

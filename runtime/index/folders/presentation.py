@@ -1,4 +1,4 @@
-"""What ``deeprank-index sync`` shows: lines for people, and the JSON documents."""
+"""Output of ``deeprank-index sync``: lines of text, and JSON documents."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["dry_run_document", "dry_run_lines", "sync_document", "sync_line", "sync_remarks", "sync_time"]
 
 _A_MINUTE = 60
-# A rate from which on a tenth tells nothing.
+# A rate from which decimals do not matter.
 _MANY = 10
-# How a summary counts files by what is wrong with them; other faults stand for themselves.
+# Names of faults in a summary; others stay as they are.
 _KINDS = {"not a picture": "no pictures"}
 
 
 def sync_remarks(report: SyncReport | DryRun) -> list[str]:
-    """Say what was left out of the index, and why."""
+    """Return remarks on pictures and files left out of the index, and why."""
     skipped = report.skipped_files
     lines = [f"skipped {display_path(file.path)}: {printable(file.short)}" for file in skipped[:MOST_LINES]]
     if len(skipped) > MOST_LINES:
@@ -49,7 +49,7 @@ def sync_line(index: Path, report: SyncReport) -> str:
 
 
 def sync_time(report: SyncReport) -> str:
-    """Say how long a sync took, and how many pictures went through the network in a second."""
+    """Return the time of a sync, and its rate in pictures per second."""
     seconds = report.seconds
     took = f"{seconds:.1f} s" if round(seconds, 1) < _A_MINUTE else duration(seconds)
     if not report.embedded:
@@ -69,7 +69,7 @@ def _left_and_skipped(report: SyncReport | DryRun) -> str:
 
 
 def dry_run_lines(index: Path, report: DryRun) -> Iterator[str]:
-    """Name what a sync would do, the first of each kind, and sum it up."""
+    """Yield the predicted changes, the first of each kind by name, and totals."""
     for verb, paths in (("add", report.added), ("update", report.updated)):
         yield from _first_of(f"would {verb}", [display_path(path) for path in paths])
     yield from _first_of("would embed again", [display_path(path) for path in report.redecoded])
@@ -93,7 +93,7 @@ def _first_of(verb: str, names: Sequence[str]) -> Iterator[str]:
 
 
 def dry_run_document(index: Path, report: DryRun) -> dict[str, Any]:
-    """Return what a sync would do, for ``--json``."""
+    """Return the predicted changes for ``--json``."""
     return {
         "schema": SCHEMA,
         "index": os.fsdecode(index),
@@ -121,7 +121,7 @@ def _outside(report: SyncReport | DryRun) -> dict[str, Any]:
 
 
 def sync_document(index: Path, report: SyncReport) -> dict[str, Any]:
-    """Return what a sync did, for ``--json``."""
+    """Return the result of a sync for ``--json``."""
     return {
         "schema": SCHEMA,
         "index": os.fsdecode(index),

@@ -1,4 +1,4 @@
-"""Roots that have moved: which folder of the index is meant by ``OLD=NEW``, and where it is from now on."""
+"""Moved roots: the index folder and the new place that ``OLD=NEW`` names."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ __all__ = ["find_moved_roots"]
 
 
 def find_moved_roots(known: Mapping[int, bytes], moved: Sequence[str]) -> dict[int, bytes]:
-    """Return the new path of each root that has moved, without links in it, by the number of the root.
+    """Return the new path of each moved root, without links in it, by the root's number.
 
-    Names may hold ``=``: every place where the text can be parted is tried.
+    Names may contain ``=``: every possible split is tried.
 
     Args:
         known: the roots of the index.
         moved: ``OLD=NEW`` each; OLD need not exist.
 
     Raises:
-        IndexStateError: OLD is no root, NEW no folder, or either can be read in two ways or is named twice.
+        IndexStateError: OLD is no root, NEW is no folder, either is ambiguous, or either is named
+            twice.
 
     """
     found: dict[int, bytes] = {}

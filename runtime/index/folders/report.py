@@ -1,4 +1,4 @@
-"""What a sync did."""
+"""The report of a sync."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ __all__ = ["SyncReport"]
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What a sync did, in pictures.
+    """The changes by a sync, in pictures.
 
     Attributes:
-        added: new ones.
-        updated: those whose content had changed.
-        moved: moved or renamed ones, recognised by their content.
-        redecoded: unchanged ones, embedded again because decoding rules were corrected that their format is read by.
-        relabelled: unchanged ones that got another label.
-        removed: those that are gone from the folders, cannot be read any more, or are left out from now on.
-        kept: those that are gone from the folders, and were to stay.
+        added: new files.
+        updated: files with changed content.
+        moved: moved or renamed files, matched by content.
+        redecoded: unchanged files embedded again, because decoding rules for their format were
+            corrected.
+        relabelled: unchanged files with a new label.
+        removed: files that are gone from the folders, unreadable, or now left out.
+        kept: files that are gone from the folders, but stay in the index.
         unchanged: the others.
-        left_out: number of pictures that filters leave out, in folders that they do not.
-        left_out_folders: number of folders that they leave out.
-        skipped_files: those that could not be indexed.
+        left_out: number of pictures left out by filters, in folders that are not left out.
+        left_out_folders: number of folders left out by filters.
+        skipped_files: files that could not be indexed.
         unknown_extensions: number of files that are no pictures, by extension.
         items: pictures in the index now.
-        seconds: that it took.
+        seconds: duration.
         embedded: pictures that went through the network in that time.
-        example: path of a picture of a synced folder that is in the index; None: there is none.
-        remarks: what else a user should know.
+        example: path of an indexed picture of a synced folder, or None.
+        remarks: other messages for the user.
 
     """
 

@@ -1,4 +1,4 @@
-"""What a sync takes of a folder: the patterns that were given with it, remembered with the folder."""
+"""The filters of a synced folder: patterns given with a sync and remembered."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .globs import Globs
 
 __all__ = ["RootFilters", "filters_row", "read_filters"]
 
-# Each costs up to 25 microseconds: to be made an expression takes 3 seconds at most, and those of an index 6. Folders
-# that share their patterns count once.
+# Compiling a pattern takes up to 25 microseconds a character: 3 seconds at most, 6 for all of an
+# index. Folders with equal patterns count once.
 _MOST_CHARACTERS = 1 << 17
 _MOST_OF_INDEX = 1 << 18
 
 
 @dataclass(frozen=True)
 class RootFilters:
-    """Which pictures of a folder belong into the index; false where nothing was asked for.
+    """The filters of a folder; false without any.
 
-    Folders of file servers and photo programs (``@eaDir``, say) are left out unless a pattern of ``include`` names
-    them.
+    Folders of file servers and photo programs (such as ``@eaDir``) are left out unless a pattern of
+    ``include`` names them.
 
     Attributes:
-        include: patterns (see :class:`~.globs.Globs`) of which one must match; none: every picture will do.
-        exclude: patterns of which none may match; a folder that one of them matches is not entered.
+        include: patterns (see :class:`~.globs.Globs`) of which one must match; empty: all pictures.
+        exclude: patterns of which none may match; matching folders are not entered.
 
     """
 
@@ -46,7 +46,7 @@ class RootFilters:
         return bool(self.include or self.exclude)
 
     def __str__(self) -> str:
-        """Return the options that ask for these filters, as they are typed."""
+        """Return the command-line options for these filters."""
         words = [("--include", pattern) for pattern in self.include]
         words += [("--exclude", pattern) for pattern in self.exclude]
         return " ".join(f"{option} {shell_word(pattern)}" for option, pattern in words)
@@ -55,7 +55,7 @@ class RootFilters:
         """Make sure that the patterns can be used.
 
         Raises:
-            QueryError: one is empty, or can match no path, or they are too long to be used.
+            QueryError: one is empty or can match no path, or they are too long.
 
         """
         if self.length > _MOST_CHARACTERS:
@@ -70,22 +70,22 @@ class RootFilters:
         return sum(map(len, self.include + self.exclude))
 
     def takes(self, path: bytes) -> bool:
-        """Tell whether the file with this path, relative to the folder, is taken."""
+        """Tell whether the file with this path, relative to the folder, is selected."""
         include, exclude = self._globs
         if exclude and exclude.matches(path):
             return False
         return (not include or include.matches(path)) and not self.is_of_a_tool(os.path.dirname(path))  # noqa: PTH120
 
     def enters(self, path: bytes) -> bool:
-        """Tell whether the folder with this path, relative to the synced one, is looked into."""
+        """Tell whether the folder with this path, relative to the synced one, is entered."""
         return not self._globs[1].matches_folder(path) and not self.is_of_a_tool(path)
 
     def is_of_a_tool(self, path: bytes) -> bool:
-        """Tell whether the folder with this path, or one that it lies in, is left out for what it is."""
+        """Tell whether this folder, or a parent of it, is left out as a tool folder."""
         return self._of_tools.search(os.fsdecode(path) + "/") is not None
 
     def names(self, extension: bytes) -> bool:
-        """Tell whether a pattern of ``include`` is meant for files with this extension (in small letters)."""
+        """Tell whether a pattern of ``include`` selects this extension (in lower case)."""
         if extension not in self._extensions:
             name = os.fsdecode(extension)
             self._extensions[extension] = any(fnmatch.fnmatchcase(name, named) for named in self._named_extensions)
@@ -106,18 +106,19 @@ class RootFilters:
     @functools.cached_property
     def _named_extensions(self) -> frozenset[str]:
         named = {PurePosixPath(pattern).suffix.lower() for pattern in self.include}
-        return frozenset(extension for extension in named if any(map(str.isalnum, extension)))  # not .*
+        # ``.*`` names no extension
+        return frozenset(extension for extension in named if any(map(str.isalnum, extension)))
 
 
 def filters_row(root: int, filters: RootFilters) -> tuple[int, str, str, int]:
-    """Return the row of ``filters`` that stands for these: root, include, exclude, checksum."""
-    # ASCII: patterns for names that are not UTF-8 hold characters that no encoding takes.
+    """Return the row of ``filters``: root, include, exclude, checksum."""
+    # ASCII: patterns for names that are not UTF-8 contain characters that no encoding accepts.
     include, exclude = json.dumps(filters.include), json.dumps(filters.exclude)
     return root, include, exclude, checksum(root, include, exclude)
 
 
 def read_filters(rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, RootFilters | None]]:
-    """Yield the root of each row and its filters; None: they are damaged, or all together are too long to be used."""
+    """Yield each row's root and filters; None if damaged, or if all together are too long."""
     known: set[RootFilters] = set()
     left = _MOST_OF_INDEX
     for row in rows:

@@ -1,4 +1,4 @@
-"""Where the labels of a synced folder come from: its folders, or a table; remembered with the folder."""
+"""The source of a synced folder's labels: folders or a table, remembered with the folder."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _RULES = (*LABEL_RULES, "table")
 
 @dataclass(frozen=True)
 class RootLabels:
-    """How the labels of a folder are read.
+    """The source of a folder's labels.
 
     Attributes:
         rule: of :class:`~...labels.FolderLabels`, or ``table``.
         splits: whether its top folders are splits, below which labels begin.
-        table: absolute path of the CSV file; empty: the rule is another.
+        table: absolute path of the CSV file; empty for other rules.
 
     """
 
@@ -46,7 +46,7 @@ class RootLabels:
 
     @classmethod
     def of(cls, rule: object, splits: object, table: object) -> Self | None:
-        """Return what values from elsewhere mean; None: nothing that can be."""
+        """Return the source for untrusted values; None if they are invalid."""
         if rule not in _RULES or type(splits) is not bool or not isinstance(table, str):
             return None
         try:
@@ -56,7 +56,7 @@ class RootLabels:
         return cls(cast(Rule, rule), splits, table) if is_path == (rule == "table") and (is_path or not table) else None
 
     def __str__(self) -> str:
-        """Return the option that asks for it, as it is typed."""
+        """Return the command-line option for it."""
         return f"--labels {shell_word(self.table or self.rule)}"
 
 
@@ -65,8 +65,8 @@ class LabelSource:
     """Gives the label of each picture of a folder.
 
     Attributes:
-        labelling: how labels are read.
-        table: labels by the path below the folder; None: there is no table, or it is gone.
+        labelling: the source of labels.
+        table: labels by path below the folder; None: no table, or a missing one.
 
     """
 
@@ -75,7 +75,7 @@ class LabelSource:
 
     @property
     def is_lost(self) -> bool:
-        """Whether labels come from a table that is gone: then pictures keep those that they have."""
+        """Whether labels come from a missing table: then pictures keep their labels."""
         return self.labelling.rule == "table" and self.table is None
 
     def label(self, path: bytes, current: str | None = None) -> str | None:
@@ -83,7 +83,7 @@ class LabelSource:
 
         Args:
             path: relative to the folder.
-            current: the label that the index has for it.
+            current: its label in the index.
 
         """
         if self.labelling.rule == "table":
@@ -92,7 +92,7 @@ class LabelSource:
 
 
 def parse_labels(text: str) -> RootLabels:
-    """Return what ``--labels`` asks for; whether there are splits is not known yet.
+    """Parse ``--labels``; whether there are splits is not known yet.
 
     Raises:
         DataError: it is neither a rule nor a file.
@@ -103,15 +103,15 @@ def parse_labels(text: str) -> RootLabels:
 
 
 def open_labels(labelling: RootLabels, root: bytes, known: Collection[bytes] = ()) -> LabelSource:
-    """Return the labels of the folder ``root``; a table is read.
+    """Return the labels of the folder ``root``; reads a table if it is the source.
 
     Args:
-        labelling: how they are read.
+        labelling: the source of labels.
         root: the folder.
-        known: paths in it that are known to be those of pictures, whether they are there at the moment or not.
+        known: paths of known pictures in it, present or not.
 
     Raises:
-        DataError: the table is not one.
+        DataError: the table is invalid.
 
     """
     if labelling.rule != "table" or not os.path.isfile(labelling.table):  # noqa: PTH113 - a pipe would keep us waiting
@@ -134,7 +134,7 @@ def labelling_row(root: int, labelling: RootLabels) -> tuple[int, str, int, byte
 
 
 def read_labelling(row: Sequence[Any]) -> RootLabels | None:
-    """Return what a row says; None: it is damaged."""
+    """Return the content of a row; None if damaged."""
     if tuple(map(type, row)) != (int, str, int, bytes, int) or checksum(*row[:-1]) != row[-1]:
         return None
     _, rule, splits, table, _ = row
@@ -142,12 +142,12 @@ def read_labelling(row: Sequence[Any]) -> RootLabels | None:
 
 
 def describe_labels(folder: Path, labels: LabelSource, folders: Iterable[bytes], files: Iterable[Found]) -> str:
-    """Say where the labels of a folder come from, how many there are, and what another reading would give.
+    """Describe a folder's labels: source, number, and the result of another reading.
 
     Args:
         folder: as it can be typed here.
         labels: of it.
-        folders: those with pictures in them, relative to it.
+        folders: those with pictures, relative to it.
         files: its pictures.
 
     """
@@ -176,7 +176,7 @@ def _below_splits(tops: Sequence[str]) -> str:
 
 
 def _metadata(folder: Path, tops: Sequence[str]) -> str:
-    """Name a table of labels as Hugging Face's imagefolder has them, which is read only if it is named."""
+    """Name a Hugging Face imagefolder table of labels, which is read only on request."""
     for place in (folder, *(folder / top for top in tops)):
         if (place / _METADATA).is_file():
             return f"; --labels {shell_word(place / _METADATA)} reads the table that lies there"
@@ -213,7 +213,7 @@ def _some(labels: set[str | None]) -> str:
 
 
 def _others(root: Path, rule: LabelRule, splits: bool, folders: set[str], tops: Sequence[str]) -> str:
-    """Say what the other reading would give: of nested folders, and of a folder that is named like a split."""
+    """Describe the other reading: for nested folders, and for a folder with a split's name."""
     other: LabelRule = "leaf" if rule == "top" else "top"
     others = _labels(FolderLabels(other, splits), folders)
     said = ""
@@ -240,7 +240,7 @@ def _others(root: Path, rule: LabelRule, splits: bool, folders: set[str], tops: 
 
 
 def _hold_splits(folders: Iterable[str]) -> bool:
-    """Tell whether every top folder has splits in it, with folders of classes below these (not so CLASS/train)."""
+    """Tell whether each top folder contains splits with class folders (unlike CLASS/train)."""
     inside: defaultdict[str, set[str]] = defaultdict(set)
     with_classes = set()
     for folder in filter(None, folders):

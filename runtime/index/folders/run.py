@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 
 __all__ = ["SyncRun"]
 
-# What a crash can lose, and how often a long sync brings the graph up to date.
+# The most work that a crash can lose, and how often a long sync updates the graph.
 _COMMIT_INTERVAL_S = 2.0
 _GRAPH_INTERVAL_S = 600.0
-# Faults that say nothing of what older decoding rules have made of a picture.
+# Faults that do not tell how older decoding rules read a picture.
 _NO_JUDGEMENT = ("missing", "unreadable", "too large")
 
 
 class _AlreadyEmbeddedError(PictureError):
-    """Not decoded: the index holds the vector of these bytes."""
+    """Not decoded: the index has the vector of these bytes."""
 
 
 class SyncRun:
@@ -84,12 +84,12 @@ class SyncRun:
         for plan in plans:
             for item in plan.missing:
                 self._missing[item.sha256].append(item)
-        # By which version of the decoding rules there is a vector of these contents.
+        # Decoding version of the vector for each content in the index.
         self._contents: dict[bytes, int] = {}
         self._committed = self._graph_updated = time.monotonic()
 
     def run(self) -> SyncReport:
-        """Do what was planned, and return what was done."""
+        """Carry out the plans and return the report."""
         self._settle_roots()
         tasks = [Task(plan, found, None) for plan in self._plans for found in plan.new]
         tasks += [Task(plan, found, item) for plan in self._plans for found, item in plan.changed]
@@ -124,7 +124,7 @@ class SyncRun:
             self._settle_unread(plan.root, plan)
 
     def _relabel(self, plan: RootPlan) -> None:
-        """Give items their new labels, in the transaction that changes where labels come from."""
+        """Set new labels of items, in the transaction that changes their source."""
         for item in plan.relabelled:
             self._writer.move(item)
         self._counts["relabelled"] += len(plan.relabelled)
@@ -137,7 +137,7 @@ class SyncRun:
             self._writer.keep_unread(root, learned)
 
     def _check_decoding(self) -> list[Task]:
-        """Look at what older decoding rules have read; return what they have read otherwise than those of today."""
+        """Inspect files from older decoding rules; return those whose pixels differ today."""
         changed = []
         for task, is_other in check_decoding(self._plans, self._progress):
             changed += [task] if is_other else []
@@ -146,7 +146,7 @@ class SyncRun:
         return changed
 
     def _settle_decoding(self, task: Task, is_other: bool | None) -> None:
-        """Record that the vector of an unchanged file is right; where that is not known, the next sync tries again."""
+        """Record that an unchanged file's vector is right; None: the next sync tries again."""
         if is_other:
             return
         self._counts["unchanged"] += 1
@@ -161,13 +161,14 @@ class SyncRun:
         while tasks:
             results = embedder.stream(tasks, lambda task: self._read(task, embedder))
             tasks = [task for task, outcome in results if not self._settle(task, outcome)]
-            # Those left had content that the index held when they were read, but not any more: now it is decoded.
+            # These files matched indexed content when read, but no longer do: now they are decoded.
             self._contents.clear()
 
     def _read(self, task: Task, embedder: Embedder) -> Picture:
-        """Read one file; size, time and hash are those of the bytes that are decoded.
+        """Read one file; size, mtime and hash belong to the decoded bytes.
 
-        Where the index has a vector of these bytes by older decoding rules, the file is opened a second time.
+        If the index has a vector of these bytes from older decoding rules, the file is opened
+        twice.
         """
         path = task.path
         try:
@@ -187,14 +188,14 @@ class SyncRun:
             raise PictureError(f"{display_path(path)} {short}.", kind="unreadable", short=short) from None
 
     def _is_embedded(self, task: Task) -> bool:
-        """Tell whether the index has a vector of these bytes that is right by the decoding rules of today."""
+        """Tell whether the index has a vector of these bytes by today's decoding rules."""
         version = self._contents.get(task.sha256)
         return version is not None and (
             version >= formats.DECODING_VERSION or not formats.decoding_changed(task.path, version)
         )
 
     def _settle(self, task: Task, outcome: npt.NDArray[np.float32] | PictureError) -> bool:
-        """Write what became of a file; False: it must be read again."""
+        """Write the result for a file; False: it must be read again."""
         settled = True
         if isinstance(outcome, _AlreadyEmbeddedError):
             settled = self._reuse(task)
@@ -208,7 +209,7 @@ class SyncRun:
         return settled
 
     def _reuse(self, task: Task) -> bool:
-        """Take the vector that the index has for these bytes; False: it has none any more."""
+        """Reuse the index's vector for these bytes; False: it has none any more."""
         version = self._contents[task.sha256]
         if task.old is not None and task.old.sha256 == task.sha256 and _is_right(task.old, version, task):
             self._writer.move(self._item(task, task.old.id))
@@ -240,7 +241,7 @@ class SyncRun:
         self._counts["redecoded" if same else "added" if task.old is None else "updated"] += 1
 
     def _keep_upload(self, task: Task) -> None:
-        """Let the file of an upload lie in this index, too."""
+        """Copy the file of an upload into this index, too."""
         target = uploads_of(self._writer.folder) / os.fsdecode(task.found.path)
         if is_here(task, self._writer.folder):
             self._counts["taken in"] += 1
@@ -263,19 +264,19 @@ class SyncRun:
         if task.old is not None and _stays(task, error.kind):
             self._counts["unchanged"] += 1
         elif task.old is not None:
-            # What the index has of it is the picture as it was: rather no answer than that one.
+            # The index has the old picture: better no result than that one.
             self._writer.remove([task.old.id])
             self._counts["removed"] += 1
             self._counts["refused"] += task.redecode
 
     def _item(self, task: Task, item: int, label: str | None = None) -> Item:
-        """Return the row of a file; ``label`` is the one it had, where labels come from a table that is gone."""
+        """Return the row of a file; ``label``: its old label, kept if a label table is missing."""
         assert task.plan.root is not None
         if task.uploaded is not None:
             return task.uploaded._replace(id=item, root=task.plan.root, decoding=formats.DECODING_VERSION)
         path, size, mtime_ns = task.found
         label = task.plan.known_labels.get(path, label) if task.old is None else task.old.label
-        if not task.redecode:  # its file is as it was, and so is its label
+        if not task.redecode:  # its file and label are unchanged
             label = task.plan.labels.label(path, label)
         return Item(item, task.plan.root, path, label, size, mtime_ns, task.sha256, formats.DECODING_VERSION)
 
@@ -326,7 +327,7 @@ class SyncRun:
         )
 
     def _example(self) -> str | None:
-        """Return a picture to search with, of which the name can be typed."""
+        """Return an indexed picture to search with, whose name can be typed."""
         skipped = {file.path for file in self._skipped}
         for plan in self._plans:
             paths = [] if plan.uploads is not None else [found.path for found in plan.walk.files]
@@ -338,7 +339,7 @@ class SyncRun:
 
 
 def _is_right(item: Item, version: int, task: Task) -> bool:
-    """Tell whether the vector of an item is right for a file of its content; one of decoding rules ``version`` is."""
+    """Tell whether an item's vector fits a file with its content; ``version`` is the vector's."""
     if item.decoding == version:
         return True
     try:
@@ -348,7 +349,7 @@ def _is_right(item: Item, version: int, task: Task) -> bool:
 
 
 def _stays(task: Task, kind: str) -> bool:
-    """Tell whether the index keeps what it has of a file that could not be read, since it may still be right."""
+    """Tell whether an unreadable file keeps its item, which may still be right."""
     assert task.old is not None
     if task.redecode:
         return task.uploaded is not None or kind in _NO_JUDGEMENT

@@ -1,4 +1,4 @@
-"""What a sync says of the folders it was given, before and after the work."""
+"""Messages of a sync about its folders, before and after the work."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["labels_remarks", "remembered_filters", "say_labels", "tools_remark"]
 
 
 def say_labels(plans: Sequence[RootPlan], say: Callable[[str], None]) -> None:
-    """Say where the labels of each folder come from."""
+    """Report the source of each folder's labels."""
     for plan in plans:
         if plan.uploads is None and plan.walk.files:
             say(describe_labels(from_here(plan.path), plan.labels, plan.folders, plan.walk.files))
 
 
 def labels_remarks(plans: Sequence[RootPlan]) -> Iterator[str]:
-    """Say where labels should be looked at: the layout of a folder has changed, or a table lacks pictures."""
+    """Yield remarks on doubtful labels: a changed folder layout, or pictures missing in a table."""
     for plan in plans:
         if plan.uploads is not None:
             continue
@@ -56,7 +56,7 @@ def _matters(plan: RootPlan) -> bool:
 
 
 def remembered_filters(plans: Sequence[RootPlan]) -> str | None:
-    """Say which filters are used that were not named with this sync; None: there are none."""
+    """Return a remark on remembered filters that are in use, if any."""
     used = [f"{plan.filters} ({display_path(plan.path)})" for plan in plans if plan.filters and not plan.given]
     if not used:
         return None
@@ -64,7 +64,7 @@ def remembered_filters(plans: Sequence[RootPlan]) -> str | None:
 
 
 def tools_remark(plans: Sequence[RootPlan]) -> str | None:
-    """Say which folders are left out because tools keep them; None: there are none."""
+    """Return a remark on tool folders that are left out, if any."""
     found: Counter[str] = Counter()
     for plan in plans:
         found += plan.walk.of_tools

@@ -1,4 +1,4 @@
-"""Making an index follow folders of pictures."""
+"""Make an index follow folders of pictures."""
 
 from __future__ import annotations
 

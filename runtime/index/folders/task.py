@@ -1,4 +1,4 @@
-"""One file that a sync reads, or looks at."""
+"""One file that a sync reads or inspects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHECKED_AT_A_TIME = 256
 
 @dataclass
 class Task:
-    """One file to be read; the reading thread fills in what it found."""
+    """One file to read; the reading thread fills in the results."""
 
     plan: RootPlan
     found: Found
@@ -33,27 +33,27 @@ class Task:
 
     @property
     def uploaded(self) -> Item | None:
-        """What it is to be in the index, where it was uploaded to one; None: it lies in a folder that is synced."""
+        """The new item of an upload; None for a file of a synced folder."""
         return None if self.plan.uploads is None else self.plan.uploads[self.found.path]
 
     @property
     def path(self) -> str:
-        """Where it lies."""
+        """The path of the file."""
         return self.plan.full_path(self.found.path)
 
 
 def check_decoding(plans: Iterable[RootPlan], progress: StartProgress) -> Iterator[tuple[Task, bool | None]]:
-    """Look at the files whose vectors are by older decoding rules.
+    """Inspect the files whose vectors are from older decoding rules.
 
     Yields:
-        each, and whether it gives other pixels than when it was embedded; None: it cannot be read.
+        each, and whether its pixels differ from those embedded; None: it cannot be read.
 
     """
     tasks = [Task(plan, found, old, old.sha256, redecode=True) for plan in plans for found, old in plan.outdated]
     if not tasks:
         return
     advance = progress("checking formats", len(tasks))
-    # In threads, since some formats are read to their end: a disk far away answers several at a time.
+    # In threads: some formats are read to their end, and a remote disk serves reads in parallel.
     with ThreadPoolExecutor(2 * usable_cores(), thread_name_prefix="check") as pool:
         for start in range(0, len(tasks), _CHECKED_AT_A_TIME):
             some = tasks[start : start + _CHECKED_AT_A_TIME]
@@ -71,10 +71,10 @@ def _is_decoded_otherwise(task: Task) -> bool | None:
 
 
 def is_here(task: Task, folder: Path) -> bool:
-    """Tell whether the file of an upload lies in this index, not in one that takes its place."""
+    """Tell whether an upload's file lies in this index, not in a replaced one."""
     return task.plan.path == os.fsencode(os.path.realpath(uploads_of(folder)))
 
 
 def is_whole(task: Task) -> bool:
-    """Tell whether the file of an upload has the content that was uploaded."""
+    """Tell whether an upload's file has its original content."""
     return task.uploaded is not None and task.sha256 == task.uploaded.sha256

@@ -1,4 +1,4 @@
-"""Files that are not read again: what was wrong with them, remembered until they or the decoders change."""
+"""Files that are not read again: their faults, remembered until they or the decoders change."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = [
 ]
 
 UNREAD_COLUMNS = "root, path, size, mtime_ns, kind, short, reason, decoders, checksum"
-# A file without a picture's extension that does not begin as one either. It is nobody's fault, and not reported.
+# A file with neither a picture's extension nor its first bytes. It is no fault, and not reported.
 NO_PICTURE = "no picture"
 
-# What reading the same file by the same decoders once more cannot change.
+# Faults that reading the same file with the same decoders cannot change.
 _LASTING = frozenset({"not a picture", "damaged", "too large", "unsupported"})
 _TYPES = (int, bytes, int, int, str, str, str, str, int)
 # A reason may quote the file.
@@ -35,13 +35,13 @@ _MOST_SHORT, _MOST_REASON = 200, 1_000
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read now: by which decoders, and of how many pixels at most."""
+    """The decoders and the pixel limit of this sync."""
 
     max_pixels: int
     decoders: str = field(default_factory=lambda: formats.decoders())
 
     def of(self, kind: str) -> str:
-        """Return what of it a fault of this kind depends on."""
+        """Return the conditions that a fault of this kind depends on."""
         return f"{self.decoders}, at most {self.max_pixels} pixels" if kind == "too large" else self.decoders
 
 
@@ -50,10 +50,10 @@ class SkippedFile:
     """A file that could not be indexed.
 
     Attributes:
-        path: where it lies.
+        path: of the file.
         reason: a sentence that names it.
         kind: of the fault, for programs.
-        short: the fault without the name of the file.
+        short: the fault without the file's name.
 
     """
 
@@ -65,14 +65,14 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class Unread:
-    """A row of ``unread``: a file, as it was when it was read, and what was wrong with it.
+    """A row of ``unread``: a file at the time it was read, and its fault.
 
     Attributes:
-        found: path, size and time of change.
+        found: path, size and mtime.
         kind: of the fault, or :data:`NO_PICTURE`.
-        short: the fault without the name of the file.
+        short: the fault without the file's name.
         reason: the sentence with it.
-        decoders: what had to stay the same, besides the file.
+        decoders: the conditions that must stay the same, besides the file.
 
     """
 
@@ -83,17 +83,17 @@ class Unread:
     decoders: str = ""
 
     def holds(self, found: Found, reading: Reading) -> bool:
-        """Tell whether it would turn out the same now."""
+        """Tell whether reading it now would give the same fault."""
         return self.found == found and self.decoders == reading.of(self.kind)
 
 
 def unread_of(found: Found, error: PictureError | None, reading: Reading) -> Unread | None:
-    """Return what to remember of a file; None: nothing, for another try may end otherwise.
+    """Return the record to keep of a file; None if another try may succeed.
 
     Args:
-        found: the file, as it was when it was read.
-        error: what was wrong with it; None: it does not begin as a picture.
-        reading: how it was read.
+        found: the file at the time it was read.
+        error: its fault; None: it does not start like a picture.
+        reading: the decoders and the pixel limit.
 
     """
     if error is None:
@@ -110,7 +110,7 @@ def unread_row(root: int, unread: Unread) -> tuple[int | bytes | str, ...]:
 
 
 def read_unread(row: Sequence[Any]) -> Unread | None:
-    """Return what a row says; None: it is damaged."""
+    """Return the content of a row; None if damaged."""
     if tuple(map(type, row)) != _TYPES or checksum(*row[:-1]) != row[-1]:
         return None
     return Unread(Found(*row[1:4]), *row[4:8])

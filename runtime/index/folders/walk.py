@@ -1,4 +1,4 @@
-"""Finding the pictures under a folder: names as bytes, hidden ones skipped, each folder visited once."""
+"""Walk a folder for pictures: names as bytes, hidden ones skipped, each folder visited once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXTENSIONS = frozenset(extension.encode("ascii") for extension in EXTENSIONS)
 
 
 class Found(NamedTuple):
-    """A picture file: path relative to the root, size in bytes, time of change; made by the hundred thousand."""
+    """A picture file: relative path, size in bytes, mtime; a tuple for speed."""
 
     path: bytes
     size: int
@@ -35,17 +35,18 @@ class Found(NamedTuple):
 
 @dataclass
 class Walk:
-    """What lies under a root.
+    """The content of a root.
 
     Attributes:
-        files: those whose extension is a picture's, in no particular order.
-        doubtful: those without an extension, or with another one that the filters name: their first bytes decide.
+        files: those with a picture's extension, in no particular order.
+        doubtful: those without an extension, or with one that only the filters name: their first
+            bytes decide.
         unknown: number of the other files, by extension.
-        left_out: number of pictures that the filters leave out, in folders that they do not.
-        left_out_folders: number of folders that they leave out.
-        of_tools: of these folders, the number of each name that no filter was needed for.
-        problems: (path relative to the root, reason) of what could not be looked at.
-        unread: folders (relative) whose content is not known for that reason.
+        left_out: number of pictures left out by filters, in folders that are not left out.
+        left_out_folders: number of folders left out by filters.
+        of_tools: number of tool folders among these, by name, that needed no filter.
+        problems: (path relative to the root, reason) of entries that could not be inspected.
+        unread: folders (relative) whose content is unknown for that reason.
 
     """
 
@@ -62,14 +63,14 @@ class Walk:
 def walk(root: bytes, skip: Collection[FileId] = (), filters: RootFilters = _EVERYTHING) -> Walk:
     """List the pictures under ``root``.
 
-    Hidden files and folders are skipped, and those that tools keep beside pictures, hidden or not, unless a filter
-    names them (see :mod:`...tool_folders`); links to folders are followed. A folder is visited once, however many links
-    lead there: so a loop of links ends. Real folders come before links, so that a picture has its real path. What was
-    uploaded to an index that lies there is no part of the folder.
+    Hidden files and folders are skipped. So are tool folders beside pictures, hidden or not, unless
+    a filter names them (see :mod:`...tool_folders`). Links to folders are followed. Each folder is
+    visited once, however many links lead to it, so loops of links end. Real folders come before
+    links, so that a picture has its real path. Uploads of an index inside the folder are skipped.
 
     Args:
         root: an existing folder.
-        skip: folders not to enter (the index itself may lie among the pictures).
+        skip: folders not to enter (the index may lie among the pictures).
         filters: of the root.
 
     """
@@ -114,7 +115,7 @@ def _is_of_a_tool(hidden: os.DirEntry[bytes]) -> bool:
 
 
 def _is_of_an_index(root: bytes, folder: bytes, name: bytes) -> bool:
-    """Tell whether a folder is the one in which an index keeps uploads."""
+    """Tell whether a folder is the uploads folder of an index."""
     return name == _UPLOADS and is_index(Path(os.fsdecode(os.path.join(root, folder))))  # noqa: PTH118
 
 
@@ -141,7 +142,7 @@ def _look_at(entry: os.DirEntry[bytes], path: bytes, filters: RootFilters, resul
 
 
 def _look_at_doubtful(entry: os.DirEntry[bytes], path: bytes, extension: bytes, result: Walk) -> None:
-    """Note a file that may be a picture; one that cannot be looked at is as good as none."""
+    """Record a possible picture; an unreadable file counts as no picture."""
     with contextlib.suppress(OSError):
         status = entry.stat()
         if stat.S_ISREG(status.st_mode):

@@ -1,1 +1,1 @@
-"""The graph of an index: a cache that is searched, behind an interface that others can stand behind."""
+"""The graph of an index: a search cache behind an exchangeable interface."""

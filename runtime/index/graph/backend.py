@@ -1,9 +1,9 @@
-"""The one interface behind which vectors are kept to be searched: what stands behind it can be exchanged.
+"""The interface of vector stores, which makes them exchangeable.
 
-hnswlib in one file (:mod:`.hnsw`) is what stands there today. A store that is distributed over several machines, say,
-takes its place by implementing :class:`VectorIndex` and :class:`Backend` and being listed in :data:`BACKENDS`; the
-database stays the truth, and everything else asks through this interface alone (tests/test_index_backend.py puts
-another one in its place).
+The current one is hnswlib in one file (:mod:`.hnsw`). Another store, such as one distributed over
+several machines, implements :class:`VectorIndex` and :class:`Backend` and is listed in
+:data:`BACKENDS`. The database stays authoritative, and all other code uses only this interface
+(tests/test_index_backend.py substitutes another store).
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ Vectors = npt.NDArray[np.float32]
 
 
 class GraphUnusableError(DeepRankError):
-    """The graph cannot be used; the message ends a sentence that says that the index was scanned instead."""
+    """The graph is unusable; the message ends a sentence that says that the index was scanned."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What a saved graph holds, seen in its file.
+    """The content of a saved graph, read from its file.
 
     Attributes:
         ids: int64 ``[n]``, in the order of the file.
-        vectors: float32 ``[n, d]``, mapped: the system keeps in memory what is used.
-        release: takes what was used out of this process's memory; it is mapped again when it is needed.
-        growable: whether one that is new would be built with the same parameters; else it is rather built anew than
-            added to.
+        vectors: float32 ``[n, d]``, mapped: the system keeps used pages in memory.
+        release: drops the used pages from this process's memory; they are mapped again on use.
+        growable: whether a new graph would have the same parameters; otherwise it is rebuilt rather
+            than extended.
 
     """
 
@@ -57,19 +57,21 @@ class View:
 
 
 class VectorIndex(Protocol):
-    """Vectors under ids, and their nearest neighbours by squared Euclidean distance, approximately."""
+    """Vectors under ids, with approximate nearest neighbours by squared Euclidean distance."""
 
     def __len__(self) -> int:
-        """Return the number of vectors, deleted ones not counted."""
+        """Return the number of vectors, without deleted ones."""
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Add float32 ``[n, d]`` under ids that are not there, int64 ``[n]``, with all usable cores."""
+        """Add float32 ``[n, d]`` under new ids, int64 ``[n]``, with all usable cores."""
 
     def delete(self, ids: Ids) -> None:
-        """Take out what is there under these ids, int64 ``[n]``."""
+        """Delete existing vectors by their ids, int64 ``[n]``."""
 
     def search(self, queries: Vectors, k: int, *, threads: int) -> tuple[Ids, Vectors] | None:
-        """Return about the ``k`` nearest of each query; several threads may search at a time, while none adds.
+        """Return about the ``k`` nearest vectors of each query.
+
+        Several threads may search at once, while none adds.
 
         Args:
             queries: float32 ``[q, d]``, finite.
@@ -77,31 +79,32 @@ class VectorIndex(Protocol):
             threads: to search with.
 
         Returns:
-            ids int64 and squared distances float32 ``[q, k]``, ascending; None where that many are not reached.
+            ids int64 and squared distances float32 ``[q, k]``, ascending; None if fewer are
+            reached.
 
         """
 
     def save(self, file: IO[bytes]) -> int:
-        """Write everything to a new file, and return the number of bytes that it must have then."""
+        """Write everything to a new file, and return its expected size in bytes."""
 
     def info(self) -> Mapping[str, Any]:
-        """Return the parameters it is built and searched with, as JSON can hold them."""
+        """Return the build and search parameters as JSON values."""
 
 
 class Backend(Protocol):
-    """A kind of :class:`VectorIndex`. All methods raise GraphUnusableError where it cannot be used here."""
+    """A kind of :class:`VectorIndex`; its methods raise GraphUnusableError if unusable here."""
 
     def create(self, dim: int, capacity: int) -> VectorIndex:
-        """Return an empty one, with room for ``capacity`` vectors of ``dim`` numbers."""
+        """Return an empty index with room for ``capacity`` vectors of ``dim`` numbers."""
 
     def view(self, file: IO[bytes], dim: int) -> View:
-        """Show what a saved one holds without loading it; whatever is in the file, this process stays sound."""
+        """Return a saved index's content without loading it; safe for any file content."""
 
     def check(self, file: IO[bytes], dim: int) -> None:
-        """Look at all that loading, searching and adding will rely on, so that no file can do harm then."""
+        """Check everything that loading, searching and adding rely on, against harmful files."""
 
     def load(self, file: IO[bytes], dim: int, capacity: int) -> VectorIndex:
-        """Read one that was saved and checked, with room for at least ``capacity`` vectors in all."""
+        """Load a saved and checked index, with room for at least ``capacity`` vectors in all."""
 
 
 def _hnsw() -> Backend:
@@ -115,7 +118,7 @@ BACKENDS = {DEFAULT_BACKEND: _hnsw}
 
 
 def backend_of(parameters: Mapping[str, Any]) -> Backend:
-    """Return what a saved graph was made with, by the parameters that are recorded with it.
+    """Return the backend of a saved graph, by its recorded parameters.
 
     Raises:
         GraphUnusableError: this version does not know it.

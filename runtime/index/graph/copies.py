@@ -1,7 +1,7 @@
-"""Items with equal vectors, for which a graph holds one node.
+"""Items with equal vectors, which share one node of a graph.
 
-A node for each would break the graph. All links of a node at distance 0 to many others lead to those, so that a search
-which comes there finds nothing else, and a search for ``k`` has to tell all of them apart.
+A node for each would break the graph. All links of such a node lead to others at distance 0, so a
+search that reaches it finds nothing else. A search for ``k`` has to process all of them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True)
 class Nodes:
-    """Which items have each of ``n`` different vectors.
+    """The items of each of ``n`` distinct vectors.
 
     Attributes:
-        ids: int64 ``[n]``, the lowest id of each that is in the index; of a vector that no item has, any id.
-        live: bool ``[n]``, which of them an item has; None: all.
+        ids: int64 ``[n]``, the lowest id of each in the index; any id for a vector without items.
+        live: bool ``[n]``, whether the vector has an item; None: all have.
         places: int64 ``[m]``, the vectors of further items, ascending.
         more: int64 ``[m]``, the ids of these, ascending for each vector.
 
@@ -56,12 +56,12 @@ class Nodes:
 
     @classmethod
     def single(cls, ids: Ids) -> Nodes:
-        """Return those of one item each."""
+        """Return nodes of one item each."""
         return cls(ids, None, NO_IDS, NO_IDS)
 
     @property
     def count(self) -> int:
-        """The number of vectors that an item has."""
+        """The number of vectors with items."""
         return len(self.ids) if self.live is None else int(self.live.sum())
 
     @property
@@ -75,7 +75,7 @@ class Nodes:
         return np.sort(np.concatenate([own, self.more]))
 
     def among(self, allowed: Ids) -> Nodes:
-        """Return which of the ``allowed`` items have each vector."""
+        """Return the nodes restricted to the ``allowed`` items."""
         own = np.isin(self.ids, allowed)
         return elect(self.ids, own if self.live is None else own & self.live, self.places, self.more, allowed=allowed)
 
@@ -84,7 +84,7 @@ NO_IDS: Ids = np.empty(0, dtype=np.int64)
 
 
 def elect(own: Ids, own_live: Bools, places: Ids, more: Ids, *, allowed: Ids | None = None) -> Nodes:
-    """Return the items of each vector, where the one that it was added for need not be in the index any more.
+    """Return the items of each vector, although the item it was added for may be gone.
 
     Args:
         own: int64 ``[n]``, the items that the vectors were added for: the lowest ids.
@@ -107,7 +107,10 @@ def elect(own: Ids, own_live: Bools, places: Ids, more: Ids, *, allowed: Ids | N
 
 
 def grouped(ids: Ids, vectors: Vectors) -> tuple[Nodes, Vectors]:
-    """Return which of the items ``ids``, ascending, have each different vector, and these, float32 ``[n, d]``."""
+    """Group the items ``ids``, ascending, by vector; also return the distinct vectors.
+
+    ``vectors`` and the result are float32 ``[n, d]``.
+    """
     first = first_equal(vectors)
     own = first == np.arange(len(ids))
     if own.all():
@@ -119,32 +122,32 @@ def grouped(ids: Ids, vectors: Vectors) -> tuple[Nodes, Vectors]:
 
 
 def first_equal(vectors: Vectors) -> Ids:
-    """Return the first row that is equal to each row, int64 ``[n]``."""
+    """Return the first row equal to each row, int64 ``[n]``."""
     return _first(_digests(vectors))
 
 
 class VectorTable:
-    """Finds the node of a vector that has been seen before.
+    """Finds the node of a known vector.
 
-    It holds a digest of each vector rather than the vector; of those in a graph file, only of the ones that begin as
-    one that is looked for does.
+    It holds digests of vectors instead of vectors. Of a graph file, it reads only vectors that
+    begin like the given one.
     """
 
     def __init__(self, nodes: Ids = NO_IDS, vectors: Vectors | None = None) -> None:
-        """Begin with the nodes of a graph file, int64 ``[n]``, and their vectors float32 ``[n, d]``."""
+        """Start with a graph file's nodes, int64 ``[n]``, and their vectors, float32 ``[n, d]``."""
         self._nodes, self._vectors = nodes, vectors
         beginnings = np.empty(0, dtype=np.float32) if vectors is None else vectors[:, 0]
         self._order = np.argsort(beginnings, kind="stable")
         self._beginnings = beginnings[self._order]
         self._unread = np.ones(len(nodes), dtype=np.bool_)
-        # Digests in order, and the node of each: the first ones are the longest.
+        # Sorted digests with their nodes; the first level is the largest.
         self._levels: list[tuple[Digests, Ids]] = []
 
     def nodes_of(self, ids: Ids, vectors: Vectors) -> Ids:
-        """Return the node of each vector, int64 ``[n]``: one that is there, or the first of ``ids`` that has it.
+        """Return the node of each vector, int64 ``[n]``: known, or the first equal of ``ids``.
 
         Args:
-            ids: int64 ``[n]``, of the items, none of which has been given before.
+            ids: int64 ``[n]``, of the items, none of them given before.
             vectors: float32 ``[n, d]``.
 
         """
@@ -162,7 +165,7 @@ class VectorTable:
         return nodes
 
     def _read_alike(self, known: Vectors, vectors: Vectors) -> None:
-        """Take in the vectors of the file that begin as one of these does."""
+        """Add the file's vectors that begin like one of these."""
         beginnings = np.unique(vectors[:, 0])
         starts = np.searchsorted(self._beginnings, beginnings, side="left")
         stops = np.searchsorted(self._beginnings, beginnings, side="right")
@@ -190,12 +193,12 @@ def _in_order(digests: Digests, nodes: Ids) -> tuple[Digests, Ids]:
 
 
 def _digests(vectors: Vectors, places: Ids | None = None) -> Digests:
-    """Return 128 bits for each row (or for those at ``places``), uint64 ``[n, 2]``: equal vectors have equal ones."""
+    """Return 128-bit digests, uint64 ``[n, 2]``, of the rows or of those at ``places``."""
     count, width = len(vectors) if places is None else len(places), 4 * vectors.shape[1]
     parts: list[bytes] = []
     for start in range(0, count, _ROWS_AT_A_TIME):
         some = slice(start, start + _ROWS_AT_A_TIME)
-        # 0 is added because -0 is equal to 0 and has other bytes.
+        # Adding 0 turns -0 into 0, which is equal but has other bits.
         rows = (vectors[some if places is None else places[some]] + np.float32(0)).tobytes()
         parts += [
             hashlib.blake2b(rows[at : at + width], digest_size=_DIGEST_BYTES).digest()
@@ -205,7 +208,7 @@ def _digests(vectors: Vectors, places: Ids | None = None) -> Digests:
 
 
 def encode_copies(ids: Ids, nodes: Ids) -> Mapping[str, Any]:
-    """Return which items share the node of another as JSON can hold it.
+    """Return the items that share another's node, as JSON values.
 
     Args:
         ids: int64 ``[m]``, of the items.
@@ -217,16 +220,17 @@ def encode_copies(ids: Ids, nodes: Ids) -> Mapping[str, Any]:
 
 
 def decode_copies(document: Any, nodes: Ids, covers: int, most: int) -> tuple[Ids, Ids]:
-    """Return the places of nodes, int64 ``[m]``, ascending, and the further items of each, int64 ``[m]``.
+    """Return the places of nodes, int64 ``[m]``, ascending, and each one's further items ``[m]``.
 
     Args:
-        document: see :func:`encode_copies`; None: of an earlier version, which made a node for each item.
+        document: see :func:`encode_copies`; None: from an earlier version with a node for each
+            item.
         nodes: int64 ``[n]``, the ids of the items that the nodes were made for.
         covers: the last id in the graph.
-        most: the most items that there can be; a few bytes can be unpacked to any number of them.
+        most: limit for items; a few bytes can unpack to any number of them.
 
     Raises:
-        GraphUnusableError: it is not what :func:`encode_copies` makes, or speaks of other nodes.
+        GraphUnusableError: not an output of :func:`encode_copies`, or about other nodes.
 
     """
     if document is None:
@@ -270,7 +274,7 @@ def _packed(numbers: Ids) -> str:
 
 
 def _unpacked(text: str, count: int) -> Ids:
-    """Return what :func:`_packed` made of ``count`` numbers; ValueError: it did not."""
+    """Undo :func:`_packed` for ``count`` numbers; ValueError if the text is invalid."""
     unpacking = zlib.decompressobj()
     content = unpacking.decompress(binascii.a2b_base64(text, strict_mode=True), 8 * count + 1)
     if len(content) != 8 * count or unpacking.unconsumed_tail or not unpacking.eof:

@@ -1,4 +1,4 @@
-"""What a search costs by a scan and through the graph, and which of the two is done sooner, loading included."""
+"""The cost model of searches: scan or graph, with the cost of loading the graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["MANY", "Choice", "Costs"]
 
 _LONGEST_MS = 1e12
-# Queries at a time from which on a scan is a product of matrices, and the graph is searched by all cores.
+# Queries at once from which a scan is a matrix product, and a graph search uses all cores.
 MANY = 16
 
 
@@ -19,11 +19,11 @@ class Costs:
     """Milliseconds, measured when the graph was built.
 
     Attributes:
-        scan: of an exact search for one query.
-        scan_each: of one among many at a time.
-        graph: of a search through the loaded graph for one query.
-        graph_each: of one among many at a time.
-        load: of loading the graph.
+        scan: exact search for one query.
+        scan_each: the same per query of a large batch.
+        graph: search through the loaded graph for one query.
+        graph_each: the same per query of a large batch.
+        load: loading the graph.
 
     """
 
@@ -35,7 +35,7 @@ class Costs:
 
     @classmethod
     def from_json(cls, found: Any) -> Costs | None:
-        """Return the costs that were recorded, None where there are none that make sense."""
+        """Return the recorded costs; None if they are missing or make no sense."""
         names = [field.name for field in fields(cls)]
         if not isinstance(found, Mapping) or set(found) != set(names):
             return None
@@ -46,7 +46,7 @@ class Costs:
 
     @classmethod
     def guessed(cls, items: int, dim: int) -> Costs:
-        """Return what is to be expected of a graph that an earlier version built, which did not measure."""
+        """Return estimated costs for a graph of an earlier version, which did not measure."""
         million_numbers = items * dim / 1e6
         return cls(
             scan=0.16 * million_numbers,
@@ -57,19 +57,20 @@ class Costs:
         )
 
     def to_json(self) -> dict[str, float]:
-        """Return them as JSON can hold them, to four digits."""
+        """Return the costs as JSON values, to four digits."""
         return {name: float(f"{value:.4g}") for name, value in asdict(self).items()}
 
     def gained_by_graph(self, queries: int) -> float:
-        """Return how much sooner so many queries at a time are answered by a loaded graph than by a scan."""
+        """Return the time that a loaded graph saves for this number of queries at once."""
         return queries * (self.scan_each - self.graph_each if queries >= MANY else self.scan - self.graph)
 
 
 class Choice:
-    """Chooses between scan and graph as queries come, not knowing how many there will be.
+    """Chooses between scan and graph for each request, without knowing how many will come.
 
-    While the graph is not loaded, it counts what the queries would have gained by it, this one included; once that is
-    more than loading costs, it is loaded. So a process never takes more than twice the time of one that had known.
+    While the graph is not loaded, it sums the time that the graph would have saved, this request
+    included. Once the sum exceeds the loading time, the graph is loaded. So total time is at most
+    twice that of an oracle that knows the number of queries.
     """
 
     def __init__(self) -> None:
@@ -77,11 +78,11 @@ class Choice:
         self._lock = threading.Lock()
 
     def is_graph(self, costs: Costs | None, queries: int, *, loaded: bool) -> bool:
-        """Tell whether so many queries at a time are to go through the graph.
+        """Tell whether this number of queries at once should use the graph.
 
         Args:
-            costs: of the index as it is; None: not known, or so small that a scan is always sooner.
-            queries: that are asked at a time.
+            costs: of the current index; None: unknown, or so small that a scan is always faster.
+            queries: number of queries at once.
             loaded: whether the graph is in memory.
 
         """

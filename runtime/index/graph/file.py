@@ -1,4 +1,4 @@
-"""The graph of an index: a cache in one file, opened only if its bytes are the ones the database knows."""
+"""The graph file of an index: a cache, opened only if its bytes match the database."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "Places",
 Places = npt.NDArray[np.signedinteger]
 
 _COMPARED_AT_A_TIME = 1024
-# Where ids are at most this many times as many as the vectors, a table says where each lies.
+# If ids are at most this many times the number of vectors, a table gives their places.
 _SPARSEST_TABLE = 8
 
 
 class _Soundness:
-    """What the check of a file found, so that it is checked once: when, by its size and mtime, and the problem."""
+    """Result of a file's check, so that it runs once: the checked size and mtime, the problem."""
 
     def __init__(self) -> None:
         self.checked: tuple[int, int] | None = None
@@ -38,14 +38,16 @@ class _Soundness:
 
 
 class GraphFile:
-    """A graph file whose bytes are the ones the database knows.
+    """A graph file whose bytes match the database.
 
-    Whoever made both may have made them to do harm. What is scanned is checked when it is opened: all is mapped within
-    the file, and ids are those that an index can have. What the library follows is checked before it is loaded.
+    File and database may both be malicious. The parts for scanning are checked on opening:
+    everything is mapped inside the file, and ids are valid for an index. The parts that the library
+    follows are checked before loading.
 
-    ``vectors`` float32 ``[n, d]`` is a view of the file, of which the system keeps in memory what is used; ``nodes``
-    tells which items have each of them, in the order of the file, which is nearly but not quite that of the ids.
-    ``parameters`` is what was recorded of the graph, ``size`` and ``sha256`` what its bytes are.
+    ``vectors`` float32 ``[n, d]`` is a view of the file, of which the system keeps used pages in
+    memory. ``nodes`` maps each of them to its items, in the order of the file, which is nearly that
+    of the ids. ``parameters`` is the record of the graph, ``size`` and ``sha256`` those of its
+    bytes.
     """
 
     def __init__(self, file: IO[bytes], row: GraphRow, meta: Meta) -> None:
@@ -53,17 +55,17 @@ class GraphFile:
 
         Args:
             file: the graph.
-            row: what the database says of it.
-            meta: what the database says of the index.
+            row: the graph's record in the database.
+            meta: the state of the index in the database.
 
         Raises:
-            GraphUnusableError: it does not fit these, or holds what no graph does.
+            GraphUnusableError: it does not match these, or is invalid.
 
         """
         self.dim = meta.dim
         self.size = row.size
         self.sha256 = row.sha256
-        self._file = file  # kept open: the name may soon belong to the next graph
+        self._file = file  # kept open: the next graph may replace the name
         parameters = _parameters(row, meta)
         self._backend = backend_of(parameters)
         view = self._backend.view(file, self.dim)
@@ -85,13 +87,13 @@ class GraphFile:
         self.nodes = elect(self.made_for, ~self._removed, places[staying], more[staying])
 
     def in_state(self, row: GraphRow, meta: Meta) -> GraphFile:
-        """Return the same file as it is to be read in another state of the index, whose row names the same bytes."""
+        """Return the same file for another state of the index, whose row names the same bytes."""
         again = copy.copy(self)
         again._describe(row, meta, _parameters(row, meta))
         return again
 
     def check(self) -> None:
-        """Look at everything in the file that its library follows; once, unless it is written to.
+        """Check everything in the file that its library follows, once unless the file changes.
 
         Raises:
             GraphUnusableError: no library wrote it so.
@@ -114,27 +116,27 @@ class GraphFile:
 
     @property
     def dead(self) -> int:
-        """The number of nodes that no item has any more."""
+        """The number of nodes without items."""
         return len(self.made_for) - self.nodes.count
 
     @property
     def live(self) -> npt.NDArray[np.bool_]:
-        """Which of the nodes an item has, bool ``[n]``."""
+        """Whether each node has an item, bool ``[n]``."""
         return np.ones(len(self.made_for), dtype=np.bool_) if self.nodes.live is None else self.nodes.live
 
     def removed(self) -> bytes:
-        """Return the ids of the items that nodes were made for and that have gone, as the database keeps them."""
+        """Return the removed ids among the items that nodes were made for, as in the database."""
         return np.sort(self.made_for[self._removed]).astype("<i8").tobytes()
 
     def copies(self) -> tuple[Ids, Ids]:
-        """Return the items that share the node of another, int64 ``[m]``, and the item that each node was made for."""
+        """Return the items that share a node, int64 ``[m]``, and each node's original item."""
         nodes, made_for = self.nodes, self.made_for
         promoted = np.flatnonzero(nodes.ids != made_for)
         ids = np.concatenate([nodes.more, nodes.ids[promoted]])
         return ids, made_for[np.concatenate([nodes.places, promoted])]
 
     def repeated(self) -> int:
-        """Count the nodes of a vector that another node has: versions that made one for each item left such graphs."""
+        """Count nodes with another node's vector: earlier versions made one for each item."""
         if not self._is_old:
             return 0
         return int((first_equal(self.vectors) != np.arange(len(self.vectors))).sum())
@@ -148,11 +150,11 @@ class GraphFile:
         """
         index = self.load_all()
         index.delete(self.made_for[~self.live])
-        self.release()  # what was scanned until now is not needed twice
+        self.release()  # the scanned pages are not needed twice
         return Graph(index, self)
 
     def load_all(self, capacity: int = 0) -> VectorIndex:
-        """Load the graph with removed vectors and all, with room for ``capacity`` vectors; it is checked before."""
+        """Load the graph with removed vectors, after a check; room for ``capacity`` vectors."""
         self.check()
         index = self._backend.load(self._file, self.dim, capacity)
         if self._written() != self._soundness.checked:
@@ -161,7 +163,7 @@ class GraphFile:
 
 
 class Graph:
-    """A loaded graph; ``search`` finds candidates, whose exact distances are for others to compute."""
+    """A loaded graph; ``search`` returns candidates, without exact distances."""
 
     def __init__(self, index: VectorIndex, file: GraphFile) -> None:
         self._index = index
@@ -174,7 +176,7 @@ class Graph:
         return len(self._index)
 
     def delete(self, ids: Ids) -> None:
-        """Find the nodes that were made for these items no longer."""
+        """Stop finding the nodes that were made for these items."""
         self._index.delete(ids)
 
     def search(self, queries: Vectors, k: int, *, threads: int | None = None) -> tuple[Places, Vectors] | None:
@@ -182,12 +184,12 @@ class Graph:
 
         Args:
             queries: float32 ``[q, d]``, finite.
-            k: at least 1; clamped to what the graph holds.
+            k: at least 1; clamped to the size of the graph.
             threads: to search with; default: the usable cores.
 
         Returns:
-            places (integers) and squared distances float32, both ``[q, min(k, n)]``, ascending; None where the graph
-            does not reach that many: the caller scans.
+            places (integers) and squared distances float32, both ``[q, min(k, n)]``, ascending;
+            None if the graph does not reach that many: the caller scans.
 
         """
         k = min(k, len(self))
@@ -206,7 +208,7 @@ class Graph:
 
 
 class VectorComparison:
-    """Compares the vectors of a graph with those of the database, which whoever made both need not have made equal."""
+    """Compares a graph's vectors with the database's, because either may be malicious."""
 
     def __init__(self, file: GraphFile) -> None:
         nodes = file.nodes
@@ -219,13 +221,13 @@ class VectorComparison:
         self._waiting: list[tuple[int, bytes]] = []
 
     def add(self, item: int, vector: bytes) -> None:
-        """Compare the vector of an item, as the database keeps it, if the graph covers it."""
+        """Compare an item's vector from the database, if the graph covers the item."""
         self._waiting.append((item, vector))
         if len(self._waiting) == _COMPARED_AT_A_TIME:
             self.finish()
 
     def finish(self) -> bool:
-        """Tell whether any of those that were added differs."""
+        """Tell whether any compared vector differs."""
         if self._waiting and len(self._ids) and not self._differs:
             self._compare()
         self._waiting.clear()
@@ -241,27 +243,28 @@ class VectorComparison:
 
 
 def _places(ids: Ids) -> Places | None:
-    """Return a table from ids to places, where it would not be much larger than what it is for."""
+    """Return a table from ids to places, unless it would be too large."""
     last = int(ids.max(initial=0))
     if last > _SPARSEST_TABLE * len(ids):
         return None
-    # Where 32 bits are enough, the table is half as large, and stays in the cache.
+    # With 32 bits the table is half as large, and stays in the cache.
     table: Places = np.zeros(last + 1, dtype=np.int32) if last < 2**31 else np.zeros(last + 1, dtype=np.int64)
     table[ids] = np.arange(len(ids))
     return table
 
 
 def open_graph(folder: Path, row: GraphRow, meta: Meta, *, check: bool = True) -> GraphFile:
-    """Open the graph file of an index, once its size and sha256 are the ones in the database.
+    """Open the graph file of an index if its size and sha256 match the database.
 
     Args:
         folder: of the index.
-        row: what the database says of the graph.
-        meta: what the database says of the index.
-        check: look at what its library follows, too; a scan does without, and loading does it in any case.
+        row: the graph's record in the database.
+        meta: the state of the index in the database.
+        check: also check the parts that its library follows; a scan does not need this, and loading
+            always does it.
 
     Raises:
-        GraphUnusableError: it is missing, damaged, of another state of the index, or made to do harm.
+        GraphUnusableError: it is missing, damaged, of another state of the index, or malicious.
 
     """
     try:
@@ -284,7 +287,7 @@ def open_graph(folder: Path, row: GraphRow, meta: Meta, *, check: bool = True) -
 
 
 def _most_items(row: GraphRow, meta: Meta) -> int:
-    """Return how many items a graph can speak of: those of the index, and removed ones."""
+    """Return the most items that a graph can contain: those of the index, and removed ones."""
     return meta.items + len(row.removed) // 8
 
 
@@ -293,7 +296,7 @@ def _parameters(row: GraphRow, meta: Meta) -> Mapping[str, Any]:
 
 
 def _check_ids(ids: Ids) -> None:
-    """Check that ids are such as items have, and each is there once."""
+    """Check that ids are valid for items, and unique."""
     if len(ids) == 0:
         return
     last = int(ids.max())
@@ -311,15 +314,15 @@ def _check_ids(ids: Ids) -> None:
 
 
 class GraphBuilder:
-    """Builds a graph, from nothing or on top of the one there is, and saves it."""
+    """Builds a graph, new or on top of the existing one, and saves it."""
 
     def __init__(self, dim: int, capacity: int, start: GraphFile | None = None) -> None:
         """Begin.
 
         Args:
             dim: length of a vector.
-            capacity: vectors that the finished graph holds at most, those of ``start`` included.
-            start: the graph to add to.
+            capacity: the most vectors in the finished graph, those of ``start`` included.
+            start: the graph to extend.
 
         Raises:
             GraphUnusableError: the library cannot be imported, or cannot load ``start``.
@@ -329,7 +332,7 @@ class GraphBuilder:
         self._library = DEFAULT_BACKEND if start is None else str(start.parameters["library"])
         self._removed = b""
         self._items = 0 if start is None else start.nodes.items
-        # Items that share a node, and the items that these were made for.
+        # Items that share a node, and the items that these nodes were made for.
         self._copies: list[tuple[Ids, Ids]] = []
         if start is None:
             self._index = BACKENDS[self._library]().create(dim, capacity)
@@ -341,9 +344,9 @@ class GraphBuilder:
         start.release()
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Add vectors, float32 ``[n, d]``, under their ids, with all usable cores: a node for each that is new.
+        """Add vectors, float32 ``[n, d]``, with all usable cores: a node for each new vector.
 
-        Ids ascend, from one call to the next, too.
+        Ids ascend, also from one call to the next.
         """
         self._items += len(ids)
         nodes = self._table.nodes_of(ids, vectors)
@@ -354,17 +357,19 @@ class GraphBuilder:
     def save(
         self, folder: Path, covers: int, *, examine: Callable[[GraphFile], Mapping[str, Any]] | None = None
     ) -> GraphRow:
-        """Put the graph in place of the one in ``folder``; the caller records the returned row in the database.
+        """Replace the graph in ``folder``; the caller records the returned row in the database.
 
-        Nothing can be added after that.
+        No vectors can be added after that.
 
         Args:
             folder: of the index.
             covers: the last id in the graph.
-            examine: looks at the file before anybody else does; what it returns is recorded with the parameters.
+            examine: inspects the file before it is put in place; its result is recorded with the
+                parameters.
 
         Raises:
-            GraphUnusableError: it could not be written whole (a full disk: hnswlib itself would not say).
+            GraphUnusableError: it was not written completely (a full disk, which hnswlib would not
+                report).
 
         """
         try:
@@ -374,7 +379,7 @@ class GraphBuilder:
                 if size != expected:
                     raise GraphUnusableError(f"{GRAPH} could not be written whole; is the disk full?")
                 parameters = {"library": self._library, **self._index.info(), COPIES: self._encoded_copies()}
-                del self._index, self._table  # they need not be in memory beside what is examined
+                del self._index, self._table  # frees their memory for the examination
                 file.seek(0)
                 sha256 = sha256_of(file).hex()
                 row = GraphRow(sha256, size, to_json(parameters), covers, self._removed)

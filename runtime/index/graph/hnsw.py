@@ -1,11 +1,11 @@
-"""hnswlib behind the interface of :mod:`.backend`: the only module that knows it.
+"""The hnswlib backend (:mod:`.backend`): the only module that knows hnswlib.
 
-It crashes on damaged files, and a file that was made to do harm lets it write anywhere. So what it is to load is
-checked before (:mod:`.layout`), whatever sha256 it has. It is imported at first use: where it cannot be loaded,
-everything else works by scanning.
+It crashes on damaged files, and a malicious file can make it write anywhere in memory. So each file
+is checked before loading (:mod:`.layout`), even if its sha256 matches. It is imported on first use:
+where it cannot be loaded, searches scan.
 
-The vectors are mapped from its file rather than kept a second time, so an exact scan and the graph share one copy of
-them on the disk.
+The vectors are mapped from its file rather than stored twice, so an exact scan and the graph share
+one copy on disk.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .layout import check, map_file, read_layout, release
 
 __all__ = ["HnswBackend"]
 
-# Links per node and breadth of the search while building: 0.99 of the true neighbours on embeddings of this kind.
+# Links per node and ef while building: 0.99 of the true neighbours on embeddings of this kind.
 LINKS = 16
 EF_CONSTRUCTION = 200
-# Breadth of a search: a larger k needs a larger one. On 50,000 vectors of photographs 300 finds 0.995 of the 30 nearest
-# (128: 0.981) and takes 0.16 ms a query, little beside embedding it.
+# ef of a search; a larger k needs a larger one. On 50,000 vectors of photographs 300 finds 0.995 of
+# the 30 nearest (128: 0.981) and takes 0.16 ms a query, little beside embedding it.
 MIN_EF = 300
 EF_PER_NEIGHBOUR = 2
 _RETRY_EF = 8
@@ -120,7 +120,7 @@ class _HnswIndex:
 def _hnswlib() -> ModuleType:
     try:
         import hnswlib
-    except Exception as error:  # a build for another processor, or against another numpy, fails in any way it likes
+    except Exception as error:  # a build for another processor or another numpy fails in any way
         raise GraphUnusableError(f"hnswlib cannot be imported here ({error})") from None
     module: ModuleType = hnswlib
     return module
@@ -131,9 +131,9 @@ def _new(dim: int) -> Any:
 
 
 def _reopenable(file: IO[bytes]) -> str:
-    """Return a name for hnswlib to open: that of the very file that is open here, whatever its path is now.
+    """Return a name by which hnswlib opens this open file, even if its path now leads elsewhere.
 
-    Where the system has none, its path; once it is loaded, that must still lead to the same file.
+    If the system has none, its path; after loading, that must still lead to the same file.
     """
     through = f"/proc/self/fd/{file.fileno()}"
     return through if os.path.exists(through) else str(file.name)  # noqa: PTH110

@@ -1,12 +1,13 @@
-"""How hnswlib's file is laid out, and whether hnswlib can read it: it trusts every number in it.
+"""The layout of hnswlib's file, and checks that hnswlib can read it: it trusts every number.
 
-A header is followed by a record for each element (its links at level 0, the float32 vector, the id), and these by the
-upper lists: for each element their size in bytes, and a list of links for each level above 0 that it has. A list is its
-length, and room for as many links as it may have; a link is the place of another element.
+A header is followed by a record for each element (its links at level 0, the float32 vector, the
+id), and these by the upper lists: for each element their size in bytes, and a list of links for
+each of its levels above 0. A list is its length, and room for the maximum of links; a link is the
+place of another element.
 
-hnswlib 0.8 follows links, levels and lengths without a look. Links of an element to itself and repeated ones stay
-within its memory; so these are not looked for. NaN does, too, but gives distances that are no numbers: a file with such
-vectors is not opened, to be scanned either.
+hnswlib 0.8 follows links, levels and lengths unchecked. Links of an element to itself and repeated
+links stay within its memory, so they are not checked. So do vectors with NaN, but their distances
+are not numbers: such a file is not opened, not even for scanning.
 """
 
 from __future__ import annotations
@@ -31,29 +32,30 @@ __all__ = ["Layout", "check", "map_file", "read_layout", "release"]
 Words = npt.NDArray[np.uint32]
 Levels = npt.NDArray[np.uint8]
 
-# Six size_t (offset of level 0, capacity, count, record size, offsets of id and vector), two 32-bit numbers (highest
-# level, entry point), three size_t (links at an upper level, at level 0, M), a double, a size_t.
+# Six size_t (offset of level 0, capacity, count, record size, offsets of id and vector), two 32-bit
+# numbers (highest level, entry point), three size_t (links at an upper level, at level 0, M), a
+# double, a size_t.
 _HEADER = struct.Struct("<6QiI3QdQ")
 _WORD = 4
 _NOBODY = 2**32 - 1
-# hnswlib caps M; places of elements are kept in 31 bits.
+# hnswlib caps M; places of elements have 31 bits.
 _MOST_LINKS = 10_000
 _MOST_ELEMENTS = 2**31 - 1
-# The highest level that its random numbers of 62 bits give, with the smallest M that works, 2.
+# The highest level from its 62-bit random numbers, with the smallest working M, 2.
 _HIGHEST_LEVEL = 62
 _LARGEST_DIM = 2**20
-# Bytes of the file that are looked at before their memory is given back, and words of it that are copied at a time.
+# Bytes of the file that are checked before their memory is released, and words copied at a time.
 _BYTES_AT_A_TIME = 64 << 20
 _WORDS_AT_A_TIME = 1 << 20
-# hnswlib keeps the elements by their ids in a table of about as many buckets as there are ids; ids can be chosen so
-# that all fall into one. Up to so many comparisons take little time, and ids below this cannot need more.
+# hnswlib keeps ids in a hash table with about one bucket per id; ids can be chosen so that all fall
+# into one. This many comparisons take little time, and smaller ids cannot need more.
 _MOST_COMPARISONS = 2**28
 _SPARSEST_IDS = 64
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the header of a file says, once it fits together.
+    """A consistent header of a file.
 
     Attributes:
         count: number of elements.
@@ -61,7 +63,7 @@ class Layout:
         links: M, the most links at an upper level; at level 0 twice as many.
         highest: the highest level of an element.
         entry_point: the place of the element where searches begin.
-        ef_construction: breadth of the search with which elements are added.
+        ef_construction: ef for adding elements.
 
     """
 
@@ -79,24 +81,24 @@ class Layout:
 
     @property
     def vector_offset(self) -> int:
-        """Where the vector of a record begins: behind the links at level 0."""
+        """Offset of the vector in a record, after the links at level 0."""
         return _WORD * (2 * self.links + 1)
 
     @property
     def record(self) -> int:
-        """The bytes of a record."""
+        """Bytes of a record."""
         return self.vector_offset + _WORD * self.dim + 8
 
     @property
     def upper_offset(self) -> int:
-        """Where the upper lists begin."""
+        """Offset of the upper lists."""
         return _HEADER.size + self.count * self.record
 
     def ids(self, content: mmap.mmap) -> Ids:
-        """Return the ids of a file, int64 ``[n]``, whose vectors are such as networks give.
+        """Return the ids of a file, int64 ``[n]``; all vectors must have unit length.
 
         Raises:
-            GraphUnusableError: one is not of unit length; distances from it would be no numbers.
+            GraphUnusableError: one has not; distances from it would not be numbers.
 
         """
         ids, mapped, vectors = np.empty(self.count, dtype=np.int64), self.mapped_ids(content), self.vectors(content)
@@ -108,12 +110,12 @@ class Layout:
         return ids
 
     def mapped_ids(self, content: mmap.mmap) -> npt.NDArray[np.uint64]:
-        """Return the ids of a file as hnswlib keeps them, uint64 ``[n]``, mapped."""
+        """Return the ids as stored by hnswlib, uint64 ``[n]``, mapped."""
         start = _HEADER.size + self.record - 8
         return np.ndarray((self.count,), "<u8", content, start, strides=(self.record,))
 
     def slices(self) -> Iterator[slice]:
-        """Yield all elements, so many at a time that their records need little memory."""
+        """Yield slices that cover all elements, each of little memory."""
         step = max(1, _BYTES_AT_A_TIME // self.record)
         return (slice(start, start + step) for start in range(0, self.count, step))
 
@@ -127,7 +129,7 @@ class Layout:
         return np.ndarray((self.count, self.record // _WORD), "<u4", content, _HEADER.size)
 
     def upper(self, content: mmap.mmap) -> Words:
-        """Return all that follows the records as words, uint32 ``[w]``, mapped."""
+        """Return everything after the records as words, uint32 ``[w]``, mapped."""
         return np.ndarray(((len(content) - self.upper_offset) // _WORD,), "<u4", content, self.upper_offset)
 
 
@@ -135,7 +137,7 @@ def read_layout(file: IO[bytes], dim: int) -> Layout:
     """Read the header of a file of vectors of ``dim`` numbers.
 
     Raises:
-        GraphUnusableError: it is not one that hnswlib writes, or does not fit the size of the file.
+        GraphUnusableError: hnswlib writes no such header, or it contradicts the size of the file.
 
     """
     file.seek(0)
@@ -165,29 +167,29 @@ def read_layout(file: IO[bytes], dim: int) -> Layout:
 
 
 def _is_level_factor(mult: float, m: int) -> bool:
-    """Tell whether a number is the one by which hnswlib draws the levels of new elements."""
+    """Tell whether this is hnswlib's factor for drawing the levels of new elements."""
     return math.isclose(mult, 1 / math.log(m), rel_tol=1e-9)
 
 
 def map_file(file: IO[bytes]) -> mmap.mmap:
-    """Return a file, mapped to be read."""
+    """Map a file for reading."""
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def release(content: mmap.mmap) -> None:
-    """Take what was used of a mapped file out of this process's memory."""
+    """Drop the used pages of a mapped file from this process's memory."""
     if hasattr(mmap, "MADV_DONTNEED"):
         content.madvise(mmap.MADV_DONTNEED)
 
 
 def check(file: IO[bytes], layout: Layout) -> None:
-    """Check all that hnswlib follows: every list's length and links, every level, the end of the file, the ids.
+    """Check everything that hnswlib follows: list lengths, links, levels, file end, ids.
 
-    It takes about a twentieth of the time that loading takes, and at most 200 MB beside a byte for each element.
+    Takes about a twentieth of the loading time, and at most 200 MB plus a byte for each element.
 
     Args:
         file: the file.
-        layout: what its header says.
+        layout: its header.
 
     Raises:
         GraphUnusableError: hnswlib must not read it.
@@ -203,13 +205,13 @@ def check(file: IO[bytes], layout: Layout) -> None:
 
 
 def _check_records(content: mmap.mmap, layout: Layout) -> None:
-    """Check the lists of level 0, and how far apart the ids are.
+    """Check the lists of level 0, and the spread of the ids.
 
-    Room in a list that is not used holds zeros, or links that were there before.
+    Unused room in a list holds zeros, or earlier links.
     """
     records, ids, room, last = layout.records(content), layout.mapped_ids(content), 2 * layout.links, 0
     for some in layout.slices():
-        # The upper half of a length marks elements as removed; those of an index are removed in its database.
+        # The upper half of a length marks removed elements; an index has those in its database.
         longest, farthest = records[some, 0].max(), records[some, 1 : room + 1].max()
         _check_lists(int(longest), room, int(farthest), layout.count)
         last = max(last, int(ids[some].max()))
@@ -226,7 +228,7 @@ def _check_lists(longest: int, room: int, last: int, count: int) -> None:
 
 
 def _levels(content: mmap.mmap, words: Words, layout: Layout) -> Levels:
-    """Return the highest level of each element, by the sizes of their upper lists, of which each tells the next."""
+    """Return each element's highest level; each upper list's size locates the next list."""
     levels = np.zeros(layout.count, dtype=np.uint8)
     start = element = 0
     while start < len(words):
@@ -253,10 +255,10 @@ def _levels(content: mmap.mmap, words: Words, layout: Layout) -> Levels:
 
 
 def _sizes(window: Words) -> tuple[Ids, Ids]:
-    """Return the places of all sizes but 0, and these, int64 ``[s]``, in words that begin with a size.
+    """Return places and values of all nonzero sizes, int64 ``[s]``; ``window`` begins with a size.
 
-    Behind a size lies as much as it says, and then the next one. So each word is followed by another if it is a size;
-    from the first one on, these are.
+    A size is followed by that many bytes, and then by the next size. So each word has a successor,
+    as if it were a size; following them from the first word gives the sizes.
     """
     is_filled = window != 0
     filled = np.flatnonzero(is_filled)
@@ -273,7 +275,7 @@ def _sizes(window: Words) -> tuple[Ids, Ids]:
 
 
 def _check_upper(content: mmap.mmap, words: Words, layout: Layout, levels: Levels) -> None:
-    """Check the upper lists: those that they link have a list at the same level, too."""
+    """Check the upper lists: each linked element has a list at the same level."""
     step, before = _WORDS_AT_A_TIME, 0
     for start in range(0, layout.count, step):
         some = levels[start : start + step]
@@ -290,7 +292,7 @@ def _check_upper(content: mmap.mmap, words: Words, layout: Layout, levels: Level
 
 
 def _check_upper_lists(words: Words, places: Ids, level: Ids, layout: Layout, levels: Levels) -> None:
-    """Check the lists of these levels, int64 ``[l]``, that begin at these words."""
+    """Check the lists at these words, of these levels, int64 ``[l]``."""
     lists = np.lib.stride_tricks.sliding_window_view(words, layout.list_words)[places]
     lengths, links = lists[:, 0], lists[:, 1:]
     _check_lists(int(lengths.max()), layout.links, 0, layout.count)

@@ -1,4 +1,4 @@
-"""Measuring a graph that was just built: how many of the true neighbours it finds, and what a search costs."""
+"""Measure a new graph: its recall, and the cost of a search."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["measure"]
 
 T = TypeVar("T")
 
-# Below this many vectors a scan takes less time than anything else in a query.
+# With fewer vectors, a scan is faster than any other part of a query.
 _SMALLEST = 1000
-# Vectors of the index that are looked for themselves, and the neighbours that should be found.
+# Vectors of the index used as queries, and the neighbours counted for each.
 _QUERIES = 100
 _K = 30
 _REPEATS = 5
 
 
 def measure(file: GraphFile) -> Mapping[str, Any]:
-    """Measure a saved graph on some of its own vectors, each of which is left out of its neighbours.
+    """Measure a saved graph with some of its vectors as queries, each excluded from its neighbours.
 
-    Neighbours are different vectors: copies are found together or not at all, and of neighbours that are equally far
-    none is better than another.
+    Neighbours are distinct vectors: copies are found together or not at all. Neighbours at equal
+    distance are equally good.
 
     Returns:
-        under ``measured``: ``items``, ``queries``, ``k``, ``recall`` (the share of the k nearest by a scan that the
-        graph finds), and ``costs`` (see :class:`~.costs.Costs`); nothing where there are too few vectors for it to
-        matter.
+        under ``measured``: ``items``, ``queries``, ``k``, ``recall`` (the share of a scan's k
+        nearest that the graph finds), and ``costs`` (see :class:`~.costs.Costs`); nothing with too
+        few vectors for it to matter.
 
     """
     gallery = gallery_of(file)

@@ -1,4 +1,4 @@
-"""The parameters of a graph, as the database keeps them: JSON, in which whoever made the index may have lied."""
+"""The parameters of a graph in the database: untrusted JSON."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .costs import Costs
 
 __all__ = ["COPIES", "plain_parameters", "read_parameters", "to_json", "with_parameters"]
 
-# The parameter that tells which items share a node.
+# The parameter for items that share a node.
 COPIES = "copies"
 MEASURED = "measured"
-# Characters of all beside the copies, and of these for each item: two numbers of 8 bytes, packed.
+# Characters besides the copies, and of the copies for each item: two packed numbers of 8 bytes.
 _MOST_CHARACTERS = 1 << 16
 _MOST_CHARACTERS_A_COPY = 24
 _LONGEST_TEXT = 100
@@ -25,10 +25,10 @@ _LARGEST_NUMBER = 2**53
 
 
 def read_parameters(text: str, most: int) -> dict[str, Any]:
-    """Return what the database says of a graph of at most ``most`` items, the copies not looked at.
+    """Read the parameters of a graph of at most ``most`` items; the copies are not checked.
 
     Raises:
-        GraphUnusableError: it is not an object of JSON, or longer than what there is to say.
+        GraphUnusableError: not a JSON object, or too long.
 
     """
     if len(text) > _MOST_CHARACTERS + _MOST_CHARACTERS_A_COPY * most:
@@ -43,25 +43,25 @@ def read_parameters(text: str, most: int) -> dict[str, Any]:
 
 
 def plain_parameters(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what can be shown and reckoned with: short texts and numbers, and a measurement that makes sense."""
+    """Return the usable parameters: short texts, numbers, and a measurement that makes sense."""
     found = {name: value for name, value in parameters.items() if _is_text(name) and _is_plain(value)}
     measured = found.pop(MEASURED, parameters.get(MEASURED))
     return {**found, MEASURED: measured} if _is_measurement(measured) else found
 
 
 def with_parameters(row: GraphRow, **changed: Any) -> GraphRow:
-    """Return the row of a graph with more, or other, parameters, and in the form of this version."""
+    """Return the row of a graph with changed parameters, in this version's form."""
     parameters = json.loads(row.parameters)
     return replace(row, parameters=to_json({COPIES: encode_copies(NO_IDS, NO_IDS), **parameters, **changed}))
 
 
 def to_json(parameters: Mapping[str, Any]) -> str:
-    """Return parameters as the database keeps them."""
+    """Return parameters as stored in the database."""
     return json.dumps(parameters, sort_keys=True)
 
 
 def _is_measurement(measured: object) -> bool:
-    """Tell whether it is what :func:`~.measure.measure` returns."""
+    """Tell whether this is a result of :func:`~.measure.measure`."""
     if not isinstance(measured, Mapping) or set(measured) != {"items", "queries", "k", "recall", "costs"}:
         return False
     numbers = [measured[name] for name in ("items", "queries", "k", "recall")]

@@ -1,4 +1,4 @@
-"""Bringing the graph of an index up to date with its database."""
+"""Update the graph of an index from its database."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from .parameters import with_parameters
 
 __all__ = ["is_crowded", "update_graph"]
 
-# Beyond this share of removed vectors a graph is built anew: searches wade through the dead ones.
+# With a larger share of removed vectors a graph is rebuilt: they slow searches down.
 _MOST_REMOVED = 0.2
-# So many items, and so large a share of those in the graph, may wait to be built into it.
+# This many items, and this share of those in the graph, may wait outside it.
 _MOST_WAITING = 1000
 _MOST_WAITING_SHARE = 0.01
-# A graph that has grown beyond this is measured again, which takes as long as a few hundred scans.
+# A graph that has grown by more is measured again, in the time of a few hundred scans.
 _MOST_GROWTH = 1.1
-# A graph of an earlier version is built anew where more than this share of its nodes repeat the vector of another.
+# An earlier version's graph is rebuilt if more than this share of its nodes repeat a vector.
 _MOST_REPEATED = 0.01
 
 
 def update_graph(writer: Writer, progress: StartProgress = start_nothing, *, whole: bool = False) -> str | None:
-    """Build what the graph lacks, or all of it where it is damaged, missing or holds too many removed items.
+    """Add missing items to the graph; rebuild it if damaged, missing or with many removed items.
 
-    A few new items in a large index wait: they are scanned beside the graph, which takes no time, while to write the
-    graph anew takes as long as it is large.
+    A few new items of a large index stay outside the graph and are scanned, which is fast; adding
+    them would rewrite the whole graph.
 
     Args:
         writer: the index, with everything committed.
-        progress: told how it goes on.
-        whole: let nothing wait, and leave no removed item in it.
+        progress: called as the work proceeds.
+        whole: leave no item outside, and no removed item inside.
 
     Returns:
-        None, or why there is no graph: the index then is searched by scanning.
+        None, or why there is no graph: searches then scan.
 
     Raises:
         IndexDamagedError: a vector in the database is damaged.
@@ -64,7 +64,7 @@ def update_graph(writer: Writer, progress: StartProgress = start_nothing, *, who
 
 
 def _built_on(writer: Writer, row: GraphRow | None, file: GraphFile | None, progress: StartProgress) -> GraphRow:
-    """Build on top of a graph, or from nothing where there is none, or where its library cannot add to it after all."""
+    """Extend a graph; build a new one if there is none, or if its library cannot extend it."""
     if file is not None:
         with contextlib.suppress(GraphUnusableError):
             return _built(writer, row, file, progress)
@@ -77,7 +77,7 @@ def _is_enough(file: GraphFile, items: int, whole: bool) -> bool:
 
 
 def _usable(writer: Writer, folder: Path, whole: bool) -> tuple[GraphRow | None, GraphFile | None]:
-    """Return the graph to start from, if it is sound and complete, mostly alive, and few of its nodes are copies."""
+    """Return the graph to start from if it is sound, mostly alive, and has few copies."""
     row, meta = writer.graph(), writer.meta()
     if row is None:
         return None, None
@@ -93,7 +93,7 @@ def _usable(writer: Writer, folder: Path, whole: bool) -> tuple[GraphRow | None,
 
 
 def is_crowded(file: GraphFile, *, whole: bool = False) -> bool:
-    """Tell whether many nodes (``whole``: any) have equal vectors: such a graph of an earlier version is built anew."""
+    """Tell whether many nodes (``whole``: any) repeat vectors, as in earlier versions' graphs."""
     return file.repeated() > (0 if whole else _MOST_REPEATED) * len(file.made_for)
 
 
@@ -115,14 +115,14 @@ def _built(writer: Writer, row: GraphRow | None, file: GraphFile | None, progres
 
 
 def _renew_old(writer: Writer, row: GraphRow, file: GraphFile) -> None:
-    """Record of an earlier version's graph what this one does: what was measured, and that few nodes are copies."""
+    """Add this version's records to an earlier version's graph: a measurement, and few copies."""
     found = {} if "measured" in file.parameters else measure(file)
     if (renewed := with_parameters(row, **found)) != row:
         writer.set_graph(renewed)
 
 
 def _measured_by(file: GraphFile | None, items: int) -> Callable[[GraphFile], Mapping[str, Any]]:
-    """Return what tells how good the new graph is: a measurement, or that of the old one where little was added."""
+    """Return a function that rates the new graph; after few additions it reuses the old rating."""
     old = file.parameters.get("measured") if file is not None else None
     if old is not None and items <= _MOST_GROWTH * old["items"]:
         return lambda _: {"measured": old}

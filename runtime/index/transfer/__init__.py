@@ -1,1 +1,1 @@
-"""Taking an index elsewhere: copies, and plain numpy files."""
+"""Copy an index, and exchange it as numpy files."""

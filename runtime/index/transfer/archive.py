@@ -1,25 +1,25 @@
-"""The file of an exported index: arrays in an npz, written and read without holding them all, read without trust.
+"""The npz file of an exported index, streamed both ways, and untrusted when read.
 
-====================  =======================  ===============================================================
-array                 dtype and shape          what
-====================  =======================  ===============================================================
+====================  =======================  ===================================================
+array                 dtype and shape          content
+====================  =======================  ===================================================
 ``vectors``           float32 ``[n, d]``       the embeddings, rows of unit length
-``ids``               int64 ``[n]``            the number that names one vector for ever, ascending
+``ids``               int64 ``[n]``            permanent number of each vector, ascending
 ``paths``             uint8 ``[...]``          relative to their root, each ended by a zero byte
 ``root_of``           int32 ``[n]``            place of the root in ``roots``
-``labels``            uint8 ``[...]``          the labels that occur, sorted, each ended by a zero byte
+``labels``            uint8 ``[...]``          distinct labels, sorted, each ended by a zero byte
 ``label_of``          int32 ``[n]``            place of the label in ``labels``, -1: none
 ``sizes``             int64 ``[n]``            of the picture file, in bytes
-``mtimes_ns``         int64 ``[n]``            when it was last changed
+``mtimes_ns``         int64 ``[n]``            mtime of the picture file, in nanoseconds
 ``sha256``            uint8 ``[n, 32]``        of the bytes of the picture file
-``decoding``          int32 ``[n]``            version of the decoding rules; files without this array: 1 for all
-``roots``             uint8 ``[...]``          the synced folders and that of the uploads, each ended by a zero byte
+``decoding``          int32 ``[n]``            version of the decoding rules; if absent, 1 for all
+``roots``             uint8 ``[...]``          synced folders and the uploads', zero-terminated
 ``root_ids``          int64 ``[r]``            the numbers of the roots in the index
 ``meta``              uint8 ``[...]``          a JSON object, see :mod:`.exporting`
-====================  =======================  ===============================================================
+====================  =======================  ===================================================
 
-Names are bytes of the file system, in which any byte but zero may occur; so neither numpy's fixed-width strings (one
-long name would make all of them long) nor its objects (pickle) hold them.
+Names are bytes of the file system, which may contain any byte but zero. So neither numpy's
+fixed-width strings (one long name would lengthen all of them) nor its objects (pickle) are used.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = ["ARRAYS", "KIND", "OPTIONAL", "SCHEMA", "ArchiveReader", "ArchiveWrit
 
 KIND = "deeprank-index"
 SCHEMA = 1
-# The dtype of each array and how many numbers there are in a row; None: as many as the file says.
+# The dtype of each array and the length of its rows; None: given by the file.
 ARRAYS: Mapping[str, tuple[str, tuple[int | None, ...]]] = {
     "meta": ("|u1", ()),
     "vectors": ("<f4", (None,)),
@@ -61,23 +61,23 @@ ARRAYS: Mapping[str, tuple[str, tuple[int | None, ...]]] = {
     "root_ids": ("<i8", ()),
 }
 
-# Earlier versions did not write these, and do not look at them.
+# Earlier versions neither write nor read these.
 OPTIONAL = frozenset({"decoding"})
 
-# Bytes of the list of members: ours has about one thousand.
+# Bytes of the zip directory: ours has about one thousand.
 _LONGEST_LIST = 1 << 20
-# Characters of what was found that a message repeats.
+# Characters of a value that a message quotes.
 _MOST_SHOWN = 200
 _EXPECTED = "expected a file made by deeprank-index export"
 
 
 def join_names(names: Iterable[bytes]) -> bytes:
-    """Return names as one run of bytes, each ended by a zero byte."""
+    """Return names as one byte string, each ended by a zero byte."""
     return b"".join(name + b"\0" for name in names)
 
 
 def split_names(joined: bytes) -> list[bytes]:
-    """Return the names that :func:`join_names` was given; bytes after the last zero byte are a name, too."""
+    """Undo :func:`join_names`; bytes after the last zero byte are a name, too."""
     names = joined.split(b"\0")
     return names if names[-1] else names[:-1]
 
@@ -94,13 +94,13 @@ class ArchiveWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Write the list of what is in the file; after an error that matters no more, but the archive wants an end."""
+        """Write the zip directory; zipfile needs it even after an error."""
         with contextlib.suppress(*(() if error is None else (OSError, ValueError))):
             self._zip.close()
 
     @contextlib.contextmanager
     def array(self, name: str, rows: int, *inner: int) -> Iterator[Callable[[npt.NDArray[Any]], object]]:
-        """Begin an array of ``[rows, *inner]``, and yield the function that takes it, some rows at a time."""
+        """Begin an array of ``[rows, *inner]``; yield a function that writes rows in parts."""
         dtype, _ = ARRAYS[name]
         header = {"descr": dtype, "fortran_order": False, "shape": (rows, *inner)}
         with self._zip.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
@@ -113,12 +113,12 @@ class ArchiveWriter:
             write(values)
 
     def put_bytes(self, name: str, content: bytes | bytearray) -> None:
-        """Write bytes as an array of them."""
+        """Write bytes as a uint8 array."""
         self.put(name, np.frombuffer(content, dtype=np.uint8))
 
 
 class _Listed:
-    """A file of which zipfile may read no longer list of members than an export has, until it has read that list."""
+    """A file in which zipfile may read no larger directory than an export's, until that is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -134,9 +134,9 @@ class _Listed:
 
 
 class ArchiveReader:
-    """Reads the arrays of a file that is not trusted: nothing is unpickled, and nothing larger than the file is read.
+    """Reads the arrays of an untrusted file: no unpickling, and nothing larger than the file.
 
-    Every method raises DataError where the file is not what an export writes.
+    Every method raises DataError if the file is not an export.
     """
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
@@ -156,7 +156,7 @@ class ArchiveReader:
         return f"{name}.npy" in self._members
 
     def error(self, what: str) -> DataError:
-        """Return the error for a file that ``what``."""
+        """Return the error for a file; ``what`` is the predicate of its sentence."""
         return DataError(f"{display_path(self._path)} {what}; {_EXPECTED}.")
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -170,7 +170,7 @@ class ArchiveReader:
         return values
 
     def chunks(self, name: str, rows: int | None) -> Iterator[npt.NDArray[Any]]:
-        """Yield an array, ``rows`` of it at a time (None: all at once)."""
+        """Yield an array in parts of ``rows`` rows (None: all at once)."""
         dtype = np.dtype(ARRAYS[name][0])
         with self._opened(name) as (member, shape):
             step = max(1, shape[0] if rows is None else rows)
@@ -186,7 +186,7 @@ class ArchiveReader:
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
         info = self._members[f"{name}.npy"]
-        # Stored as it is, an array cannot be larger than the file.
+        # An uncompressed array cannot be larger than the file.
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
             raise self.error(f"holds the array {name!r} compressed or encrypted (save it with numpy.savez)")
         if info.header_offset + info.file_size > self._size:

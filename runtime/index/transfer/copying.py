@@ -1,4 +1,4 @@
-"""Copying an index that may be in use: one state of its database, its model, and the graph of that state."""
+"""Copy an index in use: one state of its database, its model, and the graph of that state."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from .placing import check_free, placed_folder
 
 __all__ = ["CopyReport", "copy"]
 
-# What progress is counted in, so that the copy of a large database shows how far it is.
+# Unit of progress in bytes, for a visible advance on a large database.
 UNIT = 1_000_000
 _PAGES_AT_A_TIME = 1024
-# A writer renames a new graph a moment before it commits which one it is, and swaps whole folders when it embeds anew.
+# A writer renames a new graph a moment before its commit, and re-embedding swaps whole folders.
 _ATTEMPTS = 5
 _PAUSE_S = 0.2
 
@@ -71,27 +71,29 @@ def copy(
     shared: bool = False,
     progress: StartProgress = start_nothing,
 ) -> CopyReport:
-    """Copy an index, of the state that it has at one moment; it may be searched and written to meanwhile.
+    """Copy one state of an index, which may be searched and written to meanwhile.
 
-    The files of uploads are compared with the hashes that the database has; one that is missing or damaged is left out,
+    Upload files are compared with the hashes in the database; a missing or damaged one is left out,
     with a remark.
 
-    Nothing of the index is changed, and it may lie in a folder that must not be written to. ``target`` gets its name
-    when the copy is complete and durable. Its model and database are the ones of the index; the graph is left out
-    where the index has none that can be used.
+    The index is not changed, and may be read-only. ``target`` gets its name when the copy is
+    complete and durable. Its model and database are those of the index; the graph is left out if
+    the index has no usable one.
 
     Args:
         index: the index folder.
         target: a new name or an empty folder.
         replace: accept an index at ``target``, and exchange it for the copy in one step.
-        check: verify the whole copy, and refuse to keep one that is not sound.
-        shared: let the group read the copy; default: it may be read by those who may read the index that it replaces,
-            or the one that it is a copy of.
-        progress: told how it goes on, in MB.
+        check: verify the whole copy, and discard it if it is not sound.
+        shared: let the group read the copy; default: the readers of the index that it replaces, or
+            else of the original.
+        progress: called as the work proceeds, in MB.
 
     Raises:
-        IndexStateError: there is no index, ``target`` is in use or cannot be written, or the copy is not sound.
-        IndexLockedError: another process makes an index at ``target``, or writes to the one there.
+        IndexStateError: there is no index, ``target`` is in use or cannot be written, or the copy
+            is not sound.
+        IndexLockedError: another process is making an index at ``target``, or writing to the one
+            there.
         IndexDamagedError: the database of the index cannot be opened.
 
     """
@@ -135,17 +137,17 @@ def _copy_content(
 def _copy_state(
     folder: Path, making: Path, target: Path, permissions: Permissions, progress: StartProgress, *, last: bool
 ) -> list[str]:
-    """Copy everything that belongs together, and return the remarks about it.
+    """Copy all parts of one state, and return remarks.
 
     Raises:
-        _ChangedError: it did not belong together.
+        _ChangedError: the parts do not match.
 
     """
     identity = database_id(folder)
     with Store.open(folder) as store, contextlib.ExitStack() as state:
         advance = _in_units(progress("copying", max(1, _total(folder) // UNIT), "MB"))
-        # A writer keeps a log, beside which a state can be held at no cost to it. Where there is none, a state that is
-        # held would make a writer wait: rather the copy begins again if one comes.
+        # In WAL mode a snapshot costs a writer nothing. Otherwise it would make a writer wait: then
+        # the copy starts again if one comes.
         held = last or store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         if held:
             state.enter_context(store.snapshot())
@@ -167,7 +169,7 @@ def _is_removed(folder: Path, item: int) -> bool:
 
 
 def _settle_graph(making: Path, expected: GraphRow | None, graph_sha256: str | None) -> list[str]:
-    """Leave the copied database with the graph that was copied, or with none; it is one plain file afterwards."""
+    """Keep the copied graph if it matches the database, else delete it; merge the log."""
     with open_writer(making) as writer:
         row = writer.graph()
         if (row and row.sha256) != (expected and expected.sha256):
@@ -193,7 +195,7 @@ def _graph_problem(making: Path, row: GraphRow, meta: Meta, graph_sha256: str | 
 
 
 def _copy_database(store: Store, target: Path, shown: Path, permissions: Permissions, advance: Advance) -> None:
-    """Copy the database as it is now.
+    """Copy the current state of the database.
 
     Raises:
         _ChangedError: another process changed it meanwhile.
@@ -212,7 +214,7 @@ def _copy_database(store: Store, target: Path, shown: Path, permissions: Permiss
     target.unlink(missing_ok=True)
     create_file(target, permissions).close()
     with _copy_errors(store.database, shown), contextlib.closing(connect(target, "rw")) as connection:
-        # Nobody has the copy before it is complete, and then it is made durable as a whole.
+        # The copy is not in use before it is complete, and is then made durable as a whole.
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
         store.connection.backup(connection, pages=_PAGES_AT_A_TIME, progress=step)
@@ -220,7 +222,7 @@ def _copy_database(store: Store, target: Path, shown: Path, permissions: Permiss
 
 @contextlib.contextmanager
 def _copy_errors(source: Path, target: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, about the copy where its disk is full, and about the index otherwise."""
+    """Turn SQLite's errors into ours: about the copy if its disk is full, else about the index."""
     try:
         yield
     except sqlite3.Error as error:
@@ -230,7 +232,7 @@ def _copy_errors(source: Path, target: Path) -> Iterator[None]:
 
 
 def _copy_file(source: Path, target: Path, permissions: Permissions, advance: Advance) -> str | None:
-    """Copy a file and return the hex sha256 of what was read; None: it cannot be read."""
+    """Copy a file and return the hex sha256 of the bytes read; None if unreadable."""
     target.unlink(missing_ok=True)
     try:
         file = open_regular(source)
@@ -241,7 +243,7 @@ def _copy_file(source: Path, target: Path, permissions: Permissions, advance: Ad
 
 
 def _in_units(advance: Advance) -> Advance:
-    """Return a function that takes bytes and passes whole units on."""
+    """Return a function that takes bytes and passes on whole units."""
     done = 0
 
     def count(size: int = 1, /, detail: str = "") -> None:

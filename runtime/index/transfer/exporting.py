@@ -1,4 +1,4 @@
-"""Writing what an index holds into one npz file, for numpy and for :mod:`.importing`."""
+"""Export an index as one npz file, for numpy and for :mod:`.importing`."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def export_index(
     labels: Sequence[str] = (),
     progress: StartProgress = start_nothing,
 ) -> ExportReport:
-    """Write an index into one npz file, in place of an earlier one of that name, once it is complete and durable.
+    """Export an index as one npz file; it replaces ``target`` once complete and durable.
 
-    The arrays are described in :mod:`.archive`. ``meta`` is the JSON object with ``kind``, ``schema``, ``version`` (of
-    deeprank), ``model_sha256``, ``dim``, ``items``, ``last_id``, ``filters`` (what a sync takes of each root that has
-    any), ``labelling`` (where the labels of a root come from, if not from its top folders), ``uploads`` (the number of
-    the root under which uploads lie, null: there is none) and ``model`` (name, backbone, precision and picture rule;
-    null where the model file cannot be read). Memory is needed for everything but the vectors.
+    See :mod:`.archive` for the arrays. ``meta`` is a JSON object with ``kind``, ``schema``,
+    ``version`` (of deeprank), ``model_sha256``, ``dim``, ``items``, ``last_id``, ``filters`` (of
+    each root that has any), ``labelling`` (of each root not labelled by top folders), ``uploads``
+    (number of the uploads' root, or null) and ``model`` (name, backbone, precision and picture
+    rule; null if the model file cannot be read). Everything but the vectors is held in memory.
 
     Args:
         index: the index folder, which may be in use.
         target: the file.
-        labels: only pictures that have one of these; none: all.
-        progress: told how it goes on.
+        labels: only pictures with one of these; empty: all.
+        progress: called as the work proceeds.
 
     Raises:
         IndexStateError, IndexDamagedError: the index cannot be read, or is damaged.
@@ -116,7 +116,7 @@ def _model(folder: Path, expected: str) -> ModelInfo | None:
 
 
 def _write_vectors(store: Store, archive: ArchiveWriter, ids: Ids | None, count: int, progress: StartProgress) -> Ids:
-    """Write the vectors with these ids, ascending (None: all), and return the ids that were found."""
+    """Write the vectors with these ids, ascending (None: all), and return the ids written."""
     meta = store.meta()
     advance = progress("exporting", count)
     written, total = [np.empty(0, dtype=np.int64)], 0
@@ -172,7 +172,8 @@ class _Columns:
         numbers = np.array(self.root_of, dtype=np.int64)
         names = sorted(self.labels)
         place = {name: number for number, name in enumerate(names)}
-        places = np.array([*(place[name] for name in self.labels), -1], dtype=np.int32)  # the last is that of none
+        # the last place, -1, is for no label
+        places = np.array([*(place[name] for name in self.labels), -1], dtype=np.int32)
         if not np.array_equal(ids, expected) or not np.isin(numbers, roots).all() or len(self.sha256) != 32 * len(ids):
             raise damage("its tables do not agree")
         archive.put("ids", ids)
@@ -199,7 +200,7 @@ def _without_zero(label: str) -> bytes:
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file beside ``path``; when that is complete, it takes the place of what is there."""
+    """Yield a temporary file beside ``path``, which replaces ``path`` once complete."""
     try:
         if path.is_dir() or not path.name:
             raise DataError(f"{display_path(path)} is a folder; expected the name of a file.")

@@ -62,7 +62,7 @@ class ImportReport:
 
 @dataclass(frozen=True)
 class _Described:
-    """What ``meta`` says."""
+    """The content of ``meta``."""
 
     model_sha256: str
     dim: int
@@ -91,7 +91,7 @@ class _Content:
 
     @property
     def synced(self) -> tuple[str, ...]:
-        """The folders that were synced."""
+        """The synced folders."""
         return tuple(os.fsdecode(path) for root, path in self.roots.items() if root != self.uploads)
 
     def item(self, row: int) -> Item:
@@ -157,7 +157,7 @@ def import_index(
 
 def _open_file(path: Path) -> IO[bytes]:
     try:
-        return open_regular(path, follow_links=True)  # a pipe would keep us waiting
+        return open_regular(path, follow_links=True)  # a pipe would block
     except NotRegularError:
         raise DataError(f"{display_path(path)} is no regular file; expected an npz file.") from None
     except OSError as error:
@@ -215,7 +215,7 @@ def _described(archive: ArchiveReader, values: dict[str, Any]) -> _Described:
 
 
 def _read_filters(archive: ArchiveReader, entries: Any) -> dict[int, RootFilters]:
-    """Return what a sync takes of each root that has filters, by its number."""
+    """Return the filters of each root that has any, by number."""
     filters = {}
     for entry in entries if isinstance(entries, list) else [entries]:
         values = entry if isinstance(entry, dict) else {}
@@ -231,7 +231,7 @@ def _read_filters(archive: ArchiveReader, entries: Any) -> dict[int, RootFilters
 
 
 def _read_labelling(archive: ArchiveReader, entries: Any) -> dict[int, RootLabels]:
-    """Return where the labels of each root come from that does not have those of its top folders, by its number."""
+    """Return the label source of each root not labelled by top folders, by number."""
     labelling = {}
     for entry in entries if isinstance(entries, list) else [entries]:
         values = entry if isinstance(entry, dict) else {}
@@ -248,7 +248,7 @@ def _is_text(value: object) -> bool:
 
 
 def _find_model(path: Path, described: _Described, named: str | Path | None) -> Path:
-    """Return the model that the vectors belong to."""
+    """Return the model that made the vectors."""
     name = f" ({display_path(described.model_name)})" if described.model_name else ""
     expected = f"{described.model_sha256[:12]}…{name}"
     chosen = find_model(named) if named is not None else find_matching_model(described.model_sha256)
@@ -328,7 +328,7 @@ def _check_names(archive: ArchiveReader, content: _Content) -> None:
             raise archive.error(f"holds the root {display_path(root)!r}, which is no absolute path")
     if len(set(content.roots.values())) != len(content.roots):
         raise archive.error("holds a root twice")
-    # Whatever opens a hit joins it with its root, and must not be led out of there.
+    # A result's path is joined with its root, and must stay inside.
     if strays(content.paths):
         path = next(path for path in content.paths if strays([path]))
         raise archive.error(f"holds the path {display_path(path)!r}, which is not one below a root")

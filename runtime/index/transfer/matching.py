@@ -1,4 +1,4 @@
-"""Finding the model that vectors were made with, among those that are at hand."""
+"""Find the model that made the vectors, among those at hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["find_matching_model"]
 
 
 def find_matching_model(sha256: str) -> Path | None:
-    """Return ``./model.onnx`` or the form of the shipped model that has this hex sha256; None: neither has."""
+    """Return ``./model.onnx`` or the shipped model with this hex sha256; None without a match."""
     for path in (LOCAL_MODEL, *_shipped()):
         try:
             if path.is_file() and file_sha256(path) == sha256:

@@ -1,4 +1,4 @@
-"""An index folder that is made beside its place and put there whole: until then nothing is there, or the old one."""
+"""Build an index folder beside its target and put it in place whole; until then the old stays."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ __all__ = ["check_free", "placed_folder"]
 def placed_folder(
     target: Path, permissions: Permissions, *, replace: bool = False, mode: int | None = None
 ) -> Iterator[Path]:
-    """Yield a folder to make an index in, under a lock; when that is done, it gets the name ``target``.
+    """Yield a folder to make an index in, under a lock; afterwards it is renamed to ``target``.
 
-    Whatever goes wrong, it is deleted again. A killed process leaves it, hidden beside ``target``, to the next that
-    makes an index there.
+    After an error it is deleted. A killed process leaves it hidden beside ``target``, for the next
+    process that makes an index there.
 
     Args:
         target: a new name or an empty folder.
-        permissions: of the files that are made in it.
-        replace: accept an index there, which is exchanged for the new one in one step.
-        mode: of the folder, nine bits; a folder that is at ``target`` already has its own. Default: as its files.
+        permissions: of the files inside.
+        replace: accept an index at ``target``, which is exchanged in one step.
+        mode: of the folder, nine bits; an existing ``target`` keeps its own. Default: as its files.
 
     Raises:
         IndexStateError: ``target`` is in use, or cannot be written.
-        IndexLockedError: another process makes an index there, or writes to the one that is to be replaced.
+        IndexLockedError: another process is making an index there, or writing to the one to
+            replace.
 
     """
     real = Path(os.path.realpath(target))
@@ -64,8 +65,8 @@ def check_free(target: Path, *, replace: bool = False, hint: str = "") -> None:
     """Make sure that an index can be put at ``target``.
 
     Raises:
-        IndexStateError: it is no new name and no empty folder (nor, with ``replace``, an index and nothing else);
-            ``hint`` ends what is expected if it is an index.
+        IndexStateError: it is neither a new name nor an empty folder (nor, with ``replace``, only
+            an index); ``hint`` ends the expectation if it is an index.
 
     """
     if not os.path.lexists(target):
@@ -100,12 +101,12 @@ def _put(making: Path, target: Path) -> None:
         with locked(target):
             exchange_folders(making, target)
     else:
-        making.rename(target)  # which takes the place of an empty folder
+        making.rename(target)  # replaces an empty folder
         sync_folder(target.parent)
 
 
 def _open(making: Path, target: Path, permissions: Permissions, mode: int | None) -> None:
-    """Let others enter a finished folder as far as they may the one that it replaces, or its files say."""
+    """Set a finished folder's mode: that of the replaced folder, or by the files' permissions."""
     found = target.stat() if target.is_dir() else None
     if found is not None:
         group = permissions.folder_mode & 0o050 if permissions.mode & stat.S_IRGRP else 0
@@ -115,7 +116,7 @@ def _open(making: Path, target: Path, permissions: Permissions, mode: int | None
 
 
 def _make_folders(inner: Path) -> list[Path]:
-    """Make a folder and those above it; return those that were not there, the innermost first."""
+    """Create a folder and its parents; return the new ones, innermost first."""
     missing = [folder for folder in (inner, *inner.parents) if not folder.exists()]
     inner.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -130,7 +131,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Delete what a killed process left; its name is hidden, yet somebody may have put something else there."""
+    """Empty the folder of a killed process; the name is hidden, but may hold a user's files."""
     _check_only_ours(folder, "are in the way")
     shutil.rmtree(uploads_of(folder), ignore_errors=True)
     for path in folder.iterdir():
@@ -139,7 +140,7 @@ def _empty(folder: Path) -> None:
 
 
 def _check_closed(making: Path, target: Path) -> None:
-    """Refuse a database whose log could not be brought into it; a copy in a read-only folder could not be opened."""
+    """Refuse a database with an unmerged log: a read-only copy of it could not be opened."""
     if has_log(making):
         raise IndexStateError(
             f"{display_path(target)} could not be written whole (is the disk full?); free some space and run the "

@@ -1,4 +1,4 @@
-"""Pictures that were uploaded to an index: kept in it by the hash of their content, under a root that sync ignores."""
+"""Uploaded pictures: files in the index by content hash, under a root that sync ignores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MODULES |= {"Removed": "removing", "remove_items": "removing"}
 
 
 def __getattr__(name: str) -> Any:
-    # At first use: what only looks after the files of uploads decodes no picture.
+    # On first use: maintaining upload files needs no decoding.
     if name in _MODULES:
         return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Adding pictures that were uploaded to an index: the file first, then its row."""
+"""Add uploaded pictures to an index: the file first, then its row."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .files import delete_unused, problem_of, put_file, uploads_of
 
 __all__ = ["Added", "Upload", "add_uploads"]
 
-# By the formats that a picture may have.
+# By picture format.
 _EXTENSIONS = {
     "JPEG": ".jpg",
     "PNG": ".png",
@@ -43,12 +43,12 @@ _EXTENSIONS = {
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture to be added.
+    """A picture to add.
 
     Attributes:
-        content: the bytes of its file, which were decoded when it was embedded.
+        content: the bytes of its file, already decoded for embedding.
         vector: float32 ``[d]``, of unit length.
-        label: any text but an empty one; None: it has none.
+        label: any text but an empty one; None: no label.
 
     """
 
@@ -59,13 +59,13 @@ class Upload:
 
 @dataclass(frozen=True)
 class Added:
-    """What became of an upload.
+    """The result of an upload.
 
     Attributes:
         id: of the item.
-        relative: its path under the root of the uploads: the hash of its content, and an extension.
-        created: False: these bytes were there before.
-        label: of the item; where it was there before, the one that it had.
+        relative: its path under the uploads' root: the hash of its content, and an extension.
+        created: False: these bytes were already there.
+        label: of the item; an existing item keeps its label.
 
     """
 
@@ -77,7 +77,7 @@ class Added:
 
 @dataclass(frozen=True)
 class _Checked:
-    """An upload of which everything is in order, with the name of its file."""
+    """A validated upload with its file name."""
 
     content: bytes
     sha256: bytes
@@ -87,11 +87,11 @@ class _Checked:
 
 
 def add_uploads(index: str | Path, uploads: Sequence[Upload], *, model_sha256: str) -> list[Added]:
-    """Add pictures to an index, in one transaction: all of them or, after an error, none.
+    """Add pictures to an index in one transaction: all of them or, after an error, none.
 
-    Each file lies in the index folder, durably, before its row is committed: a process that is killed leaves at most a
-    file without a row, which ``compact`` clears away. Bytes that were uploaded before are not added again, whatever
-    the label; where their file was lost or damaged, it is put back.
+    Each file is written durably to the index folder before its row is committed: a killed process
+    leaves at most a file without a row, which ``compact`` deletes. Bytes that were uploaded before
+    are not added again, under any label; if their file was lost or damaged, it is restored.
 
     Args:
         index: the index folder.
@@ -99,11 +99,11 @@ def add_uploads(index: str | Path, uploads: Sequence[Upload], *, model_sha256: s
         model_sha256: hex, of the model that made the vectors.
 
     Returns:
-        What became of each, in order.
+        The result of each, in order.
 
     Raises:
-        PictureError: one is no picture of a supported format.
-        QueryError: a label or a vector makes no sense.
+        PictureError: one is not a picture of a supported format.
+        QueryError: a label or a vector is invalid.
         IndexStateError: there is no index, it has another model, or cannot be written.
         IndexLockedError: another process is writing to it.
         IndexDamagedError: its database is damaged.
@@ -111,7 +111,7 @@ def add_uploads(index: str | Path, uploads: Sequence[Upload], *, model_sha256: s
     """
     folder = Path(index)
     checked = [_check(upload) for upload in uploads]
-    Store.open(folder).close()  # where there is no index, a lock would make its folder
+    Store.open(folder).close()  # without an index, locking would create its folder
     with locked(folder), disk_errors(folder):
         try:
             with open_writer(folder) as writer:
@@ -120,7 +120,7 @@ def add_uploads(index: str | Path, uploads: Sequence[Upload], *, model_sha256: s
                 writer.commit()
                 update_graph(writer)
         except BaseException:
-            # Whether the rows were committed or not: what none speaks of is not kept.
+            # Committed or not: files without a row are deleted.
             with contextlib.suppress(DeepRankError):
                 delete_unused(folder, [os.fsencode(each.name) for each in checked])
             raise
@@ -162,7 +162,7 @@ class _Adding:
         return next((item for item in items if item.root == self._root), None)
 
     def _mend(self, item: Item, upload: _Checked) -> None:
-        """Put the file of an item back that was uploaded before."""
+        """Restore the file of an item that was uploaded before."""
         path = uploads_of(self._writer.folder) / os.fsdecode(item.path)
         with contextlib.suppress(NotRegularError):  # a link is replaced
             if problem_of(path, item.sha256) is None:
@@ -178,7 +178,7 @@ def _check(upload: Upload) -> _Checked:
 
 
 def _extension(content: bytes) -> str:
-    """Return what a name ends in by the format that the picture really has; what a client calls it does not matter."""
+    """Return the file extension of the picture's actual format; the client's name is ignored."""
     with opened_picture(io.BytesIO(content), "the picture") as image:
         found = _EXTENSIONS.get(image.format or "")
     if found is None:
@@ -196,7 +196,7 @@ def _checked_vector(vector: Vectors) -> Vectors:
 
 
 def _checked_label(label: str | None) -> str | None:
-    """Return the label; whatever may come out of the database again, and into an exported file, will do."""
+    """Return the label if it can be read back from the database and stored in an export."""
     try:
         if label is None or ("\0" not in label and label and os.fsdecode(os.fsencode(label)) == label):
             return label

@@ -1,4 +1,4 @@
-"""Taking the files of uploads along to another folder that holds the same rows."""
+"""Copy upload files to another folder with the same rows."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ __all__ = ["carry_uploads"]
 def carry_uploads(
     source: Path, making: Path, advance: Advance = no_progress, is_gone: Callable[[int], bool] = lambda _: False
 ) -> list[str]:
-    """Copy the files of the uploads that an index has rows for into it, each compared with the hash that its row has.
+    """Copy the files of an index's upload rows into it, each compared with the hash in its row.
 
     Args:
-        source: the folder where they lie.
-        making: the new index, which nobody else has; without any uploads of its own yet.
-        advance: told how many bytes were copied.
-        is_gone: tells whether an item was removed from the index where it comes from; then the row goes, too.
+        source: the folder that contains them.
+        making: the new index, not yet in use, and without upload files.
+        advance: called with the number of bytes copied.
+        is_gone: tells whether an item was removed from the original index; then its row is removed,
+            too.
 
     Returns:
-        What a user should know of those that were not copied; their rows stay.
+        Messages for the user about files that were not copied; their rows stay.
 
     """
     with open_writer(making) as writer:
@@ -41,12 +42,12 @@ def carry_uploads(
 
 
 def _carry_all(items: Mapping[bytes, Item], source: Path, making: Path, advance: Advance) -> dict[bytes, str]:
-    """Copy the files, and return what is wrong with those that were not."""
+    """Copy the files, and return the fault of each that was not copied."""
     make_uploads(making)
     permissions = permissions_of(making)
     problems = {}
     for path, item in items.items():
-        # A name that is none of ours would lead out of the folder.
+        # Another name than ours could lead out of the folder.
         name = os.fsdecode(path)
         problem: str | None = "has a name that no upload has"
         if is_upload(path, item.sha256):

@@ -1,4 +1,4 @@
-"""The files of uploads: their names, and writing, checking, carrying and deleting them."""
+"""Upload files: their names, and writing, checking, copying and deleting them."""
 
 from __future__ import annotations
 
@@ -50,42 +50,42 @@ _HEX_DIGITS = 64
 
 
 def uploads_of(folder: Path) -> Path:
-    """Return where the index in ``folder`` keeps the files of uploads."""
+    """Return the uploads folder of an index."""
     return folder / UPLOADS
 
 
 def uploads_in(folder: Path) -> list[str]:
-    """Return the names of the files that lie in the uploads of an index and are named as those are, sorted."""
+    """Return the sorted names of files in the uploads folder that are named like uploads."""
     return [name for name in _names(folder) if _NAME.fullmatch(name)]
 
 
 def foreign_names(folder: Path) -> list[str]:
-    """Return what lies in the uploads of an index, relative to the index, and is not named as our files are."""
+    """Return the entries of the uploads folder not named like uploads, relative to the index."""
     return [f"{UPLOADS}/{name}" for name in _names(folder) if not _is_ours(name)]
 
 
 def hash_in(name: str | bytes) -> bytes:
-    """Return the sha256 that the name of an upload's file tells."""
+    """Return the sha256 in the name of an upload's file."""
     return bytes.fromhex(os.fsdecode(name)[:_HEX_DIGITS])
 
 
 def is_upload(path: bytes, sha256: bytes) -> bool:
-    """Tell whether this can be the path, under the root of the uploads, of a file with this content."""
+    """Tell whether this is a valid path, under the uploads' root, for a file with this content."""
     name = os.fsdecode(path)
     return _NAME.fullmatch(name) is not None and hash_in(name) == sha256
 
 
 def upload_items(store: Store) -> dict[bytes, Item]:
-    """Return the items that were uploaded, by the names of their files."""
+    """Return the uploaded items by file name."""
     root = store.uploads_root()
     return {} if root is None else store.items_by_root([root])[root]
 
 
 def put_file(folder: Path, name: str, content: bytes) -> os.stat_result:
-    """Write the file of an upload, atomically and durably, and return its status; the lock must be held.
+    """Write an upload's file atomically and durably; return its status; the lock must be held.
 
     Raises:
-        IndexStateError: the place of the uploads is a link or a file.
+        IndexStateError: the uploads folder is a link or a file.
 
     """
     target = make_uploads(folder) / name
@@ -95,10 +95,11 @@ def put_file(folder: Path, name: str, content: bytes) -> os.stat_result:
 
 
 def problem_of(path: Path, sha256: bytes) -> str | None:
-    """Return what is wrong with a file of which the content is known, as the end of a sentence; None: nothing.
+    """Return the fault of a file with known content, as the end of a sentence; None if it is right.
 
     Raises:
-        OSError: it is there and cannot be read, or is a link, which is not followed, so that nothing is known of it.
+        OSError: it cannot be read, or is a link, which is not followed, so that nothing is known of
+            it.
 
     """
     try:
@@ -106,7 +107,7 @@ def problem_of(path: Path, sha256: bytes) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
     except NotRegularError:
-        if path.is_symlink():  # the picture may well be where it leads
+        if path.is_symlink():  # the link may well lead to the picture
             raise
         return "is no regular file"
     return None if digest == sha256.hex() else "is damaged: its content is not what was uploaded"
@@ -119,17 +120,17 @@ def carry(
     permissions: Permissions,
     advance: Advance = no_progress,
 ) -> str | None:
-    """Copy a file of which the content is known, with its time of change; it is made durable by the caller.
+    """Copy a file of known content, with its mtime; the caller makes it durable.
 
     Args:
         source: the file.
-        target: a new name in a folder that is there.
+        target: a new name in an existing folder.
         sha256: of its content.
         permissions: of the copy.
-        advance: told how many bytes were copied.
+        advance: called with the number of bytes copied.
 
     Returns:
-        None, or why it was not, as the end of a sentence; then nothing is left at ``target``.
+        None, or the fault as the end of a sentence; then there is no file at ``target``.
 
     """
     try:
@@ -147,7 +148,7 @@ def carry(
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no links; its folder is made durable later."""
+    """Hard-link a file, or copy it if the file system has no links; its folder is synced later."""
     try:
         os.link(source, target)
     except OSError:
@@ -156,7 +157,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def find_unused(store: Store) -> list[Path]:
-    """Return the files of uploads that belong to no item of a sound index: a killed process left them.
+    """Return upload files without an item in a sound index: a killed process left them.
 
     The lock must be held: a writer puts the file before it commits the item.
     """
@@ -165,9 +166,10 @@ def find_unused(store: Store) -> list[Path]:
 
 
 def delete_unused(folder: Path, names: Iterable[bytes]) -> set[bytes]:
-    """Delete the files with these names that belong to no item any more; return which are gone. The lock must be held.
+    """Delete these files if no item uses them, and return the deleted ones; the lock must be held.
 
-    A file that cannot be deleted is left to ``compact``, so that what was committed is not reported as a failure.
+    A file that cannot be deleted is left to ``compact``, so that a successful commit is not
+    reported as a failure.
     """
     named = {name: os.fsdecode(name) for name in names if _NAME.fullmatch(os.fsdecode(name))}
     with Store.open(folder) as store:
@@ -178,10 +180,10 @@ def delete_unused(folder: Path, names: Iterable[bytes]) -> set[bytes]:
 
 
 def delete_files(folder: Path, names: Iterable[str]) -> set[str]:
-    """Delete files of uploads, and return the names of those that are gone; one that cannot be deleted stays.
+    """Delete upload files, and return the names of those gone; undeletable files stay.
 
-    The folder is opened once, and no link to another: whatever takes its place meanwhile, no file of somebody else's
-    is deleted.
+    The folder is opened once, without following a link: if it is replaced meanwhile, no other
+    user's file is deleted.
     """
     deleted: set[str] = set()
     place, descriptor = uploads_of(folder), None
@@ -199,12 +201,12 @@ def delete_files(folder: Path, names: Iterable[str]) -> set[str]:
 
 
 def _is_ours(name: str) -> bool:
-    # Earlier versions prepared a file under its name and .tmp.
+    # Earlier versions used a temporary name that ends in .tmp.
     return _NAME.fullmatch(prepared_for(name) or name.removesuffix(".tmp")) is not None
 
 
 def _names(folder: Path) -> list[str]:
-    """Return what lies in the uploads; a link is not followed, for what it leads to is somebody else's."""
+    """Return the entries of the uploads folder; a link is not followed, for safety."""
     place = uploads_of(folder)
     try:
         return [] if place.is_symlink() else sorted(os.listdir(place))  # noqa: PTH208 - names alone
@@ -213,7 +215,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def make_uploads(folder: Path) -> Path:
-    """Return the folder of the uploads of an index; it is made, durably, where it is missing.
+    """Return the uploads folder of an index, created durably if missing.
 
     Raises:
         IndexStateError: there is a link or a file.

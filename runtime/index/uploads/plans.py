@@ -1,4 +1,4 @@
-"""Embedding the files of uploads anew: with another model, or where their rows were lost."""
+"""Plans to embed upload files again: with another model, or after their rows were lost."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["plan_lost_uploads", "plan_uploads"]
 
 
 def plan_uploads(store: Store) -> list[RootPlan]:
-    """Return the plan for a new index to hold the uploads of this one, with their labels; none: there are none.
+    """Return the plan to move this index's uploads, with labels, to a new index; empty if none.
 
-    The files are looked at when they are embedded: one that is missing or damaged is skipped then.
+    The files are inspected when they are embedded: a missing or damaged one is skipped then.
     """
     items = upload_items(store)
     return [_plan(store.folder, items)] if items else []
 
 
 def plan_lost_uploads(folder: Path, known: Collection[bytes] = (), root: int | None = None) -> list[RootPlan]:
-    """Return the plan to take in the files of uploads that lie in an index without a row; none: there are none.
+    """Return the plan to add upload files without a row to their index; empty if all have one.
 
     Args:
         folder: of the index.
-        known: names of the files that have one.
-        root: the number of the root of uploads, if there is one.
+        known: names of the files with a row.
+        root: the number of the uploads' root, if there is one.
 
     """
     items = {}

@@ -1,4 +1,4 @@
-"""Removing items of an index by their ids, with the files of those that were uploaded."""
+"""Remove items of an index by id, with the files of uploads."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Removed", "remove_items", "take_out"]
 
 @dataclass(frozen=True)
 class Removed:
-    """What became of an item.
+    """The result for one item.
 
     Attributes:
-        id: as it was asked for.
+        id: as given.
         found: whether the index had it.
-        file_deleted: whether it was an upload whose file is deleted now. The files of synced folders stay.
+        file_deleted: whether it was an upload whose file is now deleted. Synced files stay.
 
     """
 
@@ -33,19 +33,20 @@ class Removed:
 
 
 def remove_items(index: str | Path, ids: Sequence[int], contents: Sequence[bytes] | None = None) -> list[Removed]:
-    """Take items out of an index, in one transaction, and delete the files of those that were uploaded.
+    """Remove items from an index in one transaction, and delete the files of uploads.
 
-    A file of a synced folder stays, and its next sync brings it back. The files are deleted once the rows are gone for
-    good: a process that is killed leaves at most a file without a row, which ``compact`` clears away.
+    A synced file stays, and its next sync restores it. Files are deleted after the commit: a killed
+    process leaves at most a file without a row, which ``compact`` deletes.
 
     Args:
         index: the index folder.
-        ids: of the items; numbers that the index does not have are reported.
-        contents: sha256 of the file of each, 32 bytes; an item of another content counts as not there. In an index that
-            was embedded anew, or copied over this one, a number may be that of another picture. None: whatever it is.
+        ids: of the items; unknown ids are reported.
+        contents: sha256 of each file, 32 bytes; an item with other content counts as missing. After
+            re-embedding, or a copy over this index, an id may belong to another picture. None: any
+            content.
 
     Returns:
-        What became of each, in order.
+        The result for each, in order.
 
     Raises:
         IndexStateError: there is no index, or it cannot be written.
@@ -54,7 +55,7 @@ def remove_items(index: str | Path, ids: Sequence[int], contents: Sequence[bytes
 
     """
     folder = Path(index)
-    Store.open(folder).close()  # where there is no index, a lock would make its folder
+    Store.open(folder).close()  # without an index, locking would create its folder
     with writing(folder) as writer, disk_errors(folder):
         last = writer.meta().last_id
         found = {number: writer.item_with(number) for number in set(ids) if 0 < number <= last}
@@ -70,7 +71,7 @@ def remove_items(index: str | Path, ids: Sequence[int], contents: Sequence[bytes
 
 
 def take_out(writer: Writer, items: Collection[Item], roots: Collection[int] = ()) -> set[int]:
-    """Remove items, forget roots, commit, and delete the files of uploads; return the ids of those that had one."""
+    """Remove items, forget roots, commit, and delete upload files; return the ids with a file."""
     uploads = writer.uploads_root()
     writer.remove(item.id for item in items)
     for root in roots:
