@@ -1,4 +1,4 @@
-"""The processors, memory and time of this process: what the machine and its control groups grant, and their limits."""
+"""Processors, threads and memory: what this process may use, and the ONNX Runtime session options that follow."""
 
 from __future__ import annotations
 
