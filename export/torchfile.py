@@ -12,7 +12,7 @@ import torch
 from ..runtime.errors import PictureError
 from ..runtime.images import Picture, PictureRule
 from ..runtime.modelfile import ModelInfo
-from ..runtime.streams import embed_stream
+from ..runtime.pipeline import embed_stream
 
 __all__ = ["TorchFile"]
 

@@ -12,10 +12,10 @@ from PIL import Image
 from tinymodel import DIM, SIZE, expected, write_model
 
 from deeprank.runtime import Embedder
-from deeprank.runtime.binding import BoundNetwork
+from deeprank.runtime.embedder import BoundNetwork
 from deeprank.runtime.errors import ModelFileError, PictureError
 from deeprank.runtime.modelfile import OpenModel, open_model
-from deeprank.runtime.streams import embed_in_workers, embed_stream
+from deeprank.runtime.pipeline import embed_in_workers, embed_stream
 
 RNG = np.random.default_rng(0)
 

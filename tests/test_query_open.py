@@ -19,8 +19,8 @@ from conftest import BIN, run_command
 from PIL import Image
 from tinymodel import write_model, write_pictures
 
+from deeprank.runtime.contact_sheet import MOST_HITS
 from deeprank.runtime.index.folders.sync import sync
-from deeprank.runtime.query.sheet import MOST_HITS
 from deeprank.runtime.text import display_path, printable
 
 HOSTILE = [

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deeprank.runtime.contact_sheet import MOST_HITS, SheetBlock, SheetPicture, draw_sheet, draw_sheets
 from deeprank.runtime.errors import QueryError
-from deeprank.runtime.query.sheet import MOST_HITS, SheetBlock, SheetPicture, draw_sheet, draw_sheets
 
 COLOURS = [(200, 10, 10), (10, 200, 10), (10, 10, 200), (200, 200, 10), (10, 200, 200), (200, 10, 200), (90, 90, 90)]
 

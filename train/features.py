@@ -24,8 +24,8 @@ from ..runtime.datasets import Sample
 from ..runtime.errors import PictureError, TrainingError, TrainingInterrupted
 from ..runtime.files import create_file, file_sha256, is_own_file
 from ..runtime.images import PictureRule
+from ..runtime.pipeline import embed_stream
 from ..runtime.progress import Monitor
-from ..runtime.streams import embed_stream
 from ..runtime.text import display_path
 from .config import Augmentation
 from .extractor import Extractor

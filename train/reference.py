@@ -17,7 +17,7 @@ from ..runtime.datasets import DataSet, labels_beside, split_by_rule
 from ..runtime.errors import PictureError, TrainingError
 from ..runtime.images import Picture, PictureRule
 from ..runtime.modelfile import ModelInfo
-from ..runtime.streams import embed_stream
+from ..runtime.pipeline import embed_stream
 from ..runtime.text import display_path, first_line
 from .checkpoints import read_checkpoint
 from .config import TrainConfig, config_from_dict

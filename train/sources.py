@@ -13,8 +13,8 @@ from torch import nn
 from ..models.network import EmbeddingNet
 from ..runtime.errors import PictureError, TrainingError, TrainingInterrupted
 from ..runtime.images import Picture, PictureRule
+from ..runtime.pipeline import embed_stream
 from ..runtime.progress import Monitor
-from ..runtime.streams import embed_stream
 from .config import Augmentation
 from .data import Positions, TrainingData
 from .features import CachedFeatures

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..contact_sheet import SheetPicture, draw_sheet
 from ..datasets import DataSet
-from ..query.sheet import SheetPicture, draw_sheet
 from ..scan import nearest
 from .embedded import EmbeddedSplit
 

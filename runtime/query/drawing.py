@@ -7,10 +7,10 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..contact_sheet import SheetBlock, SheetPicture, Source, draw_sheets
 from ..files import open_indexed
 from ..index.search.index import Hit
 from .answer import Query, QueryResult
-from .sheet import SheetBlock, SheetPicture, Source, draw_sheets
 
 __all__ = ["draw_results"]
 

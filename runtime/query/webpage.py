@@ -11,11 +11,11 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from .. import __version__
+from ..contact_sheet import MOST_HITS
 from ..index.search.hit import Content, Hit
 from .answer import Query, QueryResult
 from .arguments import STDIN, QueryArguments
 from .markup import element, page, policy
-from .sheet import MOST_HITS
 from .thumbnails import Thumbnail, load_thumbnails
 
 __all__ = ["render"]

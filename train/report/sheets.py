@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...runtime.query.sheet import SheetPicture, draw_sheet
+from ...runtime.contact_sheet import SheetPicture, draw_sheet
 from ..data import TrainingData
 from .analysis import Evaluated, Labels
 

@@ -1,4 +1,4 @@
-"""From any number of items to vectors, in order and bounded memory: a CPU and a GPU pipeline."""
+"""Items to vectors in order and bounded memory: a decoding pool feeds a network pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contact sheet: a query and its hits as one PNG, with captions that can be read."""
+"""The contact sheet: a query and its hits as one PNG with captions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import IO
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import PictureError, QueryError
-from ..files import SourceError, write_result
-from ..images import PictureRule, load_picture
-from ..text import display_path, printable
+from .errors import PictureError, QueryError
+from .files import SourceError, write_result
+from .images import PictureRule, load_picture
+from .text import display_path, printable
 
 __all__ = ["MOST_HITS", "SheetBlock", "SheetPicture", "draw_sheet", "draw_sheets"]
 
