@@ -16,7 +16,7 @@ from ..runtime.cli import (
     with_options,
 )
 from ..runtime.console import emit_json, next_step
-from ..runtime.dataset_summary import report_reading
+from ..runtime.data.summary import report_reading
 from ..runtime.errors import ExportError, MissingExtraError
 from ..runtime.text import display_path
 from .asked import ALL, ExportOptions

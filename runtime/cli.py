@@ -313,7 +313,7 @@ def data_or_tiny_imagenet(data: str | None, *, yes: bool = False) -> str:
         DataError: the download failed, or the user answered no.
 
     """
-    from .download import DEFAULT_DATA, TINY_IMAGENET, ensure_tiny_imagenet, is_fetched
+    from .data.download import DEFAULT_DATA, TINY_IMAGENET, ensure_tiny_imagenet, is_fetched
 
     if data is not None:
         return data

@@ -17,13 +17,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .data.label_table import read_label_table
+from .data.labels import LABEL_RULES, LabelRule, label_rule, split_of
+from .data.layouts import read_tree
+from .data.sources import FolderSource, Layout, Reading, Sample, Source, ZipSource
+from .data.table_layouts import read_csv, read_table
 from .errors import DataError, MissingExtraError
-from .label_table import read_label_table
-from .labels import LABEL_RULES, LabelRule, label_rule, split_of
-from .layouts import read_tree
-from .reading import Layout, Reading
-from .sources import FolderSource, Sample, Source, ZipSource
-from .table_layouts import read_csv, read_table
 from .text import display_path, printable
 
 __all__ = [

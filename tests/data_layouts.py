@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeprank.runtime.dataset_summary import report_reading
+from deeprank.runtime.data.summary import report_reading
 from deeprank.runtime.datasets import DataSet, open_dataset
 from deeprank.runtime.errors import DataError
 from deeprank.runtime.text import markdown_table

@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 from data_layouts import classes, fill, pack, picture, table
 
-from deeprank.runtime.dataset_summary import data_warnings, reading_line, report_reading
+from deeprank.runtime.data.labels import FolderLabels, is_split_layout, split_of
+from deeprank.runtime.data.summary import data_warnings, find_repeats, reading_line, report_reading
 from deeprank.runtime.datasets import DataSet, Sample, open_dataset, open_pictures
 from deeprank.runtime.errors import DataError
-from deeprank.runtime.labels import FolderLabels, is_split_layout, split_of
-from deeprank.runtime.repeats import find_repeats
 
 
 def everything(data: DataSet) -> dict[str, tuple[str, str]]:

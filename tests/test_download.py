@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deeprank.runtime.download import TINY_IMAGENET, Archive, fetch_archive
+from deeprank.runtime.data.download import TINY_IMAGENET, Archive, fetch_archive
 from deeprank.runtime.errors import DataError
 
 

@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 
+from deeprank.runtime.data.sources import ZipSource
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import DataError, PictureError
-from deeprank.runtime.sources import ZipSource
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "attack"))
 

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from tinymodel import SIZE, expected, write_model, write_picture, write_pictures
 
 from deeprank.runtime import formats
+from deeprank.runtime.data.labels import LABEL_RULES, is_split_layout, split_of
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import DataError, IndexDamagedError, IndexStateError
 from deeprank.runtime.index import Index
@@ -45,7 +46,6 @@ from deeprank.runtime.index.presentation import info_lines
 from deeprank.runtime.index.transfer.copying import copy
 from deeprank.runtime.index.transfer.exporting import export_index
 from deeprank.runtime.index.transfer.importing import import_index
-from deeprank.runtime.labels import LABEL_RULES, is_split_layout, split_of
 
 GOLDEN = Path(__file__).parent / "golden" / "index-schema-2-pictures"
 MTIME_NS = 1_700_000_000_123_456_789

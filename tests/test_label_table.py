@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from deeprank.runtime.data.label_table import LabelRow, read_label_table
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import DataError
-from deeprank.runtime.label_table import LabelRow, read_label_table
 
 
 def table(folder: Path, text: str, name: str = "labels.csv") -> Path:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from deeprank.runtime.labels import FolderLabels, is_split_layout, split_of
+from deeprank.runtime.data.labels import FolderLabels, is_split_layout, split_of
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from pathlib import Path
 import pytest
 from conftest import run_together
 
+from deeprank.runtime.data.download import TINY_IMAGENET
 from deeprank.runtime.datasets import open_dataset
-from deeprank.runtime.download import TINY_IMAGENET
 from deeprank.train.config import options
 from deeprank.train.othernames import OTHER_NAMES
 
@@ -255,7 +255,7 @@ def fetching(address: str, content: bytes, *arguments: str) -> list[str]:
         "folder": "tiny-imagenet-200", "terms": "",
     }  # fmt: skip
     program = (
-        "import sys; from deeprank.runtime import download\n"
+        "import sys; from deeprank.runtime.data import download\n"
         f"download.TINY_IMAGENET = download.Archive(**{archive!r}); sys.argv = ['deeprank-train', *{arguments!r}]\n"
         "from deeprank.train.cli import main; main()"
     )

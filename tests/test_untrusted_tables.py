@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from conftest import PEAK
 
-from deeprank.runtime.csvfile import csv_text, plain_text, written_rows
+from deeprank.runtime.data.csv_file import csv_text, plain_text, written_rows
+from deeprank.runtime.data.label_table import read_label_table
+from deeprank.runtime.data.sources import FolderSource
 from deeprank.runtime.datasets import DataSet, Sample
 from deeprank.runtime.errors import DataError, EvaluationError
 from deeprank.runtime.evaluate.reference import load_reference
 from deeprank.runtime.evaluate.tripletfile import load_triplets
-from deeprank.runtime.label_table import read_label_table
 from deeprank.runtime.npz import read_arrays
-from deeprank.runtime.sources import FolderSource
 
 MB = 2**20
 COUNT, DIM = 40, 8

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..models.weights import Weights
+from ..runtime.data.labels import LABEL_RULES, split_of
 from ..runtime.datasets import DIGITS, HOLDOUT_RULE, DataSet
-from ..runtime.labels import LABEL_RULES, split_of
 from ..runtime.text import printable
 from .config import TrainConfig
 from .data import TrainingData

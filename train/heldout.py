@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.csvfile import written_rows
+from ..runtime.data.csv_file import written_rows
 from ..runtime.datasets import Sample
 from ..runtime.errors import TrainingError
 from .config import TrainConfig

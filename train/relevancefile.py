@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.csvfile import csv_rows, member_path, row_error
+from ..runtime.data.csv_file import csv_rows, member_path, row_error
 from ..runtime.errors import DataError
 from ..runtime.files import file_sha256
 from ..runtime.npz import DAMAGED, read_arrays

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..models.weights import Weights
+from ..runtime.data.labels import LABEL_RULES
 from ..runtime.datasets import DataSet, labels_beside, open_dataset, split_by_rule
 from ..runtime.errors import TrainingError
-from ..runtime.labels import LABEL_RULES
 from ..runtime.text import display_path, printable
 from .config import TrainConfig, config_from_dict, differences
 from .description import changed, holdout_rule, stored_labels

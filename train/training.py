@@ -11,7 +11,7 @@ import torch
 
 from ..models.network import EmbeddingNet
 from ..models.weights import find_weights
-from ..runtime.dataset_summary import reading_line, report_reading
+from ..runtime.data.summary import reading_line, report_reading
 from ..runtime.datasets import HOLDOUT_RULE, DataSet, labels_beside, open_dataset
 from ..runtime.files import delete_prepared, file_sha256
 from ..runtime.progress import Monitor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..data.labels import split_of
 from ..errors import EvaluationError
-from ..labels import split_of
 from ..text import display_path, printable
 from .options import EvaluateOptions
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..dataset_summary import Use, report_pictures, report_reading
+from ..data.labels import split_of
+from ..data.summary import Use, report_pictures, report_reading
 from ..datasets import HOLDOUT_RULE, DataSet, open_dataset, open_pictures, split_by_rule, with_val
 from ..errors import EvaluationError
-from ..labels import split_of
 from ..text import display_path
 
 __all__ = ["open_queries_and_gallery", "open_split"]

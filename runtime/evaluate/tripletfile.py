@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..csvfile import csv_rows, member_path, plain_text, row_error
+from ..data.csv_file import csv_rows, member_path, plain_text, row_error
+from ..data.sources import FolderSource
 from ..datasets import DataSet, Sample
 from ..errors import DataError
-from ..sources import FolderSource
 from ..text import display_path
 
 __all__ = ["RatedTriplets", "load_triplets"]

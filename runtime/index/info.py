@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import formats
+from ..data.labels import is_split_layout
 from ..errors import ModelFileError
-from ..labels import is_split_layout
 from ..modelfile import ModelInfo, open_model
 from .care.leftovers import bytes_in
 from .database.records import Item, Meta

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ...runtime.csvfile import written_rows
+from ...runtime.data.csv_file import written_rows
 from ...runtime.datasets import DataSet
 from ...runtime.errors import DeepRankError
 from ...runtime.metrics import Ranking

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ... import formats
 from ...console import to_paste
+from ...data.labels import is_split_layout
 from ...errors import IndexStateError
 from ...files import file_id, open_regular
-from ...labels import is_split_layout
 from ...text import display_path
 from ..database.records import Item
 from ..database.store import Store

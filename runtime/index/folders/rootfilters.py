@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from ...data.tool_folders import tool_folders
 from ...errors import QueryError
 from ...shell import shell_word
-from ...tool_folders import tool_folders
 from ..database.records import checksum
 from .globs import Globs
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from ...console import from_here
-from ...labels import FolderLabels
+from ...data.labels import FolderLabels
 from ...shell import shell_word
 from ...text import display_path, printable
 from .plan import RootPlan

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ...data.tool_folders import is_hidden_tool_folder
 from ...files import FileId, file_id
 from ...formats import EXTENSIONS
-from ...tool_folders import is_hidden_tool_folder
 from ..files import UPLOADS, is_index
 from .rootfilters import RootFilters
 
@@ -64,7 +64,7 @@ def walk(root: bytes, skip: Collection[FileId] = (), filters: RootFilters = _EVE
     """List the pictures under ``root``.
 
     Hidden files and folders are skipped. So are tool folders beside pictures, hidden or not, unless
-    a filter names them (see :mod:`...tool_folders`). Links to folders are followed. Each folder is
+    a filter names them (:mod:`...data.tool_folders`). Links to folders are followed. Each folder is
     visited once, however many links lead to it, so loops of links end. Real folders come before
     links, so that a picture has its real path. Uploads of an index inside the folder are skipped.
 

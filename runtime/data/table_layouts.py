@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .csvfile import row_error
+from ..text import display_path, printable
+from .csv_file import row_error
 from .label_table import LabelRow, LabelTable, is_label_table, parse_label_table, read_label_table
 from .labels import FolderLabels, Split, is_split_layout, split_of
-from .reading import Layout, Reading, folders_below, pictures_of
-from .sources import FolderSource, Sample, Source, ZipSource
-from .text import display_path, printable
+from .sources import FolderSource, Layout, Reading, Sample, Source, ZipSource, folders_below, pictures_of
 
 __all__ = ["read_csv", "read_imagefolder", "read_table", "unread_metadata"]
 

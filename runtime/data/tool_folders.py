@@ -1,4 +1,4 @@
-"""Folders that file servers, systems and photo programs keep beside a person's pictures."""
+"""Folders that file servers, systems and photo programs create beside pictures."""
 
 from __future__ import annotations
 

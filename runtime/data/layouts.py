@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from .errors import DataError
+from ..errors import DataError
+from ..text import display_path, printable
 from .labels import FolderLabels, LabelRule, Split, is_split_layout, split_of
-from .reading import Layout, Reading, folders_below, pictures_of
-from .sources import Sample, Source
+from .sources import Layout, Reading, Sample, Source, folders_below, pictures_of
 from .table_layouts import read_imagefolder, unread_metadata
-from .text import display_path, printable
 
 __all__ = ["read_tree"]
 

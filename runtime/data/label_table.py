@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .csvfile import Row, member_path, read_rows, row_error
-from .errors import DataError
-from .files import open_regular
+from ..errors import DataError
+from ..files import open_regular
+from ..text import display_path
+from .csv_file import Row, member_path, read_rows, row_error
 from .labels import Split, split_of
-from .text import display_path
 
 __all__ = [
     "EXPECTED_COLUMNS",

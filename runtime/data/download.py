@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DataError
-from .files import create_file, file_sha256, is_own_file
-from .progress import Advance, no_progress
-from .text import display_path, printable
+from ..errors import DataError
+from ..files import create_file, file_sha256, is_own_file
+from ..progress import Advance, no_progress
+from ..text import display_path, printable
 
 __all__ = ["DEFAULT_DATA", "TINY_IMAGENET", "Archive", "ensure_tiny_imagenet", "fetch_archive", "is_fetched"]
 

@@ -1,4 +1,4 @@
-"""CSV files that name pictures: reading rows, checking paths, reporting faults, writing.
+"""CSV files that name pictures: rows, allowed paths, errors by line, and writing.
 
 A name that a spreadsheet would run as a formula (``=HYPERLINK(...)``) is written with a leading
 apostrophe, which spreadsheets read as "text". A name that already starts so gets another one, so
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from .errors import DataError
-from .text import display_path, printable
+from ..errors import DataError
+from ..text import display_path, printable
 
 __all__ = ["Row", "csv_rows", "csv_text", "member_path", "plain_text", "read_rows", "row_error", "written_rows"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from .errors import DataError
-from .text import printable
+from ..errors import DataError
+from ..text import printable
 
 __all__ = ["LABEL_RULES", "SPLITS", "FolderLabels", "LabelRule", "Split", "is_split_layout", "label_rule", "split_of"]
 
