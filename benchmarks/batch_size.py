@@ -13,7 +13,7 @@ import numpy as np
 from common import machine
 
 from deeprank.runtime import Embedder
-from deeprank.runtime.pretrained import find_model
+from deeprank.runtime.model.pretrained import find_model
 
 SIZES = (1, 4, 8, 16, 32, 64)
 REFERENCE = 16

@@ -26,7 +26,7 @@ from photos import write_photos
 
 from deeprank.runtime import Embedder
 from deeprank.runtime.devices import usable_cores
-from deeprank.runtime.pretrained import find_model
+from deeprank.runtime.model.pretrained import find_model
 
 BATCH = 16
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from turns import caption, in_rounds, median_ratio
 
-from deeprank.runtime.pretrained import find_model
+from deeprank.runtime.model.pretrained import find_model
 
 INDEX_COMMAND = Path(sys.executable).with_name("deeprank-index")
 

@@ -18,7 +18,7 @@ import numpy as np
 from common import machine
 from PIL import Image, features
 
-from deeprank.runtime.pretrained import find_model
+from deeprank.runtime.model.pretrained import find_model
 
 WIDTH, HEIGHT = 8660, 5774
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vectors import Real, reduction
 
+from deeprank.runtime.model.pretrained import find_model
 from deeprank.runtime.modelfile import METADATA_KEY, OUTPUT_NAME, ModelInfo
-from deeprank.runtime.pretrained import find_model
 
 
 def reduced_model(model: str, real: Real, dim: int, cache: Path) -> Path:

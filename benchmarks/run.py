@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeprank.runtime.errors import DeepRankError
-from deeprank.runtime.pretrained import find_model
+from deeprank.runtime.model.pretrained import find_model
 
 HERE = Path(__file__).parent
 

@@ -27,7 +27,7 @@ from common import write_pictures
 from http_client import Load, request_of, run_load
 from turns import caption, median_ratio, show
 
-from deeprank.runtime.pretrained import find_model
+from deeprank.runtime.model.pretrained import find_model
 
 SCRIPTS = Path(sys.executable).parent
 DIRECT = """

@@ -27,7 +27,7 @@ from vectors import Real, real_vectors, vector_set
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.formats import DECODING_VERSION
 from deeprank.runtime.index.database.records import Item
-from deeprank.runtime.pretrained import find_model
+from deeprank.runtime.model.pretrained import find_model
 
 FLOOR = """
 import os, sys

@@ -25,7 +25,7 @@ from deeprank.runtime import Embedder
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.evaluate.embedded import embed_split
 from deeprank.runtime.files import file_sha256
-from deeprank.runtime.pretrained import find_model
+from deeprank.runtime.model.pretrained import find_model
 from deeprank.runtime.scan import nearest
 
 Vectors = npt.NDArray[np.float32]

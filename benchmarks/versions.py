@@ -23,7 +23,7 @@ import numpy as np
 from made_index import make_index
 from turns import caption, show
 
-from deeprank.runtime.pretrained import find_model
+from deeprank.runtime.model.pretrained import find_model
 
 OURS = Path(sys.executable).parent
 # An installed command finds its modules compiled.

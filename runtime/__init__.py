@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .embedder import Embedder
     from .errors import DeepRankError
     from .index import Hit, Index
-    from .pretrained import pretrained_model
+    from .model.pretrained import pretrained_model
 
 __all__ = ["DeepRankError", "Embedder", "Hit", "Index", "__version__", "pretrained_model"]
 
@@ -30,7 +30,7 @@ _HOMES = {
     "DeepRankError": ".errors",
     "Hit": ".index",
     "Index": ".index",
-    "pretrained_model": ".pretrained",
+    "pretrained_model": ".model.pretrained",
 }
 
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from .devices import Deadline, Device, limit_memory, session_options, session_providers
 from .errors import DeviceError, ModelFileError
 from .files import NotRegularError, open_regular
-from .modelinfo import METADATA_KEY, SCHEMA, ModelInfo
-from .records import check_records
+from .model.metadata import METADATA_KEY, SCHEMA, ModelInfo
+from .model.onnx_limits import check_records
 from .text import display_path, first_line, printable
 
 if TYPE_CHECKING:

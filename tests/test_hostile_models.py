@@ -25,8 +25,8 @@ from tinymodel import as_another_user, open_the_way, write_model
 
 from deeprank.runtime.embedder import Embedder
 from deeprank.runtime.errors import ModelFileError
+from deeprank.runtime.model.onnx_limits import check_records
 from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, open_model
-from deeprank.runtime.records import check_records
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks/attack"))  # before the folder models of the checkout
 

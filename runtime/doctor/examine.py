@@ -156,7 +156,7 @@ class _Examination:
     def _model_to_try(self) -> Path | None:
         """Return a model that should run anywhere: the bundled one, else another that exists."""
         from ..index.files import MODEL
-        from ..pretrained import LOCAL_MODEL, pretrained_model
+        from ..model.pretrained import LOCAL_MODEL, pretrained_model
 
         shipped = pretrained_model("fp32")
         there = (shipped, self._options.model, LOCAL_MODEL, self._options.index / MODEL)
@@ -181,7 +181,7 @@ class _Examination:
         self._opened = opened if sound is not None and sound.status != "problem" else None
 
     def _chosen(self) -> Path | None:
-        from ..pretrained import find_model
+        from ..model.pretrained import find_model
 
         try:
             return find_model(self._options.model)

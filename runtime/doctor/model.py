@@ -59,7 +59,7 @@ def model_finding(check: str, opened: OpenModel, *, where: str, fix: str) -> Fin
 
 def describe(opened: OpenModel) -> str:
     """Return the name of the model and its metadata as text."""
-    from ..pretrained import describe_model
+    from ..model.pretrained import describe_model
 
     info, side = opened.info, opened.info.picture.size
     where = describe_model(opened.path, info)

@@ -56,7 +56,7 @@ def find_samples(named: Path | None, opened: OpenModel) -> list[tuple[Path, Refe
 
 
 def _path_of(named: Path | None, model: Path) -> Path | None:
-    from ..pretrained import find_reference, pretrained_model, pretrained_reference
+    from ..model.pretrained import find_reference, pretrained_model, pretrained_reference
 
     if named is not None:
         return find_reference(named)

@@ -21,7 +21,7 @@ from ..cli import (
     with_options,
 )
 from ..errors import EvaluationError, MissingExtraError
-from ..pretrained import describe_model, find_model, find_reference
+from ..model.pretrained import describe_model, find_model, find_reference
 from ..text import display_path, printable
 from .contradictions import check_beside_triplets, check_models, check_pictures
 from .options import DEFAULT_K, EvaluateOptions

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from ..embedder import Embedder
 from ..errors import ModelFileError
 from ..images import Picture
+from ..model.pretrained import find_model
 from ..modelfile import ModelInfo
-from ..pretrained import find_model
 from ..text import printable
 from .embedded import Embeds
 

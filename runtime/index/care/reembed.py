@@ -18,7 +18,7 @@ from ...files import (
     set_permissions,
     sync_folder,
 )
-from ...pretrained import LOCAL_MODEL, find_model
+from ...model.pretrained import LOCAL_MODEL, find_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..database.store import Store

@@ -16,6 +16,7 @@ import numpy as np
 from ...console import to_paste
 from ...errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from ...files import file_sha256
+from ...model.pretrained import find_matching_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
 from ..database.records import GraphRow, Item, Meta
@@ -38,7 +39,6 @@ from ..folders.options import SyncOptions
 from ..folders.run import SyncRun
 from ..graph.file import GraphFile, GraphUnusableError, VectorComparison, open_graph
 from ..graph.update import update_graph
-from ..transfer.matching import find_matching_model
 from ..uploads.files import problem_of, upload_items, uploads_of
 from ..uploads.plans import plan_lost_uploads
 

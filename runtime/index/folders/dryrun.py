@@ -10,8 +10,8 @@ from operator import attrgetter
 from pathlib import Path
 
 from ...files import file_sha256
+from ...model.pretrained import describe_model, find_model
 from ...modelfile import open_model
-from ...pretrained import describe_model, find_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..database.records import Item

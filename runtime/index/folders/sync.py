@@ -10,7 +10,7 @@ from pathlib import Path
 from ...devices import Device
 from ...files import Permissions, finish_exchange
 from ...images import DEFAULT_MAX_PIXELS
-from ...pretrained import describe_model, find_model
+from ...model.pretrained import describe_model, find_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..database.writer import open_writer, writing

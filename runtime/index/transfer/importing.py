@@ -15,8 +15,8 @@ import numpy.typing as npt
 from ...console import to_paste
 from ...errors import DataError, IndexStateError, QueryError
 from ...files import NotRegularError, open_regular
+from ...model.pretrained import find_matching_model, find_model
 from ...modelfile import open_model
-from ...pretrained import find_model
 from ...progress import StartProgress, start_nothing
 from ...scan import are_unit
 from ...text import display_path
@@ -32,7 +32,6 @@ from ..home import install_model
 from ..uploads.carrying import carry_uploads
 from ..uploads.files import is_upload
 from .archive import ARRAYS, KIND, SCHEMA, ArchiveReader, split_names
-from .matching import find_matching_model
 from .placing import check_free, placed_folder
 
 __all__ = ["ImportReport", "import_index"]

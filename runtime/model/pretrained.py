@@ -12,15 +12,17 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal
 
-from .devices import fast_int8
-from .errors import EvaluationError, ModelFileError
-from .modelfile import ModelInfo
-from .text import display_path, printable
+from ..devices import fast_int8
+from ..errors import EvaluationError, ModelFileError
+from ..files import file_sha256
+from ..modelfile import ModelInfo
+from ..text import display_path, printable
 
 __all__ = [
     "LOCAL_MODEL",
     "PRETRAINED",
     "describe_model",
+    "find_matching_model",
     "find_model",
     "find_reference",
     "pretrained_model",
@@ -153,3 +155,22 @@ def _unpacked(found: Traversable, name: str) -> Path:
     path = Path(folder.name, name)
     path.write_bytes(found.read_bytes())
     return path
+
+
+def find_matching_model(sha256: str) -> Path | None:
+    """Return ``./model.onnx`` or the shipped model with this hex sha256; None without a match."""
+    for path in (LOCAL_MODEL, *_shipped_models()):
+        try:
+            if path.is_file() and file_sha256(path) == sha256:
+                return path
+        except OSError:
+            continue
+    return None
+
+
+def _shipped_models() -> list[Path]:
+    try:
+        found = [pretrained_model("fp32"), pretrained_model("int8")]
+    except ModelFileError:  # no space to unpack them from a zip
+        return []
+    return [path for path in found if path is not None]

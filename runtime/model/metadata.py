@@ -1,4 +1,4 @@
-"""A model file's metadata (Contract 2): JSON, read from untrusted files."""
+"""The metadata of a model file (Contract 2): JSON from an untrusted file, checked."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
-from .errors import ModelFileError
-from .images import RULE_VERSION, PictureRule
-from .text import printable
+from ..errors import ModelFileError
+from ..images import RULE_VERSION, PictureRule
+from ..text import printable
 
 __all__ = ["METADATA_KEY", "SCHEMA", "ModelInfo"]
 

@@ -1,4 +1,4 @@
-"""Limits on the content of a model file: refuse what would cost ONNX Runtime gigabytes or hours.
+"""Limits on a model file's protocol buffers: what would cost ONNX Runtime gigabytes or hours is refused.
 
 The only place where we read protocol buffers. ONNX Runtime limits only the memory of tensors.
 Sparse weights become dense while a file is opened, texts and sequences lie outside that limit, and
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .errors import ModelFileError
+from ..errors import ModelFileError
 
 __all__ = ["check_records"]
 
