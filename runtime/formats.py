@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 
-__all__ = ["DECODING_VERSION", "EXTENSIONS", "HEAD_BYTES", "decoders", "decoding_changed", "format_of"]
+__all__ = ["DECODING_VERSION", "EXTENSIONS", "HEAD_BYTES", "decoders", "format_of"]
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"}
@@ -75,25 +74,6 @@ def _is_bitmap_header(header: bytes) -> bool:
     old = header[0] == 12
     planes, depth = struct.unpack_from("<HH", header, 8 if old else 12)
     return planes == 1 and depth in _BITMAP_DEPTHS
-
-
-def decoding_changed(path: str | bytes | os.PathLike[str], since: int) -> bool:
-    """Tell whether the file's pixels differ between decoding rules ``since`` and now.
-
-    Judged without decoding, by what the corrections affect. Mostly the header suffices. A PNG is
-    read to its end for its checksums, an AVIF for a mebibyte at either end. In doubt True.
-
-    Raises:
-        OSError: the file cannot be read.
-
-    """
-    if since >= DECODING_VERSION:
-        return False
-    from .files import open_regular
-    from .pictures.changes import changed_since_1
-
-    with open_regular(path, follow_links=True) as file:
-        return changed_since_1(file)
 
 
 def decoders() -> str:

@@ -28,11 +28,18 @@ from PIL import Image, UnidentifiedImageError
 
 from .devices import ByteBudget
 from .errors import PictureError, PictureProblem
-from .filenames import folder_sentence, missing_sentence
 from .pictures.bands import bands
 from .pictures.exif import orientation_in
-from .pictures.faults import MissingEnd, damaged, fault_of_machine, is_memory_free, unsupported
-from .pictures.opening import MOST_BYTES_HELD, bytes_held, open_image
+from .pictures.faults import (
+    MissingEnd,
+    damaged,
+    fault_of_machine,
+    folder_sentence,
+    is_memory_free,
+    missing_sentence,
+    unsupported,
+)
+from .pictures.readers import MOST_BYTES_HELD, bytes_held, open_image
 from .text import display_path
 
 if TYPE_CHECKING:

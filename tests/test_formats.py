@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from oddpictures import bitmap, gif_of, international_text, png, tiff
 from PIL import Image
 
-from deeprank.runtime.formats import (
-    DECODING_VERSION,
-    EXTENSIONS,
-    HEAD_BYTES,
-    decoders,
-    decoding_changed,
-    format_of,
-)
-from deeprank.runtime.pictures.changes import changed_since_1
+from deeprank.runtime.formats import DECODING_VERSION, EXTENSIONS, HEAD_BYTES, decoders, format_of
+from deeprank.runtime.pictures.changes import changed_since_1, decoding_changed
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 XMP = b'<rdf:Description tiff:Orientation="%d"/>'

@@ -46,6 +46,7 @@ from deeprank.runtime.index.presentation import info_lines
 from deeprank.runtime.index.transfer.copying import copy
 from deeprank.runtime.index.transfer.exporting import export_index
 from deeprank.runtime.index.transfer.importing import import_index
+from deeprank.runtime.pictures import changes
 
 GOLDEN = Path(__file__).parent / "golden" / "index-schema-2-pictures"
 MTIME_NS = 1_700_000_000_123_456_789
@@ -151,7 +152,7 @@ def test_the_first_sync_embeds_again_what_a_correction_touches(tmp_path: Path) -
 
 def test_a_dry_run_looks_at_older_vectors_as_a_sync_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index, photos = old_index(tmp_path / "old")
-    stages, threads, looked = [], set(), formats.decoding_changed
+    stages, threads, looked = [], set(), changes.decoding_changed
 
     def changed(path: str, since: int) -> bool:
         threads.add(threading.current_thread().name.split("_")[0])
@@ -161,7 +162,7 @@ def test_a_dry_run_looks_at_older_vectors_as_a_sync_does(tmp_path: Path, monkeyp
         stages.append((what, total))
         return lambda *_: None
 
-    monkeypatch.setattr(formats, "decoding_changed", changed)
+    monkeypatch.setattr(changes, "decoding_changed", changed)
     found = dry_run(index, [], SyncOptions(moved_roots=(f"/nowhere/photos={photos}",)), progress=progress)
     assert (len(found.redecoded), found.unchanged) == (3, 5)
     assert ("checking formats", 8) in stages
@@ -200,7 +201,7 @@ def test_a_migration_is_done_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 def test_once_done_no_file_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index, photos = old_index(tmp_path / "old")
     sync(index, [], moved_roots=[f"/nowhere/photos={photos}"])
-    monkeypatch.setattr(formats, "decoding_changed", None)
+    monkeypatch.setattr(changes, "decoding_changed", None)
     monkeypatch.setattr(formats, "format_of", None)
     before = rows(index)
     report = sync(index, [photos])
@@ -492,7 +493,7 @@ def corrected(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         with open(path, "rb"):  # noqa: PTH123
             return since < formats.DECODING_VERSION and Path(path).name in names
 
-    monkeypatch.setattr(formats, "decoding_changed", changed)
+    monkeypatch.setattr(changes, "decoding_changed", changed)
     return names
 
 

@@ -1,4 +1,4 @@
-"""Files affected by corrections of the decoding rules, found without decoding."""
+"""Which files a correction of the decoding rules affects, without decoding them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import zlib
 from collections.abc import Callable
 from typing import IO
 
+from .. import formats
 from ..formats import HEAD_BYTES, format_of
 from .exif import ORIENTATION, directory, orientation_of
 from .png import Inflated, decoded_bytes
 
-__all__ = ["changed_since_1"]
+__all__ = ["changed_since_1", "decoding_changed"]
 
 _MOST_CHUNKS = 100_000
 _BLOCK = 1 << 16
@@ -191,3 +192,21 @@ _CHANGED: dict[str, Callable[[IO[bytes]], bool]] = {
     "AVIF": _avif,
     "HEIF": lambda file: False,
 }
+
+
+def decoding_changed(path: str | bytes | os.PathLike[str], since: int) -> bool:
+    """Tell whether the file's pixels differ between decoding rules ``since`` and now.
+
+    Judged without decoding, by what the corrections affect. Mostly the header suffices. A PNG is
+    read to its end for its checksums, an AVIF for a mebibyte at either end. In doubt True.
+
+    Raises:
+        OSError: the file cannot be read.
+
+    """
+    if since >= formats.DECODING_VERSION:
+        return False
+    from ..files import open_regular
+
+    with open_regular(path, follow_links=True) as file:
+        return changed_since_1(file)

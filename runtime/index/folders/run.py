@@ -16,6 +16,7 @@ from ...console import to_paste
 from ...errors import IndexStateError, PictureError
 from ...files import open_regular, sha256_of
 from ...images import Picture
+from ...pictures import changes
 from ...progress import Advance, StartProgress, no_progress
 from ...text import display_path
 from ..database.records import Item
@@ -191,7 +192,7 @@ class SyncRun:
         """Tell whether the index has a vector of these bytes by today's decoding rules."""
         version = self._contents.get(task.sha256)
         return version is not None and (
-            version >= formats.DECODING_VERSION or not formats.decoding_changed(task.path, version)
+            version >= formats.DECODING_VERSION or not changes.decoding_changed(task.path, version)
         )
 
     def _settle(self, task: Task, outcome: npt.NDArray[np.float32] | PictureError) -> bool:
@@ -343,7 +344,7 @@ def _is_right(item: Item, version: int, task: Task) -> bool:
     if item.decoding == version:
         return True
     try:
-        return not formats.decoding_changed(task.path, item.decoding)
+        return not changes.decoding_changed(task.path, item.decoding)
     except OSError:
         return False
 

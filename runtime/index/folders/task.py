@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import formats
 from ...devices import usable_cores
+from ...pictures import changes
 from ...progress import StartProgress
 from ..database.records import Item
 from ..uploads.files import uploads_of
@@ -65,7 +65,7 @@ def check_decoding(plans: Iterable[RootPlan], progress: StartProgress) -> Iterat
 def _is_decoded_otherwise(task: Task) -> bool | None:
     assert task.old is not None
     try:
-        return formats.decoding_changed(task.path, task.old.decoding)
+        return changes.decoding_changed(task.path, task.old.decoding)
     except OSError:
         return None
 

@@ -1,4 +1,4 @@
-"""Open a picture with the reader of its format, chosen by its first bytes; no other is tried."""
+"""The reader of each picture format; the first bytes of a file choose it."""
 
 from __future__ import annotations
 
