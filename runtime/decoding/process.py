@@ -25,7 +25,7 @@ from ..errors import PictureError, PictureProblem
 from ..images import Picture, PictureRule, PictureSource
 from ..text import printable
 from .frames import Answer, Channel, Code, FrameError
-from .launching import Process
+from .launcher import Process
 
 __all__ = [
     "IDLE_BYTES",

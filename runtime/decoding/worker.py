@@ -28,7 +28,7 @@ from ..images import ByteBudget, Picture, PictureRule, load_picture, load_thumbn
 from ..pictures.faults import is_out_of_memory
 from .confinement import confine
 from .frames import MAX_TEXT, Answer, Channel, Code
-from .launching import EXITED, STARTED
+from .launcher import EXITED, STARTED
 
 __all__ = ["main"]
 

@@ -15,7 +15,7 @@ from collections import deque
 from ..devices import usable_cores
 from ..errors import DecodersBusyError, DecodersFailedError
 from .frames import Channel, FrameError
-from .launching import ForkServer, Interpreter, Process
+from .launcher import ForkServer, Interpreter, Process
 from .process import IDLE_BYTES, DecodingLimits, DecodingProcess, resident_bytes
 
 __all__ = ["Workers", "default_decoders"]

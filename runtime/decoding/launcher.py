@@ -1,4 +1,4 @@
-"""Start decoding processes: forked by a fork server, or each as a new interpreter.
+"""The launcher of decoding workers: forked from a server, or an interpreter each.
 
 Starting an interpreter with decoders takes a quarter of a second of processor time, during which
 its place serves no request. So on Linux one such process never decodes: it has no threads, and
