@@ -23,7 +23,7 @@ from turns import caption, show
 from vectors import Ids, Vectors, unit
 
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.files import GRAPH
+from deeprank.runtime.index.layout import GRAPH
 
 DIM = 128
 CLASSES = 300

@@ -15,8 +15,8 @@ from deeprank.runtime.files import file_sha256
 from deeprank.runtime.formats import DECODING_VERSION
 from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.writer import Writer, create_database, locked, open_writer
+from deeprank.runtime.index.folder import install_model
 from deeprank.runtime.index.graph.update import update_graph
-from deeprank.runtime.index.home import install_model
 
 NO_MODEL = "0" * 64
 CLASSES = 200

@@ -31,7 +31,7 @@ from turns import caption, in_rounds, median_ratio, show
 from vectors import K, VectorSet, add_options, real_vectors, recall, save, usable_dim, vector_set
 
 from deeprank.runtime.devices import usable_cores
-from deeprank.runtime.index.files import DATABASE, GRAPH
+from deeprank.runtime.index.layout import DATABASE, GRAPH
 
 HERE = Path(__file__).parent
 KNOWN_EF = 128

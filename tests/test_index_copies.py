@@ -19,7 +19,6 @@ from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.records import GraphRow, Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import Writer, create_database, writing
-from deeprank.runtime.index.files import GRAPH
 from deeprank.runtime.index.graph.backend import GraphUnusableError
 from deeprank.runtime.index.graph.copies import (
     VectorTable,
@@ -32,6 +31,7 @@ from deeprank.runtime.index.graph.file import GraphFile, open_graph
 from deeprank.runtime.index.graph.hnsw import HnswBackend
 from deeprank.runtime.index.graph.update import update_graph
 from deeprank.runtime.index.info import index_info
+from deeprank.runtime.index.layout import GRAPH
 from deeprank.runtime.index.presentation import info_lines
 from deeprank.runtime.index.transfer.copying import copy as copy_index
 

@@ -16,8 +16,6 @@ PARTS = ("runtime", "models", "train", "export")
 FILES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
 # Folders of one part that import each other both ways, and have to be told apart still.
 ENTANGLED = {
-    frozenset({"runtime.index.care", "runtime.index.transfer"}),
-    frozenset({"runtime.index.database", "runtime.index.folders"}),
     frozenset({"runtime.index.folders", "runtime.index.uploads"}),
     frozenset({"runtime.index.graph", "runtime.index.search"}),
 }

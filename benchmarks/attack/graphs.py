@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 from deeprank.runtime.index.database.records import GraphRow
-from deeprank.runtime.index.files import DATABASE, GRAPH
+from deeprank.runtime.index.layout import DATABASE, GRAPH
 
 HEADER = struct.Struct("<6QiI3QdQ")
 FIELDS = (

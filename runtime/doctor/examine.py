@@ -155,7 +155,7 @@ class _Examination:
 
     def _model_to_try(self) -> Path | None:
         """Return a model that should run anywhere: the bundled one, else another that exists."""
-        from ..index.files import MODEL
+        from ..index.layout import MODEL
         from ..model.pretrained import LOCAL_MODEL, pretrained_model
 
         shipped = pretrained_model("fp32")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import IndexDamagedError
 from ..files import file_sha256
-from ..index.files import DATABASE, GRAPH, MODEL, is_index
+from ..index.layout import DATABASE, GRAPH, MODEL, is_index
 from ..shell import shell_word
 from ..text import display_path
 from .finding import Finding, ok, problem, skipped, warning

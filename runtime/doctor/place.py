@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 from ..files import open_regular
-from ..index.care.leftovers import bytes_in, find_leftovers, has_log
-from ..index.files import DATABASE, GRAPH, LOCK
+from ..index.folder import bytes_in, find_leftovers, has_log
+from ..index.layout import DATABASE, GRAPH, LOCK
 from ..shell import shell_word
 from ..text import display_path
 from .finding import Finding, ok, skipped, warning

@@ -36,8 +36,8 @@ from ..text import display_path
 from . import presentation
 from .folders import presentation as sync_presentation
 from .folders.options import SyncOptions
-from .folders.rootfilters import RootFilters
-from .folders.rootlabels import parse_labels
+from .patterns import RootFilters
+from .root_labels import parse_labels
 from .search.request import NEAR_DUPLICATE
 
 if TYPE_CHECKING:

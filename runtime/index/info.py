@@ -13,13 +13,13 @@ from .. import formats
 from ..data.labels import is_split_layout
 from ..errors import ModelFileError
 from ..modelfile import ModelInfo, open_model
-from .care.leftovers import bytes_in
 from .database.records import Item, Meta
 from .database.store import Store
-from .files import DATABASE, GRAPH, MODEL, UPLOADS
-from .folders.rootfilters import RootFilters
-from .folders.rootlabels import RootLabels
+from .folder import bytes_in
 from .graph.file import GraphUnusableError, open_graph
+from .layout import DATABASE, GRAPH, MODEL, UPLOADS
+from .patterns import RootFilters
+from .root_labels import RootLabels
 
 __all__ = ["IndexInfo", "index_info"]
 

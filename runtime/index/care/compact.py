@@ -15,10 +15,10 @@ from ...progress import StartProgress, start_nothing
 from ..database.schema import connect, connect_to_read, damaged, guarded, page_faults
 from ..database.store import Store
 from ..database.writer import locked, open_writer
-from ..files import DATABASE, GRAPH, disk_errors, permissions_of
+from ..folder import bytes_in, clear_leftovers, clear_unused_uploads, find_leftovers, has_log
 from ..graph.file import GraphUnusableError, open_graph
 from ..graph.update import is_crowded, update_graph
-from .leftovers import bytes_in, clear_leftovers, clear_unused_uploads, find_leftovers, has_log
+from ..layout import DATABASE, GRAPH, disk_errors, permissions_of
 
 __all__ = ["CompactReport", "check_sums", "compact"]
 

@@ -23,10 +23,10 @@ from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..database.store import Store
 from ..database.writer import locked
-from ..files import disk_errors, permissions_of, private_folder
 from ..folders.options import SyncOptions
 from ..folders.plan import RootPlan, plan_sync
 from ..folders.sync import SyncReport, sync_new
+from ..layout import disk_errors, permissions_of, private_folder
 from ..uploads.files import upload_items, uploads_of
 from ..uploads.plans import plan_uploads
 from .verify import verify

@@ -34,11 +34,11 @@ from ..database.rescue import (
 from ..database.schema import connect, page_faults, strange_objects
 from ..database.store import Store
 from ..database.writer import locked, open_writer
-from ..files import DATABASE, GRAPH, MODEL, UPLOADS, database_id, disk_errors, permissions_of, put_copy
 from ..folders.options import SyncOptions
 from ..folders.run import SyncRun
 from ..graph.file import GraphFile, GraphUnusableError, VectorComparison, open_graph
 from ..graph.update import update_graph
+from ..layout import DATABASE, GRAPH, MODEL, UPLOADS, database_id, disk_errors, permissions_of, put_copy
 from ..uploads.files import problem_of, upload_items, uploads_of
 from ..uploads.plans import plan_lost_uploads
 

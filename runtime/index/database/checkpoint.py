@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...errors import IndexStateError
 from ...files import open_folder
-from ..files import DATABASE, check_parts, file_lock
+from ..layout import DATABASE, check_parts, file_lock
 from .limits import open_limited
 
 __all__ = ["checkpoint", "end_log"]

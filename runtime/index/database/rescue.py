@@ -19,9 +19,9 @@ from ...errors import IndexStateError
 from ...files import replace_durably
 from ...scan import UNIT_TOLERANCE
 from ...text import display_path, printable
-from ..files import DATABASE, SIDE_FILES, UPLOADS, permissions_of
-from ..folders.rootfilters import RootFilters, read_filters
-from ..folders.rootlabels import RootLabels, read_labelling
+from ..layout import DATABASE, SIDE_FILES, UPLOADS, permissions_of
+from ..patterns import RootFilters, read_filters
+from ..root_labels import RootLabels, read_labelling
 from .records import MAX_ID, MAX_ROOTS, Item, Meta, is_root, is_sound, root_checksum, strays
 from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, item_columns, strange_objects
 from .store import Store

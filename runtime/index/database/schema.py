@@ -15,7 +15,7 @@ from ...console import to_paste
 from ...errors import IndexDamagedError, IndexStateError
 from ...files import finish_exchange
 from ...text import display_path, printable
-from ..files import DATABASE, check_parts, is_index, not_shared
+from ..layout import DATABASE, check_parts, is_index, not_shared
 from .limits import Connection, open_limited, size_of
 
 __all__ = [

@@ -18,16 +18,16 @@ import numpy.typing as npt
 from ...errors import IndexDamagedError, IndexStateError
 from ...scan import are_unit
 from ...text import display_path
-from ..files import DATABASE, UPLOADS
+from ..layout import DATABASE, UPLOADS
 from .checkpoint import checkpoint
 from .limits import Connection, size_of
 from .records import MAX_ROOTS, GraphRow, Item, Meta, is_root, is_sound, root_checksum, strays
 from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, connect_to_read, damaged, guarded, item_columns
 
 if TYPE_CHECKING:
-    from ..folders.rootfilters import RootFilters
-    from ..folders.rootlabels import RootLabels
-    from ..folders.unread import Unread
+    from ..patterns import RootFilters
+    from ..root_labels import RootLabels
+    from ..unreadable import Unread
 
 __all__ = ["Ids", "Store", "Vectors"]
 
@@ -150,7 +150,7 @@ class Store:
         """Return the filters of the roots that have any, by number."""
         if self.schema() < FIRST_WITH_FILTERS:
             return {}
-        from ..folders.rootfilters import read_filters  # unused by queries
+        from ..patterns import read_filters  # unused by queries
 
         filters = {}
         rows = self._rows("SELECT root, include, exclude, checksum FROM filters ORDER BY root")
@@ -164,7 +164,7 @@ class Store:
         """Return the sources of labels by root number, without roots labelled by top folders."""
         if self.schema() < FIRST_WITH_LABELLING:
             return {}
-        from ..folders.rootlabels import read_labelling  # unused by queries
+        from ..root_labels import read_labelling  # unused by queries
 
         labelling = {}
         for row in self._rows("SELECT root, rule, splits, label_file, checksum FROM labelling ORDER BY root"):
@@ -178,7 +178,7 @@ class Store:
         """Return the files under a root that are not read again, by path."""
         if self.schema() < FIRST_WITH_LABELLING:
             return {}
-        from ..folders.unread import UNREAD_COLUMNS, read_unread
+        from ..unreadable import UNREAD_COLUMNS, read_unread
 
         rows = self._rows(f"SELECT {UNREAD_COLUMNS} FROM unread WHERE root = ?", (root,))
         # A damaged or surplus row is no loss: the file is read again.

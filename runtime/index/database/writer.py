@@ -15,10 +15,10 @@ import numpy as np
 from ...errors import IndexLockedError, IndexStateError
 from ...files import Permissions, placed
 from ...text import display_path
-from ..files import DATABASE, SIDE_FILES, check_parts, clear_prepared, file_lock, permissions_of
-from ..folders.rootfilters import RootFilters, filters_row
-from ..folders.rootlabels import RootLabels, labelling_row
-from ..folders.unread import UNREAD_COLUMNS, Unread, unread_row
+from ..layout import DATABASE, SIDE_FILES, check_parts, clear_prepared, file_lock, permissions_of
+from ..patterns import RootFilters, filters_row
+from ..root_labels import RootLabels, labelling_row
+from ..unreadable import UNREAD_COLUMNS, Unread, unread_row
 from .checkpoint import checkpoint, end_log
 from .limits import Connection, open_limited, size_of
 from .records import GraphRow, Item, Meta, root_checksum

@@ -16,15 +16,15 @@ from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..database.records import Item
 from ..database.store import Store
-from ..files import MODEL, is_index
-from ..home import check_model, check_usable
+from ..folder import check_model, check_usable
+from ..layout import MODEL, is_index
+from ..unreadable import SkippedFile
 from ..uploads.plans import plan_lost_uploads
+from ..walk import Found
 from .options import SyncOptions
 from .plan import RootPlan, plan_sync
 from .said import labels_remarks, remembered_filters, say_labels, tools_remark
 from .task import check_decoding
-from .unread import SkippedFile
-from .walk import Found
 
 __all__ = ["DryRun", "dry_run"]
 

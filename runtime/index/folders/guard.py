@@ -11,7 +11,7 @@ from ...console import to_paste
 from ...errors import IndexStateError
 from ...shell import shell_word
 from ...text import display_path, printable
-from .walk import Walk
+from ..walk import Walk
 
 if TYPE_CHECKING:
     from .plan import RootPlan

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ...devices import Device
 from ...images import DEFAULT_MAX_PIXELS
-from .rootfilters import RootFilters
-from .rootlabels import RootLabels
+from ..patterns import RootFilters
+from ..root_labels import RootLabels
 
 if TYPE_CHECKING:
     from ...embedder import Embedder

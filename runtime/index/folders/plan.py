@@ -21,15 +21,14 @@ from ...files import file_id, open_regular
 from ...text import display_path
 from ..database.records import Item
 from ..database.store import Store
-from ..files import UPLOADS
+from ..layout import UPLOADS
+from ..patterns import RootFilters
+from ..root_labels import LabelSource, RootLabels, open_labels
+from ..unreadable import NO_PICTURE, Reading, SkippedFile, Unread, unread_of
+from ..walk import Found, Walk, settled_mtime, walk
 from .guard import check_losses, check_present
 from .options import SyncOptions
 from .relocation import find_moved_roots
-from .rootfilters import RootFilters
-from .rootlabels import LabelSource, RootLabels, open_labels
-from .ticks import settled_mtime
-from .unread import NO_PICTURE, Reading, SkippedFile, Unread, unread_of
-from .walk import Found, Walk, walk
 
 __all__ = ["RootPlan", "plan_sync"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .unread import SkippedFile
+from ..unreadable import SkippedFile
 
 __all__ = ["SyncReport"]
 

@@ -21,17 +21,16 @@ from ...progress import Advance, StartProgress, no_progress
 from ...text import display_path
 from ..database.records import Item
 from ..database.writer import Writer
-from ..files import MODEL, UPLOADS
 from ..graph.update import update_graph
+from ..layout import MODEL, UPLOADS
+from ..unreadable import Reading, SkippedFile, unread_of
 from ..uploads.files import link_or_copy, make_uploads, uploads_of
+from ..walk import Found, settled_mtime
 from .options import SyncOptions
 from .plan import RootPlan
 from .report import SyncReport
 from .said import labels_remarks, remembered_filters, tools_remark
 from .task import Task, check_decoding, is_here, is_whole
-from .ticks import settled_mtime
-from .unread import Reading, SkippedFile, unread_of
-from .walk import Found
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,8 @@ from ...console import from_here
 from ...data.labels import FolderLabels
 from ...shell import shell_word
 from ...text import display_path, printable
+from ..root_labels import describe_labels
 from .plan import RootPlan
-from .rootlabels import describe_labels
 
 __all__ = ["labels_remarks", "remembered_filters", "say_labels", "tools_remark"]
 

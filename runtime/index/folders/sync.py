@@ -14,14 +14,14 @@ from ...model.pretrained import describe_model, find_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..database.writer import open_writer, writing
-from ..files import MODEL, SHARED, check_shared, disk_errors, is_index, permissions_of
-from ..home import check_model, check_usable, install_model, new_folder
+from ..folder import check_model, check_usable, install_model, new_folder
+from ..layout import MODEL, SHARED, check_shared, disk_errors, is_index, permissions_of
+from ..patterns import RootFilters
+from ..root_labels import RootLabels
 from ..uploads.plans import plan_lost_uploads
 from .options import SyncOptions
 from .plan import RootPlan, plan_sync
 from .report import SyncReport
-from .rootfilters import RootFilters
-from .rootlabels import RootLabels
 from .run import SyncRun
 from .said import say_labels
 

@@ -13,8 +13,8 @@ from ...pictures import changes
 from ...progress import StartProgress
 from ..database.records import Item
 from ..uploads.files import uploads_of
+from ..walk import Found
 from .plan import RootPlan
-from .walk import Found
 
 __all__ = ["Task", "check_decoding", "is_here", "is_whole"]
 

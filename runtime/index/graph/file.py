@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ...devices import usable_cores
 from ...files import open_regular, placed, sha256_of
 from ..database.records import GraphRow, Meta
-from ..files import GRAPH, permissions_of
+from ..layout import GRAPH, permissions_of
 from .backend import BACKENDS, DEFAULT_BACKEND, GraphUnusableError, Ids, VectorIndex, Vectors, backend_of
 from .copies import NO_IDS, VectorTable, decode_copies, elect, encode_copies, first_equal
 from .parameters import COPIES, plain_parameters, read_parameters, to_json

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from ...devices import usable_cores
-from ..files import GRAPH
+from ..layout import GRAPH
 from .backend import GraphUnusableError, Ids, VectorIndex, Vectors, View
 from .layout import check, map_file, read_layout, release
 

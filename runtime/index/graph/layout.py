@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...scan import are_unit
-from ..files import GRAPH
+from ..layout import GRAPH
 from .backend import GraphUnusableError, Ids, Vectors
 
 __all__ = ["Layout", "check", "map_file", "read_layout", "release"]

@@ -10,7 +10,7 @@ from typing import Any
 from ...progress import StartProgress, start_nothing
 from ..database.records import GraphRow
 from ..database.writer import Writer
-from ..files import GRAPH
+from ..layout import GRAPH
 from .file import GraphBuilder, GraphFile, GraphUnusableError, open_graph
 from .measure import measure
 from .parameters import with_parameters

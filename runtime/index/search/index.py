@@ -18,9 +18,9 @@ from ...files import FileId
 from ...images import DEFAULT_MAX_PIXELS, PictureSource
 from ...text import display_path, printable
 from ..database.store import Ids, Store, Vectors
-from ..files import MODEL, database_id
 from ..graph.costs import MANY, Choice
 from ..graph.file import GraphUnusableError
+from ..layout import MODEL, database_id
 from .filters import Filters
 from .gallery import Distances, Gallery, NodeSearch, open_gallery
 from .hit import EmbeddedImage, Hit

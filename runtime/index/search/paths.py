@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ...errors import QueryError
 from ...text import printable
 from ..database.store import Ids, Store
-from ..folders.globs import Globs
+from ..patterns import Globs
 
 __all__ = ["Paths", "from_current_folder"]
 
@@ -39,7 +39,7 @@ class Paths:
 
         A pattern that begins with ``/`` is one of the whole path, any other one of the path under the synced folder.
         One that matches no such path is read from the current folder, as a shell would.
-        See :mod:`..folders.globs` for what it may hold.
+        See :mod:`..patterns` for what it may hold.
 
         Raises:
             QueryError: no item matches a pattern.

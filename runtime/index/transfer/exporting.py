@@ -21,7 +21,7 @@ from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
 from ..database.records import Item
 from ..database.store import Ids, Store
-from ..files import MODEL
+from ..layout import MODEL
 from ..search.labels import Labels
 from .archive import KIND, SCHEMA, ArchiveWriter, join_names
 

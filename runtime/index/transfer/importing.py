@@ -20,19 +20,17 @@ from ...modelfile import open_model
 from ...progress import StartProgress, start_nothing
 from ...scan import are_unit
 from ...text import display_path
-from ..care.leftovers import bytes_in
 from ..database.records import MAX_ID, Item, is_root, strays
 from ..database.store import Ids, Vectors
 from ..database.writer import Writer, open_writer
-from ..files import PRIVATE, SHARED, UPLOADS
-from ..folders.rootfilters import RootFilters
-from ..folders.rootlabels import RootLabels
+from ..folder import bytes_in, check_free, install_model, placed_folder
 from ..graph.update import update_graph
-from ..home import install_model
+from ..layout import PRIVATE, SHARED, UPLOADS
+from ..patterns import RootFilters
+from ..root_labels import RootLabels
 from ..uploads.carrying import carry_uploads
 from ..uploads.files import is_upload
 from .archive import ARRAYS, KIND, SCHEMA, ArchiveReader, split_names
-from .placing import check_free, placed_folder
 
 __all__ = ["ImportReport", "import_index"]
 

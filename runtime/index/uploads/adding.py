@@ -21,8 +21,8 @@ from ...text import display_path, printable
 from ..database.records import Item
 from ..database.store import Store, Vectors
 from ..database.writer import Writer, locked, open_writer
-from ..files import UPLOADS, disk_errors
 from ..graph.update import update_graph
+from ..layout import UPLOADS, disk_errors
 from .files import delete_unused, problem_of, put_file, uploads_of
 
 __all__ = ["Added", "Upload", "add_uploads"]

@@ -10,7 +10,7 @@ from ...progress import Advance, no_progress
 from ...text import display_path
 from ..database.records import Item
 from ..database.writer import open_writer
-from ..files import UPLOADS, permissions_of
+from ..layout import UPLOADS, permissions_of
 from .files import carry, is_upload, make_uploads, upload_items, uploads_of
 
 __all__ = ["carry_uploads"]

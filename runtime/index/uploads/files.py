@@ -26,7 +26,7 @@ from ...formats import EXTENSIONS
 from ...progress import Advance, no_progress
 from ..database.records import Item
 from ..database.store import Store
-from ..files import UPLOADS, check_parts, permissions_of
+from ..layout import UPLOADS, check_parts, permissions_of
 
 __all__ = [
     "carry",

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..database.records import Item
 from ..database.store import Store
 from ..folders.plan import RootPlan
-from ..folders.walk import Found, Walk
+from ..walk import Found, Walk
 from .files import hash_in, upload_items, uploads_in, uploads_of
 
 __all__ = ["plan_lost_uploads", "plan_uploads"]

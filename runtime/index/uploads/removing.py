@@ -9,8 +9,8 @@ from pathlib import Path
 from ..database.records import Item
 from ..database.store import Store
 from ..database.writer import Writer, writing
-from ..files import disk_errors
 from ..graph.update import update_graph
+from ..layout import disk_errors
 from .files import delete_unused
 
 __all__ = ["Removed", "remove_items", "take_out"]

@@ -1,4 +1,4 @@
-"""Walk a folder for pictures: names as bytes, hidden ones skipped, each folder visited once."""
+"""The walk over a synced folder: names as bytes, hidden files skipped, each folder visited once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ...data.tool_folders import is_hidden_tool_folder
-from ...files import FileId, file_id
-from ...formats import EXTENSIONS
-from ..files import UPLOADS, is_index
-from .rootfilters import RootFilters
+from ..data.tool_folders import is_hidden_tool_folder
+from ..files import FileId, file_id
+from ..formats import EXTENSIONS
+from .layout import UPLOADS, is_index
+from .patterns import RootFilters
 
-__all__ = ["Found", "Walk", "walk"]
+__all__ = ["Found", "Walk", "settled_mtime", "walk"]
 
 _EVERYTHING = RootFilters()
 
@@ -64,7 +64,7 @@ def walk(root: bytes, skip: Collection[FileId] = (), filters: RootFilters = _EVE
     """List the pictures under ``root``.
 
     Hidden files and folders are skipped. So are tool folders beside pictures, hidden or not, unless
-    a filter names them (:mod:`...data.tool_folders`). Links to folders are followed. Each folder is
+    a filter names them (:mod:`..data.tool_folders`). Links to folders are followed. Each folder is
     visited once, however many links lead to it, so loops of links end. Real folders come before
     links, so that a picture has its real path. Uploads of an index inside the folder are skipped.
 
@@ -149,3 +149,30 @@ def _look_at_doubtful(entry: os.DirEntry[bytes], path: bytes, extension: bytes, 
             result.doubtful.append(Found(path, status.st_size, status.st_mtime_ns))
             return
     result.unknown[os.fsdecode(extension)] += 1
+
+
+# FAT has a resolution of two seconds, some network and older file systems of one. Elsewhere the
+# kernel's clock ticks at least a hundred times a second.
+_COARSE_TICK_NS = 2_000_000_000
+_FINE_TICK_NS = 10_000_000
+_SECOND_NS = 1_000_000_000
+
+
+def settled_mtime(mtime_ns: int, now_ns: int) -> int:
+    """Return the mtime to record for a file that is read now.
+
+    It differs from the file's if the file could change again without a new mtime: the next sync
+    then reads the file once more, and embeds it only if its content has changed. An mtime in full
+    seconds may come from a coarse clock; any other comes from a fine one.
+
+    Args:
+        mtime_ns: of the file, before it is read.
+        now_ns: taken before ``mtime_ns``.
+
+    Returns:
+        ``mtime_ns``, or a nanosecond less, which no such coarse clock gives.
+
+    """
+    tick = _FINE_TICK_NS if mtime_ns % _SECOND_NS else _COARSE_TICK_NS
+    # An mtime far ahead is a wrong clock, not a recent change.
+    return mtime_ns - 1 if abs(now_ns - mtime_ns) < tick else mtime_ns

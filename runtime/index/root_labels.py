@@ -1,4 +1,4 @@
-"""The source of a synced folder's labels: folders or a table, remembered with the folder."""
+"""Where the labels of a synced folder come from: folder names or a table, stored with the root."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from ...data.labels import LABEL_RULES, SPLITS, FolderLabels, LabelRule, is_split_layout, label_rule, split_of
-from ...shell import shell_word
-from ...text import display_path, printable
-from ..database.records import checksum
+from ..data.labels import LABEL_RULES, SPLITS, FolderLabels, LabelRule, is_split_layout, label_rule, split_of
+from ..shell import shell_word
+from ..text import display_path, printable
+from .database.records import checksum
 from .walk import Found
 
 __all__ = [
@@ -116,7 +116,7 @@ def open_labels(labelling: RootLabels, root: bytes, known: Collection[bytes] = (
     """
     if labelling.rule != "table" or not os.path.isfile(labelling.table):  # noqa: PTH113 - a pipe would keep us waiting
         return LabelSource(labelling)
-    from ...data.label_table import read_label_table
+    from ..data.label_table import read_label_table
 
     folder = Path(os.fsdecode(root))
 

@@ -1,4 +1,4 @@
-"""Files that are not read again: their faults, remembered until they or the decoders change."""
+"""Files that could not be read, stored until the file or the decoders change."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ... import formats
-from ...errors import PictureError
-from ..database.records import checksum
+from .. import formats
+from ..errors import PictureError
+from .database.records import checksum
 from .walk import Found
 
 __all__ = [
