@@ -16,7 +16,7 @@ from deeprank.runtime.formats import DECODING_VERSION
 from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.writer import Writer, create_database, locked, open_writer
 from deeprank.runtime.index.folder import install_model
-from deeprank.runtime.index.graph.update import update_graph
+from deeprank.runtime.index.graph_update import update_graph
 
 NO_MODEL = "0" * 64
 CLASSES = 200

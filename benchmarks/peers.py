@@ -17,7 +17,7 @@ from made_index import Making, make_index
 from vectors import Ids, K, Vectors
 
 from deeprank.runtime.devices import usable_cores
-from deeprank.runtime.index.graph import hnsw
+from deeprank.runtime.index.ann import hnsw
 from deeprank.runtime.index.layout import GRAPH
 from deeprank.runtime.index.search.index import Index
 

@@ -40,7 +40,7 @@ from vectors import Real, Vectors, add_options, made, real_vectors, reduction, u
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.devices import usable_cores
 from deeprank.runtime.index.database.writer import writing
-from deeprank.runtime.index.graph.update import update_graph
+from deeprank.runtime.index.graph_update import update_graph
 from deeprank.runtime.index.layout import DATABASE, GRAPH
 
 PARTS = ("first", "picture", "disk", "memory", "add")

@@ -304,7 +304,7 @@ import os, sys
 from pathlib import Path
 from deeprank.runtime import files
 from deeprank.runtime.index.database.writer import writing
-from deeprank.runtime.index.graph.update import update_graph
+from deeprank.runtime.index.graph_update import update_graph
 files.os.fsync = lambda descriptor: os.kill(os.getpid(), 9)
 with writing(Path(sys.argv[1])) as writer:
     update_graph(writer, whole=True)

@@ -31,13 +31,13 @@ from tinymodel import write_model  # noqa: E402
 from deeprank.runtime.doctor.index import graph_finding  # noqa: E402
 from deeprank.runtime.errors import IndexDamagedError  # noqa: E402
 from deeprank.runtime.index import Index  # noqa: E402
+from deeprank.runtime.index.ann.backend import GraphUnusableError  # noqa: E402
+from deeprank.runtime.index.ann.graph import open_graph  # noqa: E402
+from deeprank.runtime.index.ann.hnsw_file import check, map_file, read_layout  # noqa: E402
 from deeprank.runtime.index.care.compact import compact  # noqa: E402
 from deeprank.runtime.index.care.verify import Damage, verify  # noqa: E402
 from deeprank.runtime.index.database.records import Item, Meta  # noqa: E402
 from deeprank.runtime.index.database.store import Store  # noqa: E402
-from deeprank.runtime.index.graph.backend import GraphUnusableError  # noqa: E402
-from deeprank.runtime.index.graph.file import open_graph  # noqa: E402
-from deeprank.runtime.index.graph.layout import check, map_file, read_layout  # noqa: E402
 from deeprank.runtime.index.info import index_info  # noqa: E402
 from deeprank.runtime.index.transfer.copying import copy  # noqa: E402
 
@@ -61,7 +61,7 @@ from deeprank.runtime.index import Index
 from deeprank.runtime.errors import DeepRankError
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.writer import writing
-from deeprank.runtime.index.graph.update import update_graph
+from deeprank.runtime.index.graph_update import update_graph
 from deeprank.runtime.index.info import index_info
 from made_index import add_rows, names
 queries = np.load(sys.argv[1])
@@ -393,7 +393,7 @@ def sparse_file(path: Path, count: int, dim: int, ids: np.ndarray) -> None:
 def test_upper_lists_are_read_in_parts(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts so small that lists lie across their borders; each must be found all the same."""
     with (index / "graph.hnsw").open("rb") as file:
-        from deeprank.runtime.index.graph import layout as module
+        from deeprank.runtime.index.ann import hnsw_file as module
 
         layout = read_layout(file, DIM)
         content = map_file(file)

@@ -11,13 +11,13 @@ import pytest
 from tinymodel import write_model, write_picture, write_pictures
 
 from deeprank.runtime.index import Index
+from deeprank.runtime.index.ann import graph, hnsw
+from deeprank.runtime.index.ann.backend import Backend, GraphUnusableError, VectorIndex, View
+from deeprank.runtime.index.ann.graph import backend_of
+from deeprank.runtime.index.ann.parameters import read_parameters
 from deeprank.runtime.index.care.remove import plan_removal, remove
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.folders.sync import sync
-from deeprank.runtime.index.graph import backend, hnsw
-from deeprank.runtime.index.graph import file as graph
-from deeprank.runtime.index.graph.backend import Backend, GraphUnusableError, VectorIndex, View, backend_of
-from deeprank.runtime.index.graph.parameters import read_parameters
 from deeprank.runtime.index.info import index_info
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,7 +142,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_index_works_with_another_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(backend.BACKENDS, "plain", PlainBackend)
+    monkeypatch.setitem(graph.BACKENDS, "plain", PlainBackend)
     monkeypatch.setattr(graph, "DEFAULT_BACKEND", "plain")
     monkeypatch.setitem(sys.modules, "hnswlib", None)
     hnsw._hnswlib.cache_clear()
@@ -179,7 +179,7 @@ def test_nothing_else_knows_hnswlib_or_sqlite() -> None:
             for name in names:
                 if name.split(".")[0] in who:
                     who[name.split(".")[0]].add(path.relative_to(ROOT).as_posix())
-    assert who["hnswlib"] == {"runtime/index/graph/hnsw.py"}
+    assert who["hnswlib"] == {"runtime/index/ann/hnsw.py"}
     assert all(name.startswith(("runtime/index/", "runtime/doctor/")) for name in who["sqlite3"])
 
 

@@ -14,22 +14,16 @@ from tinymodel import write_model
 from deeprank.runtime.doctor.index import graph_finding
 from deeprank.runtime.files import file_sha256
 from deeprank.runtime.index import Index
+from deeprank.runtime.index.ann.backend import GraphUnusableError
+from deeprank.runtime.index.ann.copies import VectorTable, decode_copies, encode_copies, first_equal, grouped
+from deeprank.runtime.index.ann.graph import GraphFile, open_graph
+from deeprank.runtime.index.ann.hnsw import HnswBackend
 from deeprank.runtime.index.care.compact import compact
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.records import GraphRow, Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import Writer, create_database, writing
-from deeprank.runtime.index.graph.backend import GraphUnusableError
-from deeprank.runtime.index.graph.copies import (
-    VectorTable,
-    decode_copies,
-    encode_copies,
-    first_equal,
-    grouped,
-)
-from deeprank.runtime.index.graph.file import GraphFile, open_graph
-from deeprank.runtime.index.graph.hnsw import HnswBackend
-from deeprank.runtime.index.graph.update import update_graph
+from deeprank.runtime.index.graph_update import update_graph
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.layout import GRAPH
 from deeprank.runtime.index.presentation import info_lines

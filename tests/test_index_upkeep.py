@@ -29,7 +29,7 @@ from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import writing
 from deeprank.runtime.index.folder import install_model
 from deeprank.runtime.index.folders.sync import sync
-from deeprank.runtime.index.graph.update import update_graph
+from deeprank.runtime.index.graph_update import update_graph
 from deeprank.runtime.index.patterns import RootFilters
 from deeprank.runtime.index.transfer.copying import copy
 from deeprank.runtime.index.transfer.exporting import export_index

@@ -312,9 +312,9 @@ from test_uploads import add, files_in, labels_by_path, upload
 from deeprank.runtime.index.care.compact import compact
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.uploads import remove_items
-import deeprank.runtime.index.graph.hnsw, deeprank.runtime.index.uploads.adding
+import deeprank.runtime.index.ann.hnsw, deeprank.runtime.index.uploads.adding
 
-OURS = ("uploads/", "database/writer.py", "runtime/files.py", "graph/update.py")
+OURS = ("uploads/", "database/writer.py", "runtime/files.py", "index/graph_update.py")
 folder, most = Path(sys.argv[2]), int(sys.argv[3])
 index = folder / "case"
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import hnswlib
 import numpy as np
 
-from deeprank.runtime.index.graph.layout import check, read_layout
+from deeprank.runtime.index.ann.hnsw_file import check, read_layout
 
 M = 16
 _ROWS_AT_A_TIME = 50_000
@@ -31,7 +31,7 @@ _ROWS_AT_A_TIME = 50_000
 MEMORY = """
 import sys
 from pathlib import Path
-from deeprank.runtime.index.graph.layout import check, read_layout
+from deeprank.runtime.index.ann.hnsw_file import check, read_layout
 peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 with open(sys.argv[1], "rb") as file:
     layout = read_layout(file, int(sys.argv[2]))

@@ -125,7 +125,7 @@ def attempt(base: Path, folder: Path, seed: int) -> str:
     from deeprank.runtime.errors import DeepRankError
     from deeprank.runtime.index import Index
     from deeprank.runtime.index.database.writer import writing
-    from deeprank.runtime.index.graph.update import update_graph
+    from deeprank.runtime.index.graph_update import update_graph
 
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(base, folder)
@@ -158,7 +158,7 @@ def work(base: Path, first: int, count: int, *, unchecked: bool) -> None:
     if "built" not in Path(hnswlib.__file__).parts:
         raise SystemExit(f"error: {hnswlib.__file__} is not the build with the sanitizer")
     if unchecked:
-        from deeprank.runtime.index.graph import hnsw
+        from deeprank.runtime.index.ann import hnsw
 
         hnsw.check = lambda file, layout: None
     with tempfile.TemporaryDirectory(dir=base.parent) as scratch, np.errstate(all="ignore"):

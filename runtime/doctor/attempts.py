@@ -80,7 +80,7 @@ def search_small_graph() -> dict[str, Any]:
         from 0 to 1, for the worst dimension.
 
     """
-    from ..index.graph.hnsw import HnswBackend
+    from ..index.ann.hnsw import HnswBackend
 
     recall = min(_recall(HnswBackend(), dim) for dim in _DIMS)
     return {"file": sys.modules["hnswlib"].__file__, "recall": recall}

@@ -118,9 +118,9 @@ def index_model_finding(folder: Path, checked: OpenModel | None, device: Device)
 
 def graph_finding(folder: Path) -> Finding:
     """Check that the graph matches the database, and how much of the index it covers."""
+    from ..index.ann.graph import GraphUnusableError, open_graph
     from ..index.database.store import Store
-    from ..index.graph.file import GraphUnusableError, open_graph
-    from ..index.graph.update import is_crowded
+    from ..index.graph_update import is_crowded
 
     try:
         with Store.open(folder) as store, store.snapshot():

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EvaluationError
+from ..index.ann.graph import GraphBuilder, open_graph
 from ..index.database.records import Meta
-from ..index.graph.file import GraphBuilder, open_graph
 from ..index.search.gallery import gallery_of
 from ..metrics import (
     Ranking,

@@ -13,10 +13,10 @@ from .. import formats
 from ..data.labels import is_split_layout
 from ..errors import ModelFileError
 from ..modelfile import ModelInfo, open_model
+from .ann.graph import GraphUnusableError, open_graph
 from .database.records import Item, Meta
 from .database.store import Store
 from .folder import bytes_in
-from .graph.file import GraphUnusableError, open_graph
 from .layout import DATABASE, GRAPH, MODEL, UPLOADS
 from .patterns import RootFilters
 from .root_labels import RootLabels

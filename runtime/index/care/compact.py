@@ -12,12 +12,12 @@ from urllib.parse import quote_from_bytes
 from ...errors import IndexStateError
 from ...files import scratch_file
 from ...progress import StartProgress, start_nothing
+from ..ann.graph import GraphUnusableError, open_graph
 from ..database.schema import connect, connect_to_read, damaged, guarded, page_faults
 from ..database.store import Store
 from ..database.writer import locked, open_writer
 from ..folder import bytes_in, clear_leftovers, clear_unused_uploads, find_leftovers, has_log
-from ..graph.file import GraphUnusableError, open_graph
-from ..graph.update import is_crowded, update_graph
+from ..graph_update import is_crowded, update_graph
 from ..layout import DATABASE, GRAPH, disk_errors, permissions_of
 
 __all__ = ["CompactReport", "check_sums", "compact"]

@@ -17,7 +17,7 @@ from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
 from ..database.store import Store
 from ..database.writer import Writer, writing
-from ..graph.update import update_graph
+from ..graph_update import update_graph
 from ..search.paths import Paths
 from ..uploads.removing import take_out
 

@@ -19,6 +19,7 @@ from ...files import file_sha256
 from ...model.pretrained import find_matching_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
+from ..ann.graph import GraphFile, GraphUnusableError, VectorComparison, open_graph
 from ..database.records import GraphRow, Item, Meta
 from ..database.rescue import (
     Row,
@@ -36,8 +37,7 @@ from ..database.store import Store
 from ..database.writer import locked, open_writer
 from ..folders.options import SyncOptions
 from ..folders.run import SyncRun
-from ..graph.file import GraphFile, GraphUnusableError, VectorComparison, open_graph
-from ..graph.update import update_graph
+from ..graph_update import update_graph
 from ..layout import DATABASE, GRAPH, MODEL, UPLOADS, database_id, disk_errors, permissions_of, put_copy
 from ..uploads.files import problem_of, upload_items, uploads_of
 from ..uploads.plans import plan_lost_uploads

@@ -21,7 +21,7 @@ from ...progress import Advance, StartProgress, no_progress
 from ...text import display_path
 from ..database.records import Item
 from ..database.writer import Writer
-from ..graph.update import update_graph
+from ..graph_update import update_graph
 from ..layout import MODEL, UPLOADS
 from ..unreadable import Reading, SkippedFile, unread_of
 from ..uploads.files import link_or_copy, make_uploads, uploads_of

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ... import scan
+from ..ann.copies import Nodes, grouped
+from ..ann.costs import Costs
+from ..ann.graph import GraphFile, GraphUnusableError, open_graph
 from ..database.records import GraphRow
 from ..database.store import Ids, Store, Vectors
-from ..graph.copies import Nodes, grouped
-from ..graph.costs import Costs
-from ..graph.file import GraphFile, GraphUnusableError, open_graph
 from .graphsearch import GraphSearch
 from .results import Distances, Result, merged, nothing, without_cut_ties
 from .sharing import Sharing

@@ -12,9 +12,9 @@ import numpy as np
 
 from ... import scan
 from ...devices import usable_cores
-from ..graph.backend import Ids, Vectors
-from ..graph.copies import Bools
-from ..graph.file import Graph, GraphFile, Places
+from ..ann.backend import Ids, Vectors
+from ..ann.copies import Bools
+from ..ann.graph import Graph, GraphFile, Places
 from .results import Distances, Result, without_cut_ties
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from ...errors import IndexReplacedError, IndexStateError, QueryError
 from ...files import FileId
 from ...images import DEFAULT_MAX_PIXELS, PictureSource
 from ...text import display_path, printable
+from ..ann.costs import MANY, Choice
+from ..ann.graph import GraphUnusableError
 from ..database.store import Ids, Store, Vectors
-from ..graph.costs import MANY, Choice
-from ..graph.file import GraphUnusableError
 from ..layout import MODEL, database_id
 from .filters import Filters
 from .gallery import Distances, Gallery, NodeSearch, open_gallery

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ..graph.backend import Ids, Vectors
+from ..ann.backend import Ids, Vectors
 
 __all__ = ["Distances", "Result", "merged", "nothing", "without_cut_ties"]
 

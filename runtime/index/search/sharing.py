@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..graph.backend import Ids
-from ..graph.copies import Nodes
+from ..ann.backend import Ids
+from ..ann.copies import Nodes
 from .results import Result
 
 __all__ = ["Sharing"]

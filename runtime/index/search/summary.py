@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..ann.graph import GraphFile
 from ..database.store import Store
-from ..graph.file import GraphFile
 from .labels import Labels
 
 __all__ = ["IndexSummary", "summarize"]

@@ -16,13 +16,13 @@ from ...errors import IndexStateError
 from ...files import Permissions, copy_blocks, create_file, open_regular
 from ...progress import Advance, StartProgress, start_nothing
 from ...text import display_path, printable
+from ..ann.graph import GraphUnusableError, open_graph
 from ..care.verify import verify
 from ..database.records import GraphRow, Meta
 from ..database.schema import connect, guarded
 from ..database.store import Store
 from ..database.writer import open_writer
 from ..folder import bytes_in, check_free, placed_folder
-from ..graph.file import GraphUnusableError, open_graph
 from ..layout import DATABASE, GRAPH, MODEL, SHARED, UPLOADS, database_id, is_index, permissions_of
 from ..uploads.carrying import carry_uploads
 from ..uploads.files import uploads_of

@@ -24,7 +24,7 @@ from ..database.records import MAX_ID, Item, is_root, strays
 from ..database.store import Ids, Vectors
 from ..database.writer import Writer, open_writer
 from ..folder import bytes_in, check_free, install_model, placed_folder
-from ..graph.update import update_graph
+from ..graph_update import update_graph
 from ..layout import PRIVATE, SHARED, UPLOADS
 from ..patterns import RootFilters
 from ..root_labels import RootLabels

@@ -21,7 +21,7 @@ from ...text import display_path, printable
 from ..database.records import Item
 from ..database.store import Store, Vectors
 from ..database.writer import Writer, locked, open_writer
-from ..graph.update import update_graph
+from ..graph_update import update_graph
 from ..layout import UPLOADS, disk_errors
 from .files import delete_unused, problem_of, put_file, uploads_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..database.records import Item
 from ..database.store import Store
 from ..database.writer import Writer, writing
-from ..graph.update import update_graph
+from ..graph_update import update_graph
 from ..layout import disk_errors
 from .files import delete_unused
 

@@ -1,7 +1,7 @@
 """The hnswlib backend (:mod:`.backend`): the only module that knows hnswlib.
 
 It crashes on damaged files, and a malicious file can make it write anywhere in memory. So each file
-is checked before loading (:mod:`.layout`), even if its sha256 matches. It is imported on first use:
+is checked before loading (:mod:`.hnsw_file`), even if its sha256 matches. It is imported on first use:
 where it cannot be loaded, searches scan.
 
 The vectors are mapped from its file rather than stored twice, so an exact scan and the graph share
@@ -21,7 +21,7 @@ import numpy as np
 from ...devices import usable_cores
 from ..layout import GRAPH
 from .backend import GraphUnusableError, Ids, VectorIndex, Vectors, View
-from .layout import check, map_file, read_layout, release
+from .hnsw_file import check, map_file, read_layout, release
 
 __all__ = ["HnswBackend"]
 

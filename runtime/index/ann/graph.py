@@ -16,11 +16,46 @@ from ...devices import usable_cores
 from ...files import open_regular, placed, sha256_of
 from ..database.records import GraphRow, Meta
 from ..layout import GRAPH, permissions_of
-from .backend import BACKENDS, DEFAULT_BACKEND, GraphUnusableError, Ids, VectorIndex, Vectors, backend_of
+from .backend import Backend, GraphUnusableError, Ids, VectorIndex, Vectors
 from .copies import NO_IDS, VectorTable, decode_copies, elect, encode_copies, first_equal
 from .parameters import COPIES, plain_parameters, read_parameters, to_json
 
-__all__ = ["Graph", "GraphBuilder", "GraphFile", "GraphUnusableError", "Places", "VectorComparison", "open_graph"]
+__all__ = [
+    "BACKENDS",
+    "DEFAULT_BACKEND",
+    "Graph",
+    "GraphBuilder",
+    "GraphFile",
+    "GraphUnusableError",
+    "Places",
+    "VectorComparison",
+    "backend_of",
+    "open_graph",
+]
+
+
+def _hnsw() -> Backend:
+    from .hnsw import HnswBackend
+
+    return HnswBackend()
+
+
+DEFAULT_BACKEND = "hnswlib"
+BACKENDS = {DEFAULT_BACKEND: _hnsw}
+
+
+def backend_of(parameters: Mapping[str, Any]) -> Backend:
+    """Return the backend of a saved graph, by its recorded parameters.
+
+    Raises:
+        GraphUnusableError: this version does not know it.
+
+    """
+    try:
+        return BACKENDS[parameters["library"]]()
+    except (TypeError, KeyError):
+        raise GraphUnusableError("the graph was made with a library that this version does not know") from None
+
 
 Places = npt.NDArray[np.signedinteger]
 

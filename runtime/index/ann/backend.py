@@ -17,17 +17,7 @@ import numpy.typing as npt
 
 from ...errors import DeepRankError
 
-__all__ = [
-    "BACKENDS",
-    "DEFAULT_BACKEND",
-    "Backend",
-    "GraphUnusableError",
-    "Ids",
-    "VectorIndex",
-    "Vectors",
-    "View",
-    "backend_of",
-]
+__all__ = ["Backend", "GraphUnusableError", "Ids", "VectorIndex", "Vectors", "View"]
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -105,26 +95,3 @@ class Backend(Protocol):
 
     def load(self, file: IO[bytes], dim: int, capacity: int) -> VectorIndex:
         """Load a saved and checked index, with room for at least ``capacity`` vectors in all."""
-
-
-def _hnsw() -> Backend:
-    from .hnsw import HnswBackend
-
-    return HnswBackend()
-
-
-DEFAULT_BACKEND = "hnswlib"
-BACKENDS = {DEFAULT_BACKEND: _hnsw}
-
-
-def backend_of(parameters: Mapping[str, Any]) -> Backend:
-    """Return the backend of a saved graph, by its recorded parameters.
-
-    Raises:
-        GraphUnusableError: this version does not know it.
-
-    """
-    try:
-        return BACKENDS[parameters["library"]]()
-    except (TypeError, KeyError):
-        raise GraphUnusableError("the graph was made with a library that this version does not know") from None

@@ -1,1 +1,0 @@
-"""The graph of an index: a search cache behind an exchangeable interface."""
