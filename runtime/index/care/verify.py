@@ -21,7 +21,7 @@ from ...progress import StartProgress, start_nothing
 from ...text import display_path, printable
 from ..ann.graph import GraphFile, GraphUnusableError, VectorComparison, open_graph
 from ..database.records import GraphRow, Item, Meta
-from ..database.rescue import (
+from ..database.recovery import (
     Row,
     is_ours,
     listed_paths,

@@ -1,4 +1,4 @@
-"""Read the sound rows of a possibly damaged database, and build a sound database from them."""
+"""Recovery: sound rows read from a damaged database into a sound one."""
 
 from __future__ import annotations
 
