@@ -28,7 +28,7 @@ from deeprank.runtime.index.care.verify import verify  # noqa: E402
 from deeprank.runtime.index.folders.options import SyncOptions  # noqa: E402
 from deeprank.runtime.index.folders.sync import sync  # noqa: E402
 from deeprank.runtime.index.transfer.copying import copy  # noqa: E402
-from deeprank.runtime.index.uploads.adding import Upload, add_uploads  # noqa: E402
+from deeprank.runtime.index.uploads.items import Upload, add_uploads  # noqa: E402
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 NOBODY = 65534
@@ -147,7 +147,7 @@ from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.transfer.copying import copy
 from deeprank.runtime.index.transfer.exporting import export_index
-from deeprank.runtime.index.uploads.removing import remove_items
+from deeprank.runtime.index.uploads.items import remove_items
 
 made, place, every = Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5])
 resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))

@@ -312,7 +312,7 @@ from test_uploads import add, files_in, labels_by_path, upload
 from deeprank.runtime.index.care.compact import compact
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.uploads import remove_items
-import deeprank.runtime.index.ann.hnsw, deeprank.runtime.index.uploads.adding
+import deeprank.runtime.index.ann.hnsw, deeprank.runtime.index.uploads.items
 
 OURS = ("uploads/", "database/writer.py", "runtime/files.py", "index/graph_update.py")
 folder, most = Path(sys.argv[2]), int(sys.argv[3])

@@ -43,7 +43,7 @@ from .layout import (
     private_folder,
     put_copy,
 )
-from .uploads.files import delete_files, find_unused, foreign_names, uploads_of
+from .uploads.store import delete_files, find_unused, foreign_names, uploads_of
 
 __all__ = [
     "bytes_in",

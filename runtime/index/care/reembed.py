@@ -27,8 +27,8 @@ from ..folders.options import SyncOptions
 from ..folders.plan import RootPlan, plan_sync
 from ..folders.sync import SyncReport, sync_new
 from ..layout import disk_errors, permissions_of, private_folder
-from ..uploads.files import upload_items, uploads_of
 from ..uploads.plans import plan_uploads
+from ..uploads.store import upload_items, uploads_of
 from .verify import verify
 
 __all__ = ["reembed"]

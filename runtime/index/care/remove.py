@@ -19,7 +19,7 @@ from ..database.store import Store
 from ..database.writer import Writer, writing
 from ..graph_update import update_graph
 from ..search.paths import Paths
-from ..uploads.removing import take_out
+from ..uploads.items import take_out
 
 __all__ = ["Removal", "plan_removal", "remove"]
 

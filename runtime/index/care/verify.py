@@ -39,8 +39,8 @@ from ..folders.options import SyncOptions
 from ..folders.run import SyncRun
 from ..graph_update import update_graph
 from ..layout import DATABASE, GRAPH, MODEL, UPLOADS, database_id, disk_errors, permissions_of, put_copy
-from ..uploads.files import problem_of, upload_items, uploads_of
 from ..uploads.plans import plan_lost_uploads
+from ..uploads.store import problem_of, upload_items, uploads_of
 
 __all__ = ["Damage", "VerifyReport", "verify"]
 

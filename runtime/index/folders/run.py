@@ -24,7 +24,7 @@ from ..database.writer import Writer
 from ..graph_update import update_graph
 from ..layout import MODEL, UPLOADS
 from ..unreadable import Reading, SkippedFile, unread_of
-from ..uploads.files import link_or_copy, make_uploads, uploads_of
+from ..uploads.store import link_or_copy, make_uploads, uploads_of
 from ..walk import Found, settled_mtime
 from .options import SyncOptions
 from .plan import RootPlan

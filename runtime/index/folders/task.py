@@ -12,7 +12,7 @@ from ...devices import usable_cores
 from ...pictures import changes
 from ...progress import StartProgress
 from ..database.records import Item
-from ..uploads.files import uploads_of
+from ..uploads.store import uploads_of
 from ..walk import Found
 from .plan import RootPlan
 

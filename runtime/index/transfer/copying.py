@@ -24,8 +24,7 @@ from ..database.store import Store
 from ..database.writer import open_writer
 from ..folder import bytes_in, check_free, placed_folder
 from ..layout import DATABASE, GRAPH, MODEL, SHARED, UPLOADS, database_id, is_index, permissions_of
-from ..uploads.carrying import carry_uploads
-from ..uploads.files import uploads_of
+from ..uploads.store import carry_uploads, uploads_of
 
 __all__ = ["CopyReport", "copy"]
 

@@ -28,8 +28,7 @@ from ..graph_update import update_graph
 from ..layout import PRIVATE, SHARED, UPLOADS
 from ..patterns import RootFilters
 from ..root_labels import RootLabels
-from ..uploads.carrying import carry_uploads
-from ..uploads.files import is_upload
+from ..uploads.store import carry_uploads, is_upload
 from .archive import ARRAYS, KIND, SCHEMA, ArchiveReader, split_names
 
 __all__ = ["ImportReport", "import_index"]

@@ -10,7 +10,7 @@ from ..database.records import Item
 from ..database.store import Store
 from ..folders.plan import RootPlan
 from ..walk import Found, Walk
-from .files import hash_in, upload_items, uploads_in, uploads_of
+from .store import hash_in, upload_items, uploads_in, uploads_of
 
 __all__ = ["plan_lost_uploads", "plan_uploads"]
 
