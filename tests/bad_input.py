@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 
 INDEX, PHOTOS = "my.index", "photos"
 FIRST = f"{PHOTOS}/label0/0.png"

@@ -18,7 +18,7 @@ import deeprank.runtime
 import deeprank.runtime.cli
 from deeprank.runtime.cli import _Speed, progress_in_stages
 from deeprank.runtime.console import from_here, to_paste
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 
 SHOWS = "-v shows where. Please report it."
 NOTHING = "nothing was left half-written."

@@ -32,7 +32,7 @@ from deeprank.runtime.decoding.process import DecodingProcess, Job, OutOfMemory
 from deeprank.runtime.errors import DecodersBusyError, DecodersFailedError, PictureError
 from deeprank.runtime.images import PictureRule, load_picture, load_thumbnail
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.pictures.heif import DECODERS
 from deeprank.runtime.shell import pip
 

@@ -14,10 +14,10 @@ from test_index_search import synthetic, unit
 from tinymodel import expected, square, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import IndexDamagedError, QueryError
-from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.search import neardup
 from deeprank.runtime.index.search.dedupe import find_near_duplicates
 from deeprank.runtime.index.search.neardup import representatives
+from deeprank.runtime.index.sync.sync import sync
 
 HOSTILE = ["[/x].png", "esc\x1b[31m.png", "new\nline.png", "caf\udce9.png"]
 

@@ -28,8 +28,8 @@ from deeprank.runtime.doctor.providers import describe, device_finding
 from deeprank.runtime.evaluate.embedded import EmbeddedSplit
 from deeprank.runtime.evaluate.reference import save_reference
 from deeprank.runtime.index.database.writer import locked, open_writer
-from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.layout import DATABASE, GRAPH, MODEL
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.model.pretrained import pretrained_model
 from deeprank.runtime.shell import shell_word
 

@@ -16,7 +16,7 @@ from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.evaluate.parity import TOLERANCES, compare_vectors
 from deeprank.runtime.evaluate.reference import load_reference
 from deeprank.runtime.images import PictureRule
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -156,8 +156,8 @@ def test_the_decoder_has_no_encoder_and_comes_with_the_base() -> None:
 
 
 def test_sync_and_query_read_heic(tmp_path: Path) -> None:
-    from deeprank.runtime.index.folders.sync import sync
     from deeprank.runtime.index.search.index import Index
+    from deeprank.runtime.index.sync.sync import sync
 
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -25,8 +25,8 @@ from deeprank.runtime.files import NotRegularError, Permissions, open_regular, p
 from deeprank.runtime.index.care.compact import compact  # noqa: E402
 from deeprank.runtime.index.care.reembed import reembed  # noqa: E402
 from deeprank.runtime.index.care.verify import verify  # noqa: E402
-from deeprank.runtime.index.folders.options import SyncOptions  # noqa: E402
-from deeprank.runtime.index.folders.sync import sync  # noqa: E402
+from deeprank.runtime.index.sync.options import SyncOptions  # noqa: E402
+from deeprank.runtime.index.sync.sync import sync  # noqa: E402
 from deeprank.runtime.index.transfer.copying import copy  # noqa: E402
 from deeprank.runtime.index.uploads.items import Upload, add_uploads  # noqa: E402
 
@@ -141,9 +141,9 @@ from deeprank.runtime.index.care.compact import compact
 from deeprank.runtime.index.care.reembed import reembed
 from deeprank.runtime.index.care.remove import remove
 from deeprank.runtime.index.care.verify import verify
-from deeprank.runtime.index.folders.dryrun import dry_run
-from deeprank.runtime.index.folders.options import SyncOptions
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.dry_run import dry_run
+from deeprank.runtime.index.sync.options import SyncOptions
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.transfer.copying import copy
 from deeprank.runtime.index.transfer.exporting import export_index

@@ -19,7 +19,7 @@ from conftest import run_command
 from serving import Server, serving
 from tinymodel import write_model, write_pictures
 
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.serve.protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PARAMETERS
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "attack"))

@@ -18,8 +18,8 @@ from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexState
 from deeprank.runtime.index import Hit, Index
 from deeprank.runtime.index.care.reembed import reembed
 from deeprank.runtime.index.care.verify import verify
-from deeprank.runtime.index.folders.options import SyncOptions
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.options import SyncOptions
+from deeprank.runtime.index.sync.sync import sync
 
 PICTURES = 40
 
@@ -287,8 +287,8 @@ def test_a_full_disk_leaves_the_index_as_it_was(index: Path, made: Path, tmp_pat
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), resource.RLIM_INFINITY))\n"
         "from deeprank.runtime.errors import DeepRankError\n"
-        "from deeprank.runtime.index.folders import run\n"
-        "from deeprank.runtime.index.folders.sync import sync\n"
+        "from deeprank.runtime.index.sync import run\n"
+        "from deeprank.runtime.index.sync.sync import sync\n"
         "run._COMMIT_INTERVAL_S = 1e9\n"  # or a slow machine commits a part before the disk is full
         "try:\n"
         "    print(sync(sys.argv[1], [sys.argv[2]]).remarks)\n"
@@ -313,7 +313,7 @@ def test_a_full_disk_leaves_no_half_made_index(made: Path, tmp_path: Path) -> No
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))\n"
         "from deeprank.runtime.errors import IndexStateError\n"
-        "from deeprank.runtime.index.folders.sync import sync\n"
+        "from deeprank.runtime.index.sync.sync import sync\n"
         "try:\n"
         "    sync(sys.argv[1], [sys.argv[2]], model=sys.argv[3])\n"
         "except IndexStateError as error:\n"
@@ -344,7 +344,7 @@ def test_two_processes_that_write(made: Path, tmp_path: Path) -> None:
 def test_a_long_sync_brings_the_graph_up_to_date_meanwhile(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deeprank.runtime.index.folders import run as module
+    from deeprank.runtime.index.sync import run as module
 
     monkeypatch.setattr(module, "_COMMIT_INTERVAL_S", 0)
     monkeypatch.setattr(module, "_GRAPH_INTERVAL_S", 0)
@@ -358,7 +358,7 @@ def test_a_long_sync_brings_the_graph_up_to_date_meanwhile(
 
 def test_a_changed_picture_answers_as_it_is_now_while_the_graph_is_old(index: Path, made: Path, tmp_path: Path) -> None:
     """Between a commit and the next graph, new items are scanned beside it and removed ones filtered."""
-    from deeprank.runtime.index.folders import run as module
+    from deeprank.runtime.index.sync import run as module
 
     photos = tmp_path / "photos"
     shutil.copytree(made / "photos", photos, copy_function=shutil.copy2)

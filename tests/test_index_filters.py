@@ -30,13 +30,13 @@ from deeprank.runtime.index import Index
 from deeprank.runtime.index.care.reembed import reembed
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.store import Store
-from deeprank.runtime.index.folders.dryrun import DryRun, dry_run
-from deeprank.runtime.index.folders.options import SyncOptions
-from deeprank.runtime.index.folders.presentation import dry_run_lines, sync_line
-from deeprank.runtime.index.folders.sync import SyncReport, sync
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.patterns import Globs, RootFilters
 from deeprank.runtime.index.root_labels import RootLabels
+from deeprank.runtime.index.sync.dry_run import DryRun, dry_run
+from deeprank.runtime.index.sync.options import SyncOptions
+from deeprank.runtime.index.sync.presentation import dry_run_lines, sync_line
+from deeprank.runtime.index.sync.sync import SyncReport, sync
 from deeprank.runtime.index.walk import settled_mtime
 
 GOLDEN = Path(__file__).parent / "golden"

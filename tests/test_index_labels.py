@@ -33,16 +33,16 @@ from deeprank.runtime.index.database import schema
 from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import Writer, writing
-from deeprank.runtime.index.folders.dryrun import dry_run
-from deeprank.runtime.index.folders.options import SyncOptions
-from deeprank.runtime.index.folders.plan import plan_sync
-from deeprank.runtime.index.folders.presentation import sync_time
-from deeprank.runtime.index.folders.sync import SyncReport, sync
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.layout import disk_errors
 from deeprank.runtime.index.patterns import RootFilters
 from deeprank.runtime.index.presentation import info_lines
 from deeprank.runtime.index.root_labels import RootLabels, parse_labels
+from deeprank.runtime.index.sync.dry_run import dry_run
+from deeprank.runtime.index.sync.options import SyncOptions
+from deeprank.runtime.index.sync.plan import plan_sync
+from deeprank.runtime.index.sync.presentation import sync_time
+from deeprank.runtime.index.sync.sync import SyncReport, sync
 from deeprank.runtime.index.transfer.copying import copy
 from deeprank.runtime.index.transfer.exporting import export_index
 from deeprank.runtime.index.transfer.importing import import_index

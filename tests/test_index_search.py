@@ -21,9 +21,9 @@ from deeprank.runtime.index.care.compact import compact
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.records import Item, checksum, is_sound
 from deeprank.runtime.index.database.writer import Writer, create_database, writing
-from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.graph_update import update_graph
 from deeprank.runtime.index.info import index_info
+from deeprank.runtime.index.sync.sync import sync
 
 GOLDEN = Path(__file__).parent / "golden" / "index-schema-1"
 GOLDEN_HITS = [(13, "caf\udce9/\udcff.png", "caf\udce9"), (4, "a/3.png", "a"), (9, "b/2.png", "b")]

@@ -23,8 +23,8 @@ from deeprank.runtime.index import Index
 from deeprank.runtime.index.care.reembed import reembed
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.writer import writing
-from deeprank.runtime.index.folders.options import SyncOptions
-from deeprank.runtime.index.folders.sync import SyncReport, sync
+from deeprank.runtime.index.sync.options import SyncOptions
+from deeprank.runtime.index.sync.sync import SyncReport, sync
 
 AN_HOUR_AGO = time.time_ns() - 3_600_000_000_000
 

@@ -28,9 +28,9 @@ from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import writing
 from deeprank.runtime.index.folder import install_model
-from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.graph_update import update_graph
 from deeprank.runtime.index.patterns import RootFilters
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.index.transfer.copying import copy
 from deeprank.runtime.index.transfer.exporting import export_index
 from deeprank.runtime.index.transfer.importing import import_index
@@ -438,8 +438,8 @@ def test_what_is_damaged_is_not_copied_unless_asked_for(index: Path, tmp_path: P
 
 SLOW_SYNC = """
 import sys
-import deeprank.runtime.index.folders.run as run
-import deeprank.runtime.index.folders.sync as module
+import deeprank.runtime.index.sync.run as run
+import deeprank.runtime.index.sync.sync as module
 run._COMMIT_INTERVAL_S = run._GRAPH_INTERVAL_S = 0
 for _ in range(int(sys.argv[4])):
     module.sync(sys.argv[1], [sys.argv[2]], model=sys.argv[3])
@@ -795,7 +795,7 @@ def test_verify_beside_a_change_of_the_model_reports_nothing_false(made: Path, t
     models = [made / "model.onnx", write_model(tmp_path / "other.onnx", seed=1)]
     sync(index, [photos], model=models[0])
     code = "import sys; from deeprank.runtime.index.care.reembed import reembed\n"
-    code += "from deeprank.runtime.index.folders.options import SyncOptions\n"
+    code += "from deeprank.runtime.index.sync.options import SyncOptions\n"
     code += "for number in range(12): reembed(sys.argv[1], SyncOptions(model=sys.argv[2 + number % 2]))"
     process = subprocess.Popen([sys.executable, "-c", code, index, *models])
     checked = 0

@@ -13,7 +13,7 @@ from conftest import run_command
 from PIL import Image
 from tinymodel import distances, write_model, write_picture, write_pictures
 
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 
 HOSTILE = ["[/x]", "<script>alert(1)<", "esc\x1b[31m", "new\nline", "tab\t", "caf\udce9"]
 

@@ -20,7 +20,7 @@ from PIL import Image
 from tinymodel import write_model, write_pictures
 
 from deeprank.runtime.contact_sheet import MOST_HITS
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.text import display_path, printable
 
 HOSTILE = [

@@ -20,7 +20,7 @@ from tinymodel import write_model, write_picture
 
 from deeprank.runtime import Index
 from deeprank.runtime.errors import PictureError, QueryError
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.query import standardinput
 from deeprank.runtime.query.standardinput import MAX_BYTES
 from deeprank.runtime.text import display_width, file_size, printable, shortened

@@ -16,8 +16,8 @@ from deeprank.runtime.errors import QueryError
 from deeprank.runtime.files import file_sha256
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.care.remove import plan_removal
-from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.search.paths import Paths
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.index.uploads import Upload, add_uploads
 
 NAMES = ["a/1.png", "a/b/2.png", "a/b/c/3.png", "2019/4.png", "2019/05/5.png", "x[1].png", "x1.png", "raw/6.png"]

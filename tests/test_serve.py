@@ -30,8 +30,8 @@ from serving import COMMAND, IMPATIENT, Server, serving
 from tinymodel import DIM, distances, expected, square, write_model, write_picture, write_pictures
 
 from deeprank.runtime import Embedder, Index
-from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.search.request import SearchRequest
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.query.arguments import read_arguments
 from deeprank.runtime.serve.schemas import SearchParameters
 

@@ -19,7 +19,7 @@ from serving import IMPATIENT, Server, serving
 from tinymodel import write_model, write_picture, write_pictures
 
 from deeprank.runtime.index.database.writer import locked
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.serve.tokens import Tokens
 
 TOKEN = "Zq3-7_tokenTOKENtoken.example"

@@ -14,7 +14,7 @@ import pytest
 from conftest import run_command
 from tinymodel import write_model, write_picture
 
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.umbrella.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent

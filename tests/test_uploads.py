@@ -34,12 +34,12 @@ from deeprank.runtime.index.care.reembed import reembed
 from deeprank.runtime.index.care.remove import plan_removal, remove
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.writer import locked
-from deeprank.runtime.index.folders.dryrun import dry_run
-from deeprank.runtime.index.folders.options import SyncOptions
-from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.search.dedupe import find_near_duplicates, spared
 from deeprank.runtime.index.search.index import Index
+from deeprank.runtime.index.sync.dry_run import dry_run
+from deeprank.runtime.index.sync.options import SyncOptions
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.index.transfer.copying import copy
 from deeprank.runtime.index.transfer.exporting import export_index
 from deeprank.runtime.index.transfer.importing import import_index

@@ -15,8 +15,8 @@ from world import World
 
 from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from deeprank.runtime.index.care.verify import verify
-from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.search.index import Index
+from deeprank.runtime.index.sync.sync import sync
 
 BLOCK = 512
 LOG = "items.sqlite-wal"

@@ -30,8 +30,8 @@ from shim import Fault
 import deeprank.runtime.embedder
 import deeprank.runtime.index
 import deeprank.runtime.index.cli as index_cli
-import deeprank.runtime.index.folders.run as run_module
 import deeprank.runtime.index.search.index
+import deeprank.runtime.index.sync.run as run_module
 import deeprank.runtime.modelfile
 from deeprank.runtime.index.database.writer import Writer
 

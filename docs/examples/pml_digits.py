@@ -21,7 +21,7 @@ from deeprank.export import export_onnx
 from deeprank.runtime import Embedder, Index
 from deeprank.runtime.datasets import write_digits
 from deeprank.runtime.images import PictureRule
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.modelfile import ModelInfo
 
 SIDE, DIM, EPOCHS = 32, 16, 3

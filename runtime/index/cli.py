@@ -34,15 +34,15 @@ from ..images import DEFAULT_MAX_PIXELS
 from ..progress import StartProgress
 from ..text import display_path
 from . import presentation
-from .folders import presentation as sync_presentation
-from .folders.options import SyncOptions
 from .patterns import RootFilters
 from .root_labels import parse_labels
 from .search.request import NEAR_DUPLICATE
+from .sync import presentation as sync_presentation
+from .sync.options import SyncOptions
 
 if TYPE_CHECKING:
-    from .folders.dryrun import DryRun
-    from .folders.report import SyncReport
+    from .sync.dry_run import DryRun
+    from .sync.report import SyncReport
 
 SharedOption = Annotated[
     bool,
@@ -243,7 +243,7 @@ def _check_sync(
 
 
 def _dry_run(index: Path, folders: Sequence[Path], options: SyncOptions, *, as_json: bool) -> DryRun:
-    from .folders.dryrun import dry_run
+    from .sync.dry_run import dry_run
 
     with progress_in_stages() as start:
         report = dry_run(index, folders, options, progress=start, say=note)
@@ -266,7 +266,7 @@ def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed
 
             report = embed_again(index, options, progress=start)
         else:
-            from .folders.sync import sync_folders
+            from .sync.sync import sync_folders
 
             report = sync_folders(index, folders, options, progress=start, say=note)
     for remark in sync_presentation.sync_remarks(report):

@@ -17,9 +17,9 @@ import numpy as np
 from tinymodel import DIM, expected, square, write_model, write_pictures
 
 from deeprank.runtime.index.database.writer import writing
-from deeprank.runtime.index.folders.sync import sync
 from deeprank.runtime.index.patterns import RootFilters
 from deeprank.runtime.index.root_labels import parse_labels
+from deeprank.runtime.index.sync.sync import sync
 
 FILTERS = RootFilters(include=("*.png", "caf\udce9/"), exclude=("raw", "a/[45]*"))
 NAMES = [*(f"{folder}/{i}.png" for folder in ("a", "b", "raw") for i in range(6)), "caf\udce9/\udcff.png", "top.png"]

@@ -22,7 +22,7 @@ from tinymodel import write_model
 
 from deeprank.runtime.embedder import Embedder
 from deeprank.runtime.index.database.writer import writing
-from deeprank.runtime.index.folders.sync import sync
+from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.index.uploads import Upload, add_uploads
 
 MTIME_NS = 1_700_000_000_123_456_789

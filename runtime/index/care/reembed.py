@@ -23,11 +23,11 @@ from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..database.store import Store
 from ..database.writer import locked
-from ..folders.options import SyncOptions
-from ..folders.plan import RootPlan, plan_sync
-from ..folders.sync import SyncReport, sync_new
 from ..layout import disk_errors, permissions_of, private_folder
-from ..uploads.plans import plan_uploads
+from ..sync.options import SyncOptions
+from ..sync.plan import plan_sync, plan_uploads
+from ..sync.root_plan import RootPlan
+from ..sync.sync import SyncReport, sync_new
 from ..uploads.store import upload_items, uploads_of
 from .verify import verify
 

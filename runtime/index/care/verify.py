@@ -35,11 +35,11 @@ from ..database.recovery import (
 from ..database.schema import connect, page_faults, strange_objects
 from ..database.store import Store
 from ..database.writer import locked, open_writer
-from ..folders.options import SyncOptions
-from ..folders.run import SyncRun
 from ..graph_update import update_graph
 from ..layout import DATABASE, GRAPH, MODEL, UPLOADS, database_id, disk_errors, permissions_of, put_copy
-from ..uploads.plans import plan_lost_uploads
+from ..sync.options import SyncOptions
+from ..sync.plan import plan_lost_uploads
+from ..sync.run import SyncRun
 from ..uploads.store import problem_of, upload_items, uploads_of
 
 __all__ = ["Damage", "VerifyReport", "verify"]

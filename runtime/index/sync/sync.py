@@ -18,12 +18,11 @@ from ..folder import check_model, check_usable, install_model, new_folder
 from ..layout import MODEL, SHARED, check_shared, disk_errors, is_index, permissions_of
 from ..patterns import RootFilters
 from ..root_labels import RootLabels
-from ..uploads.plans import plan_lost_uploads
 from .options import SyncOptions
-from .plan import RootPlan, plan_sync
-from .report import SyncReport
+from .plan import plan_lost_uploads, plan_sync
+from .report import SyncReport, say_labels
+from .root_plan import RootPlan
 from .run import SyncRun
-from .said import say_labels
 
 __all__ = ["SyncReport", "sync", "sync_folders", "sync_new"]
 

@@ -14,7 +14,7 @@ from ...progress import StartProgress
 from ..database.records import Item
 from ..uploads.store import uploads_of
 from ..walk import Found
-from .plan import RootPlan
+from .root_plan import RootPlan
 
 __all__ = ["Task", "check_decoding", "is_here", "is_whole"]
 

@@ -12,7 +12,7 @@ from ...text import display_path, duration, printable
 from ..presentation import MOST_LINES, SCHEMA, pictures
 
 if TYPE_CHECKING:
-    from .dryrun import DryRun
+    from .dry_run import DryRun
     from .report import SyncReport
 
 __all__ = ["dry_run_document", "dry_run_lines", "sync_document", "sync_line", "sync_remarks", "sync_time"]

@@ -27,9 +27,8 @@ from ..unreadable import Reading, SkippedFile, unread_of
 from ..uploads.store import link_or_copy, make_uploads, uploads_of
 from ..walk import Found, settled_mtime
 from .options import SyncOptions
-from .plan import RootPlan
-from .report import SyncReport
-from .said import labels_remarks, remembered_filters, tools_remark
+from .report import SyncReport, labels_remarks, remembered_filters, tools_remark
+from .root_plan import RootPlan
 from .task import Task, check_decoding, is_here, is_whole
 
 if TYPE_CHECKING:

@@ -1,15 +1,14 @@
-"""The plan of a sync: folders compared with the database, by size and mtime.
+"""The plan of a sync: folders compared with the database by size and mtime.
 
 Opens only the files whose names do not tell whether they are pictures.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -18,120 +17,76 @@ from ...console import to_paste
 from ...data.labels import is_split_layout
 from ...errors import IndexStateError
 from ...files import file_id, open_regular
-from ...text import display_path
+from ...text import display_path, printable
 from ..database.records import Item
 from ..database.store import Store
 from ..layout import UPLOADS
 from ..patterns import RootFilters
-from ..root_labels import LabelSource, RootLabels, open_labels
-from ..unreadable import NO_PICTURE, Reading, SkippedFile, Unread, unread_of
+from ..root_labels import RootLabels, open_labels
+from ..unreadable import NO_PICTURE, Reading, Unread, unread_of
+from ..uploads.store import hash_in, upload_items, uploads_in, uploads_of
 from ..walk import Found, Walk, settled_mtime, walk
-from .guard import check_losses, check_present
 from .options import SyncOptions
-from .relocation import find_moved_roots
+from .root_plan import RootPlan, check_losses, check_present
 
-__all__ = ["RootPlan", "plan_sync"]
+__all__ = ["find_moved_roots", "plan_lost_uploads", "plan_sync", "plan_uploads"]
 
 
-@dataclass
-class RootPlan:
-    """The plan for one root.
+def find_moved_roots(known: Mapping[int, bytes], moved: Sequence[str]) -> dict[int, bytes]:
+    """Return the new path of each moved root, without links in it, by the root's number.
 
-    Attributes:
-        path: absolute, with no links in it.
-        root: its number in the index; None: new.
-        was: its path in the index, if different.
-        filters: select its pictures.
-        remembered: its filters in the index.
-        given: whether this sync sets the filters.
-        labels: the source of labels.
-        remembered_labels: the source of labels in the index.
-        splits: whether its top folders are splits now.
-        known_labels: by path, where they come from a missing table.
-        new: files that are not in the index.
-        changed: files with another size or mtime, with their items.
-        missing: items whose file is gone.
-        left_out: items left out by filters.
-        outdated: unchanged files with vectors from older decoding rules, with their items.
-        relabelled: items with their new labels.
-        unread: remembered files to skip, by path.
-        known_faults: those of them that still exist and are unchanged.
-        no_pictures: records to remember of files that do not start like a picture.
-        unchanged: number of files that need not be opened.
-        uploads: for the uploads root: file name to new item. None for a synced folder.
+    Names may contain ``=``: every possible split is tried.
+
+    Args:
+        known: the roots of the index.
+        moved: ``OLD=NEW`` each; OLD need not exist.
+
+    Raises:
+        IndexStateError: OLD is no root, NEW is no folder, either is ambiguous, or either is named
+            twice.
 
     """
+    found: dict[int, bytes] = {}
+    for text in moved:
+        root, path = _parted(known, text)
+        if root in found or path in found.values():
+            raise IndexStateError(f"--root {printable(text)!r} names a folder that another --root names, too.")
+        found[root] = path
+    return found
 
-    path: bytes
-    root: int | None
-    walk: Walk
-    was: bytes | None = None
-    filters: RootFilters = field(default_factory=RootFilters)
-    remembered: RootFilters = field(default_factory=RootFilters)
-    given: bool = False
-    labels: LabelSource = field(default_factory=LabelSource)
-    remembered_labels: RootLabels = field(default_factory=RootLabels)
-    splits: bool = False
-    known_labels: Mapping[bytes, str | None] = field(default_factory=dict)
-    new: list[Found] = field(default_factory=list)
-    changed: list[tuple[Found, Item]] = field(default_factory=list)
-    missing: list[Item] = field(default_factory=list)
-    left_out: list[Item] = field(default_factory=list)
-    outdated: list[tuple[Found, Item]] = field(default_factory=list)
-    relabelled: list[Item] = field(default_factory=list)
-    unread: Mapping[bytes, Unread] = field(default_factory=dict)
-    known_faults: list[Unread] = field(default_factory=list)
-    no_pictures: list[Unread] = field(default_factory=list)
-    unchanged: int = 0
-    uploads: Mapping[bytes, Item] | None = None
 
-    @property
-    def known(self) -> int:
-        """The number of its items, without those left out by filters."""
-        return self.unchanged + len(self.changed) + len(self.outdated) + len(self.missing)
-
-    @property
-    def forgotten(self) -> list[bytes]:
-        """The remembered files that are gone, now left out, or read again."""
-        if self.walk.unread:  # their content is unknown
-            return []
-        here = {each.found.path for each in (*self.known_faults, *self.no_pictures)}
-        return [path for path in self.unread if path not in here]
-
-    @functools.cached_property
-    def folders(self) -> set[bytes]:
-        """The folders that contain pictures, relative to the root, with b"" for the root."""
-        return {found.path.rpartition(b"/")[0] for found in self.walk.files}
-
-    @property
-    def skipped_files(self) -> list[SkippedFile]:
-        """The files that could not be inspected, and the known faults."""
-        files = [SkippedFile(self.full_path(path), reason, "unreadable", reason) for path, reason in self.walk.problems]
-        known = [(self.full_path(each.found.path), each) for each in self.known_faults]
-        return files + [SkippedFile(path, each.reason, each.kind, each.short) for path, each in known]
-
-    def full_path(self, path: bytes) -> str:
-        """Return the absolute path of a file under the root."""
-        return os.fsdecode(os.path.join(self.path, path) if path else self.path)  # noqa: PTH118 - bytes
-
-    def afresh(self) -> RootPlan:
-        """Return the plan of this root for a new index."""
-        return replace(
-            self,
-            root=None,
-            was=None,
-            remembered=RootFilters(),
-            remembered_labels=RootLabels(),
-            new=sorted(self.walk.files),
-            changed=[],
-            missing=[],
-            left_out=[],
-            outdated=[],
-            relabelled=[],
-            unread={},
-            known_faults=[],
-            unchanged=0,
+def _parted(known: Mapping[int, bytes], text: str) -> tuple[int, bytes]:
+    ways = list(_ways(known, text))
+    if not ways:
+        listed = " or ".join(display_path(path) for path in known.values()) or "one, but the index has none"
+        raise IndexStateError(
+            f"--root {printable(text)!r} begins with no folder of the index; expected OLD=NEW, where OLD is {listed}."
         )
+    folders = [(root, new) for root, new in ways if os.path.isdir(new)]  # noqa: PTH112 - bytes
+    if not folders:
+        raise IndexStateError(
+            f"{display_path(ways[0][1] or b'(no name)')} is not a folder; expected the new place of "
+            f"{display_path(known[ways[0][0]])}."
+        )
+    if len(folders) > 1:
+        raise IndexStateError(
+            f"--root {printable(text)!r} can be read in {len(folders)} ways, for there are folders with '=' in their "
+            "names; name the new place by a link without one."
+        )
+    root, new = folders[0]
+    return root, os.path.realpath(new)
+
+
+def _ways(known: Mapping[int, bytes], text: str) -> Iterator[tuple[int, bytes]]:
+    numbers = {path: root for root, path in known.items()}
+    for place, character in enumerate(text):
+        if character == "=":
+            old, new = text[:place], os.fsencode(text[place + 1 :])
+            for spelling in dict.fromkeys((os.path.realpath(old), os.path.abspath(old))) if old else ():  # noqa: PTH100
+                root = numbers.get(os.fsencode(spelling))
+                if root is not None:
+                    yield root, new
+                    break
 
 
 def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], options: SyncOptions) -> list[RootPlan]:
@@ -357,3 +312,36 @@ def _others(path: bytes, paths: Iterable[bytes]) -> list[bytes]:
 
 def _is_inside(path: bytes, folder: bytes) -> bool:
     return path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def plan_uploads(store: Store) -> list[RootPlan]:
+    """Return the plan to move this index's uploads, with labels, to a new index; empty if none.
+
+    The files are inspected when they are embedded: a missing or damaged one is skipped then.
+    """
+    items = upload_items(store)
+    return [_plan(store.folder, items)] if items else []
+
+
+def plan_lost_uploads(folder: Path, known: Collection[bytes] = (), root: int | None = None) -> list[RootPlan]:
+    """Return the plan to add upload files without a row to their index; empty if all have one.
+
+    Args:
+        folder: of the index.
+        known: names of the files with a row.
+        root: the number of the uploads' root, if there is one.
+
+    """
+    items = {}
+    for name in uploads_in(folder):
+        path = os.fsencode(name)
+        if path not in known:
+            status = (uploads_of(folder) / name).lstat()
+            items[path] = Item(0, 0, path, None, status.st_size, status.st_mtime_ns, hash_in(name))
+    return [_plan(folder, items, root)] if items else []
+
+
+def _plan(folder: Path, items: dict[bytes, Item], root: int | None = None) -> RootPlan:
+    files = [Found(path, item.size, item.mtime_ns) for path, item in sorted(items.items())]
+    place = os.fsencode(os.path.realpath(uploads_of(folder)))
+    return RootPlan(place, root, Walk(files), new=files, uploads=items)

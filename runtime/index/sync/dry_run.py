@@ -1,4 +1,4 @@
-"""A dry run of a sync: writes nothing and decodes no picture."""
+"""What a sync would do, without writing or decoding anything."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..database.store import Store
 from ..folder import check_model, check_usable
 from ..layout import MODEL, is_index
 from ..unreadable import SkippedFile
-from ..uploads.plans import plan_lost_uploads
 from ..walk import Found
 from .options import SyncOptions
-from .plan import RootPlan, plan_sync
-from .said import labels_remarks, remembered_filters, say_labels, tools_remark
+from .plan import plan_lost_uploads, plan_sync
+from .report import labels_remarks, remembered_filters, say_labels, tools_remark
+from .root_plan import RootPlan
 from .task import check_decoding
 
 __all__ = ["DryRun", "dry_run"]

@@ -1,1 +1,0 @@
-"""Sync: make an index follow its folders of pictures."""

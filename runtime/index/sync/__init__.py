@@ -1,0 +1,1 @@
+"""Sync: an index follows folders of pictures."""
