@@ -14,9 +14,9 @@ from test_index_search import synthetic, unit
 from tinymodel import expected, square, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import IndexDamagedError, QueryError
-from deeprank.runtime.index.search import neardup
-from deeprank.runtime.index.search.dedupe import find_near_duplicates
-from deeprank.runtime.index.search.neardup import representatives
+from deeprank.runtime.index.search import near_duplicates
+from deeprank.runtime.index.search.duplicate_groups import find_near_duplicates
+from deeprank.runtime.index.search.near_duplicates import representatives
 from deeprank.runtime.index.sync.sync import sync
 
 HOSTILE = ["[/x].png", "esc\x1b[31m.png", "new\nline.png", "caf\udce9.png"]
@@ -44,7 +44,7 @@ def clustered(count: int, dim: int, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("limit", [0.0, 0.01, 0.05, 0.3, 1.0, 4.0])
 @pytest.mark.parametrize(("count", "dim"), [(0, 8), (1, 8), (60, 8), (1300, 16), (1300, 96)])
 def test_who_stands_for_whom(monkeypatch: pytest.MonkeyPatch, count: int, dim: int, limit: float) -> None:
-    monkeypatch.setattr(neardup, "_COLUMNS", 100)  # several tiles beside each other, as many vectors have
+    monkeypatch.setattr(near_duplicates, "_COLUMNS", 100)  # several tiles beside each other, as many vectors have
     vectors = clustered(count, dim, 1) if count > 8 else unit(count, dim, 1) if count else np.empty((0, dim), "f4")
     done: list[int] = []
     chosen = representatives(vectors, limit, lambda number=1: done.append(number))
@@ -53,7 +53,7 @@ def test_who_stands_for_whom(monkeypatch: pytest.MonkeyPatch, count: int, dim: i
 
 
 def test_few_dimensions_decide_about_most_pairs() -> None:
-    assert neardup._basis(unit(2600, 128, 1), np.zeros(128, "f4"), 0.05).shape[1] < 64
+    assert near_duplicates._basis(unit(2600, 128, 1), np.zeros(128, "f4"), 0.05).shape[1] < 64
 
 
 def test_no_chain_makes_a_group() -> None:

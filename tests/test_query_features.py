@@ -18,7 +18,7 @@ from tinymodel import expected, square, write_model, write_picture, write_pictur
 from deeprank.runtime.errors import IndexDamagedError, QueryError
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.database.writer import writing
-from deeprank.runtime.index.search.mean import mean_vector
+from deeprank.runtime.index.search.items import mean_vector
 from deeprank.runtime.index.search.request import SearchRequest
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.query.copying import file_name

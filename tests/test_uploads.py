@@ -35,7 +35,7 @@ from deeprank.runtime.index.care.remove import plan_removal, remove
 from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.writer import locked
 from deeprank.runtime.index.info import index_info
-from deeprank.runtime.index.search.dedupe import find_near_duplicates, spared
+from deeprank.runtime.index.search.duplicate_groups import find_near_duplicates, spared
 from deeprank.runtime.index.search.index import Index
 from deeprank.runtime.index.sync.dry_run import dry_run
 from deeprank.runtime.index.sync.options import SyncOptions

@@ -520,7 +520,7 @@ def dedupe_command(
         raise typer.BadParameter("--print0 goes with --paths-only.")
     if keep not in ("largest", "oldest", "first"):
         raise typer.BadParameter(f"{keep!r} is given; expected largest, oldest or first.", param_hint="--keep")
-    from .search.dedupe import Keep, find_near_duplicates, spared
+    from .search.duplicate_groups import Keep, find_near_duplicates, spared
 
     with progress_in_stages() as start:
         report = find_near_duplicates(

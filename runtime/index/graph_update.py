@@ -19,7 +19,7 @@ from .database.store import Ids
 from .database.writer import Writer
 from .layout import GRAPH
 from .search.gallery import gallery_of
-from .search.results import Distances, Result
+from .search.graph_search import Distances, Result
 
 __all__ = ["is_crowded", "measure", "update_graph"]
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .care.remove import Removal
     from .care.verify import VerifyReport
     from .info import IndexInfo
-    from .search.dedupe import DedupeReport, Spared
-    from .search.hit import Hit
+    from .search.duplicate_groups import DedupeReport, Spared
+    from .search.items import Hit
     from .transfer.copying import CopyReport
     from .transfer.exporting import ExportReport
     from .transfer.importing import ImportReport

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..index.search.hit import Content, Hit
+    from ..index.search.items import Content, Hit
 
 __all__ = ["Query", "QueryResult"]
 

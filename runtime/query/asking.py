@@ -64,7 +64,7 @@ def _search(index: Index, queries: Sequence[_Embedded], request: SearchRequest, 
     contents: list[set[bytes | str]] = [{each.sha256} for each in queries]
     groups = [[each.query] for each in queries]
     if mean:
-        from ..index.search.mean import mean_vector
+        from ..index.search.items import mean_vector
 
         vectors = mean_vector(vectors)[None]
         contents = [set().union(*contents)]

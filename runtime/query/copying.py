@@ -15,7 +15,7 @@ from ..text import display_path
 from .answer import QueryResult
 
 if TYPE_CHECKING:
-    from ..index.search.hit import Hit
+    from ..index.search.items import Hit
 
 __all__ = ["CopyReport", "check_folder", "copy_hits"]
 

@@ -17,7 +17,7 @@ from ..files import SourceError, open_indexed
 from ..images import load_thumbnail
 
 if TYPE_CHECKING:
-    from ..index.search.hit import Content
+    from ..index.search.items import Content
 
 __all__ = ["LONGEST_SIDE", "Thumbnail", "load_thumbnails"]
 

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 
 from .. import __version__
 from ..contact_sheet import MOST_HITS
-from ..index.search.hit import Content, Hit
+from ..index.search.items import Content, Hit
 from .answer import Query, QueryResult
 from .arguments import STDIN, QueryArguments
 from .markup import element, page, policy

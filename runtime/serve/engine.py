@@ -15,7 +15,7 @@ from ..decoding.pool import DecodingLimits, DecodingPool
 from ..devices import usable_cores
 from ..errors import DeepRankError, IndexDamagedError, IndexLockedError, IndexReplacedError, IndexStateError
 from ..images import Picture
-from ..index.search.hit import IndexedImage
+from ..index.search.items import IndexedImage
 from ..index.search.request import SearchRequest
 from ..index.search.summary import IndexSummary
 from ..index.uploads import Added, Removed, Upload

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from ..embedder import Embedder
 from ..errors import IndexDamagedError, QueryError
 from ..images import Picture
-from ..index.search.hit import EmbeddedImage, Hit
 from ..index.search.index import Index
+from ..index.search.items import EmbeddedImage, Hit
 from ..index.search.request import SearchRequest
 from ..index.search.summary import IndexSummary
 from .answers import plain

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from ..index.search.hit import IndexedImage
+from ..index.search.items import IndexedImage
 from ..index.search.request import SearchRequest
 from ..index.uploads import Added
 from .answers import plain

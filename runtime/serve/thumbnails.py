@@ -16,7 +16,7 @@ from ..decoding.pool import DecodingPool
 from ..errors import PictureError
 from ..files import NotRegularError, open_regular, regular_status
 from ..images import ByteBudget
-from ..index.search.hit import IndexedImage
+from ..index.search.items import IndexedImage
 from .errors import GoneError, RefusedError
 from .metrics import Metrics
 

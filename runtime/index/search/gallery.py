@@ -16,9 +16,7 @@ from ..ann.costs import Costs
 from ..ann.graph import GraphFile, GraphUnusableError, open_graph
 from ..database.records import GraphRow
 from ..database.store import Ids, Store, Vectors
-from .graphsearch import GraphSearch
-from .results import Distances, Result, merged, nothing, without_cut_ties
-from .sharing import Sharing
+from .graph_search import Distances, GraphSearch, Result, Sharing, merged, nothing, without_cut_ties
 
 __all__ = ["Distances", "Gallery", "NodeSearch", "Part", "gallery_of", "open_gallery"]
 

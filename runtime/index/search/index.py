@@ -23,12 +23,12 @@ from ..database.store import Ids, Store, Vectors
 from ..layout import MODEL, database_id
 from .filters import Filters
 from .gallery import Distances, Gallery, NodeSearch, open_gallery
-from .hit import EmbeddedImage, Hit
+from .items import EmbeddedImage, Hit
 from .request import Method, SearchRequest, names
 
 if TYPE_CHECKING:
     from ...embedder import Embedder
-    from .selection import Chosen
+    from .near_duplicates import Chosen
     from .summary import IndexSummary
 
 __all__ = ["Hit", "Index", "Method", "SearchRequest"]
@@ -219,7 +219,7 @@ class Index:
             IndexDamagedError: what would be returned is damaged.
 
         """
-        from .named import find_picture
+        from .items import find_picture
 
         with self._reading():
             return find_picture(self._store, which)
@@ -329,7 +329,7 @@ class Index:
         self, vectors: Vectors, request: SearchRequest, contents: Sequence[Collection[bytes | str]] | None
     ) -> list[Chosen]:
         """Search for what answers each query; see :func:`~.selection.choose`."""
-        from .selection import choose
+        from .near_duplicates import choose
 
         with self._reading() as gallery:
             queries = self._checked(vectors)

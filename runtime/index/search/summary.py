@@ -9,7 +9,7 @@ from typing import Any
 
 from ..ann.graph import GraphFile
 from ..database.store import Store
-from .labels import Labels
+from .filters import Labels
 
 __all__ = ["IndexSummary", "summarize"]
 

@@ -22,7 +22,7 @@ from ...text import display_path, printable
 from ..database.records import Item
 from ..database.store import Ids, Store
 from ..layout import MODEL
-from ..search.labels import Labels
+from ..search.filters import Labels
 from .archive import KIND, SCHEMA, ArchiveWriter, join_names
 
 __all__ = ["ExportReport", "export_index"]

@@ -1,4 +1,4 @@
-"""Groups of near-duplicates in an index, and which of their files can be spared; nothing is ever deleted here."""
+"""Groups of near-duplicates in an index, and which of their files could be removed; nothing is deleted."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ...scan import squared_distances
 from ..database.records import Item
 from ..database.store import Ids, Store, Vectors
 from .filters import allowed_ids
-from .hit import Hit
-from .neardup import representatives
+from .items import Hit
+from .near_duplicates import representatives
 from .request import MAX_DISTANCE, NEAR_DUPLICATE
 
 __all__ = ["DedupeReport", "DuplicateGroup", "Keep", "Spared", "find_near_duplicates", "spared"]

@@ -1,4 +1,4 @@
-"""Searching a loaded graph: candidates from it, exact distances from the vectors in its file."""
+"""Search in a loaded graph: candidates from it, exact distances from its vectors, all items that share one."""
 
 from __future__ import annotations
 
@@ -6,21 +6,63 @@ import contextlib
 import functools
 import math
 import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from ... import scan
 from ...devices import usable_cores
 from ..ann.backend import Ids, Vectors
-from ..ann.copies import Bools
+from ..ann.copies import Bools, Nodes
 from ..ann.graph import Graph, GraphFile, Places
-from .results import Distances, Result, without_cut_ties
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["GraphSearch"]
+__all__ = ["Distances", "GraphSearch", "Result", "Sharing", "merged", "nothing", "without_cut_ties"]
+
+
+Distances = npt.NDArray[np.float64]
+# ids int64 and squared distances float64, both [q, k], ordered by (distance, id).
+Result = tuple[Ids, Distances]
+
+
+def nothing(queries: int) -> Result:
+    """Return the result of a search among no items."""
+    return np.empty((queries, 0), dtype=np.int64), np.empty((queries, 0), dtype=np.float64)
+
+
+def merged(one: Result, other: Result, k: int, farthest: bool) -> Result:
+    """Return the ``k`` best of two results for the same queries."""
+    ids = np.concatenate([one[0], other[0]], axis=1)
+    distances = np.concatenate([one[1], other[1]], axis=1)
+    order = np.lexsort((ids, -distances if farthest else distances), axis=1)[:, :k]
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+
+def without_cut_ties(search: Callable[[Vectors, int], Result], queries: Vectors, k: int) -> Result:
+    """Search so that of equally distant items (copies of a picture, say) those with the lowest ids are kept.
+
+    A search gives *some* ``k`` best. Which ones matters only if the next one is just as far: then more are asked for,
+    until all that are equally far are there to choose from.
+    """
+    ids, distances = search(queries, k + 1)
+    if ids.shape[1] <= k:
+        return ids, distances
+    tied = np.flatnonzero(distances[:, k - 1] == distances[:, k])
+    count = 2 * (k + 1)
+    while len(tied):
+        more_ids, more_distances = search(queries[tied], count)
+        ids[tied, :k], distances[tied, :k] = more_ids[:, :k], more_distances[:, :k]
+        if more_ids.shape[1] < count:
+            break
+        tied = tied[more_distances[:, k - 1] == more_distances[:, -1]]
+        count *= 2
+    return ids[:, :k], distances[:, :k]
+
 
 # Candidates taken from the graph beyond k: the best in float32 need not be the best in float64.
 _SPARE = 4
@@ -148,3 +190,87 @@ def _most_mapped(file: GraphFile) -> float:
     """Return how many vectors may be looked up before the memory they take is given back."""
     limit = max(_LEAST_MAPPED, _MAPPED_SHARE * file.vectors.nbytes)
     return math.inf if file.size <= limit else limit / _MAPPED_AT_A_TIME
+
+
+_NONE: Ids = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """The further items of vectors that several have: int64 ``[m]``, ordered by (``first``, ``ids``).
+
+    Attributes:
+        first: the lowest id of the items with that vector, by which a search names it.
+        ids: the id of a further one.
+
+    """
+
+    first: Ids
+    ids: Ids
+
+    @classmethod
+    def of(cls, parts: Sequence[Nodes]) -> Sharing:
+        """Return the further items of several sets of vectors together."""
+        first = np.concatenate([_NONE, *(nodes.ids[nodes.places] for nodes in parts if len(nodes.more))])
+        ids = np.concatenate([_NONE, *(nodes.more for nodes in parts if len(nodes.more))])
+        order = np.lexsort((ids, first))
+        return cls(first[order], ids[order])
+
+    def __bool__(self) -> bool:
+        """Tell whether any vector has several items."""
+        return len(self.ids) > 0
+
+    def spread(self, first: Ids, most: int | None) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """Return the items of vectors.
+
+        Args:
+            first: int64 ``[n]``, by which a search names them.
+            most: items of each, at most: those with the lowest ids; None: all.
+
+        Returns:
+            the ids int64 ``[c]``, those of a vector together and ascending, and which of the ``n`` each belongs to.
+
+        """
+        start = np.searchsorted(self.first, first, side="left")
+        counts = 1 + np.searchsorted(self.first, first, side="right") - start
+        counts = counts if most is None else np.minimum(counts, most)
+        owner = np.repeat(np.arange(len(first)), counts)
+        rank = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        ids = first[owner]
+        further = rank > 0
+        ids[further] = self.ids[start[owner[further]] + rank[further] - 1]
+        return ids, owner
+
+    def items(self, nearest: Result, k: int, *, farthest: bool = False) -> Result:
+        """Return the ``k`` best items of the nearest vectors, ordered by (distance, id).
+
+        Args:
+            nearest: the ``k`` best vectors, or all, of each query.
+            k: at least 1.
+            farthest: whether the farthest are the best.
+
+        """
+        if not self:
+            return nearest
+        first, distances = nearest
+        queries, width = first.shape
+        counts = 1 + (
+            np.searchsorted(self.first, first, side="right") - np.searchsorted(self.first, first, side="left")
+        )
+        if (counts == 1).all():
+            return nearest
+        counts = np.minimum(counts, k)
+        before = np.cumsum(counts, axis=1) - counts
+        # Of vectors that are equally far, all count that begin before k items are there: their ids decide.
+        tied = np.zeros((queries, width), dtype=np.bool_)
+        tied[:, 1:] = distances[:, 1:] == distances[:, :-1]
+        begins = np.maximum.accumulate(np.where(tied, 0, np.arange(width)), axis=1)
+        needed = np.take_along_axis(before, begins, axis=1) < k
+        query, column = np.nonzero(needed)
+        ids, owner = self.spread(first[query, column], k)
+        query, far = query[owner], distances[query, column][owner]
+        order = np.lexsort((ids, -far if farthest else far, query))
+        rows = query[order]
+        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        kept = order[rank < k]
+        return ids[kept].reshape(queries, -1), far[kept].reshape(queries, -1)
