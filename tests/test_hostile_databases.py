@@ -24,14 +24,14 @@ from tinymodel import write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import DataError, IndexDamagedError, IndexStateError, QueryError
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.records import strays
 from deeprank.runtime.index.database.schema import MIGRATIONS, SCHEMA, TABLES, connect, strange_objects
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import create_database, open_writer
+from deeprank.runtime.index.maintenance.verify import verify
+from deeprank.runtime.index.npz.importer import import_index
 from deeprank.runtime.index.patterns import RootFilters, filters_row, read_filters
 from deeprank.runtime.index.sync.sync import sync
-from deeprank.runtime.index.transfer.importing import import_index
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "attack"))
 import databases

@@ -22,12 +22,12 @@ sys.path.append(str(ATTACK))
 import folders  # noqa: E402
 
 from deeprank.runtime.files import NotRegularError, Permissions, open_regular, placed, prepared_for  # noqa: E402
-from deeprank.runtime.index.care.compact import compact  # noqa: E402
-from deeprank.runtime.index.care.reembed import reembed  # noqa: E402
-from deeprank.runtime.index.care.verify import verify  # noqa: E402
+from deeprank.runtime.index.maintenance.compact import compact  # noqa: E402
+from deeprank.runtime.index.maintenance.copy import copy  # noqa: E402
+from deeprank.runtime.index.maintenance.reembed import reembed  # noqa: E402
+from deeprank.runtime.index.maintenance.verify import verify  # noqa: E402
 from deeprank.runtime.index.sync.options import SyncOptions  # noqa: E402
 from deeprank.runtime.index.sync.sync import sync  # noqa: E402
-from deeprank.runtime.index.transfer.copying import copy  # noqa: E402
 from deeprank.runtime.index.uploads.items import Upload, add_uploads  # noqa: E402
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
@@ -137,16 +137,16 @@ import folders
 from test_hostile_folders import upload
 from deeprank.runtime.errors import DeepRankError
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.care.compact import compact
-from deeprank.runtime.index.care.reembed import reembed
-from deeprank.runtime.index.care.remove import remove
-from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.maintenance.compact import compact
+from deeprank.runtime.index.maintenance.reembed import reembed
+from deeprank.runtime.index.maintenance.remove import remove
+from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.sync.dry_run import dry_run
 from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.index.info import index_info
-from deeprank.runtime.index.transfer.copying import copy
-from deeprank.runtime.index.transfer.exporting import export_index
+from deeprank.runtime.index.maintenance.copy import copy
+from deeprank.runtime.index.npz.export import export_index
 from deeprank.runtime.index.uploads.items import remove_items
 
 made, place, every = Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5])
@@ -540,7 +540,7 @@ def test_another_user_is_told_how_an_index_is_shared(made: Path, tmp_path: Path,
     open_the_way(tmp_path)
     index.chmod(0o700 if part == "folder" else 0o755)
     code = f"""
-from deeprank.runtime.index.care.compact import compact
+from deeprank.runtime.index.maintenance.compact import compact
 from deeprank.runtime.index.info import index_info
 for work in (index_info, verify, compact, Index.open, lambda index: sync(index, [{str(made / "photos")!r}])):
     try:

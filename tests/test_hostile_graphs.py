@@ -34,12 +34,12 @@ from deeprank.runtime.index import Index  # noqa: E402
 from deeprank.runtime.index.ann.backend import GraphUnusableError  # noqa: E402
 from deeprank.runtime.index.ann.graph import open_graph  # noqa: E402
 from deeprank.runtime.index.ann.hnsw_file import check, map_file, read_layout  # noqa: E402
-from deeprank.runtime.index.care.compact import compact  # noqa: E402
-from deeprank.runtime.index.care.verify import Damage, verify  # noqa: E402
 from deeprank.runtime.index.database.records import Item, Meta  # noqa: E402
 from deeprank.runtime.index.database.store import Store  # noqa: E402
 from deeprank.runtime.index.info import index_info  # noqa: E402
-from deeprank.runtime.index.transfer.copying import copy  # noqa: E402
+from deeprank.runtime.index.maintenance.compact import compact  # noqa: E402
+from deeprank.runtime.index.maintenance.copy import copy  # noqa: E402
+from deeprank.runtime.index.maintenance.verify import Damage, verify  # noqa: E402
 
 if sys.platform == "win32":
     pytest.skip("the limits are those of POSIX", allow_module_level=True)
@@ -59,7 +59,7 @@ import sys, json, numpy as np
 from pathlib import Path
 from deeprank.runtime.index import Index
 from deeprank.runtime.errors import DeepRankError
-from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.database.writer import writing
 from deeprank.runtime.index.graph_update import update_graph
 from deeprank.runtime.index.info import index_info

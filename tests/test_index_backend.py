@@ -15,9 +15,9 @@ from deeprank.runtime.index.ann import graph, hnsw
 from deeprank.runtime.index.ann.backend import Backend, GraphUnusableError, VectorIndex, View
 from deeprank.runtime.index.ann.graph import backend_of
 from deeprank.runtime.index.ann.parameters import read_parameters
-from deeprank.runtime.index.care.remove import plan_removal, remove
-from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.info import index_info
+from deeprank.runtime.index.maintenance.remove import plan_removal, remove
+from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.sync.sync import sync
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,16 +18,16 @@ from deeprank.runtime.index.ann.backend import GraphUnusableError
 from deeprank.runtime.index.ann.copies import VectorTable, decode_copies, encode_copies, first_equal, grouped
 from deeprank.runtime.index.ann.graph import GraphFile, open_graph
 from deeprank.runtime.index.ann.hnsw import HnswBackend
-from deeprank.runtime.index.care.compact import compact
-from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.records import GraphRow, Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import Writer, create_database, writing
 from deeprank.runtime.index.graph_update import update_graph
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.layout import GRAPH
+from deeprank.runtime.index.maintenance.compact import compact
+from deeprank.runtime.index.maintenance.copy import copy as copy_index
+from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.presentation import info_lines
-from deeprank.runtime.index.transfer.copying import copy as copy_index
 
 DIM = 16
 

@@ -16,8 +16,8 @@ from tinymodel import as_another_user, open_the_way, write_model, write_picture,
 
 from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from deeprank.runtime.index import Hit, Index
-from deeprank.runtime.index.care.reembed import reembed
-from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.maintenance.reembed import reembed
+from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.sync import sync
 

@@ -27,10 +27,10 @@ from tinymodel import (
 
 from deeprank.runtime.errors import IndexDamagedError, IndexStateError, QueryError
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.care.reembed import reembed
-from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.info import index_info
+from deeprank.runtime.index.maintenance.reembed import reembed
+from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.patterns import Globs, RootFilters
 from deeprank.runtime.index.root_labels import RootLabels
 from deeprank.runtime.index.sync.dry_run import DryRun, dry_run

@@ -27,14 +27,17 @@ from deeprank.runtime.data.labels import LABEL_RULES, is_split_layout, split_of
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import DataError, IndexDamagedError, IndexStateError
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.care.reembed import reembed
-from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database import schema
 from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import Writer, writing
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.layout import disk_errors
+from deeprank.runtime.index.maintenance.copy import copy
+from deeprank.runtime.index.maintenance.reembed import reembed
+from deeprank.runtime.index.maintenance.verify import verify
+from deeprank.runtime.index.npz.export import export_index
+from deeprank.runtime.index.npz.importer import import_index
 from deeprank.runtime.index.patterns import RootFilters
 from deeprank.runtime.index.presentation import info_lines
 from deeprank.runtime.index.root_labels import RootLabels, parse_labels
@@ -43,9 +46,6 @@ from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.plan import plan_sync
 from deeprank.runtime.index.sync.presentation import sync_time
 from deeprank.runtime.index.sync.sync import SyncReport, sync
-from deeprank.runtime.index.transfer.copying import copy
-from deeprank.runtime.index.transfer.exporting import export_index
-from deeprank.runtime.index.transfer.importing import import_index
 from deeprank.runtime.pictures import changes
 
 GOLDEN = Path(__file__).parent / "golden" / "index-schema-2-pictures"

@@ -17,12 +17,12 @@ from deeprank.runtime.files import file_sha256
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.ann import hnsw
 from deeprank.runtime.index.ann.costs import Choice, Costs
-from deeprank.runtime.index.care.compact import compact
-from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.records import Item, checksum, is_sound
 from deeprank.runtime.index.database.writer import Writer, create_database, writing
 from deeprank.runtime.index.graph_update import update_graph
 from deeprank.runtime.index.info import index_info
+from deeprank.runtime.index.maintenance.compact import compact
+from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.sync.sync import sync
 
 GOLDEN = Path(__file__).parent / "golden" / "index-schema-1"

@@ -20,9 +20,9 @@ from deeprank.runtime.errors import (
     ModelFileError,
 )
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.care.reembed import reembed
-from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.writer import writing
+from deeprank.runtime.index.maintenance.reembed import reembed
+from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.sync import SyncReport, sync
 

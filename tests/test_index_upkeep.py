@@ -22,18 +22,18 @@ from tinymodel import DIM, as_another_user, open_the_way, write_model, write_pic
 from deeprank.runtime.errors import DataError, IndexDamagedError, IndexStateError, QueryError
 from deeprank.runtime.files import file_sha256
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.care.compact import compact
-from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import writing
 from deeprank.runtime.index.folder import install_model
 from deeprank.runtime.index.graph_update import update_graph
+from deeprank.runtime.index.maintenance.compact import compact
+from deeprank.runtime.index.maintenance.copy import copy
+from deeprank.runtime.index.maintenance.verify import verify
+from deeprank.runtime.index.npz.export import export_index
+from deeprank.runtime.index.npz.importer import import_index
 from deeprank.runtime.index.patterns import RootFilters
 from deeprank.runtime.index.sync.sync import sync
-from deeprank.runtime.index.transfer.copying import copy
-from deeprank.runtime.index.transfer.exporting import export_index
-from deeprank.runtime.index.transfer.importing import import_index
 
 ITEMS = 3000
 AT_REST = ["graph.hnsw", "items.sqlite", "model.onnx", "write.lock"]
@@ -248,7 +248,7 @@ def test_a_killed_compact_loses_nothing(index: Path, tmp_path: Path, share: floa
     started = time.monotonic()
     compact(tmp_path / "timed")
     whole = time.monotonic() - started
-    code = "from deeprank.runtime.index.care.compact import compact; BEGIN; compact(sys.argv[1])"
+    code = "from deeprank.runtime.index.maintenance.compact import compact; BEGIN; compact(sys.argv[1])"
     run_killed(code, index, share=share, whole=whole)
     assert {problem.part for problem in verify(index).problems} <= {"graph"}
     assert rows(index) == before
@@ -262,10 +262,10 @@ FULL = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from deeprank.runtime.errors import DeepRankError
-from deeprank.runtime.index.care.compact import compact
-from deeprank.runtime.index.transfer.copying import copy
-from deeprank.runtime.index.transfer.exporting import export_index
-from deeprank.runtime.index.transfer.importing import import_index
+from deeprank.runtime.index.maintenance.compact import compact
+from deeprank.runtime.index.maintenance.copy import copy
+from deeprank.runtime.index.npz.export import export_index
+from deeprank.runtime.index.npz.importer import import_index
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 try:
     print(eval(sys.argv[2]).remarks)
@@ -471,7 +471,7 @@ def test_a_killed_copy_leaves_nothing_in_the_way(index: Path, tmp_path: Path) ->
     started = time.monotonic()
     copy(index, tmp_path / "timed")
     whole = time.monotonic() - started
-    code = "from deeprank.runtime.index.transfer.copying import copy; BEGIN; copy(*sys.argv[1:])"
+    code = "from deeprank.runtime.index.maintenance.copy import copy; BEGIN; copy(*sys.argv[1:])"
     for share in (0.1, 0.3, 0.5, 0.7):
         target = tmp_path / f"copy{share}"
         run_killed(code, index, target, share=share, whole=whole)
@@ -794,7 +794,7 @@ def test_verify_beside_a_change_of_the_model_reports_nothing_false(made: Path, t
     write_pictures(photos, [f"{i}.png" for i in range(5)])
     models = [made / "model.onnx", write_model(tmp_path / "other.onnx", seed=1)]
     sync(index, [photos], model=models[0])
-    code = "import sys; from deeprank.runtime.index.care.reembed import reembed\n"
+    code = "import sys; from deeprank.runtime.index.maintenance.reembed import reembed\n"
     code += "from deeprank.runtime.index.sync.options import SyncOptions\n"
     code += "for number in range(12): reembed(sys.argv[1], SyncOptions(model=sys.argv[2 + number % 2]))"
     process = subprocess.Popen([sys.executable, "-c", code, index, *models])

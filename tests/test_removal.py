@@ -15,7 +15,7 @@ from tinymodel import square, write_model, write_picture, write_pictures
 from deeprank.runtime.errors import QueryError
 from deeprank.runtime.files import file_sha256
 from deeprank.runtime.index import Index
-from deeprank.runtime.index.care.remove import plan_removal
+from deeprank.runtime.index.maintenance.remove import plan_removal
 from deeprank.runtime.index.search.paths import Paths
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.index.uploads import Upload, add_uploads

@@ -29,20 +29,20 @@ from deeprank.runtime.errors import (
     QueryError,
 )
 from deeprank.runtime.files import file_sha256
-from deeprank.runtime.index.care.compact import compact
-from deeprank.runtime.index.care.reembed import reembed
-from deeprank.runtime.index.care.remove import plan_removal, remove
-from deeprank.runtime.index.care.verify import verify
 from deeprank.runtime.index.database.writer import locked
 from deeprank.runtime.index.info import index_info
+from deeprank.runtime.index.maintenance.compact import compact
+from deeprank.runtime.index.maintenance.copy import copy
+from deeprank.runtime.index.maintenance.reembed import reembed
+from deeprank.runtime.index.maintenance.remove import plan_removal, remove
+from deeprank.runtime.index.maintenance.verify import verify
+from deeprank.runtime.index.npz.export import export_index
+from deeprank.runtime.index.npz.importer import import_index
 from deeprank.runtime.index.search.duplicate_groups import find_near_duplicates, spared
 from deeprank.runtime.index.search.index import Index
 from deeprank.runtime.index.sync.dry_run import dry_run
 from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.sync import sync
-from deeprank.runtime.index.transfer.copying import copy
-from deeprank.runtime.index.transfer.exporting import export_index
-from deeprank.runtime.index.transfer.importing import import_index
 from deeprank.runtime.index.uploads import Added, Upload, add_uploads, remove_items
 
 STRANGE_LABELS = [
@@ -309,8 +309,8 @@ import json, os, shutil, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_uploads import add, files_in, labels_by_path, upload
-from deeprank.runtime.index.care.compact import compact
-from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.maintenance.compact import compact
+from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.uploads import remove_items
 import deeprank.runtime.index.ann.hnsw, deeprank.runtime.index.uploads.items
 
@@ -554,11 +554,11 @@ def test_copy_while_uploads_come_and_go(index: Path, tmp_path: Path) -> None:
 
 def test_an_upload_that_is_removed_meanwhile(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look at the rows and the look at the files another process removes a picture: nothing is wrong."""
-    from deeprank.runtime.index.care import verify as verify_module
-    from deeprank.runtime.index.transfer import copying
+    from deeprank.runtime.index.maintenance import copy
+    from deeprank.runtime.index.maintenance import verify as verify_module
 
     first, second, third = (each.id for each in add(index, upload(100), upload(101), upload(102)))
-    monkeypatch.setattr(copying, "carry_uploads", before(copying.carry_uploads, lambda: remove_items(index, [first])))
+    monkeypatch.setattr(copy, "carry_uploads", before(copy.carry_uploads, lambda: remove_items(index, [first])))
     report = copy(index, tmp_path / "there")
     assert (report.remarks, report.items) == ((), 12)
     assert verify(tmp_path / "there").problems == ()

@@ -117,12 +117,12 @@ def as_another_user(code: str, groups: Sequence[int] = ()) -> subprocess.Complet
         f"GROUPS = {list(groups)}\n"
         "import os, mmap, tempfile, concurrent.futures.thread, PIL.Image, hnswlib, onnxruntime, filelock\n"
         "from deeprank.runtime.embedder import Embedder\n"
-        "from deeprank.runtime.index.transfer.copying import copy\n"
+        "from deeprank.runtime.index.maintenance.copy import copy\n"
         "from deeprank.runtime.index.sync.dry_run import dry_run\n"
-        "from deeprank.runtime.index.transfer.exporting import export_index\n"
+        "from deeprank.runtime.index.npz.export import export_index\n"
         "from deeprank.runtime.index.search.index import Index\n"
         "from deeprank.runtime.index.sync.sync import sync\n"
-        "from deeprank.runtime.index.care.verify import verify\n"
+        "from deeprank.runtime.index.maintenance.verify import verify\n"
         "PIL.Image.preinit(); os.setgroups(GROUPS); os.setgid(65534); os.setuid(65534)\n"
     )
     return subprocess.run([sys.executable, "-c", imports + code], capture_output=True, text=True, cwd="/")

@@ -17,7 +17,7 @@ from state import Row, Rows, digest, read_rows
 from world import FILES, Command, World, start_digest
 
 from deeprank.runtime.errors import DeepRankError
-from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.search.index import Index
 
 QUERIES = 3

@@ -14,7 +14,7 @@ from state import Rows, digest, read_rows
 from world import World
 
 from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
-from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.search.index import Index
 from deeprank.runtime.index.sync.sync import sync
 

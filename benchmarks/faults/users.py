@@ -16,7 +16,7 @@ from state import Rows, read_rows
 from world import Command, World, commands_of
 
 from deeprank.runtime.errors import DeepRankError
-from deeprank.runtime.index.care.verify import verify
+from deeprank.runtime.index.maintenance.verify import verify
 
 NOBODY = 65534
 _LEFT = "was left by a sync that was interrupted"

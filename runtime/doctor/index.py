@@ -166,7 +166,7 @@ def _no_graph(folder: Path, meta: Meta, sync: str) -> Finding:
 
 def contents_finding(folder: Path) -> Finding:
     """Run all checks of ``deeprank-index verify``."""
-    from ..index.care.verify import verify
+    from ..index.maintenance.verify import verify
 
     report = verify(folder)
     if not report.problems:

@@ -262,7 +262,7 @@ def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed
     kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
     with _interruptible(kept) as start, _termination_as_interrupt():
         if reembed:
-            from .care.reembed import reembed as embed_again
+            from .maintenance.reembed import reembed as embed_again
 
             report = embed_again(index, options, progress=start)
         else:
@@ -341,7 +341,7 @@ def verify_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Check every part of the index; exit with 1 if something is damaged."""
-    from .care.verify import verify
+    from .maintenance.verify import verify
 
     with progress_in_stages() as start:
         report = verify(index, repair=repair, progress=start)
@@ -376,7 +376,7 @@ def remove_command(
     A path begins at the current folder or at a synced one. A pattern matches what deeprank-query --path shows for it:
     * is a part of a name, ** any number of folders. Of uploads, the files are deleted, too.
     """
-    from .care.remove import plan_removal, remove
+    from .maintenance.remove import plan_removal, remove
 
     removal = plan_removal(index, patterns or [], labels=label or [], roots=root or [])
     print(*presentation.removal_lines(removal), sep="\n")
@@ -398,7 +398,7 @@ def compact_command(
 
     Interrupted at any moment, it leaves the index as it was or as it should be.
     """
-    from .care.compact import compact
+    from .maintenance.compact import compact
 
     with _interruptible("the index answers as before") as start:
         report = compact(index, progress=start)
@@ -426,7 +426,7 @@ def copy_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Copy the index, also while it is being searched or synced: one state of it, complete or not at all."""
-    from .transfer.copying import copy
+    from .maintenance.copy import copy
 
     with _interruptible(f"nothing was put at {display_path(target)}") as start:
         report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
@@ -448,7 +448,7 @@ def export_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Write vectors, paths, labels and the rest as arrays for numpy; import makes an index of them again."""
-    from .transfer.exporting import export_index
+    from .npz.export import export_index
 
     with _interruptible(f"{display_path(target)} is as it was") as start:
         report = export_index(index, target, labels=label or [], progress=start)
@@ -472,7 +472,7 @@ def import_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Make a new index from an exported file, without embedding anything."""
-    from .transfer.importing import import_index
+    from .npz.importer import import_index
 
     with _interruptible("no index was made") as start:
         report = import_index(source, index, model=model, shared=shared, progress=start)

@@ -12,15 +12,15 @@ from ..console import to_paste
 from ..text import display_path, file_size, printable
 
 if TYPE_CHECKING:
-    from .care.compact import CompactReport
-    from .care.remove import Removal
-    from .care.verify import VerifyReport
     from .info import IndexInfo
+    from .maintenance.compact import CompactReport
+    from .maintenance.copy import CopyReport
+    from .maintenance.remove import Removal
+    from .maintenance.verify import VerifyReport
+    from .npz.export import ExportReport
+    from .npz.importer import ImportReport
     from .search.duplicate_groups import DedupeReport, Spared
     from .search.items import Hit
-    from .transfer.copying import CopyReport
-    from .transfer.exporting import ExportReport
-    from .transfer.importing import ImportReport
 
 __all__ = [
     "MOST_LINES",

@@ -10,14 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import IndexStateError
-from ...files import (
-    Permissions,
-    exchange_folders,
-    finish_exchange,
-    is_own_folder,
-    set_permissions,
-    sync_folder,
-)
+from ...files import Permissions, exchange_folders, finish_exchange, is_own_folder, set_permissions, sync_folder
 from ...model.pretrained import LOCAL_MODEL, find_model
 from ...progress import StartProgress, start_nothing
 from ...text import display_path

@@ -1,4 +1,4 @@
-"""Export an index as one npz file, for numpy and for :mod:`.importing`."""
+"""Export of an index into one npz file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..database.records import Item
 from ..database.store import Ids, Store
 from ..layout import MODEL
 from ..search.filters import Labels
-from .archive import KIND, SCHEMA, ArchiveWriter, join_names
+from .format import KIND, SCHEMA, ArchiveWriter, join_names
 
 __all__ = ["ExportReport", "export_index"]
 
@@ -46,7 +46,7 @@ def export_index(
 ) -> ExportReport:
     """Export an index as one npz file; it replaces ``target`` once complete and durable.
 
-    See :mod:`.archive` for the arrays. ``meta`` is a JSON object with ``kind``, ``schema``,
+    See :mod:`.format` for the arrays. ``meta`` is a JSON object with ``kind``, ``schema``,
     ``version`` (of deeprank), ``model_sha256``, ``dim``, ``items``, ``last_id``, ``filters`` (of
     each root that has any), ``labelling`` (of each root not labelled by top folders), ``uploads``
     (number of the uploads' root, or null) and ``model`` (name, backbone, precision and picture

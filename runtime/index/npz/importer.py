@@ -1,4 +1,4 @@
-"""Import an index from an npz file of :mod:`.exporting`; the file is not trusted."""
+"""Import of an untrusted npz file into a new index."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ..layout import PRIVATE, SHARED, UPLOADS
 from ..patterns import RootFilters
 from ..root_labels import RootLabels
 from ..uploads.store import carry_uploads, is_upload
-from .archive import ARRAYS, KIND, SCHEMA, ArchiveReader, split_names
+from .format import ARRAYS, KIND, SCHEMA, ArchiveReader, split_names
 
 __all__ = ["ImportReport", "import_index"]
 

@@ -15,7 +15,7 @@ array                 dtype and shape          content
 ``decoding``          int32 ``[n]``            version of the decoding rules; if absent, 1 for all
 ``roots``             uint8 ``[...]``          synced folders and the uploads', zero-terminated
 ``root_ids``          int64 ``[r]``            the numbers of the roots in the index
-``meta``              uint8 ``[...]``          a JSON object, see :mod:`.exporting`
+``meta``              uint8 ``[...]``          a JSON object, see :mod:`.export`
 ====================  =======================  ===================================================
 
 Names are bytes of the file system, which may contain any byte but zero. So neither numpy's

@@ -17,7 +17,6 @@ from ...files import Permissions, copy_blocks, create_file, open_regular
 from ...progress import Advance, StartProgress, start_nothing
 from ...text import display_path, printable
 from ..ann.graph import GraphUnusableError, open_graph
-from ..care.verify import verify
 from ..database.records import GraphRow, Meta
 from ..database.schema import connect, guarded
 from ..database.store import Store
@@ -25,6 +24,7 @@ from ..database.writer import open_writer
 from ..folder import bytes_in, check_free, placed_folder
 from ..layout import DATABASE, GRAPH, MODEL, SHARED, UPLOADS, database_id, is_index, permissions_of
 from ..uploads.store import carry_uploads, uploads_of
+from .verify import verify
 
 __all__ = ["CopyReport", "copy"]
 

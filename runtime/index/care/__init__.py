@@ -1,1 +1,0 @@
-"""Maintenance of an index: verify, repair, compact, remove, change the model."""

@@ -1,0 +1,1 @@
+"""Maintenance of an index: verify, compact, remove, re-embed, copy."""

@@ -1,0 +1,1 @@
+"""An index as one npz file: its format, export and import."""

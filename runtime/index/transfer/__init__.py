@@ -1,1 +1,0 @@
-"""Copy an index, and exchange it as numpy files."""
