@@ -21,7 +21,7 @@ from deeprank.runtime.index.database.writer import writing
 from deeprank.runtime.index.search.items import mean_vector
 from deeprank.runtime.index.search.request import SearchRequest
 from deeprank.runtime.index.sync.sync import sync
-from deeprank.runtime.query.copying import file_name
+from deeprank.runtime.query.copy_hits import file_name
 
 NAMES = [f"{label}/{i}.png" for label in ("cats", "dogs") for i in range(10)]
 

@@ -435,6 +435,6 @@ def test_a_plain_query_does_not_wait_for_it(place: Path) -> None:
     words = ["python", "-X", "importtime", "-c"]
     code = "import sys; sys.argv[1:] = ['query.png']; from deeprank.runtime.query.cli import main; main()"
     said = run_command(*words, code, cwd=place).stderr
-    assert "deeprank.runtime.query.asking" in said
+    assert "deeprank.runtime.query.run" in said
     for module in ("webpage", "thumbnails", "opening", "markup", "xml.etree", "webbrowser"):
         assert not re.search(rf"\| +(deeprank\.runtime\.query\.)?{re.escape(module)}\b", said), module

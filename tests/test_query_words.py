@@ -21,8 +21,8 @@ from tinymodel import write_model, write_picture
 from deeprank.runtime import Index
 from deeprank.runtime.errors import PictureError, QueryError
 from deeprank.runtime.index.sync.sync import sync
-from deeprank.runtime.query import standardinput
-from deeprank.runtime.query.standardinput import MAX_BYTES
+from deeprank.runtime.query import run
+from deeprank.runtime.query.run import MAX_BYTES
 from deeprank.runtime.text import display_width, file_size, printable, shortened
 
 BIN = Path(sys.executable).parent
@@ -290,10 +290,10 @@ def test_a_file_that_is_called_like_standard_input(place: Path) -> None:
 
 @pytest.mark.parametrize(("content", "kind"), [(b"", "missing"), (b"x" * 11, "too large")])
 def test_faults_of_standard_input_have_a_kind(content: bytes, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standardinput, "MAX_BYTES", 10)
+    monkeypatch.setattr(run, "MAX_BYTES", 10)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))
     with pytest.raises(PictureError) as refused:
-        standardinput.read_picture()
+        run.read_picture()
     assert refused.value.kind == kind
 
 

@@ -12,12 +12,66 @@ from typing import TYPE_CHECKING
 
 from ..console import emit_json, emit_paths, guarded, note, standard_streams, terminal_width
 from ..errors import DeepRankError
-from ..text import display_path
-from .answer import QueryResult
+from ..text import display_path, display_width, printable, shortened
 from .arguments import QueryArguments, read_arguments
+from .run import QueryResult
 
 if TYPE_CHECKING:
     from ..index.search.index import Index
+
+__all__ = ["table_lines"]
+
+
+_BEFORE_LABEL = len("rank  distance  ")
+_GAP = "  "
+# Where labels and paths together are too wide, labels get this share of the room.
+_LABEL_SHARE = 0.3
+_MIN_WIDTH = 8
+
+
+def table_lines(result: QueryResult, width: int | None, *, headed: bool, ellipsis: str = "…") -> Iterator[str]:
+    """Yield the lines of a result that has hits.
+
+    Args:
+        result: of one query.
+        width: columns of the terminal, into which long labels and paths are shortened; None: everything is shown.
+        headed: the query is named first.
+        ellipsis: what stands for the middle of a name that is too long.
+
+    """
+
+    def fitted(text: str, columns: int | None) -> str:
+        return printable(text) if columns is None else shortened(text, columns, ellipsis=ellipsis)
+
+    if headed:
+        yield f"{fitted(result.subject, None if width is None else max(_MIN_WIDTH, width - 1))}:"
+    labels = [hit.label or "-" for hit in result.hits]
+    label_width, path_width = _widths(result, labels, width)
+    labels = [fitted(label, label_width) for label in labels]
+    column = max([len("label"), *map(display_width, labels)])
+    yield f"rank  distance  {'label':<{column}}{_GAP}path"
+    for rank, (hit, label) in enumerate(zip(result.hits, labels, strict=True), 1):
+        hidden = _hidden(hit.near_duplicates)
+        path = fitted(hit.path, None if path_width is None else max(_MIN_WIDTH, path_width - len(hidden)))
+        padded = label + " " * (column - display_width(label))
+        yield f"{rank:>4}{_GAP}{hit.distance:8.4f}{_GAP}{padded}{_GAP}{path}{hidden}"
+
+
+def _widths(result: QueryResult, labels: list[str], width: int | None) -> tuple[int | None, int | None]:
+    """Return the columns of the longest label and path that fit."""
+    if width is None:
+        return None, None
+    room = max(2 * _MIN_WIDTH, width - _BEFORE_LABEL - len(_GAP))
+    label = max([len("label"), *(display_width(printable(label)) for label in labels)])
+    path = max(display_width(display_path(hit.path)) + len(_hidden(hit.near_duplicates)) for hit in result.hits)
+    if label + path > room:
+        label = min(label, max(_MIN_WIDTH, int(room * _LABEL_SHARE), room - path))
+    return label, max(_MIN_WIDTH, room - label)
+
+
+def _hidden(count: int) -> str:
+    return f"  (and {count:,} near-duplicate{'' if count == 1 else 's'})" if count else ""
+
 
 SCHEMA = 1
 
@@ -33,14 +87,14 @@ def main() -> None:
 def run(arguments: QueryArguments, *, verbose: bool) -> None:
     """Answer the queries; exit with 1 if one could not be read."""
     from ..index.search.index import Index
-    from .asking import answer
+    from .run import answer
 
     if arguments.copy_to is not None:
-        from .copying import check_folder
+        from .copy_hits import check_folder
 
         check_folder(arguments.copy_to)  # before the work
     if arguments.html is not None:
-        from .opening import check_place
+        from .browser import check_place
 
         check_place(arguments.html)
     device, threads, max_pixels = arguments.device, arguments.threads, arguments.max_pixels
@@ -84,7 +138,7 @@ def _preparing(index: Index) -> Iterator[None]:
 
 
 def _draw(results: Sequence[QueryResult], arguments: QueryArguments, sheet: Path) -> None:
-    from .drawing import draw_results
+    from .sheet import draw_results
 
     if draw_results(results, sheet, farthest=arguments.request.farthest, query_label=arguments.query_label):
         note(f"wrote {display_path(sheet)}")
@@ -93,8 +147,8 @@ def _draw(results: Sequence[QueryResult], arguments: QueryArguments, sheet: Path
 
 
 def _write_page(results: Sequence[QueryResult], arguments: QueryArguments, remarks: Sequence[str]) -> Path:
-    from .opening import write_page
-    from .webpage import render
+    from .browser import write_page
+    from .page import render
 
     page = write_page(render(results, arguments, remarks), arguments.html)
     note(f"wrote {display_path(page)}")
@@ -102,14 +156,14 @@ def _write_page(results: Sequence[QueryResult], arguments: QueryArguments, remar
 
 
 def _open(page: Path) -> None:
-    from .opening import open_in_browser
+    from .browser import open_in_browser
 
     if not open_in_browser(page):
         note("No browser could be started here; open that file in one.")
 
 
 def _copy(results: Sequence[QueryResult], folder: Path, roots: Sequence[str]) -> bool:
-    from .copying import copy_hits
+    from .copy_hits import copy_hits
 
     report = copy_hits(results, folder, roots)
     for problem in report.problems:
@@ -129,8 +183,6 @@ def _show(results: Sequence[QueryResult], arguments: QueryArguments) -> None:
     elif arguments.paths_only:
         emit_paths((hit.path for result in results for hit in result.hits), arguments.end)
     else:
-        from .table import table_lines
-
         width, ellipsis = terminal_width(), "…" if sys.stdout.encoding.lower().startswith("utf") else "..."
         for result in results:
             if result.hits:

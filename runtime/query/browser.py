@@ -1,4 +1,4 @@
-"""Where a page of results is written, and the browser that shows it."""
+"""Where the page of results is written, and the browser that opens it."""
 
 from __future__ import annotations
 

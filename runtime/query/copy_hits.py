@@ -1,4 +1,4 @@
-"""Collecting the files of hits in a folder of their own."""
+"""Copies of the files of hits in a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from ..errors import QueryError
 from ..files import SourceError, open_indexed, placed
 from ..text import display_path
-from .answer import QueryResult
+from .run import QueryResult
 
 if TYPE_CHECKING:
     from ..index.search.items import Hit

@@ -1,24 +1,133 @@
-"""The results as one HTML page that needs neither network nor scripts, with its pictures in it."""
+"""The page of results: one HTML file with its pictures, without network or scripts."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, tostring
+
+from PIL import Image
 
 from .. import __version__
 from ..contact_sheet import MOST_HITS
+from ..devices import usable_cores
+from ..errors import PictureError
+from ..files import SourceError, open_indexed
+from ..images import load_thumbnail
 from ..index.search.items import Content, Hit
-from .answer import Query, QueryResult
+from ..text import printable
 from .arguments import STDIN, QueryArguments
-from .markup import element, page, policy
-from .thumbnails import Thumbnail, load_thumbnails
+from .run import Query, QueryResult
 
-__all__ = ["render"]
+__all__ = ["LONGEST_SIDE", "Child", "Thumbnail", "element", "load_thumbnails", "page", "policy", "render"]
+
+
+LONGEST_SIDE = 320
+
+_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture, ``width`` x ``height`` pixels, in a data: URI; or the reason why there is none."""
+
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+def load_thumbnails(
+    paths: Mapping[str, Content | None], max_pixels: int, contents: Mapping[str, bytes] | None = None
+) -> dict[str, Thumbnail]:
+    """Return the thumbnail of each file; each is read once, several at a time.
+
+    Args:
+        paths: of files that may be gone, damaged or no pictures, and what they held when they were indexed (None: any
+            content will do).
+        max_pixels: of which a picture may have no more.
+        contents: of those that are not files.
+
+    """
+    contents = contents or {}
+    pool = ThreadPoolExecutor(max(1, min(usable_cores(), len(paths))), thread_name_prefix="thumbnail")
+    try:
+        return dict(
+            zip(
+                paths,
+                pool.map(lambda path: _thumbnail(path, paths[path], max_pixels, contents.get(path)), paths),
+                strict=True,
+            )
+        )
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _thumbnail(path: str, indexed: Content | None, max_pixels: int, content: bytes | None) -> Thumbnail:
+    try:
+        with open_indexed(path, indexed) if content is None else io.BytesIO(content) as file:
+            small = Image.fromarray(load_thumbnail(file, LONGEST_SIDE, max_pixels=max_pixels))
+    except PictureError as error:
+        return Thumbnail(problem=error.short)  # the page names the file beside that
+    except (SourceError, OSError) as error:
+        return Thumbnail(problem=str(error))
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)  # small ones are mostly edges
+    return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}", *small.size)
+
+
+Child = Element | str | None
+
+
+def element(tag: str, attributes: Mapping[str, str] | str = "", *children: Child) -> Element:
+    """Return an element; every text in it is made printable, and is escaped when the tree is written.
+
+    Args:
+        tag: the element's name, ours.
+        attributes: or its class alone.
+        children: elements and texts, in their order; None is passed over.
+
+    """
+    named = ({"class": attributes} if attributes else {}) if isinstance(attributes, str) else attributes
+    made = Element(tag, {name: printable(value) for name, value in named.items()})
+    for child in children:
+        if isinstance(child, Element):
+            made.append(child)
+        elif child is not None:
+            _add_text(made, printable(child))
+    return made
+
+
+def page(root: Element, style: str) -> bytes:
+    """Return a page as UTF-8, with ``style``, ours, as the one style sheet that its head's policy lets in."""
+    sheet = Element("style")
+    sheet.text = style
+    head = root.find("head")
+    assert head is not None
+    head.append(sheet)
+    return b"<!doctype html>\n" + tostring(root, encoding="unicode", method="html").encode("utf-8") + b"\n"
+
+
+def policy(style: str) -> str:
+    """Return the Content-Security-Policy of such a page: pictures that are part of it and that style, nothing else."""
+    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def _add_text(made: Element, text: str) -> None:
+    if len(made):
+        made[-1].tail = (made[-1].tail or "") + text
+    else:
+        made.text = (made.text or "") + text
+
 
 # Query pictures that are shown where several are one query.
 _MOST_TOGETHER = 9

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..contact_sheet import SheetBlock, SheetPicture, Source, draw_sheets
 from ..files import open_indexed
 from ..index.search.index import Hit
-from .answer import Query, QueryResult
+from .run import Query, QueryResult
 
 __all__ = ["draw_results"]
 

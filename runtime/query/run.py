@@ -1,0 +1,299 @@
+"""From queries to results: pictures read, embedded or looked up, and searched in one state of the index."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ..console import as_typed
+from ..errors import PictureError, PictureProblem, QueryError
+from ..text import display_path
+from .arguments import STDIN, QueryArguments
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ..embedder import Embedder
+    from ..images import PictureSource
+    from ..index.search.index import Index
+    from ..index.search.items import Content, Hit
+    from ..index.search.request import SearchRequest
+
+__all__ = ["Query", "QueryResult", "StandardInput", "answer", "empty_reasons", "read_picture"]
+
+
+def empty_reasons(
+    index: Index, vectors: Any, request: SearchRequest, contents: Sequence[Collection[bytes | str]]
+) -> list[str]:
+    """Return for each query which restriction left no picture over, and what to loosen.
+
+    Args:
+        index: in a snapshot.
+        vectors: of the queries without hits, float32 ``[q, d]``.
+        request: that they were searched for with.
+        contents: of each query, what ``leave_out_query`` leaves out.
+
+    """
+    remarks = len(index.remarks)
+    looser = {option: replace(loose, k=1) for option, loose in request.loosened().items()}
+    without = {option: index.hits(vectors, loose, contents) for option, loose in looser.items()}
+    del index.remarks[remarks:]  # they are about these searches
+    return [
+        _reason({option: hits[row] for option, hits in without.items()}, request.max_distance, len(index))
+        for row in range(len(vectors))
+    ]
+
+
+def _reason(without: Mapping[str, Sequence[Hit]], max_distance: float | None, items: int) -> str:
+    """Return the sentence for one query, from the nearest picture without each of the restrictions."""
+    if not items:
+        return "the index holds no pictures; deeprank-index sync adds those of a folder."
+    alone = [option for option, hits in without.items() if hits]
+    if "--max-distance" in alone:
+        nearest = without["--max-distance"][0].distance
+        return (
+            f"no picture is at most {max_distance:g} away; the nearest is {nearest:.4f} away. "
+            "Ask again with a larger --max-distance."
+        )
+    if alone:
+        return f"no picture is left; ask again without {' or without '.join(alone)}."
+    return f"no picture passes {' and '.join(without)} together; ask again without them."
+
+
+MAX_BYTES = 256_000_000
+_BLOCK = 1 << 20
+
+
+class StandardInput(io.BytesIO):
+    """What was read, under the name that errors give it."""
+
+    name = "standard input"
+
+
+def read_picture() -> bytes:
+    """Return what is on standard input, to its end.
+
+    Raises:
+        PictureError: nothing is there, more than a picture can have, or a terminal.
+
+    """
+    if sys.stdin.isatty():
+        command = as_typed("deeprank-query")
+        raise _unread("is a terminal", f"; expected a picture, as in: {command} - < image.jpg", kind="missing")
+    content, stream = bytearray(), cast(io.BufferedReader, sys.stdin.buffer)
+    try:
+        while block := stream.read1(_BLOCK):  # in one piece, it would not be interrupted by Ctrl-C
+            content += block
+            if len(content) > MAX_BYTES:
+                raise _unread(f"has more than {MAX_BYTES:,} bytes", "; expected one picture.", kind="too large")
+    except OSError as error:
+        raise _unread(f"cannot be read ({error.strerror})", ".", kind="unreadable") from None
+    if not content:
+        raise _unread("is empty", "; expected a picture.", kind="missing")
+    return bytes(content)
+
+
+def _unread(fault: str, rest: str, *, kind: PictureProblem) -> PictureError:
+    return PictureError(f"standard input {fault}{rest}", kind=kind, short=fault)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query picture.
+
+    Attributes:
+        path: as it was given; ``-`` for standard input.
+        id: of a picture of the index.
+        content: what was read from standard input.
+        indexed: of a picture of the index, what its file held when it was indexed.
+
+    """
+
+    path: str
+    id: int | None = None
+    content: bytes | None = field(default=None, repr=False)
+    indexed: Content | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        if self.content is not None:
+            return "standard input"
+        return os.path.basename(self.path)  # noqa: PTH119 - text that need not be a path
+
+    def document(self) -> dict[str, Any]:
+        """Return it as it stands in the JSON document."""
+        return {"query": self.path} | ({} if self.id is None else {"id": self.id})
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """The result of one query.
+
+    Attributes:
+        queries: its picture, or the pictures whose mean is searched for.
+        hits: best first.
+        error: why the query failed.
+        mean: whether it is the mean of the pictures.
+        reason: why there are no hits; empty where there are some, or an error.
+
+    """
+
+    queries: Sequence[Query]
+    hits: Sequence[Hit] = ()
+    error: str | None = None
+    mean: bool = False
+    reason: str = ""
+
+    @property
+    def subject(self) -> str:
+        """The query in a few words, untrusted text."""
+        return ("mean of " if self.mean else "") + ", ".join(query.path for query in self.queries)
+
+    def document(self, *, unique: bool) -> dict[str, Any]:
+        """Return it as it stands in the JSON document; ``unique``: of a request without near-duplicates."""
+        queries = [query.document() for query in self.queries]
+        document: dict[str, Any] = {"queries": queries} if self.mean else queries[0]
+        if self.error is not None:
+            return {**document, "error": self.error}
+        hits = [hit.document(rank, unique=unique) for rank, hit in enumerate(self.hits, 1)]
+        return {**document, "hits": hits} | ({"reason": self.reason} if self.reason else {})
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """A query picture with its vector, float32 ``[d]``, and the sha256 of its file where it is needed; or an error."""
+
+    query: Query
+    vector: npt.NDArray[np.float32] | None
+    sha256: bytes = b""
+    error: str = ""
+
+
+def answer(index: Index, arguments: QueryArguments) -> list[QueryResult]:
+    """Return the result of each picture, or of their mean; those that cannot be read have an error.
+
+    Raises:
+        QueryError, IndexStateError, ModelFileError: nothing can be answered.
+
+    """
+    # Before the snapshot: embedding takes its time, in which a writer need not be kept waiting.
+    queries = list(_of_files(index, arguments))
+    with index.snapshot():
+        queries += [_of_item(index, which) for which in arguments.items]
+        readable = [each for each in queries if each.vector is not None]
+        failed = [QueryResult([each.query], error=each.error) for each in queries if each.vector is None]
+        if not readable:
+            return failed
+        answered = _search(index, readable, arguments.request, mean=arguments.mean)
+        if arguments.mean:
+            return [*answered, *failed]
+        results, failures = iter(answered), iter(failed)
+        return [next(failures) if each.vector is None else next(results) for each in queries]
+
+
+def _search(index: Index, queries: Sequence[_Embedded], request: SearchRequest, *, mean: bool) -> list[QueryResult]:
+    """Return the result of each query that could be read, or of their mean; without hits it has the reason."""
+    import numpy as np
+
+    vectors = np.stack([each.vector for each in queries if each.vector is not None])
+    contents: list[set[bytes | str]] = [{each.sha256} for each in queries]
+    groups = [[each.query] for each in queries]
+    if mean:
+        from ..index.search.items import mean_vector
+
+        vectors = mean_vector(vectors)[None]
+        contents = [set().union(*contents)]
+        groups = [[each.query for each in queries]]
+    hits = index.hits(vectors, request, contents)
+    results = [QueryResult(group, row, mean=mean) for group, row in zip(groups, hits, strict=True)]
+    return _with_reasons(index, results, vectors, request, contents)
+
+
+def _with_reasons(
+    index: Index,
+    results: list[QueryResult],
+    vectors: Any,
+    request: SearchRequest,
+    contents: Sequence[Collection[bytes | str]],
+) -> list[QueryResult]:
+    empty = [row for row, result in enumerate(results) if not result.hits]
+    if empty:
+        reasons = empty_reasons(index, vectors[empty], request, [contents[row] for row in empty])
+        for row, reason in zip(empty, reasons, strict=True):
+            results[row] = replace(results[row], reason=reason)
+    return results
+
+
+def _of_files(index: Index, arguments: QueryArguments) -> Iterator[_Embedded]:
+    """Yield the queries that are files, or come through standard input, in their order."""
+    if not arguments.images:  # no model is opened
+        return
+    queries = list(map(_query, arguments.images))
+    readable = [each for each in queries if isinstance(each, Query)]
+    vectors = _vectors(index.embedder, [_source(each) for each in readable]) if readable else iter(())
+    for each in queries:
+        if isinstance(each, Query):
+            yield _of_file(each, next(vectors), hashed=arguments.request.leave_out_query)
+        else:
+            yield _Embedded(Query(STDIN), None, error=str(each))
+
+
+def _query(image: str) -> Query | PictureError:
+    if image == STDIN:
+        try:
+            return Query(STDIN, content=read_picture())
+        except PictureError as error:
+            return error
+    # Nothing but "-" itself is standard input, and an address is shown as it was typed.
+    path = str(Path(image))
+    return Query(image if not image or path == STDIN or "://" in image else path)
+
+
+def _source(query: Query) -> PictureSource:
+    if query.content is None:
+        return query.path
+
+    return StandardInput(query.content)
+
+
+def _of_file(query: Query, vector: npt.NDArray[np.float32] | PictureError, *, hashed: bool) -> _Embedded:
+    if isinstance(vector, PictureError):
+        return _Embedded(query, None, error=str(vector))
+    if not hashed:
+        return _Embedded(query, vector)
+    if query.content is not None:
+        import hashlib
+
+        return _Embedded(query, vector, hashlib.sha256(query.content).digest())
+    from ..files import file_sha256
+
+    try:
+        return _Embedded(query, vector, bytes.fromhex(file_sha256(Path(query.path))))
+    except OSError as error:
+        return _Embedded(query, None, error=f"{display_path(query.path)} cannot be read again ({error.strerror}).")
+
+
+def _of_item(index: Index, which: str) -> _Embedded:
+    try:
+        image = index.item(which)
+    except QueryError as error:
+        return _Embedded(Query(which), None, error=str(error))
+    return _Embedded(Query(image.path, image.id, indexed=image.content), image.vector, image.sha256)
+
+
+def _vectors(embedder: Embedder, sources: Sequence[PictureSource]) -> Iterator[npt.NDArray[np.float32] | PictureError]:
+    if len(sources) == 1:  # no threads for a single one: they would take longer to start than it takes
+        try:
+            yield embedder.embed(sources)[0]
+        except PictureError as error:
+            yield error
+        return
+    for _, vector in embedder.stream(sources, embedder.load):
+        yield vector
