@@ -20,7 +20,7 @@ from serving import Server, serving
 from tinymodel import write_model, write_pictures
 
 from deeprank.runtime.index.sync.sync import sync
-from deeprank.runtime.serve.protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PARAMETERS
+from deeprank.runtime.serve.server import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PARAMETERS
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "attack"))
 from http_bytes import KINDS, mutate
@@ -39,8 +39,8 @@ ENDLESS = [kind for kind in KINDS if kind.startswith("endless")]
 SMALL = (
     sys.executable,
     "-c",
-    "from deeprank.runtime.serve import cli, protocol, server\n"
-    "protocol._HEAD_S = protocol._BODY_S = server._KEEP_ALIVE_S = 2\n"
+    "from deeprank.runtime.serve import cli, server\n"
+    "server._HEAD_S = server._BODY_S = server._KEEP_ALIVE_S = 2\n"
     "server.MIN_CONNECTIONS = 50\n"
     "cli.main()\n",
 )
@@ -415,29 +415,29 @@ def test_random_tokens_are_taken(tmp_path: Path) -> None:
 
 def test_the_numbers_in_the_security_policy_are_those_of_the_code() -> None:
     from deeprank.runtime.images import DEFAULT_MAX_PIXELS
-    from deeprank.runtime.serve import forms, intake, protocol, server, settings, tokens
+    from deeprank.runtime.serve import limits, server, settings, tokens, upload_form
 
     defaults = settings.ServeSettings(index=Path())
     numbers = {
         "pixels of a picture (`--max-pixels`)": DEFAULT_MAX_PIXELS,
         "bytes of an upload (`--max-upload`)": defaults.max_upload,
-        "bytes of any other body": intake.MAX_SMALL_BODY,
-        "bytes of all bodies at once": intake.MAX_BYTES_AT_ONCE,
+        "bytes of any other body": limits.MAX_SMALL_BODY,
+        "bytes of all bodies at once": limits.MAX_BYTES_AT_ONCE,
         "seconds for a body to arrive": int(defaults.max_body_s),
-        "seconds for the body of a request without a token": int(intake.STRANGERS_S),
+        "seconds for the body of a request without a token": int(limits.STRANGERS_S),
         "requests with a token at once (`--max-waiting`)": defaults.most_waiting,
         "connections at once": server.MIN_CONNECTIONS,
-        "bytes of a request's head, trailers and framing": protocol.MAX_HEAD_BYTES,
-        "headers of a request": protocol.MAX_HEADERS,
-        "parameters of a request": protocol.MAX_PARAMETERS,
-        "requests ahead of their answers": protocol.MAX_PIPELINED,
-        "seconds for a head to arrive, and idle between requests": int(protocol._HEAD_S),
-        "seconds in which a client reads nothing": int(protocol._UNREAD_S),
-        "parts of a form": forms.MAX_PARTS,
+        "bytes of a request's head, trailers and framing": server.MAX_HEAD_BYTES,
+        "headers of a request": server.MAX_HEADERS,
+        "parameters of a request": server.MAX_PARAMETERS,
+        "requests ahead of their answers": server.MAX_PIPELINED,
+        "seconds for a head to arrive, and idle between requests": int(server._HEAD_S),
+        "seconds in which a client reads nothing": int(server._UNREAD_S),
+        "parts of a form": upload_form.MAX_PARTS,
         "hits of a search": settings.MOST_HITS,
         "characters of a token, at least": tokens.MIN_CHARACTERS,
     }
     text = (Path(__file__).parents[1] / "SECURITY.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| ([^|]+) \| ([\d,]+) \| [^|]+ \|$", text, re.MULTILINE))
     assert {name: rows.get(name) for name in numbers} == {name: f"{number:,}" for name, number in numbers.items()}
-    assert server._KEEP_ALIVE_S == protocol._HEAD_S
+    assert server._KEEP_ALIVE_S == server._HEAD_S

@@ -16,7 +16,7 @@ from typing import Any
 
 MARK = b"planted "
 NAMES = ("crash", "slow", "memory", "error", "harm")
-_OPENING, _FORMS = "deeprank.runtime.pictures.readers", "deeprank.runtime.serve.forms"
+_OPENING, _FORMS = "deeprank.runtime.pictures.readers", "deeprank.runtime.serve.upload_form"
 
 
 class PlantedError(BaseException):

@@ -21,7 +21,7 @@ __all__ = ["run"]
 
 # The largest upload that is accepted by default, less the form around it.
 _LARGE = 20_000_000 - 1000
-# Uploads that are held at once (256 MB, see runtime/serve/intake.py): once, as they came or as the file that was in the
+# Uploads that are held at once (256 MB, see runtime/serve/limits.py): once, as they came or as the file that was in the
 # form. As much again for the copies of the one that is taken apart, for decoding, and for what the allocator keeps.
 _BOUND = 2 * 256_000_000
 # What slow clients may leave behind: the allocator's, not ours.

@@ -1,35 +1,94 @@
-"""The server's parts put together: intake and guard around the routes, and what is counted around all of it."""
+"""The application: limits and security around the routes, and the static files of the page and the docs."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import mimetypes
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import DeepRankError
 from ..text import printable
-from .answers import problem, problem_of
-from .api import api
 from .engine import Engine
-from .errors import RefusedError
-from .guard import OPEN, Guard, Secured
-from .health import Readiness, health
-from .intake import Intake
-from .log import LOG
+from .errors import LOG, RefusedError, problem, problem_of
+from .limits import Intake
 from .metrics import Metrics
-from .pages import pages
+from .routes import Readiness, api, health
+from .security import OPEN, Guard, Secured
 from .settings import ServeSettings
 from .tokens import Tokens
 
-__all__ = ["make_app"]
+__all__ = ["make_app", "pages"]
+
+
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
+# Swagger UI sets styles of elements as it goes.
+_DOCS_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SWAGGER = ("swagger-ui-bundle.js", "swagger-ui.css")
+
+
+@dataclass(frozen=True)
+class _File:
+    content: bytes
+    media_type: str
+    tag: str
+
+    @classmethod
+    def read(cls, file: Traversable) -> _File:
+        content = file.read_bytes()
+        suffix = f".{file.name.rpartition('.')[2]}"
+        media_type = _TYPES.get(suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+    def answer(self, request: Request, headers: Mapping[str, str]) -> Response:
+        all_headers = {"ETag": self.tag, "Cache-Control": "no-cache", **headers}
+        if self.tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=all_headers)
+        return Response(self.content, headers=all_headers, media_type=self.media_type)
+
+
+def pages() -> list[Route]:
+    """Return the routes of the page, its files and the documentation."""
+    files = {file.name: _File.read(file) for file in _files("page")}
+    manual = {file.name: _File.read(file) for file in _files("manual")}
+    swagger = resources.files("fastapi_offline") / "static"
+    manual |= {name: _File.read(swagger / name) for name in _SWAGGER}
+    return [
+        _route("/", {"": files.pop("index.html")}),
+        _route("/favicon.ico", {"": files["icon.svg"]}),
+        _route("/static/{name}", files),
+        _route("/docs", {"": manual.pop("index.html")}, {"Content-Security-Policy": _DOCS_CSP}),
+        _route("/docs/{name}", manual),
+    ]
+
+
+def _files(folder: str) -> Iterator[Traversable]:
+    return (file for file in (resources.files(__package__) / folder).iterdir() if file.is_file())
+
+
+def _route(path: str, files: Mapping[str, _File], headers: Mapping[str, str] | None = None) -> Route:
+    async def serve(request: Request) -> Response:
+        file = files.get(request.path_params.get("name", ""))
+        return problem(404, "There is no such file.") if file is None else file.answer(request, headers or {})
+
+    return Route(path, serve, methods=["GET"], include_in_schema=False)
+
 
 _DESCRIPTION = """\
 Searches an index of pictures by picture. Distances are squared Euclidean between unit vectors: 0 is the same, 4 the

@@ -27,7 +27,7 @@ from ..devices import return_large_blocks
 from ..errors import MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
 from ..text import display_path, printable
-from .log import LOG
+from .errors import LOG
 from .settings import DEFAULT_MAX_UPLOAD, DEFAULT_PORT, DEFAULT_WAITING, ServeSettings, is_local
 from .tokens import is_private, read_token
 

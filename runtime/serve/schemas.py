@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from ..index.search.items import IndexedImage
 from ..index.search.request import SearchRequest
 from ..index.uploads import Added
-from .answers import plain
+from .errors import plain
 from .settings import MOST_HITS, ServeSettings
 
 if TYPE_CHECKING:
     from .engine import Embedding, Overview
-    from .opened import SearchResult
+    from .session import SearchResult
 
 __all__ = [
     "SCHEMA",

@@ -1,4 +1,4 @@
-"""What a request holds: a picture, the number of one of the index, or a vector."""
+"""The body of a request: a picture, an item's number, or a vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server takes in: so many requests at once, so many bytes of each and of all, and not for ever."""
+"""Admission control: limits on concurrent requests, body size and read time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .answers import problem_of
-from .errors import BusyError, RefusedError
-from .guard import is_open
+from .errors import BusyError, RefusedError, problem_of
 from .metrics import Metrics
+from .security import is_open
 from .settings import ServeSettings
 
 __all__ = ["MAX_BYTES_AT_ONCE", "MAX_SMALL_BODY", "STRANGERS_S", "Intake"]

@@ -1,4 +1,4 @@
-"""One open index with its model: pictures are embedded together, and searched for together, in threads."""
+"""One open index with its model: requests are embedded and searched in batches, in threads."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from ..index.search.index import Index
 from ..index.search.items import EmbeddedImage, Hit
 from ..index.search.request import SearchRequest
 from ..index.search.summary import IndexSummary
-from .answers import plain
 from .batching import Batcher
-from .errors import NotFoundError
-from .log import LOG
+from .errors import LOG, NotFoundError, plain
 from .metrics import Metrics
 from .settings import ServeSettings
 

@@ -1,4 +1,4 @@
-"""Who may ask, and with which words every answer goes out: names, origins, the token, security headers."""
+"""Access control and headers of every response: host names, origins, the token."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .answers import problem
+from .errors import problem
 from .settings import ServeSettings
 from .tokens import Tokens
 
