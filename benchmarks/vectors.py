@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from deeprank.runtime import Embedder
 from deeprank.runtime.datasets import open_dataset
-from deeprank.runtime.evaluate.embedded import embed_split
+from deeprank.runtime.evaluate.embeddings import embed_split
 from deeprank.runtime.files import file_sha256
 from deeprank.runtime.model.pretrained import find_model
 from deeprank.runtime.scan import nearest

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..runtime.datasets import DataSet, Sample, with_val
 from ..runtime.errors import ExportError, ModelFileError
-from ..runtime.evaluate.embedded import EmbeddedSplit, Embeds, embed_split
+from ..runtime.evaluate.embeddings import EmbeddedSplit, Embeds, embed_split
 from ..runtime.evaluate.evaluation import Evaluation, evaluate, rank_split
 from ..runtime.evaluate.parity import Tolerance, VectorDifference, compare_vectors
 from ..runtime.evaluate.speed import Speed

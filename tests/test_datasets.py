@@ -26,7 +26,7 @@ from deeprank.runtime.datasets import (
     write_digits,
 )
 from deeprank.runtime.errors import DataError
-from deeprank.runtime.evaluate.pictures import open_split
+from deeprank.runtime.evaluate.embeddings import open_split
 
 
 def picture(path: Path, colour: str = "red") -> None:

@@ -25,7 +25,7 @@ from deeprank.runtime.doctor import attempts, examine, finding, graphlib, machin
 from deeprank.runtime.doctor.apart import try_apart
 from deeprank.runtime.doctor.presentation import lines
 from deeprank.runtime.doctor.providers import describe, device_finding
-from deeprank.runtime.evaluate.embedded import EmbeddedSplit
+from deeprank.runtime.evaluate.embeddings import EmbeddedSplit
 from deeprank.runtime.evaluate.reference import save_reference
 from deeprank.runtime.index.database.writer import locked, open_writer
 from deeprank.runtime.index.layout import DATABASE, GRAPH, MODEL

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tinymodel import expected, square, write_model, write_pictures
 
 from deeprank.runtime import pretrained_model
-from deeprank.runtime.evaluate.contenders import distinct_names
+from deeprank.runtime.evaluate.comparison import distinct_names
 from deeprank.runtime.evaluate.speed import measure_speeds
 from deeprank.runtime.modelfile import METADATA_KEY
 from deeprank.runtime.text import display_width, markdown_table, printable

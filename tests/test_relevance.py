@@ -12,7 +12,7 @@ from conftest import some_digits
 
 from deeprank.runtime.datasets import Sample, open_dataset
 from deeprank.runtime.errors import DataError, TrainingError
-from deeprank.runtime.evaluate.tripletfile import load_triplets
+from deeprank.runtime.evaluate.triplets import load_triplets
 from deeprank.runtime.images import PictureRule
 from deeprank.runtime.progress import Advance, SilentMonitor, no_progress
 from deeprank.train.colour import COLOUR_WIDTH, colour_histograms

@@ -19,9 +19,8 @@ from tinymodel import expected, square, write_model, write_pictures
 
 from deeprank.runtime.datasets import DataSet, Sample, open_dataset
 from deeprank.runtime.errors import DataError, EvaluationError
-from deeprank.runtime.evaluate.embedded import EmbeddedSplit
-from deeprank.runtime.evaluate.tripletfile import RatedTriplets, load_triplets
-from deeprank.runtime.evaluate.triplets import evaluate_triplets
+from deeprank.runtime.evaluate.embeddings import EmbeddedSplit
+from deeprank.runtime.evaluate.triplets import RatedTriplets, evaluate_triplets, load_triplets
 from deeprank.runtime.metrics import score_at_top_k, similarity_precision
 
 Row = tuple[str, ...]

@@ -22,7 +22,7 @@ from deeprank.runtime.data.sources import FolderSource
 from deeprank.runtime.datasets import DataSet, Sample
 from deeprank.runtime.errors import DataError, EvaluationError
 from deeprank.runtime.evaluate.reference import load_reference
-from deeprank.runtime.evaluate.tripletfile import load_triplets
+from deeprank.runtime.evaluate.triplets import load_triplets
 from deeprank.runtime.npz import read_arrays
 
 MB = 2**20

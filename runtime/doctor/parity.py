@@ -15,7 +15,7 @@ from .finding import Finding, ok, problem, skipped
 if TYPE_CHECKING:
     from ..datasets import Sample
     from ..embedder import Embedder
-    from ..evaluate.embedded import EmbeddedSplit
+    from ..evaluate.embeddings import EmbeddedSplit
     from ..evaluate.parity import VectorDifference
     from ..evaluate.reference import ReferenceSample
     from ..modelfile import OpenModel
@@ -138,7 +138,7 @@ def parity_finding(
 
 
 def _embed(what: str, samples: Sequence[Sample], embedder: Embedder, start: StartProgress) -> EmbeddedSplit:
-    from ..evaluate.embedded import embed_split
+    from ..evaluate.embeddings import embed_split
 
     return embed_split(samples, embedder, advance=start(what, len(samples)))
 

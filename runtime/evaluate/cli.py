@@ -23,20 +23,17 @@ from ..cli import (
 from ..errors import EvaluationError, MissingExtraError
 from ..model.pretrained import describe_model, find_model, find_reference
 from ..text import display_path, printable
-from .contradictions import check_beside_triplets, check_models, check_pictures
-from .options import DEFAULT_K, EvaluateOptions
+from .options import DEFAULT_K, EvaluateOptions, check_beside_triplets, check_models, check_pictures
 
 if TYPE_CHECKING:
     from ..datasets import DataSet
     from ..embedder import Embedder
-    from .comparison import Comparison
-    from .contenders import Contender, Network
-    from .embedded import EmbeddedSplit, Embeds
+    from .comparison import Comparison, Contender, Network
+    from .embeddings import EmbeddedSplit, Embeds
     from .evaluation import Evaluation
     from .reference import ReferenceSample
     from .speed import Speed
-    from .tripletfile import RatedTriplets
-    from .triplets import TripletReport
+    from .triplets import RatedTriplets, TripletReport
 
 app = application(
     "Measure how well a model ranks: DATA's val pictures are the queries, its train pictures the gallery.",
@@ -83,8 +80,7 @@ def evaluate_command(
 
 def _compare(options: EvaluateOptions) -> None:
     from ..embedder import Embedder
-    from .comparison import compare_models, slower_int8
-    from .contenders import REFERENCE_NAME, Contender, open_contenders
+    from .comparison import REFERENCE_NAME, Contender, compare_models, open_contenders, slower_int8
 
     open_file = functools.partial(
         Embedder, device=options.device, threads=options.threads, max_pixels=options.max_pixels
@@ -151,7 +147,7 @@ def _measure(options: EvaluateOptions) -> None:
 
 def _measure_on_data(options: EvaluateOptions, embedder: Embedder, reference: Path | None) -> None:
     from .evaluation import evaluate
-    from .tripletfile import load_triplets
+    from .triplets import load_triplets
 
     sample, pytorch = _reference_sample(reference, embedder.dim), _pytorch(reference, options.device)
     dataset = _open(options, pytorch)
@@ -191,7 +187,7 @@ def _depth(k: int | None, dataset: DataSet) -> int:
 
 def _open(options: EvaluateOptions, pytorch: Network | None) -> DataSet:
     """Return the queries as val and the gallery as train; where a run is named, as it has read them."""
-    from .pictures import open_queries_and_gallery, open_split
+    from .embeddings import open_queries_and_gallery, open_split
 
     if options.queries is not None and options.gallery is not None:
         return open_queries_and_gallery(options.queries, options.gallery, options.labels, note)
@@ -203,7 +199,7 @@ def _open(options: EvaluateOptions, pytorch: Network | None) -> DataSet:
 
 
 def _triplets_alone(path: Path, embedder: Embedder) -> TripletReport:
-    from .tripletfile import load_triplets
+    from .triplets import load_triplets
 
     note("score-at-top-k ranks a gallery, and there is none here; name one with --data DATA")
     return _judge(load_triplets(path), embedder)
@@ -214,7 +210,7 @@ def _judge(rated: RatedTriplets, embedder: Embedder, *splits: EmbeddedSplit, k: 
 
     The last split is the gallery.
     """
-    from .embedded import embed_readable
+    from .embeddings import embed_readable
     from .triplets import evaluate_triplets
 
     with progress("triplets", len(rated.beside)) as advance:
@@ -228,7 +224,7 @@ def _judge(rated: RatedTriplets, embedder: Embedder, *splits: EmbeddedSplit, k: 
 
 
 def _embed(dataset: DataSet, embeds: Embeds, who: str, max_pixels: int) -> tuple[EmbeddedSplit, EmbeddedSplit]:
-    from .embedded import embed_split
+    from .embeddings import embed_split
 
     splits = []
     for what, samples in ((f"{who}queries", dataset.val), (f"{who}gallery", dataset.train)):
@@ -299,7 +295,7 @@ def _pytorch(run: Path | None, device: str) -> Network | None:
 
 
 def _save(folder: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> None:
-    from .embedded import save_split
+    from .embeddings import save_split
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in (("queries.npz", queries), ("gallery.npz", gallery)):

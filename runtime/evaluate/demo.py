@@ -8,7 +8,7 @@ from pathlib import Path
 from ..contact_sheet import SheetPicture, draw_sheet
 from ..datasets import DataSet
 from ..scan import nearest
-from .embedded import EmbeddedSplit
+from .embeddings import EmbeddedSplit
 
 __all__ = ["draw_demo"]
 

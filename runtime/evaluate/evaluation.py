@@ -24,7 +24,7 @@ from ..metrics import (
     rank,
     without_own,
 )
-from .embedded import EmbeddedSplit
+from .embeddings import EmbeddedSplit
 from .parity import VectorDifference, compare_vectors
 
 __all__ = ["Evaluation", "check_k", "compare_splits", "evaluate", "rank_split"]

@@ -19,7 +19,7 @@ from ..datasets import DataSet, Sample
 from ..errors import EvaluationError
 from ..npz import DAMAGED, read_arrays
 from ..text import display_path, printable
-from .embedded import EmbeddedSplit
+from .embeddings import EmbeddedSplit
 
 __all__ = ["GALLERY", "QUERY", "ReferenceSample", "load_reference", "save_reference"]
 
