@@ -21,10 +21,12 @@ from tinymodel import DIM, expected, square, write_model, write_pictures
 
 from deeprank.runtime import devices
 from deeprank.runtime.datasets import open_dataset
-from deeprank.runtime.doctor import attempts, examine, finding, graphlib, machinecode, packages, place, processor
-from deeprank.runtime.doctor.apart import try_apart
-from deeprank.runtime.doctor.presentation import lines
-from deeprank.runtime.doctor.providers import describe, device_finding
+from deeprank.runtime.doctor import checks as doctor_checks
+from deeprank.runtime.doctor import finding, hnswlib_build, isolated, packages
+from deeprank.runtime.doctor import index as doctor_index
+from deeprank.runtime.doctor.cli import lines
+from deeprank.runtime.doctor.isolated import try_apart
+from deeprank.runtime.doctor.onnx_runtime import describe, device_finding
 from deeprank.runtime.evaluate.embeddings import EmbeddedSplit
 from deeprank.runtime.evaluate.reference import save_reference
 from deeprank.runtime.index.database.writer import locked, open_writer
@@ -81,7 +83,9 @@ def measured(**asked) -> dict[str, list[finding.Finding]]:
 
 
 def sections(*names: str, graphs: bool = True, **asked) -> dict[str, list[finding.Finding]]:
-    examination = examine._Examination(examine.DoctorOptions(**asked), lambda *_: lambda *_: None, lambda _: None)
+    examination = doctor_checks._Examination(
+        doctor_checks.DoctorOptions(**asked), lambda *_: lambda *_: None, lambda _: None
+    )
     examination._runs, examination._graphs = True, graphs
     for name in names:
         examination.tried(name, getattr(examination, name))
@@ -226,7 +230,7 @@ def test_hnswlib_of_another_processor(run: Run, tmp_path):
 def test_hnswlib_that_cannot_be_imported(monkeypatch, tmp_path):
     write_module(tmp_path, "raise ImportError('numpy.core \\x1b[31m failed')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    one = graphlib.graph_library_finding()
+    one = hnswlib_build.graph_library_finding()
     assert one.status == "problem"
     assert "hnswlib cannot be imported here (numpy.core \\x1b[31m failed)" in one.found
 
@@ -248,7 +252,7 @@ class Index:
 """,
     )
     monkeypatch.syspath_prepend(tmp_path)
-    one = graphlib.graph_library_finding()
+    one = hnswlib_build.graph_library_finding()
     assert one.status == "problem"
     assert "of the nearest neighbours" in one.found
 
@@ -282,7 +286,7 @@ def test_the_current_folder_is_not_imported_from(monkeypatch, tmp_path):
     for name in ("json", "numpy", "hnswlib"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')", "utf-8")
     monkeypatch.chdir(tmp_path)
-    assert graphlib.graph_library_finding().status == "ok"
+    assert hnswlib_build.graph_library_finding().status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -377,8 +381,8 @@ def test_the_memory_of_a_container(tmp_path):
 
 
 def test_fewer_cores_than_it_seems(monkeypatch):
-    assert processor.describe_cores(16, 8, None).found == "8 of 16 are used"
-    assert "granted the time of 2.5" in processor.describe_cores(16, 2, 2.5).found
+    assert packages.describe_cores(16, 8, None).found == "8 of 16 are used"
+    assert "granted the time of 2.5" in packages.describe_cores(16, 2, 2.5).found
     cores = len(os.sched_getaffinity(0))
     for quota, used in ((None, cores), (1.9, 1), (0.5, 1), (1000.0, cores), (cores - 0.5, max(1, cores - 1))):
         monkeypatch.setattr(devices, "_quota", lambda quota=quota: quota)
@@ -386,7 +390,7 @@ def test_fewer_cores_than_it_seems(monkeypatch):
 
 
 def test_providers_are_judged_by_what_really_ran():
-    ran = try_apart(attempts.run_model, "CPUExecutionProvider", str(pretrained_model("fp32")))
+    ran = try_apart(isolated.run_model, "CPUExecutionProvider", str(pretrained_model("fp32")))
     assert ran.value is not None
     assert ran.value["providers"] == ["CPUExecutionProvider"]
     assert describe("CPUExecutionProvider", ran).status == "ok"
@@ -398,7 +402,7 @@ def test_providers_are_judged_by_what_really_ran():
 
 
 def test_a_provider_that_cannot_start_says_so_and_nothing_else(capfd):
-    outcome = try_apart(attempts.run_model, "TensorrtExecutionProvider", str(pretrained_model("fp32")))
+    outcome = try_apart(isolated.run_model, "TensorrtExecutionProvider", str(pretrained_model("fp32")))
     if outcome.value is None:
         assert "libnvinfer" in outcome.failure
         assert describe("TensorrtExecutionProvider", outcome).status == "skipped"
@@ -422,11 +426,11 @@ def test_what_hnswlib_was_compiled_with(tmp_path):
     avx512 = avx + b"\x62\xf1\x7c\x48\x10\x07" * 12
     for code, found in [(plain, set()), (avx, {"avx"}), (avx512, {"avx", "avx512f"})]:
         (tmp_path / "x.so").write_bytes(elf(code, data=b"\xc5\xf8\x77" * 1000))
-        assert machinecode.vector_instructions(tmp_path / "x.so") == found
+        assert hnswlib_build.vector_instructions(tmp_path / "x.so") == found
     for other in (b"", b"MZ" + avx, elf(avx)[:70], elf(avx, machine=183)):
         (tmp_path / "x.so").write_bytes(other)
-        assert machinecode.vector_instructions(tmp_path / "x.so") is None
-    assert machinecode.vector_instructions(tmp_path / "missing") is None
+        assert hnswlib_build.vector_instructions(tmp_path / "x.so") is None
+    assert hnswlib_build.vector_instructions(tmp_path / "missing") is None
 
 
 def elf(code: bytes, data: bytes = b"", machine: int = 62) -> bytes:
@@ -445,13 +449,13 @@ def elf(code: bytes, data: bytes = b"", machine: int = 62) -> bytes:
 
 def test_a_build_and_the_processor_it_runs_on():
     def status(built, here):
-        return graphlib.describe_build(built and frozenset(built), frozenset(here), "works")
+        return hnswlib_build.describe_build(built and frozenset(built), frozenset(here), "works")
 
     assert "cannot be told" in status(None, {"avx"}).found
     assert "cannot be told" in status({"avx"}, {}).found
     assert status({"avx"}, {"avx", "avx512f"}).fix is None
-    assert "--no-binary" in str(graphlib.describe_build(frozenset(), frozenset({"avx"}), "works").fix)
-    assert graphlib.describe_build(frozenset(), frozenset({"sse2"}), "works").fix is None
+    assert "--no-binary" in str(hnswlib_build.describe_build(frozenset(), frozenset({"avx"}), "works").fix)
+    assert hnswlib_build.describe_build(frozenset(), frozenset({"sse2"}), "works").fix is None
     foreign = status({"avx", "avx512f"}, {"avx"})
     assert foreign.status == "warning"
     assert "AVX-512" in foreign.found
@@ -727,13 +731,13 @@ with locked(folder), open_writer(folder) as writer:
 
 def test_looking_does_not_hold_a_writer_up(index):
     with locked(index):
-        assert place.is_being_written(index) is True
-    assert place.is_being_written(index) is False
+        assert doctor_index.is_being_written(index) is True
+    assert doctor_index.is_being_written(index) is False
     (index / "write.lock").unlink(missing_ok=True)
-    assert place.is_being_written(index) is False
+    assert doctor_index.is_being_written(index) is False
     assert not (index / "write.lock").exists()
     (index / "write.lock").symlink_to("/dev/zero")
-    assert place.is_being_written(index) is None
+    assert doctor_index.is_being_written(index) is None
 
 
 def test_a_journal_that_must_be_rolled_back(index):
@@ -746,11 +750,11 @@ def test_a_journal_that_must_be_rolled_back(index):
 
 
 def test_a_full_disk(index):
-    assert place.describe_space(index, 10**9, 10**8).status == "ok"
-    one = place.describe_space(index, 199, 100)
+    assert doctor_index.describe_space(index, 10**9, 10**8).status == "ok"
+    one = doctor_index.describe_space(index, 199, 100)
     assert one.status == "warning"
     assert str(index) in str(one.fix)
-    assert place.describe_space(index, 0, 0).status == "ok"
+    assert doctor_index.describe_space(index, 0, 0).status == "ok"
 
 
 MOUNTS = """\
@@ -776,20 +780,20 @@ broken
     ],
 )
 def test_the_file_system_of_a_path(path, kind):
-    assert place.file_system(Path(path), MOUNTS) == kind
+    assert doctor_index.file_system(Path(path), MOUNTS) == kind
 
 
 def test_an_index_on_a_network(index, monkeypatch, tmp_path):
     mounts = tmp_path / "mounts"
     escaped = str(index).replace(" ", "\\040")
     mounts.write_text(f"{MOUNTS}server:/y {escaped} nfs4 rw 0 0\n", "utf-8")
-    monkeypatch.setattr(place, "_MOUNTS", mounts)
-    one = place.file_system_finding(index)
+    monkeypatch.setattr(doctor_index, "_MOUNTS", mounts)
+    one = doctor_index.file_system_finding(index)
     assert one.status == "warning"
     assert "nfs4" in one.found
     assert shlex.split(str(one.fix))[:2] == ["deeprank-index", "copy"]
-    monkeypatch.setattr(place, "_MOUNTS", tmp_path / "missing")
-    assert place.file_system_finding(index).status == "skipped"
+    monkeypatch.setattr(doctor_index, "_MOUNTS", tmp_path / "missing")
+    assert doctor_index.file_system_finding(index).status == "skipped"
 
 
 # What is shown
@@ -830,9 +834,9 @@ def test_a_check_that_fails_in_an_unforeseen_way(monkeypatch, tmp_path):
     def broken():
         raise RuntimeError("boom\nboom")
 
-    monkeypatch.setattr("deeprank.runtime.doctor.processor.processor_finding", broken)
+    monkeypatch.setattr("deeprank.runtime.doctor.packages.processor_finding", broken)
     told = []
-    diagnosis = examine.examine(examine.DoctorOptions(tmp_path / "none"), failed=told.append)
+    diagnosis = doctor_checks.examine(doctor_checks.DoctorOptions(tmp_path / "none"), failed=told.append)
     by_name = {one.check: one for one in diagnosis.findings}
     assert by_name["processor"].status == "problem"
     assert by_name["processor"].found == "it cannot be checked (RuntimeError: boom\\nboom)"
@@ -891,7 +895,7 @@ def forever() -> dict[str, str]:
 
 def test_an_attempt_that_does_not_end(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    monkeypatch.setattr("deeprank.runtime.doctor.apart._SECONDS", 1.0)
+    monkeypatch.setattr("deeprank.runtime.doctor.isolated._SECONDS", 1.0)
     outcome = try_apart(forever)
     assert outcome.value is None
     assert outcome.died

@@ -1,7 +1,9 @@
-"""Check the versions of installed packages against the bounds in deeprank's metadata."""
+"""Installed packages against deeprank's bounds, picture formats, and the processor."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import platform
 import re
 import sqlite3
@@ -10,15 +12,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
-from ..shell import DISTRIBUTION, pip, source_of_deeprank
+from ..devices import cpu_quota, has_vnni, processor, usable_cores
+from ..shell import DISTRIBUTION, install_extra, pip, source_of_deeprank
 from .finding import Finding, ok, problem, warning
 
 __all__ = [
     "DISTRIBUTION",
     "Requirement",
+    "cores_finding",
+    "formats_finding",
     "installed_version",
     "is_older",
     "package_findings",
+    "processor_finding",
     "requirements",
     "versions",
 ]
@@ -150,3 +156,64 @@ def compared(name: str, version: str, requirement: Requirement) -> Finding:
             pip("install", "--upgrade", requirement.to_install()),
         )
     return ok(name, version)
+
+
+def formats_finding() -> Finding:
+    """Return the picture formats that Pillow was built with."""
+    from PIL import features
+
+    missing = [name for name, codec in (("WebP", "webp"), ("AVIF", "avif")) if not features.check(codec)]
+    if not features.check("jpg") or not features.check("zlib"):
+        return problem("picture formats", "Pillow was built without JPEG or PNG", _reinstall())
+    if missing:
+        return warning("picture formats", f"Pillow was built without {' and '.join(missing)}", _reinstall())
+    more, hint = _heif()
+    return ok("picture formats", f"{_jpeg()}, PNG, GIF, BMP, TIFF, WebP, AVIF{more}", hint)
+
+
+def _heif() -> tuple[str, str | None]:
+    """Return the installed reader of HEIF, and a better one."""
+    kept, ended = (importlib.util.find_spec(name) is not None for name in ("_pillow_heif", "_pi_heif"))
+    if kept:
+        return ", HEIF (HEIC)", None
+    if ended:
+        return (
+            ", HEIF (HEIC) by pi-heif, which is no longer kept: for pictures of strangers take pillow-heif, which "
+            "brings an encoder under the GPL"
+        ), install_extra("heif")
+    return "; no HEIF (HEIC), which phones write", pip("install", "pi-heif")
+
+
+def _jpeg() -> str:
+    from PIL import features
+
+    turbo = features.version("libjpeg_turbo") if features.check("libjpeg_turbo") else None
+    return f"JPEG (libjpeg-turbo {turbo})" if turbo else "JPEG (without libjpeg-turbo: slower)"
+
+
+def _reinstall() -> str:
+    return pip("install", "--force-reinstall", "--no-deps", "--only-binary", ":all:", "pillow")
+
+
+def processor_finding() -> Finding:
+    """Return the name of the processor, and whether int8 is fast on it."""
+    int8 = "has VNNI: int8 is the fastest form of a model on it" if has_vnni() else "no VNNI: fp32 is faster than int8"
+    return ok("processor", f"{processor()}; {int8}")
+
+
+def cores_finding() -> Finding:
+    """Compare the usable cores with those of the machine, and with the CPU quota."""
+    return describe_cores(os.cpu_count() or 1, usable_cores(), cpu_quota())
+
+
+def describe_cores(machine: int, usable: int, quota: float | None) -> Finding:
+    """Return the number of used cores, as a finding.
+
+    Args:
+        machine: cores of the machine.
+        usable: cores that this process uses by default, without ``--threads``.
+        quota: granted time in cores; None: no limit.
+
+    """
+    found = f"{usable} of {machine} are used"
+    return ok("cores", found if quota is None else f"{found}; the container is granted the time of {quota:g}")

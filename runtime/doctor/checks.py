@@ -11,12 +11,11 @@ from ..devices import Device
 from ..errors import DeepRankError, ModelFileError
 from ..progress import StartProgress, start_nothing
 from ..text import first_line
-from .apart import try_apart
-from .attempts import CPU, import_onnxruntime
 from .finding import Finding, problem, skipped
-from .graphlib import graph_library_finding
+from .hnswlib_build import graph_library_finding
+from .isolated import CPU, import_onnxruntime, try_apart
+from .onnx_runtime import CHECK, onnxruntime_finding, runtimes_finding
 from .packages import package_findings, versions
-from .runtimes import CHECK, onnxruntime_finding, runtimes_finding
 
 if TYPE_CHECKING:
     from ..modelfile import OpenModel
@@ -121,8 +120,7 @@ class _Examination:
 
     def installation(self) -> None:
         """Check packages, picture formats and the processor."""
-        from .formats import formats_finding
-        from .processor import cores_finding, processor_finding
+        from .packages import cores_finding, formats_finding, processor_finding
 
         self.findings += self.tried("packages", package_findings) or []
         self.add("picture formats", formats_finding)
@@ -140,7 +138,7 @@ class _Examination:
             self._providers(outcome.value["providers"])
 
     def _providers(self, listed: Sequence[str]) -> None:
-        from .providers import device_finding, provider_findings
+        from .onnx_runtime import device_finding, provider_findings
 
         model = self._model_to_try()
         if model is None:
@@ -216,7 +214,7 @@ class _Examination:
             self.add("index contents", lambda: contents_finding(folder))
 
     def _around(self, folder: Path) -> None:
-        from .place import disk_finding, file_system_finding, writer_finding
+        from .index import disk_finding, file_system_finding, writer_finding
 
         self.add("index writer", lambda: writer_finding(folder))
         self.add("index disk", lambda: disk_finding(folder))

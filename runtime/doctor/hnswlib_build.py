@@ -1,18 +1,82 @@
-"""Check that hnswlib works, and that it was built for this processor."""
+"""Whether hnswlib works here, and which vector instructions it was built with.
+
+The search is for byte sequences that compilers emit all over a module if allowed, and that hardly
+occur otherwise. For AVX, ``vzeroupper`` (C5 F8 77) ends every function that used 256-bit registers.
+For AVX-512, moves between memory and 512-bit registers (EVEX prefix, length 512, ``vmovups`` or
+``vmovaps``). hnswlib 0.8.0 was built by GCC 12 for seven kinds of processor; these were counted in
+the executable segments of each file, some 330,000 bytes:
+
+=====================================  ============  ===============
+built for                              vzeroupper    512-bit moves
+=====================================  ============  ===============
+any x86-64 (HNSWLIB_NO_NATIVE=1)       0             0
+Nehalem (no AVX)                       0             0
+Sandy Bridge, Haswell, Zen 3           1741 to 1746  0
+Skylake-X, Rocket Lake (AVX-512)       1676 to 1808  12
+=====================================  ============  ===============
+
+The same number of random bytes would contain 0.02 of the first and 0.001 of the second.
+"""
 
 from __future__ import annotations
 
+import re
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..devices import cpu_features
 from ..shell import pip
-from .apart import Outcome, try_apart
-from .attempts import search_small_graph
 from .finding import Finding, ok, problem, skipped, warning
-from .machinecode import vector_instructions
+from .isolated import Outcome, search_small_graph, try_apart
 from .packages import installed_version
 
-__all__ = ["graph_library_finding"]
+__all__ = ["graph_library_finding", "vector_instructions"]
+
+
+_VZEROUPPER = b"\xc5\xf8\x77"
+_MOVE_512 = re.compile(rb"\x62[\x51\x61\x71\x91\xa1\xb1\xd1\xe1\xf1]\x7c\x48[\x10\x11\x28\x29]")
+_FEWEST_VZEROUPPER, _FEWEST_MOVES_512 = 50, 4
+
+_ELF64_LITTLE_ENDIAN, _X86_64 = b"\x7fELF\x02\x01", 62
+_LOADED, _EXECUTABLE = 1, 1
+_LARGEST = 256 * 2**20
+
+
+def vector_instructions(module: Path) -> frozenset[str] | None:
+    """Return which of ``avx`` and ``avx512f`` the machine code of a shared library uses.
+
+    Args:
+        module: an ELF file for x86-64, as on Linux.
+
+    Returns:
+        the features; None for another kind of file, or one that cannot be read.
+
+    """
+    try:
+        with module.open("rb") as file:
+            code = b"".join(_executed(file.read(_LARGEST)))
+    except (OSError, ValueError, struct.error):
+        return None
+    if not code:
+        return None
+    found = {"avx"} if code.count(_VZEROUPPER) >= _FEWEST_VZEROUPPER else set()
+    if len(_MOVE_512.findall(code)) >= _FEWEST_MOVES_512:
+        found.add("avx512f")
+    return frozenset(found)
+
+
+def _executed(data: bytes) -> Iterator[bytes]:
+    """Yield the executable segments of an ELF file; debugging information is many times as long."""
+    if not data.startswith(_ELF64_LITTLE_ENDIAN) or struct.unpack_from("<H", data, 18)[0] != _X86_64:
+        return
+    (table,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    for number in range(count):
+        kind, flags, offset, _, _, length = struct.unpack_from("<IIQQQQ", data, table + number * size)
+        if kind == _LOADED and flags & _EXECUTABLE:
+            yield data[offset : offset + length]
+
 
 _CHECK = "hnswlib build"
 _NAMES = {"avx": "AVX", "avx512f": "AVX-512"}
