@@ -7,9 +7,9 @@ import torch
 from test_train_run import Listener, surroundings
 
 from deeprank.models.backbones import create_backbone, feature_dim
+from deeprank.models.channel_pruning import kept_channels, narrow_last, narrowed_state
 from deeprank.models.network import NetworkConfig, build_network
 from deeprank.models.normalisation import HALF
-from deeprank.models.slimming import kept_channels, narrow_last, narrowed_state
 from deeprank.models.weights import Weights
 from deeprank.runtime.errors import TrainingError
 from deeprank.train.initial import make_network, narrowed

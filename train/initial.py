@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from ..models.channel_pruning import kept_channels, narrowed_state
 from ..models.network import EmbeddingNet, NetworkConfig, build_network
 from ..models.normalisation import NORMALISATIONS
-from ..models.slimming import kept_channels, narrowed_state
 from ..models.stages import stages_of
 from ..models.weights import Weights, load_into
 from ..runtime.errors import TrainingError

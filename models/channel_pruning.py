@@ -1,4 +1,4 @@
-"""Channel pruning of the last convolution.
+"""Channel pruning: a narrower last convolution, where most of a small network's weights are.
 
 In a small network, most weights are in it and in the layer that reads it.
 """
