@@ -33,7 +33,7 @@ from deeprank.runtime.progress import SilentMonitor
 from deeprank.train.extractor import make_extractor
 from deeprank.train.features import FeatureCache, View, content_digests, weights_digest
 from deeprank.train.heldout import write_teacher_triplets
-from deeprank.train.recipefile import load_config
+from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import load_run
 from deeprank.train.runfolder import RunFolder
 from deeprank.train.teacher import Teaching

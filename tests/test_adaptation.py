@@ -14,11 +14,11 @@ from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.images import load_picture
 from deeprank.train.checkpoints import read_checkpoint
-from deeprank.train.contradictions import check_together
 from deeprank.train.data import prepare
 from deeprank.train.figures import evaluate
 from deeprank.train.initial import make_network
-from deeprank.train.recipefile import load_config
+from deeprank.train.options.config import check_together
+from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import Reference
 from deeprank.train.training import resume_run
 from deeprank.train.whitening import learned_whitening

@@ -19,7 +19,7 @@ from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.distributed import Ranks
 from deeprank.train.gathering import synchronise_norms
 from deeprank.train.job import Surroundings
-from deeprank.train.recipefile import load_config
+from deeprank.train.options.recipes import load_config
 from deeprank.train.runfolder import RunFolder
 from deeprank.train.torchrun import started_by_torchrun
 from deeprank.train.training import resume_run, start_run
@@ -156,7 +156,7 @@ import numpy as np, torch
 from pathlib import Path
 from torch import nn
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
-from deeprank.train.recipefile import load_config
+from deeprank.train.options.recipes import load_config
 from deeprank.train.torchrun import connected
 from deeprank.runtime.progress import SilentMonitor
 from deeprank.train.job import Surroundings

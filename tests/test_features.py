@@ -16,10 +16,10 @@ from deeprank.runtime.errors import TrainingInterrupted
 from deeprank.runtime.images import PictureRule
 from deeprank.runtime.progress import Advance, SilentMonitor
 from deeprank.train import features as features_module
-from deeprank.train.config import Augmentation
 from deeprank.train.extractor import Extractor, make_extractor
 from deeprank.train.features import FeatureCache, View, content_digests, weights_digest
 from deeprank.train.inputs import remark_unreadable
+from deeprank.train.options.config import Augmentation
 from deeprank.train.pictures import read_augmented, read_plain
 
 SIZE = 32

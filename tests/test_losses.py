@@ -11,7 +11,7 @@ from pytorch_metric_learning import miners as pml_miners
 from deeprank.train.losses import normalised_softmax, squared_distances, triplet_hinge
 from deeprank.train.mining import MINERS, Triplets, batch_hard, random_triplets, semi_hard
 from deeprank.train.objective import Objective
-from deeprank.train.recipefile import load_config
+from deeprank.train.options.recipes import load_config
 
 MARGIN = 0.2
 

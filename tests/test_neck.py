@@ -13,7 +13,7 @@ from deeprank.train.mining import MINERS
 from deeprank.train.neck import BNNeck
 from deeprank.train.objective import Objective
 from deeprank.train.optimisation import make_optimizer
-from deeprank.train.recipefile import load_config
+from deeprank.train.options.recipes import load_config
 
 
 def a_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

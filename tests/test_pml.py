@@ -17,14 +17,13 @@ from test_train_run import rows_of
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.progress import Advance, SilentMonitor
-from deeprank.train.config import TrainConfig, config_from_dict, differences
-from deeprank.train.contradictions import check_together
 from deeprank.train.job import Surroundings
 from deeprank.train.losses import normalised_softmax
 from deeprank.train.mining import Triplets
 from deeprank.train.objective import Objective
+from deeprank.train.options.config import TrainConfig, check_together, config_from_dict, differences
+from deeprank.train.options.recipes import load_config
 from deeprank.train.pml import _REFUSED, PmlLoss, check_pml
-from deeprank.train.recipefile import load_config
 from deeprank.train.training import resume_run, start_run
 
 CLASSES, EACH, DIM = 5, 4, 6

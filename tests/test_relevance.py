@@ -19,8 +19,8 @@ from deeprank.train.colour import COLOUR_WIDTH, colour_histograms
 from deeprank.train.data import prepare
 from deeprank.train.heldout import distinct_triplets, write_teacher_triplets, write_triplets
 from deeprank.train.online import DrawRules
+from deeprank.train.options.recipes import load_config
 from deeprank.train.pictures import read_plain
-from deeprank.train.recipefile import load_config
 from deeprank.train.relevance import PairRelevance, Part, VectorRelevance, chunks_of_rows, total_relevance
 from deeprank.train.relevancefile import read_relevance
 from deeprank.train.samplers import make_sampler

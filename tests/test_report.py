@@ -24,7 +24,7 @@ from deeprank.runtime.text import printable
 from deeprank.train.data import TrainingData, prepare
 from deeprank.train.figures import Figures, rank_and_evaluate
 from deeprank.train.job import Surroundings
-from deeprank.train.recipefile import load_config
+from deeprank.train.options.recipes import load_config
 from deeprank.train.report import write_report
 from deeprank.train.report.analysis import class_figures, confusions, evaluated, worst_queries
 from deeprank.train.report.embedding_map import MOST_POINTS, _colours, draw_map, in_the_plane, map_sample

@@ -13,7 +13,7 @@ from deeprank.models.normalisation import HALF
 from deeprank.models.weights import Weights
 from deeprank.runtime.errors import TrainingError
 from deeprank.train.initial import make_network, narrowed
-from deeprank.train.recipefile import load_config
+from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import load_run
 from deeprank.train.training import start_run
 

@@ -25,8 +25,8 @@ from conftest import run_together
 
 from deeprank.runtime.data.download import TINY_IMAGENET
 from deeprank.runtime.datasets import open_dataset
-from deeprank.train.config import options
-from deeprank.train.othernames import OTHER_NAMES
+from deeprank.train.options.config import options
+from deeprank.train.options.flags import OTHER_NAMES
 
 BIN = Path(sys.executable).parent / "deeprank-train"
 TINY = [

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deeprank.runtime.errors import TrainingError
-from deeprank.train.config import TrainConfig, config_from_dict, differences, options
-from deeprank.train.recipefile import RECIPES, load_config
+from deeprank.train.options.config import TrainConfig, config_from_dict, differences, options
+from deeprank.train.options.recipes import RECIPES, load_config
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -17,8 +17,8 @@ from deeprank.train.device import torch_device
 from deeprank.train.figures import deviation, precision_text, rank_and_evaluate
 from deeprank.train.final import below_start
 from deeprank.train.optimisation import rate_factor
+from deeprank.train.options.recipes import load_config
 from deeprank.train.pictures import threaded
-from deeprank.train.recipefile import load_config
 from deeprank.train.seeding import seeded
 
 

@@ -19,7 +19,7 @@ from deeprank.runtime.scan import nearest
 from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.files import write_atomically
 from deeprank.train.job import Surroundings
-from deeprank.train.recipefile import load_config
+from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import Reference, load_run
 from deeprank.train.runfolder import RunFolder, create_run, open_run
 from deeprank.train.training import resume_run, start_run

@@ -15,12 +15,12 @@ from deeprank.models.normalisation import HALF
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import DataError, TrainingError, TrainingInterrupted
 from deeprank.train.checkpoints import read_checkpoint
-from deeprank.train.contradictions import check_together
 from deeprank.train.data import prepare
 from deeprank.train.ema import MovingAverage
 from deeprank.train.job import Surroundings
 from deeprank.train.optimisation import rate_factor
-from deeprank.train.recipefile import load_config
+from deeprank.train.options.config import check_together
+from deeprank.train.options.recipes import load_config
 from deeprank.train.training import resume_run, start_run
 
 
@@ -182,7 +182,7 @@ def test_the_best_network_is_the_averaged_one(digits: Path):
 
 def test_the_first_epochs_see_small_pictures(digits: Path):
     from deeprank.runtime.images import PictureRule
-    from deeprank.train.config import Augmentation
+    from deeprank.train.options.config import Augmentation
     from deeprank.train.sources import PictureSource
 
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from ..runtime.images import Picture, PictureRule
-from .config import Augmentation
+from .options.config import Augmentation
 
 __all__ = ["augment", "enlarged"]
 

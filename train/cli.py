@@ -17,9 +17,8 @@ from ..runtime.console import from_here, next_step, to_paste
 from ..runtime.datasets import DIGITS
 from ..runtime.errors import MissingExtraError, TrainingError
 from ..runtime.text import display_path
-from .flags import typed_options, with_flags
-from .othernames import OTHER_NAMES
-from .recipefile import load_config
+from .options.flags import OTHER_NAMES, typed_options, with_flags
+from .options.recipes import load_config
 from .terminal import TerminalMonitor
 
 __all__ = ["app", "main"]

@@ -12,9 +12,9 @@ from ..models.weights import Weights
 from ..runtime.data.labels import LABEL_RULES, split_of
 from ..runtime.datasets import DIGITS, HOLDOUT_RULE, DataSet
 from ..runtime.text import printable
-from .config import TrainConfig
 from .data import TrainingData
 from .job import Job
+from .options.config import TrainConfig
 from .relevancefile import relevance_digest
 
 __all__ = ["changed", "describe_best", "describe_run", "described", "holdout_rule", "stored_labels"]

@@ -27,9 +27,9 @@ from ..runtime.images import PictureRule
 from ..runtime.pipeline import embed_stream
 from ..runtime.progress import Monitor
 from ..runtime.text import display_path
-from .config import Augmentation
 from .extractor import Extractor
 from .files import write_json
+from .options.config import Augmentation
 from .pictures import Reader, read_augmented, read_plain, threaded
 
 __all__ = ["CachedFeatures", "FeatureCache", "View", "content_digests", "weights_digest"]

@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 
 from ..models.network import EmbeddingNet
-from .config import TrainConfig
 from .data import TrainingData, sampled
 from .figures import unit_rows
+from .options.config import TrainConfig
 from .sources import Source
 from .whitening import learned_whitening
 

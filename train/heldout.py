@@ -10,10 +10,10 @@ import numpy as np
 from ..runtime.data.csv_file import written_rows
 from ..runtime.datasets import Sample
 from ..runtime.errors import TrainingError
-from .config import TrainConfig
 from .data import Positions
 from .files import write_atomically
 from .online import DrawRules, draw_triplets, make_pools, total_relevances
+from .options.config import TrainConfig
 from .relevance import Relevance
 from .samplers import draw_rules
 from .teacher import Teaching, teacher_relevance

@@ -11,7 +11,7 @@ from ..models.stages import stages_of
 from ..models.weights import Weights, load_into
 from ..runtime.errors import TrainingError
 from ..runtime.text import printable
-from .config import TrainConfig
+from .options.config import TrainConfig
 from .seeding import seeded
 
 __all__ = ["make_network", "narrowed"]

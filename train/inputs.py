@@ -11,11 +11,11 @@ from ..runtime.errors import PictureError
 from ..runtime.images import PictureRule
 from ..runtime.progress import Monitor
 from ..runtime.text import display_path
-from .config import TrainConfig
 from .data import TrainingData, check_pictures
 from .extractor import extractor_when_needed
 from .features import CachedFeatures, FeatureCache, View, content_digests, weights_digest
 from .job import Job, Surroundings
+from .options.config import TrainConfig
 from .pictures import read_plain
 from .sources import FeatureSource, PictureSource, Source
 

@@ -10,9 +10,9 @@ from typing import Any
 from ..models.weights import Weights
 from ..runtime.datasets import DataSet
 from ..runtime.devices import usable_cores
-from .config import TrainConfig
 from .data import TrainingData
 from .distributed import ALONE, Ranks
+from .options.config import TrainConfig
 from .runfolder import RunFolder
 
 __all__ = ["Job", "Surroundings"]

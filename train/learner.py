@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from ..models.network import EmbeddingNet
-from .config import TrainConfig
 from .distributed import Ranks
 from .ema import MovingAverage
 from .failures import all_finite, not_finite
 from .gathering import Forward
 from .objective import BatchLoss, Objective
 from .optimisation import make_optimizer, set_rates
+from .options.config import TrainConfig
 from .samplers import Sampler
 from .seeding import seeded
 from .sources import Source

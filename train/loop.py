@@ -20,7 +20,6 @@ from ..models.network import EmbeddingNet
 from ..runtime.errors import TrainingError, TrainingInterrupted
 from ..runtime.progress import Monitor
 from ..runtime.text import first_line
-from .config import TrainConfig
 from .curves import draw_curves
 from .data import Positions, TrainingData
 from .distributed import ALONE, Ranks
@@ -28,6 +27,7 @@ from .epoch import Reached, refuse_collapse, sample_figures, summary
 from .failures import enough_memory
 from .files import write_atomically
 from .learner import Learner
+from .options.config import TrainConfig
 from .relevance import Relevance
 from .runfolder import RunFolder
 from .samplers import make_sampler

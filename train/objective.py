@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .config import TrainConfig
 from .losses import BatchLoss, normalised_softmax, squared_distances, triplet_hinge
 from .mining import MINERS, Triplets
 from .neck import BNNeck
+from .options.config import TrainConfig
 from .pml import PmlLoss
 
 __all__ = ["BatchLoss", "Objective"]

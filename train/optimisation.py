@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..models.network import EmbeddingNet
-from .config import TrainConfig
 from .objective import Objective
+from .options.config import TrainConfig
 
 __all__ = ["make_optimizer", "rate_factor", "set_rates"]
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from ..runtime.datasets import Sample
 from ..runtime.images import Picture, PictureRule, load_picture
 from .augment import augment, enlarged
-from .config import Augmentation
+from .options.config import Augmentation
 
 __all__ = ["Reader", "read_augmented", "read_plain", "threaded"]
 

@@ -12,8 +12,8 @@ from ..runtime.data.labels import LABEL_RULES
 from ..runtime.datasets import DataSet, labels_beside, open_dataset, split_by_rule
 from ..runtime.errors import TrainingError
 from ..runtime.text import display_path, printable
-from .config import TrainConfig, config_from_dict, differences
 from .description import changed, holdout_rule, stored_labels
+from .options.config import TrainConfig, config_from_dict, differences
 from .relevancefile import relevance_digest
 from .runfolder import RunFolder
 

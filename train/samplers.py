@@ -7,10 +7,10 @@ from typing import Protocol
 import numpy as np
 
 from ..runtime.errors import TrainingError
-from .config import TrainConfig
 from .data import Positions
 from .mining import Triplets
 from .online import DrawRules, OnlineSampler
+from .options.config import TrainConfig
 from .relevance import Relevance
 from .sampler import BalancedSampler
 

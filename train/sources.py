@@ -15,9 +15,9 @@ from ..runtime.errors import PictureError, TrainingError, TrainingInterrupted
 from ..runtime.images import Picture, PictureRule
 from ..runtime.pipeline import embed_stream
 from ..runtime.progress import Monitor
-from .config import Augmentation
 from .data import Positions, TrainingData
 from .features import CachedFeatures
+from .options.config import Augmentation
 from .pictures import read_augmented, read_plain, threaded
 
 __all__ = ["FeatureSource", "PictureSource", "Source", "Split"]

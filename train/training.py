@@ -17,8 +17,6 @@ from ..runtime.files import delete_prepared, file_sha256
 from ..runtime.progress import Monitor
 from ..runtime.text import display_path
 from .checkpoints import read_checkpoint
-from .config import TrainConfig
-from .contradictions import check_together
 from .data import TrainingData, prepare
 from .description import describe_best, describe_run, described
 from .distributed import Ranks
@@ -31,6 +29,7 @@ from .initial import make_network, narrowed
 from .inputs import make_source
 from .job import Job, Surroundings
 from .loop import Trainer
+from .options.config import TrainConfig, check_together
 from .pml import check_pml
 from .report import write_report
 from .resuming import check_same_weights, read_stored

@@ -10,9 +10,9 @@ from typing import Any
 
 from ...runtime.errors import TrainingError
 from ...runtime.text import printable
-from ..config import config_from_dict
 from ..figures import precision_text
-from ..recipefile import RECIPES, load_config
+from ..options.config import config_from_dict
+from ..options.recipes import RECIPES, load_config
 from .analysis import ClassFigures, Confusion
 from .sheets import WorstQuery
 

@@ -9,10 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import TrainingError
-from ..runtime.text import display_path, printable
-from .config import TrainConfig, config_from_dict, options
-from .option import hint
+from ...runtime.errors import TrainingError
+from ...runtime.text import display_path, printable
+from .config import TrainConfig, config_from_dict, hint, options
 
 __all__ = ["RECIPES", "load_config"]
 

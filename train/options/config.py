@@ -6,16 +6,111 @@ Defaults are in ``recipes/default.toml`` alone; this module has none.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..models.normalisation import NORMALISATIONS
-from ..runtime.errors import TrainingError
-from ..runtime.text import printable
-from .option import Option, hint
+from ...models.normalisation import NORMALISATIONS
+from ...runtime.errors import TrainingError
+from ...runtime.text import printable
 
-__all__ = ["Augmentation", "TrainConfig", "config_from_dict", "differences", "options"]
+__all__ = [
+    "Augmentation",
+    "Option",
+    "TrainConfig",
+    "check_together",
+    "config_from_dict",
+    "differences",
+    "hint",
+    "options",
+]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A training option: its section in a recipe, its type, allowed values, and one line of help.
+
+    ``choices``: the allowed texts. ``forms``: further ones, with NAME as a placeholder. ``least``,
+    ``most``: bounds of numbers. ``common``: ``--help`` shows it, not only ``--help-all``.
+    """
+
+    name: str
+    section: str
+    kind: type
+    help: str
+    choices: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    common: bool = False
+
+    def check(self, value: Any, where: str) -> Any:
+        """Return ``value`` converted to the option's type.
+
+        Raises:
+            TrainingError: wrong type or out of range; names the option, the value and the allowed
+                values.
+
+        """
+        converted = self._converted(value)
+        if converted is None or not self._allowed(converted):
+            raise TrainingError(f"{where}: {self.name} = {printable(repr(value))}; expected {self.expected}.")
+        return converted
+
+    @property
+    def expected(self) -> str:
+        """The allowed values, as the end of a sentence."""
+        if self.choices:
+            return "one of " + ", ".join((*self.choices, *self.forms))
+        noun = _NOUNS[self.kind]
+        if self.least is None and self.most is None:
+            return noun
+        if self.most is None:
+            return f"{noun} of at least {self.least:g}"
+        return f"{noun} from {self.least:g} to {self.most:g}"
+
+    def _converted(self, value: Any) -> Any:
+        if self.kind is tuple:
+            whole = isinstance(value, list | tuple) and all(type(item) is int for item in value)
+            return tuple(value) if whole else None
+        if self.kind is dict:
+            return dict(value) if isinstance(value, Mapping) and all(map(_is_plain, value.values())) else None
+        if self.kind is float and type(value) is int:
+            return float(value)
+        return value if type(value) is self.kind else None
+
+    def _allowed(self, value: Any) -> bool:
+        if self.choices:
+            named = (re.escape(form).replace("NAME", r"\w+") for form in self.forms)
+            return value in self.choices or any(re.fullmatch(form, value) for form in named)
+        numbers: Iterable[float] = value if self.kind is tuple else (value,) if self.kind in (int, float) else ()
+        return all(
+            (self.least is None or number >= self.least) and (self.most is None or number <= self.most)
+            for number in numbers
+        )
+
+
+_NOUNS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list of whole numbers",
+    dict: "a table of texts, finite numbers, true or false",
+}
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value))
+
+
+def hint(key: str, allowed: Mapping[str, Option]) -> str:
+    """Return the option that ``key`` probably means, or all options, as the end of a sentence."""
+    close = difflib.get_close_matches(str(key), allowed, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(allowed)}"
 
 
 @dataclass(frozen=True)
@@ -195,3 +290,89 @@ def differences(stored: TrainConfig, asked: TrainConfig) -> list[str]:
     """Return ``name: stored value, now other value`` for every option that differs."""
     before, after = stored.to_dict(), asked.to_dict()
     return [f"{name}: {before[name]!r}, now {after[name]!r}" for name in before if before[name] != after[name]]
+
+
+# Whether the options contradict each other, and the message without its full stop.
+Contradiction = tuple[bool, str]
+
+
+def check_together(config: TrainConfig) -> None:
+    """Refuse options that contradict each other.
+
+    Only for a new run: a resumed run has its stored options, and any others are reported as
+    differences.
+
+    Raises:
+        TrainingError: names the options, and the one to leave out.
+
+    """
+    for found in (_of_the_backbone, _of_low_sizes, _of_the_loss, _of_the_finish):
+        for holds, sentence in found(config):
+            if holds:
+                raise TrainingError(f"{sentence}.")
+
+
+def _of_the_backbone(config: TrainConfig) -> Iterator[Contradiction]:
+    yield (
+        bool(config.unfreeze) and not config.freeze_backbone,
+        "--unfreeze counts stages of a frozen backbone, and --no-freeze-backbone trains all of it; leave out one",
+    )
+    yield (
+        bool(config.freeze_last) and config.freeze_backbone,
+        "--freeze-last counts stages of a backbone that is trained; add --no-freeze-backbone, or leave it out",
+    )
+
+
+def _of_low_sizes(config: TrainConfig) -> Iterator[Contradiction]:
+    size, epochs = bool(config.low_image_size), bool(config.low_epochs)
+    yield size != epochs, "--low-image-size and --low-epochs go together; give both, or neither"
+    yield (
+        size and config.freeze_backbone,
+        "--low-image-size is for a backbone that is trained on pictures; add --no-freeze-backbone, or leave it out",
+    )
+    yield (
+        size and config.multiscale,
+        "The low-resolution paths of --multiscale have one picture size; leave out --low-image-size",
+    )
+    yield (
+        config.low_image_size > config.image_size,
+        f"--low-image-size {config.low_image_size} is above --image-size {config.image_size}; expected below it",
+    )
+
+
+def _of_the_loss(config: TrainConfig) -> Iterator[Contradiction]:
+    yield (
+        bool(config.arguments) and config.pml_loss is None,
+        f"--loss {config.loss} takes no arguments, but found {', '.join(map(printable, config.arguments))}; name a "
+        "loss pml:NAME, or leave out [loss.arguments]",
+    )
+    yield (
+        config.bnneck and "softmax" not in config.terms,
+        f"--bnneck stands before the softmax term, which --loss {config.loss} has not; name {config.loss}+softmax, "
+        "or leave it out",
+    )
+
+
+def _of_the_finish(config: TrainConfig) -> Iterator[Contradiction]:
+    share, whitened = bool(config.start_share), config.whiten or config.whiten_first
+    yield (
+        share and config.freeze_backbone and not config.unfreeze,
+        "--start-share goes back towards the starting backbone, and a frozen one never leaves it; add --unfreeze, or "
+        "leave it out",
+    )
+    yield (
+        share and not config.freeze_norms,
+        "--start-share mixes weights, which batch statistics of their own would not fit; add --freeze-norms",
+    )
+    yield (
+        whitened and bool(config.hidden),
+        "Whitening fits a head of one linear layer; add --hidden none, or leave it out",
+    )
+    yield (
+        whitened and config.multiscale,
+        "Whitening fits a head over the backbone alone; leave out --multiscale, or it",
+    )
+    yield (
+        bool(config.start_classes) and not whitened,
+        "--start-classes has a say in what whitening keeps; add --whiten, or leave it out",
+    )
