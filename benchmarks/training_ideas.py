@@ -30,8 +30,7 @@ from deeprank.runtime.devices import usable_cores
 from deeprank.runtime.images import PictureRule
 from deeprank.runtime.metrics import similarity_precision
 from deeprank.runtime.progress import SilentMonitor
-from deeprank.train.extractor import make_extractor
-from deeprank.train.features import FeatureCache, View, content_digests, weights_digest
+from deeprank.train.data.features import FeatureCache, View, content_digests, make_extractor, weights_digest
 from deeprank.train.heldout import write_teacher_triplets
 from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import load_run

@@ -15,12 +15,11 @@ from deeprank.runtime.datasets import Sample, open_dataset
 from deeprank.runtime.errors import TrainingInterrupted
 from deeprank.runtime.images import PictureRule
 from deeprank.runtime.progress import Advance, SilentMonitor
-from deeprank.train import features as features_module
-from deeprank.train.extractor import Extractor, make_extractor
-from deeprank.train.features import FeatureCache, View, content_digests, weights_digest
+from deeprank.train.data import features as features_module
+from deeprank.train.data.features import Extractor, FeatureCache, View, content_digests, make_extractor, weights_digest
+from deeprank.train.data.loaders import read_augmented, read_plain
 from deeprank.train.inputs import remark_unreadable
 from deeprank.train.options.config import Augmentation
-from deeprank.train.pictures import read_augmented, read_plain
 
 SIZE = 32
 AUGMENTATION = Augmentation(0.6, True, 0.2)
@@ -232,7 +231,7 @@ def test_augmented_views_depend_on_their_seed_alone(samples):
 
 
 def test_crops_keep_the_share_that_is_asked_and_flips_are_half():
-    from deeprank.train.augment import augment
+    from deeprank.train.data.loaders import augment
 
     ramp = np.tile(np.arange(200, dtype=np.uint8)[None, :, None], (200, 1, 3))
     shares, flipped = [], 0
@@ -248,7 +247,7 @@ def test_crops_keep_the_share_that_is_asked_and_flips_are_half():
 
 
 def test_jitter_changes_colours_and_stays_uint8():
-    from deeprank.train.augment import augment
+    from deeprank.train.data.loaders import augment
 
     picture = np.asarray(Image.radial_gradient("L").resize((64, 64)).convert("RGB"))
     view = augment(picture, 64, Augmentation(1.0, False, 0.5), (0,))

@@ -14,7 +14,7 @@ from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.images import load_picture
 from deeprank.train.checkpoints import read_checkpoint
-from deeprank.train.data import prepare
+from deeprank.train.data.splits import prepare
 from deeprank.train.initial import make_network
 from deeprank.train.options.config import check_together
 from deeprank.train.options.recipes import load_config

@@ -16,11 +16,11 @@ from deeprank.runtime.evaluate.triplets import load_triplets
 from deeprank.runtime.images import PictureRule
 from deeprank.runtime.progress import Advance, SilentMonitor, no_progress
 from deeprank.train.colour import COLOUR_WIDTH, colour_histograms
-from deeprank.train.data import prepare
+from deeprank.train.data.loaders import read_plain
+from deeprank.train.data.splits import prepare
 from deeprank.train.heldout import distinct_triplets, write_teacher_triplets, write_triplets
 from deeprank.train.online import DrawRules
 from deeprank.train.options.recipes import load_config
-from deeprank.train.pictures import read_plain
 from deeprank.train.relevance import PairRelevance, Part, VectorRelevance, chunks_of_rows, total_relevance
 from deeprank.train.relevancefile import read_relevance
 from deeprank.train.samplers import make_sampler

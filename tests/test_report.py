@@ -21,7 +21,7 @@ from deeprank.runtime.datasets import DataSet, Sample
 from deeprank.runtime.metrics import Ranking
 from deeprank.runtime.progress import SilentMonitor
 from deeprank.runtime.text import printable
-from deeprank.train.data import TrainingData, prepare
+from deeprank.train.data.splits import TrainingData, prepare
 from deeprank.train.figures import Figures, rank_and_evaluate
 from deeprank.train.job import Surroundings
 from deeprank.train.options.recipes import load_config

@@ -407,8 +407,8 @@ def test_a_full_disk_leaves_the_earlier_file():
 def test_batches_do_not_depend_on_the_number_of_threads(digits: Path):
     from deeprank.models.network import NetworkConfig, build_network
     from deeprank.runtime.images import PictureRule
-    from deeprank.train.data import prepare
-    from deeprank.train.sources import PictureSource
+    from deeprank.train.data.inputs import PictureSource
+    from deeprank.train.data.splits import prepare
 
     config = load_config("digits", TINY)
     data = prepare(open_dataset(digits))

@@ -15,7 +15,7 @@ from deeprank.models.normalisation import HALF
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import DataError, TrainingError, TrainingInterrupted
 from deeprank.train.checkpoints import read_checkpoint
-from deeprank.train.data import prepare
+from deeprank.train.data.splits import prepare
 from deeprank.train.ema import MovingAverage
 from deeprank.train.job import Surroundings
 from deeprank.train.optimisation import rate_factor
@@ -182,8 +182,8 @@ def test_the_best_network_is_the_averaged_one(digits: Path):
 
 def test_the_first_epochs_see_small_pictures(digits: Path):
     from deeprank.runtime.images import PictureRule
+    from deeprank.train.data.inputs import PictureSource
     from deeprank.train.options.config import Augmentation
-    from deeprank.train.sources import PictureSource
 
     torch.manual_seed(0)
     network = build_network(NetworkConfig("timm:resnet10t", 32, 4, (), 0.0, 0.0, HALF.mean, HALF.deviation))

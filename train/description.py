@@ -12,7 +12,7 @@ from ..models.weights import Weights
 from ..runtime.data.labels import LABEL_RULES, split_of
 from ..runtime.datasets import DIGITS, HOLDOUT_RULE, DataSet
 from ..runtime.text import printable
-from .data import TrainingData
+from .data.splits import TrainingData
 from .job import Job
 from .options.config import TrainConfig
 from .relevancefile import relevance_digest

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..runtime.errors import TrainingError
-from .data import GALLERY_PER_CLASS, TrainingData, sampled
+from .data.inputs import Source
+from .data.splits import GALLERY_PER_CLASS, TrainingData, sampled
 from .failures import not_finite
 from .figures import precision_text, rank_and_evaluate, without_queries
 from .learner import StepResult
-from .sources import Source
 
 __all__ = ["Reached", "refuse_collapse", "sample_figures", "summary"]
 

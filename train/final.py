@@ -13,10 +13,10 @@ from ..models.network import EmbeddingNet
 from ..runtime.metrics import Ranking
 from ..runtime.progress import Monitor
 from .checkpoints import read_checkpoint
-from .data import Positions, TrainingData
+from .data.inputs import Source
+from .data.splits import Positions, TrainingData
 from .figures import Figures, Vectors, precision_text, rank_and_evaluate, unit_rows
 from .runfolder import RunFolder
-from .sources import Source
 
 __all__ = ["below_start", "final_row"]
 

@@ -20,14 +20,14 @@ from ..runtime.errors import TrainingError
 from ..runtime.progress import Monitor
 from ..runtime.text import printable
 from .checkpoints import read_checkpoint
-from .data import TrainingData
+from .data.inputs import Source
+from .data.splits import TrainingData
 from .epoch import sample_figures
 from .figures import precision_text
 from .headfit import whiten_head
 from .initial import narrowed
 from .options.config import TrainConfig
 from .runfolder import RunFolder
-from .sources import Source
 
 __all__ = ["check_finish", "finish"]
 

@@ -7,10 +7,10 @@ import numpy.typing as npt
 import torch
 
 from ..models.network import EmbeddingNet
-from .data import TrainingData, sampled
+from .data.inputs import Source
+from .data.splits import TrainingData, sampled
 from .figures import unit_rows
 from .options.config import TrainConfig
-from .sources import Source
 from .whitening import learned_whitening
 
 __all__ = ["whiten_head"]

@@ -10,7 +10,7 @@ import numpy as np
 from ..runtime.data.csv_file import written_rows
 from ..runtime.datasets import Sample
 from ..runtime.errors import TrainingError
-from .data import Positions
+from .data.splits import Positions
 from .files import write_atomically
 from .online import DrawRules, draw_triplets, make_pools, total_relevances
 from .options.config import TrainConfig

@@ -11,13 +11,12 @@ from ..runtime.errors import PictureError
 from ..runtime.images import PictureRule
 from ..runtime.progress import Monitor
 from ..runtime.text import display_path
-from .data import TrainingData, check_pictures
-from .extractor import extractor_when_needed
-from .features import CachedFeatures, FeatureCache, View, content_digests, weights_digest
+from .data.features import CachedFeatures, FeatureCache, View, content_digests, extractor_when_needed, weights_digest
+from .data.inputs import FeatureSource, PictureSource, Source
+from .data.loaders import read_plain
+from .data.splits import TrainingData, check_pictures
 from .job import Job, Surroundings
 from .options.config import TrainConfig
-from .pictures import read_plain
-from .sources import FeatureSource, PictureSource, Source
 
 __all__ = ["make_source"]
 

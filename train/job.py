@@ -10,7 +10,7 @@ from typing import Any
 from ..models.weights import Weights
 from ..runtime.datasets import DataSet
 from ..runtime.devices import usable_cores
-from .data import TrainingData
+from .data.splits import TrainingData
 from .distributed import ALONE, Ranks
 from .options.config import TrainConfig
 from .runfolder import RunFolder

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..models.network import EmbeddingNet
+from .data.inputs import Source
 from .distributed import Ranks
 from .ema import MovingAverage
 from .failures import all_finite, not_finite
@@ -20,7 +21,6 @@ from .optimisation import make_optimizer, set_rates
 from .options.config import TrainConfig
 from .samplers import Sampler
 from .seeding import seeded
-from .sources import Source
 
 __all__ = ["Learner", "StepResult"]
 

@@ -21,7 +21,8 @@ from ..runtime.errors import TrainingError, TrainingInterrupted
 from ..runtime.progress import Monitor
 from ..runtime.text import first_line
 from .curves import draw_curves
-from .data import Positions, TrainingData
+from .data.inputs import Source
+from .data.splits import Positions, TrainingData
 from .distributed import ALONE, Ranks
 from .epoch import Reached, refuse_collapse, sample_figures, summary
 from .failures import enough_memory
@@ -31,7 +32,6 @@ from .options.config import TrainConfig
 from .relevance import Relevance
 from .runfolder import RunFolder
 from .samplers import make_sampler
-from .sources import Source
 
 __all__ = ["Trainer"]
 

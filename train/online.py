@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from ..runtime.errors import TrainingError
-from .data import Positions
+from .data.splits import Positions
 from .mining import Triplets
 from .relevance import Relevance, chunks_of_rows, total_relevance
 from .reservoir import fill_reservoirs

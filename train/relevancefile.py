@@ -24,7 +24,7 @@ from ..runtime.files import file_sha256
 from ..runtime.npz import DAMAGED, read_arrays
 from ..runtime.progress import Monitor
 from ..runtime.text import display_path, first_line, printable
-from .data import TrainingData
+from .data.splits import TrainingData
 from .relevance import PairRelevance, Part, Relevance, VectorRelevance
 
 __all__ = ["read_relevance", "relevance_digest"]

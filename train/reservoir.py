@@ -21,7 +21,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from .data import Positions
+from .data.splits import Positions
 
 __all__ = ["Reservoir", "fill_reservoirs"]
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from ..runtime.errors import TrainingError
-from .data import Positions
+from .data.splits import Positions
 from .mining import Triplets
 from .online import DrawRules, OnlineSampler
 from .options.config import TrainConfig

@@ -28,9 +28,8 @@ from ..runtime.images import PictureRule
 from ..runtime.progress import Monitor
 from ..runtime.text import printable
 from .colour import COLOUR_WIDTH, colour_histograms
-from .data import TrainingData
-from .extractor import Extractor, extractor_when_needed
-from .features import FeatureCache, View, content_digests, weights_digest
+from .data.features import Extractor, FeatureCache, View, content_digests, extractor_when_needed, weights_digest
+from .data.splits import TrainingData
 from .options.config import TrainConfig
 from .relevance import Part, Relevance, VectorRelevance
 from .relevancefile import read_relevance, relevance_digest

@@ -17,7 +17,8 @@ from ..runtime.files import delete_prepared, file_sha256
 from ..runtime.progress import Monitor
 from ..runtime.text import display_path
 from .checkpoints import read_checkpoint
-from .data import TrainingData, prepare
+from .data.inputs import Source
+from .data.splits import TrainingData, prepare
 from .description import describe_best, describe_run, described
 from .distributed import Ranks
 from .failures import enough_memory
@@ -34,7 +35,6 @@ from .pml import check_pml
 from .report import write_report
 from .resuming import check_same_weights, read_stored
 from .runfolder import RunFolder, create_run, open_run
-from .sources import Source
 from .teacher import Teaching, check_relevance, make_relevance
 
 __all__ = ["RunResult", "resume_run", "start_run"]

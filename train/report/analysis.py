@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ...runtime.datasets import DataSet
 from ...runtime.metrics import Ranking, precision_per_class
-from ..data import TrainingData
+from ..data.splits import TrainingData
 
 __all__ = ["ClassFigures", "Confusion", "Evaluated", "class_figures", "confusions", "evaluated", "worst_queries"]
 

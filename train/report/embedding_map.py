@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ...runtime.errors import TrainingError
 from ...runtime.text import printable
-from ..data import sampled
+from ..data.splits import sampled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...runtime.contact_sheet import SheetPicture, draw_sheet
-from ..data import TrainingData
+from ..data.splits import TrainingData
 from .analysis import Evaluated, Labels
 
 __all__ = ["WorstQuery", "draw_worst"]

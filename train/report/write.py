@@ -16,7 +16,7 @@ from ...runtime.errors import DeepRankError
 from ...runtime.metrics import Ranking
 from ...runtime.progress import Monitor
 from ...runtime.text import display_path, first_line
-from ..data import TrainingData
+from ..data.splits import TrainingData
 from ..files import write_atomically
 from ..final import below_start
 from ..runfolder import RunFolder

@@ -1,4 +1,4 @@
-"""The pictures of a run: for training, for choosing the best epoch, and for the final figures."""
+"""The splits of a run: training, validation and held-out pictures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.datasets import HOLDOUT_RULE, DataSet, Sample, holdout
-from ..runtime.errors import DataError, PictureError, TrainingError, TrainingInterrupted
-from ..runtime.images import PictureRule
-from ..runtime.progress import Monitor
-from ..runtime.text import printable
-from .figures import MAX_K
-from .pictures import read_plain, threaded
+from ...runtime.datasets import HOLDOUT_RULE, DataSet, Sample, holdout
+from ...runtime.errors import DataError, PictureError, TrainingError, TrainingInterrupted
+from ...runtime.images import PictureRule
+from ...runtime.progress import Monitor
+from ...runtime.text import printable
+from ..figures import MAX_K
+from .loaders import read_plain, threaded
 
 __all__ = ["GALLERY_PER_CLASS", "Positions", "TrainingData", "check_pictures", "prepare", "sampled"]
 

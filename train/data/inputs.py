@@ -1,4 +1,4 @@
-"""Inputs of the network: cached features of a frozen backbone, or pictures decoded on demand."""
+"""The network's inputs: cached features of a frozen backbone, or pictures decoded when needed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ..models.network import EmbeddingNet
-from ..runtime.errors import PictureError, TrainingError, TrainingInterrupted
-from ..runtime.images import Picture, PictureRule
-from ..runtime.pipeline import embed_stream
-from ..runtime.progress import Monitor
-from .data import Positions, TrainingData
+from ...models.network import EmbeddingNet
+from ...runtime.errors import PictureError, TrainingError, TrainingInterrupted
+from ...runtime.images import Picture, PictureRule
+from ...runtime.pipeline import embed_stream
+from ...runtime.progress import Monitor
+from ..options.config import Augmentation
 from .features import CachedFeatures
-from .options.config import Augmentation
-from .pictures import read_augmented, read_plain, threaded
+from .loaders import read_augmented, read_plain, threaded
+from .splits import Positions, TrainingData
 
 __all__ = ["FeatureSource", "PictureSource", "Source", "Split"]
 

@@ -1,0 +1,1 @@
+"""Pictures of a run: splits, loading, cached features, and the network's inputs."""
