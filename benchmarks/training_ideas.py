@@ -35,7 +35,7 @@ from deeprank.train.heldout import write_teacher_triplets
 from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import load_run
 from deeprank.train.runfolder import RunFolder
-from deeprank.train.teacher import Teaching
+from deeprank.train.sampling.teacher import Teaching
 
 BIN = Path(sys.executable).parent
 TRIPLETS = 10_000

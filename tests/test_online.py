@@ -8,9 +8,16 @@ import pytest
 from scipy.stats import chisquare
 
 from deeprank.runtime.errors import TrainingError
-from deeprank.train.online import DrawRules, OnlineSampler, draw_triplets, make_pools, total_relevances
-from deeprank.train.relevance import PairRelevance, Part, VectorRelevance, total_relevance
-from deeprank.train.reservoir import Reservoir, fill_reservoirs
+from deeprank.train.sampling.online import (
+    DrawRules,
+    OnlineSampler,
+    Reservoir,
+    draw_triplets,
+    fill_reservoirs,
+    make_pools,
+    total_relevances,
+)
+from deeprank.train.sampling.relevance import PairRelevance, Part, VectorRelevance, total_relevance
 
 # The seeds are fixed, so a test passes always or never; a right sampler fails one in ten thousand of them.
 UNLIKELY = 1e-4

@@ -15,16 +15,22 @@ from deeprank.runtime.errors import DataError, TrainingError
 from deeprank.runtime.evaluate.triplets import load_triplets
 from deeprank.runtime.images import PictureRule
 from deeprank.runtime.progress import Advance, SilentMonitor, no_progress
-from deeprank.train.colour import COLOUR_WIDTH, colour_histograms
 from deeprank.train.data.loaders import read_plain
 from deeprank.train.data.splits import prepare
 from deeprank.train.heldout import distinct_triplets, write_teacher_triplets, write_triplets
-from deeprank.train.online import DrawRules
 from deeprank.train.options.recipes import load_config
-from deeprank.train.relevance import PairRelevance, Part, VectorRelevance, chunks_of_rows, total_relevance
-from deeprank.train.relevancefile import read_relevance
-from deeprank.train.samplers import make_sampler
-from deeprank.train.teacher import Teaching, check_relevance, make_relevance, teacher_relevance
+from deeprank.train.sampling.online import DrawRules
+from deeprank.train.sampling.relevance import PairRelevance, Part, VectorRelevance, chunks_of_rows, total_relevance
+from deeprank.train.sampling.relevance_file import read_relevance
+from deeprank.train.sampling.sampler import make_sampler
+from deeprank.train.sampling.teacher import (
+    COLOUR_WIDTH,
+    Teaching,
+    check_relevance,
+    colour_histograms,
+    make_relevance,
+    teacher_relevance,
+)
 
 
 class Listener(SilentMonitor):

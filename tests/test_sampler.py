@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeprank.runtime.errors import TrainingError
-from deeprank.train.sampler import BalancedSampler
+from deeprank.train.sampling.sampler import BalancedSampler
 
 
 def a_sampler(labels, classes: int = 4, each: int = 3, steps: int = 0, seed: int = 0) -> BalancedSampler:

@@ -15,7 +15,7 @@ from ..runtime.text import printable
 from .data.splits import TrainingData
 from .job import Job
 from .options.config import TrainConfig
-from .relevancefile import relevance_digest
+from .sampling.relevance_file import relevance_digest
 
 __all__ = ["changed", "describe_best", "describe_run", "described", "holdout_rule", "stored_labels"]
 

@@ -12,11 +12,11 @@ from ..runtime.datasets import Sample
 from ..runtime.errors import TrainingError
 from .data.splits import Positions
 from .files import write_atomically
-from .online import DrawRules, draw_triplets, make_pools, total_relevances
 from .options.config import TrainConfig
-from .relevance import Relevance
-from .samplers import draw_rules
-from .teacher import Teaching, teacher_relevance
+from .sampling.online import DrawRules, draw_triplets, make_pools, total_relevances
+from .sampling.relevance import Relevance
+from .sampling.sampler import draw_rules
+from .sampling.teacher import Teaching, teacher_relevance
 
 __all__ = ["distinct_triplets", "write_teacher_triplets", "write_triplets"]
 

@@ -19,7 +19,7 @@ from .gathering import Forward
 from .objective import BatchLoss, Objective
 from .optimisation import make_optimizer, set_rates
 from .options.config import TrainConfig
-from .samplers import Sampler
+from .sampling.sampler import Sampler
 from .seeding import seeded
 
 __all__ = ["Learner", "StepResult"]

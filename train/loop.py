@@ -29,9 +29,9 @@ from .failures import enough_memory
 from .files import write_atomically
 from .learner import Learner
 from .options.config import TrainConfig
-from .relevance import Relevance
 from .runfolder import RunFolder
-from .samplers import make_sampler
+from .sampling.relevance import Relevance
+from .sampling.sampler import make_sampler
 
 __all__ = ["Trainer"]
 

@@ -14,8 +14,8 @@ from ..runtime.errors import TrainingError
 from ..runtime.text import display_path, printable
 from .description import changed, holdout_rule, stored_labels
 from .options.config import TrainConfig, config_from_dict, differences
-from .relevancefile import relevance_digest
 from .runfolder import RunFolder
+from .sampling.relevance_file import relevance_digest
 
 __all__ = ["StoredRun", "check_same_weights", "read_stored"]
 

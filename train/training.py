@@ -35,7 +35,7 @@ from .pml import check_pml
 from .report import write_report
 from .resuming import check_same_weights, read_stored
 from .runfolder import RunFolder, create_run, open_run
-from .teacher import Teaching, check_relevance, make_relevance
+from .sampling.teacher import Teaching, check_relevance, make_relevance
 
 __all__ = ["RunResult", "resume_run", "start_run"]
 

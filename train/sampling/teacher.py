@@ -17,24 +17,43 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..models.backbones import TIMM_PREFIX, timm_name
-from ..models.lite import LITE_BACKBONES, package_name
-from ..models.network import EmbeddingNet, NetworkConfig, build_network
-from ..models.weights import find_weights, load_into
-from ..runtime.datasets import Sample
-from ..runtime.devices import usable_cores
-from ..runtime.errors import BackboneError, TrainingError
-from ..runtime.images import PictureRule
-from ..runtime.progress import Monitor
-from ..runtime.text import printable
-from .colour import COLOUR_WIDTH, colour_histograms
-from .data.features import Extractor, FeatureCache, View, content_digests, extractor_when_needed, weights_digest
-from .data.splits import TrainingData
-from .options.config import TrainConfig
+from ...models.backbones import TIMM_PREFIX, timm_name
+from ...models.lite import LITE_BACKBONES, package_name
+from ...models.network import EmbeddingNet, NetworkConfig, build_network
+from ...models.weights import find_weights, load_into
+from ...runtime.datasets import Sample
+from ...runtime.devices import usable_cores
+from ...runtime.errors import BackboneError, TrainingError
+from ...runtime.images import Picture, PictureRule
+from ...runtime.progress import Monitor
+from ...runtime.text import printable
+from ..data.features import Extractor, FeatureCache, View, content_digests, extractor_when_needed, weights_digest
+from ..data.splits import TrainingData
+from ..options.config import TrainConfig
 from .relevance import Part, Relevance, VectorRelevance
-from .relevancefile import read_relevance, relevance_digest
+from .relevance_file import read_relevance, relevance_digest
 
-__all__ = ["Teaching", "check_relevance", "make_relevance", "teacher_relevance"]
+__all__ = ["COLOUR_WIDTH", "Teaching", "check_relevance", "colour_histograms", "make_relevance", "teacher_relevance"]
+
+
+_LEVELS = 4
+COLOUR_WIDTH = _LEVELS**3
+
+
+def colour_histograms(pictures: Picture) -> npt.NDArray[np.float32]:
+    """Map uint8 ``[n, S, S, 3]`` to the square roots of RGB histograms, float32 ``[n, 64]``.
+
+    A histogram has 4 x 4 x 4 bins. Rows have unit length and no negative values. Their cosine is Σ
+    √(p q): 1 for equal histograms, 0 for two without a common bin. The square root keeps one large
+    plain background from dominating.
+    """
+    levels = pictures.reshape(len(pictures), -1, 3) // (256 // _LEVELS)
+    bins = (levels[..., 0].astype(np.int64) * _LEVELS + levels[..., 1]) * _LEVELS + levels[..., 2]
+    rows = np.arange(len(pictures))[:, None] * COLOUR_WIDTH
+    counts = np.bincount((bins + rows).ravel(), minlength=len(pictures) * COLOUR_WIDTH)
+    shares = counts.reshape(len(pictures), COLOUR_WIDTH) / bins.shape[1]
+    return np.asarray(np.sqrt(shares), dtype=np.float32)
+
 
 # Identifies the histogram function in the cache, like the digest of a network's weights.
 _COLOUR_DIGEST = "colour histogram, RGB 4x4x4, square roots"

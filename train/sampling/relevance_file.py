@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.data.csv_file import csv_rows, member_path, row_error
-from ..runtime.errors import DataError
-from ..runtime.files import file_sha256
-from ..runtime.npz import DAMAGED, read_arrays
-from ..runtime.progress import Monitor
-from ..runtime.text import display_path, first_line, printable
-from .data.splits import TrainingData
+from ...runtime.data.csv_file import csv_rows, member_path, row_error
+from ...runtime.errors import DataError
+from ...runtime.files import file_sha256
+from ...runtime.npz import DAMAGED, read_arrays
+from ...runtime.progress import Monitor
+from ...runtime.text import display_path, first_line, printable
+from ..data.splits import TrainingData
 from .relevance import PairRelevance, Part, Relevance, VectorRelevance
 
 __all__ = ["read_relevance", "relevance_digest"]

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .data.splits import Positions
+from ..data.splits import Positions
 
 __all__ = ["PairRelevance", "Part", "Relevance", "VectorRelevance", "chunks_of_rows", "total_relevance"]
 

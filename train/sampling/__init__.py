@@ -1,0 +1,1 @@
+"""Batches: balanced or by relevance, and where relevance comes from."""
