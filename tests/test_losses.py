@@ -8,9 +8,17 @@ import torch
 from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning import miners as pml_miners
 
-from deeprank.train.losses import normalised_softmax, squared_distances, triplet_hinge
-from deeprank.train.mining import MINERS, Triplets, batch_hard, random_triplets, semi_hard
-from deeprank.train.objective import Objective
+from deeprank.train.losses.objective import Objective
+from deeprank.train.losses.triplet import (
+    MINERS,
+    Triplets,
+    batch_hard,
+    normalised_softmax,
+    random_triplets,
+    semi_hard,
+    squared_distances,
+    triplet_hinge,
+)
 from deeprank.train.options.recipes import load_config
 
 MARGIN = 0.2

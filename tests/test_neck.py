@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from deeprank.models.network import NetworkConfig, build_network
-from deeprank.train.losses import normalised_softmax, squared_distances, triplet_hinge
-from deeprank.train.mining import MINERS
-from deeprank.train.neck import BNNeck
-from deeprank.train.objective import Objective
+from deeprank.train.losses.objective import BNNeck, Objective
+from deeprank.train.losses.triplet import MINERS, normalised_softmax, squared_distances, triplet_hinge
 from deeprank.train.optimisation import make_optimizer
 from deeprank.train.options.recipes import load_config
 

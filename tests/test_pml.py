@@ -18,12 +18,11 @@ from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.progress import Advance, SilentMonitor
 from deeprank.train.job import Surroundings
-from deeprank.train.losses import normalised_softmax
-from deeprank.train.mining import Triplets
-from deeprank.train.objective import Objective
+from deeprank.train.losses.objective import Objective
+from deeprank.train.losses.pml import _REFUSED, PmlLoss, check_pml
+from deeprank.train.losses.triplet import Triplets, normalised_softmax
 from deeprank.train.options.config import TrainConfig, check_together, config_from_dict, differences
 from deeprank.train.options.recipes import load_config
-from deeprank.train.pml import _REFUSED, PmlLoss, check_pml
 from deeprank.train.training import resume_run, start_run
 
 CLASSES, EACH, DIM = 5, 4, 6

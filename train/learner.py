@@ -16,7 +16,7 @@ from .distributed import Ranks
 from .ema import MovingAverage
 from .failures import all_finite, not_finite
 from .gathering import Forward
-from .objective import BatchLoss, Objective
+from .losses.objective import BatchLoss, Objective
 from .optimisation import make_optimizer, set_rates
 from .options.config import TrainConfig
 from .sampling.sampler import Sampler

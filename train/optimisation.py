@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..models.network import EmbeddingNet
-from .objective import Objective
+from .losses.objective import Objective
 from .options.config import TrainConfig
 
 __all__ = ["make_optimizer", "rate_factor", "set_rates"]

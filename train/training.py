@@ -30,8 +30,8 @@ from .initial import make_network, narrowed
 from .inputs import make_source
 from .job import Job, Surroundings
 from .loop import Trainer
+from .losses.pml import check_pml
 from .options.config import TrainConfig, check_together
-from .pml import check_pml
 from .report import write_report
 from .resuming import check_same_weights, read_stored
 from .runfolder import RunFolder, create_run, open_run

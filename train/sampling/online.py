@@ -32,7 +32,7 @@ import torch
 
 from ...runtime.errors import TrainingError
 from ..data.splits import Positions
-from ..mining import Triplets
+from ..losses.triplet import Triplets
 from .relevance import Relevance, chunks_of_rows, total_relevance
 
 __all__ = [

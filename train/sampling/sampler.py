@@ -9,7 +9,7 @@ import numpy as np
 
 from ...runtime.errors import TrainingError
 from ..data.splits import Positions
-from ..mining import Triplets
+from ..losses.triplet import Triplets
 from ..options.config import TrainConfig
 from .online import DrawRules, OnlineSampler
 from .relevance import Relevance

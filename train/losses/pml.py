@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..runtime.errors import MissingExtraError, TrainingError
-from ..runtime.text import first_line, printable
-from .failures import enough_memory, is_out_of_memory
-from .losses import BatchLoss
-from .mining import Triplets
+from ...runtime.errors import MissingExtraError, TrainingError
+from ...runtime.text import first_line, printable
+from ..failures import enough_memory, is_out_of_memory
+from .triplet import BatchLoss, Triplets
 
 __all__ = ["PmlLoss", "check_pml"]
 
