@@ -34,7 +34,7 @@ from deeprank.train.data.features import FeatureCache, View, content_digests, ma
 from deeprank.train.heldout import write_teacher_triplets
 from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import load_run
-from deeprank.train.runfolder import RunFolder
+from deeprank.train.run.folder import RunFolder
 from deeprank.train.sampling.teacher import Teaching
 
 BIN = Path(sys.executable).parent

@@ -15,12 +15,12 @@ from conftest import some_digits
 from deeprank.models.network import NetworkConfig, build_network
 from deeprank.runtime.errors import TrainingInterrupted
 from deeprank.runtime.progress import Advance, SilentMonitor
-from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.distributed import Ranks
 from deeprank.train.gathering import synchronise_norms
 from deeprank.train.job import Surroundings
 from deeprank.train.options.recipes import load_config
-from deeprank.train.runfolder import RunFolder
+from deeprank.train.run.checkpoints import read_checkpoint
+from deeprank.train.run.folder import RunFolder
 from deeprank.train.torchrun import started_by_torchrun
 from deeprank.train.training import resume_run, start_run
 

@@ -11,7 +11,7 @@ from deeprank.runtime.errors import BackboneError, TrainingError
 FOLDERS = ("runtime", "models", "train", "export")
 ROOT = Path(__file__).parents[1]
 # Libraries that raise errors without codes or types of their own: one module for each reads their words.
-LIBRARIES = {"runtime/pictures/faults.py", "runtime/devices.py", "train/failures.py"}
+LIBRARIES = {"runtime/pictures/faults.py", "runtime/devices.py", "train/run/failures.py"}
 METHODS = {"startswith", "endswith", "partition", "rpartition", "find", "index", "split", "rsplit", "removeprefix"}
 
 

@@ -12,11 +12,11 @@ import torch
 
 from deeprank.runtime.errors import TrainingError
 from deeprank.runtime.progress import Advance, SilentMonitor, no_progress
-from deeprank.train.checkpoints import read_checkpoint
-from deeprank.train.failures import is_out_of_memory
 from deeprank.train.job import Surroundings
 from deeprank.train.options.recipes import load_config
-from deeprank.train.runfolder import RunFolder
+from deeprank.train.run.checkpoints import read_checkpoint
+from deeprank.train.run.failures import is_out_of_memory
+from deeprank.train.run.folder import RunFolder
 from deeprank.train.training import resume_run, start_run
 
 TINY = {

@@ -14,13 +14,13 @@ from deeprank.models.network import NetworkConfig, build_network
 from deeprank.models.normalisation import HALF
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import DataError, TrainingError, TrainingInterrupted
-from deeprank.train.checkpoints import read_checkpoint
 from deeprank.train.data.splits import prepare
 from deeprank.train.ema import MovingAverage
 from deeprank.train.job import Surroundings
 from deeprank.train.optimisation import rate_factor
 from deeprank.train.options.config import check_together
 from deeprank.train.options.recipes import load_config
+from deeprank.train.run.checkpoints import read_checkpoint
 from deeprank.train.training import resume_run, start_run
 
 

@@ -6,22 +6,71 @@ import contextlib
 import importlib.util
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ..models.allocator import keep_freed_memory
-from ..runtime.cli import application, data_or_tiny_imagenet, fail, guarded
+from ..runtime.cli import application, data_or_tiny_imagenet, fail, guarded, note, progress_in_stages
 from ..runtime.console import from_here, next_step, to_paste
 from ..runtime.datasets import DIGITS
 from ..runtime.errors import MissingExtraError, TrainingError
+from ..runtime.progress import Advance, StartProgress, start_nothing
 from ..runtime.text import display_path
 from .options.flags import OTHER_NAMES, typed_options, with_flags
 from .options.recipes import load_config
-from .terminal import TerminalMonitor
 
-__all__ = ["app", "main"]
+__all__ = ["TerminalMonitor", "app", "main"]
+
+
+class TerminalMonitor:
+    """Shows remarks and progress on stderr; stops on the first Ctrl-C or SIGTERM at the next safe point.
+
+    It implements :class:`~..runtime.progress.Monitor`.
+    """
+
+    def __init__(self, speaks: bool = True) -> None:
+        self._speaks = speaks
+        self._start: StartProgress = start_nothing
+        self._stopping = False
+
+    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        """Show the progress of a stage."""
+        return self._start(what, total, unit, done)
+
+    def remark(self, text: str) -> None:
+        """Show a line."""
+        if self._speaks:
+            note(text)
+
+    def stopping(self) -> bool:
+        """Return True after the first signal."""
+        return self._stopping
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Show progress, and catch the first signal; the second Ctrl-C ends the process at once."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            del frame
+            if self._stopping and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            if not self._stopping:
+                self.remark("Stopping at the next safe point; Ctrl-C again ends at once, without saving.")
+            self._stopping = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with progress_in_stages() as start:
+                self._start = start if self._speaks else start_nothing
+                yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
 
 _NEEDED = ("torch", "torchvision", "timm", "safetensors", "sklearn", "matplotlib", "jinja2")
 _LATEST = "runs/latest"
@@ -128,7 +177,7 @@ def _resumable(resume: Path | None) -> Iterator[None]:
         yield
     except TrainingError as error:
         from ..runtime.errors import TrainingInterrupted
-        from .runfolder import LATEST
+        from .run.folder import LATEST
 
         if not isinstance(error, TrainingInterrupted):
             raise

@@ -23,8 +23,8 @@ import torch.distributed as dist
 from torch import nn
 
 from ..runtime.errors import DeepRankError, DeviceError, TrainingError, TrainingInterrupted
-from .device import torch_device
 from .gathering import Forward, averaging, gathered, synchronise_norms
+from .run.device import torch_device
 
 if TYPE_CHECKING:
     from ..models.network import EmbeddingNet  # the import takes seconds, and wrong options are refused before it

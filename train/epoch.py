@@ -11,9 +11,9 @@ from typing import Any
 from ..runtime.errors import TrainingError
 from .data.inputs import Source
 from .data.splits import GALLERY_PER_CLASS, TrainingData, sampled
-from .failures import not_finite
 from .figures import precision_text, rank_and_evaluate, without_queries
 from .learner import StepResult
+from .run.failures import not_finite
 
 __all__ = ["Reached", "refuse_collapse", "sample_figures", "summary"]
 

@@ -12,11 +12,11 @@ import torch
 from ..models.network import EmbeddingNet
 from ..runtime.metrics import Ranking
 from ..runtime.progress import Monitor
-from .checkpoints import read_checkpoint
 from .data.inputs import Source
 from .data.splits import Positions, TrainingData
 from .figures import Figures, Vectors, precision_text, rank_and_evaluate, unit_rows
-from .runfolder import RunFolder
+from .run.checkpoints import read_checkpoint
+from .run.folder import RunFolder
 
 __all__ = ["below_start", "final_row"]
 

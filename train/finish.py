@@ -19,7 +19,6 @@ from ..models.weights import Weights
 from ..runtime.errors import TrainingError
 from ..runtime.progress import Monitor
 from ..runtime.text import printable
-from .checkpoints import read_checkpoint
 from .data.inputs import Source
 from .data.splits import TrainingData
 from .epoch import sample_figures
@@ -27,7 +26,8 @@ from .figures import precision_text
 from .headfit import whiten_head
 from .initial import narrowed
 from .options.config import TrainConfig
-from .runfolder import RunFolder
+from .run.checkpoints import read_checkpoint
+from .run.folder import RunFolder
 
 __all__ = ["check_finish", "finish"]
 

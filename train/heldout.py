@@ -11,8 +11,8 @@ from ..runtime.data.csv_file import written_rows
 from ..runtime.datasets import Sample
 from ..runtime.errors import TrainingError
 from .data.splits import Positions
-from .files import write_atomically
 from .options.config import TrainConfig
+from .run.folder import write_atomically
 from .sampling.online import DrawRules, draw_triplets, make_pools, total_relevances
 from .sampling.relevance import Relevance
 from .sampling.sampler import draw_rules

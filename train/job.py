@@ -13,7 +13,7 @@ from ..runtime.devices import usable_cores
 from .data.splits import TrainingData
 from .distributed import ALONE, Ranks
 from .options.config import TrainConfig
-from .runfolder import RunFolder
+from .run.folder import RunFolder
 
 __all__ = ["Job", "Surroundings"]
 

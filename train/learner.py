@@ -14,11 +14,11 @@ from ..models.network import EmbeddingNet
 from .data.inputs import Source
 from .distributed import Ranks
 from .ema import MovingAverage
-from .failures import all_finite, not_finite
 from .gathering import Forward
 from .losses.objective import BatchLoss, Objective
 from .optimisation import make_optimizer, set_rates
 from .options.config import TrainConfig
+from .run.failures import all_finite, not_finite
 from .sampling.sampler import Sampler
 from .seeding import seeded
 

@@ -25,11 +25,10 @@ from .data.inputs import Source
 from .data.splits import Positions, TrainingData
 from .distributed import ALONE, Ranks
 from .epoch import Reached, refuse_collapse, sample_figures, summary
-from .failures import enough_memory
-from .files import write_atomically
 from .learner import Learner
 from .options.config import TrainConfig
-from .runfolder import RunFolder
+from .run.failures import enough_memory
+from .run.folder import RunFolder, write_atomically
 from .sampling.relevance import Relevance
 from .sampling.sampler import make_sampler
 

@@ -19,11 +19,11 @@ from ..runtime.images import Picture, PictureRule
 from ..runtime.modelfile import ModelInfo
 from ..runtime.pipeline import embed_stream
 from ..runtime.text import display_path, first_line
-from .checkpoints import read_checkpoint
 from .description import holdout_rule, stored_labels
-from .device import torch_device
 from .options.config import TrainConfig, config_from_dict
-from .runfolder import RunFolder, open_run
+from .run.checkpoints import read_checkpoint
+from .run.device import torch_device
+from .run.folder import RunFolder, open_run
 
 __all__ = ["NetworkReference", "Reference", "load_run"]
 

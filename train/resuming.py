@@ -14,7 +14,7 @@ from ..runtime.errors import TrainingError
 from ..runtime.text import display_path, printable
 from .description import changed, holdout_rule, stored_labels
 from .options.config import TrainConfig, config_from_dict, differences
-from .runfolder import RunFolder
+from .run.folder import RunFolder
 from .sampling.relevance_file import relevance_digest
 
 __all__ = ["StoredRun", "check_same_weights", "read_stored"]

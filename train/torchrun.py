@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from ..runtime.errors import TrainingError
 from .distributed import ALONE, PATIENCE, Ranks
-from .failures import is_lost_rank
+from .run.failures import is_lost_rank
 
 __all__ = ["connected", "started_by_torchrun"]
 

@@ -16,12 +16,10 @@ from ..runtime.datasets import HOLDOUT_RULE, DataSet, labels_beside, open_datase
 from ..runtime.files import delete_prepared, file_sha256
 from ..runtime.progress import Monitor
 from ..runtime.text import display_path
-from .checkpoints import read_checkpoint
 from .data.inputs import Source
 from .data.splits import TrainingData, prepare
 from .description import describe_best, describe_run, described
 from .distributed import Ranks
-from .failures import enough_memory
 from .final import final_row
 from .finish import check_finish, finish
 from .gathering import has_trained_norms
@@ -34,7 +32,9 @@ from .losses.pml import check_pml
 from .options.config import TrainConfig, check_together
 from .report import write_report
 from .resuming import check_same_weights, read_stored
-from .runfolder import RunFolder, create_run, open_run
+from .run.checkpoints import read_checkpoint
+from .run.failures import enough_memory
+from .run.folder import RunFolder, create_run, open_run
 from .sampling.teacher import Teaching, check_relevance, make_relevance
 
 __all__ = ["RunResult", "resume_run", "start_run"]

@@ -35,8 +35,8 @@ from ...runtime.images import Picture, PictureRule
 from ...runtime.pipeline import embed_stream
 from ...runtime.progress import Monitor
 from ...runtime.text import display_path
-from ..files import write_json
 from ..options.config import Augmentation
+from ..run.folder import write_json
 from .loaders import Reader, read_augmented, read_plain, threaded
 
 __all__ = [

@@ -16,7 +16,7 @@ from torch import nn
 
 from ...runtime.errors import MissingExtraError, TrainingError
 from ...runtime.text import first_line, printable
-from ..failures import enough_memory, is_out_of_memory
+from ..run.failures import enough_memory, is_out_of_memory
 from .triplet import BatchLoss, Triplets
 
 __all__ = ["PmlLoss", "check_pml"]

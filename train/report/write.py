@@ -17,9 +17,8 @@ from ...runtime.metrics import Ranking
 from ...runtime.progress import Monitor
 from ...runtime.text import display_path, first_line
 from ..data.splits import TrainingData
-from ..files import write_atomically
 from ..final import below_start
-from ..runfolder import RunFolder
+from ..run.folder import RunFolder, write_atomically
 from .analysis import ClassFigures, Confusion, Evaluated, class_figures, confusions, evaluated, worst_queries
 from .embedding_map import draw_map, in_the_plane, map_sample
 from .page import Page, changed_options, render

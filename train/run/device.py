@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..runtime.errors import DeviceError
+from ...runtime.errors import DeviceError
 
 __all__ = ["torch_device"]
 

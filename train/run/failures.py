@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..runtime.errors import TrainingError
+from ...runtime.errors import TrainingError
 
 __all__ = ["all_finite", "enough_memory", "is_lost_rank", "is_out_of_memory", "not_finite"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..runtime.errors import TrainingError
-from ..runtime.text import display_path, first_line
+from ...runtime.errors import TrainingError
+from ...runtime.text import display_path, first_line
 
 __all__ = ["read_checkpoint"]
 
