@@ -27,7 +27,7 @@ from deeprank.train.job import Surroundings
 from deeprank.train.options.recipes import load_config
 from deeprank.train.report import write_report
 from deeprank.train.report.analysis import class_figures, confusions, evaluated, worst_queries
-from deeprank.train.report.embedding_map import MOST_POINTS, _colours, draw_map, in_the_plane, map_sample
+from deeprank.train.report.plots import MOST_POINTS, _colours, draw_map, in_the_plane, map_sample
 from deeprank.train.run.folder import RunFolder
 from deeprank.train.training import start_run
 

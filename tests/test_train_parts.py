@@ -11,13 +11,13 @@ import torch
 from deeprank.runtime.datasets import DataSet, Sample, open_dataset
 from deeprank.runtime.errors import DataError, DeviceError, TrainingError
 from deeprank.runtime.progress import SilentMonitor
-from deeprank.train.curves import draw_curves
 from deeprank.train.data.loaders import threaded
 from deeprank.train.data.splits import prepare, sampled
 from deeprank.train.figures import deviation, precision_text, rank_and_evaluate
-from deeprank.train.final import below_start
 from deeprank.train.optimisation import rate_factor
 from deeprank.train.options.recipes import load_config
+from deeprank.train.report.final_evaluation import below_start
+from deeprank.train.report.plots import draw_curves
 from deeprank.train.run.device import torch_device
 from deeprank.train.seeding import seeded
 

@@ -20,13 +20,13 @@ from ..models.network import EmbeddingNet
 from ..runtime.errors import TrainingError, TrainingInterrupted
 from ..runtime.progress import Monitor
 from ..runtime.text import first_line
-from .curves import draw_curves
 from .data.inputs import Source
 from .data.splits import Positions, TrainingData
 from .distributed import ALONE, Ranks
 from .epoch import Reached, refuse_collapse, sample_figures, summary
 from .learner import Learner
 from .options.config import TrainConfig
+from .report.plots import draw_curves
 from .run.failures import enough_memory
 from .run.folder import RunFolder, write_atomically
 from .sampling.relevance import Relevance

@@ -20,7 +20,6 @@ from .data.inputs import Source
 from .data.splits import TrainingData, prepare
 from .description import describe_best, describe_run, described
 from .distributed import Ranks
-from .final import final_row
 from .finish import check_finish, finish
 from .gathering import has_trained_norms
 from .headfit import whiten_head
@@ -31,6 +30,7 @@ from .loop import Trainer
 from .losses.pml import check_pml
 from .options.config import TrainConfig, check_together
 from .report import write_report
+from .report.final_evaluation import final_row
 from .resuming import check_same_weights, read_stored
 from .run.checkpoints import read_checkpoint
 from .run.failures import enough_memory

@@ -1,5 +1,5 @@
 """The report of a run: one HTML page for local use, and the files that it shows."""
 
-from .write import write_report
+from .page import write_report
 
 __all__ = ["write_report"]

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from ...runtime.errors import TrainingError
-from ...runtime.text import printable
+import numpy as np
+import numpy.typing as npt
+
+from ...runtime.data.csv_file import written_rows
+from ...runtime.datasets import DataSet
+from ...runtime.errors import DeepRankError, TrainingError
+from ...runtime.metrics import Ranking
+from ...runtime.progress import Monitor
+from ...runtime.text import display_path, first_line, printable
+from ..data.splits import TrainingData
 from ..figures import precision_text
 from ..options.config import config_from_dict
 from ..options.recipes import RECIPES, load_config
-from .analysis import ClassFigures, Confusion
-from .sheets import WorstQuery
+from ..run.folder import RunFolder, write_atomically
+from .analysis import ClassFigures, Confusion, Evaluated, class_figures, confusions, evaluated, worst_queries
+from .final_evaluation import below_start
+from .plots import draw_map, in_the_plane, map_sample
+from .sheets import WorstQuery, draw_worst
 
-__all__ = ["Page", "changed_options", "render"]
+__all__ = ["Page", "changed_options", "render", "write_report"]
 
 # Enough for reading; the file of all classes has the others.
 _MOST_CLASSES = 1000
@@ -121,3 +134,149 @@ def _option(value: Any) -> str:
 
 def _uri(picture: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+
+
+T = TypeVar("T")
+Vectors = npt.NDArray[np.float32]
+
+_PARTS = 7
+_CONFUSIONS = 20
+_SHEETS = 12
+_SEED = 0
+
+
+def write_report(
+    run: RunFolder, data: TrainingData, dataset: DataSet, queries: Vectors, ranking: Ranking, monitor: Monitor
+) -> Path | None:
+    """Write ``report.html``, ``tsne.png``, ``per_class.csv`` and the sheets in ``worst/``.
+
+    Options and figures are read from the run folder, so nothing of the run depends on its report. A
+    part that cannot be made (a full disk, a damaged file) is left out; the log and the page say so.
+
+    Args:
+        run: a finished run.
+        data: the pictures of the final evaluation.
+        dataset: provides the readable names of the classes.
+        queries: vectors of ``data.queries``, unit rows, float32 ``[q, d]``, q at least 1.
+        ranking: their neighbours in ``data.gallery``.
+        monitor: receives progress and messages about missing parts; on a stop request, the
+            remaining parts are skipped.
+
+    Returns:
+        the page, or None if it could not be written.
+
+    """
+    parts = _Parts(monitor)
+    page = _page(run, data, dataset, queries, ranking, parts)
+    if page is None:
+        return None
+    path = parts.make("there is no report.html", lambda: _write(run.report_path, render(page)), always=True)
+    if path is not None:
+        monitor.remark(f"Report: {display_path(path)}")
+    return path
+
+
+class _Parts:
+    """Makes the parts of a report and collects sentences about missing ones."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._advance = monitor("report", _PARTS, "parts")
+        self.missing: list[str] = []
+
+    def make(self, lost: str, work: Callable[[], T], *, always: bool = False) -> T | None:
+        """Return the result of ``work``, or None if it fails; ``lost`` describes the loss.
+
+        ``always``: run even after a stop request.
+        """
+        try:
+            if self._monitor.stopping() and not always:
+                raise DeepRankError("stopped on request.")
+            return work()
+        except Exception as error:  # the run is finished and saved; no failure here may lose it
+            self.missing.append(f"{lost[0].upper()}{lost[1:]}: {_reason(error)}")
+            self._monitor.remark(f"The run is complete, but {lost}: {_reason(error)}")
+            return None
+        finally:
+            self._advance()
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, DeepRankError) else first_line(error, named=True)
+
+
+def _page(
+    run: RunFolder, data: TrainingData, dataset: DataSet, queries: Vectors, ranking: Ranking, parts: _Parts
+) -> Page | None:
+    """Make every part; None without the figures, which all parts need."""
+    start = parts.make(
+        "there is no report",
+        lambda: (run.read_config(), run.read_metrics()[-1], evaluated(data, dataset, ranking)),
+        always=True,
+    )
+    if start is None:
+        return None
+    description, figures, found = start
+    recipe, changed = parts.make(
+        "the report does not say which options differ", lambda: changed_options(description)
+    ) or ("", [])
+    classes, confused = parts.make(
+        "there are no figures of the classes", lambda: _classes(found, run.classes_path)
+    ) or ((), ())
+    curves = parts.make("the report has no curves", run.curves_path.read_bytes)
+    worst = parts.make(
+        "sheets of the worst queries are missing",
+        lambda: list(draw_worst(found, data, worst_queries(found, _SHEETS), run.worst_path)),
+    )
+    picture, mapped = parts.make("there is no map of the embedding", lambda: _map(found, queries, run.map_path)) or (
+        None,
+        0,
+    )
+    return Page(
+        title=run.path.resolve().name,
+        figures=figures,
+        description=description,
+        changed=changed,
+        recipe=recipe,
+        classes=classes,
+        confusions=confused,
+        worst=worst or (),
+        curves=curves,
+        map=picture,
+        mapped=mapped,
+        warnings=[warning] if (warning := below_start(figures)) is not None else [],
+        missing=parts.missing,
+    )
+
+
+def _write(path: Path, content: bytes) -> Path:
+    write_atomically(path, lambda file: file.write(content))
+    return path
+
+
+def _classes(found: Evaluated, path: Path) -> tuple[Sequence[ClassFigures], Sequence[Confusion]]:
+    classes = class_figures(found)
+    _write(path, _csv(classes))
+    return classes, confusions(found, _CONFUSIONS)
+
+
+def _csv(classes: Sequence[ClassFigures]) -> bytes:
+    """Return the table of classes, with unchanged labels, so that other tables can be joined to it.
+
+    Labels that a spreadsheet would evaluate are escaped.
+    """
+    counts, shares = ("label", "name", "queries", "gallery"), ("precision_at_k", "possible")
+    rows: list[Sequence[object]] = [(*counts, *shares, "most_confused_with", "share_of_neighbours")]
+    for row in classes:
+        values = (row.label, row.name, row.queries, row.gallery, f"{row.precision:.6f}", f"{row.possible:.6f}")
+        rows.append((*values, row.confused_with or "", f"{row.confused_share:.6f}"))
+    return written_rows(rows)
+
+
+def _map(found: Evaluated, queries: Vectors, path: Path) -> tuple[bytes, int]:
+    """Return the map as a PNG, and the number of its points."""
+    rows = map_sample(found.query_labels, _SEED)
+    picture = io.BytesIO()
+    draw_map(in_the_plane(queries[rows], _SEED), found.query_labels[rows], found.names, picture)
+    _write(path, picture.getvalue())
+    return picture.getvalue(), len(rows)

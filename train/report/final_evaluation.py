@@ -1,4 +1,4 @@
-"""Final evaluation: the best network on every query, and on pictures left out of training."""
+"""The final evaluation: the best network on every query, and on the held-out classes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..models.network import EmbeddingNet
-from ..runtime.metrics import Ranking
-from ..runtime.progress import Monitor
-from .data.inputs import Source
-from .data.splits import Positions, TrainingData
-from .figures import Figures, Vectors, precision_text, rank_and_evaluate, unit_rows
-from .run.checkpoints import read_checkpoint
-from .run.folder import RunFolder
+from ...models.network import EmbeddingNet
+from ...runtime.metrics import Ranking
+from ...runtime.progress import Monitor
+from ..data.inputs import Source
+from ..data.splits import Positions, TrainingData
+from ..figures import Figures, Vectors, precision_text, rank_and_evaluate, unit_rows
+from ..run.checkpoints import read_checkpoint
+from ..run.folder import RunFolder
 
 __all__ = ["below_start", "final_row"]
 

@@ -1,4 +1,4 @@
-"""A map of the embedding: the queries in two dimensions, as a PNG.
+"""Plots: the curves of a run, and a t-SNE map of the embedding (van der Maaten and Hinton, 2008).
 
 By t-SNE (van der Maaten and Hinton, 2008).
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping
-from typing import IO, TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from ..data.splits import sampled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MOST_POINTS", "draw_map", "in_the_plane", "map_sample"]
+__all__ = ["MOST_POINTS", "draw_curves", "draw_map", "in_the_plane", "map_sample"]
 
 Labels = npt.NDArray[np.int64]
 
@@ -159,3 +159,29 @@ def _families() -> list[str]:
 def _short(name: str) -> str:
     shown = printable(name)
     return shown if len(shown) <= _NAME_LENGTH else shown[: _NAME_LENGTH - 1].rstrip() + "…"
+
+
+_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("loss", ("loss",)),
+    ("ranking on the held-out tenth", ("precision_at_k", "recall_at_1")),
+    ("mean squared distance", ("positive_distance", "negative_distance")),
+    ("active triplets, deviation", ("active_share", "deviation")),
+)
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], file: IO[bytes]) -> None:
+    """Plot the epochs' rows of ``metrics.jsonl`` as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, names) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+        for name in names:
+            axes.plot(epochs, [row[name] for row in rows], marker="." if len(rows) < 60 else None, label=name)
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(file, format="png", dpi=100)
