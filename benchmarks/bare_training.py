@@ -14,9 +14,9 @@ import torch
 from deeprank.models.allocator import keep_freed_memory
 from deeprank.models.weights import find_weights
 from deeprank.train.data.inputs import train_mode
-from deeprank.train.initial import make_network
+from deeprank.train.loop.setup import make_network
+from deeprank.train.loop.step import make_optimizer
 from deeprank.train.losses.objective import Objective
-from deeprank.train.optimisation import make_optimizer
 from deeprank.train.options.config import TrainConfig, config_from_dict
 from deeprank.train.run.device import torch_device
 from deeprank.train.run.folder import RunFolder

@@ -21,7 +21,7 @@ __all__ = ["ForkingServer", "forking_server"]
 SERVER = """
 import json, os, sys
 from importlib import import_module
-import deeprank.train.training, deeprank.export.package, pytorch_metric_learning.losses
+import deeprank.train.loop.run, deeprank.export.package, pytorch_metric_learning.losses
 for line in sys.stdin:
     asked = json.loads(line)
     if (child := os.fork()) == 0:

@@ -14,14 +14,14 @@ from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.images import load_picture
 from deeprank.train.data.splits import prepare
-from deeprank.train.figures import evaluate
-from deeprank.train.initial import make_network
+from deeprank.train.loop.finish import learned_whitening
+from deeprank.train.loop.run import resume_run
+from deeprank.train.loop.setup import make_network
+from deeprank.train.metrics import evaluate
 from deeprank.train.options.config import check_together
 from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import Reference
 from deeprank.train.run.checkpoints import read_checkpoint
-from deeprank.train.training import resume_run
-from deeprank.train.whitening import learned_whitening
 
 ADAPTED = {
     "hidden": (),
@@ -95,7 +95,7 @@ def test_the_first_head_is_whitening_of_the_starting_features(digits: Path, adap
 
 
 def test_class_vectors_begin_at_the_means_of_the_classes(digits: Path):
-    from deeprank.train.learner import Learner
+    from deeprank.train.loop.step import Learner
 
     found: list[torch.Tensor] = []
     original = Learner.set_class_vectors

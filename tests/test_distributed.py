@@ -15,14 +15,12 @@ from conftest import some_digits
 from deeprank.models.network import NetworkConfig, build_network
 from deeprank.runtime.errors import TrainingInterrupted
 from deeprank.runtime.progress import Advance, SilentMonitor
-from deeprank.train.distributed import Ranks
-from deeprank.train.gathering import synchronise_norms
-from deeprank.train.job import Surroundings
+from deeprank.train.loop.distributed import Ranks, started_by_torchrun, synchronise_norms
+from deeprank.train.loop.job import Surroundings
+from deeprank.train.loop.run import resume_run, start_run
 from deeprank.train.options.recipes import load_config
 from deeprank.train.run.checkpoints import read_checkpoint
 from deeprank.train.run.folder import RunFolder
-from deeprank.train.torchrun import started_by_torchrun
-from deeprank.train.training import resume_run, start_run
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -157,10 +155,10 @@ from pathlib import Path
 from torch import nn
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.train.options.recipes import load_config
-from deeprank.train.torchrun import connected
+from deeprank.train.loop.distributed import connected
 from deeprank.runtime.progress import SilentMonitor
-from deeprank.train.job import Surroundings
-from deeprank.train.training import start_run
+from deeprank.train.loop.job import Surroundings
+from deeprank.train.loop.run import start_run
 
 def failed(work):
     try:

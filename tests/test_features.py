@@ -18,7 +18,7 @@ from deeprank.runtime.progress import Advance, SilentMonitor
 from deeprank.train.data import features as features_module
 from deeprank.train.data.features import Extractor, FeatureCache, View, content_digests, make_extractor, weights_digest
 from deeprank.train.data.loaders import read_augmented, read_plain
-from deeprank.train.inputs import remark_unreadable
+from deeprank.train.loop.setup import remark_unreadable
 from deeprank.train.options.config import Augmentation
 
 SIZE = 32

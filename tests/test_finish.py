@@ -14,14 +14,14 @@ from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.images import load_picture
 from deeprank.train.data.splits import prepare
-from deeprank.train.initial import make_network
+from deeprank.train.loop.finish import learned_whitening
+from deeprank.train.loop.run import resume_run
+from deeprank.train.loop.setup import make_network
 from deeprank.train.options.config import check_together
 from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import Reference, load_run
 from deeprank.train.run.checkpoints import read_checkpoint
 from deeprank.train.run.folder import RunFolder
-from deeprank.train.training import resume_run
-from deeprank.train.whitening import learned_whitening
 
 CLASSES, EACH, WIDTH = 6, 60, 12
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from deeprank.models.network import NetworkConfig, build_network
+from deeprank.train.loop.step import make_optimizer
 from deeprank.train.losses.objective import BNNeck, Objective
 from deeprank.train.losses.triplet import MINERS, normalised_softmax, squared_distances, triplet_hinge
-from deeprank.train.optimisation import make_optimizer
 from deeprank.train.options.recipes import load_config
 
 

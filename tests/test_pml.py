@@ -17,13 +17,13 @@ from test_train_run import rows_of
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.progress import Advance, SilentMonitor
-from deeprank.train.job import Surroundings
+from deeprank.train.loop.job import Surroundings
+from deeprank.train.loop.run import resume_run, start_run
 from deeprank.train.losses.objective import Objective
 from deeprank.train.losses.pml import _REFUSED, PmlLoss, check_pml
 from deeprank.train.losses.triplet import Triplets, normalised_softmax
 from deeprank.train.options.config import TrainConfig, check_together, config_from_dict, differences
 from deeprank.train.options.recipes import load_config
-from deeprank.train.training import resume_run, start_run
 
 CLASSES, EACH, DIM = 5, 4, 6
 Rows = np.ndarray
@@ -220,7 +220,7 @@ def test_every_usable_loss_trains_repeats_and_goes_into_a_checkpoint(name: str, 
 
 
 def test_what_a_loss_draws_follows_the_seed_of_the_step():
-    from deeprank.train.seeding import seeded
+    from deeprank.train.loop.step import seeded
 
     rows, labels = a_batch()
     loss = made("TripletMarginLoss", triplets_per_anchor=1, margin=2.0)
@@ -266,7 +266,7 @@ def test_the_softmax_term_may_be_added():
 
 def test_class_vectors_learn_at_their_own_rate():
     from deeprank.models.network import NetworkConfig, build_network
-    from deeprank.train.optimisation import make_optimizer
+    from deeprank.train.loop.step import make_optimizer
 
     network = build_network(NetworkConfig("timm:resnet10t", 32, DIM, (), 0.0, 0.0, (0.0,) * 3, (1.0,) * 3))
     options = config("pml:SoftTripleLoss", proxy_learning_rate=0.3, freeze_backbone=False)

@@ -22,14 +22,14 @@ from deeprank.runtime.metrics import Ranking
 from deeprank.runtime.progress import SilentMonitor
 from deeprank.runtime.text import printable
 from deeprank.train.data.splits import TrainingData, prepare
-from deeprank.train.figures import Figures, rank_and_evaluate
-from deeprank.train.job import Surroundings
+from deeprank.train.loop.job import Surroundings
+from deeprank.train.loop.run import start_run
+from deeprank.train.metrics import Figures, rank_and_evaluate
 from deeprank.train.options.recipes import load_config
 from deeprank.train.report import write_report
 from deeprank.train.report.analysis import class_figures, confusions, evaluated, worst_queries
 from deeprank.train.report.plots import MOST_POINTS, _colours, draw_map, in_the_plane, map_sample
 from deeprank.train.run.folder import RunFolder
-from deeprank.train.training import start_run
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -12,10 +12,10 @@ from deeprank.models.network import NetworkConfig, build_network
 from deeprank.models.normalisation import HALF
 from deeprank.models.weights import Weights
 from deeprank.runtime.errors import TrainingError
-from deeprank.train.initial import make_network, narrowed
+from deeprank.train.loop.run import start_run
+from deeprank.train.loop.setup import make_network, narrowed
 from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import load_run
-from deeprank.train.training import start_run
 
 BACKBONE, SIZE, KEPT = "timm:efficientnet_lite0", 32, 700
 

@@ -12,12 +12,12 @@ import torch
 
 from deeprank.runtime.errors import TrainingError
 from deeprank.runtime.progress import Advance, SilentMonitor, no_progress
-from deeprank.train.job import Surroundings
+from deeprank.train.loop.job import Surroundings
+from deeprank.train.loop.run import resume_run, start_run
 from deeprank.train.options.recipes import load_config
 from deeprank.train.run.checkpoints import read_checkpoint
 from deeprank.train.run.failures import is_out_of_memory
 from deeprank.train.run.folder import RunFolder
-from deeprank.train.training import resume_run, start_run
 
 TINY = {
     "backbone": "timm:resnet10t",
@@ -132,14 +132,14 @@ def test_numbers_that_end_stop_the_run_and_keep_what_was_saved(
 def test_a_checkpoint_between_epochs_is_never_one_without_numbers(
     runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ):
-    import deeprank.train.loop
+    import deeprank.train.loop.trainer
 
     shutil.copytree(runs[1], "run")
     checkpoint = read_checkpoint(Path("run/last.pt"))
     with_a_negative_square(checkpoint)
     torch.save(checkpoint, "run/last.pt")
     before = content("run")
-    monkeypatch.setattr(deeprank.train.loop, "_SAVE_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(deeprank.train.loop.trainer, "_SAVE_INTERVAL_SECONDS", 0.0)
     with pytest.raises(TrainingError, match="weights became no numbers in batch 1 of epoch 2"):
         resume("run")
     assert content("run") == before
@@ -150,7 +150,7 @@ def test_a_checkpoint_between_epochs_is_never_one_without_numbers(
 # The limit is set after the imports: what they map differs from machine to machine.
 LIMITED = """
 import resource, sys
-import deeprank.train.training, pytorch_metric_learning.losses, timm, matplotlib.backends.backend_agg
+import deeprank.train.loop.run, pytorch_metric_learning.losses, timm, matplotlib.backends.backend_agg
 from deeprank.train.cli import main
 mapped = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize:")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (mapped + int(sys.argv.pop(1)),) * 2)

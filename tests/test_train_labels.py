@@ -10,9 +10,9 @@ from test_train_run import Listener, TrainingInterrupted, surroundings, train
 
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import DataError, TrainingError
+from deeprank.train.loop.run import resume_run
 from deeprank.train.reference import Reference
 from deeprank.train.run.folder import RunFolder
-from deeprank.train.training import resume_run
 
 GROUPS = {"0": "round", "1": "straight/thin", "2": "curved", "3": "curved"}
 

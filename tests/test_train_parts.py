@@ -13,13 +13,12 @@ from deeprank.runtime.errors import DataError, DeviceError, TrainingError
 from deeprank.runtime.progress import SilentMonitor
 from deeprank.train.data.loaders import threaded
 from deeprank.train.data.splits import prepare, sampled
-from deeprank.train.figures import deviation, precision_text, rank_and_evaluate
-from deeprank.train.optimisation import rate_factor
+from deeprank.train.loop.step import rate_factor, seeded
+from deeprank.train.metrics import deviation, precision_text, rank_and_evaluate
 from deeprank.train.options.recipes import load_config
 from deeprank.train.report.final_evaluation import below_start
 from deeprank.train.report.plots import draw_curves
 from deeprank.train.run.device import torch_device
-from deeprank.train.seeding import seeded
 
 
 def unit(random, count: int, dim: int = 5) -> np.ndarray:

@@ -16,12 +16,12 @@ from deeprank.runtime.images import load_picture
 from deeprank.runtime.metrics import precision_at_k
 from deeprank.runtime.progress import Advance, SilentMonitor
 from deeprank.runtime.scan import nearest
-from deeprank.train.job import Surroundings
+from deeprank.train.loop.job import Surroundings
+from deeprank.train.loop.run import resume_run, start_run
 from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import Reference, load_run
 from deeprank.train.run.checkpoints import read_checkpoint
 from deeprank.train.run.folder import RunFolder, create_run, open_run, write_atomically
-from deeprank.train.training import resume_run, start_run
 
 TINY = {
     "backbone": "timm:resnet10t",

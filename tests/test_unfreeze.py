@@ -15,13 +15,12 @@ from deeprank.models.normalisation import HALF
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import DataError, TrainingError, TrainingInterrupted
 from deeprank.train.data.splits import prepare
-from deeprank.train.ema import MovingAverage
-from deeprank.train.job import Surroundings
-from deeprank.train.optimisation import rate_factor
+from deeprank.train.loop.job import Surroundings
+from deeprank.train.loop.run import resume_run, start_run
+from deeprank.train.loop.step import MovingAverage, rate_factor
 from deeprank.train.options.config import check_together
 from deeprank.train.options.recipes import load_config
 from deeprank.train.run.checkpoints import read_checkpoint
-from deeprank.train.training import resume_run, start_run
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,7 @@ def test_the_head_moves_first_and_then_the_last_stages_alone(digits: Path):
 
 def _initial() -> dict[str, torch.Tensor]:
     from deeprank.models.weights import find_weights
-    from deeprank.train.initial import make_network
+    from deeprank.train.loop.setup import make_network
 
     config = load_config("digits", FROZEN)
     return make_network(config, find_weights(config.backbone, config.weights)).state_dict()
@@ -103,7 +102,7 @@ def test_what_the_cache_gives_is_what_the_pictures_give(digits: Path, changes):
     data = prepare(open_dataset(digits))
     reference = Reference(result.run)
     from deeprank.runtime.images import load_picture
-    from deeprank.train.figures import rank_and_evaluate
+    from deeprank.train.metrics import rank_and_evaluate
 
     def vectors(samples):
         return reference.embed_batch(np.stack([load_picture(sample.open(), reference.rule) for sample in samples]))

@@ -119,9 +119,9 @@ def _train(
         if resume is None:  # likewise: ask about the download before that import
             data = _data(data, yes, others)
         keep_freed_memory()
-        from .distributed import ALONE
-        from .job import Surroundings
-        from .training import resume_run, start_run
+        from .loop.distributed import ALONE
+        from .loop.job import Surroundings
+        from .loop.run import resume_run, start_run
 
         ranks = others or ALONE
         surroundings = Surroundings(device, threads, cache, ranks)
@@ -158,7 +158,7 @@ def _with_others(device: str) -> Iterator[Any]:
         yield None
         return
     from ..runtime.errors import TrainingInterrupted
-    from .torchrun import connected
+    from .loop.distributed import connected
 
     with connected() as ranks:
         try:
@@ -191,7 +191,7 @@ def _from_here(run: Path) -> Path:
 
 
 def _print_result(run: Path, figures: Any) -> None:
-    from .figures import precision_text
+    from .metrics import precision_text
 
     if "precision_at_k" in figures:
         against = f"{figures['queries']:,} val queries against {figures['gallery']:,} train pictures"

@@ -19,7 +19,7 @@ from ..runtime.images import Picture, PictureRule
 from ..runtime.modelfile import ModelInfo
 from ..runtime.pipeline import embed_stream
 from ..runtime.text import display_path, first_line
-from .description import holdout_rule, stored_labels
+from .loop.metadata import holdout_rule, stored_labels
 from .options.config import TrainConfig, config_from_dict
 from .run.checkpoints import read_checkpoint
 from .run.device import torch_device

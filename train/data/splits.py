@@ -16,7 +16,7 @@ from ...runtime.errors import DataError, PictureError, TrainingError, TrainingIn
 from ...runtime.images import PictureRule
 from ...runtime.progress import Monitor
 from ...runtime.text import printable
-from ..figures import MAX_K
+from ..metrics import MAX_K
 from .loaders import read_plain, threaded
 
 __all__ = ["GALLERY_PER_CLASS", "Positions", "TrainingData", "check_pictures", "prepare", "sampled"]

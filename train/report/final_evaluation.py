@@ -14,7 +14,7 @@ from ...runtime.metrics import Ranking
 from ...runtime.progress import Monitor
 from ..data.inputs import Source
 from ..data.splits import Positions, TrainingData
-from ..figures import Figures, Vectors, precision_text, rank_and_evaluate, unit_rows
+from ..metrics import Figures, Vectors, precision_text, rank_and_evaluate, unit_rows
 from ..run.checkpoints import read_checkpoint
 from ..run.folder import RunFolder
 

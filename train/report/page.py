@@ -20,7 +20,7 @@ from ...runtime.metrics import Ranking
 from ...runtime.progress import Monitor
 from ...runtime.text import display_path, first_line, printable
 from ..data.splits import TrainingData
-from ..figures import precision_text
+from ..metrics import precision_text
 from ..options.config import config_from_dict
 from ..options.recipes import RECIPES, load_config
 from ..run.folder import RunFolder, write_atomically

@@ -1,4 +1,4 @@
-"""A run's data and options, and its environment."""
+"""A run's data, options and environment."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models.weights import Weights
-from ..runtime.datasets import DataSet
-from ..runtime.devices import usable_cores
-from .data.splits import TrainingData
+from ...models.weights import Weights
+from ...runtime.datasets import DataSet
+from ...runtime.devices import usable_cores
+from ..data.splits import TrainingData
+from ..options.config import TrainConfig
+from ..run.folder import RunFolder
 from .distributed import ALONE, Ranks
-from .options.config import TrainConfig
-from .run.folder import RunFolder
 
 __all__ = ["Job", "Surroundings"]
 

@@ -1,4 +1,4 @@
-"""The metadata that a run stores, and how a data set differs from it."""
+"""The metadata of a run's files, and what has changed since."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..models.weights import Weights
-from ..runtime.data.labels import LABEL_RULES, split_of
-from ..runtime.datasets import DIGITS, HOLDOUT_RULE, DataSet
-from ..runtime.text import printable
-from .data.splits import TrainingData
+from ...models.weights import Weights
+from ...runtime.data.labels import LABEL_RULES, split_of
+from ...runtime.datasets import DIGITS, HOLDOUT_RULE, DataSet
+from ...runtime.text import printable
+from ..data.splits import TrainingData
+from ..options.config import TrainConfig
+from ..sampling.relevance_file import relevance_digest
 from .job import Job
-from .options.config import TrainConfig
-from .sampling.relevance_file import relevance_digest
 
 __all__ = ["changed", "describe_best", "describe_run", "described", "holdout_rule", "stored_labels"]
 

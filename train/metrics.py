@@ -1,4 +1,4 @@
-"""Metrics of an embedding: how well it ranks, and how far it spreads."""
+"""Metrics of an embedding: ranking, and spread."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The training loop: set up, steps, epochs, distributed ranks, and the finish."""
