@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import machine
+from teacher_triplets import write_teacher_triplets
 
 from deeprank.runtime.datasets import DataSet, open_dataset
 from deeprank.runtime.devices import usable_cores
@@ -31,7 +32,6 @@ from deeprank.runtime.images import PictureRule
 from deeprank.runtime.metrics import similarity_precision
 from deeprank.runtime.progress import SilentMonitor
 from deeprank.train.data.features import FeatureCache, View, content_digests, make_extractor, weights_digest
-from deeprank.train.heldout import write_teacher_triplets
 from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import load_run
 from deeprank.train.run.folder import RunFolder

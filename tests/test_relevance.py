@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from deeprank.runtime.images import PictureRule
 from deeprank.runtime.progress import Advance, SilentMonitor, no_progress
 from deeprank.train.data.loaders import read_plain
 from deeprank.train.data.splits import prepare
-from deeprank.train.heldout import distinct_triplets, write_teacher_triplets, write_triplets
 from deeprank.train.options.recipes import load_config
 from deeprank.train.sampling.online import DrawRules
 from deeprank.train.sampling.relevance import PairRelevance, Part, VectorRelevance, chunks_of_rows, total_relevance
@@ -31,6 +31,10 @@ from deeprank.train.sampling.teacher import (
     make_relevance,
     teacher_relevance,
 )
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+from teacher_triplets import distinct_triplets, write_teacher_triplets, write_triplets
 
 
 class Listener(SilentMonitor):

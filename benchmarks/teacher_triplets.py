@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.data.csv_file import written_rows
-from ..runtime.datasets import Sample
-from ..runtime.errors import TrainingError
-from .data.splits import Positions
-from .options.config import TrainConfig
-from .run.folder import write_atomically
-from .sampling.online import DrawRules, draw_triplets, make_pools, total_relevances
-from .sampling.relevance import Relevance
-from .sampling.sampler import draw_rules
-from .sampling.teacher import Teaching, teacher_relevance
+from deeprank.runtime.data.csv_file import written_rows
+from deeprank.runtime.datasets import Sample
+from deeprank.runtime.errors import TrainingError
+from deeprank.train.data.splits import Positions
+from deeprank.train.options.config import TrainConfig
+from deeprank.train.run.folder import write_atomically
+from deeprank.train.sampling.online import DrawRules, draw_triplets, make_pools, total_relevances
+from deeprank.train.sampling.relevance import Relevance
+from deeprank.train.sampling.sampler import draw_rules
+from deeprank.train.sampling.teacher import Teaching, teacher_relevance
 
 __all__ = ["distinct_triplets", "write_teacher_triplets", "write_triplets"]
 
