@@ -20,10 +20,9 @@ import torch
 from common import machine
 
 from deeprank.export.forms import FORMS
-from deeprank.export.package import CALIBRATION_PICTURES
+from deeprank.export.package import CALIBRATION_PICTURES, REFERENCE, measure
 from deeprank.export.parity import GALLERY_SAMPLE, QUERY_SAMPLE, check_parity, embed_reference
 from deeprank.export.sample import balanced_sample, load_sample
-from deeprank.export.speeds import REFERENCE, measure
 from deeprank.export.writer import Writer, Written
 from deeprank.models.allocator import keep_freed_memory
 from deeprank.models.network import EmbeddingNet, NetworkConfig, build_network

@@ -14,9 +14,17 @@ from ..models.normalisation import IMAGENET
 from ..runtime.datasets import DataSet, open_dataset
 from ..runtime.errors import ExportError, ModelFileError
 from ..runtime.modelfile import ModelInfo
-from .examine import as_found, check_examples, check_weights, embedding_dim_of
 from .example import example_pictures
-from .foreign import ModuleReference, PictureNetwork, normalisation_of, normalised
+from .external_module import (
+    ModuleReference,
+    PictureNetwork,
+    as_found,
+    check_examples,
+    check_weights,
+    embedding_dim_of,
+    normalisation_of,
+    normalised,
+)
 from .forms import FORMS, Form
 from .package import Checks, Package, export_package
 
@@ -90,7 +98,7 @@ def foreign_network(
         deviation: see :func:`export_onnx`.
 
     Raises:
-        ExportError: see :mod:`~.examine`, or the dimension differs from that of ``info``.
+        ExportError: see :mod:`~.external_module`, or the dimension differs from that of ``info``.
 
     """
     check_weights(module)

@@ -19,7 +19,7 @@ from ..runtime.console import emit_json, next_step
 from ..runtime.data.summary import report_reading
 from ..runtime.errors import ExportError, MissingExtraError
 from ..runtime.text import display_path
-from .asked import ALL, ExportOptions
+from .options import ALL, ExportOptions
 
 if TYPE_CHECKING:
     from .job import Job

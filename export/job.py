@@ -17,10 +17,9 @@ from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress
 from ..train.reference import NetworkReference, Reference
 from .api import foreign_network, refused_as_export
-from .asked import ALL, ExportOptions, three_numbers
-from .factory import module_from_factory
-from .foreign import ModuleReference
+from .external_module import ModuleReference, module_from_factory
 from .forms import form_of
+from .options import ALL, ExportOptions, three_numbers
 from .package import Bundle, Checks, Package, export_all, export_package
 from .tables import bundle_json, bundle_markdown
 

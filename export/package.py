@@ -2,32 +2,80 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..runtime.datasets import DataSet
+from ..runtime.devices import processor, session_options
 from ..runtime.errors import ExportError, ModelFileError
 from ..runtime.evaluate.parity import TOLERANCES, Tolerance
 from ..runtime.evaluate.reference import save_reference
+from ..runtime.evaluate.speed import Speed, measure_speeds
 from ..runtime.files import file_sha256, replace_durably
 from ..runtime.images import Picture
 from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress, start_nothing
 from ..runtime.text import display_path
 from .forms import FORMS, Form
-from .parity import Exported, ParityReport, ReferenceSide, check_parity, embed_reference
+from .parity import Exported, ParityReport, ReferenceSide, Speeds, check_parity, embed_reference
 from .quantisation import Quantisation
 from .sample import load_sample
-from .speeds import measure, speeds_of
 from .writer import Writer, Written
 
-__all__ = ["CALIBRATION_PICTURES", "Bundle", "Checks", "Files", "Package", "export_all", "export_package"]
+__all__ = [
+    "CALIBRATION_PICTURES",
+    "REFERENCE",
+    "Bundle",
+    "Checks",
+    "Files",
+    "Package",
+    "export_all",
+    "export_package",
+    "measure",
+    "speeds_of",
+]
+
+
+REFERENCE = "PyTorch"
+# For latency and for throughput of each runner: enough for a ratio of two digits.
+_SECONDS = 0.6
+
+
+def measure(reference: Exported, exported: Mapping[str, Exported], threads: int | None) -> dict[str, Speed]:
+    """Measure PyTorch (under :data:`REFERENCE`) and files by name, in turn."""
+    runners = {REFERENCE: reference.embed_batch} | {name: one.embed_batch for name, one in exported.items()}
+    with _torch_threads(session_options(threads)[1]):
+        return measure_speeds(runners, reference.rule.size, seconds=_SECONDS)
+
+
+def speeds_of(found: Mapping[str, Speed], name: str, fp32: str | None, threads: int | None) -> Speeds:
+    """Return the speeds of one file, of PyTorch and, if it is another, of the fp32 file."""
+    return Speeds(
+        threads=session_options(threads)[1],
+        processor=processor(),
+        reference=found[REFERENCE],
+        exported=found[name],
+        fp32=None if fp32 is None or fp32 == name else found[fp32],
+    )
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 CALIBRATION_PICTURES = 300
 FP32 = FORMS[0]

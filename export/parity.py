@@ -20,8 +20,7 @@ from ..runtime.images import Picture, load_picture
 from ..runtime.metrics import neighbour_overlap
 from ..runtime.progress import StartProgress, start_nothing
 from ..runtime.scan import are_unit
-from .extremes import extreme_pictures
-from .sample import balanced_sample
+from .sample import balanced_sample, extreme_pictures
 
 __all__ = [
     "GALLERY_SAMPLE",

@@ -1,10 +1,10 @@
-"""Choose sample pictures of a data set: balanced over the classes, and the same each time."""
+"""Sample pictures: evenly over the classes, the same each time, and numeric extremes."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..runtime.errors import PictureError
 from ..runtime.images import Picture, PictureRule, load_picture
 from ..runtime.progress import Advance, no_progress
 
-__all__ = ["balanced_sample", "load_sample"]
+__all__ = ["balanced_sample", "extreme_pictures", "load_sample"]
 
 
 def balanced_sample(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
@@ -56,3 +56,26 @@ def load_sample(samples: Sequence[Sample], most: int, rule: PictureRule, advance
             if picture is not None:
                 found.append(picture)
     return np.stack(found) if found else np.empty((0, rule.size, rule.size, 3), np.uint8)
+
+
+_COLOURS = {
+    "black": (0, 0, 0),
+    "white": (255, 255, 255),
+    "gray": (128, 128, 128),
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+}
+
+
+def extreme_pictures(side: int) -> Mapping[str, Picture]:
+    """Return pictures, uint8 ``[S, S, 3]``, by name: plain colours, noise, checkerboards, ramp."""
+    pictures = {name: np.full((side, side, 3), colour, np.uint8) for name, colour in _COLOURS.items()}
+    pictures["noise"] = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    rows, columns = np.indices((side, side))
+    for width in (1, 8):
+        board = (rows // width + columns // width) % 2 * 255
+        pictures[f"checkerboard of {width}"] = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
+    ramp = np.linspace(0, 255, side).round().astype(np.uint8)
+    pictures["ramp"] = np.broadcast_to(ramp[None, :, None], (side, side, 3)).copy()
+    return pictures

@@ -18,7 +18,6 @@ from ..runtime.images import Picture
 from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress, start_nothing
 from .anatomy import anatomy_of
-from .extremes import extreme_pictures
 from .float16 import check_range, to_float16
 from .forms import Form
 from .onnx import onnx_graph, save_onnx
@@ -26,6 +25,7 @@ from .parity import Exported
 from .prepare import prepared
 from .pt2 import Pt2Model, write_pt2
 from .quantisation import Quantisation, quantise
+from .sample import extreme_pictures
 from .torchscript import TorchScriptModel, write_torchscript
 
 if TYPE_CHECKING:

@@ -163,7 +163,7 @@ def test_the_example_of_a_bare_timm_model(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_time_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deeprank.export.speeds._SECONDS", 0.01)
+    monkeypatch.setattr("deeprank.export.package._SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from deeprank.export.api import foreign_network
-from deeprank.export.foreign import ModuleReference, normalised
+from deeprank.export.external_module import ModuleReference, normalised
 from deeprank.export.forms import FORMS
 from deeprank.export.package import export_package
 from deeprank.models.normalisation import HALF
