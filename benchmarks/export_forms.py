@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from common import machine
 
-from deeprank.export.forms import FORMS
+from deeprank.export.formats.formats import FORMS
+from deeprank.export.formats.writer import Writer, Written
 from deeprank.export.package import CALIBRATION_PICTURES, REFERENCE, measure
 from deeprank.export.parity import GALLERY_SAMPLE, QUERY_SAMPLE, check_parity, embed_reference
 from deeprank.export.sample import balanced_sample, load_sample
-from deeprank.export.writer import Writer, Written
 from deeprank.models.allocator import keep_freed_memory
 from deeprank.models.network import EmbeddingNet, NetworkConfig, build_network
 from deeprank.models.normalisation import IMAGENET

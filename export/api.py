@@ -14,7 +14,6 @@ from ..models.normalisation import IMAGENET
 from ..runtime.datasets import DataSet, open_dataset
 from ..runtime.errors import ExportError, ModelFileError
 from ..runtime.modelfile import ModelInfo
-from .example import example_pictures
 from .external_module import (
     ModuleReference,
     PictureNetwork,
@@ -25,7 +24,8 @@ from .external_module import (
     normalisation_of,
     normalised,
 )
-from .forms import FORMS, Form
+from .formats.formats import FORMS, Form
+from .formats.torchfile import example_pictures
 from .package import Checks, Package, export_package
 
 __all__ = ["export_onnx", "foreign_network", "refused_as_export"]

@@ -18,7 +18,7 @@ from ..runtime.progress import StartProgress
 from ..train.reference import NetworkReference, Reference
 from .api import foreign_network, refused_as_export
 from .external_module import ModuleReference, module_from_factory
-from .forms import form_of
+from .formats.formats import form_of
 from .options import ALL, ExportOptions, three_numbers
 from .package import Bundle, Checks, Package, export_all, export_package
 from .tables import bundle_json, bundle_markdown

@@ -11,7 +11,7 @@ import typer
 from ..runtime.cli import LabelsOption, ThreadsOption
 from ..runtime.errors import ExportError
 from ..runtime.text import display_path, printable
-from .forms import form_of
+from .formats.formats import form_of
 
 __all__ = ["ALL", "ExportOptions", "three_numbers"]
 

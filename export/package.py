@@ -24,11 +24,11 @@ from ..runtime.images import Picture
 from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress, start_nothing
 from ..runtime.text import display_path
-from .forms import FORMS, Form
+from .formats.formats import FORMS, Form
+from .formats.writer import Writer, Written
 from .parity import Exported, ParityReport, ReferenceSide, Speeds, check_parity, embed_reference
 from .quantisation import Quantisation
 from .sample import load_sample
-from .writer import Writer, Written
 
 __all__ = [
     "CALIBRATION_PICTURES",

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..runtime.evaluate.tables import of_at_most
 from ..runtime.text import display_path, markdown_table, printable
-from .forms import FORMS, Form
+from .formats.formats import FORMS, Form
 from .package import Bundle, Package
 from .parity import ParityReport
 

@@ -19,7 +19,7 @@ import torch
 from conftest import MainLine, run_command, run_together
 from PIL import Image
 
-from deeprank.export.forms import FORMS, Form
+from deeprank.export.formats.formats import FORMS, Form
 from deeprank.export.package import Checks, export_all, export_package
 from deeprank.export.parity import Speeds, check_parity, embed_reference
 from deeprank.export.tables import remarks

@@ -21,8 +21,8 @@ from torch.nn import functional
 from deeprank.export import calibration, quantisation
 from deeprank.export.anatomy import Anatomy, anatomy_of, constant_inputs
 from deeprank.export.calibration import observe
+from deeprank.export.formats.onnx import onnx_graph
 from deeprank.export.int8 import correct_biases, layers_of, quantised, rounding_error, tensors_to_watch
-from deeprank.export.onnx import onnx_graph
 from deeprank.export.prepare import prepared
 from deeprank.export.quantisation import FEWEST_PICTURES, TARGET, quantise
 from deeprank.export.ranges import RULES, Range, Seen, entropy, min_max, percentile

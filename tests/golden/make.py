@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from deeprank.export.api import foreign_network
 from deeprank.export.external_module import ModuleReference, normalised
-from deeprank.export.forms import FORMS
+from deeprank.export.formats.formats import FORMS
 from deeprank.export.package import export_package
 from deeprank.models.normalisation import HALF
 from deeprank.runtime.datasets import DataSet, Sample, open_dataset

@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..models.conversion import quiet
-from ..runtime.errors import ExportError
-from ..runtime.modelfile import METADATA_KEY, ModelInfo
-from ..runtime.text import first_line
-from .example import example_pictures
-from .torchfile import TorchFile
+from ...models.conversion import quiet
+from ...runtime.errors import ExportError
+from ...runtime.modelfile import METADATA_KEY, ModelInfo
+from ...runtime.text import first_line
+from .torchfile import TorchFile, example_pictures
 
 __all__ = ["Pt2Model", "write_pt2"]
 

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..runtime.errors import PictureError
-from ..runtime.images import Picture, PictureRule
-from ..runtime.modelfile import ModelInfo
-from ..runtime.pipeline import embed_stream
+from ...runtime.errors import PictureError
+from ...runtime.images import Picture, PictureRule
+from ...runtime.modelfile import ModelInfo
+from ...runtime.pipeline import embed_stream
 
-__all__ = ["TorchFile"]
+__all__ = ["TorchFile", "example_pictures"]
 
 T = TypeVar("T")
 
@@ -48,3 +48,9 @@ class TorchFile:
     ) -> Iterator[tuple[T, npt.NDArray[np.float32] | PictureError]]:
         """Embed any number of items in bounded memory."""
         return embed_stream(items, read, self.embed_batch)
+
+
+def example_pictures(rule: PictureRule, count: int) -> torch.Tensor:
+    """Return uint8 ``[count, S, S, 3]`` of noise, the same each time."""
+    generator = np.random.default_rng(0)
+    return torch.from_numpy(generator.integers(0, 256, (count, rule.size, rule.size, 3), dtype=np.uint8))

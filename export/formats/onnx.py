@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..models.conversion import OPSET, to_onnx
-from ..runtime.errors import ExportError
-from ..runtime.images import PictureRule
-from ..runtime.modelfile import METADATA_KEY, OUTPUT_NAME, ModelInfo
-from ..runtime.text import first_line
-from .example import example_pictures
+from ...models.conversion import OPSET, to_onnx
+from ...runtime.errors import ExportError
+from ...runtime.images import PictureRule
+from ...runtime.modelfile import METADATA_KEY, OUTPUT_NAME, ModelInfo
+from ...runtime.text import first_line
+from .torchfile import example_pictures
 
 if TYPE_CHECKING:
     import onnx

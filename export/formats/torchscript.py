@@ -14,11 +14,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..runtime.errors import ExportError
-from ..runtime.modelfile import METADATA_KEY, ModelInfo
-from ..runtime.text import first_line
-from .example import example_pictures
-from .torchfile import TorchFile
+from ...runtime.errors import ExportError
+from ...runtime.modelfile import METADATA_KEY, ModelInfo
+from ...runtime.text import first_line
+from .torchfile import TorchFile, example_pictures
 
 __all__ = ["TorchScriptModel", "write_torchscript"]
 

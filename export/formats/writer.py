@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from ..runtime.devices import session_options
-from ..runtime.embedder import Embedder
-from ..runtime.images import Picture
-from ..runtime.modelfile import ModelInfo
-from ..runtime.progress import StartProgress, start_nothing
-from .anatomy import anatomy_of
-from .float16 import check_range, to_float16
-from .forms import Form
+from ...runtime.devices import session_options
+from ...runtime.embedder import Embedder
+from ...runtime.images import Picture
+from ...runtime.modelfile import ModelInfo
+from ...runtime.progress import StartProgress, start_nothing
+from ..anatomy import anatomy_of
+from ..float16 import check_range, to_float16
+from ..parity import Exported
+from ..prepare import prepared
+from ..quantisation import Quantisation, quantise
+from ..sample import extreme_pictures
+from .formats import Form
 from .onnx import onnx_graph, save_onnx
-from .parity import Exported
-from .prepare import prepared
 from .pt2 import Pt2Model, write_pt2
-from .quantisation import Quantisation, quantise
-from .sample import extreme_pictures
 from .torchscript import TorchScriptModel, write_torchscript
 
 if TYPE_CHECKING:

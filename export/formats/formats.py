@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..runtime.errors import ExportError
+from ...runtime.errors import ExportError
 
 __all__ = ["FORMATS", "FORMS", "PRECISIONS", "Form", "Format", "Precision", "form_of"]
 
