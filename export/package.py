@@ -27,7 +27,7 @@ from ..runtime.text import display_path
 from .formats.formats import FORMS, Form
 from .formats.writer import Writer, Written
 from .parity import Exported, ParityReport, ReferenceSide, Speeds, check_parity, embed_reference
-from .quantisation import Quantisation
+from .quantise.search import Quantisation
 from .sample import load_sample
 
 __all__ = [

@@ -18,14 +18,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from deeprank.export import calibration, quantisation
-from deeprank.export.anatomy import Anatomy, anatomy_of, constant_inputs
-from deeprank.export.calibration import observe
 from deeprank.export.formats.onnx import onnx_graph
-from deeprank.export.int8 import correct_biases, layers_of, quantised, rounding_error, tensors_to_watch
-from deeprank.export.prepare import prepared
-from deeprank.export.quantisation import FEWEST_PICTURES, TARGET, quantise
-from deeprank.export.ranges import RULES, Range, Seen, entropy, min_max, percentile
+from deeprank.export.quantise import calibration
+from deeprank.export.quantise import search as quantise_search
+from deeprank.export.quantise.calibration import RULES, Range, Seen, entropy, min_max, observe, percentile
+from deeprank.export.quantise.graph import Anatomy, anatomy_of, constant_inputs, prepared
+from deeprank.export.quantise.int8 import correct_biases, layers_of, quantised, rounding_error, tensors_to_watch
+from deeprank.export.quantise.search import FEWEST_PICTURES, TARGET, quantise
 from deeprank.models.network import NetworkConfig, build_network
 from deeprank.models.normalisation import HALF
 from deeprank.runtime import devices
@@ -794,7 +793,7 @@ def test_a_network_of_one_layer_is_not_put_back_as_a_whole(monkeypatch: pytest.M
         def features(self, x: torch.Tensor) -> torch.Tensor:
             return self.only(x).relu().mean((2, 3))
 
-    monkeypatch.setattr(quantisation, "TARGET", 2.0)
+    monkeypatch.setattr(quantise_search, "TARGET", 2.0)
     model, chosen = quantise(graph_of(One()), some_pictures(32), 1, start_nothing)
     assert chosen.in_float == ()
     assert any(node.op_type == "QuantizeLinear" for node in model.graph.node)

@@ -17,11 +17,10 @@ from ...runtime.embedder import Embedder
 from ...runtime.images import Picture
 from ...runtime.modelfile import ModelInfo
 from ...runtime.progress import StartProgress, start_nothing
-from ..anatomy import anatomy_of
-from ..float16 import check_range, to_float16
 from ..parity import Exported
-from ..prepare import prepared
-from ..quantisation import Quantisation, quantise
+from ..quantise.float16 import check_range, to_float16
+from ..quantise.graph import anatomy_of, prepared
+from ..quantise.search import Quantisation, quantise
 from ..sample import extreme_pictures
 from .formats import Form
 from .onnx import onnx_graph, save_onnx

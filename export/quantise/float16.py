@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..runtime.errors import ExportError
-from ..runtime.images import Picture
-from .anatomy import Anatomy, constant_inputs, drop_unused_constants, float_tensors
+from ...runtime.errors import ExportError
+from ...runtime.images import Picture
 from .calibration import observe
+from .graph import Anatomy, constant_inputs, drop_unused_constants, float_tensors
 
 if TYPE_CHECKING:
     import onnx

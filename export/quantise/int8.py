@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..models.conversion import quiet
-from .anatomy import WEIGHTED, Anatomy, constant_inputs, drop_unused_constants, float_tensors
-from .prepare import drop_unused_domains
-from .ranges import Range, Seen
+from ...models.conversion import quiet
+from .calibration import Range, Seen
+from .graph import WEIGHTED, Anatomy, constant_inputs, drop_unused_constants, drop_unused_domains, float_tensors
 
 if TYPE_CHECKING:
     import onnx

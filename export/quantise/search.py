@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.devices import session_options
-from ..runtime.errors import ExportError
-from ..runtime.images import Picture
-from ..runtime.modelfile import INPUT_NAME, OUTPUT_NAME
-from ..runtime.progress import StartProgress
-from .anatomy import Anatomy, anatomy_of
-from .calibration import observe
+from ...runtime.devices import session_options
+from ...runtime.errors import ExportError
+from ...runtime.images import Picture
+from ...runtime.modelfile import INPUT_NAME, OUTPUT_NAME
+from ...runtime.progress import StartProgress
+from .calibration import RULES, Range, observe
+from .graph import Anatomy, anatomy_of
 from .int8 import correct_biases, layers_of, quantised, tensors_to_watch
-from .ranges import RULES, Range
 
 if TYPE_CHECKING:
     import onnx

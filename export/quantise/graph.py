@@ -1,14 +1,17 @@
-"""Partition of an exported graph: normalisation, network, embedding layer, unit scaling."""
+"""The exported graph: prepared for rewriting, and partitioned into normalisation, network and embedding."""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..runtime.errors import ExportError
-from ..runtime.modelfile import INPUT_NAME, OUTPUT_NAME
+from ...models.conversion import quiet
+from ...runtime.errors import ExportError
+from ...runtime.modelfile import INPUT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
     import onnx
@@ -19,8 +22,10 @@ __all__ = [
     "anatomy_of",
     "constant_inputs",
     "drop_unused_constants",
+    "drop_unused_domains",
     "float_tensors",
     "input_side",
+    "prepared",
 ]
 
 # Operators that have nearly all of a network's weights and take nearly all of its time.
@@ -135,3 +140,29 @@ def input_side(model: onnx.ModelProto) -> int:
     """Return S, the side of the pictures."""
     (given,) = (value for value in model.graph.input if value.name == INPUT_NAME)
     return int(np.int64(given.type.tensor_type.shape.dim[1].dim_value))
+
+
+def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an equivalent copy of an exported model in standard ONNX operators."""
+    import onnx
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory(prefix="deeprank-") as folder, quiet():
+        given, path = Path(folder) / "given.onnx", Path(folder) / "ready.onnx"
+        given.write_bytes(model.SerializeToString())
+        quant_pre_process(given, path, skip_symbolic_shape=True)  # supports transformers only
+        ready = onnx.load(path)
+    taken = {node.name for node in ready.graph.node}
+    for place, node in enumerate(ready.graph.node):
+        if not node.name:
+            node.name = next(f"{node.op_type}_{place}{mark}" for mark in ("", "_", "__") if mark not in taken)
+    drop_unused_domains(ready)
+    return ready
+
+
+def drop_unused_domains(model: onnx.ModelProto) -> None:
+    """Remove operator sets that no node uses; ONNX Runtime adds them to its files as a mark."""
+    used = {node.domain for node in model.graph.node} | {""}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)

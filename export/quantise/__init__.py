@@ -1,0 +1,1 @@
+"""Half precision and eight-bit numbers: graph, calibration, and the search for settings."""
