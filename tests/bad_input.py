@@ -138,7 +138,7 @@ def without_metadata(folder: Path) -> list[str]:
 
 
 def another_model(folder: Path) -> list[str]:
-    from tinymodel import write_model
+    from tiny_model import write_model
 
     indexed(folder)
     write_model(folder / "better.onnx", dim=7)

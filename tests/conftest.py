@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from forking import ForkingServer, forking_server
+from fork_server import ForkingServer, forking_server
 
 from deeprank.runtime.datasets import open_dataset, write_digits
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from bad_input import CASES, Case, say
-from tinymodel import write_model
+from tiny_model import write_model
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)

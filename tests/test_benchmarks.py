@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import run_command
-from tinymodel import expected, square, write_model, write_pictures
+from tiny_model import expected, square, write_model, write_pictures
 
 from deeprank.runtime import Embedder
 from deeprank.runtime.index import Index

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tinymodel import as_another_user, open_the_way
+from tiny_model import as_another_user, open_the_way
 
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import create_database, writing

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tinymodel import write_model, write_picture
+from tiny_model import write_model, write_picture
 
 import deeprank.runtime
 import deeprank.runtime.cli

@@ -22,8 +22,8 @@ import pytest
 from conftest import run_command
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from serving import serving
-from tinymodel import write_model, write_pictures
+from server_process import serving
+from tiny_model import write_model, write_pictures
 
 from deeprank.runtime import Embedder
 from deeprank.runtime.decoding.frames import Answer, Channel, Code, FrameError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import run_command
 from test_index_search import synthetic, unit
-from tinymodel import expected, square, write_model, write_picture, write_pictures
+from tiny_model import expected, square, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import IndexDamagedError, QueryError
 from deeprank.runtime.index.search import near_duplicates

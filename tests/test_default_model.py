@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tinymodel import distances, write_model, write_pictures
+from tiny_model import distances, write_model, write_pictures
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = 7  # the seed of the model that the copies ship

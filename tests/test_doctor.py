@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Run
-from tinymodel import DIM, expected, square, write_model, write_pictures
+from tiny_model import DIM, expected, square, write_model, write_pictures
 
 from deeprank.runtime import devices
 from deeprank.runtime.datasets import open_dataset

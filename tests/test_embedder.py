@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from PIL import Image
-from tinymodel import DIM, SIZE, expected, write_model
+from tiny_model import DIM, SIZE, expected, write_model
 
 from deeprank.runtime import Embedder
 from deeprank.runtime.embedder import BoundNetwork

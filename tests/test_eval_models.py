@@ -13,7 +13,7 @@ import pytest
 from conftest import MainLine, run_command
 from hypothesis import given
 from hypothesis import strategies as st
-from tinymodel import expected, square, write_model, write_pictures
+from tiny_model import expected, square, write_model, write_pictures
 
 from deeprank.runtime import pretrained_model
 from deeprank.runtime.evaluate.comparison import distinct_names

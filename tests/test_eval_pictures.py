@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import run_command
-from tinymodel import expected, square, write_model, write_pictures
+from tiny_model import expected, square, write_model, write_pictures
 
 K = 4
 COUNTS = {"cats": 6, "dogs": 3, "owls": 2}

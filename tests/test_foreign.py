@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import bad_nets
 import numpy as np
 import onnxruntime
 import pytest
-import strange
 import torch
 from bad_input import Code
 from conftest import run_command, run_together, some_digits
@@ -173,12 +173,12 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def examples(normalisation: Means = IMAGENET, count: int = 4) -> torch.Tensor:
     mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in normalisation)
-    batch = torch.from_numpy(noise(count, strange.SIDE)).permute(0, 3, 1, 2).float() / 255
+    batch = torch.from_numpy(noise(count, bad_nets.SIDE)).permute(0, 3, 1, 2).float() / 255
     return (batch - mean) / deviation
 
 
-def an_info(dim: int = 0, side: int = strange.SIDE, mode: str = "stretch") -> ModelInfo:
-    return ModelInfo("strange", dim, PictureRule(side, mode), "strange")  # type: ignore[arg-type]
+def an_info(dim: int = 0, side: int = bad_nets.SIDE, mode: str = "stretch") -> ModelInfo:
+    return ModelInfo("bad_nets", dim, PictureRule(side, mode), "bad_nets")  # type: ignore[arg-type]
 
 
 def export(module: nn.Module, few: Path, folder: Path, *, batch: torch.Tensor | None = None, **options) -> Package:
@@ -190,7 +190,7 @@ def export(module: nn.Module, few: Path, folder: Path, *, batch: torch.Tensor | 
 
 @pytest.mark.parametrize("name", ["WritesIntoItsInput", "HalfVectors"])
 def test_unusual_modules_that_can_be_exported(few: Path, tmp_path: Path, name: str) -> None:
-    module, batch = getattr(strange, name)(), examples()
+    module, batch = getattr(bad_nets, name)(), examples()
     package = export(module, few, tmp_path, batch=batch)
     assert torch.equal(batch, examples())
     np.testing.assert_allclose(
@@ -204,7 +204,7 @@ def test_unusual_modules_that_can_be_exported(few: Path, tmp_path: Path, name: s
 def test_another_precision_and_normalisation(few: Path, tmp_path: Path) -> None:
     """Of what every precision does, test_export_forms.py; here, that a module of another origin gets it, too."""
     means = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-    module = strange.Plain()
+    module = bad_nets.Plain()
     package = export(
         module, few, tmp_path, batch=examples(means), mean=means[0], deviation=means[1], precision="fp16",
         data=open_dataset(str(few)), out=str(tmp_path / "half.onnx"),
@@ -217,8 +217,8 @@ def test_another_precision_and_normalisation(few: Path, tmp_path: Path) -> None:
 
 def test_the_module_is_left_as_it_was(few: Path, tmp_path: Path) -> None:
     """Also where it is refused, and where some parts are in evaluation mode and others are not."""
-    fit = nn.Sequential(strange.Plain(), nn.BatchNorm1d(strange.DIM), nn.Dropout())
-    unfit = nn.Sequential(strange.Dropout(), nn.BatchNorm1d(strange.DIM), nn.Dropout())
+    fit = nn.Sequential(bad_nets.Plain(), nn.BatchNorm1d(bad_nets.DIM), nn.Dropout())
+    unfit = nn.Sequential(bad_nets.Dropout(), nn.BatchNorm1d(bad_nets.DIM), nn.Dropout())
     for module in (fit, unfit):
         module.train()
         module[1].eval()
@@ -268,7 +268,7 @@ UNFIT = {
 def test_a_module_that_is_not_fit(few: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "model.onnx").write_text("the earlier file")
     with pytest.raises(ExportError, match=re.escape(UNFIT[name])) as refused:
-        export(getattr(strange, name)(), few, tmp_path)
+        export(getattr(bad_nets, name)(), few, tmp_path)
     assert "\n" not in str(refused.value)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert (tmp_path / "model.onnx").read_text() == "the earlier file"
@@ -300,7 +300,7 @@ def test_a_module_that_is_not_fit(few: Path, tmp_path: Path, name: str) -> None:
 )
 def test_what_is_said_of_a_module_is_wrong(few: Path, tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(DeepRankError, match=re.escape(message)) as refused:
-        export(strange.Plain(), few, tmp_path, **options)
+        export(bad_nets.Plain(), few, tmp_path, **options)
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -311,10 +311,10 @@ def test_what_is_said_of_a_module_is_wrong(few: Path, tmp_path: Path, options: d
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A folder with the modules, and with weights that are theirs and others that are not."""
-    shutil.copy(strange.__file__, tmp_path)
+    shutil.copy(bad_nets.__file__, tmp_path)
     (tmp_path / "broken.py").write_text("import torch\nraise RuntimeError('half a file')\n")
     (tmp_path / "script.py").write_text("import sys\nsys.exit(2)\n")
-    save_file(strange.Plain().state_dict(), tmp_path / "plain.safetensors")
+    save_file(bad_nets.Plain().state_dict(), tmp_path / "plain.safetensors")
     (tmp_path / "code.pth").write_bytes(pickle.dumps({"convolution.weight": Code()}))
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "plain.safetensors").read_bytes()[:99])
     return tmp_path
@@ -329,27 +329,27 @@ def test_the_command_refuses(few: Path, here: Path) -> None:
     before = sorted(here.iterdir())
     weights = "plain.safetensors"
     cases: list[tuple[list[object], str]] = [
-        *((command(f"strange:{name}", few), UNFIT[name]) for name in ("ControlFlow", "SingularValues")),
-        *((command(f"strange:{name}", few), UNFIT[name]) for name in ("nan_weights", "NanWhereFlat")),
-        (command("strange", few), "--module 'strange'; expected package.module:factory"),
+        *((command(f"bad_nets:{name}", few), UNFIT[name]) for name in ("ControlFlow", "SingularValues")),
+        *((command(f"bad_nets:{name}", few), UNFIT[name]) for name in ("nan_weights", "NanWhereFlat")),
+        (command("bad_nets", few), "--module 'bad_nets'; expected package.module:factory"),
         (command("nowhere.at:all", few), "cannot be imported (ModuleNotFoundError: No module named 'nowhere')"),
         (command("broken:build", few), "cannot be imported (RuntimeError: half a file)"),
         (command("script:build", few), "cannot be imported (SystemExit: 2)"),
-        (command("strange:absent", few), "strange has no function 'absent'"),
-        (command("strange:NUMBER", few), "strange has no function 'NUMBER'"),
-        (command("strange:failing", few), r"strange:failing fails (KeyError: 'no such\nbackbone')"),
-        (command("strange:leaving", few), "strange:leaving fails (SystemExit: usage: something else)"),
-        (command("strange:no_module", few), "strange:no_module returns a str; expected a torch.nn.Module"),
-        (command("strange:Wide", few, "--state", weights), 'does not fit the module (Missing key(s) in state_dict: "'),
-        (command("strange:Plain", few, "--state", "code.pth"), "code.pth is refused: it holds something other than"),
-        (command("strange:Plain", few, "--state", "cut.safetensors"), "cut.safetensors cannot be read as weights"),
-        (command("strange:Plain", few, "--state", "gone.pth"), "--state gone.pth does not exist; expected a .pth or"),
-        (command("strange:Plain", few, "--mean", "0.5,0.5"), "--mean '0.5,0.5'; expected three numbers"),
-        (command("strange:Plain", few, "--mean", "0,0,0", "--std", "0,1,1"), "a deviation of 0, 1, 1; expected three"),
-        (command("strange:Plain", few, "--picture-mode", "corner"), "--picture-mode 'corner'; expected stretch"),
-        (command("strange:Plain", few, "--out", "no/m.onnx"), "no does not exist; expected a folder to write m.onnx"),
-        (command("strange:Plain", few, "a-run"), "RUN and --module name two networks; give one of them"),
-        (["deeprank-export", "--module", "strange:Plain"], "--module needs real pictures for its proof"),
+        (command("bad_nets:absent", few), "bad_nets has no function 'absent'"),
+        (command("bad_nets:NUMBER", few), "bad_nets has no function 'NUMBER'"),
+        (command("bad_nets:failing", few), r"bad_nets:failing fails (KeyError: 'no such\nbackbone')"),
+        (command("bad_nets:leaving", few), "bad_nets:leaving fails (SystemExit: usage: something else)"),
+        (command("bad_nets:no_module", few), "bad_nets:no_module returns a str; expected a torch.nn.Module"),
+        (command("bad_nets:Wide", few, "--state", weights), 'does not fit the module (Missing key(s) in state_dict: "'),
+        (command("bad_nets:Plain", few, "--state", "code.pth"), "code.pth is refused: it holds something other than"),
+        (command("bad_nets:Plain", few, "--state", "cut.safetensors"), "cut.safetensors cannot be read as weights"),
+        (command("bad_nets:Plain", few, "--state", "gone.pth"), "--state gone.pth does not exist; expected a .pth or"),
+        (command("bad_nets:Plain", few, "--mean", "0.5,0.5"), "--mean '0.5,0.5'; expected three numbers"),
+        (command("bad_nets:Plain", few, "--mean", "0,0,0", "--std", "0,1,1"), "a deviation of 0, 1, 1; expected three"),
+        (command("bad_nets:Plain", few, "--picture-mode", "corner"), "--picture-mode 'corner'; expected stretch"),
+        (command("bad_nets:Plain", few, "--out", "no/m.onnx"), "no does not exist; expected a folder to write m.onnx"),
+        (command("bad_nets:Plain", few, "a-run"), "RUN and --module name two networks; give one of them"),
+        (["deeprank-export", "--module", "bad_nets:Plain"], "--module needs real pictures for its proof"),
         (["deeprank-export", "--state", weights], "--state describes the network of --module"),
     ]  # fmt: skip
     for failed, (_, message) in zip(run_together(*(words for words, _ in cases), cwd=here), cases, strict=True):
@@ -366,19 +366,19 @@ def test_the_command_refuses(few: Path, here: Path) -> None:
 
 def test_what_a_factory_prints_is_no_result(few: Path, here: Path) -> None:
     """And weights that were saved without what DistributedDataParallel puts before each key, or with it, are loaded."""
-    weights = {f"module.{name}": 2 * value for name, value in strange.Plain().state_dict().items()}
+    weights = {f"module.{name}": 2 * value for name, value in bad_nets.Plain().state_dict().items()}
     torch.save(weights, here / "wrapped.pth")
     results = run_together(
-        command("strange:talking", few, "--state", "wrapped.pth", "--json", "--name", "mine"),
-        command("strange:NamedModule", few, "--state", "wrapped.pth", "--out", "named.onnx"),
+        command("bad_nets:talking", few, "--state", "wrapped.pth", "--json", "--name", "mine"),
+        command("bad_nets:NamedModule", few, "--state", "wrapped.pth", "--out", "named.onnx"),
         cwd=here,
     )
     assert [result.returncode for result in results] == [0, 0], results
     assert json.loads(results[0].stdout)["failures"] == []
     assert "building …" in results[0].stderr
     assert info_of(here / "model.onnx").name == "mine"
-    assert info_of(here / "named.onnx").name == "strange:NamedModule"
-    module = strange.NamedModule()
+    assert info_of(here / "named.onnx").name == "bad_nets:NamedModule"
+    module = bad_nets.NamedModule()
     module.load_state_dict(weights)
     for name in ("model.onnx", "named.onnx"):
         np.testing.assert_allclose(
@@ -404,7 +404,7 @@ def test_a_full_disk(few: Path, here: Path) -> None:
         (here / name).write_text("the earlier file")
     before = sorted(here.iterdir())
     with room_for(5_000):
-        results = run_together(*(command("strange:Wide", few, "--format", form) for form in forms), cwd=here)
+        results = run_together(*(command("bad_nets:Wide", few, "--format", form) for form in forms), cwd=here)
     for failed in results:
         assert failed.returncode == 1, failed
         assert failed.stderr.splitlines()[-1] == "error: File too large; nothing was left half-written."

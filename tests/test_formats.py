@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oddpictures import bitmap, gif_of, international_text, png, tiff
 from PIL import Image
+from rare_pictures import bitmap, gif_of, international_text, png, tiff
 
 from deeprank.runtime.formats import DECODING_VERSION, EXTENSIONS, HEAD_BYTES, decoders, format_of
 from deeprank.runtime.pictures.changes import changed_since_1, decoding_changed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tinymodel import write_model
+from tiny_model import write_model
 
 from deeprank.runtime.errors import PictureError
 from deeprank.runtime.formats import decoders

@@ -20,7 +20,7 @@ from random import Random
 import numpy as np
 import pytest
 from conftest import PEAK, run_command
-from tinymodel import write_model, write_picture, write_pictures
+from tiny_model import write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import DataError, IndexDamagedError, IndexStateError, QueryError
 from deeprank.runtime.index import Index

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import BIN, run_command
-from tinymodel import as_another_user, open_the_way, write_model, write_pictures
+from tiny_model import as_another_user, open_the_way, write_model, write_pictures
 
 ATTACK = Path(__file__).parent.parent / "benchmarks" / "attack"
 sys.path.append(str(ATTACK))
@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def upload(index: Path, folder: Path, seed: int = 77) -> str:
     """Add an upload to an index, and return its path in the index."""
-    from tinymodel import write_picture
+    from tiny_model import write_picture
 
     from deeprank.runtime.embedder import Embedder
 

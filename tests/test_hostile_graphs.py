@@ -26,7 +26,7 @@ import graph_check  # noqa: E402
 import graphs  # noqa: E402
 import sanitized_graphs  # noqa: E402
 from made_index import make_index  # noqa: E402
-from tinymodel import write_model  # noqa: E402
+from tiny_model import write_model  # noqa: E402
 
 from deeprank.runtime.doctor.index import graph_finding  # noqa: E402
 from deeprank.runtime.errors import IndexDamagedError  # noqa: E402

@@ -21,7 +21,7 @@ import onnxruntime as ort
 import pytest
 from conftest import PEAK
 from onnx import TensorProto, helper, numpy_helper
-from tinymodel import as_another_user, open_the_way, write_model
+from tiny_model import as_another_user, open_the_way, write_model
 
 from deeprank.runtime.embedder import Embedder
 from deeprank.runtime.errors import ModelFileError

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from conftest import run_command
-from serving import Server, serving
-from tinymodel import write_model, write_pictures
+from server_process import Server, serving
+from tiny_model import write_model, write_pictures
 
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.serve.server import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PARAMETERS

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
-from tinymodel import write_model, write_picture, write_pictures
+from tiny_model import write_model, write_picture, write_pictures
 
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.ann import graph, hnsw

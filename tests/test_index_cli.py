@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_command
-from tinymodel import write_model, write_picture, write_pictures
+from tiny_model import write_model, write_picture, write_pictures
 
 from deeprank.runtime.index.database.writer import writing
 

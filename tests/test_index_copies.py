@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tinymodel import write_model
+from tiny_model import write_model
 
 from deeprank.runtime.doctor.index import graph_finding
 from deeprank.runtime.files import file_sha256

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tinymodel import as_another_user, open_the_way, write_model, write_picture, write_pictures
+from tiny_model import as_another_user, open_the_way, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from deeprank.runtime.index import Hit, Index

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import BIN, run_command
 from PIL import Image
-from tinymodel import (
+from tiny_model import (
     DIM,
     as_another_user,
     distances,

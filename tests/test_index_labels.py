@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from conftest import BIN, run_command
 from PIL import Image, ImageOps
-from tinymodel import SIZE, expected, write_model, write_picture, write_pictures
+from tiny_model import SIZE, expected, write_model, write_picture, write_pictures
 
 from deeprank.runtime import formats
 from deeprank.runtime.data.labels import LABEL_RULES, is_split_layout, split_of

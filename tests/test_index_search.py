@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tinymodel import DIM, distances, write_model, write_picture, write_pictures
+from tiny_model import DIM, distances, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import IndexStateError, PictureError, QueryError
 from deeprank.runtime.files import file_sha256

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pytest
-from tinymodel import as_another_user, distances, open_the_way, write_model, write_picture, write_pictures
+from tiny_model import as_another_user, distances, open_the_way, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import (
     DeepRankError,
@@ -435,7 +435,7 @@ def test_reembed(index: Path, photos: Path, tmp_path: Path) -> None:
     with Index.open(index) as opened:
         assert opened.embedder.dim == 12
         hits = {hit.path: hit.distance for hit in opened.search(query, 30)}
-    from tinymodel import expected, square
+    from tiny_model import expected, square
 
     vectors = expected(np.stack([square(path) for path in pictures]), 1, 12)
     wanted = ((vectors - vectors[pictures.index(query)]) ** 2).sum(axis=1)

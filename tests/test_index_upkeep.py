@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import run_command
-from tinymodel import DIM, as_another_user, open_the_way, write_model, write_pictures
+from tiny_model import DIM, as_another_user, open_the_way, write_model, write_pictures
 
 from deeprank.runtime.errors import DataError, IndexDamagedError, IndexStateError, QueryError
 from deeprank.runtime.files import file_sha256

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oddpictures import png, tiff
 from PIL import Image
-from tinymodel import write_model
+from rare_pictures import png, tiff
+from tiny_model import write_model
 
 from deeprank.runtime import images
 

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
-from tinymodel import DIM, SIZE, write_model
+from tiny_model import DIM, SIZE, write_model
 
 from deeprank.runtime.errors import DeviceError, ModelFileError
 from deeprank.runtime.images import PictureRule

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from conftest import BIN, run_command
 from PIL import Image, ImageDraw, ImageOps
-from tinymodel import distances, write_model
+from tiny_model import distances, write_model
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

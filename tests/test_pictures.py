@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oddpictures import bitmap, chunk, gif_of, international_text, masked_bitmap, png, tiff
 from PIL import Image, UnidentifiedImageError
-from tinymodel import write_model
+from rare_pictures import bitmap, chunk, gif_of, international_text, masked_bitmap, png, tiff
+from tiny_model import write_model
 
 from deeprank.runtime.errors import PictureError
 from deeprank.runtime.images import PictureRule, load_picture, load_thumbnail

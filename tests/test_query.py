@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import run_command
 from PIL import Image
-from tinymodel import distances, write_model, write_picture, write_pictures
+from tiny_model import distances, write_model, write_picture, write_pictures
 
 from deeprank.runtime.index.sync.sync import sync
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import run_command
 from PIL import Image
 from test_index_search import add, synthetic, unit
-from tinymodel import expected, square, write_model, write_picture, write_pictures
+from tiny_model import expected, square, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import IndexDamagedError, QueryError
 from deeprank.runtime.index import Index

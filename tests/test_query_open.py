@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import BIN, run_command
 from PIL import Image
-from tinymodel import write_model, write_pictures
+from tiny_model import write_model, write_pictures
 
 from deeprank.runtime.contact_sheet import MOST_HITS
 from deeprank.runtime.index.sync.sync import sync

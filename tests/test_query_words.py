@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import run_command
 from PIL import Image
-from tinymodel import write_model, write_picture
+from tiny_model import write_model, write_picture
 
 from deeprank.runtime import Index
 from deeprank.runtime.errors import PictureError, QueryError

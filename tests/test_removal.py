@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import run_command
-from tinymodel import expected as expected_vectors
-from tinymodel import square, write_model, write_picture, write_pictures
+from tiny_model import expected as expected_vectors
+from tiny_model import square, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import QueryError
 from deeprank.runtime.files import file_sha256

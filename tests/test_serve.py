@@ -26,8 +26,8 @@ from conftest import run_command
 from fastapi.openapi.models import OpenAPI
 from PIL import Image, ImageOps
 from prometheus_client.parser import text_string_to_metric_families
-from serving import COMMAND, IMPATIENT, Server, serving
-from tinymodel import DIM, distances, expected, square, write_model, write_picture, write_pictures
+from server_process import COMMAND, IMPATIENT, Server, serving
+from tiny_model import DIM, distances, expected, square, write_model, write_picture, write_pictures
 
 from deeprank.runtime import Embedder, Index
 from deeprank.runtime.index.search.request import SearchRequest

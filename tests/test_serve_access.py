@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 from conftest import run_command
-from serving import IMPATIENT, Server, serving
-from tinymodel import write_model, write_picture, write_pictures
+from server_process import IMPATIENT, Server, serving
+from tiny_model import write_model, write_picture, write_pictures
 
 from deeprank.runtime.index.database.writer import locked
 from deeprank.runtime.index.sync.sync import sync

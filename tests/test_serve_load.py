@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_command
-from tinymodel import write_model, write_pictures
+from tiny_model import write_model, write_pictures
 
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.uploads import remove_items

@@ -15,7 +15,7 @@ import pytest
 from conftest import MainLine, run_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tinymodel import expected, square, write_model, write_pictures
+from tiny_model import expected, square, write_model, write_pictures
 
 from deeprank.runtime.datasets import DataSet, Sample, open_dataset
 from deeprank.runtime.errors import DataError, EvaluationError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_command
-from tinymodel import write_model, write_picture
+from tiny_model import write_model, write_picture
 
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.umbrella.commands import COMMANDS

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import run_command
 from PIL import Image
-from tinymodel import SIZE, expected, write_model, write_picture, write_pictures
+from tiny_model import SIZE, expected, write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import (
     DeepRankError,

@@ -22,7 +22,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from conftest import BIN
-from tinymodel import expected, square, write_model, write_picture
+from tiny_model import expected, square, write_model, write_picture
 
 __all__ = ["BIN", "FARTHEST", "SECRET_COLOUR", "World", "make_world", "shows_secret", "snapshot"]
 

@@ -16,7 +16,7 @@ from forks import Forks, Outcome, command
 from state import Row, Rows, digest, read_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-from tinymodel import expected, square, write_model, write_picture
+from tiny_model import expected, square, write_model, write_picture
 
 Vectors = npt.NDArray[np.float64]
 

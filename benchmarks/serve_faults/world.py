@@ -20,8 +20,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from conftest import BIN
-from serving import Server
-from tinymodel import expected, write_model
+from server_process import Server
+from tiny_model import expected, write_model
 
 __all__ = ["DIMS", "SIZES", "Picture", "World", "make_world", "noise", "resident", "run", "run_well"]
 

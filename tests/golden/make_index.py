@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from tinymodel import DIM, expected, square, write_model, write_pictures
+from tiny_model import DIM, expected, square, write_model, write_pictures
 
 from deeprank.runtime.index.database.writer import writing
 from deeprank.runtime.index.patterns import RootFilters

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tinymodel import write_model
+from tiny_model import write_model
 
 from deeprank.runtime.embedder import Embedder
 from deeprank.runtime.index.database.writer import writing

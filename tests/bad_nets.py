@@ -1,4 +1,4 @@
-"""Networks that somebody might bring, most of them not fit to be exported; ``--module strange:NAME`` in the tests."""
+"""Networks that somebody might bring, most of them not fit to be exported; ``--module bad_nets:NAME`` in the tests."""
 
 import sys
 
