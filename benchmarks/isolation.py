@@ -13,7 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from turns import caption, in_rounds, median_ratio
+from interleaved_runs import caption, in_rounds, median_ratio
 
 from deeprank.runtime.model.pretrained import find_model
 

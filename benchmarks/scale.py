@@ -30,10 +30,10 @@ from typing import Any
 
 import numpy as np
 from cold_query import FLOOR, timed
+from interleaved_runs import caption, in_rounds, median_ratio, show
 from made_index import add_rows, names
 from peers import Deeprank, Peer, SameGraph
 from reduced_model import reduced_model
-from turns import caption, in_rounds, median_ratio, show
 from vector_search import Bench, in_process
 from vectors import Real, Vectors, add_options, made, real_vectors, reduction, usable_dim, vector_set
 

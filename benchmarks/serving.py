@@ -25,7 +25,7 @@ from pathlib import Path
 
 from common import write_pictures
 from http_client import Load, request_of, run_load
-from turns import caption, median_ratio, show
+from interleaved_runs import caption, median_ratio, show
 
 from deeprank.runtime.model.pretrained import find_model
 

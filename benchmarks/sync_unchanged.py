@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cold_query import timed
+from interleaved_runs import caption, median_ratio, show
 from made_index import make_index
-from turns import caption, median_ratio, show
 from vectors import Real, real_vectors, vector_set
 
 from deeprank.runtime.datasets import open_dataset

@@ -25,9 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from interleaved_runs import caption, in_rounds, median_ratio, show
 from peers import ALL, PEERS, Deeprank, Hnswlib, Peer, SameGraph, installed_peers
 from reduced_model import reduced_model
-from turns import caption, in_rounds, median_ratio, show
 from vectors import K, VectorSet, add_options, real_vectors, recall, save, usable_dim, vector_set
 
 from deeprank.runtime.devices import usable_cores

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from interleaved_runs import caption, show
 from made_index import make_index
-from turns import caption, show
 
 from deeprank.runtime.model.pretrained import find_model
 

@@ -69,7 +69,7 @@ def test_library_and_commands_for_half_a_minute() -> None:
 def test_every_kind_is_tried_at_the_library() -> None:
     sys.path.insert(0, str(ATTACK))
     try:
-        from kinds import all_kinds
+        from cases import all_kinds
     finally:
         sys.path.remove(str(ATTACK))
     table = check_clean("--targets", "library", "--rounds", 1, "--minutes", 15)
@@ -118,7 +118,7 @@ def test_a_case_is_run_again_by_its_name_and_the_same_name_is_the_same_input(tmp
     assert table["mutated pictures", "library"]["tried"] == 1
     code = f"""import sys; sys.path.insert(0, {str(ATTACK)!r})
 from pathlib import Path
-from kinds import case_of
+from cases import case_of
 print(case_of({case!r}).make(Path({str(tmp_path)!r}), None).read_bytes().hex())
 """
     words = [sys.executable, "-c", code]

@@ -34,10 +34,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from kinds import Case, Kind, case_of, chosen, planted_kinds
+from cases import Case, Kind, case_of, chosen, planted_kinds
+from fixture import World, make_world
 from limits import adopt_orphans, children_of, end_tree, prepare_parent_death
 from outcomes import Outcome, details, table
-from world import World, make_world
 
 TARGETS = ("library", "commands", "server")
 # In each round after the first, what mutates is tried so often, and what is made once.

@@ -9,13 +9,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from allowance import allowed
+from budgets import allowed
+from cases import Case
+from fixture import BIN, K, World
+from harm import Harm
 from index_mutations import vouch_for_model
-from kinds import Case
 from limits import Limits, Usage, run_limited
 from outcomes import ANSWERED, CRASHED, OVER, REFUSED, WRONG, Outcome
-from watched import Harm
-from world import BIN, K, World
 
 __all__ = ["Commands"]
 

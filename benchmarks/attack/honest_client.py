@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from world import K, World
+from fixture import K, World
 
 _PAUSE_S = 0.05
 _PATIENCE_S = 60.0

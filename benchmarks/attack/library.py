@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from allowance import allowed
-from kinds import Case
+from budgets import allowed
+from cases import Case
+from fixture import FARTHEST, World
+from harm import Harm
 from limits import Limits, Meter, end_tree, over_limits, prepare_child, reset_peak
 from outcomes import ANSWERED, CRASHED, OVER, REFUSED, WRONG, Outcome
-from watched import Harm
-from world import FARTHEST, World
 
 __all__ = ["Library"]
 

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from world import BIN, World
+from fixture import BIN, World
 
 _LINE = re.compile(rb"at http://127\.0\.0\.1:(\d+)")
 _PATIENCE_S = 40.0

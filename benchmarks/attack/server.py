@@ -19,10 +19,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from kinds import Case
+from cases import Case
+from fixture import BIN, World, shows_secret
 from limits import STOP_BYTES, Meter, children_of, end_tree, prepare_child, reset_peak
 from outcomes import ANSWERED, CRASHED, OVER, REFUSED, WRONG, Outcome
-from world import BIN, World, shows_secret
 
 __all__ = ["MOST_DELAY_S", "MOST_GROWTH", "Server"]
 

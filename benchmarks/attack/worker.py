@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from world import K, World
+from fixture import K, World
 
 from deeprank.runtime import DeepRankError, Embedder, Index
 from deeprank.runtime.datasets import open_dataset

@@ -52,8 +52,8 @@ def main() -> int:
 
 
 def _run(folder: Path, kinds: list[str], arguments: argparse.Namespace) -> int:
-    from forks import Forks
-    from world import make_world
+    from fixture import make_world
+    from forked_commands import Forks
 
     folder.chmod(0o755)
     (folder / "said").mkdir()

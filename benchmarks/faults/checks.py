@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from forks import Outcome
-from state import Row, Rows, digest, read_rows
-from world import FILES, Command, World, start_digest
+from fixture import FILES, Command, World, start_digest
+from forked_commands import Outcome
+from index_rows import Row, Rows, digest, read_rows
 
 from deeprank.runtime.errors import DeepRankError
 from deeprank.runtime.index.maintenance.verify import verify

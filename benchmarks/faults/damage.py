@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checks import Tally, queries_of, wrong_answers
-from forks import Outcome
-from state import Rows, digest, read_rows
-from world import World
+from fixture import World
+from forked_commands import Outcome
+from index_rows import Rows, digest, read_rows
 
 from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from deeprank.runtime.index.maintenance.verify import verify

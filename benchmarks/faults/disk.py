@@ -14,10 +14,10 @@ from pathlib import Path
 
 import shim
 from checks import Tally, check_after
-from forks import Outcome
+from fixture import Command, World, commands_of
+from forked_commands import Outcome
 from kills import chosen, count_calls
 from shim import Fault
-from world import Command, World, commands_of
 
 _PAGE = 4096
 

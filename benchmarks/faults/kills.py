@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import shim
 from checks import Tally, check_after
+from fixture import Command, World, commands_of
 from shim import Fault
-from world import Command, World, commands_of
 
 
 def run(world: World, *, kills: int, calls: int, seed: int) -> Iterator[Tally]:

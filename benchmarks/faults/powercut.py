@@ -16,8 +16,8 @@ from pathlib import Path
 
 import shim
 from checks import Tally, check_after
+from fixture import Command, World, commands_of
 from kills import chosen
-from world import Command, World, commands_of
 
 _SECTOR = 512
 DISKS = ("keeps what is synced", "keeps all names, content only as far as synced", "keeps some of what is not synced")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from checks import Tally, agree, brute_force, queries_of
-from forks import Child, Outcome
-from state import Row, Rows, read_rows
-from world import World, sha256_of
+from fixture import World, sha256_of
+from forked_commands import Child, Outcome
+from index_rows import Row, Rows, read_rows
 
 from deeprank.runtime.errors import IndexStateError
 from deeprank.runtime.index.search.index import Hit, Index

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from checks import Tally, check_after
-from world import Command, World, commands_of
+from fixture import Command, World, commands_of
 
 _REFUSED = ("is being written to by another process", "was made by another process", "was changed meanwhile")
 

@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tally import Tally, show
+from results import Tally, show
 
 KINDS = ("storms", "floods", "changes", "endings", "contract", "fuzz", "stalls")
 
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def _run(folder: Path, kinds: list[str], arguments: argparse.Namespace) -> int:
-    from world import make_world
+    from fixture import make_world
 
     started = time.monotonic()
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # which tells of each client that goes away

@@ -14,12 +14,12 @@ from pathlib import Path
 from time import monotonic
 
 from client import LostError, Reply
-from questions import Asker, Ids, keep_asking
+from fixture import Picture, World, noise, run_well
+from fixture import run as run_index
+from history import Fact, Truth
+from queries import Asker, Ids, keep_asking
+from results import Tally
 from serving import Server
-from tally import Tally
-from truth import Fact, Truth
-from world import Picture, World, noise, run_well
-from world import run as run_index
 
 from deeprank.runtime.files import exchange_folders
 

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from fixture import World
+from results import Tally
 from serving import Server
-from tally import Tally
-from world import World
 
 __all__ = ["run"]
 

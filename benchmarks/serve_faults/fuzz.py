@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from client import Client, LostError, Reply
+from fixture import World, megabytes, resident
+from history import Truth
 from mutants import bombs, forms, mutant, seeds
-from questions import Asker, Ids
+from queries import Asker, Ids
+from results import Tally
 from serving import Server
-from tally import Tally
-from truth import Truth
-from world import World, megabytes, resident
 
 __all__ = ["run"]
 

@@ -11,11 +11,11 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from client import Client, Connection, LostError, Reply
-from questions import Asker, Ids
+from fixture import Picture, World, megabytes, noise, resident
+from history import Truth
+from queries import Asker, Ids
+from results import Tally
 from serving import Server
-from tally import Tally
-from truth import Truth
-from world import Picture, World, megabytes, noise, resident
 
 __all__ = ["run"]
 

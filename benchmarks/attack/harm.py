@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from world import shows_secret, snapshot
+from fixture import shows_secret, snapshot
 
 __all__ = ["Harm"]
 

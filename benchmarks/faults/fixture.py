@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from forks import Forks, Outcome, command
-from state import Row, Rows, digest, read_rows
+from forked_commands import Forks, Outcome, command
+from index_rows import Row, Rows, digest, read_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from tiny_model import expected, square, write_model, write_picture

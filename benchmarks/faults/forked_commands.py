@@ -21,10 +21,10 @@ from typing import Any
 
 import filelock  # noqa: F401
 import hnswlib  # noqa: F401
+import index_rows
 import onnxruntime  # noqa: F401
 import PIL.Image
 import shim
-import state
 from shim import Fault
 
 import deeprank.runtime.embedder
@@ -94,7 +94,7 @@ class Forks:
         at: int = 0,
         trace: Path | None = None,
         user: int | None = None,
-        digest: Callable[[state.Rows], str] | None = state.digest,
+        digest: Callable[[index_rows.Rows], str] | None = index_rows.digest,
     ) -> Child:
         """Start ``work`` in a child; what it returns is the exit status."""
         self._number += 1
@@ -205,7 +205,7 @@ def command(words: Sequence[str | Path]) -> Callable[[], int | None]:
     return work
 
 
-def _report_commits(reports: int, name: Callable[[state.Rows], str]) -> None:
+def _report_commits(reports: int, name: Callable[[index_rows.Rows], str]) -> None:
     """Let every commit be told from outside: what it is about to make durable, and that it has."""
     assert hasattr(run_module, "_COMMIT_INTERVAL_S")
     run_module._COMMIT_INTERVAL_S = COMMIT_INTERVAL_S
@@ -216,7 +216,7 @@ def _report_commits(reports: int, name: Callable[[state.Rows], str]) -> None:
         os.write(reports, line.encode() + b"\n")
 
     def reporting(writer: Writer) -> None:
-        digest = name(state.rows_of(writer.connection))
+        digest = name(index_rows.rows_of(writer.connection))
         tell("try", writer, digest)
         commit(writer)
         tell("done", writer, digest)

@@ -1,6 +1,6 @@
 """Indexes in which many pictures have the same vector, against ones of different vectors: cost, and what is found.
 
-    python benchmarks/copies.py
+    python benchmarks/equal_vectors.py
 
 Each index is made in a process of its own: the time of all cores is that of the graph with its measuring, the peak of
 memory that of the process. Vectors have 128 numbers; those without copies are drawn in 300 loose classes. Lost are
@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from interleaved_runs import caption, show
 from made_index import make_index
 from memory import memory
-from turns import caption, show
 from vectors import Ids, Vectors, unit
 
 from deeprank.runtime.index import Index

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from checks import Tally, wrong_answers
 from disk import refusal
+from fixture import Command, World, commands_of
+from index_rows import Rows, read_rows
 from kills import chosen, count_calls
 from shim import Fault, has_shim
-from state import Rows, read_rows
-from world import Command, World, commands_of
 
 from deeprank.runtime.errors import DeepRankError
 from deeprank.runtime.index.maintenance.verify import verify

@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 
 from client import Client, Connection, LostError, Reply
-from questions import KINDS, Asker, Ids
-from tally import Tally
-from truth import Truth
-from world import World, megabytes, resident
+from fixture import World, megabytes, resident
+from history import Truth
+from queries import KINDS, Asker, Ids
+from results import Tally
 
 __all__ = ["run"]
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from client import Client, LostError, Reply
+from fixture import World, run_well
+from history import Truth
 from PIL import Image
-from questions import Asker, Ids
-from tally import Tally
-from truth import Truth
-from world import World, run_well
+from queries import Asker, Ids
+from results import Tally
 
 __all__ = ["run"]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import picture_mutations
 from archive_mutations import changed_arrays, changed_zip, honest_zip
-from world import World
+from fixture import World
 
 __all__ = ["FAMILIES", "Case", "Kind", "all_kinds", "case_of", "chosen", "planted_kinds"]
 
@@ -137,12 +137,12 @@ def all_kinds() -> tuple[Kind, ...]:
 
 def planted_kinds() -> list[Kind]:
     """Return pictures that do what they say to a package with planted faults."""
-    import planted
+    import planted_faults
 
     def maker(name: str) -> Make:
-        return lambda folder, chance, world: _write_picture(folder, planted.MARK + name.encode() + b" ")
+        return lambda folder, chance, world: _write_picture(folder, planted_faults.MARK + name.encode() + b" ")
 
-    return [Kind("planted", name, "picture", maker(name)) for name in planted.NAMES]
+    return [Kind("planted", name, "picture", maker(name)) for name in planted_faults.NAMES]
 
 
 def _made(family: str, maker: Callable[..., Any]) -> Make:

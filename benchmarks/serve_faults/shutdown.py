@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from client import Client, Connection, LostError, Reply
-from questions import Asker, Ids
+from fixture import Picture, World, noise, run_well
+from history import Fact, Truth
+from queries import Asker, Ids
+from results import Tally
 from serving import Server
-from tally import Tally
-from truth import Fact, Truth
-from world import Picture, World, noise, run_well
 
 __all__ = ["run"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from client import Reply
-from world import Picture, Vector
+from fixture import Picture, Vector
 
 __all__ = ["Fact", "Truth"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from client import Client, LostError, Reply
+from fixture import Picture
+from history import Truth
 from PIL import Image
-from truth import Truth
-from world import Picture
 
 __all__ = ["KINDS", "Asker", "Ids"]
 
