@@ -17,12 +17,12 @@ from ..runtime.modelfile import ModelInfo
 from .external_module import (
     ModuleReference,
     PictureNetwork,
-    as_found,
     check_examples,
     check_weights,
     embedding_dim_of,
     normalisation_of,
     normalised,
+    preserved_modes,
 )
 from .formats.formats import FORMS, Form
 from .formats.torchfile import example_pictures
@@ -74,7 +74,7 @@ def export_onnx(
     form = Form("onnx", precision)  # type: ignore[arg-type]
     if form not in FORMS:
         raise ExportError(f"precision {precision!r}; expected fp32, fp16 or int8.")
-    with as_found(module), refused_as_export():
+    with preserved_modes(module), refused_as_export():
         network, info = foreign_network(module, example_images, info, mean, deviation)
         dataset = data if isinstance(data, DataSet) else open_dataset(str(data))
         reference = ModuleReference(network, info)

@@ -31,13 +31,13 @@ from ..train.reference import NetworkReference
 __all__ = [
     "ModuleReference",
     "PictureNetwork",
-    "as_found",
     "check_examples",
     "check_weights",
     "embedding_dim_of",
     "module_from_factory",
     "normalisation_of",
     "normalised",
+    "preserved_modes",
 ]
 
 
@@ -217,7 +217,7 @@ _OVERSHOOT = 0.15
 
 
 @contextmanager
-def as_found(module: nn.Module) -> Iterator[None]:
+def preserved_modes(module: nn.Module) -> Iterator[None]:
     """Restore the training or evaluation mode of every part of a module on exit."""
     modes = {part: part.training for part in module.modules()}
     try:
@@ -330,35 +330,35 @@ def _check_alone(in_batch: torch.Tensor, alone: torch.Tensor) -> None:
 
 
 def _vectors(module: nn.Module, examples: torch.Tensor) -> torch.Tensor:
-    found = _run(module, examples.clone())  # a module may write into its input
-    if not torch.is_tensor(found):
+    out = _run(module, examples.clone())  # a module may write into its input
+    if not torch.is_tensor(out):
         raise ExportError(
-            f"The module gives a {type(found).__name__}; expected one tensor of shape [n, d]. Wrap it in a module that "
+            f"The module gives a {type(out).__name__}; expected one tensor of shape [n, d]. Wrap it in a module that "
             "returns the vectors alone."
         )
-    if found.ndim != 2 or len(found) != len(examples) or not found.is_floating_point() or not found.shape[1]:
+    if out.ndim != 2 or len(out) != len(examples) or not out.is_floating_point() or not out.shape[1]:
         raise ExportError(
-            f"The module gives {_kind(found)} of shape {list(found.shape)} for a batch of {len(examples)}; expected "
+            f"The module gives {_kind(out)} of shape {list(out.shape)} for a batch of {len(examples)}; expected "
             f"float of shape [{len(examples)}, d]. Pool and flatten what it gives."
         )
-    if not torch.isfinite(found).all():
+    if not torch.isfinite(out).all():
         raise ExportError(
             "The module gives NaN or infinite numbers for the example batch; expected finite ones. Check its weights."
         )
-    return found
+    return out
 
 
 def _run(module: nn.Module, examples: torch.Tensor) -> torch.Tensor:
     try:
         with torch.inference_mode():
-            found: torch.Tensor = module(examples)
+            out: torch.Tensor = module(examples)
     except Exception as error:  # external code may raise anything
         raise ExportError(
             f"The module cannot be run on a batch of shape {list(examples.shape)} "
             f"({first_line(error, named=True)}); expected one that takes normalised float32 "
             "pictures [n, 3, S, S]."
         ) from error
-    return found
+    return out
 
 
 def _kind(tensor: torch.Tensor) -> str:

@@ -56,14 +56,14 @@ def measure(reference: Exported, exported: Mapping[str, Exported], threads: int 
         return measure_speeds(runners, reference.rule.size, seconds=_SECONDS)
 
 
-def speeds_of(found: Mapping[str, Speed], name: str, fp32: str | None, threads: int | None) -> Speeds:
+def speeds_of(speeds: Mapping[str, Speed], name: str, fp32: str | None, threads: int | None) -> Speeds:
     """Return the speeds of one file, of PyTorch and, if it is another, of the fp32 file."""
     return Speeds(
         threads=session_options(threads)[1],
         processor=processor(),
-        reference=found[REFERENCE],
-        exported=found[name],
-        fp32=None if fp32 is None or fp32 == name else found[fp32],
+        reference=speeds[REFERENCE],
+        exported=speeds[name],
+        fp32=None if fp32 is None or fp32 == name else speeds[fp32],
     )
 
 
@@ -173,8 +173,8 @@ def export_package(
                 f"{display_path(out)} was not written."
             )
         plain = written if form.precision == "fp32" else export.writer.write(FP32, scratch / "fp32.onnx")
-        found = measure(reference, {form.name: written.exported, plain.form.name: plain.exported}, checks.threads)
-        report = report.with_speeds(speeds_of(found, form.name, plain.form.name, checks.threads))
+        speeds = measure(reference, {form.name: written.exported, plain.form.name: plain.exported}, checks.threads)
+        report = report.with_speeds(speeds_of(speeds, form.name, plain.form.name, checks.threads))
         files = Files(out, out.with_suffix(".parity.json"), out.with_suffix(".reference.npz"))
         return _placed(_finished(written, files, report, dataset))
 
@@ -210,7 +210,7 @@ def export_all(
     with _scratch(folder) as scratch:
         export = _Export(network, info, reference, dataset, checks)
         tried = {form: export.tried(form, scratch / form.file_name, tolerances[form]) for form in FORMS}
-        passed = {form: found for form, found in tried.items() if not isinstance(found, str)}
+        passed = {form: result for form, result in tried.items() if not isinstance(result, str)}
         failures = tuple((form, why) for form, why in tried.items() if isinstance(why, str))
         if not passed:
             raise ExportError(f"Not one form can be written: {failures[0][0].name}: {failures[0][1]}")

@@ -76,7 +76,7 @@ class Speeds:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for JSON, with ratios of speed; above 1, this file is faster."""
-        found: dict[str, Any] = {
+        document: dict[str, Any] = {
             "threads": self.threads,
             "processor": self.processor,
             "reference": self.reference.to_dict(),
@@ -85,9 +85,9 @@ class Speeds:
             "latency_ratio": self.reference.latency_ms / self.exported.latency_ms,
         }
         if self.fp32 is not None:
-            found["fp32"] = self.fp32.to_dict()
-            found["throughput_ratio_to_fp32"] = self.ratio_to_fp32
-        return found
+            document["fp32"] = self.fp32.to_dict()
+            document["throughput_ratio_to_fp32"] = self.ratio_to_fp32
+        return document
 
     @property
     def ratio_to_fp32(self) -> float | None:
@@ -245,14 +245,14 @@ def _extreme_difference(side: ReferenceSide, exported: Exported) -> VectorDiffer
 
 def _failures(report: ParityReport) -> list[str]:
     tolerance = report.tolerance
-    found = report.difference.failures(tolerance)
-    found += [f"batch 1 against batch n: {failure}" for failure in report.batch_difference.failures(tolerance)]
+    failures = report.difference.failures(tolerance)
+    failures += [f"batch 1 against batch n: {failure}" for failure in report.batch_difference.failures(tolerance)]
     if not report.extremes.min_cosine >= tolerance.extreme_cosine:
-        found.append(
+        failures.append(
             f"the smallest cosine of numeric extremes (black, white, noise …) is {report.extremes.min_cosine:.7g}, "
             f"less than {tolerance.extreme_cosine:.7g}"
         )
     allowed = max(tolerance.precision_change, _SWAPS / (len(report.queries) * report.k))
     if not abs(report.precision_change) <= allowed:
-        found.append(f"precision@{report.k} changes by {report.precision_change:+.4f}, more than {allowed:.4f}")
-    return found
+        failures.append(f"precision@{report.k} changes by {report.precision_change:+.4f}, more than {allowed:.4f}")
+    return failures

@@ -49,13 +49,13 @@ def load_sample(samples: Sequence[Sample], most: int, rule: PictureRule, advance
         except PictureError:
             return None
 
-    found = []
+    loaded = []
     with ThreadPoolExecutor(usable_cores()) as pool:
         for picture in pool.map(load, balanced_sample(samples, most)):
             advance(1)
             if picture is not None:
-                found.append(picture)
-    return np.stack(found) if found else np.empty((0, rule.size, rule.size, 3), np.uint8)
+                loaded.append(picture)
+    return np.stack(loaded) if loaded else np.empty((0, rule.size, rule.size, 3), np.uint8)
 
 
 _COLOURS = {

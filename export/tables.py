@@ -61,13 +61,16 @@ def _speed_rows(report: ParityReport) -> list[tuple[str, str]]:
 
 
 def _quantisation_rows(package: Package) -> list[tuple[str, str]]:
-    found = package.quantisation
-    if found is None:
+    quantisation = package.quantisation
+    if quantisation is None:
         return []
-    rules = ", ".join(f"{name} {cosine:.4f}" for name, cosine in found.cosine_by_rule.items())
-    in_float = f"{len(found.in_float)} of {found.layers}"
+    rules = ", ".join(f"{name} {cosine:.4f}" for name, cosine in quantisation.cosine_by_rule.items())
+    in_float = f"{len(quantisation.in_float)} of {quantisation.layers}"
     return [
-        ("ranges by", f"{found.rule} (mean cosine on {found.held_out_pictures} held-out pictures: {rules})"),
+        (
+            "ranges by",
+            f"{quantisation.rule} (mean cosine on {quantisation.held_out_pictures} held-out pictures: {rules})",
+        ),
         ("layers put back to float32", in_float),
     ]
 

@@ -128,9 +128,9 @@ class NetworkConfig:
         expected = {field.name for field in dataclasses.fields(cls)}
         # Older checkpoints lack these keys: they have no multi-scale and no narrower networks.
         if not isinstance(values, Mapping) or set(values) | {"multiscale", "last_channels"} != expected:
-            found = sorted(values) if isinstance(values, Mapping) else type(values).__name__
+            actual = sorted(values) if isinstance(values, Mapping) else type(values).__name__
             raise ModelFileError(
-                f"The network's description holds {found}; expected {sorted(expected)}. "
+                f"The network's description holds {actual}; expected {sorted(expected)}. "
                 "The run was made by another version of deeprank."
             )
         try:

@@ -32,13 +32,13 @@ def stages_of(backbone: nn.Module, name: str, image_size: int) -> Stages:
             order.
 
     """
-    found = _resnet(backbone) or _efficientnet(backbone) or _torchvision_mobilenet(backbone)
-    if found is None or not _is_whole(backbone, found, image_size):
+    stages = _resnet(backbone) or _efficientnet(backbone) or _torchvision_mobilenet(backbone)
+    if stages is None or not _is_whole(backbone, stages, image_size):
         raise TrainingError(
             f"--unfreeze and a partly frozen backbone are not known for {printable(name)}; expected a ResNet, an "
             "EfficientNet or a MobileNetV3. Train all of it with --no-freeze-backbone."
         )
-    return found
+    return stages
 
 
 def _resnet(backbone: nn.Module) -> Stages | None:
@@ -70,8 +70,8 @@ def _torchvision_mobilenet(backbone: nn.Module) -> Stages | None:
 
 
 def _present(backbone: nn.Module, names: Sequence[str]) -> tuple[nn.Module, ...]:
-    found = (getattr(backbone, name, None) for name in names)
-    return tuple(module for module in found if isinstance(module, nn.Module))
+    attributes = (getattr(backbone, name, None) for name in names)
+    return tuple(module for module in attributes if isinstance(module, nn.Module))
 
 
 def _is_whole(backbone: nn.Module, stages: Stages, image_size: int) -> bool:
@@ -82,13 +82,13 @@ def _is_whole(backbone: nn.Module, stages: Stages, image_size: int) -> bool:
     picture = torch.linspace(-2, 2, 3 * image_size * image_size, device=device).reshape(1, 3, image_size, image_size)
     with torch.inference_mode():
         expected = backbone(picture)
-        found = picture
+        features = picture
         try:
             for stage in stages:
                 for module in stage:
-                    found = module(found)
+                    features = module(features)
         except (RuntimeError, TypeError):
             return False
     backbone.train(training)
     scale = float(expected.abs().max()) or 1.0
-    return found.shape == expected.shape and float((found - expected).abs().max()) <= _TOLERANCE * scale
+    return features.shape == expected.shape and float((features - expected).abs().max()) <= _TOLERANCE * scale

@@ -19,10 +19,10 @@ from .files import SourceError, write_result
 from .images import PictureRule, load_picture
 from .text import display_path, printable
 
-__all__ = ["MOST_HITS", "SheetBlock", "SheetPicture", "draw_sheet", "draw_sheets"]
+__all__ = ["MAX_HITS", "SheetBlock", "SheetPicture", "draw_sheet", "draw_sheets"]
 
 # More are not drawn: a sheet is to be looked at, and its size in memory is bounded.
-MOST_HITS = 200
+MAX_HITS = 200
 
 _TILE = 176
 _FRAME = 5
@@ -30,7 +30,7 @@ _GAP = 12
 _LINE = 18
 _FONT_SIZE = 14
 _TITLE_SIZE = 18
-_FEWEST_COLUMNS = 5
+_MIN_COLUMNS = 5
 _CELL = _TILE + 2 * _FRAME + _GAP
 
 _WHITE = (255, 255, 255)
@@ -50,7 +50,7 @@ _OTHER_FONTS = (
 _LAST_LATIN = "\u024f"
 
 # Pictures that are drawn where several are one query.
-_MOST_TOGETHER = 9
+_MAX_TOGETHER = 9
 
 Source = str | Path | Callable[[], AbstractContextManager[IO[bytes]]]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -90,7 +90,7 @@ def draw_sheets(blocks: Sequence[SheetBlock], out: Path) -> None:
     """Draw queries and their hits, one block below the other, and write the PNG atomically.
 
     The query stands at the left, the hits in rows beside it, in their order. Every picture is shown as its centred
-    square, upright; one that cannot be read as a grey square that says so. Beyond ``MOST_HITS`` hits in all, the rest
+    square, upright; one that cannot be read as a grey square that says so. Beyond ``MAX_HITS`` hits in all, the rest
     is left out, which the last title says.
 
     Args:
@@ -117,7 +117,7 @@ def draw_sheets(blocks: Sequence[SheetBlock], out: Path) -> None:
 def _bounded(blocks: Sequence[SheetBlock]) -> list[SheetBlock]:
     """Return the first blocks, with no more hits in all than are drawn."""
     drawn: list[SheetBlock] = []
-    left = MOST_HITS
+    left = MAX_HITS
     for number, block in enumerate(blocks):
         kept = block.hits[: max(left, 0)]
         left -= max(1, len(block.hits))
@@ -132,7 +132,7 @@ def _bounded(blocks: Sequence[SheetBlock]) -> list[SheetBlock]:
 
 
 def _columns(hits: int) -> int:
-    return min(hits, max(_FEWEST_COLUMNS, math.isqrt(2 * hits)))
+    return min(hits, max(_MIN_COLUMNS, math.isqrt(2 * hits)))
 
 
 def _title_height(block: SheetBlock) -> int:
@@ -173,7 +173,7 @@ def _place(sheet: Image.Image, picture: SheetPicture, corner: tuple[int, int]) -
 def _tile(picture: SheetPicture) -> Image.Image:
     if isinstance(picture.source, str | Path) or callable(picture.source):
         return _square(picture.source, _TILE)
-    sources = picture.source[:_MOST_TOGETHER]
+    sources = picture.source[:_MAX_TOGETHER]
     across = math.ceil(math.sqrt(len(sources)))
     side = _TILE // across
     tile = Image.new("RGB", (_TILE, _TILE), _WHITE)

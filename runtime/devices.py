@@ -42,7 +42,7 @@ __all__ = [
 Device = Literal["auto", "cpu", "cuda"]
 
 # Beyond four threads a batch of small pictures gains little; decoding needs the other cores.
-_MOST_DEFAULT_THREADS = 4
+_MAX_DEFAULT_THREADS = 4
 # x86 features that decide the speed of int8, by their Linux names.
 _EIGHT_BIT = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
 _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
@@ -52,7 +52,7 @@ _ONE_CORE = 8192
 # read and as packed, in one session for all cores and one for a single core.
 _BESIDE = 512 * 2**20
 _A_CORES = 512 * 2**20
-_MOST_CORES = 16
+_MAX_CORES = 16
 _COPIES = 4
 _SMALL_MODEL = 32 * 2**20 - 1
 # ONNX Runtime has no error code or type for lack of memory, so its words tell: of limit_memory's limit, of the system,
@@ -155,7 +155,7 @@ def session_options(threads: int | None) -> tuple[ort.SessionOptions, int]:
 
     if threads is not None and threads < 1:
         raise DeviceError(f"threads = {threads}; expected at least 1.")
-    used = threads or min(usable_cores(), _MOST_DEFAULT_THREADS)
+    used = threads or min(usable_cores(), _MAX_DEFAULT_THREADS)
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions; no log lines
     options.intra_op_num_threads = used
@@ -186,7 +186,7 @@ def limit_memory(options: ort.SessionOptions, file_bytes: int) -> None:
     """
     # models of similar size share one limit
     rounded = 1 << max(file_bytes, _SMALL_MODEL).bit_length()
-    _arena.allow(min(_memory() // 2, _BESIDE + min(usable_cores(), _MOST_CORES) * _A_CORES + _COPIES * rounded))
+    _arena.allow(min(_memory() // 2, _BESIDE + min(usable_cores(), _MAX_CORES) * _A_CORES + _COPIES * rounded))
     options.add_session_config_entry("session.use_env_allocators", "1")
 
 

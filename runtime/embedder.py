@@ -85,15 +85,15 @@ Vectors = npt.NDArray[np.float32]
 # Pictures per batch on one core. EfficientNet-Lite2 at 160 pixels, int8 and fp32: 16 is 1 to 5 %
 # faster than 8 and 32, and 6 to 18 % faster than 64, which no longer fits the cache.
 _WORKER_BATCH_SIZE = 16
-_LEAST_BATCHES = 4
+_MIN_BATCHES = 4
 # Limits the bytes of a batch. On a CPU the activations count, about this many bytes per input
 # pixel; on a GPU the pictures themselves, and this machine's memory holds three batches of them.
 _BYTES_PER_PIXEL = 256
-_MOST_BYTES = 256 * 2**20
-_MOST_BYTES_ON_GPU = 128 * 2**20
+_MAX_BYTES = 256 * 2**20
+_MAX_BYTES_ON_GPU = 128 * 2**20
 _MAX_BYTES_ON_EACH_CORE = 512 * 2**20
 # Each worker holds the activations of one batch.
-_MOST_WORKERS = 16
+_MAX_WORKERS = 16
 # Seconds per picture, as the largest networks need on the slowest boxes; an endless run must stop.
 # Once a picture's time is known, a batch also gets the second number times its pictures' time.
 _SECONDS_PER_PICTURE = 60.0
@@ -135,7 +135,7 @@ class Embedder:
         isolate: bool = False,
     ) -> None:
         self._model = model if isinstance(model, OpenModel) else open_model(model, device=device, threads=threads)
-        self._workers = min(threads or usable_cores(), _MOST_WORKERS)
+        self._workers = min(threads or usable_cores(), _MAX_WORKERS)
         self._on_one_core: OpenModel | None = None
         self._opening = threading.Lock()
         self._seconds: float | None = None  # per picture, once measured
@@ -188,7 +188,7 @@ class Embedder:
 
     def _most_at_a_time(self) -> int:
         pixels = self.rule.size**2
-        return _MOST_BYTES // (pixels * _BYTES_PER_PIXEL) if self._on_cpu else _MOST_BYTES_ON_GPU // (pixels * 3)
+        return _MAX_BYTES // (pixels * _BYTES_PER_PIXEL) if self._on_cpu else _MAX_BYTES_ON_GPU // (pixels * 3)
 
     def load(self, source: PictureSource) -> Picture:
         """Decode one picture by the model's rule: uint8 ``[S, S, 3]``.
@@ -322,5 +322,5 @@ class Embedder:
         size = min(_WORKER_BATCH_SIZE, self.batch_size)
         # with few items, smaller batches keep all threads busy to the end
         if isinstance(items, Sized):
-            size = max(1, min(size, len(items) // (_LEAST_BATCHES * self._workers)))
+            size = max(1, min(size, len(items) // (_MIN_BATCHES * self._workers)))
         return embed_in_workers(together, read, self.embed_batch_on_one_core, batch_size=size, workers=self._workers)

@@ -58,7 +58,7 @@ FileId = tuple[int, int]
 _PREPARED = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp(?:-wal|-shm|-journal)?", re.DOTALL)
 _RANDOM_BYTES = 16
 # A name may have 255 bytes.
-_LONGEST_KEPT = 200
+_MAX_NAME_BYTES = 200
 
 # Some systems lack these flags.
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -292,7 +292,7 @@ def scratch_file(beside: Path, permissions: Permissions | None = None) -> Iterat
         OSError: it cannot be created.
 
     """
-    kept = beside.name if len(os.fsencode(beside.name)) <= _LONGEST_KEPT else "deeprank"
+    kept = beside.name if len(os.fsencode(beside.name)) <= _MAX_NAME_BYTES else "deeprank"
     path = beside.parent / f".{kept}.{os.urandom(_RANDOM_BYTES).hex()}.tmp"
     with create_file(path, permissions) as file:
         try:

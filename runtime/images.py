@@ -39,7 +39,7 @@ from .pictures.faults import (
     missing_sentence,
     unsupported,
 )
-from .pictures.readers import MOST_BYTES_HELD, bytes_held, open_image
+from .pictures.readers import MAX_BYTES_HELD, bytes_held, open_image
 from .text import display_path
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ RULE_VERSION = 1
 DEFAULT_MAX_PIXELS = 100_000_000
 
 # Bytes in decoding, over all threads. Beyond this a picture waits; a larger one runs alone.
-_MOST_DECODING_BYTES = 512_000_000
+_MAX_DECODING_BYTES = 512_000_000
 # Memory of a pixel while it is decoded and converted: twice Pillow's 4 bytes, which it takes even
 # for RGB. Some decoders hold more (tests/test_memory.py measures it).
 _BYTES_PER_PIXEL = 8
@@ -81,8 +81,8 @@ _COMPARING_BYTES = 24
 _PLANES_BYTES = 14
 _COMPLETING_BYTES = 12
 # Decoding a JPEG at a reduced scale takes little memory, but time for each pixel of each scan.
-_MOST_REDUCED = 10
-_MOST_PASSES = 30
+_MAX_REDUCTION = 10
+_MAX_PASSES = 30
 # Tiles and blocks at the edges are coded whole.
 _PADDING = 1.25
 
@@ -174,7 +174,7 @@ def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -
             image.load()
             return _decode(image, shrink, extent)
         pixels, passes = full[0] * full[1], cast("JpegFile", image).passes(completed=True)
-        if pixels > max_pixels // 2 or pixels * passes > _MOST_PASSES * max_pixels:
+        if pixels > max_pixels // 2 or pixels * passes > _MAX_PASSES * max_pixels:
             raise damaged(image.format, OSError("the file ends without the mark of its end"))
         # No end marker: only decoding at full size shows whether the pixels are complete.
         with _decoding(needs + _COMPLETING_BYTES * pixels):
@@ -237,8 +237,8 @@ def naming(name: str, image_format: str | None) -> Iterator[None]:
                 "not a picture",
                 "not a picture",
             ) from error
-        found = damaged(image_format, error)
-        raise PictureError(f"{name} {found}", kind=found.kind, short=found.short) from error
+        named = damaged(image_format, error)
+        raise PictureError(f"{name} {named}", kind=named.kind, short=named.short) from error
 
 
 def name_of(source: PictureSource) -> str:
@@ -277,10 +277,10 @@ def _check_size(image: Image.Image, full: tuple[int, int], needs: int, max_pixel
     if image.format == "JPEG":
         counts = -(-needs // _BYTES_PER_PIXEL)
         passes = cast("JpegFile", image).passes()
-        if counts <= max_pixels and passes * pixels > _MOST_PASSES * max_pixels:
+        if counts <= max_pixels and passes * pixels > _MAX_PASSES * max_pixels:
             _refuse_passes(short, passes, max_pixels)
         if counts <= max_pixels:
-            counts, most, of_what = pixels, _MOST_REDUCED * max_pixels, " of a JPEG"
+            counts, most, of_what = pixels, _MAX_REDUCTION * max_pixels, " of a JPEG"
     elif pixels <= max_pixels and _coded_pixels(image) > _PADDING * pixels:
         counts = _coded_pixels(image)
     if counts > most:
@@ -295,7 +295,7 @@ def _check_size(image: Image.Image, full: tuple[int, int], needs: int, max_pixel
 
 def _refuse_passes(short: str, passes: int, max_pixels: int) -> None:
     raise PictureError(
-        f"has {short}, and decoding it goes over them {passes} times; at most {_MOST_PASSES * max_pixels:,} pixels are "
+        f"has {short}, and decoding it goes over them {passes} times; at most {_MAX_PASSES * max_pixels:,} pixels are "
         "gone over. Save it anew as a baseline JPEG, make it smaller, or raise the limit (--max-pixels).",
         kind="too large",
         short=f"{short}, {passes} times",
@@ -414,6 +414,6 @@ def _over_white(image: Image.Image, frame: tuple[int, int, int, int]) -> Image.I
 
 
 # A decoding process puts the budget of its parent here.
-decoding_budget = ByteBudget(_MOST_DECODING_BYTES)
+decoding_budget = ByteBudget(_MAX_DECODING_BYTES)
 # A file held in memory waits for the decoding budget, never the other way round.
-_WHOLE_FILES = ByteBudget(MOST_BYTES_HELD)
+_WHOLE_FILES = ByteBudget(MAX_BYTES_HELD)

@@ -184,22 +184,20 @@ def _session(path: Path, reading: _Reading, device: Device, threads: int | None)
 
 def _check_shapes(session: ort.InferenceSession, info: ModelInfo) -> None:
     side, dim = info.picture.size, info.embedding_dim
-    found_in = [(i.name, i.type, i.shape) for i in session.get_inputs()]
-    found_out = [(o.name, o.type, o.shape) for o in session.get_outputs()]
+    inputs = [(i.name, i.type, i.shape) for i in session.get_inputs()]
+    outputs = [(o.name, o.type, o.shape) for o in session.get_outputs()]
     if not (
-        len(found_in) == 1
-        and found_in[0][:2] == (INPUT_NAME, "tensor(uint8)")
-        and _is_batch_of(found_in[0][2], [side, side, 3])
+        len(inputs) == 1
+        and inputs[0][:2] == (INPUT_NAME, "tensor(uint8)")
+        and _is_batch_of(inputs[0][2], [side, side, 3])
     ):
         raise ModelFileError(
-            f"the input {_describe(found_in)}; expected one, {INPUT_NAME!r}, uint8 [n, {side}, {side}, 3]"
+            f"the input {_describe(inputs)}; expected one, {INPUT_NAME!r}, uint8 [n, {side}, {side}, 3]"
         )
     if not (
-        len(found_out) == 1
-        and found_out[0][:2] == (OUTPUT_NAME, "tensor(float)")
-        and _is_batch_of(found_out[0][2], [dim])
+        len(outputs) == 1 and outputs[0][:2] == (OUTPUT_NAME, "tensor(float)") and _is_batch_of(outputs[0][2], [dim])
     ):
-        raise ModelFileError(f"the output {_describe(found_out)}; expected one, {OUTPUT_NAME!r}, float32 [n, {dim}]")
+        raise ModelFileError(f"the output {_describe(outputs)}; expected one, {OUTPUT_NAME!r}, float32 [n, {dim}]")
 
 
 def _is_batch_of(shape: list[int | str | None], rest: list[int]) -> bool:

@@ -42,7 +42,7 @@ DAMAGED = (
 # Unpacked bytes may be this many times the file, and this many more.
 _TIMES = 8
 _BESIDE = 64 * 2**20
-_MOST_ARRAYS = 100
+_MAX_ARRAYS = 100
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -58,11 +58,11 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]
     # Opened once, so that the checked file is the one read, even if the name is replaced.
     with open_regular(path, follow_links=True) as file, zipfile.ZipFile(file) as packed:
         members = packed.infolist()
-        if len(members) > _MOST_ARRAYS:
-            raise ValueError(f"it holds {len(members):,} arrays, expected at most {_MOST_ARRAYS}")
+        if len(members) > _MAX_ARRAYS:
+            raise ValueError(f"it holds {len(members):,} arrays, expected at most {_MAX_ARRAYS}")
         _check_sizes(members, file.seek(0, 2))
-        found = {name: packed.getinfo(f"{name}.npy") for name in names}
-        return {name: _array(packed, member) for name, member in found.items()}
+        infos = {name: packed.getinfo(f"{name}.npy") for name in names}
+        return {name: _array(packed, member) for name, member in infos.items()}
 
 
 def _check_sizes(members: Sequence[zipfile.ZipInfo], size: int) -> None:

@@ -27,7 +27,7 @@ Embedded = Vector | PictureError
 
 DEFAULT_BATCH_SIZE = 32
 # Batches' worth of items, readable or not, before a batch runs: bad files must not pile up.
-_MOST_WAITING = 4
+_MAX_WAITING = 4
 # Batches that each worker runs ahead: the consumer may be busy (a commit waits for the disk).
 _AHEAD = 3
 
@@ -168,7 +168,7 @@ def _batches(
     for item, picture in decoded:
         batch.append((item, picture))
         readable += not isinstance(picture, PictureError)
-        if readable == batch_size or len(batch) == _MOST_WAITING * batch_size:
+        if readable == batch_size or len(batch) == _MAX_WAITING * batch_size:
             yield batch
             batch, readable = [], 0
     if batch:

@@ -120,7 +120,7 @@ def test_the_reference_sample() -> None:
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pictures of the reference sample."""
     folder = tmp_path_factory.mktemp("data") / "digits"
-    data = load_reference(GOLDEN / "v1.reference.npz", dim=16).found_in(open_dataset("digits"))
+    data = load_reference(GOLDEN / "v1.reference.npz", dim=16).limit_to(open_dataset("digits"))
     for split, samples in (("val", data.val), ("train", data.train)):
         for number, sample in enumerate(samples):
             path = folder / split / sample.label / f"{number:03}.png"

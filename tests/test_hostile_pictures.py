@@ -288,7 +288,7 @@ def measured(contents: list[bytes]) -> list[dict]:
 @pytest.mark.parametrize("kind", pictures.KINDS)
 def test_every_kind_stays_within_time_and_memory(kind: str) -> None:
     """Twice and four times as much as on a machine that does nothing else."""
-    most = 2 * images._MOST_DECODING_BYTES
+    most = 2 * images._MAX_DECODING_BYTES
     if kind == "webp_canvas":
         # libwebp holds a canvas of 100 megapixels twice, Pillow once. The server refuses that.
         most = 14 * images.DEFAULT_MAX_PIXELS
@@ -304,7 +304,7 @@ def test_mutations_are_read_or_refused(kind: str) -> None:
     for result in measured([picture_mutators.KINDS[kind](random) for _ in range(60)]):
         assert result["said"] in ("read", "damaged", "unsupported", "too large", "not a picture")
         assert result["seconds"] < 8
-        assert result["bytes"] < images._MOST_DECODING_BYTES
+        assert result["bytes"] < images._MAX_DECODING_BYTES
 
 
 def test_chunks_of_pixels_of_a_byte_are_refused() -> None:

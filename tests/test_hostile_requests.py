@@ -434,7 +434,7 @@ def test_the_numbers_in_the_security_policy_are_those_of_the_code() -> None:
         "seconds for a head to arrive, and idle between requests": int(server._HEAD_S),
         "seconds in which a client reads nothing": int(server._UNREAD_S),
         "parts of a form": upload_form.MAX_PARTS,
-        "hits of a search": settings.MOST_HITS,
+        "hits of a search": settings.MAX_HITS,
         "characters of a token, at least": tokens.MIN_CHARACTERS,
     }
     text = (Path(__file__).parents[1] / "SECURITY.md").read_text("utf-8")

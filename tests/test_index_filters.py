@@ -37,7 +37,7 @@ from deeprank.runtime.index.sync.dry_run import DryRun, dry_run
 from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.presentation import dry_run_lines, sync_line
 from deeprank.runtime.index.sync.sync import SyncReport, sync
-from deeprank.runtime.index.walk import settled_mtime
+from deeprank.runtime.index.walk import stable_mtime
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = [f"{folder}/{i}.png" for folder in ("cats", "dogs", "raw", "cats/raw", "dogs/tmp") for i in range(6)]
@@ -677,7 +677,7 @@ def test_times_that_may_hide_a_change() -> None:
         (now, True), (now - second, True), (now - 2 * second, False), (now + second, True), (now + 60 * second, False),
         (now - 5_000_001, True), (now - 10_000_001, False), (now - 999_999_999, False), (now + 30_000_001, False),
     ):  # fmt: skip
-        assert settled_mtime(mtime, now) == mtime - hides
+        assert stable_mtime(mtime, now) == mtime - hides
 
 
 def test_a_change_within_one_tick_of_a_coarse_clock(

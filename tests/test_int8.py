@@ -24,7 +24,7 @@ from deeprank.export.quantise import search as quantise_search
 from deeprank.export.quantise.calibration import RULES, Range, Seen, entropy, min_max, observe, percentile
 from deeprank.export.quantise.graph import Anatomy, anatomy_of, constant_inputs, prepared
 from deeprank.export.quantise.int8 import correct_biases, layers_of, quantised, rounding_error, tensors_to_watch
-from deeprank.export.quantise.search import FEWEST_PICTURES, TARGET, quantise
+from deeprank.export.quantise.search import MIN_PICTURES, TARGET, quantise
 from deeprank.models.network import NetworkConfig, build_network
 from deeprank.models.normalisation import HALF
 from deeprank.runtime import devices
@@ -801,7 +801,7 @@ def test_a_network_of_one_layer_is_not_put_back_as_a_whole(monkeypatch: pytest.M
 
 def test_too_few_pictures() -> None:
     with pytest.raises(ExportError, match=r"^31 pictures to calibrate with; expected at least 32 readable train"):
-        quantise(case("plain").model, some_pictures(FEWEST_PICTURES - 1), 1, start_nothing)
+        quantise(case("plain").model, some_pictures(MIN_PICTURES - 1), 1, start_nothing)
 
 
 def test_a_network_without_layers() -> None:

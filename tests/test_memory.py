@@ -132,7 +132,7 @@ def test_many_threads_stay_within_what_may_be_decoded_at_a_time(picture: Image.I
         change, options = KINDS[name]
         change(picture).save(folder / name, **options)
     model = write_model(tmp_path / "tiny.onnx")
-    assert run(STREAM, model, folder) <= images._MOST_DECODING_BYTES + 2 * FIXED
+    assert run(STREAM, model, folder) <= images._MAX_DECODING_BYTES + 2 * FIXED
 
 
 LIMITED = """
@@ -195,4 +195,4 @@ def test_files_that_are_held_whole_are_bounded_together(image_format: str, tmp_p
         else:
             file.seek(size)
             file.write((100_000_000).to_bytes(4, "big") + b"free")
-    assert run(FILES, path) <= images.MOST_BYTES_HELD + 2 * FIXED
+    assert run(FILES, path) <= images.MAX_BYTES_HELD + 2 * FIXED

@@ -19,7 +19,7 @@ from conftest import BIN, run_command
 from PIL import Image
 from tiny_model import write_model, write_pictures
 
-from deeprank.runtime.contact_sheet import MOST_HITS
+from deeprank.runtime.contact_sheet import MAX_HITS
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.text import display_path, printable
 
@@ -328,13 +328,13 @@ def test_nothing_near_enough_says_what_to_do(place: Path, tmp_path: Path) -> Non
 
 
 def test_the_page_is_bounded(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "photos", [f"{i}.png" for i in range(MOST_HITS - 50)])
+    write_pictures(tmp_path / "photos", [f"{i}.png" for i in range(MAX_HITS - 50)])
     sync(tmp_path / "deeprank.index", [tmp_path / "photos"], model=write_model(tmp_path / "model.onnx"))
     page, results = asked(tmp_path, tmp_path / "page.html", *[f"photos/{i}.png" for i in range(4)], "--k", "1000")
     first, second = page.all("section")
     assert hits(first) == expected_hits(results[0])
     assert hits(second) == expected_hits(results[1])[:50]
-    assert f"{MOST_HITS - 100} more hits: not shown here." in second.text
+    assert f"{MAX_HITS - 100} more hits: not shown here." in second.text
     assert "2 more queries: not shown here." in page.one("footer").text
 
 

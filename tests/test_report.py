@@ -28,7 +28,7 @@ from deeprank.train.metrics import Figures, rank_and_evaluate
 from deeprank.train.options.recipes import load_config
 from deeprank.train.report import write_report
 from deeprank.train.report.analysis import class_figures, confusions, evaluated, worst_queries
-from deeprank.train.report.plots import MOST_POINTS, _colours, draw_map, in_the_plane, map_sample
+from deeprank.train.report.plots import MAX_POINTS, _colours, draw_map, in_the_plane, map_sample
 from deeprank.train.run.folder import RunFolder
 
 HOSTILE = (
@@ -266,8 +266,8 @@ def test_neighbours_stay_neighbours_on_the_map():
 def test_the_map_has_a_bounded_and_balanced_sample(classes: int, each: int):
     labels = np.repeat(np.arange(classes), each)
     rows = map_sample(labels, 0)
-    assert len(set(rows.tolist())) == len(rows) <= MOST_POINTS
-    assert len(rows) >= min(len(labels), MOST_POINTS - classes)
+    assert len(set(rows.tolist())) == len(rows) <= MAX_POINTS
+    assert len(rows) >= min(len(labels), MAX_POINTS - classes)
     counts = np.bincount(labels[rows], minlength=classes)
     assert counts.max() - counts.min() <= 1
     assert np.array_equal(rows, map_sample(labels, 0))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeprank.runtime.contact_sheet import MOST_HITS, SheetBlock, SheetPicture, draw_sheet, draw_sheets
+from deeprank.runtime.contact_sheet import MAX_HITS, SheetBlock, SheetPicture, draw_sheet, draw_sheets
 from deeprank.runtime.errors import QueryError
 
 COLOURS = [(200, 10, 10), (10, 200, 10), (10, 10, 200), (200, 200, 10), (10, 200, 200), (200, 10, 200), (90, 90, 90)]
@@ -110,7 +110,7 @@ def test_several_queries_and_bounded_size(tmp_path: Path) -> None:
     assert places(sheet, COLOURS[1])[2] == 3 * 176 * 176
     draw_sheets([SheetBlock(query, [hit] * 150)] * 40, tmp_path / "s.png")
     sheet = pixels(tmp_path / "s.png")
-    assert places(sheet, COLOURS[1])[2] == MOST_HITS * 176 * 176
+    assert places(sheet, COLOURS[1])[2] == MAX_HITS * 176 * 176
     assert sheet.size < 60_000_000
 
 

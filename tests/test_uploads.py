@@ -38,7 +38,7 @@ from deeprank.runtime.index.maintenance.remove import plan_removal, remove
 from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.npz.export import export_index
 from deeprank.runtime.index.npz.importer import import_index
-from deeprank.runtime.index.search.duplicate_groups import find_near_duplicates, spared
+from deeprank.runtime.index.search.duplicate_groups import find_near_duplicates, removable
 from deeprank.runtime.index.search.index import Index
 from deeprank.runtime.index.sync.dry_run import dry_run
 from deeprank.runtime.index.sync.options import SyncOptions
@@ -801,7 +801,7 @@ def test_no_file_is_spared_for_an_upload(index: Path, photos: Path) -> None:
     add(index, Upload(content, vector_of(content)), Upload(larger, vector_of(larger)))
     report = find_near_duplicates(index)
     assert sorted(group.kept.path for group in report.groups) == [f"{photos}/a/0.png", f"{photos}/a/small.png"]
-    files = spared(report)
+    files = removable(report)
     assert (files.paths, files.uploads) == ((), 2)
     said = run_command("deeprank-index", "dedupe", "--paths-only", "--index", index)
     assert said.stdout == ""

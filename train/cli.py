@@ -128,8 +128,8 @@ def _train(
         monitor = TerminalMonitor(speaks=ranks.first)
         with monitor.watching():
             if resume is not None:
-                asked = {name: getattr(merged, name) for name in overrides}
-                result = resume_run(resume, asked, surroundings, monitor, data=data, val=val, labels=labels)
+                overridden = {name: getattr(merged, name) for name in overrides}
+                result = resume_run(resume, overridden, surroundings, monitor, data=data, val=val, labels=labels)
             else:
                 result = start_run(str(data), merged, recipe, surroundings, monitor, val=val, labels=labels, out=out)
     if ranks.first:
@@ -140,10 +140,10 @@ def _train(
 def _data(data: str | None, yes: bool, others: Any) -> str:
     """Return DATA, or the default data set, which one process of each machine downloads."""
 
-    def found() -> str:
+    def data_folder() -> str:
         return data_or_tiny_imagenet(data, yes=yes)
 
-    return str(found() if others is None else others.in_turn(found))
+    return str(data_folder() if others is None else others.in_turn(data_folder))
 
 
 @contextlib.contextmanager

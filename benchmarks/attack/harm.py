@@ -10,7 +10,7 @@ __all__ = ["Harm"]
 
 # What a command may change: the index that it was given, and what it was told to write.
 _MAY_CHANGE = frozenset({"evil.index", "out", "new.index", "said.txt"})
-_MOST_BYTES = 50_000_000
+_MAX_BYTES = 50_000_000
 _SHOWN = 5
 
 
@@ -34,7 +34,7 @@ class Harm:
         if changed:
             return f"changed outside of the index: {', '.join(changed[:_SHOWN])}"
         for path in sorted((self._folder / "out").rglob("*")):
-            if path.is_file() and not path.is_symlink() and path.stat().st_size < _MOST_BYTES:
+            if path.is_file() and not path.is_symlink() and path.stat().st_size < _MAX_BYTES:
                 content = path.read_bytes()
                 if shows_secret(content):
                     return f"a secret was given out: {path.relative_to(self._folder)}"

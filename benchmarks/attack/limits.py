@@ -35,7 +35,7 @@ __all__ = [
 
 STOP_BYTES = 3_000_000_000
 _ADDRESS_SPACE = 8_000_000_000
-_LARGEST_FILE = 2_000_000_000
+_MAX_FILE = 2_000_000_000
 _POLL_S = 0.01
 _TICKS = os.sysconf("SC_CLK_TCK")
 # No CPU time is used for so long: whatever it waits for does not come.
@@ -80,7 +80,7 @@ def adopt_orphans() -> None:
 def prepare_child() -> None:
     """Limit what a child may take; it ends with its parent. Runs between fork and exec."""
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE, _MAX_FILE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -21,7 +21,7 @@ __all__ = ["FORMATS", "format_of", "honest_pictures", "mutated"]
 
 _HEIC = Path(__file__).resolve().parents[2] / "tests" / "heic"
 # A mutated picture is an upload; a server takes 20 MB at most.
-_MOST_BYTES = 8_000_000
+_MAX_BYTES = 8_000_000
 EXTREMES = (0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 
 # A part of a file: what kind it is, and what it holds.
@@ -66,7 +66,7 @@ def mutated(kind: str, content: bytes, others: Sequence[bytes], chance: Random) 
         changed = FORMATS[kind](content, others, chance)
     except (struct.error, IndexError, ValueError, OverflowError):  # the base was no sound file itself
         changed = mutant([content], chance)
-    return changed[:_MOST_BYTES]
+    return changed[:_MAX_BYTES]
 
 
 def change_parts(parts: list[Part], others: Sequence[Part], chance: Random) -> list[Part]:

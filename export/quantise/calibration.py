@@ -129,7 +129,7 @@ def observe(
         for name, values in zip(names, session.run(names, {INPUT_NAME: batch}), strict=True):
             parts[name].append(_Part(values, generator))
         advance(len(batch))
-    return {name: _together(found) for name, found in parts.items()}
+    return {name: _together(observations) for name, observations in parts.items()}
 
 
 class _Part:
@@ -137,8 +137,8 @@ class _Part:
 
     def __init__(self, values: npt.NDArray[np.float32], generator: np.random.Generator) -> None:
         self.lowest, self.highest = float(values.min()), float(values.max())
-        flat, wanted = values.reshape(-1), _VALUES * len(values)
-        self.values = flat.copy() if flat.size <= wanted else flat[generator.integers(0, flat.size, wanted)]
+        flat, count = values.reshape(-1), _VALUES * len(values)
+        self.values = flat.copy() if flat.size <= count else flat[generator.integers(0, flat.size, count)]
         others = tuple(axis for axis in range(values.ndim) if axis != _channel_axis(values))
         self.sums = values.sum(axis=others, dtype=np.float64)
         self.count = values.size // len(self.sums)

@@ -22,7 +22,7 @@ __all__ = ["check_range", "to_float16"]
 
 # Inputs that the operator requires in float32, by position.
 _ALWAYS_FLOAT32 = {"Resize": (1, 2)}
-_LARGEST = float(np.finfo(np.float16).max)
+_MAX_HALF = float(np.finfo(np.float16).max)
 
 
 def check_range(model: onnx.ModelProto, parts: Anatomy, pictures: Picture, threads: int) -> None:
@@ -44,9 +44,9 @@ def check_range(model: onnx.ModelProto, parts: Anatomy, pictures: Picture, threa
     made = {tensor for node in model.graph.node if node.name in halved for tensor in node.output}
     seen = observe(model, made & float_tensors(model), pictures, threads)
     largest = max((max(-one.lowest, one.highest) for one in seen.values()), default=0.0)
-    if not largest <= _LARGEST:
+    if not largest <= _MAX_HALF:
         raise ExportError(
-            f"Values inside the network reach {largest:.3g}, and float16 ends at {_LARGEST:.0f}: on a GPU they would "
+            f"Values inside the network reach {largest:.3g}, and float16 ends at {_MAX_HALF:.0f}: on a GPU they would "
             "become infinite. Export it as fp32."
         )
 
@@ -147,4 +147,4 @@ def _halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
     from onnx import numpy_helper
 
     values = numpy_helper.to_array(tensor)
-    return numpy_helper.from_array(np.clip(values, -_LARGEST, _LARGEST).astype(np.float16), tensor.name)
+    return numpy_helper.from_array(np.clip(values, -_MAX_HALF, _MAX_HALF).astype(np.float16), tensor.name)

@@ -71,13 +71,13 @@ def _before(model: onnx.ModelProto) -> frozenset[str]:
     """Return the nodes without weights that depend on no weighted node."""
     constants = set(constant_inputs(model))
     weighted: set[str] = set()  # tensors with a weighted node upstream
-    found = set()
+    nodes = set()
     for node in model.graph.node:
         if _is_weighted(node, constants) or any(tensor in weighted for tensor in node.input):
             weighted.update(node.output)
         else:
-            found.add(node.name)
-    return frozenset(found)
+            nodes.add(node.name)
+    return frozenset(nodes)
 
 
 def _is_weighted(node: onnx.NodeProto, constants: set[str]) -> bool:
@@ -85,12 +85,12 @@ def _is_weighted(node: onnx.NodeProto, constants: set[str]) -> bool:
 
 
 def _downstream(model: onnx.ModelProto, tensor: str) -> frozenset[str]:
-    reached, found = {tensor}, set()
+    reached, downstream = {tensor}, set()
     for node in model.graph.node:  # in topological order
         if any(given in reached for given in node.input):
             reached.update(node.output)
-            found.add(node.name)
-    return frozenset(found)
+            downstream.add(node.name)
+    return frozenset(downstream)
 
 
 def _embedding_layer(
@@ -98,12 +98,12 @@ def _embedding_layer(
 ) -> frozenset[str]:
     """Return the linear layer that computes ``vectors``: Gemm, or MatMul with its Add."""
     constants = set(constant_inputs(model))
-    found: set[str] = set()
+    layers: set[str] = set()
     while vectors in made_by:
         node = nodes[made_by[vectors]]
-        found.add(node.name)
+        layers.add(node.name)
         if node.op_type in ("Gemm", "MatMul") and _is_weighted(node, constants):
-            return frozenset(found)
+            return frozenset(layers)
         if node.op_type not in ("Add", "Identity", "Reshape", "Cast"):
             break
         vectors = next((tensor for tensor in node.input if tensor not in constants), "")

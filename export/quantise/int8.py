@@ -101,10 +101,10 @@ def quantised(
         )
         quantiser.quantize_model()
         quantiser.model.topological_sort()
-    found: onnx.ModelProto = quantiser.model.model
-    _read_as_before(found, {node.name: node for node in model.graph.node if node.name in parts.before})
-    drop_unused_domains(found)
-    return found
+    quantised_model: onnx.ModelProto = quantiser.model.model
+    _read_as_before(quantised_model, {node.name: node for node in model.graph.node if node.name in parts.before})
+    drop_unused_domains(quantised_model)
+    return quantised_model
 
 
 def _read_as_before(model: onnx.ModelProto, originals: Mapping[str, onnx.NodeProto]) -> None:

@@ -21,19 +21,19 @@ from .int8 import correct_biases, layers_of, quantised, tensors_to_watch
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FEWEST_PICTURES", "TARGET", "Quantisation", "quantise"]
+__all__ = ["MIN_PICTURES", "TARGET", "Quantisation", "quantise"]
 
 Vectors = npt.NDArray[np.float32]
 
 # Fewer pictures cannot show a tensor's range and leave none to measure on.
-FEWEST_PICTURES = 32
+MIN_PICTURES = 32
 # Mean cosine with the float32 file on the held-out pictures, below which layers return to float32.
 # At 0.995, about 28 of the 30 nearest are the same.
 TARGET = 0.995
 # Share of the pictures held out for the measurement.
 _HELD_OUT = 0.25
 # The number of layers in float32 doubles at each step; beyond this share, int8 gains no speed.
-_MOST_IN_FLOAT = 0.5
+_MAX_IN_FLOAT = 0.5
 # Gain in mean cosine that justifies a larger set of float32 layers below the target.
 _WORTH = 0.0005
 _BATCH = 16
@@ -76,12 +76,12 @@ def quantise(
         progress: receives progress.
 
     Raises:
-        ExportError: fewer than :data:`FEWEST_PICTURES` pictures, or no layer that can be quantised.
+        ExportError: fewer than :data:`MIN_PICTURES` pictures, or no layer that can be quantised.
 
     """
-    if len(pictures) < FEWEST_PICTURES:
+    if len(pictures) < MIN_PICTURES:
         raise ExportError(
-            f"{len(pictures)} pictures to calibrate with; expected at least {FEWEST_PICTURES} readable train pictures. "
+            f"{len(pictures)} pictures to calibrate with; expected at least {MIN_PICTURES} readable train pictures. "
             "Name a larger data set with --data, or raise --calibration-images."
         )
     return _Search(model, pictures, threads, progress).run()
@@ -121,14 +121,14 @@ class _Search:
 
     def _best_rule(self) -> tuple[str, dict[str, float]]:
         advance = self._progress("int8: rules for ranges", len(RULES) * len(self._held_out))
-        found = {}
+        cosines = {}
         for name, rule in RULES.items():
             self._use(rule)
-            found[name] = self._cosine(())
+            cosines[name] = self._cosine(())
             advance(len(self._held_out))
-        best = max(found, key=lambda name: found[name])
+        best = max(cosines, key=lambda name: cosines[name])
         self._use(RULES[best])
-        return best, found
+        return best, cosines
 
     def _use(self, rule: Callable[..., Range]) -> None:
         self._ranges = {name: rule(seen) for name, seen in self._seen.items()}
@@ -137,12 +137,12 @@ class _Search:
         """Return the most harmful layers: the fewest that meet the target, else the ones that help."""
         order = self._most_hurting_first()
         best: tuple[tuple[str, ...], float] = ((), cosine)
-        for count in _doubling(int(len(order) * _MOST_IN_FLOAT)):
+        for count in _doubling(int(len(order) * _MAX_IN_FLOAT)):
             names = tuple(order[:count])
-            found = self._cosine(names)
-            if found >= TARGET or found > best[1] + _WORTH:
-                best = names, found
-            if found >= TARGET:
+            with_float = self._cosine(names)
+            if with_float >= TARGET or with_float > best[1] + _WORTH:
+                best = names, with_float
+            if with_float >= TARGET:
                 break
         return best
 
@@ -161,8 +161,8 @@ class _Search:
 
     def _cosine(self, in_float: Sequence[str]) -> float:
         """Return the mean cosine with the float32 vectors of the held-out pictures."""
-        found = _vectors(self._quantised(in_float), self._held_out, self._threads)
-        return float(np.einsum("nd,nd->n", found, self._expected, dtype=np.float64).mean())
+        vectors = _vectors(self._quantised(in_float), self._held_out, self._threads)
+        return float(np.einsum("nd,nd->n", vectors, self._expected, dtype=np.float64).mean())
 
     def _quantised(self, in_float: Sequence[str]) -> onnx.ModelProto:
         corrected = correct_biases(self._model, self.parts, self._seen, in_float)

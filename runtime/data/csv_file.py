@@ -27,9 +27,9 @@ _DELIMITERS = (",", ";", "\t")
 # Start of a spreadsheet formula, possibly after white space or in full-width characters.
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
 # An endless line would be read whole, and empty lines are skipped one by one.
-_LONGEST_LINE = 1 << 20
-_MOST_EMPTY = 100_000
-_MOST_ROWS = 10_000_000
+_MAX_LINE_CHARACTERS = 1 << 20
+_MAX_EMPTY = 100_000
+_MAX_ROWS = 10_000_000
 # Characters of an error message: a file that is not a CSV may be one long line.
 _MAX_SHOWN = 200
 
@@ -70,8 +70,8 @@ def read_rows(
         reader = csv.DictReader(_lines(text, path), delimiter=delimiter)
         reader.fieldnames = [_column(name) for name in reader.fieldnames or ()]
         for count, row in enumerate(reader):
-            if count == _MOST_ROWS:
-                raise DataError(f"{display_path(path)} has more than {_MOST_ROWS:,} rows; split it.")
+            if count == _MAX_ROWS:
+                raise DataError(f"{display_path(path)} has more than {_MAX_ROWS:,} rows; split it.")
             if any(row.get(None) or ()):
                 what = "more fields than the first line has; a field with a separator in it needs quotes"
                 raise row_error(path, reader.line_num, what)
@@ -82,10 +82,10 @@ def read_rows(
 
 def _lines(text: io.TextIOWrapper, path: Path) -> Iterator[str]:
     empty = 0
-    while line := text.readline(_LONGEST_LINE):
+    while line := text.readline(_MAX_LINE_CHARACTERS):
         empty += line.isspace()
-        if len(line) == _LONGEST_LINE or empty > _MOST_EMPTY:
-            what = f"more than {_MOST_EMPTY:,} empty lines" if empty > _MOST_EMPTY else "a line without an end"
+        if len(line) == _MAX_LINE_CHARACTERS or empty > _MAX_EMPTY:
+            what = f"more than {_MAX_EMPTY:,} empty lines" if empty > _MAX_EMPTY else "a line without an end"
             raise DataError(f"{display_path(path)} has {what}; expected a CSV of pictures.")
         yield line
 

@@ -27,7 +27,7 @@ DEFAULT_DATA = Path("data/tiny-imagenet-200")
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 60
 # Largest allowed ratio of unpacked to packed size.
-_MOST_GROWTH = 20
+_MAX_GROWTH = 20
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,11 @@ def _unreachable(archive: Archive, error: Exception) -> str:
 
 
 def _verify(archive: Archive, part: Path) -> None:
-    found = file_sha256(part, follow_links=False)
-    if found != archive.sha256:
+    digest = file_sha256(part, follow_links=False)
+    if digest != archive.sha256:
         part.unlink()
         raise DataError(
-            f"{archive.url} gave a file with sha256 {found}; expected {archive.sha256}. It was deleted; try again, or "
+            f"{archive.url} gave a file with sha256 {digest}; expected {archive.sha256}. It was deleted; try again, or "
             "fetch the data set another way and name it."
         )
 
@@ -192,5 +192,5 @@ def _check_members(packed: zipfile.ZipFile, archive: Archive) -> None:
         parts = info.filename.replace("\\", "/").split("/")
         if parts[0] != archive.folder or ".." in parts:
             raise DataError(f"{archive.url} holds {printable(info.filename)!r}, outside {archive.folder!r}; refused.")
-    if sum(info.file_size for info in infos) > _MOST_GROWTH * archive.size:
-        raise DataError(f"{archive.url} unpacks to more than {_MOST_GROWTH} times its size; refused.")
+    if sum(info.file_size for info in infos) > _MAX_GROWTH * archive.size:
+        raise DataError(f"{archive.url} unpacks to more than {_MAX_GROWTH} times its size; refused.")

@@ -33,7 +33,7 @@ __all__ = [
 EXPECTED_COLUMNS = "path,label or path,label,split (path may be called file_name or filename)"
 
 # Bytes: ten million rows, ten times the largest index tried.
-_LARGEST = 1_000_000_000
+_MAX_FILE_BYTES = 1_000_000_000
 
 # The first tier with a column present decides; two columns of one tier are a contradiction.
 _PATH_COLUMNS = (
@@ -128,8 +128,10 @@ def read_label_table(path: Path) -> LabelTable:
         raise DataError(f"{display_path(path)} {what}; expected a CSV of {EXPECTED_COLUMNS}.")
     with open_regular(path, follow_links=True) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > _LARGEST:
-            raise DataError(f"{display_path(path)} has {size:,} bytes; expected a table of at most {_LARGEST:,}.")
+        if size > _MAX_FILE_BYTES:
+            raise DataError(
+                f"{display_path(path)} has {size:,} bytes; expected a table of at most {_MAX_FILE_BYTES:,}."
+            )
         # Files outside a disk, such as in /proc, have no size and may be endless.
         return parse_label_table(file if size else io.BytesIO(), path)
 

@@ -82,8 +82,8 @@ class FolderLabels:
 
     def split(self, path: str) -> Split | None:
         """Return the split of a picture, by its posix path relative to the tree."""
-        top, found, _ = path.partition("/")
-        return split_of(top) if self.splits and found else None
+        top, separator, _ = path.partition("/")
+        return split_of(top) if self.splits and separator else None
 
     def label(self, path: str) -> str | None:
         """Return the label of a picture, by its posix path; None outside class folders."""

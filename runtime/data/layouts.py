@@ -221,10 +221,10 @@ def _other_readings(labels: FolderLabels, pictures: Sequence[str], root: str) ->
     seen = [_labels_of(labels, pictures, root)]
     rules: tuple[LabelRule, ...] = ("top", "leaf", "path")
     for rule in rules:
-        found = _labels_of(replace(labels, rule=rule), pictures, root)
-        if rule != labels.rule and len(found) > 1 and found not in seen:
-            others[rule] = len(found)
-            seen.append(found)
+        label_names = _labels_of(replace(labels, rule=rule), pictures, root)
+        if rule != labels.rule and len(label_names) > 1 and label_names not in seen:
+            others[rule] = len(label_names)
+            seen.append(label_names)
     return others
 
 

@@ -44,7 +44,7 @@ _SETTINGS = {
 EXITED = struct.Struct("!ii")
 STARTED = 1 << 16
 _START_S, _FORK_S = 60.0, 10.0
-_LONGEST_TEXT = 2000
+_MAX_TEXT_CHARACTERS = 2000
 
 
 class Process(Protocol):
@@ -108,7 +108,7 @@ class Interpreter:
         with self.process.stderr as stream:
             lines = stream.read().decode("utf-8", "replace").strip().splitlines()
         status = self.process.wait()
-        return printable(lines[-1][:_LONGEST_TEXT]) if lines else f"exit status {status}"
+        return printable(lines[-1][:_MAX_TEXT_CHARACTERS]) if lines else f"exit status {status}"
 
 
 def _popen(command: list[str], environment: dict[str, str], stdin: int, stdout: int) -> subprocess.Popen[bytes]:

@@ -42,7 +42,7 @@ __all__ = [
 IDLE_BYTES = 80_000_000
 
 _LOW_PRIORITY = 10
-_LONGEST_TEXT = 2000
+_MAX_TEXT_CHARACTERS = 2000
 # Memory requests allowed per picture.
 _MAX_NEEDS = 4
 # A process whose connection is closed ends within this time, or is killed.
@@ -282,7 +282,7 @@ def _refusal_of(values: dict[str, object], name: str) -> Exception:
         return OutOfMemory(name)
     if kind not in get_args(PictureProblem) or not isinstance(message, str) or not isinstance(short, str):
         return FrameError("a refusal without its parts")
-    message, short = printable(message[:_LONGEST_TEXT]), printable(short[:_LONGEST_TEXT])
+    message, short = printable(message[:_MAX_TEXT_CHARACTERS]), printable(short[:_MAX_TEXT_CHARACTERS])
     return PictureError(message, kind=cast(PictureProblem, kind), short=short)
 
 

@@ -20,7 +20,7 @@ from .packages import package_findings, versions
 if TYPE_CHECKING:
     from ..modelfile import OpenModel
 
-__all__ = ["Diagnosis", "DoctorOptions", "examine"]
+__all__ = ["DoctorOptions", "DoctorReport", "examine"]
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class DoctorOptions:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class DoctorReport:
     """The findings, and the versions of all packages (None if not installed)."""
 
     findings: tuple[Finding, ...]
@@ -70,7 +70,7 @@ def examine(
     *,
     start: StartProgress = start_nothing,
     failed: Callable[[Exception], None] = lambda error: None,
-) -> Diagnosis:
+) -> DoctorReport:
     """Run every check, without writing anything.
 
     Args:
@@ -85,7 +85,7 @@ def examine(
     examination.tried("model", examination.model)
     examination.tried("index", examination.index)
     examination.tried("parity", examination.parity)
-    return Diagnosis(tuple(examination.findings), examination.tried("versions", versions) or {})
+    return DoctorReport(tuple(examination.findings), examination.tried("versions", versions) or {})
 
 
 class _Examination:

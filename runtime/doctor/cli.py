@@ -26,17 +26,17 @@ from ..cli import (
 )
 from ..console import DEFAULT_INDEX
 from ..text import display_width, printable
-from .checks import Diagnosis, DoctorOptions, examine
+from .checks import DoctorOptions, DoctorReport, examine
 from .finding import Finding, Status
 
 __all__ = ["SCHEMA", "document", "lines"]
 
 
 SCHEMA = 1
-_WIDEST = max(map(len, get_args(Status)))
+_STATUS_WIDTH = max(map(len, get_args(Status)))
 
 
-def document(diagnosis: Diagnosis) -> dict[str, Any]:
+def document(diagnosis: DoctorReport) -> dict[str, Any]:
     """Return the document of ``--json``."""
     return {
         "schema": SCHEMA,
@@ -54,7 +54,7 @@ def lines(findings: Sequence[Finding]) -> list[str]:
 
 
 def _lines(finding: Finding, width: int) -> list[str]:
-    begin = f"{finding.status:<{_WIDEST}}  "
+    begin = f"{finding.status:<{_STATUS_WIDTH}}  "
     said = [f"{begin}{finding.check:<{width}}  {printable(finding.found)}"]
     if finding.fix is not None:
         word = "hint" if finding.status in ("ok", "skipped") else "fix"

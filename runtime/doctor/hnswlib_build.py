@@ -36,11 +36,11 @@ __all__ = ["graph_library_finding", "vector_instructions"]
 
 _VZEROUPPER = b"\xc5\xf8\x77"
 _MOVE_512 = re.compile(rb"\x62[\x51\x61\x71\x91\xa1\xb1\xd1\xe1\xf1]\x7c\x48[\x10\x11\x28\x29]")
-_FEWEST_VZEROUPPER, _FEWEST_MOVES_512 = 50, 4
+_MIN_VZEROUPPER, _MIN_MOVES_512 = 50, 4
 
 _ELF64_LITTLE_ENDIAN, _X86_64 = b"\x7fELF\x02\x01", 62
 _LOADED, _EXECUTABLE = 1, 1
-_LARGEST = 256 * 2**20
+_MAX_FILE_BYTES = 256 * 2**20
 
 
 def vector_instructions(module: Path) -> frozenset[str] | None:
@@ -55,15 +55,15 @@ def vector_instructions(module: Path) -> frozenset[str] | None:
     """
     try:
         with module.open("rb") as file:
-            code = b"".join(_executed(file.read(_LARGEST)))
+            code = b"".join(_executed(file.read(_MAX_FILE_BYTES)))
     except (OSError, ValueError, struct.error):
         return None
     if not code:
         return None
-    found = {"avx"} if code.count(_VZEROUPPER) >= _FEWEST_VZEROUPPER else set()
-    if len(_MOVE_512.findall(code)) >= _FEWEST_MOVES_512:
-        found.add("avx512f")
-    return frozenset(found)
+    instructions = {"avx"} if code.count(_VZEROUPPER) >= _MIN_VZEROUPPER else set()
+    if len(_MOVE_512.findall(code)) >= _MIN_MOVES_512:
+        instructions.add("avx512f")
+    return frozenset(instructions)
 
 
 def _executed(data: bytes) -> Iterator[bytes]:
@@ -81,7 +81,7 @@ def _executed(data: bytes) -> Iterator[bytes]:
 _CHECK = "hnswlib build"
 _NAMES = {"avx": "AVX", "avx512f": "AVX-512"}
 # The probe searches 300 vectors with as many candidates, so a sound build finds nearly all.
-_LEAST_RECALL = 0.99
+_MIN_RECALL = 0.99
 
 
 def rebuild() -> str:
@@ -98,9 +98,9 @@ def graph_library_finding() -> Finding:
     if outcome.value is None:
         return problem(_CHECK, _failure(outcome), rebuild())
     recall = float(outcome.value["recall"])
-    if not recall >= _LEAST_RECALL:
+    if not recall >= _MIN_RECALL:
         return problem(
-            _CHECK, f"a small graph finds {recall:.3f} of the nearest neighbours; expected {_LEAST_RECALL}", rebuild()
+            _CHECK, f"a small graph finds {recall:.3f} of the nearest neighbours; expected {_MIN_RECALL}", rebuild()
         )
     built_with = vector_instructions(Path(outcome.value["file"]))
     return describe_build(built_with, cpu_features(), f"builds and searches small graphs, recall {recall:.3f}")

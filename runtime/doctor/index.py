@@ -146,19 +146,19 @@ def file_system(path: Path, mounts: str) -> str | None:
         mounts: content of Linux's ``/proc/mounts``.
 
     """
-    found, depth = None, -1
+    file_system_kind, depth = None, -1
     for line in mounts.splitlines():
         with contextlib.suppress(ValueError):
             _, point, kind, *_ = line.split(" ")
             mounted = Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), point))
             # Of several mounts on one point, the last one is visible.
             if len(mounted.parts) >= depth and path.is_relative_to(mounted):
-                found, depth = kind, len(mounted.parts)
-    return found
+                file_system_kind, depth = kind, len(mounted.parts)
+    return file_system_kind
 
 
 # Maximum number of folders in a suggested command.
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 
 
 def is_there(folder: Path) -> bool:
@@ -169,9 +169,9 @@ def is_there(folder: Path) -> bool:
 def missing_finding(folder: Path, *, named: bool) -> Finding:
     """Return that there is no index; a problem if the user named it."""
     made = f"deeprank-index sync PHOTOS --index {shell_word(folder)}"
-    found = "holds no index" if os.path.isdir(folder) else "does not exist"  # noqa: PTH112 - see files.is_index
+    state = "holds no index" if os.path.isdir(folder) else "does not exist"  # noqa: PTH112 - see files.is_index
     if named:
-        return problem("index", f"{display_path(folder)} {found}", made)
+        return problem("index", f"{display_path(folder)} {state}", made)
     return skipped("index", "there is none here", made)
 
 
@@ -205,12 +205,12 @@ def _database(folder: Path) -> Finding:
         uploaded = 0 if uploads is None else store.count_of(uploads)
     if not meta.items:
         return warning("index", f"{display_path(folder)} holds no pictures", synced(folder, roots.values()))
-    found = f"{display_path(folder)}, {_pictures(meta.items)} of {len(roots)} folder{'' if len(roots) == 1 else 's'}"
-    found += f", {uploaded:,} of them uploaded" if uploaded else ""
+    summary = f"{display_path(folder)}, {_pictures(meta.items)} of {len(roots)} folder{'' if len(roots) == 1 else 's'}"
+    summary += f", {uploaded:,} of them uploaded" if uploaded else ""
     gone = [path for path in roots.values() if not os.path.isdir(path)]  # noqa: PTH112 - bytes
     if gone:
-        found += f"; {display_path(gone[0])} is not there, so that its pictures are found but cannot be opened"
-    return ok("index", found)
+        summary += f"; {display_path(gone[0])} is not there, so that its pictures are found but cannot be opened"
+    return ok("index", summary)
 
 
 def index_model_finding(folder: Path, checked: OpenModel | None, device: Device) -> Finding:
@@ -231,10 +231,10 @@ def index_model_finding(folder: Path, checked: OpenModel | None, device: Device)
     with Store.open(folder) as store:
         expected = store.meta().model_sha256
     try:
-        found = file_sha256(folder / MODEL)
+        digest = file_sha256(folder / MODEL)
     except OSError as error:
         return problem("index model", f"{MODEL} cannot be read ({error.strerror})", reembedded(folder))
-    if found != expected:
+    if digest != expected:
         return problem("index model", f"{MODEL} is not the one that the vectors were made with", reembedded(folder))
     if checked is not None and checked.sha256 == expected:
         return ok("index model", "the model above")
@@ -275,11 +275,11 @@ def graph_finding(folder: Path) -> Finding:
             "built it: searches through it can miss pictures; the next sync builds it anew",
             synced(folder, roots.values()),
         )
-    found = f"{file.nodes.count:,} vectors"
-    found += f" of {_pictures(file.nodes.items)}" if file.nodes.items > file.nodes.count else ""
-    found += f"; {file.dead:,} removed ones are left out of every answer" if file.dead else ""
-    found += f"; {_pictures(newer)} newer than it are scanned beside it" if newer else ""
-    return ok("index graph", found)
+    summary = f"{file.nodes.count:,} vectors"
+    summary += f" of {_pictures(file.nodes.items)}" if file.nodes.items > file.nodes.count else ""
+    summary += f"; {file.dead:,} removed ones are left out of every answer" if file.dead else ""
+    summary += f"; {_pictures(newer)} newer than it are scanned beside it" if newer else ""
+    return ok("index graph", summary)
 
 
 def _no_graph(folder: Path, meta: Meta, sync: str) -> Finding:
@@ -298,11 +298,11 @@ def contents_finding(folder: Path) -> Finding:
     if not report.problems:
         return ok("index contents", f"every checksum is right: {_pictures(report.items)}, model and graph")
     more = f", and {len(report.problems) - 1:,} more" if len(report.problems) > 1 else ""
-    found = f"{report.problems[0]}{more}"
+    summary = f"{report.problems[0]}{more}"
     # A graph is a cache: without it every answer is right.
     if all(each.part == "graph" for each in report.problems):
-        return warning("index contents", found, repaired(folder))
-    return problem("index contents", found, repaired(folder))
+        return warning("index contents", summary, repaired(folder))
+    return problem("index contents", summary, repaired(folder))
 
 
 def repaired(folder: Path) -> str:
@@ -319,7 +319,7 @@ def reembedded(folder: Path) -> str:
 def synced(folder: Path, roots: Iterable[bytes]) -> str:
     """Return the command that syncs an index with its folders."""
     named = [shell_word(os.fsdecode(root)) for root in roots]
-    words = " ".join(named[:_MOST_NAMED]) or "PHOTOS"
+    words = " ".join(named[:_MAX_NAMED]) or "PHOTOS"
     return f"deeprank-index sync {words} --index {shell_word(folder)}"
 
 

@@ -202,8 +202,8 @@ def _recall(backend: Any, dim: int) -> float:
     queries = draw.normal(size=(_QUERIES, dim)).astype(np.float32)
     index = backend.create(dim, _VECTORS)
     index.add(np.arange(_VECTORS), vectors)
-    found = index.search(queries, _K, threads=1)
-    if found is None:
+    neighbours = index.search(queries, _K, threads=1)
+    if neighbours is None:
         return 0.0
     exact = ((queries[:, None].astype(np.float64) - vectors[None]) ** 2).sum(axis=2).argsort(axis=1)[:, :_K]
-    return float(neighbour_overlap(found[0], exact))
+    return float(neighbour_overlap(neighbours[0], exact))

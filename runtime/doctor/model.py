@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["describe", "export_again", "model_finding", "report_finding", "report_path"]
 
 _BATCH, _LARGE_SIDE, _LARGE_BATCH = 5, 512, 2
-_LARGEST_REPORT = 4 * 2**20
+_MAX_REPORT = 4 * 2**20
 
 
 def model_finding(check: str, opened: OpenModel, *, where: str, fix: str) -> Finding:
@@ -48,13 +48,13 @@ def model_finding(check: str, opened: OpenModel, *, where: str, fix: str) -> Fin
     failures = difference.failures(TOLERANCES[info.precision])
     if failures:
         return problem(check, f"{where} gives other vectors in a batch than alone: {'; '.join(failures)}", fix)
-    found = (
+    summary = (
         f"{where}, sha256 {opened.sha256[:12]}: unit vectors, which differ by {difference.max_abs_difference:.1e} "
         f"between one picture and {count} at a time"
     )
     if info.precision == "int8" and opened.session.get_providers()[0] == "CPUExecutionProvider" and not has_vnni():
-        return ok(check, f"{found}; int8 without VNNI is right, but slower than fp32")
-    return ok(check, found)
+        return ok(check, f"{summary}; int8 without VNNI is right, but slower than fp32")
+    return ok(check, summary)
 
 
 def describe(opened: OpenModel) -> str:
@@ -98,8 +98,8 @@ def report_finding(opened: OpenModel) -> Finding:
 
 def _read_report(path: Path) -> tuple[str, str]:
     """Return the sha256 in a report, and its result as text."""
-    if path.stat().st_size > _LARGEST_REPORT:
-        raise ValueError(f"it has more than {_LARGEST_REPORT:,} bytes")
+    if path.stat().st_size > _MAX_REPORT:
+        raise ValueError(f"it has more than {_MAX_REPORT:,} bytes")
     report = json.loads(path.read_bytes())
     sha256 = report.get("sha256") if isinstance(report, dict) else None
     if not isinstance(sha256, str):

@@ -114,13 +114,13 @@ def provider_findings(providers: Sequence[str], model: Path) -> list[Finding]:
 
     """
     gpus = nvidia_gpus()
-    found = [_try(provider, model, gpus) for provider in providers]
+    results = [_try(provider, model, gpus) for provider in providers]
     if gpus and CUDA not in providers:
-        found.append(
+        results.append(
             warning(CUDA, f"{_gpus(gpus)} is here, and this ONNX Runtime cannot use it", _with_cuda(reinstall=False))
         )
     # The CPU first: if it fails, nothing else matters.
-    return sorted(found, key=lambda finding: (finding.check != CPU, finding.check != CUDA))
+    return sorted(results, key=lambda finding: (finding.check != CPU, finding.check != CUDA))
 
 
 def device_finding(device: Device, tried: Sequence[Finding]) -> Finding:

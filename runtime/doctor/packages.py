@@ -34,7 +34,7 @@ _BASE = ("numpy", "pillow", "filelock", "typer", "hnswlib")
 _OPTIONAL = ("pi-heif",)
 
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?([^;]*)(?:;(.*))?")
-_AT_LEAST = re.compile(r">=\s*([0-9][0-9A-Za-z.!+_-]*)")
+_LOWER_BOUND = re.compile(r">=\s*([0-9][0-9A-Za-z.!+_-]*)")
 _EXTRA = re.compile(r"extra\s*==\s*[\"']([^\"']+)[\"']")
 _RELEASE = re.compile(r"v?(?:[0-9]+!)?([0-9]+(?:\.[0-9]+)*)")
 
@@ -55,10 +55,10 @@ class Requirement:
 def package_findings() -> list[Finding]:
     """Check every package but ONNX Runtime."""
     bounds = requirements()
-    found = [_python(), _deeprank()]
-    found += [_package(name, bounds.get(name, Requirement(name, None, None))) for name in _BASE]
-    found += [_package(name, bounds[name]) for name in _OPTIONAL if name in bounds and installed_version(name)]
-    return [*found, ok("sqlite", sqlite3.sqlite_version)]
+    findings = [_python(), _deeprank()]
+    findings += [_package(name, bounds.get(name, Requirement(name, None, None))) for name in _BASE]
+    findings += [_package(name, bounds[name]) for name in _OPTIONAL if name in bounds and installed_version(name)]
+    return [*findings, ok("sqlite", sqlite3.sqlite_version)]
 
 
 def requirements() -> Mapping[str, Requirement]:
@@ -82,7 +82,7 @@ def _parse(line: str) -> Requirement | None:
     if matched is None:
         return None
     name, _, version, marker = matched.groups()
-    at_least, extra = _AT_LEAST.search(version), _EXTRA.search(marker or "")
+    at_least, extra = _LOWER_BOUND.search(version), _EXTRA.search(marker or "")
     return Requirement(_normalised(name), at_least and at_least[1], extra and extra[1])
 
 
@@ -100,8 +100,8 @@ def installed_version(name: str) -> str | None:
 
 def is_older(version: str, bound: str) -> bool:
     """Return whether a version is below a bound, by their numbers; False without numbers."""
-    mine, asked = _numbers(version), _numbers(bound)
-    return mine is not None and asked is not None and mine < asked
+    mine, minimum = _numbers(version), _numbers(bound)
+    return mine is not None and minimum is not None and mine < minimum
 
 
 def _numbers(version: str) -> tuple[int, ...] | None:
@@ -215,5 +215,5 @@ def describe_cores(machine: int, usable: int, quota: float | None) -> Finding:
         quota: granted time in cores; None: no limit.
 
     """
-    found = f"{usable} of {machine} are used"
-    return ok("cores", found if quota is None else f"{found}; the container is granted the time of {quota:g}")
+    summary = f"{usable} of {machine} are used"
+    return ok("cores", summary if quota is None else f"{summary}; the container is granted the time of {quota:g}")

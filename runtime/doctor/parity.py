@@ -120,21 +120,21 @@ def parity_finding(
     from ..embedder import Embedder
     from ..evaluate.parity import TOLERANCES
 
-    dataset = sample.found_in(open_dataset(data))
+    dataset = sample.limit_to(open_dataset(data))
     embedder = Embedder(opened)
     queries = _embed("queries", dataset.val, embedder, start)
     gallery = _embed("gallery", dataset.train, embedder, start)
     measure = _through_graph if through_graph else _by_scan
-    difference, found = measure(queries, gallery, sample.of(queries, gallery))
-    found = f"{len(queries) + len(gallery):,} of {len(sample.splits):,} pictures, {found}"
+    difference, summary = measure(queries, gallery, sample.of(queries, gallery))
+    summary = f"{len(queries) + len(gallery):,} of {len(sample.splits):,} pictures, {summary}"
     failures = difference.failures(TOLERANCES[opened.info.precision])
     if failures:
         return problem(
             "parity",
-            f"the model does not rank like its PyTorch reference here: {'; '.join(failures)} ({found})",
+            f"the model does not rank like its PyTorch reference here: {'; '.join(failures)} ({summary})",
             "name the *.reference.npz that was written with this model, try --device cpu, or export the model again",
         )
-    return ok("parity", found)
+    return ok("parity", summary)
 
 
 def _embed(what: str, samples: Sequence[Sample], embedder: Embedder, start: StartProgress) -> EmbeddedSplit:

@@ -247,7 +247,7 @@ def _reference_sample(reference: Path | None, dim: int | None) -> ReferenceSampl
 def _measured(dataset: DataSet, sample: ReferenceSample | None) -> DataSet:
     """Return the pictures to measure on: all, or those of the reference sample."""
     if sample is not None:
-        dataset = sample.found_in(dataset)
+        dataset = sample.limit_to(dataset)
         present, total = len(dataset.val) + len(dataset.train), len(sample.splits)
         note(f"comparing on the {present} of {total} pictures of the reference sample that are here")
     return dataset

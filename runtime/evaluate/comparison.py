@@ -218,7 +218,7 @@ def compare_models(
         contenders: at least one, with distinct names.
         dataset: its val pictures are the queries, its train pictures the gallery.
         k: neighbours of each query.
-        sample: PyTorch's vectors of these pictures (:meth:`ReferenceSample.found_in`), as the first
+        sample: PyTorch's vectors of these pictures (:meth:`ReferenceSample.limit_to`), as the first
             row.
         max_pixels: larger pictures are refused before decoding.
         start: receives the progress of embedding.
@@ -254,7 +254,7 @@ def slower_int8(comparison: Comparison) -> Iterator[tuple[ComparedModel, Compare
             for other, other_info, other_rate in measured
             if other_info.precision == "fp32" and _kind(other_info) == _kind(info)
         ]
-        other_rate, other = max(alike, key=lambda found: found[0], default=(0.0, model))
+        other_rate, other = max(alike, key=lambda pair: pair[0], default=(0.0, model))
         if info.precision == "int8" and rate < other_rate:
             yield model, other, rate / other_rate
 

@@ -43,7 +43,7 @@ def _draw(
 ) -> None:
     label = queries.labels[row]
     rows, distances = nearest(queries.vectors[row : row + 1], gallery.vectors, hits, farthest=farthest)
-    found = [
+    neighbours = [
         SheetPicture(
             source=gallery.samples[hit].open,
             caption=(f"{rank}.  D = {distance:.3f}", dataset.readable(gallery.labels[hit])),
@@ -51,6 +51,8 @@ def _draw(
         )
         for rank, (hit, distance) in enumerate(zip(rows[0], distances[0], strict=True), 1)
     ]
-    asked = SheetPicture(source=queries.samples[row].open, caption=("query", dataset.readable(label)), correct=None)
-    title = f"{len(found)} {'farthest from' if farthest else 'nearest to'} {queries.samples[row].path}"
-    draw_sheet(asked, found, path, title=title)
+    query_picture = SheetPicture(
+        source=queries.samples[row].open, caption=("query", dataset.readable(label)), correct=None
+    )
+    title = f"{len(neighbours)} {'farthest from' if farthest else 'nearest to'} {queries.samples[row].path}"
+    draw_sheet(query_picture, neighbours, path, title=title)

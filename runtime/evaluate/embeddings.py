@@ -173,8 +173,8 @@ def open_split(
     if use == "test":
         unlabelled = dataset.reading.unlabelled.get("test", 0)
         if not chosen:
-            found = f"{unlabelled:,} test pictures without labels" if unlabelled else "no test pictures"
-            raise EvaluationError(f"{display_path(data)} holds {found}; expected a test split, or leave --split out.")
+            state = f"{unlabelled:,} test pictures without labels" if unlabelled else "no test pictures"
+            raise EvaluationError(f"{display_path(data)} holds {state}; expected a test split, or leave --split out.")
         # The held-out pictures belong to the makers' train split.
         return replace(dataset, val=chosen, train=dataset.unsplit or dataset.train)
     if not chosen:

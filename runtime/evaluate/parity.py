@@ -50,15 +50,15 @@ class Tolerance:
         )
 
 
-def _tighter(what: str, documented: float, wanted: float | None) -> float:
-    if wanted is None:
+def _tighter(what: str, documented: float, requested: float | None) -> float:
+    if requested is None:
         return documented
-    if not wanted <= documented:
+    if not requested <= documented:
         raise EvaluationError(
-            f"A {what} of {abs(wanted):g} is looser than the documented {abs(documented):g}; tolerances can be "
+            f"A {what} of {abs(requested):g} is looser than the documented {abs(documented):g}; tolerances can be "
             "tightened only."
         )
-    return wanted
+    return requested
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
@@ -83,16 +83,16 @@ class VectorDifference:
 
     def failures(self, tolerance: Tolerance) -> list[str]:
         """Return a phrase for each figure out of tolerance."""
-        found = []
+        failures = []
         # Written so that NaN fails too.
         if not self.max_abs_difference <= tolerance.max_abs_difference:
-            found.append(
+            failures.append(
                 f"the largest difference of a component is {self.max_abs_difference:.2e}, "
                 f"more than {tolerance.max_abs_difference:.0e}"
             )
         if not self.min_cosine >= tolerance.min_cosine:
-            found.append(f"the smallest cosine is {self.min_cosine:.7f}, less than {tolerance.min_cosine:.7f}")
-        return found
+            failures.append(f"the smallest cosine is {self.min_cosine:.7f}, less than {tolerance.min_cosine:.7f}")
+        return failures
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for JSON."""

@@ -66,7 +66,7 @@ class ReferenceSample:
             replace(gallery, vectors=self.vectors_of(GALLERY, gallery.hashes)),
         )
 
-    def found_in(self, dataset: DataSet) -> DataSet:
+    def limit_to(self, dataset: DataSet) -> DataSet:
         """Return the pictures of ``dataset`` whose content is in this sample, each content once.
 
         Raises:

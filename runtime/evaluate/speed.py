@@ -21,7 +21,7 @@ THROUGHPUT_BATCH = 32
 
 # The first call allocates; TorchScript profiles in it, and compiles in the second.
 _WARM_UP = 2
-_FEWEST_ROUNDS, _MOST_ROUNDS = 3, 100
+_MIN_ROUNDS, _MAX_ROUNDS = 3, 100
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def _median_seconds(
         for _ in range(_WARM_UP):
             turn(name)
     end = time.perf_counter() + seconds * len(runners)
-    for done in range(_MOST_ROUNDS):
-        if done >= _FEWEST_ROUNDS and time.perf_counter() >= end:
+    for done in range(_MAX_ROUNDS):
+        if done >= _MIN_ROUNDS and time.perf_counter() >= end:
             break
         for name in runners:
             turns[name].append(turn(name))

@@ -93,13 +93,13 @@ def _ranking(model: ComparedModel) -> tuple[str, ...]:
 
 
 def _from_first(model: ComparedModel) -> tuple[str, ...]:
-    found = model.from_first
-    if found is None:
+    difference = model.from_first
+    if difference is None:
         return (_NONE,) * 4
     cosines = (_NONE, _NONE)
-    if found.vectors is not None:
-        cosines = (f"{found.vectors.mean_cosine:.6f}", f"{found.vectors.min_cosine:.6f}")
-    return f"{found.precision_at_k:+.4f}", *cosines, f"{found.neighbour_overlap:.4f}"
+    if difference.vectors is not None:
+        cosines = (f"{difference.vectors.mean_cosine:.6f}", f"{difference.vectors.min_cosine:.6f}")
+    return f"{difference.precision_at_k:+.4f}", *cosines, f"{difference.neighbour_overlap:.4f}"
 
 
 def _speed(model: ComparedModel) -> tuple[str, ...]:

@@ -73,8 +73,8 @@ def load_triplets(path: Path, dataset: DataSet | None = None) -> RatedTriplets:
 
     """
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"{display_path(path)} {found}; expected a CSV of {_EXPECTED}.")
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{display_path(path)} {state}; expected a CSV of {_EXPECTED}.")
     pictures = _Pictures(path, dataset)
     classes = None if dataset is None else frozenset(dataset.classes)
     rows: list[list[int]] = []
@@ -85,7 +85,7 @@ def load_triplets(path: Path, dataset: DataSet | None = None) -> RatedTriplets:
             labels.append(_label(path, line, row["label"], classes))
     if not rows:
         raise DataError(f"{display_path(path)} holds no triplets; expected a line of {_EXPECTED} for each.")
-    return RatedTriplets(tuple(pictures.found), np.array(rows, dtype=np.int64), tuple(labels) if labels else None)
+    return RatedTriplets(tuple(pictures.samples), np.array(rows, dtype=np.int64), tuple(labels) if labels else None)
 
 
 def _label(path: Path, line: int, cell: str | None, classes: frozenset[str] | None) -> str:
@@ -99,7 +99,7 @@ class _Pictures:
     """The pictures in the rows so far, each once."""
 
     def __init__(self, path: Path, dataset: DataSet | None) -> None:
-        self.found: list[Sample] = []
+        self.samples: list[Sample] = []
         self._path = path
         self._beside = FolderSource(path.parent, listed=())
         listed = () if dataset is None else (*dataset.train, *dataset.val)
@@ -121,8 +121,8 @@ class _Pictures:
             raise row_error(self._path, line, f"no {column}; expected the path of a picture")
         member = member_path(self._path, line, name)
         if member not in self._places:
-            self._places[member] = len(self.found)
-            self.found.append(self._find(line, column, member))
+            self._places[member] = len(self.samples)
+            self.samples.append(self._find(line, column, member))
         return self._places[member]
 
     def _find(self, line: int, column: str, member: str) -> Sample:
@@ -131,8 +131,8 @@ class _Pictures:
                 return self._listed[name]
             with contextlib.suppress(OSError):
                 return self._beside.sample(name, "")
-        found = f"{column} {member!r}, which does not exist {self._where}"
-        raise row_error(self._path, line, f"{found}; expected a picture that is there")
+        problem = f"{column} {member!r}, which does not exist {self._where}"
+        raise row_error(self._path, line, f"{problem}; expected a picture that is there")
 
 
 Vector = npt.NDArray[np.float32]
@@ -270,9 +270,9 @@ def _top_k(
     candidates = np.empty((len(rows), k))
     counts = []
     for label, queries in _by_label(rows, labels).items():
-        for query, found in _ranked(pictures, _with_label(gallery, label), queries, k):
-            candidates[list(query.triplets)] = found.distances
-            counts.append(found.count)
+        for query, ranked in _ranked(pictures, _with_label(gallery, label), queries, k):
+            candidates[list(query.triplets)] = ranked.distances
+            counts.append(ranked.count)
     score, counted = score_at_top_k(distances[:, 0], distances[:, 1], candidates, k)
     return TopK(k, score, counted, min(counts), max(counts))
 
@@ -313,13 +313,13 @@ def _ranked(
     for query in queries:
         alike[copies[query.content]].append(query)
     for own, group in alike.items():
-        asked = pictures.vectors([query.content for query in group])
-        neighbours, distances = nearest(asked, vectors, k + own)
-        for query, vector, places, values in zip(group, asked, neighbours, distances, strict=True):
-            found = [value for place, value in zip(places, values, strict=True) if hashes[place] != query.content]
+        query_vectors = pictures.vectors([query.content for query in group])
+        neighbours, distances = nearest(query_vectors, vectors, k + own)
+        for query, vector, places, values in zip(group, query_vectors, neighbours, distances, strict=True):
+            kept = [value for place, value in zip(places, values, strict=True) if hashes[place] != query.content]
             added = [content for content in query.rated if content == query.content or content not in copies]
             if added:
-                found.extend(squared_distances(vector, pictures.vectors(added)))
+                kept.extend(squared_distances(vector, pictures.vectors(added)))
             padded = np.full(k, np.inf)
-            padded[: len(found)] = sorted(found)[:k]
+            padded[: len(kept)] = sorted(kept)[:k]
             yield query, _Candidates(padded, len(hashes) - own + len(added))

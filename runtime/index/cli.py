@@ -520,7 +520,7 @@ def dedupe_command(
         raise typer.BadParameter("--print0 goes with --paths-only.")
     if keep not in ("largest", "oldest", "first"):
         raise typer.BadParameter(f"{keep!r} is given; expected largest, oldest or first.", param_hint="--keep")
-    from .search.duplicate_groups import Keep, find_near_duplicates, spared
+    from .search.duplicate_groups import Keep, find_near_duplicates, removable
 
     with progress_in_stages() as start:
         report = find_near_duplicates(
@@ -529,8 +529,8 @@ def dedupe_command(
     if as_json:
         emit_json(presentation.dedupe_document(index, report))
     elif paths_only:
-        files = spared(report)
-        for remark in presentation.spared_remarks(files):
+        files = removable(report)
+        for remark in presentation.removable_notices(files):
             note(remark)
         emit_paths(files.paths, b"\0" if print0 else b"\n")
     else:

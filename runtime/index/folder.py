@@ -53,11 +53,11 @@ __all__ = [
     "clear_leftovers",
     "clear_unused_uploads",
     "find_leftovers",
+    "foreign_files",
     "has_log",
     "install_model",
     "new_folder",
     "placed_folder",
-    "strangers_in",
 ]
 
 
@@ -116,15 +116,15 @@ def check_usable(folder: Path) -> None:
             f"{display_path(folder)} is a folder of another user, in one that all may write to; expected a new name or "
             "a folder of yours for --index."
         )
-    strangers = strangers_in(folder) if folder.is_dir() else ["it"]
+    strangers = foreign_files(folder) if folder.is_dir() else ["it"]
     if not folder.is_dir() or (strangers and not is_index(folder)):
-        found = f"holds other files ({display_path(strangers[0])})" if folder.is_dir() else "is a file"
+        state = f"holds other files ({display_path(strangers[0])})" if folder.is_dir() else "is a file"
         raise IndexStateError(
-            f"{display_path(folder)} {found}; expected an index, an empty folder or a new name for --index."
+            f"{display_path(folder)} {state}; expected an index, an empty folder or a new name for --index."
         )
 
 
-def strangers_in(folder: Path) -> list[str]:
+def foreign_files(folder: Path) -> list[str]:
     """Return the entries of a folder that are no part of an index, relative to it."""
     strangers = sorted(path.name for path in folder.iterdir() if not is_part(path.name) and path.name != UPLOADS)
     uploads = folder / UPLOADS
@@ -213,13 +213,13 @@ def find_leftovers(folder: Path) -> list[Path]:
 
 def clear_leftovers(folder: Path) -> list[str]:
     """Delete the results of :func:`find_leftovers`, return their names; the lock must be held."""
-    found = find_leftovers(folder)
-    for path in found:
+    leftovers = find_leftovers(folder)
+    for path in leftovers:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
-    return [path.name for path in found]
+    return [path.name for path in leftovers]
 
 
 def clear_unused_uploads(store: Store) -> list[str]:
@@ -318,7 +318,7 @@ def check_free(target: Path, *, replace: bool = False, hint: str = "") -> None:
 
 
 def _check_only_ours(folder: Path, fate: str) -> None:
-    strangers = strangers_in(folder)
+    strangers = foreign_files(folder)
     if strangers:
         raise IndexStateError(
             f"{display_path(folder)} holds other files than those of an index ({display_path(strangers[0])}), which "
@@ -337,10 +337,10 @@ def _put(making: Path, target: Path) -> None:
 
 def _open(making: Path, target: Path, permissions: Permissions, mode: int | None) -> None:
     """Set a finished folder's mode: that of the replaced folder, or by the files' permissions."""
-    found = target.stat() if target.is_dir() else None
-    if found is not None:
+    status = target.stat() if target.is_dir() else None
+    if status is not None:
         group = permissions.folder_mode & 0o050 if permissions.mode & stat.S_IRGRP else 0
-        set_permissions(making, Permissions.of(found), stat.S_IMODE(found.st_mode) | group)
+        set_permissions(making, Permissions.of(status), stat.S_IMODE(status.st_mode) | group)
     else:
         set_permissions(making, permissions, permissions.folder_mode if mode is None else mode)
 

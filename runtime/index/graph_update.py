@@ -27,7 +27,7 @@ __all__ = ["is_crowded", "measure", "update_graph"]
 T = TypeVar("T")
 
 # With fewer vectors, a scan is faster than any other part of a query.
-_SMALLEST = 1000
+_MIN_VECTORS = 1000
 # Vectors of the index used as queries, and the neighbours counted for each.
 _QUERIES = 100
 _K = 30
@@ -47,7 +47,7 @@ def measure(file: GraphFile) -> Mapping[str, Any]:
 
     """
     gallery = gallery_of(file)
-    if file.nodes.count < _SMALLEST:
+    if file.nodes.count < _MIN_VECTORS:
         return {}
     places = np.flatnonzero(file.live)
     places = places[np.linspace(0, len(places) - 1, _QUERIES).astype(np.int64)]
@@ -58,10 +58,10 @@ def measure(file: GraphFile) -> Mapping[str, Any]:
     _, load = _timed(gallery.load_graph)
     searched = gallery.by_graph()
     graph = _best(lambda: searched.items(queries[:1], _K))
-    found, graph_all = _timed(lambda: searched.nearest(queries, _K + 1))
+    neighbours, graph_all = _timed(lambda: searched.nearest(queries, _K + 1))
     costs = Costs(scan, scan_all / _QUERIES, graph, graph_all / _QUERIES, load)
     farthest = _without(expected, own)[:, -1:]
-    recall = float((_without(found, own) <= farthest).mean())
+    recall = float((_without(neighbours, own) <= farthest).mean())
     return {
         "measured": {
             "items": gallery.size,
@@ -73,9 +73,9 @@ def measure(file: GraphFile) -> Mapping[str, Any]:
     }
 
 
-def _without(found: Result, own: Ids) -> Distances:
+def _without(result: Result, own: Ids) -> Distances:
     """Return the distances of the first k of k + 1 neighbours that are not the query itself."""
-    ids, distances = found
+    ids, distances = result
     order = np.argsort(ids == own[:, None], axis=1, kind="stable")
     return np.take_along_axis(distances, order, axis=1)[:, :-1]
 
@@ -91,14 +91,14 @@ def _best(work: Callable[[], object]) -> float:
 
 
 # With a larger share of removed vectors a graph is rebuilt: they slow searches down.
-_MOST_REMOVED = 0.2
+_MAX_REMOVED = 0.2
 # This many items, and this share of those in the graph, may wait outside it.
-_MOST_WAITING = 1000
-_MOST_WAITING_SHARE = 0.01
+_MAX_WAITING = 1000
+_MAX_WAITING_SHARE = 0.01
 # A graph that has grown by more is measured again, in the time of a few hundred scans.
-_MOST_GROWTH = 1.1
+_MAX_GROWTH = 1.1
 # An earlier version's graph is rebuilt if more than this share of its nodes repeat a vector.
-_MOST_REPEATED = 0.01
+_MAX_REPEATED = 0.01
 
 
 def update_graph(writer: Writer, progress: StartProgress = start_nothing, *, whole: bool = False) -> str | None:
@@ -146,7 +146,7 @@ def _built_on(writer: Writer, row: GraphRow | None, file: GraphFile | None, prog
 
 def _is_enough(file: GraphFile, items: int, whole: bool) -> bool:
     waiting = items - file.nodes.items
-    return waiting <= (0 if whole else min(_MOST_WAITING, _MOST_WAITING_SHARE * len(file.made_for)))
+    return waiting <= (0 if whole else min(_MAX_WAITING, _MAX_WAITING_SHARE * len(file.made_for)))
 
 
 def _usable(writer: Writer, folder: Path, whole: bool) -> tuple[GraphRow | None, GraphFile | None]:
@@ -159,7 +159,7 @@ def _usable(writer: Writer, folder: Path, whole: bool) -> tuple[GraphRow | None,
     except GraphUnusableError:
         return None, None
     all_there = file.nodes.items + writer.count_after(row.covers) == meta.items
-    alive = file.dead <= (0 if whole else _MOST_REMOVED) * len(file.made_for)
+    alive = file.dead <= (0 if whole else _MAX_REMOVED) * len(file.made_for)
     if not (all_there and alive and file.growable) or is_crowded(file, whole=whole):
         return None, None
     return row, file
@@ -167,7 +167,7 @@ def _usable(writer: Writer, folder: Path, whole: bool) -> tuple[GraphRow | None,
 
 def is_crowded(file: GraphFile, *, whole: bool = False) -> bool:
     """Tell whether many nodes (``whole``: any) repeat vectors, as in earlier versions' graphs."""
-    return file.repeated() > (0 if whole else _MOST_REPEATED) * len(file.made_for)
+    return file.repeated() > (0 if whole else _MAX_REPEATED) * len(file.made_for)
 
 
 def _built(writer: Writer, row: GraphRow | None, file: GraphFile | None, progress: StartProgress) -> GraphRow:
@@ -189,14 +189,14 @@ def _built(writer: Writer, row: GraphRow | None, file: GraphFile | None, progres
 
 def _renew_old(writer: Writer, row: GraphRow, file: GraphFile) -> None:
     """Add this version's records to an earlier version's graph: a measurement, and few copies."""
-    found = {} if "measured" in file.parameters else measure(file)
-    if (renewed := with_parameters(row, **found)) != row:
+    measured = {} if "measured" in file.parameters else measure(file)
+    if (renewed := with_parameters(row, **measured)) != row:
         writer.set_graph(renewed)
 
 
 def _measured_by(file: GraphFile | None, items: int) -> Callable[[GraphFile], Mapping[str, Any]]:
     """Return a function that rates the new graph; after few additions it reuses the old rating."""
     old = file.parameters.get("measured") if file is not None else None
-    if old is not None and items <= _MOST_GROWTH * old["items"]:
+    if old is not None and items <= _MAX_GROWTH * old["items"]:
         return lambda _: {"measured": old}
     return measure

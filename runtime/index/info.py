@@ -95,8 +95,8 @@ def index_info(index: str | Path) -> IndexInfo:
         items=meta.items,
         roots={os.fsdecode(path): counted.in_root[root] for root, path in roots.items()},
         uploads=None if uploads is None else os.fsdecode(roots[uploads]),
-        filters={os.fsdecode(roots[root]): found for root, found in filters.items() if root in roots},
-        labelling={os.fsdecode(roots[root]): found for root, found in labelling.items() if root in roots},
+        filters={os.fsdecode(roots[root]): value for root, value in filters.items() if root in roots},
+        labelling={os.fsdecode(roots[root]): value for root, value in labelling.items() if root in roots},
         splits=tuple(
             os.fsdecode(path)
             for root, path in roots.items()

@@ -92,8 +92,8 @@ def _runs(names: Sequence[str]) -> list[list[str]]:
 
 def _run(names: Sequence[str], end: str, below: bool) -> str:
     """Return the expression of adjacent names: here, or in any folder below."""
-    found = "/".join(map(_name, names)) + end
-    return f"(?>{_FOLDERS}{found})" if below else found
+    pattern = "/".join(map(_name, names)) + end
+    return f"(?>{_FOLDERS}{pattern})" if below else pattern
 
 
 def _name(name: str) -> str:
@@ -159,8 +159,8 @@ def _class(content: str) -> str:
 
 # Compiling a pattern takes up to 25 microseconds a character: 3 seconds at most, 6 for all of an
 # index. Folders with equal patterns count once.
-_MOST_CHARACTERS = 1 << 17
-_MOST_OF_INDEX = 1 << 18
+_MAX_CHARACTERS = 1 << 17
+_MAX_OF_INDEX = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,9 @@ class RootFilters:
             QueryError: one is empty or can match no path, or they are too long.
 
         """
-        if self.length > _MOST_CHARACTERS:
+        if self.length > _MAX_CHARACTERS:
             raise QueryError(
-                f"The patterns have {self.length:,} characters; expected at most {_MOST_CHARACTERS:,} for a folder."
+                f"The patterns have {self.length:,} characters; expected at most {_MAX_CHARACTERS:,} for a folder."
             )
         assert self._globs
 
@@ -257,7 +257,7 @@ def filters_row(root: int, filters: RootFilters) -> tuple[int, str, str, int]:
 def read_filters(rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, RootFilters | None]]:
     """Yield each row's root and filters; None if damaged, or if all together are too long."""
     known: set[RootFilters] = set()
-    left = _MOST_OF_INDEX
+    left = _MAX_OF_INDEX
     for row in rows:
         filters = _filters_of(row)
         if filters is not None and filters not in known:

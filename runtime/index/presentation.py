@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from .maintenance.verify import VerifyReport
     from .npz.export import ExportReport
     from .npz.importer import ImportReport
-    from .search.duplicate_groups import DedupeReport, Spared
+    from .search.duplicate_groups import DedupeReport, Removable
     from .search.items import Hit
 
 __all__ = [
-    "MOST_LINES",
+    "MAX_LINES",
     "SCHEMA",
     "compact_document",
     "compact_lines",
@@ -38,16 +38,16 @@ __all__ = [
     "info_document",
     "info_lines",
     "pictures",
+    "removable_notices",
     "removal_lines",
     "removal_question",
-    "spared_remarks",
     "verify_document",
     "verify_lines",
 ]
 
 SCHEMA = 1
 # Limit for skipped files and removed pictures listed by name.
-MOST_LINES = 20
+MAX_LINES = 20
 
 
 def pictures(count: int) -> str:
@@ -98,10 +98,10 @@ def info_lines(info: IndexInfo) -> list[str]:
         f"pictures   {info.items:,}",
     ]
     lines += [
-        f"{'uploads' if path == info.uploads else 'folder':10} {display_path(path)}: {count:,}{_asked(info, path)}"
+        f"{'uploads' if path == info.uploads else 'folder':10} {display_path(path)}: {count:,}{_options(info, path)}"
         for path, count in info.roots.items()
     ]
-    shown = list(info.labels.items())[:MOST_LINES]
+    shown = list(info.labels.items())[:MAX_LINES]
     more = f" and {len(info.labels) - len(shown):,} others" if len(info.labels) > len(shown) else ""
     lines.append(f"labels     {', '.join(f'{printable(label)} ({count:,})' for label, count in shown) or 'none'}{more}")
     lines += [
@@ -137,9 +137,9 @@ def verify_lines(index: Path, report: VerifyReport) -> list[str]:
     if not report.problems:
         return [f"{display_path(index)} is sound: {pictures(report.items)}"]
     lines = [f"damaged: {printable(str(problem))}" for problem in report.problems]
-    lines += [f"lost until the next sync: {display_path(path)}" for path in report.lost[:MOST_LINES]]
-    if len(report.lost) > MOST_LINES:
-        lines.append(f"lost until the next sync: {len(report.lost) - MOST_LINES:,} others (--json lists them all)")
+    lines += [f"lost until the next sync: {display_path(path)}" for path in report.lost[:MAX_LINES]]
+    if len(report.lost) > MAX_LINES:
+        lines.append(f"lost until the next sync: {len(report.lost) - MAX_LINES:,} others (--json lists them all)")
     lines += [f"repaired: {printable(done)}" for done in report.repaired]
     return lines + [f"still damaged: {printable(str(problem))}" for problem in report.remaining if report.repaired]
 
@@ -255,7 +255,7 @@ def _near_duplicate_bytes(report: DedupeReport) -> int:
     return sum(file.size for group in report.groups for file in group.others)
 
 
-def spared_remarks(files: Spared) -> list[str]:
+def removable_notices(files: Removable) -> list[str]:
     """Return remarks on near-duplicates that are withheld, as their better picture is missing."""
     remarks = []
     if files.changed:
@@ -272,9 +272,9 @@ def spared_remarks(files: Spared) -> list[str]:
 
 def removal_lines(removal: Removal) -> list[str]:
     """Return the pictures to be removed as lines."""
-    lines = [display_path(path) for path in removal.paths[:MOST_LINES]]
-    if len(removal.paths) > MOST_LINES:
-        lines.append(f"... and {len(removal.paths) - MOST_LINES:,} others")
+    lines = [display_path(path) for path in removal.paths[:MAX_LINES]]
+    if len(removal.paths) > MAX_LINES:
+        lines.append(f"... and {len(removal.paths) - MAX_LINES:,} others")
     return lines
 
 
@@ -284,7 +284,7 @@ def removal_question(index: Path, removal: Removal) -> str:
     return f"Take {pictures(len(removal.ids))} out of {display_path(index)}{uploads}?"
 
 
-def _asked(info: IndexInfo, root: str) -> str:
+def _options(info: IndexInfo, root: str) -> str:
     """Return the remembered options of a folder."""
     options = [str(info.filters[root])] if root in info.filters else []
     if root in info.labelling:

@@ -13,7 +13,7 @@ from ..data.labels import LABEL_RULES, SPLITS, FolderLabels, LabelRule, is_split
 from ..shell import shell_word
 from ..text import display_path, printable
 from .database.records import checksum
-from .walk import Found
+from .walk import FileEntry
 
 __all__ = [
     "LabelSource",
@@ -141,7 +141,7 @@ def read_labelling(row: Sequence[Any]) -> RootLabels | None:
     return RootLabels.of(rule, bool(splits), os.fsdecode(table))
 
 
-def describe_labels(folder: Path, labels: LabelSource, folders: Iterable[bytes], files: Iterable[Found]) -> str:
+def describe_labels(folder: Path, labels: LabelSource, folders: Iterable[bytes], files: Iterable[FileEntry]) -> str:
     """Describe a folder's labels: source, number, and the result of another reading.
 
     Args:
@@ -157,17 +157,17 @@ def describe_labels(folder: Path, labels: LabelSource, folders: Iterable[bytes],
     if labels.is_lost:
         return f"{name}: labels stay as they are; the table {display_path(labels.labelling.table)} is gone"
     if rule == "table":
-        found = {labels.label(file.path) for file in files}
-        return f"{name}: {_counted(found)} from the table {display_path(labels.labelling.table)}{_some(found)}"
+        values = {labels.label(file.path) for file in files}
+        return f"{name}: {_counted(values)} from the table {display_path(labels.labelling.table)}{_some(values)}"
     names = set(map(os.fsdecode, folders))
     tops = sorted({folder.split("/")[0] for folder in names if folder}, key=_split_first)
-    found = _labels(FolderLabels(rule, splits), names)
+    values = _labels(FolderLabels(rule, splits), names)
     below = _below_splits(tops) if splits else _FOLDERS[rule]
     table = _metadata(folder, tops)
-    if found <= {None}:
+    if values <= {None}:
         nowhere = "below its splits" if splits else "of it"
         return f"{name}: no labels, for its pictures lie in no folder {nowhere}{table}"
-    return f"{name}: {_counted(found)} from {below}{_some(found)}{_others(folder, rule, splits, names, tops)}{table}"
+    return f"{name}: {_counted(values)} from {below}{_some(values)}{_others(folder, rule, splits, names, tops)}{table}"
 
 
 def _below_splits(tops: Sequence[str]) -> str:
@@ -188,7 +188,7 @@ _FOLDERS: Mapping[Rule, str] = {
     "leaf": "the innermost folders",
     "path": "the paths of its folders",
 }
-_MOST_TOPS = 3
+_MAX_TOPS = 3
 _METADATA = "metadata.csv"
 
 
@@ -208,7 +208,7 @@ def _counted(labels: set[str | None]) -> str:
 
 def _some(labels: set[str | None]) -> str:
     named = sorted(label for label in labels if label is not None)
-    shown = [printable(label) for label in (named if len(named) < _MOST_TOPS else (named[0], "…", named[-1]))]
+    shown = [printable(label) for label in (named if len(named) < _MAX_TOPS else (named[0], "…", named[-1]))]
     return f" ({' '.join(shown) if '…' in shown else ', '.join(shown)})" if shown else ""
 
 
@@ -229,8 +229,8 @@ def _others(root: Path, rule: LabelRule, splits: bool, folders: set[str], tops: 
             "by itself, or take --labels leaf"
         )
     elif rule == "top" and not splits and _hold_splits(folders):
-        inner = " and ".join(shell_word(root / top) for top in tops[:_MOST_TOPS])
-        each = inner if len(tops) <= _MOST_TOPS else f"each of its {len(tops):,} folders"
+        inner = " and ".join(shell_word(root / top) for top in tops[:_MAX_TOPS])
+        each = inner if len(tops) <= _MAX_TOPS else f"each of its {len(tops):,} folders"
         one = len(tops) == 1
         said += (
             f". {printable(tops[0]) if one else 'These folders'} hold{'s' if one else ''} splits; sync {each}, or take "

@@ -9,7 +9,7 @@ from typing import Any
 from .. import formats
 from ..errors import PictureError
 from .database.records import checksum
-from .walk import Found
+from .walk import FileEntry
 
 __all__ = [
     "NO_PICTURE",
@@ -30,7 +30,7 @@ NO_PICTURE = "no picture"
 _LASTING = frozenset({"not a picture", "damaged", "too large", "unsupported"})
 _TYPES = (int, bytes, int, int, str, str, str, str, int)
 # A reason may quote the file.
-_MOST_SHORT, _MOST_REASON = 200, 1_000
+_MAX_SHORT, _MAX_REASON = 200, 1_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Unread:
     """A row of ``unread``: a file at the time it was read, and its fault.
 
     Attributes:
-        found: path, size and mtime.
+        file: path, size and mtime.
         kind: of the fault, or :data:`NO_PICTURE`.
         short: the fault without the file's name.
         reason: the sentence with it.
@@ -76,36 +76,36 @@ class Unread:
 
     """
 
-    found: Found
+    file: FileEntry
     kind: str
     short: str = ""
     reason: str = ""
     decoders: str = ""
 
-    def holds(self, found: Found, reading: Reading) -> bool:
+    def holds(self, file: FileEntry, reading: Reading) -> bool:
         """Tell whether reading it now would give the same fault."""
-        return self.found == found and self.decoders == reading.of(self.kind)
+        return self.file == file and self.decoders == reading.of(self.kind)
 
 
-def unread_of(found: Found, error: PictureError | None, reading: Reading) -> Unread | None:
+def unread_of(file: FileEntry, error: PictureError | None, reading: Reading) -> Unread | None:
     """Return the record to keep of a file; None if another try may succeed.
 
     Args:
-        found: the file at the time it was read.
+        file: the file at the time it was read.
         error: its fault; None: it does not start like a picture.
         reading: the decoders and the pixel limit.
 
     """
     if error is None:
-        return Unread(found, NO_PICTURE, decoders=reading.of(NO_PICTURE))
+        return Unread(file, NO_PICTURE, decoders=reading.of(NO_PICTURE))
     if error.kind not in _LASTING:
         return None
-    return Unread(found, error.kind, error.short[:_MOST_SHORT], str(error)[:_MOST_REASON], reading.of(error.kind))
+    return Unread(file, error.kind, error.short[:_MAX_SHORT], str(error)[:_MAX_REASON], reading.of(error.kind))
 
 
 def unread_row(root: int, unread: Unread) -> tuple[int | bytes | str, ...]:
     """Return the row of ``unread``."""
-    fields = (root, *unread.found, unread.kind, unread.short, unread.reason, unread.decoders)
+    fields = (root, *unread.file, unread.kind, unread.short, unread.reason, unread.decoders)
     return (*fields, checksum(*fields))
 
 
@@ -113,4 +113,4 @@ def read_unread(row: Sequence[Any]) -> Unread | None:
     """Return the content of a row; None if damaged."""
     if tuple(map(type, row)) != _TYPES or checksum(*row[:-1]) != row[-1]:
         return None
-    return Unread(Found(*row[1:4]), *row[4:8])
+    return Unread(FileEntry(*row[1:4]), *row[4:8])

@@ -17,7 +17,7 @@ from ..formats import EXTENSIONS
 from .layout import UPLOADS, is_index
 from .patterns import RootFilters
 
-__all__ = ["Found", "Walk", "settled_mtime", "walk"]
+__all__ = ["FileEntry", "Walk", "stable_mtime", "walk"]
 
 _EVERYTHING = RootFilters()
 
@@ -25,7 +25,7 @@ _UPLOADS = os.fsencode(UPLOADS)
 _EXTENSIONS = frozenset(extension.encode("ascii") for extension in EXTENSIONS)
 
 
-class Found(NamedTuple):
+class FileEntry(NamedTuple):
     """A picture file: relative path, size in bytes, mtime; a tuple for speed."""
 
     path: bytes
@@ -50,8 +50,8 @@ class Walk:
 
     """
 
-    files: list[Found] = field(default_factory=list)
-    doubtful: list[Found] = field(default_factory=list)
+    files: list[FileEntry] = field(default_factory=list)
+    doubtful: list[FileEntry] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
     left_out: int = 0
     left_out_folders: int = 0
@@ -138,7 +138,7 @@ def _look_at(entry: os.DirEntry[bytes], path: bytes, filters: RootFilters, resul
     if not stat.S_ISREG(status.st_mode):
         result.problems.append((path, "it is not a regular file"))
         return
-    result.files.append(Found(path, status.st_size, status.st_mtime_ns))
+    result.files.append(FileEntry(path, status.st_size, status.st_mtime_ns))
 
 
 def _look_at_doubtful(entry: os.DirEntry[bytes], path: bytes, extension: bytes, result: Walk) -> None:
@@ -146,7 +146,7 @@ def _look_at_doubtful(entry: os.DirEntry[bytes], path: bytes, extension: bytes, 
     with contextlib.suppress(OSError):
         status = entry.stat()
         if stat.S_ISREG(status.st_mode):
-            result.doubtful.append(Found(path, status.st_size, status.st_mtime_ns))
+            result.doubtful.append(FileEntry(path, status.st_size, status.st_mtime_ns))
             return
     result.unknown[os.fsdecode(extension)] += 1
 
@@ -158,7 +158,7 @@ _FINE_TICK_NS = 10_000_000
 _SECOND_NS = 1_000_000_000
 
 
-def settled_mtime(mtime_ns: int, now_ns: int) -> int:
+def stable_mtime(mtime_ns: int, now_ns: int) -> int:
     """Return the mtime to record for a file that is read now.
 
     It differs from the file's if the file could change again without a new mtime: the next sync

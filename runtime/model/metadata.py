@@ -135,10 +135,10 @@ def _one_of(values: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> An
 
 
 def _strings(what: str, values: Iterable[Any]) -> tuple[str, ...]:
-    found = tuple(values)
-    if not all(isinstance(value, str) for value in found):
+    strings = tuple(values)
+    if not all(isinstance(value, str) for value in strings):
         raise ModelFileError(f"metadata with {what} that are not all text")
-    return found
+    return strings
 
 
 def _versions(values: dict[str, Any]) -> dict[str, str]:

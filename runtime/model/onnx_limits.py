@@ -16,24 +16,24 @@ from ..errors import ModelFileError
 __all__ = ["check_records"]
 
 # Of ModelProto: version, producer, graph, opsets and metadata are a record each, a dozen in all.
-_MOST_RECORDS = 1_000
+_MAX_RECORDS = 1_000
 # Of GraphProto: nodes, weights, and types of the values between nodes.
-_MOST_IN_GRAPH = 100_000
+_MAX_IN_GRAPH = 100_000
 # Ten thousand nodes open within half a minute. Exported nodes have a few hundred bytes; a larger
 # node could hold as many again in a nested graph.
-_MOST_NODES = 10_000
-_LARGEST_NODE = 16 * 1024
+_MAX_NODES = 10_000
+_MAX_NODE = 16 * 1024
 _ALL_NODES = 2 * 2**20
 # Nesting depth of graphs in nodes.
-_MOST_NESTED = 8
+_MAX_NESTED = 8
 # Bytes besides weights and nodes: types, names, metadata. Two bytes of a type take fifty in memory.
-_MOST_TYPES = 2 * 2**20
-_MOST_TEXT = 64 * 2**20
+_MAX_TYPES = 2 * 2**20
+_MAX_TEXT = 64 * 2**20
 # All records visited: as many objects, of up to some hundred bytes.
 _ALL_RECORDS = 1_000_000
 # Weights not written as raw bytes: a one-byte number in the file takes eight bytes in memory.
-_MOST_PACKED = 16 * 2**20
-_MOST_DIMENSIONS = 64
+_MAX_PACKED = 16 * 2**20
+_MAX_DIMENSIONS = 64
 
 # Bits of a number by TensorProto.DataType. Strings are left out: their memory cannot be predicted.
 _BITS = {
@@ -109,7 +109,7 @@ class _Walk:
 
     def model(self) -> None:
         text = 0
-        for field, wire, start, end in self._fields(0, len(self.data), _MOST_RECORDS):
+        for field, wire, start, end in self._fields(0, len(self.data), _MAX_RECORDS):
             if field == _FUNCTIONS:
                 raise ModelFileError("it defines functions")
             if field == _GRAPH and wire == 2:  # a graph may come in several records
@@ -118,13 +118,13 @@ class _Walk:
                 raise _unknown()
             elif wire == 2:
                 text += end - start
-        if text > _MOST_TEXT:
-            raise ModelFileError(f"it has more than {_MOST_TEXT:,} bytes of metadata")
+        if text > _MAX_TEXT:
+            raise ModelFileError(f"it has more than {_MAX_TEXT:,} bytes of metadata")
 
     def _graph(self, start: int, end: int, depth: int) -> None:
-        if depth > _MOST_NESTED:
-            raise ModelFileError(f"it has graphs in graphs, more than {_MOST_NESTED} deep")
-        for field, wire, first, last in self._fields(start, end, _MOST_IN_GRAPH):
+        if depth > _MAX_NESTED:
+            raise ModelFileError(f"it has graphs in graphs, more than {_MAX_NESTED} deep")
+        for field, wire, first, last in self._fields(start, end, _MAX_IN_GRAPH):
             if wire != 2:
                 raise _unknown()
             if field == _NODE:
@@ -137,20 +137,20 @@ class _Walk:
                 raise _sparse()
             else:
                 raise _unknown()
-        if self.types > _MOST_TYPES:
-            raise ModelFileError(f"it has more than {_MOST_TYPES:,} bytes of names and types")
+        if self.types > _MAX_TYPES:
+            raise ModelFileError(f"it has more than {_MAX_TYPES:,} bytes of names and types")
 
     def _node(self, start: int, end: int, depth: int) -> None:
         self.nodes += 1
         if depth == 0:
             self.bytes_of_nodes += end - start
-        if end - start > _LARGEST_NODE:
-            raise ModelFileError(f"it has a node of more than {_LARGEST_NODE:,} bytes")
-        if self.nodes > _MOST_NODES or self.bytes_of_nodes > _ALL_NODES:
-            raise ModelFileError(f"it has more than {_MOST_NODES:,} nodes, or {_ALL_NODES:,} bytes of them")
+        if end - start > _MAX_NODE:
+            raise ModelFileError(f"it has a node of more than {_MAX_NODE:,} bytes")
+        if self.nodes > _MAX_NODES or self.bytes_of_nodes > _ALL_NODES:
+            raise ModelFileError(f"it has more than {_MAX_NODES:,} nodes, or {_ALL_NODES:,} bytes of them")
         operator = b""
         attributes = []
-        for field, wire, first, last in self._fields(start, end, _LARGEST_NODE):
+        for field, wire, first, last in self._fields(start, end, _MAX_NODE):
             if wire != 2:
                 raise _unknown()
             if field == _ATTRIBUTE:
@@ -166,7 +166,7 @@ class _Walk:
 
     def _attribute(self, operator: bytes, start: int, end: int, depth: int) -> None:
         tensors = 0
-        for field, wire, first, last in self._fields(start, end, _LARGEST_NODE):
+        for field, wire, first, last in self._fields(start, end, _MAX_NODE):
             if field == _NUMBER and wire == 0 and first == _TEXT and operator == b"Cast":
                 raise _texts()
             if field in (_STRING, _STRINGS) and operator == b"Constant":
@@ -189,7 +189,7 @@ class _Walk:
         """Check a tensor: its numbers are present, complete, and in this file."""
         kind, values, packed = 0, -1, 0
         sizes: list[int] = []
-        for field, wire, first, last in self._fields(start, end, _LARGEST_NODE):
+        for field, wire, first, last in self._fields(start, end, _MAX_NODE):
             if field == _SIZES and wire != 5:
                 sizes += [first] if wire == 0 else _numbers(self.data, first, last)
             elif field == _KIND and wire == 0:
@@ -213,10 +213,10 @@ class _Walk:
         if bits is None:
             raise ModelFileError(f"it has weights of a type that networks do not have ({kind})")
         self.packed += packed
-        if self.packed > _MOST_PACKED:
-            raise ModelFileError(f"it has more than {_MOST_PACKED:,} bytes of weights that are not plain bytes")
+        if self.packed > _MAX_PACKED:
+            raise ModelFileError(f"it has more than {_MAX_PACKED:,} bytes of weights that are not plain bytes")
         # Negative sizes appear as 64-bit numbers here.
-        count = math.prod(sizes) if len(sizes) <= _MOST_DIMENSIONS else -1
+        count = math.prod(sizes) if len(sizes) <= _MAX_DIMENSIONS else -1
         fits = (count * bits + 7) // 8 == values if values >= 0 else count * min(bits, 8) <= 8 * packed
         if not fits or (values >= 0 and packed):
             raise ModelFileError("it has weights whose sizes are not those of their bytes")
@@ -275,7 +275,7 @@ def _too_short() -> ModelFileError:
 def _numbers(data: bytes, start: int, end: int) -> list[int]:
     """Return the packed numbers in a range of bytes."""
     numbers: list[int] = []
-    while start < end and len(numbers) <= _MOST_DIMENSIONS:
+    while start < end and len(numbers) <= _MAX_DIMENSIONS:
         value, start = _number(data, start, end)
         numbers.append(value)
     return numbers

@@ -57,8 +57,8 @@ def pretrained_model(precision: Literal["auto", "fp32", "int8"] = "auto") -> Pat
 
     """
     int8 = precision == "int8" or (precision == "auto" and fast_int8())
-    found = _shipped(_INT8) if int8 else None
-    return found if found is not None or precision == "int8" else _shipped(_FP32)
+    shipped = _shipped(_INT8) if int8 else None
+    return shipped if shipped is not None or precision == "int8" else _shipped(_FP32)
 
 
 def pretrained_reference() -> Path | None:
@@ -129,15 +129,15 @@ def describe_model(model: Path, info: ModelInfo) -> str:
 def _shipped(name: str) -> Path | None:
     """Return one of the files in ``models/pretrained``; importing that package imports no torch."""
     try:
-        found = importlib.resources.files(_PACKAGE).joinpath(PRETRAINED, name)
+        resource = importlib.resources.files(_PACKAGE).joinpath(PRETRAINED, name)
     except ModuleNotFoundError:  # only the runtime is installed
         return None
-    if not found.is_file():
+    if not resource.is_file():
         return None
-    if isinstance(found, Path):
-        return found
+    if isinstance(resource, Path):
+        return resource
     try:
-        return _unpacked(found, name)
+        return _unpacked(resource, name)
     except OSError as error:
         raise ModelFileError(
             f"The {name} that ships with deeprank cannot be unpacked from the zip that deeprank runs from "
@@ -145,7 +145,7 @@ def _shipped(name: str) -> Path | None:
         ) from None
 
 
-def _unpacked(found: Traversable, name: str) -> Path:
+def _unpacked(resource: Traversable, name: str) -> Path:
     """Write a file of a zip into a temporary folder, deleted when the process ends.
 
     ``importlib.resources.as_file`` does not notice a full disk, and leaves a truncated file.
@@ -153,7 +153,7 @@ def _unpacked(found: Traversable, name: str) -> Path:
     folder = tempfile.TemporaryDirectory(prefix="deeprank-")
     atexit.register(folder.cleanup)
     path = Path(folder.name, name)
-    path.write_bytes(found.read_bytes())
+    path.write_bytes(resource.read_bytes())
     return path
 
 
@@ -170,7 +170,7 @@ def find_matching_model(sha256: str) -> Path | None:
 
 def _shipped_models() -> list[Path]:
     try:
-        found = [pretrained_model("fp32"), pretrained_model("int8")]
+        models = [pretrained_model("fp32"), pretrained_model("int8")]
     except ModelFileError:  # no space to unpack them from a zip
         return []
-    return [path for path in found if path is not None]
+    return [path for path in models if path is not None]

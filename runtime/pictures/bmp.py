@@ -23,7 +23,7 @@ _FILE_HEADER = 14
 _RLE8, _RLE4 = 1, 2
 _BITFIELDS, _JPEG, _PNG, _ALPHA_BITFIELDS = 3, 4, 5, 6
 # Bytes of run lengths, which are held in memory.
-_MOST_RUNS = 64_000_000
+_MAX_RUNS = 64_000_000
 _PAIRS = [bytes((byte >> 4, byte & 15)) for byte in range(256)]
 _Masks = tuple[int, int, int, int]
 
@@ -100,8 +100,8 @@ class RunLengthBitmap(BmpImagePlugin.DibImageFile):
             _, four_bits, upwards = cast("tuple[str, bool, int]", options)
             self.tile = []
             self.fp.seek(offset)
-            runs = self.fp.read(_MOST_RUNS + 1)
-            if len(runs) > _MOST_RUNS:
+            runs = self.fp.read(_MAX_RUNS + 1)
+            if len(runs) > _MAX_RUNS:
                 runs = runs[: 4 * self.width * self.height]
             pixels = _pixels_of_runs(runs, self.width, self.height, four_bits, offset)
             self.fp = None

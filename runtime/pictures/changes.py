@@ -17,7 +17,7 @@ from .png import Inflated, decoded_bytes
 
 __all__ = ["changed_since_1", "decoding_changed"]
 
-_MOST_CHUNKS = 100_000
+_MAX_CHUNKS = 100_000
 _BLOCK = 1 << 16
 # Bytes searched of XMP, and at both ends of a file without a table of contents.
 _SEARCHED = 1 << 20
@@ -59,7 +59,7 @@ def _png(file: IO[bytes]) -> bool:
     depth = kind = 0
     xmp = exif = b""
     rows = Inflated(0)
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         length, name = struct.unpack(">I4s", file.read(8))
         start = file.tell()
         if name == b"IHDR":
@@ -115,7 +115,7 @@ def _jpeg(file: IO[bytes]) -> bool:
     """Turned by XMP."""
     file.seek(2)
     xmp = exif = b""
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         marker, length = struct.unpack(">HH", file.read(4))
         if length < 2:
             return True
@@ -134,7 +134,7 @@ def _webp(file: IO[bytes]) -> bool:
     """Turned by XMP."""
     file.seek(12)
     xmp = exif = b""
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         head = file.read(8)
         if len(head) < 8:
             return _turned_by_xmp(xmp, exif)
@@ -153,7 +153,7 @@ def _gif(file: IO[bytes]) -> bool:
     screen = file.read(13)
     width, height, flags = struct.unpack_from("<HHB", screen, 6)
     file.seek(3 << (flags & 7) + 1 if flags & 0x80 else 0, os.SEEK_CUR)
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         mark = file.read(1)
         if mark == b",":
             return struct.unpack("<HHHH", file.read(8)) != (0, 0, width, height)
@@ -175,10 +175,10 @@ def _bitmap(file: IO[bytes], start: int = 14) -> bool:
 
 def _avif(file: IO[bytes]) -> bool:
     """Turned by XMP."""
-    found = _XMP_ORIENTATION.search(file.read(_SEARCHED))
+    match = _XMP_ORIENTATION.search(file.read(_SEARCHED))
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _SEARCHED))
-    return bool(found or _XMP_ORIENTATION.search(file.read(_SEARCHED)))
+    return bool(match or _XMP_ORIENTATION.search(file.read(_SEARCHED)))
 
 
 _CHANGED: dict[str, Callable[[IO[bytes]], bool]] = {

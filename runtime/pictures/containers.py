@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 __all__ = ["boxes", "coded_pixels"]
 
 # Phones write some hundreds; libheif accepts at most a thousand.
-_MOST_ITEMS = 2_000
-_MOST_DEPTH = 8
+_MAX_ITEMS = 2_000
+_MAX_DEPTH = 8
 # Frames of one picture: layers, not a film. For all pictures together: parts of the stream.
-_MOST_FRAMES = 8
-_MOST_UNITS = 200_000
+_MAX_FRAMES = 8
+_MAX_UNITS = 200_000
 _CONTAINERS = frozenset({b"meta", b"moov", b"trak", b"mdia", b"minf", b"stbl", b"iprp", b"iref"})
 _AV1, _HEVC = b"av01", b"hvc1"
 _DERIVED = (b"grid", b"iovl", b"iden", b"tmap")
@@ -79,8 +79,8 @@ class _Container:
         return max([self._tracks, *(self._pixels(number, 0) for number in self.items)])
 
     def _item(self, number: int) -> _Item:
-        if len(self.items) > _MOST_ITEMS:
-            raise ValueError(f"more than {_MOST_ITEMS:,} items")
+        if len(self.items) > _MAX_ITEMS:
+            raise ValueError(f"more than {_MAX_ITEMS:,} items")
         return self.items.setdefault(number, _Item())
 
     def _meta(self, start: int, stop: int) -> None:
@@ -120,7 +120,7 @@ class _Container:
             for _ in range(numbers.take(16)):
                 numbers.take(index if version else 0)
                 item.extents.append((first + numbers.take(offset), numbers.take(length)))
-            if len(item.extents) > _MOST_UNITS:
+            if len(item.extents) > _MAX_UNITS:
                 raise ValueError("an item in too many parts")
 
     def _references(self, start: int, stop: int) -> None:
@@ -150,7 +150,7 @@ class _Container:
     def _track_boxes(self, start: int, stop: int, depth: int = 0) -> None:
         """Read the codec headers of a sequence's tracks, and an easily located first frame."""
         for kind, begin, end in boxes(self.content, start, stop):
-            if kind in _CONTAINERS and depth < _MOST_DEPTH:
+            if kind in _CONTAINERS and depth < _MAX_DEPTH:
                 self._track_boxes(begin, end, depth + 1)
             elif kind == b"stsd":
                 for entry, first, last in boxes(self.content, begin + 8, end):
@@ -161,7 +161,7 @@ class _Container:
 
     def _pixels(self, number: int, depth: int) -> int:
         """Return the pixels decoded for an item: of each part, as often as the item names it."""
-        if depth > _MOST_DEPTH:
+        if depth > _MAX_DEPTH:
             raise ValueError("pictures made of pictures without end")
         if number not in self._known:
             item = self.items.get(number, _Item())
@@ -194,7 +194,7 @@ class _Container:
                 self.units += 1
                 frames += is_frame
                 sizes.append(size)
-                if self.units > _MOST_UNITS or frames > _MOST_FRAMES:
+                if self.units > _MAX_UNITS or frames > _MAX_FRAMES:
                     raise ValueError("more frames than a picture has")
         return max(sizes)
 

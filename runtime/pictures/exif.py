@@ -12,8 +12,8 @@ __all__ = ["ORIENTATION", "directory", "orientation_in", "orientation_of", "vali
 ORIENTATION = 0x0112
 # struct letters of integer types and of untyped bytes. Other types are skipped.
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 16: "Q"}
-_MOST_TAGS = 4096
-_MOST_VALUES = 16
+_MAX_TAGS = 4096
+_MAX_VALUES = 16
 
 
 def directory(file: IO[bytes]) -> dict[int, tuple[int, ...]]:
@@ -46,13 +46,13 @@ def _entries(file: IO[bytes], order: str, start: bytes, word: str, layout: str) 
     head = file.read(counter.size)
     if len(head) < counter.size:
         raise ValueError("no directory")
-    entries = file.read(entry.size * min(counter.unpack(head)[0], _MOST_TAGS))
+    entries = file.read(entry.size * min(counter.unpack(head)[0], _MAX_TAGS))
     tags: dict[int, tuple[int, ...]] = {}
     for tag, kind, count, value in entry.iter_unpack(entries[: len(entries) // entry.size * entry.size]):
         letter = _TYPES.get(kind)
         if letter is None or not count:
             continue
-        numbers = struct.Struct(f"{order}{min(count, _MOST_VALUES)}{letter}")
+        numbers = struct.Struct(f"{order}{min(count, _MAX_VALUES)}{letter}")
         if count * struct.calcsize(letter) > len(value):
             file.seek(min(struct.unpack(order + word, value)[0], size))
             value = file.read(numbers.size)

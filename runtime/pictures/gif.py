@@ -11,7 +11,7 @@ from .splice import Spliced
 
 __all__ = ["GifFile", "open_gif"]
 
-_MOST_BLOCKS = 1_000_000
+_MAX_BLOCKS = 1_000_000
 
 
 class GifFile(GifImagePlugin.GifImageFile):
@@ -49,7 +49,7 @@ def open_gif(file: IO[bytes]) -> GifFile:
 def _until_frame(file: IO[bytes]) -> tuple[bytes, int]:
     """Return the extension with the first frame's transparent colour, and the frame's start."""
     control = b""
-    for _ in range(_MOST_BLOCKS):
+    for _ in range(_MAX_BLOCKS):
         mark = file.read(1)
         if mark == b",":
             return control, file.tell() - 1

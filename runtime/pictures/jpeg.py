@@ -28,11 +28,11 @@ _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _ARITHMETIC = (0xC9, 0xCA)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _KINDS = {0xC3: "lossless coding", 0xC5: "hierarchical coding", 0xC7: "lossless coding", 0xCB: "lossless coding"}
-_MOST_SEGMENTS = 10_000
+_MAX_SEGMENTS = 10_000
 # Header bytes kept, which are held twice; tables take some kilobytes.
-_MOST_KEPT = 1 << 24
+_MAX_KEPT = 1 << 24
 # Writers make 1 to 20; libtiff and browsers have the same limit.
-_MOST_SCANS = 100
+_MAX_SCANS = 100
 _COEFFICIENT_BYTES = 2
 _BLOCK = 1 << 20
 # An empty scan takes this many times longer in arithmetic than in Huffman coding.
@@ -125,13 +125,13 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         if not _all_scans(self._content, self._frame):
             return False
         noise = np.random.default_rng(0).integers(0, 255, 1 << 16, dtype=np.uint8).tobytes()
-        found = set()
+        components = set()
         for first in _ENDS:
             content = self._ending((first + noise if first else b"") + _EOI)
             with JpegImagePlugin.JpegImageFile(cast("IO[bytes]", content)) as image:
                 image.load()
-                found.add(hashlib.sha256(image.tobytes()).digest())
-            if len(found) > 1:
+                components.add(hashlib.sha256(image.tobytes()).digest())
+            if len(components) > 1:
                 return False
         return True
 
@@ -173,7 +173,7 @@ def _header(file: IO[bytes]) -> _Header:
     """Read until the first scan begins."""
     file.seek(2)
     kept, size, exif, frame = [b"\xff\xd8"], 0, None, None
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(_MAX_SEGMENTS):
         start = file.tell()
         marker = _marker(file)
         length = struct.unpack(">H", file.read(2))[0] if marker is not None else 0
@@ -187,13 +187,13 @@ def _header(file: IO[bytes]) -> _Header:
         if _needed(marker, data):
             kept.append(struct.pack(">BBH", 0xFF, marker, length) + data)
             size += len(data)
-            if size > _MOST_KEPT:
-                raise ValueError(f"more than {_MOST_KEPT:,} bytes of tables before the pixels")
+            if size > _MAX_KEPT:
+                raise ValueError(f"more than {_MAX_KEPT:,} bytes of tables before the pixels")
         if marker == _SCAN:
             if frame and data and data[0] < len(frame.components):
                 frame = replace(frame, several_scans=True)
             return _Header(b"".join(kept), file.tell(), exif, frame, True)
-    raise ValueError(f"more than {_MOST_SEGMENTS:,} segments before the pixels")
+    raise ValueError(f"more than {_MAX_SEGMENTS:,} segments before the pixels")
 
 
 def _marker(file: IO[bytes]) -> int | None:
@@ -232,12 +232,12 @@ def _scans(content: Spliced, start: int) -> int:
         PictureError: there are too many.
 
     """
-    scans = 1 + _occurrences(content, start, bytes([0xFF, _SCAN]), _MOST_SCANS)
-    if scans > _MOST_SCANS:  # maybe not in this picture, but in others after it
+    scans = 1 + _occurrences(content, start, bytes([0xFF, _SCAN]), _MAX_SCANS)
+    if scans > _MAX_SCANS:  # maybe not in this picture, but in others after it
         end, scans = _first_picture(content, start)
         content.end_at(end)
-    if scans > _MOST_SCANS:
-        raise unsupported("JPEG", f"more than {_MOST_SCANS} scans")
+    if scans > _MAX_SCANS:
+        raise unsupported("JPEG", f"more than {_MAX_SCANS} scans")
     return scans
 
 
@@ -254,7 +254,7 @@ def _occurrences(content: Spliced, start: int, mark: bytes, most: int) -> int:
 def _first_picture(content: Spliced, start: int) -> tuple[int, int]:
     """Return the end of the picture whose first scan begins at ``start``, and its scan count."""
     at, scans = start, 1
-    while scans <= _MOST_SCANS and (at := _next_marker(content, at)) >= 0:
+    while scans <= _MAX_SCANS and (at := _next_marker(content, at)) >= 0:
         content.seek(at + 1)
         marker, length = struct.unpack(">BH", content.read(3).ljust(3, b"\0"))
         if marker == _EOI[1]:
@@ -268,9 +268,9 @@ def _next_marker(content: Spliced, at: int) -> int:
     """Return the position of the next marker from ``at`` on; -1 if there is none."""
     content.seek(at)
     while block := content.read(_BLOCK):
-        found = _MARKER.search(block)
-        if found:
-            return at + found.start()
+        match = _MARKER.search(block)
+        if match:
+            return at + match.start()
         if len(block) < _BLOCK:
             break
         at += len(block) - 1
@@ -286,7 +286,7 @@ def _all_scans(content: Spliced, frame: Frame | None) -> bool:
     content.seek(0)
     data = content.read()
     at = data.find(b"\xff\xda")
-    if data.count(b"\xff\xda") > _MOST_SCANS:
+    if data.count(b"\xff\xda") > _MAX_SCANS:
         return False
     while at >= 0:
         count = data[at + 4] if len(data) > at + 4 else 0

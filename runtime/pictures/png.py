@@ -26,10 +26,10 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _COLOUR, _PALETTE = 0, 2, 3
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Data chunks, besides one for each of this many bytes (writers use 8 KB and more); others.
-_MOST_CHUNKS, _MOST_OTHERS = 100_000, 50_000
-_LEAST_CHUNK = 1024
+_MAX_CHUNKS, _MAX_OTHERS = 100_000, 50_000
+_MIN_CHUNK = 1024
 # Bytes of a chunk that is kept: PLTE holds 768 bytes; EXIF is small, but may hold thumbnails.
-_MOST_KEPT = 1 << 20
+_MAX_KEPT = 1 << 20
 _RAW_EXIF = b"Raw profile type exif"
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"tEXt", b"zTXt"})
 
@@ -140,7 +140,7 @@ def open_png(file: IO[bytes]) -> PngFile:
 
 def _needed(file: IO[bytes]) -> Iterator[_Chunk]:
     """Yield the needed chunks; stop at the end of the file, or where chunks make no sense."""
-    most = _MOST_CHUNKS + file.seek(0, os.SEEK_END) // _LEAST_CHUNK
+    most = _MAX_CHUNKS + file.seek(0, os.SEEK_END) // _MIN_CHUNK
     at, counts = len(_SIGNATURE), [0, 0]
     while True:
         file.seek(at)
@@ -151,8 +151,8 @@ def _needed(file: IO[bytes]) -> Iterator[_Chunk]:
         if not name.isalpha() or name == b"IEND":
             return
         counts[name != b"IDAT"] += 1
-        if counts[0] > most or counts[1] > _MOST_OTHERS:
-            raise ValueError(f"more than {most:,} chunks of pixels, or {_MOST_OTHERS:,} of other kinds")
+        if counts[0] > most or counts[1] > _MAX_OTHERS:
+            raise ValueError(f"more than {most:,} chunks of pixels, or {_MAX_OTHERS:,} of other kinds")
         if name in _NEEDED:
             yield _Chunk(name, at + 8, length)
         elif name == b"CgBI":
@@ -196,14 +196,14 @@ def _exif(file: IO[bytes], chunks: list[_Chunk]) -> bytes | None:
     if block is not None:
         return block
     for chunk in chunks:
-        if chunk.name in (b"tEXt", b"zTXt") and chunk.length <= _MOST_KEPT:
+        if chunk.name in (b"tEXt", b"zTXt") and chunk.length <= _MAX_KEPT:
             file.seek(chunk.start)
             if file.read(len(_RAW_EXIF) + 1) != _RAW_EXIF + b"\0":
                 continue
             text = file.read(chunk.length - len(_RAW_EXIF) - 1)
             try:
                 if chunk.name == b"zTXt":
-                    text = zlib.decompressobj().decompress(text[1:], _MOST_KEPT)
+                    text = zlib.decompressobj().decompress(text[1:], _MAX_KEPT)
                 return bytes.fromhex("".join(text.decode("ascii").split("\n")[3:]))
             except (ValueError, zlib.error):
                 return None
@@ -215,7 +215,7 @@ def _content(file: IO[bytes], chunks: list[_Chunk], name: bytes) -> bytes | None
     for chunk in chunks:
         if chunk.name == b"IDAT" and name != b"eXIf":
             return None
-        if chunk.name == name and chunk.length <= _MOST_KEPT:
+        if chunk.name == name and chunk.length <= _MAX_KEPT:
             data = _read(file, chunk)
             if file.read(4) == struct.pack(">I", zlib.crc32(name + data)):
                 return data
@@ -224,7 +224,7 @@ def _content(file: IO[bytes], chunks: list[_Chunk], name: bytes) -> bytes | None
 
 def _read(file: IO[bytes], chunk: _Chunk) -> bytes:
     file.seek(chunk.start)
-    return file.read(min(chunk.length, _MOST_KEPT))
+    return file.read(min(chunk.length, _MAX_KEPT))
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

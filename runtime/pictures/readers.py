@@ -13,11 +13,11 @@ from ..errors import PictureError
 from ..formats import HEAD_BYTES, format_of
 from .faults import damaged, fault_of_machine, is_memory_free, unsupported
 
-__all__ = ["MOST_BYTES_HELD", "bytes_held", "open_image"]
+__all__ = ["MAX_BYTES_HELD", "bytes_held", "open_image"]
 
 # Formats whose decoders take the whole file, and the limit for one file and for all together.
 _WHOLE = ("WEBP", "AVIF", "HEIF")
-MOST_BYTES_HELD = 256_000_000
+MAX_BYTES_HELD = 256_000_000
 
 # More than any reader takes before decoding, besides the file.
 _OPENING_BYTES = 32_000_000
@@ -45,7 +45,7 @@ def bytes_held(file: IO[bytes]) -> int:
     if format_of(file.read(HEAD_BYTES)) not in _WHOLE:
         return 0
     size = file.seek(0, os.SEEK_END)
-    return size if size <= MOST_BYTES_HELD else 0
+    return size if size <= MAX_BYTES_HELD else 0
 
 
 def open_image(file: IO[bytes]) -> Image.Image:
@@ -63,11 +63,11 @@ def open_image(file: IO[bytes]) -> Image.Image:
     if image_format is None:
         _refuse_other(head)
         raise UnidentifiedImageError("no format that is read")
-    if image_format in _WHOLE and file.seek(0, os.SEEK_END) > MOST_BYTES_HELD:
+    if image_format in _WHOLE and file.seek(0, os.SEEK_END) > MAX_BYTES_HELD:
         raise PictureError(
-            f"is a {image_format} file of more than {MOST_BYTES_HELD:,} bytes, which would be held in memory.",
+            f"is a {image_format} file of more than {MAX_BYTES_HELD:,} bytes, which would be held in memory.",
             kind="too large",
-            short=f"{image_format} file of more than {MOST_BYTES_HELD:,} bytes",
+            short=f"{image_format} file of more than {MAX_BYTES_HELD:,} bytes",
         )
     file.seek(0)
     try:

@@ -78,8 +78,8 @@ _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _EXTRA, _FORMAT = 258, 259, 262, 284
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _PLACES, _LENGTHS = (273, 324), (279, 325)
 # Strips or tiles. Equal tiles may share bytes; together they cover the file this often at most.
-_MOST_PARTS = 100_000
-_MOST_TIMES_READ = 4
+_MAX_PARTS = 100_000
+_MAX_TIMES_READ = 4
 _LITTLE = 256_000_000
 _BLOCK = 1 << 20
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
@@ -202,11 +202,11 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         assert self.fp is not None
         for places, lengths in zip(_PLACES, _LENGTHS, strict=True):
             count = len(_numbers(self.tag_v2.get(places, 0)))
-            if count > _MOST_PARTS:
-                raise unsupported("TIFF", f"more than {_MOST_PARTS:,} strips or tiles")
+            if count > _MAX_PARTS:
+                raise unsupported("TIFF", f"more than {_MAX_PARTS:,} strips or tiles")
             size = self.fp.seek(0, os.SEEK_END)
             named = sum(min(length, size) for length in _numbers(self.tag_v2.get(lengths, 0)))
-            if named > _MOST_TIMES_READ * size + _LITTLE:
+            if named > _MAX_TIMES_READ * size + _LITTLE:
                 raise ValueError("its strips or tiles lie over each other")
 
     def _kind(self) -> str:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["CopyReport", "check_folder", "copy_hits"]
 
 # What a name may have on the file systems that people use.
-_LONGEST_NAME = 255
+_MAX_NAME_BYTES = 255
 # An extension of more bytes is none.
-_LONGEST_EXTENSION = 16
+_MAX_EXTENSION_BYTES = 16
 _AT_A_TIME = 1 << 20
 # Categories that a shell or a terminal may stumble over; names that are not UTF-8 (Cs) keep their bytes.
 _REPLACED = frozenset({"Cc", "Cf", "Zl", "Zp"})
@@ -45,7 +45,7 @@ def check_folder(folder: Path) -> None:
 
     """
     try:
-        found = next(iter(sorted(os.listdir(folder))), None)  # noqa: PTH208 - names alone
+        entry = next(iter(sorted(os.listdir(folder))), None)  # noqa: PTH208 - names alone
     except FileNotFoundError:
         if folder.is_symlink():
             raise QueryError(
@@ -56,9 +56,9 @@ def check_folder(folder: Path) -> None:
         raise QueryError(f"{display_path(folder)} is a file; expected a new or empty folder to copy to.") from None
     except OSError as error:
         raise QueryError(f"{display_path(folder)} cannot be looked at ({error.strerror}).") from None
-    if found is not None:
+    if entry is not None:
         raise QueryError(
-            f"{display_path(folder)} holds {display_path(found)} already; expected a new or empty folder to copy to, "
+            f"{display_path(folder)} holds {display_path(entry)} already; expected a new or empty folder to copy to, "
             "so that nothing is overwritten."
         )
 
@@ -120,9 +120,9 @@ def file_name(prefix: str, name: str) -> str:
     """
     safe = "".join("_" if c in "/\\" or unicodedata.category(c) in _REPLACED else c for c in name)
     stem, extension = os.path.splitext(safe)  # noqa: PTH122 - text
-    if len(os.fsencode(extension)) > _LONGEST_EXTENSION:
+    if len(os.fsencode(extension)) > _MAX_EXTENSION_BYTES:
         stem, extension = safe, ""
-    room = _LONGEST_NAME - len(os.fsencode(prefix + extension))
+    room = _MAX_NAME_BYTES - len(os.fsencode(prefix + extension))
     while len(os.fsencode(stem)) > room:
         stem = stem[:-1]
     return prefix + stem + extension

@@ -17,7 +17,7 @@ from xml.etree.ElementTree import Element, tostring
 from PIL import Image
 
 from .. import __version__
-from ..contact_sheet import MOST_HITS
+from ..contact_sheet import MAX_HITS
 from ..devices import usable_cores
 from ..errors import PictureError
 from ..files import SourceError, open_indexed
@@ -27,10 +27,10 @@ from ..text import printable
 from .arguments import STDIN, QueryArguments
 from .run import Query, QueryResult
 
-__all__ = ["LONGEST_SIDE", "Child", "Thumbnail", "element", "load_thumbnails", "page", "policy", "render"]
+__all__ = ["MAX_SIDE", "Child", "Thumbnail", "element", "load_thumbnails", "page", "policy", "render"]
 
 
-LONGEST_SIDE = 320
+MAX_SIDE = 320
 
 _QUALITY = 85
 
@@ -74,7 +74,7 @@ def load_thumbnails(
 def _thumbnail(path: str, indexed: Content | None, max_pixels: int, content: bytes | None) -> Thumbnail:
     try:
         with open_indexed(path, indexed) if content is None else io.BytesIO(content) as file:
-            small = Image.fromarray(load_thumbnail(file, LONGEST_SIDE, max_pixels=max_pixels))
+            small = Image.fromarray(load_thumbnail(file, MAX_SIDE, max_pixels=max_pixels))
     except PictureError as error:
         return Thumbnail(problem=error.short)  # the page names the file beside that
     except (SourceError, OSError) as error:
@@ -130,7 +130,7 @@ def _add_text(made: Element, text: str) -> None:
 
 
 # Query pictures that are shown where several are one query.
-_MOST_TOGETHER = 9
+_MAX_TOGETHER = 9
 # Up to this many pixels a side, the pixels themselves are what there is to see.
 _FEW_PIXELS = 32
 
@@ -150,7 +150,7 @@ def render(results: Sequence[QueryResult], arguments: QueryArguments, remarks: S
     """Return the page as UTF-8.
 
     Every picture is shown whole and upright; in place of one that cannot be read stands the reason. Beyond
-    ``MOST_HITS`` hits in all, the rest is left out, which the page says.
+    ``MAX_HITS`` hits in all, the rest is left out, which the page says.
 
     Args:
         results: of the command, those with an error as well.
@@ -177,7 +177,7 @@ def render(results: Sequence[QueryResult], arguments: QueryArguments, remarks: S
 def _bounded(results: Sequence[QueryResult]) -> list[_Shown]:
     """Return the first results, with no more hits in all than are shown; one without hits counts as one."""
     shown: list[_Shown] = []
-    left = MOST_HITS
+    left = MAX_HITS
     for number, result in enumerate(results, 1):
         if left <= 0:
             break
@@ -190,7 +190,7 @@ def _pictures(shown: Sequence[_Shown]) -> dict[str, Content | None]:
     """Return the files of all pictures, each with what it must hold: any content, of a file that was named as query."""
     answered = [each for each in shown if each.result.error is None]
     pictures = {hit.path: hit.content for each in answered for hit in each.hits}
-    return pictures | {query.path: query.indexed for each in answered for query in each.result.queries[:_MOST_TOGETHER]}
+    return pictures | {query.path: query.indexed for each in answered for query in each.result.queries[:_MAX_TOGETHER]}
 
 
 def _head(title: str, style: str) -> Element:
@@ -275,7 +275,7 @@ def _section(shown: _Shown, arguments: QueryArguments, pictures: _Thumbnails, *,
 
 
 def _query(result: QueryResult, pictures: _Thumbnails) -> Element:
-    drawn = result.queries[:_MOST_TOGETHER]
+    drawn = result.queries[:_MAX_TOGETHER]
     left_out = len(result.queries) - len(drawn)
     return element(
         "div",

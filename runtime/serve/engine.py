@@ -38,7 +38,7 @@ _ATTEMPTS = 5
 # How often an index that could not be opened is tried again.
 _PAUSE_S = 1.0
 # Characters of the name of an upload that are repeated in a sentence about it.
-_LONGEST_NAME = 100
+_MAX_NAME_CHARACTERS = 100
 # Why decoding may be stopped that nobody need look into.
 _NO_NEWS = ("evicted", "closed")
 # How often an index that is damaged is opened again, which takes as long as at the start.
@@ -68,7 +68,7 @@ class _Named(io.BytesIO):
 
     def __init__(self, upload: Sent) -> None:
         super().__init__(upload.content)
-        self.name = f"The upload {upload.name[:_LONGEST_NAME]}"
+        self.name = f"The upload {upload.name[:_MAX_NAME_CHARACTERS]}"
 
 
 class Engine:
@@ -328,7 +328,7 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
 
 
-_MOST_TOGETHER = 64
+_MAX_TOGETHER = 64
 # A sync that ends soon is waited for; one that goes on for hours is not.
 _WRITE_PATIENCE_S = 5.0
 _WRITE_PAUSE_S = 0.05
@@ -339,8 +339,8 @@ class Writing:
 
     def __init__(self, index: Path) -> None:
         self._index = index
-        self._adding: Batcher[tuple[Upload, str], Added] = Batcher(self._add, most=_MOST_TOGETHER, name="add")
-        self._removing: Batcher[tuple[int, bytes], Removed] = Batcher(self._remove, most=_MOST_TOGETHER, name="remove")
+        self._adding: Batcher[tuple[Upload, str], Added] = Batcher(self._add, most=_MAX_TOGETHER, name="add")
+        self._removing: Batcher[tuple[int, bytes], Removed] = Batcher(self._remove, most=_MAX_TOGETHER, name="remove")
 
     async def add(self, upload: Upload, model_sha256: str) -> Added:
         """Add a picture with its vector, which the model of this sha256 made.

@@ -38,7 +38,7 @@ from .upload_form import Form, Sent, number, read_form, vector_of
 
 __all__ = ["Readiness", "api", "health"]
 
-_SHORTEST_MODEL = 12
+_MIN_MODEL_CHARACTERS = 12
 ItemNumber = Annotated[int, Path(alias="id", ge=1, le=2**63 - 1, description="Of a picture of the index.")]
 
 
@@ -113,8 +113,8 @@ def _query(
 
 async def _search_vector(engine: Engine, sent: Form, options: SearchRequest) -> SearchResult:
     model = sent.texts.get("model")
-    if model is not None and (len(model) < _SHORTEST_MODEL or set(model) - set("0123456789abcdef")):
-        raise RefusedError(422, f"The model is to be at least {_SHORTEST_MODEL} hex digits of its sha256.")
+    if model is not None and (len(model) < _MIN_MODEL_CHARACTERS or set(model) - set("0123456789abcdef")):
+        raise RefusedError(422, f"The model is to be at least {_MIN_MODEL_CHARACTERS} hex digits of its sha256.")
     return await engine.search_vector(lambda dim: vector_of(sent.texts["vector"], dim), model, options)
 
 
@@ -176,8 +176,8 @@ def _add_session(router: APIRouter, settings: ServeSettings, tokens: Tokens) -> 
     @router.get("/session", tags=["server"], response_model=SessionDocument)
     async def session(request: Request) -> Response:
         """Tell whether a token is needed, and whether the request bears one or its cookie."""
-        bears = tokens.bears(request.headers.get("authorization", "").encode("latin-1"))
-        known = bears or tokens.is_cookie(request.cookies.get(name, ""))
+        has_token = tokens.matches(request.headers.get("authorization", "").encode("latin-1"))
+        known = has_token or tokens.is_cookie(request.cookies.get(name, ""))
         return answer(SessionDocument(token_required=tokens.required, authenticated=known or not tokens.required))
 
     @router.post(

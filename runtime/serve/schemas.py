@@ -17,7 +17,7 @@ from ..index.search.items import IndexedImage
 from ..index.search.request import SearchRequest
 from ..index.uploads import Added
 from .errors import plain
-from .settings import MOST_HITS, ServeSettings
+from .settings import MAX_HITS, ServeSettings
 
 if TYPE_CHECKING:
     from .engine import Embedding, Overview
@@ -82,7 +82,7 @@ class SearchParameters(_Options):  # type: ignore[misc] # its fields are those o
 
     model_config = ConfigDict(extra="forbid")
 
-    k: int = _field("k", le=MOST_HITS)
+    k: int = _field("k", le=MAX_HITS)
     label: list[Annotated[str, Field(max_length=4096)]] | None = _field("label", max_length=1000)
     exact: bool = Field(False, description="Scan all vectors rather than search the graph.")
     id: int | None = Field(
@@ -261,9 +261,7 @@ class InfoDocument(BaseModel):
             ),
             graph=None if summary.graph is None else GraphDocument.of(summary.graph),
             writes=settings.allow_writes,
-            limits=LimitsDocument(
-                max_upload_bytes=settings.max_upload, max_pixels=settings.max_pixels, max_k=MOST_HITS
-            ),
+            limits=LimitsDocument(max_upload_bytes=settings.max_upload, max_pixels=settings.max_pixels, max_k=MAX_HITS),
         )
 
 

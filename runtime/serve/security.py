@@ -12,7 +12,7 @@ from .errors import problem
 from .settings import ServeSettings
 from .tokens import Tokens
 
-__all__ = ["HEADERS", "OPEN", "Guard", "Secured", "bears_token", "cookie_name", "is_open"]
+__all__ = ["HEADERS", "OPEN", "Guard", "Secured", "cookie_name", "has_token", "is_open"]
 
 # What needs no token: what holds no picture, and what gives a browser its cookie.
 OPEN = frozenset({"/", "/healthz", "/readyz", "/v1/session", "/docs", "/openapi.json", "/favicon.ico"})
@@ -28,7 +28,7 @@ _CSP = (
 # Of any server on this machine: a time and its signature.
 _COOKIE = re.compile(rb"[a-z0-9_]+=[0-9]{1,20}\.[0-9a-f]{64}")
 # In the scope of a request that bears the token, or that needs none.
-_BEARS_TOKEN = "deeprank.bears_token"
+_HAS_TOKEN = "deeprank.bears_token"
 HEADERS = (
     (b"content-security-policy", _CSP),
     (b"x-content-type-options", b"nosniff"),
@@ -87,14 +87,14 @@ class Guard:
         if is_open(path):
             return None
         if not self._tokens.required:
-            scope[_BEARS_TOKEN] = True
+            scope[_HAS_TOKEN] = True
             return None
         # A cookie is sent by the browser, whoever made it ask; so it does not write.
         reads = scope["method"] in _READING or path in _ASKING
-        if self._tokens.bears(headers.get(b"authorization", b"")) or (
+        if self._tokens.matches(headers.get(b"authorization", b"")) or (
             reads and self._tokens.is_cookie(cookie.rpartition(b"=")[2].decode("ascii"))
         ):
-            scope[_BEARS_TOKEN] = True
+            scope[_HAS_TOKEN] = True
             return None
         return problem(
             401,
@@ -127,9 +127,9 @@ def is_open(path: str) -> bool:
     return path in OPEN or path.startswith(_OPEN_FOLDERS)
 
 
-def bears_token(scope: Mapping[str, Any]) -> bool:
+def has_token(scope: Mapping[str, Any]) -> bool:
     """Tell whether a request was let through as one that bears the token, or where none is needed."""
-    return _BEARS_TOKEN in scope
+    return _HAS_TOKEN in scope
 
 
 def cookie_name(settings: ServeSettings) -> str:

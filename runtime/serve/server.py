@@ -25,7 +25,7 @@ from .app import make_app
 from .engine import Engine
 from .metrics import Metrics
 from .routes import Readiness
-from .security import HEADERS, bears_token
+from .security import HEADERS, has_token
 from .settings import ServeSettings
 
 __all__ = [
@@ -92,7 +92,7 @@ class Connections:
     def admit(self, connection: PatientProtocol) -> bool:
         """Take one more, or tell that there is no room for it."""
         if len(self._open) >= self.most:
-            idle = next((each for each in self._open if not each.bears_token()), None)
+            idle = next((each for each in self._open if not each.has_token()), None)
             if idle is None:
                 return False
             self.remove(idle)
@@ -149,9 +149,9 @@ class PatientProtocol(HttpToolsProtocol):
             transport.write(_FULL)
             transport.close()
 
-    def bears_token(self) -> bool:
+    def has_token(self) -> bool:
         """Tell whether a request is being answered that bears the token, or needs none."""
-        return any(bears_token(cycle.scope) for cycle in self._unanswered if not cycle.response_complete)
+        return any(has_token(cycle.scope) for cycle in self._unanswered if not cycle.response_complete)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, a piece at a time."""

@@ -14,7 +14,7 @@ from ..errors import ServerError
 from ..images import DEFAULT_MAX_PIXELS
 from ..text import display_path, printable
 
-__all__ = ["DEFAULT_MAX_UPLOAD", "DEFAULT_PORT", "DEFAULT_WAITING", "MOST_HITS", "ServeSettings"]
+__all__ = ["DEFAULT_MAX_UPLOAD", "DEFAULT_PORT", "DEFAULT_WAITING", "MAX_HITS", "ServeSettings"]
 
 DEFAULT_PORT = 8000
 DEFAULT_MAX_UPLOAD = 20_000_000
@@ -23,7 +23,7 @@ DEFAULT_WAITING = 1024
 # Bytes that decoding one upload may take, up to the default limit of pixels; beyond, as much more as they are.
 _DECODING_BYTES = 512_000_000
 # Hits that one request gets at most.
-MOST_HITS = 1000
+MAX_HITS = 1000
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 # Names under which a server is reached from its own machine.
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")

@@ -25,10 +25,10 @@ __all__ = ["SIZES", "Thumbnail", "Thumbnails"]
 SIZES = (128, 256, 512, 1024)
 _QUALITY = 85
 _ANOTHER = "is not the one that was indexed any more"
-_MOST_CACHED = 64_000_000
+_MAX_CACHED = 64_000_000
 # A larger file is not read for a thumbnail; nor are several together that are larger.
-_LARGEST_FILE = 512_000_000
-_READING = ByteBudget(_LARGEST_FILE)
+_MAX_FILE = 512_000_000
+_READING = ByteBudget(_MAX_FILE)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Thumbnails:
         with self._lock:
             self._bytes += len(content) - len(self._cached.pop(tag, b""))
             self._cached[tag] = content
-            while self._bytes > _MOST_CACHED:
+            while self._bytes > _MAX_CACHED:
                 self._bytes -= len(self._cached.popitem(last=False)[1])
 
 
@@ -116,8 +116,8 @@ def _read(picture: IndexedImage) -> bytes:
 
     What lies at its path now may be anything: a link to somebody's letters, or a pipe.
     """
-    if picture.size > _LARGEST_FILE:
-        raise RefusedError(422, f"The file of this picture is larger than {_LARGEST_FILE:,} bytes; it is not shown.")
+    if picture.size > _MAX_FILE:
+        raise RefusedError(422, f"The file of this picture is larger than {_MAX_FILE:,} bytes; it is not shown.")
     try:
         with open_regular(picture.path, follow_links=True) as file:
             content = file.read(picture.size) if os.fstat(file.fileno()).st_size == picture.size else b""

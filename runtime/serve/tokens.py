@@ -97,7 +97,7 @@ class Tokens:
         same = hmac.compare_digest(hashlib.sha256(offered).digest(), self._digest)
         return self.required and same
 
-    def bears(self, authorization: bytes) -> bool:
+    def matches(self, authorization: bytes) -> bool:
         """Tell whether an Authorization header holds the token."""
         scheme, _, offered = authorization.partition(b" ")
         return scheme.lower() == b"bearer" and self.is_token(offered.strip())

@@ -26,7 +26,7 @@ MAX_PARTS = 9
 # Of a part's headers, and of the text of a field.
 _MAX_HEAD_BYTES = 8192
 _MAX_FIELD_BYTES = 1 << 17
-_LARGEST_NUMBER = 2**63 - 1
+_MAX_NUMBER = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def number(text: str) -> int:
         RefusedError: it holds something else.
 
     """
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= _LARGEST_NUMBER):
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= _MAX_NUMBER):
         raise RefusedError(422, "The id is no number; expected that of a picture of the index, as a search returns it.")
     return int(text)
 

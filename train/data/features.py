@@ -246,18 +246,18 @@ class FeatureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._locked(key):
-                found = self._open(key, len(samples))
-                if found is None:
+                features = self._open(key, len(samples))
+                if features is None:
                     self._compute(key, samples, view, title)
-                    found = self._open(key, len(samples))
+                    features = self._open(key, len(samples))
         except OSError as error:
             raise TrainingError(
                 f"Features cannot be kept in {display_path(self.folder)} ({error.strerror or error}); "
                 "make room there, or name another folder with --cache."
             ) from error
-        if found is None:
+        if features is None:
             raise TrainingError(f"Features written to {display_path(self.folder)} came back damaged; check the disk.")
-        return found
+        return features
 
     def key(self, contents: Sequence[bytes], view: View) -> str:
         """Return the name of the file for these features."""

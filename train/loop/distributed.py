@@ -128,7 +128,7 @@ T = TypeVar("T")
 # One rank may evaluate, or compute features, for hours. A dead rank is noticed at once regardless.
 PATIENCE = timedelta(days=7)
 # Batch normalisation needs at least two pictures.
-_FEWEST_PICTURES = 2
+_MIN_PICTURES = 2
 # Keys of the store.
 _REASON, _WORD = "deeprank/reason", "deeprank/word"
 _STOPPED, _FAILED = 1, 2
@@ -170,11 +170,11 @@ class Ranks:
         device = torch_device(name)
         if not self.several or device.type != "cuda":
             return device
-        found = torch.cuda.device_count()
-        if found < self.local_size:
+        devices = torch.cuda.device_count()
+        if devices < self.local_size:
             raise DeviceError(
-                f"torchrun started {self.local_size} processes here, and torch finds {found} GPU"
-                f"{'' if found == 1 else 's'}; expected a GPU for each. Lower --nproc-per-node, or use --device cpu."
+                f"torchrun started {self.local_size} processes here, and torch finds {devices} GPU"
+                f"{'' if devices == 1 else 's'}; expected a GPU for each. Lower --nproc-per-node, or use --device cpu."
             )
         return torch.device("cuda", self.local_rank)
 
@@ -195,10 +195,10 @@ class Ranks:
             TrainingError: names the required number.
 
         """
-        if self.several and size < _FEWEST_PICTURES * self.size:
+        if self.several and size < _MIN_PICTURES * self.size:
             raise TrainingError(
                 f"A batch of {size} pictures is too small for {self.size} processes; expected at least "
-                f"{_FEWEST_PICTURES} pictures for each. Raise --classes-per-batch or --pictures-per-class, or lower "
+                f"{_MIN_PICTURES} pictures for each. Raise --classes-per-batch or --pictures-per-class, or lower "
                 "--nproc-per-node."
             )
 
@@ -216,8 +216,8 @@ class Ranks:
 
         def check() -> None:
             if own != expected:
-                found = f"{what} is another one for process {self.rank} than for process 0"
-                raise TrainingError(f"{found}; expected all machines to see the same files.")
+                problem = f"{what} is another one for process {self.rank} than for process 0"
+                raise TrainingError(f"{problem}; expected all machines to see the same files.")
 
         self.shared(check)
 

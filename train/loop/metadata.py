@@ -147,10 +147,10 @@ def _classes_changed(then: Mapping[str, Any] | None, now: DataSet | None) -> str
 def _versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that affect a run's numbers."""
     packages = ("deep-ranking", "torch", "torchvision", "timm", "numpy", "pillow")
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+            versions[package] = "unknown"
+    return versions

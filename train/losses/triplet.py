@@ -72,9 +72,9 @@ def semi_hard(distances: torch.Tensor, labels: torch.Tensor, margin: float, gene
     of_anchor = distances[anchors]
     to_positive = distances[anchors, positives][:, None]
     allowed = negative[anchors] & (of_anchor > to_positive) & (of_anchor < to_positive + margin)
-    found = allowed.any(1)
+    has_semi_hard = allowed.any(1)
     negatives = of_anchor.masked_fill(~allowed, torch.inf).argmin(1)
-    return Triplets(anchors[found], positives[found], negatives[found], len(anchors))
+    return Triplets(anchors[has_semi_hard], positives[has_semi_hard], negatives[has_semi_hard], len(anchors))
 
 
 def batch_hard(distances: torch.Tensor, labels: torch.Tensor, margin: float, generator: torch.Generator) -> Triplets:

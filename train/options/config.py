@@ -286,9 +286,9 @@ def config_from_dict(values: Mapping[str, Any], where: str) -> TrainConfig:
     return TrainConfig(**{name: option.check(values[name], where) for name, option in table.items()})
 
 
-def differences(stored: TrainConfig, asked: TrainConfig) -> list[str]:
+def differences(stored: TrainConfig, given: TrainConfig) -> list[str]:
     """Return ``name: stored value, now other value`` for every option that differs."""
-    before, after = stored.to_dict(), asked.to_dict()
+    before, after = stored.to_dict(), given.to_dict()
     return [f"{name}: {before[name]!r}, now {after[name]!r}" for name in before if before[name] != after[name]]
 
 
@@ -306,8 +306,8 @@ def check_together(config: TrainConfig) -> None:
         TrainingError: names the options, and the one to leave out.
 
     """
-    for found in (_of_the_backbone, _of_low_sizes, _of_the_loss, _of_the_finish):
-        for holds, sentence in found(config):
+    for check in (_of_the_backbone, _of_low_sizes, _of_the_loss, _of_the_finish):
+        for holds, sentence in check(config):
             if holds:
                 raise TrainingError(f"{sentence}.")
 

@@ -103,7 +103,7 @@ def with_flags(command: Any) -> Any:
     }
     last = [fixed.pop(name) for name in _LAST]
     flags = [(_parameter(option, getattr(defaults, option.name)), option.common) for option in options()]
-    common, others = ([flag for flag, of_all in flags if of_all is wanted] for wanted in (True, False))
+    common, others = ([flag for flag, of_all in flags if of_all is common] for common in (True, False))
     parameters = [*fixed.values(), *common, *last, *others]
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -100,47 +100,47 @@ def _names(labels: Mapping[int, str], dataset: DataSet) -> dict[int, str]:
     }
 
 
-def class_figures(found: Evaluated) -> tuple[ClassFigures, ...]:
+def class_figures(evaluated: Evaluated) -> tuple[ClassFigures, ...]:
     """Return every query class, worst first: by share of the possible precision, then name.
 
     Classes without a gallery picture come last.
     """
-    classes, precision, counts = precision_per_class(found.neighbour_labels, found.query_labels)
-    gallery = found.relevant(classes)
-    possible = np.minimum(gallery, found.depth) / found.depth
-    mistakes = _mistakes(found)
+    classes, precision, counts = precision_per_class(evaluated.neighbour_labels, evaluated.query_labels)
+    gallery = evaluated.relevant(classes)
+    possible = np.minimum(gallery, evaluated.depth) / evaluated.depth
+    mistakes = _mistakes(evaluated)
     rows = []
     for row, code in enumerate(classes.tolist()):
         other, count = mistakes[code][0] if code in mistakes else (None, 0)
         rows.append(
             ClassFigures(
-                label=found.labels[code],
-                name=found.names[code],
+                label=evaluated.labels[code],
+                name=evaluated.names[code],
                 queries=int(counts[row]),
                 gallery=int(gallery[row]),
                 precision=float(precision[row]),
                 possible=float(possible[row]),
-                confused_with=None if other is None else found.names[other],
-                confused_share=count / (int(counts[row]) * found.depth),
+                confused_with=None if other is None else evaluated.names[other],
+                confused_share=count / (int(counts[row]) * evaluated.depth),
             )
         )
     return tuple(sorted(rows, key=lambda c: (c.precision / c.possible if c.possible else 2.0, c.name, c.label)))
 
 
-def confusions(found: Evaluated, most: int) -> tuple[Confusion, ...]:
+def confusions(evaluated: Evaluated, most: int) -> tuple[Confusion, ...]:
     """Return the ``most`` frequent pairs of a query's class and another class of its neighbours."""
-    queries = Counter(found.query_labels.tolist())
-    pairs = [(count, code, other) for code, others in _mistakes(found).items() for other, count in others]
+    queries = Counter(evaluated.query_labels.tolist())
+    pairs = [(count, code, other) for code, others in _mistakes(evaluated).items() for other, count in others]
     return tuple(
-        Confusion(found.names[code], found.names[other], count, count / (queries[code] * found.depth))
+        Confusion(evaluated.names[code], evaluated.names[other], count, count / (queries[code] * evaluated.depth))
         for count, code, other in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:most]
     )
 
 
-def _mistakes(found: Evaluated) -> _Mistakes:
+def _mistakes(evaluated: Evaluated) -> _Mistakes:
     """Count the wrong neighbours of each query class by their class."""
-    own = np.repeat(found.query_labels, found.depth)
-    other = found.neighbour_labels.ravel()
+    own = np.repeat(evaluated.query_labels, evaluated.depth)
+    other = evaluated.neighbour_labels.ravel()
     wrong = own != other
     size = int(other.max(initial=0)) + 1
     pairs, counts = np.unique(own[wrong] * size + other[wrong], return_counts=True)
@@ -151,16 +151,16 @@ def _mistakes(found: Evaluated) -> _Mistakes:
     return mistakes
 
 
-def worst_queries(found: Evaluated, most: int) -> Labels:
+def worst_queries(evaluated: Evaluated, most: int) -> Labels:
     """Return the rows of the worst queries, at most ``most``, worst first.
 
     They have a wrong neighbour where a right one was possible. The order is by the share of right
     neighbours among the possible ones. Ties are ordered by the distance to the nearest neighbour,
     so confident mistakes come first.
     """
-    right = (found.neighbour_labels == found.query_labels[:, None]).sum(axis=1)
-    possible = np.minimum(found.relevant(found.query_labels), found.depth)
+    right = (evaluated.neighbour_labels == evaluated.query_labels[:, None]).sum(axis=1)
+    possible = np.minimum(evaluated.relevant(evaluated.query_labels), evaluated.depth)
     share = right / np.maximum(possible, 1)
-    order: Labels = np.lexsort((found.ranking.distances[:, 0], share))
+    order: Labels = np.lexsort((evaluated.ranking.distances[:, 0], share))
     worst: Labels = order[(possible > 0)[order] & (share < 1)[order]][:most]
     return worst

@@ -32,7 +32,7 @@ from .sheets import WorstQuery, draw_worst
 __all__ = ["Page", "changed_options", "render", "write_report"]
 
 # Enough for reading; the file of all classes has the others.
-_MOST_CLASSES = 1000
+_MAX_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def render(page: Page) -> bytes:
     )
     environment.filters |= {"figure": _figure, "precision": _precision, "share": _share, "option": _option, "uri": _uri}
     shown = {name: getattr(page, name) for name in Page.__dataclass_fields__}
-    return environment.from_string(template).render(shown, most_classes=_MOST_CLASSES).encode("utf-8")
+    return environment.from_string(template).render(shown, most_classes=_MAX_CLASSES).encode("utf-8")
 
 
 def _safe(value: Any) -> Any:
@@ -216,19 +216,21 @@ def _page(
     )
     if start is None:
         return None
-    description, figures, found = start
+    description, figures, evaluation = start
     recipe, changed = parts.make(
         "the report does not say which options differ", lambda: changed_options(description)
     ) or ("", [])
     classes, confused = parts.make(
-        "there are no figures of the classes", lambda: _classes(found, run.classes_path)
+        "there are no figures of the classes", lambda: _classes(evaluation, run.classes_path)
     ) or ((), ())
     curves = parts.make("the report has no curves", run.curves_path.read_bytes)
     worst = parts.make(
         "sheets of the worst queries are missing",
-        lambda: list(draw_worst(found, data, worst_queries(found, _SHEETS), run.worst_path)),
+        lambda: list(draw_worst(evaluation, data, worst_queries(evaluation, _SHEETS), run.worst_path)),
     )
-    picture, mapped = parts.make("there is no map of the embedding", lambda: _map(found, queries, run.map_path)) or (
+    picture, mapped = parts.make(
+        "there is no map of the embedding", lambda: _map(evaluation, queries, run.map_path)
+    ) or (
         None,
         0,
     )
@@ -254,10 +256,10 @@ def _write(path: Path, content: bytes) -> Path:
     return path
 
 
-def _classes(found: Evaluated, path: Path) -> tuple[Sequence[ClassFigures], Sequence[Confusion]]:
-    classes = class_figures(found)
+def _classes(evaluated: Evaluated, path: Path) -> tuple[Sequence[ClassFigures], Sequence[Confusion]]:
+    classes = class_figures(evaluated)
     _write(path, _csv(classes))
-    return classes, confusions(found, _CONFUSIONS)
+    return classes, confusions(evaluated, _CONFUSIONS)
 
 
 def _csv(classes: Sequence[ClassFigures]) -> bytes:
@@ -273,10 +275,10 @@ def _csv(classes: Sequence[ClassFigures]) -> bytes:
     return written_rows(rows)
 
 
-def _map(found: Evaluated, queries: Vectors, path: Path) -> tuple[bytes, int]:
+def _map(evaluated: Evaluated, queries: Vectors, path: Path) -> tuple[bytes, int]:
     """Return the map as a PNG, and the number of its points."""
-    rows = map_sample(found.query_labels, _SEED)
+    rows = map_sample(evaluated.query_labels, _SEED)
     picture = io.BytesIO()
-    draw_map(in_the_plane(queries[rows], _SEED), found.query_labels[rows], found.names, picture)
+    draw_map(in_the_plane(queries[rows], _SEED), evaluated.query_labels[rows], evaluated.names, picture)
     _write(path, picture.getvalue())
     return picture.getvalue(), len(rows)

@@ -20,18 +20,18 @@ from ..data.splits import sampled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MOST_POINTS", "draw_curves", "draw_map", "in_the_plane", "map_sample"]
+__all__ = ["MAX_POINTS", "draw_curves", "draw_map", "in_the_plane", "map_sample"]
 
 Labels = npt.NDArray[np.int64]
 
 # About ten seconds of t-SNE, and points still distinct.
-MOST_POINTS = 2000
-_FEWEST_POINTS = 5
+MAX_POINTS = 2000
+_MIN_POINTS = 5
 # scikit-learn's default; it needs three times as many points.
 _PERPLEXITY = 30.0
 # Total area of all points, in square points of 1/72 inch.
 _INK = 24_000
-_MOST_NAMES = 200
+_MAX_NAMES = 200
 # With more classes, the map is larger and its names are smaller.
 _FEW = 60
 _NAME_LENGTH = 20
@@ -41,14 +41,14 @@ _GOLDEN_RATIO = 0.618033988749895
 
 
 def map_sample(labels: Labels, seed: int) -> Labels:
-    """Return at most ``MOST_POINTS`` rows, equally many of each class, drawn by ``seed``.
+    """Return at most ``MAX_POINTS`` rows, equally many of each class, drawn by ``seed``.
 
     Classes with fewer pictures give all of them.
     """
-    each = max(1, MOST_POINTS // len(np.unique(labels)))
+    each = max(1, MAX_POINTS // len(np.unique(labels)))
     rows = sampled(np.arange(len(labels)), labels, each, seed)
-    if len(rows) > MOST_POINTS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_POINTS, replace=False))
+    if len(rows) > MAX_POINTS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_POINTS, replace=False))
     return rows
 
 
@@ -68,8 +68,8 @@ def in_the_plane(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.
     """
     from sklearn.manifold import TSNE
 
-    if len(vectors) < _FEWEST_POINTS:
-        raise TrainingError(f"there are {len(vectors)} val pictures; expected at least {_FEWEST_POINTS}.")
+    if len(vectors) < _MIN_POINTS:
+        raise TrainingError(f"there are {len(vectors)} val pictures; expected at least {_MIN_POINTS}.")
     method = TSNE(init="pca", perplexity=min(_PERPLEXITY, (len(vectors) - 1) / 3), random_state=seed)
     points: npt.NDArray[np.float32] = method.fit_transform(vectors)
     return points
@@ -125,7 +125,7 @@ def _write_names(
 
     middles = [_middle(points[place == number]) for number in range(len(names))]
     size = 14 if len(names) <= 20 else 9 if len(names) <= _FEW else 7
-    for number in np.argsort([spread for _, spread in middles])[:_MOST_NAMES].tolist():
+    for number in np.argsort([spread for _, spread in middles])[:_MAX_NAMES].tolist():
         (x, y), _ = middles[number]
         axes.text(
             x,

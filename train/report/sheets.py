@@ -33,13 +33,13 @@ class WorstQuery:
     jpeg: bytes
 
 
-def draw_worst(found: Evaluated, data: TrainingData, rows: Labels, folder: Path) -> Iterator[WorstQuery]:
+def draw_worst(evaluated: Evaluated, data: TrainingData, rows: Labels, folder: Path) -> Iterator[WorstQuery]:
     """Draw each query with its nearest pictures, as ``folder/01.png`` and so on.
 
     Wrong neighbours have a red frame. A picture that cannot be read is drawn as a grey square.
 
     Args:
-        found: result of the evaluation.
+        evaluated: result of the evaluation.
         data: the pictures.
         rows: of the queries, the worst first.
         folder: created if missing.
@@ -54,23 +54,23 @@ def draw_worst(found: Evaluated, data: TrainingData, rows: Labels, folder: Path)
     folder.mkdir(exist_ok=True)
     for number, row in enumerate(rows.tolist(), 1):
         query = data.val[data.queries[row]]
-        code = int(found.query_labels[row])
-        right = int((found.neighbour_labels[row] == code).sum())
+        code = int(evaluated.query_labels[row])
+        right = int((evaluated.neighbour_labels[row] == code).sum())
         sheet = folder / f"{number:02d}.png"
-        asked = SheetPicture(query.open, ("query", found.names[code]))
-        title = f"{query.path}: {right} right of the {found.depth} nearest"
-        draw_sheet(asked, _hits(found, data, row), sheet, title=title)
-        yield WorstQuery(query.path, found.names[code], right, found.depth, _jpeg(sheet))
+        query_picture = SheetPicture(query.open, ("query", evaluated.names[code]))
+        title = f"{query.path}: {right} right of the {evaluated.depth} nearest"
+        draw_sheet(query_picture, _hits(evaluated, data, row), sheet, title=title)
+        yield WorstQuery(query.path, evaluated.names[code], right, evaluated.depth, _jpeg(sheet))
 
 
-def _hits(found: Evaluated, data: TrainingData, row: int) -> list[SheetPicture]:
+def _hits(evaluated: Evaluated, data: TrainingData, row: int) -> list[SheetPicture]:
     return [
         SheetPicture(
-            data.train[data.gallery[found.ranking.neighbours[row, place]]].open,
-            (f"{place + 1}.  D = {found.ranking.distances[row, place]:.3f}", found.names[label]),
-            label == int(found.query_labels[row]),
+            data.train[data.gallery[evaluated.ranking.neighbours[row, place]]].open,
+            (f"{place + 1}.  D = {evaluated.ranking.distances[row, place]:.3f}", evaluated.names[label]),
+            label == int(evaluated.query_labels[row]),
         )
-        for place, label in enumerate(found.neighbour_labels[row, :_HITS].tolist())
+        for place, label in enumerate(evaluated.neighbour_labels[row, :_HITS].tolist())
     ]
 
 

@@ -233,8 +233,8 @@ def open_run(path: Path | None) -> RunFolder:
         folder = folder.parent / folder.read_text("utf-8").strip()
     run = RunFolder(folder.resolve() if folder.is_symlink() else folder)
     if not run.config_path.is_file():
-        found = "does not exist" if not os.path.lexists(named) else "is no run folder (there is no config.json in it)"
+        state = "does not exist" if not os.path.lexists(named) else "is no run folder (there is no config.json in it)"
         raise TrainingError(
-            f"{display_path(named)} {found}; expected the folder of a run. Make one with deeprank-train."
+            f"{display_path(named)} {state}; expected the folder of a run. Make one with deeprank-train."
         )
     return run

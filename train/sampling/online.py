@@ -119,9 +119,9 @@ Floats = npt.NDArray[np.float64]
 
 _STREAM = 7
 # Candidates for an in-class negative before giving up an example.
-_MOST_REJECTED = 20
+_MAX_REJECTED = 20
 # After this many rounds that gave up examples, hardly any can fit.
-_MOST_ROUNDS = 200
+_MAX_ROUNDS = 200
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def draw_triplets(
     out = random.random(count) < rules.out_of_class
     missing = np.arange(count)
     given_up = 0
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         classes = _draw(weights, random.random(len(missing)))
         for number in np.unique(classes):
             slots = missing[classes == number]
@@ -228,7 +228,7 @@ def draw_triplets(
             return Drawn(triplets, given_up)
     raise TrainingError(
         f"For {len(missing)} of {count} triplets no in-class negative was found that is {rules.relevance_margin:g} "
-        f"less relevant than the positive, in {_MOST_ROUNDS} examples each; lower --relevance-margin, raise "
+        f"less relevant than the positive, in {_MAX_ROUNDS} examples each; lower --relevance-margin, raise "
         "--positive-threshold, or use --out-of-class 1."
     )
 
@@ -246,7 +246,7 @@ def _draw_from_class(
     queries = _draw(pool.queries, random.random(len(out)))
     triplets = np.full((len(out), 3), -1, dtype=np.int64)
     triplets[:, 0] = pool.members[queries]
-    draws = random.random((len(out), 1 + _MOST_REJECTED))
+    draws = random.random((len(out), 1 + _MAX_REJECTED))
     for rows in chunks_of_rows(len(out), len(pool.members)):
         block = relevance.block(triplets[rows, 0], pool.members)
         triplets[rows, 1:] = [

@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 # on the order of summation. Cosines change by less than 0.001.
 _SCALE = np.float32(2048)
 # Limits on the entries of a block in memory, and on the vectors read for it at a time.
-_MOST_ENTRIES = 1 << 22
+_MAX_ENTRIES = 1 << 22
 _COLUMNS = 2048
 
 
@@ -134,7 +134,7 @@ class PairRelevance:
 
 def chunks_of_rows(rows: int, columns: int) -> list[slice]:
     """Split the rows of a block into chunks of bounded memory."""
-    size = max(1, _MOST_ENTRIES // max(1, columns))
+    size = max(1, _MAX_ENTRIES // max(1, columns))
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 

@@ -40,8 +40,8 @@ def relevance_digest(path: Path) -> str:
 
     """
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"--relevance: {display_path(path)} {found}; expected an .npz or .csv file.")
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"--relevance: {display_path(path)} {state}; expected an .npz or .csv file.")
     try:
         return file_sha256(path)
     except OSError as error:

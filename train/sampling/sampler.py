@@ -34,11 +34,11 @@ class _Deck:
         while len(hand) < count:
             if not self._left:
                 self._left = self._random.permutation(self._cards).tolist()
-            wanted = count - len(hand)
+            missing = count - len(hand)
             # A hand larger than the deck must have duplicates; then only those of its last deck are
             # avoided.
             recent = set(hand[len(hand) // len(self._cards) * len(self._cards) :])
-            taken = [card for card in self._left if card not in recent][:wanted]
+            taken = [card for card in self._left if card not in recent][:missing]
             hand += taken
             chosen = set(taken)
             self._left = [card for card in self._left if card not in chosen]

@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["MANY", "Choice", "Costs"]
 
-_LONGEST_MS = 1e12
+_MAX_MS = 1e12
 # Queries at once from which a scan is a matrix product, and a graph search uses all cores.
 MANY = 16
 
@@ -34,13 +34,13 @@ class Costs:
     load: float
 
     @classmethod
-    def from_json(cls, found: Any) -> Costs | None:
+    def from_json(cls, document: Any) -> Costs | None:
         """Return the recorded costs; None if they are missing or make no sense."""
         names = [field.name for field in fields(cls)]
-        if not isinstance(found, Mapping) or set(found) != set(names):
+        if not isinstance(document, Mapping) or set(document) != set(names):
             return None
-        values = [found[name] for name in names]
-        if not all(isinstance(value, int | float) and 0 <= value <= _LONGEST_MS for value in values):
+        values = [document[name] for name in names]
+        if not all(isinstance(value, int | float) and 0 <= value <= _MAX_MS for value in values):
             return None
         return cls(*map(float, values))
 

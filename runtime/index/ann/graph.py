@@ -134,16 +134,16 @@ class GraphFile:
             GraphUnusableError: no library wrote it so.
 
         """
-        found, now = self._soundness, self._written()
-        if found.checked != now:
-            found.problem = None
+        soundness, now = self._soundness, self._written()
+        if soundness.checked != now:
+            soundness.problem = None
             try:
                 self._backend.check(self._file, self.dim)
             except GraphUnusableError as error:
-                found.problem = str(error)
-            found.checked = now
-        if found.problem is not None:
-            raise GraphUnusableError(found.problem)
+                soundness.problem = str(error)
+            soundness.checked = now
+        if soundness.problem is not None:
+            raise GraphUnusableError(soundness.problem)
 
     def _written(self) -> tuple[int, int]:
         status = os.fstat(self._file.fileno())
@@ -230,8 +230,8 @@ class Graph:
         k = min(k, len(self))
         if k == 0:
             return None
-        found = self._index.search(queries, k, threads=threads or usable_cores())
-        return None if found is None else (self._place_of(found[0]), found[1])
+        neighbours = self._index.search(queries, k, threads=threads or usable_cores())
+        return None if neighbours is None else (self._place_of(neighbours[0]), neighbours[1])
 
     def _place_of(self, ids: Ids) -> Places:
         if self._places is not None:

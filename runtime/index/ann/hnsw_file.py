@@ -39,17 +39,17 @@ _HEADER = struct.Struct("<6QiI3QdQ")
 _WORD = 4
 _NOBODY = 2**32 - 1
 # hnswlib caps M; places of elements have 31 bits.
-_MOST_LINKS = 10_000
-_MOST_ELEMENTS = 2**31 - 1
+_MAX_LINKS = 10_000
+_MAX_ELEMENTS = 2**31 - 1
 # The highest level from its 62-bit random numbers, with the smallest working M, 2.
 _HIGHEST_LEVEL = 62
-_LARGEST_DIM = 2**20
+_MAX_DIM = 2**20
 # Bytes of the file that are checked before their memory is released, and words copied at a time.
 _BYTES_AT_A_TIME = 64 << 20
 _WORDS_AT_A_TIME = 1 << 20
 # hnswlib keeps ids in a hash table with about one bucket per id; ids can be chosen so that all fall
 # into one. This many comparisons take little time, and smaller ids cannot need more.
-_MOST_COMPARISONS = 2**28
+_MAX_COMPARISONS = 2**28
 _SPARSEST_IDS = 64
 
 
@@ -150,12 +150,12 @@ def read_layout(file: IO[bytes], dim: int) -> Layout:
     offsets = (layout.record, layout.record - 8, layout.vector_offset)
     if (
         (upper_links, links0) != (m, 2 * m)
-        or not 2 <= m <= _MOST_LINKS
-        or not 1 <= dim <= _LARGEST_DIM
+        or not 2 <= m <= _MAX_LINKS
+        or not 1 <= dim <= _MAX_DIM
         or (level0, (record, id_offset, vector_offset)) != (0, offsets)
     ):
         raise GraphUnusableError(f"{GRAPH} is laid out in a way that this version does not know")
-    if not count <= min(capacity, _MOST_ELEMENTS) or ef_construction < m or not _is_level_factor(mult, m):
+    if not count <= min(capacity, _MAX_ELEMENTS) or ef_construction < m or not _is_level_factor(mult, m):
         raise GraphUnusableError(f"{GRAPH} begins with numbers that hnswlib does not write")
     size = os.fstat(file.fileno()).st_size
     if layout.upper_offset + _WORD * count > size or size % _WORD != _HEADER.size % _WORD:
@@ -216,7 +216,7 @@ def _check_records(content: mmap.mmap, layout: Layout) -> None:
         _check_lists(int(longest), room, int(farthest), layout.count)
         last = max(last, int(ids[some].max()))
         release(content)
-    if layout.count**2 > _MOST_COMPARISONS and last > max(_MOST_COMPARISONS, _SPARSEST_IDS * layout.count):
+    if layout.count**2 > _MAX_COMPARISONS and last > max(_MAX_COMPARISONS, _SPARSEST_IDS * layout.count):
         raise GraphUnusableError(f"{GRAPH} has ids up to {last:,}, too far apart for a table of {layout.count:,}")
 
 

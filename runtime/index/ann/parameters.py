@@ -18,10 +18,10 @@ __all__ = ["COPIES", "plain_parameters", "read_parameters", "to_json", "with_par
 COPIES = "copies"
 MEASURED = "measured"
 # Characters besides the copies, and of the copies for each item: two packed numbers of 8 bytes.
-_MOST_CHARACTERS = 1 << 16
-_MOST_CHARACTERS_A_COPY = 24
-_LONGEST_TEXT = 100
-_LARGEST_NUMBER = 2**53
+_MAX_CHARACTERS = 1 << 16
+_MAX_CHARACTERS_A_COPY = 24
+_MAX_TEXT_CHARACTERS = 100
+_MAX_NUMBER = 2**53
 
 
 def read_parameters(text: str, most: int) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def read_parameters(text: str, most: int) -> dict[str, Any]:
         GraphUnusableError: not a JSON object, or too long.
 
     """
-    if len(text) > _MOST_CHARACTERS + _MOST_CHARACTERS_A_COPY * most:
+    if len(text) > _MAX_CHARACTERS + _MAX_CHARACTERS_A_COPY * most:
         raise GraphUnusableError(f"its parameters have {len(text):,} characters, more than there is to say of it")
     try:
         parameters = json.loads(text)
@@ -44,9 +44,9 @@ def read_parameters(text: str, most: int) -> dict[str, Any]:
 
 def plain_parameters(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the usable parameters: short texts, numbers, and a measurement that makes sense."""
-    found = {name: value for name, value in parameters.items() if _is_text(name) and _is_plain(value)}
-    measured = found.pop(MEASURED, parameters.get(MEASURED))
-    return {**found, MEASURED: measured} if _is_measurement(measured) else found
+    plain = {name: value for name, value in parameters.items() if _is_text(name) and _is_plain(value)}
+    measured = plain.pop(MEASURED, parameters.get(MEASURED))
+    return {**plain, MEASURED: measured} if _is_measurement(measured) else plain
 
 
 def with_parameters(row: GraphRow, **changed: Any) -> GraphRow:
@@ -74,8 +74,8 @@ def _is_plain(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= _LONGEST_TEXT
+    return isinstance(value, str) and len(value) <= _MAX_TEXT_CHARACTERS
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= _LARGEST_NUMBER
+    return isinstance(value, int | float) and 0 <= value <= _MAX_NUMBER

@@ -64,7 +64,7 @@ _SECONDS_A_BYTE = 1e-6
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _JOURNAL_HEADER = 28
 _SUPER_TAIL = 16
-_LARGEST_PAGE = 65_536
+_MAX_PAGE = 65_536
 # A database may have shrunk at most by this factor in the interrupted transaction.
 _SHRUNK_BY = 16
 
@@ -177,9 +177,7 @@ def _check_journal(database: Path) -> None:
         return  # SQLite cannot read it either
     names = tail[8:] == _JOURNAL_MAGIC and 0 < int.from_bytes(tail[:4]) <= size - _SUPER_TAIL
     pages, page = int.from_bytes(header[16:20]), int.from_bytes(header[24:28])
-    grows = header[:8] == _JOURNAL_MAGIC and pages * (page or _LARGEST_PAGE) > _SHRUNK_BY * (
-        size + _size(str(database))
-    )
+    grows = header[:8] == _JOURNAL_MAGIC and pages * (page or _MAX_PAGE) > _SHRUNK_BY * (size + _size(str(database)))
     if names or grows:
         what = "names another file, which SQLite would delete" if names else "says that the database was much larger"
         raise IndexStateError(

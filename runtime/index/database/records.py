@@ -21,7 +21,7 @@ MAX_ROOTS = 100_000
 _SHA256_BYTES = 32
 _HEX_DIGITS = frozenset("0123456789abcdef")
 # Minimum bytes of an item besides its vector: a hash, and a path of at least one byte.
-_LEAST_OF_ROW = _SHA256_BYTES + 1
+_MIN_OF_ROW = _SHA256_BYTES + 1
 
 
 def checksum(*values: Value) -> int:
@@ -136,7 +136,7 @@ class Meta:
         return (
             0 < self.dim <= MAX_DIM
             and 0 <= self.items <= self.last_id < MAX_ID
-            and self.items * (4 * self.dim + _LEAST_OF_ROW) <= size
+            and self.items * (4 * self.dim + _MIN_OF_ROW) <= size
             and len(self.model_sha256) == 2 * _SHA256_BYTES
             and set(self.model_sha256) <= _HEX_DIGITS
         )

@@ -40,12 +40,12 @@ __all__ = [
     "sound_roots",
 ]
 
-_LARGEST_ID = 2**63 - 1
+_MAX_ID = 2**63 - 1
 # Limit for the names listed by a database, sound ones included.
-_MOST_NAMED = 20_000_000
+_MAX_NAMED = 20_000_000
 _ROWS_OF_UNREADABLE = 1000
 # Minimum bytes of a row besides its vector.
-_LEAST_OF_ROW = 32
+_MIN_OF_ROW = 32
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _most_rows(connection: sqlite3.Connection, dim: int) -> int:
         (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
     except sqlite3.Error:
         return _ROWS_OF_UNREADABLE
-    return 2 * (int(pages) * int(size) // (4 * dim + _LEAST_OF_ROW) + 1)
+    return 2 * (int(pages) * int(size) // (4 * dim + _MIN_OF_ROW) + 1)
 
 
 def is_ours(connection: sqlite3.Connection, table: str) -> bool:
@@ -135,16 +135,16 @@ def _next_readable(connection: sqlite3.Connection, query: str, first: int) -> in
     unreadable, step = first, 1
     while not readable(first + step):
         unreadable, step = first + step, 2 * step
-        if first + step > _LARGEST_ID:
+        if first + step > _MAX_ID:
             return None
-    found = first + step
-    while found - unreadable > 1:
-        middle = (unreadable + found) // 2
+    position = first + step
+    while position - unreadable > 1:
+        middle = (unreadable + position) // 2
         if readable(middle):
-            found = middle
+            position = middle
         else:
             unreadable = middle
-    return found
+    return position
 
 
 def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row | Unsound:
@@ -199,9 +199,9 @@ def sound_filters(connection: sqlite3.Connection) -> tuple[dict[int, RootFilters
         if connection.execute("PRAGMA user_version").fetchone()[0] < FIRST_WITH_FILTERS:
             return {}, []
         query = "SELECT root, include, exclude, checksum FROM filters ORDER BY root"
-        for root, found in read_filters(itertools.islice(connection.execute(query), MAX_ROOTS)):
-            if found is not None:
-                filters[root] = found
+        for root, root_filters in read_filters(itertools.islice(connection.execute(query), MAX_ROOTS)):
+            if root_filters is not None:
+                filters[root] = root_filters
             else:
                 problems.append(f"the filters of folder {root} are damaged: they must be given with its next sync")
     except (sqlite3.Error, OverflowError) as error:
@@ -220,9 +220,9 @@ def sound_labelling(connection: sqlite3.Connection) -> tuple[dict[int, RootLabel
             return {}, []
         query = "SELECT root, rule, splits, label_file, checksum FROM labelling ORDER BY root"
         for row in itertools.islice(connection.execute(query), MAX_ROOTS):
-            found = read_labelling(row)
-            if found is not None:
-                labelling[row[0]] = found
+            root_labelling = read_labelling(row)
+            if root_labelling is not None:
+                labelling[row[0]] = root_labelling
             else:
                 problems.append(f"the labels' source of folder {row[0]} is damaged: give --labels with its next sync")
     except (sqlite3.Error, OverflowError) as error:
@@ -238,7 +238,7 @@ def listed_paths(connection: sqlite3.Connection) -> Iterator[tuple[int, int, byt
     query = "SELECT id, root, path FROM items INDEXED BY sqlite_autoindex_items_1 ORDER BY root, path"
     try:
         rows = connection.execute(query) if is_ours(connection, "items") else ()
-        for item, root, path in itertools.islice(rows, _MOST_NAMED):
+        for item, root, path in itertools.islice(rows, _MAX_NAMED):
             if (type(item), type(root), type(path)) == (int, int, bytes):
                 yield item, root, path
     except (sqlite3.Error, OverflowError):

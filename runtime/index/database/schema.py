@@ -192,9 +192,9 @@ def connect_to_read(folder: Path) -> Connection:
     check_parts(folder)
     if not is_index(folder):
         # Not Path.is_dir, which raises if a parent folder may not be entered.
-        found = "holds no index" if os.path.isdir(folder) else "does not exist"  # noqa: PTH112
+        state = "holds no index" if os.path.isdir(folder) else "does not exist"  # noqa: PTH112
         raise IndexStateError(
-            f"{display_path(folder)} {found}; expected an index folder. Make one with: deeprank-index sync PHOTOS, "
+            f"{display_path(folder)} {state}; expected an index folder. Make one with: deeprank-index sync PHOTOS, "
             "or name another with --index."
         )
     if not os.access(database, os.R_OK):
@@ -276,14 +276,14 @@ def check_schema(connection: sqlite3.Connection, database: Path) -> None:
         IndexDamagedError: it is no database of ours. Older ones can be read without migration.
 
     """
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > SCHEMA:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA:
         raise IndexStateError(
-            f"{display_path(database)} has schema {found}, newer than this version reads (up to {SCHEMA}); "
+            f"{display_path(database)} has schema {version}, newer than this version reads (up to {SCHEMA}); "
             "upgrade deep-ranking."
         )
-    if found < 1:
-        raise damaged(database, f"schema {found}: it is not the database of an index")
+    if version < 1:
+        raise damaged(database, f"schema {version}: it is not the database of an index")
     strange = strange_objects(connection)
     if strange:
         more = f", and {len(strange) - 1} more" if len(strange) > 1 else ""
@@ -304,16 +304,16 @@ def strange_objects(connection: sqlite3.Connection) -> dict[str, str]:
         return {"": "its text is not in UTF-8"}
     query = "SELECT type, name, tbl_name, sql FROM sqlite_master"
     rows = connection.execute(query).fetchmany(_MAX_OBJECTS)
-    found = {_Object(*map(str, row[:3])): row[3] for row in rows}
-    expected = _objects(_version(connection, {each.name for each in found}))
+    objects = {_Object(*map(str, row[:3])): row[3] for row in rows}
+    expected = _objects(_version(connection, {each.name for each in objects}))
     strange = {}
-    for each, sql in found.items():
+    for each, sql in objects.items():
         if each not in expected:
             strange[each.name] = f"it holds the {each}, which no index has"
         elif _same_spacing(sql) != expected[each]:
             strange[each.name] = f"its {each} is defined in another way than ours"
-    strange |= {each.name: f"it has no {each}" for each in expected if each not in found and each.name not in strange}
-    if len(rows) != len(found):
+    strange |= {each.name: f"it has no {each}" for each in expected if each not in objects and each.name not in strange}
+    if len(rows) != len(objects):
         strange.setdefault("", "it holds something twice")
     return strange
 
@@ -414,8 +414,8 @@ def item_columns(connection: sqlite3.Connection) -> str:
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Migrate an older database, each step in one transaction."""
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    for version in range(found, SCHEMA) if found > 0 else ():
+    stored_version = connection.execute("PRAGMA user_version").fetchone()[0]
+    for version in range(stored_version, SCHEMA) if stored_version > 0 else ():
         connection.execute("BEGIN IMMEDIATE")
         try:
             for statement in MIGRATIONS[version]:

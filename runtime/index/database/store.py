@@ -37,7 +37,7 @@ Vectors = npt.NDArray[np.float32]
 # Of at most a megabyte a value.
 _ROWS_AT_A_TIME = 64
 # Minimum bytes of a row in a page.
-_LEAST_OF_ROW = 8
+_MIN_OF_ROW = 8
 # Limit for remembered unreadable files; any more are read again.
 _MAX_UNREAD = 1_000_000
 # SQLite's oldest limit on parameters of a statement is 999.
@@ -154,10 +154,10 @@ class Store:
 
         filters = {}
         rows = self._rows("SELECT root, include, exclude, checksum FROM filters ORDER BY root")
-        for root, found in read_filters(rows):
-            if found is None:
+        for root, root_filters in read_filters(rows):
+            if root_filters is None:
                 raise self.damage(f"the filters of root {root}")
-            filters[root] = found
+            filters[root] = root_filters
         return filters
 
     def labelling(self) -> dict[int, RootLabels]:
@@ -168,10 +168,10 @@ class Store:
 
         labelling = {}
         for row in self._rows("SELECT root, rule, splits, label_file, checksum FROM labelling ORDER BY root"):
-            found = read_labelling(row)
-            if found is None:
+            root_labelling = read_labelling(row)
+            if root_labelling is None:
                 raise self.damage(f"the row that says how root {row[0]} is labelled")
-            labelling[row[0]] = found
+            labelling[row[0]] = root_labelling
         return labelling
 
     def unread(self, root: int) -> dict[bytes, Unread]:
@@ -182,8 +182,8 @@ class Store:
 
         rows = self._rows(f"SELECT {UNREAD_COLUMNS} FROM unread WHERE root = ?", (root,))
         # A damaged or surplus row is no loss: the file is read again.
-        sound = (found for row in rows if (found := read_unread(row)) is not None)
-        return {found.found.path: found for found in itertools.islice(sound, _MAX_UNREAD)}
+        sound = (unread for row in rows if (unread := read_unread(row)) is not None)
+        return {unread.file.path: unread for unread in itertools.islice(sound, _MAX_UNREAD)}
 
     def schema(self) -> int:
         """Return the schema number of the database."""
@@ -248,16 +248,16 @@ class Store:
 
     def items(self, ids: Sequence[int]) -> dict[int, Item]:
         """Return the items with these ids, which must all exist, by id."""
-        found: dict[int, Item] = {}
+        items: dict[int, Item] = {}
         for start in range(0, len(ids), _PARAMETERS_AT_A_TIME):
             some = [int(item) for item in ids[start : start + _PARAMETERS_AT_A_TIME]]
             marks = ", ".join("?" * len(some))
             for row in self._sound_rows(f"WHERE id IN ({marks})", some):
-                found[row[0]] = Item._make(row[:-2])
-        missing = set(map(int, ids)) - set(found)
+                items[row[0]] = Item._make(row[:-2])
+        missing = set(map(int, ids)) - set(items)
         if missing:
             raise self.damage(f"item {min(missing)} is missing")
-        return found
+        return items
 
     def all_items(self) -> Iterator[Item]:
         """Yield all items in the order of their ids; checks their number and sum at the end."""
@@ -285,9 +285,9 @@ class Store:
         """Return the vectors of existing items: float32 ``[n, d]``, in the order of ``ids``."""
         places = {int(item): place for place, item in enumerate(ids)}
         vectors = self._allocate(len(ids), self.meta().dim)[1]
-        wanted = list(places)
-        for start in range(0, len(wanted), _PARAMETERS_AT_A_TIME):
-            some = wanted[start : start + _PARAMETERS_AT_A_TIME]
+        expected = list(places)
+        for start in range(0, len(expected), _PARAMETERS_AT_A_TIME):
+            some = expected[start : start + _PARAMETERS_AT_A_TIME]
             marks = ", ".join("?" * len(some))
             rows = list(self._rows(f"SELECT id, vector, vector_crc32 FROM items WHERE id IN ({marks})", some))
             for item, blob, crc in rows:
@@ -296,7 +296,7 @@ class Store:
                 vectors[places[item]] = np.frombuffer(blob, dtype="<f4")
             if len(rows) != len(some):
                 raise self.damage(f"an item is missing: {len(some):,} are expected, {len(rows):,} are there")
-        self._check_lengths(wanted, vectors)
+        self._check_lengths(expected, vectors)
         return vectors
 
     def items_by_root(self, roots: Iterable[int]) -> dict[int, dict[bytes, Item]]:
@@ -305,11 +305,11 @@ class Store:
         Reads all items in one pass. Only this notices an item hidden by a damaged SQLite index,
         which a sync would add a second time.
         """
-        found: dict[int, dict[bytes, Item]] = {root: {} for root in roots}
+        items: dict[int, dict[bytes, Item]] = {root: {} for root in roots}
         for item in self.all_items():
-            if item.root in found:
-                found[item.root][item.path] = item
-        return found
+            if item.root in items:
+                items[item.root][item.path] = item
+        return items
 
     def count_after(self, after: int) -> int:
         """Return the number of items with ids above ``after``."""
@@ -426,7 +426,7 @@ class Store:
             if chunk == 1:  # pages in a circle have endless rows
                 size = size_of(self.database)
                 self.connection.trust(size)  # a writer may have enlarged it
-                left, seconds = size // _LEAST_OF_ROW, self.connection.seconds
+                left, seconds = size // _MIN_OF_ROW, self.connection.seconds
             left, seconds = left - len(rows), seconds - (time.monotonic() - begun)
             if chunk and (left < 0 or seconds < 0):
                 raise self.damage("it has more rows than it has room for, or they take too long")

@@ -182,12 +182,10 @@ class Writer(Store):
 
         """
         with self._change() as connection:
-            found = connection.execute(
-                "INSERT INTO roots (id, path, checksum) VALUES (?, ?, 0)", (root, path)
-            ).lastrowid
-            assert found is not None
-            connection.execute("UPDATE roots SET checksum = ? WHERE id = ?", (root_checksum(found, path), found))
-        return found
+            row = connection.execute("INSERT INTO roots (id, path, checksum) VALUES (?, ?, 0)", (root, path)).lastrowid
+            assert row is not None
+            connection.execute("UPDATE roots SET checksum = ? WHERE id = ?", (root_checksum(row, path), row))
+        return row
 
     def forget_root(self, root: int) -> None:
         """Remove a root whose items have been removed."""
@@ -226,12 +224,12 @@ class Writer(Store):
                     labelling_row(root, labelling),
                 )
 
-    def keep_unread(self, root: int, found: Iterable[Unread]) -> None:
+    def keep_unread(self, root: int, unread: Iterable[Unread]) -> None:
         """Record files to skip until they change."""
         with self._change() as connection:
             connection.executemany(
                 f"REPLACE INTO unread ({UNREAD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (unread_row(root, each) for each in found),
+                (unread_row(root, each) for each in unread),
             )
 
     def forget_unread(self, root: int, paths: Iterable[bytes]) -> None:

@@ -123,10 +123,10 @@ class _Named:
         """
         chosen = np.zeros(len(self._paths.ids), dtype=np.bool_)
         for name in names:
-            found = self._at(name)
-            if not found.any():
-                found = self._matching(name)
-            chosen |= found
+            mask = self._at(name)
+            if not mask.any():
+                mask = self._matching(name)
+            chosen |= mask
         return frozenset(self._paths.ids[chosen].tolist())
 
     def _at(self, name: str) -> Mask:
@@ -138,22 +138,22 @@ class _Named:
         places = {os.path.abspath(here), os.path.realpath(here)}  # noqa: PTH100 - bytes, which pathlib does not take
         within = [place.rstrip(b"/") + b"/" for place in places]
         full = (os.path.join(self._roots[root], path) + b"/" for root, path in self._paths.places)  # noqa: PTH118
-        found = self._mask(path.startswith(tuple(within)) for path in full)
-        found &= ~self._uploads | any(self._is_of_uploads(place) for place in within)
-        if not found.any():
-            found = self._mask(path == os.path.normpath(here) for _, path in self._paths.places)
-        return found
+        mask = self._mask(path.startswith(tuple(within)) for path in full)
+        mask &= ~self._uploads | any(self._is_of_uploads(place) for place in within)
+        if not mask.any():
+            mask = self._mask(path == os.path.normpath(here) for _, path in self._paths.places)
+        return mask
 
     def _matching(self, pattern: str) -> Mask:
         """Return the items that match a pattern; whole paths match uploads only in their folder."""
-        found, whole = self._paths.matching(pattern)
+        mask, whole = self._paths.matching(pattern)
         if whole is not None and not self._is_of_uploads(os.fsencode(whole)):
-            if found.any() and not (found & ~self._uploads).any():
+            if mask.any() and not (mask & ~self._uploads).any():
                 raise self._no_match(pattern, "but uploads. Name their folder, as the query shows it, or a --label")
-            found &= ~self._uploads
-        if not found.any():
+            mask &= ~self._uploads
+        if not mask.any():
             raise self._no_match(pattern, self._advice(pattern))
-        return found
+        return mask
 
     def _is_of_uploads(self, place: bytes) -> bool:
         folder = self._uploads_folder
@@ -187,9 +187,9 @@ class _Named:
 
 
 def _root(path: str | Path, known: dict[int, bytes]) -> int:
-    wanted = {os.fsencode(os.path.realpath(path)), os.path.abspath(os.fsencode(path))}  # noqa: PTH100
+    expected = {os.fsencode(os.path.realpath(path)), os.path.abspath(os.fsencode(path))}  # noqa: PTH100
     for root, known_path in known.items():
-        if known_path in wanted:
+        if known_path in expected:
             return root
     raise QueryError(
         f"{display_path(path)} is not a synced folder; expected "

@@ -45,7 +45,7 @@ from ..uploads.store import problem_of, upload_items, uploads_of
 __all__ = ["Damage", "VerifyReport", "verify"]
 
 # Limit for damaged items that are listed.
-_MOST_NAMED = 10_000
+_MAX_NAMED = 10_000
 # A writer renames a new graph a moment before it commits the graph's row.
 _ATTEMPTS = 10
 _PAUSE_S = 0.1
@@ -243,7 +243,7 @@ def _name_lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int
     """Record the paths of unsound items, from SQLite's separate list of names."""
     uploads = 0
     for item, root, path in listed_paths(store.connection):
-        if len(findings.lost) == _MOST_NAMED:
+        if len(findings.lost) == _MAX_NAMED:
             break
         if item not in sound and root in roots and 0 < item <= meta.last_id:
             if roots[root] == os.fsencode(UPLOADS):
@@ -320,7 +320,7 @@ def _check_items(
             vector_sum, row_sum = vector_sum + row.vector_crc32, row_sum + row.row_crc32
             if comparison is not None:
                 comparison.add(row.item.id, row.vector)
-        elif len(findings.damaged) < _MOST_NAMED:
+        elif len(findings.damaged) < _MAX_NAMED:
             findings.add("database", row.what)
             findings.damaged += [row.id] if row.id is not None else []
         else:

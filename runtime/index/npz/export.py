@@ -127,10 +127,10 @@ def _write_vectors(store: Store, archive: ArchiveWriter, ids: Ids | None, count:
             write(vectors[chosen])
             written.append(some[chosen])
             advance(len(written[-1]))
-    found = np.concatenate(written)
-    if len(found) != count or total != meta.vector_sum:
+    exported = np.concatenate(written)
+    if len(exported) != count or total != meta.vector_sum:
         raise store.damage(f"items are missing: {meta.items:,} are expected, with another sum of checksums")
-    return found
+    return exported
 
 
 @dataclass

@@ -65,9 +65,9 @@ ARRAYS: Mapping[str, tuple[str, tuple[int | None, ...]]] = {
 OPTIONAL = frozenset({"decoding"})
 
 # Bytes of the zip directory: ours has about one thousand.
-_LONGEST_LIST = 1 << 20
+_MAX_LIST_LENGTH = 1 << 20
 # Characters of a value that a message quotes.
-_MOST_SHOWN = 200
+_MAX_SHOWN = 200
 _EXPECTED = "expected a file made by deeprank-index export"
 
 
@@ -125,7 +125,7 @@ class _Listed:
         self.is_read = False
 
     def read(self, size: int = -1) -> bytes:
-        if size > _LONGEST_LIST and not self.is_read:
+        if size > _MAX_LIST_LENGTH and not self.is_read:
             raise ValueError(f"a list of members of {size:,} bytes")
         return self._file.read(size)
 
@@ -176,10 +176,10 @@ class ArchiveReader:
             step = max(1, shape[0] if rows is None else rows)
             for start in range(0, max(1, shape[0]), step):
                 count = min(step, shape[0] - start)
-                wanted = count * math.prod(shape[1:]) * dtype.itemsize
+                expected = count * math.prod(shape[1:]) * dtype.itemsize
                 with self._guarded():
-                    content = member.read(wanted)
-                if len(content) != wanted:
+                    content = member.read(expected)
+                if len(content) != expected:
                     raise self.error(f"ends within the array {name!r}")
                 yield np.frombuffer(content, dtype=dtype).reshape(count, *shape[1:])
 
@@ -205,9 +205,9 @@ class ArchiveReader:
             want in (None, have) for want, have in zip(inner, shape[1:], strict=True)
         )
         if dtype != np.dtype(expected) or fortran or not fits or any(extent < 0 for extent in shape):
-            wanted = ", ".join(["n", *("d" if extent is None else str(extent) for extent in inner)])
-            found = printable(f"{dtype} {list(shape)}")[:_MOST_SHOWN]
-            raise self.error(f"holds {found} as {name!r} where {np.dtype(expected)} [{wanted}] was to be")
+            expected_shape = ", ".join(["n", *("d" if extent is None else str(extent) for extent in inner)])
+            actual = printable(f"{dtype} {list(shape)}")[:_MAX_SHOWN]
+            raise self.error(f"holds {actual} as {name!r} where {np.dtype(expected)} [{expected_shape}] was to be")
         if member.tell() + math.prod(shape) * dtype.itemsize != size:
             raise self.error(f"holds another number of values as {name!r} than its own header says")
         return shape
@@ -217,5 +217,5 @@ class ArchiveReader:
         try:
             yield
         except DAMAGED as error:
-            what = printable(str(error))[:_MOST_SHOWN] or type(error).__name__
+            what = printable(str(error))[:_MAX_SHOWN] or type(error).__name__
             raise self.error(f"is damaged, or no npz file ({what})") from None

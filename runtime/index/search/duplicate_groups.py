@@ -22,7 +22,7 @@ from .items import Hit
 from .near_duplicates import representatives
 from .request import MAX_DISTANCE, NEAR_DUPLICATE
 
-__all__ = ["DedupeReport", "DuplicateGroup", "Keep", "Spared", "find_near_duplicates", "spared"]
+__all__ = ["DedupeReport", "DuplicateGroup", "Keep", "Removable", "find_near_duplicates", "removable"]
 
 Keep = Literal["largest", "oldest", "first"]
 
@@ -62,7 +62,7 @@ class DedupeReport:
 
 
 @dataclass(frozen=True)
-class Spared:
+class Removable:
     """Files that can be done without, and how many were left out because that is not certain."""
 
     paths: tuple[str, ...]
@@ -128,7 +128,7 @@ def _check_options(max_distance: float, keep: str) -> None:
         raise QueryError(f"Which picture is to be kept is {keep!r}; expected {', '.join(_ORDERS)}.")
 
 
-def spared(report: DedupeReport) -> Spared:
+def removable(report: DedupeReport) -> Removable:
     """Return the files of a report that can be done without, as long as the one to keep is there.
 
     A file is left out where that is not certain: it, or the one to keep, is gone or has changed since it was synced
@@ -149,7 +149,7 @@ def spared(report: DedupeReport) -> Spared:
                 links += 1
             else:
                 paths.append(other.path)
-    return Spared(tuple(paths), changed, links, uploads)
+    return Removable(tuple(paths), changed, links, uploads)
 
 
 def _selected(store: Store, label: str | Sequence[str] | None, path: str | Sequence[str] | None) -> list[Item]:

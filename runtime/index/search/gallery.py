@@ -23,7 +23,7 @@ __all__ = ["Distances", "Gallery", "NodeSearch", "Part", "gallery_of", "open_gal
 # Rows scanned at a time, as values: 2^24 float32 = 64 MiB where rows have to be picked out.
 _CHUNK_VALUES = 1 << 24
 # A graph of fewer vectors that has not been measured is not used.
-_SMALLEST_TO_GUESS = 10_000
+_MIN_TO_GUESS = 10_000
 
 
 @dataclass(frozen=True)
@@ -237,4 +237,4 @@ def _costs(file: GraphFile) -> Costs | None:
     measured = file.parameters.get("measured")
     if measured is not None:
         return Costs.from_json(measured.get("costs"))
-    return Costs.guessed(*file.vectors.shape) if len(file.vectors) >= _SMALLEST_TO_GUESS else None
+    return Costs.guessed(*file.vectors.shape) if len(file.vectors) >= _MIN_TO_GUESS else None

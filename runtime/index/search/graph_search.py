@@ -75,7 +75,7 @@ _QUERIES_AT_A_TIME = 32
 # A loaded graph holds the vectors itself. Those that are looked up in its file besides may take this share of them once
 # more, or so many bytes; looking up one maps what lies around it, too.
 _MAPPED_SHARE = 0.2
-_LEAST_MAPPED = 192 << 20
+_MIN_MAPPED = 192 << 20
 _MAPPED_AT_A_TIME = 64 << 10
 
 
@@ -188,7 +188,7 @@ class GraphSearch:
 
 def _most_mapped(file: GraphFile) -> float:
     """Return how many vectors may be looked up before the memory they take is given back."""
-    limit = max(_LEAST_MAPPED, _MAPPED_SHARE * file.vectors.nbytes)
+    limit = max(_MIN_MAPPED, _MAPPED_SHARE * file.vectors.nbytes)
     return math.inf if file.size <= limit else limit / _MAPPED_AT_A_TIME
 
 

@@ -208,7 +208,7 @@ def _places(roots: dict[int, bytes], name: bytes) -> Iterator[tuple[int, bytes]]
 
 
 # Lengths below this are what rounding leaves of vectors that cancel each other out.
-_SHORTEST = 1e-4
+_MIN_NORM = 1e-4
 
 
 def mean_vector(vectors: Vectors) -> Vectors:
@@ -231,7 +231,7 @@ def mean_vector(vectors: Vectors) -> Vectors:
         return only
     mean = vectors.astype(np.float64).mean(axis=0)
     length = float(np.linalg.norm(mean))
-    if not length > _SHORTEST:
+    if not length > _MIN_NORM:
         raise QueryError(
             f"The mean of the {len(vectors)} query vectors is 0: they point in opposite directions, and nothing is "
             "nearest to it. Ask for each by itself."

@@ -19,7 +19,7 @@ from ..database.store import Store
 from ..folder import check_model, check_usable
 from ..layout import MODEL, is_index
 from ..unreadable import SkippedFile
-from ..walk import Found
+from ..walk import FileEntry
 from .options import SyncOptions
 from .plan import plan_lost_uploads, plan_sync
 from .report import labels_remarks, remembered_filters, say_labels, tools_remark
@@ -137,15 +137,15 @@ class _Resolved:
                 self._missing[item.sha256].append((plan, item))
         sizes = {item.size for plan in self.plans for item in plan.missing}
         # In the order of a sync, so that of several equal files the same one counts as moved.
-        files: list[tuple[RootPlan, Found, Item | None]] = [
-            (plan, found, None) for plan in self.plans for found in plan.new
+        files: list[tuple[RootPlan, FileEntry, Item | None]] = [
+            (plan, file, None) for plan in self.plans for file in plan.new
         ]
-        files += [(plan, found, item) for plan in self.plans for found, item in plan.changed]
-        doubtful = [found.size in sizes or (item is not None and item.size == found.size) for _, found, item in files]
+        files += [(plan, file, item) for plan in self.plans for file, item in plan.changed]
+        doubtful = [file.size in sizes or (item is not None and item.size == file.size) for _, file, item in files]
         self._check_decoding()
         advance = self.progress("reading", sum(doubtful))
-        for (plan, found, old), may_be_known in zip(files, doubtful, strict=True):
-            self._resolve(plan, found, old, may_be_known)
+        for (plan, file, old), may_be_known in zip(files, doubtful, strict=True):
+            self._resolve(plan, file, old, may_be_known)
             advance(int(may_be_known))
 
     def _check_decoding(self) -> None:
@@ -153,8 +153,8 @@ class _Resolved:
             self.redecoded += [task.path] if is_other else []
             self.touched += not is_other
 
-    def _resolve(self, plan: RootPlan, found: Found, item: Item | None, may_be_known: bool) -> None:
-        path = plan.full_path(found.path)
+    def _resolve(self, plan: RootPlan, file: FileEntry, item: Item | None, may_be_known: bool) -> None:
+        path = plan.full_path(file.path)
         try:
             sha256 = bytes.fromhex(file_sha256(path)) if may_be_known else None
         except OSError as error:

@@ -25,7 +25,7 @@ from ..patterns import RootFilters
 from ..root_labels import RootLabels, open_labels
 from ..unreadable import NO_PICTURE, Reading, Unread, unread_of
 from ..uploads.store import hash_in, upload_items, uploads_in, uploads_of
-from ..walk import Found, Walk, settled_mtime, walk
+from ..walk import FileEntry, Walk, stable_mtime, walk
 from .options import SyncOptions
 from .root_plan import RootPlan, check_losses, check_present
 
@@ -46,13 +46,13 @@ def find_moved_roots(known: Mapping[int, bytes], moved: Sequence[str]) -> dict[i
             twice.
 
     """
-    found: dict[int, bytes] = {}
+    moved_roots: dict[int, bytes] = {}
     for text in moved:
         root, path = _parted(known, text)
-        if root in found or path in found.values():
+        if root in moved_roots or path in moved_roots.values():
             raise IndexStateError(f"--root {printable(text)!r} names a folder that another --root names, too.")
-        found[root] = path
-    return found
+        moved_roots[root] = path
+    return moved_roots
 
 
 def _parted(known: Mapping[int, bytes], text: str) -> tuple[int, bytes]:
@@ -150,40 +150,40 @@ def _begun(
         remembered = store.filters().get(root, RootFilters())
         labels, unread = store.labelling().get(root, RootLabels()), store.unread(root)
     filters = remembered if options.filters is None else options.filters
-    found = walk(path, skip, filters) if os.path.isdir(path) else Walk()  # noqa: PTH112 - bytes
-    plan = RootPlan(path, root, found, filters=filters, remembered=remembered, given=options.filters is not None)
+    walked = walk(path, skip, filters) if os.path.isdir(path) else Walk()  # noqa: PTH112 - bytes
+    plan = RootPlan(path, root, walked, filters=filters, remembered=remembered, given=options.filters is not None)
     plan.remembered_labels, plan.unread = labels, unread
     return plan
 
 
 def _judge_doubtful(plan: RootPlan, items: Mapping[bytes, Item], reading: Reading) -> None:
     """Sort files with unclear names by their first bytes; each is opened once, until it changes."""
-    for found in plan.walk.doubtful:
-        known = plan.unread.get(found.path)
-        if known is not None and not known.holds(found, reading):
+    for file in plan.walk.doubtful:
+        known = plan.unread.get(file.path)
+        if known is not None and not known.holds(file, reading):
             known = None
-        is_picture = found.path in items if known is None else known.kind != NO_PICTURE
+        is_picture = file.path in items if known is None else known.kind != NO_PICTURE
         if known is None and not is_picture:
-            is_picture, known = _judged(plan, found, reading)
+            is_picture, known = _judged(plan, file, reading)
         if is_picture:
-            plan.walk.files.append(found)
+            plan.walk.files.append(file)
             continue
         plan.no_pictures += [known] if known is not None else []
-        plan.walk.unknown[os.fsdecode(os.path.splitext(found.path)[1].lower())] += 1  # noqa: PTH122
+        plan.walk.unknown[os.fsdecode(os.path.splitext(file.path)[1].lower())] += 1  # noqa: PTH122
 
 
-def _judged(plan: RootPlan, found: Found, reading: Reading) -> tuple[bool, Unread | None]:
+def _judged(plan: RootPlan, walked: FileEntry, reading: Reading) -> tuple[bool, Unread | None]:
     """Tell by its first bytes whether a file is a picture, and what to remember if not.
 
     An unreadable file counts as no picture.
     """
     try:
-        with open_regular(os.path.join(plan.path, found.path), follow_links=True) as file:  # noqa: PTH118 - bytes
+        with open_regular(os.path.join(plan.path, walked.path), follow_links=True) as file:  # noqa: PTH118 - bytes
             now, status = time.time_ns(), os.fstat(file.fileno())
             is_picture = formats.format_of(file.read(formats.HEAD_BYTES)) is not None
     except OSError:
         return False, None
-    seen = Found(found.path, status.st_size, settled_mtime(status.st_mtime_ns, now))
+    seen = FileEntry(walked.path, status.st_size, stable_mtime(status.st_mtime_ns, now))
     return is_picture, None if is_picture else unread_of(seen, None, reading)
 
 
@@ -209,7 +209,7 @@ def _label(plan: RootPlan, items: Mapping[bytes, Item], options: SyncOptions) ->
         if label != item.label and item.id not in gone:
             plan.relabelled.append(item._replace(label=label))
     relabelled = {item.id: item for item in plan.relabelled}
-    plan.outdated = [(found, relabelled.get(item.id, item)) for found, item in plan.outdated]
+    plan.outdated = [(file, relabelled.get(item.id, item)) for file, item in plan.outdated]
 
 
 def _tops(plan: RootPlan, items: Mapping[bytes, Item]) -> set[str]:
@@ -222,7 +222,7 @@ def _outdated_uploads(folder: Path, root: int, items: Mapping[bytes, Item]) -> l
     """Return the plan for uploads with vectors from older decoding rules, if any."""
     place = os.fsencode(os.path.realpath(folder / UPLOADS))
     outdated = [
-        (Found(path, item.size, item.mtime_ns), item)
+        (FileEntry(path, item.size, item.mtime_ns), item)
         for path, item in sorted(items.items())
         if item.decoding < formats.DECODING_VERSION
     ]
@@ -245,8 +245,8 @@ def _numbers(paths: Mapping[int, bytes]) -> dict[bytes, int]:
 def _check_not_uploads(folder: Path, paths: Iterable[str | Path]) -> None:
     uploads = os.fsencode(os.path.realpath(folder / UPLOADS))
     for path in paths:
-        found = os.fsencode(os.path.realpath(path))
-        if found == uploads or _is_inside(found, uploads):
+        real_path = os.fsencode(os.path.realpath(path))
+        if real_path == uploads or _is_inside(real_path, uploads):
             raise IndexStateError(
                 f"{display_path(path)} holds what was uploaded to {display_path(folder)} and is in the index already; "
                 "expected folders outside of it. Uploads are taken out with: "
@@ -264,19 +264,19 @@ def _sides(moved: str) -> Iterator[str]:
 def _compare(plan: RootPlan, items: Mapping[bytes, Item], reading: Reading) -> None:
     """Sort a root's files and items into new, changed, missing, left out and unchanged."""
     missing = dict(items)
-    for found in sorted(plan.walk.files, key=itemgetter(0)):
-        item = missing.pop(found.path, None)
-        fault = plan.unread.get(found.path)
-        if fault is not None and (fault.kind == NO_PICTURE or not fault.holds(found, reading)):
+    for file in sorted(plan.walk.files, key=itemgetter(0)):
+        item = missing.pop(file.path, None)
+        fault = plan.unread.get(file.path)
+        if fault is not None and (fault.kind == NO_PICTURE or not fault.holds(file, reading)):
             fault = None
         if fault is not None:
             plan.known_faults.append(fault)
         if item is None:
-            plan.new += [found] if fault is None else []
-        elif item.size != found.size or item.mtime_ns != found.mtime_ns:
-            plan.changed.append((found, item))
+            plan.new += [file] if fault is None else []
+        elif item.size != file.size or item.mtime_ns != file.mtime_ns:
+            plan.changed.append((file, item))
         elif item.decoding < formats.DECODING_VERSION and fault is None:
-            plan.outdated.append((found, item))
+            plan.outdated.append((file, item))
         else:
             plan.unchanged += 1
     # The files of a folder that cannot be read now may still exist.
@@ -342,6 +342,6 @@ def plan_lost_uploads(folder: Path, known: Collection[bytes] = (), root: int | N
 
 
 def _plan(folder: Path, items: dict[bytes, Item], root: int | None = None) -> RootPlan:
-    files = [Found(path, item.size, item.mtime_ns) for path, item in sorted(items.items())]
+    files = [FileEntry(path, item.size, item.mtime_ns) for path, item in sorted(items.items())]
     place = os.fsencode(os.path.realpath(uploads_of(folder)))
     return RootPlan(place, root, Walk(files), new=files, uploads=items)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...text import display_path, duration, printable
-from ..presentation import MOST_LINES, SCHEMA, pictures
+from ..presentation import MAX_LINES, SCHEMA, pictures
 
 if TYPE_CHECKING:
     from .dry_run import DryRun
@@ -27,9 +27,9 @@ _KINDS = {"not a picture": "no pictures"}
 def sync_remarks(report: SyncReport | DryRun) -> list[str]:
     """Return remarks on pictures and files left out of the index, and why."""
     skipped = report.skipped_files
-    lines = [f"skipped {display_path(file.path)}: {printable(file.short)}" for file in skipped[:MOST_LINES]]
-    if len(skipped) > MOST_LINES:
-        lines.append(f"skipped {len(skipped) - MOST_LINES:,} others (--json lists them all)")
+    lines = [f"skipped {display_path(file.path)}: {printable(file.short)}" for file in skipped[:MAX_LINES]]
+    if len(skipped) > MAX_LINES:
+        lines.append(f"skipped {len(skipped) - MAX_LINES:,} others (--json lists them all)")
     if report.unknown_extensions:
         kinds = ", ".join(f"{count:,} {printable(kind) or 'without one'}" for kind, count in _most_common(report))
         lines.append(f"left alone, by extension: {kinds}")
@@ -87,9 +87,9 @@ def dry_run_lines(index: Path, report: DryRun) -> Iterator[str]:
 
 
 def _first_of(verb: str, names: Sequence[str]) -> Iterator[str]:
-    yield from (f"{verb} {name}" for name in names[:MOST_LINES])
-    if len(names) > MOST_LINES:
-        yield f"{verb} {len(names) - MOST_LINES:,} others (--json lists them all)"
+    yield from (f"{verb} {name}" for name in names[:MAX_LINES])
+    if len(names) > MAX_LINES:
+        yield f"{verb} {len(names) - MAX_LINES:,} others (--json lists them all)"
 
 
 def dry_run_document(index: Path, report: DryRun) -> dict[str, Any]:
@@ -142,4 +142,4 @@ def sync_document(index: Path, report: SyncReport) -> dict[str, Any]:
 
 
 def _most_common(report: SyncReport | DryRun) -> list[tuple[str, int]]:
-    return sorted(report.unknown_extensions.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST_LINES]
+    return sorted(report.unknown_extensions.items(), key=lambda entry: (-entry[1], entry[0]))[:MAX_LINES]

@@ -87,7 +87,7 @@ def labels_remarks(plans: Sequence[RootPlan]) -> Iterator[str]:
                 "their labels, new ones get none. Put it back, or name another with --labels."
             )
         elif labelling.rule == "table":
-            missing = sum(plan.labels.label(found.path) is None for found in plan.walk.files)
+            missing = sum(plan.labels.label(file.path) is None for file in plan.walk.files)
             if missing:
                 yield f"{missing:,} of {len(plan.walk.files):,} pictures of {name} are not in the table: no label."
         elif labelling.splits != plan.splits and _matters(plan):
@@ -117,13 +117,13 @@ def remembered_filters(plans: Sequence[RootPlan]) -> str | None:
 
 def tools_remark(plans: Sequence[RootPlan]) -> str | None:
     """Return a remark on tool folders that are left out, if any."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for plan in plans:
-        found += plan.walk.of_tools
-    if not found:
+        counts += plan.walk.of_tools
+    if not counts:
         return None
-    kinds = ", ".join(f"{count:,} {printable(name)}" for name, count in sorted(found.items()))
-    first = min(found)
+    kinds = ", ".join(f"{count:,} {printable(name)}" for name, count in sorted(counts.items()))
+    first = min(counts)
     return (
         f"Left out, folders of file servers and programs: {kinds}. To take them, too: --include '*' --include "
         f"{shell_word(f'{first}/')}"

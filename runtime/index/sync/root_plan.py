@@ -17,7 +17,7 @@ from ..database.records import Item
 from ..patterns import RootFilters
 from ..root_labels import LabelSource, RootLabels
 from ..unreadable import SkippedFile, Unread
-from ..walk import Found, Walk
+from ..walk import FileEntry, Walk
 
 __all__ = ["RootPlan", "check_losses", "check_present"]
 
@@ -62,11 +62,11 @@ class RootPlan:
     remembered_labels: RootLabels = field(default_factory=RootLabels)
     splits: bool = False
     known_labels: Mapping[bytes, str | None] = field(default_factory=dict)
-    new: list[Found] = field(default_factory=list)
-    changed: list[tuple[Found, Item]] = field(default_factory=list)
+    new: list[FileEntry] = field(default_factory=list)
+    changed: list[tuple[FileEntry, Item]] = field(default_factory=list)
     missing: list[Item] = field(default_factory=list)
     left_out: list[Item] = field(default_factory=list)
-    outdated: list[tuple[Found, Item]] = field(default_factory=list)
+    outdated: list[tuple[FileEntry, Item]] = field(default_factory=list)
     relabelled: list[Item] = field(default_factory=list)
     unread: Mapping[bytes, Unread] = field(default_factory=dict)
     known_faults: list[Unread] = field(default_factory=list)
@@ -84,19 +84,19 @@ class RootPlan:
         """The remembered files that are gone, now left out, or read again."""
         if self.walk.unread:  # their content is unknown
             return []
-        here = {each.found.path for each in (*self.known_faults, *self.no_pictures)}
+        here = {each.file.path for each in (*self.known_faults, *self.no_pictures)}
         return [path for path in self.unread if path not in here]
 
     @functools.cached_property
     def folders(self) -> set[bytes]:
         """The folders that contain pictures, relative to the root, with b"" for the root."""
-        return {found.path.rpartition(b"/")[0] for found in self.walk.files}
+        return {file.path.rpartition(b"/")[0] for file in self.walk.files}
 
     @property
     def skipped_files(self) -> list[SkippedFile]:
         """The files that could not be inspected, and the known faults."""
         files = [SkippedFile(self.full_path(path), reason, "unreadable", reason) for path, reason in self.walk.problems]
-        known = [(self.full_path(each.found.path), each) for each in self.known_faults]
+        known = [(self.full_path(each.file.path), each) for each in self.known_faults]
         return files + [SkippedFile(path, each.reason, each.kind, each.short) for path, each in known]
 
     def full_path(self, path: bytes) -> str:
@@ -125,7 +125,7 @@ class RootPlan:
 
 # With this many items, losing more than this share looks like an unmounted drive.
 _GUARDED_ITEMS = 20
-_MOST_LOST = 0.5
+_MAX_LOST = 0.5
 # Extensions of other files named in a message.
 _KINDS = 5
 
@@ -135,23 +135,23 @@ def check_present(path: bytes, known: bool, may_be_missing: bool) -> None:
     folder = Path(os.fsdecode(path))
     if folder.is_dir() or (known and may_be_missing and not folder.exists()):
         return
-    found = "is not a folder" if folder.exists() else "does not exist"
+    state = "is not a folder" if folder.exists() else "does not exist"
     remove = to_paste("deeprank-index", "remove", "--root", folder)
     advice = (
         f" If it is on a drive that is not mounted, mount it; if it has moved, sync with --root {shell_word(folder)}="
         f"NEW; if it is gone for good, take its pictures out with: {remove} "
         "(or sync it with --allow-mass-removal)."
     )
-    raise IndexStateError(f"{display_path(path)} {found}; expected a folder of pictures.{advice if known else ''}")
+    raise IndexStateError(f"{display_path(path)} {state}; expected a folder of pictures.{advice if known else ''}")
 
 
 def check_losses(plan: RootPlan, keep_missing: bool) -> None:
     """Refuse changes that look like an unmounted drive (an empty folder) or a mistake."""
-    nothing_found = not plan.walk.files and not plan.walk.unread
-    if nothing_found and (plan.walk.left_out or plan.walk.left_out_folders) and (plan.left_out or not plan.known):
+    is_empty = not plan.walk.files and not plan.walk.unread
+    if is_empty and (plan.walk.left_out or plan.walk.left_out_folders) and (plan.left_out or not plan.known):
         _refuse_filters(plan)
     known = plan.known + len(plan.left_out)
-    if nothing_found and not (keep_missing and known):
+    if is_empty and not (keep_missing and known):
         _refuse_empty(plan, known)
     if keep_missing:
         return
@@ -161,7 +161,7 @@ def check_losses(plan: RootPlan, keep_missing: bool) -> None:
             "the right folder? Nothing was changed; if they are really gone, sync with --allow-mass-removal."
         )
     lost = len(plan.missing) - _likely_moves(plan)
-    if plan.known >= _GUARDED_ITEMS and lost > _MOST_LOST * plan.known:
+    if plan.known >= _GUARDED_ITEMS and lost > _MAX_LOST * plan.known:
         raise IndexStateError(
             f"{display_path(plan.path)} has lost {lost:,} of its {plan.known:,} pictures: is a drive not mounted? "
             "Nothing was changed; if they are really gone, sync with --allow-mass-removal."
@@ -194,16 +194,16 @@ def _refuse_empty(plan: RootPlan, known: int) -> None:
     )
 
 
-def _others_in(found: Walk) -> str:
+def _others_in(walk: Walk) -> str:
     """Return a phrase that counts other files by extension."""
-    count, named = found.unknown.total(), found.unknown.most_common(_KINDS)
+    count, named = walk.unknown.total(), walk.unknown.most_common(_KINDS)
     kinds = [f"{number:,} {printable(kind) or 'without extension'}" for kind, number in named]
-    kinds += ["…"] if len(found.unknown) > _KINDS else []
+    kinds += ["…"] if len(walk.unknown) > _KINDS else []
     return f"{count:,} other file{'' if count == 1 else 's'}{': ' if kinds else ''}{', '.join(kinds)}"
 
 
 def _likely_moves(plan: RootPlan) -> int:
     """Count the missing items with a new file of equal size and mtime: a renamed folder."""
-    new = Counter((found.size, found.mtime_ns) for found in plan.new)
+    new = Counter((file.size, file.mtime_ns) for file in plan.new)
     missing = Counter((item.size, item.mtime_ns) for item in plan.missing)
     return (new & missing).total()

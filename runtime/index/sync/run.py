@@ -25,7 +25,7 @@ from ..graph_update import update_graph
 from ..layout import MODEL, UPLOADS
 from ..unreadable import Reading, SkippedFile, unread_of
 from ..uploads.store import link_or_copy, make_uploads, uploads_of
-from ..walk import Found, settled_mtime
+from ..walk import FileEntry, stable_mtime
 from .options import SyncOptions
 from .report import SyncReport, labels_remarks, remembered_filters, tools_remark
 from .root_plan import RootPlan
@@ -90,8 +90,8 @@ class SyncRun:
     def run(self) -> SyncReport:
         """Carry out the plans and return the report."""
         self._settle_roots()
-        tasks = [Task(plan, found, None) for plan in self._plans for found in plan.new]
-        tasks += [Task(plan, found, item) for plan in self._plans for found, item in plan.changed]
+        tasks = [Task(plan, file, None) for plan in self._plans for file in plan.new]
+        tasks += [Task(plan, file, item) for plan in self._plans for file, item in plan.changed]
         tasks += self._check_decoding()
         if tasks:
             self._embed(tasks)
@@ -131,7 +131,7 @@ class SyncRun:
     def _settle_unread(self, root: int, plan: RootPlan) -> None:
         if plan.forgotten:
             self._writer.forget_unread(root, plan.forgotten)
-        learned = [each for each in plan.no_pictures if plan.unread.get(each.found.path) != each]
+        learned = [each for each in plan.no_pictures if plan.unread.get(each.file.path) != each]
         if learned:
             self._writer.keep_unread(root, learned)
 
@@ -174,7 +174,7 @@ class SyncRun:
             with open_regular(path, follow_links=task.uploaded is None) as file:
                 now = time.time_ns()
                 status = os.fstat(file.fileno())
-                task.found = Found(task.found.path, status.st_size, settled_mtime(status.st_mtime_ns, now))
+                task.file = FileEntry(task.file.path, status.st_size, stable_mtime(status.st_mtime_ns, now))
                 task.sha256 = sha256_of(file)
                 if task.uploaded is not None and task.sha256 != task.uploaded.sha256:
                     raise PictureError(f"{display_path(path)} is damaged: its content is not what was uploaded.")
@@ -241,7 +241,7 @@ class SyncRun:
 
     def _keep_upload(self, task: Task) -> None:
         """Copy the file of an upload into this index, too."""
-        target = uploads_of(self._writer.folder) / os.fsdecode(task.found.path)
+        target = uploads_of(self._writer.folder) / os.fsdecode(task.file.path)
         if is_here(task, self._writer.folder):
             self._counts["taken in"] += 1
         else:
@@ -257,7 +257,7 @@ class SyncRun:
                 f"as it is. Take it out first with: {to_paste('deeprank-index', 'remove', path, '--index', index)}"
             )
         self._skipped.append(SkippedFile(task.path, reason, error.kind, error.short))
-        unread = unread_of(task.found, error, self._reading) if task.uploaded is None else None
+        unread = unread_of(task.file, error, self._reading) if task.uploaded is None else None
         if unread is not None and task.plan.root is not None:
             self._writer.keep_unread(task.plan.root, [unread])
         if task.old is not None and _stays(task, error.kind):
@@ -273,7 +273,7 @@ class SyncRun:
         assert task.plan.root is not None
         if task.uploaded is not None:
             return task.uploaded._replace(id=item, root=task.plan.root, decoding=formats.DECODING_VERSION)
-        path, size, mtime_ns = task.found
+        path, size, mtime_ns = task.file
         label = task.plan.known_labels.get(path, label) if task.old is None else task.old.label
         if not task.redecode:  # its file and label are unchanged
             label = task.plan.labels.label(path, label)
@@ -329,7 +329,7 @@ class SyncRun:
         """Return an indexed picture to search with, whose name can be typed."""
         skipped = {file.path for file in self._skipped}
         for plan in self._plans:
-            paths = [] if plan.uploads is not None else [found.path for found in plan.walk.files]
+            paths = [] if plan.uploads is not None else [file.path for file in plan.walk.files]
             for path in heapq.nsmallest(len(skipped) + 1, paths):
                 name = plan.full_path(path)
                 if name not in skipped and name.isprintable():
@@ -352,15 +352,15 @@ def _stays(task: Task, kind: str) -> bool:
     assert task.old is not None
     if task.redecode:
         return task.uploaded is not None or kind in _NO_JUDGEMENT
-    may_be_the_same = task.found.size == task.old.size and task.sha256 in (b"", task.old.sha256)
+    may_be_the_same = task.file.size == task.old.size and task.sha256 in (b"", task.old.sha256)
     return kind == "unreadable" and may_be_the_same
 
 
 def _taken_in(uploads: int) -> str | None:
     if not uploads:
         return None
-    found = "1 upload was" if uploads == 1 else f"{uploads:,} uploads were"
-    return f"{found} found without the database that knew the labels; they are in the index again, without any."
+    subject = "1 upload was" if uploads == 1 else f"{uploads:,} uploads were"
+    return f"{subject} found without the database that knew the labels; they are in the index again, without any."
 
 
 def _redecoded(counts: Mapping[str, int]) -> str | None:

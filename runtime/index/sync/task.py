@@ -13,7 +13,7 @@ from ...pictures import changes
 from ...progress import StartProgress
 from ..database.records import Item
 from ..uploads.store import uploads_of
-from ..walk import Found
+from ..walk import FileEntry
 from .root_plan import RootPlan
 
 __all__ = ["Task", "check_decoding", "is_here", "is_whole"]
@@ -26,7 +26,7 @@ class Task:
     """One file to read; the reading thread fills in the results."""
 
     plan: RootPlan
-    found: Found
+    file: FileEntry
     old: Item | None
     sha256: bytes = b""
     redecode: bool = False
@@ -34,12 +34,12 @@ class Task:
     @property
     def uploaded(self) -> Item | None:
         """The new item of an upload; None for a file of a synced folder."""
-        return None if self.plan.uploads is None else self.plan.uploads[self.found.path]
+        return None if self.plan.uploads is None else self.plan.uploads[self.file.path]
 
     @property
     def path(self) -> str:
         """The path of the file."""
-        return self.plan.full_path(self.found.path)
+        return self.plan.full_path(self.file.path)
 
 
 def check_decoding(plans: Iterable[RootPlan], progress: StartProgress) -> Iterator[tuple[Task, bool | None]]:
@@ -49,7 +49,7 @@ def check_decoding(plans: Iterable[RootPlan], progress: StartProgress) -> Iterat
         each, and whether its pixels differ from those embedded; None: it cannot be read.
 
     """
-    tasks = [Task(plan, found, old, old.sha256, redecode=True) for plan in plans for found, old in plan.outdated]
+    tasks = [Task(plan, file, old, old.sha256, redecode=True) for plan in plans for file, old in plan.outdated]
     if not tasks:
         return
     advance = progress("checking formats", len(tasks))

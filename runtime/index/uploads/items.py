@@ -180,19 +180,19 @@ def _check(upload: Upload) -> _Checked:
 def _extension(content: bytes) -> str:
     """Return the file extension of the picture's actual format; the client's name is ignored."""
     with opened_picture(io.BytesIO(content), "the picture") as image:
-        found = _EXTENSIONS.get(image.format or "")
-    if found is None:
+        extension = _EXTENSIONS.get(image.format or "")
+    if extension is None:
         raise PictureError(f"The picture is of the format {printable(str(image.format))}, which is not supported.")
-    return found
+    return extension
 
 
 def _checked_vector(vector: Vectors) -> Vectors:
-    found = np.asarray(vector)
-    if found.ndim != 1 or found.dtype.kind != "f" or not are_unit(found[None]).all():
+    array = np.asarray(vector)
+    if array.ndim != 1 or array.dtype.kind != "f" or not are_unit(array[None]).all():
         raise QueryError(
-            f"The vector of an upload is {found.dtype} {list(found.shape)}; expected float32 [d], of unit length."
+            f"The vector of an upload is {array.dtype} {list(array.shape)}; expected float32 [d], of unit length."
         )
-    return found.astype("<f4")
+    return array.astype("<f4")
 
 
 def _checked_label(label: str | None) -> str | None:
@@ -264,16 +264,16 @@ def remove_items(index: str | Path, ids: Sequence[int], contents: Sequence[bytes
     Store.open(folder).close()  # without an index, locking would create its folder
     with writing(folder) as writer, disk_errors(folder):
         last = writer.meta().last_id
-        found = {number: writer.item_with(number) for number in set(ids) if 0 < number <= last}
+        items_by_id = {number: writer.item_with(number) for number in set(ids) if 0 < number <= last}
         for number, content in zip(ids, contents or (), strict=contents is not None):
-            item = found.get(number)
+            item = items_by_id.get(number)
             if item is not None and item.sha256 != content:
-                found[number] = None
-        items = [item for item in found.values() if item is not None]
+                items_by_id[number] = None
+        items = [item for item in items_by_id.values() if item is not None]
         deleted = take_out(writer, items)
         if items:
             update_graph(writer)
-    return [_removed(number, found.get(number), deleted) for number in ids]
+    return [_removed(number, items_by_id.get(number), deleted) for number in ids]
 
 
 def take_out(writer: Writer, items: Collection[Item], roots: Collection[int] = ()) -> set[int]:
