@@ -44,7 +44,7 @@ SCRIPTS = (
         "--sizes 10000,100000,1000000",
         "--sizes 2000,10000 --rounds 3 --add-rounds 1",
     ),
-    Script("copies.py", (), quick="--sets 2000,0,0 200,4,100"),
+    Script("equal_vectors.py", (), quick="--sets 2000,0,0 200,4,100"),
     Script("serving.py", ("model", "data"), quick="--gallery 500 --requests 100 --rounds 1"),
     Script("sync_unchanged.py", ("model", "data", "cache"), "--files 100000", "--files 2000 --rounds 3"),
     Script("batch_size.py", ("model",), quick="--rounds 2 --pictures 64"),

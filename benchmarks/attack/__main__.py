@@ -61,7 +61,7 @@ def main() -> int:
     try:
         if arguments.planted:
             (folder / "planted").mkdir()
-            shutil.copyfile(Path(__file__).with_name("planted.py"), folder / "planted" / "sitecustomize.py")
+            shutil.copyfile(Path(__file__).with_name("planted_faults.py"), folder / "planted" / "sitecustomize.py")
             os.environ["PYTHONPATH"] = str(folder / "planted")
         make_world(folder).save(folder / "world.json")
         return _attack(folder, arguments)

@@ -24,6 +24,7 @@ from pathlib import Path
 import shim
 
 KINDS = ("kills", "powercut", "disk", "damage", "readers", "writers", "users")
+_MODULES = {"users": "permissions"}
 
 
 def main() -> int:
@@ -62,7 +63,7 @@ def _run(folder: Path, kinds: list[str], arguments: argparse.Namespace) -> int:
     world.wanted = [name for name in arguments.commands.split(",") if name]
     tallies = []
     for kind in kinds:
-        module = importlib.import_module(kind)
+        module = importlib.import_module(_MODULES.get(kind, kind))
         wanted = set(inspect.signature(module.run).parameters) & set(vars(arguments))
         for tally in module.run(world, **{name: getattr(arguments, name) for name in wanted}):
             tallies.append(tally)

@@ -25,7 +25,16 @@ from pathlib import Path
 
 from results import Tally, show
 
-KINDS = ("storms", "floods", "changes", "endings", "contract", "fuzz", "stalls")
+# Each kind of trouble, and the module that makes it.
+KINDS = {
+    "storms": "overload",
+    "floods": "slow_clients",
+    "changes": "changes",
+    "endings": "shutdown",
+    "contract": "contract",
+    "fuzz": "fuzz",
+    "stalls": "liveness",
+}
 
 
 def main() -> int:
@@ -63,7 +72,7 @@ def _run(folder: Path, kinds: list[str], arguments: argparse.Namespace) -> int:
     world = make_world(folder, arguments.pictures)
     tallies: list[Tally] = []
     for kind in kinds:
-        module = importlib.import_module(kind)
+        module = importlib.import_module(KINDS[kind])
         wanted = set(inspect.signature(module.run).parameters) & set(vars(arguments))
         for tally in module.run(world, **{name: getattr(arguments, name) for name in wanted}):
             tallies.append(tally)
