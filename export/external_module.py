@@ -249,7 +249,7 @@ def check_weights(module: nn.Module) -> None:
 
 
 def check_examples(examples: torch.Tensor, info: ModelInfo, normalisation: Normalisation) -> None:
-    """Check that an example batch matches the input by :class:`~.foreign.PictureNetwork`.
+    """Check that an example batch matches the input by :class:`PictureNetwork`.
 
     A wrong normalisation is the commonest cause of a deployed network that ranks badly without any
     error.

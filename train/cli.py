@@ -151,7 +151,7 @@ def _with_others(device: str) -> Iterator[Any]:
     """Join the other processes of torchrun; one of them reports the error that ends them all.
 
     Yields:
-        their :class:`~.distributed.Ranks`; None without torchrun, where torch is not imported yet.
+        their :class:`~.loop.distributed.Ranks`; None without torchrun, where torch is not imported yet.
 
     """
     if "LOCAL_RANK" not in os.environ:

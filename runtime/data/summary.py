@@ -150,7 +150,7 @@ def report_reading(
     """Report in one line how DATA was read, and warn of anything unusual.
 
     Args:
-        dataset: from :func:`~.datasets.open_dataset`.
+        dataset: from :func:`~..datasets.open_dataset`.
         say: called with each line.
         use: the split used for evaluation.
         val: another data set, which is evaluated whole instead.
@@ -170,7 +170,7 @@ def report_pictures(queries: DataSet, gallery: DataSet, both: DataSet, say: Call
     """Report how queries and gallery were read, and warn of anything unusual.
 
     Args:
-        queries: from :func:`~.datasets.open_pictures`.
+        queries: from :func:`~..datasets.open_pictures`.
         gallery: likewise.
         both: the gallery as train, the queries as val.
         say: called with each line.
@@ -260,7 +260,7 @@ def _others(dataset: DataSet) -> Iterator[str]:
 
 
 def data_warnings(dataset: DataSet, words: Mapping[str, str] = _SPLITS) -> Iterator[str]:
-    """Yield what would spoil training or metrics; uses :func:`~.repeats.find_repeats`.
+    """Yield what would spoil training or metrics; uses :func:`find_repeats`.
 
     Args:
         dataset: all its splits are checked; the bytes of pictures are compared.

@@ -110,7 +110,7 @@ def describe_build(built_with: frozenset[str] | None, here: frozenset[str], work
     """Return the target processor of a working build, as a finding.
 
     Args:
-        built_with: see :func:`~.machinecode.vector_instructions`.
+        built_with: see :func:`vector_instructions`.
         here: the features of this processor; see :func:`~..devices.cpu_features`.
         works: description of the successful probe.
 

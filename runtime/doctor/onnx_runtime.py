@@ -73,7 +73,7 @@ def onnxruntime_finding(packages: Finding, outcome: Outcome) -> Finding:
 
     Args:
         packages: from :func:`runtimes_finding`; returned unchanged if it is not ok.
-        outcome: of :func:`~.attempts.import_onnxruntime`.
+        outcome: of :func:`~.isolated.import_onnxruntime`.
 
     """
     there = installed_runtimes()

@@ -171,7 +171,7 @@ class RootFilters:
     ``include`` names them.
 
     Attributes:
-        include: patterns (see :class:`~.globs.Globs`) of which one must match; empty: all pictures.
+        include: patterns (see :class:`Globs`) of which one must match; empty: all pictures.
         exclude: patterns of which none may match; matching folders are not entered.
 
     """

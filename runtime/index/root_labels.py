@@ -34,7 +34,7 @@ class RootLabels:
     """The source of a folder's labels.
 
     Attributes:
-        rule: of :class:`~...labels.FolderLabels`, or ``table``.
+        rule: of :class:`~..data.labels.FolderLabels`, or ``table``.
         splits: whether its top folders are splits, below which labels begin.
         table: absolute path of the CSV file; empty for other rules.
 

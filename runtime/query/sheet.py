@@ -25,7 +25,7 @@ def draw_results(results: Sequence[QueryResult], out: Path, *, farthest: bool, q
         query_label: the queries' label; frames then show which hits have it.
 
     Raises:
-        QueryError: see :func:`~.sheet.draw_sheets`.
+        QueryError: see :func:`~..contact_sheet.draw_sheets`.
 
     """
     which = "farthest from" if farthest else "nearest to"

@@ -163,7 +163,7 @@ class Ranks:
         """Return this rank's device for ``auto``, ``cpu`` or ``cuda``; every rank has its own GPU.
 
         Raises:
-            DeviceError: there are fewer GPUs than ranks, or :func:`~.device.torch_device` raises
+            DeviceError: there are fewer GPUs than ranks, or :func:`~..run.device.torch_device` raises
                 it.
 
         """

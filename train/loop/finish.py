@@ -83,15 +83,7 @@ def learned_whitening(
     """
     wide = features.astype(np.float64)
     centred = wide - wide.mean(axis=0)
-    within = _covariance(centred - _class_means(centred, labels))
-    variances, directions = np.linalg.eigh(within)
-    floor = shrinkage * variances.mean()
-    if not floor > 0.0:
-        raise TrainingError(
-            "--whiten measures how pictures of one class differ, and found none that do; expected classes of several "
-            "different pictures. Add pictures, or leave it out."
-        )
-    deviations = np.sqrt(np.maximum(variances, 0.0) + floor)
+    directions, deviations = _spread_within(centred, labels, shrinkage)
     spread = _of_trace_one(_covariance(centred @ (directions / deviations)))
     if classifier is not None and share:
         # x = directions · deviations · z, so that a row w scores z by (directions · deviations)ᵀ w.
@@ -101,6 +93,25 @@ def learned_whitening(
     weight = (directions / deviations @ principal[:, ::-1][:, :dim]).T
     weight /= np.linalg.norm(centred @ weight.T, axis=1).mean()
     return LinearMap(weight.astype(np.float32), (-weight @ wide.mean(axis=0)).astype(np.float32))
+
+
+def _spread_within(
+    centred: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], shrinkage: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the principal directions within classes, one a column, and the standard deviation along each.
+
+    Raises:
+        TrainingError: no class has pictures that differ.
+
+    """
+    variances, directions = np.linalg.eigh(_covariance(centred - _class_means(centred, labels)))
+    floor = shrinkage * variances.mean()
+    if not floor > 0.0:
+        raise TrainingError(
+            "--whiten measures how pictures of one class differ, and found none that do; expected classes of several "
+            "different pictures. Add pictures, or leave it out."
+        )
+    return directions, np.sqrt(np.maximum(variances, 0.0) + floor)
 
 
 def _of_trace_one(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

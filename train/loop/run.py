@@ -166,13 +166,13 @@ def start_run(
     """Train from the start.
 
     Args:
-        data: DATA, as for :func:`~..runtime.datasets.open_dataset`.
+        data: DATA, as for :func:`~...runtime.datasets.open_dataset`.
         config: the options.
         recipe: its name, for the records.
         surroundings: device, threads and cache.
         monitor: receives progress and may request a stop.
         val: another data set, all of whose pictures are the queries of the final evaluation.
-        labels: source of the labels, as for :func:`~..runtime.datasets.open_dataset`.
+        labels: source of the labels, as for :func:`~...runtime.datasets.open_dataset`.
         out: the run folder; default ``runs/<time>-<backbone>``.
 
     Raises:

@@ -185,7 +185,7 @@ class Trainer:
         self._saved = self._drawn = time.monotonic()
 
     def set_class_vectors(self, vectors: torch.Tensor) -> None:
-        """See :meth:`.learner.Learner.set_class_vectors`."""
+        """See :meth:`.step.Learner.set_class_vectors`."""
         self._learner.set_class_vectors(vectors)
 
     def run(self) -> list[dict[str, Any]]:

@@ -328,7 +328,7 @@ class Index:
     def _choose(
         self, vectors: Vectors, request: SearchRequest, contents: Sequence[Collection[bytes | str]] | None
     ) -> list[Chosen]:
-        """Search for what answers each query; see :func:`~.selection.choose`."""
+        """Search for what answers each query; see :func:`~.near_duplicates.choose`."""
         from .near_duplicates import choose
 
         with self._reading() as gallery:
