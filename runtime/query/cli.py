@@ -1,4 +1,4 @@
-"""``deeprank-query``: the most similar pictures of an index."""
+"""``deeprank-query``: search an index, and print tables or JSON, or write files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["table_lines"]
 
 _BEFORE_LABEL = len("rank  distance  ")
 _GAP = "  "
-# Where labels and paths together are too wide, labels get this share of the room.
+# The share of the width that labels get if labels and paths together are too wide.
 _LABEL_SHARE = 0.3
 _MIN_WIDTH = 8
 
@@ -34,9 +34,9 @@ def table_lines(result: QueryResult, width: int | None, *, headed: bool, ellipsi
 
     Args:
         result: of one query.
-        width: columns of the terminal, into which long labels and paths are shortened; None: everything is shown.
-        headed: the query is named first.
-        ellipsis: what stands for the middle of a name that is too long.
+        width: columns of the terminal; longer labels and paths are shortened. None: no limit.
+        headed: begin with a line that names the query.
+        ellipsis: replaces the middle of a name that is too long.
 
     """
 
@@ -122,10 +122,10 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
 
 @contextlib.contextmanager
 def _preparing(index: Index) -> Iterator[None]:
-    """Read the vectors while ONNX Runtime builds its session, which takes no notice of Python's lock."""
+    """Read the vectors while ONNX Runtime builds its session, which does not hold the GIL."""
 
     def prepare() -> None:
-        # What is damaged is reported by the search, which meets it again.
+        # The search meets the same damage again and reports it.
         with contextlib.suppress(DeepRankError):
             index.prepare()
 
@@ -175,7 +175,7 @@ def _copy(results: Sequence[QueryResult], folder: Path, roots: Sequence[str]) ->
 
 
 def _show(results: Sequence[QueryResult], arguments: QueryArguments) -> None:
-    """Print the results: as one JSON document, as paths alone, or as a table for each query."""
+    """Print the results as one JSON document, as paths, or as one table per query."""
     if arguments.as_json:
         request = arguments.request
         documents = [result.document(unique=request.unique is not None) for result in results]
