@@ -1,4 +1,4 @@
-"""The application: limits and security around the routes, and the static files of the page and the docs."""
+"""The ASGI application: routes and error responses, static files, and the middleware around them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["make_app", "pages"]
 
 
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
-# Swagger UI sets styles of elements as it goes.
+# Swagger UI sets inline styles.
 _DOCS_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -130,7 +130,7 @@ def _answer_errors(routes: FastAPI) -> None:
     @routes.exception_handler(DeepRankError)
     async def known(request: Request, error: DeepRankError) -> Response:
         answer = problem_of(error)
-        # What the client is told too little of to act on it, somebody here has to see.
+        # The client gets no details of these errors, so the log has them.
         if answer.status_code >= 500 and not isinstance(error, RefusedError):
             LOG.warning("%s", error)
         return answer
@@ -152,14 +152,14 @@ def _answer_errors(routes: FastAPI) -> None:
         }
         headers = dict(error.headers or {})
         if "Allow" in headers:
-            # It names the methods of one route alone, where several have the path.
+            # Its Allow header names the methods of one route, though several may have the path.
             described = routes.openapi()["paths"].get(getattr(request.scope.get("route"), "path", ""), {})
             headers["Allow"] = ", ".join(method.upper() for method in described) or headers["Allow"]
         return problem(error.status_code, known.get(error.status_code, str(error.detail)), headers)
 
 
 def _sentence(error: RequestValidationError) -> str:
-    """Return what is wrong with the parameters, the first of it."""
+    """Return the first fault of the parameters as a sentence."""
     first: dict[str, Any] = dict(error.errors()[0])
     where = ".".join(str(part) for part in first.get("loc", ())[1:]) or "the request"
     value = printable(repr(first.get("input"))[:80])
@@ -170,7 +170,7 @@ def _sentence(error: RequestValidationError) -> str:
 
 
 def _describe_token(routes: FastAPI) -> None:
-    """Say in the OpenAPI document that everything needs the token, but for what is open to all."""
+    """Declare in the OpenAPI document that all routes except the open ones need the token."""
     make = routes.openapi
 
     def described() -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _describe_token(routes: FastAPI) -> None:
 
 
 class Counted:
-    """Counts requests by route and status, and answers what nobody foresaw without telling anything of it."""
+    """Counts requests by route and status, and answers unexpected errors without details."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -209,7 +209,7 @@ class Counted:
 
         try:
             await self._app(scope, receive, note_status)
-        except asyncio.CancelledError:  # it took longer than the server waits when it ends
+        except asyncio.CancelledError:  # it outlasted the drain time of the shutdown
             if status == 0:
                 ended = "The server ended before the request was answered; send it again in a moment."
                 await problem(503, ended, {"Retry-After": "5"})(scope, receive, note_status)
