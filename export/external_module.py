@@ -40,6 +40,11 @@ __all__ = [
     "preserved_modes",
 ]
 
+# Characters that are shown of the keys that do not fit, of which there may be hundreds.
+_SHOWN = 300
+# Allowed overshoot of example batches beyond the normalised range, as antialiasing causes a little.
+_OVERSHOOT = 0.15
+
 
 class PictureNetwork(nn.Module):
     """Cast, normalise, run the module, scale to unit length.
@@ -135,10 +140,6 @@ def _shown(values: Sequence[float] | None) -> str:
     return "nothing" if values is None else ", ".join(f"{value:g}" for value in values) or "no numbers"
 
 
-# Characters that are shown of the keys that do not fit, of which there may be hundreds.
-_SHOWN = 300
-
-
 def module_from_factory(name: str, state: Path | None) -> nn.Module:
     """Call ``package.module:factory`` without arguments, and load ``state`` into its result.
 
@@ -210,10 +211,6 @@ def _as_named(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, to
     """
     own = module.state_dict()
     return {f"module.{key}" if key not in own and f"module.{key}" in own else key: state[key] for key in state}
-
-
-# Allowed overshoot of example batches beyond the normalised range, as antialiasing causes a little.
-_OVERSHOOT = 0.15
 
 
 @contextmanager

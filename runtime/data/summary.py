@@ -26,6 +26,15 @@ _HEAD_BYTES = 4096
 _BLOCK_BYTES = 1 << 18
 _THREADS = 8
 
+Entry = tuple[str, Sample]
+# Names and paths shown for each warning.
+_SHOWN = 3
+_RULES = {"top": "by the top folder", "leaf": "by the innermost folder", "path": "by all folders together"}
+Use = Literal["val", "test"]
+# Split names in warnings.
+_SPLITS = {"train": "train", "val": "val", "test": "test"}
+_QUERIES_AND_GALLERY = {"train": "the gallery", "val": "the queries", "test": "test"}
+
 
 @dataclass(frozen=True)
 class Repeats:
@@ -75,9 +84,6 @@ def find_repeats(dataset: DataSet, *, patience: float = PATIENCE) -> Repeats:
         candidates,
         unread,
     )
-
-
-Entry = tuple[str, Sample]
 
 
 def _alike(entries: Sequence[Entry], keys: Iterable[K]) -> list[list[Entry]]:
@@ -132,16 +138,6 @@ def _whole(sample: Sample, deadline: float) -> bytes:
             digest.update(block)
             _check_clock(deadline)
     return digest.digest()
-
-
-# Names and paths shown for each warning.
-_SHOWN = 3
-
-_RULES = {"top": "by the top folder", "leaf": "by the innermost folder", "path": "by all folders together"}
-Use = Literal["val", "test"]
-# Split names in warnings.
-_SPLITS = {"train": "train", "val": "val", "test": "test"}
-_QUERIES_AND_GALLERY = {"train": "the gallery", "val": "the queries", "test": "test"}
 
 
 def report_reading(

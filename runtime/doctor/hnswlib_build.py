@@ -42,6 +42,11 @@ _ELF64_LITTLE_ENDIAN, _X86_64 = b"\x7fELF\x02\x01", 62
 _LOADED, _EXECUTABLE = 1, 1
 _MAX_FILE_BYTES = 256 * 2**20
 
+_CHECK = "hnswlib build"
+_NAMES = {"avx": "AVX", "avx512f": "AVX-512"}
+# The probe searches 300 vectors with as many candidates, so a sound build finds nearly all.
+_MIN_RECALL = 0.99
+
 
 def vector_instructions(module: Path) -> frozenset[str] | None:
     """Return which of ``avx`` and ``avx512f`` the machine code of a shared library uses.
@@ -76,12 +81,6 @@ def _executed(data: bytes) -> Iterator[bytes]:
         kind, flags, offset, _, _, length = struct.unpack_from("<IIQQQQ", data, table + number * size)
         if kind == _LOADED and flags & _EXECUTABLE:
             yield data[offset : offset + length]
-
-
-_CHECK = "hnswlib build"
-_NAMES = {"avx": "AVX", "avx512f": "AVX-512"}
-# The probe searches 300 vectors with as many candidates, so a sound build finds nearly all.
-_MIN_RECALL = 0.99
 
 
 def rebuild() -> str:

@@ -52,6 +52,9 @@ _NETWORK = frozenset(
 # A new graph is written beside the old one before replacing it.
 _GRAPHS_AT_A_TIME = 2
 
+# Maximum number of folders in a suggested command.
+_MAX_NAMED = 5
+
 
 def writer_finding(folder: Path) -> Finding:
     """Report an active writer, or the leftovers of a killed one."""
@@ -155,10 +158,6 @@ def file_system(path: Path, mounts: str) -> str | None:
             if len(mounted.parts) >= depth and path.is_relative_to(mounted):
                 file_system_kind, depth = kind, len(mounted.parts)
     return file_system_kind
-
-
-# Maximum number of folders in a suggested command.
-_MAX_NAMED = 5
 
 
 def is_there(folder: Path) -> bool:

@@ -37,6 +37,9 @@ __all__ = ["RatedTriplets", "TopK", "TripletReport", "evaluate_triplets", "load_
 COLUMNS = ("query", "positive", "negative")
 _EXPECTED = "query,positive,negative or query,positive,negative,label"
 
+Vector = npt.NDArray[np.float32]
+Distances = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class RatedTriplets:
@@ -133,10 +136,6 @@ class _Pictures:
                 return self._beside.sample(name, "")
         problem = f"{column} {member!r}, which does not exist {self._where}"
         raise row_error(self._path, line, f"{problem}; expected a picture that is there")
-
-
-Vector = npt.NDArray[np.float32]
-Distances = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ _NO_MEMORY = ("out of memory", "decoder error -9")
 _TRUNCATED = "truncated"
 _UNKNOWN_MODE = "pixel mode"
 
+# pathlib removes one of the slashes.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+_MAX_SHOWN = 200
+
 
 class MissingEnd(OSError):  # noqa: N818  not always an error
     """A file lacks its end marker; its pixels may be complete."""
@@ -108,11 +112,6 @@ def _machine_error(error: BaseException | None) -> MemoryError | OSError | None:
                 return error
         error = error.__cause__
     return None
-
-
-# pathlib removes one of the slashes.
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
-_MAX_SHOWN = 200
 
 
 def missing_sentence(name: str) -> str:

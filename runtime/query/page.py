@@ -37,6 +37,12 @@ MAX_SIDE = 320
 
 _QUALITY = 85
 
+Child = Element | str | None
+# Query pictures that are shown for the mean of several.
+_MAX_TOGETHER = 9
+# Pictures up to this many pixels a side are enlarged without smoothing.
+_FEW_PIXELS = 32
+
 
 @dataclass(frozen=True)
 class Thumbnail:
@@ -47,95 +53,6 @@ class Thumbnail:
     height: int = 0
     problem: str = ""
 
-
-def load_thumbnails(
-    paths: Mapping[str, Content | None], max_pixels: int, contents: Mapping[str, bytes] | None = None
-) -> dict[str, Thumbnail]:
-    """Return the thumbnail of each file; each is read once, several at a time.
-
-    Args:
-        paths: files, which may be missing, damaged or not pictures, with their indexed contents
-            (None: any content).
-        max_pixels: limit for each picture.
-        contents: bytes of the pictures that are not files, by their names in ``paths``.
-
-    """
-    contents = contents or {}
-    pool = ThreadPoolExecutor(max(1, min(usable_cores(), len(paths))), thread_name_prefix="thumbnail")
-    try:
-        return dict(
-            zip(
-                paths,
-                pool.map(lambda path: _thumbnail(path, paths[path], max_pixels, contents.get(path)), paths),
-                strict=True,
-            )
-        )
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _thumbnail(path: str, indexed: Content | None, max_pixels: int, content: bytes | None) -> Thumbnail:
-    try:
-        with open_indexed(path, indexed) if content is None else io.BytesIO(content) as file:
-            small = Image.fromarray(load_thumbnail(file, MAX_SIDE, max_pixels=max_pixels))
-    except PictureError as error:
-        return Thumbnail(problem=error.short)  # the page shows the file's name beside it
-    except (SourceError, OSError) as error:
-        return Thumbnail(problem=str(error))
-    encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)  # small ones are mostly edges
-    return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}", *small.size)
-
-
-Child = Element | str | None
-
-
-def element(tag: str, attributes: Mapping[str, str] | str = "", *children: Child) -> Element:
-    """Return an element; its texts are made printable here, and escaped when the tree is written.
-
-    Args:
-        tag: the element's name, trusted.
-        attributes: a mapping, or the value of ``class``.
-        children: elements and texts, in order; None is skipped.
-
-    """
-    named = ({"class": attributes} if attributes else {}) if isinstance(attributes, str) else attributes
-    made = Element(tag, {name: printable(value) for name, value in named.items()})
-    for child in children:
-        if isinstance(child, Element):
-            made.append(child)
-        elif child is not None:
-            _add_text(made, printable(child))
-    return made
-
-
-def page(root: Element, style: str) -> bytes:
-    """Return a page as UTF-8 whose policy allows ``style``, trusted, as its only style sheet."""
-    sheet = Element("style")
-    sheet.text = style
-    head = root.find("head")
-    assert head is not None
-    head.append(sheet)
-    return b"<!doctype html>\n" + tostring(root, encoding="unicode", method="html").encode("utf-8") + b"\n"
-
-
-def policy(style: str) -> str:
-    """Return a Content-Security-Policy that allows data: pictures and this style, nothing else."""
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-
-
-def _add_text(made: Element, text: str) -> None:
-    if len(made):
-        made[-1].tail = (made[-1].tail or "") + text
-    else:
-        made.text = (made.text or "") + text
-
-
-# Query pictures that are shown for the mean of several.
-_MAX_TOGETHER = 9
-# Pictures up to this many pixels a side are enlarged without smoothing.
-_FEW_PIXELS = 32
 
 _Thumbnails = Mapping[str, Thumbnail]
 
@@ -391,3 +308,84 @@ def _footer(left_out: int) -> Element:
 
 def _count(number: int, singular: str, plural: str = "") -> str:
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def page(root: Element, style: str) -> bytes:
+    """Return a page as UTF-8 whose policy allows ``style``, trusted, as its only style sheet."""
+    sheet = Element("style")
+    sheet.text = style
+    head = root.find("head")
+    assert head is not None
+    head.append(sheet)
+    return b"<!doctype html>\n" + tostring(root, encoding="unicode", method="html").encode("utf-8") + b"\n"
+
+
+def policy(style: str) -> str:
+    """Return a Content-Security-Policy that allows data: pictures and this style, nothing else."""
+    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def element(tag: str, attributes: Mapping[str, str] | str = "", *children: Child) -> Element:
+    """Return an element; its texts are made printable here, and escaped when the tree is written.
+
+    Args:
+        tag: the element's name, trusted.
+        attributes: a mapping, or the value of ``class``.
+        children: elements and texts, in order; None is skipped.
+
+    """
+    named = ({"class": attributes} if attributes else {}) if isinstance(attributes, str) else attributes
+    made = Element(tag, {name: printable(value) for name, value in named.items()})
+    for child in children:
+        if isinstance(child, Element):
+            made.append(child)
+        elif child is not None:
+            _add_text(made, printable(child))
+    return made
+
+
+def _add_text(made: Element, text: str) -> None:
+    if len(made):
+        made[-1].tail = (made[-1].tail or "") + text
+    else:
+        made.text = (made.text or "") + text
+
+
+def load_thumbnails(
+    paths: Mapping[str, Content | None], max_pixels: int, contents: Mapping[str, bytes] | None = None
+) -> dict[str, Thumbnail]:
+    """Return the thumbnail of each file; each is read once, several at a time.
+
+    Args:
+        paths: files, which may be missing, damaged or not pictures, with their indexed contents
+            (None: any content).
+        max_pixels: limit for each picture.
+        contents: bytes of the pictures that are not files, by their names in ``paths``.
+
+    """
+    contents = contents or {}
+    pool = ThreadPoolExecutor(max(1, min(usable_cores(), len(paths))), thread_name_prefix="thumbnail")
+    try:
+        return dict(
+            zip(
+                paths,
+                pool.map(lambda path: _thumbnail(path, paths[path], max_pixels, contents.get(path)), paths),
+                strict=True,
+            )
+        )
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _thumbnail(path: str, indexed: Content | None, max_pixels: int, content: bytes | None) -> Thumbnail:
+    try:
+        with open_indexed(path, indexed) if content is None else io.BytesIO(content) as file:
+            small = Image.fromarray(load_thumbnail(file, MAX_SIDE, max_pixels=max_pixels))
+    except PictureError as error:
+        return Thumbnail(problem=error.short)  # the page shows the file's name beside it
+    except (SourceError, OSError) as error:
+        return Thumbnail(problem=str(error))
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)  # small ones are mostly edges
+    return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}", *small.size)

@@ -27,80 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Query", "QueryResult", "StandardInput", "answer", "empty_reasons", "read_picture"]
 
-
-def empty_reasons(
-    index: Index, vectors: Any, request: SearchRequest, contents: Sequence[Collection[bytes | str]]
-) -> list[str]:
-    """Return for each query the restriction that left no picture, and the option to loosen.
-
-    Args:
-        index: in a snapshot.
-        vectors: vectors of the queries without hits, float32 ``[q, d]``.
-        request: the request that had no hits.
-        contents: contents that ``leave_out_query`` leaves out, for each query.
-
-    """
-    remarks = len(index.remarks)
-    looser = {option: replace(loose, k=1) for option, loose in request.loosened().items()}
-    without = {option: index.hits(vectors, loose, contents) for option, loose in looser.items()}
-    del index.remarks[remarks:]  # these searches are internal
-    return [
-        _reason({option: hits[row] for option, hits in without.items()}, request.max_distance, len(index))
-        for row in range(len(vectors))
-    ]
-
-
-def _reason(without: Mapping[str, Sequence[Hit]], max_distance: float | None, items: int) -> str:
-    """Return the sentence for one query, from the nearest picture without each restriction."""
-    if not items:
-        return "the index holds no pictures; deeprank-index sync adds those of a folder."
-    alone = [option for option, hits in without.items() if hits]
-    if "--max-distance" in alone:
-        nearest = without["--max-distance"][0].distance
-        return (
-            f"no picture is at most {max_distance:g} away; the nearest is {nearest:.4f} away. "
-            "Ask again with a larger --max-distance."
-        )
-    if alone:
-        return f"no picture is left; ask again without {' or without '.join(alone)}."
-    return f"no picture passes {' and '.join(without)} together; ask again without them."
-
-
 MAX_BYTES = 256_000_000
 _BLOCK = 1 << 20
-
-
-class StandardInput(io.BytesIO):
-    """A picture from standard input, with the name that errors use."""
-
-    name = "standard input"
-
-
-def read_picture() -> bytes:
-    """Read standard input to its end.
-
-    Raises:
-        PictureError: it is empty, too large for a picture, unreadable, or a terminal.
-
-    """
-    if sys.stdin.isatty():
-        command = as_typed("deeprank-query")
-        raise _unread("is a terminal", f"; expected a picture, as in: {command} - < image.jpg", kind="missing")
-    content, stream = bytearray(), cast(io.BufferedReader, sys.stdin.buffer)
-    try:
-        while block := stream.read1(_BLOCK):  # a single read would ignore Ctrl-C
-            content += block
-            if len(content) > MAX_BYTES:
-                raise _unread(f"has more than {MAX_BYTES:,} bytes", "; expected one picture.", kind="too large")
-    except OSError as error:
-        raise _unread(f"cannot be read ({error.strerror})", ".", kind="unreadable") from None
-    if not content:
-        raise _unread("is empty", "; expected a picture.", kind="missing")
-    return bytes(content)
-
-
-def _unread(fault: str, rest: str, *, kind: PictureProblem) -> PictureError:
-    return PictureError(f"standard input {fault}{rest}", kind=kind, short=fault)
 
 
 @dataclass(frozen=True)
@@ -297,3 +225,74 @@ def _vectors(embedder: Embedder, sources: Sequence[PictureSource]) -> Iterator[n
         return
     for _, vector in embedder.stream(sources, embedder.load):
         yield vector
+
+
+def empty_reasons(
+    index: Index, vectors: Any, request: SearchRequest, contents: Sequence[Collection[bytes | str]]
+) -> list[str]:
+    """Return for each query the restriction that left no picture, and the option to loosen.
+
+    Args:
+        index: in a snapshot.
+        vectors: vectors of the queries without hits, float32 ``[q, d]``.
+        request: the request that had no hits.
+        contents: contents that ``leave_out_query`` leaves out, for each query.
+
+    """
+    remarks = len(index.remarks)
+    looser = {option: replace(loose, k=1) for option, loose in request.loosened().items()}
+    without = {option: index.hits(vectors, loose, contents) for option, loose in looser.items()}
+    del index.remarks[remarks:]  # these searches are internal
+    return [
+        _reason({option: hits[row] for option, hits in without.items()}, request.max_distance, len(index))
+        for row in range(len(vectors))
+    ]
+
+
+def _reason(without: Mapping[str, Sequence[Hit]], max_distance: float | None, items: int) -> str:
+    """Return the sentence for one query, from the nearest picture without each restriction."""
+    if not items:
+        return "the index holds no pictures; deeprank-index sync adds those of a folder."
+    alone = [option for option, hits in without.items() if hits]
+    if "--max-distance" in alone:
+        nearest = without["--max-distance"][0].distance
+        return (
+            f"no picture is at most {max_distance:g} away; the nearest is {nearest:.4f} away. "
+            "Ask again with a larger --max-distance."
+        )
+    if alone:
+        return f"no picture is left; ask again without {' or without '.join(alone)}."
+    return f"no picture passes {' and '.join(without)} together; ask again without them."
+
+
+class StandardInput(io.BytesIO):
+    """A picture from standard input, with the name that errors use."""
+
+    name = "standard input"
+
+
+def read_picture() -> bytes:
+    """Read standard input to its end.
+
+    Raises:
+        PictureError: it is empty, too large for a picture, unreadable, or a terminal.
+
+    """
+    if sys.stdin.isatty():
+        command = as_typed("deeprank-query")
+        raise _unread("is a terminal", f"; expected a picture, as in: {command} - < image.jpg", kind="missing")
+    content, stream = bytearray(), cast(io.BufferedReader, sys.stdin.buffer)
+    try:
+        while block := stream.read1(_BLOCK):  # a single read would ignore Ctrl-C
+            content += block
+            if len(content) > MAX_BYTES:
+                raise _unread(f"has more than {MAX_BYTES:,} bytes", "; expected one picture.", kind="too large")
+    except OSError as error:
+        raise _unread(f"cannot be read ({error.strerror})", ".", kind="unreadable") from None
+    if not content:
+        raise _unread("is empty", "; expected a picture.", kind="missing")
+    return bytes(content)
+
+
+def _unread(fault: str, rest: str, *, kind: PictureProblem) -> PictureError:
+    return PictureError(f"standard input {fault}{rest}", kind=kind, short=fault)

@@ -42,54 +42,6 @@ _DOCS_CSP = (
 )
 _SWAGGER = ("swagger-ui-bundle.js", "swagger-ui.css")
 
-
-@dataclass(frozen=True)
-class _File:
-    content: bytes
-    media_type: str
-    tag: str
-
-    @classmethod
-    def read(cls, file: Traversable) -> _File:
-        content = file.read_bytes()
-        suffix = f".{file.name.rpartition('.')[2]}"
-        media_type = _TYPES.get(suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
-
-    def answer(self, request: Request, headers: Mapping[str, str]) -> Response:
-        all_headers = {"ETag": self.tag, "Cache-Control": "no-cache", **headers}
-        if self.tag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=all_headers)
-        return Response(self.content, headers=all_headers, media_type=self.media_type)
-
-
-def pages() -> list[Route]:
-    """Return the routes of the page, its files and the documentation."""
-    files = {file.name: _File.read(file) for file in _files("page")}
-    manual = {file.name: _File.read(file) for file in _files("manual")}
-    swagger = resources.files("fastapi_offline") / "static"
-    manual |= {name: _File.read(swagger / name) for name in _SWAGGER}
-    return [
-        _route("/", {"": files.pop("index.html")}),
-        _route("/favicon.ico", {"": files["icon.svg"]}),
-        _route("/static/{name}", files),
-        _route("/docs", {"": manual.pop("index.html")}, {"Content-Security-Policy": _DOCS_CSP}),
-        _route("/docs/{name}", manual),
-    ]
-
-
-def _files(folder: str) -> Iterator[Traversable]:
-    return (file for file in (resources.files(__package__) / folder).iterdir() if file.is_file())
-
-
-def _route(path: str, files: Mapping[str, _File], headers: Mapping[str, str] | None = None) -> Route:
-    async def serve(request: Request) -> Response:
-        file = files.get(request.path_params.get("name", ""))
-        return problem(404, "There is no such file.") if file is None else file.answer(request, headers or {})
-
-    return Route(path, serve, methods=["GET"], include_in_schema=False)
-
-
 _DESCRIPTION = """\
 Searches an index of pictures by picture. Distances are squared Euclidean between unit vectors: 0 is the same, 4 the
 opposite.
@@ -226,3 +178,50 @@ class Counted:
 def _method(scope: Scope) -> str:
     known = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
     return scope["method"] if scope["method"] in known else "other"
+
+
+def pages() -> list[Route]:
+    """Return the routes of the page, its files and the documentation."""
+    files = {file.name: _File.read(file) for file in _files("page")}
+    manual = {file.name: _File.read(file) for file in _files("manual")}
+    swagger = resources.files("fastapi_offline") / "static"
+    manual |= {name: _File.read(swagger / name) for name in _SWAGGER}
+    return [
+        _route("/", {"": files.pop("index.html")}),
+        _route("/favicon.ico", {"": files["icon.svg"]}),
+        _route("/static/{name}", files),
+        _route("/docs", {"": manual.pop("index.html")}, {"Content-Security-Policy": _DOCS_CSP}),
+        _route("/docs/{name}", manual),
+    ]
+
+
+def _files(folder: str) -> Iterator[Traversable]:
+    return (file for file in (resources.files(__package__) / folder).iterdir() if file.is_file())
+
+
+def _route(path: str, files: Mapping[str, _File], headers: Mapping[str, str] | None = None) -> Route:
+    async def serve(request: Request) -> Response:
+        file = files.get(request.path_params.get("name", ""))
+        return problem(404, "There is no such file.") if file is None else file.answer(request, headers or {})
+
+    return Route(path, serve, methods=["GET"], include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class _File:
+    content: bytes
+    media_type: str
+    tag: str
+
+    @classmethod
+    def read(cls, file: Traversable) -> _File:
+        content = file.read_bytes()
+        suffix = f".{file.name.rpartition('.')[2]}"
+        media_type = _TYPES.get(suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+    def answer(self, request: Request, headers: Mapping[str, str]) -> Response:
+        all_headers = {"ETag": self.tag, "Cache-Control": "no-cache", **headers}
+        if self.tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=all_headers)
+        return Response(self.content, headers=all_headers, media_type=self.media_type)

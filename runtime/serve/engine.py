@@ -44,6 +44,11 @@ _NO_NEWS = ("evicted", "closed")
 # Seconds between attempts to reopen a damaged index, each of which takes as long as at the start.
 _RENEWAL_S = 10.0
 
+_MAX_TOGETHER = 64
+# A write waits for a sync that ends soon, but not for hours.
+_WRITE_PATIENCE_S = 5.0
+_WRITE_PAUSE_S = 0.05
+
 
 @dataclass(frozen=True)
 class Embedding:
@@ -327,12 +332,6 @@ class Engine:
 
     async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
-
-
-_MAX_TOGETHER = 64
-# A write waits for a sync that ends soon, but not for hours.
-_WRITE_PATIENCE_S = 5.0
-_WRITE_PAUSE_S = 0.05
 
 
 class Writing:

@@ -36,6 +36,8 @@ __all__ = [
     "problem_of",
 ]
 
+LOG = logging.getLogger("deeprank.serve")
+
 
 class RefusedError(DeepRankError):
     """A refused request: the status, and a sentence with the expected input."""
@@ -86,9 +88,6 @@ class BusyError(RefusedError):
 
     def __init__(self, what: str = "Too many requests are being worked on", seconds: int = 1) -> None:
         super().__init__(503, f"{what}; try again in a moment.", {"Retry-After": str(seconds)})
-
-
-LOG = logging.getLogger("deeprank.serve")
 
 
 def answer(

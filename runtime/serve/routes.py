@@ -41,6 +41,8 @@ __all__ = ["Readiness", "api", "health"]
 _MIN_MODEL_CHARACTERS = 12
 ItemNumber = Annotated[int, Path(alias="id", ge=1, le=2**63 - 1, description="Of a picture of the index.")]
 
+_UPLOAD = problems(422)
+
 
 def api(
     engine: Engine,
@@ -58,9 +60,6 @@ def api(
     if settings.allow_writes:
         _add_writes(router, engine)
     return router
-
-
-_UPLOAD = problems(422)
 
 
 def _add_search(router: APIRouter, engine: Engine, index: str) -> None:

@@ -39,6 +39,134 @@ __all__ = ["LinearMap", "check_finish", "finish", "learned_whitening", "whiten_h
 # 0.1 to 1.
 _SHRINKAGE = 0.3
 
+# Enough for a covariance of a few thousand dimensions; the array always fits into memory.
+_WHITENED_PICTURES = 50_000
+
+
+def check_finish(config: TrainConfig, network: EmbeddingNet, weights: Weights) -> None:
+    """Refuse, before any computation, options that :func:`finish` could not carry out.
+
+    Raises:
+        TrainingError: the starting weights are random or lack a fitting classifier, or the
+            embedding is wider than the features.
+
+    """
+    if config.start_share and weights.state is None:
+        raise TrainingError(
+            "--start-share goes back towards the starting weights, and these are random numbers; name others with "
+            "--weights, or leave it out."
+        )
+    if (config.whiten or config.whiten_first) and config.embedding_dim > network.feature_dim:
+        raise TrainingError(
+            f"Whitening selects directions among the {network.feature_dim} features of {printable(config.backbone)}; "
+            f"expected an --embedding-dim up to that, not {config.embedding_dim}."
+        )
+    classifier = narrowed(weights, config.last_channels).classifier
+    fits = classifier is not None and classifier.shape[1] == network.feature_dim
+    if config.start_classes and not fits:
+        raise TrainingError(
+            "--start-classes needs the classifier that the starting weights were trained with, and "
+            f"{printable(weights.source)} has none of one layer that reads its features; name other --weights, "
+            "or leave it out."
+        )
+
+
+def finish(
+    run: RunFolder,
+    network: EmbeddingNet,
+    start: Mapping[str, torch.Tensor],
+    classifier: torch.Tensor | None,
+    source: Source,
+    data: TrainingData,
+    config: TrainConfig,
+    monitor: Monitor,
+) -> list[dict[str, Any]]:
+    """Finish ``best.pt`` by the options, once, and return the new rows for ``metrics.jsonl``.
+
+    Args:
+        run: its ``best.pt`` is read and replaced.
+        network: the network of ``source``; its weights are overwritten.
+        start: the weights at the start of training.
+        classifier: float32 ``[C, F]``, trained with the starting weights, if available.
+        source: of embeddings and features.
+        data: training pictures and the held-out tenth.
+        config: the options.
+        monitor: receives progress.
+
+    Raises:
+        TrainingError: the head cannot be fitted, or ``best.pt`` cannot be written.
+
+    """
+    if not config.start_share and not config.whiten:
+        return []
+    best = read_checkpoint(run.best_path)
+    if "finished" in best:
+        # The run was stopped between finishing and its final figures.
+        return [best["finished"]]
+    network.load_state_dict(best["model"])
+    _mix(network.backbone, start, config.start_share)
+    if config.whiten:
+        monitor.remark("Fitting the head by learned whitening.")
+        whiten_head(network, classifier, source, data, config, _WHITENED_PICTURES)
+    row = {"kind": "finish", "epoch": best["epoch"], **sample_figures(source, data, config.seed)}
+    run.save(run.best_path, {**best, "model": network.state_dict(), "finished": row})
+    if row["queries"]:
+        monitor.remark(f"After finishing: precision@{row['k']} {precision_text(row)} on the held-out pictures.")
+    return [row]
+
+
+@torch.no_grad()
+def _mix(backbone: nn.Module, start: Mapping[str, torch.Tensor], share: float) -> None:
+    """Move every parameter back towards its start by ``share`` of the way."""
+    for name, parameter in backbone.named_parameters():
+        parameter.lerp_(start[f"backbone.{name}"].to(parameter.device), share)
+
+
+def whiten_head(
+    network: EmbeddingNet,
+    classifier: torch.Tensor | None,
+    source: Source,
+    data: TrainingData,
+    config: TrainConfig,
+    most: int,
+) -> npt.NDArray[np.float32]:
+    """Fit the head of ``network`` to the training pictures.
+
+    Args:
+        network: its head is overwritten.
+        classifier: float32 ``[C, F]``, trained with the starting weights; needed with
+            ``start_classes``.
+        source: of the features of ``network``.
+        data: the pictures.
+        config: the options.
+        most: approximate number of pictures to use, shared between all classes.
+
+    Returns:
+        The mean of each class's embeddings, of unit length, float32 ``[classes, d]``.
+
+    Raises:
+        TrainingError: no class has pictures that differ.
+
+    """
+    each = max(2, most // max(1, len(data.classes)))
+    positions = sampled(data.fit, data.train_labels, each, config.seed)
+    features, labels = source.pooled("train", positions), data.train_labels[positions]
+    fitted = learned_whitening(
+        features,
+        labels,
+        config.embedding_dim,
+        classifier=classifier.float().numpy() if classifier is not None else None,
+        share=config.start_classes,
+    )
+    network.head.set_linear(torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias))
+    return _centres(features @ fitted.weight.T + fitted.bias, labels, len(data.classes))
+
+
+def _centres(rows: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32]:
+    sums = np.zeros((classes, rows.shape[1]), dtype=np.float32)
+    np.add.at(sums, labels, unit_rows(rows))
+    return unit_rows(sums)
+
 
 @dataclass(frozen=True)
 class LinearMap:
@@ -132,132 +260,3 @@ def _class_means(rows: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -
 def _covariance(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     covariance: npt.NDArray[np.float64] = rows.T @ rows / len(rows)
     return covariance
-
-
-def whiten_head(
-    network: EmbeddingNet,
-    classifier: torch.Tensor | None,
-    source: Source,
-    data: TrainingData,
-    config: TrainConfig,
-    most: int,
-) -> npt.NDArray[np.float32]:
-    """Fit the head of ``network`` to the training pictures.
-
-    Args:
-        network: its head is overwritten.
-        classifier: float32 ``[C, F]``, trained with the starting weights; needed with
-            ``start_classes``.
-        source: of the features of ``network``.
-        data: the pictures.
-        config: the options.
-        most: approximate number of pictures to use, shared between all classes.
-
-    Returns:
-        The mean of each class's embeddings, of unit length, float32 ``[classes, d]``.
-
-    Raises:
-        TrainingError: no class has pictures that differ.
-
-    """
-    each = max(2, most // max(1, len(data.classes)))
-    positions = sampled(data.fit, data.train_labels, each, config.seed)
-    features, labels = source.pooled("train", positions), data.train_labels[positions]
-    fitted = learned_whitening(
-        features,
-        labels,
-        config.embedding_dim,
-        classifier=classifier.float().numpy() if classifier is not None else None,
-        share=config.start_classes,
-    )
-    network.head.set_linear(torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias))
-    return _centres(features @ fitted.weight.T + fitted.bias, labels, len(data.classes))
-
-
-def _centres(rows: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32]:
-    sums = np.zeros((classes, rows.shape[1]), dtype=np.float32)
-    np.add.at(sums, labels, unit_rows(rows))
-    return unit_rows(sums)
-
-
-# Enough for a covariance of a few thousand dimensions; the array always fits into memory.
-_WHITENED_PICTURES = 50_000
-
-
-def check_finish(config: TrainConfig, network: EmbeddingNet, weights: Weights) -> None:
-    """Refuse, before any computation, options that :func:`finish` could not carry out.
-
-    Raises:
-        TrainingError: the starting weights are random or lack a fitting classifier, or the
-            embedding is wider than the features.
-
-    """
-    if config.start_share and weights.state is None:
-        raise TrainingError(
-            "--start-share goes back towards the starting weights, and these are random numbers; name others with "
-            "--weights, or leave it out."
-        )
-    if (config.whiten or config.whiten_first) and config.embedding_dim > network.feature_dim:
-        raise TrainingError(
-            f"Whitening selects directions among the {network.feature_dim} features of {printable(config.backbone)}; "
-            f"expected an --embedding-dim up to that, not {config.embedding_dim}."
-        )
-    classifier = narrowed(weights, config.last_channels).classifier
-    fits = classifier is not None and classifier.shape[1] == network.feature_dim
-    if config.start_classes and not fits:
-        raise TrainingError(
-            "--start-classes needs the classifier that the starting weights were trained with, and "
-            f"{printable(weights.source)} has none of one layer that reads its features; name other --weights, "
-            "or leave it out."
-        )
-
-
-def finish(
-    run: RunFolder,
-    network: EmbeddingNet,
-    start: Mapping[str, torch.Tensor],
-    classifier: torch.Tensor | None,
-    source: Source,
-    data: TrainingData,
-    config: TrainConfig,
-    monitor: Monitor,
-) -> list[dict[str, Any]]:
-    """Finish ``best.pt`` by the options, once, and return the new rows for ``metrics.jsonl``.
-
-    Args:
-        run: its ``best.pt`` is read and replaced.
-        network: the network of ``source``; its weights are overwritten.
-        start: the weights at the start of training.
-        classifier: float32 ``[C, F]``, trained with the starting weights, if available.
-        source: of embeddings and features.
-        data: training pictures and the held-out tenth.
-        config: the options.
-        monitor: receives progress.
-
-    Raises:
-        TrainingError: the head cannot be fitted, or ``best.pt`` cannot be written.
-
-    """
-    if not config.start_share and not config.whiten:
-        return []
-    best = read_checkpoint(run.best_path)
-    if "finished" in best:
-        # The run was stopped between finishing and its final figures.
-        return [best["finished"]]
-    network.load_state_dict(best["model"])
-    _mix(network.backbone, start, config.start_share)
-    if config.whiten:
-        monitor.remark("Fitting the head by learned whitening.")
-        whiten_head(network, classifier, source, data, config, _WHITENED_PICTURES)
-    row = {"kind": "finish", "epoch": best["epoch"], **sample_figures(source, data, config.seed)}
-    run.save(run.best_path, {**best, "model": network.state_dict(), "finished": row})
-    if row["queries"]:
-        monitor.remark(f"After finishing: precision@{row['k']} {precision_text(row)} on the held-out pictures.")
-    return [row]
-
-
-@torch.no_grad()
-def _mix(backbone: nn.Module, start: Mapping[str, torch.Tensor], share: float) -> None:
-    """Move every parameter back towards its start by ``share`` of the way."""
-    for name, parameter in backbone.named_parameters():
-        parameter.lerp_(start[f"backbone.{name}"].to(parameter.device), share)

@@ -41,6 +41,11 @@ _QUERIES_PER_CLASS = 10
 # Unit vectors this close together (root mean square) no longer distinguish pictures.
 _COLLAPSED = 0.02
 
+_CHECKPOINT_SCHEMA = 1
+_SAVE_INTERVAL_SECONDS = 600.0
+# Plotting takes as long as a short epoch.
+_DRAW_INTERVAL_SECONDS = 30.0
+
 
 @dataclass
 class Reached:
@@ -137,12 +142,6 @@ def summary(row: Mapping[str, Any]) -> str:
 
 def _active(share: float | None) -> str:
     return "" if share is None else f", active {share:.0%}"
-
-
-_CHECKPOINT_SCHEMA = 1
-_SAVE_INTERVAL_SECONDS = 600.0
-# Plotting takes as long as a short epoch.
-_DRAW_INTERVAL_SECONDS = 30.0
 
 
 class Trainer:

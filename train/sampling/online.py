@@ -47,6 +47,13 @@ __all__ = [
     "total_relevances",
 ]
 
+Floats = npt.NDArray[np.float64]
+_STREAM = 7
+# Candidates for an in-class negative before giving up an example.
+_MAX_REJECTED = 20
+# After this many rounds that gave up examples, hardly any can fit.
+_MAX_ROUNDS = 200
+
 
 class Reservoir:
     """The buffer of one class, for at most ``capacity`` pictures of the ``seen`` ones."""
@@ -113,15 +120,6 @@ def fill_reservoirs(
             reservoirs[label] = Reservoir(capacity)
         reservoirs[label].offer(item, weight, 1.0 - random.random())
     return reservoirs
-
-
-Floats = npt.NDArray[np.float64]
-
-_STREAM = 7
-# Candidates for an in-class negative before giving up an example.
-_MAX_REJECTED = 20
-# After this many rounds that gave up examples, hardly any can fit.
-_MAX_ROUNDS = 200
 
 
 @dataclass(frozen=True)

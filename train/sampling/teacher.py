@@ -39,6 +39,12 @@ __all__ = ["COLOUR_WIDTH", "Teaching", "check_relevance", "colour_histograms", "
 _LEVELS = 4
 COLOUR_WIDTH = _LEVELS**3
 
+# Identifies the histogram function in the cache, like the digest of a network's weights.
+_COLOUR_DIGEST = "colour histogram, RGB 4x4x4, square roots"
+# The share of each colour hardly depends on the size.
+_COLOUR_SIZE = 64
+_CHUNK = 4096
+
 
 def colour_histograms(pictures: Picture) -> npt.NDArray[np.float32]:
     """Map uint8 ``[n, S, S, 3]`` to the square roots of RGB histograms, float32 ``[n, 64]``.
@@ -53,13 +59,6 @@ def colour_histograms(pictures: Picture) -> npt.NDArray[np.float32]:
     counts = np.bincount((bins + rows).ravel(), minlength=len(pictures) * COLOUR_WIDTH)
     shares = counts.reshape(len(pictures), COLOUR_WIDTH) / bins.shape[1]
     return np.asarray(np.sqrt(shares), dtype=np.float32)
-
-
-# Identifies the histogram function in the cache, like the digest of a network's weights.
-_COLOUR_DIGEST = "colour histogram, RGB 4x4x4, square roots"
-# The share of each colour hardly depends on the size.
-_COLOUR_SIZE = 64
-_CHUNK = 4096
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ __all__ = ["Filters", "Labels", "allowed_ids"]
 # Labels that an error message names.
 _SHOWN = 10
 
+Names = str | Sequence[str] | None
+
 
 class Labels:
     """The label of every item, from a store in a snapshot."""
@@ -55,9 +57,6 @@ class Labels:
         shown = ", ".join(repr(printable(name)) for name in self.names[:_SHOWN])
         others = len(self.names) - _SHOWN
         return f"{shown} or one of {others} others" if others > 0 else f"one of {shown}"
-
-
-Names = str | Sequence[str] | None
 
 
 class Filters:

@@ -32,41 +32,6 @@ Distances = npt.NDArray[np.float64]
 # ids int64 and squared distances float64, both [q, k], ordered by (distance, id).
 Result = tuple[Ids, Distances]
 
-
-def nothing(queries: int) -> Result:
-    """Return the result of a search among no items."""
-    return np.empty((queries, 0), dtype=np.int64), np.empty((queries, 0), dtype=np.float64)
-
-
-def merged(one: Result, other: Result, k: int, farthest: bool) -> Result:
-    """Return the ``k`` best of two results for the same queries."""
-    ids = np.concatenate([one[0], other[0]], axis=1)
-    distances = np.concatenate([one[1], other[1]], axis=1)
-    order = np.lexsort((ids, -distances if farthest else distances), axis=1)[:, :k]
-    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1)
-
-
-def without_cut_ties(search: Callable[[Vectors, int], Result], queries: Vectors, k: int) -> Result:
-    """Search so that of equally distant items, such as copies, those with the lowest ids are kept.
-
-    A search returns an arbitrary choice if more than ``k`` items qualify. So if the next item is
-    equally far, the search asks for more, until it has all items at that distance.
-    """
-    ids, distances = search(queries, k + 1)
-    if ids.shape[1] <= k:
-        return ids, distances
-    tied = np.flatnonzero(distances[:, k - 1] == distances[:, k])
-    count = 2 * (k + 1)
-    while len(tied):
-        more_ids, more_distances = search(queries[tied], count)
-        ids[tied, :k], distances[tied, :k] = more_ids[:, :k], more_distances[:, :k]
-        if more_ids.shape[1] < count:
-            break
-        tied = tied[more_distances[:, k - 1] == more_distances[:, -1]]
-        count *= 2
-    return ids[:, :k], distances[:, :k]
-
-
 # Candidates beyond k: the best in float32 may not be the best in float64.
 _SPARE = 4
 # Half of the distance between 1 and the next float32.
@@ -80,10 +45,7 @@ _QUERIES_AT_A_TIME = 32
 _MAPPED_SHARE = 0.2
 _MIN_MAPPED = 192 << 20
 _MAPPED_AT_A_TIME = 64 << 10
-
-
-class _NotReachedError(Exception):
-    """A search could not reach as many of the graph's vectors as it needs."""
+_NONE: Ids = np.empty(0, dtype=np.int64)
 
 
 class GraphSearch:
@@ -197,7 +159,8 @@ def _most_mapped(file: GraphFile) -> float:
     return math.inf if file.size <= limit else limit / _MAPPED_AT_A_TIME
 
 
-_NONE: Ids = np.empty(0, dtype=np.int64)
+class _NotReachedError(Exception):
+    """A search could not reach as many of the graph's vectors as it needs."""
 
 
 @dataclass(frozen=True)
@@ -279,3 +242,37 @@ class Sharing:
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
         kept = order[rank < k]
         return ids[kept].reshape(queries, -1), far[kept].reshape(queries, -1)
+
+
+def nothing(queries: int) -> Result:
+    """Return the result of a search among no items."""
+    return np.empty((queries, 0), dtype=np.int64), np.empty((queries, 0), dtype=np.float64)
+
+
+def merged(one: Result, other: Result, k: int, farthest: bool) -> Result:
+    """Return the ``k`` best of two results for the same queries."""
+    ids = np.concatenate([one[0], other[0]], axis=1)
+    distances = np.concatenate([one[1], other[1]], axis=1)
+    order = np.lexsort((ids, -distances if farthest else distances), axis=1)[:, :k]
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+
+def without_cut_ties(search: Callable[[Vectors, int], Result], queries: Vectors, k: int) -> Result:
+    """Search so that of equally distant items, such as copies, those with the lowest ids are kept.
+
+    A search returns an arbitrary choice if more than ``k`` items qualify. So if the next item is
+    equally far, the search asks for more, until it has all items at that distance.
+    """
+    ids, distances = search(queries, k + 1)
+    if ids.shape[1] <= k:
+        return ids, distances
+    tied = np.flatnonzero(distances[:, k - 1] == distances[:, k])
+    count = 2 * (k + 1)
+    while len(tied):
+        more_ids, more_distances = search(queries[tied], count)
+        ids[tied, :k], distances[tied, :k] = more_ids[:, :k], more_distances[:, :k]
+        if more_ids.shape[1] < count:
+            break
+        tied = tied[more_distances[:, k - 1] == more_distances[:, -1]]
+        count *= 2
+    return ids[:, :k], distances[:, :k]

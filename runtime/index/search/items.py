@@ -17,6 +17,13 @@ from ..database.store import Store, Vectors
 
 __all__ = ["Content", "EmbeddedImage", "Hit", "IndexedImage", "find_picture", "mean_vector"]
 
+# Pictures that an error message names.
+_SHOWN = 3
+# Longer numbers exceed SQLite's integers.
+_DIGITS = 19
+# A shorter mean is a rounding error of vectors that cancel each other out.
+_MIN_NORM = 1e-4
+
 
 class Content(NamedTuple):
     """The indexed content of a file: sha256 (32 bytes), and size in bytes.
@@ -120,12 +127,6 @@ class Hit(IndexedImage):
         return hit | {"near_duplicates": self.near_duplicates} if unique else hit
 
 
-# Pictures that an error message names.
-_SHOWN = 3
-# Longer numbers exceed SQLite's integers.
-_DIGITS = 19
-
-
 def find_picture(store: Store, which: int | str | Path) -> EmbeddedImage:
     """Return a picture of the index.
 
@@ -205,10 +206,6 @@ def _places(roots: dict[int, bytes], name: bytes) -> Iterator[tuple[int, bytes]]
         yield from ((root, way.removeprefix(below)) for way in ways if way.startswith(below))
         if not os.path.isabs(name):  # noqa: PTH117
             yield root, os.path.normpath(name)
-
-
-# A shorter mean is a rounding error of vectors that cancel each other out.
-_MIN_NORM = 1e-4
 
 
 def mean_vector(vectors: Vectors) -> Vectors:

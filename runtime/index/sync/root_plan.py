@@ -21,6 +21,12 @@ from ..walk import FileEntry, Walk
 
 __all__ = ["RootPlan", "check_losses", "check_present"]
 
+# With this many items, losing more than this share looks like an unmounted drive.
+_GUARDED_ITEMS = 20
+_MAX_LOST = 0.5
+# Extensions of other files named in a message.
+_KINDS = 5
+
 
 @dataclass
 class RootPlan:
@@ -121,13 +127,6 @@ class RootPlan:
             known_faults=[],
             unchanged=0,
         )
-
-
-# With this many items, losing more than this share looks like an unmounted drive.
-_GUARDED_ITEMS = 20
-_MAX_LOST = 0.5
-# Extensions of other files named in a message.
-_KINDS = 5
 
 
 def check_present(path: bytes, known: bool, may_be_missing: bool) -> None:
