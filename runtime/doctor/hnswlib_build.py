@@ -48,47 +48,6 @@ _NAMES = {"avx": "AVX", "avx512f": "AVX-512"}
 _MIN_RECALL = 0.99
 
 
-def vector_instructions(module: Path) -> frozenset[str] | None:
-    """Return which of ``avx`` and ``avx512f`` the machine code of a shared library uses.
-
-    Args:
-        module: an ELF file for x86-64, as on Linux.
-
-    Returns:
-        the features; None for another kind of file, or one that cannot be read.
-
-    """
-    try:
-        with module.open("rb") as file:
-            code = b"".join(_executed(file.read(_MAX_FILE_BYTES)))
-    except (OSError, ValueError, struct.error):
-        return None
-    if not code:
-        return None
-    instructions = {"avx"} if code.count(_VZEROUPPER) >= _MIN_VZEROUPPER else set()
-    if len(_MOVE_512.findall(code)) >= _MIN_MOVES_512:
-        instructions.add("avx512f")
-    return frozenset(instructions)
-
-
-def _executed(data: bytes) -> Iterator[bytes]:
-    """Yield the executable segments of an ELF file; debugging information is many times as long."""
-    if not data.startswith(_ELF64_LITTLE_ENDIAN) or struct.unpack_from("<H", data, 18)[0] != _X86_64:
-        return
-    (table,) = struct.unpack_from("<Q", data, 32)
-    size, count = struct.unpack_from("<HH", data, 54)
-    for number in range(count):
-        kind, flags, offset, _, _, length = struct.unpack_from("<IIQQQQ", data, table + number * size)
-        if kind == _LOADED and flags & _EXECUTABLE:
-            yield data[offset : offset + length]
-
-
-def rebuild() -> str:
-    """Return the command that builds hnswlib for this processor."""
-    command = pip("install", "--no-binary", "hnswlib", "--no-cache-dir", "--force-reinstall", "--no-deps", "hnswlib")
-    return f"{command}  # needs a C++ compiler and the Python headers"
-
-
 def graph_library_finding() -> Finding:
     """Build and search small graphs in a subprocess, and inspect how hnswlib was compiled."""
     if installed_version("hnswlib") is None:
@@ -140,3 +99,44 @@ def _failure(outcome: Outcome) -> str:
     if outcome.died:
         return f"it cannot build and search a small graph: {outcome.failure}"
     return f"it does not work: {outcome.failure}"
+
+
+def vector_instructions(module: Path) -> frozenset[str] | None:
+    """Return which of ``avx`` and ``avx512f`` the machine code of a shared library uses.
+
+    Args:
+        module: an ELF file for x86-64, as on Linux.
+
+    Returns:
+        the features; None for another kind of file, or one that cannot be read.
+
+    """
+    try:
+        with module.open("rb") as file:
+            code = b"".join(_executed(file.read(_MAX_FILE_BYTES)))
+    except (OSError, ValueError, struct.error):
+        return None
+    if not code:
+        return None
+    instructions = {"avx"} if code.count(_VZEROUPPER) >= _MIN_VZEROUPPER else set()
+    if len(_MOVE_512.findall(code)) >= _MIN_MOVES_512:
+        instructions.add("avx512f")
+    return frozenset(instructions)
+
+
+def _executed(data: bytes) -> Iterator[bytes]:
+    """Yield the executable segments of an ELF file; debugging information is many times as long."""
+    if not data.startswith(_ELF64_LITTLE_ENDIAN) or struct.unpack_from("<H", data, 18)[0] != _X86_64:
+        return
+    (table,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    for number in range(count):
+        kind, flags, offset, _, _, length = struct.unpack_from("<IIQQQQ", data, table + number * size)
+        if kind == _LOADED and flags & _EXECUTABLE:
+            yield data[offset : offset + length]
+
+
+def rebuild() -> str:
+    """Return the command that builds hnswlib for this processor."""
+    command = pip("install", "--no-binary", "hnswlib", "--no-cache-dir", "--force-reinstall", "--no-deps", "hnswlib")
+    return f"{command}  # needs a C++ compiler and the Python headers"
