@@ -1,4 +1,4 @@
-"""Export: write under temporary names, check, and only then move the files to their places."""
+"""Export: write under temporary names, check, time, and only then move the files to their places."""
 
 from __future__ import annotations
 

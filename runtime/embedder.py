@@ -1,4 +1,7 @@
-"""From pictures to unit vectors with ONNX Runtime, decoding in threads while the network runs."""
+"""The embedder: pictures to unit vectors with ONNX Runtime, decoding in threads beside the network.
+
+It also binds a network's inputs and outputs to a device, and limits the batches by memory and time.
+"""
 
 from __future__ import annotations
 

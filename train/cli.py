@@ -1,4 +1,4 @@
-"""``deeprank-train``: start or resume a run, alone or under torchrun, and print its result."""
+"""``deeprank-train``: start or resume a run, alone or under torchrun; print progress and result."""
 
 from __future__ import annotations
 

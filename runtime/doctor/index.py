@@ -1,4 +1,4 @@
-"""Check an index: its database, its model and its graph."""
+"""Check an index: its disk, file system and writer, its database, model, graph and contents."""
 
 from __future__ import annotations
 

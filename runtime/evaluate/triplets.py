@@ -1,4 +1,6 @@
-"""Agreement with rated triplets: similarity precision and score-at-top-K (the paper, section 6.3).
+"""Rated triplets: their CSV file, and the agreement of an embedding with them (the paper, section 6.3).
+
+The measures are similarity precision and score-at-top-K.
 
 Distances are exact, :func:`~..scan.squared_distances`. Pictures are identified by content, not by
 file name. So a query is never its own candidate, and a picture named by a triplet is not a

@@ -1,4 +1,4 @@
-"""The graph brought up to date with the database, and measured: recall and cost of a search."""
+"""Update the graph from the database, and measure the recall and cost of searches through it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that ships with deeprank, and the default model."""
+"""The bundled model, the default model, and the bundled model with a given sha256."""
 
 from __future__ import annotations
 

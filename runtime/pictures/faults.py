@@ -1,4 +1,4 @@
-"""Error messages for files that cannot be read, and for names that lead to no file."""
+"""Faults of pictures: errors of the decoders sorted, and messages for unreadable or missing files."""
 
 from __future__ import annotations
 

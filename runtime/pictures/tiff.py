@@ -1,6 +1,7 @@
 """TIFF: as stored, not turned; with kinds that Pillow reads wrongly or not at all.
 
-It prints lines on stderr without a file's name; its caller gets the same faults as errors.
+libtiff prints faults to stderr without a file's name. :func:`silence` stops that, as the caller gets
+the same faults as errors.
 """
 
 from __future__ import annotations

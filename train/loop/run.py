@@ -1,4 +1,4 @@
-"""A whole training run: data, network, features, loop, final evaluation."""
+"""A whole training run, new or resumed: data, network, features, loop, final evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network, loss and optimiser, and one step of them."""
+"""One training step: network, loss, optimiser, learning rates, seeds and the average of the weights."""
 
 from __future__ import annotations
 

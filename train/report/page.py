@@ -1,4 +1,4 @@
-"""Render the report as one HTML file that needs neither network nor scripts."""
+"""Write the report: compute its parts, and render one HTML file without network or scripts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Plots: the curves of a run, and a t-SNE map of the embedding (van der Maaten and Hinton, 2008).
-
-By t-SNE (van der Maaten and Hinton, 2008).
-"""
+"""Plots: the curves of a run, and a t-SNE map of the embedding (van der Maaten and Hinton, 2008)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The plan of a sync: folders compared with the database by size and mtime.
+"""The plan of a sync: folders compared with the database by size and mtime, moved roots, and uploads.
 
-Opens only the files whose names do not tell whether they are pictures.
+It opens only files whose names do not tell whether they are pictures.
 """
 
 from __future__ import annotations

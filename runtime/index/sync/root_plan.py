@@ -1,4 +1,4 @@
-"""What a sync does to one root, and when it refuses to."""
+"""The plan of a sync for one root, and its guards against missing folders and mass removals."""
 
 from __future__ import annotations
 
