@@ -267,7 +267,7 @@ def _max_distance(text: str) -> float:
 
 
 def _page_name(text: str) -> Path:
-    # Browsers recognise a page by its extension. The check also protects a query picture after --html.
+    # Browsers recognise a page by its extension; and a query picture after --html is not overwritten.
     if Path(text).suffix.lower() not in (".html", ".htm"):
         raise argparse.ArgumentTypeError(f"{text!r} is given; expected a name that ends in .html")
     return Path(text)

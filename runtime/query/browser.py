@@ -43,7 +43,7 @@ def write_page(content: bytes, target: Path | None) -> Path:
 
 
 def open_in_browser(file: Path) -> bool:
-    """Show a file in $BROWSER or the system's browser; False if there is none or it does not start."""
+    """Show a file in $BROWSER or the system's browser; return False if none starts."""
     import webbrowser
 
     with _stdout_to_stderr():

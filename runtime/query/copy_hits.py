@@ -24,13 +24,13 @@ _MAX_NAME_BYTES = 255
 # A longer suffix is treated as part of the name.
 _MAX_EXTENSION_BYTES = 16
 _AT_A_TIME = 1 << 20
-# Unicode categories that a shell or terminal may misread; names that are not UTF-8 (Cs) keep their bytes.
+# Unicode categories that a shell or terminal may misread; bytes that are not UTF-8 (Cs) stay.
 _REPLACED = frozenset({"Cc", "Cf", "Zl", "Zp"})
 
 
 @dataclass(frozen=True)
 class CopyReport:
-    """The copies, one sentence per hit that failed, and the synced folder around the copies, if any."""
+    """The copies, a sentence for each failed hit, and the synced folder around the copies, if any."""
 
     copied: int
     problems: tuple[str, ...]
@@ -151,6 +151,6 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _synced_folder(folder: Path, roots: Sequence[str]) -> str | None:
-    """Return the synced folder around the copies: its next sync would index them as new pictures."""
+    """Return the synced folder around the copies: its next sync would index the copies."""
     copies = os.path.realpath(folder)
     return next((root for root in roots if copies == root or copies.startswith(root.rstrip("/") + "/")), None)

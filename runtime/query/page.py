@@ -46,7 +46,7 @@ _FEW_PIXELS = 32
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture, ``width`` x ``height`` pixels, as a data: URI; else the reason it is missing."""
+    """A small picture, ``width`` x ``height`` pixels, as a data: URI; or why it is missing."""
 
     uri: str = ""
     width: int = 0
@@ -95,7 +95,7 @@ def render(results: Sequence[QueryResult], arguments: QueryArguments, remarks: S
 
 
 def _bounded(results: Sequence[QueryResult]) -> list[_Shown]:
-    """Return the first results, up to ``MAX_HITS`` hits in all; a result without hits counts as one."""
+    """Return the first results, up to ``MAX_HITS`` hits in all; one without hits counts as one."""
     shown: list[_Shown] = []
     left = MAX_HITS
     for number, result in enumerate(results, 1):

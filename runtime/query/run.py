@@ -1,4 +1,4 @@
-"""From queries to results: pictures read, embedded or looked up, and searched in one state of the index."""
+"""From queries to results: read, embedded or looked up, and searched in one state of the index."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class _Embedded:
-    """A query with its vector, float32 ``[d]``, and the sha256 of its file if needed; or an error."""
+    """A query with its vector, float32 ``[d]``, and its file's sha256 if needed; or an error."""
 
     query: Query
     vector: npt.NDArray[np.float32] | None
@@ -127,7 +127,7 @@ def answer(index: Index, arguments: QueryArguments) -> list[QueryResult]:
 
 
 def _search(index: Index, queries: Sequence[_Embedded], request: SearchRequest, *, mean: bool) -> list[QueryResult]:
-    """Return the result of each readable query, or of their mean, with the reason if it has no hits."""
+    """Return the result of each readable query, or of their mean; without hits, with the reason."""
     import numpy as np
 
     vectors = np.stack([each.vector for each in queries if each.vector is not None])

@@ -1,4 +1,4 @@
-"""The ASGI application: routes and error responses, static files, and the middleware around them."""
+"""The ASGI application: routes, error responses and static files, and the middleware around them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ class Batcher(Generic[T, R]):
     """Collects items on the event loop and passes them to threads in batches.
 
     A batch starts once a thread is free and one of three conditions holds: it is full, no announced
-    item could still join it, or its oldest item has waited ``wait_s``. So a single caller never waits.
+    item could still join it, or its oldest item has waited ``wait_s``. So a single caller never
+    waits.
 
     Args:
         work: called in a thread with 1 to ``most`` items, and whether no other item is running,

@@ -1,4 +1,4 @@
-"""The engine of a server: it answers from the current index, reopened once replaced, and writes to it."""
+"""The engine of a server: answers from the current index, reopened once replaced; and writes."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ class Engine:
         raise IndexStateError("The index is exchanged again and again; try again later.")
 
     def _may_renew(self) -> bool:
-        """Tell whether to reopen a damaged index: SQLite may not notice a file restored in place."""
+        """Tell whether to reopen a damaged index: SQLite may miss a file restored in place."""
         now = time.monotonic()
         if now - self._renewed_at < _RENEWAL_S:
             return False

@@ -29,9 +29,9 @@ MAX_BYTES_AT_ONCE = 256_000_000
 class Intake:
     """Reads the body of each request before its processing, within limits.
 
-    A request beyond the limit of accepted ones gets 503 at once: an unlimited queue would answer all
-    clients too late. Requests that need no token do not count, so that clients without one cannot
-    fill the queue. They are answered from memory, their bodies are small, and the number of
+    A request beyond the limit of accepted ones gets 503 at once: an unlimited queue would answer
+    all clients too late. Requests that need no token do not count, so that clients without one
+    cannot fill the queue. They are answered from memory, their bodies are small, and the number of
     connections limits them.
     """
 

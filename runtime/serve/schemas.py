@@ -345,7 +345,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _identity(image: IndexedImage) -> dict[str, Any]:
-    """Return the fields that identify a picture, encodable and without the folders above its root."""
+    """Return the fields that identify a picture, encodable, without the folders above its root."""
     relative = plain(image.relative)
     label = None if image.label is None else plain(image.label)
     return {"path": relative, "root": _folder(image.root), "relative": relative, "label": label}

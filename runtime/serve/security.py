@@ -44,8 +44,8 @@ HEADERS = (
 class Guard:
     """Checks the Host, the Origin and the token of each request.
 
-    Otherwise a page of another site in a user's browser could send requests: the browser's machine may
-    reach this server, also under a name that the other site controls (DNS rebinding).
+    Otherwise a page of another site in a user's browser could send requests: the browser's machine
+    may reach this server, also under a name that the other site controls (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, tokens: Tokens) -> None:
@@ -89,7 +89,7 @@ class Guard:
         if not self._tokens.required:
             scope[_HAS_TOKEN] = True
             return None
-        # Browsers send the cookie with requests of any site, so the cookie alone does not allow writes.
+        # Browsers send the cookie with requests of any site: so the cookie does not allow writes.
         reads = scope["method"] in _READING or path in _ASKING
         if self._tokens.matches(headers.get(b"authorization", b"")) or (
             reads and self._tokens.is_cookie(cookie.rpartition(b"=")[2].decode("ascii"))
@@ -133,7 +133,7 @@ def has_token(scope: Mapping[str, Any]) -> bool:
 
 
 def cookie_name(settings: ServeSettings) -> str:
-    """Return the name of the cookie; it includes the port, as browsers share cookies between ports."""
+    """Return the name of the cookie, with the port: browsers share cookies between ports."""
     return f"deeprank_session_{settings.port}"
 
 
@@ -176,7 +176,7 @@ def _is_own(origin: str, host: str) -> bool:
 
 
 def _is_link(scope: Scope, headers: dict[bytes, bytes]) -> bool:
-    """Tell whether a link to the page was followed; the page has no data, so links to it are safe."""
+    """Tell whether a link to the page was followed; the page has no data, so that is safe."""
     return (
         scope["method"] == "GET"
         and scope["path"] == "/"
@@ -186,7 +186,7 @@ def _is_link(scope: Scope, headers: dict[bytes, bytes]) -> bool:
 
 
 def _cookie(header: bytes, name: str) -> bytes:
-    """Return the last cookie of that name as ``name=value``; empty if it is missing or malformed."""
+    """Return the last cookie of that name as ``name=value``; empty if missing or malformed."""
     cookies = [pair for pair in map(bytes.strip, header.split(b";")) if pair.startswith(name.encode() + b"=")]
     return cookies[-1] if cookies and _COOKIE.fullmatch(cookies[-1]) else b""
 
@@ -194,7 +194,8 @@ def _cookie(header: bytes, name: str) -> bytes:
 def _with_cookie(headers: list[tuple[bytes, bytes]], cookie: bytes) -> list[tuple[bytes, bytes]]:
     """Return the headers with only this cookie: the framework parses all cookies of each request.
 
-    ``http.cookies`` takes 10 seconds for 60 KB of backslashes in quotes, in Python before 3.11.10 (CVE-2024-7592).
+    In Python before 3.11.10, ``http.cookies`` takes 10 seconds for 60 KB of backslashes in quotes
+    (CVE-2024-7592).
     """
     kept = [header for header in headers if header[0] != b"cookie"]
     return [*kept, (b"cookie", cookie)] if cookie else kept

@@ -1,4 +1,4 @@
-"""The server: its socket, the HTTP protocol with its timeouts and limits, its loop, and its shutdown."""
+"""The server: its socket, loop and shutdown, and the HTTP protocol with its timeouts and limits."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ _HEAD_S = 30.0
 _BODY_S = 90.0
 # How long a client may stop reading its response.
 _UNREAD_S = 30.0
-# Bytes outside the body: the head, line ends before it, sizes and extensions of chunks, trailers. The
-# parser buffers an incomplete header without a callback.
+# Bytes outside the body: the head, line ends before it, sizes and extensions of chunks, trailers.
+# The parser buffers an incomplete header without a callback.
 MAX_HEAD_BYTES = 65_536
 MAX_HEADERS = 100
 # Enough for a search with a thousand labels.
@@ -244,7 +244,7 @@ def most_connections(settings: ServeSettings) -> int:
 
 
 class Connections:
-    """The open connections of a server, limited so that they exhaust neither memory nor descriptors.
+    """The open connections of a server; the limit protects memory and file descriptors.
 
     A further connection replaces the one that was idle longest without an authorised request.
     """
@@ -285,8 +285,8 @@ class PatientProtocol(HttpToolsProtocol):
     If a client disconnects after several pipelined requests, uvicorn drops only the last one. The
     others would be answered, and each would log an error. So this class drops them all.
 
-    A request may offer another protocol (Java's HttpClient sends ``Upgrade: h2c`` with each request).
-    This server ignores the offer (RFC 9110, section 7.8). The parser would treat the rest of such a
+    A request may offer another protocol (Java's HttpClient sends ``Upgrade: h2c`` each time). This
+    server ignores the offer (RFC 9110, section 7.8). The parser would treat the rest of such a
     request as the other protocol; so it gets the head again, without the offer.
 
     Trailers are counted and ignored: as headers they could change decisions that the head already

@@ -124,7 +124,7 @@ class OpenIndex:
         self.index.close()
 
     def _warm_up(self) -> None:
-        """Run the network once on all cores and once on one, so that the first requests are fast."""
+        """Run the network once on all cores and once on one, to make the first requests fast."""
         size = self.embedder.rule.size
         blank = np.full((1, size, size, 3), 128, dtype=np.uint8)
         self.embedder.embed_batch(blank)

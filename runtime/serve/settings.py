@@ -20,7 +20,7 @@ DEFAULT_PORT = 8000
 DEFAULT_MAX_UPLOAD = 20_000_000
 # Requests accepted at once; others get 503. Each is a coroutine and its upload.
 DEFAULT_WAITING = 1024
-# Bytes for decoding one upload at the default limit of pixels; proportionally more for a higher limit.
+# Bytes for decoding one upload at the default limit of pixels; in proportion for a higher limit.
 _DECODING_BYTES = 512_000_000
 # The most hits of one request.
 MAX_HITS = 1000

@@ -26,7 +26,7 @@ SIZES = (128, 256, 512, 1024)
 _QUALITY = 85
 _ANOTHER = "is not the one that was indexed any more"
 _MAX_CACHED = 64_000_000
-# The largest file, and the largest total of concurrent files, that are read for thumbnails, in bytes.
+# Bytes of the largest file read for a thumbnail, and of all files read at the same time.
 _MAX_FILE = 512_000_000
 _READING = ByteBudget(_MAX_FILE)
 
@@ -102,7 +102,7 @@ class Thumbnails:
 
 
 def _check_size(picture: IndexedImage) -> None:
-    """Raise an error if the file is missing or its size has changed, even if its thumbnail is cached."""
+    """Raise an error if the file is missing or its size has changed, even for cached thumbnails."""
     try:
         same = regular_status(picture.path, follow_links=True).st_size == picture.size
     except OSError as error:

@@ -18,7 +18,7 @@ COOKIE_SECONDS = 30 * 24 * 3600
 # 16 random characters out of 64 cannot be guessed; fewer might be.
 MIN_CHARACTERS = 16
 _MAX_BYTES = 4096
-# Of 10,000 tokens of 16 random decimal digits, one has fewer distinct digits, or steps between them.
+# One in 10,000 tokens of 16 random decimal digits has fewer distinct digits, or distinct steps.
 _MIN_DIFFERENT = 5
 
 

@@ -52,14 +52,14 @@ class _UnreadableError(Exception):
 async def read_form(request: Request, texts: tuple[str, ...] = ()) -> Form:
     """Read a form with a file ``image`` and text fields; an empty body is a form without fields.
 
-    Text is always decoded as UTF-8 (RFC 7578, section 5.1.2): some encodings that a form may declare
-    take seconds. Reading takes milliseconds per megabyte for any content.
+    Text is always decoded as UTF-8 (RFC 7578, section 5.1.2): some encodings that a form may
+    declare take seconds. Reading takes milliseconds per megabyte for any content.
 
     Raises:
         RefusedError: the body is not a form, or has other fields (422).
 
     """
-    # request.body() would keep a copy until the request is collected, late, as requests are in cycles.
+    # request.body() would keep a copy until garbage collection, as requests are in cycles.
     body = b"".join([chunk async for chunk in request.stream() if chunk])
     if not body:
         return Form(None, {})
@@ -84,7 +84,7 @@ def _boundary(kind: bytes) -> bytes:
 
 
 def _parts(body: bytes, boundary: bytes) -> Iterator[tuple[Mapping[bytes, bytes], bytes]]:
-    """Yield each part's parameters (``name``, ``filename``) and its content (RFC 2046, section 5.1.1)."""
+    """Yield each part's parameters (``name``, ``filename``) and content (RFC 2046, section 5.1.1)."""
     delimiter = b"\r\n--" + boundary
     first = -2 if body.startswith(delimiter[2:]) else body.find(delimiter)
     begin = first + len(delimiter) if first != -1 else -1

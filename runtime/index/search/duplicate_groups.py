@@ -44,7 +44,7 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class DedupeReport:
-    """The near-duplicates among ``pictures`` pictures, in groups ordered by the kept picture's path.
+    """The near-duplicates among ``pictures`` pictures, in groups ordered by the kept one's path.
 
     ``uploads`` is the root of the uploads, or None without uploads.
     """
@@ -91,8 +91,8 @@ def find_near_duplicates(
     Args:
         index: the index folder.
         max_distance: squared Euclidean, 0 to 4.
-        keep: ``largest`` keeps the largest file, then the oldest, then the lowest id; ``oldest`` the
-            oldest file, then the largest; ``first`` the lowest id.
+        keep: ``largest`` keeps the largest file, then the oldest, then the lowest id; ``oldest``
+            the oldest file, then the largest; ``first`` the lowest id.
         label: only pictures with one of these labels.
         path: only pictures whose path matches one of these patterns, see
             :meth:`~.index.Index.search`.
@@ -166,7 +166,7 @@ def _selected(store: Store, label: str | Sequence[str] | None, path: str | Seque
 def _groups(
     items: Sequence[Item], heads: Sequence[Item], vectors: Vectors, chosen: Ids, roots: Mapping[int, bytes]
 ) -> list[DuplicateGroup]:
-    """Return the groups of two or more pictures; ``chosen`` maps each head to its representative."""
+    """Return the groups of two or more; ``chosen`` maps each head to its representative."""
     head_of = {item.sha256: place for place, item in enumerate(heads)}
     members: dict[int, list[tuple[Item, int]]] = defaultdict(list)
     for item in items:

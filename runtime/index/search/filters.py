@@ -84,7 +84,7 @@ class Filters:
         return self._paths
 
     def allowed(self, label: Names, path: Names) -> Ids | None:
-        """Return the ids of the items that have one of the labels and one of the paths, int64, ascending.
+        """Return the ids of the items with one of the labels and one of the paths, int64, ascending.
 
         Args:
             label: labels; None: any.

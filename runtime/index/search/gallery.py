@@ -41,7 +41,7 @@ class Part:
         return Part(self.nodes.among(allowed), self.vectors)
 
     def nearest(self, queries: Vectors, k: int, *, farthest: bool = False) -> Result:
-        """Return the exact ``k`` nearest (or farthest) vectors; an id is the lowest of a vector's items."""
+        """Return the exact ``k`` nearest (or farthest) vectors, each by its items' lowest id."""
         best = nothing(len(queries))
         for ids, vectors in self._chunks():
             places, distances = scan.nearest(queries, vectors, k, farthest=farthest)
@@ -77,7 +77,7 @@ class NodeSearch:
     farthest: bool = False
 
     def items(self, queries: Vectors, k: int) -> Result:
-        """Return the ``k`` best items of each query; ``k`` distinct vectors have at least ``k`` items."""
+        """Return the ``k`` best items of each query: ``k`` vectors have at least ``k`` items."""
         return self.sharing.items(self.nearest(queries, k), k, farthest=self.farthest)
 
 
@@ -171,7 +171,7 @@ class Gallery:
         self._load()
 
     def follow(self, earlier: Gallery) -> None:
-        """Take over the loaded graph of an earlier state with the same file; no thread may be using it."""
+        """Take over the loaded graph of an earlier state of the same file; no thread may use it."""
         if earlier._search is None or earlier.file is None or self.file is None:
             return
         before, now = earlier.file.live, self.file.live
@@ -235,7 +235,7 @@ def _from_graph(store: Store, row: GraphRow, earlier: Gallery | None) -> Gallery
 
 
 def _costs(file: GraphFile) -> Costs | None:
-    """Return the measured costs of a search; None for so few vectors that a scan is always faster."""
+    """Return the costs of a search; None for so few vectors that a scan is always faster."""
     measured = file.parameters.get("measured")
     if measured is not None:
         return Costs.from_json(measured.get("costs"))

@@ -36,8 +36,8 @@ Result = tuple[Ids, Distances]
 _SPARE = 4
 # Half of the distance between 1 and the next float32.
 _UNIT_ROUNDING = 2.0**-24
-# Queries that one thread searches and ranks, independently of other threads, and queries ranked at a
-# time: few enough that the candidates' vectors stay in the processor's cache.
+# Queries that one thread searches and ranks, independently of other threads, and queries ranked at
+# a time: few enough that the candidates' vectors stay in the processor's cache.
 _QUERIES_A_THREAD = 250
 _QUERIES_AT_A_TIME = 32
 # A loaded graph holds the vectors itself. Vectors mapped from its file may take this share of the
@@ -58,8 +58,8 @@ class GraphSearch:
         self._mapped = 0
         self._most_mapped = _most_mapped(file)
         # The error of a sum of n rounded numbers is at most n roundings (Higham 2002, section 4.2).
-        # Here at least four are added at a time, after a difference and a square. The bound is twice
-        # that, as either of two distances may be off.
+        # Here at least four are added at a time, after a difference and a square. The bound is
+        # twice that, as either of two distances may be off.
         self._farthest_rounded = np.float32(1 + 2 * (file.dim / 4 + 8) * _UNIT_ROUNDING)
         self._counting = threading.Lock()
 
@@ -196,7 +196,7 @@ class Sharing:
             most: limit of items per vector, by lowest ids; None: all.
 
         Returns:
-            ids int64 ``[c]``, grouped by vector and ascending, and the position in ``first`` of each.
+            ids int64 ``[c]``, grouped by vector and ascending, and each one's position in ``first``.
 
         """
         start = np.searchsorted(self.first, first, side="left")

@@ -40,8 +40,9 @@ _SHA256_BYTES = 32
 class Index:
     """An open index; threads may share it.
 
-    ``remarks`` collects notices about the searches for the user (a damaged graph, a ``k`` beyond the
-    index), each once. ``graph_problem`` is the reason why the current graph is not used, else None.
+    ``remarks`` collects notices about the searches for the user (a damaged graph, a ``k`` beyond
+    the index), each once. ``graph_problem`` is the reason why the current graph is not used, else
+    None.
     """
 
     def __init__(self, store: Store, identity: FileId | None, open_embedder: Callable[[], Embedder]) -> None:
@@ -195,8 +196,8 @@ class Index:
         Args:
             vectors: query vectors, float32 ``[q, d]``.
             request: the options.
-            contents: contents that ``leave_out_query`` leaves out, for each query (sha256: 32 bytes,
-                or hex).
+            contents: contents that ``leave_out_query`` leaves out, for each query (sha256: 32
+                bytes, or hex).
 
         Raises:
             QueryError, IndexDamagedError: as for :meth:`search`.
@@ -282,7 +283,7 @@ class Index:
             )
 
     def prepare(self) -> None:
-        """Read the vectors before the first search, for example while another thread opens the model."""
+        """Read the vectors before the first search, say while another thread opens the model."""
         with self._reading():
             pass
 
@@ -355,7 +356,7 @@ class Index:
         return chosen
 
     def _hits(self, rows: Sequence[tuple[Ids, Distances, Any]], request: SearchRequest) -> list[list[Hit]]:
-        """Look up the pictures of each query's ids, distances and near-duplicate counts (None: zeros)."""
+        """Look up the hits of each query by ids, distances and near-duplicate counts (None: 0)."""
         items = self._store.items(sorted({item for ids, _, _ in rows for item in ids.tolist()}))
         roots = self._store.roots()
         missing = {item.root for item in items.values()} - set(roots)
@@ -397,7 +398,7 @@ class Index:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Gallery]:
-        """Yield the vectors of one state of the database, read again if another process changed it."""
+        """Yield the vectors of one state of the database, read again if it has changed."""
         with self._lock:
             if database_id(self.path) != self._identity:
                 raise IndexReplacedError(
@@ -415,7 +416,7 @@ class Index:
 
     @contextlib.contextmanager
     def _unchanged(self) -> Iterator[Gallery]:
-        """Yield the vectors for a search that reads no rows: without a snapshot if they are unchanged."""
+        """Yield the vectors for a search that reads no rows: without a snapshot if unchanged."""
         with self._lock:
             gallery = self._gallery
             same = database_id(self.path) == self._identity

@@ -63,7 +63,7 @@ class IndexedImage:
 
     @classmethod
     def of(cls, item: Item, root: bytes, **values: Any) -> Self:
-        """Return the picture of a row; ``root`` is the path of its root, ``values`` are the fields of a subclass."""
+        """Return the picture of a row; ``root``: its root's path, ``values``: fields of a subclass."""
         return cls(
             path=os.fsdecode(os.path.join(root, item.path)),  # noqa: PTH118 - bytes, which pathlib does not take
             label=item.label,

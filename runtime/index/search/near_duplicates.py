@@ -75,7 +75,7 @@ def representatives(vectors: Vectors, limit: float, advance: Advance = no_progre
 def _assign(
     vectors: Vectors, limit: float, chosen: Ids, rows: Ids, column: int, may_be_near: npt.NDArray[np.bool_]
 ) -> None:
-    """Make each row, in order, the representative of free rows near it; ``may_be_near`` begins at ``column``."""
+    """Make each row, in order, represent free rows near it; ``may_be_near`` begins at ``column``."""
     for row, marks in zip(rows.tolist(), may_be_near, strict=True):
         if chosen[row] not in (-1, row) or not marks.any():
             continue
@@ -88,10 +88,10 @@ def _assign(
 
 
 def _projected(vectors: Vectors, limit: float) -> tuple[Products, Products]:
-    """Return two matrices, float32 ``[n, p + 3]``, whose products are at least -D / 2 of the vectors.
+    """Return two matrices, float32 ``[n, p + 3]``, whose products are at least -D / 2.
 
-    They use the first p principal components and the length of the rest: D is at least the sum of
-    their squared differences.
+    D is the vectors' squared distance. It is at least the sum of the squared differences of the
+    first p principal components and of the length of the rest.
     """
     count, dim = vectors.shape
     mean = vectors[:: max(1, count // _SAMPLE)].mean(axis=0) if count else np.zeros(dim, dtype=np.float32)
@@ -106,7 +106,7 @@ def _projected(vectors: Vectors, limit: float) -> tuple[Products, Products]:
 
 
 def _extended(centred: Vectors, basis: Products) -> Products:
-    """Return for each row its components, the length of the rest, 1, and -1/2 of the squared length."""
+    """Return each row's components, length of the rest, 1, and -1/2 of the squared length."""
     components = centred @ basis
     whole = np.einsum("nd,nd->n", centred, centred)
     rest = np.sqrt(np.maximum(whole - np.einsum("np,np->n", components, components), 0))
@@ -115,7 +115,7 @@ def _extended(centred: Vectors, basis: Products) -> Products:
 
 
 def _basis(vectors: Vectors, mean: Vectors, limit: float) -> Products:
-    """Return the fewest principal directions that exclude most distant pairs, float32 ``[d, p]``."""
+    """Return the fewest principal directions that exclude most distant pairs: float32 ``[d, p]``."""
     count, dim = vectors.shape
     sample = vectors[:: max(1, count // _SAMPLE)] - mean
     everything = np.eye(dim, dtype=np.float32)
@@ -150,7 +150,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Candidates of a query, best first, and how many items with the same vector each represents."""
+    """Candidates of a query, best first, and the number of items with each one's vector."""
 
     ids: Ids
     distances: Distances

@@ -54,7 +54,7 @@ class Paths:
         return self.ids[chosen]
 
     def matching(self, pattern: str) -> tuple[Mask, str | None]:
-        """Return which items match, bool ``[n]``, and the pattern of absolute paths, if it was used.
+        """Return which items match, bool ``[n]``, and the pattern of absolute paths, if used.
 
         Raises:
             QueryError: the pattern cannot match any path.

@@ -15,9 +15,9 @@ __all__ = ["MAX_DISTANCE", "NEAR_DUPLICATE", "Method", "SearchRequest", "names"]
 Method = Literal["auto", "exact", "hnsw"]
 # Squared distance of unit vectors that point in opposite directions.
 MAX_DISTANCE = 4.0
-# Squared distance up to which pictures are near-duplicates by default. Measured with the bundled model
-# (benchmarks/near_duplicates.py, docs/results.md): it includes re-compressed and slightly brightened
-# copies, and very few pairs of different pictures.
+# Squared distance up to which pictures are near-duplicates by default. Measured with the bundled
+# model (benchmarks/near_duplicates.py, docs/results.md): it includes re-compressed and slightly
+# brightened copies, and very few pairs of different pictures.
 NEAR_DUPLICATE = 0.05
 _DISTANCES = {"ge": 0, "le": MAX_DISTANCE, "allow_inf_nan": False}
 # Metadata of an option that can exclude all pictures: a query without hits is repeated without it.
@@ -41,7 +41,8 @@ class SearchRequest:
             :meth:`~.index.Index.search`; None: all.
         max_distance: only pictures at most this far (squared Euclidean); None: all.
         method: ``exact`` scans, ``hnsw`` uses the graph, ``auto`` takes the faster one.
-        unique: drop hits within this distance of a better hit; that hit counts them in ``near_duplicates``.
+        unique: drop hits within this distance of a better hit; that hit counts them in
+            ``near_duplicates``.
         leave_out_query: drop pictures whose file has the content of the query's file.
 
     """
