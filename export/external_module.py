@@ -40,6 +40,11 @@ __all__ = [
     "preserved_modes",
 ]
 
+# Characters that are shown of the keys that do not fit, of which there may be hundreds.
+_SHOWN = 300
+# Allowed overshoot of example batches beyond the normalised range, as antialiasing causes a little.
+_OVERSHOOT = 0.15
+
 
 class PictureNetwork(nn.Module):
     """Cast, normalise, run the module, scale to unit length.
@@ -135,10 +140,6 @@ def _shown(values: Sequence[float] | None) -> str:
     return "nothing" if values is None else ", ".join(f"{value:g}" for value in values) or "no numbers"
 
 
-# Characters that are shown of the keys that do not fit, of which there may be hundreds.
-_SHOWN = 300
-
-
 def module_from_factory(name: str, state: Path | None) -> nn.Module:
     """Call ``package.module:factory`` without arguments, and load ``state`` into its result.
 
@@ -212,10 +213,6 @@ def _as_named(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, to
     return {f"module.{key}" if key not in own and f"module.{key}" in own else key: state[key] for key in state}
 
 
-# Allowed overshoot of example batches beyond the normalised range, as antialiasing causes a little.
-_OVERSHOOT = 0.15
-
-
 @contextmanager
 def preserved_modes(module: nn.Module) -> Iterator[None]:
     """Restore the training or evaluation mode of every part of a module on exit."""
@@ -249,7 +246,7 @@ def check_weights(module: nn.Module) -> None:
 
 
 def check_examples(examples: torch.Tensor, info: ModelInfo, normalisation: Normalisation) -> None:
-    """Check that an example batch matches the input by :class:`~.foreign.PictureNetwork`.
+    """Check that an example batch matches the input by :class:`PictureNetwork`.
 
     A wrong normalisation is the commonest cause of a deployed network that ranks badly without any
     error.

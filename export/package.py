@@ -1,4 +1,4 @@
-"""Export: write under temporary names, check, and only then move the files to their places."""
+"""Export: write under temporary names, check, time, and only then move the files to their places."""
 
 from __future__ import annotations
 
@@ -48,39 +48,11 @@ REFERENCE = "PyTorch"
 # For latency and for throughput of each runner: enough for a ratio of two digits.
 _SECONDS = 0.6
 
-
-def measure(reference: Exported, exported: Mapping[str, Exported], threads: int | None) -> dict[str, Speed]:
-    """Measure PyTorch (under :data:`REFERENCE`) and files by name, in turn."""
-    runners = {REFERENCE: reference.embed_batch} | {name: one.embed_batch for name, one in exported.items()}
-    with _torch_threads(session_options(threads)[1]):
-        return measure_speeds(runners, reference.rule.size, seconds=_SECONDS)
-
-
-def speeds_of(speeds: Mapping[str, Speed], name: str, fp32: str | None, threads: int | None) -> Speeds:
-    """Return the speeds of one file, of PyTorch and, if it is another, of the fp32 file."""
-    return Speeds(
-        threads=session_options(threads)[1],
-        processor=processor(),
-        reference=speeds[REFERENCE],
-        exported=speeds[name],
-        fp32=None if fp32 is None or fp32 == name else speeds[fp32],
-    )
-
-
-@contextlib.contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 CALIBRATION_PICTURES = 300
-FP32 = FORMS[0]
 # Shared by all forms of one network, since PyTorch's vectors are the same.
 _SHARED_REFERENCE = "model.reference.npz"
+
+FP32 = FORMS[0]
 
 
 @dataclass(frozen=True)
@@ -325,3 +297,31 @@ def _about(written: Written, out: Path, dataset: DataSet) -> dict[str, Any]:
         "versions": dict(written.info.versions),
         "quantisation": None if written.quantisation is None else written.quantisation.to_dict(),
     }
+
+
+def measure(reference: Exported, exported: Mapping[str, Exported], threads: int | None) -> dict[str, Speed]:
+    """Measure PyTorch (under :data:`REFERENCE`) and files by name, in turn."""
+    runners = {REFERENCE: reference.embed_batch} | {name: one.embed_batch for name, one in exported.items()}
+    with _torch_threads(session_options(threads)[1]):
+        return measure_speeds(runners, reference.rule.size, seconds=_SECONDS)
+
+
+def speeds_of(speeds: Mapping[str, Speed], name: str, fp32: str | None, threads: int | None) -> Speeds:
+    """Return the speeds of one file, of PyTorch and, if it is another, of the fp32 file."""
+    return Speeds(
+        threads=session_options(threads)[1],
+        processor=processor(),
+        reference=speeds[REFERENCE],
+        exported=speeds[name],
+        fp32=None if fp32 is None or fp32 == name else speeds[fp32],
+    )
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

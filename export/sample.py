@@ -17,6 +17,15 @@ from ..runtime.progress import Advance, no_progress
 
 __all__ = ["balanced_sample", "extreme_pictures", "load_sample"]
 
+_COLOURS = {
+    "black": (0, 0, 0),
+    "white": (255, 255, 255),
+    "gray": (128, 128, 128),
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+}
+
 
 def balanced_sample(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
     """Return at most ``most`` pictures, as evenly over the classes as possible, the same each time.
@@ -56,16 +65,6 @@ def load_sample(samples: Sequence[Sample], most: int, rule: PictureRule, advance
             if picture is not None:
                 loaded.append(picture)
     return np.stack(loaded) if loaded else np.empty((0, rule.size, rule.size, 3), np.uint8)
-
-
-_COLOURS = {
-    "black": (0, 0, 0),
-    "white": (255, 255, 255),
-    "gray": (128, 128, 128),
-    "red": (255, 0, 0),
-    "green": (0, 255, 0),
-    "blue": (0, 0, 255),
-}
 
 
 def extreme_pictures(side: int) -> Mapping[str, Picture]:

@@ -217,7 +217,7 @@ def progress_in_stages() -> Iterator[StartProgress]:
                 shown_advance(count, detail)
                 left -= count
                 if left <= 0:
-                    shown.close()  # what comes until the next stage is none of its work
+                    shown.close()  # work before the next stage does not count for it
 
             return advance
 

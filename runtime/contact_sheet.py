@@ -21,7 +21,7 @@ from .text import display_path, printable
 
 __all__ = ["MAX_HITS", "SheetBlock", "SheetPicture", "draw_sheet", "draw_sheets"]
 
-# More are not drawn: a sheet is to be looked at, and its size in memory is bounded.
+# More are not drawn: a sheet is for viewing, and its size in memory is bounded.
 MAX_HITS = 200
 
 _TILE = 176
@@ -74,7 +74,7 @@ class SheetPicture:
 
 @dataclass(frozen=True)
 class SheetBlock:
-    """A query, what was found, and a line above both."""
+    """A query, its hits, and a title line above them."""
 
     query: SheetPicture
     hits: Sequence[SheetPicture]
@@ -205,7 +205,7 @@ def _write(sheet: Image.Image, text: str, at: tuple[int, int], width: int, size:
 
 
 def _cut(text: str, font: Font, width: int) -> str:
-    """Return as much of the text as fits; what is left out is shown by an ellipsis."""
+    """Return as much of the text as fits; an ellipsis marks the cut."""
     if font.getlength(text) <= width:
         return text
     fits, too_long = 0, len(text)

@@ -44,6 +44,12 @@ DIGITS = "digits"
 # Version of the holdout rule; a run keeps the version with which it began.
 HOLDOUT_RULE = 2
 
+_EXPECTED_FOLDERS = "expected one folder for each class with pictures in it"
+_EXPECTED_TRAIN = (
+    "expected a train split (train/CLASS) beside them; --queries and --gallery of deeprank-eval read such a data set "
+    "as a whole"
+)
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -147,13 +153,6 @@ def _refuse_packed_split(layout: Layout, data: str | Path) -> None:
             f"{display_path(data)} holds no train pictures: everything in it lies in {printable(packed)}, which has "
             "the name of a split; expected a train split beside it."
         )
-
-
-_EXPECTED_FOLDERS = "expected one folder for each class with pictures in it"
-_EXPECTED_TRAIN = (
-    "expected a train split (train/CLASS) beside them; --queries and --gallery of deeprank-eval read such a data set "
-    "as a whole"
-)
 
 
 def _completed(dataset: DataSet, layout: Layout, reading: Reading) -> DataSet:

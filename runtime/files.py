@@ -199,14 +199,14 @@ def _check_regular(status: os.stat_result, path: str | bytes | os.PathLike[str])
 
 @contextlib.contextmanager
 def open_indexed(path: str, content: tuple[bytes, int] | None = None) -> Iterator[IO[bytes]]:
-    """Open a regular file, and check that it still is the one that was indexed. Links are followed.
+    """Open a regular file, and check that it still has the indexed content. Links are followed.
 
     Args:
-        path: of the file.
-        content: its sha256 (32 bytes) and its size as the index has them; None: anything.
+        path: path of the file.
+        content: its indexed sha256 (32 bytes) and size; None: any content.
 
     Raises:
-        SourceError: it is no regular file, is gone, may not be read, or holds something else.
+        SourceError: it is not a regular file, missing, unreadable, or has changed.
 
     """
     try:
@@ -222,7 +222,7 @@ def open_indexed(path: str, content: tuple[bytes, int] | None = None) -> Iterato
 
 
 def _holds(file: IO[bytes], sha256: bytes, size: int) -> bool:
-    """Tell whether a file that was just opened has this content; it is left at its beginning."""
+    """Tell whether a newly opened file has this content; leaves it at its beginning."""
     try:
         if os.fstat(file.fileno()).st_size != size:
             return False
@@ -250,7 +250,7 @@ def file_sha256(path: str | Path, *, follow_links: bool = True) -> str:
 
 
 def copy_blocks(source: IO[bytes], target: IO[bytes], advance: Advance = no_progress) -> bytes:
-    """Copy an open file from its position on, and return the sha256 of what was copied.
+    """Copy an open file from its position on, and return the sha256 of the copied bytes.
 
     Args:
         source: open to read.

@@ -1,4 +1,4 @@
-"""Contract 2: what a model file must be, and what becomes of one that is not (those made to harm: hostile_models)."""
+"""Contract 2: what a model file must be, and how others are refused (hostile ones: test_hostile_models.py)."""
 
 import json
 import shutil

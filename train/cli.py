@@ -1,4 +1,4 @@
-"""``deeprank-train``: start or resume a run, alone or under torchrun, and print its result."""
+"""``deeprank-train``: start or resume a run, alone or under torchrun; print progress and result."""
 
 from __future__ import annotations
 
@@ -25,56 +25,8 @@ from .options.recipes import load_config
 
 __all__ = ["TerminalMonitor", "app", "main"]
 
-
-class TerminalMonitor:
-    """Shows remarks and progress on stderr; stops on the first Ctrl-C or SIGTERM at the next safe point.
-
-    It implements :class:`~..runtime.progress.Monitor`.
-    """
-
-    def __init__(self, speaks: bool = True) -> None:
-        self._speaks = speaks
-        self._start: StartProgress = start_nothing
-        self._stopping = False
-
-    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
-        """Show the progress of a stage."""
-        return self._start(what, total, unit, done)
-
-    def remark(self, text: str) -> None:
-        """Show a line."""
-        if self._speaks:
-            note(text)
-
-    def stopping(self) -> bool:
-        """Return True after the first signal."""
-        return self._stopping
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Show progress, and catch the first signal; the second Ctrl-C ends the process at once."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            del frame
-            if self._stopping and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            if not self._stopping:
-                self.remark("Stopping at the next safe point; Ctrl-C again ends at once, without saving.")
-            self._stopping = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with progress_in_stages() as start:
-                self._start = start if self._speaks else start_nothing
-                yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 _NEEDED = ("torch", "torchvision", "timm", "safetensors", "sklearn", "matplotlib", "jinja2")
 _LATEST = "runs/latest"
-
 _HELP = (
     "Teach a network what 'similar' means on labelled pictures. Every option's default comes from the default recipe; "
     "--config names another recipe or a TOML file, and options on the command line win. --help-all shows all options."
@@ -87,6 +39,7 @@ _EXAMPLES = [
     "deeprank-train --resume                     go on with the newest run",
     "torchrun --nproc-per-node 2 -m deeprank.train photos    two processes",
 ]
+
 
 app = application(_HELP, _EXAMPLES, OTHER_NAMES)
 
@@ -151,7 +104,7 @@ def _with_others(device: str) -> Iterator[Any]:
     """Join the other processes of torchrun; one of them reports the error that ends them all.
 
     Yields:
-        their :class:`~.distributed.Ranks`; None without torchrun, where torch is not imported yet.
+        their :class:`~.loop.distributed.Ranks`; None without torchrun, where torch is not imported yet.
 
     """
     if "LOCAL_RANK" not in os.environ:
@@ -213,10 +166,6 @@ def _number(figure: float | None) -> float:
     return math.nan if figure is None else figure
 
 
-# With one command, Typer shows the help of the command instead of that of the application.
-app.command(help=app.info.help, epilog=app.info.epilog)(guarded(with_flags(_train)))
-
-
 def _with_named_resume(arguments: Sequence[str]) -> list[str]:
     """Expand ``--resume`` without a value to ``--resume runs/latest``."""
     named: list[str] = []
@@ -231,3 +180,53 @@ def _with_named_resume(arguments: Sequence[str]) -> list[str]:
 def main() -> None:
     """Run ``deeprank-train``."""
     app(_with_named_resume(sys.argv[1:]))
+
+
+class TerminalMonitor:
+    """Shows remarks and progress on stderr; stops on the first Ctrl-C or SIGTERM at the next safe point.
+
+    It implements :class:`~..runtime.progress.Monitor`.
+    """
+
+    def __init__(self, speaks: bool = True) -> None:
+        self._speaks = speaks
+        self._start: StartProgress = start_nothing
+        self._stopping = False
+
+    def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        """Show the progress of a stage."""
+        return self._start(what, total, unit, done)
+
+    def remark(self, text: str) -> None:
+        """Show a line."""
+        if self._speaks:
+            note(text)
+
+    def stopping(self) -> bool:
+        """Return True after the first signal."""
+        return self._stopping
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Show progress, and catch the first signal; the second Ctrl-C ends the process at once."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            del frame
+            if self._stopping and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            if not self._stopping:
+                self.remark("Stopping at the next safe point; Ctrl-C again ends at once, without saving.")
+            self._stopping = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with progress_in_stages() as start:
+                self._start = start if self._speaks else start_nothing
+                yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+# With one command, Typer shows the help of the command instead of that of the application.
+app.command(help=app.info.help, epilog=app.info.epilog)(guarded(with_flags(_train)))

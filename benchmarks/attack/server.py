@@ -164,7 +164,7 @@ class Server:
             sent += len(piece)
             if sent > _MOST_SENT:
                 return
-            # What bears the token may remove pictures, and would.
+            # A client with the token may remove pictures, and would.
             bears = known and number < 2 and b"DELETE" not in piece
             yield piece.replace(b"Host: localhost\r\n", token) if bears else piece
 

@@ -93,7 +93,7 @@ class World:
         return Server(*words, *options)
 
     def client(self, server: Server) -> Client:
-        """Return a client that bears the token; where none is needed, it does no harm."""
+        """Return a client with the token, which also works if none is needed."""
         return Client(server.port, self.token)
 
     def copied(self, name: str) -> Path:

@@ -22,7 +22,7 @@ __all__ = ["onnx_graph", "save_onnx"]
 
 
 def onnx_graph(network: nn.Module, rule: PictureRule) -> onnx.ModelProto:
-    """Convert ``network``, weights inside; see :func:`~..models.conversion.to_onnx`.
+    """Convert ``network``, weights inside; see :func:`~...models.conversion.to_onnx`.
 
     Args:
         network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n,

@@ -1,4 +1,4 @@
-"""A network read from a PyTorch file, for the parity check."""
+"""PyTorch files: reading a network back for the parity check, and example pictures for tracing."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Written:
 
 
 class Writer:
-    """Writes one network in any of :data:`~.forms.FORMS`.
+    """Writes one network in any of :data:`~.formats.FORMS`.
 
     Args:
         network: float32, on the CPU, in evaluation mode.

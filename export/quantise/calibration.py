@@ -30,6 +30,11 @@ _BINS = 2048
 # Shares of the whole range that entropy tries.
 _SHARES = np.linspace(0.25, 1.0, 61)
 
+# Values kept of each tensor and picture: enough for the rarest ten-thousandth, and little memory.
+_VALUES = 1_000
+# Pixels that go through the network at a time with every tensor kept.
+_PIXELS = 4 * 160 * 160
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -94,12 +99,6 @@ def _divergence(counts: npt.NDArray[np.int64], centres: npt.NDArray[np.float64],
     p, q = p / p.sum(), q / q.sum()
     counted = p > 0
     return float((p[counted] * np.log(p[counted] / np.maximum(q[counted], 1e-12))).sum())
-
-
-# Values kept of each tensor and picture: enough for the rarest ten-thousandth, and little memory.
-_VALUES = 1_000
-# Pixels that go through the network at a time with every tensor kept.
-_PIXELS = 4 * 160 * 160
 
 
 def observe(

@@ -31,7 +31,7 @@ def check_range(model: onnx.ModelProto, parts: Anatomy, pictures: Picture, threa
     A parity check on a CPU cannot detect this, because it computes float16 tensors in float32.
 
     Args:
-        model: float32, from :func:`~.prepare.prepared`.
+        model: float32, from :func:`~.graph.prepared`.
         parts: its parts.
         pictures: uint8 ``[n, S, S, 3]``.
         threads: of ONNX Runtime.
@@ -55,7 +55,7 @@ def to_float16(model: onnx.ModelProto, parts: Anatomy) -> onnx.ModelProto:
     """Return the model with its network and embedding layer in float16.
 
     Args:
-        model: float32, from :func:`~.prepare.prepared`.
+        model: float32, from :func:`~.graph.prepared`.
         parts: its parts; normalisation and scaling to unit length stay in float32.
 
     """

@@ -65,7 +65,7 @@ def quantised(
     """Return the model with eight-bit weights and activations.
 
     Args:
-        model: float32, from :func:`~.prepare.prepared`.
+        model: float32, from :func:`~.graph.prepared`.
         parts: its parts; only the network is quantised.
         ranges: of each of :func:`tensors_to_watch`.
         in_float: layers that stay in float32, with the operators after each of them up to the next

@@ -70,7 +70,7 @@ def quantise(
     until it is met or nothing helps.
 
     Args:
-        model: float32, from :func:`~.prepare.prepared`.
+        model: float32, from :func:`~.graph.prepared`.
         pictures: uint8 ``[n, S, S, 3]`` of the train split.
         threads: of ONNX Runtime.
         progress: receives progress.

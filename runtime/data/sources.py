@@ -58,7 +58,7 @@ class Sample:
     streamer: Callable[[], IO[bytes]] | None = field(default=None, repr=False, compare=False)
 
     def open(self) -> IO[bytes]:
-        """Return the file, at its start, for :func:`~.images.load_picture`; the caller closes it.
+        """Return the file, at its start, for :func:`~..images.load_picture`; the caller closes it.
 
         Raises:
             PictureError: the file is missing or unreadable.

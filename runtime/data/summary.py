@@ -26,6 +26,15 @@ _HEAD_BYTES = 4096
 _BLOCK_BYTES = 1 << 18
 _THREADS = 8
 
+Entry = tuple[str, Sample]
+# Names and paths shown for each warning.
+_SHOWN = 3
+_RULES = {"top": "by the top folder", "leaf": "by the innermost folder", "path": "by all folders together"}
+Use = Literal["val", "test"]
+# Split names in warnings.
+_SPLITS = {"train": "train", "val": "val", "test": "test"}
+_QUERIES_AND_GALLERY = {"train": "the gallery", "val": "the queries", "test": "test"}
+
 
 @dataclass(frozen=True)
 class Repeats:
@@ -75,9 +84,6 @@ def find_repeats(dataset: DataSet, *, patience: float = PATIENCE) -> Repeats:
         candidates,
         unread,
     )
-
-
-Entry = tuple[str, Sample]
 
 
 def _alike(entries: Sequence[Entry], keys: Iterable[K]) -> list[list[Entry]]:
@@ -134,23 +140,13 @@ def _whole(sample: Sample, deadline: float) -> bytes:
     return digest.digest()
 
 
-# Names and paths shown for each warning.
-_SHOWN = 3
-
-_RULES = {"top": "by the top folder", "leaf": "by the innermost folder", "path": "by all folders together"}
-Use = Literal["val", "test"]
-# Split names in warnings.
-_SPLITS = {"train": "train", "val": "val", "test": "test"}
-_QUERIES_AND_GALLERY = {"train": "the gallery", "val": "the queries", "test": "test"}
-
-
 def report_reading(
     dataset: DataSet, say: Callable[[str], None], *, use: Use = "val", val: DataSet | None = None
 ) -> None:
     """Report in one line how DATA was read, and warn of anything unusual.
 
     Args:
-        dataset: from :func:`~.datasets.open_dataset`.
+        dataset: from :func:`~..datasets.open_dataset`.
         say: called with each line.
         use: the split used for evaluation.
         val: another data set, which is evaluated whole instead.
@@ -170,7 +166,7 @@ def report_pictures(queries: DataSet, gallery: DataSet, both: DataSet, say: Call
     """Report how queries and gallery were read, and warn of anything unusual.
 
     Args:
-        queries: from :func:`~.datasets.open_pictures`.
+        queries: from :func:`~..datasets.open_pictures`.
         gallery: likewise.
         both: the gallery as train, the queries as val.
         say: called with each line.
@@ -260,7 +256,7 @@ def _others(dataset: DataSet) -> Iterator[str]:
 
 
 def data_warnings(dataset: DataSet, words: Mapping[str, str] = _SPLITS) -> Iterator[str]:
-    """Yield what would spoil training or metrics; uses :func:`~.repeats.find_repeats`.
+    """Yield what would spoil training or metrics; uses :func:`find_repeats`.
 
     Args:
         dataset: all its splits are checked; the bytes of pictures are compared.

@@ -1,6 +1,6 @@
 """Confine a decoding process with seccomp: only memory, the time, and the files handed to it.
 
-A crafted picture that takes over a C decoder can do whatever its process can. So each worker
+A crafted picture that takes over a C decoder can do everything that its process can. So each worker
 permanently gives up every system call that it does not need: it opens no file, starts no process,
 reaches no network, signals no other process and makes no memory executable. Linux on x86-64 only;
 elsewhere there are only the memory and time limits.

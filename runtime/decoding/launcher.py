@@ -31,7 +31,7 @@ _ENVIRONMENT = (
     *("PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONMALLOC", "SYSTEMROOT", "TEMP", "TMPDIR"),
 )
 # Memory reserved by threads and allocators would count against the address-space limit. Large
-# blocks are returned at once; see ``runtime/memory.py``. Memory for an ordinary picture is kept:
+# blocks are returned at once; see ``runtime/devices.py``. Memory for an ordinary picture is kept:
 # requesting its pages again took a quarter of the decoding time.
 _SETTINGS = {
     "OPENBLAS_NUM_THREADS": "1",

@@ -1,4 +1,4 @@
-"""Check an index: its database, its model and its graph."""
+"""Check an index: its disk, file system and writer, its database, model, graph and contents."""
 
 from __future__ import annotations
 
@@ -51,6 +51,9 @@ _NETWORK = frozenset(
 )
 # A new graph is written beside the old one before replacing it.
 _GRAPHS_AT_A_TIME = 2
+
+# Maximum number of folders in a suggested command.
+_MAX_NAMED = 5
 
 
 def writer_finding(folder: Path) -> Finding:
@@ -155,10 +158,6 @@ def file_system(path: Path, mounts: str) -> str | None:
             if len(mounted.parts) >= depth and path.is_relative_to(mounted):
                 file_system_kind, depth = kind, len(mounted.parts)
     return file_system_kind
-
-
-# Maximum number of folders in a suggested command.
-_MAX_NAMED = 5
 
 
 def is_there(folder: Path) -> bool:

@@ -25,6 +25,11 @@ _ILLEGAL_INSTRUCTION, _ACCESS_VIOLATION = 0xC000001D, 0xC0000005
 # The child searches modules where the parent does; -P: never in the current folder.
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import answer; answer(*sys.argv[2:])"
 
+_BATCH = 2
+# hnswlib has kernels for multiples of 16, for multiples of 4, for remainders, and for small
+# vectors.
+_DIMS = (64, 20, 21, 3)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -114,10 +119,6 @@ def _signal_name(number: int) -> str:
 
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-_BATCH = 2
-# hnswlib has kernels for multiples of 16, for multiples of 4, for remainders, and for small
-# vectors.
-_DIMS = (64, 20, 21, 3)
 _VECTORS, _QUERIES, _K = 300, 20, 5
 
 

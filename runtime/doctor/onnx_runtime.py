@@ -35,6 +35,8 @@ _PACKAGES = (
     "ort-nightly-gpu",
 )
 
+_NVIDIA = (CUDA, TENSORRT)
+
 
 def runtimes_finding() -> Finding:
     """Check that exactly one package of ONNX Runtime is installed, and recent enough."""
@@ -73,7 +75,7 @@ def onnxruntime_finding(packages: Finding, outcome: Outcome) -> Finding:
 
     Args:
         packages: from :func:`runtimes_finding`; returned unchanged if it is not ok.
-        outcome: of :func:`~.attempts.import_onnxruntime`.
+        outcome: of :func:`~.isolated.import_onnxruntime`.
 
     """
     there = installed_runtimes()
@@ -100,9 +102,6 @@ def onnxruntime_finding(packages: Finding, outcome: Outcome) -> Finding:
 def _listed(there: Mapping[str, str]) -> str:
     names = [f"{name} {version}" for name, version in there.items()]
     return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-_NVIDIA = (CUDA, TENSORRT)
 
 
 def provider_findings(providers: Sequence[str], model: Path) -> list[Finding]:

@@ -46,6 +46,9 @@ REFERENCE_NAME = "PyTorch reference"
 # Other formats of deeprank-export; both need torch.
 _OTHER_FORMS = frozenset({".pt", ".pt2"})
 
+SCHEMA = 1
+Splits = tuple[EmbeddedSplit, EmbeddedSplit]
+
 
 class Network(Embeds, Protocol):
     """A network with its metadata: an Embedder, or the PyTorch reference."""
@@ -103,10 +106,6 @@ def _numbered(names: Iterator[str]) -> Iterator[str]:
         chosen = next(choice for choice in choices if printable(choice) not in taken)
         taken.add(printable(chosen))
         yield chosen
-
-
-SCHEMA = 1
-Splits = tuple[EmbeddedSplit, EmbeddedSplit]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Queries and gallery: which pictures they are, and their vectors."""
+"""Queries and gallery: opened from a data set, embedded, and saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of ``deeprank-eval``, and which exclude each other."""
+"""The options of ``deeprank-eval``, and the refusal of contradictory ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Agreement with rated triplets: similarity precision and score-at-top-K (the paper, section 6.3).
+"""Rated triplets: their CSV file, and the agreement of an embedding with them (the paper, section 6.3).
+
+The measures are similarity precision and score-at-top-K.
 
 Distances are exact, :func:`~..scan.squared_distances`. Pictures are identified by content, not by
 file name. So a query is never its own candidate, and a picture named by a triplet is not a
@@ -36,6 +38,9 @@ __all__ = ["RatedTriplets", "TopK", "TripletReport", "evaluate_triplets", "load_
 
 COLUMNS = ("query", "positive", "negative")
 _EXPECTED = "query,positive,negative or query,positive,negative,label"
+
+Vector = npt.NDArray[np.float32]
+Distances = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -133,10 +138,6 @@ class _Pictures:
                 return self._beside.sample(name, "")
         problem = f"{column} {member!r}, which does not exist {self._where}"
         raise row_error(self._path, line, f"{problem}; expected a picture that is there")
-
-
-Vector = npt.NDArray[np.float32]
-Distances = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

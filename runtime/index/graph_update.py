@@ -1,4 +1,4 @@
-"""The graph brought up to date with the database, and measured: recall and cost of a search."""
+"""Update the graph from the database, and measure the recall and cost of searches through it."""
 
 from __future__ import annotations
 
@@ -32,63 +32,6 @@ _MIN_VECTORS = 1000
 _QUERIES = 100
 _K = 30
 _REPEATS = 5
-
-
-def measure(file: GraphFile) -> Mapping[str, Any]:
-    """Measure a saved graph with some of its vectors as queries, each excluded from its neighbours.
-
-    Neighbours are distinct vectors: copies are found together or not at all. Neighbours at equal
-    distance are equally good.
-
-    Returns:
-        under ``measured``: ``items``, ``queries``, ``k``, ``recall`` (the share of a scan's k
-        nearest that the graph finds), and ``costs`` (see :class:`~.costs.Costs`); nothing with too
-        few vectors for it to matter.
-
-    """
-    gallery = gallery_of(file)
-    if file.nodes.count < _MIN_VECTORS:
-        return {}
-    places = np.flatnonzero(file.live)
-    places = places[np.linspace(0, len(places) - 1, _QUERIES).astype(np.int64)]
-    queries, own = np.array(file.vectors[places]), file.nodes.ids[places]
-    scanned = gallery.by_scan()
-    scan = _best(lambda: scanned.items(queries[:1], _K))
-    expected, scan_all = _timed(lambda: scanned.nearest(queries, _K + 1))
-    _, load = _timed(gallery.load_graph)
-    searched = gallery.by_graph()
-    graph = _best(lambda: searched.items(queries[:1], _K))
-    neighbours, graph_all = _timed(lambda: searched.nearest(queries, _K + 1))
-    costs = Costs(scan, scan_all / _QUERIES, graph, graph_all / _QUERIES, load)
-    farthest = _without(expected, own)[:, -1:]
-    recall = float((_without(neighbours, own) <= farthest).mean())
-    return {
-        "measured": {
-            "items": gallery.size,
-            "queries": _QUERIES,
-            "k": _K,
-            "recall": float(f"{recall:.4f}"),
-            "costs": costs.to_json(),
-        }
-    }
-
-
-def _without(result: Result, own: Ids) -> Distances:
-    """Return the distances of the first k of k + 1 neighbours that are not the query itself."""
-    ids, distances = result
-    order = np.argsort(ids == own[:, None], axis=1, kind="stable")
-    return np.take_along_axis(distances, order, axis=1)[:, :-1]
-
-
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    start = time.perf_counter()
-    result = work()
-    return result, 1000 * (time.perf_counter() - start)
-
-
-def _best(work: Callable[[], object]) -> float:
-    return min(_timed(work)[1] for _ in range(_REPEATS))
-
 
 # With a larger share of removed vectors a graph is rebuilt: they slow searches down.
 _MAX_REMOVED = 0.2
@@ -200,3 +143,59 @@ def _measured_by(file: GraphFile | None, items: int) -> Callable[[GraphFile], Ma
     if old is not None and items <= _MAX_GROWTH * old["items"]:
         return lambda _: {"measured": old}
     return measure
+
+
+def measure(file: GraphFile) -> Mapping[str, Any]:
+    """Measure a saved graph with some of its vectors as queries, each excluded from its neighbours.
+
+    Neighbours are distinct vectors: copies are found together or not at all. Neighbours at equal
+    distance are equally good.
+
+    Returns:
+        under ``measured``: ``items``, ``queries``, ``k``, ``recall`` (the share of a scan's k
+        nearest that the graph finds), and ``costs`` (see :class:`~.costs.Costs`); nothing with too
+        few vectors for it to matter.
+
+    """
+    gallery = gallery_of(file)
+    if file.nodes.count < _MIN_VECTORS:
+        return {}
+    places = np.flatnonzero(file.live)
+    places = places[np.linspace(0, len(places) - 1, _QUERIES).astype(np.int64)]
+    queries, own = np.array(file.vectors[places]), file.nodes.ids[places]
+    scanned = gallery.by_scan()
+    scan = _best(lambda: scanned.items(queries[:1], _K))
+    expected, scan_all = _timed(lambda: scanned.nearest(queries, _K + 1))
+    _, load = _timed(gallery.load_graph)
+    searched = gallery.by_graph()
+    graph = _best(lambda: searched.items(queries[:1], _K))
+    neighbours, graph_all = _timed(lambda: searched.nearest(queries, _K + 1))
+    costs = Costs(scan, scan_all / _QUERIES, graph, graph_all / _QUERIES, load)
+    farthest = _without(expected, own)[:, -1:]
+    recall = float((_without(neighbours, own) <= farthest).mean())
+    return {
+        "measured": {
+            "items": gallery.size,
+            "queries": _QUERIES,
+            "k": _K,
+            "recall": float(f"{recall:.4f}"),
+            "costs": costs.to_json(),
+        }
+    }
+
+
+def _without(result: Result, own: Ids) -> Distances:
+    """Return the distances of the first k of k + 1 neighbours that are not the query itself."""
+    ids, distances = result
+    order = np.argsort(ids == own[:, None], axis=1, kind="stable")
+    return np.take_along_axis(distances, order, axis=1)[:, :-1]
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    start = time.perf_counter()
+    result = work()
+    return result, 1000 * (time.perf_counter() - start)
+
+
+def _best(work: Callable[[], object]) -> float:
+    return min(_timed(work)[1] for _ in range(_REPEATS))

@@ -24,6 +24,11 @@ _END = r"(?=/|\Z)"
 _FOLDERS = r"(?:[^/]++/)*?"
 _NOTHING = r"(?!)"
 
+# Compiling a pattern takes up to 25 microseconds a character: 3 seconds at most, 6 for all of an
+# index. Folders with equal patterns count once.
+_MAX_CHARACTERS = 1 << 17
+_MAX_OF_INDEX = 1 << 18
+
 
 class Globs:
     """Shell patterns for paths under a synced folder; matching a folder includes its contents.
@@ -157,12 +162,6 @@ def _class(content: str) -> str:
     return f"(?!/)[{members}]" if members else _NOTHING
 
 
-# Compiling a pattern takes up to 25 microseconds a character: 3 seconds at most, 6 for all of an
-# index. Folders with equal patterns count once.
-_MAX_CHARACTERS = 1 << 17
-_MAX_OF_INDEX = 1 << 18
-
-
 @dataclass(frozen=True)
 class RootFilters:
     """The filters of a folder; false without any.
@@ -171,7 +170,7 @@ class RootFilters:
     ``include`` names them.
 
     Attributes:
-        include: patterns (see :class:`~.globs.Globs`) of which one must match; empty: all pictures.
+        include: patterns (see :class:`Globs`) of which one must match; empty: all pictures.
         exclude: patterns of which none may match; matching folders are not entered.
 
     """

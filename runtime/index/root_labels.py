@@ -28,13 +28,21 @@ __all__ = [
 Rule = LabelRule | Literal["table"]
 _RULES = (*LABEL_RULES, "table")
 
+_FOLDERS: Mapping[Rule, str] = {
+    "top": "its top folders",
+    "leaf": "the innermost folders",
+    "path": "the paths of its folders",
+}
+_MAX_TOPS = 3
+_METADATA = "metadata.csv"
+
 
 @dataclass(frozen=True)
 class RootLabels:
     """The source of a folder's labels.
 
     Attributes:
-        rule: of :class:`~...labels.FolderLabels`, or ``table``.
+        rule: of :class:`~..data.labels.FolderLabels`, or ``table``.
         splits: whether its top folders are splits, below which labels begin.
         table: absolute path of the CSV file; empty for other rules.
 
@@ -181,15 +189,6 @@ def _metadata(folder: Path, tops: Sequence[str]) -> str:
         if (place / _METADATA).is_file():
             return f"; --labels {shell_word(place / _METADATA)} reads the table that lies there"
     return ""
-
-
-_FOLDERS: Mapping[Rule, str] = {
-    "top": "its top folders",
-    "leaf": "the innermost folders",
-    "path": "the paths of its folders",
-}
-_MAX_TOPS = 3
-_METADATA = "metadata.csv"
 
 
 def _labels(rule: FolderLabels, folders: Iterable[str]) -> set[str | None]:

@@ -24,6 +24,12 @@ _EVERYTHING = RootFilters()
 _UPLOADS = os.fsencode(UPLOADS)
 _EXTENSIONS = frozenset(extension.encode("ascii") for extension in EXTENSIONS)
 
+# FAT has a resolution of two seconds, some network and older file systems of one. Elsewhere the
+# kernel's clock ticks at least a hundred times a second.
+_COARSE_TICK_NS = 2_000_000_000
+_FINE_TICK_NS = 10_000_000
+_SECOND_NS = 1_000_000_000
+
 
 class FileEntry(NamedTuple):
     """A picture file: relative path, size in bytes, mtime; a tuple for speed."""
@@ -149,13 +155,6 @@ def _look_at_doubtful(entry: os.DirEntry[bytes], path: bytes, extension: bytes, 
             result.doubtful.append(FileEntry(path, status.st_size, status.st_mtime_ns))
             return
     result.unknown[os.fsdecode(extension)] += 1
-
-
-# FAT has a resolution of two seconds, some network and older file systems of one. Elsewhere the
-# kernel's clock ticks at least a hundred times a second.
-_COARSE_TICK_NS = 2_000_000_000
-_FINE_TICK_NS = 10_000_000
-_SECOND_NS = 1_000_000_000
 
 
 def stable_mtime(mtime_ns: int, now_ns: int) -> int:

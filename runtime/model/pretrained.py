@@ -1,4 +1,4 @@
-"""The model that ships with deeprank, and the default model."""
+"""The bundled model, the default model, and the bundled model with a given sha256."""
 
 from __future__ import annotations
 
@@ -125,6 +125,25 @@ def describe_model(model: Path, info: ModelInfo) -> str:
     )
 
 
+def find_matching_model(sha256: str) -> Path | None:
+    """Return ``./model.onnx`` or the shipped model with this hex sha256; None without a match."""
+    for path in (LOCAL_MODEL, *_shipped_models()):
+        try:
+            if path.is_file() and file_sha256(path) == sha256:
+                return path
+        except OSError:
+            continue
+    return None
+
+
+def _shipped_models() -> list[Path]:
+    try:
+        models = [pretrained_model("fp32"), pretrained_model("int8")]
+    except ModelFileError:  # no space to unpack them from a zip
+        return []
+    return [path for path in models if path is not None]
+
+
 @functools.cache
 def _shipped(name: str) -> Path | None:
     """Return one of the files in ``models/pretrained``; importing that package imports no torch."""
@@ -155,22 +174,3 @@ def _unpacked(resource: Traversable, name: str) -> Path:
     path = Path(folder.name, name)
     path.write_bytes(resource.read_bytes())
     return path
-
-
-def find_matching_model(sha256: str) -> Path | None:
-    """Return ``./model.onnx`` or the shipped model with this hex sha256; None without a match."""
-    for path in (LOCAL_MODEL, *_shipped_models()):
-        try:
-            if path.is_file() and file_sha256(path) == sha256:
-                return path
-        except OSError:
-            continue
-    return None
-
-
-def _shipped_models() -> list[Path]:
-    try:
-        models = [pretrained_model("fp32"), pretrained_model("int8")]
-    except ModelFileError:  # no space to unpack them from a zip
-        return []
-    return [path for path in models if path is not None]

@@ -24,6 +24,24 @@ _SEARCHED = 1 << 20
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(="|>)[2-8]')
 
 
+def decoding_changed(path: str | bytes | os.PathLike[str], since: int) -> bool:
+    """Tell whether the file's pixels differ between decoding rules ``since`` and now.
+
+    Judged without decoding, by what the corrections affect. Mostly the header suffices. A PNG is
+    read to its end for its checksums, an AVIF for a mebibyte at either end. In doubt True.
+
+    Raises:
+        OSError: the file cannot be read.
+
+    """
+    if since >= formats.DECODING_VERSION:
+        return False
+    from ..files import open_regular
+
+    with open_regular(path, follow_links=True) as file:
+        return changed_since_1(file)
+
+
 def changed_since_1(file: IO[bytes]) -> bool:
     """Tell whether a file's pixels differ from version 1 of the rules; in doubt True.
 
@@ -192,21 +210,3 @@ _CHANGED: dict[str, Callable[[IO[bytes]], bool]] = {
     "AVIF": _avif,
     "HEIF": lambda file: False,
 }
-
-
-def decoding_changed(path: str | bytes | os.PathLike[str], since: int) -> bool:
-    """Tell whether the file's pixels differ between decoding rules ``since`` and now.
-
-    Judged without decoding, by what the corrections affect. Mostly the header suffices. A PNG is
-    read to its end for its checksums, an AVIF for a mebibyte at either end. In doubt True.
-
-    Raises:
-        OSError: the file cannot be read.
-
-    """
-    if since >= formats.DECODING_VERSION:
-        return False
-    from ..files import open_regular
-
-    with open_regular(path, follow_links=True) as file:
-        return changed_since_1(file)

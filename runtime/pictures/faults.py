@@ -1,4 +1,4 @@
-"""Error messages for files that cannot be read, and for names that lead to no file."""
+"""Faults of pictures: errors of the decoders sorted, and messages for unreadable or missing files."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ _FAULTS_OF_CONTENT = (errno.EINVAL, errno.EOVERFLOW)
 _NO_MEMORY = ("out of memory", "decoder error -9")
 _TRUNCATED = "truncated"
 _UNKNOWN_MODE = "pixel mode"
+
+# pathlib removes one of the slashes.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+_MAX_SHOWN = 200
 
 
 class MissingEnd(OSError):  # noqa: N818  not always an error
@@ -108,11 +112,6 @@ def _machine_error(error: BaseException | None) -> MemoryError | OSError | None:
                 return error
         error = error.__cause__
     return None
-
-
-# pathlib removes one of the slashes.
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
-_MAX_SHOWN = 200
 
 
 def missing_sentence(name: str) -> str:

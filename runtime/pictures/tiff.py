@@ -1,6 +1,7 @@
 """TIFF: as stored, not turned; with kinds that Pillow reads wrongly or not at all.
 
-It prints lines on stderr without a file's name; its caller gets the same faults as errors.
+libtiff prints faults to stderr without a file's name. :func:`silence` stops that, as the caller gets
+the same faults as errors.
 """
 
 from __future__ import annotations
@@ -24,55 +25,6 @@ __all__ = ["TiffFile", "has_codec", "open_tiff", "silence"]
 
 
 _RAW = 1
-
-
-@functools.cache
-def silence() -> None:
-    """Remove the error and warning handlers; without access to the library, they stay."""
-    library = _library()
-    if library is None:
-        return
-    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-        function = getattr(library, name, None)
-        if function is not None:
-            function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-            function(None)
-
-
-@functools.cache
-def has_codec(compression: int) -> bool:
-    """Tell whether a compression is supported; True if libtiff cannot be asked."""
-    library = _library()
-    if compression == _RAW or library is None or not hasattr(library, "TIFFIsCODECConfigured"):
-        return True
-    return bool(library.TIFFIsCODECConfigured(ctypes.c_uint16(compression)))
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-    """Return the library that Pillow has loaded; another copy is of no use."""
-    for path in _loaded():
-        try:
-            return ctypes.CDLL(path)
-        except OSError:
-            continue
-    return None
-
-
-def _loaded() -> Iterator[str]:
-    import PIL
-    from PIL import _imaging  # noqa: F401  loads it
-
-    folder = Path(PIL.__file__).parent
-    if sys.platform == "linux":
-        try:
-            lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        except OSError:
-            lines = []
-        yield from dict.fromkeys(line[line.index("/") :] for line in lines if "/libtiff" in line)
-    yield from map(str, (folder / ".dylibs").glob("libtiff*"))
-    yield from map(str, (folder.parent / "pillow.libs").glob("libtiff*"))
-
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _EXTRA, _FORMAT = 258, 259, 262, 284, 338, 339
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
@@ -265,3 +217,51 @@ def open_tiff(file: IO[bytes]) -> TiffFile:
 def _numbers(value: Any) -> tuple[int, ...]:
     values = value if isinstance(value, tuple) else (value,)
     return tuple(number for number in values if isinstance(number, int)) or (1,)
+
+
+@functools.cache
+def silence() -> None:
+    """Remove the error and warning handlers; without access to the library, they stay."""
+    library = _library()
+    if library is None:
+        return
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        function = getattr(library, name, None)
+        if function is not None:
+            function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+            function(None)
+
+
+@functools.cache
+def has_codec(compression: int) -> bool:
+    """Tell whether a compression is supported; True if libtiff cannot be asked."""
+    library = _library()
+    if compression == _RAW or library is None or not hasattr(library, "TIFFIsCODECConfigured"):
+        return True
+    return bool(library.TIFFIsCODECConfigured(ctypes.c_uint16(compression)))
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """Return the library that Pillow has loaded; another copy is of no use."""
+    for path in _loaded():
+        try:
+            return ctypes.CDLL(path)
+        except OSError:
+            continue
+    return None
+
+
+def _loaded() -> Iterator[str]:
+    import PIL
+    from PIL import _imaging  # noqa: F401  loads it
+
+    folder = Path(PIL.__file__).parent
+    if sys.platform == "linux":
+        try:
+            lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError:
+            lines = []
+        yield from dict.fromkeys(line[line.index("/") :] for line in lines if "/libtiff" in line)
+    yield from map(str, (folder / ".dylibs").glob("libtiff*"))
+    yield from map(str, (folder.parent / "pillow.libs").glob("libtiff*"))

@@ -1,1 +1,1 @@
-"""``deeprank-query``: the most similar pictures of an index, as a table, JSON, paths or a contact sheet."""
+"""``deeprank-query``: similar pictures as a table, JSON, paths, a page or a contact sheet."""

@@ -1,6 +1,7 @@
 """The command line of ``deeprank-query``.
 
-Read with argparse, unlike those of the other commands: importing Typer takes a third as long as a whole cold query.
+It uses argparse, unlike the other commands: importing Typer takes a third as long as a whole cold
+query.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ curl -s https://example.com/image.jpg | deeprank-query -
 """
 _STATUS = "Exit status: 0 done; 1 failed, or a query could not be read (the others are answered); 2 wrong usage."
 
-# What options are called elsewhere, and here.
+# Names of options in other programs, and the option here that does the same.
 _OTHER_NAMES = {
     **dict.fromkeys(("-n", "--top", "--topk", "--top-k", "--num", "--number", "--count", "--limit"), "--k"),
     **dict.fromkeys(("--results", "--num-results", "--max-results", "--neighbors", "--neighbours"), "--k"),
@@ -95,7 +96,7 @@ class QueryArguments:
 
 
 def read_arguments(words: Sequence[str]) -> QueryArguments:
-    """Read the command line; ``--help``, ``--version`` and wrong usage end the process, the last with status 2."""
+    """Read the command line; ``--help`` and ``--version`` exit with 0, wrong usage with 2."""
     parser = make_parser()
     options, others = parser.parse_known_intermixed_args(list(_with_distance(words)))
     if others:
@@ -120,18 +121,18 @@ def read_arguments(words: Sequence[str]) -> QueryArguments:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Has its help and its usage in the layout of our other commands."""
+    """Prints help and usage in the layout of the other commands."""
 
     def option_names(self) -> list[str]:
-        """Return the options that there are."""
+        """Return the names of all options."""
         return [name for action in self._actions for name in action.option_strings]
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and exit."""
+        """Report wrong usage and exit."""
         refuse_usage(message, self.format_usage())
 
     def format_usage(self) -> str:
-        """Return the command and its arguments."""
+        """Return the usage line."""
         return f"{self.prog} [OPTIONS] [IMAGE ...]"
 
     def format_help(self) -> str:
@@ -153,7 +154,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _name(action: argparse.Action) -> str:
-    """Return the names of an option, and what it takes."""
+    """Return the names of an option and of its value."""
     names = ", ".join(action.option_strings)
     if action.nargs == 0:
         return names
@@ -205,7 +206,7 @@ def make_parser() -> _Parser:
 
 
 def _add_outputs(parser: _Parser) -> None:
-    """Add the options for how the hits are shown, and where they are written."""
+    """Add the options that choose the output and its files."""
     add = parser.add_argument
     add("--json", action="store_true", dest="as_json", help="print one JSON document")
     add("--paths-only", action="store_true", help="print the paths alone")
@@ -220,7 +221,7 @@ def _add_outputs(parser: _Parser) -> None:
 
 
 class _ShowVersion(argparse.Action):
-    """Looks the version up only where it is asked for."""
+    """Looks up the version only if it is requested."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from .. import __version__
@@ -230,7 +231,7 @@ class _ShowVersion(argparse.Action):
 
 
 def _with_distance(words: Sequence[str]) -> Iterator[str]:
-    """Tie ``--unique`` to the distance after it, or to the default: an IMAGE may follow, which is no distance."""
+    """Join ``--unique`` with the distance after it, or with the default if an IMAGE follows."""
     remaining = iter(words)
     for word in remaining:
         if word == "--":
@@ -266,7 +267,7 @@ def _max_distance(text: str) -> float:
 
 
 def _page_name(text: str) -> Path:
-    # A browser takes a page for one by its name; and a picture that was meant as a query is not overwritten.
+    # Browsers recognise a page by its extension; and a query picture after --html is not overwritten.
     if Path(text).suffix.lower() not in (".html", ".htm"):
         raise argparse.ArgumentTypeError(f"{text!r} is given; expected a name that ends in .html")
     return Path(text)

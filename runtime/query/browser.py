@@ -1,4 +1,4 @@
-"""Where the page of results is written, and the browser that opens it."""
+"""Write the page of results and open it in the browser."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["check_place", "open_in_browser", "write_page"]
 
 
 def check_place(target: Path) -> None:
-    """Make sure that a page can be written to ``target``, as far as that shows before the work.
+    """Check before the search that a page can be written to ``target``.
 
     Raises:
-        QueryError: its folder is missing or none, or it is a folder itself.
+        QueryError: its parent is missing or not a folder, or it is a folder itself.
 
     """
     if target.is_dir():
@@ -30,7 +30,7 @@ def check_place(target: Path) -> None:
 
 
 def write_page(content: bytes, target: Path | None) -> Path:
-    """Write a page and return where it is: ``target``, whole or as it was before, or a new private file of the user's.
+    """Write a page atomically to ``target``, else to a new private file, and return its path.
 
     Raises:
         QueryError: it cannot be written.
@@ -43,7 +43,7 @@ def write_page(content: bytes, target: Path | None) -> Path:
 
 
 def open_in_browser(file: Path) -> bool:
-    """Show a file in the user's browser ($BROWSER, else the system's); False: there is none, or it does not start."""
+    """Show a file in $BROWSER or the system's browser; return False if none starts."""
     import webbrowser
 
     with _stdout_to_stderr():
@@ -76,7 +76,7 @@ def _write_privately(content: bytes) -> Path:
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Keep what is started here off our stdout: whoever reads the results would wait until the browser is closed."""
+    """Redirect stdout of child processes: a reader of it would wait until the browser is closed."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:

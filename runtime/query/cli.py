@@ -1,4 +1,4 @@
-"""``deeprank-query``: the most similar pictures of an index."""
+"""``deeprank-query``: search an index, and print tables or JSON, or write files."""
 
 from __future__ import annotations
 
@@ -24,54 +24,9 @@ __all__ = ["table_lines"]
 
 _BEFORE_LABEL = len("rank  distance  ")
 _GAP = "  "
-# Where labels and paths together are too wide, labels get this share of the room.
+# The share of the width that labels get if labels and paths together are too wide.
 _LABEL_SHARE = 0.3
 _MIN_WIDTH = 8
-
-
-def table_lines(result: QueryResult, width: int | None, *, headed: bool, ellipsis: str = "…") -> Iterator[str]:
-    """Yield the lines of a result that has hits.
-
-    Args:
-        result: of one query.
-        width: columns of the terminal, into which long labels and paths are shortened; None: everything is shown.
-        headed: the query is named first.
-        ellipsis: what stands for the middle of a name that is too long.
-
-    """
-
-    def fitted(text: str, columns: int | None) -> str:
-        return printable(text) if columns is None else shortened(text, columns, ellipsis=ellipsis)
-
-    if headed:
-        yield f"{fitted(result.subject, None if width is None else max(_MIN_WIDTH, width - 1))}:"
-    labels = [hit.label or "-" for hit in result.hits]
-    label_width, path_width = _widths(result, labels, width)
-    labels = [fitted(label, label_width) for label in labels]
-    column = max([len("label"), *map(display_width, labels)])
-    yield f"rank  distance  {'label':<{column}}{_GAP}path"
-    for rank, (hit, label) in enumerate(zip(result.hits, labels, strict=True), 1):
-        hidden = _hidden(hit.near_duplicates)
-        path = fitted(hit.path, None if path_width is None else max(_MIN_WIDTH, path_width - len(hidden)))
-        padded = label + " " * (column - display_width(label))
-        yield f"{rank:>4}{_GAP}{hit.distance:8.4f}{_GAP}{padded}{_GAP}{path}{hidden}"
-
-
-def _widths(result: QueryResult, labels: list[str], width: int | None) -> tuple[int | None, int | None]:
-    """Return the columns of the longest label and path that fit."""
-    if width is None:
-        return None, None
-    room = max(2 * _MIN_WIDTH, width - _BEFORE_LABEL - len(_GAP))
-    label = max([len("label"), *(display_width(printable(label)) for label in labels)])
-    path = max(display_width(display_path(hit.path)) + len(_hidden(hit.near_duplicates)) for hit in result.hits)
-    if label + path > room:
-        label = min(label, max(_MIN_WIDTH, int(room * _LABEL_SHARE), room - path))
-    return label, max(_MIN_WIDTH, room - label)
-
-
-def _hidden(count: int) -> str:
-    return f"  (and {count:,} near-duplicate{'' if count == 1 else 's'})" if count else ""
-
 
 SCHEMA = 1
 
@@ -122,10 +77,10 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
 
 @contextlib.contextmanager
 def _preparing(index: Index) -> Iterator[None]:
-    """Read the vectors while ONNX Runtime builds its session, which takes no notice of Python's lock."""
+    """Read the vectors while ONNX Runtime builds its session, which does not hold the GIL."""
 
     def prepare() -> None:
-        # What is damaged is reported by the search, which meets it again.
+        # The search meets the same damage again and reports it.
         with contextlib.suppress(DeepRankError):
             index.prepare()
 
@@ -175,7 +130,7 @@ def _copy(results: Sequence[QueryResult], folder: Path, roots: Sequence[str]) ->
 
 
 def _show(results: Sequence[QueryResult], arguments: QueryArguments) -> None:
-    """Print the results: as one JSON document, as paths alone, or as a table for each query."""
+    """Print the results as one JSON document, as paths, or as one table per query."""
     if arguments.as_json:
         request = arguments.request
         documents = [result.document(unique=request.unique is not None) for result in results]
@@ -187,3 +142,47 @@ def _show(results: Sequence[QueryResult], arguments: QueryArguments) -> None:
         for result in results:
             if result.hits:
                 print(*table_lines(result, width, headed=len(results) > 1, ellipsis=ellipsis), sep="\n")
+
+
+def table_lines(result: QueryResult, width: int | None, *, headed: bool, ellipsis: str = "…") -> Iterator[str]:
+    """Yield the lines of a result that has hits.
+
+    Args:
+        result: of one query.
+        width: columns of the terminal; longer labels and paths are shortened. None: no limit.
+        headed: begin with a line that names the query.
+        ellipsis: replaces the middle of a name that is too long.
+
+    """
+
+    def fitted(text: str, columns: int | None) -> str:
+        return printable(text) if columns is None else shortened(text, columns, ellipsis=ellipsis)
+
+    if headed:
+        yield f"{fitted(result.subject, None if width is None else max(_MIN_WIDTH, width - 1))}:"
+    labels = [hit.label or "-" for hit in result.hits]
+    label_width, path_width = _widths(result, labels, width)
+    labels = [fitted(label, label_width) for label in labels]
+    column = max([len("label"), *map(display_width, labels)])
+    yield f"rank  distance  {'label':<{column}}{_GAP}path"
+    for rank, (hit, label) in enumerate(zip(result.hits, labels, strict=True), 1):
+        hidden = _hidden(hit.near_duplicates)
+        path = fitted(hit.path, None if path_width is None else max(_MIN_WIDTH, path_width - len(hidden)))
+        padded = label + " " * (column - display_width(label))
+        yield f"{rank:>4}{_GAP}{hit.distance:8.4f}{_GAP}{padded}{_GAP}{path}{hidden}"
+
+
+def _widths(result: QueryResult, labels: list[str], width: int | None) -> tuple[int | None, int | None]:
+    """Return the columns of the longest label and path that fit."""
+    if width is None:
+        return None, None
+    room = max(2 * _MIN_WIDTH, width - _BEFORE_LABEL - len(_GAP))
+    label = max([len("label"), *(display_width(printable(label)) for label in labels)])
+    path = max(display_width(display_path(hit.path)) + len(_hidden(hit.near_duplicates)) for hit in result.hits)
+    if label + path > room:
+        label = min(label, max(_MIN_WIDTH, int(room * _LABEL_SHARE), room - path))
+    return label, max(_MIN_WIDTH, room - label)
+
+
+def _hidden(count: int) -> str:
+    return f"  (and {count:,} near-duplicate{'' if count == 1 else 's'})" if count else ""

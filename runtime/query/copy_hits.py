@@ -1,4 +1,4 @@
-"""Copies of the files of hits in a folder."""
+"""Copy the files of hits to a folder."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = ["CopyReport", "check_folder", "copy_hits"]
 
-# What a name may have on the file systems that people use.
+# The longest file name of common file systems.
 _MAX_NAME_BYTES = 255
-# An extension of more bytes is none.
+# A longer suffix is treated as part of the name.
 _MAX_EXTENSION_BYTES = 16
 _AT_A_TIME = 1 << 20
-# Categories that a shell or a terminal may stumble over; names that are not UTF-8 (Cs) keep their bytes.
+# Unicode categories that a shell or terminal may misread; bytes that are not UTF-8 (Cs) stay.
 _REPLACED = frozenset({"Cc", "Cf", "Zl", "Zp"})
 
 
 @dataclass(frozen=True)
 class CopyReport:
-    """What was copied, a sentence for each hit that was not, and the synced folder that the copies lie in, if any."""
+    """The copies, a sentence for each failed hit, and the synced folder around the copies, if any."""
 
     copied: int
     problems: tuple[str, ...]
@@ -38,10 +38,10 @@ class CopyReport:
 
 
 def check_folder(folder: Path) -> None:
-    """Make sure that hits can be collected in ``folder``: nothing is there yet.
+    """Check that ``folder`` is missing or empty, so that hits can be copied to it.
 
     Raises:
-        QueryError: it is a file, holds something, or cannot be looked at.
+        QueryError: it is a file, is not empty, or cannot be read.
 
     """
     try:
@@ -66,17 +66,17 @@ def check_folder(folder: Path) -> None:
 def copy_hits(results: Sequence[QueryResult], folder: Path, roots: Sequence[str] = ()) -> CopyReport:
     """Copy the files of all hits to ``folder``, named by rank, distance and their own name.
 
-    Of several results, each has a folder of its own. Links are followed, as a sync does: what is copied is the content,
-    if it still is what was indexed. Hits whose file is gone, may not be read, is no regular file or holds something
-    else are reported.
+    Several results have one subfolder each. Links are followed, as in a sync. A file is copied only
+    if it still has the indexed content. Hits are reported if their file is missing, unreadable, not
+    regular, or changed.
 
     Args:
-        results: those with an error are passed over.
-        folder: new or empty; it is made where it is missing.
+        results: those with an error are skipped.
+        folder: missing or empty; it is created if missing.
         roots: the synced folders of the index.
 
     Raises:
-        QueryError: the folder is in use, or cannot be written to; the copies that were finished stay.
+        QueryError: the folder is not empty or not writable; finished copies stay.
 
     """
     check_folder(folder)
@@ -100,7 +100,7 @@ def copy_hits(results: Sequence[QueryResult], folder: Path, roots: Sequence[str]
 
 
 def _planned(results: Sequence[QueryResult], folder: Path) -> Iterator[tuple[Path, Hit]]:
-    """Yield (the copy to be made, the hit)."""
+    """Yield (path of the copy, hit)."""
     digits = max(2, len(str(len(results))))
     for number, result in enumerate(results, 1):
         subfolder = folder
@@ -114,9 +114,9 @@ def _planned(results: Sequence[QueryResult], folder: Path) -> Iterator[tuple[Pat
 
 
 def file_name(prefix: str, name: str) -> str:
-    """Return a name of at most 255 bytes: the prefix and what can be kept of an untrusted name, the extension first.
+    """Return the prefix and an untrusted name, cut to 255 bytes in all; its extension is kept.
 
-    Separators and characters that control a terminal become ``_``; bytes that are not UTF-8 stay.
+    Separators and control characters become ``_``; bytes that are not UTF-8 stay.
     """
     safe = "".join("_" if c in "/\\" or unicodedata.category(c) in _REPLACED else c for c in name)
     stem, extension = os.path.splitext(safe)  # noqa: PTH122 - text
@@ -151,6 +151,6 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _synced_folder(folder: Path, roots: Sequence[str]) -> str | None:
-    """Return the synced folder that the copies lie in: its next sync would take them for new pictures."""
+    """Return the synced folder around the copies: its next sync would index the copies."""
     copies = os.path.realpath(folder)
     return next((root for root in roots if copies == root or copies.startswith(root.rstrip("/") + "/")), None)

@@ -1,4 +1,7 @@
-"""The page of results: one HTML file with its pictures, without network or scripts."""
+"""The page of results: one HTML file with thumbnails inside, without scripts or network access.
+
+It makes the thumbnails, the markup with its Content-Security-Policy, and the page.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,16 @@ MAX_SIDE = 320
 
 _QUALITY = 85
 
+Child = Element | str | None
+# Query pictures that are shown for the mean of several.
+_MAX_TOGETHER = 9
+# Pictures up to this many pixels a side are enlarged without smoothing.
+_FEW_PIXELS = 32
+
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture, ``width`` x ``height`` pixels, in a data: URI; or the reason why there is none."""
+    """A small picture, ``width`` x ``height`` pixels, as a data: URI; or why it is missing."""
 
     uri: str = ""
     width: int = 0
@@ -45,101 +54,12 @@ class Thumbnail:
     problem: str = ""
 
 
-def load_thumbnails(
-    paths: Mapping[str, Content | None], max_pixels: int, contents: Mapping[str, bytes] | None = None
-) -> dict[str, Thumbnail]:
-    """Return the thumbnail of each file; each is read once, several at a time.
-
-    Args:
-        paths: of files that may be gone, damaged or no pictures, and what they held when they were indexed (None: any
-            content will do).
-        max_pixels: of which a picture may have no more.
-        contents: of those that are not files.
-
-    """
-    contents = contents or {}
-    pool = ThreadPoolExecutor(max(1, min(usable_cores(), len(paths))), thread_name_prefix="thumbnail")
-    try:
-        return dict(
-            zip(
-                paths,
-                pool.map(lambda path: _thumbnail(path, paths[path], max_pixels, contents.get(path)), paths),
-                strict=True,
-            )
-        )
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _thumbnail(path: str, indexed: Content | None, max_pixels: int, content: bytes | None) -> Thumbnail:
-    try:
-        with open_indexed(path, indexed) if content is None else io.BytesIO(content) as file:
-            small = Image.fromarray(load_thumbnail(file, MAX_SIDE, max_pixels=max_pixels))
-    except PictureError as error:
-        return Thumbnail(problem=error.short)  # the page names the file beside that
-    except (SourceError, OSError) as error:
-        return Thumbnail(problem=str(error))
-    encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)  # small ones are mostly edges
-    return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}", *small.size)
-
-
-Child = Element | str | None
-
-
-def element(tag: str, attributes: Mapping[str, str] | str = "", *children: Child) -> Element:
-    """Return an element; every text in it is made printable, and is escaped when the tree is written.
-
-    Args:
-        tag: the element's name, ours.
-        attributes: or its class alone.
-        children: elements and texts, in their order; None is passed over.
-
-    """
-    named = ({"class": attributes} if attributes else {}) if isinstance(attributes, str) else attributes
-    made = Element(tag, {name: printable(value) for name, value in named.items()})
-    for child in children:
-        if isinstance(child, Element):
-            made.append(child)
-        elif child is not None:
-            _add_text(made, printable(child))
-    return made
-
-
-def page(root: Element, style: str) -> bytes:
-    """Return a page as UTF-8, with ``style``, ours, as the one style sheet that its head's policy lets in."""
-    sheet = Element("style")
-    sheet.text = style
-    head = root.find("head")
-    assert head is not None
-    head.append(sheet)
-    return b"<!doctype html>\n" + tostring(root, encoding="unicode", method="html").encode("utf-8") + b"\n"
-
-
-def policy(style: str) -> str:
-    """Return the Content-Security-Policy of such a page: pictures that are part of it and that style, nothing else."""
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-
-
-def _add_text(made: Element, text: str) -> None:
-    if len(made):
-        made[-1].tail = (made[-1].tail or "") + text
-    else:
-        made.text = (made.text or "") + text
-
-
-# Query pictures that are shown where several are one query.
-_MAX_TOGETHER = 9
-# Up to this many pixels a side, the pixels themselves are what there is to see.
-_FEW_PIXELS = 32
-
 _Thumbnails = Mapping[str, Thumbnail]
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """A result, as many of its hits as are shown, and its number on the page, from 1."""
+    """A result, the hits of it that are shown, and its number on the page, from 1."""
 
     result: QueryResult
     hits: Sequence[Hit]
@@ -149,13 +69,13 @@ class _Shown:
 def render(results: Sequence[QueryResult], arguments: QueryArguments, remarks: Sequence[str] = ()) -> bytes:
     """Return the page as UTF-8.
 
-    Every picture is shown whole and upright; in place of one that cannot be read stands the reason. Beyond
-    ``MAX_HITS`` hits in all, the rest is left out, which the page says.
+    Every picture is shown whole and upright; the reason replaces an unreadable one. The page shows
+    at most ``MAX_HITS`` hits in all, and says how many queries it leaves out.
 
     Args:
-        results: of the command, those with an error as well.
+        results: results of the command, including those with an error.
         arguments: the options that the page shows.
-        remarks: of the index.
+        remarks: remarks of the index.
 
     """
     style = (resources.files(__package__) / "webpage.css").read_text("utf-8")
@@ -175,7 +95,7 @@ def render(results: Sequence[QueryResult], arguments: QueryArguments, remarks: S
 
 
 def _bounded(results: Sequence[QueryResult]) -> list[_Shown]:
-    """Return the first results, with no more hits in all than are shown; one without hits counts as one."""
+    """Return the first results, up to ``MAX_HITS`` hits in all; one without hits counts as one."""
     shown: list[_Shown] = []
     left = MAX_HITS
     for number, result in enumerate(results, 1):
@@ -187,7 +107,7 @@ def _bounded(results: Sequence[QueryResult]) -> list[_Shown]:
 
 
 def _pictures(shown: Sequence[_Shown]) -> dict[str, Content | None]:
-    """Return the files of all pictures, each with what it must hold: any content, of a file that was named as query."""
+    """Return the files of all pictures with their indexed contents; None for query files."""
     answered = [each for each in shown if each.result.error is None]
     pictures = {hit.path: hit.content for each in answered for hit in each.hits}
     return pictures | {query.path: query.indexed for each in answered for query in each.result.queries[:_MAX_TOGETHER]}
@@ -227,7 +147,7 @@ def _header(title: str, results: Sequence[QueryResult], arguments: QueryArgument
 
 
 def _conditions(arguments: QueryArguments) -> Iterator[Element]:
-    """Yield the index and the options of the search, one item each."""
+    """Yield one item for the index and one for each option of the search."""
     yield _condition("index", os.fsdecode(arguments.index))
     for name, values in arguments.request.conditions():
         yield _condition(name, *values)
@@ -262,7 +182,7 @@ def _subject(result: QueryResult) -> str:
 
 
 def _section(shown: _Shown, arguments: QueryArguments, pictures: _Thumbnails, *, alone: bool) -> Element:
-    """Return a query and its hits; ``alone``: the page's title has named it."""
+    """Return a query and its hits; ``alone``: the page's title already names the query."""
     result = shown.result
     heading = element("h2", "hidden" if alone else "", element("bdi", "", _subject(result)))
     section = element("section", {"id": f"query-{shown.number}"}, heading)
@@ -322,7 +242,7 @@ def _hit(rank: int, hit: Hit, arguments: QueryArguments, pictures: _Thumbnails) 
 
 
 def _label(hit: Hit, query_label: str | None) -> Element:
-    """Return the label; where the query's is known, with a sign of whether it is the same."""
+    """Return the label, with a sign of whether it equals the query's, if that is known."""
     if hit.label is None:
         label = element("p", "label none", "no label")
     else:
@@ -335,7 +255,7 @@ def _label(hit: Hit, query_label: str | None) -> Element:
 
 
 def _picture(path: str, description: str, pictures: _Thumbnails) -> Element:
-    """Return a thumbnail that leads to the file, or a placeholder."""
+    """Return a thumbnail that links to the file, or a placeholder."""
     thumbnail = pictures[path]
     if not thumbnail.uri:
         reason = element("span", "reason", thumbnail.problem)
@@ -353,13 +273,13 @@ def _picture(path: str, description: str, pictures: _Thumbnails) -> Element:
     )
     if few:
         image.set("class", "few-pixels")
-    if path == STDIN:  # no file to lead to
+    if path == STDIN:  # no file to link to
         return element("span", "picture", image)
     return element("a", {"class": "picture", "href": Path(path).absolute().as_uri()}, image)
 
 
 def _path(path: str) -> Element:
-    """Return a path that may be broken into lines after each of its folders; its text is the path."""
+    """Return a path that may wrap after each folder; its text is the path."""
     *folders, name = path.split(os.sep)  # noqa: PTH206 - text that need not be a path
     folder = element("span", "folder")
     for each in folders:
@@ -388,3 +308,84 @@ def _footer(left_out: int) -> Element:
 
 def _count(number: int, singular: str, plural: str = "") -> str:
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def page(root: Element, style: str) -> bytes:
+    """Return a page as UTF-8 whose policy allows ``style``, trusted, as its only style sheet."""
+    sheet = Element("style")
+    sheet.text = style
+    head = root.find("head")
+    assert head is not None
+    head.append(sheet)
+    return b"<!doctype html>\n" + tostring(root, encoding="unicode", method="html").encode("utf-8") + b"\n"
+
+
+def policy(style: str) -> str:
+    """Return a Content-Security-Policy that allows data: pictures and this style, nothing else."""
+    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def element(tag: str, attributes: Mapping[str, str] | str = "", *children: Child) -> Element:
+    """Return an element; its texts are made printable here, and escaped when the tree is written.
+
+    Args:
+        tag: the element's name, trusted.
+        attributes: a mapping, or the value of ``class``.
+        children: elements and texts, in order; None is skipped.
+
+    """
+    named = ({"class": attributes} if attributes else {}) if isinstance(attributes, str) else attributes
+    made = Element(tag, {name: printable(value) for name, value in named.items()})
+    for child in children:
+        if isinstance(child, Element):
+            made.append(child)
+        elif child is not None:
+            _add_text(made, printable(child))
+    return made
+
+
+def _add_text(made: Element, text: str) -> None:
+    if len(made):
+        made[-1].tail = (made[-1].tail or "") + text
+    else:
+        made.text = (made.text or "") + text
+
+
+def load_thumbnails(
+    paths: Mapping[str, Content | None], max_pixels: int, contents: Mapping[str, bytes] | None = None
+) -> dict[str, Thumbnail]:
+    """Return the thumbnail of each file; each is read once, several at a time.
+
+    Args:
+        paths: files, which may be missing, damaged or not pictures, with their indexed contents
+            (None: any content).
+        max_pixels: limit for each picture.
+        contents: bytes of the pictures that are not files, by their names in ``paths``.
+
+    """
+    contents = contents or {}
+    pool = ThreadPoolExecutor(max(1, min(usable_cores(), len(paths))), thread_name_prefix="thumbnail")
+    try:
+        return dict(
+            zip(
+                paths,
+                pool.map(lambda path: _thumbnail(path, paths[path], max_pixels, contents.get(path)), paths),
+                strict=True,
+            )
+        )
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _thumbnail(path: str, indexed: Content | None, max_pixels: int, content: bytes | None) -> Thumbnail:
+    try:
+        with open_indexed(path, indexed) if content is None else io.BytesIO(content) as file:
+            small = Image.fromarray(load_thumbnail(file, MAX_SIDE, max_pixels=max_pixels))
+    except PictureError as error:
+        return Thumbnail(problem=error.short)  # the page shows the file's name beside it
+    except (SourceError, OSError) as error:
+        return Thumbnail(problem=str(error))
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)  # small ones are mostly edges
+    return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}", *small.size)

@@ -1,4 +1,4 @@
-"""From queries to results: pictures read, embedded or looked up, and searched in one state of the index."""
+"""From queries to results: read, embedded or looked up, and searched in one state of the index."""
 
 from __future__ import annotations
 
@@ -27,80 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Query", "QueryResult", "StandardInput", "answer", "empty_reasons", "read_picture"]
 
-
-def empty_reasons(
-    index: Index, vectors: Any, request: SearchRequest, contents: Sequence[Collection[bytes | str]]
-) -> list[str]:
-    """Return for each query which restriction left no picture over, and what to loosen.
-
-    Args:
-        index: in a snapshot.
-        vectors: of the queries without hits, float32 ``[q, d]``.
-        request: that they were searched for with.
-        contents: of each query, what ``leave_out_query`` leaves out.
-
-    """
-    remarks = len(index.remarks)
-    looser = {option: replace(loose, k=1) for option, loose in request.loosened().items()}
-    without = {option: index.hits(vectors, loose, contents) for option, loose in looser.items()}
-    del index.remarks[remarks:]  # they are about these searches
-    return [
-        _reason({option: hits[row] for option, hits in without.items()}, request.max_distance, len(index))
-        for row in range(len(vectors))
-    ]
-
-
-def _reason(without: Mapping[str, Sequence[Hit]], max_distance: float | None, items: int) -> str:
-    """Return the sentence for one query, from the nearest picture without each of the restrictions."""
-    if not items:
-        return "the index holds no pictures; deeprank-index sync adds those of a folder."
-    alone = [option for option, hits in without.items() if hits]
-    if "--max-distance" in alone:
-        nearest = without["--max-distance"][0].distance
-        return (
-            f"no picture is at most {max_distance:g} away; the nearest is {nearest:.4f} away. "
-            "Ask again with a larger --max-distance."
-        )
-    if alone:
-        return f"no picture is left; ask again without {' or without '.join(alone)}."
-    return f"no picture passes {' and '.join(without)} together; ask again without them."
-
-
 MAX_BYTES = 256_000_000
 _BLOCK = 1 << 20
-
-
-class StandardInput(io.BytesIO):
-    """What was read, under the name that errors give it."""
-
-    name = "standard input"
-
-
-def read_picture() -> bytes:
-    """Return what is on standard input, to its end.
-
-    Raises:
-        PictureError: nothing is there, more than a picture can have, or a terminal.
-
-    """
-    if sys.stdin.isatty():
-        command = as_typed("deeprank-query")
-        raise _unread("is a terminal", f"; expected a picture, as in: {command} - < image.jpg", kind="missing")
-    content, stream = bytearray(), cast(io.BufferedReader, sys.stdin.buffer)
-    try:
-        while block := stream.read1(_BLOCK):  # in one piece, it would not be interrupted by Ctrl-C
-            content += block
-            if len(content) > MAX_BYTES:
-                raise _unread(f"has more than {MAX_BYTES:,} bytes", "; expected one picture.", kind="too large")
-    except OSError as error:
-        raise _unread(f"cannot be read ({error.strerror})", ".", kind="unreadable") from None
-    if not content:
-        raise _unread("is empty", "; expected a picture.", kind="missing")
-    return bytes(content)
-
-
-def _unread(fault: str, rest: str, *, kind: PictureProblem) -> PictureError:
-    return PictureError(f"standard input {fault}{rest}", kind=kind, short=fault)
 
 
 @dataclass(frozen=True)
@@ -108,10 +36,10 @@ class Query:
     """A query picture.
 
     Attributes:
-        path: as it was given; ``-`` for standard input.
-        id: of a picture of the index.
-        content: what was read from standard input.
-        indexed: of a picture of the index, what its file held when it was indexed.
+        path: the path on the command line; ``-`` for standard input.
+        id: id of a picture of the index, else None.
+        content: bytes from standard input, else None.
+        indexed: indexed content of a picture of the index, else None.
 
     """
 
@@ -128,7 +56,7 @@ class Query:
         return os.path.basename(self.path)  # noqa: PTH119 - text that need not be a path
 
     def document(self) -> dict[str, Any]:
-        """Return it as it stands in the JSON document."""
+        """Return the JSON fields of the query."""
         return {"query": self.path} | ({} if self.id is None else {"id": self.id})
 
 
@@ -137,11 +65,11 @@ class QueryResult:
     """The result of one query.
 
     Attributes:
-        queries: its picture, or the pictures whose mean is searched for.
+        queries: the query picture, or all pictures of the mean.
         hits: best first.
-        error: why the query failed.
-        mean: whether it is the mean of the pictures.
-        reason: why there are no hits; empty where there are some, or an error.
+        error: why the query failed, else None.
+        mean: whether the query is the mean of the pictures.
+        reason: why there are no hits; empty if there are hits or an error.
 
     """
 
@@ -157,7 +85,7 @@ class QueryResult:
         return ("mean of " if self.mean else "") + ", ".join(query.path for query in self.queries)
 
     def document(self, *, unique: bool) -> dict[str, Any]:
-        """Return it as it stands in the JSON document; ``unique``: of a request without near-duplicates."""
+        """Return the JSON fields of the result; ``unique``: the request hides near-duplicates."""
         queries = [query.document() for query in self.queries]
         document: dict[str, Any] = {"queries": queries} if self.mean else queries[0]
         if self.error is not None:
@@ -168,7 +96,7 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class _Embedded:
-    """A query picture with its vector, float32 ``[d]``, and the sha256 of its file where it is needed; or an error."""
+    """A query with its vector, float32 ``[d]``, and its file's sha256 if needed; or an error."""
 
     query: Query
     vector: npt.NDArray[np.float32] | None
@@ -177,13 +105,13 @@ class _Embedded:
 
 
 def answer(index: Index, arguments: QueryArguments) -> list[QueryResult]:
-    """Return the result of each picture, or of their mean; those that cannot be read have an error.
+    """Return the result of each picture, or of their mean; an unreadable picture has an error.
 
     Raises:
-        QueryError, IndexStateError, ModelFileError: nothing can be answered.
+        QueryError, IndexStateError, ModelFileError: no query can be answered.
 
     """
-    # Before the snapshot: embedding takes its time, in which a writer need not be kept waiting.
+    # Before the snapshot: embedding takes long, and a snapshot keeps writers waiting.
     queries = list(_of_files(index, arguments))
     with index.snapshot():
         queries += [_of_item(index, which) for which in arguments.items]
@@ -199,7 +127,7 @@ def answer(index: Index, arguments: QueryArguments) -> list[QueryResult]:
 
 
 def _search(index: Index, queries: Sequence[_Embedded], request: SearchRequest, *, mean: bool) -> list[QueryResult]:
-    """Return the result of each query that could be read, or of their mean; without hits it has the reason."""
+    """Return the result of each readable query, or of their mean; without hits, with the reason."""
     import numpy as np
 
     vectors = np.stack([each.vector for each in queries if each.vector is not None])
@@ -232,7 +160,7 @@ def _with_reasons(
 
 
 def _of_files(index: Index, arguments: QueryArguments) -> Iterator[_Embedded]:
-    """Yield the queries that are files, or come through standard input, in their order."""
+    """Yield the queries from files and standard input, in order."""
     if not arguments.images:  # no model is opened
         return
     queries = list(map(_query, arguments.images))
@@ -251,7 +179,7 @@ def _query(image: str) -> Query | PictureError:
             return Query(STDIN, content=read_picture())
         except PictureError as error:
             return error
-    # Nothing but "-" itself is standard input, and an address is shown as it was typed.
+    # Only "-" itself is standard input ("./-" is a file), and URLs must not be normalised.
     path = str(Path(image))
     return Query(image if not image or path == STDIN or "://" in image else path)
 
@@ -289,7 +217,7 @@ def _of_item(index: Index, which: str) -> _Embedded:
 
 
 def _vectors(embedder: Embedder, sources: Sequence[PictureSource]) -> Iterator[npt.NDArray[np.float32] | PictureError]:
-    if len(sources) == 1:  # no threads for a single one: they would take longer to start than it takes
+    if len(sources) == 1:  # starting threads would take longer than embedding one picture
         try:
             yield embedder.embed(sources)[0]
         except PictureError as error:
@@ -297,3 +225,74 @@ def _vectors(embedder: Embedder, sources: Sequence[PictureSource]) -> Iterator[n
         return
     for _, vector in embedder.stream(sources, embedder.load):
         yield vector
+
+
+def empty_reasons(
+    index: Index, vectors: Any, request: SearchRequest, contents: Sequence[Collection[bytes | str]]
+) -> list[str]:
+    """Return for each query the restriction that left no picture, and the option to loosen.
+
+    Args:
+        index: in a snapshot.
+        vectors: vectors of the queries without hits, float32 ``[q, d]``.
+        request: the request that had no hits.
+        contents: contents that ``leave_out_query`` leaves out, for each query.
+
+    """
+    remarks = len(index.remarks)
+    looser = {option: replace(loose, k=1) for option, loose in request.loosened().items()}
+    without = {option: index.hits(vectors, loose, contents) for option, loose in looser.items()}
+    del index.remarks[remarks:]  # these searches are internal
+    return [
+        _reason({option: hits[row] for option, hits in without.items()}, request.max_distance, len(index))
+        for row in range(len(vectors))
+    ]
+
+
+def _reason(without: Mapping[str, Sequence[Hit]], max_distance: float | None, items: int) -> str:
+    """Return the sentence for one query, from the nearest picture without each restriction."""
+    if not items:
+        return "the index holds no pictures; deeprank-index sync adds those of a folder."
+    alone = [option for option, hits in without.items() if hits]
+    if "--max-distance" in alone:
+        nearest = without["--max-distance"][0].distance
+        return (
+            f"no picture is at most {max_distance:g} away; the nearest is {nearest:.4f} away. "
+            "Ask again with a larger --max-distance."
+        )
+    if alone:
+        return f"no picture is left; ask again without {' or without '.join(alone)}."
+    return f"no picture passes {' and '.join(without)} together; ask again without them."
+
+
+class StandardInput(io.BytesIO):
+    """A picture from standard input, with the name that errors use."""
+
+    name = "standard input"
+
+
+def read_picture() -> bytes:
+    """Read standard input to its end.
+
+    Raises:
+        PictureError: it is empty, too large for a picture, unreadable, or a terminal.
+
+    """
+    if sys.stdin.isatty():
+        command = as_typed("deeprank-query")
+        raise _unread("is a terminal", f"; expected a picture, as in: {command} - < image.jpg", kind="missing")
+    content, stream = bytearray(), cast(io.BufferedReader, sys.stdin.buffer)
+    try:
+        while block := stream.read1(_BLOCK):  # a single read would ignore Ctrl-C
+            content += block
+            if len(content) > MAX_BYTES:
+                raise _unread(f"has more than {MAX_BYTES:,} bytes", "; expected one picture.", kind="too large")
+    except OSError as error:
+        raise _unread(f"cannot be read ({error.strerror})", ".", kind="unreadable") from None
+    if not content:
+        raise _unread("is empty", "; expected a picture.", kind="missing")
+    return bytes(content)
+
+
+def _unread(fault: str, rest: str, *, kind: PictureProblem) -> PictureError:
+    return PictureError(f"standard input {fault}{rest}", kind=kind, short=fault)

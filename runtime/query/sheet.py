@@ -16,16 +16,16 @@ __all__ = ["draw_results"]
 
 
 def draw_results(results: Sequence[QueryResult], out: Path, *, farthest: bool, query_label: str | None) -> bool:
-    """Draw every query that could be read with its hits; False: there is none, and nothing was drawn.
+    """Draw every readable query with its hits; return False if there is none and nothing was drawn.
 
     Args:
-        results: of the command.
+        results: results of the command.
         out: the PNG to write.
-        farthest: what the titles say the hits are.
+        farthest: whether the hits are the farthest, for the titles.
         query_label: the queries' label; frames then show which hits have it.
 
     Raises:
-        QueryError: see :func:`~.sheet.draw_sheets`.
+        QueryError: see :func:`~..contact_sheet.draw_sheets`.
 
     """
     which = "farthest from" if farthest else "nearest to"

@@ -1,4 +1,4 @@
-"""The application: limits and security around the routes, and the static files of the page and the docs."""
+"""The ASGI application: routes, error responses and static files, and the middleware around them."""
 
 from __future__ import annotations
 
@@ -35,60 +35,12 @@ __all__ = ["make_app", "pages"]
 
 
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
-# Swagger UI sets styles of elements as it goes.
+# Swagger UI sets inline styles.
 _DOCS_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _SWAGGER = ("swagger-ui-bundle.js", "swagger-ui.css")
-
-
-@dataclass(frozen=True)
-class _File:
-    content: bytes
-    media_type: str
-    tag: str
-
-    @classmethod
-    def read(cls, file: Traversable) -> _File:
-        content = file.read_bytes()
-        suffix = f".{file.name.rpartition('.')[2]}"
-        media_type = _TYPES.get(suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
-
-    def answer(self, request: Request, headers: Mapping[str, str]) -> Response:
-        all_headers = {"ETag": self.tag, "Cache-Control": "no-cache", **headers}
-        if self.tag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=all_headers)
-        return Response(self.content, headers=all_headers, media_type=self.media_type)
-
-
-def pages() -> list[Route]:
-    """Return the routes of the page, its files and the documentation."""
-    files = {file.name: _File.read(file) for file in _files("page")}
-    manual = {file.name: _File.read(file) for file in _files("manual")}
-    swagger = resources.files("fastapi_offline") / "static"
-    manual |= {name: _File.read(swagger / name) for name in _SWAGGER}
-    return [
-        _route("/", {"": files.pop("index.html")}),
-        _route("/favicon.ico", {"": files["icon.svg"]}),
-        _route("/static/{name}", files),
-        _route("/docs", {"": manual.pop("index.html")}, {"Content-Security-Policy": _DOCS_CSP}),
-        _route("/docs/{name}", manual),
-    ]
-
-
-def _files(folder: str) -> Iterator[Traversable]:
-    return (file for file in (resources.files(__package__) / folder).iterdir() if file.is_file())
-
-
-def _route(path: str, files: Mapping[str, _File], headers: Mapping[str, str] | None = None) -> Route:
-    async def serve(request: Request) -> Response:
-        file = files.get(request.path_params.get("name", ""))
-        return problem(404, "There is no such file.") if file is None else file.answer(request, headers or {})
-
-    return Route(path, serve, methods=["GET"], include_in_schema=False)
-
 
 _DESCRIPTION = """\
 Searches an index of pictures by picture. Distances are squared Euclidean between unit vectors: 0 is the same, 4 the
@@ -130,7 +82,7 @@ def _answer_errors(routes: FastAPI) -> None:
     @routes.exception_handler(DeepRankError)
     async def known(request: Request, error: DeepRankError) -> Response:
         answer = problem_of(error)
-        # What the client is told too little of to act on it, somebody here has to see.
+        # The client gets no details of these errors, so the log has them.
         if answer.status_code >= 500 and not isinstance(error, RefusedError):
             LOG.warning("%s", error)
         return answer
@@ -152,14 +104,14 @@ def _answer_errors(routes: FastAPI) -> None:
         }
         headers = dict(error.headers or {})
         if "Allow" in headers:
-            # It names the methods of one route alone, where several have the path.
+            # Its Allow header names the methods of one route, though several may have the path.
             described = routes.openapi()["paths"].get(getattr(request.scope.get("route"), "path", ""), {})
             headers["Allow"] = ", ".join(method.upper() for method in described) or headers["Allow"]
         return problem(error.status_code, known.get(error.status_code, str(error.detail)), headers)
 
 
 def _sentence(error: RequestValidationError) -> str:
-    """Return what is wrong with the parameters, the first of it."""
+    """Return the first fault of the parameters as a sentence."""
     first: dict[str, Any] = dict(error.errors()[0])
     where = ".".join(str(part) for part in first.get("loc", ())[1:]) or "the request"
     value = printable(repr(first.get("input"))[:80])
@@ -170,7 +122,7 @@ def _sentence(error: RequestValidationError) -> str:
 
 
 def _describe_token(routes: FastAPI) -> None:
-    """Say in the OpenAPI document that everything needs the token, but for what is open to all."""
+    """Declare in the OpenAPI document that all routes except the open ones need the token."""
     make = routes.openapi
 
     def described() -> dict[str, Any]:
@@ -187,7 +139,7 @@ def _describe_token(routes: FastAPI) -> None:
 
 
 class Counted:
-    """Counts requests by route and status, and answers what nobody foresaw without telling anything of it."""
+    """Counts requests by route and status, and answers unexpected errors without details."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -209,7 +161,7 @@ class Counted:
 
         try:
             await self._app(scope, receive, note_status)
-        except asyncio.CancelledError:  # it took longer than the server waits when it ends
+        except asyncio.CancelledError:  # it outlasted the drain time of the shutdown
             if status == 0:
                 ended = "The server ended before the request was answered; send it again in a moment."
                 await problem(503, ended, {"Retry-After": "5"})(scope, receive, note_status)
@@ -226,3 +178,50 @@ class Counted:
 def _method(scope: Scope) -> str:
     known = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
     return scope["method"] if scope["method"] in known else "other"
+
+
+def pages() -> list[Route]:
+    """Return the routes of the page, its files and the documentation."""
+    files = {file.name: _File.read(file) for file in _files("page")}
+    manual = {file.name: _File.read(file) for file in _files("manual")}
+    swagger = resources.files("fastapi_offline") / "static"
+    manual |= {name: _File.read(swagger / name) for name in _SWAGGER}
+    return [
+        _route("/", {"": files.pop("index.html")}),
+        _route("/favicon.ico", {"": files["icon.svg"]}),
+        _route("/static/{name}", files),
+        _route("/docs", {"": manual.pop("index.html")}, {"Content-Security-Policy": _DOCS_CSP}),
+        _route("/docs/{name}", manual),
+    ]
+
+
+def _files(folder: str) -> Iterator[Traversable]:
+    return (file for file in (resources.files(__package__) / folder).iterdir() if file.is_file())
+
+
+def _route(path: str, files: Mapping[str, _File], headers: Mapping[str, str] | None = None) -> Route:
+    async def serve(request: Request) -> Response:
+        file = files.get(request.path_params.get("name", ""))
+        return problem(404, "There is no such file.") if file is None else file.answer(request, headers or {})
+
+    return Route(path, serve, methods=["GET"], include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class _File:
+    content: bytes
+    media_type: str
+    tag: str
+
+    @classmethod
+    def read(cls, file: Traversable) -> _File:
+        content = file.read_bytes()
+        suffix = f".{file.name.rpartition('.')[2]}"
+        media_type = _TYPES.get(suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+    def answer(self, request: Request, headers: Mapping[str, str]) -> Response:
+        all_headers = {"ETag": self.tag, "Cache-Control": "no-cache", **headers}
+        if self.tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=all_headers)
+        return Response(self.content, headers=all_headers, media_type=self.media_type)

@@ -1,4 +1,4 @@
-"""What many callers want at the same time, done together."""
+"""Batching: items of concurrent callers, processed together in threads."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ R = TypeVar("R")
 
 
 class Batcher(Generic[T, R]):
-    """Gathers items on the event loop and gives them to threads, several at a time.
+    """Collects items on the event loop and passes them to threads in batches.
 
-    A batch goes as soon as a thread is free for it and it is full, or nobody is on the way who could still join it, or
-    its oldest item has waited long enough. So one caller alone never waits.
+    A batch starts once a thread is free and one of three conditions holds: it is full, no announced
+    item could still join it, or its oldest item has waited ``wait_s``. So a single caller never
+    waits.
 
     Args:
-        work: called in a thread with 1 to ``most`` items, and whether they are all there is to do; returns a result or
-            an exception for each.
-        workers: threads.
-        most: items of a batch.
-        wait_s: how long an item waits for others that are on the way.
-        name: of the threads.
+        work: called in a thread with 1 to ``most`` items, and whether no other item is running,
+            waiting or announced; returns a result or an exception for each item.
+        workers: number of threads.
+        most: items per batch.
+        wait_s: how long an item waits for announced items, in seconds.
+        name: name of the threads.
 
     """
 
@@ -50,25 +51,25 @@ class Batcher(Generic[T, R]):
         self._timer: asyncio.TimerHandle | None = None
 
     def expect(self) -> None:
-        """Say that an item is on the way; :meth:`expect_no_longer` follows, after it was given or when it is not."""
+        """Announce an item; call :meth:`expect_no_longer` once it was passed or will not come."""
         self._coming += 1
 
     def expect_no_longer(self) -> None:
-        """Say that an item came, or will not come."""
+        """Withdraw the announcement of an item that came, or will not come."""
         self._coming -= 1
         self._send()
 
     async def do(self, item: T) -> R:
-        """Have one item done."""
+        """Process one item and return its result."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[R] = loop.create_future()
         self._waiting.append((item, done, loop.time()))
-        # Those who arrive in this round of the loop go together.
+        # Items that arrive in the same iteration of the loop share a batch.
         loop.call_soon(self._send)
         return await done
 
     def close(self) -> None:
-        """End the threads when they have done what they have."""
+        """End the threads after the batches that they have."""
         self._pool.shutdown(wait=False)
 
     def _send(self) -> None:

@@ -1,4 +1,4 @@
-"""``deeprank-serve``: an index over HTTP, for programs and for people with a browser."""
+"""``deeprank-serve``: serve an index over HTTP to programs and browsers."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def serve_command(
 
 
 def _warn(settings: ServeSettings, token_file: Path | None) -> None:
-    # systemd gives a service its credentials by other means than the mode.
+    # systemd protects the credentials of a service by other means than the file mode.
     given = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"))
     if token_file is not None and given not in token_file.parents and not is_private(token_file):
         note(f"warning: other users can read {display_path(token_file)}; chmod 600 keeps it to yourself.")
@@ -197,7 +197,7 @@ def _run(settings: ServeSettings, *, log_requests: bool) -> None:
 
 
 class _Plain(logging.Formatter):
-    """Keeps what clients say from looking like lines of the log, or from steering a terminal."""
+    """Escapes untrusted text, so that it cannot forge log lines or control a terminal."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging gives it
         record.message = printable(record.message)

@@ -1,4 +1,4 @@
-"""What a server answers with: the index as it is now, opened again when another takes its place."""
+"""The engine of a server: answers from the current index, reopened once replaced; and writes."""
 
 from __future__ import annotations
 
@@ -33,21 +33,26 @@ __all__ = ["Embedding", "Engine", "Overview", "Writing"]
 
 R = TypeVar("R")
 
-# An index that is exchanged more often than this while one request is answered is not answered from.
+# A request fails if the index is replaced more often than this while it is answered.
 _ATTEMPTS = 5
-# How often an index that could not be opened is tried again.
+# Seconds between attempts to open an index that could not be opened.
 _PAUSE_S = 1.0
-# Characters of the name of an upload that are repeated in a sentence about it.
+# Characters of an upload's name that errors quote.
 _MAX_NAME_CHARACTERS = 100
-# Why decoding may be stopped that nobody need look into.
+# Reasons for stopped decoding that need no attention.
 _NO_NEWS = ("evicted", "closed")
-# How often an index that is damaged is opened again, which takes as long as at the start.
+# Seconds between attempts to reopen a damaged index, each of which takes as long as at the start.
 _RENEWAL_S = 10.0
+
+_MAX_TOGETHER = 64
+# A write waits for a sync that ends soon, but not for hours.
+_WRITE_PATIENCE_S = 5.0
+_WRITE_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """A vector, float32 ``[d]``, and the model that it comes from."""
+    """A vector, float32 ``[d]``, and the model that computed it."""
 
     vector: Vector
     model: ModelInfo
@@ -56,7 +61,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Overview:
-    """What the index holds, and its model."""
+    """The index's contents and its model."""
 
     index: IndexSummary
     model: ModelInfo
@@ -64,7 +69,7 @@ class Overview:
 
 
 class _Named(io.BytesIO):
-    """An upload to be decoded, which is called by its name where it cannot be."""
+    """An upload to decode, with the name that errors use."""
 
     def __init__(self, upload: Sent) -> None:
         super().__init__(upload.content)
@@ -72,13 +77,14 @@ class _Named(io.BytesIO):
 
 
 class Engine:
-    """Answers everything that is asked; used from one event loop, works in threads."""
+    """Answers all requests; used from one event loop, works in threads."""
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         """Open the index.
 
         Raises:
-            IndexStateError, ModelFileError, DeviceError, DecodersFailedError: it cannot be served.
+            IndexStateError, ModelFileError, DeviceError, DecodersFailedError: the index cannot be
+                served.
 
         """
         self._settings = settings
@@ -95,9 +101,9 @@ class Engine:
         self._renewed_at = -_RENEWAL_S
         self._failure: str | None = None
         cores = usable_cores()
-        # They wait for the processes, where pictures that take long wait for each other as well.
+        # These threads wait for the decoders, where slow pictures queue for each other.
         self._decoding = ThreadPoolExecutor(self._decoders.most_at_a_time, thread_name_prefix="decode")
-        # Thumbnails of large pictures take seconds; what only looks something up does not wait for them.
+        # Thumbnails of large pictures take seconds; plain look-ups must not wait for them.
         self._reading = ThreadPoolExecutor(cores, thread_name_prefix="read")
         self._showing = ThreadPoolExecutor(cores, thread_name_prefix="show")
         self._thumbnails = Thumbnails(settings.max_pixels, metrics, self._decoders)
@@ -122,7 +128,7 @@ class Engine:
 
         Raises:
             PictureError: it cannot be read.
-            QueryError: the request makes no sense for this index.
+            QueryError: the request is invalid for this index.
 
         """
 
@@ -150,15 +156,15 @@ class Engine:
     async def search_vector(
         self, read: Callable[[int], Vector], model: str | None, request: SearchRequest
     ) -> SearchResult:
-        """Search for a vector that :meth:`embed` gave.
+        """Search for a vector from :meth:`embed`.
 
         Args:
-            read: returns it, float32 ``[d]``, when it is told d.
-            model: the beginning of the sha256 of the model that it comes from; None: the index's.
+            read: takes d, and returns the vector, float32 ``[d]``.
+            model: a prefix of the sha256 of the vector's model; None: the index's model.
             request: the options of the search.
 
         Raises:
-            OtherModelError: the index has another model now.
+            OtherModelError: the index now has another model.
             QueryError: as for :meth:`search`.
 
         """
@@ -180,22 +186,22 @@ class Engine:
         return await self._with_index(lambda opened: self._in_thread(self._reading, lambda: opened.item(number)))
 
     async def thumbnail(self, number: int, size: int, known: Sequence[str]) -> Thumbnail:
-        """Return a small copy of a picture of the index; see :meth:`~.thumbnails.Thumbnails.get`.
+        """Return a thumbnail of a picture of the index; see :meth:`~.thumbnails.Thumbnails.get`.
 
         Raises:
             NotFoundError: there is none with this number.
-            GoneError: its file is gone, or is another now.
+            GoneError: its file is missing or has changed.
 
         """
         picture = await self.item(number)
         return await self._in_thread(self._showing, lambda: self._thumbnails.get(picture, size, known))
 
     async def add(self, upload: Sent, label: str | None) -> Added:
-        """Add a picture to the index; when this returns, it is durable.
+        """Add a picture to the index; it is durable on return.
 
         Raises:
             PictureError: it cannot be read.
-            IndexLockedError: another process is writing, and did not end.
+            IndexLockedError: another process keeps writing.
 
         """
 
@@ -206,7 +212,7 @@ class Engine:
             except IndexLockedError:
                 raise
             except IndexStateError:
-                # One that was exchanged has another model, perhaps; then the picture is embedded once more.
+                # A new index may have another model; the picture is then embedded again.
                 await self._in_thread(self._reading, opened.check)
                 LOG.exception("an upload could not be kept")
                 raise UnwritableError from None
@@ -221,7 +227,7 @@ class Engine:
             IndexLockedError: as for :meth:`add`.
 
         """
-        # While it waits for its turn, the index may be exchanged for one in which others have these numbers.
+        # The index may be replaced meanwhile by one whose numbers mean other pictures.
         picture = await self.item(number)
         removed = await self._writing.remove(number, picture.sha256)
         if not removed.found:
@@ -238,10 +244,10 @@ class Engine:
         return await self._with_index(use)
 
     async def check(self) -> int:
-        """Make sure that the index answers, and return the number of its pictures.
+        """Check that the index answers, and return the number of its pictures.
 
         Raises:
-            IndexStateError, ModelFileError: it does not.
+            IndexStateError, ModelFileError: the index does not answer.
 
         """
         return await self._with_index(lambda opened: self._in_thread(self._reading, opened.check))
@@ -281,7 +287,7 @@ class Engine:
         return await self._in_thread(self._reading, lambda: hashlib.sha256(content).digest())
 
     async def _with_index(self, use: Callable[[OpenIndex], Awaitable[R]]) -> R:
-        """Let something be done with the index as it is now, again where it is exchanged meanwhile."""
+        """Call ``use`` with the current index, and again if the index is replaced meanwhile."""
         for _ in range(_ATTEMPTS):
             opened = self._opened
             opened.enter()
@@ -298,7 +304,7 @@ class Engine:
         raise IndexStateError("The index is exchanged again and again; try again later.")
 
     def _may_renew(self) -> bool:
-        """Tell whether a damaged index is opened again: SQLite may not notice that its file was restored in place."""
+        """Tell whether to reopen a damaged index: SQLite may miss a file restored in place."""
         now = time.monotonic()
         if now - self._renewed_at < _RENEWAL_S:
             return False
@@ -306,7 +312,7 @@ class Engine:
         return True
 
     async def _exchange(self, old: OpenIndex) -> None:
-        """Open the index that took the place of ``old``, once for all who wait for it."""
+        """Open the index that replaced ``old``, once for all waiting requests."""
         async with self._opening:
             if self._opened is not old:
                 return
@@ -328,12 +334,6 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
 
 
-_MAX_TOGETHER = 64
-# A sync that ends soon is waited for; one that goes on for hours is not.
-_WRITE_PATIENCE_S = 5.0
-_WRITE_PAUSE_S = 0.05
-
-
 class Writing:
     """Writes to an index, from one thread."""
 
@@ -343,17 +343,17 @@ class Writing:
         self._removing: Batcher[tuple[int, bytes], Removed] = Batcher(self._remove, most=_MAX_TOGETHER, name="remove")
 
     async def add(self, upload: Upload, model_sha256: str) -> Added:
-        """Add a picture with its vector, which the model of this sha256 made.
+        """Add a picture with its vector from the model with this sha256.
 
         Raises:
-            IndexLockedError: another process is writing, and did not end.
-            IndexStateError: the index has another model now.
+            IndexLockedError: another process keeps writing.
+            IndexStateError: the index now has another model.
 
         """
         return await self._adding.do((upload, model_sha256))
 
     async def remove(self, number: int, sha256: bytes) -> Removed:
-        """Remove a picture if it is still the one with this content.
+        """Remove a picture if it still has this content.
 
         Raises:
             IndexLockedError: as for :meth:`add`.
@@ -362,7 +362,7 @@ class Writing:
         return await self._removing.do((number, sha256))
 
     def close(self) -> None:
-        """End the threads when they have done what they have."""
+        """End the threads after the batches that they have."""
         self._adding.close()
         self._removing.close()
 
@@ -382,7 +382,7 @@ class Writing:
         except DeepRankError as error:
             if len(uploads) == 1:
                 return [error]
-        # One of them is refused, and nothing was added: the others need not suffer from it.
+        # One upload was refused, and none was added: add the others without it.
         return [self._add_of(model, [upload])[0] for upload in uploads]
 
     def _remove(self, pictures: list[tuple[int, bytes]], _: bool) -> list[Removed]:

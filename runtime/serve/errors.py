@@ -1,4 +1,4 @@
-"""The server's errors, log, and JSON responses."""
+"""The server's errors, its loggers, and JSON responses."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ __all__ = [
     "problem_of",
 ]
 
+LOG = logging.getLogger("deeprank.serve")
+
 
 class RefusedError(DeepRankError):
-    """A request is refused: the status, and a sentence that says what was expected."""
+    """A refused request: the status, and a sentence with the expected input."""
 
     def __init__(self, status: int, sentence: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(sentence)
@@ -54,7 +56,7 @@ class NotFoundError(RefusedError):
 
 
 class GoneError(RefusedError):
-    """The file of a picture of the index is gone, or is another now."""
+    """The file of a picture of the index is missing or has changed."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -73,7 +75,7 @@ class OtherModelError(RefusedError):
 
 
 class UnwritableError(RefusedError):
-    """The index can be read, but not written to."""
+    """The index is readable, but not writable."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -82,19 +84,16 @@ class UnwritableError(RefusedError):
 
 
 class BusyError(RefusedError):
-    """Too much is going on at the moment."""
+    """The server is overloaded; the client should retry."""
 
     def __init__(self, what: str = "Too many requests are being worked on", seconds: int = 1) -> None:
         super().__init__(503, f"{what}; try again in a moment.", {"Retry-After": str(seconds)})
 
 
-LOG = logging.getLogger("deeprank.serve")
-
-
 def answer(
     document: BaseModel | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a JSON document; of a model, the fields that were set."""
+    """Return a JSON response; of a pydantic model, only the fields that were set."""
     if isinstance(document, BaseModel):
         document = document.model_dump(by_alias=True, exclude_unset=True)
     content = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
@@ -102,12 +101,12 @@ def answer(
 
 
 def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return an error."""
+    """Return an error response."""
     return answer({"error": sentence}, status, headers)
 
 
 def problem_of(error: DeepRankError) -> Response:
-    """Return what a client is told of an error; what concerns the machine it is not told."""
+    """Return the response to an error, without details of the server's machine."""
     if isinstance(error, RefusedError):
         return problem(error.status, str(error), error.headers)
     if isinstance(error, PictureError | QueryError):
@@ -126,7 +125,7 @@ def problem_of(error: DeepRankError) -> Response:
 
 
 def plain(name: str) -> str:
-    r"""Return a name as text that can be encoded; bytes of it that are not UTF-8 are shown as ``\xNN``."""
+    r"""Return a name as encodable text; bytes that are not UTF-8 become ``\xNN``."""
     if name.isascii():
         return name
     return os.fsencode(name).decode("utf-8", "backslashreplace")

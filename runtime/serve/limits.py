@@ -15,23 +15,24 @@ from .settings import ServeSettings
 
 __all__ = ["MAX_BYTES_AT_ONCE", "MAX_SMALL_BODY", "STRANGERS_S", "Intake"]
 
-# What tells whether the server lives is answered however much is going on.
+# Health checks are answered even under overload.
 _ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
-# What takes pictures; no other body needs to be large.
+# The routes that take pictures; no other body needs to be large.
 _UPLOADS = frozenset({("POST", "/v1/search"), ("POST", "/v1/embed"), ("POST", "/v1/items")})
 MAX_SMALL_BODY = 10_000
-# How long the body of a request without a token may take to arrive.
+# Seconds in which the body of a request without a token must arrive.
 STRANGERS_S = 5.0
-# Bytes of uploads in memory over all requests.
+# Bytes of uploads in memory, of all requests together.
 MAX_BYTES_AT_ONCE = 256_000_000
 
 
 class Intake:
-    """Reads the body of each request before anything is done with it, within bounds.
+    """Reads the body of each request before its processing, within limits.
 
-    One that comes while as many as are accepted are being worked on is told to come again, at once: a queue without
-    end would answer everybody too late. What needs no token takes no place, so that clients without one hold none: it
-    is answered from memory, and its body is small and soon here. Their number is that of the connections.
+    A request beyond the limit of accepted ones gets 503 at once: an unlimited queue would answer
+    all clients too late. Requests that need no token do not count, so that clients without one
+    cannot fill the queue. They are answered from memory, their bodies are small, and the number of
+    connections limits them.
     """
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
@@ -84,7 +85,8 @@ class Intake:
         """Read the whole body.
 
         Raises:
-            RefusedError: it is too large (413), too slow (408), too much with all the others (503), or not whole.
+            RefusedError: the body is too large (413), too slow (408), too much together with all
+                others (503), or incomplete.
 
         """
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
@@ -120,9 +122,10 @@ def _too_large(body: _Body) -> RefusedError:
 
 
 class _Body:
-    """The bytes of a body as they come, at most so many within so many seconds, held once.
+    """The bytes of a body, limited in number and time, and held once.
 
-    In one block: that of a large body goes back to the system, while many small ones would leave holes.
+    One block holds them: a large block returns to the system, while many small ones would fragment
+    the memory.
     """
 
     def __init__(self, most: int, seconds: float) -> None:
@@ -136,14 +139,14 @@ class _Body:
         self.size += len(chunk)
 
     def whole(self) -> bytes:
-        """Return all of it, once."""
+        """Return all bytes, once."""
         whole = bytes(self._content)
         self._content = bytearray()
         return whole
 
 
 def _replay(body: _Body, receive: Receive) -> Receive:
-    """Return what gives a body that was read already, as it would have come, and does not keep it."""
+    """Return a ``receive`` that passes on a body already read, and keeps no reference to it."""
     given = False
 
     async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""The routes: the JSON API, version 1, health and metrics."""
+"""The routes: version 1 of the JSON API, health checks and metrics."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ __all__ = ["Readiness", "api", "health"]
 _MIN_MODEL_CHARACTERS = 12
 ItemNumber = Annotated[int, Path(alias="id", ge=1, le=2**63 - 1, description="Of a picture of the index.")]
 
+_UPLOAD = problems(422)
+
 
 def api(
     engine: Engine,
@@ -58,9 +60,6 @@ def api(
     if settings.allow_writes:
         _add_writes(router, engine)
     return router
-
-
-_UPLOAD = problems(422)
 
 
 def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
@@ -93,7 +92,7 @@ def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
 def _query(
     engine: Engine, sent: Form, item: int | None
 ) -> tuple[str, Callable[[SearchRequest], Awaitable[SearchResult]]]:
-    """Return the name of the query, and the search for it."""
+    """Return the name of the query, and the coroutine of its search."""
     given: list[str] = [name for name in ("id", "vector") if name in sent.texts]
     given += ["image"] * (sent.image is not None) + ["id"] * (item is not None)
     if len(given) != 1:
@@ -152,7 +151,7 @@ def _add_items(router: APIRouter, engine: Engine, index: str) -> None:
             raise RefusedError(422, f"The size is {size}; expected one of {', '.join(map(str, SIZES))}.")
         known = [tag.strip().removeprefix("W/").strip('"') for tag in _if_none_match(request).split(",")]
         made = await engine.thumbnail(number, size, known)
-        # A number may be that of another picture after the index was embedded anew: so it is asked each time.
+        # After a reembed, a number may mean another picture: so browsers revalidate each time.
         headers = {"ETag": f'"{made.tag}"', "Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie"}
         if made.content is None:
             return Response(status_code=304, headers=headers)
@@ -242,13 +241,13 @@ def _add_writes(router: APIRouter, engine: Engine) -> None:
 
 
 class Readiness:
-    """Whether new requests are welcome; not any more once the server has been told to end."""
+    """Whether the server accepts new requests; False once it shuts down."""
 
     ending = False
     _why: str | None = None
 
     def note(self, why: str | None) -> None:
-        """Log why the index does not answer, once for each reason; None: it does."""
+        """Log why the index does not answer, once for each reason; None: it answers."""
         if why is not None and why != self._why:
             LOG.warning("%s", why)
         self._why = why
@@ -262,7 +261,7 @@ def health(engine: Engine, metrics: Metrics, readiness: Readiness) -> APIRouter:
 
     async def is_ready() -> bool:
         nonlocal looking
-        if looking is None or looking.done():  # one look for all who ask meanwhile
+        if looking is None or looking.done():  # concurrent requests share one check
             looking = asyncio.create_task(engine.check())
         try:
             metrics.items.set(await asyncio.shield(looking))
@@ -296,6 +295,6 @@ def health(engine: Engine, metrics: Metrics, readiness: Readiness) -> APIRouter:
         metrics.ready.set(await is_ready())
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    for path, endpoint in (("/healthz", healthz), ("/readyz", readyz)):  # as some load balancers ask
+    for path, endpoint in (("/healthz", healthz), ("/readyz", readyz)):  # some load balancers use HEAD
         router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     return router

@@ -1,6 +1,6 @@
-"""The parameters and the answers of the API, and its OpenAPI document.
+"""The API's parameters and responses as pydantic models, and parts of its OpenAPI document.
 
-An answer names files and folders, never the place where they lie on this machine.
+Responses name files and folders, but not the folders above them on this machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 SCHEMA = 1
 _MAX_ID = 2**63 - 1
-# Labels that are listed: a page that holds more of them is of no use.
+# Labels that the response lists: a longer list would not help the page.
 _MAX_LABELS = 10_000
 _PROBLEMS = {
     400: "The request is not whole; or it is no HTTP, which is said as text.",
@@ -131,7 +131,7 @@ class SearchDocument(BaseModel):
         unique, item = request.unique is not None, result.item
         hits = [hit.document(rank, unique=unique) | _identity(hit) for rank, hit in enumerate(result.hits, 1)]
         head = {"query": plain(query)} if item is None else {"query": plain(item.relative), "id": item.id}
-        # At once, which takes half as long as one model after another.
+        # Validated at once, which takes half as long as one model after another.
         answered = [{**head, "hits": hits}]
         return cls.model_validate({"schema": SCHEMA, "index": index, "k": request.k, "results": answered})
 
@@ -209,7 +209,7 @@ class GraphDocument(BaseModel):
 
     @classmethod
     def of(cls, graph: Mapping[str, Any]) -> Self:
-        """Return the document of a graph, with what was measured of it."""
+        """Return the document of a graph with its measured figures."""
         measured = graph.get("measured") or {}
         return cls(items=graph["items"], recall=measured.get("recall"), k=measured.get("k"))
 
@@ -307,7 +307,7 @@ class TokenDocument(BaseModel):
 
 
 def form(*fields: str, required: bool = True) -> dict[str, Any]:
-    """Return the part of the OpenAPI document that describes a form with a picture, and with other fields."""
+    """Return the OpenAPI description of a form with a picture and other fields."""
     known: dict[str, Any] = {
         "image": {
             "type": "string",
@@ -323,7 +323,7 @@ def form(*fields: str, required: bool = True) -> dict[str, Any]:
         },
     }
     for name in ("id", "vector", "model"):
-        known[name]["example"] = ""  # else the manual's "Try it out" fills it with one of its own, beside the picture
+        known[name]["example"] = ""  # else Swagger's "Try it out" fills in an example beside the picture
     schema: dict[str, Any] = {
         "type": "object",
         "properties": {name: known[name] for name in ("image", *fields)},
@@ -335,7 +335,7 @@ def form(*fields: str, required: bool = True) -> dict[str, Any]:
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the part of the OpenAPI document that describes why a request is not answered."""
+    """Return the OpenAPI description of error responses."""
     responses: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": _PROBLEMS[status]} for status in statuses
     }
@@ -345,7 +345,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _identity(image: IndexedImage) -> dict[str, Any]:
-    """Return which picture it is, in names that can be encoded and tell nothing of the folders above its root."""
+    """Return the fields that identify a picture, encodable, without the folders above its root."""
     relative = plain(image.relative)
     label = None if image.label is None else plain(image.label)
     return {"path": relative, "root": _folder(image.root), "relative": relative, "label": label}

@@ -14,20 +14,20 @@ from .tokens import Tokens
 
 __all__ = ["HEADERS", "OPEN", "Guard", "Secured", "cookie_name", "has_token", "is_open"]
 
-# What needs no token: what holds no picture, and what gives a browser its cookie.
+# Paths that need no token: they hold no pictures, or give a browser its cookie.
 OPEN = frozenset({"/", "/healthz", "/readyz", "/v1/session", "/docs", "/openapi.json", "/favicon.ico"})
 _OPEN_FOLDERS = ("/static/", "/docs/")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-# Asking is not writing, though it sends a picture.
+# POST requests that do not write: searches send a picture.
 _ASKING = frozenset({"/v1/search", "/v1/embed", "/v1/session"})
 
 _CSP = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     b"manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-# Of any server on this machine: a time and its signature.
+# The cookie of any deeprank server on this machine: a time and its signature.
 _COOKIE = re.compile(rb"[a-z0-9_]+=[0-9]{1,20}\.[0-9a-f]{64}")
-# In the scope of a request that bears the token, or that needs none.
+# Key in the scope of a request that has the token, or needs none.
 _HAS_TOKEN = "deeprank.bears_token"
 HEADERS = (
     (b"content-security-policy", _CSP),
@@ -42,10 +42,10 @@ HEADERS = (
 
 
 class Guard:
-    """Lets through what comes to a name of this server, from its own pages or from a program, with the token.
+    """Checks the Host, the Origin and the token of each request.
 
-    A page of another site that somebody has open in their browser could otherwise ask, too: the browser is on a
-    machine that may reach this one, and would do so under a name of its own choosing (DNS rebinding).
+    Otherwise a page of another site in a user's browser could send requests: the browser's machine
+    may reach this server, also under a name that the other site controls (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, tokens: Tokens) -> None:
@@ -89,7 +89,7 @@ class Guard:
         if not self._tokens.required:
             scope[_HAS_TOKEN] = True
             return None
-        # A cookie is sent by the browser, whoever made it ask; so it does not write.
+        # Browsers send the cookie with requests of any site: so the cookie does not allow writes.
         reads = scope["method"] in _READING or path in _ASKING
         if self._tokens.matches(headers.get(b"authorization", b"")) or (
             reads and self._tokens.is_cookie(cookie.rpartition(b"=")[2].decode("ascii"))
@@ -105,7 +105,7 @@ class Guard:
 
 
 class Secured:
-    """Lets no answer out without the headers that tell a browser what it may not do with it."""
+    """Adds the security headers for browsers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -123,22 +123,22 @@ class Secured:
 
 
 def is_open(path: str) -> bool:
-    """Tell whether everybody may ask for this, without a token."""
+    """Tell whether a path needs no token."""
     return path in OPEN or path.startswith(_OPEN_FOLDERS)
 
 
 def has_token(scope: Mapping[str, Any]) -> bool:
-    """Tell whether a request was let through as one that bears the token, or where none is needed."""
+    """Tell whether a request was let through with the token, or because no token is needed."""
     return _HAS_TOKEN in scope
 
 
 def cookie_name(settings: ServeSettings) -> str:
-    """Return the name of the cookie: browsers do not tell the ports of a machine apart."""
+    """Return the name of the cookie, with the port: browsers share cookies between ports."""
     return f"deeprank_session_{settings.port}"
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """Return the headers; one that is there twice counts as both, which is what nobody expects."""
+    """Return the headers; repeated ones are joined, so that no check accepts them."""
     headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         headers[name] = headers[name] + b", " + value if name in headers else value
@@ -146,7 +146,7 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
 
 
 def _fault_of(host: str, headers: int) -> str:
-    """Return what is wrong with what a request says of its host, in so many Host headers."""
+    """Return the fault of a refused host, given the number of Host headers."""
     if headers > 1:
         return f"has {headers} Host headers; send one, with a name of this server"
     if not host:
@@ -169,14 +169,14 @@ def _is_port(text: str) -> bool:
 
 
 def _is_own(origin: str, host: str) -> bool:
-    """Tell whether an Origin is the one that the request was sent to, whatever stands between with TLS."""
+    """Tell whether an Origin is the request's own host, also behind a proxy that ends TLS."""
     scheme, _, place = origin.partition("://")
     default = {"http": ":80", "https": ":443"}.get(scheme)
     return default is not None and place.removesuffix(default) == host.removesuffix(default)
 
 
 def _is_link(scope: Scope, headers: dict[bytes, bytes]) -> bool:
-    """Tell whether somebody followed a link to the page, which holds nothing itself: so links can be shared."""
+    """Tell whether a link to the page was followed; the page has no data, so that is safe."""
     return (
         scope["method"] == "GET"
         and scope["path"] == "/"
@@ -186,15 +186,16 @@ def _is_link(scope: Scope, headers: dict[bytes, bytes]) -> bool:
 
 
 def _cookie(header: bytes, name: str) -> bytes:
-    """Return the last cookie of that name as ``name=value``; nothing if there is none or it is not one of ours."""
+    """Return the last cookie of that name as ``name=value``; empty if missing or malformed."""
     cookies = [pair for pair in map(bytes.strip, header.split(b";")) if pair.startswith(name.encode() + b"=")]
     return cookies[-1] if cookies and _COOKIE.fullmatch(cookies[-1]) else b""
 
 
 def _with_cookie(headers: list[tuple[bytes, bytes]], cookie: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the headers with this cookie alone: the framework parses all of them for each request.
+    """Return the headers with only this cookie: the framework parses all cookies of each request.
 
-    ``http.cookies`` takes 10 seconds for 60 KB of backslashes in quotes, in Python before 3.11.10 (CVE-2024-7592).
+    In Python before 3.11.10, ``http.cookies`` takes 10 seconds for 60 KB of backslashes in quotes
+    (CVE-2024-7592).
     """
     kept = [header for header in headers if header[0] != b"cookie"]
     return [*kept, (b"cookie", cookie)] if cookie else kept

@@ -1,4 +1,4 @@
-"""Running the server: its socket, its loop, and its end."""
+"""The server: its socket, loop and shutdown, and the HTTP protocol with its timeouts and limits."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ __all__ = [
 ]
 
 
-# uvicorn itself bounds only how long a connection may lie idle between two requests.
+# uvicorn itself only limits how long a connection may be idle between two requests.
 _HEAD_S = 30.0
-# Longer than a body that is waited for may take; what is answered without its body is bounded by this alone.
+# Longer than the time for a body that is read; the only limit if the body is not read.
 _BODY_S = 90.0
-# How long a client may read nothing of what it is sent.
+# How long a client may stop reading its response.
 _UNREAD_S = 30.0
-# Of a head, and of all else that is no body: line ends before a head, sizes and extensions of chunks, trailers. The
-# parser keeps a header that is not whole, and says nothing of it.
+# Bytes outside the body: the head, line ends before it, sizes and extensions of chunks, trailers.
+# The parser buffers an incomplete header without a callback.
 MAX_HEAD_BYTES = 65_536
 MAX_HEADERS = 100
-# A search may name a thousand labels.
+# Enough for a search with a thousand labels.
 MAX_PARAMETERS = 1100
-# Requests that a client sends before it has the answers to those before.
+# Pipelined requests of a connection.
 MAX_PIPELINED = 64
-# Parsed at a time: what comes after a request is counted anew from the next such piece on.
+# Bytes parsed at a time: the count of overhead restarts with the first piece after a request.
 _PIECE = 65_536
-# Chunks may take a quarter of what they carry; smaller ones would take long to parse.
+# Chunk overhead may be a quarter of the body; smaller chunks would take long to parse.
 _FRAMING = 4
 
 _FULL_SENTENCE = b'{"error":"Too many clients are connected; try again in a moment."}'
@@ -74,243 +74,20 @@ _FULL = b"\r\n".join(
     ]
 )
 
-
-class Connections:
-    """The open connections of a server: at most so many, so that they exhaust neither its memory nor its files.
-
-    For one more, the connection is closed that has waited longest without a request that bears the token.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        # Those that were answered last come last.
-        self._open: dict[PatientProtocol, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def admit(self, connection: PatientProtocol) -> bool:
-        """Take one more, or tell that there is no room for it."""
-        if len(self._open) >= self.most:
-            idle = next((each for each in self._open if not each.has_token()), None)
-            if idle is None:
-                return False
-            self.remove(idle)
-            idle.transport.abort()
-        self._open[connection] = None
-        return True
-
-    def touch(self, connection: PatientProtocol) -> None:
-        """Note that a connection was answered."""
-        if connection in self._open:
-            del self._open[connection]
-            self._open[connection] = None
-
-    def remove(self, connection: PatientProtocol) -> None:
-        """Forget one that is closed."""
-        self._open.pop(connection, None)
-
-
-class _RefusedError(Exception):
-    """A request is not parsed any further; raised within the parser."""
-
-
-class PatientProtocol(HttpToolsProtocol):
-    """Closes a connection that keeps the server waiting, or gives it too much to remember.
-
-    Of several requests that a client sent at once before it went away, uvicorn forgets the latest alone; to answer the
-    others would be an error, which is logged for each.
-
-    A request may offer another protocol (``Upgrade: h2c``, as Java's HttpClient does with every one). This server
-    speaks none, so it ignores the offer (RFC 9110, section 7.8). The parser takes the rest of such a request for the
-    other protocol; so it is given the head a second time, without the offer.
-
-    Trailers are counted and ignored: as headers they could change what was decided by the head (RFC 9110, 6.5.1).
-    """
-
-    _waiting: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
-    # Bytes that came since the last request was whole, less those of its body.
-    _overhead = 0
-    _in_body = False
-    _offers_upgrade = False
-
-    def __init__(self, *arguments: Any, open_connections: Connections, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._open_connections = open_connections
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head."""
-        super().connection_made(transport)
-        self._unanswered: deque[RequestResponseCycle] = deque()
-        if self._open_connections.admit(self):
-            self._wait(_HEAD_S)
-        else:
-            transport.write(_FULL)
-            transport.close()
-
-    def has_token(self) -> bool:
-        """Tell whether a request is being answered that bears the token, or needs none."""
-        return any(has_token(cycle.scope) for cycle in self._unanswered if not cycle.response_complete)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what came, a piece at a time."""
-        if len(data) <= _PIECE:
-            self._parse(data)
-            return
-        view = memoryview(data)
-        for begin in range(0, len(data), _PIECE):
-            self._parse(view[begin : begin + _PIECE])
-
-    def _parse(self, piece: bytes | memoryview) -> None:
-        """Parse a piece; uvicorn would drop what follows the head of a request with an offer to upgrade."""
-        self._overhead += len(piece)
-        try:
-            while not self.transport.is_closing():
-                try:
-                    self.parser.feed_data(piece)
-                    break
-                except httptools.HttpParserUpgrade as upgrade:
-                    piece = memoryview(piece)[upgrade.args[0] :]
-                self._read_head_again()
-        except httptools.HttpParserError as error:
-            refused = isinstance(error.__context__, _RefusedError)
-            self._refuse(str(error.__context__) if refused else "Invalid HTTP request received.")
-        if self._overhead > MAX_HEAD_BYTES:
-            self._refuse("The head or the framing of the request is too large.")
-
-    def _read_head_again(self) -> None:
-        """Parse the head that was read last, without its offer to upgrade."""
-        if not self._offers_upgrade:  # CONNECT, after which the parser expects no HTTP either
-            self.transport.close()
-            return
-        version = self.parser.get_http_version().encode("ascii")
-        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
-        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
-
-    def on_message_begin(self) -> None:
-        """Begin to wait for the end of a head."""
-        # Not for each byte that comes, as uvicorn does: line ends between requests are no request.
-        self._unset_keepalive_if_required()
-        super().on_message_begin()
-        self._in_body = self._offers_upgrade = False
-        self._wait(_HEAD_S)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header, unless there are too many."""
-        if self._in_body:
-            return
-        super().on_header(name, value)
-        if len(self.headers) > MAX_HEADERS:
-            raise _RefusedError(f"The request has more than {MAX_HEADERS} headers.")
-
-    def on_headers_complete(self) -> None:
-        """Begin to wait for the end of the body, and let the request be answered."""
-        if self.transport.is_closing():
-            return
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
-            raise _RefusedError("The head of the request is too large.")
-        if self.url.count(b"&") >= MAX_PARAMETERS:
-            raise _RefusedError(f"The address of the request has more than {MAX_PARAMETERS} parameters.")
-        self._offers_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
-        if self._offers_upgrade:
-            return
-        self._unset_keepalive_if_required()
-        self._wait(_BODY_S)
-        super().on_headers_complete()
-        self._in_body = True
-        while self._unanswered and self._unanswered[0].response_complete:
-            self._unanswered.popleft()
-        self._unanswered.append(self.cycle)
-        if len(self._unanswered) > MAX_PIPELINED:
-            self.transport.abort()
-
-    def on_body(self, body: bytes) -> None:
-        """Take a piece of the body, which does not count as overhead."""
-        self._overhead = max(0, self._overhead - len(body) - len(body) // _FRAMING)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Wait no longer."""
-        if self._offers_upgrade:  # the end of the head alone
-            return
-        self._overhead = 0
-        self._in_body = False
-        self._wait_no_longer()
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
-        self._open_connections.touch(self)
-        super().on_response_complete()
-
-    def pause_writing(self) -> None:
-        """Begin to wait for the client to read."""
-        super().pause_writing()
-        if self._unread is None:
-            self._unread = self.loop.call_later(_UNREAD_S, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """Wait for the client no longer."""
-        self._read_on()
-        super().resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing, and let nothing be answered any more."""
-        self._open_connections.remove(self)
-        self._wait_no_longer()
-        self._read_on()
-        self._forget()
-        super().connection_lost(exc)
-
-    def _refuse(self, sentence: str) -> None:
-        """Answer that this is no request, if it is its turn to be answered, and close the connection."""
-        if self.transport.is_closing():
-            return
-        waiting = [cycle for cycle in self._unanswered if not cycle.response_complete]
-        if not waiting or (self._in_body and waiting == [self.cycle] and not self.cycle.response_started):
-            self.send_400_response(sentence)
-        self.transport.close()
-        self._forget()
-
-    def _forget(self) -> None:
-        """Let nothing be answered that was not answered yet."""
-        for cycle in self._unanswered:
-            cycle.disconnected = True
-            cycle.message_event.set()
-
-    def _wait(self, seconds: float) -> None:
-        self._wait_no_longer()
-        self._waiting = self.loop.call_later(seconds, self.transport.close)
-
-    def _wait_no_longer(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-
-    def _read_on(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
-
-
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 30
 _MIN_FILES = 65_536
-# Connections at once; more where more requests than half of these are accepted.
+# Open connections; more if the limit of accepted requests exceeds half of these.
 MIN_CONNECTIONS = 2048
-# Files that are no connections: of the index, the model, the pictures that are read, and processes that decode.
+# Descriptors besides connections: the index, the model, pictures, and decoding processes.
 _OTHER_FILES = 256
 
 
 def listen(settings: ServeSettings) -> socket.socket:
-    """Return a socket that listens at the address of the settings.
+    """Return a socket that listens at the settings' address.
 
     Raises:
-        ServerError: the address is not this machine's, or in use.
+        ServerError: the address is in use, or does not belong to this machine.
 
     """
     host, port = settings.host.strip("[]"), settings.port
@@ -334,12 +111,12 @@ def listen(settings: ServeSettings) -> socket.socket:
 
 
 def serve(settings: ServeSettings, listening: socket.socket, say: Callable[[str], None], *, log_requests: bool) -> None:
-    """Open the index and answer until a signal says to end; what is in flight then is finished.
+    """Open the index and answer until SIGTERM or Ctrl-C; requests in flight are then finished.
 
     Args:
         settings: checked.
         listening: see :func:`listen`.
-        say: told once that it answers, and where.
+        say: called once with a line about the address, when the server is ready.
         log_requests: log a line for each request.
 
     Raises:
@@ -353,7 +130,7 @@ def serve(settings: ServeSettings, listening: socket.socket, say: Callable[[str]
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    """Return the faster loop, where there is one for this system."""
+    """Return a uvloop if it is installed, else asyncio's loop."""
     try:
         import uvloop
     except ImportError:
@@ -394,13 +171,13 @@ def _config(app: ASGIApp, settings: ServeSettings, connections: Connections, log
     )
     if log_requests:  # which are below the level of everything else
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)
-    # It warns of every form that is none, which whoever sent it is told.
+    # It warns of each malformed form, which the client's error response reports anyway.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     return config
 
 
 class _Server(uvicorn.Server):
-    """Ends in order when it is told to; uvicorn itself would then die of the signal once more."""
+    """Shuts down in order on a signal; uvicorn itself would then raise the signal again."""
 
     def __init__(self, config: uvicorn.Config, readiness: Readiness) -> None:
         super().__init__(config)
@@ -408,7 +185,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let the first SIGTERM or Ctrl-C begin the end, and the second hurry it."""
+        """Begin the shutdown at the first SIGTERM or Ctrl-C, and hurry it at the second."""
         before = {number: signal.signal(number, self._end) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
@@ -417,7 +194,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End; where that was hurried, uvicorn leaves the application as it is."""
+        """Shut down; a hurried uvicorn does not shut down the application, so do that here."""
         await super().shutdown(sockets)
         if self.force_exit:
             await self.lifespan.shutdown()
@@ -430,13 +207,13 @@ class _Server(uvicorn.Server):
 
 def _url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
-    # At every address, also at that which needs no name to be allowed.
+    # For a wildcard address, show the loopback address, which is always an allowed host.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _allow_many_files() -> None:
-    """Let this process have as many files open as the system allows it."""
+    """Raise the limit of open files as far as the system allows."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -446,10 +223,10 @@ def _allow_many_files() -> None:
 
 
 def most_connections(settings: ServeSettings) -> int:
-    """Return how many connections may be open at once, for which there have to be files.
+    """Return how many connections may be open at once, which the limit of open files must allow.
 
     Raises:
-        ServerError: the system allows this process too few files.
+        ServerError: the system allows this process too few open files.
 
     """
     most = max(MIN_CONNECTIONS, 2 * settings.most_waiting)
@@ -464,3 +241,226 @@ def most_connections(settings: ServeSettings) -> int:
             "LimitNOFILE= of its unit."
         )
     return min(most, files - _OTHER_FILES)
+
+
+class Connections:
+    """The open connections of a server; the limit protects memory and file descriptors.
+
+    A further connection replaces the one that was idle longest without an authorised request.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        # Ordered by the time of their last response.
+        self._open: dict[PatientProtocol, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def admit(self, connection: PatientProtocol) -> bool:
+        """Add a connection; False if there is no room for it."""
+        if len(self._open) >= self.most:
+            idle = next((each for each in self._open if not each.has_token()), None)
+            if idle is None:
+                return False
+            self.remove(idle)
+            idle.transport.abort()
+        self._open[connection] = None
+        return True
+
+    def touch(self, connection: PatientProtocol) -> None:
+        """Record that a connection was answered."""
+        if connection in self._open:
+            del self._open[connection]
+            self._open[connection] = None
+
+    def remove(self, connection: PatientProtocol) -> None:
+        """Remove a closed connection."""
+        self._open.pop(connection, None)
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """Closes a connection that is too slow, or sends too much outside of bodies.
+
+    If a client disconnects after several pipelined requests, uvicorn drops only the last one. The
+    others would be answered, and each would log an error. So this class drops them all.
+
+    A request may offer another protocol (Java's HttpClient sends ``Upgrade: h2c`` each time). This
+    server ignores the offer (RFC 9110, section 7.8). The parser would treat the rest of such a
+    request as the other protocol; so it gets the head again, without the offer.
+
+    Trailers are counted and ignored: as headers they could change decisions that the head already
+    determined (RFC 9110, 6.5.1).
+    """
+
+    _waiting: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    # Bytes since the end of the last request, without those of the body.
+    _overhead = 0
+    _in_body = False
+    _offers_upgrade = False
+
+    def __init__(self, *arguments: Any, open_connections: Connections, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._open_connections = open_connections
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the timeout of a head."""
+        super().connection_made(transport)
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        if self._open_connections.admit(self):
+            self._wait(_HEAD_S)
+        else:
+            transport.write(_FULL)
+            transport.close()
+
+    def has_token(self) -> bool:
+        """Whether the request in progress has the token, or needs none."""
+        return any(has_token(cycle.scope) for cycle in self._unanswered if not cycle.response_complete)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse the data, one piece at a time."""
+        if len(data) <= _PIECE:
+            self._parse(data)
+            return
+        view = memoryview(data)
+        for begin in range(0, len(data), _PIECE):
+            self._parse(view[begin : begin + _PIECE])
+
+    def _parse(self, piece: bytes | memoryview) -> None:
+        """Parse a piece; uvicorn would drop the data after the head of an upgrade request."""
+        self._overhead += len(piece)
+        try:
+            while not self.transport.is_closing():
+                try:
+                    self.parser.feed_data(piece)
+                    break
+                except httptools.HttpParserUpgrade as upgrade:
+                    piece = memoryview(piece)[upgrade.args[0] :]
+                self._read_head_again()
+        except httptools.HttpParserError as error:
+            refused = isinstance(error.__context__, _RefusedError)
+            self._refuse(str(error.__context__) if refused else "Invalid HTTP request received.")
+        if self._overhead > MAX_HEAD_BYTES:
+            self._refuse("The head or the framing of the request is too large.")
+
+    def _read_head_again(self) -> None:
+        """Parse the last head again, without its offer to upgrade."""
+        if not self._offers_upgrade:  # CONNECT, after which the parser does not expect HTTP either
+            self.transport.close()
+            return
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+    def on_message_begin(self) -> None:
+        """Start the timeout of the rest of the head."""
+        # Not for each received byte, as in uvicorn: line ends between requests do not start one.
+        self._unset_keepalive_if_required()
+        super().on_message_begin()
+        self._in_body = self._offers_upgrade = False
+        self._wait(_HEAD_S)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Store a header, unless there are too many."""
+        if self._in_body:
+            return
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            raise _RefusedError(f"The request has more than {MAX_HEADERS} headers.")
+
+    def on_headers_complete(self) -> None:
+        """Start the timeout of the body, and pass the request on."""
+        if self.transport.is_closing():
+            return
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            raise _RefusedError("The head of the request is too large.")
+        if self.url.count(b"&") >= MAX_PARAMETERS:
+            raise _RefusedError(f"The address of the request has more than {MAX_PARAMETERS} parameters.")
+        self._offers_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._offers_upgrade:
+            return
+        self._unset_keepalive_if_required()
+        self._wait(_BODY_S)
+        super().on_headers_complete()
+        self._in_body = True
+        while self._unanswered and self._unanswered[0].response_complete:
+            self._unanswered.popleft()
+        self._unanswered.append(self.cycle)
+        if len(self._unanswered) > MAX_PIPELINED:
+            self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass on a piece of the body, which does not count as overhead."""
+        self._overhead = max(0, self._overhead - len(body) - len(body) // _FRAMING)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Cancel the timeout."""
+        if self._offers_upgrade:  # only the end of the head
+            return
+        self._overhead = 0
+        self._in_body = False
+        self._wait_no_longer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Start the timeout of the next request."""
+        self._open_connections.touch(self)
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Start the timeout of a client that does not read."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(_UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Cancel the timeout of a client that did not read."""
+        self._read_on()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the timeout and drop the waiting requests."""
+        self._open_connections.remove(self)
+        self._wait_no_longer()
+        self._read_on()
+        self._forget()
+        super().connection_lost(exc)
+
+    def _refuse(self, sentence: str) -> None:
+        """Answer with 400 if no earlier request is pending, and close the connection."""
+        if self.transport.is_closing():
+            return
+        waiting = [cycle for cycle in self._unanswered if not cycle.response_complete]
+        if not waiting or (self._in_body and waiting == [self.cycle] and not self.cycle.response_started):
+            self.send_400_response(sentence)
+        self.transport.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop the requests without a response."""
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    def _wait(self, seconds: float) -> None:
+        self._wait_no_longer()
+        self._waiting = self.loop.call_later(seconds, self.transport.close)
+
+    def _wait_no_longer(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _read_on(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+
+class _RefusedError(Exception):
+    """Stops the parsing of a request; raised within the parser."""

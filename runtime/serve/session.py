@@ -1,4 +1,4 @@
-"""One open index with its model: requests are embedded and searched in batches, in threads."""
+"""One open index with its model: embeds and searches for requests in batches, in threads."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ __all__ = ["OpenIndex", "SearchJob", "SearchResult"]
 
 Vector = npt.NDArray[np.float32]
 
-# Jobs that are searched for at a time: a writer waits while they hold a state of the index.
+# Jobs per batch: writers wait while a batch holds a state of the index.
 _MAX_JOBS = 64
 
 
 @dataclass(frozen=True)
 class SearchJob:
-    """A request, and the query to search for; jobs with the same request are searched for together.
+    """A request with its query; jobs with equal requests are searched together.
 
     Attributes:
         request: the options of the search.
         query: a vector, float32 ``[d]``, or the id of a picture of the index.
-        sha256: of the file that the vector comes from; None: it comes from no file.
+        sha256: of the file that the vector was computed from; None without a file.
 
     """
 
@@ -47,17 +47,17 @@ class SearchJob:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The hits, and the picture of the index that was searched for, if it was one."""
+    """The hits, and the query if it is a picture of the index."""
 
     hits: Sequence[Hit]
     item: EmbeddedImage | None = None
 
 
 class OpenIndex:
-    """An index as it was opened; one that was exchanged raises IndexReplacedError from then on."""
+    """An open index and its threads; raises IndexReplacedError once the index is replaced."""
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
-        """Open the index and its model, and read and load what answering takes.
+        """Open the index and its model, and load the vectors and the graph.
 
         Raises:
             IndexStateError, ModelFileError, DeviceError: see ``Index.open``.
@@ -91,10 +91,10 @@ class OpenIndex:
         return self.index.summary()
 
     def check(self) -> int:
-        """Return the number of pictures in the index as it is now.
+        """Return the current number of pictures in the index.
 
         Raises:
-            IndexReplacedError: another index has taken its place.
+            IndexReplacedError: the index was replaced.
             IndexDamagedError: it is damaged.
 
         """
@@ -102,36 +102,36 @@ class OpenIndex:
             return len(self.index)
 
     def enter(self) -> None:
-        """Say that somebody uses it."""
+        """Register a user of the index."""
         self.users += 1
 
     def leave(self) -> None:
-        """Say that somebody has done with it; one that was retired is closed by the last."""
+        """Unregister a user; the last user of a retired index closes it."""
         self.users -= 1
         if self.retired and self.users == 0:
             self.close()
 
     def retire(self) -> None:
-        """Close it as soon as nobody uses it any more."""
+        """Close the index once it has no users."""
         self.retired = True
         if self.users == 0:
             self.close()
 
     def close(self) -> None:
-        """Close it now."""
+        """Close the index now."""
         self.embedding.close()
         self.searching.close()
         self.index.close()
 
     def _warm_up(self) -> None:
-        """Run the network once in both ways, so that the first who ask do not wait for it."""
+        """Run the network once on all cores and once on one, to make the first requests fast."""
         size = self.embedder.rule.size
         blank = np.full((1, size, size, 3), 128, dtype=np.uint8)
         self.embedder.embed_batch(blank)
         self.embedder.embed_batch_on_one_core(blank)
 
     def _embed(self, pictures: list[Picture], alone: bool) -> list[Vector]:
-        """Embed a batch: on all cores where there is nothing else to do, else on one, beside other batches."""
+        """Embed a batch: on all cores if no other is waiting, else on one core beside others."""
         started = time.perf_counter()
         run = self.embedder.embed_batch if alone else self.embedder.embed_batch_on_one_core
         vectors = list(run(np.stack(pictures)))
@@ -148,7 +148,7 @@ class OpenIndex:
         return results
 
     def _note_remarks(self) -> None:
-        """Log it once when the graph cannot be used; that fewer pictures are there than were asked for is no news."""
+        """Log once why the graph cannot be used; remarks about a large ``k`` are not logged."""
         problem = self.index.graph_problem
         if problem is not None and problem != self._graph_problem:
             LOG.warning("%s", problem)
@@ -161,14 +161,14 @@ class OpenIndex:
         for place, job in enumerate(jobs):
             try:
                 query = self.item(job.query) if isinstance(job.query, int) else job.query
-            except (NotFoundError, IndexDamagedError) as error:  # the others need not suffer from it
+            except (NotFoundError, IndexDamagedError) as error:  # the other jobs continue
                 results[place] = error
             else:
                 together.setdefault(job.request, {})[place] = query
         for request, queries in together.items():
             try:
                 hits = self._hits(request, queries, jobs)
-            except Exception as error:  # whatever it is, jobs of other requests need not suffer from it
+            except Exception as error:  # jobs of other requests continue after any error
                 hits = [error] * len(queries)
             for (place, query), row in zip(queries.items(), hits, strict=True):
                 item = query if isinstance(query, EmbeddedImage) else None
@@ -201,7 +201,7 @@ class OpenIndex:
         )
 
     def _real_labels(self, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        """Return labels as the index has them, of which some are shown with escapes."""
+        """Return the index's own labels for labels that clients see with escapes."""
         if labels is None or not any("\\x" in label for label in labels):
             return labels
         real = {plain(label): label for label in self.index.labels()}

@@ -1,4 +1,4 @@
-"""How a server is to run, and which ways of running it are refused."""
+"""The settings of a server, and the refusal of unsafe ones."""
 
 from __future__ import annotations
 
@@ -18,42 +18,43 @@ __all__ = ["DEFAULT_MAX_UPLOAD", "DEFAULT_PORT", "DEFAULT_WAITING", "MAX_HITS", 
 
 DEFAULT_PORT = 8000
 DEFAULT_MAX_UPLOAD = 20_000_000
-# Requests that are accepted before others are told to come again. Each is a coroutine and its upload.
+# Requests accepted at once; others get 503. Each is a coroutine and its upload.
 DEFAULT_WAITING = 1024
-# Bytes that decoding one upload may take, up to the default limit of pixels; beyond, as much more as they are.
+# Bytes for decoding one upload at the default limit of pixels; in proportion for a higher limit.
 _DECODING_BYTES = 512_000_000
-# Hits that one request gets at most.
+# The most hits of one request.
 MAX_HITS = 1000
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
-# Names under which a server is reached from its own machine.
+# Names of a server on its own machine.
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """How a server is to run.
+    """The settings of a server.
 
     Attributes:
         index: the index folder.
         host: the address to listen on.
-        port: 0 takes a free one.
-        token: that requests must bear; None: none need one.
+        port: the port; 0 chooses a free one.
+        token: the bearer token of requests; None: no request needs one.
         insecure: serve other machines without a token.
-        allow_writes: accept pictures to add and to remove.
-        allowed_hosts: names that requests may be addressed to, besides those of this machine for itself.
-        batch_wait_s: how long a picture waits at most for others that are being decoded, to be embedded with them.
-        batch_size: pictures embedded at a time; 1 embeds each by itself.
+        allow_writes: allow clients to add and remove pictures.
+        allowed_hosts: allowed host names, besides this machine's local names.
+        batch_wait_s: how long a picture waits at most to be embedded together with others that are
+            being decoded, in seconds.
+        batch_size: pictures embedded at a time; 1 embeds pictures one by one.
         most_waiting: requests accepted at once.
-        max_upload: bytes of a request's body.
-        max_body_s: time that it may take to arrive.
-        max_pixels: of an uploaded picture.
-        max_decoding: bytes that decoding an uploaded picture may take, the upload itself included; None:
-            512 million, or with a ``max_pixels`` above the default as many times more.
-        decoders: processes that decode; None: the usable cores, at least 2.
-        slow_decoders: processes beside them for pictures that take long.
-        device: where the network runs.
-        threads: of the network, on the CPU.
-        drain_s: how long what is in flight may take when the server is told to end.
+        max_upload: limit of a request's body, in bytes.
+        max_body_s: limit of the time in which a body arrives, in seconds.
+        max_pixels: limit of an uploaded picture, in pixels.
+        max_decoding: bytes that decoding an uploaded picture may take, including the upload; None:
+            512 million, or proportionally more with a ``max_pixels`` above the default.
+        decoders: decoding processes; None: the usable cores, at least 2.
+        slow_decoders: additional processes for slow pictures.
+        device: the device of the network.
+        threads: CPU threads of the network.
+        drain_s: how long requests in flight may take at shutdown, in seconds.
 
     """
 
@@ -78,11 +79,10 @@ class ServeSettings:
     drain_s: int = 30
 
     def check(self) -> None:
-        """Refuse what would let strangers in.
+        """Refuse settings that give strangers access.
 
         Raises:
-            ServerError: another address than this machine's own without a token, or writing without one; or a name
-                that is none.
+            ServerError: a non-local address or writes without a token, or an invalid host name.
 
         """
         for name in self.allowed_hosts:
@@ -111,13 +111,13 @@ class ServeSettings:
 
     @property
     def decoding_bytes(self) -> int:
-        """The bytes that decoding an uploaded picture may take."""
+        """The memory limit of decoding an uploaded picture, in bytes."""
         if self.max_decoding is not None:
             return self.max_decoding
         return _DECODING_BYTES * max(self.max_pixels, DEFAULT_MAX_PIXELS) // DEFAULT_MAX_PIXELS
 
     def decoding_sentence(self) -> str:
-        """Return what decoding takes at most, for whoever gives the server its memory."""
+        """Return a sentence about the largest memory of decoding, for the server's operator."""
         decoders = self.decoders or default_decoders()
         return (
             f"Pictures are decoded in {decoders} processes, and {self.slow_decoders} more for those that take long; "
@@ -126,7 +126,7 @@ class ServeSettings:
 
     @property
     def hosts(self) -> frozenset[str]:
-        """The names that requests may be addressed to, in lower case."""
+        """The allowed host names, in lower case."""
         return frozenset((*LOCAL_NAMES, *map(_canonical, self.allowed_hosts)))
 
 

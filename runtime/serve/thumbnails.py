@@ -1,4 +1,4 @@
-"""Small copies of pictures of the index: encoded anew, and only of files that are what was indexed."""
+"""Thumbnails of pictures of the index: re-encoded, and only of files with the indexed content."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ SIZES = (128, 256, 512, 1024)
 _QUALITY = 85
 _ANOTHER = "is not the one that was indexed any more"
 _MAX_CACHED = 64_000_000
-# A larger file is not read for a thumbnail; nor are several together that are larger.
+# Bytes of the largest file read for a thumbnail, and of all files read at the same time.
 _MAX_FILE = 512_000_000
 _READING = ByteBudget(_MAX_FILE)
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A JPEG file; None: the one that was asked for is known already, by its tag."""
+    """A JPEG file with its tag; the content is None if the client already has this tag."""
 
     tag: str
     content: bytes | None
 
 
 class Thumbnails:
-    """Makes thumbnails and keeps the latest; threads may share it."""
+    """Makes thumbnails and caches the latest; threads may share it."""
 
     def __init__(self, max_pixels: int, metrics: Metrics, decoders: DecodingPool) -> None:
         self._max_pixels = max_pixels
@@ -54,13 +54,13 @@ class Thumbnails:
         """Return a thumbnail.
 
         Args:
-            picture: of the index.
-            size: pixels of its longer side at most.
-            known: tags of thumbnails that whoever asks has already.
+            picture: a picture of the index.
+            size: limit of the longer side, in pixels.
+            known: tags of thumbnails that the client already has.
 
         Raises:
-            GoneError: the file is gone, or its content is not what was indexed.
-            RefusedError: it is too large to be read for this, or cannot be decoded any more.
+            GoneError: the file is missing, or its content has changed.
+            RefusedError: the file is too large for a thumbnail, or can no longer be decoded.
 
         """
         tag = f"{picture.sha256[:16].hex()}-{size}"
@@ -82,7 +82,7 @@ class Thumbnails:
         except PictureError as error:
             raise RefusedError(422, str(error)) from None
         encoded = io.BytesIO()
-        # From the pixels alone: no metadata of the file, such as where it was taken, gets into the copy.
+        # Only pixels are encoded: the thumbnail has no metadata of the file, such as its location.
         Image.fromarray(pixels).save(encoded, "JPEG", quality=_QUALITY)
         return encoded.getvalue()
 
@@ -102,7 +102,7 @@ class Thumbnails:
 
 
 def _check_size(picture: IndexedImage) -> None:
-    """Notice that a file is gone or was changed even where its thumbnail is known, as far as a look at it tells."""
+    """Raise an error if the file is missing or its size has changed, even for cached thumbnails."""
     try:
         same = regular_status(picture.path, follow_links=True).st_size == picture.size
     except OSError as error:
@@ -112,9 +112,9 @@ def _check_size(picture: IndexedImage) -> None:
 
 
 def _read(picture: IndexedImage) -> bytes:
-    """Return the content of a picture's file if it is, to the last bit, what was indexed.
+    """Return the content of a picture's file if it equals the indexed content bit for bit.
 
-    What lies at its path now may be anything: a link to somebody's letters, or a pipe.
+    The path may now lead to anything: a link to a private file, or a pipe.
     """
     if picture.size > _MAX_FILE:
         raise RefusedError(422, f"The file of this picture is larger than {_MAX_FILE:,} bytes; it is not shown.")
@@ -123,7 +123,7 @@ def _read(picture: IndexedImage) -> bytes:
             content = file.read(picture.size) if os.fstat(file.fileno()).st_size == picture.size else b""
     except OSError as error:
         raise _gone(error, "read") from None
-    # Of the bytes that are shown: the file may change while it is read.
+    # Hash the bytes that were read: the file may change meanwhile.
     if hashlib.sha256(content).digest() != picture.sha256:
         raise GoneError(_ANOTHER)
     return content

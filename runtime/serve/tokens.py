@@ -1,4 +1,4 @@
-"""The token of a server: reading it, comparing it, and the cookie that a page gets for it."""
+"""The token of a server: its file, its comparison, and the session cookie derived from it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..text import display_path
 __all__ = ["COOKIE_SECONDS", "MIN_CHARACTERS", "Tokens", "is_private", "read_token"]
 
 COOKIE_SECONDS = 30 * 24 * 3600
-# Of 16 random characters out of 64 nobody guesses one; of fewer somebody might.
+# 16 random characters out of 64 cannot be guessed; fewer might be.
 MIN_CHARACTERS = 16
 _MAX_BYTES = 4096
-# 16 random decimal digits have fewer different ones, or fewer different steps between them, once in 10,000 tokens.
+# One in 10,000 tokens of 16 random decimal digits has fewer distinct digits, or distinct steps.
 _MIN_DIFFERENT = 5
 
 
 def read_token(path: Path) -> str:
-    """Return the token in a file: its one line.
+    """Return the token in a file, which is its only line.
 
     Raises:
-        ServerError: the file cannot be read, or holds no token that is fit for use.
+        ServerError: the file is unreadable, or has no acceptable token.
 
     """
     advice = (
@@ -58,11 +58,11 @@ def read_token(path: Path) -> str:
 
 
 def _pattern_of(token: bytes) -> str:
-    """Return what makes a token easy to guess; "" for one that looks random."""
+    """Return the pattern that makes a token easy to guess; "" for a token that looks random."""
     different = len(set(token))
     if different < _MIN_DIFFERENT:
         return f"it has only {different} different character{'' if different == 1 else 's'}"
-    # A repetition may be cut off.
+    # The last repetition may be incomplete.
     longest = min(MIN_CHARACTERS - 1, len(token) // 2)
     period = next((n for n in range(1, longest + 1) if token[n:] == token[:-n]), None)
     if period is not None:
@@ -72,7 +72,7 @@ def _pattern_of(token: bytes) -> str:
 
 
 def is_private(path: Path) -> bool:
-    """Tell whether only its owner can read a file."""
+    """Tell whether only the owner can read a file."""
     try:
         return not path.stat().st_mode & 0o077
     except OSError:
@@ -80,10 +80,10 @@ def is_private(path: Path) -> bool:
 
 
 class Tokens:
-    """Checks what requests bear; with no token, everybody may ask, and nobody may write.
+    """Checks the tokens and cookies of requests; a server without a token is open and read-only.
 
-    A page gets a cookie instead of the token: a time of expiry, signed with a key that is derived from the token. So
-    nothing is kept on the server, a restart forgets nobody, and another token locks everybody out.
+    A page gets a cookie instead of the token: its expiry time, signed with a key derived from the
+    token. So the server stores nothing, sessions survive a restart, and a new token ends them all.
     """
 
     def __init__(self, token: str | None) -> None:
@@ -93,7 +93,7 @@ class Tokens:
         self._key = hmac.digest(secret, b"deeprank session key", "sha256")
 
     def is_token(self, offered: bytes) -> bool:
-        """Tell whether this is the token; takes the same time however much of it is right."""
+        """Tell whether this is the token, in constant time."""
         same = hmac.compare_digest(hashlib.sha256(offered).digest(), self._digest)
         return self.required and same
 
@@ -103,12 +103,12 @@ class Tokens:
         return scheme.lower() == b"bearer" and self.is_token(offered.strip())
 
     def cookie(self) -> str:
-        """Return the value of a cookie that is good from now on."""
+        """Return the value of a new cookie."""
         expiry = str(int(time.time()) + COOKIE_SECONDS)
         return f"{expiry}.{self._signature(expiry)}"
 
     def is_cookie(self, value: str) -> bool:
-        """Tell whether a cookie was given by this server, or by another with the same token, and is not too old."""
+        """Tell whether a cookie is signed with this token and has not expired."""
         expiry, _, signature = value.partition(".")
         sound = hmac.compare_digest(self._signature(expiry).encode(), signature.encode("utf-8", "replace"))
         return sound and expiry.isdecimal() and int(expiry) > time.time()

@@ -1,4 +1,4 @@
-"""The body of a request: a picture, an item's number, or a vector."""
+"""Forms in request bodies: multipart parsing, and their picture, item number or vector."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .errors import RefusedError
 __all__ = ["Form", "Sent", "number", "read_form", "vector_of"]
 
 _MULTIPART = b"multipart/form-data"
-# Of a Content-Type: to take apart what has thousands of parameters takes long.
+# Bytes of a Content-Type: parsing thousands of parameters takes long.
 _MAX_TYPE_BYTES = 1024
 _MAX_BOUNDARY_BYTES = 256
-# Parts of a form: the picture, and fields of text.
+# Parts of a form: the picture, and text fields.
 MAX_PARTS = 9
-# Of a part's headers, and of the text of a field.
+# Bytes of a part's headers, and of a text field.
 _MAX_HEAD_BYTES = 8192
 _MAX_FIELD_BYTES = 1 << 17
 _MAX_NUMBER = 2**63 - 1
@@ -31,7 +31,7 @@ _MAX_NUMBER = 2**63 - 1
 
 @dataclass(frozen=True)
 class Sent:
-    """A file of a form: its name as the client says, and its bytes."""
+    """A file of a form: the client's name for it, and its bytes."""
 
     name: str
     content: bytes
@@ -46,20 +46,20 @@ class Form:
 
 
 class _UnreadableError(Exception):
-    """A body is no form; what is wrong with it."""
+    """A body is not a valid form; the message is its fault."""
 
 
 async def read_form(request: Request, texts: tuple[str, ...] = ()) -> Form:
-    """Read a form with a file called ``image`` and some fields of text; no body at all is a form without fields.
+    """Read a form with a file ``image`` and text fields; an empty body is a form without fields.
 
-    Text is UTF-8 whatever the form says (RFC 7578, section 5.1.2): some encodings take seconds to decode. Reading takes
-    milliseconds for each megabyte, whatever it holds.
+    Text is always decoded as UTF-8 (RFC 7578, section 5.1.2): some encodings that a form may
+    declare take seconds. Reading takes milliseconds per megabyte for any content.
 
     Raises:
-        RefusedError: it is no form, or has other fields (422).
+        RefusedError: the body is not a form, or has other fields (422).
 
     """
-    # request.body() would keep a copy for as long as the request is worked on, and beyond: requests are in cycles.
+    # request.body() would keep a copy until garbage collection, as requests are in cycles.
     body = b"".join([chunk async for chunk in request.stream() if chunk])
     if not body:
         return Form(None, {})
@@ -84,7 +84,7 @@ def _boundary(kind: bytes) -> bytes:
 
 
 def _parts(body: bytes, boundary: bytes) -> Iterator[tuple[Mapping[bytes, bytes], bytes]]:
-    """Yield what each part says of itself (``name``, ``filename``), and its content (RFC 2046, section 5.1.1)."""
+    """Yield each part's parameters (``name``, ``filename``) and content (RFC 2046, section 5.1.1)."""
     delimiter = b"\r\n--" + boundary
     first = -2 if body.startswith(delimiter[2:]) else body.find(delimiter)
     begin = first + len(delimiter) if first != -1 else -1
@@ -105,7 +105,7 @@ def _parts(body: bytes, boundary: bytes) -> Iterator[tuple[Mapping[bytes, bytes]
 
 
 def _disposition(head: bytes) -> Mapping[bytes, bytes]:
-    """Return the parameters of a part's Content-Disposition; its first line is what follows the boundary."""
+    """Return the parameters of a part's Content-Disposition; its first line ends the boundary."""
     rest, *lines = head.split(b"\r\n")
     if rest.strip(b" \t"):
         raise _UnreadableError("something follows its boundary within a line")
@@ -135,7 +135,7 @@ def _form(parts: Iterator[tuple[Mapping[bytes, bytes], bytes]], expected: tuple[
         else:
             known = ", ".join(["a file 'image'", *(f"{text!r}" for text in expected)])
             raise _refused(f"The form has a field that is not expected here, or has it twice; expected {known}")
-    # Browsers, and the manual's "Try it out", send fields that were left empty.
+    # Browsers, and Swagger's "Try it out", send empty fields.
     filled = {name: text for name, text in texts.items() if text}
     return Form(image, filled if filled or image is not None else texts)
 
@@ -157,7 +157,7 @@ def number(text: str) -> int:
 
 
 def vector_of(text: str, dim: int) -> npt.NDArray[np.float32]:
-    """Return the vector that a field holds, as ``/v1/embed`` gives it: float32 ``[dim]``.
+    """Return the vector in a field, in the form of ``/v1/embed``: float32 ``[dim]``.
 
     Raises:
         RefusedError: it holds something else.

@@ -57,6 +57,12 @@ Features = npt.NDArray[np.float32]
 # feature.
 _TOLERANCE = 1e-3
 
+HalfFeatures = npt.NDArray[np.float16]
+_CHUNK = 2048
+_FORMAT = 1
+# Part of the seeds of these draws alone.
+_STREAM = 1
+
 
 @dataclass(frozen=True)
 class Extractor:
@@ -156,14 +162,6 @@ def _difference(run: Callable[[Picture], Features], expected: Callable[[Picture]
     pictures = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     reference = expected(pictures)
     return float(np.abs(run(pictures) - reference).max() / max(float(np.abs(reference).max()), 1e-12))
-
-
-HalfFeatures = npt.NDArray[np.float16]
-
-_CHUNK = 2048
-_FORMAT = 1
-# Part of the seeds of these draws alone.
-_STREAM = 1
 
 
 @dataclass(frozen=True)

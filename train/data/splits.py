@@ -42,7 +42,7 @@ class TrainingData:
     training pictures' bias. ``viewed``: positions in ``train`` of all but the held-out tenth.
     Augmented views are computed of these, so runs that leave out different pictures share them.
     ``k``: of every precision@k of the run. ``rule``: version of the holdout rule, see
-    :func:`~..runtime.datasets.holdout`.
+    :func:`~...runtime.datasets.holdout`.
     """
 
     classes: tuple[str, ...]
@@ -169,8 +169,7 @@ def prepare(
 
     Args:
         dataset: its train pictures are for training and are the gallery of the final evaluation.
-        val: all its pictures are the queries of the final evaluation, instead of the val pictures
-            of ``dataset``.
+        val: all its pictures are the final queries, instead of the val pictures of ``dataset``.
         holdout_classes: number of classes left out of training; the final evaluation then uses only
             these.
         holdout_pictures: pictures of each class left out of training, as long as two stay. They
@@ -183,10 +182,8 @@ def prepare(
 
     """
     unlearned = _last_by_name(dataset.classes, holdout_classes)
-    dataset = _with_queries(dataset, unlearned) if val is None and rule > 1 else dataset
-    queries = dataset.val if val is None else (*val.train, *val.val)
+    dataset, queries = _with_queries(dataset, val, unlearned, rule)
     known = tuple(label for label in dataset.classes if label not in unlearned)
-    _refuse_other_classes(queries, unlearned or frozenset(known), "held-out" if unlearned else "training")
     train_labels, val_labels = _numbered(known, unlearned, dataset.train, queries)
     learned = train_labels < len(known)
     tenth = _is_in(dataset.train, holdout(dataset.train, rule=rule)[1])
@@ -223,7 +220,29 @@ def _common_k(data: TrainingData) -> int:
     return max(1, min(MAX_K, largest, min(sizes) // 2))
 
 
-def _with_queries(dataset: DataSet, classes: frozenset[str]) -> DataSet:
+def _with_queries(
+    dataset: DataSet, val: DataSet | None, unlearned: frozenset[str], rule: int
+) -> tuple[DataSet, Sequence[Sample]]:
+    """Return the data set and the queries of the final evaluation, see :func:`prepare`.
+
+    Raises:
+        DataError: no query is of a class of the evaluation.
+
+    """
+    if val is None and rule > 1:
+        dataset = _with_untrained_queries(dataset, unlearned)
+    queries = dataset.val if val is None else (*val.train, *val.val)
+    classes, whose = (unlearned, "held-out") if unlearned else (frozenset(dataset.classes), "training")
+    if queries and not any(sample.label in classes for sample in queries):
+        raise DataError(
+            f"No picture of the evaluation has a class of the {whose} pictures: "
+            f"found {printable(queries[0].label)}, "
+            f"expected one of {', '.join(map(printable, sorted(classes)[:5]))}{', ...' if len(classes) > 5 else ''}."
+        )
+    return dataset, queries
+
+
+def _with_untrained_queries(dataset: DataSet, classes: frozenset[str]) -> DataSet:
     """Move train pictures of untrained ``classes`` of two to val, where val has none of the class.
 
     Such a class may keep one train picture: it is ranked, not learned from.
@@ -234,15 +253,6 @@ def _with_queries(dataset: DataSet, classes: frozenset[str]) -> DataSet:
     queries = _is_in(dataset.train, chosen)
     train = tuple(sample for sample, query in zip(dataset.train, queries, strict=True) if not query)
     return dataclasses.replace(dataset, train=train, val=(*dataset.val, *chosen))
-
-
-def _refuse_other_classes(queries: Sequence[Sample], classes: frozenset[str], whose: str) -> None:
-    if queries and not any(sample.label in classes for sample in queries):
-        raise DataError(
-            f"No picture of the evaluation has a class of the {whose} pictures: "
-            f"found {printable(queries[0].label)}, "
-            f"expected one of {', '.join(map(printable, sorted(classes)[:5]))}{', ...' if len(classes) > 5 else ''}."
-        )
 
 
 def _last_by_name(classes: Sequence[str], count: int) -> frozenset[str]:

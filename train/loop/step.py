@@ -1,4 +1,4 @@
-"""The network, loss and optimiser, and one step of them."""
+"""One training step: network, loss, optimiser, learning rates, seeds and the average of the weights."""
 
 from __future__ import annotations
 
@@ -25,139 +25,6 @@ __all__ = ["Learner", "MovingAverage", "StepResult", "make_optimizer", "rate_fac
 
 # Part of the seeds of these draws alone.
 _STREAM = 6
-
-
-@contextmanager
-def seeded(seed: int, epoch: int, step: int, rank: int = 0) -> Iterator[torch.Generator]:
-    """Seed torch for one step, yield a generator for miners, then restore the random state.
-
-    ``rank``: each of several processes drops different units; the generator is the same for all.
-    """
-    states = np.random.SeedSequence((seed, _STREAM, epoch, step)).generate_state(2, np.uint64)
-    first, second = (int(value) & (2**63 - 1) for value in states)
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    # A process uses one GPU and leaves the others alone.
-    with torch.random.fork_rng([torch.cuda.current_device()] if used else []):
-        torch.manual_seed((first + rank) & (2**63 - 1))
-        yield torch.Generator().manual_seed(second)
-
-
-class MovingAverage:
-    """The average a ← δ a + (1 − δ) w of the network's changing values (Polyak and Juditsky 1992).
-
-    In the first steps, δ is (1 + n) / (10 + n), so that the random start does not linger in the
-    average.
-
-    Args:
-        network: the source of trained parameters and floating-point buffers.
-        decay: δ; 0 keeps the weights unchanged and stores nothing.
-
-    """
-
-    def __init__(self, network: EmbeddingNet, decay: float) -> None:
-        self._network, self._decay = network, decay
-        trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-        kept = {name for name, buffer in network.named_buffers() if buffer.is_floating_point()}
-        names = (trained | kept) & set(network.state_dict())
-        self._average = {
-            name: value.detach().clone() for name, value in network.state_dict().items() if decay and name in names
-        }
-        self._steps = 0
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Add the weights after a step to the average."""
-        if not self._decay:
-            return
-        self._steps += 1
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        values = self._network.state_dict()
-        torch._foreach_lerp_(list(self._average.values()), [values[name] for name in self._average], 1 - decay)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Give the network the averaged weights within the context."""
-        values = self._network.state_dict()
-        own = {name: values[name].clone() for name in self._average}
-        try:
-            self._network.load_state_dict(self._average, strict=False)
-            yield
-        finally:
-            self._network.load_state_dict(own, strict=False)
-
-    def state_dict(self) -> dict[str, object]:
-        """Return the state for a checkpoint."""
-        return {"average": self._average, "steps": self._steps}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore the state from a checkpoint.
-
-        Raises:
-            KeyError, TypeError, ValueError: the state is of another network or of other options.
-
-        """
-        average, steps = state["average"], state["steps"]
-        if not isinstance(average, Mapping) or set(average) != set(self._average) or not isinstance(steps, int):
-            raise ValueError("the averaged weights are of another network")
-        for name, value in self._average.items():
-            value.copy_(average[name])
-        self._steps = steps
-
-
-def make_optimizer(network: EmbeddingNet, objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return the optimiser of backbone (unless frozen), head and class vectors, each with its rate.
-
-    Weights decay. Biases and norms (one dimension) do not, nor do class vectors, whose length does
-    not matter. The backbone's groups start after ``backbone_begins``.
-    """
-    groups = _groups(network.backbone.parameters(), config.backbone_learning_rate, config.weight_decay)
-    for group in groups:
-        group["begins"] = config.backbone_begins
-    head = [*network.head.parameters(), *(network.paths.parameters() if network.paths is not None else ())]
-    groups += _groups(head, config.learning_rate, config.weight_decay)
-    neck = [] if objective.neck is None else [*objective.neck.parameters()]
-    groups += _groups(neck, config.learning_rate, 0.0)
-    vectors = [parameter for parameter in objective.parameters() if all(parameter is not other for other in neck)]
-    groups += _groups(vectors, config.proxy_learning_rate, 0.0)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
-
-
-def _groups(parameters: Iterable[nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    split = [
-        ([parameter for parameter in trained if parameter.ndim > 1], decay),
-        ([parameter for parameter in trained if parameter.ndim <= 1], 0.0),
-    ]
-    return [
-        {"params": members, "lr": rate, "base_rate": rate, "weight_decay": weight_decay, "begins": 0}
-        for members, weight_decay in split
-        if members
-    ]
-
-
-def rate_factor(step: int, steps_per_epoch: int, config: TrainConfig, begins: int = 0) -> float:
-    """Return the factor of a base rate at a step, counted over the whole run from 0.
-
-    It is 0 up to epoch ``begins`` and rises linearly over the warm-up. Then it is constant, or a
-    half cosine that reaches 0 at the last step.
-    """
-    start = begins * steps_per_epoch
-    if step < start:
-        return 0.0
-    total = config.epochs * steps_per_epoch
-    warmup = min(config.warmup_epochs * steps_per_epoch, total)
-    rise = min(1.0, (step - start + 1) / (warmup + 1))
-    if config.schedule == "constant" or step < warmup:
-        return rise
-    return rise * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
-
-
-def set_rates(optimizer: torch.optim.Optimizer, step: int, steps_per_epoch: int, config: TrainConfig) -> None:
-    """Set every group's rate for a step: its base rate times its :func:`rate_factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["base_rate"] * rate_factor(step, steps_per_epoch, config, group["begins"])
 
 
 @dataclass(frozen=True)
@@ -310,3 +177,136 @@ class Learner:
 
 def _deviation(embeddings: torch.Tensor) -> float:
     return math.sqrt(float((embeddings - embeddings.mean(0)).square().sum(1).mean()))
+
+
+def make_optimizer(network: EmbeddingNet, objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of backbone (unless frozen), head and class vectors, each with its rate.
+
+    Weights decay. Biases and norms (one dimension) do not, nor do class vectors, whose length does
+    not matter. The backbone's groups start after ``backbone_begins``.
+    """
+    groups = _groups(network.backbone.parameters(), config.backbone_learning_rate, config.weight_decay)
+    for group in groups:
+        group["begins"] = config.backbone_begins
+    head = [*network.head.parameters(), *(network.paths.parameters() if network.paths is not None else ())]
+    groups += _groups(head, config.learning_rate, config.weight_decay)
+    neck = [] if objective.neck is None else [*objective.neck.parameters()]
+    groups += _groups(neck, config.learning_rate, 0.0)
+    vectors = [parameter for parameter in objective.parameters() if all(parameter is not other for other in neck)]
+    groups += _groups(vectors, config.proxy_learning_rate, 0.0)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def _groups(parameters: Iterable[nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    split = [
+        ([parameter for parameter in trained if parameter.ndim > 1], decay),
+        ([parameter for parameter in trained if parameter.ndim <= 1], 0.0),
+    ]
+    return [
+        {"params": members, "lr": rate, "base_rate": rate, "weight_decay": weight_decay, "begins": 0}
+        for members, weight_decay in split
+        if members
+    ]
+
+
+def rate_factor(step: int, steps_per_epoch: int, config: TrainConfig, begins: int = 0) -> float:
+    """Return the factor of a base rate at a step, counted over the whole run from 0.
+
+    It is 0 up to epoch ``begins`` and rises linearly over the warm-up. Then it is constant, or a
+    half cosine that reaches 0 at the last step.
+    """
+    start = begins * steps_per_epoch
+    if step < start:
+        return 0.0
+    total = config.epochs * steps_per_epoch
+    warmup = min(config.warmup_epochs * steps_per_epoch, total)
+    rise = min(1.0, (step - start + 1) / (warmup + 1))
+    if config.schedule == "constant" or step < warmup:
+        return rise
+    return rise * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, step: int, steps_per_epoch: int, config: TrainConfig) -> None:
+    """Set every group's rate for a step: its base rate times its :func:`rate_factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_rate"] * rate_factor(step, steps_per_epoch, config, group["begins"])
+
+
+class MovingAverage:
+    """The average a ← δ a + (1 − δ) w of the network's changing values (Polyak and Juditsky 1992).
+
+    In the first steps, δ is (1 + n) / (10 + n), so that the random start does not linger in the
+    average.
+
+    Args:
+        network: the source of trained parameters and floating-point buffers.
+        decay: δ; 0 keeps the weights unchanged and stores nothing.
+
+    """
+
+    def __init__(self, network: EmbeddingNet, decay: float) -> None:
+        self._network, self._decay = network, decay
+        trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        kept = {name for name, buffer in network.named_buffers() if buffer.is_floating_point()}
+        names = (trained | kept) & set(network.state_dict())
+        self._average = {
+            name: value.detach().clone() for name, value in network.state_dict().items() if decay and name in names
+        }
+        self._steps = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Add the weights after a step to the average."""
+        if not self._decay:
+            return
+        self._steps += 1
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        values = self._network.state_dict()
+        torch._foreach_lerp_(list(self._average.values()), [values[name] for name in self._average], 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Give the network the averaged weights within the context."""
+        values = self._network.state_dict()
+        own = {name: values[name].clone() for name in self._average}
+        try:
+            self._network.load_state_dict(self._average, strict=False)
+            yield
+        finally:
+            self._network.load_state_dict(own, strict=False)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the state for a checkpoint."""
+        return {"average": self._average, "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore the state from a checkpoint.
+
+        Raises:
+            KeyError, TypeError, ValueError: the state is of another network or of other options.
+
+        """
+        average, steps = state["average"], state["steps"]
+        if not isinstance(average, Mapping) or set(average) != set(self._average) or not isinstance(steps, int):
+            raise ValueError("the averaged weights are of another network")
+        for name, value in self._average.items():
+            value.copy_(average[name])
+        self._steps = steps
+
+
+@contextmanager
+def seeded(seed: int, epoch: int, step: int, rank: int = 0) -> Iterator[torch.Generator]:
+    """Seed torch for one step, yield a generator for miners, then restore the random state.
+
+    ``rank``: each of several processes drops different units; the generator is the same for all.
+    """
+    states = np.random.SeedSequence((seed, _STREAM, epoch, step)).generate_state(2, np.uint64)
+    first, second = (int(value) & (2**63 - 1) for value in states)
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    # A process uses one GPU and leaves the others alone.
+    with torch.random.fork_rng([torch.cuda.current_device()] if used else []):
+        torch.manual_seed((first + rank) & (2**63 - 1))
+        yield torch.Generator().manual_seed(second)

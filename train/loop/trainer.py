@@ -41,6 +41,11 @@ _QUERIES_PER_CLASS = 10
 # Unit vectors this close together (root mean square) no longer distinguish pictures.
 _COLLAPSED = 0.02
 
+_CHECKPOINT_SCHEMA = 1
+_SAVE_INTERVAL_SECONDS = 600.0
+# Plotting takes as long as a short epoch.
+_DRAW_INTERVAL_SECONDS = 30.0
+
 
 @dataclass
 class Reached:
@@ -139,12 +144,6 @@ def _active(share: float | None) -> str:
     return "" if share is None else f", active {share:.0%}"
 
 
-_CHECKPOINT_SCHEMA = 1
-_SAVE_INTERVAL_SECONDS = 600.0
-# Plotting takes as long as a short epoch.
-_DRAW_INTERVAL_SECONDS = 30.0
-
-
 class Trainer:
     """One training run, from the start or from a checkpoint.
 
@@ -185,7 +184,7 @@ class Trainer:
         self._saved = self._drawn = time.monotonic()
 
     def set_class_vectors(self, vectors: torch.Tensor) -> None:
-        """See :meth:`.learner.Learner.set_class_vectors`."""
+        """See :meth:`.step.Learner.set_class_vectors`."""
         self._learner.set_class_vectors(vectors)
 
     def run(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Training options: the table of all options, and a value for each.
+"""Training options: the table of all options, a value for each, and contradictions between them.
 
 Defaults are in ``recipes/default.toml`` alone; this module has none.
 """

@@ -195,7 +195,7 @@ _WEIGHTS = "starting weights are named with --weights; ImageNet's are the defaul
 _AUGMENTATION = "pictures are changed by --crop, --flip and --jitter"
 
 # Names without dashes, by our option or by a sentence of advice; see
-# :func:`~..runtime.console.unknown_option`.
+# :func:`~...runtime.console.unknown_option`.
 _MEANINGS: Mapping[str, Iterable[str]] = {
     _BATCH: ("batch-size", "batchsize", "bs", "b", "batch", "train-batch-size", "per-device-train-batch-size"),
     _RATE: ("lr", "l", "rate", "eta", "base-lr", "max-lr", "init-lr", "lr-head", "head-lr", "head-learning-rate"),

@@ -1,7 +1,4 @@
-"""Plots: the curves of a run, and a t-SNE map of the embedding (van der Maaten and Hinton, 2008).
-
-By t-SNE (van der Maaten and Hinton, 2008).
-"""
+"""Plots: the curves of a run, and a t-SNE map of the embedding (van der Maaten and Hinton, 2008)."""
 
 from __future__ import annotations
 
@@ -38,6 +35,13 @@ _NAME_LENGTH = 20
 # DejaVu, which matplotlib includes, has no Chinese, Japanese or Korean.
 _OTHER_FONTS = ("Noto Sans CJK JP", "Droid Sans Fallback", "Arial Unicode MS", "Microsoft YaHei")
 _GOLDEN_RATIO = 0.618033988749895
+
+_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("loss", ("loss",)),
+    ("ranking on the held-out tenth", ("precision_at_k", "recall_at_1")),
+    ("mean squared distance", ("positive_distance", "negative_distance")),
+    ("active triplets, deviation", ("active_share", "deviation")),
+)
 
 
 def map_sample(labels: Labels, seed: int) -> Labels:
@@ -159,14 +163,6 @@ def _families() -> list[str]:
 def _short(name: str) -> str:
     shown = printable(name)
     return shown if len(shown) <= _NAME_LENGTH else shown[: _NAME_LENGTH - 1].rstrip() + "…"
-
-
-_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("loss", ("loss",)),
-    ("ranking on the held-out tenth", ("precision_at_k", "recall_at_1")),
-    ("mean squared distance", ("positive_distance", "negative_distance")),
-    ("active triplets, deviation", ("active_share", "deviation")),
-)
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], file: IO[bytes]) -> None:

@@ -20,36 +20,8 @@ from ...runtime.text import display_path, first_line
 
 __all__ = ["LATEST", "RUNS", "RunFolder", "create_run", "open_run", "write_atomically", "write_json"]
 
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``.
-
-    A full disk or a kill leaves an earlier file of that name unchanged.
-
-    Raises:
-        TrainingError: the file cannot be written.
-
-    """
-    try:
-        with placed(path) as file:
-            write(file)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise TrainingError(
-            f"{display_path(path)} cannot be written ({reason}); an earlier file of that name is unchanged. "
-            "Make room, or name another folder."
-        ) from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
-
-
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
-
 _SCHEMA = 1
 
 
@@ -238,3 +210,29 @@ def open_run(path: Path | None) -> RunFolder:
             f"{display_path(named)} {state}; expected the folder of a run. Make one with deeprank-train."
         )
     return run
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``.
+
+    A full disk or a kill leaves an earlier file of that name unchanged.
+
+    Raises:
+        TrainingError: the file cannot be written.
+
+    """
+    try:
+        with placed(path) as file:
+            write(file)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise TrainingError(
+            f"{display_path(path)} cannot be written ({reason}); an earlier file of that name is unchanged. "
+            "Make room, or name another folder."
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))

@@ -39,22 +39,6 @@ __all__ = ["COLOUR_WIDTH", "Teaching", "check_relevance", "colour_histograms", "
 _LEVELS = 4
 COLOUR_WIDTH = _LEVELS**3
 
-
-def colour_histograms(pictures: Picture) -> npt.NDArray[np.float32]:
-    """Map uint8 ``[n, S, S, 3]`` to the square roots of RGB histograms, float32 ``[n, 64]``.
-
-    A histogram has 4 x 4 x 4 bins. Rows have unit length and no negative values. Their cosine is Σ
-    √(p q): 1 for equal histograms, 0 for two without a common bin. The square root keeps one large
-    plain background from dominating.
-    """
-    levels = pictures.reshape(len(pictures), -1, 3) // (256 // _LEVELS)
-    bins = (levels[..., 0].astype(np.int64) * _LEVELS + levels[..., 1]) * _LEVELS + levels[..., 2]
-    rows = np.arange(len(pictures))[:, None] * COLOUR_WIDTH
-    counts = np.bincount((bins + rows).ravel(), minlength=len(pictures) * COLOUR_WIDTH)
-    shares = counts.reshape(len(pictures), COLOUR_WIDTH) / bins.shape[1]
-    return np.asarray(np.sqrt(shares), dtype=np.float32)
-
-
 # Identifies the histogram function in the cache, like the digest of a network's weights.
 _COLOUR_DIGEST = "colour histogram, RGB 4x4x4, square roots"
 # The share of each colour hardly depends on the size.
@@ -176,3 +160,18 @@ def _teacher_network(config: TrainConfig) -> EmbeddingNet:
 def _architecture(name: str) -> str:
     """Return the name of a network in its library, without the name of its weights."""
     return (timm_name(name) or name).removeprefix(TIMM_PREFIX).partition(".")[0]
+
+
+def colour_histograms(pictures: Picture) -> npt.NDArray[np.float32]:
+    """Map uint8 ``[n, S, S, 3]`` to the square roots of RGB histograms, float32 ``[n, 64]``.
+
+    A histogram has 4 x 4 x 4 bins. Rows have unit length and no negative values. Their cosine is Σ
+    √(p q): 1 for equal histograms, 0 for two without a common bin. The square root keeps one large
+    plain background from dominating.
+    """
+    levels = pictures.reshape(len(pictures), -1, 3) // (256 // _LEVELS)
+    bins = (levels[..., 0].astype(np.int64) * _LEVELS + levels[..., 1]) * _LEVELS + levels[..., 2]
+    rows = np.arange(len(pictures))[:, None] * COLOUR_WIDTH
+    counts = np.bincount((bins + rows).ravel(), minlength=len(pictures) * COLOUR_WIDTH)
+    shares = counts.reshape(len(pictures), COLOUR_WIDTH) / bins.shape[1]
+    return np.asarray(np.sqrt(shares), dtype=np.float32)

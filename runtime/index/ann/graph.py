@@ -33,6 +33,12 @@ __all__ = [
     "open_graph",
 ]
 
+DEFAULT_BACKEND = "hnswlib"
+Places = npt.NDArray[np.signedinteger]
+_COMPARED_AT_A_TIME = 1024
+# If ids are at most this many times the number of vectors, a table gives their places.
+_SPARSEST_TABLE = 8
+
 
 def _hnsw() -> Backend:
     from .hnsw import HnswBackend
@@ -40,7 +46,6 @@ def _hnsw() -> Backend:
     return HnswBackend()
 
 
-DEFAULT_BACKEND = "hnswlib"
 BACKENDS = {DEFAULT_BACKEND: _hnsw}
 
 
@@ -55,13 +60,6 @@ def backend_of(parameters: Mapping[str, Any]) -> Backend:
         return BACKENDS[parameters["library"]]()
     except (TypeError, KeyError):
         raise GraphUnusableError("the graph was made with a library that this version does not know") from None
-
-
-Places = npt.NDArray[np.signedinteger]
-
-_COMPARED_AT_A_TIME = 1024
-# If ids are at most this many times the number of vectors, a table gives their places.
-_SPARSEST_TABLE = 8
 
 
 class _Soundness:

@@ -61,7 +61,7 @@ def to_json(parameters: Mapping[str, Any]) -> str:
 
 
 def _is_measurement(measured: object) -> bool:
-    """Tell whether this is a result of :func:`~.measure.measure`."""
+    """Tell whether this is a result of :func:`~..graph_update.measure`."""
     if not isinstance(measured, Mapping) or set(measured) != {"items", "queries", "k", "recall", "costs"}:
         return False
     numbers = [measured[name] for name in ("items", "queries", "k", "recall")]

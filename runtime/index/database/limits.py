@@ -123,7 +123,7 @@ class Connection(sqlite3.Connection):
 def open_limited(database: Path, mode: str, **parameters: str) -> Connection:
     """Open a database by URI under limits (``mode`` is ro, rw or rwc).
 
-    :func:`~..files.check_parts` has checked that it and its side files are regular files.
+    :func:`~..layout.check_parts` has checked that it and its side files are regular files.
 
     Raises:
         IndexStateError: its journal is not ours.

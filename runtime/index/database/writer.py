@@ -177,7 +177,7 @@ class Writer(Store):
         """Add a root, a synced folder or that of the uploads, and return its number.
 
         Args:
-            path: absolute; for the uploads :data:`~..files.UPLOADS`.
+            path: absolute; for the uploads :data:`~..layout.UPLOADS`.
             root: its number in a rescued database; None: a new one.
 
         """

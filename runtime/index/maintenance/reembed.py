@@ -44,7 +44,7 @@ def reembed(
     Raises:
         IndexStateError: there is no index, a root is missing or lost most of its pictures, an intact upload cannot be
             decoded here, or the new index is not sound. The old index then stays.
-        IndexLockedError, IndexDamagedError, ModelFileError, DeviceError: as for :func:`~..folders.sync.sync_folders`.
+        IndexLockedError, IndexDamagedError, ModelFileError, DeviceError: as for :func:`~..sync.sync.sync_folders`.
 
     """
     start = time.monotonic()

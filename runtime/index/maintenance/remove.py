@@ -86,7 +86,7 @@ def remove(index: str | Path, removal: Removal, *, progress: StartProgress = sta
 
     Raises:
         IndexStateError: the index has changed since the removal was planned.
-        IndexLockedError, IndexDamagedError: as for :func:`~..folders.sync.sync`.
+        IndexLockedError, IndexDamagedError: as for :func:`~..sync.sync.sync`.
 
     """
     with writing(Path(index)) as writer:

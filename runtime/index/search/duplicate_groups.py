@@ -1,4 +1,4 @@
-"""Groups of near-duplicates in an index, and which of their files could be removed; nothing is deleted."""
+"""Groups of near-duplicates in an index, and their removable files; nothing is deleted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ORDERS: Mapping[str, Callable[[Item], tuple[int, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class DuplicateGroup:
-    """A picture to keep, and its near-duplicates, nearest first; their distances are those to the one to keep."""
+    """A picture to keep and its near-duplicates, nearest first, with their distances to it."""
 
     kept: Hit
     others: tuple[Hit, ...]
@@ -44,9 +44,9 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class DedupeReport:
-    """The near-duplicates among ``pictures`` pictures, in groups ordered by the path of what is kept.
+    """The near-duplicates among ``pictures`` pictures, in groups ordered by the kept one's path.
 
-    ``uploads`` is the root of the uploads, if there are any.
+    ``uploads`` is the root of the uploads, or None without uploads.
     """
 
     pictures: int
@@ -57,13 +57,13 @@ class DedupeReport:
 
     @property
     def near_duplicates(self) -> int:
-        """The number of pictures that have a better one."""
+        """The number of pictures beside the kept ones."""
         return sum(len(group.others) for group in self.groups)
 
 
 @dataclass(frozen=True)
 class Removable:
-    """Files that can be done without, and how many were left out because that is not certain."""
+    """Files that can be removed, and the numbers of those left out because that is uncertain."""
 
     paths: tuple[str, ...]
     changed: int
@@ -82,22 +82,24 @@ def find_near_duplicates(
 ) -> DedupeReport:
     """Find the near-duplicates in one state of an index.
 
-    The pictures are gone through from the best one on, in the sense of ``keep``. Each that is in no group yet takes
-    all others that are in none and at most ``max_distance`` from it, and all files of its own content. So every picture
-    is that near to the one that is kept of its group; two that are only near to a third need not be in one group.
-    Uploads come after the pictures of folders, whose files are not to be spared for one that lies in an index.
+    The pictures are visited from the best one on, in the order of ``keep``. Each ungrouped picture
+    starts a group. The group takes all ungrouped pictures at most ``max_distance`` from it, and all
+    files with the same content. So each picture in a group is within that distance of the one kept.
+    Two pictures that are near only to a third one may be in different groups. Uploads come last:
+    a file of the user is never reported as removable for the sake of an upload.
 
     Args:
         index: the index folder.
         max_distance: squared Euclidean, 0 to 4.
-        keep: the ``largest`` file, then the oldest, then the lowest id; the ``oldest`` file, then the largest; or the
-            ``first``, which is the one with the lowest id.
-        label: only pictures with this label, or with one of these.
-        path: only pictures whose path matches this pattern, or one of these; see :meth:`~.index.Index.search`.
-        progress: told how it goes on.
+        keep: ``largest`` keeps the largest file, then the oldest, then the lowest id; ``oldest``
+            the oldest file, then the largest; ``first`` the lowest id.
+        label: only pictures with one of these labels.
+        path: only pictures whose path matches one of these patterns, see
+            :meth:`~.index.Index.search`.
+        progress: receives the progress.
 
     Raises:
-        QueryError: ``max_distance``, ``keep``, the label or the path makes no sense.
+        QueryError: ``max_distance``, ``keep``, the label or the path is invalid.
         IndexStateError, IndexDamagedError: as for opening an index.
 
     """
@@ -107,7 +109,7 @@ def find_near_duplicates(
         items = _selected(store, label, path)
         ids, vectors = store.vectors()
     items.sort(key=lambda item: (item.root == uploads, _ORDERS[keep](item)))
-    # Of each content the best one is compared, which comes first.
+    # Of files with the same content only the best, which comes first, is compared.
     contents: dict[bytes, Item] = {}
     for item in items:
         contents.setdefault(item.sha256, item)
@@ -129,11 +131,11 @@ def _check_options(max_distance: float, keep: str) -> None:
 
 
 def removable(report: DedupeReport) -> Removable:
-    """Return the files of a report that can be done without, as long as the one to keep is there.
+    """Return the files of a report that can be removed while the picture to keep exists.
 
-    A file is left out where that is not certain: it, or the one to keep, is gone or has changed since it was synced
-    (``changed``), or it is another name of the one to keep: a link (``links``). Uploads are left out, too: they are not
-    taken out of an index by deleting their files.
+    A file is left out if it or the kept one is missing or has changed since its sync (``changed``),
+    or if it is a link to the kept one (``links``). Uploads are left out too: deleting their files
+    does not remove them from an index.
     """
     paths: list[str] = []
     changed = links = uploads = 0
@@ -164,7 +166,7 @@ def _selected(store: Store, label: str | Sequence[str] | None, path: str | Seque
 def _groups(
     items: Sequence[Item], heads: Sequence[Item], vectors: Vectors, chosen: Ids, roots: Mapping[int, bytes]
 ) -> list[DuplicateGroup]:
-    """Return the groups of more than one picture; ``chosen`` says which head stands for each head."""
+    """Return the groups of two or more; ``chosen`` maps each head to its representative."""
     head_of = {item.sha256: place for place, item in enumerate(heads)}
     members: dict[int, list[tuple[Item, int]]] = defaultdict(list)
     for item in items:
@@ -184,7 +186,7 @@ def _groups(
 
 
 def _as_synced(file: Hit) -> os.stat_result | None:
-    """Return the status of a file that is as it was when it was synced, else None."""
+    """Return the status of a file that is unchanged since its sync, else None."""
     try:
         status = regular_status(file.path, follow_links=True)
     except OSError:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["Filters", "Labels", "allowed_ids"]
 
 
-# Labels named in a message.
+# Labels that an error message names.
 _SHOWN = 10
+
+Names = str | Sequence[str] | None
 
 
 class Labels:
@@ -32,7 +34,7 @@ class Labels:
         self._numbers = np.fromiter((numbers.get(label, -1) for label in labels), dtype=np.int32, count=len(labels))
 
     def ids_with(self, label: str | Sequence[str]) -> Ids:
-        """Return the ids of the items with this label, or with one of these: int64, ascending.
+        """Return the ids of the items with one of these labels: int64, ascending.
 
         Raises:
             QueryError: no item has the label.
@@ -57,11 +59,8 @@ class Labels:
         return f"{shown} or one of {others} others" if others > 0 else f"one of {shown}"
 
 
-Names = str | Sequence[str] | None
-
-
 class Filters:
-    """The filters over one state of an index; what they need is read at first use."""
+    """The filters of one state of an index; labels and paths are read at first use."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -85,14 +84,14 @@ class Filters:
         return self._paths
 
     def allowed(self, label: Names, path: Names) -> Ids | None:
-        """Return the ids of the items that have one of the labels and one of the paths, int64, ascending.
+        """Return the ids of the items with one of the labels and one of the paths, int64, ascending.
 
         Args:
-            label: one or several; None: any.
+            label: labels; None: any.
             path: patterns, as for :class:`~.paths.Paths`; None: any.
 
         Returns:
-            None where nothing is filtered.
+            None if both are None.
 
         Raises:
             QueryError: no item has a label, a pattern matches no path, or no item passes both.
@@ -111,5 +110,5 @@ class Filters:
 
 
 def allowed_ids(store: Store, label: Names, path: Names) -> Ids | None:
-    """Return what :meth:`Filters.allowed` does, for a store in a snapshot that is asked once."""
+    """Call :meth:`Filters.allowed` once on a store in a snapshot."""
     return Filters(store).allowed(label, path)

@@ -1,7 +1,8 @@
-"""What a search runs over: the vectors of one state of an index, scanned or searched through its graph.
+"""The vectors of one state of an index, searched by a scan or through the graph.
 
-Both ways end in the same step: exact distances in float64, ordered by (distance, id). So they agree to the last bit
-wherever the graph found the same neighbours. Both look for different vectors, and then take all items that have them.
+Both ways end in the same step: exact distances in float64, ordered by (distance, id). So they agree
+to the last bit if the graph finds the same neighbours. Both search for distinct vectors, then
+return all items with these vectors.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from .graph_search import Distances, GraphSearch, Result, Sharing, merged, nothi
 
 __all__ = ["Distances", "Gallery", "NodeSearch", "Part", "gallery_of", "open_gallery"]
 
-# Rows scanned at a time, as values: 2^24 float32 = 64 MiB where rows have to be picked out.
+# Values scanned at a time: 2^24 float32 = 64 MiB, if rows have to be copied.
 _CHUNK_VALUES = 1 << 24
-# A graph of fewer vectors that has not been measured is not used.
+# An unmeasured graph of fewer vectors is not used.
 _MIN_TO_GUESS = 10_000
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the vectors, float32 ``[n, d]``, all different, and which items have each of them."""
+    """Some of the vectors, float32 ``[n, d]``, all distinct, and the items of each."""
 
     nodes: Nodes
     vectors: Vectors
 
     def among(self, allowed: Ids | None) -> Part:
-        """Return the same with the ``allowed`` items alone, ids ascending; None: all."""
+        """Return the part with only the ``allowed`` items, ids ascending; None: all."""
         if allowed is None or len(self.vectors) == 0:
             return self
         return Part(self.nodes.among(allowed), self.vectors)
 
     def nearest(self, queries: Vectors, k: int, *, farthest: bool = False) -> Result:
-        """Return the exact ``k`` nearest (or farthest) vectors, each by the lowest id of its items."""
+        """Return the exact ``k`` nearest (or farthest) vectors, each by its items' lowest id."""
         best = nothing(len(queries))
         for ids, vectors in self._chunks():
             places, distances = scan.nearest(queries, vectors, k, farthest=farthest)
@@ -61,13 +62,13 @@ class Part:
 
 @dataclass(frozen=True)
 class NodeSearch:
-    """A search for different vectors.
+    """A search for distinct vectors.
 
     Attributes:
-        nearest: takes queries float32 ``[q, d]`` and ``k``; returns the ``k`` best vectors of each query, each by the
-            lowest id of its items, ordered by (distance, id).
+        nearest: takes queries float32 ``[q, d]`` and ``k``; returns the ``k`` best vectors of each
+            query, ordered by (distance, id). An id is the lowest of a vector's items.
         sharing: the items of these vectors.
-        farthest: whether the farthest are the best.
+        farthest: whether the farthest vectors are the best.
 
     """
 
@@ -76,7 +77,7 @@ class NodeSearch:
     farthest: bool = False
 
     def items(self, queries: Vectors, k: int) -> Result:
-        """Return the ``k`` best items of each query: among ``k`` different vectors there are that many, or all."""
+        """Return the ``k`` best items of each query: ``k`` vectors have at least ``k`` items."""
         return self.sharing.items(self.nearest(queries, k), k, farthest=self.farthest)
 
 
@@ -95,7 +96,7 @@ class Gallery:
 
     @property
     def graph_loaded(self) -> bool:
-        """Whether the graph is in memory already."""
+        """Whether the graph is in memory."""
         return self._search is not None
 
     def by_scan(self, *, farthest: bool = False, allowed: Ids | None = None) -> NodeSearch:
@@ -118,10 +119,10 @@ class Gallery:
         return NodeSearch(functools.partial(without_cut_ties, search), sharing, farthest)
 
     def by_graph(self) -> NodeSearch:
-        """Return the search through the graph, for the nearest among all; it finds about those.
+        """Return the approximate search through the graph, for the nearest of all items.
 
         Raises:
-            GraphUnusableError: there is none, or it cannot be loaded.
+            GraphUnusableError: there is no graph, or it cannot be loaded.
 
         """
         graph = self._load()
@@ -141,7 +142,7 @@ class Gallery:
 
         Args:
             queries: float32 ``[q, d]``.
-            k: at most this many.
+            k: number of items.
             farthest: the largest distances first instead.
             allowed: ids int64, ascending, of the only items that count.
 
@@ -152,29 +153,29 @@ class Gallery:
         return self.by_scan(farthest=farthest, allowed=allowed).items(queries, k)
 
     def search_graph(self, queries: Vectors, k: int) -> Result:
-        """Return about the ``k`` nearest items of each query, as :meth:`scan` does, through the graph.
+        """Return approximately what :meth:`scan` returns for the nearest items, through the graph.
 
         Raises:
-            GraphUnusableError: there is none, or it cannot be loaded.
+            GraphUnusableError: there is no graph, or it cannot be loaded.
 
         """
         return self.by_graph().items(queries, k)
 
     def load_graph(self) -> None:
-        """Load the graph, unless it is loaded.
+        """Load the graph unless it is in memory.
 
         Raises:
-            GraphUnusableError: there is none, or it cannot be loaded.
+            GraphUnusableError: there is no graph, or it cannot be loaded.
 
         """
         self._load()
 
     def follow(self, earlier: Gallery) -> None:
-        """Take over the loaded graph of an earlier state, in which the same file was used; nobody may be using it."""
+        """Take over the loaded graph of an earlier state of the same file; no thread may use it."""
         if earlier._search is None or earlier.file is None or self.file is None:
             return
         before, now = earlier.file.live, self.file.live
-        if (now & ~before).any():  # what a graph no longer finds it cannot find again
+        if (now & ~before).any():  # a node marked dead cannot be revived
             return
         earlier._search.follow(self.file, before & ~now)
         self._search, earlier._search = earlier._search, None
@@ -188,23 +189,24 @@ class Gallery:
 
 
 def gallery_of(file: GraphFile, *others: Part) -> Gallery:
-    """Return the vectors of a graph file, and others that are not in it."""
+    """Return the vectors of a graph file, and others outside it."""
     return Gallery((Part(file.nodes, file.vectors), *others), file)
 
 
 def open_gallery(store: Store, earlier: Gallery | None = None) -> Gallery:
-    """Return the vectors of the current state of an index, from its graph file if that is sound.
+    """Return the vectors of the current state of an index, from its graph file if that is intact.
 
-    Call it at the beginning of a snapshot, which it may renew. Where there should be a graph and it cannot be used, the
-    gallery's ``graph_problem`` says why. The gallery of an ``earlier`` state, which must not be used any more, gives
-    what is still the same: a large graph is neither read nor loaded again because a picture was added.
+    Call it at the beginning of a snapshot, which it may renew. If the graph cannot be used, the
+    gallery's ``graph_problem`` gives the reason. The gallery of an ``earlier`` state must not be
+    used afterwards: its unchanged parts are reused, so that adding a picture does not cause a large
+    graph to be read again.
 
     Raises:
-        IndexDamagedError: a vector is damaged, or some are missing.
+        IndexDamagedError: a vector is damaged or missing.
 
     """
     problem = None
-    # A writer puts a new graph in its place a moment before it commits which one it is: so twice.
+    # A writer replaces the graph file shortly before it commits the new digest: so try twice.
     for attempt in range(2):
         row = store.graph()
         if row is None:
@@ -233,7 +235,7 @@ def _from_graph(store: Store, row: GraphRow, earlier: Gallery | None) -> Gallery
 
 
 def _costs(file: GraphFile) -> Costs | None:
-    """Return what a search costs, None where there is so little that a scan is always sooner."""
+    """Return the costs of a search; None for so few vectors that a scan is always faster."""
     measured = file.parameters.get("measured")
     if measured is not None:
         return Costs.from_json(measured.get("costs"))

@@ -1,4 +1,7 @@
-"""Search in a loaded graph: candidates from it, exact distances from its vectors, all items that share one."""
+"""Search in a loaded graph: candidates, their exact distances, and the items that share a vector.
+
+It also has the operations on results that scans use: merging, cutting ties, and sharing.
+"""
 
 from __future__ import annotations
 
@@ -29,62 +32,24 @@ Distances = npt.NDArray[np.float64]
 # ids int64 and squared distances float64, both [q, k], ordered by (distance, id).
 Result = tuple[Ids, Distances]
 
-
-def nothing(queries: int) -> Result:
-    """Return the result of a search among no items."""
-    return np.empty((queries, 0), dtype=np.int64), np.empty((queries, 0), dtype=np.float64)
-
-
-def merged(one: Result, other: Result, k: int, farthest: bool) -> Result:
-    """Return the ``k`` best of two results for the same queries."""
-    ids = np.concatenate([one[0], other[0]], axis=1)
-    distances = np.concatenate([one[1], other[1]], axis=1)
-    order = np.lexsort((ids, -distances if farthest else distances), axis=1)[:, :k]
-    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1)
-
-
-def without_cut_ties(search: Callable[[Vectors, int], Result], queries: Vectors, k: int) -> Result:
-    """Search so that of equally distant items (copies of a picture, say) those with the lowest ids are kept.
-
-    A search gives *some* ``k`` best. Which ones matters only if the next one is just as far: then more are asked for,
-    until all that are equally far are there to choose from.
-    """
-    ids, distances = search(queries, k + 1)
-    if ids.shape[1] <= k:
-        return ids, distances
-    tied = np.flatnonzero(distances[:, k - 1] == distances[:, k])
-    count = 2 * (k + 1)
-    while len(tied):
-        more_ids, more_distances = search(queries[tied], count)
-        ids[tied, :k], distances[tied, :k] = more_ids[:, :k], more_distances[:, :k]
-        if more_ids.shape[1] < count:
-            break
-        tied = tied[more_distances[:, k - 1] == more_distances[:, -1]]
-        count *= 2
-    return ids[:, :k], distances[:, :k]
-
-
-# Candidates taken from the graph beyond k: the best in float32 need not be the best in float64.
+# Candidates beyond k: the best in float32 may not be the best in float64.
 _SPARE = 4
 # Half of the distance between 1 and the next float32.
 _UNIT_ROUNDING = 2.0**-24
-# Queries that one thread searches for and ranks, so that it waits for no other, and those that it ranks at a time: so
-# few that the candidates' vectors stay in the processor's cache until their distances are computed.
+# Queries that one thread searches and ranks, independently of other threads, and queries ranked at
+# a time: few enough that the candidates' vectors stay in the processor's cache.
 _QUERIES_A_THREAD = 250
 _QUERIES_AT_A_TIME = 32
-# A loaded graph holds the vectors itself. Those that are looked up in its file besides may take this share of them once
-# more, or so many bytes; looking up one maps what lies around it, too.
+# A loaded graph holds the vectors itself. Vectors mapped from its file may take this share of the
+# same memory again, or this many bytes; looking up one vector also maps its neighbourhood.
 _MAPPED_SHARE = 0.2
 _MIN_MAPPED = 192 << 20
 _MAPPED_AT_A_TIME = 64 << 10
-
-
-class _NotReachedError(Exception):
-    """The graph has more vectors than it can reach."""
+_NONE: Ids = np.empty(0, dtype=np.int64)
 
 
 class GraphSearch:
-    """A loaded graph, ready to be searched; threads may share it."""
+    """A loaded graph; threads may share it."""
 
     def __init__(self, graph: Graph, file: GraphFile) -> None:
         self._graph = graph
@@ -92,20 +57,22 @@ class GraphSearch:
         self._pool: ThreadPoolExecutor | None = None
         self._mapped = 0
         self._most_mapped = _most_mapped(file)
-        # A sum of n rounded numbers is wrong by at most n roundings (Higham 2002, section 4.2); here four are added at
-        # a time, or more, after a difference and a square. Twice that, as either of two distances may be wrong.
+        # The error of a sum of n rounded numbers is at most n roundings (Higham 2002, section 4.2).
+        # Here at least four are added at a time, after a difference and a square. The bound is
+        # twice that, as either of two distances may be off.
         self._farthest_rounded = np.float32(1 + 2 * (file.dim / 4 + 8) * _UNIT_ROUNDING)
         self._counting = threading.Lock()
 
     def nearest(self, queries: Vectors, k: int) -> Result | None:
-        """Return about the ``k`` nearest of the different vectors in the graph, each by the lowest id of its items.
+        """Return approximately the ``k`` nearest distinct vectors in the graph.
 
         Args:
             queries: float32 ``[q, d]``, finite.
-            k: at least 1; where the graph holds fewer, all of them are returned.
+            k: at least 1; a graph with fewer vectors returns all.
 
         Returns:
-            ids and exact distances ``[q, min(k, n)]``; None where the graph does not reach that many: the caller scans.
+            ids, each the lowest of a vector's items, and exact distances, ``[q, min(k, n)]``. None
+            if the graph reaches fewer vectors: the caller then scans.
 
         """
         step = min(_QUERIES_A_THREAD, max(_QUERIES_AT_A_TIME, -(-len(queries) // usable_cores())))
@@ -119,7 +86,7 @@ class GraphSearch:
         return np.concatenate([ids for ids, _ in whole]), np.concatenate([distances for _, distances in whole])
 
     def follow(self, file: GraphFile, dead: Bools) -> None:
-        """Go on with a later state of the same file, in which no item has the ``dead`` nodes, bool ``[n]``.
+        """Switch to a later state of the same file, without the ``dead`` nodes, bool ``[n]``.
 
         No other thread may be searching.
         """
@@ -127,7 +94,7 @@ class GraphSearch:
         self._file = file
 
     def _nearest(self, queries: Vectors, k: int, threads: int) -> Result | None:
-        """Take of the candidates those that may be among the ``k`` best in float64, and rank them."""
+        """Rank the candidates that may be among the ``k`` best in float64."""
         reached = self._graph.search(queries, k + _SPARE, threads=threads)
         if reached is None:
             return None
@@ -135,7 +102,7 @@ class GraphSearch:
         count = near.shape[1]
         close = (near <= self._farthest_rounded * near[:, min(k, count) - 1, None]).sum(axis=1)
         best = self._ranked(queries, places[:, : close.max()], k)
-        # As many as were asked for are equally far: there may be others.
+        # All returned candidates are equally far: there may be others.
         cut = np.flatnonzero(close == count) if count < len(self._graph) else np.empty(0, dtype=np.int64)
         if len(cut):
             more = functools.partial(self._candidates, threads=threads)
@@ -164,13 +131,13 @@ class GraphSearch:
     def _rank(self, queries: Vectors, places: Places, k: int) -> Result:
         ids: Ids = self._file.nodes.ids[places]
         distances: Distances = scan.squared_distances(queries, self._file.vectors[places])
-        if (distances[:, 1:] > distances[:, :-1]).all():  # float32 had them in the right order, as it nearly always has
+        if (distances[:, 1:] > distances[:, :-1]).all():  # the order in float32 was right, as it nearly always is
             return ids[:, :k], distances[:, :k]
         order = np.lexsort((ids, distances), axis=1)[:, :k]
         return np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1)
 
     def _release(self, looked_up: int) -> None:
-        """Give back the memory of vectors that were looked up, once it is much."""
+        """Unmap the vectors that were looked up, once they take much memory."""
         with self._counting:
             self._mapped += looked_up
             if self._mapped <= self._most_mapped:
@@ -187,21 +154,22 @@ class GraphSearch:
 
 
 def _most_mapped(file: GraphFile) -> float:
-    """Return how many vectors may be looked up before the memory they take is given back."""
+    """Return how many vectors may be looked up before their memory is unmapped."""
     limit = max(_MIN_MAPPED, _MAPPED_SHARE * file.vectors.nbytes)
     return math.inf if file.size <= limit else limit / _MAPPED_AT_A_TIME
 
 
-_NONE: Ids = np.empty(0, dtype=np.int64)
+class _NotReachedError(Exception):
+    """A search could not reach as many of the graph's vectors as it needs."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """The further items of vectors that several have: int64 ``[m]``, ordered by (``first``, ``ids``).
+    """The further items of shared vectors: int64 ``[m]``, ordered by (``first``, ``ids``).
 
     Attributes:
-        first: the lowest id of the items with that vector, by which a search names it.
-        ids: the id of a further one.
+        first: the lowest id of the items with that vector, which identifies it in a search.
+        ids: the id of a further item.
 
     """
 
@@ -210,25 +178,25 @@ class Sharing:
 
     @classmethod
     def of(cls, parts: Sequence[Nodes]) -> Sharing:
-        """Return the further items of several sets of vectors together."""
+        """Return the further items of several sets of vectors."""
         first = np.concatenate([_NONE, *(nodes.ids[nodes.places] for nodes in parts if len(nodes.more))])
         ids = np.concatenate([_NONE, *(nodes.more for nodes in parts if len(nodes.more))])
         order = np.lexsort((ids, first))
         return cls(first[order], ids[order])
 
     def __bool__(self) -> bool:
-        """Tell whether any vector has several items."""
+        """Return whether any vector has several items."""
         return len(self.ids) > 0
 
     def spread(self, first: Ids, most: int | None) -> tuple[Ids, npt.NDArray[np.int64]]:
         """Return the items of vectors.
 
         Args:
-            first: int64 ``[n]``, by which a search names them.
-            most: items of each, at most: those with the lowest ids; None: all.
+            first: int64 ``[n]``, the lowest id of each vector's items.
+            most: limit of items per vector, by lowest ids; None: all.
 
         Returns:
-            the ids int64 ``[c]``, those of a vector together and ascending, and which of the ``n`` each belongs to.
+            ids int64 ``[c]``, grouped by vector and ascending, and each one's position in ``first``.
 
         """
         start = np.searchsorted(self.first, first, side="left")
@@ -247,7 +215,7 @@ class Sharing:
         Args:
             nearest: the ``k`` best vectors, or all, of each query.
             k: at least 1.
-            farthest: whether the farthest are the best.
+            farthest: whether the farthest items are the best.
 
         """
         if not self:
@@ -261,7 +229,7 @@ class Sharing:
             return nearest
         counts = np.minimum(counts, k)
         before = np.cumsum(counts, axis=1) - counts
-        # Of vectors that are equally far, all count that begin before k items are there: their ids decide.
+        # Among equally far vectors, count all that begin before k items: their ids decide.
         tied = np.zeros((queries, width), dtype=np.bool_)
         tied[:, 1:] = distances[:, 1:] == distances[:, :-1]
         begins = np.maximum.accumulate(np.where(tied, 0, np.arange(width)), axis=1)
@@ -274,3 +242,37 @@ class Sharing:
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
         kept = order[rank < k]
         return ids[kept].reshape(queries, -1), far[kept].reshape(queries, -1)
+
+
+def nothing(queries: int) -> Result:
+    """Return the result of a search among no items."""
+    return np.empty((queries, 0), dtype=np.int64), np.empty((queries, 0), dtype=np.float64)
+
+
+def merged(one: Result, other: Result, k: int, farthest: bool) -> Result:
+    """Return the ``k`` best of two results for the same queries."""
+    ids = np.concatenate([one[0], other[0]], axis=1)
+    distances = np.concatenate([one[1], other[1]], axis=1)
+    order = np.lexsort((ids, -distances if farthest else distances), axis=1)[:, :k]
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+
+def without_cut_ties(search: Callable[[Vectors, int], Result], queries: Vectors, k: int) -> Result:
+    """Search so that of equally distant items, such as copies, those with the lowest ids are kept.
+
+    A search returns an arbitrary choice if more than ``k`` items qualify. So if the next item is
+    equally far, the search asks for more, until it has all items at that distance.
+    """
+    ids, distances = search(queries, k + 1)
+    if ids.shape[1] <= k:
+        return ids, distances
+    tied = np.flatnonzero(distances[:, k - 1] == distances[:, k])
+    count = 2 * (k + 1)
+    while len(tied):
+        more_ids, more_distances = search(queries[tied], count)
+        ids[tied, :k], distances[tied, :k] = more_ids[:, :k], more_distances[:, :k]
+        if more_ids.shape[1] < count:
+            break
+        tied = tied[more_distances[:, k - 1] == more_distances[:, -1]]
+        count *= 2
+    return ids[:, :k], distances[:, :k]

@@ -1,4 +1,4 @@
-"""``Index``: an index folder, open to be searched."""
+"""``Index``: an open index folder that answers searches."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ _SHA256_BYTES = 32
 
 
 class Index:
-    """An index, open to be searched; threads may share it.
+    """An open index; threads may share it.
 
-    ``remarks`` collects what a user should know of how the queries were answered (a damaged graph, a ``k`` beyond the
-    index), each once; ``graph_problem`` says why the graph of the present state is not used, where that is so.
+    ``remarks`` collects notices about the searches for the user (a damaged graph, a ``k`` beyond
+    the index), each once. ``graph_problem`` is the reason why the current graph is not used, else
+    None.
     """
 
     def __init__(self, store: Store, identity: FileId | None, open_embedder: Callable[[], Embedder]) -> None:
@@ -74,13 +75,13 @@ class Index:
         """Open an index folder.
 
         Args:
-            path: made by ``deeprank-index sync``.
-            device: where the network runs that embeds queries.
-            threads: of the network, on the CPU.
-            max_pixels: query pictures of more pixels are refused.
+            path: an index folder, made by ``deeprank-index sync``.
+            device: the device that embeds queries.
+            threads: CPU threads of the network.
+            max_pixels: larger query pictures are refused.
 
         Raises:
-            IndexStateError: it is missing, may not be read, or is of a newer schema.
+            IndexStateError: it is missing, unreadable, or of a newer schema.
             IndexDamagedError: its database is damaged.
 
         """
@@ -115,7 +116,7 @@ class Index:
 
     @property
     def model_sha256(self) -> str:
-        """Hex sha256 of the model that the vectors were made with."""
+        """Hex sha256 of the index's model."""
         return self._model_sha256
 
     @property
@@ -129,7 +130,7 @@ class Index:
 
         Raises:
             ModelFileError, DeviceError: it cannot be opened.
-            IndexStateError: it is not the model that the vectors were made with.
+            IndexStateError: the vectors come from another model.
 
         """
         with self._embedder_lock:
@@ -155,21 +156,24 @@ class Index:
         """Return the ``k`` nearest pictures, nearest first.
 
         Args:
-            query: a picture (path or binary file), one of the index (see :meth:`item`), or a vector, float32 ``[d]``.
-            k: at least 1; where fewer pictures are there, all are returned, with a remark.
-            farthest: the farthest first instead.
-            label: only pictures with this label, or with one of these.
-            path: only pictures whose path under the synced folder matches this pattern, or one of these; a pattern that
-                begins with ``/`` is one of the whole path.
+            query: a picture (path or binary file), a picture of the index (see :meth:`item`), or a
+                vector, float32 ``[d]``.
+            k: at least 1; if fewer pictures qualify, all are returned, with a remark.
+            farthest: return the farthest first instead.
+            label: only pictures with one of these labels.
+            path: only pictures whose path under the synced folder matches one of these patterns; a
+                pattern that begins with ``/`` matches the absolute path.
             max_distance: only pictures at most this far (squared Euclidean).
-            exclude_sha256: no pictures whose files have one of these contents (32 bytes, or hex): ``k`` others.
-            unique: drop hits within this distance of a better hit; they are counted in that hit's ``near_duplicates``.
+            exclude_sha256: leave out pictures whose file has one of these contents (32 bytes, or
+                hex), before ``k`` are chosen.
+            unique: drop hits within this distance of a better hit; that hit counts them in
+                ``near_duplicates``.
             method: ``exact`` scans, ``hnsw`` uses the graph, ``auto`` takes the faster one.
 
         Raises:
             PictureError: the query cannot be read.
-            QueryError: ``k``, the vector, the label, the path or the combination makes no sense.
-            IndexDamagedError: what would be answered is damaged.
+            QueryError: ``k``, the vector, the label, the path or the combination is invalid.
+            IndexDamagedError: a result is damaged.
 
         """
         request = SearchRequest(
@@ -187,12 +191,13 @@ class Index:
     def hits(
         self, vectors: Vectors, request: SearchRequest, contents: Sequence[Collection[bytes | str]] | None = None
     ) -> list[list[Hit]]:
-        """Return the hits of several queries at once.
+        """Return the hits of several queries with the same request.
 
         Args:
-            vectors: of the queries, float32 ``[q, d]``.
-            request: the same for all of them.
-            contents: of each query, the contents that ``leave_out_query`` leaves out (sha256: 32 bytes, or hex).
+            vectors: query vectors, float32 ``[q, d]``.
+            request: the options.
+            contents: contents that ``leave_out_query`` leaves out, for each query (sha256: 32
+                bytes, or hex).
 
         Raises:
             QueryError, IndexDamagedError: as for :meth:`search`.
@@ -209,14 +214,14 @@ class Index:
             return self._hits([(each.ids, each.distances, each.hidden) for each in chosen], request)
 
     def item(self, which: int | str | Path) -> EmbeddedImage:
-        """Return a picture of the index with its vector, to be searched with; its file is not read.
+        """Return a picture of the index with its vector, as a query; its file is not read.
 
         Args:
-            which: its id, or its path: absolute, from the current folder, or from a synced one.
+            which: its id, or its path: absolute, from the current folder, or from a synced folder.
 
         Raises:
-            QueryError: there is none, or the path leads to several.
-            IndexDamagedError: what would be returned is damaged.
+            QueryError: no picture matches, or several do.
+            IndexDamagedError: the picture's row is damaged.
 
         """
         from .items import find_picture
@@ -226,9 +231,9 @@ class Index:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Let everything that is asked inside be answered from one state of the index.
+        """Answer everything inside the block from one state of the index.
 
-        Other threads wait meanwhile, and so may a process that is about to change the index: be quick.
+        Other threads wait meanwhile, and writers may wait too: be quick.
         """
         with self._reading():
             yield
@@ -248,7 +253,7 @@ class Index:
         Args:
             vectors: float32 ``[q, d]``, finite.
             k: number of neighbours.
-            farthest: the farthest first instead.
+            farthest: return the farthest first instead.
             label: only pictures with one of these labels.
             path: only pictures whose path matches one of these patterns.
             method: as for :meth:`search`.
@@ -278,12 +283,12 @@ class Index:
             )
 
     def prepare(self) -> None:
-        """Read the vectors now rather than at the first search; in a thread, while the model is being opened, say."""
+        """Read the vectors before the first search, say while another thread opens the model."""
         with self._reading():
             pass
 
     def load_graph(self) -> None:
-        """Load the graph now, as a process does that is going to answer many queries."""
+        """Load the graph before the first search, for a process that answers many queries."""
         with self._reading() as gallery:
             if gallery.costs is not None and gallery.costs.gained_by_graph(MANY) > 0:
                 self._through_graph(gallery.load_graph, lambda: None)
@@ -294,7 +299,7 @@ class Index:
             return list(self._filters().labels.names)
 
     def summary(self) -> IndexSummary:
-        """Return what the index holds; all of its rows are read, once for each state, and searches go on meanwhile."""
+        """Return the index's contents; reads all rows once per state, while searches continue."""
         from .summary import summarize
 
         with self._reading() as gallery:
@@ -308,12 +313,12 @@ class Index:
         return known
 
     def roots(self) -> list[str]:
-        """Return the folders that were synced, in that order."""
+        """Return the synced folders, in the order of their first sync."""
         with self._reading():
             return [os.fsdecode(path) for path in self._store.synced_roots().values()]
 
     def _searched(self, gallery: Gallery, queries: int, request: SearchRequest) -> NodeSearch:
-        """Return the search for this number of queries: a scan, or through the graph."""
+        """Return the search for this number of queries: a scan, or one through the graph."""
         method = request.method
         if request.farthest or request.filtered:
             if method == "hnsw":
@@ -328,7 +333,7 @@ class Index:
     def _choose(
         self, vectors: Vectors, request: SearchRequest, contents: Sequence[Collection[bytes | str]] | None
     ) -> list[Chosen]:
-        """Search for what answers each query; see :func:`~.selection.choose`."""
+        """Choose the ids that answer each query; see :func:`~.near_duplicates.choose`."""
         from .near_duplicates import choose
 
         with self._reading() as gallery:
@@ -351,7 +356,7 @@ class Index:
         return chosen
 
     def _hits(self, rows: Sequence[tuple[Ids, Distances, Any]], request: SearchRequest) -> list[list[Hit]]:
-        """Look up the pictures of each query: ids, distances, and near-duplicates left out (None: none were)."""
+        """Look up the hits of each query by ids, distances and near-duplicate counts (None: 0)."""
         items = self._store.items(sorted({item for ids, _, _ in rows for item in ids.tolist()}))
         roots = self._store.roots()
         missing = {item.root for item in items.values()} - set(roots)
@@ -393,7 +398,7 @@ class Index:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Gallery]:
-        """Hold one state of the database, and give its vectors; what another process changed is read again."""
+        """Yield the vectors of one state of the database, read again if it has changed."""
         with self._lock:
             if database_id(self.path) != self._identity:
                 raise IndexReplacedError(
@@ -411,7 +416,7 @@ class Index:
 
     @contextlib.contextmanager
     def _unchanged(self) -> Iterator[Gallery]:
-        """Give the vectors for a search that reads no rows: without a snapshot, as long as nobody has changed them."""
+        """Yield the vectors for a search that reads no rows: without a snapshot if unchanged."""
         with self._lock:
             gallery = self._gallery
             same = database_id(self.path) == self._identity
@@ -434,7 +439,7 @@ class Index:
         return queries.astype(np.float32, copy=False)
 
     def _filters(self) -> Filters:
-        """Return the filters over the state that is being read."""
+        """Return the filters of the state that is being read."""
         if self._known_filters is None:
             self._known_filters = Filters(self._store)
         return self._known_filters
@@ -473,7 +478,7 @@ def _such(request: SearchRequest) -> str:
 
 
 def _open_store(folder: Path) -> tuple[Store, FileId | None]:
-    """Open the database, and tell which file it is: another may take its name while it is being opened."""
+    """Open the database and return its file id: another file may take its name meanwhile."""
     while True:
         before = database_id(folder)
         store = Store.open(folder)

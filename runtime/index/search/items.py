@@ -1,4 +1,4 @@
-"""A picture of the index: as a hit, and found by its id or path as a query."""
+"""Pictures of the index: their rows, hits, queries by id or path, and the mean of query vectors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ from ..database.store import Store, Vectors
 
 __all__ = ["Content", "EmbeddedImage", "Hit", "IndexedImage", "find_picture", "mean_vector"]
 
+# Pictures that an error message names.
+_SHOWN = 3
+# Longer numbers exceed SQLite's integers.
+_DIGITS = 19
+# A shorter mean is a rounding error of vectors that cancel each other out.
+_MIN_NORM = 1e-4
+
 
 class Content(NamedTuple):
-    """What a file held when it was indexed: sha256 (32 bytes), and size in bytes.
+    """The indexed content of a file: sha256 (32 bytes), and size in bytes.
 
-    The path of a picture in an index from elsewhere may be that of any file here. So a file is copied, or shown to
-    others, only if it still holds this.
+    In an index from elsewhere, a path may name any file of this machine. So a file is copied or
+    served only if it still has this content.
     """
 
     sha256: bytes
@@ -34,14 +41,14 @@ class IndexedImage:
     """A picture of the index: a row of its database, joined with the folder of its root.
 
     Attributes:
-        path: opens the picture from anywhere.
-        label: name of the top folder it lies in under the synced one, or what was given with an upload, if any.
+        path: absolute path of the file.
+        label: name of its top folder under the synced one, or the label of an upload, if any.
         id: number of the item in the index.
-        root: the folder that was synced, or that of the uploads.
+        root: the synced folder, or the folder of the uploads.
         relative: path under ``root``.
-        sha256: of the file as it was indexed, 32 bytes.
-        size: of the file as it was indexed, in bytes.
-        mtime_ns: of the file as it was indexed, in nanoseconds.
+        sha256: of the indexed file, 32 bytes.
+        size: of the indexed file, in bytes.
+        mtime_ns: of the indexed file, in nanoseconds.
 
     """
 
@@ -56,7 +63,7 @@ class IndexedImage:
 
     @classmethod
     def of(cls, item: Item, root: bytes, **values: Any) -> Self:
-        """Return the picture of a row; ``root`` is the path of its root, ``values`` are the fields of a subclass."""
+        """Return the picture of a row; ``root``: its root's path, ``values``: fields of a subclass."""
         return cls(
             path=os.fsdecode(os.path.join(root, item.path)),  # noqa: PTH118 - bytes, which pathlib does not take
             label=item.label,
@@ -71,11 +78,11 @@ class IndexedImage:
 
     @property
     def content(self) -> Content:
-        """The content of the file as it was indexed."""
+        """The indexed content of the file."""
         return Content(self.sha256, self.size)
 
     def identity(self) -> dict[str, Any]:
-        """Return the JSON fields that say which picture it is."""
+        """Return the JSON fields that identify the picture."""
         return {
             "path": self.path,
             "root": self.root,
@@ -98,8 +105,8 @@ class Hit(IndexedImage):
 
     Attributes:
         distance: squared Euclidean distance to the query, in [0, 4].
-        near_duplicates: number of hits left out because they are near-duplicates of this one; 0 unless the request is
-            for ``unique`` pictures.
+        near_duplicates: number of hits left out as near-duplicates of this one; 0 if the request
+            does not ask for ``unique`` pictures.
 
     """
 
@@ -107,7 +114,7 @@ class Hit(IndexedImage):
     near_duplicates: int = 0
 
     def document(self, rank: int, *, unique: bool) -> dict[str, Any]:
-        """Return the hit as it stands in the JSON of a search; ``unique``: of one without near-duplicates."""
+        """Return the JSON fields of the hit; ``unique``: the request hides near-duplicates."""
         hit = {
             "rank": rank,
             "path": self.path,
@@ -120,23 +127,17 @@ class Hit(IndexedImage):
         return hit | {"near_duplicates": self.near_duplicates} if unique else hit
 
 
-# Pictures named in a message.
-_SHOWN = 3
-# Numbers of more digits are beyond what SQLite counts to.
-_DIGITS = 19
-
-
 def find_picture(store: Store, which: int | str | Path) -> EmbeddedImage:
     """Return a picture of the index.
 
     Args:
         store: in a snapshot.
-        which: its id (a number, or text of digits alone), or its path: absolute, from the current folder, or from a
-            synced one.
+        which: its id (a number, or text of digits alone), or its path: absolute, from the current
+            folder, or from a synced folder.
 
     Raises:
-        QueryError: there is none, or the path leads to several.
-        IndexDamagedError: what would be returned is damaged.
+        QueryError: no picture matches, or several do.
+        IndexDamagedError: the picture's row is damaged.
 
     """
     roots = store.roots()
@@ -152,7 +153,7 @@ def _is_number(which: int | str | Path) -> bool:
 
 def _by_id(store: Store, number: int) -> Item:
     meta = store.meta()
-    # Larger numbers are no ids, and SQLite does not take them.
+    # SQLite rejects larger numbers, and they are never ids.
     item = store.item_with(number) if 0 < number <= meta.last_id else None
     if item is None:
         raise QueryError(
@@ -165,8 +166,8 @@ def _by_id(store: Store, number: int) -> Item:
 def _by_path(store: Store, roots: dict[int, bytes], which: int | str | Path) -> Item:
     name = os.fsencode(str(which))
     matches: dict[bytes, Item] = {}
-    if b"\0" not in name:  # which the system takes for no path
-        # A link is a picture of its own; only where it is none, what it leads to is meant.
+    if b"\0" not in name:  # not valid in a path
+        # A link may be indexed itself; only if it is not, its target is looked up.
         matches = _at(store, roots, _places(roots, name)) or _at(store, roots, _places(roots, os.path.realpath(name)))
     if not matches:
         raise QueryError(
@@ -184,7 +185,7 @@ def _by_path(store: Store, roots: dict[int, bytes], which: int | str | Path) -> 
 
 
 def _at(store: Store, roots: dict[int, bytes], places: Iterable[tuple[int, bytes]]) -> dict[bytes, Item]:
-    """Return what is at these places, by absolute path."""
+    """Return the items at these places, by absolute path."""
     matches: dict[bytes, Item] = {}
     for root, path in places:
         item = store.item_at(root, path)
@@ -195,9 +196,9 @@ def _at(store: Store, roots: dict[int, bytes], places: Iterable[tuple[int, bytes
 
 
 def _places(roots: dict[int, bytes], name: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield where a picture of this name may be: (root, path under it)."""
+    """Yield the places where a picture of this name may be: (root, path under it)."""
     absolute = os.path.abspath(name)  # noqa: PTH100 - bytes, as below
-    # Roots have no links in their paths, but the folder of what is named may be reached through some.
+    # The paths of roots have no links, but the folder of this name may be reached through some.
     folder, last = os.path.split(absolute)
     ways = {absolute, os.path.join(os.path.realpath(folder), last)}  # noqa: PTH118
     for root, path in roots.items():
@@ -207,10 +208,6 @@ def _places(roots: dict[int, bytes], name: bytes) -> Iterator[tuple[int, bytes]]
             yield root, os.path.normpath(name)
 
 
-# Lengths below this are what rounding leaves of vectors that cancel each other out.
-_MIN_NORM = 1e-4
-
-
 def mean_vector(vectors: Vectors) -> Vectors:
     """Return the mean of unit vectors, scaled back to unit length.
 
@@ -218,10 +215,10 @@ def mean_vector(vectors: Vectors) -> Vectors:
         vectors: float32 ``[n, d]``, unit rows, n at least 1.
 
     Returns:
-        float32 ``[d]``; of a single vector, that vector.
+        float32 ``[d]``; a single vector is returned unchanged.
 
     Raises:
-        QueryError: there is none, or they cancel each other out.
+        QueryError: there are no vectors, or they cancel each other out.
 
     """
     if len(vectors) == 0:

@@ -1,7 +1,8 @@
-"""Near-duplicates: exact pairs in bounded memory, and only the best of each among the hits.
+"""Near-duplicates: exact pairs in bounded memory, and the choice of hits without them.
 
-Every pair is looked at, but most of them in few dimensions: a projection brings no two vectors further apart, so those
-that are far apart in it are far apart. What is left is decided by :func:`~...scan.squared_distances`.
+Every pair is compared, but most pairs in few dimensions only. A projection never increases a
+distance, so vectors that are far apart in it are far apart. :func:`~...scan.squared_distances`
+decides the remaining pairs.
 """
 
 from __future__ import annotations
@@ -22,32 +23,33 @@ __all__ = ["Chosen", "choose", "representatives"]
 
 # A tile of products: 2^24 float32 = 64 MiB.
 _ROWS, _COLUMNS = 1024, 1 << 14
-# Dimensions of the projection that are tried, and the vectors it is made and judged by.
+# Dimensions of the projection to try, and the number of vectors that it is fitted to and tested on.
 _DIMENSIONS = (24, 48, 96)
 _SAMPLE = 4096
 _SAMPLE_ROWS = 512
-# The share of pairs that may be left for the exact distance beside those that are near: one takes as long as hundreds
-# of products.
+# The share of distant pairs that may need an exact distance, which takes as long as hundreds of
+# products.
 _SHARE_LEFT = 1e-5
-# Far more than float32 rounds the products of unit vectors by.
+# Far more than the rounding error of float32 products of unit vectors.
 _MARGIN = 1e-4
 
 Products = npt.NDArray[np.float32]
 
 
 def representatives(vectors: Vectors, limit: float, advance: Advance = no_progress) -> Ids:
-    """Return, for each vector, the one that stands for it.
+    """Return the representative of each vector.
 
-    In their order, each vector that has none yet stands for itself and for all later ones that have none yet and are
-    near it. So each is near the one that stands for it, and no chain of near ones makes a group.
+    In order, each vector without a representative becomes the one of itself and of all later
+    vectors near it that have none. So each vector is near its representative, and chains of near
+    vectors do not form a group.
 
     Args:
-        vectors: float32 ``[n, d]``, about unit length, those first that are to stand for others.
-        limit: the squared distance up to which two are near.
-        advance: told about each vector that is done.
+        vectors: float32 ``[n, d]``, about unit length, the best first.
+        limit: the squared distance up to which two vectors are near.
+        advance: called for each finished vector.
 
     Returns:
-        int64 ``[n]``, the row that stands for each row.
+        int64 ``[n]``, the row of each vector's representative.
 
     """
     count = len(vectors)
@@ -73,7 +75,7 @@ def representatives(vectors: Vectors, limit: float, advance: Advance = no_progre
 def _assign(
     vectors: Vectors, limit: float, chosen: Ids, rows: Ids, column: int, may_be_near: npt.NDArray[np.bool_]
 ) -> None:
-    """Let each row, in their order, stand for what is near it and free; ``may_be_near`` begins at ``column``."""
+    """Make each row, in order, represent free rows near it; ``may_be_near`` begins at ``column``."""
     for row, marks in zip(rows.tolist(), may_be_near, strict=True):
         if chosen[row] not in (-1, row) or not marks.any():
             continue
@@ -86,9 +88,10 @@ def _assign(
 
 
 def _projected(vectors: Vectors, limit: float) -> tuple[Products, Products]:
-    """Return two matrices whose products are at least -D / 2 of the vectors, float32 ``[n, p + 3]``.
+    """Return two matrices, float32 ``[n, p + 3]``, whose products are at least -D / 2.
 
-    The first p principal components, and the length of the rest: D is at least the sum of the squared differences.
+    D is the vectors' squared distance. It is at least the sum of the squared differences of the
+    first p principal components and of the length of the rest.
     """
     count, dim = vectors.shape
     mean = vectors[:: max(1, count // _SAMPLE)].mean(axis=0) if count else np.zeros(dim, dtype=np.float32)
@@ -103,7 +106,7 @@ def _projected(vectors: Vectors, limit: float) -> tuple[Products, Products]:
 
 
 def _extended(centred: Vectors, basis: Products) -> Products:
-    """Return components, length of the rest, 1 and -1/2 of the squared length of each row."""
+    """Return each row's components, length of the rest, 1, and -1/2 of the squared length."""
     components = centred @ basis
     whole = np.einsum("nd,nd->n", centred, centred)
     rest = np.sqrt(np.maximum(whole - np.einsum("np,np->n", components, components), 0))
@@ -112,13 +115,13 @@ def _extended(centred: Vectors, basis: Products) -> Products:
 
 
 def _basis(vectors: Vectors, mean: Vectors, limit: float) -> Products:
-    """Return the fewest principal directions that leave few pairs that are not near, float32 ``[d, p]``."""
+    """Return the fewest principal directions that exclude most distant pairs: float32 ``[d, p]``."""
     count, dim = vectors.shape
     sample = vectors[:: max(1, count // _SAMPLE)] - mean
     everything = np.eye(dim, dtype=np.float32)
     if count < _ROWS or dim <= _DIMENSIONS[0]:
         return everything
-    # In ascending order of the variance along them.
+    # eigh orders the directions by ascending variance.
     _, directions = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
     near = _share_near(sample, everything, limit)
     for dimensions in _DIMENSIONS:
@@ -137,7 +140,7 @@ def _share_near(sample: Vectors, basis: Products, limit: float) -> float:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What answers one query: ids and distances, best first, and how many near-duplicates each one stands for."""
+    """The result of one query: ids and distances, best first, and the near-duplicates of each."""
 
     ids: Ids
     distances: Distances
@@ -147,7 +150,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Items that may answer a query, best first, and how many items of its vector each stands for."""
+    """Candidates of a query, best first, and the number of items with each one's vector."""
 
     ids: Ids
     distances: Distances
@@ -165,25 +168,25 @@ def choose(
     left_out: Sequence[Collection[int]],
     vectors_of: Callable[[Ids], Vectors],
 ) -> list[Chosen]:
-    """Return the ``k`` best of each query among those that may answer it.
+    """Return the ``k`` best items of each query that the request allows.
 
-    More different vectors are asked for, twice as many each time, until they have enough items or there are no more.
+    The search is repeated for twice as many distinct vectors until it has enough items, or all.
 
     Args:
-        search: gives the best vectors, best first, and their items.
+        search: returns the best vectors, best first, and their items.
         queries: float32 ``[q, d]``.
-        request: says how many are returned, up to which distance, and how far apart they are.
-        left_out: ids that do not count, for each query.
-        vectors_of: gives the vectors of ids, float32 ``[n, d]``.
+        request: the number of results, their largest distance, and their distance from each other.
+        left_out: ids to leave out, for each query.
+        vectors_of: returns the vectors of ids, float32 ``[n, d]``.
 
     Returns:
-        one answer a query; ``complete`` is False where the index has fewer than ``k``.
+        one result per query; ``complete`` is False if the index has fewer than ``k``.
 
     """
     k, unique, limit = request.k, request.unique, request.distance_limit
     results: dict[int, Chosen] = {}
     remaining = list(range(len(queries)))
-    # One more, which shows that none is missing of those that are as far as the last.
+    # One more, which shows whether all items at the distance of the last one are there.
     count = 1 + (k if unique is None else 2 * k)
     while remaining:
         all_ids, all_distances = search.nearest(queries[remaining], count)
@@ -207,7 +210,7 @@ def choose(
 def _candidates(
     search: NodeSearch, first: Ids, distances: Distances, left_out: Collection[int], k: int, every: bool
 ) -> _Candidates:
-    """Return the items of some vectors but for those left out: ``every`` one that may count, or one of each vector."""
+    """Return the items of some vectors except those left out: ``every`` item, or one per vector."""
     ids, owner = search.sharing.spread(first, k + len(left_out) if every else None)
     if left_out:
         stays = ~np.isin(ids, list(left_out))
@@ -227,9 +230,10 @@ def _best(candidates: _Candidates, k: int) -> Chosen:
 
 
 def _unlike(candidates: _Candidates, vectors: Vectors, k: int, limit: float) -> Chosen:
-    """Keep the best, leave out what is near it, keep the best of the rest, and so on.
+    """Keep the best, drop the candidates near it, keep the best of the rest, and so on.
 
-    The first candidate beyond ``k`` ends it, so that what is counted does not depend on how many candidates there are.
+    It ends at the first candidate beyond ``k``: so the counts do not depend on the number of
+    candidates.
     """
     ids = candidates.ids
     stands_for = representatives(vectors, limit)

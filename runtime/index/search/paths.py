@@ -1,4 +1,4 @@
-"""The paths of an index's items, read once and checked, to search among some of them."""
+"""The paths of an index's items, read once and checked, and their selection by patterns."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Paths:
     """The path of every item, from a store in a snapshot.
 
     Attributes:
-        ids: of the items: int64 ``[n]``, ascending.
-        places: of each item, the number of its root and the path below it.
+        ids: ids of the items, int64 ``[n]``, ascending.
+        places: the root's number and the path under the root, for each item.
 
     """
 
@@ -35,11 +35,11 @@ class Paths:
         self.places = [(item.root, item.path) for item in items]
 
     def ids_matching(self, path: str | Sequence[str]) -> Ids:
-        """Return the ids of the items whose path matches this pattern, or one of these: int64, ascending.
+        """Return the ids of the items whose path matches one of these patterns: int64, ascending.
 
-        A pattern that begins with ``/`` is one of the whole path, any other one of the path under the synced folder.
-        One that matches no such path is read from the current folder, as a shell would.
-        See :mod:`..patterns` for what it may hold.
+        A pattern that begins with ``/`` matches the absolute path, any other the path under the
+        synced folder. If that matches nothing, it is read from the current folder, as in a shell.
+        :mod:`..patterns` describes the syntax.
 
         Raises:
             QueryError: no item matches a pattern.
@@ -54,10 +54,10 @@ class Paths:
         return self.ids[chosen]
 
     def matching(self, pattern: str) -> tuple[Mask, str | None]:
-        """Return which items match, bool ``[n]``, and the pattern of whole paths if it was read as one.
+        """Return which items match, bool ``[n]``, and the pattern of absolute paths, if used.
 
         Raises:
-            QueryError: the pattern can match no path.
+            QueryError: the pattern cannot match any path.
 
         """
         if not os.path.isabs(pattern):  # noqa: PTH117 - a pattern
@@ -66,7 +66,7 @@ class Paths:
             if below is not None and (below.any() or "/" not in pattern.rstrip("/")):
                 return below, None
             pattern = from_current_folder(pattern)
-        # The synced folders stand before the paths as if they lay under the root of the file system.
+        # The paths of the synced folders go before the items' paths, without the leading slash.
         whole = {root: path.strip(b"/") + b"/" for root, path in self._roots.items()}
         return self._match(pattern, whole), pattern
 
@@ -83,7 +83,7 @@ class Paths:
 
 
 def from_current_folder(pattern: str) -> str:
-    """Return a pattern of whole paths for one that begins at the current folder."""
+    """Return the pattern of absolute paths for a pattern relative to the current folder."""
     from glob import escape
 
     absolute = os.path.normpath(os.path.join(escape(os.getcwd()), pattern))  # noqa: PTH109, PTH118 - a pattern

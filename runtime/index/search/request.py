@@ -15,33 +15,35 @@ __all__ = ["MAX_DISTANCE", "NEAR_DUPLICATE", "Method", "SearchRequest", "names"]
 Method = Literal["auto", "exact", "hnsw"]
 # Squared distance of unit vectors that point in opposite directions.
 MAX_DISTANCE = 4.0
-# Squared distance up to which pictures are near-duplicates by default. Measured with the model that ships
-# (benchmarks/near_duplicates.py, docs/results.md): it takes in copies that were compressed again or made a little
-# brighter, and hardly any two different pictures.
+# Squared distance up to which pictures are near-duplicates by default. Measured with the bundled
+# model (benchmarks/near_duplicates.py, docs/results.md): it includes re-compressed and slightly
+# brightened copies, and very few pairs of different pictures.
 NEAR_DUPLICATE = 0.05
 _DISTANCES = {"ge": 0, "le": MAX_DISTANCE, "allow_inf_nan": False}
-# Metadata of an option that can leave no picture over: a query without hits is searched for again without it.
+# Metadata of an option that can exclude all pictures: a query without hits is repeated without it.
 _RESTRICTS: dict[str, Any] = {"restricts": True}
 
 
 def _served(description: str, **limits: float) -> dict[str, Any]:
-    """Return the metadata of an option that HTTP has: its schema there."""
+    """Return the metadata of an option that the HTTP API has: its schema."""
     return {"schema": {"description": description, **limits}}
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What a search returns; requests are hashable, and the server searches for equal ones together.
+    """The options of a search; hashable, so that the server can batch equal requests.
 
     Attributes:
         k: number of pictures, at least 1.
-        farthest: the farthest first instead of the nearest.
+        farthest: return the farthest first instead of the nearest.
         label: only pictures with one of these labels; None: all.
-        path: only pictures whose path matches one of these patterns, see :meth:`~.index.Index.search`; None: all.
+        path: only pictures whose path matches one of these patterns, see
+            :meth:`~.index.Index.search`; None: all.
         max_distance: only pictures at most this far (squared Euclidean); None: all.
         method: ``exact`` scans, ``hnsw`` uses the graph, ``auto`` takes the faster one.
-        unique: drop hits within this distance of a better hit; that hit counts them in ``near_duplicates``.
-        leave_out_query: drop the pictures whose files have the content of the query's file.
+        unique: drop hits within this distance of a better hit; that hit counts them in
+            ``near_duplicates``.
+        leave_out_query: drop pictures whose file has the content of the query's file.
 
     """
 
@@ -70,16 +72,16 @@ class SearchRequest:
 
     @property
     def distance_limit(self) -> float:
-        """The largest distance of a hit; infinite without one."""
+        """The largest distance of a hit; infinite without a limit."""
         return math.inf if self.max_distance is None else self.max_distance
 
     @property
     def filtered(self) -> bool:
-        """Whether only pictures of some labels or paths count."""
+        """Whether labels or paths filter the pictures."""
         return self.label is not None or self.path is not None
 
     def check(self) -> None:
-        """Make sure that the request makes sense, whatever the index holds.
+        """Check the options, independently of the index.
 
         Raises:
             QueryError: a value is out of range, or two options exclude each other.
@@ -97,7 +99,7 @@ class SearchRequest:
             raise QueryError(f"The method {printable(str(self.method))!r} is unknown; expected auto, exact or hnsw.")
 
     def loosened(self) -> dict[str, SearchRequest]:
-        """Return the request without each of its restrictions, by the name of the command's option."""
+        """Return the request without each of its restrictions, keyed by the command's option."""
         initial: dict[str, Any] = {
             option.name: option.default for option in fields(self) if "restricts" in option.metadata
         }
@@ -108,7 +110,7 @@ class SearchRequest:
         }
 
     def conditions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield the request for people: names of options, and their values."""
+        """Yield the options for display: names and their values."""
         yield "k", (f"{self.k:,}",)
         if self.farthest:
             yield "order", ("farthest first",)
@@ -127,5 +129,5 @@ class SearchRequest:
 
 
 def names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return the names that one or several were given as."""
+    """Return one name or several as a tuple."""
     return value if value is None else (value,) if isinstance(value, str) else tuple(value)

@@ -1,4 +1,4 @@
-"""What an open index holds, to be shown beside its answers."""
+"""A summary of an open index's contents, to show beside search results."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ __all__ = ["IndexSummary", "summarize"]
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """What an index holds.
+    """The contents of an index.
 
     Attributes:
         items: number of pictures.
         labels: the labels, sorted, and the number of pictures with each.
-        unlabelled: number of pictures without one.
-        roots: the folders that were synced, and the number of pictures in each.
-        graph: number of pictures in the graph, with its parameters and what was measured of it; None: there is none.
+        unlabelled: number of pictures without a label.
+        roots: the synced folders, and the number of pictures in each.
+        graph: number of pictures in the graph, its parameters and measured figures; None without a
+            graph.
 
     """
 
@@ -35,7 +36,7 @@ class IndexSummary:
 
 
 def summarize(store: Store, graph: GraphFile | None) -> IndexSummary:
-    """Describe the state of the index that a store holds.
+    """Summarise the state of the index in a store.
 
     Raises:
         IndexDamagedError: a row is damaged.

@@ -22,8 +22,8 @@ class SyncOptions:
     """How an index follows its folders.
 
     Attributes:
-        model: of a new index, see :func:`~...pretrained.find_model`. Default: ``./model.onnx``, else the bundled one.
-            An existing index keeps its own.
+        model: of a new index, see :func:`~...model.pretrained.find_model`. Default:
+            ``./model.onnx``, else the bundled one. An existing index keeps its own.
         filters: which pictures of the roots belong to the index from now on. None: each root keeps its filters.
         labels: where the labels of the roots come from, from now on; its ``splits`` are ignored. None: each root keeps
             its rule. A new root has the label of its top folder, below the splits if there are some.

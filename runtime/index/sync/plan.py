@@ -1,6 +1,6 @@
-"""The plan of a sync: folders compared with the database by size and mtime.
+"""The plan of a sync: folders compared with the database by size and mtime, moved roots, and uploads.
 
-Opens only the files whose names do not tell whether they are pictures.
+It opens only files whose names do not tell whether they are pictures.
 """
 
 from __future__ import annotations
@@ -30,63 +30,6 @@ from .options import SyncOptions
 from .root_plan import RootPlan, check_losses, check_present
 
 __all__ = ["find_moved_roots", "plan_lost_uploads", "plan_sync", "plan_uploads"]
-
-
-def find_moved_roots(known: Mapping[int, bytes], moved: Sequence[str]) -> dict[int, bytes]:
-    """Return the new path of each moved root, without links in it, by the root's number.
-
-    Names may contain ``=``: every possible split is tried.
-
-    Args:
-        known: the roots of the index.
-        moved: ``OLD=NEW`` each; OLD need not exist.
-
-    Raises:
-        IndexStateError: OLD is no root, NEW is no folder, either is ambiguous, or either is named
-            twice.
-
-    """
-    moved_roots: dict[int, bytes] = {}
-    for text in moved:
-        root, path = _parted(known, text)
-        if root in moved_roots or path in moved_roots.values():
-            raise IndexStateError(f"--root {printable(text)!r} names a folder that another --root names, too.")
-        moved_roots[root] = path
-    return moved_roots
-
-
-def _parted(known: Mapping[int, bytes], text: str) -> tuple[int, bytes]:
-    ways = list(_ways(known, text))
-    if not ways:
-        listed = " or ".join(display_path(path) for path in known.values()) or "one, but the index has none"
-        raise IndexStateError(
-            f"--root {printable(text)!r} begins with no folder of the index; expected OLD=NEW, where OLD is {listed}."
-        )
-    folders = [(root, new) for root, new in ways if os.path.isdir(new)]  # noqa: PTH112 - bytes
-    if not folders:
-        raise IndexStateError(
-            f"{display_path(ways[0][1] or b'(no name)')} is not a folder; expected the new place of "
-            f"{display_path(known[ways[0][0]])}."
-        )
-    if len(folders) > 1:
-        raise IndexStateError(
-            f"--root {printable(text)!r} can be read in {len(folders)} ways, for there are folders with '=' in their "
-            "names; name the new place by a link without one."
-        )
-    root, new = folders[0]
-    return root, os.path.realpath(new)
-
-
-def _ways(known: Mapping[int, bytes], text: str) -> Iterator[tuple[int, bytes]]:
-    numbers = {path: root for root, path in known.items()}
-    for place, character in enumerate(text):
-        if character == "=":
-            old, new = text[:place], os.fsencode(text[place + 1 :])
-            for spelling in dict.fromkeys((os.path.realpath(old), os.path.abspath(old))) if old else ():  # noqa: PTH100
-                root = numbers.get(os.fsencode(spelling))
-                if root is not None:
-                    yield root, new
-                    break
 
 
 def plan_sync(store: Store | None, folder: Path, roots: Sequence[str | Path], options: SyncOptions) -> list[RootPlan]:
@@ -254,13 +197,6 @@ def _check_not_uploads(folder: Path, paths: Iterable[str | Path]) -> None:
             )
 
 
-def _sides(moved: str) -> Iterator[str]:
-    """Yield each possible OLD and NEW of ``OLD=NEW``, split at every ``=``."""
-    for place, character in enumerate(moved):
-        if character == "=":
-            yield from filter(None, (moved[:place], moved[place + 1 :]))
-
-
 def _compare(plan: RootPlan, items: Mapping[bytes, Item], reading: Reading) -> None:
     """Sort a root's files and items into new, changed, missing, left out and unchanged."""
     missing = dict(items)
@@ -312,6 +248,70 @@ def _others(path: bytes, paths: Iterable[bytes]) -> list[bytes]:
 
 def _is_inside(path: bytes, folder: bytes) -> bool:
     return path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def find_moved_roots(known: Mapping[int, bytes], moved: Sequence[str]) -> dict[int, bytes]:
+    """Return the new path of each moved root, without links in it, by the root's number.
+
+    Names may contain ``=``: every possible split is tried.
+
+    Args:
+        known: the roots of the index.
+        moved: ``OLD=NEW`` each; OLD need not exist.
+
+    Raises:
+        IndexStateError: OLD is no root, NEW is no folder, either is ambiguous, or either is named
+            twice.
+
+    """
+    moved_roots: dict[int, bytes] = {}
+    for text in moved:
+        root, path = _parted(known, text)
+        if root in moved_roots or path in moved_roots.values():
+            raise IndexStateError(f"--root {printable(text)!r} names a folder that another --root names, too.")
+        moved_roots[root] = path
+    return moved_roots
+
+
+def _parted(known: Mapping[int, bytes], text: str) -> tuple[int, bytes]:
+    ways = list(_ways(known, text))
+    if not ways:
+        listed = " or ".join(display_path(path) for path in known.values()) or "one, but the index has none"
+        raise IndexStateError(
+            f"--root {printable(text)!r} begins with no folder of the index; expected OLD=NEW, where OLD is {listed}."
+        )
+    folders = [(root, new) for root, new in ways if os.path.isdir(new)]  # noqa: PTH112 - bytes
+    if not folders:
+        raise IndexStateError(
+            f"{display_path(ways[0][1] or b'(no name)')} is not a folder; expected the new place of "
+            f"{display_path(known[ways[0][0]])}."
+        )
+    if len(folders) > 1:
+        raise IndexStateError(
+            f"--root {printable(text)!r} can be read in {len(folders)} ways, for there are folders with '=' in their "
+            "names; name the new place by a link without one."
+        )
+    root, new = folders[0]
+    return root, os.path.realpath(new)
+
+
+def _ways(known: Mapping[int, bytes], text: str) -> Iterator[tuple[int, bytes]]:
+    numbers = {path: root for root, path in known.items()}
+    for place, character in enumerate(text):
+        if character == "=":
+            old, new = text[:place], os.fsencode(text[place + 1 :])
+            for spelling in dict.fromkeys((os.path.realpath(old), os.path.abspath(old))) if old else ():  # noqa: PTH100
+                root = numbers.get(os.fsencode(spelling))
+                if root is not None:
+                    yield root, new
+                    break
+
+
+def _sides(moved: str) -> Iterator[str]:
+    """Yield each possible OLD and NEW of ``OLD=NEW``, split at every ``=``."""
+    for place, character in enumerate(moved):
+        if character == "=":
+            yield from filter(None, (moved[:place], moved[place + 1 :]))
 
 
 def plan_uploads(store: Store) -> list[RootPlan]:

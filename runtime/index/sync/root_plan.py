@@ -1,4 +1,4 @@
-"""What a sync does to one root, and when it refuses to."""
+"""The plan of a sync for one root, and its guards against missing folders and mass removals."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ from ..unreadable import SkippedFile, Unread
 from ..walk import FileEntry, Walk
 
 __all__ = ["RootPlan", "check_losses", "check_present"]
+
+# With this many items, losing more than this share looks like an unmounted drive.
+_GUARDED_ITEMS = 20
+_MAX_LOST = 0.5
+# Extensions of other files named in a message.
+_KINDS = 5
 
 
 @dataclass
@@ -121,13 +127,6 @@ class RootPlan:
             known_faults=[],
             unchanged=0,
         )
-
-
-# With this many items, losing more than this share looks like an unmounted drive.
-_GUARDED_ITEMS = 20
-_MAX_LOST = 0.5
-# Extensions of other files named in a message.
-_KINDS = 5
 
 
 def check_present(path: bytes, known: bool, may_be_missing: bool) -> None:

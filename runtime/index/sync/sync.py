@@ -82,7 +82,7 @@ def sync_folders(
         say: gets messages for the user at once: where labels come from, which model a new index uses.
 
     Raises:
-        IndexStateError: see :func:`~.plan.plan_sync`, :func:`~..home.check_model` and :func:`~..home.new_folder`.
+        IndexStateError: see :func:`~.plan.plan_sync`, :func:`~..folder.check_model` and :func:`~..folder.new_folder`.
         QueryError: a pattern of the filters can match no path.
         DataError: a table of labels cannot be read as one.
         IndexLockedError: another process is writing to the index.
