@@ -20,6 +20,7 @@ from .errors import ModelFileError, PictureError, QueryError
 from .images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, load_picture
 from .memory import peak_memory
 from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, first_line, open_again, open_model
+from .pictures.opening import import_usual_reader
 from .scan import are_unit
 from .streams import DEFAULT_BATCH_SIZE, Embedded, embed_in_workers, embed_stream
 from .text import display_path, printable
@@ -82,7 +83,9 @@ class Embedder:
         max_pixels: int = DEFAULT_MAX_PIXELS,
         isolate: bool = False,
     ) -> None:
-        self._model = model if isinstance(model, OpenModel) else open_model(model, device=device, threads=threads)
+        if not isinstance(model, OpenModel):
+            model = open_model(model, device=device, threads=threads, alongside=import_usual_reader)
+        self._model = model
         self._workers = min(threads or usable_cores(), _MOST_WORKERS)
         self._on_one_core: OpenModel | None = None
         self._opening = threading.Lock()
