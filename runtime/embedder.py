@@ -21,6 +21,7 @@ from .devices import Deadline, Device, is_out_of_memory, peak_memory, usable_cor
 from .errors import ModelFileError, PictureError, QueryError
 from .images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, load_picture
 from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, open_again, open_model
+from .pictures.readers import import_usual_reader
 from .pipeline import DEFAULT_BATCH_SIZE, Embedded, embed_in_workers, embed_stream
 from .scan import are_unit
 from .text import display_path, first_line, printable
@@ -84,7 +85,9 @@ class Embedder:
         max_pixels: int = DEFAULT_MAX_PIXELS,
         isolate: bool = False,
     ) -> None:
-        self._model = model if isinstance(model, OpenModel) else open_model(model, device=device, threads=threads)
+        if not isinstance(model, OpenModel):
+            model = open_model(model, device=device, threads=threads, alongside=import_usual_reader)
+        self._model = model
         self._workers = min(threads or usable_cores(), _MAX_WORKERS)
         self._on_one_core: OpenModel | None = None
         self._opening = threading.Lock()

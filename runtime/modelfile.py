@@ -6,10 +6,12 @@ unit rows, and all other facts that a box needs as JSON under one metadata key.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,13 +48,20 @@ class OpenModel:
     threads: int
 
 
-def open_model(path: str | Path, *, device: Device = "auto", threads: int | None = None) -> OpenModel:
+def open_model(
+    path: str | Path,
+    *,
+    device: Device = "auto",
+    threads: int | None = None,
+    alongside: Callable[[], object] | None = None,
+) -> OpenModel:
     """Open an untrusted model file and check it against Contract 2.
 
     Args:
         path: an ONNX file written by ``deeprank-export``.
         device: ``auto`` takes a working GPU, else the CPU.
         threads: for the CPU; default: the usable cores, at most 4.
+        alongside: called in a thread while ONNX Runtime builds the session without the GIL.
 
     Raises:
         ModelFileError: missing, too large, damaged, without our metadata, of a newer schema or
@@ -62,7 +71,7 @@ def open_model(path: str | Path, *, device: Device = "auto", threads: int | None
     """
     path = Path(path)
     reading = _Reading(path)
-    session, used = _session(path, reading, device, threads)
+    session, used = _session(path, reading, device, threads, alongside)
     try:
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
@@ -147,7 +156,9 @@ def _read(path: Path) -> bytes:
         raise ModelFileError(f"{display_path(path)} cannot be read ({error}).") from None
 
 
-def _session(path: Path, reading: _Reading, device: Device, threads: int | None) -> tuple[ort.InferenceSession, int]:
+def _session(
+    path: Path, reading: _Reading, device: Device, threads: int | None, alongside: Callable[[], object] | None
+) -> tuple[ort.InferenceSession, int]:
     import onnxruntime as ort
 
     data = reading.data()
@@ -162,7 +173,7 @@ def _session(path: Path, reading: _Reading, device: Device, threads: int | None)
         deadline = Deadline(_OPENING_SECONDS, lambda: options.set_load_cancellation_flag(True))
         try:
             check_records(data)
-            with deadline:
+            with deadline, _calling(alongside):
                 session = ort.InferenceSession(
                     data,
                     options,
@@ -180,6 +191,19 @@ def _session(path: Path, reading: _Reading, device: Device, threads: int | None)
     if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise DeviceError("CUDA was asked for, but ONNX Runtime could not start it; use --device cpu.")
     return session, used
+
+
+@contextlib.contextmanager
+def _calling(alongside: Callable[[], object] | None) -> Iterator[None]:
+    if alongside is None:
+        yield
+        return
+    thread = threading.Thread(target=alongside)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _check_shapes(session: ort.InferenceSession, info: ModelInfo) -> None:

@@ -8,8 +8,8 @@ Planning a graph's memory takes time quadratic in its nodes, and ignores deadlin
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
 
 from ..errors import ModelFileError
 
@@ -24,6 +24,8 @@ _MAX_IN_GRAPH = 100_000
 _MAX_NODES = 10_000
 _MAX_NODE = 16 * 1024
 _ALL_NODES = 2 * 2**20
+# Attributes to remember; networks have a few dozen different ones.
+_MAX_KNOWN = 1_000
 # Nesting depth of graphs in nodes.
 _MAX_NESTED = 8
 # Bytes besides weights and nodes: types, names, metadata. Two bytes of a type take fifty in memory.
@@ -89,7 +91,7 @@ def check_records(data: bytes) -> None:
     _Walk(data).model()
 
 
-@dataclass
+@dataclasses.dataclass
 class _Walk:
     """Counts records across the whole file."""
 
@@ -99,6 +101,8 @@ class _Walk:
     bytes_of_nodes: int = 0
     types: int = 0
     packed: int = 0
+    # Number of records of each accepted attribute without tensors or graphs, by operator and content.
+    known: dict[tuple[bytes, bytes], int] = dataclasses.field(default_factory=dict)
 
     def _fields(self, start: int, end: int, most: int) -> list[_Field]:
         fields = _fields(self.data, start, end, most)
@@ -162,11 +166,17 @@ class _Walk:
             elif field == _DOMAIN and self.data[first:last] not in _DOMAINS:
                 raise ModelFileError("it has operators that are not ONNX's own")
         for first, last in attributes:
-            self._attribute(operator, first, last, depth)
+            # Networks repeat attributes such as strides: 1, 1 hundreds of times.
+            content = (operator, self.data[first:last])
+            if content in self.known:
+                self.records += self.known[content]
+            else:
+                self._attribute(content, first, last, depth)
 
-    def _attribute(self, operator: bytes, start: int, end: int, depth: int) -> None:
-        tensors = 0
-        for field, wire, first, last in self._fields(start, end, _MAX_NODE):
+    def _attribute(self, content: tuple[bytes, bytes], start: int, end: int, depth: int) -> None:
+        operator, tensors, plain = content[0], 0, True
+        fields = self._fields(start, end, _MAX_NODE)
+        for field, wire, first, last in fields:
             if field == _NUMBER and wire == 0 and first == _TEXT and operator == b"Cast":
                 raise _texts()
             if field in (_STRING, _STRINGS) and operator == b"Constant":
@@ -179,11 +189,14 @@ class _Walk:
                 raise _unknown()
             if field in (_TENSOR, _TENSORS):
                 self._tensor(first, last)
-                tensors += field == _TENSOR
+                tensors, plain = tensors + (field == _TENSOR), False
             elif field in (_SUBGRAPH, _SUBGRAPHS):
                 self._graph(first, last, depth + 1)
+                plain = False
         if tensors > 1:  # they would be merged into one
             raise _unknown()
+        if plain and len(self.known) < _MAX_KNOWN:
+            self.known[content] = len(fields)
 
     def _tensor(self, start: int, end: int) -> None:
         """Check a tensor: its numbers are present, complete, and in this file."""
@@ -237,29 +250,30 @@ def _texts() -> ModelFileError:
 def _fields(data: bytes, start: int, end: int, most: int) -> list[_Field]:
     """Return number, wire type, value or beginning, and end of each field in a range of bytes."""
     fields: list[_Field] = []
+    append = fields.append
     place = start
     while place < end:
         tag = data[place]
         place += 1
         if tag > 127:
             tag, place = _number(data, place - 1, end)
+            if tag >> 32:  # protocol buffers would drop some bits
+                raise _unknown()
         wire = tag & 7
-        if wire == 0 or wire == 2:
+        if wire == 2 or wire == 0:
             value = data[place] if place < end else 128
             place += 1
             if value > 127:
                 value, place = _number(data, place - 1, end)
             if wire == 2:
-                fields.append((tag >> 3, 2, place, place + value))
+                append((tag >> 3, 2, place, place + value))
                 place += value
             else:
-                fields.append((tag >> 3, 0, value, place))
+                append((tag >> 3, 0, value, place))
         elif wire == 5:  # a floating-point number
-            fields.append((tag >> 3, 5, place, place + 4))
+            append((tag >> 3, 5, place, place + 4))
             place += 4
         else:
-            raise _unknown()
-        if tag >> 32:  # protocol buffers would drop some bits
             raise _unknown()
         if len(fields) > most:
             raise ModelFileError(f"it has more than {most:,} records")

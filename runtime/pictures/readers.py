@@ -13,7 +13,7 @@ from ..errors import PictureError
 from ..formats import HEAD_BYTES, format_of
 from .faults import damaged, fault_of_machine, is_memory_free, unsupported
 
-__all__ = ["MAX_BYTES_HELD", "bytes_held", "open_image"]
+__all__ = ["MAX_BYTES_HELD", "bytes_held", "import_usual_reader", "open_image"]
 
 # Formats whose decoders take the whole file, and the limit for one file and for all together.
 _WHOLE = ("WEBP", "AVIF", "HEIF")
@@ -80,6 +80,11 @@ def open_image(file: IO[bytes]) -> Image.Image:
         if not is_memory_free(_OPENING_BYTES):
             raise MemoryError from error
         raise damaged(image_format, error) from error
+
+
+def import_usual_reader() -> None:
+    """Import the reader of JPEG ahead of its use."""
+    from . import jpeg  # noqa: F401
 
 
 def _refuse_other(head: bytes) -> None:

@@ -52,7 +52,7 @@ _PRAGMAS = ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0")
 _STEPS = 1_000
 _LOOKS_AT_SCHEMA = 50
 # Steps for every statement. SQLite's own check, which takes most, needs 30 for each row.
-_STEPS_OF_EVERY = 10_000_000
+_STEPS_OF_EVERY = 1_000_000
 _STEPS_A_BYTE = 2
 # Seconds allowed for every statement until its first row, and for each byte: a disk reads a
 # megabyte in one second.

@@ -189,7 +189,7 @@ class ArchiveReader:
         # An uncompressed array cannot be larger than the file.
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
             raise self.error(f"holds the array {name!r} compressed or encrypted (save it with numpy.savez)")
-        if info.header_offset + info.file_size > self._size:
+        if not 0 <= info.header_offset <= self._size - info.file_size:
             raise self.error(f"ends within the array {name!r}")
         with self._guarded():
             member = self._zip.open(info)
