@@ -154,16 +154,22 @@ def session_options(threads: int | None) -> tuple[ort.SessionOptions, int]:
     return options, used
 
 
-def limit_memory(options: ort.SessionOptions, file_bytes: int) -> None:
+def limit_memory(options: ort.SessionOptions, file_bytes: int, beside: int = 0) -> None:
     """Let weights and intermediate results on the CPU take a bounded part of memory, in all sessions together.
 
     Args:
         options: of a session that runs on the CPU alone.
         file_bytes: size of its model file. The limit of a process is that of the largest model it has opened.
+        beside: how much operators of the model take beside these, as a multiple; the results get so much less.
 
     """
-    rounded = 1 << max(file_bytes, _SMALL_MODEL).bit_length()  # models of about the same size share one limit
-    _arena.allow(min(_memory() // 2, _BESIDE + min(usable_cores(), _MOST_CORES) * _A_CORES + _COPIES * rounded))
+    results = _BESIDE + min(usable_cores(), _MOST_CORES) * _A_CORES
+    if beside:  # results may take what is there for weights, too
+        limit = results // (1 + beside) + _COPIES * file_bytes
+    else:
+        rounded = 1 << max(file_bytes, _SMALL_MODEL).bit_length()  # models of about the same size share one limit
+        limit = results + _COPIES * rounded
+    _arena.allow(min(_memory() // 2, limit), beside)
     options.add_session_config_entry("session.use_env_allocators", "1")
 
 
@@ -171,20 +177,25 @@ class _Arena:
     """The memory that sessions on the CPU share; never made smaller, as a session of one core may still be opened."""
 
     def __init__(self) -> None:
-        self._limit = 0
+        self._limits: dict[int, int] = {}
+        self._registered: tuple[int, int] | None = None
         self._lock = threading.Lock()
 
-    def allow(self, limit: int) -> None:
-        """Let sessions that are opened from now on take so many bytes together, or more where that was allowed."""
+    def allow(self, limit: int, beside: int) -> None:
+        """Let sessions that are opened from now on take so many bytes together, or more where that was allowed.
+
+        Those of models whose operators take memory beside it have an arena of their own.
+        """
         import onnxruntime as ort
 
         with self._lock:
-            if limit <= self._limit:
+            limit = self._limits[beside] = max(limit, self._limits.get(beside, 0))
+            if self._registered == (beside, limit):
                 return
             memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
             # Sessions that are open keep the one they have.
             ort.create_and_register_allocator(memory, ort.OrtArenaCfg(limit, -1, -1, -1))
-            self._limit = limit
+            self._registered = (beside, limit)
 
 
 _arena = _Arena()

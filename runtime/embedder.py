@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import threading
 import time
@@ -18,7 +17,6 @@ from .binding import BoundNetwork
 from .devices import Deadline, Device, usable_cores
 from .errors import ModelFileError, PictureError, QueryError
 from .images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, load_picture
-from .memory import peak_memory
 from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, first_line, open_again, open_model
 from .pictures.opening import import_usual_reader
 from .scan import are_unit
@@ -39,7 +37,6 @@ _LEAST_BATCHES = 4
 _BYTES_PER_PIXEL = 256
 _MOST_BYTES = 256 * 2**20
 _MOST_BYTES_ON_GPU = 128 * 2**20
-_MAX_BYTES_ON_EACH_CORE = 512 * 2**20
 # Each worker has a batch's activations in memory.
 _MOST_WORKERS = 16
 # The largest networks take seconds a picture on the smallest boxes; one that goes on for ever must end. Once the time
@@ -232,20 +229,6 @@ class Embedder:
             self._seconds = (time.perf_counter() - started) / len(pictures)
         return vectors
 
-    @functools.cached_property
-    def _takes_much_memory(self) -> bool:
-        """Whether the network takes too much memory to run on each core at once, as a blank picture shows.
-
-        Some operators keep memory of their own, beside what is limited.
-        """
-        blank = np.zeros((1, self.rule.size, self.rule.size, 3), dtype=np.uint8)
-        before = peak_memory()
-        try:
-            self._run(self._model, blank)
-        except _TooLargeError:
-            return True
-        return peak_memory() - before > _MAX_BYTES_ON_EACH_CORE
-
     def _refused(self, what: str, advice: str) -> ModelFileError:
         return ModelFileError(f"The model {printable(self.info.name)!r} {what}. {advice}")
 
@@ -264,8 +247,7 @@ class Embedder:
         first = list(itertools.islice(remaining, self.batch_size + 1))
         together = itertools.chain(first, remaining)
         # A few are not worth a second session; of large pictures each core's would take too much memory.
-        few = len(first) <= self.batch_size
-        if not self._on_cpu or few or not self._most_at_a_time() or self._takes_much_memory:
+        if not self._on_cpu or len(first) <= self.batch_size or not self._most_at_a_time():
             return embed_stream(together, read, self.embed_batch, batch_size=self.batch_size)
         size = min(_WORKER_BATCH_SIZE, self.batch_size)
         if isinstance(items, Sized):  # so few that the threads would not end together get smaller batches

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 
-__all__ = ["ByteBudget", "peak_memory", "return_large_blocks"]
+__all__ = ["ByteBudget", "return_large_blocks"]
 
 # From malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -40,15 +40,6 @@ def return_large_blocks(*, decodes: bool = True) -> bool:
     if mallopt is None or mallopt(_MMAP_THRESHOLD, _LARGE) != 1:
         return False
     return not decodes or mallopt(_TRIM_THRESHOLD, _LARGE) == 1
-
-
-def peak_memory() -> int:
-    """Return the most bytes that this process has had in memory; 0 where the system does not tell, outside Linux."""
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/status", "rb") as file:  # noqa: PTH123
-        for line in file:
-            if line.startswith(b"VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 class ByteBudget:

@@ -12,6 +12,7 @@ import dataclasses
 import math
 
 from .errors import ModelFileError
+from .text import printable
 
 __all__ = ["check_records"]
 
@@ -36,6 +37,8 @@ _ALL_RECORDS = 1_000_000
 # Weights that are not written as plain bytes: numbers of one byte in the file are of eight in memory.
 _MOST_PACKED = 16 * 2**20
 _MOST_DIMENSIONS = 64
+# Of an operator's name in an error.
+_LONGEST_NAME = 100
 
 # Bits of a number by the type of tensors (TensorProto.DataType). Without texts, of which no memory can be foreseen.
 _BITS = {
@@ -66,28 +69,54 @@ _PACKED = frozenset({4, 5, 7, 10, 11})
 _TEXTS, _ELSEWHERE = 6, 13
 _OF_TENSOR = frozenset({8, 12, 16})
 
-# Operators that keep more outside ONNX Runtime's limit of memory than their tensors inside it.
-_UNBOUNDED = frozenset(
-    b"Adam Adagrad Gradient ImageDecoder Momentum Optional OptionalGetElement OptionalHasElement RegexFullMatch "
-    b"ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength "
-    b"SequenceMap SplitToSequence StringConcat StringNormalizer StringSplit TfIdfVectorizer Unique".split()
+# Operators of networks that take pictures. ONNX Runtime limits the memory of tensors; of what these take beside them is
+# known how much it can be. Others take what a number of their own says, or a number of bytes for each bit (NonZero).
+_OPERATORS = frozenset(
+    b"Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool "
+    b"BatchNormalization BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip "
+    b"Compress Concat Constant ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumSum DepthToSpace "
+    b"DequantizeLinear Div Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor "
+    b"Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater "
+    b"GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity If "
+    b"InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop "
+    b"LpNormalization LpPool MatMul MatMulInteger Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul "
+    b"Neg Not OneHot Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear RMSNormalization Range Reciprocal "
+    b"ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
+    b"ReduceSumSquare Relu Reshape Resize RotaryEmbedding Round Scan ScatterElements ScatterND Selu Shape Shrink "
+    b"Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish "
+    b"Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor".split()
 )
+# What they may take beside their tensors, as a multiple of these: places of 8 bytes for each number of one, and so on.
+_BESIDE_TENSORS = {
+    b"AffineGrid": 4,
+    b"GatherND": 1,
+    b"GridSample": 5,
+    b"Resize": 8,
+    b"ScatterElements": 2,
+    b"ScatterND": 1,
+    b"TopK": 1,
+}
 _DOMAINS = (b"", b"ai.onnx")
 
 # Number, wire type, and either the value or the beginning, and the end.
 _Field = tuple[int, int, int, int]
 
 
-def check_records(data: bytes) -> None:
+def check_records(data: bytes) -> int:
     """Walk over the records of a model file: those of its graph, of its nodes and of its weights.
+
+    Returns:
+        how much memory its operators may take beside their tensors, as a multiple of what these take.
 
     Raises:
         ModelFileError: it is cut short, no protocol buffer, or holds what deeprank-export never writes: functions,
-            sparse weights, texts, sequences, operators of other domains, weights whose sizes are not those of their
-            bytes, or more or larger nodes than any network.
+            sparse weights, texts, sequences, operators of other domains or that no network for pictures has, weights
+            whose sizes are not those of their bytes, or more or larger nodes than any network.
 
     """
-    _Walk(data).model()
+    walk = _Walk(data)
+    walk.model()
+    return walk.beside
 
 
 @dataclasses.dataclass
@@ -100,6 +129,7 @@ class _Walk:
     bytes_of_nodes: int = 0
     types: int = 0
     packed: int = 0
+    beside: int = 0
     # Records of the attributes without tensors or graphs that were found good, by their operator and content.
     known: dict[tuple[bytes, bytes], int] = dataclasses.field(default_factory=dict)
 
@@ -160,8 +190,10 @@ class _Walk:
                 attributes.append((first, last))
             elif field == _OPERATOR:
                 operator = self.data[first:last]
-                if operator in _UNBOUNDED:
-                    raise ModelFileError(f"it has an operator that no exported network has, {operator.decode()}")
+                if operator not in _OPERATORS:
+                    name = printable(operator[:_LONGEST_NAME].decode("utf-8", "replace"))
+                    raise ModelFileError(f"it has an operator that no exported network has, {name}")
+                self.beside = max(self.beside, _BESIDE_TENSORS.get(operator, 0))
             elif field == _DOMAIN and self.data[first:last] not in _DOMAINS:
                 raise ModelFileError("it has operators that are not ONNX's own")
         for first, last in attributes:
