@@ -23,7 +23,7 @@ SUITE = (
     "tests/test_heic.py",
     "tests/test_images.py",
     "tests/test_index_backend.py",
-    "tests/test_query_open.py",
+    "tests/test_query_page.py",
     "tests/test_serve_access.py",
     "tests/test_query.py",
 )
