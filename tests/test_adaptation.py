@@ -1,4 +1,4 @@
-"""The first stages learn and the last ones stay: what is trained, from which head, and what goes on from it."""
+"""Training of the first stages alone: what is trained, the fitted head, and a second run from its backbone."""
 
 import dataclasses
 from pathlib import Path

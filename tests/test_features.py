@@ -1,4 +1,4 @@
-"""The feature cache: what its keys depend on, that it gives what the network gives, and what damage does."""
+"""The feature cache: its keys, its agreement with the network, and damaged files."""
 
 import dataclasses
 import io

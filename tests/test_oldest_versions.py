@@ -1,4 +1,4 @@
-"""The oldest versions that pyproject.toml allows are installed into an environment of their own, and work there."""
+"""The oldest versions that pyproject.toml allows, installed into an environment of their own."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The page of ``deeprank-serve`` in a real browser: searching, sharing, refusing, and being usable by everybody."""
+"""The page of ``deeprank-serve`` in a real browser: search, sharing, refusals and accessibility."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a run: what is on the page, whether it is true, and what it makes of hostile names and full disks."""
+"""The report of a run: its page against other computations, hostile names and full disks."""
 
 import base64
 import csv

@@ -1,4 +1,4 @@
-"""Runs that fail: what is said, and that what they had saved is whole and goes on."""
+"""Failures of training: their messages, and that what was saved is whole and can be resumed."""
 
 import resource
 import shutil
