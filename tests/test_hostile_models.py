@@ -1,4 +1,4 @@
-"""Model files made to do harm are refused with a sentence, in bounded time and memory, and nothing leaks from them.
+"""Hostile model files are refused with a sentence, in bounded time and memory, and nothing leaks from them.
 
 Each is opened, and where it opens run, by a process of its own under limits of the kernel.
 """
