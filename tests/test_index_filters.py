@@ -546,7 +546,7 @@ def test_what_a_moved_root_may_not_be(tmp_path: Path, index: Path, photos: Path)
         ([f"{photos}={tmp_path / 'model.onnx'}"], "model.onnx is not a folder"),
         ([f"{photos}={other}"], "is a folder of the index already"),
         ([f"{photos}={other / 'in'}"], "lies inside"),
-        ([f"{photos}={tmp_path}"], "synced by itself"),
+        ([f"{photos}={tmp_path}"], "synced separately"),
         ([f"{photos}={few}", f"{photos}={few}"], "names a folder that another --root names"),
         ([f"{photos}={few}"], r"has lost 28 of its 30 pictures"),
         ([f"{other}={few}"], r"holds none of the 2 pictures of .*other.*right folder"),

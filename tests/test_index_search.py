@@ -297,8 +297,8 @@ def test_k_beyond_the_index(index: Path, pictures: list[Path]) -> None:
             assert len(opened.search(pictures[0], 1000, method=method)) == 60  # type: ignore[arg-type]
         assert len(opened.search(pictures[0], 1000, label="cats")) == 20
         assert opened.remarks == [
-            "1000 pictures were asked for, 60 are there: all of them are returned.",
-            "1000 pictures were asked for, 20 are there with such a label: all of them are returned.",
+            "1000 pictures were requested, 60 exist: all of them are returned.",
+            "1000 pictures were requested, 20 exist with this label: all of them are returned.",
         ]
 
 

@@ -180,8 +180,8 @@ def make_parser() -> _Parser:
     add("--exact", action="store_true", help="short for --search exact")
     add("--label", action="append", help="only pictures with this label; may be given several times")
     path_help = (
-        "only pictures whose path matches: relative to the synced folder, or else to the current one; with a leading /, "
-        "the whole path"
+        "only pictures whose path matches: relative to the synced folder, or else to the current one; with a leading "
+        "/, the whole path"
     )
     add("--path", action="append", metavar="GLOB", help=f"{path_help}; may be given several times")
     add(
