@@ -544,7 +544,7 @@ def test_what_a_moved_root_may_not_be(tmp_path: Path, index: Path, photos: Path)
         ([f"{photos}={tmp_path / 'nowhere'}"], "nowhere is not a folder; expected the new place of"),
         ([f"{photos}="], r"\(no name\) is not a folder"),
         ([f"{photos}={tmp_path / 'model.onnx'}"], "model.onnx is not a folder"),
-        ([f"{photos}={other}"], "is a folder of the index already"),
+        ([f"{photos}={other}"], "is already a folder of the index"),
         ([f"{photos}={other / 'in'}"], "lies inside"),
         ([f"{photos}={tmp_path}"], "synced separately"),
         ([f"{photos}={few}", f"{photos}={few}"], "names a folder that another --root names"),

@@ -394,7 +394,7 @@ def test_what_labels_may_be(tmp_path: Path) -> None:
         ),
         (
             ["x y/train/cat/0.png", "x y/test/dog/0.png"],
-            "p: 1 label from its top folders (x y); --labels leaf: 2. x y holds splits; sync 'p/x y', or take --labels "
+            "p: 1 label from its top folders (x y); --labels leaf: 2. x y holds splits; sync 'p/x y', or use --labels "
             "leaf",
         ),
         (

@@ -370,7 +370,7 @@ def test_without_hnswlib_everything_works_by_scanning(
     with Index.open(tmp_path / "i") as opened:
         assert opened.search(pictures[0], 1, method="hnsw")[0].path == str(pictures[0])
         (remark,) = opened.remarks
-        assert "this index has none" in remark
+        assert "this index has no graph" in remark
     monkeypatch.undo()
     hnsw._hnswlib.cache_clear()
     assert sync(tmp_path / "i", [pictures[0].parents[1]]).remarks == ()

@@ -623,7 +623,7 @@ def test_an_import_finds_its_model_by_the_hash(
     with pytest.raises(IndexStateError, match=r"\(tiny-0\).*neither \./model\.onnx nor"):
         import_index("e.npz", "new")
     other = write_model(tmp_path / "other.onnx", seed=1)
-    with pytest.raises(IndexStateError, match=r"\(tiny-0\), .*other\.onnx is another one \(.*tiny-1\)"):
+    with pytest.raises(IndexStateError, match=r"\(tiny-0\), .*other\.onnx is another model \(.*tiny-1\)"):
         import_index("e.npz", "new", model=other)
     shutil.copyfile(made / "model.onnx", "model.onnx")
     assert import_index("e.npz", "new").items == ITEMS

@@ -205,7 +205,7 @@ def test_items_in_python(place: Path) -> None:
         assert len(others) == 21
         assert index.remarks == ["22 pictures were requested, 21 can be returned: all of them are."]
         assert index.search(item, 5, exclude_sha256=[item.sha256.hex()]) == others[:5]
-        with pytest.raises(QueryError, match="is no sha256"):
+        with pytest.raises(QueryError, match="is not a sha256"):
             index.search(item, exclude_sha256=["xyz"])
         with pytest.raises(QueryError, match="no picture nul"):
             index.item("nul\0")

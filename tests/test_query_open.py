@@ -403,7 +403,7 @@ def test_without_a_browser_it_says_where_the_page_is(place: Path, tmp_path: Path
         ("folder.html", 1, "folder.html is a folder; expected the name of a file to write."),
         ("nowhere/page.html", 1, "nowhere is not a folder; expected a name in an existing folder."),
         ("query.png/page.html", 1, "query.png is not a folder; expected a name in an existing folder."),
-        ("no\x1bwhere/page.html", 1, "no\\x1bwhere is no folder"),
+        ("no\x1bwhere/page.html", 1, "no\\x1bwhere is not a folder"),
     ],
 )
 def test_names_that_cannot_be_written(place: Path, name: str, status: int, message: str) -> None:

@@ -449,7 +449,7 @@ def test_uploads_are_no_folder_to_sync(index: Path, photos: Path, tmp_path: Path
             sync(index, [], moved_roots=[moved])
     assert labels_by_path(index) == before
     said = run_command("deeprank-index", "sync", index / "uploads", "--index", index, status=1).stderr
-    assert f"error: {index}/uploads holds what was uploaded" in said
+    assert f"error: {index}/uploads holds the uploads of" in said
 
 
 def test_reembed_takes_uploads_along(index: Path, photos: Path, tmp_path: Path) -> None:
