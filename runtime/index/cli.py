@@ -48,7 +48,7 @@ SharedOption = Annotated[
     bool,
     typer.Option(
         "--shared",
-        help="Let the owner's group read a new index; without it, only the owner can. Later commands keep this.",
+        help="Let the group of a new index read it; by default, only its owner can. Later commands keep this.",
     ),
 ]
 LabelOption = Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")]
@@ -498,7 +498,10 @@ def import_command(
 def dedupe_command(
     index: IndexOption = DEFAULT_INDEX,
     max_distance: Annotated[
-        float, typer.Option("--max-distance", metavar="D", help="Largest squared distance between near-duplicates.")
+        float,
+        typer.Option(
+            "--max-distance", metavar="D", help="Largest squared distance of a near-duplicate from the picture to keep."
+        ),
     ] = NEAR_DUPLICATE,
     keep: Annotated[
         str,

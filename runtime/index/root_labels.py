@@ -218,7 +218,7 @@ def _others(root: Path, rule: LabelRule, splits: bool, folders: set[str], tops: 
     said = ""
     apart = _labels(FolderLabels("path", splits), folders)
     if rule == "leaf" and len(apart) > len(_labels(FolderLabels(rule, splits), folders)):
-        said = f"; {len(apart - {None}):,} folders, those with equal names share a label"
+        said = f"; folders with equal names share a label ({len(apart - {None}):,} folders)"
     if others != _labels(FolderLabels(rule, splits), folders):
         said += f"; --labels {other}: {len(others - {None}):,}"
     likely = [top for top in tops if split_of(top) is not None]
