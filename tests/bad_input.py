@@ -330,7 +330,7 @@ CASES = [
     Case("an option by another name", lambda f: asked(f, FIRST, "--top", "3"), "here it is called --k", 2),
     Case("an unknown command", lambda f: ["deeprank", "serach"], "did you mean deeprank query?", 2),
     Case("k = 0", lambda f: [*query(f, f"{PHOTOS}/label0/0.png", None), "--k", "0"], "0", 2),
-    Case("k larger than the index", k_beyond, "1000 pictures were asked for, 24 are there", 0),
+    Case("k larger than the index", k_beyond, "1000 pictures were requested, 24 exist", 0),
     Case("a name with an escape and a newline", lambda f: query(f, "a\x1b[31m\nb.jpg", b"x"), r"a\x1b[31m\nb.jpg"),
     Case("no index", lambda f: ["deeprank-query", "x.jpg", "--index", "nowhere"], "nowhere does not exist"),
     Case("an empty folder to index", empty_folder, "no pictures"),

@@ -147,7 +147,7 @@ def test_copies_that_come_and_go_against_plain_loops(tmp_path: Path, seed: int) 
             assert verify(folder).problems == ()
             with Index.open(folder) as opened:
                 assert_right(opened, vectors, queries[:1])
-                assert opened.remarks == [] or all("are there" in remark for remark in opened.remarks)
+                assert opened.remarks == [] or all("pictures were requested" in remark for remark in opened.remarks)
             with writing(folder) as writer:
                 gone = random.choice(list(vectors), int(random.integers(1, 60)), replace=False).tolist()
                 if step == 3:  # the items that the nodes were made for, all of them

@@ -134,7 +134,7 @@ def test_help_is_the_same_in_every_locale() -> None:
         (["deeprank-query", "a.jpg", "--lable", "x"], "did you mean --label?"),
         (["deeprank-query", "a.jpg", "--model", "x"], "an index always uses the model that it was made with."),
         (["deeprank-query", "a.jpg", "--gpu"], "here it is called --device cuda."),
-        (["deeprank-index", "sync", "a", "--recursive"], "folders are read with everything in them."),
+        (["deeprank-index", "sync", "a", "--recursive"], "folders are always read recursively."),
         (["deeprank-index", "sync", "a", "--force"], "--allow-mass-removal"),
         (["deeprank-index", "sync", "a", "--ignore", "x"], "here it is called --exclude."),
         (["deeprank-index", "info", "--only", "x"], "there is no option --only; see --help."),  # it has no --include

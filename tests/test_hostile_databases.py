@@ -142,7 +142,7 @@ def test_reading_ends_soon_in_little_memory(readings: dict[str, tuple[str, float
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_no_index_holds_is_refused_in_a_sentence(index: Path, kind: str) -> None:
     damage(index, kind)
-    with pytest.raises(IndexStateError, match=r"is damaged \(|expected a journal as deeprank's commands leave"):
+    with pytest.raises(IndexStateError, match=r"is damaged \(|expected a journal written by deeprank"):
         Index.open(index)
 
 
@@ -337,13 +337,13 @@ def test_a_path_that_leads_elsewhere_is_damage(index: Path, path: bytes) -> None
         connection.execute("UPDATE items SET path = ? WHERE id = 3", (path,))
         databases.vouch(connection)
     with Store.open(index) as store:
-        with pytest.raises(IndexDamagedError, match="not one below its root"):
+        with pytest.raises(IndexDamagedError, match="not below its root"):
             list(store.all_items())
-        with pytest.raises(IndexDamagedError, match="not one below its root"):
+        with pytest.raises(IndexDamagedError, match="not below its root"):
             store.items([3])
     found = verify(index)
     assert found.damaged == (3,)
-    assert any("not one below its root" in problem.fault for problem in found.problems)
+    assert any("not below its root" in problem.fault for problem in found.problems)
     assert verify(index, repair=True).items == PICTURES - 1
 
 
@@ -363,9 +363,9 @@ def test_a_root_that_is_none_is_damage(index: Path, root: bytes) -> None:
     with databases._opened(index) as connection:
         connection.execute("UPDATE roots SET path = ?", (root,))
         databases.vouch(connection)
-    with Store.open(index) as store, pytest.raises(IndexDamagedError, match="root 1 is no absolute path"):
+    with Store.open(index) as store, pytest.raises(IndexDamagedError, match="root 1 is not an absolute path"):
         store.roots()
-    assert any("no absolute path" in problem.fault for problem in verify(index).problems)
+    assert any("not an absolute path" in problem.fault for problem in verify(index).problems)
     assert verify(index, repair=True).items == 0
 
 
@@ -448,7 +448,7 @@ def archive_of(made: Path, target: Path) -> Path:
 
 def test_import_of_a_pipe_does_not_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npz")
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match="not a regular file"):
         import_index(tmp_path / "pipe.npz", tmp_path / "index")
 
 
@@ -463,7 +463,11 @@ def test_import_suggests_a_command_that_can_be_pasted(made: Path, tmp_path: Path
         np.savez(file, **changed)
     words = ["evil.npz", "--index", "new", "--model", made / "model.onnx"]
     said = run_command("deeprank-index", "import", *words, cwd=tmp_path)
-    (suggested,) = [line.partition("say so with: ")[2] for line in said.stderr.splitlines() if "say so with: " in line]
+    (suggested,) = [
+        line.partition("name their folder with: ")[2]
+        for line in said.stderr.splitlines()
+        if "name their folder with: " in line
+    ]
     shown = subprocess.run(
         ["bash", "-c", f"deeprank-index() {{ printf '%s\\0' \"$@\"; }}; {suggested.rstrip('.')}"],
         cwd=tmp_path,

@@ -347,7 +347,7 @@ def test_a_stranger_prepares_the_place_where_an_index_is_made(made: Path, tmp_pa
     said = run_command(*words, status=1).stderr
     found = {"link": "a link", "file": "a file"}.get(form, "a folder of another user (nobody)")
     assert said.splitlines()[-1] == (
-        f"error: {trap} is {found}, where an index was to be made; delete it, or name another place for the index."
+        f"error: {trap} is {found}; expected a place for a new index. Delete it, or name another place."
     )
     assert os.path.samestat(trap.lstat(), before)
     assert not (shared / "new").exists()
@@ -367,9 +367,7 @@ def test_a_stranger_prepares_the_folder_of_an_index_itself(made: Path, tmp_path:
         ["deeprank-index", "copy", shared / "new", "--index", made / "index"],
     ):
         said = run_command(*words, status=1).stderr
-        assert (
-            f"{shared / 'new'} is a folder of another user, in one that all may write to; expected a new name" in said
-        )
+        assert f"{shared / 'new'} belongs to another user and lies in a folder that all users may write to;" in said
     assert list((shared / "new").iterdir()) == []
     # Where only its owner may write, he has made it for us: a mounted volume, say.
     shared.chmod(0o755)
@@ -523,8 +521,8 @@ def test_shared_is_for_a_new_index(made: Path, tmp_path: Path) -> None:
     said = run_command(*words, "--shared", status=1).stderr.splitlines()[-1]
     command = f"chmod -R g+rX {index}"
     assert said == (
-        f"error: {index} is there already, for its owner alone; --shared is for a new index. To let its group read "
-        f"this one from now on: {command}"
+        f"error: {index} exists already, and only its owner can read it; --shared is for a new index. To let its group "
+        f"read it: {command}"
     )
     subprocess.run(command.split(), check=True)
     run_command(*words, "--shared")
@@ -551,10 +549,10 @@ for work in (index_info, verify, compact, Index.open, lambda index: sync(index, 
     result = as_another_user(code)
     assert result.returncode == 0, result.stderr
     *said, synced = result.stdout.splitlines()
-    assert "may not be read" in synced if part == "folder" else "cannot be written to" in synced
+    assert "you may not read it" in synced if part == "folder" else "cannot be written to" in synced
     assert said == 4 * [
-        f"IndexStateError {index} belongs to another user (root), and may not be read; expected an index of yours, or "
-        f"one that is shared with a group of yours. Its owner shares it by: chmod -R g+rX {index}"
+        f"IndexStateError {index} belongs to another user (root), and you may not read it; expected an index of yours, "
+        f"or one shared with a group of yours. Its owner shares it with: chmod -R g+rX {index}"
     ]
 
 

@@ -179,7 +179,7 @@ def test_remove_asks_on_a_terminal(photos: Path, tmp_path: Path) -> None:
         os.close(master)
         os.close(terminal)
         assert output.count(b"cats/") == 5
-        assert b"Take 5 pictures out" in errors
+        assert b"Remove 5 pictures from" in errors
         assert b"Traceback" not in errors
         assert document("info", cwd=tmp_path)["items"] == left
 

@@ -280,18 +280,18 @@ def test_what_a_folder_was_read_as_stays(tmp_path: Path, model: Path) -> None:
     said: list[str] = []
     sync(index, [photos], model=model, say=said.append)
     assert set(labels(index).values()) == {"val"}
-    assert f"'val' is read as a label; if it is a split, sync {photos}/val by itself" in said[0]
+    assert f"'val' is read as a label; if it is a split, sync {photos}/val separately" in said[0]
     photos_with(photos, [name for name in SPLIT if name.startswith("train")], 50)
     report = sync(index, [photos])
     assert set(labels(index).values()) == {"train", "val"}
-    assert any("are splits now" in remark and "--labels top" in remark for remark in report.remarks)
+    assert any("are now splits" in remark and "--labels top" in remark for remark in report.remarks)
     report = sync(index, [photos], labels=parse_labels("top"))
     assert (set(labels(index).values()), report.remarks) == ({"dress", "shirt"}, ())
     photos_with(photos, ["more/0.png"], 100)
     report = sync(index, [photos])
     assert labels(index)["more/0.png"] == "more"
     assert labels(index)["train/dress/0.png"] == "dress"
-    assert any("are not splits any more" in remark for remark in report.remarks)
+    assert any("are no longer splits" in remark for remark in report.remarks)
 
 
 def test_moved_pictures_get_the_label_of_their_new_place(tmp_path: Path, model: Path) -> None:
@@ -381,8 +381,8 @@ def test_what_labels_may_be(tmp_path: Path) -> None:
     [
         (["a/0.png", "b/0.png"], "p: 2 labels from its top folders (a, b)"),
         (SPLIT, "p: 2 labels from the folders below train, val (dress, shirt)"),
-        (["0.png"], "p: no labels, for its pictures lie in no folder of it"),
-        (["train/0.png", "test/0.png"], "p: no labels, for its pictures lie in no folder below its splits"),
+        (["0.png"], "p: no labels, because its pictures lie in no folder of it"),
+        (["train/0.png", "test/0.png"], "p: no labels, because its pictures lie in no folder below its splits"),
         (
             ["train/f/a/0.png", "train/f/b/0.png", "test/v/c/0.png", "test/v/a/0.png"],
             "p: 2 labels from the folders below train, test (f, v); --labels leaf: 3",
@@ -390,17 +390,17 @@ def test_what_labels_may_be(tmp_path: Path) -> None:
         (
             ["test/a/0.png"],
             "p: 1 label from its top folders (test); --labels leaf: 1. 'test' is read as a label; if it is a split, "
-            "sync p/test by itself, or take --labels leaf",
+            "sync p/test separately, or use --labels leaf",
         ),
         (
             ["x y/train/cat/0.png", "x y/test/dog/0.png"],
-            "p: 1 label from its top folders (x y); --labels leaf: 2. x y holds splits; sync 'p/x y', or take --labels "
+            "p: 1 label from its top folders (x y); --labels leaf: 2. x y holds splits; sync 'p/x y', or use --labels "
             "leaf",
         ),
         (
             ["x/train/cat/0.png", "y/train/cat/0.png", "y/test/cat/0.png"],
             "p: 2 labels from its top folders (x, y); --labels leaf: 1. These folders hold splits; sync p/x and p/y, "
-            "or take --labels leaf",
+            "or use --labels leaf",
         ),
         (
             ["cat/train/0.png", "cat/test/0.png", "dog/train/0.png"],
@@ -548,7 +548,7 @@ def test_what_todays_rules_refuse_is_taken_out(tmp_path: Path, model: Path) -> N
         writer.commit()
     report = sync(index, [photos])
     assert (*counts(report), report.redecoded, len(report.skipped)) == (0, 0, 0, 1, 1, 0, 1)
-    assert any("1 taken out that cannot be read rightly; 1 other is as before" in said for said in report.remarks)
+    assert any("1 removed that cannot be read correctly; 1 other is unchanged" in said for said in report.remarks)
     assert (set(items(index)), index_info(index).outdated) == ({"0.png"}, 0)
     assert counts(sync(index, [photos])) == (0, 0, 0, 0, 1)
 
@@ -741,7 +741,7 @@ def test_folders_of_file_servers_and_programs(tmp_path: Path, model: Path) -> No
     assert set(items(index)) == {"a/0.png", "a/@eaDir/0.png"}
     sync(index, [photos], filters=RootFilters(include=("#recycle/**",)))
     assert set(items(index)) == {"#recycle/0.png"}
-    with pytest.raises(IndexStateError, match=r"holds no pictures but in folders that tools keep \(#recycle\)"):
+    with pytest.raises(IndexStateError, match=r"holds pictures only in folders that programs keep \(#recycle\)"):
         sync(index, [photos_with(tmp_path / "q", ["#recycle/0.png"], 50)])
 
 

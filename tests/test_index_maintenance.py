@@ -428,7 +428,7 @@ def test_what_is_damaged_is_not_copied_unless_asked_for(index: Path, tmp_path: P
         with (index / "items.sqlite").open("r+b") as file:
             file.seek(40 * 4096)
             file.write(os.urandom(4096))
-    with pytest.raises(IndexStateError, match=r"not sound.*--no-verify.*index verify --index"):
+    with pytest.raises(IndexStateError, match=r"is damaged.*--no-verify.*index verify --index"):
         copy(index, tmp_path / "to" / "copy")
     assert names(tmp_path) == ["index"]
     assert not copy(index, tmp_path / "copy", check=False).verified
@@ -567,7 +567,7 @@ def test_a_round_trip_gives_the_same_rows_and_answers(index: Path, made: Path, t
     command = ("deeprank-index", "import", "e.npz", "--index", "new")
     result = run_command(*command, "--model", made / "model.onnx", cwd=tmp_path)
     assert "new holds 2,950 pictures" in result.stdout
-    assert "is not here; if its pictures lie elsewhere" in result.stderr
+    assert "does not exist here; if its pictures are elsewhere" in result.stderr
     assert rows(tmp_path / "new") == rows(index)
     assert names(tmp_path / "new") == AT_REST
     assert verify(tmp_path / "new").problems == ()
@@ -623,7 +623,7 @@ def test_an_import_finds_its_model_by_the_hash(
     with pytest.raises(IndexStateError, match=r"\(tiny-0\).*neither \./model\.onnx nor"):
         import_index("e.npz", "new")
     other = write_model(tmp_path / "other.onnx", seed=1)
-    with pytest.raises(IndexStateError, match=r"\(tiny-0\), .*other\.onnx is another one \(.*tiny-1\)"):
+    with pytest.raises(IndexStateError, match=r"\(tiny-0\), .*other\.onnx is another model \(.*tiny-1\)"):
         import_index("e.npz", "new", model=other)
     shutil.copyfile(made / "model.onnx", "model.onnx")
     assert import_index("e.npz", "new").items == ITEMS
@@ -665,15 +665,15 @@ def put(**values: np.ndarray) -> Callable[[Arrays], None]:
 
 HOSTILE: dict[str, tuple[Callable[[Arrays], object], str]] = {
     "no meta": (lambda arrays: arrays.pop("meta"), "has no array 'meta'"),
-    "no JSON": (put(meta=np.frombuffer(b"{" * 9000, np.uint8)), "does not say that it is an exported index"),
-    "deep JSON": (put(meta=np.frombuffer(b"[" * 90_000, np.uint8)), "does not say that it is an exported index"),
-    "another kind": (set_meta(kind="x"), "does not say that it is an exported index"),
+    "no JSON": (put(meta=np.frombuffer(b"{" * 9000, np.uint8)), "is not marked as an exported index"),
+    "deep JSON": (put(meta=np.frombuffer(b"[" * 90_000, np.uint8)), "is not marked as an exported index"),
+    "another kind": (set_meta(kind="x"), "is not marked as an exported index"),
     "newer": (set_meta(schema=9), "schema 9, newer than this version reads"),
     "sha256 of the model": (set_meta(model_sha256="../../x"), "does not name its model"),
     "dim": (set_meta(dim=17), "vectors of another length"),
-    "last_id": (set_meta(last_id=2**63), "which id was the last"),
-    "filters": (set_meta(filters={"root": 1}), "filters that are no lists of patterns"),
-    "filters of numbers": (set_meta(filters=[{"root": 1, "include": [7], "exclude": []}]), "no lists of patterns"),
+    "last_id": (set_meta(last_id=2**63), "does not state its last id"),
+    "filters": (set_meta(filters={"root": 1}), "filters that are not lists of patterns"),
+    "filters of numbers": (set_meta(filters=[{"root": 1, "include": [7], "exclude": []}]), "not lists of patterns"),
     "an empty filter": (set_meta(filters=[{"root": 1, "include": [], "exclude": [""]}]), "that cannot be used"),
     "NaN": (set_row("vectors", np.nan), "not finite or not of unit length"),
     "infinite": (set_row("vectors", np.inf), "not finite or not of unit length"),
@@ -681,7 +681,7 @@ HOSTILE: dict[str, tuple[Callable[[Arrays], object], str]] = {
     "float64": (lambda arrays: arrays.update(vectors=arrays["vectors"].astype(np.float64)), "float64.*float32"),
     "big endian": (lambda arrays: arrays.update(ids=arrays["ids"].astype(">i8")), r">i8.*int64"),
     "fortran": (lambda arrays: arrays.update(vectors=np.asfortranarray(arrays["vectors"])), r"where float32 \[n, d\]"),
-    "short": (lambda arrays: arrays.update(sizes=arrays["sizes"][:-1]), "2,999 sizes.*must be as many"),
+    "short": (lambda arrays: arrays.update(sizes=arrays["sizes"][:-1]), "2,999 sizes.*must be equal"),
     "flat": (lambda arrays: arrays.update(sha256=arrays["sha256"].ravel()), r"as 'sha256' where uint8 \[n, 32\]"),
     "narrow": (lambda arrays: arrays.update(sha256=arrays["sha256"][:, :20]), r"\[3000, 20\] as 'sha256'"),
     "scalar": (put(ids=np.array(5)), r"int64 \[\] as 'ids'"),
@@ -689,19 +689,19 @@ HOSTILE: dict[str, tuple[Callable[[Arrays], object], str]] = {
     "ids twice": (set_row("ids", 3), "ids that are not all different"),
     "negative id": (set_row("ids", -3), "ids that are not all different and above 0"),
     "late id": (set_row("ids", 2**40), "beyond the last one"),
-    "another root": (set_row("root_of", 2), "root_of beside its roots"),
-    "negative root": (set_row("root_of", -1), "root_of beside its roots"),
-    "another label": (set_row("label_of", 999), "label_of beside its labels"),
+    "another root": (set_row("root_of", 2), "root_of that points outside its roots"),
+    "negative root": (set_row("root_of", -1), "root_of that points outside its roots"),
+    "another label": (set_row("label_of", 999), "label_of that points outside its labels"),
     "negative size": (set_row("sizes", -1), "size below 0"),
     "root twice": (put(root_ids=np.array([1, 1])), "root_ids that are not all different"),
-    "relative root": (put(roots=np.frombuffer(b"/x\0y\0", np.uint8)), "root 'y', which is no absolute path"),
-    "root with dots": (put(roots=np.frombuffer(b"/x\0/y/../z\0", np.uint8)), "no absolute path"),
+    "relative root": (put(roots=np.frombuffer(b"/x\0y\0", np.uint8)), "root 'y', which is not an absolute path"),
+    "root with dots": (put(roots=np.frombuffer(b"/x\0/y/../z\0", np.uint8)), "not an absolute path"),
     "equal roots": (put(roots=np.frombuffer(b"/x\0/x\0", np.uint8)), "a root twice"),
     "three roots": (put(roots=np.frombuffer(b"/x\0/y\0/z\0", np.uint8)), "2 root_ids and 3 roots"),
     "one path more": (set_path(b"one\0more"), "3,000 ids and 3,001 paths"),
-    "absolute path": (set_path(b"/etc/passwd"), "path '/etc/passwd', which is not one below a root"),
-    "path with dots": (set_path(b"a/../../x"), "not one below a root"),
-    "empty path": (set_path(b""), "not one below a root"),
+    "absolute path": (set_path(b"/etc/passwd"), "path '/etc/passwd', which is not below a root"),
+    "path with dots": (set_path(b"a/../../x"), "not below a root"),
+    "empty path": (set_path(b""), "not below a root"),
     "path twice": (set_path(b"0/10.png"), "root and path twice"),
     "empty label": (put(labels=np.frombuffer(b"a\0\0" + b"b\0" * 9, np.uint8)), "an empty label"),
 }

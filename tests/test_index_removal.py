@@ -121,7 +121,7 @@ def test_what_is_named(work: Path, pattern: str, expected: list[str]) -> None:
         ("2019/5.png", "'2019/5.png' matches no picture of photos/my.index; nothing was removed."),
         ("a/*3.png", r"\*\* for any folders. 'a/\*\*/\*3.png' matches 1; nothing was removed."),
         ("d*7.png", r"'d\*/\*\*/\*7.png' matches 1; nothing"),
-        ("photos/my.index/up*", "matches no picture of photos/my.index but uploads. Name their folder"),
+        ("photos/my.index/up*", "matches no picture of photos/my.index except uploads. Name their folder"),
         ("../nothing/*", "matches no picture"),
         ("", "matches no path"),
     ],

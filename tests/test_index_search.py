@@ -297,8 +297,8 @@ def test_k_beyond_the_index(index: Path, pictures: list[Path]) -> None:
             assert len(opened.search(pictures[0], 1000, method=method)) == 60  # type: ignore[arg-type]
         assert len(opened.search(pictures[0], 1000, label="cats")) == 20
         assert opened.remarks == [
-            "1000 pictures were asked for, 60 are there: all of them are returned.",
-            "1000 pictures were asked for, 20 are there with such a label: all of them are returned.",
+            "1000 pictures were requested, 60 exist: all of them are returned.",
+            "1000 pictures were requested, 20 exist with this label: all of them are returned.",
         ]
 
 
@@ -370,7 +370,7 @@ def test_without_hnswlib_everything_works_by_scanning(
     with Index.open(tmp_path / "i") as opened:
         assert opened.search(pictures[0], 1, method="hnsw")[0].path == str(pictures[0])
         (remark,) = opened.remarks
-        assert "this index has none" in remark
+        assert "this index has no graph" in remark
     monkeypatch.undo()
     hnsw._hnswlib.cache_clear()
     assert sync(tmp_path / "i", [pictures[0].parents[1]]).remarks == ()

@@ -72,7 +72,7 @@ def in_step(index: Path, *roots: Path) -> None:
         for method in ("exact", "hnsw"):
             with Index.open(index) as opened:
                 hits = opened.search(query, len(pictures) + 5, method=method)  # type: ignore[arg-type]
-                remarks = [remark for remark in opened.remarks if "were asked for" not in remark]
+                remarks = [remark for remark in opened.remarks if "were requested" not in remark]
             assert remarks == []
             found = {hit.path: hit.distance for hit in hits}
             assert set(found) == {str(path) for path in pictures}
@@ -332,9 +332,9 @@ def test_a_root_is_the_same_by_any_spelling(
 def test_roots_inside_each_other_are_refused(index: Path, photos: Path, tmp_path: Path, model: Path) -> None:
     with pytest.raises(IndexStateError, match="lies inside"):
         sync(index, [photos / "cats"])
-    with pytest.raises(IndexStateError, match="synced by itself"):
+    with pytest.raises(IndexStateError, match="synced separately"):
         sync(index, [tmp_path])
-    with pytest.raises(IndexStateError, match=r"lies inside|synced by itself"):
+    with pytest.raises(IndexStateError, match=r"lies inside|synced separately"):
         sync(tmp_path / "new", [photos, photos / "cats"], model=model)
     assert not (tmp_path / "new").exists()
 

@@ -96,7 +96,7 @@ def test_k(place: Path) -> None:
     assert "--k" in query(place, "query.png", "--k", "0", status=2).stderr
     everything = query(place, "query.png", "--k", "1000")
     assert len(everything.stdout.splitlines()) == 32
-    assert "1000 pictures were asked for, 31 are there" in everything.stderr
+    assert "1000 pictures were requested, 31 exist" in everything.stderr
 
 
 def test_an_unreadable_query_does_not_stop_the_others(place: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_distance_that_nothing_is_within(place: Path) -> None:
     nearest = min(distances(place, "other.png"))
     said = query(place, "other.png", "--max-distance", nearest / 2)
     assert said.stdout == ""
-    assert f"the nearest is {nearest:.4f} away. Ask again with a larger --max-distance." in said.stderr
+    assert f"the nearest is {nearest:.4f} away. Search again with a larger --max-distance." in said.stderr
     document = json.loads(query(place, "other.png", "--max-distance", nearest / 2, "--json").stdout)
     assert document["results"][0]["hits"] == []
     assert document["results"][0]["reason"] + "\n" == said.stderr
@@ -162,12 +162,12 @@ def test_a_distance_that_nothing_is_within(place: Path) -> None:
 def test_which_filter_to_loosen(place: Path) -> None:
     own = "cats/0.png"  # query.png is a copy of it
     said = query(place, "query.png", "--path", own, "--leave-out-query").stderr
-    assert said.endswith("no picture is left; ask again without --path or without --leave-out-query.\n")
+    assert said.endswith("no picture is left; search again without --path or without --leave-out-query.\n")
     tiny = min(distances(place)[1:]) / 2
     said = query(place, "query.png", "--path", own, "--leave-out-query", "--max-distance", tiny).stderr
     assert "without --leave-out-query." in said
     assert "--path" not in said  # without it alone, nothing would be near enough
-    assert "1 pictures were asked for" not in said  # of the questions that found this out
+    assert "1 pictures were requested" not in said  # of the questions that found this out
     near_one = query(place, "query.png", "--label", "dogs", "--unique", "--max-distance", tiny).stderr
     assert "larger --max-distance" in near_one
 

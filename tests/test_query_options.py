@@ -89,7 +89,7 @@ def test_paths_narrow_a_search(place: Path) -> None:
             path for path in order if "birds" not in path
         ][:1]
         index.search(place / "query.png", 30, path="cats/*")
-        assert index.remarks == ["30 pictures were asked for, 11 are there with such a path: all of them are returned."]
+        assert index.remarks == ["30 pictures were requested, 11 exist with this path: all of them are returned."]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_paths_narrow_a_search(place: Path) -> None:
     [
         (("query.png", "--path", "wolves/*"), 1, "No picture has a path that matches 'wolves/*'; expected a pattern"),
         (("query.png", "--path", "cats/*", "--path", "new\nline"), 1, "new\\\\nline"),
-        (("query.png", "--path", "cats/*", "--label", "birds"), 1, "both such a label and such a path"),
+        (("query.png", "--path", "cats/*", "--label", "birds"), 1, "both this label and this path"),
         (("query.png", "--unique", "5"), 2, "0 to 4"),
         (("query.png", "--unique", "nan"), 2, "0 to 4"),
         (("query.png", "--unique=abc"), 2, "0 to 4"),
@@ -203,9 +203,9 @@ def test_items_in_python(place: Path) -> None:
         others = index.search(item, 22, exclude_sha256=[item.sha256])
         assert {0.0}.isdisjoint(hit.distance for hit in others)
         assert len(others) == 21
-        assert index.remarks == ["22 pictures were asked for, 21 are there that can be returned: all of them are."]
+        assert index.remarks == ["22 pictures were requested, 21 can be returned: all of them are."]
         assert index.search(item, 5, exclude_sha256=[item.sha256.hex()]) == others[:5]
-        with pytest.raises(QueryError, match="is no sha256"):
+        with pytest.raises(QueryError, match="is not a sha256"):
             index.search(item, exclude_sha256=["xyz"])
         with pytest.raises(QueryError, match="no picture nul"):
             index.item("nul\0")
@@ -366,7 +366,7 @@ def test_a_disk_that_becomes_full_leaves_no_half_file(tmp_path: Path) -> None:
     ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 1
     assert "out cannot be written to (File too large)" in ended.stderr
-    assert "none is half copied" in ended.stderr
+    assert "none of them in part" in ended.stderr
     for path in (tmp_path / "out").iterdir():
         assert path.read_bytes() == (tmp_path / "photos" / path.name.split("_")[2]).read_bytes()
 

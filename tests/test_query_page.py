@@ -175,7 +175,7 @@ def test_the_page_shows_what_json_says(place: Path, tmp_path: Path) -> None:
     assert html.one("title").text == html.one("h1").text == "Nearest to query.png"
     assert [item.text for item in page.one("ul", "asked").all("li")] == ["index deeprank.index", "k 100"]
     assert page.one("div", "query").one("bdi", "path").text == "query.png"
-    assert "100 pictures were asked for" in page.one("header").text
+    assert "100 pictures were requested" in page.one("header").text
 
 
 def test_names_come_out_as_text_and_nothing_else(place: Path, tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_without_a_browser_it_says_where_the_page_is(place: Path, tmp_path: Path
     environment = {"PATH": str(tmp_path), "DISPLAY": "", "WAYLAND_DISPLAY": "", "BROWSER": "", "TMPDIR": str(tmp_path)}
     answer = query(place, "query.png", "--open", **environment)
     (page,) = tmp_path.glob("*.html")
-    assert f"wrote {page}\nNo browser could be started here; open that file in one." in answer.stderr
+    assert f"wrote {page}\nNo browser could be started here; open the file in a browser." in answer.stderr
     assert answer.stdout.startswith("rank")
     assert parsed(page).all("section")
     answer = query(place, "query.png", "--open", **environment | {"BROWSER": "/nonexistent/browser %s"})
@@ -401,9 +401,9 @@ def test_without_a_browser_it_says_where_the_page_is(place: Path, tmp_path: Path
         ("page", 2, "expected a name that ends in .html"),
         ("photo.jpg", 2, "'photo.jpg' is given; expected a name that ends in .html"),
         ("folder.html", 1, "folder.html is a folder; expected the name of a file to write."),
-        ("nowhere/page.html", 1, "nowhere is no folder; expected a name in a folder that exists."),
-        ("query.png/page.html", 1, "query.png is no folder; expected a name in a folder that exists."),
-        ("no\x1bwhere/page.html", 1, "no\\x1bwhere is no folder"),
+        ("nowhere/page.html", 1, "nowhere is not a folder; expected a name in an existing folder."),
+        ("query.png/page.html", 1, "query.png is not a folder; expected a name in an existing folder."),
+        ("no\x1bwhere/page.html", 1, "no\\x1bwhere is not a folder"),
     ],
 )
 def test_names_that_cannot_be_written(place: Path, name: str, status: int, message: str) -> None:

@@ -288,7 +288,7 @@ def test_an_unmounted_drive_is_noticed_with_filters_too(photos: Path, index: Pat
     [
         (["photos", "--exclude", ""], 1, "The pattern '' matches no path"),
         (["photos", "--include", "../*"], 1, "The pattern '../*' matches no path"),
-        (["photos", "--no-filters", "--include", "x"], 2, "--no-filters goes without --include"),
+        (["photos", "--no-filters", "--include", "x"], 2, "--no-filters excludes --include"),
         (["--reembed", "--exclude", "x"], 2, "--reembed goes with --model alone"),
         (["--reembed", "--dry-run"], 2, "--reembed goes with --model alone"),
         ([], 2, "name at least one folder"),
@@ -544,9 +544,9 @@ def test_what_a_moved_root_may_not_be(tmp_path: Path, index: Path, photos: Path)
         ([f"{photos}={tmp_path / 'nowhere'}"], "nowhere is not a folder; expected the new place of"),
         ([f"{photos}="], r"\(no name\) is not a folder"),
         ([f"{photos}={tmp_path / 'model.onnx'}"], "model.onnx is not a folder"),
-        ([f"{photos}={other}"], "is a folder of the index already"),
+        ([f"{photos}={other}"], "is already a folder of the index"),
         ([f"{photos}={other / 'in'}"], "lies inside"),
-        ([f"{photos}={tmp_path}"], "synced by itself"),
+        ([f"{photos}={tmp_path}"], "synced separately"),
         ([f"{photos}={few}", f"{photos}={few}"], "names a folder that another --root names"),
         ([f"{photos}={few}"], r"has lost 28 of its 30 pictures"),
         ([f"{other}={few}"], r"holds none of the 2 pictures of .*other.*right folder"),
@@ -718,7 +718,7 @@ def test_a_terminated_sync_keeps_what_is_done(tmp_path: Path, model: Path) -> No
     while not (log.exists() and log.stat().st_size) and process.poll() is None:  # until the first commit
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    assert "interrupted; what was embedded is kept" in process.communicate()[1]
+    assert "interrupted; finished embeddings are kept" in process.communicate()[1]
     assert process.returncode == 143
     assert verify(tmp_path / "i").problems == ()
     done = len(held(tmp_path / "i"))

@@ -439,7 +439,7 @@ def test_uploads_are_no_folder_to_sync(index: Path, photos: Path, tmp_path: Path
     (index / "uploads" / "deep").mkdir()
     (tmp_path / "link").symlink_to(index / "uploads")
     before = labels_by_path(index)
-    sentence = "holds what was uploaded to .* and is in the index already; expected folders outside of it"
+    sentence = "holds the uploads of .*, which are in the index already; expected folders outside of it"
     for root in (index / "uploads", index / "uploads" / "deep", tmp_path / "link"):
         for work in (sync, dry_run):
             with pytest.raises(IndexStateError, match=sentence):
@@ -449,7 +449,7 @@ def test_uploads_are_no_folder_to_sync(index: Path, photos: Path, tmp_path: Path
             sync(index, [], moved_roots=[moved])
     assert labels_by_path(index) == before
     said = run_command("deeprank-index", "sync", index / "uploads", "--index", index, status=1).stderr
-    assert f"error: {index}/uploads holds what was uploaded" in said
+    assert f"error: {index}/uploads holds the uploads of" in said
 
 
 def test_reembed_takes_uploads_along(index: Path, photos: Path, tmp_path: Path) -> None:
@@ -463,7 +463,7 @@ def test_reembed_takes_uploads_along(index: Path, photos: Path, tmp_path: Path) 
     reasons = dict(report.skipped)
     assert list(reasons) == sorted(f"{index}/uploads/{each.relative}" for each in added[2:])
     assert "cannot be read (No such file" in reasons[f"{index}/uploads/{added[2].relative}"]
-    assert "its content is not what was uploaded" in reasons[f"{index}/uploads/{added[3].relative}"]
+    assert "its content differs from the upload" in reasons[f"{index}/uploads/{added[3].relative}"]
     found = labels_by_path(index)
     assert found[f"{index}/uploads/{added[0].relative}"] == "one/../two"
     assert found[f"{index}/uploads/{added[1].relative}"] is None
@@ -486,7 +486,7 @@ def test_reembed_loses_no_upload_that_is_whole(index: Path, tmp_path: Path) -> N
     content = picture(100, size=(60, 50))
     (added,) = add(index, Upload(content, vector_of(content)))
     before = labels_by_path(index)
-    with pytest.raises(IndexStateError, match=r"3,000 pixels; .* everything stays as it is. Take it out first with"):
+    with pytest.raises(IndexStateError, match=r"3,000 pixels; .* nothing was changed. Remove it first with"):
         reembed(index, SyncOptions(model=write_model(tmp_path / "better.onnx", seed=1), device="cpu", max_pixels=2000))
     assert labels_by_path(index) == before
     assert (index / "uploads" / added.relative).read_bytes() == content
@@ -521,7 +521,7 @@ def test_copy(index: Path, tmp_path: Path) -> None:
     assert report.items == 14
     # What somebody put there is not lost.
     (there / "uploads" / "mine.txt").touch()
-    with pytest.raises(IndexStateError, match=r"holds other files than those of an index \(uploads/mine.txt\)"):
+    with pytest.raises(IndexStateError, match=r"holds files that do not belong to an index \(uploads/mine.txt\)"):
         copy(index, there, replace=True)
 
 
@@ -620,7 +620,7 @@ def test_an_import_is_not_led_astray(index: Path, tmp_path: Path) -> None:
         ({"paths": [*paths[:-1], b"secret.png"]}, "holds the upload 'secret.png', which is not named by the hash"),
         ({"paths": [*paths[:-1], name_of(b"other").encode()]}, "not named by the hash"),
         ({"meta": {**meta, "uploads": 7}}, "has uploads under a root that it does not hold"),
-        ({"meta": {**meta, "uploads": "2"}}, "does not say by a number which root"),
+        ({"meta": {**meta, "uploads": "2"}}, "does not state the root of the uploads as a number"),
     ):
         forged = dict(content)
         if "paths" in change:
@@ -673,9 +673,9 @@ def test_removal_asks_first(index: Path) -> None:
 
     add(index, upload(100, "a"))
     question = removal_question(Path("my.index"), plan_removal(index, labels=["a"]))
-    assert question == "Take 6 pictures out of my.index, 1 of them uploaded, whose files are deleted?"
+    assert question == "Remove 6 pictures from my.index and delete 1 uploaded file?"
     question = removal_question(Path("my.index"), plan_removal(index, labels=["b"]))
-    assert question == "Take 5 pictures out of my.index?"
+    assert question == "Remove 5 pictures from my.index?"
 
 
 def test_verify(index: Path) -> None:
@@ -688,13 +688,13 @@ def test_verify(index: Path) -> None:
     assert {problem.part for problem in report.problems} == {"upload"}
     assert tuple(map(str, report.problems)) == (
         f"the picture of item {added[0].id}, uploads/{added[0].relative}, is missing",
-        f"the picture of item {added[1].id}, uploads/{added[1].relative}, is damaged: its content is not what was "
-        "uploaded",
+        f"the picture of item {added[1].id}, uploads/{added[1].relative}, is damaged: its content differs from the "
+        "upload",
     )
     assert run_command("deeprank-index", "verify", "--index", index, status=1).stdout.count("damaged: the picture") == 2
     assert len(labels_by_path(index)) == 13  # the vectors are sound
     repaired = verify(index, repair=True)
-    assert repaired.repaired == ("2 uploads were taken out of the index, for the picture is lost; upload it again",)
+    assert repaired.repaired == ("2 uploads were removed from the index, because the picture is lost; upload it again",)
     assert repaired.remaining == ()
     assert len(labels_by_path(index)) == 11
     assert compact(index).leftovers == (f"uploads/{added[1].relative}",)
@@ -745,7 +745,7 @@ def test_uploads_outlive_a_lost_database(index: Path, photos: Path) -> None:
     assert dry_run(index, [photos]).items == 13
     report = sync(index, [photos], device="cpu")
     assert report.items == 12
-    assert "2 uploads were found without the database that knew the labels" in " ".join(report.remarks)
+    assert "2 uploads were found without database rows" in " ".join(report.remarks)
     assert [Path(path).name for path, _ in report.skipped] == [name_of(b"other")]
     found = labels_by_path(index)
     assert all(found[f"{index}/uploads/{each.relative}"] is None for each in added)
@@ -805,4 +805,4 @@ def test_no_file_is_spared_for_an_upload(index: Path, photos: Path) -> None:
     assert (files.paths, files.uploads) == ((), 2)
     said = run_command("deeprank-index", "dedupe", "--paths-only", "--index", index)
     assert said.stdout == ""
-    assert "left out 2: uploads, which are taken out with deeprank-index remove" in said.stderr
+    assert "left out 2: uploads; remove them with deeprank-index remove" in said.stderr

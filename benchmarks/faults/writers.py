@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from checks import Tally, check_after
 from fixture import Command, World, commands_of
 
-_REFUSED = ("is being written to by another process", "was made by another process", "was changed meanwhile")
+_REFUSED = (
+    "is being written to by another process",
+    "was made by another process",
+    "Another process changed the index",
+)
 
 
 def run(world: World, *, seconds: float, seed: int) -> Iterator[Tally]:

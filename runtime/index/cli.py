@@ -48,7 +48,7 @@ SharedOption = Annotated[
     bool,
     typer.Option(
         "--shared",
-        help="Let the group of a new index read it, which is its owner's alone otherwise. It is remembered.",
+        help="Let the group of a new index read it; by default, only its owner can. Later commands keep this.",
     ),
 ]
 LabelOption = Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")]
@@ -83,14 +83,17 @@ app = application(
         ],
     },
     {
-        **dict.fromkeys(("-r", "-R", "--recursive"), "folders are read with everything in them"),
+        **dict.fromkeys(("-r", "-R", "--recursive"), "folders are always read recursively"),
         **dict.fromkeys(
-            ("-f", "--force"), "--reembed embeds everything anew, --allow-mass-removal takes lost folders out"
+            ("-f", "--force"),
+            "see --reembed to embed all pictures again, and --allow-mass-removal to accept lost folders",
         ),
         **dict.fromkeys(("--rebuild", "--reindex"), "--reembed"),
         **dict.fromkeys(("--update", "--incremental"), "a sync embeds only what is new or has changed"),
-        **dict.fromkeys(("--delete", "--prune"), "a sync takes out what is gone, unless --keep-missing is given"),
-        **dict.fromkeys(("--batch-size", "--batch"), "batches are as large as --threads can use"),
+        **dict.fromkeys(
+            ("--delete", "--prune"), "a sync removes pictures whose files are gone, unless --keep-missing is given"
+        ),
+        **dict.fromkeys(("--batch-size", "--batch"), "the batch size follows from --threads"),
         **OTHER_NAMES_OF_INDEX,
         **dict.fromkeys(("-o", "--out", "--output"), "--index"),
         **dict.fromkeys(("--ignore", "--skip"), "--exclude"),
@@ -119,21 +122,21 @@ def _common(version: VersionOption = False) -> None:
 def sync_command(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="DIR...", help="Folders of pictures; what other folders brought is left alone."),
+        typer.Argument(metavar="DIR...", help="Folders of pictures. Pictures from other folders stay in the index."),
     ] = None,
     index: IndexOption = DEFAULT_INDEX,
     model: Annotated[
         Path | None,
         typer.Option(
             "--model",
-            help="For a new index. Default: ./model.onnx, else the one that ships (the word pretrained).",
+            help="The model of a new index. Default: ./model.onnx, else the bundled one (the word pretrained).",
         ),
     ] = None,
     reembed: Annotated[
         bool,
         typer.Option(
             "--reembed",
-            help="Embed everything anew with --model (default: ./model.onnx), then swap the new index in.",
+            help="Embed all pictures again with --model (default: ./model.onnx), then swap the new index in.",
         ),
     ] = False,
     include: Annotated[
@@ -146,25 +149,29 @@ def sync_command(
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", metavar="GLOB", help="No pictures and no folders that match: raw, 'tmp/*', '*.gif'."),
+        typer.Option(
+            "--exclude", metavar="GLOB", help="Leave out pictures and folders that match: raw, 'tmp/*', '*.gif'."
+        ),
     ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
             "--labels",
             metavar="top|leaf|path|none|FILE.csv",
-            help="Where labels come from: the top folder (below train, val, test if these are there), the innermost, "
-            "all folders joined by /, nowhere, or a table with the columns path and label. It is remembered; what is "
-            "in the index is relabelled without being embedded again.",
+            help="Source of the labels: the top folder (below train, val, test if they exist), the innermost folder, "
+            "all folders joined by /, none, or a table with the columns path and label. Later syncs keep it. Pictures "
+            "in the index are relabelled without embedding them again.",
         ),
     ] = None,
     no_filters: Annotated[
         bool,
-        typer.Option("--no-filters", help="Forget the --include and --exclude of earlier syncs, which are used else."),
+        typer.Option(
+            "--no-filters", help="Forget the --include and --exclude of earlier syncs, which otherwise apply."
+        ),
     ] = False,
     root: Annotated[
         list[str] | None,
-        typer.Option("--root", metavar="OLD=NEW", help="The folder OLD of the index has moved to NEW; sync that, too."),
+        typer.Option("--root", metavar="OLD=NEW", help="The folder OLD of the index has moved to NEW; sync NEW, too."),
     ] = None,
     keep_missing: Annotated[
         bool, typer.Option("--keep-missing", help="Keep pictures in the index whose files are gone.")
@@ -177,8 +184,8 @@ def sync_command(
         bool,
         typer.Option(
             "--dry-run",
-            help="Say what would be done, and write nothing. Moved files are told by their content; whether a file can "
-            "be decoded is not tried.",
+            help="Show what a sync would do, and write nothing. Moved files are recognised by their content; no file "
+            "is decoded.",
         ),
     ] = False,
     shared: SharedOption = False,
@@ -187,7 +194,7 @@ def sync_command(
         bool,
         typer.Option(
             "--isolate",
-            help="Decode in separate processes under limits of memory and time: for folders that strangers write to.",
+            help="Decode in separate processes with limits on memory and time: for folders that strangers write to.",
         ),
     ] = False,
     as_json: JsonOption = False,
@@ -196,12 +203,12 @@ def sync_command(
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
     verbose: VerboseOption = False,
 ) -> None:
-    """Make the index hold what the folders hold: add, update, move and remove pictures.
+    """Update the index from its folders: add, update, move and remove pictures.
 
-    Interrupted at any moment, the next sync continues. In a GLOB, * stands for a part of a name and ** for any number
-    of folders; one without / matches names at any depth. The filters of a folder are remembered, and so is where its
-    labels come from. Folders that file servers and photo programs keep (@eaDir, .thumbnails) are left out unless
-    --include names them; other hidden ones always are.
+    If a sync is interrupted, the next one continues. In a GLOB, * stands for a part of a name and ** for any number of
+    folders. A GLOB without / matches names at any depth. Later syncs of a folder keep its filters and its source of
+    labels. Folders that file servers and photo programs keep (@eaDir, .thumbnails) are left out unless --include names
+    them. Other hidden folders are always left out.
     """
     filters = RootFilters(tuple(include or ()), tuple(exclude or ()))
     options = SyncOptions(
@@ -231,15 +238,15 @@ def _check_sync(
 ) -> None:
     """Refuse options that contradict each other."""
     if reembed and folders:
-        raise typer.BadParameter("--reembed embeds every folder of the index; name none.", param_hint="DIR")
+        raise typer.BadParameter("--reembed embeds every folder of the index; name no folder.", param_hint="DIR")
     if reembed and (dry_run or options != options.of_embedder()):
         raise typer.BadParameter(
-            "--reembed goes with --model alone; it keeps folders, filters, labels and permissions as they are."
+            "--reembed goes with --model alone; it keeps folders, filters, labels and permissions unchanged."
         )
     if not (reembed or folders or options.moved_roots):
         raise typer.BadParameter("name at least one folder of pictures.", param_hint="DIR")
     if no_filters and options.filters:
-        raise typer.BadParameter("--no-filters goes without --include and --exclude, which replace the earlier ones.")
+        raise typer.BadParameter("--no-filters excludes --include and --exclude; these replace the earlier filters.")
 
 
 def _dry_run(index: Path, folders: Sequence[Path], options: SyncOptions, *, as_json: bool) -> DryRun:
@@ -259,7 +266,7 @@ def _dry_run(index: Path, folders: Sequence[Path], options: SyncOptions, *, as_j
 
 def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed: bool, as_json: bool) -> SyncReport:
     return_large_blocks()
-    kept = "the index is as it was" if reembed else "what was embedded is kept, and the next sync continues there"
+    kept = "the index is unchanged" if reembed else "finished embeddings are kept, and the next sync continues there"
     with _interruptible(kept) as start, _termination_as_interrupt():
         if reembed:
             from .maintenance.reembed import reembed as embed_again
@@ -320,7 +327,7 @@ def _termination_as_interrupt() -> Iterator[None]:
 def info_command(
     index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False, verbose: VerboseOption = False
 ) -> None:
-    """Say what the index holds."""
+    """Show what the index holds."""
     from .info import index_info
 
     info = index_info(index)
@@ -335,7 +342,7 @@ def info_command(
 def verify_command(
     index: IndexOption = DEFAULT_INDEX,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Drop what is damaged; the next sync embeds those pictures again.")
+        bool, typer.Option("--repair", help="Drop damaged items; the next sync embeds their pictures again.")
     ] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -360,7 +367,7 @@ def remove_command(
         list[str] | None,
         typer.Argument(
             metavar="[PATH|GLOB]...",
-            help="Files, folders, or patterns in quotes, as --path of deeprank-query takes them: 'photos/2019/*'.",
+            help="Files, folders, or quoted patterns as for --path of deeprank-query: 'photos/2019/*'.",
         ),
     ] = None,
     index: IndexOption = DEFAULT_INDEX,
@@ -371,10 +378,10 @@ def remove_command(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Take pictures out of the index; their files stay, and a sync of the folder brings them back.
+    """Remove pictures from the index; their files stay, and a sync of the folder adds them again.
 
-    A path begins at the current folder or at a synced one. A pattern matches what deeprank-query --path shows for it:
-    * is a part of a name, ** any number of folders. Of uploads, the files are deleted, too.
+    A path begins at the current folder or at a synced folder. A pattern matches the same pictures as deeprank-query
+    --path: * stands for a part of a name, ** for any number of folders. The files of uploads are deleted, too.
     """
     from .maintenance.remove import plan_removal, remove
 
@@ -394,9 +401,9 @@ def remove_command(
 def compact_command(
     index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False, verbose: VerboseOption = False
 ) -> None:
-    """Make the index as small as what it holds: after many removals, say.
+    """Shrink the index to its content, for example after many removals.
 
-    Interrupted at any moment, it leaves the index as it was or as it should be.
+    After an interruption, the index is either unchanged or compact.
     """
     from .maintenance.compact import compact
 
@@ -416,7 +423,7 @@ def copy_command(
     target: Annotated[Path, typer.Argument(metavar="DEST", help="A new name or an empty folder.")],
     index: IndexOption = DEFAULT_INDEX,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Accept an index at DEST, and exchange it for the copy in one step.")
+        bool, typer.Option("--replace", help="Replace an existing index at DEST with the copy, in one step.")
     ] = False,
     check: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Check every part of the copy before it is kept.")
@@ -425,7 +432,7 @@ def copy_command(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Copy the index, also while it is being searched or synced: one state of it, complete or not at all."""
+    """Copy one state of the index, even during searches and syncs. The copy is complete, or there is none."""
     from .maintenance.copy import copy
 
     with _interruptible(f"nothing was put at {display_path(target)}") as start:
@@ -447,10 +454,10 @@ def export_command(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write vectors, paths, labels and the rest as arrays for numpy; import makes an index of them again."""
+    """Write vectors, paths, labels and all other data as numpy arrays; import makes an index from them."""
     from .npz.export import export_index
 
-    with _interruptible(f"{display_path(target)} is as it was") as start:
+    with _interruptible(f"{display_path(target)} is unchanged") as start:
         report = export_index(index, target, labels=label or [], progress=start)
     if as_json:
         emit_json(presentation.export_document(index, target, report))
@@ -465,7 +472,9 @@ def import_command(
     index: IndexOption = DEFAULT_INDEX,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="The model of the vectors. Default: ./model.onnx or one that ships, if it is it."),
+        typer.Option(
+            "--model", help="The model of the vectors. Default: ./model.onnx or a bundled one, if its sha256 fits."
+        ),
     ] = None,
     shared: SharedOption = False,
     as_json: JsonOption = False,
@@ -489,14 +498,17 @@ def import_command(
 def dedupe_command(
     index: IndexOption = DEFAULT_INDEX,
     max_distance: Annotated[
-        float, typer.Option("--max-distance", metavar="D", help="How far near-duplicates may be apart, squared.")
+        float,
+        typer.Option(
+            "--max-distance", metavar="D", help="Largest squared distance of a near-duplicate from the picture to keep."
+        ),
     ] = NEAR_DUPLICATE,
     keep: Annotated[
         str,
         typer.Option(
             "--keep",
             metavar="largest|oldest|first",
-            help="The picture that stands for a group: the largest file, the oldest, or the first that was synced.",
+            help="The picture to keep of each group: the largest file, the oldest, or the first that was synced.",
         ),
     ] = "largest",
     label: LabelOption = None,
@@ -505,14 +517,14 @@ def dedupe_command(
     ] = None,
     as_json: JsonOption = False,
     paths_only: Annotated[
-        bool, typer.Option("--paths-only", help="Print the paths of all but the picture to keep of each group.")
+        bool, typer.Option("--paths-only", help="Print the paths of each group, without the picture to keep.")
     ] = False,
     print0: Annotated[bool, typer.Option("--print0", help="End each path with a NUL, for xargs -0.")] = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """List groups of near-duplicates: in each, all are near the picture that stands for it. Nothing is deleted.
+    """List groups of near-duplicates: the pictures of a group are near the picture to keep. Nothing is deleted.
 
-    With --paths-only, files are left out that are not as they were synced, or whose picture to keep is not.
+    --paths-only leaves out a file if it, or its picture to keep, is gone or has changed since the sync.
     """
     if as_json and paths_only:
         raise typer.BadParameter("--json and --paths-only exclude each other.")

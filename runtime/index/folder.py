@@ -113,8 +113,8 @@ def check_usable(folder: Path) -> None:
     check_parts(folder)
     if folder.is_dir() and is_foreign(folder):
         raise IndexStateError(
-            f"{display_path(folder)} is a folder of another user, in one that all may write to; expected a new name or "
-            "a folder of yours for --index."
+            f"{display_path(folder)} belongs to another user and lies in a folder that all users may write to; "
+            "expected a new name or a folder of yours for --index."
         )
     strangers = foreign_files(folder) if folder.is_dir() else ["it"]
     if not folder.is_dir() or (strangers and not is_index(folder)):
@@ -139,7 +139,7 @@ def _let_in(folder: Path, permissions: Permissions) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if permissions.folder_mode & 0o050 & ~mode:
         if hasattr(os, "geteuid") and os.geteuid() not in (0, status.st_uid):
-            raise PermissionError(errno.EPERM, "it is another user's, whose group may not enter it")
+            raise PermissionError(errno.EPERM, "it belongs to another user, and its group may not enter it")
         set_permissions(Path(os.path.realpath(folder)), permissions, mode | permissions.folder_mode & 0o050)
 
 
@@ -303,8 +303,8 @@ def check_free(target: Path, *, replace: bool = False, hint: str = "") -> None:
         return
     if target.is_dir() and is_foreign(target):
         raise IndexStateError(
-            f"{display_path(target)} is a folder of another user, in one that all may write to; expected a new name or "
-            "a folder of yours."
+            f"{display_path(target)} belongs to another user and lies in a folder that all users may write to; "
+            "expected a new name or a folder of yours."
         )
     if target.is_dir() and not any(target.iterdir()):
         return
@@ -321,8 +321,8 @@ def _check_only_ours(folder: Path, fate: str) -> None:
     strangers = foreign_files(folder)
     if strangers:
         raise IndexStateError(
-            f"{display_path(folder)} holds other files than those of an index ({display_path(strangers[0])}), which "
-            f"{fate}; expected an index alone."
+            f"{display_path(folder)} holds files that do not belong to an index ({display_path(strangers[0])}) and "
+            f"{fate}; expected only an index."
         )
 
 
@@ -373,7 +373,7 @@ def _check_closed(making: Path, target: Path) -> None:
     """Refuse a database with an unmerged log: a read-only copy of it could not be opened."""
     if has_log(making):
         raise IndexStateError(
-            f"{display_path(target)} could not be written whole (is the disk full?); free some space and run the "
+            f"{display_path(target)} could not be written completely (is the disk full?); free some space and run the "
             "command again."
         )
 

@@ -126,7 +126,7 @@ def _built(writer: Writer, row: GraphRow | None, file: GraphFile | None, progres
         builder.add(ids, vectors)
         advance(len(ids))
     if covered != meta.items:
-        raise writer.damage(f"{meta.items:,} items are expected, another number is there")
+        raise writer.damage(f"{meta.items:,} items are expected, but the number differs")
     return builder.save(writer.folder, meta.last_id, examine=_measured_by(file, meta.items))
 
 

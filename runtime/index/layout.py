@@ -151,8 +151,8 @@ def not_shared(folder: Path) -> IndexStateError:
     if hasattr(os, "geteuid") and status.st_uid == os.geteuid():
         return IndexStateError(f"{display_path(folder)} may not be read, though it is yours; check its permissions.")
     return IndexStateError(
-        f"{display_path(folder)} belongs to another user{_name_of(folder)}, and may not be read; expected an index of "
-        f"yours, or one that is shared with a group of yours. Its owner shares it by: {can_be_shared_by(folder)}"
+        f"{display_path(folder)} belongs to another user{_name_of(folder)}, and you may not read it; expected an index "
+        f"of yours, or one shared with a group of yours. Its owner shares it with: {can_be_shared_by(folder)}"
     )
 
 
@@ -180,8 +180,8 @@ def check_shared(folder: Path) -> None:
     """
     if os.name == "posix" and not permissions_of(folder).mode & stat.S_IRGRP:
         raise IndexStateError(
-            f"{display_path(folder)} is there already, for its owner alone; --shared is for a new index. To let its "
-            f"group read this one from now on: {can_be_shared_by(folder)}"
+            f"{display_path(folder)} exists already, and only its owner can read it; --shared is for a new index. To "
+            f"let its group read it: {can_be_shared_by(folder)}"
         )
 
 
@@ -258,8 +258,8 @@ def private_folder(folder: Path) -> None:
     except FileExistsError:
         if not is_own_folder(folder):
             raise IndexStateError(
-                f"{display_path(folder)} is {_found(folder)}, where an index was to be made; delete it, or name "
-                "another place for the index."
+                f"{display_path(folder)} is {_found(folder)}; expected a place for a new index. Delete it, or name "
+                "another place."
             ) from None
         set_permissions(folder, PRIVATE, 0o700)
 

@@ -105,15 +105,15 @@ def info_lines(info: IndexInfo) -> list[str]:
     more = f" and {len(info.labels) - len(shown):,} others" if len(info.labels) > len(shown) else ""
     lines.append(f"labels     {', '.join(f'{printable(label)} ({count:,})' for label, count in shown) or 'none'}{more}")
     lines += [
-        f"hint       the labels of {display_path(path)} are the names of its splits; for those below them, "
-        "without embedding anything again: "
+        f"hint       the labels of {display_path(path)} are the names of its splits; to use the folders below "
+        "them, without embedding again: "
         + to_paste("deeprank-index", "sync", Path(path), "--labels", "top", "--index", Path(info.path))
         for path in info.splits
     ]
     if info.outdated:
         lines.append(
-            f"pending    {pictures(info.outdated)} read by older decoding rules; the next sync looks at them, and "
-            "embeds again those that are decoded otherwise now"
+            f"pending    {pictures(info.outdated)} read by older decoding rules; the next sync checks them, and "
+            "embeds those again that now decode differently"
         )
     return [*lines, _model_line(info), _graph_line(info)]
 
@@ -169,7 +169,7 @@ def compact_lines(index: Path, report: CompactReport) -> list[str]:
     elif report.graph_built:
         gained.append("the graph was built" if not report.graph_vectors else "the graph was brought up to date")
     if report.database_after < report.database_before:
-        gained.append(f"the database had {_megabytes(report.database_before - report.database_after)} too much")
+        gained.append(f"the database had {_megabytes(report.database_before - report.database_after)} of unused space")
     gained += [f"{display_path(name)} was left by a process that was killed" for name in report.leftovers]
     return ["; ".join(gained)]
 
@@ -264,7 +264,7 @@ def removable_notices(files: Removable) -> list[str]:
             "run deeprank-index sync first"
         )
     if files.uploads:
-        remarks.append(f"left out {files.uploads:,}: uploads, which are taken out with deeprank-index remove")
+        remarks.append(f"left out {files.uploads:,}: uploads; remove them with deeprank-index remove")
     if files.links:
         remarks.append(f"left out {files.links:,}: another name (a link) of the file to keep")
     return remarks
@@ -280,8 +280,10 @@ def removal_lines(removal: Removal) -> list[str]:
 
 def removal_question(index: Path, removal: Removal) -> str:
     """Return the question that confirms a removal."""
-    uploads = f", {removal.uploads:,} of them uploaded, whose files are deleted" if removal.uploads else ""
-    return f"Take {pictures(len(removal.ids))} out of {display_path(index)}{uploads}?"
+    files = (
+        f" and delete {removal.uploads:,} uploaded file{'' if removal.uploads == 1 else 's'}" if removal.uploads else ""
+    )
+    return f"Remove {pictures(len(removal.ids))} from {display_path(index)}{files}?"
 
 
 def _options(info: IndexInfo, root: str) -> str:
@@ -320,4 +322,4 @@ def _graph_line(info: IndexInfo) -> str:
     measured = info.graph.get("measured")
     if measured is None:
         return line
-    return f"{line}; finds {measured['recall']:.3f} of the {measured['k']} nearest ({measured['queries']} were tried)"
+    return f"{line}; finds {measured['recall']:.3f} of the {measured['k']} nearest ({measured['queries']} queries)"

@@ -163,7 +163,7 @@ def describe_labels(folder: Path, labels: LabelSource, folders: Iterable[bytes],
     if rule == "none":
         return f"{name}: no labels (--labels none)"
     if labels.is_lost:
-        return f"{name}: labels stay as they are; the table {display_path(labels.labelling.table)} is gone"
+        return f"{name}: labels are unchanged; the table {display_path(labels.labelling.table)} is gone"
     if rule == "table":
         values = {labels.label(file.path) for file in files}
         return f"{name}: {_counted(values)} from the table {display_path(labels.labelling.table)}{_some(values)}"
@@ -174,7 +174,7 @@ def describe_labels(folder: Path, labels: LabelSource, folders: Iterable[bytes],
     table = _metadata(folder, tops)
     if values <= {None}:
         nowhere = "below its splits" if splits else "of it"
-        return f"{name}: no labels, for its pictures lie in no folder {nowhere}{table}"
+        return f"{name}: no labels, because its pictures lie in no folder {nowhere}{table}"
     return f"{name}: {_counted(values)} from {below}{_some(values)}{_others(folder, rule, splits, names, tops)}{table}"
 
 
@@ -187,7 +187,7 @@ def _metadata(folder: Path, tops: Sequence[str]) -> str:
     """Name a Hugging Face imagefolder table of labels, which is read only on request."""
     for place in (folder, *(folder / top for top in tops)):
         if (place / _METADATA).is_file():
-            return f"; --labels {shell_word(place / _METADATA)} reads the table that lies there"
+            return f"; --labels {shell_word(place / _METADATA)} reads the table there"
     return ""
 
 
@@ -218,21 +218,21 @@ def _others(root: Path, rule: LabelRule, splits: bool, folders: set[str], tops: 
     said = ""
     apart = _labels(FolderLabels("path", splits), folders)
     if rule == "leaf" and len(apart) > len(_labels(FolderLabels(rule, splits), folders)):
-        said = f"; folders of one name are one label, out of {len(apart - {None}):,} folders"
+        said = f"; folders with equal names share a label ({len(apart - {None}):,} folders)"
     if others != _labels(FolderLabels(rule, splits), folders):
         said += f"; --labels {other}: {len(others - {None}):,}"
     likely = [top for top in tops if split_of(top) is not None]
     if likely and not splits and rule != "leaf" and not is_split_layout(tops):
         said += (
             f". '{printable(likely[0])}' is read as a label; if it is a split, sync {shell_word(root / likely[0])} "
-            "by itself, or take --labels leaf"
+            "separately, or use --labels leaf"
         )
     elif rule == "top" and not splits and _hold_splits(folders):
         inner = " and ".join(shell_word(root / top) for top in tops[:_MAX_TOPS])
         each = inner if len(tops) <= _MAX_TOPS else f"each of its {len(tops):,} folders"
         one = len(tops) == 1
         said += (
-            f". {printable(tops[0]) if one else 'These folders'} hold{'s' if one else ''} splits; sync {each}, or take "
+            f". {printable(tops[0]) if one else 'These folders'} hold{'s' if one else ''} splits; sync {each}, or use "
             "--labels leaf"
         )
     return said

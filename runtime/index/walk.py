@@ -111,7 +111,7 @@ def walk(root: bytes, skip: Collection[FileId] = (), filters: RootFilters = _EVE
                 elif not _is_of_an_index(root, folder, entry.name):
                     (links if is_link else folders).append(path)
             except OSError as error:
-                result.problems.append((path, f"it cannot be looked at ({error.strerror})"))
+                result.problems.append((path, f"its size and mtime cannot be read ({error.strerror})"))
         links.sort(reverse=True)
     return result
 

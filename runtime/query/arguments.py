@@ -168,37 +168,37 @@ def make_parser() -> _Parser:
     add = parser.add_argument
     images_help = "pictures to find similar ones of; - reads one from standard input"
     add("images", nargs="*", metavar="IMAGE", help=images_help)
-    item_help = "a picture of the index instead, by its id or path; its file is not read; may be given several times"
+    item_help = "query by a picture of the index, by id or path, without reading its file; may be given several times"
     add("--item", action="append", dest="items", default=[], metavar="ID|PATH", help=item_help)
-    add("--mean", action="store_true", help="one answer for all pictures: what is nearest to the mean of their vectors")
-    add("-k", "--k", type=_at_least_one, default=10, metavar="K", help="how many (default: 10)")
+    add("--mean", action="store_true", help="one answer for all pictures: the nearest to the mean of their vectors")
+    add("-k", "--k", type=_at_least_one, default=10, metavar="K", help="number of hits (default: 10)")
     index_help = f"the index folder (default: ${INDEX_VARIABLE}, then {DEFAULT_INDEX})"
     add("--index", type=Path, default=default_index(), metavar="DIR", help=index_help)
-    add("--farthest", action="store_true", help="the least similar ones instead")
+    add("--farthest", action="store_true", help="the least similar pictures instead")
     search_help = "auto (default), exact (scan all vectors) or hnsw (use the graph)"
     add("--search", dest="method", choices=("auto", "exact", "hnsw"), default="auto", help=search_help)
     add("--exact", action="store_true", help="short for --search exact")
     add("--label", action="append", help="only pictures with this label; may be given several times")
     path_help = (
-        "only pictures whose path under the synced folder matches, else from the current folder, or with a / before it "
-        "the whole path"
+        "only pictures whose path matches: relative to the synced folder, or else to the current one; with a leading "
+        "/, the whole path"
     )
     add("--path", action="append", metavar="GLOB", help=f"{path_help}; may be given several times")
     add(
         "--max-distance",
         type=_max_distance,
         metavar="D",
-        help="only pictures at most this far, squared Euclidean (0 to 4)",
+        help="only pictures within this squared Euclidean distance (0 to 4)",
     )
-    leave_help = "leave out the query's own file and its exact copies: K others"
+    leave_help = "leave out the query's own file and its exact copies; K other pictures remain"
     add("--leave-out-query", action="store_true", help=leave_help)
-    unique_help = f"hide near-duplicates: hits at most D (default: {NEAR_DUPLICATE}) from a better hit"
+    unique_help = f"hide near-duplicates: hits within D (default: {NEAR_DUPLICATE}) of a better hit"
     add("--unique", type=_distance, metavar="D", nargs="?", const=NEAR_DUPLICATE, help=unique_help)
     _add_outputs(parser)
-    add("--device", default="auto", help="auto (default), cpu or cuda; auto takes a GPU where one works")
+    add("--device", default="auto", help="auto (default), cpu or cuda; auto uses a GPU if one works")
     threads_help = "CPU threads of the network (default: the usable cores, at most 4)"
     add("--threads", type=_at_least_one, metavar="N", help=threads_help)
-    pixels_help = f"refuse query pictures of more pixels, before decoding (default: {DEFAULT_MAX_PIXELS})"
+    pixels_help = f"refuse query pictures with more pixels, before decoding (default: {DEFAULT_MAX_PIXELS})"
     add("--max-pixels", type=_at_least_one, default=DEFAULT_MAX_PIXELS, metavar="N", help=pixels_help)
     add("-v", "--verbose", action="store_true", help="show tracebacks of errors")
     add("--version", action=_ShowVersion, nargs=0, default=argparse.SUPPRESS, help="show the version and exit")
@@ -211,13 +211,17 @@ def _add_outputs(parser: _Parser) -> None:
     add("--json", action="store_true", dest="as_json", help="print one JSON document")
     add("--paths-only", action="store_true", help="print the paths alone")
     add("--print0", action="store_true", help="end each path with a NUL, for xargs -0")
-    add("--sheet", type=Path, metavar="PNG", help="draw the queries and their hits as well")
-    add("--html", type=_page_name, metavar="FILE", help="write the queries and their hits as a self-contained page too")
+    add("--sheet", type=Path, metavar="PNG", help="also draw the queries and their hits as a contact sheet")
+    add(
+        "--html", type=_page_name, metavar="FILE", help="also write the queries and their hits as a self-contained page"
+    )
     open_help = "show that page in the browser; without --html it is a private file in the temporary folder"
     add("--open", action="store_true", help=open_help)
-    copy_help = "copy the hits' files to a new or empty folder; each query of several has a folder in it"
+    copy_help = "copy the hits' files to a new or empty folder; several queries get one folder each"
     add("--copy-to", type=Path, metavar="DIR", help=copy_help)
-    add("--query-label", metavar="LABEL", help="the queries' label: the sheet then shows which hits have it")
+    add(
+        "--query-label", metavar="LABEL", help="label of the queries; the sheet and the page mark the hits that have it"
+    )
 
 
 class _ShowVersion(argparse.Action):

@@ -26,7 +26,7 @@ def check_place(target: Path) -> None:
     if target.is_dir():
         raise QueryError(f"{display_path(target)} is a folder; expected the name of a file to write.")
     if not target.parent.is_dir():
-        raise QueryError(f"{display_path(target.parent)} is no folder; expected a name in a folder that exists.")
+        raise QueryError(f"{display_path(target.parent)} is not a folder; expected a name in an existing folder.")
 
 
 def write_page(content: bytes, target: Path | None) -> Path:

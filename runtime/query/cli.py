@@ -114,7 +114,7 @@ def _open(page: Path) -> None:
     from .browser import open_in_browser
 
     if not open_in_browser(page):
-        note("No browser could be started here; open that file in one.")
+        note("No browser could be started here; open the file in a browser.")
 
 
 def _copy(results: Sequence[QueryResult], folder: Path, roots: Sequence[str]) -> bool:

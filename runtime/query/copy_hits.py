@@ -48,14 +48,12 @@ def check_folder(folder: Path) -> None:
         entry = next(iter(sorted(os.listdir(folder))), None)  # noqa: PTH208 - names alone
     except FileNotFoundError:
         if folder.is_symlink():
-            raise QueryError(
-                f"{display_path(folder)} is a link that leads nowhere; expected a new or empty folder."
-            ) from None
+            raise QueryError(f"{display_path(folder)} is a broken link; expected a new or empty folder.") from None
         return
     except NotADirectoryError:
         raise QueryError(f"{display_path(folder)} is a file; expected a new or empty folder to copy to.") from None
     except OSError as error:
-        raise QueryError(f"{display_path(folder)} cannot be looked at ({error.strerror}).") from None
+        raise QueryError(f"{display_path(folder)} cannot be read ({error.strerror}).") from None
     if entry is not None:
         raise QueryError(
             f"{display_path(folder)} holds {display_path(entry)} already; expected a new or empty folder to copy to, "
@@ -93,8 +91,8 @@ def copy_hits(results: Sequence[QueryResult], folder: Path, roots: Sequence[str]
                 copied += 1
     except OSError as error:
         raise QueryError(
-            f"{display_path(folder)} cannot be written to ({error.strerror}); {copied:,} were copied, and none is half "
-            "copied."
+            f"{display_path(folder)} cannot be written to ({error.strerror}); {copied:,} hits were copied, none of "
+            "them in part."
         ) from None
     return CopyReport(copied, tuple(problems), _synced_folder(folder, roots))
 
@@ -136,7 +134,7 @@ def _copy(hit: Hit, target: Path) -> None:
         status = os.fstat(file.fileno())
         os.utime(copy.name, ns=(status.st_atime_ns, status.st_mtime_ns))
         if os.path.lexists(target):
-            raise FileExistsError(0, f"{display_path(target.name)} has appeared there meanwhile")
+            raise FileExistsError(0, f"{display_path(target.name)} was created there by another process")
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:

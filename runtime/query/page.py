@@ -140,7 +140,7 @@ def _header(title: str, results: Sequence[QueryResult], arguments: QueryArgument
         "header",
         "top",
         element("h1", "", element("bdi", "", title)),
-        element("ul", {"class": "asked", "aria-label": "What was asked"}, *_conditions(arguments)),
+        element("ul", {"class": "asked", "aria-label": "Search options"}, *_conditions(arguments)),
         element("p", "remark error", f"{_count(failed, 'query', 'queries')} could not be read.") if failed else None,
         *(element("p", "remark", remark) for remark in remarks),
     )

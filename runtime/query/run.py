@@ -258,11 +258,11 @@ def _reason(without: Mapping[str, Sequence[Hit]], max_distance: float | None, it
         nearest = without["--max-distance"][0].distance
         return (
             f"no picture is at most {max_distance:g} away; the nearest is {nearest:.4f} away. "
-            "Ask again with a larger --max-distance."
+            "Search again with a larger --max-distance."
         )
     if alone:
-        return f"no picture is left; ask again without {' or without '.join(alone)}."
-    return f"no picture passes {' and '.join(without)} together; ask again without them."
+        return f"no picture is left; search again without {' or without '.join(alone)}."
+    return f"no picture passes {' and '.join(without)} together; search again without them."
 
 
 class StandardInput(io.BytesIO):

@@ -241,7 +241,7 @@ def decode_copies(document: Any, nodes: Ids, covers: int, most: int) -> tuple[Id
             raise ValueError(count)
         ids, of = _unpacked(document["ids"], count), _unpacked(document["nodes"], count)
     except (TypeError, KeyError, ValueError, OverflowError, zlib.error):
-        raise GraphUnusableError("what is recorded of equal vectors in the graph cannot be read") from None
+        raise GraphUnusableError("the record of equal vectors in the graph cannot be read") from None
     if count == 0:
         return NO_IDS, NO_IDS
     order = np.argsort(nodes, kind="stable")
@@ -254,7 +254,7 @@ def decode_copies(document: Any, nodes: Ids, covers: int, most: int) -> tuple[Id
         or (ids <= of).any()
         or np.isin(ids, nodes).any()
     ):
-        raise GraphUnusableError("what is recorded of equal vectors does not belong to the graph")
+        raise GraphUnusableError("the record of equal vectors does not belong to the graph")
     by_place = np.lexsort((ids, places))
     return places[by_place], ids[by_place]
 

@@ -410,7 +410,7 @@ class GraphBuilder:
                 expected = self._index.save(file)
                 size = os.fstat(file.fileno()).st_size
                 if size != expected:
-                    raise GraphUnusableError(f"{GRAPH} could not be written whole; is the disk full?")
+                    raise GraphUnusableError(f"{GRAPH} could not be written completely; is the disk full?")
                 parameters = {"library": self._library, **self._index.info(), COPIES: self._encoded_copies()}
                 del self._index, self._table  # frees their memory for the examination
                 file.seek(0)

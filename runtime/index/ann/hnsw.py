@@ -66,7 +66,7 @@ class HnswBackend:
         except (RuntimeError, MemoryError, ValueError, OSError) as error:
             raise GraphUnusableError(f"hnswlib cannot load the graph ({error})") from None
         if index.element_count != count or not same:
-            raise GraphUnusableError(f"{GRAPH} was replaced meanwhile")
+            raise GraphUnusableError(f"{GRAPH} was replaced while it was being loaded")
         return _HnswIndex(index)
 
 

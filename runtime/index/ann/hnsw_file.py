@@ -154,15 +154,15 @@ def read_layout(file: IO[bytes], dim: int) -> Layout:
         or not 1 <= dim <= _MAX_DIM
         or (level0, (record, id_offset, vector_offset)) != (0, offsets)
     ):
-        raise GraphUnusableError(f"{GRAPH} is laid out in a way that this version does not know")
+        raise GraphUnusableError(f"{GRAPH} has a layout that this version does not know")
     if not count <= min(capacity, _MAX_ELEMENTS) or ef_construction < m or not _is_level_factor(mult, m):
-        raise GraphUnusableError(f"{GRAPH} begins with numbers that hnswlib does not write")
+        raise GraphUnusableError(f"{GRAPH} has a header that hnswlib does not write")
     size = os.fstat(file.fileno()).st_size
     if layout.upper_offset + _WORD * count > size or size % _WORD != _HEADER.size % _WORD:
         raise GraphUnusableError(f"{GRAPH} has {size:,} bytes, which do not fit {count:,} elements")
     begins = (highest, entry) == (-1, _NOBODY) if count == 0 else 0 <= highest <= _HIGHEST_LEVEL and entry < count
     if not begins:
-        raise GraphUnusableError(f"{GRAPH} names no element where searches can begin")
+        raise GraphUnusableError(f"{GRAPH} has no entry point for searches")
     return layout
 
 
@@ -200,7 +200,7 @@ def check(file: IO[bytes], layout: Layout) -> None:
     words = layout.upper(content)
     levels = _levels(content, words, layout)
     if layout.count and not levels.max() == levels[layout.entry_point] == layout.highest:
-        raise GraphUnusableError(f"{GRAPH} begins searches at an element that is not of the highest level")
+        raise GraphUnusableError(f"{GRAPH} has an entry point that is not on the highest level")
     _check_upper(content, words, layout, levels)
 
 
@@ -222,7 +222,7 @@ def _check_records(content: mmap.mmap, layout: Layout) -> None:
 
 def _check_lists(longest: int, room: int, last: int, count: int) -> None:
     if longest > room:
-        raise GraphUnusableError(f"{GRAPH} has a list of {longest:,} links, where {room:,} have room")
+        raise GraphUnusableError(f"{GRAPH} has a list of {longest:,} links; at most {room:,} fit")
     if last >= count:
         raise GraphUnusableError(f"{GRAPH} has a link to element {last:,} of {count:,}")
 
@@ -236,7 +236,7 @@ def _levels(content: mmap.mmap, words: Words, layout: Layout) -> Levels:
         places, sizes = _sizes(window)
         high = sizes // (_WORD * layout.list_words)
         if (high * (_WORD * layout.list_words) != sizes).any() or high.max(initial=0) > layout.highest:
-            raise GraphUnusableError(f"{GRAPH} has upper lists of a size that is not possible")
+            raise GraphUnusableError(f"{GRAPH} has upper lists of an impossible size")
         used, stop = high * layout.list_words, len(window)
         if len(places) and places[-1] + 1 + used[-1] > stop:
             if start + stop == len(words):

@@ -32,7 +32,7 @@ def read_parameters(text: str, most: int) -> dict[str, Any]:
 
     """
     if len(text) > _MAX_CHARACTERS + _MAX_CHARACTERS_A_COPY * most:
-        raise GraphUnusableError(f"its parameters have {len(text):,} characters, more than there is to say of it")
+        raise GraphUnusableError(f"its parameters have {len(text):,} characters, more than a graph of this size needs")
     try:
         parameters = json.loads(text)
     except (ValueError, RecursionError):

@@ -91,7 +91,7 @@ class Connection(sqlite3.Connection):
         try:
             return super().execute(sql, parameters)
         except UnicodeDecodeError:  # of SQLite's message, which quotes text that cannot be decoded
-            raise sqlite3.DatabaseError("what it says of its tables is no text") from None
+            raise sqlite3.DatabaseError("the definitions of its tables are not text") from None
         finally:
             self._until = math.inf  # the time of further rows depends on their reader
 
@@ -179,9 +179,9 @@ def _check_journal(database: Path) -> None:
     pages, page = int.from_bytes(header[16:20]), int.from_bytes(header[24:28])
     grows = header[:8] == _JOURNAL_MAGIC and pages * (page or _MAX_PAGE) > _SHRUNK_BY * (size + _size(str(database)))
     if names or grows:
-        what = "names another file, which SQLite would delete" if names else "says that the database was much larger"
+        what = "names another file, which SQLite would delete" if names else "claims that the database was much larger"
         raise IndexStateError(
-            f"{display_path(path)} {what}; expected a journal as deeprank's commands leave. Nothing was opened; see "
+            f"{display_path(path)} {what}; expected a journal written by deeprank. Nothing was opened; check "
             "where the index comes from."
         )
 

@@ -72,7 +72,7 @@ def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, byte
     After a range that SQLite cannot read, it continues with the next readable row.
     """
     if not is_ours(connection, "items"):
-        yield Unsound("the table of the items is not one of ours, and nothing is read from it")
+        yield Unsound("the table of the items is not deeprank's; nothing is read from it")
         return
     first: int | None = 0
     query = _query(connection)
@@ -83,7 +83,7 @@ def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, byte
             for row in connection.execute(query, (first,)):
                 left -= 1
                 if left < 0:
-                    yield Unsound("the items go round in circles")
+                    yield Unsound("the items form a cycle")
                     return
                 checked = _checked(row, dim, roots)
                 # the id of a damaged row may be anything, also one already read
@@ -153,9 +153,9 @@ def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row 
         return Unsound(f"item {row[0]} is damaged", row[0])
     item = Item._make(fields)
     if not 0 < item.id < MAX_ID:
-        return Unsound(f"item {item.id} has a number that none has", item.id)
+        return Unsound(f"item {item.id} has an impossible id", item.id)
     if strays([item.path]):
-        return Unsound(f"the path {display_path(item.path)!r} of item {item.id} is not one below its root", item.id)
+        return Unsound(f"the path {display_path(item.path)!r} of item {item.id} is not below its root", item.id)
     if not isinstance(vector, bytes) or len(vector) != 4 * dim or zlib.crc32(vector) != vector_crc32:
         return Unsound(f"the vector of item {item.id} is damaged", item.id)
     numbers = np.frombuffer(vector, dtype="<f4")
@@ -163,7 +163,7 @@ def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row 
     if not abs(float(numbers @ numbers) - 1) <= UNIT_TOLERANCE:  # NaN compares false
         return Unsound(f"the vector of item {item.id} is not of unit length", item.id)
     if item.root not in roots:
-        return Unsound(f"item {item.id} belongs to a folder that is not known any more", item.id)
+        return Unsound(f"item {item.id} belongs to an unknown folder", item.id)
     return Row(item, vector, vector_crc32, row_crc32)
 
 
@@ -172,16 +172,16 @@ def sound_roots(connection: sqlite3.Connection) -> tuple[dict[int, bytes], list[
     roots: dict[int, bytes] = {}
     problems: list[str] = []
     if not is_ours(connection, "roots"):
-        return {}, ["the list of synced folders is not one of ours, and nothing is read from it"]
+        return {}, ["the list of synced folders is not deeprank's; nothing is read from it"]
     try:
         for root, path, check in connection.execute("SELECT id, path, checksum FROM roots NOT INDEXED ORDER BY id"):
             if len(roots) + len(problems) == MAX_ROOTS:
-                problems.append(f"there are more than {MAX_ROOTS:,} synced folders: the others are lost")
+                problems.append(f"there are more than {MAX_ROOTS:,} synced folders; the rest are lost")
                 break
             if not isinstance(path, bytes) or root_checksum(root, path) != check:
                 problems.append(f"folder {root} is damaged: its items are lost until it is synced again")
             elif path != os.fsencode(UPLOADS) and not is_root(path):
-                problems.append(f"folder {root} is no absolute path ({display_path(path)!r}): its items are lost")
+                problems.append(f"folder {root} is not an absolute path ({display_path(path)!r}): its items are lost")
             else:
                 roots[root] = path
     except (sqlite3.Error, OverflowError) as error:
@@ -285,8 +285,8 @@ def _rebuilt(store: Store, meta: Meta, place: Path) -> int:
     # On a full disk the log cannot be merged into the database, which is useless without it.
     if any((place / (DATABASE + suffix)).exists() for suffix in SIDE_FILES):
         raise IndexStateError(
-            f"The sound items of {display_path(store.folder)} could not be written whole (is the disk full?); it stays "
-            "as it is. Free some space and run the command again."
+            f"The sound items of {display_path(store.folder)} could not be written completely (is the disk full?); the "
+            "index is unchanged. Free some space and run the command again."
         )
     return items
 

@@ -141,15 +141,15 @@ def guarded(database: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", None)
         hint = _DISK.get(code & 0xFF) if isinstance(code, int) else None
         if code == sqlite3.SQLITE_INTERRUPT:
-            raise damaged(database, "to read it takes longer than its size explains") from error
+            raise damaged(database, "reading it takes longer than its size explains") from error
         if code == sqlite3.SQLITE_TOOBIG:
-            raise damaged(database, "a value is larger than any of ours") from error
+            raise damaged(database, "a value is larger than any that deeprank writes") from error
         if hint is None:
             raise damaged(database, str(error)) from error
         raise IndexStateError(f"{display_path(database)} ({printable(str(error))}): {hint}.") from error
     # of SQLite's message, which quotes text that cannot be decoded
     except UnicodeDecodeError as error:
-        raise damaged(database, "what it says of its tables is no text") from error
+        raise damaged(database, "the definitions of its tables are not text") from error
     except OverflowError as error:
         raise damaged(database, f"a number out of range: {error}") from error
 
@@ -172,7 +172,7 @@ def connect(database: Path, mode: str, **parameters: str) -> Connection:
             connection.close()
             raise IndexStateError(
                 f"{display_path(database)} holds thousands of tables or views; expected those of an index. It cannot "
-                "be repaired: put a copy back, or make the index anew with deeprank-index sync."
+                "be repaired: put a copy back, or make a new index with deeprank-index sync."
             ) from None
     connection.trust(size_of(database))
     return connection
@@ -233,8 +233,8 @@ def _connect_somehow(database: Path) -> Connection:
         return _connect_with_log(database)
     if left:
         raise IndexStateError(
-            f"{display_path(database)} was left by a sync that was interrupted, in a folder that may not be written "
-            "to from here; run 'deeprank-index verify' on it once as its owner."
+            f"{display_path(database)} was left by an interrupted sync, in a folder that cannot be written to from "
+            "here; run 'deeprank-index verify' on it once as its owner."
         )
     return open_limited(database, "ro", immutable="1")
 
@@ -311,10 +311,10 @@ def strange_objects(connection: sqlite3.Connection) -> dict[str, str]:
         if each not in expected:
             strange[each.name] = f"it holds the {each}, which no index has"
         elif _same_spacing(sql) != expected[each]:
-            strange[each.name] = f"its {each} is defined in another way than ours"
+            strange[each.name] = f"its {each} is not defined as deeprank defines it"
     strange |= {each.name: f"it has no {each}" for each in expected if each not in objects and each.name not in strange}
     if len(rows) != len(objects):
-        strange.setdefault("", "it holds something twice")
+        strange.setdefault("", "it defines something twice")
     return strange
 
 
@@ -382,7 +382,7 @@ def page_faults(connection: Connection, database: Path) -> list[str]:
         except sqlite3.Error as error:
             faults.append(str(error))
         except MemoryError:
-            faults.append("pages that lead to each other more deeply than those of any index")
+            faults.append("its pages are nested more deeply than those of any index")
 
     with guarded(database):
         # It holds every page on its path: a database that is one long chain would be held whole.

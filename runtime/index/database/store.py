@@ -115,7 +115,7 @@ class Store:
         if meta.checksum() != row[-1]:
             raise self.damage("the row that describes the index")
         if not meta.is_possible(size_of(self.database)):
-            raise self.damage("the row that describes the index says what cannot be")
+            raise self.damage("the row that describes the index holds impossible values")
         return meta
 
     def roots(self) -> dict[int, bytes]:
@@ -140,7 +140,7 @@ class Store:
             if not isinstance(path, bytes) or root_checksum(root, path) != check:
                 raise self.damage(f"root {root}")
             if path != _UPLOADS and not is_root(path):
-                raise self.damage(f"root {root} is no absolute path")
+                raise self.damage(f"root {root} is not an absolute path")
             roots[root] = path
             if len(roots) > MAX_ROOTS:
                 raise self.damage(f"more than {MAX_ROOTS:,} roots")
@@ -376,7 +376,7 @@ class Store:
         """Refuse item paths that would leave their root when joined with it."""
         if strays([row[2] for row in rows]):
             item, path = next((row[0], row[2]) for row in rows if strays([row[2]]))
-            raise self.damage(f"the path {display_path(path)!r} of item {item} is not one below its root")
+            raise self.damage(f"the path {display_path(path)!r} of item {item} is not below its root")
         if not self._known_roots.issuperset(row[1] for row in rows):
             self._known_roots = {root for (root,) in self._rows("SELECT id FROM roots")}
             unknown = {row[1] for row in rows} - self._known_roots
@@ -398,8 +398,8 @@ class Store:
             return np.empty(rows, dtype=np.int64), np.empty((rows, dim), dtype=np.float32)
         except MemoryError:
             raise IndexStateError(
-                f"{display_path(self.database)} holds {rows:,} vectors of {dim:,} numbers, for which there is not "
-                "enough memory; free some, or take a machine with more."
+                f"{display_path(self.database)} holds {rows:,} vectors of {dim:,} numbers, which do not fit into "
+                "the memory; free some, or use a machine with more."
             ) from None
 
     def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
@@ -429,5 +429,5 @@ class Store:
                 left, seconds = size // _MIN_OF_ROW, self.connection.seconds
             left, seconds = left - len(rows), seconds - (time.monotonic() - begun)
             if chunk and (left < 0 or seconds < 0):
-                raise self.damage("it has more rows than it has room for, or they take too long")
+                raise self.damage("it has more rows than fit into its size, or reading them takes too long")
             yield rows

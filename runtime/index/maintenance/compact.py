@@ -174,7 +174,7 @@ def _graph_remark(reason: str | None) -> list[str]:
 def _log_remark(emptied: bool) -> list[str]:
     if emptied:
         return []
-    return ["Another process was reading: the next sync or compact gives the space of the database's log back."]
+    return ["Another process was reading the index: the next sync or compact frees the space of the database's log."]
 
 
 def _shrink_database(folder: Path, progress: StartProgress) -> tuple[int, bool]:
@@ -211,5 +211,5 @@ def _check_sqlite() -> None:
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise IndexStateError(
             f"SQLite {sqlite3.sqlite_version} cannot compact a database; expected "
-            f"{'.'.join(map(str, _OLDEST_SQLITE))} or newer, so a Python that is linked to a newer one."
+            f"{'.'.join(map(str, _OLDEST_SQLITE))} or newer. Use a Python that is linked to a newer SQLite."
         )

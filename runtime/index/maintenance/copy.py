@@ -98,7 +98,7 @@ def copy(
     folder, place = Path(index), Path(target)
     Store.open(folder).close()
     _check_apart(folder, place)
-    check_free(place, replace=replace, hint=" (or --replace, which exchanges it for the copy)")
+    check_free(place, replace=replace, hint=" (or --replace, which puts the copy in its place)")
     permissions = permissions_of(place if is_index(place) else folder)
     mode = stat.S_IMODE(folder.stat().st_mode) & 0o777 | 0o700
     if shared and not permissions.mode & stat.S_IRGRP:
@@ -127,8 +127,8 @@ def _copy_content(
         except _ChangedError:
             time.sleep(_PAUSE_S)
     raise IndexStateError(
-        f"{display_path(folder)} was replaced again and again while it was being copied; run the command again when "
-        "the other process has finished."
+        f"{display_path(folder)} was replaced repeatedly while it was being copied; run the command again when the "
+        "other process has finished."
     )
 
 
@@ -177,18 +177,18 @@ def _settle_graph(making: Path, expected: GraphRow | None, graph_sha256: str | N
             return []
         writer.set_graph(None)
     (making / GRAPH).unlink(missing_ok=True)
-    return [f"{GRAPH} was not copied, for {problem}: searches of the copy scan until its next sync builds one."]
+    return [f"{GRAPH} was not copied, because {problem}: searches of the copy scan until its next sync builds one."]
 
 
 def _graph_problem(making: Path, row: GraphRow, meta: Meta, graph_sha256: str | None) -> str | None:
     if graph_sha256 is None:
         return "it cannot be read"
     if graph_sha256 != row.sha256:
-        return "it is not the one that the database knows"
+        return "it is not the one recorded in the database"
     try:
         open_graph(making, row, meta)
     except GraphUnusableError as error:
-        return f"it must not be used ({error})"
+        return f"it cannot be used ({error})"
     return None
 
 
@@ -261,9 +261,8 @@ def _check_copy(folder: Path, making: Path) -> None:
     damaged = next((problem for problem in verify(making).problems if problem.part != "upload"), None)
     if damaged is not None:
         raise IndexStateError(
-            f"The copy is not sound ({printable(damaged.fault)}), and was not kept; with --no-verify it is "
-            "copied as it is. What is damaged in the index is listed by: "
-            + to_paste("deeprank-index", "verify", "--index", folder)
+            f"The copy is damaged ({printable(damaged.fault)}) and was not kept; --no-verify copies the index "
+            "unchecked. To list the damage of the index: " + to_paste("deeprank-index", "verify", "--index", folder)
         )
 
 

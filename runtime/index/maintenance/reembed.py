@@ -80,7 +80,7 @@ def _plan(folder: Path, roots: list[str], options: SyncOptions) -> list[RootPlan
 def _swap_in(fresh: Path, folder: Path) -> None:
     problems = verify(fresh).problems
     if problems:
-        raise IndexStateError(f"The new index is not sound ({problems[0]}); {display_path(folder)} stays as it is.")
+        raise IndexStateError(f"The new index is damaged ({problems[0]}); {display_path(folder)} is unchanged.")
     with disk_errors(folder):
         if uploads_of(fresh).is_dir():
             sync_folder(uploads_of(fresh))

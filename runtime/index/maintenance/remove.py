@@ -100,7 +100,7 @@ def _check_unchanged(writer: Writer, removal: Removal) -> None:
     present = {item.id for item in writer.all_items()}
     left = sum(writer.count_of(root) for root in removal.roots)
     if not present.issuperset(removal.ids) or left > len(removal.ids):
-        raise IndexStateError("The index was changed meanwhile; nothing was removed. Run the command again.")
+        raise IndexStateError("Another process changed the index; nothing was removed. Run the command again.")
 
 
 class _Named:
@@ -149,7 +149,9 @@ class _Named:
         mask, whole = self._paths.matching(pattern)
         if whole is not None and not self._is_of_uploads(os.fsencode(whole)):
             if mask.any() and not (mask & ~self._uploads).any():
-                raise self._no_match(pattern, "but uploads. Name their folder, as the query shows it, or a --label")
+                raise self._no_match(
+                    pattern, "except uploads. Name their folder, as deeprank-query shows it, or a --label"
+                )
             mask &= ~self._uploads
         if not mask.any():
             raise self._no_match(pattern, self._advice(pattern))
@@ -179,7 +181,9 @@ class _Named:
         return ": a * stands for a part of one name, and ** for any folders"
 
     def _no_match(self, pattern: str, more: str) -> QueryError:
-        what = f"{printable(pattern)!r} matches no picture of {display_path(self._index)}{' ' * more.startswith('but')}"
+        what = (
+            f"{printable(pattern)!r} matches no picture of {display_path(self._index)}{' ' * more.startswith('except')}"
+        )
         return QueryError(f"{what}{printable(more)}; nothing was removed.")
 
     def _mask(self, values: Iterable[bool]) -> Mask:

@@ -253,8 +253,8 @@ def _name_lost(store: Store, meta: Meta, roots: dict[int, bytes], sound: set[int
     if uploads:
         findings.add(
             "database",
-            f"the rows of {uploads:,} upload{'' if uploads == 1 else 's'} are damaged, of which the pictures are in "
-            f"{UPLOADS}: --repair embeds these again, without labels",
+            f"the rows of {uploads:,} upload{'' if uploads == 1 else 's'} are damaged, but their pictures are in "
+            f"{UPLOADS}: --repair embeds them again, without labels",
         )
 
 
@@ -330,7 +330,8 @@ def _check_items(
     findings.items = len(ids)
     if (len(ids), vector_sum, row_sum) != (meta.items, meta.vector_sum, meta.row_sum):
         findings.add(
-            "database", f"{meta.items:,} items are expected, {len(ids):,} sound ones with their checksums are there"
+            "database",
+            f"{meta.items:,} items are expected, {len(ids):,} sound ones were found, with another sum of checksums",
         )
     return ids
 
@@ -374,12 +375,14 @@ def _repair(folder: Path, findings: _Findings, progress: StartProgress) -> list[
         with _opened(folder) as (store, _):
             kept = rebuild(store, _meta(store) or _meta_of_model(folder))
         put_in_place(folder)
-        done.append(f"{kept:,} sound items were kept; sync the folders again, which embeds the others anew")
+        done.append(f"{kept:,} sound items were kept; sync the folders again to embed the others")
         done += _take_in_uploads(folder, progress)
     if findings.has("filters"):
         done.append("damaged filters were dropped; give --include and --exclude again with the next sync of the folder")
     if findings.has("labelling"):
-        done.append("damaged sources of labels were dropped; labels stay, and --labels of the next sync says it again")
+        done.append(
+            "damaged sources of labels were dropped; labels stay; give --labels again with the next sync of the folder"
+        )
     if findings.lost_uploads:
         done.append(_drop_uploads(folder, findings.lost_uploads))
     if new_graph or findings.lost_uploads:
@@ -399,7 +402,7 @@ def _drop_uploads(folder: Path, lost: Collection[int]) -> str:
         writer.remove(item for item in lost if writer.item_with(item) is not None)
         writer.commit()
     those = "1 upload was" if len(lost) == 1 else f"{len(lost):,} uploads were"
-    return f"{those} taken out of the index, for the picture is lost; upload it again"
+    return f"{those} removed from the index, because the picture is lost; upload it again"
 
 
 def _take_in_uploads(folder: Path, progress: StartProgress) -> list[str]:
@@ -412,7 +415,7 @@ def _take_in_uploads(folder: Path, progress: StartProgress) -> list[str]:
             report = SyncRun(writer, plans, SyncOptions(device="cpu"), progress).run()
         except DeepRankError as error:
             return [f"{len(plans[0].new):,} uploads without rows could not be embedded ({error}); their files stay"]
-    skipped = [f"{display_path(path)} was left alone: {reason}" for path, reason in report.skipped]
+    skipped = [f"{display_path(path)} was skipped: {reason}" for path, reason in report.skipped]
     return [*skipped, *report.remarks]
 
 
@@ -424,7 +427,7 @@ def _repair_model(folder: Path) -> list[str]:
     if model is None:
         return []
     put_copy(model, folder / MODEL, permissions_of(folder))
-    return [f"{MODEL} was copied from {display_path(model)}, which is the same"]
+    return [f"{MODEL} was copied from {display_path(model)}, which is identical"]
 
 
 def _meta_of_model(folder: Path) -> Meta:
@@ -436,6 +439,6 @@ def _meta_of_model(folder: Path) -> Meta:
     except ModelFileError as error:
         raise IndexStateError(
             f"Neither database nor model of {display_path(folder)} can be read ({error}) Delete the folder and make "
-            "the index again with: deeprank-index sync PHOTOS --model MODEL."
+            "a new index with: deeprank-index sync PHOTOS --model MODEL."
         ) from None
     return Meta(model.sha256, model.info.embedding_dim)

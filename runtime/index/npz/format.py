@@ -207,7 +207,7 @@ class ArchiveReader:
         if dtype != np.dtype(expected) or fortran or not fits or any(extent < 0 for extent in shape):
             expected_shape = ", ".join(["n", *("d" if extent is None else str(extent) for extent in inner)])
             actual = printable(f"{dtype} {list(shape)}")[:_MAX_SHOWN]
-            raise self.error(f"holds {actual} as {name!r} where {np.dtype(expected)} [{expected_shape}] was to be")
+            raise self.error(f"holds {actual} as {name!r} where {np.dtype(expected)} [{expected_shape}] is expected")
         if member.tell() + math.prod(shape) * dtype.itemsize != size:
             raise self.error(f"holds another number of values as {name!r} than its own header says")
         return shape
@@ -218,4 +218,4 @@ class ArchiveReader:
             yield
         except DAMAGED as error:
             what = printable(str(error))[:_MAX_SHOWN] or type(error).__name__
-            raise self.error(f"is damaged, or no npz file ({what})") from None
+            raise self.error(f"is damaged or not an npz file ({what})") from None

@@ -155,7 +155,7 @@ def _open_file(path: Path) -> IO[bytes]:
     try:
         return open_regular(path, follow_links=True)  # a pipe would block
     except NotRegularError:
-        raise DataError(f"{display_path(path)} is no regular file; expected an npz file.") from None
+        raise DataError(f"{display_path(path)} is not a regular file; expected an npz file.") from None
     except OSError as error:
         raise DataError(f"{display_path(path)} cannot be read ({error.strerror}); expected an npz file.") from None
 
@@ -170,7 +170,7 @@ def _remarks(folder: Path, roots: tuple[str, ...], reason: str | None) -> tuple[
     missing = [root for root in roots if not Path(root).is_dir()]
     if missing:
         remarks.append(
-            f"{display_path(missing[0])} is not here; if its pictures lie elsewhere, say so with: "
+            f"{display_path(missing[0])} does not exist here; if its pictures are elsewhere, name their folder with: "
             + to_paste("deeprank-index", "sync", "--root", f"{missing[0]}=NEW", "--index", folder)
         )
     return tuple(remarks)
@@ -182,7 +182,7 @@ def _read_meta(archive: ArchiveReader) -> _Described:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict) or values.get("kind") != KIND:
-        raise archive.error("does not say that it is an exported index")
+        raise archive.error("is not marked as an exported index")
     schema = values.get("schema")
     if type(schema) is not int or schema < 1:
         raise archive.error("has no schema number")
@@ -198,14 +198,14 @@ def _described(archive: ArchiveReader, values: dict[str, Any]) -> _Described:
     if not (isinstance(sha256, str) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")):
         raise archive.error("does not name its model by a sha256")
     if type(dim) is not int or archive.shape("vectors")[1] != dim or dim < 1:
-        raise archive.error("holds vectors of another length than it says")
+        raise archive.error("holds vectors of another length than it states")
     if type(last_id) is not int or not 0 <= last_id < MAX_ID:
-        raise archive.error("does not say which id was the last")
+        raise archive.error("does not state its last id")
     name = model.get("name") if isinstance(model, dict) else None
     filters = _read_filters(archive, values.get("filters", []))
     uploads = values.get("uploads")
     if uploads is not None and type(uploads) is not int:
-        raise archive.error("does not say by a number which root is that of the uploads")
+        raise archive.error("does not state the root of the uploads as a number")
     labelling = _read_labelling(archive, values.get("labelling", []))
     return _Described(sha256, dim, last_id, name if isinstance(name, str) else None, filters, labelling, uploads)
 
@@ -217,7 +217,7 @@ def _read_filters(archive: ArchiveReader, entries: Any) -> dict[int, RootFilters
         values = entry if isinstance(entry, dict) else {}
         root, lists = values.get("root"), [values.get("include"), values.get("exclude")]
         if type(root) is not int or not all(isinstance(some, list) and all(map(_is_text, some)) for some in lists):
-            raise archive.error("holds filters that are no lists of patterns")
+            raise archive.error("holds filters that are not lists of patterns")
         filters[root] = RootFilters(*map(tuple, lists))  # type: ignore[arg-type]
         try:
             filters[root].check()
@@ -234,7 +234,7 @@ def _read_labelling(archive: ArchiveReader, entries: Any) -> dict[int, RootLabel
         root, rule, splits, table = (values.get(name) for name in ("root", "rule", "splits", "table"))
         known = RootLabels.of(rule, splits, table)
         if type(root) is not int or known is None:
-            raise archive.error("holds sources of labels that are none")
+            raise archive.error("holds an invalid source of labels")
         labelling[root] = known
     return labelling
 
@@ -251,18 +251,18 @@ def _find_model(path: Path, described: _Described, named: str | Path | None) -> 
     if chosen is None:
         raise IndexStateError(
             f"{display_path(path)} holds vectors of the model with sha256 {expected}, which is neither ./model.onnx "
-            "nor one that ships with deeprank; name it with --model."
+            "nor bundled with deeprank; name it with --model."
         )
     opened = open_model(chosen, device="cpu")
     if opened.sha256 != described.model_sha256:
         raise IndexStateError(
-            f"{display_path(path)} holds vectors of the model with sha256 {expected}, {display_path(chosen)} is "
-            f"another one ({opened.sha256[:12]}…, {display_path(opened.info.name)}); vectors of two models cannot be "
-            "compared. Name the right one with --model."
+            f"{display_path(path)} holds vectors of the model with sha256 {expected}, but {display_path(chosen)} "
+            f"is another model ({opened.sha256[:12]}…, {display_path(opened.info.name)}); vectors of two models cannot "
+            "be compared. Name the right one with --model."
         )
     if opened.info.embedding_dim != described.dim:
         raise IndexStateError(
-            f"{display_path(path)} holds vectors of {described.dim} numbers, its model gives "
+            f"{display_path(path)} holds vectors of {described.dim} numbers, but its model gives "
             f"{opened.info.embedding_dim}; expected a file made by deeprank-index export."
         )
     return chosen
@@ -272,7 +272,7 @@ def _read_content(archive: ArchiveReader, described: _Described) -> _Content:
     counts = {name: archive.shape(name)[0] for name in _ONE_EACH if name in archive}
     if len(set(counts.values())) != 1:
         shown = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-        raise archive.error(f"holds {shown}, which must be as many")
+        raise archive.error(f"holds {shown}; these numbers must be equal")
     count = counts["ids"]
     numbers = {name: archive.read(name) for name in ARRAYS if name in archive and name not in ("meta", "vectors")}
     names = {name: split_names(numbers[name].tobytes()) for name in ("paths", "labels", "roots")}
@@ -311,7 +311,7 @@ def _check_numbers(
         raise archive.error(f"holds {len(numbers['root_ids']):,} root_ids and {len(names['roots']):,} roots")
     for name, lowest, known in (("root_of", 0, "roots"), ("label_of", -1, "labels")):
         if ((numbers[name] < lowest) | (numbers[name] >= len(names[known]))).any():
-            raise archive.error(f"points with {name} beside its {known}")
+            raise archive.error(f"has a {name} that points outside its {known}")
     if (numbers["sizes"] < 0).any():
         raise archive.error("holds a size below 0")
     if "decoding" in numbers and (numbers["decoding"] < 1).any():
@@ -321,13 +321,13 @@ def _check_numbers(
 def _check_names(archive: ArchiveReader, content: _Content) -> None:
     for root in content.roots.values():
         if not is_root(root):
-            raise archive.error(f"holds the root {display_path(root)!r}, which is no absolute path")
+            raise archive.error(f"holds the root {display_path(root)!r}, which is not an absolute path")
     if len(set(content.roots.values())) != len(content.roots):
         raise archive.error("holds a root twice")
     # A result's path is joined with its root, and must stay inside.
     if strays(content.paths):
         path = next(path for path in content.paths if strays([path]))
-        raise archive.error(f"holds the path {display_path(path)!r}, which is not one below a root")
+        raise archive.error(f"holds the path {display_path(path)!r}, which is not below a root")
     if len(set(zip(content.root_of.tolist(), content.paths, strict=True))) != len(content.paths):
         raise archive.error("holds a picture of one root and path twice")
     if not all(content.labels):

@@ -124,10 +124,10 @@ def find_near_duplicates(
 def _check_options(max_distance: float, keep: str) -> None:
     if not 0 <= max_distance <= MAX_DISTANCE:
         raise QueryError(
-            f"Near-duplicates are to be at most {max_distance} apart; expected 0 to 4, as {NEAR_DUPLICATE}."
+            f"The largest distance of near-duplicates is {max_distance}; expected 0 to 4, such as {NEAR_DUPLICATE}."
         )
     if keep not in _ORDERS:
-        raise QueryError(f"Which picture is to be kept is {keep!r}; expected {', '.join(_ORDERS)}.")
+        raise QueryError(f"The picture to keep is {keep!r}; expected {', '.join(_ORDERS)}.")
 
 
 def removable(report: DedupeReport) -> Removable:

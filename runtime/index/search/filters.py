@@ -53,7 +53,7 @@ class Labels:
 
     def _some_names(self) -> str:
         if not self.names:
-            return "none: no picture of this index lies in a folder under the synced one"
+            return "none: no picture of this index has a label"
         shown = ", ".join(repr(printable(name)) for name in self.names[:_SHOWN])
         others = len(self.names) - _SHOWN
         return f"{shown} or one of {others} others" if others > 0 else f"one of {shown}"
@@ -105,7 +105,9 @@ class Filters:
             return matching
         both: Ids = np.intersect1d(labelled, matching, assume_unique=True)
         if len(both) == 0:
-            raise QueryError("No picture has both such a label and such a path; expected two that go together.")
+            raise QueryError(
+                "No picture has both this label and this path; expected a label and a path of the same picture."
+            )
         return both
 
 

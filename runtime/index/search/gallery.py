@@ -183,7 +183,7 @@ class Gallery:
     def _load(self) -> GraphSearch:
         if self._search is None:
             if self.file is None:
-                raise GraphUnusableError(self.graph_problem or "this index has none")
+                raise GraphUnusableError(self.graph_problem or "this index has no graph")
             self._search = GraphSearch(self.file.load(), self.file)
         return self._search
 
@@ -228,7 +228,7 @@ def _from_graph(store: Store, row: GraphRow, earlier: Gallery | None) -> Gallery
     file = open_graph(store.folder, row, meta, check=False) if opened is None else opened
     gallery = gallery_of(file, Part(*grouped(*store.vectors_after(row.covers))))
     if gallery.size != meta.items:
-        raise GraphUnusableError(f"with what is newer it holds {gallery.size:,} items of {meta.items:,}")
+        raise GraphUnusableError(f"with the newer items it holds {gallery.size:,} items of {meta.items:,}")
     if earlier is not None and same:
         gallery.follow(earlier)
     return gallery

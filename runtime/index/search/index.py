@@ -279,7 +279,7 @@ class Index:
     def _remark_fewer(self, request: SearchRequest, count: int) -> None:
         if count < request.k:
             self._remark(
-                f"{request.k} pictures were asked for, {count} are there{_such(request)}: all of them are returned."
+                f"{request.k} pictures were requested, {count} exist{_such(request)}: all of them are returned."
             )
 
     def prepare(self) -> None:
@@ -350,9 +350,7 @@ class Index:
             )
         fewest = min((len(each.ids) for each in chosen if not each.complete), default=request.k)
         if fewest < request.k and request.max_distance is None:
-            self._remark(
-                f"{request.k} pictures were asked for, {fewest} are there that can be returned: all of them are."
-            )
+            self._remark(f"{request.k} pictures were requested, {fewest} can be returned: all of them are.")
         return chosen
 
     def _hits(self, rows: Sequence[tuple[Ids, Distances, Any]], request: SearchRequest) -> list[list[Hit]]:
@@ -431,8 +429,8 @@ class Index:
         queries = np.asarray(vectors)
         if queries.ndim != 2 or queries.shape[1] != dim or queries.dtype.kind != "f":
             raise QueryError(
-                f"The query is {queries.dtype} {list(queries.shape)}; this index holds vectors of {dim} numbers, "
-                f"so float32 [n, {dim}] is expected."
+                f"The query is {queries.dtype} {list(queries.shape)}; this index holds vectors of {dim} numbers: "
+                f"expected float32 [n, {dim}]."
             )
         if not np.isfinite(queries).all():
             raise QueryError("A query vector holds NaN or infinite numbers; expected a vector of the index's model.")
@@ -468,13 +466,15 @@ def _digest(content: bytes | str) -> bytes:
     except ValueError:
         digest = b""
     if len(digest) != _SHA256_BYTES:
-        raise QueryError(f"The content {printable(str(content))!r} is no sha256; expected 32 bytes, or 64 hex digits.")
+        raise QueryError(
+            f"The content {printable(str(content))!r} is not a sha256; expected 32 bytes, or 64 hex digits."
+        )
     return digest
 
 
 def _such(request: SearchRequest) -> str:
     kinds = [name for name, value in (("label", request.label), ("path", request.path)) if value is not None]
-    return f" with such a {' and '.join(kinds)}" if kinds else ""
+    return f" with this {' and '.join(kinds)}" if kinds else ""
 
 
 def _open_store(folder: Path) -> tuple[Store, FileId | None]:

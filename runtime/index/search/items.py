@@ -178,8 +178,8 @@ def _by_path(store: Store, roots: dict[int, bytes], which: int | str | Path) -> 
         shown = [f"{display_path(path)} (id {item.id})" for path, item in list(matches.items())[:_SHOWN]]
         more = f" and {len(matches) - _SHOWN} others" if len(matches) > _SHOWN else ""
         raise QueryError(
-            f"{printable(os.fsdecode(name))} is {' and '.join(shown)}{more}; expected one of them: name it by its id "
-            "or its absolute path."
+            f"{printable(os.fsdecode(name))} matches {' and '.join(shown)}{more}; expected one of them: name it by its "
+            "id or its absolute path."
         )
     return next(iter(matches.values()))
 
@@ -222,7 +222,7 @@ def mean_vector(vectors: Vectors) -> Vectors:
 
     """
     if len(vectors) == 0:
-        raise QueryError("The mean of no query vectors was asked for; expected at least one.")
+        raise QueryError("There are no query vectors to average; expected at least one.")
     if len(vectors) == 1:
         only: Vectors = vectors[0]
         return only
@@ -230,8 +230,8 @@ def mean_vector(vectors: Vectors) -> Vectors:
     length = float(np.linalg.norm(mean))
     if not length > _MIN_NORM:
         raise QueryError(
-            f"The mean of the {len(vectors)} query vectors is 0: they point in opposite directions, and nothing is "
-            "nearest to it. Ask for each by itself."
+            f"The mean of the {len(vectors)} query vectors is 0: they point in opposite directions, and no picture "
+            "is nearest to it. Search for each separately."
         )
     unit: Vectors = (mean / length).astype(np.float32)
     return unit

@@ -47,8 +47,8 @@ class SearchRequest:
 
     """
 
-    k: int = field(default=10, metadata=_served("How many pictures.", ge=1))
-    farthest: bool = field(default=False, metadata=_served("The least similar ones instead."))
+    k: int = field(default=10, metadata=_served("Number of pictures.", ge=1))
+    farthest: bool = field(default=False, metadata=_served("The least similar pictures instead."))
     label: tuple[str, ...] | None = field(
         default=None,
         metadata=_RESTRICTS | _served("Only pictures with this label; may be given several times."),
@@ -57,13 +57,13 @@ class SearchRequest:
     max_distance: float | None = field(
         default=None,
         metadata=_RESTRICTS
-        | _served("Only pictures at most this far, squared Euclidean between unit vectors.", **_DISTANCES),
+        | _served("Only pictures within this distance, squared Euclidean between unit vectors.", **_DISTANCES),
     )
     method: Method = "auto"
     unique: float | None = field(
         default=None,
         metadata=_RESTRICTS
-        | _served("Leave out near-duplicates: what is at most this far from a better hit (0.05, say).", **_DISTANCES),
+        | _served("Leave out near-duplicates: hits within this distance of a better hit (such as 0.05).", **_DISTANCES),
     )
     leave_out_query: bool = field(
         default=False,
@@ -88,11 +88,13 @@ class SearchRequest:
 
         """
         if self.max_distance is not None and self.farthest:
-            raise QueryError("The farthest pictures were asked for with a largest distance; expected one or the other.")
+            raise QueryError("The farthest pictures were requested with a largest distance; expected one or the other.")
         if self.max_distance is not None and not 0 <= self.max_distance < math.inf:
             raise QueryError(f"The largest distance is {self.max_distance}; expected a squared distance, such as 0.5.")
         if self.unique is not None and not self.unique >= 0:
-            raise QueryError(f"Near-duplicates are to be at most {self.unique} apart; expected 0 or more, as 0.05.")
+            raise QueryError(
+                f"The largest distance of near-duplicates is {self.unique}; expected 0 or more, such as 0.05."
+            )
         if self.k < 1:
             raise QueryError(f"k is {self.k}; expected at least 1.")
         if self.method not in ("auto", "exact", "hnsw"):

@@ -178,8 +178,8 @@ def _numbers(paths: Mapping[int, bytes]) -> dict[bytes, int]:
     for root, path in paths.items():
         if path in numbers:
             raise IndexStateError(
-                f"{display_path(path)} is a folder of the index already; two cannot become one. Take one of them out "
-                f"with: {to_paste('deeprank-index', 'remove', '--root', 'DIR')}"
+                f"{display_path(path)} is already a folder of the index; two folders cannot be merged. Remove one of "
+                f"them with: {to_paste('deeprank-index', 'remove', '--root', 'DIR')}"
             )
         numbers[path] = root
     return numbers
@@ -191,8 +191,8 @@ def _check_not_uploads(folder: Path, paths: Iterable[str | Path]) -> None:
         real_path = os.fsencode(os.path.realpath(path))
         if real_path == uploads or _is_inside(real_path, uploads):
             raise IndexStateError(
-                f"{display_path(path)} holds what was uploaded to {display_path(folder)} and is in the index already; "
-                "expected folders outside of it. Uploads are taken out with: "
+                f"{display_path(path)} holds the uploads of {display_path(folder)}, which are in the index already; "
+                "expected folders outside of it. Remove uploads with: "
                 f"{to_paste('deeprank-index', 'remove', 'PATH')}"
             )
 
@@ -237,8 +237,8 @@ def _check_overlap(paths: Sequence[bytes], known: Collection[bytes]) -> None:
             if _is_inside(other, path):
                 remove = to_paste("deeprank-index", "remove", "--root", Path(os.fsdecode(other)))
                 raise IndexStateError(
-                    f"{display_path(path)} holds {display_path(other)}, which is synced by itself; sync that one, or "
-                    f"first take it out with: {remove}"
+                    f"{display_path(path)} holds {display_path(other)}, which is synced separately; sync that one, "
+                    f"or first remove it with: {remove}"
                 )
 
 
@@ -288,8 +288,8 @@ def _parted(known: Mapping[int, bytes], text: str) -> tuple[int, bytes]:
         )
     if len(folders) > 1:
         raise IndexStateError(
-            f"--root {printable(text)!r} can be read in {len(folders)} ways, for there are folders with '=' in their "
-            "names; name the new place by a link without one."
+            f"--root {printable(text)!r} can be read in {len(folders)} ways, because folder names hold '='; name the "
+            "new place by a link without '='."
         )
     root, new = folders[0]
     return root, os.path.realpath(new)

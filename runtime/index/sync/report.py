@@ -83,18 +83,18 @@ def labels_remarks(plans: Sequence[RootPlan]) -> Iterator[str]:
         name, labelling = display_path(from_here(plan.path)), plan.labels.labelling
         if plan.labels.is_lost:
             yield (
-                f"The table {display_path(labelling.table)}, from which {name} has its labels, is gone: pictures keep "
-                "their labels, new ones get none. Put it back, or name another with --labels."
+                f"The table {display_path(labelling.table)} with the labels of {name} is gone: pictures keep their "
+                "labels, new ones get none. Put it back, or name another with --labels."
             )
         elif labelling.rule == "table":
             missing = sum(plan.labels.label(file.path) is None for file in plan.walk.files)
             if missing:
                 yield f"{missing:,} of {len(plan.walk.files):,} pictures of {name} are not in the table: no label."
         elif labelling.splits != plan.splits and _matters(plan):
-            seen = "are splits now" if plan.splits else "are not splits any more"
+            seen = "are now splits" if plan.splits else "are no longer splits"
             yield (
-                f"The top folders of {name} {seen}, but its labels are read as before, for the whole folder; to read "
-                f"them anew: --labels {labelling.rule}."
+                f"The top folders of {name} {seen}, but its labels are still read as before, for the whole folder; to "
+                f"read them again: --labels {labelling.rule}."
             )
 
 
@@ -125,6 +125,6 @@ def tools_remark(plans: Sequence[RootPlan]) -> str | None:
     kinds = ", ".join(f"{count:,} {printable(name)}" for name, count in sorted(counts.items()))
     first = min(counts)
     return (
-        f"Left out, folders of file servers and programs: {kinds}. To take them, too: --include '*' --include "
+        f"Left out, folders of file servers and programs: {kinds}. To include them: --include '*' --include "
         f"{shell_word(f'{first}/')}"
     )

@@ -172,7 +172,7 @@ def _refuse_filters(plan: RootPlan) -> None:
     if not plan.filters:
         folders = ", ".join(sorted(map(printable, plan.walk.of_tools)))
         raise IndexStateError(
-            f"{display_path(plan.path)} holds no pictures but in folders that tools keep ({folders}), which are left "
+            f"{display_path(plan.path)} holds pictures only in folders that programs keep ({folders}); these are left "
             f"out{fate}. Nothing was changed; expected a folder of photographs, or --include with such a name."
         )
     raise IndexStateError(

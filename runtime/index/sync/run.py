@@ -177,7 +177,7 @@ class SyncRun:
                 task.file = FileEntry(task.file.path, status.st_size, stable_mtime(status.st_mtime_ns, now))
                 task.sha256 = sha256_of(file)
                 if task.uploaded is not None and task.sha256 != task.uploaded.sha256:
-                    raise PictureError(f"{display_path(path)} is damaged: its content is not what was uploaded.")
+                    raise PictureError(f"{display_path(path)} is damaged: its content differs from the upload.")
                 if self._is_embedded(task):
                     raise _AlreadyEmbeddedError("the index holds the vector of these bytes")
                 file.seek(0)
@@ -253,8 +253,8 @@ class SyncRun:
         if task.uploaded is not None and not is_here(task, self._writer.folder) and is_whole(task):
             path, index = Path(task.path), Path(os.fsdecode(task.plan.path)).parent
             raise IndexStateError(
-                f"{reason} It was uploaded, and lies in the index alone, from where it would be lost; everything stays "
-                f"as it is. Take it out first with: {to_paste('deeprank-index', 'remove', path, '--index', index)}"
+                f"{reason} It is an upload that exists only in the index, and would be lost; nothing was changed. "
+                f"Remove it first with: {to_paste('deeprank-index', 'remove', path, '--index', index)}"
             )
         self._skipped.append(SkippedFile(task.path, reason, error.kind, error.short))
         unread = unread_of(task.file, error, self._reading) if task.uploaded is None else None
@@ -360,15 +360,15 @@ def _taken_in(uploads: int) -> str | None:
     if not uploads:
         return None
     subject = "1 upload was" if uploads == 1 else f"{uploads:,} uploads were"
-    return f"{subject} found without the database that knew the labels; they are in the index again, without any."
+    return f"{subject} found without database rows; they are in the index again, without labels."
 
 
 def _redecoded(counts: Mapping[str, int]) -> str | None:
     again, refused, alike = counts["redecoded"], counts["refused"], counts["read alike"]
     if not again + refused + alike:
         return None
-    taken_out = f", and {refused:,} taken out that cannot be read rightly" if refused else ""
-    others = f"; {alike:,} other{' is' if alike == 1 else 's are'} as before" if alike else ""
+    taken_out = f", and {refused:,} removed that cannot be read correctly" if refused else ""
+    others = f"; {alike:,} other{' is' if alike == 1 else 's are'} unchanged" if alike else ""
     return (
         f"The rules of decoding were corrected: {again:,} unchanged picture{' was' if again == 1 else 's were'} "
         f"embedded again{taken_out}{others}."

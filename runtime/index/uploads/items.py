@@ -211,8 +211,8 @@ def _check_model(writer: Writer, uploads: Sequence[_Checked], model_sha256: str)
     meta = writer.meta()
     if meta.model_sha256 != model_sha256:
         raise IndexStateError(
-            f"{display_path(writer.folder)} has another model (sha256 {meta.model_sha256[:12]}…) than the one that "
-            f"the uploads were embedded with ({printable(model_sha256[:12])}…); open the index again and embed them "
+            f"{display_path(writer.folder)} has another model (sha256 {meta.model_sha256[:12]}…) than the "
+            f"uploads were embedded with ({printable(model_sha256[:12])}…); open the index again and embed them "
             "with its own."
         )
     other = next((upload for upload in uploads if len(upload.vector) != meta.dim), None)

@@ -112,8 +112,8 @@ def problem_of(path: Path, sha256: bytes) -> str | None:
     except NotRegularError:
         if path.is_symlink():  # the link may well lead to the picture
             raise
-        return "is no regular file"
-    return None if digest == sha256.hex() else "is damaged: its content is not what was uploaded"
+        return "is not a regular file"
+    return None if digest == sha256.hex() else "is damaged: its content differs from the upload"
 
 
 def carry(
@@ -145,7 +145,7 @@ def carry(
         status = os.fstat(file.fileno())
     if digest != sha256:
         target.unlink()
-        return "is damaged: its content is not what was uploaded"
+        return "is damaged: its content differs from the upload"
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
     return None
 
@@ -264,7 +264,7 @@ def _carry_all(items: Mapping[bytes, Item], source: Path, making: Path, advance:
     for path, item in items.items():
         # Another name than ours could lead out of the folder.
         name = os.fsdecode(path)
-        problem: str | None = "has a name that no upload has"
+        problem: str | None = "has a name that is not an upload's"
         if is_upload(path, item.sha256):
             problem = carry(source / name, uploads_of(making) / name, item.sha256, permissions, advance)
         if problem is not None:
@@ -277,6 +277,6 @@ def _remarks(problems: list[str]) -> list[str]:
         return []
     count = "1 upload has" if len(problems) == 1 else f"{len(problems):,} uploads have"
     return [
-        f"{count} no picture there, only a row: {problems[0]}. What turns up belongs into the folder {UPLOADS} of the "
+        f"{count} no picture there, only a row: {problems[0]}. Put recovered files into the folder {UPLOADS} of the "
         "new index."
     ]
