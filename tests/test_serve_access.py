@@ -420,7 +420,7 @@ def test_who_has_no_token_does_not_write(place: Path, stranger: httpx.Client, pi
 def test_another_writer_is_waited_for_a_little(place: Path, client: httpx.Client, picture: bytes) -> None:
     with locked(place / "my.index"):
         for answer in (client.post("/v1/items", files=image(picture)), client.delete("/v1/items/1")):
-            refused(answer, 503, "being written to by another process")
+            refused(answer, 503, "Another process is writing to the index")
             assert int(answer.headers["retry-after"]) > 0
         assert hits(client.post("/v1/search", files=image(picture)))  # reading goes on
         assert client.get("/readyz").status_code == 200
@@ -486,7 +486,7 @@ def test_token_files_that_are_none(place: Path, tmp_path: Path, content: bytes |
     assert "short" not in line
 
 
-WITHOUT = "can be reached from other machines, and no token was given"
+WITHOUT = "can be reached from other machines, but no token was given"
 
 
 @pytest.mark.parametrize(
@@ -500,9 +500,12 @@ WITHOUT = "can be reached from other machines, and no token was given"
         (["--allow-writes"], "--allow-writes was given without a token"),
         (["--allow-writes", "--insecure"], "--allow-writes was given without a token"),
         (["--token-file", "token", "--insecure"], "Both a token and --insecure"),
-        (["--token-file", "token", "--host", "192.0.2.1"], "192.0.2.1, port 0, cannot be listened at"),
-        (["--token-file", "token", "--host", "no\nsuch.invalid"], "no\\nsuch.invalid is no address of this machine"),
-        (["--port", "{taken}"], "port {taken}, cannot be listened at (Address already in use)"),
+        (["--token-file", "token", "--host", "192.0.2.1"], "The server cannot listen on 192.0.2.1, port 0 ("),
+        (
+            ["--token-file", "token", "--host", "no\nsuch.invalid"],
+            "no\\nsuch.invalid is not an address of this machine",
+        ),
+        (["--port", "{taken}"], "port {taken} (Address already in use)"),
         (["--index", "nothing"], "nothing does not exist; expected an index folder"),
         (["--index", "photos"], "deeprank-index sync"),
     ],
