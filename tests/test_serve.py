@@ -331,7 +331,7 @@ def test_only_what_was_indexed_is_shown(place: Path, client: httpx.Client, fate:
         os.mkfifo(path)
     elif fate == "folder":
         path.mkdir()
-    refused(client.get(f"/v1/items/{number}/thumbnail"), 410, "the next sync")
+    refused(client.get(f"/v1/items/{number}/thumbnail"), 410, "sync its folder again")
     if path.is_dir():
         path.rmdir()
     path.unlink(missing_ok=True)
@@ -341,7 +341,7 @@ def test_only_what_was_indexed_is_shown(place: Path, client: httpx.Client, fate:
     # Nor is one that is known, here or by the browser, once its file is not there.
     with put_aside(path, place / "aside.png"):
         for headers in ({}, {"If-None-Match": known.headers["etag"]}):
-            refused(client.get(f"/v1/items/{number}/thumbnail", headers=headers), 410, "the next sync")
+            refused(client.get(f"/v1/items/{number}/thumbnail", headers=headers), 410, "sync its folder again")
 
 
 # What is refused
@@ -462,7 +462,7 @@ FORM = "multipart/form-data; boundary=b"
             "an unexpected or a repeated field",
         ),
         (FORM, b"--b\r\nContent-Disposition: form-data\r\n\r\n1\r\n--b--\r\n", "name"),
-        (FORM, b'--b\r\nContent-Disposition: form-data; name="id"\r\n\r\n\xff\r\n--b--\r\n', "no number"),
+        (FORM, b'--b\r\nContent-Disposition: form-data; name="id"\r\n\r\n\xff\r\n--b--\r\n', "not a number"),
         (FORM, HEAD.replace(b"image", b"k") * 20 + b"--b--\r\n", "an unexpected or a repeated field"),
         (FORM, b'--b\r\nContent-Disposition: form-data; name="id"\r\n\r\n' + b"1" * 200_000, "cannot be read"),
         (FORM + "; charset=unicode_escape", HEAD.replace(b"a.png", b"\\ud800") + b"x\r\n--b--\r\n", "not a picture"),

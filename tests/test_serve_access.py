@@ -420,7 +420,7 @@ def test_who_has_no_token_does_not_write(place: Path, stranger: httpx.Client, pi
 def test_another_writer_is_waited_for_a_little(place: Path, client: httpx.Client, picture: bytes) -> None:
     with locked(place / "my.index"):
         for answer in (client.post("/v1/items", files=image(picture)), client.delete("/v1/items/1")):
-            refused(answer, 503, "Another process is writing to the index")
+            refused(answer, 503, "being written to by another process")
             assert int(answer.headers["retry-after"]) > 0
         assert hits(client.post("/v1/search", files=image(picture)))  # reading goes on
         assert client.get("/readyz").status_code == 200

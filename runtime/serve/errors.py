@@ -118,7 +118,7 @@ def problem_of(error: DeepRankError) -> Response:
     if isinstance(error, DecodersFailedError):
         return problem(503, "No picture can be decoded at the moment; the server's log says why.", later)
     if isinstance(error, IndexLockedError):
-        return problem(503, "Another process is writing to the index; try again when it has finished.", later)
+        return problem(503, "The index is being written to by another process; try again when it has finished.", later)
     if isinstance(error, IndexStateError | ModelFileError):
         return problem(503, "The index cannot be read at the moment; the server's log says why.", later)
     return problem(500, "The request failed; the server's log says why.")
