@@ -236,9 +236,9 @@ def test_repeated_pictures_are_those_of_a_comparison_with_all_others(tmp_path: P
     assert {frozenset(sample.path for _, sample in group) for group in found.across_classes} == labels
     assert (len(splits), len(labels), found.unread) == (2, 2, 0)
     lines = warned(opened).splitlines()
-    assert lines[0].startswith("2 pictures stand in train and val and test with the same bytes")
+    assert lines[0].startswith("2 pictures are in train and val and test with the same bytes")
     assert "train/cat/0.png = val/cat/copy.png" in lines[0]
-    assert lines[1].startswith("2 pictures stand in several classes with the same bytes")
+    assert lines[1].startswith("2 pictures are in several classes with the same bytes")
     assert "train/cat/1.png = train/dog/copy.png" in lines[1]
 
 
