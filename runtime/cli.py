@@ -373,14 +373,14 @@ def index_option(*, show_default: bool | str = True) -> Any:
 IndexOption = Annotated[Path, index_option()]
 HelpAllOption = Annotated[
     bool,
-    typer.Option("--help-all", callback=_show_all, is_eager=True, help="Show every option and exit; --help: some."),
+    typer.Option(
+        "--help-all", callback=_show_all, is_eager=True, help="Show all options and exit; --help shows the common ones."
+    ),
 ]
 VersionOption = Annotated[
     bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]
-YesOption = Annotated[
-    bool, typer.Option("--yes", help="Download the default data set without a question, where no DATA is named.")
-]
+YesOption = Annotated[bool, typer.Option("--yes", help="Without DATA, download the default data set without asking.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Show tracebacks of errors.")]
 LabelsOption = Annotated[
     str | None,
@@ -394,22 +394,22 @@ LabelsOption = Annotated[
 ]
 DeviceOption = Annotated[
     Device,
-    typer.Option(
-        "--device", parser=_device, metavar="DEVICE", help="auto, cpu or cuda. auto takes a GPU where one works."
-    ),
+    typer.Option("--device", parser=_device, metavar="DEVICE", help="auto, cpu or cuda. auto uses a GPU if one works."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ModelOption = Annotated[
     Path | None,
-    typer.Option("--model", help="The model. Default: ./model.onnx, else the one that ships (the word pretrained)."),
+    typer.Option("--model", help="The model. Default: ./model.onnx, else the bundled one (the word pretrained)."),
 ]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        "--threads", min=1, metavar="N", help="CPU threads that embed. Default: the usable cores, at most 16."
+        "--threads", min=1, metavar="N", help="CPU threads for embedding. Default: the usable cores, at most 16."
     ),
 ]
 MaxPixelsOption = Annotated[
     int,
-    typer.Option("--max-pixels", min=1, metavar="N", help="Refuse pictures of more pixels than this, before decoding."),
+    typer.Option(
+        "--max-pixels", min=1, metavar="N", help="Refuse pictures with more pixels than this before decoding."
+    ),
 ]

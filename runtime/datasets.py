@@ -150,7 +150,7 @@ def _refuse_packed_split(layout: Layout, data: str | Path) -> None:
     packed = layout.packed_in.rstrip("/")
     if split_of(packed) in ("val", "test"):
         raise DataError(
-            f"{display_path(data)} holds no train pictures: everything in it lies in {printable(packed)}, which has "
+            f"{display_path(data)} holds no train pictures: everything in it is in {printable(packed)}, which has "
             "the name of a split; expected a train split beside it."
         )
 
@@ -192,7 +192,9 @@ def _read(path: Path, labels: str | Path | None) -> tuple[str, Layout]:
     if path.suffix.lower() == ".csv":
         _refuse_labels(display_path(path), labels)
         return path.stem, read_csv(path)
-    raise DataError(f"{display_path(path)} is no data set; expected a folder, a .zip, a .csv, or the word {DIGITS!r}.")
+    raise DataError(
+        f"{display_path(path)} is not a data set; expected a folder, a .zip, a .csv, or the word {DIGITS!r}."
+    )
 
 
 # -- where labels come from ------------------------------------------------------------------------------------------
@@ -217,8 +219,8 @@ def _rule(labels: str | Path | None) -> LabelRule | None:
     rule = None if labels is None else label_rule(str(labels))
     if rule == "none":
         raise DataError(
-            "--labels none: pictures without labels can be searched, but neither learned from nor judged; expected "
-            "top, leaf, path or a CSV of path,label."
+            "--labels none is for an index alone: training and evaluation need labels; expected top, leaf, path or a "
+            "CSV of path,label."
         )
     return rule
 
@@ -226,7 +228,7 @@ def _rule(labels: str | Path | None) -> LabelRule | None:
 def _refuse_labels(data: str, labels: str | Path | None) -> None:
     if labels is not None and _rule(labels) != "top":
         raise DataError(
-            f"--labels {printable(str(labels))} is for folders and zips, and {data} names its labels itself; leave "
+            f"--labels {printable(str(labels))} is for folders and zips, and {data} has its own labels; leave "
             "--labels out."
         )
 

@@ -249,7 +249,7 @@ def session_providers(device: Device) -> list[Any]:
         from .shell import install_extra
 
         raise DeviceError(
-            "CUDA was asked for, but there is no NVIDIA driver or no ONNX Runtime with CUDA here; use --device cpu, "
+            "CUDA was requested, but there is no NVIDIA driver or no ONNX Runtime with CUDA here; use --device cpu, "
             f"or install the driver and: {install_extra('cuda')}"
         )
     return ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]

@@ -226,9 +226,9 @@ class Embedder:
             if deadline.passed:
                 raise _TooLargeError("it took too long") from None
             if is_out_of_memory(error):
-                raise _TooLargeError("it takes more memory than models may have here") from error
+                raise _TooLargeError("it takes more memory than models may use here") from error
             why = first_line(error)
-            raise self._refused(f"cannot be run on {len(pictures)} at a time ({why})", _SMALLER) from None
+            raise self._refused(f"cannot be run on a batch of {len(pictures)} ({why})", _SMALLER) from None
         if self._seconds is None:
             self._seconds = (time.perf_counter() - started) / len(pictures)
         return vectors

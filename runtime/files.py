@@ -217,7 +217,7 @@ def open_indexed(path: str, content: tuple[bytes, int] | None = None) -> Iterato
         raise SourceError(error.strerror or str(error)) from None
     with file:
         if content is not None and not _holds(file, *content):
-            raise SourceError("it is not what was indexed any more; sync its folder again")
+            raise SourceError("it has changed since it was indexed; sync its folder again")
         yield file
 
 

@@ -295,8 +295,8 @@ def _check_size(image: Image.Image, full: tuple[int, int], needs: int, max_pixel
 
 def _refuse_passes(short: str, passes: int, max_pixels: int) -> None:
     raise PictureError(
-        f"has {short}, and decoding it goes over them {passes} times; at most {_MAX_PASSES * max_pixels:,} pixels are "
-        "gone over. Save it anew as a baseline JPEG, make it smaller, or raise the limit (--max-pixels).",
+        f"has {short}, and decoding it takes {passes} passes over them; at most {_MAX_PASSES * max_pixels:,} pixels "
+        "are accepted in all passes. Save it as a baseline JPEG, make it smaller, or raise the limit (--max-pixels).",
         kind="too large",
         short=f"{short}, {passes} times",
     )

@@ -189,7 +189,7 @@ def _session(
                 "Expected a file made by deeprank-export, whole and undamaged."
             ) from None
     if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
-        raise DeviceError("CUDA was asked for, but ONNX Runtime could not start it; use --device cpu.")
+        raise DeviceError("CUDA was requested, but ONNX Runtime could not start it; use --device cpu.")
     return session, used
 
 

@@ -81,7 +81,7 @@ def _array(packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]
             raise ValueError(f"{member.filename} holds Python objects, which are never unpickled")
         announced = file.tell() + math.prod(shape) * dtype.itemsize
         if announced != member.file_size or any(extent < 0 for extent in shape):
-            raise ValueError(f"{member.filename} announces {shape} of {dtype}, and holds another number of bytes")
+            raise ValueError(f"{member.filename} declares {shape} of {dtype}, but holds another number of bytes")
     with packed.open(member) as file:
         array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
         return array

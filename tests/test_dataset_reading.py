@@ -127,7 +127,7 @@ def test_metadata_without_labels_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ("none", "--labels none: pictures without labels can be searched, but neither learned from nor judged"),
+        ("none", "--labels none is for an index alone: training and evaluation need labels"),
         ("bottom", "--labels 'bottom' is no rule and no file; expected top, leaf, path, a CSV of"),
         ("gone.csv", r"gone\.csv does not exist; expected a CSV of path,label"),
     ],
@@ -142,7 +142,7 @@ def test_a_table_needs_no_rule_and_no_second_table(tmp_path: Path) -> None:
     fill(tmp_path, {"a": 2})
     file = table(tmp_path / "t.csv", "path,label", [("a/0.png", "x"), ("a/1.png", "y")])
     for labels in ("leaf", str(file)):
-        with pytest.raises(DataError, match="names its labels itself; leave --labels out"):
+        with pytest.raises(DataError, match="has its own labels; leave --labels out"):
             open_dataset(file, labels=labels)
 
 
@@ -192,7 +192,7 @@ def test_a_data_set_is_read_without_the_index(tmp_path: Path) -> None:
 
 def test_a_zip_of_a_test_split_may_be_queried_with(tmp_path: Path) -> None:
     packed = pack(fill(tmp_path / "pets", classes(test=2)))
-    with pytest.raises(DataError, match="everything in it lies in test"):
+    with pytest.raises(DataError, match="everything in it is in test"):
         open_dataset(packed)
     assert {sample.label for sample in open_pictures(packed).train} == {"cat", "dog"}
 
@@ -208,8 +208,8 @@ def test_odd_classes_are_named(tmp_path: Path) -> None:
     data = fill(tmp_path / "pets", {"train/cat": 4, "train/dog": 1, "val/cat": 1, "val/emu": 3, "test/fox": 2})
     assert warned(open_dataset(data)).splitlines() == [
         "1 class has one picture in train: dog.",
-        "1 class of val is not in train: emu; nothing right can be found for 3 pictures.",
-        "1 class of test is not in train: fox; nothing right can be found for 2 pictures.",
+        "1 class of val is not in train: emu; no correct result exists for 3 pictures.",
+        "1 class of test is not in train: fox; no correct result exists for 2 pictures.",
     ]
     assert warned(open_dataset(fill(tmp_path / "fine", classes(train=4, val=2)))) == ""
 
@@ -236,9 +236,9 @@ def test_repeated_pictures_are_those_of_a_comparison_with_all_others(tmp_path: P
     assert {frozenset(sample.path for _, sample in group) for group in found.across_classes} == labels
     assert (len(splits), len(labels), found.unread) == (2, 2, 0)
     lines = warned(opened).splitlines()
-    assert lines[0].startswith("2 pictures stand in train and val and test with the same bytes")
+    assert lines[0].startswith("2 pictures are in train and val and test with the same bytes")
     assert "train/cat/0.png = val/cat/copy.png" in lines[0]
-    assert lines[1].startswith("2 pictures stand in several classes with the same bytes")
+    assert lines[1].startswith("2 pictures are in several classes with the same bytes")
     assert "train/cat/1.png = train/dog/copy.png" in lines[1]
 
 

@@ -225,7 +225,7 @@ def test_missing_empty_and_unknown(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no train pictures"):
         open_dataset(tmp_path / "empty")
     (tmp_path / "table.xlsx").write_text("x")
-    with pytest.raises(DataError, match=r"is no data set; expected a folder, a \.zip"):
+    with pytest.raises(DataError, match=r"is not a data set; expected a folder, a \.zip"):
         open_dataset(tmp_path / "table.xlsx")
 
 

@@ -243,7 +243,7 @@ def test_a_picture_whose_workers_are_killed_again_and_again_is_given_up(monkeypa
 
     with DecodingPool(2) as pool:
         monkeypatch.setattr(DecodingProcess, "decode", decode_and_die)
-        with pytest.raises(PictureError, match="the system ended the process"):
+        with pytest.raises(PictureError, match="the system ended its decoding process"):
             pool.load_picture(io.BytesIO(picture()), RULE)
         assert len(killed) <= 2
         monkeypatch.undo()
@@ -286,7 +286,7 @@ def test_a_picture_that_takes_too_much_memory_is_refused(slow: bytes, watched: b
 def test_a_picture_that_takes_too_long_is_refused(slow: bytes) -> None:
     # The system counts whole seconds: one picture or the next passes the end of the second that it began in.
     with DecodingPool(2, limits=DecodingLimits(cpu_s=0)) as pool:
-        with pytest.raises(PictureError, match="takes more than 0 seconds to decode") as refused:
+        with pytest.raises(PictureError, match="takes more than 0 seconds of CPU time to decode") as refused:
             all(pool.load_picture(io.BytesIO(slow), RULE).any() for _ in range(20))
         assert refused.value.kind == "too large"
     with DecodingPool(2, limits=DecodingLimits(cpu_s=1)) as pool:
@@ -573,9 +573,7 @@ def test_hostile_uploads_hold_up_no_other_client(index: Path, slow: bytes) -> No
         server.client() as client,
         ThreadPoolExecutor(8) as threads,
     ):
-        line = (
-            "Pictures are decoded in 2 processes, and 2 more for those that take long; an upload takes at most 512 MB"
-        )
+        line = "Pictures are decoded in 2 processes, and 2 more for slow ones; decoding an upload takes at most 512 MB"
         server.wait_for(lambda: line in server.stderr, "a line on memory")
 
         def upload(content: bytes) -> int:

@@ -321,8 +321,8 @@ def test_the_word_pretrained(world: World, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a.onnx"], "a.onnx is named, and --models is not"),
-        (["--model", "a.onnx", "b\x1b.onnx"], r"b\x1b.onnx is named, and --models is not"),
+        (["a.onnx"], "a.onnx was given without --models"),
+        (["--model", "a.onnx", "b\x1b.onnx"], r"b\x1b.onnx was given without --models"),
         (["--models"], "expected --models FILE..."),
         (["--models", "a.onnx", "--model", "b.onnx"], "--model is for one model"),
         (["--models", "a.onnx", "--triplets", "t.csv"], "--triplets is for one model"),

@@ -103,7 +103,7 @@ def test_queries_that_lie_in_the_gallery_do_not_find_themselves(folder: Path) ->
     everything = [path for split in ("Train", "valid", "TEST") for path in files(folder, split)]
     result = evaluated(folder, "--queries", "data/TEST", "--gallery", "./data/", "--json")
     same(json.loads(result.stdout), measured(files(folder, "TEST"), everything))
-    assert "4 queries lie in the gallery, too; none is a neighbour of itself" in result.stderr
+    assert "4 queries are also in the gallery; no picture counts as its own neighbour" in result.stderr
     assert "with the same bytes" not in result.stderr
     rows = [f"{path.relative_to(folder / 'data').as_posix()},{path.parent.name}" for path in files(folder, "TEST")]
     (folder / "data" / "test.csv").write_text("\n".join(["path,label", *rows]))
@@ -120,7 +120,7 @@ def test_queries_and_gallery_of_two_tables(folder: Path) -> None:
         (folder / name).write_text("path,label\n" + "".join(rows))
     result = evaluated(folder, "--queries", "asked.csv", "--gallery", folder / "held.csv", "--json")
     same(json.loads(result.stdout), measured(files(folder, "TEST"), everything))
-    assert "4 queries lie in the gallery, too; none is a neighbour of itself" in result.stderr
+    assert "4 queries are also in the gallery; no picture counts as its own neighbour" in result.stderr
 
 
 def test_queries_and_gallery_that_a_table_marks(folder: Path) -> None:
@@ -160,9 +160,9 @@ def test_sheets_vectors_and_triplets_of_two_data_sets(folder: Path) -> None:
         (("--queries", "data", "--gallery", "data", "--split", "val"), "--split chooses a split of --data"),
         (("--data", "data", "--split", "train"), "--split 'train'; expected val or test"),
         (("--data", "data/Train", "--split", "test"), "holds no test pictures; expected a test split"),
-        (("--data", "data", "--labels", "none"), "--labels none: pictures without labels"),
+        (("--data", "data", "--labels", "none"), "--labels none is for an index alone"),
         (("--queries", "data", "--gallery", "gone"), "gone does not exist"),
-        (("--triplets", "rated.csv", "--split", "test"), "--split looks at a data set"),
+        (("--triplets", "rated.csv", "--split", "test"), "--split needs a data set"),
     ],
 )
 def test_refusals(folder: Path, words: tuple[str, ...], message: str) -> None:

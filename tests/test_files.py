@@ -53,7 +53,7 @@ def test_an_indexed_file_is_opened_at_its_start_while_it_is_the_same(tmp_path: P
         assert file.read() == b"as indexed"
     for changed in (b"as indexec", b"longer than before"):
         path.write_bytes(changed)
-        with pytest.raises(SourceError, match="not what was indexed"), open_indexed(str(path), content):
+        with pytest.raises(SourceError, match="changed since it was indexed"), open_indexed(str(path), content):
             pass
     with open_indexed(str(path)) as file:
         assert file.read() == b"longer than before"

@@ -394,7 +394,7 @@ def test_a_private_file_is_not_copied(stolen: Path) -> None:
     result = run_command(
         "deeprank-query", "query.png", "--index", "index", "--k", "5", "--copy-to", "out", cwd=stolen, status=1
     )
-    assert result.stderr.count("was not copied: it is not what was indexed any more") == 5
+    assert result.stderr.count("was not copied: it has changed since it was indexed") == 5
     assert not any((stolen / "out").iterdir())
 
 
@@ -403,7 +403,7 @@ def test_a_private_picture_is_on_no_page_and_no_sheet(stolen: Path) -> None:
     for query in (["query.png"], ["--item", "3"]):
         run_command("deeprank-query", *query, *words, cwd=stolen)
         page = (stolen / "page.html").read_text()
-        assert page.count("it is not what was indexed any more") == 5 + (query[0] == "--item")
+        assert page.count("it has changed since it was indexed") == 5 + (query[0] == "--item")
         assert page.count("<img") == (query[0] == "query.png")
         (stolen / "private" / "secret.png").rename(stolen / "private" / "gone.png")
         sheet = (stolen / "sheet.png").read_bytes()

@@ -320,7 +320,7 @@ def test_more_connections_than_files(place: Path) -> None:
 
 
 def test_too_few_files_are_said_at_the_start(place: Path) -> None:
-    with pytest.raises(AssertionError, match="may have 300 files open; expected at least 512"):
+    with pytest.raises(AssertionError, match="may open 300 files; expected at least 512"):
         Server("--index", place / "my.index", program=limited(300))
 
 

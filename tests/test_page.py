@@ -370,7 +370,7 @@ def test_pasted_chosen_and_several_pictures(world: World, server: Server, visiti
         draw(other, 101)
         drop(visit, ("a.png", world.query.read_bytes()), ("b.png", other.read_bytes()))
         check(world, visit.hits(), world.query, world.pictures)
-        expect(drop_target.get_by_text("The first of 2 files that were dropped: a.png")).to_be_visible()
+        expect(drop_target.get_by_text("Only the first of 2 dropped files is used: a.png")).to_be_visible()
         drop_target.evaluate(
             """async bytes => {
                 const picture = new Blob([new Uint8Array(bytes)], { type: "image/png" });
@@ -466,7 +466,7 @@ def test_links_that_lead_nowhere_say_what_to_do(world: World, server: Server, vi
     with visiting(server, expected="status of 4(04|09|22)") as visit:
         notice = visit.open("?id=999999").notice("This picture is no longer in the index")
         expect(notice).to_contain_text("The index has no picture with the id 999999")
-        expect(notice.get_by_role("button")).to_have_text(["Choose another picture", "Begin anew"])
+        expect(notice.get_by_role("button")).to_have_text(["Choose another picture", "Start again"])
         visit.ask(world.query)
         link = visit.page.url
         visit.page.goto(re.sub("m=[0-9a-f]{12}", "m=0123456789ab", link))
@@ -503,7 +503,9 @@ def test_files_that_are_no_pictures(world: World, server: Server, visiting: Visi
         before = len(visit.requests)
         drop_large(visit, 21_000_000)
         visit.notice("large.jpg cannot be searched with")
-        expect(notice).to_contain_text("It has 21 MB, and this server takes at most 20 MB. This browser cannot make it")
+        expect(notice).to_contain_text(
+            "It has 21 MB, and this server accepts at most 20 MB. This browser cannot make it"
+        )
         assert not [url for url in visit.requests[before:] if "embed" in url]
         with visit.page.expect_file_chooser() as chooser:
             notice.get_by_role("button", name="Choose another picture").click()
@@ -532,7 +534,9 @@ def test_a_picture_that_is_too_large_is_made_smaller_first(world: World, visitin
         visit.page.on("request", lambda asked: bodies.append(asked) if "v1/embed" in asked.url else None)
         visit.open()
         visit.page.set_input_files("#file", large)
-        expect(visit.page.locator("#strip")).to_contain_text("this server takes at most 1.5 MB: a copy of 2,048 pixels")
+        expect(visit.page.locator("#strip")).to_contain_text(
+            "this server accepts at most 1.5 MB: searching with a copy of 2,048 pixels"
+        )
         shown = visit.hits()
         expect(visit.page.locator("#title")).to_contain_text("nearest to large.jpg")
     with Image.open(large) as image:
@@ -557,7 +561,7 @@ def test_a_proxy_that_takes_less_is_named(world: World, server: Server, visiting
         visit.page.route("**/v1/embed", lambda route: route.fulfill(status=413, body="<html>Too large</html>"))
         visit.open()
         visit.page.set_input_files("#file", world.query)
-        expect(visit.notice("query.png cannot be searched with")).to_contain_text("before this server lets through")
+        expect(visit.notice("query.png cannot be searched with")).to_contain_text("in front of this server accepts")
 
 
 @pytest.mark.parametrize("value", ["1", "true", "True", "t", "YES", "y", "on"])
@@ -655,7 +659,7 @@ def test_a_busy_server_is_asked_again(world: World, server: Server, visiting: Vi
         def busy(route: Any) -> None:
             times.append(1)
             if len(times) == 1:
-                route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": "Too much is going on."})
+                route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": "The server is overloaded."})
             else:
                 route.continue_()
 
@@ -899,7 +903,7 @@ def test_the_page_and_the_manual_work_behind_a_prefix(
         visit.open().ask(world.query)
         check(world, visit.hits(), world.query, world.pictures)
         visit.page.locator("#about").click()
-        visit.page.get_by_role("link", name="The interface for programs").click()
+        visit.page.get_by_role("link", name="The API for programs").click()
         expect(visit.page).to_have_url(f"{url}docs")
         operation = visit.page.locator("#operations-server-info_v1_info_get")
         operation.locator(".opblock-summary-control").click()
@@ -982,7 +986,12 @@ def test_the_summary_says_what_the_index_is(world: World, server: Server, visiti
     with visiting(server) as visit:
         visit.open().page.locator("#about").click()
         facts = visit.page.get_by_role("dialog", name="About this index")
-        for fact in ("my.index", "photos (28)", "tiny-0 (projection, fp32)", "16 numbers of pictures of 8 × 8 pixels"):
+        for fact in (
+            "my.index",
+            "photos (28)",
+            "tiny-0 (projection, fp32)",
+            "16 dimensions, from pictures of 8 × 8 pixels",
+        ):
             expect(facts).to_contain_text(fact)
 
 

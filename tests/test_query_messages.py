@@ -203,7 +203,7 @@ def test_an_empty_index(tmp_path: Path) -> None:
         ("", "An empty name was given"),
         ("*.jpg", "as a pattern, it matches no file here"),
         ("photos/cats/[0-9].jpeg", "as a pattern, it matches no file here"),
-        ("~/a.jpg", "in quotes, the shell leaves ~ as it is; expected "),
+        ("~/a.jpg", "the shell does not expand ~ in quotes; expected "),
         ("photos", "photos is a folder; expected a picture file"),
         ("nope.jpg", "nope.jpg does not exist; expected a picture file."),
     ],

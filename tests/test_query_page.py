@@ -228,7 +228,11 @@ def test_pictures_are_those_of_the_files(place: Path, tmp_path: Path) -> None:
         if name in ("gone.png", "damaged.png", "pipe.png"):
             assert not item.all("img")
             said = item.one("div", "unreadable").text
-            reason = {"gone": "No such file", "damaged": "not what was indexed any more", "pipe": "not a regular file"}
+            reason = {
+                "gone": "No such file",
+                "damaged": "it has changed since it was indexed",
+                "pipe": "not a regular file",
+            }
             assert said.startswith("cannot be read")
             assert reason[name.removesuffix(".png")] in said
             continue

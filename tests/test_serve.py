@@ -331,7 +331,7 @@ def test_only_what_was_indexed_is_shown(place: Path, client: httpx.Client, fate:
         os.mkfifo(path)
     elif fate == "folder":
         path.mkdir()
-    refused(client.get(f"/v1/items/{number}/thumbnail"), 410, "the next sync")
+    refused(client.get(f"/v1/items/{number}/thumbnail"), 410, "sync its folder again")
     if path.is_dir():
         path.rmdir()
     path.unlink(missing_ok=True)
@@ -341,7 +341,7 @@ def test_only_what_was_indexed_is_shown(place: Path, client: httpx.Client, fate:
     # Nor is one that is known, here or by the browser, once its file is not there.
     with put_aside(path, place / "aside.png"):
         for headers in ({}, {"If-None-Match": known.headers["etag"]}):
-            refused(client.get(f"/v1/items/{number}/thumbnail", headers=headers), 410, "the next sync")
+            refused(client.get(f"/v1/items/{number}/thumbnail", headers=headers), 410, "sync its folder again")
 
 
 # What is refused
@@ -382,7 +382,7 @@ def test_numbers_of_no_picture(client: httpx.Client, number: str, status: int) -
         ("max_distance=-0.1", "greater than or equal to 0"),
         ("unique=nan", "finite"),
         ("farthest=maybe", "farthest is 'maybe'"),
-        ("colour=red", "colour is 'red'; it is not known here"),
+        ("colour=red", "colour is 'red'; this parameter is unknown"),
         ("label=wolves", "No picture has the label 'wolves'"),
         ("label=a%00b", "No picture has the label"),
         ("label=%ff%fe", "No picture has the label"),
@@ -443,23 +443,27 @@ FORM = "multipart/form-data; boundary=b"
         (None, b"", "no picture"),
         (FORM, b"", "no picture"),
         (FORM, b"--b--\r\n", "no picture"),
-        (None, b"xyz", "no multipart/form-data"),
-        ("image/png", b"xyz", "no multipart/form-data"),
-        ("application/json", b'{"id": 1}', "no multipart/form-data"),
-        ("application/x-www-form-urlencoded", b"id=1", "no multipart/form-data"),
+        (None, b"xyz", "not multipart/form-data"),
+        ("image/png", b"xyz", "not multipart/form-data"),
+        ("application/json", b'{"id": 1}', "not multipart/form-data"),
+        ("application/x-www-form-urlencoded", b"id=1", "not multipart/form-data"),
         ("multipart/form-data", HEAD + b"x\r\n--b--\r\n", "boundary"),
         ("multipart/form-data; boundary=", HEAD + b"x\r\n--b--\r\n", "cannot be read"),
         ("multipart/form-data; boundary=other", HEAD + b"x\r\n--b--\r\n", "cannot be read"),
         ("multipart/form-data; boundary=" + "b" * 3000, HEAD, "cannot be read"),
         (FORM, HEAD + b"x", "no picture"),  # it does not end
         (FORM, HEAD + b"x\r\n" + HEAD + b"y\r\n--b--\r\n", "Too many files"),
-        (FORM, HEAD.replace(b"image", b"picture") + b"x\r\n--b--\r\n", "not expected here"),
-        (FORM, HEAD.replace(b'; filename="a.png"', b"") + b"x\r\n--b--\r\n", "not expected here"),
+        (FORM, HEAD.replace(b"image", b"picture") + b"x\r\n--b--\r\n", "an unexpected or a repeated field"),
+        (FORM, HEAD.replace(b'; filename="a.png"', b"") + b"x\r\n--b--\r\n", "an unexpected or a repeated field"),
         (FORM, HEAD + b'x\r\n--b\r\nContent-Disposition: form-data; name="id"\r\n\r\n1\r\n--b--\r\n', "id and image"),
-        (FORM, b'--b\r\nContent-Disposition: form-data; name="id"\r\n\r\n1\r\n' * 2 + b"--b--\r\n", "has it twice"),
+        (
+            FORM,
+            b'--b\r\nContent-Disposition: form-data; name="id"\r\n\r\n1\r\n' * 2 + b"--b--\r\n",
+            "an unexpected or a repeated field",
+        ),
         (FORM, b"--b\r\nContent-Disposition: form-data\r\n\r\n1\r\n--b--\r\n", "name"),
-        (FORM, b'--b\r\nContent-Disposition: form-data; name="id"\r\n\r\n\xff\r\n--b--\r\n', "no number"),
-        (FORM, HEAD.replace(b"image", b"k") * 20 + b"--b--\r\n", "not expected here"),
+        (FORM, b'--b\r\nContent-Disposition: form-data; name="id"\r\n\r\n\xff\r\n--b--\r\n', "not a number"),
+        (FORM, HEAD.replace(b"image", b"k") * 20 + b"--b--\r\n", "an unexpected or a repeated field"),
         (FORM, b'--b\r\nContent-Disposition: form-data; name="id"\r\n\r\n' + b"1" * 200_000, "cannot be read"),
         (FORM + "; charset=unicode_escape", HEAD.replace(b"a.png", b"\\ud800") + b"x\r\n--b--\r\n", "not a picture"),
         (FORM + "; charset=no-such", HEAD.replace(b"a.png", b"\xff\xfe") + b"x\r\n--b--\r\n", "not a picture"),

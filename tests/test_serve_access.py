@@ -486,7 +486,7 @@ def test_token_files_that_are_none(place: Path, tmp_path: Path, content: bytes |
     assert "short" not in line
 
 
-WITHOUT = "can be reached from other machines, and no token was given"
+WITHOUT = "can be reached from other machines, but no token was given"
 
 
 @pytest.mark.parametrize(
@@ -500,9 +500,12 @@ WITHOUT = "can be reached from other machines, and no token was given"
         (["--allow-writes"], "--allow-writes was given without a token"),
         (["--allow-writes", "--insecure"], "--allow-writes was given without a token"),
         (["--token-file", "token", "--insecure"], "Both a token and --insecure"),
-        (["--token-file", "token", "--host", "192.0.2.1"], "192.0.2.1, port 0, cannot be listened at"),
-        (["--token-file", "token", "--host", "no\nsuch.invalid"], "no\\nsuch.invalid is no address of this machine"),
-        (["--port", "{taken}"], "port {taken}, cannot be listened at (Address already in use)"),
+        (["--token-file", "token", "--host", "192.0.2.1"], "The server cannot listen on 192.0.2.1, port 0 ("),
+        (
+            ["--token-file", "token", "--host", "no\nsuch.invalid"],
+            "no\\nsuch.invalid is not an address of this machine",
+        ),
+        (["--port", "{taken}"], "port {taken} (Address already in use)"),
         (["--index", "nothing"], "nothing does not exist; expected an index folder"),
         (["--index", "photos"], "deeprank-index sync"),
     ],

@@ -112,6 +112,6 @@ def test_what_was_read_is_said_before_anything_else(nested: Path) -> None:
         train(nested, "run", listener)
     assert listener.remarks[0].startswith("3 classes by the top folder (curved … straight), ")
     assert listener.remarks[0].endswith("--labels leaf: 4; --labels path: 4")
-    assert listener.remarks[1].startswith("Warning: 1 picture stands in train and test with the same bytes")
+    assert listener.remarks[1].startswith("Warning: 1 picture is in train and test with the same bytes")
     assert "twice.png" in listener.remarks[1]
-    assert listener.remarks[2].startswith("Warning: 1 picture stands in several classes")
+    assert listener.remarks[2].startswith("Warning: 1 picture is in several classes")

@@ -137,8 +137,8 @@ def _refuse_splits_beside_others(source: Source, tops: Mapping[str, set[str]]) -
         others = _listed(printable(name) for name in sorted(tops) if name not in splits)
         raise DataError(
             f"{display_path(source.path)} holds splits ({_listed(map(printable, splits))}) beside {others}; expected "
-            "splits alone, or class folders alone. Put the others elsewhere, or say --labels top to take each of these "
-            "folders as a class."
+            "splits alone, or class folders alone. Move the others elsewhere, or use --labels top to read each of "
+            "these folders as a class."
         )
 
 
@@ -156,7 +156,7 @@ def _check_class_folders(
         where = [f"{split}: {count:,}" for split, count in sorted(unlabelled.items()) if split]
         raise DataError(
             f"{data} holds no train pictures in class folders: all {total:,} pictures"
-            f"{' (' + ', '.join(where) + ')' if where else ''} lie in no class folder; expected "
+            f"{' (' + ', '.join(where) + ')' if where else ''} are outside class folders; expected "
             f"{'a train split with ' if where and 'train' not in unlabelled else ''}one folder for each "
             f"class{', such as train/CLASS/picture.jpg' if where else ''}, or a CSV of path,label[,split]."
         )
@@ -193,17 +193,17 @@ def _folder_warnings(
             others = _listed(printable(name) for name in tops if name not in suspicious)
             yield (
                 f"{_listed(map(printable, suspicious))} beside {others}: read as class folders, although the name is "
-                "that of a split; if it is one, put the other folders elsewhere."
+                "a split's; if it is a split, move the other folders elsewhere."
             )
         inner = [name for name, below in tops.items() if is_split_layout(below)]
         if inner and len(tops) > 1:
             yield (
                 f"{printable(inner[0])} is read as one class, and its folders "
-                f"({_listed(map(printable, sorted(tops[inner[0]])))}) are called like splits."
+                f"({_listed(map(printable, sorted(tops[inner[0]])))}) have the names of splits."
             )
     elif unlabelled.get("val") and not samples["val"]:
         yield (
-            f"The val folder holds {unlabelled['val']:,} pictures in no class folder; they are left out, and val is "
+            f"The val folder holds {unlabelled['val']:,} pictures outside class folders; they are left out, and val is "
             "held out from train."
         )
 

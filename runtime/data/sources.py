@@ -287,7 +287,7 @@ def _check_overlaps(members: Iterable[zipfile.ZipInfo]) -> None:
     end, last = 0, ""
     for info in sorted(members, key=operator.attrgetter("header_offset")):
         if info.header_offset < end:
-            raise ValueError(f"its members {printable(last)} and {printable(info.filename)} lie over each other")
+            raise ValueError(f"its members {printable(last)} and {printable(info.filename)} overlap")
         end, last = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size, info.filename
 
 

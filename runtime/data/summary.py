@@ -178,7 +178,7 @@ def report_pictures(queries: DataSet, gallery: DataSet, both: DataSet, say: Call
             say(f"Warning: {warning}")
     shared = len({sample.path for sample in queries.train} & {sample.path for sample in gallery.train})
     if shared:
-        say(f"{_count(shared, 'query lies', 'queries lie')} in the gallery, too; none is a neighbour of itself")
+        say(f"{_count(shared, 'query is', 'queries are')} also in the gallery; no picture counts as its own neighbour")
     for warning in data_warnings(both, _QUERIES_AND_GALLERY):
         say(f"Warning: {warning}")
 
@@ -241,7 +241,7 @@ def _test(dataset: DataSet, use: Use) -> str:
 
 def _left_out(dataset: DataSet) -> str:
     counts = {split: count for split, count in dataset.reading.unlabelled.items() if split != "test"}
-    where = "in no class folder" if dataset.reading.labels in _RULES else "without a row"
+    where = "outside class folders" if dataset.reading.labels in _RULES else "without a row"
     count = sum(counts.values())
     return f"{_count(count, 'picture', 'pictures')} {where}, left out" if count else ""
 
@@ -290,7 +290,7 @@ def _unknown(dataset: DataSet, samples: Sequence[Sample], split: str, train: str
         verb = "is" if len(unknown) == 1 else "are"
         yield (
             f"{_count(len(unknown), 'class', 'classes')} of {split} {verb} not in {train}: "
-            f"{_some(map(printable, sorted(unknown)))}; nothing right can be found for "
+            f"{_some(map(printable, sorted(unknown)))}; no correct result exists for "
             f"{_count(sum(unknown.values()), 'picture', 'pictures')}."
         )
 
@@ -300,18 +300,18 @@ def _repeated(repeats: Repeats, words: Mapping[str, str]) -> Iterator[str]:
         splits = {split for group in repeats.across_splits for split, _ in group}
         names = " and ".join(words[split] for split in words if split in splits)
         yield (
-            f"{_count(len(repeats.across_splits), 'picture stands', 'pictures stand')} in {names} with the same bytes, "
-            f"which flatters the figures: {_groups(repeats.across_splits)}."
+            f"{_count(len(repeats.across_splits), 'picture is', 'pictures are')} in {names} with the same bytes, "
+            f"which makes the metrics too high: {_groups(repeats.across_splits)}."
         )
     if repeats.across_classes:
         yield (
-            f"{_count(len(repeats.across_classes), 'picture stands', 'pictures stand')} in several classes with the "
+            f"{_count(len(repeats.across_classes), 'picture is', 'pictures are')} in several classes with the "
             f"same bytes: {_groups(repeats.across_classes)}."
         )
     if repeats.unread:
         yield (
-            f"Not all pictures were compared by their bytes: time did not suffice for {repeats.unread:,} of "
-            f"{repeats.candidates:,} that have the size of another one."
+            f"Not all pictures were compared by their bytes: there was no time for {repeats.unread:,} of "
+            f"{repeats.candidates:,} that have the size of another picture."
         )
 
 

@@ -46,7 +46,7 @@ def read_csv(path: Path) -> Layout:
 def _with_warning(layout: Layout, table: LabelTable) -> Layout:
     if not table.boxes:
         return layout
-    warning = f"{printable(table.path.name)} has boxes (x_1, y_1, …), which are not read: pictures are taken whole."
+    warning = f"{printable(table.path.name)} has boxes (x_1, y_1, …), which are not read: the whole pictures are used."
     return replace(layout, reading=replace(layout.reading, warnings=(*layout.reading.warnings, warning)))
 
 

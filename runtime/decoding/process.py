@@ -376,22 +376,22 @@ _REFUSALS: dict[str, tuple[str, PictureProblem, str]] = {
         "takes more than {memory} to decode",
     ),
     "time": (
-        "takes more than {cpu} seconds to decode; make it smaller, or save it as a plain JPEG or PNG.",
+        "takes more than {cpu} seconds of CPU time to decode; make it smaller, or save it as a plain JPEG or PNG.",
         "too large",
         "takes more than {cpu} seconds to decode",
     ),
     "late": (
-        "was not decoded within {wall} seconds; try again when the machine has less to do.",
+        "was not decoded within {wall} seconds; try again when the machine is less busy.",
         "unreadable",
         "was not decoded in time",
     ),
     "killed": (
-        "was not decoded, because the system ended the process that did; try again.",
+        "was not decoded, because the system ended its decoding process; try again.",
         "unreadable",
         "its decoding was ended by the system",
     ),
     "crash": (
-        "made its decoder fail, so it is damaged; save it anew, or leave it out.",
+        "made its decoder fail, so it is damaged; save it again, or leave it out.",
         "damaged",
         "made its decoder fail",
     ),

@@ -117,16 +117,16 @@ class Workers:
         queue = self._parked if slow else self._queue
         with self._changed:
             if slow and len(queue) >= self.max_parked:
-                raise DecodersBusyError("Too many pictures that take long are being decoded; try again in a moment.")
+                raise DecodersBusyError("Too many slow pictures are being decoded; try again in a moment.")
             queue.append(ticket)
             try:
                 self._changed.wait_for(lambda: self._is_over() or self._is_turn(ticket), _PATIENCE_S if slow else None)
                 if self._is_over():
                     raise DecodersFailedError(
-                        f"There is no process to decode pictures ({self._failure or 'they have ended'})."
+                        f"No process is left to decode pictures ({self._failure or 'they have ended'})."
                     )
                 if not self._is_turn(ticket):
-                    raise DecodersBusyError("Many pictures that take long are being decoded; try again in a moment.")
+                    raise DecodersBusyError("Many slow pictures are being decoded; try again in a moment.")
             finally:
                 queue.remove(ticket)
                 self._changed.notify_all()

@@ -24,7 +24,7 @@ __all__ = ["DoctorOptions", "DoctorReport", "examine"]
 
 T = TypeVar("T")
 
-_AGAIN = "do what the sentence says, and run deeprank-doctor again"
+_AGAIN = "follow the sentence, and run deeprank-doctor again"
 _REPORT = "run deeprank-doctor -v, which shows where it failed, and report it"
 
 
@@ -226,7 +226,7 @@ class _Examination:
 
         opened, data = self._opened, self._options.data
         if opened is None:
-            self.findings.append(skipped("parity", "there is no model that could be measured; see above"))
+            self.findings.append(skipped("parity", "no model could be measured; see above"))
             return
         samples = self.tried("reference sample", lambda: find_samples(self._options.reference, opened))
         if samples is None:

@@ -72,7 +72,7 @@ def _count(findings: Sequence[Finding]) -> str:
 
 
 app = application(
-    "Check the installation, the model, the index and parity, and say what puts right what is not.",
+    "Check the installation, the model, the index and parity, and suggest fixes.",
     [
         "deeprank-doctor",
         "deeprank-doctor --index my.index --thorough",
@@ -85,7 +85,7 @@ app = application(
 @app.command()
 @guarded
 def doctor_command(
-    index: Annotated[Path | None, index_option(show_default=f"./{DEFAULT_INDEX}, if it is there")] = None,
+    index: Annotated[Path | None, index_option(show_default=f"./{DEFAULT_INDEX}, if it exists")] = None,
     model: ModelOption = None,
     reference: Annotated[
         Path | None,
@@ -97,7 +97,7 @@ def doctor_command(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="The data set of the reference's pictures: measure parity on this box."),
+        typer.Option("--data", help="The data set of the reference's pictures, to measure parity on this machine."),
     ] = None,
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Check every part of the index, as deeprank-index verify does.")
@@ -107,7 +107,7 @@ def doctor_command(
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Check the installation, the model, the index and parity, and say what puts right what is not.
+    """Check the installation, the model, the index and parity, and suggest fixes.
 
     Exits with 1 if there is a problem; warnings are none. Nothing is changed.
     """

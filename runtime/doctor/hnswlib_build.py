@@ -74,21 +74,22 @@ def describe_build(built_with: frozenset[str] | None, here: frozenset[str], work
 
     """
     if built_with is None or not here:
-        return ok(_CHECK, f"{works}; for which processor it was built cannot be told here")
+        return ok(_CHECK, f"{works}; the processor that it was built for is unknown")
     foreign = [name for feature, name in _NAMES.items() if feature in built_with - here]
     if foreign:
         return warning(
             _CHECK,
-            f"{works}, but it was built for a processor with {' and '.join(foreign)}, which this one has not: it may "
-            "end with an illegal instruction at any time",
+            f"{works}, but it was built for a processor with {' and '.join(foreign)}, which this one lacks: it may "
+            "crash with an illegal instruction at any time",
             rebuild(),
         )
     used = [name for feature, name in _NAMES.items() if feature in built_with]
     if used or "avx" not in here:
-        return ok(_CHECK, f"{works}; built with {' and '.join(used) or 'all that this processor has'}")
+        return ok(_CHECK, f"{works}; built with {' and '.join(used) or 'all features of this processor'}")
     return ok(
         _CHECK,
-        f"{works}; built for any processor of this kind, without AVX: built on this box it searches 15 to 35 % faster",
+        f"{works}; built for any processor of this kind, without AVX: built on this machine, it searches 15 to 35 % "
+        "faster",
         rebuild(),
     )
 

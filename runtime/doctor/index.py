@@ -60,15 +60,15 @@ def writer_finding(folder: Path) -> Finding:
     """Report an active writer, or the leftovers of a killed one."""
     active = is_being_written(folder)
     if active:
-        return ok("index writer", "another process is writing to the index; searches go on meanwhile")
+        return ok("index writer", "another process is writing to the index; searches still work")
     if active is None:
-        return skipped("index writer", "whether another process is writing to it cannot be told here")
+        return skipped("index writer", "this system cannot tell whether another process is writing to it")
     left = [path.name for path in find_leftovers(folder)] + ([f"{DATABASE}'s log"] if has_log(folder) else [])
     if left:
         return ok(
             "index writer",
-            f"none; one that was killed has left {', '.join(map(display_path, left))}, which does no harm: the next "
-            "sync continues there",
+            f"none; a killed writer left {', '.join(map(display_path, left))}, which is harmless: the next sync "
+            "continues from there",
         )
     return ok("index writer", "none")
 
@@ -110,12 +110,12 @@ def describe_space(folder: Path, free: int, graph: int) -> Finding:
 
     """
     needed = _GRAPHS_AT_A_TIME * graph
-    writable = "" if os.access(folder, os.W_OK) else "; this user may read the index, not write to it"
+    writable = "" if os.access(folder, os.W_OK) else "; this user can read the index, but not write to it"
     if free < needed:
         return warning(
             "index disk",
-            f"{_size(free)} are free, and the next sync may need {_size(needed)} for a new graph",
-            f"free some space; what the index takes itself: deeprank-index compact --index {shell_word(folder)}",
+            f"{_size(free)} are free, but the next sync may need {_size(needed)} for a new graph",
+            f"free some space, some of it in the index itself: deeprank-index compact --index {shell_word(folder)}",
         )
     return ok("index disk", f"{_size(free)} free{writable}")
 
@@ -129,13 +129,13 @@ def file_system_finding(folder: Path) -> Finding:
     try:
         mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
     except OSError:
-        return skipped("index file system", "the system does not tell of which kind it is")
+        return skipped("index file system", "the system does not report its type")
     kind = file_system(Path(os.path.realpath(folder)), mounts)
     if kind in _NETWORK:
         return warning(
             "index file system",
-            f"{display_path(folder)} lies on {kind}, a network file system, on which the locks of SQLite are not to be "
-            "trusted: two writers can damage it",
+            f"{display_path(folder)} is on {kind}, a network file system, where SQLite's locks are unreliable: two "
+            "writers can damage the index",
             f"deeprank-index copy /a/local/folder --index {shell_word(folder)}",
         )
     return ok("index file system", f"{display_path(kind or 'unknown')}, on this machine")
@@ -182,7 +182,7 @@ def half_done_finding(folder: Path) -> Finding | None:
     return warning(
         "index",
         f"a writer was killed while it changed {display_path(folder / DATABASE)}; the next command that opens the "
-        "index takes back what it had half done",
+        "index rolls back the unfinished change",
         f"deeprank-index info --index {shell_word(folder)}",
     )
 
@@ -208,7 +208,7 @@ def _database(folder: Path) -> Finding:
     summary += f", {uploaded:,} of them uploaded" if uploaded else ""
     gone = [path for path in roots.values() if not os.path.isdir(path)]  # noqa: PTH112 - bytes
     if gone:
-        summary += f"; {display_path(gone[0])} is not there, so that its pictures are found but cannot be opened"
+        summary += f"; {display_path(gone[0])} does not exist, so its pictures are found but cannot be opened"
     return ok("index", summary)
 
 
@@ -234,7 +234,7 @@ def index_model_finding(folder: Path, checked: OpenModel | None, device: Device)
     except OSError as error:
         return problem("index model", f"{MODEL} cannot be read ({error.strerror})", reembedded(folder))
     if digest != expected:
-        return problem("index model", f"{MODEL} is not the one that the vectors were made with", reembedded(folder))
+        return problem("index model", f"{MODEL} is not the model that made the vectors", reembedded(folder))
     if checked is not None and checked.sha256 == expected:
         return ok("index model", "the model above")
     opened = open_model(folder / MODEL, device=device)
@@ -256,37 +256,37 @@ def graph_finding(folder: Path) -> Finding:
         file = open_graph(folder, row, meta)
     except GraphUnusableError as error:
         if is_being_written(folder):
-            return ok("index graph", f"{error}, while a writer is at work; searches scan meanwhile")
-        return warning("index graph", f"{error}: searches scan, which is exact, but slower", repaired(folder))
+            return ok("index graph", f"{error}, while another process is writing; until it ends, searches scan")
+        return warning("index graph", f"{error}: searches scan, which is exact but slower", repaired(folder))
     except IndexDamagedError as error:
         return problem("index graph", str(error), repaired(folder))
     if file.nodes.items + newer != meta.items:
         return warning(
             "index graph",
-            f"with what is newer it holds {_pictures(file.nodes.items + newer)} of {meta.items:,}: searches scan, "
-            "which is exact, but slower; the next sync builds it anew",
+            f"with newer pictures it holds {_pictures(file.nodes.items + newer)} of {meta.items:,}: searches scan, "
+            "which is exact but slower; the next sync rebuilds it",
             synced(folder, roots.values()),
         )
     if is_crowded(file):
         return warning(
             "index graph",
-            f"{file.repeated():,} of its {len(file.made_for):,} vectors are copies of others, for an earlier version "
-            "built it: searches through it can miss pictures; the next sync builds it anew",
+            f"{file.repeated():,} of its {len(file.made_for):,} vectors are copies of others, because an earlier "
+            "version built it: searches through it can miss pictures; the next sync rebuilds it",
             synced(folder, roots.values()),
         )
     summary = f"{file.nodes.count:,} vectors"
     summary += f" of {_pictures(file.nodes.items)}" if file.nodes.items > file.nodes.count else ""
-    summary += f"; {file.dead:,} removed ones are left out of every answer" if file.dead else ""
-    summary += f"; {_pictures(newer)} newer than it are scanned beside it" if newer else ""
+    summary += f"; {file.dead:,} removed ones are left out of all results" if file.dead else ""
+    summary += f"; {_pictures(newer)} added later are scanned" if newer else ""
     return ok("index graph", summary)
 
 
 def _no_graph(folder: Path, meta: Meta, sync: str) -> Finding:
     if not meta.items:
-        return ok("index graph", "none, as there are no pictures")
+        return ok("index graph", "none, because the index holds no pictures")
     if is_being_written(folder):
-        return ok("index graph", "none yet: a writer is at work; searches scan meanwhile")
-    return warning("index graph", f"there is no {GRAPH}: searches scan, which is exact, but slower", sync)
+        return ok("index graph", "none yet: another process is writing; until it ends, searches scan")
+    return warning("index graph", f"there is no {GRAPH}: searches scan, which is exact but slower", sync)
 
 
 def contents_finding(folder: Path) -> Finding:
@@ -295,7 +295,7 @@ def contents_finding(folder: Path) -> Finding:
 
     report = verify(folder)
     if not report.problems:
-        return ok("index contents", f"every checksum is right: {_pictures(report.items)}, model and graph")
+        return ok("index contents", f"all checksums match: {_pictures(report.items)}, model and graph")
     more = f", and {len(report.problems) - 1:,} more" if len(report.problems) > 1 else ""
     summary = f"{report.problems[0]}{more}"
     # A graph is a cache: without it every answer is right.
@@ -311,8 +311,8 @@ def repaired(folder: Path) -> str:
 
 def reembedded(folder: Path) -> str:
     """Return the fix for an index without its model."""
-    anew = f"deeprank-index sync --reembed --model MODEL --index {shell_word(folder)}"
-    return f"{repaired(folder)}  # where ./{MODEL} or one that ships is the same; else: {anew}"
+    again = f"deeprank-index sync --reembed --model MODEL --index {shell_word(folder)}"
+    return f"{repaired(folder)}  # if ./{MODEL} or a bundled model is the same; otherwise: {again}"
 
 
 def synced(folder: Path, roots: Iterable[bytes]) -> str:

@@ -47,13 +47,15 @@ def model_finding(check: str, opened: OpenModel, *, where: str, fix: str) -> Fin
     difference = compare_vectors(together, alone)
     failures = difference.failures(TOLERANCES[info.precision])
     if failures:
-        return problem(check, f"{where} gives other vectors in a batch than alone: {'; '.join(failures)}", fix)
+        return problem(
+            check, f"{where} gives different vectors in a batch than for single pictures: {'; '.join(failures)}", fix
+        )
     summary = (
         f"{where}, sha256 {opened.sha256[:12]}: unit vectors, which differ by {difference.max_abs_difference:.1e} "
-        f"between one picture and {count} at a time"
+        f"between single pictures and a batch of {count}"
     )
     if info.precision == "int8" and opened.session.get_providers()[0] == "CPUExecutionProvider" and not has_vnni():
-        return ok(check, f"{summary}; int8 without VNNI is right, but slower than fp32")
+        return ok(check, f"{summary}; int8 without VNNI is correct, but slower than fp32")
     return ok(check, summary)
 
 
@@ -81,7 +83,7 @@ def report_finding(opened: OpenModel) -> Finding:
     path = report_path(opened.path)
     if not path.is_file():
         return skipped("model report", f"there is no {display_path(path.name)} beside the model")
-    again = "take the file that was written with the model, or export it again: deeprank-export"
+    again = "use the file that was written with the model, or export it again: deeprank-export"
     try:
         sha256, precise = _read_report(path)
     except (OSError, ValueError, RecursionError) as error:
@@ -89,11 +91,11 @@ def report_finding(opened: OpenModel) -> Finding:
     if sha256 != opened.sha256:
         return warning(
             "model report",
-            f"{display_path(path)} speaks of another file: sha256 {sha256[:12]}, and the model's is "
+            f"{display_path(path)} describes another file: its sha256 is {sha256[:12]}, the model's is "
             f"{opened.sha256[:12]}",
             again,
         )
-    return ok("model report", f"{display_path(path.name)} speaks of this file{precise}")
+    return ok("model report", f"{display_path(path.name)} describes this file{precise}")
 
 
 def _read_report(path: Path) -> tuple[str, str]:

@@ -46,7 +46,7 @@ def runtimes_finding() -> Finding:
     if len(there) > 1:
         return problem(
             CHECK,
-            f"{_listed(there)} are both installed: they share one import folder, and what was installed last has "
+            f"{_listed(there)} are both installed: they share one import folder, and the one installed last has "
             "overwritten parts of the other"
             if len(there) == 2
             else f"{_listed(there)} are all installed: they share one import folder, and overwrite each other",
@@ -116,7 +116,7 @@ def provider_findings(providers: Sequence[str], model: Path) -> list[Finding]:
     results = [_try(provider, model, gpus) for provider in providers]
     if gpus and CUDA not in providers:
         results.append(
-            warning(CUDA, f"{_gpus(gpus)} is here, and this ONNX Runtime cannot use it", _with_cuda(reinstall=False))
+            warning(CUDA, f"this ONNX Runtime cannot use the GPU: {_gpus(gpus)} found", _with_cuda(reinstall=False))
         )
     # The CPU first: if it fails, nothing else matters.
     return sorted(results, key=lambda finding: (finding.check != CPU, finding.check != CUDA))
@@ -132,15 +132,15 @@ def device_finding(device: Device, tried: Sequence[Finding]) -> Finding:
     """
     status = {finding.check: finding.status for finding in tried}
     if device == "cuda" and status.get(CUDA) != "ok":
-        return problem("device", "cuda was asked for and does not work here", _with_cuda(reinstall=True))
+        return problem("device", "cuda was requested, but does not work here", _with_cuda(reinstall=True))
     if device != "cpu" and status.get(CUDA) == "ok":
-        return ok("device", f"{device} takes the GPU ({CUDA})")
-    return ok("device", f"{device} takes the CPU ({CPU})")
+        return ok("device", f"{device} uses the GPU ({CUDA})")
+    return ok("device", f"{device} uses the CPU ({CPU})")
 
 
 def _try(provider: str, model: Path, gpus: int) -> Finding:
     if provider in _NVIDIA and not gpus:
-        return skipped(provider, "there is no NVIDIA driver, or no GPU, here")
+        return skipped(provider, "this machine has no NVIDIA driver or no GPU")
     return describe(provider, try_apart(run_model, provider, str(model)))
 
 
@@ -152,11 +152,11 @@ def describe(provider: str, outcome: Outcome) -> Finding:
     failure = outcome.failure
     if outcome.value is not None:
         if provider in outcome.value["providers"]:
-            unused = "" if provider in (CPU, CUDA) else "; deeprank uses the CPU and CUDA alone"
+            unused = "" if provider in (CPU, CUDA) else "; deeprank uses only the CPU and CUDA"
             threads = outcome.value["threads"]
             by = f" with {threads} thread{'' if threads == 1 else 's'}" if provider == CPU else ""
             return ok(provider, f"runs a model{by}{unused}")
-        failure = f"ONNX Runtime took {', '.join(outcome.value['providers'])} instead"
+        failure = f"ONNX Runtime used {', '.join(outcome.value['providers'])} instead"
     if provider == CPU:
         fix = pip("install", "--force-reinstall", "--no-deps", right_onnxruntime().to_install())
         return problem(provider, f"does not run a model: {failure}", fix)

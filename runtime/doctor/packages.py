@@ -134,7 +134,7 @@ def _deeprank() -> Finding:
     if version is None:
         return warning(
             DISTRIBUTION,
-            "runs without being installed, so that the versions of what it needs cannot be checked",
+            "runs without being installed, so the versions of its dependencies cannot be checked",
             pip("install", source_of_deeprank()),
         )
     return ok(DISTRIBUTION, version)
@@ -152,7 +152,7 @@ def compared(name: str, version: str, requirement: Requirement) -> Finding:
     if requirement.at_least is not None and is_older(version, requirement.at_least):
         return warning(
             name,
-            f"{version} is older than {requirement.at_least}, the oldest that deeprank is made for",
+            f"{version} is older than {requirement.at_least}, the oldest version that deeprank supports",
             pip("install", "--upgrade", requirement.to_install()),
         )
     return ok(name, version)
@@ -178,10 +178,10 @@ def _heif() -> tuple[str, str | None]:
         return ", HEIF (HEIC)", None
     if ended:
         return (
-            ", HEIF (HEIC) by pi-heif, which is no longer kept: for pictures of strangers take pillow-heif, which "
-            "brings an encoder under the GPL"
+            ", HEIF (HEIC) by pi-heif, which is no longer maintained: for untrusted pictures use pillow-heif, which "
+            "includes an encoder under the GPL"
         ), install_extra("heif")
-    return "; no HEIF (HEIC), which phones write", pip("install", "pi-heif")
+    return "; no HEIF (HEIC), a format that phones write", pip("install", "pi-heif")
 
 
 def _jpeg() -> str:
@@ -197,7 +197,7 @@ def _reinstall() -> str:
 
 def processor_finding() -> Finding:
     """Return the name of the processor, and whether int8 is fast on it."""
-    int8 = "has VNNI: int8 is the fastest form of a model on it" if has_vnni() else "no VNNI: fp32 is faster than int8"
+    int8 = "has VNNI: int8 is the fastest form of a model" if has_vnni() else "no VNNI: fp32 is faster than int8"
     return ok("processor", f"{processor()}; {int8}")
 
 
@@ -216,4 +216,4 @@ def describe_cores(machine: int, usable: int, quota: float | None) -> Finding:
 
     """
     summary = f"{usable} of {machine} are used"
-    return ok("cores", summary if quota is None else f"{summary}; the container is granted the time of {quota:g}")
+    return ok("cores", summary if quota is None else f"{summary}; the container's CPU quota is {quota:g}")

@@ -49,8 +49,8 @@ def find_samples(named: Path | None, opened: OpenModel) -> list[tuple[Path, Refe
         return []
     if path.is_dir():
         raise EvaluationError(
-            f"{display_path(path)} is a folder; expected a *.reference.npz. With a run, which needs PyTorch, "
-            "deeprank-eval compares."
+            f"{display_path(path)} is a folder; expected a *.reference.npz. deeprank-eval compares with a run "
+            "(it needs PyTorch)."
         )
     return [(path, load_reference(path, opened.info.embedding_dim))]
 
@@ -84,7 +84,7 @@ def no_sample_finding(data: str | None) -> Finding:
         return skipped("parity", "there is no *.reference.npz beside the model; deeprank-export writes one")
     return problem(
         "parity",
-        "a data set was named, and there is no *.reference.npz beside the model to compare with",
+        "a data set was named, but there is no *.reference.npz beside the model to compare with",
         f"deeprank-doctor --reference FILE.npz --data {shell_word(data)}",
     )
 

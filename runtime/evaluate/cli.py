@@ -201,7 +201,7 @@ def _open(options: EvaluateOptions, pytorch: Network | None) -> DataSet:
 def _triplets_alone(path: Path, embedder: Embedder) -> TripletReport:
     from .triplets import load_triplets
 
-    note("score-at-top-k ranks a gallery, and there is none here; name one with --data DATA")
+    note("score-at-top-k ranks a gallery, but none was given; name one with --data DATA")
     return _judge(load_triplets(path), embedder)
 
 
@@ -219,7 +219,7 @@ def _judge(rated: RatedTriplets, embedder: Embedder, *splits: EmbeddedSplit, k: 
         note(f"left out: {error}")
     report = evaluate_triplets(rated, (*splits, beside), splits[-1] if splits else None, k)
     if report.left_out:
-        note(f"{report.left_out:,} of {len(rated):,} triplets are left out: a picture of theirs cannot be read")
+        note(f"{report.left_out:,} of {len(rated):,} triplets are left out: one of their pictures cannot be read")
     return report
 
 

@@ -91,8 +91,8 @@ def embed_split(
     """
     split = embed_readable(samples, embeds, max_pixels=max_pixels, advance=advance)
     if not split:
-        reason = split.unreadable[0] if split.unreadable else "there are none"
-        raise EvaluationError(f"Not one of the {len(samples)} pictures can be embedded: {reason}")
+        reason = split.unreadable[0] if split.unreadable else "there are no pictures"
+        raise EvaluationError(f"No picture (of {len(samples)}) can be embedded: {reason}")
     return split
 
 

@@ -24,11 +24,12 @@ class EvaluateOptions:
     """The options, as their help describes them. ``files`` are those of ``models``."""
 
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE", help="With --models: the models, the first to compare with.")
+        list[Path] | None,
+        typer.Argument(metavar="FILE", help="With --models: the model files; the others are compared with the first."),
     ] = None
-    models: Annotated[
-        bool, typer.Option("--models", help="Compare the model files that are named, in ranking and in speed.")
-    ] = False
+    models: Annotated[bool, typer.Option("--models", help="Compare the given model files in ranking and speed.")] = (
+        False
+    )
     model: ModelOption = None
     data: Annotated[
         str | None,
@@ -51,18 +52,18 @@ class EvaluateOptions:
         typer.Option(
             "--queries",
             metavar="DATA",
-            help="In the place of --data: a data set, all of whose pictures are the queries,",
+            help="Instead of --data: a data set whose pictures are all queries. Needs --gallery.",
         ),
     ] = None
     gallery: Annotated[
         str | None,
-        typer.Option("--gallery", metavar="DATA", help="and another one, all of whose pictures are the gallery."),
+        typer.Option("--gallery", metavar="DATA", help="With --queries: a data set whose pictures are all gallery."),
     ] = None
     reference: Annotated[
         Path | None,
         typer.Option(
             "--reference",
-            help="The run (needs PyTorch) or its *.reference.npz (does not) to compare with; pretrained: what ships.",
+            help="Compare with a run (needs PyTorch) or its *.reference.npz; pretrained: the bundled one.",
         ),
     ] = None
     triplets: Annotated[
@@ -71,7 +72,7 @@ class EvaluateOptions:
             "--triplets",
             metavar="CSV",
             help="Rated triplets, query,positive,negative[,label]: paths in DATA, else below the CSV's folder. "
-            "Score-at-top-k needs --data: its gallery, or what is of the triplet's label there, is what is ranked.",
+            "Score-at-top-k needs --data: it ranks that gallery, or only the pictures with the triplet's label.",
         ),
     ] = None
     k: Annotated[
@@ -81,17 +82,20 @@ class EvaluateOptions:
             "--k",
             metavar="K",
             min=1,
-            help=f"Neighbours of each query. Default: {DEFAULT_K}, or the whole gallery where that is smaller.",
+            help=f"Neighbours of each query. Default: {DEFAULT_K}, or the whole gallery if that is smaller.",
         ),
     ] = None
     save_embeddings: Annotated[
-        Path | None, typer.Option("--save-embeddings", metavar="DIR", help="Keep vectors, labels and paths as npz.")
+        Path | None, typer.Option("--save-embeddings", metavar="DIR", help="Save vectors, labels and paths as npz.")
     ] = None
     demo: Annotated[
-        int, typer.Option("--demo", min=0, metavar="N", help="Draw the nearest and farthest of N queries as sheets.")
+        int,
+        typer.Option(
+            "--demo", min=0, metavar="N", help="Draw contact sheets of the nearest and farthest pictures for N queries."
+        ),
     ] = 0
     demo_k: Annotated[int, typer.Option("--demo-k", metavar="K", min=1, help="Hits on each sheet of --demo.")] = 10
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where --demo writes its sheets.")] = Path("sheets")
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the sheets of --demo.")] = Path("sheets")
     as_json: JsonOption = False
     device: DeviceOption = "auto"
     threads: ThreadsOption = None
@@ -108,7 +112,7 @@ def check_pictures(options: EvaluateOptions) -> None:
     """Refuse what names the pictures twice, or by half."""
     if (options.queries is None) != (options.gallery is None):
         given, missing = ("--queries", "--gallery") if options.gallery is None else ("--gallery", "--queries")
-        raise EvaluationError(f"{given} is given without {missing}; name both, or a data set with splits by --data.")
+        raise EvaluationError(f"{given} is given without {missing}; name both, or a data set with splits with --data.")
     if options.queries is not None and options.data is not None:
         raise EvaluationError("--data and --queries both name pictures to query with; leave one of the two out.")
     if options.queries is not None and options.split is not None:
@@ -122,14 +126,12 @@ def check_models(options: EvaluateOptions) -> None:
     if not options.models:
         if options.files:
             raise EvaluationError(
-                f"{display_path(options.files[0])} is named, and --models is not; to compare model files, write: "
-                "deeprank-eval --models FILE... --data DATA. One alone is named with --model."
+                f"{display_path(options.files[0])} was given without --models; to compare model files, write: "
+                "deeprank-eval --models FILE... --data DATA. For a single model, use --model."
             )
         return
     if not options.files:
-        raise EvaluationError(
-            "--models compares the files that are named, and there are none; expected --models FILE..."
-        )
+        raise EvaluationError("--models compares model files, but none was given; expected --models FILE...")
     given = {
         "--model": options.model,
         "--triplets": options.triplets,
@@ -137,7 +139,7 @@ def check_models(options: EvaluateOptions) -> None:
         "--save-embeddings": options.save_embeddings,
     }
     for option in (name for name, value in given.items() if value is not None):
-        raise EvaluationError(f"{option} is for one model, and --models compares several; leave one of the two out.")
+        raise EvaluationError(f"{option} is for one model, but --models compares several; leave one of the two out.")
 
 
 def check_beside_triplets(options: EvaluateOptions, reference: Path | None) -> None:
@@ -150,9 +152,9 @@ def check_beside_triplets(options: EvaluateOptions, reference: Path | None) -> N
         "--labels": options.labels,
     }
     for option in (name for name, value in given.items() if value is not None and not options.names_pictures):
-        raise EvaluationError(f"{option} looks at a data set, and --triplets was given without one; add --data DATA.")
+        raise EvaluationError(f"{option} needs a data set, but --triplets was given without one; add --data DATA.")
     if reference is not None and reference.is_file():
         raise EvaluationError(
-            f"--triplets ranks the whole gallery, and --reference {display_path(reference)} leaves only its sample of "
-            "it; ask for one at a time."
+            f"--triplets ranks the whole gallery, but --reference {display_path(reference)} keeps only a sample of it; "
+            "leave one of the two out."
         )

@@ -72,7 +72,8 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     rows = [(*_what(model), *_ranking(model), *_from_first(model), *_speed(model)) for model in comparison.models]
     return [
         f"{comparison.queries:,} queries, {comparison.gallery:,} gallery pictures. Change, cosines and overlap are "
-        "against the first row; speed is the network's alone: one picture (ms), batches of 32 (pictures/s)." + at_most,
+        "relative to the first row; speed is that of the network only: one picture (ms), batches of 32 (pictures/s)."
+        + at_most,
         "",
         *markdown_table(header, rows, right_aligned=range(2, len(header))),
     ]

@@ -96,7 +96,7 @@ def load_triplets(path: Path, dataset: DataSet | None = None) -> RatedTriplets:
 def _label(path: Path, line: int, cell: str | None, classes: frozenset[str] | None) -> str:
     label = (cell or "").strip()
     if not label or (classes is not None and label not in classes):
-        raise row_error(path, line, f"label {label!r}; expected one that train pictures of the data set have")
+        raise row_error(path, line, f"label {label!r}; expected a label of the data set's train pictures")
     return label
 
 
@@ -218,7 +218,7 @@ def evaluate_triplets(
     kept = [(place, row) for place, row in enumerate(contents) if row is not None]
     if not kept:
         raise EvaluationError(
-            f"Not one triplet of {len(triplets):,} has three pictures that can be read; replace the damaged ones."
+            f"No triplet (of {len(triplets):,}) has three readable pictures; replace the damaged ones."
         )
     labels = [triplets.labels[place] if triplets.labels else None for place, _ in kept]
     rows = [row for _, row in kept]

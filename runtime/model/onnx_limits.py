@@ -268,11 +268,11 @@ class _Walk:
         count = math.prod(sizes) if len(sizes) <= _MAX_DIMENSIONS else -1
         fits = (count * bits + 7) // 8 == values if values >= 0 else count * min(bits, 8) <= 8 * packed
         if not fits or (values >= 0 and packed):
-            raise ModelFileError("it has weights whose sizes are not those of their bytes")
+            raise ModelFileError("it has weights whose shape does not match their number of bytes")
 
 
 def _unknown() -> ModelFileError:
-    return ModelFileError("it has records of a kind that ONNX does not know, or no exported network has")
+    return ModelFileError("it has records of a kind that ONNX does not know, or that no exported network has")
 
 
 def _sparse() -> ModelFileError:

@@ -139,7 +139,7 @@ def missing_sentence(name: str) -> str:
         return f"{name[:20]}... is a data: address; expected a picture file."
     if name.startswith("~"):
         home = os.path.expanduser(shown)  # noqa: PTH111 - text that need not be a path
-        return f"{shown} does not exist: in quotes, the shell leaves ~ as it is; expected {home}"
+        return f"{shown} does not exist: the shell does not expand ~ in quotes; expected {home}"
     if any(character in name for character in "*?["):
         return f"{shown} does not exist: as a pattern, it matches no file here; expected a picture file."
     return f"{shown} does not exist; expected a picture file."

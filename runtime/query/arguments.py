@@ -68,7 +68,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("--format",), "the results are printed as a table, or with --json or --paths-only"),
     **dict.fromkeys(("-o", "--out", "--output", "--save"), "results are written by --sheet, --html and --copy-to"),
     **dict.fromkeys(("--query", "--image", "--file", "-i"), "pictures are named without an option"),
-    **dict.fromkeys(("--model", "--weights"), "an index always uses the model that it was made with"),
+    **dict.fromkeys(("--model", "--weights"), "an index always uses the model that it was built with"),
 }
 
 

@@ -98,9 +98,9 @@ def _answer_errors(routes: FastAPI) -> None:
     @routes.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
         known = {
-            400: "The request's body cannot be read; /docs says what is expected.",
-            404: "There is no such page; /docs lists what there is.",
-            405: "This is not done to it; see /docs.",
+            400: "The request's body cannot be read; /docs describes the expected body.",
+            404: "There is no such page; /docs lists all of them.",
+            405: "This method is not allowed here; /docs lists the allowed ones.",
         }
         headers = dict(error.headers or {})
         if "Allow" in headers:
@@ -117,8 +117,8 @@ def _sentence(error: RequestValidationError) -> str:
     value = printable(repr(first.get("input"))[:80])
     what = printable(str(first.get("msg", ""))).replace("Input should be ", "expected ")
     if first.get("type") == "extra_forbidden":
-        what = "it is not known here"
-    return f"{printable(where[:80])} is {value}; {what}. /docs says what is expected."
+        what = "this parameter is unknown"
+    return f"{printable(where[:80])} is {value}; {what}. /docs describes the parameters."
 
 
 def _describe_token(routes: FastAPI) -> None:
@@ -163,7 +163,7 @@ class Counted:
             await self._app(scope, receive, note_status)
         except asyncio.CancelledError:  # it outlasted the drain time of the shutdown
             if status == 0:
-                ended = "The server ended before the request was answered; send it again in a moment."
+                ended = "The server shut down before it answered the request; send it again in a moment."
                 await problem(503, ended, {"Retry-After": "5"})(scope, receive, note_status)
         except Exception:
             LOG.exception("a request failed")

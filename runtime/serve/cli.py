@@ -45,16 +45,16 @@ app = application(
     {
         **dict.fromkeys(("--bind", "--address", "--listen", "-b"), "--host"),
         "-p": "--port",
-        **dict.fromkeys(("--token", "--password", "--api-key", "--auth"), "the token is in a file: --token-file"),
+        **dict.fromkeys(("--token", "--password", "--api-key", "--auth"), "pass the token in a file: --token-file"),
         **dict.fromkeys(("--writable", "--write", "--allow-write"), "--allow-writes"),
         **OTHER_NAMES_OF_INDEX,
         **dict.fromkeys(("--workers", "-j", "--jobs", "--num-threads"), "--threads"),
         **dict.fromkeys(("--hostname", "--allowed-hosts", "--server-name"), "--allowed-host"),
         **dict.fromkeys(("--access-log", "--log"), "--log-requests"),
-        **dict.fromkeys(("--ssl", "--tls", "--ssl-certfile", "--cert"), "a proxy with TLS stands before it"),
+        **dict.fromkeys(("--ssl", "--tls", "--ssl-certfile", "--cert"), "put a proxy with TLS in front of it"),
         **dict.fromkeys(("--gpu", "--cuda"), "--device cuda"),
         "--cpu": "--device cpu",
-        "--model": "an index always uses the model that it was made with",
+        "--model": "an index always uses the model it was built with",
     },
 )
 
@@ -65,26 +65,30 @@ def serve_command(
     index: IndexOption = DEFAULT_INDEX,
     host: Annotated[
         str,
-        typer.Option("--host", help="Address to listen at. One that other machines can reach needs --token-file."),
+        typer.Option(
+            "--host", help="Address to listen on. An address that other machines can reach needs --token-file."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any free port.")
+    ] = DEFAULT_PORT,
     token_file: Annotated[
         Path | None,
         typer.Option(
             "--token-file",
             metavar="FILE",
-            help="What asks for pictures or for the index must bear the token in FILE (Authorization: Bearer TOKEN). "
-            "The page asks for it once.",
+            help="Require the bearer token in FILE (Authorization: Bearer TOKEN) for pictures and the index. The page "
+            "asks for it once.",
         ),
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Serve other machines without a token: everybody sees the pictures.")
+        bool, typer.Option("--insecure", help="Serve other machines without a token: everyone can see the pictures.")
     ] = False,
     allow_writes: Annotated[
         bool,
         typer.Option(
             "--allow-writes",
-            help="Take pictures to be added (POST /v1/items) and removed (DELETE); needs --token-file.",
+            help="Allow adding (POST /v1/items) and removing (DELETE) pictures; needs --token-file.",
         ),
     ] = False,
     allowed_host: Annotated[
@@ -92,8 +96,8 @@ def serve_command(
         typer.Option(
             "--allowed-host",
             metavar="NAME",
-            help="A name or address that clients reach the server by, besides localhost, 127.0.0.1 and [::1]; may be "
-            "given several times.",
+            help="A host name or address that clients use, besides localhost, 127.0.0.1 and [::1]; may be given "
+            "several times.",
         ),
     ] = None,
     batch_wait: Annotated[
@@ -103,18 +107,18 @@ def serve_command(
             metavar="MS",
             min=0,
             max=1000,
-            help="Milliseconds that a picture waits at most for others to be embedded with; alone it does not wait.",
+            help="Longest wait of a picture for its batch, in milliseconds; a single picture does not wait.",
         ),
     ] = 3.0,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, max=256, help="Pictures embedded at a time; 1: each by itself.")
+        int, typer.Option("--batch-size", min=1, max=256, help="Pictures per batch; 1: embed each separately.")
     ] = 16,
     max_waiting: Annotated[
         int,
-        typer.Option("--max-waiting", metavar="N", min=1, help="Requests accepted at once; others get 503."),
+        typer.Option("--max-waiting", metavar="N", min=1, help="Largest number of requests at once; others get 503."),
     ] = DEFAULT_WAITING,
     max_upload: Annotated[
-        int, typer.Option("--max-upload", metavar="BYTES", min=1000, help="Bytes of a request at most.")
+        int, typer.Option("--max-upload", metavar="BYTES", min=1000, help="Largest request in bytes.")
     ] = DEFAULT_MAX_UPLOAD,
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
     max_decoding: Annotated[
@@ -123,19 +127,22 @@ def serve_command(
             "--max-decoding",
             metavar="BYTES",
             min=100_000_000,
-            help="Bytes of memory that an upload takes at most, with its decoding; default: 512 million, or as many "
-            "times more as --max-pixels is raised.",
+            help="Memory limit for decoding an upload, in bytes, the upload included. Default: 512 million; it grows "
+            "in proportion to --max-pixels.",
         ),
     ] = None,
     decoders: Annotated[
         int | None,
         typer.Option(
-            "--decoders", metavar="N", min=2, help="Processes that decode pictures; default: the cores, at least 2."
+            "--decoders",
+            metavar="N",
+            min=2,
+            help="Processes that decode pictures. Default: the number of cores, at least 2.",
         ),
     ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
-    log_requests: Annotated[bool, typer.Option("--log-requests", help="A line on stderr for each request.")] = False,
+    log_requests: Annotated[bool, typer.Option("--log-requests", help="Log each request on stderr.")] = False,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
@@ -167,14 +174,14 @@ def _warn(settings: ServeSettings, token_file: Path | None) -> None:
     # systemd protects the credentials of a service by other means than the file mode.
     given = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"))
     if token_file is not None and given not in token_file.parents and not is_private(token_file):
-        note(f"warning: other users can read {display_path(token_file)}; chmod 600 keeps it to yourself.")
+        note(f"warning: other users can read {display_path(token_file)}; make it private with chmod 600.")
     if not is_local(settings.host):
         if not settings.allowed_hosts:
             note(
-                "warning: no --allowed-host was given, so requests of other machines will be refused; give the names "
-                "or addresses that they reach this one by."
+                "warning: no --allowed-host was given, so requests from other machines will be refused; give the host "
+                "names or addresses that they use."
             )
-        note("warning: HTTP is not encrypted; let a proxy with TLS stand before it (docs/deploy/).")
+        note("warning: HTTP is not encrypted; put a proxy with TLS in front of it (docs/deploy/).")
 
 
 def _run(settings: ServeSettings, *, log_requests: bool) -> None:

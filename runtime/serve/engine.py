@@ -301,7 +301,7 @@ class Engine:
                 await self._exchange(opened)
             finally:
                 opened.leave()
-        raise IndexStateError("The index is exchanged again and again; try again later.")
+        raise IndexStateError("The index is being replaced again and again; try again later.")
 
     def _may_renew(self) -> bool:
         """Tell whether to reopen a damaged index: SQLite may miss a file restored in place."""

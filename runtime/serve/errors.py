@@ -61,7 +61,7 @@ class GoneError(RefusedError):
     def __init__(self, what: str) -> None:
         super().__init__(
             410,
-            f"The file of this picture {what}; the next sync of its folder notices, and an upload can be sent again.",
+            f"The file of this picture {what}; sync its folder again, or send the upload again.",
         )
 
 
@@ -70,7 +70,7 @@ class OtherModelError(RefusedError):
 
     def __init__(self) -> None:
         super().__init__(
-            409, "The vector was made by another model than the index has now; embed the picture again, by /v1/embed."
+            409, "The vector was made by another model than the index's; embed the picture again with /v1/embed."
         )
 
 
@@ -86,7 +86,7 @@ class UnwritableError(RefusedError):
 class BusyError(RefusedError):
     """The server is overloaded; the client should retry."""
 
-    def __init__(self, what: str = "Too many requests are being worked on", seconds: int = 1) -> None:
+    def __init__(self, what: str = "Too many requests are in progress", seconds: int = 1) -> None:
         super().__init__(503, f"{what}; try again in a moment.", {"Retry-After": str(seconds)})
 
 

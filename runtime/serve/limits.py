@@ -101,17 +101,17 @@ class Intake:
         except TimeoutError:
             raise RefusedError(
                 408,
-                f"The request did not arrive whole within {body.seconds:g} seconds; send it again.",
+                f"The request did not arrive completely within {body.seconds:g} seconds; send it again.",
                 {"Connection": "close"},
             ) from None
-        raise RefusedError(400, "The request ended before it was whole.")
+        raise RefusedError(400, "The request ended before it was complete.")
 
     def _take(self, chunk: bytes, body: _Body) -> None:
         if body.size + len(chunk) > body.most:
             raise _too_large(body)
         if self._bytes + len(chunk) > max(MAX_BYTES_AT_ONCE, self._settings.max_upload):
             self._metrics.turned_away.inc()
-            raise BusyError("Too many large uploads are being worked on", 2)
+            raise BusyError("Too many large uploads are in progress", 2)
         body.add(chunk)
         self._bytes += len(chunk)
         self._metrics.body_bytes.set(self._bytes)

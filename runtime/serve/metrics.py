@@ -30,27 +30,27 @@ class Metrics:
             "deeprank_requests", "Requests answered", ["method", "route", "status"], registry=registry
         )
         self.seconds = Histogram(
-            "deeprank_request_seconds", "From request to answer", ["route"], buckets=_SECONDS, registry=registry
+            "deeprank_request_seconds", "Time from request to answer", ["route"], buckets=_SECONDS, registry=registry
         )
-        self.waiting = Gauge("deeprank_requests_in_flight", "Requests being worked on", registry=registry)
+        self.waiting = Gauge("deeprank_requests_in_flight", "Requests in progress", registry=registry)
         self.connections = Gauge("deeprank_connections", "Open connections", registry=registry)
         self.body_bytes = Gauge("deeprank_body_bytes", "Bytes of uploads held in memory", registry=registry)
         self.turned_away = Counter(
-            "deeprank_requests_turned_away", "Requests refused because too much is going on", registry=registry
+            "deeprank_requests_turned_away", "Requests refused because of overload", registry=registry
         )
         self.batches = Histogram(
-            "deeprank_batch_pictures", "Pictures embedded at a time", buckets=(1, 2, 4, 8, 16, 32), registry=registry
+            "deeprank_batch_pictures", "Pictures in a batch", buckets=(1, 2, 4, 8, 16, 32), registry=registry
         )
         self.embedding = Histogram(
-            "deeprank_embedding_seconds", "The network on one batch", buckets=_SECONDS, registry=registry
+            "deeprank_embedding_seconds", "Time of the network for a batch", buckets=_SECONDS, registry=registry
         )
         self.searching = Histogram(
-            "deeprank_search_seconds", "The searches of one batch", buckets=_SECONDS, registry=registry
+            "deeprank_search_seconds", "Time of the searches for a batch", buckets=_SECONDS, registry=registry
         )
-        self.thumbnails = Counter("deeprank_thumbnails", "Thumbnails given", ["source"], registry=registry)
+        self.thumbnails = Counter("deeprank_thumbnails", "Thumbnails sent", ["source"], registry=registry)
         self.decoding_stopped = Counter(
             "deeprank_decoding_stopped", "Pictures whose decoding was stopped, by reason", ["reason"], registry=registry
         )
         self.items = Gauge("deeprank_index_items", "Pictures in the index", registry=registry)
-        self.reopened = Counter("deeprank_index_reopened", "Times that another index took its place", registry=registry)
-        self.ready = Gauge("deeprank_ready", "1 while the index answers", registry=registry)
+        self.reopened = Counter("deeprank_index_reopened", "Times that the index was replaced", registry=registry)
+        self.ready = Gauge("deeprank_ready", "1 while the index can be read", registry=registry)

@@ -39,7 +39,7 @@ from .upload_form import Form, Sent, number, read_form, vector_of
 __all__ = ["Readiness", "api", "health"]
 
 _MIN_MODEL_CHARACTERS = 12
-ItemNumber = Annotated[int, Path(alias="id", ge=1, le=2**63 - 1, description="Of a picture of the index.")]
+ItemNumber = Annotated[int, Path(alias="id", ge=1, le=2**63 - 1, description="Id of a picture in the index.")]
 
 _UPLOAD = problems(422)
 
@@ -113,7 +113,7 @@ def _query(
 async def _search_vector(engine: Engine, sent: Form, options: SearchRequest) -> SearchResult:
     model = sent.texts.get("model")
     if model is not None and (len(model) < _MIN_MODEL_CHARACTERS or set(model) - set("0123456789abcdef")):
-        raise RefusedError(422, f"The model is to be at least {_MIN_MODEL_CHARACTERS} hex digits of its sha256.")
+        raise RefusedError(422, f"The model must be at least {_MIN_MODEL_CHARACTERS} hex digits of its sha256.")
     return await engine.search_vector(lambda dim: vector_of(sent.texts["vector"], dim), model, options)
 
 
@@ -135,7 +135,7 @@ def _add_items(router: APIRouter, engine: Engine, index: str) -> None:
         response_class=Response,
         responses={
             200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
-            304: {"description": "The one that If-None-Match names is the same."},
+            304: {"description": "Not modified: If-None-Match names the current thumbnail."},
             **problems(404, 410, 422),
         },
     )
@@ -143,7 +143,7 @@ def _add_items(router: APIRouter, engine: Engine, index: str) -> None:
         request: Request,
         number: ItemNumber,
         size: Annotated[
-            int, Query(description="Pixels of the longer side at most.", json_schema_extra={"enum": list(SIZES)})
+            int, Query(description="Most pixels of the longer side.", json_schema_extra={"enum": list(SIZES)})
         ] = 256,
     ) -> Response:
         """Return a small copy of a picture of the index."""
@@ -191,7 +191,7 @@ def _add_session(router: APIRouter, settings: ServeSettings, tokens: Tokens) -> 
         if tokens.required and not tokens.is_token(given.token.strip().encode("utf-8", "replace")):
             raise RefusedError(
                 401,
-                "The token is wrong; it is in the file that the server was started with.",
+                "The token is wrong; expected the token in the server's --token-file.",
                 {"WWW-Authenticate": "Bearer"},
             )
         response = Response(status_code=204)
@@ -219,13 +219,13 @@ def _add_writes(router: APIRouter, engine: Engine) -> None:
         tags=["items"],
         status_code=201,
         response_model=AddedDocument,
-        responses={200: {"model": AddedDocument, "description": "It was there already."}, **_UPLOAD},
+        responses={200: {"model": AddedDocument, "description": "The index had the same upload already."}, **_UPLOAD},
         openapi_extra=form(),
     )
     async def add(
         request: Request,
         label: Annotated[
-            str | None, Query(min_length=1, max_length=255, description="Of the picture, to be filtered by.")
+            str | None, Query(min_length=1, max_length=255, description="Label of the picture, for filters.")
         ] = None,
     ) -> Response:
         """Add a picture; its file is kept in the index folder, under its sha256."""
@@ -282,7 +282,7 @@ def health(engine: Engine, metrics: Metrics, readiness: Readiness) -> APIRouter:
         if await is_ready():
             return answer({"status": "ok"})
         if readiness.ending:
-            return problem(503, "The server is about to end.", {"Retry-After": "5"})
+            return problem(503, "The server is shutting down.", {"Retry-After": "5"})
         return problem(503, "The index cannot be read at the moment; the server's log says why.", {"Retry-After": "5"})
 
     @router.get(

@@ -44,23 +44,23 @@ _MAX_ID = 2**63 - 1
 # Labels that the response lists: a longer list would not help the page.
 _MAX_LABELS = 10_000
 _PROBLEMS = {
-    400: "The request is not whole; or it is no HTTP, which is said as text.",
+    400: "The request is incomplete, or not HTTP (then the answer is plain text).",
     401: "No token, or a wrong one.",
-    403: "For another name, or from another site's page.",
+    403: "The request is for another host name, or from another site's page.",
     404: "The index has no such picture.",
     408: "The request took too long to arrive.",
-    409: "The index has another model now.",
-    410: "The file of the picture is gone, or is another now.",
+    409: "The vector was made by another model than the index's.",
+    410: "The file of the picture is gone or has changed.",
     413: "The upload is too large.",
-    422: "No picture that can be read, or something else that makes no sense.",
-    503: "Too much is going on, or the index cannot be read; Retry-After says when to try again.",
+    422: "No readable picture, or an invalid value.",
+    503: "The server is overloaded, or the index cannot be read; Retry-After says when to try again.",
 }
 
 
 class Problem(BaseModel):
     """Why a request was not answered."""
 
-    error: str = Field(description="One sentence: what was found, what was expected, what to do.")
+    error: str = Field(description="A message that states the problem, the expected input and the remedy.")
 
 
 # The options of a search request that the API has.
@@ -84,10 +84,8 @@ class SearchParameters(_Options):  # type: ignore[misc] # its fields are those o
 
     k: int = _field("k", le=MAX_HITS)
     label: list[Annotated[str, Field(max_length=4096)]] | None = _field("label", max_length=1000)
-    exact: bool = Field(False, description="Scan all vectors rather than search the graph.")
-    id: int | None = Field(
-        None, ge=1, le=_MAX_ID, description="Search for this picture of the index; no body is needed then."
-    )
+    exact: bool = Field(False, description="Scan all vectors instead of searching the graph.")
+    id: int | None = Field(None, ge=1, le=_MAX_ID, description="Search with this picture of the index; needs no body.")
 
     def request(self) -> SearchRequest:
         """Return the search request."""
@@ -100,20 +98,20 @@ class HitDocument(BaseModel):
     """A picture of the index that answers a query."""
 
     rank: int
-    path: str = Field(description="Under the synced folder.")
+    path: str = Field(description="Path below the synced folder.")
     root: str = Field(description="Name of the synced folder.")
     relative: str = Field(description="The same as path; the command's path is absolute.")
     label: str | None
     distance: float = Field(description="Squared Euclidean, 0 to 4.")
     id: int
-    near_duplicates: int | None = Field(None, description="With unique: how many it stands for.")
+    near_duplicates: int | None = Field(None, description="With unique: the number of near-duplicates that it hides.")
 
 
 class ResultDocument(BaseModel):
     """A query and its hits."""
 
     query: str = Field(description="The name of the file that was sent, or the path of the item.")
-    id: int | None = Field(None, description="Of the item that was asked for.")
+    id: int | None = Field(None, description="Id of the requested item.")
     hits: list[HitDocument]
 
 
@@ -149,8 +147,8 @@ class EmbeddingDocument(BaseModel):
     schema_: int = Field(alias="schema")
     model: ModelDocument
     dim: int
-    embedding: list[float] = Field(description="Of unit length.")
-    base64: str = Field(description="The same as little-endian float32, which a search takes as its field 'vector'.")
+    embedding: list[float] = Field(description="The vector, of unit length.")
+    base64: str = Field(description="The vector as little-endian float32, for the field 'vector' of a search.")
 
     @classmethod
     def of(cls, embedding: Embedding) -> Self:
@@ -204,7 +202,9 @@ class GraphDocument(BaseModel):
     """The graph of the index."""
 
     items: int
-    recall: float | None = Field(description="Share of the k nearest that it finds, measured when it was built.")
+    recall: float | None = Field(
+        description="Share of the k nearest pictures that the graph finds, measured when it was built."
+    )
     k: int | None
 
     @classmethod
@@ -229,7 +229,9 @@ class InfoDocument(BaseModel):
     index: str
     version: str
     items: int
-    labels: dict[str, int] = Field(description="Pictures with each label; the most frequent ones where there are many.")
+    labels: dict[str, int] = Field(
+        description="Number of pictures with each label; only the most frequent labels if there are many."
+    )
     labels_total: int
     unlabelled: int
     roots: list[RootDocument]
@@ -287,7 +289,7 @@ class RemovedDocument(BaseModel):
     schema_: int = Field(alias="schema")
     id: int
     file_deleted: bool = Field(
-        description="An upload's file is deleted; one of a synced folder stays, and its next sync adds it again."
+        description="An upload's file is deleted. A file in a synced folder stays, and its next sync adds it again."
     )
 
 
@@ -312,14 +314,17 @@ def form(*fields: str, required: bool = True) -> dict[str, Any]:
         "image": {
             "type": "string",
             "format": "binary",
-            "description": "A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIC where the server reads it.",
+            "description": "A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIC if the server can read it.",
         },
-        "id": {"type": "string", "pattern": "^[0-9]{1,18}$", "description": "Of a picture of the index, instead."},
-        "vector": {"type": "string", "description": "Base64 of little-endian float32, as /v1/embed gives, instead."},
+        "id": {"type": "string", "pattern": "^[0-9]{1,18}$", "description": "Instead: id of a picture in the index."},
+        "vector": {
+            "type": "string",
+            "description": "Instead: base64 of little-endian float32, as /v1/embed returns it.",
+        },
         "model": {
             "type": "string",
             "pattern": "^[0-9a-f]{12,64}$",
-            "description": "With vector: how the sha256 of the model begins that made it.",
+            "description": "With vector: the first digits of the sha256 of the model that made it.",
         },
     }
     for name in ("id", "vector", "model"):

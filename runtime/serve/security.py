@@ -72,14 +72,14 @@ class Guard:
             given = sum(name == b"host" for name, _ in scope["headers"])
             return problem(
                 403,
-                f"The request {_fault_of(host, given)}; expected 127.0.0.1, localhost, [::1], or one that it was "
-                "started with (--allowed-host).",
+                f"The request {_fault_of(host, given)}; expected 127.0.0.1, localhost, [::1], or a name given "
+                "with --allowed-host.",
             )
         origin = headers.get(b"origin")
         foreign = origin is not None and not _is_own(origin.decode("latin-1").lower(), host)
         crosses = headers.get(b"sec-fetch-site", b"") == b"cross-site" and not _is_link(scope, headers)
         if foreign or crosses:
-            return problem(403, "The request comes from a page of another site; expected one of this server's own.")
+            return problem(403, "The request comes from a page of another site; expected a page of this server.")
         return None
 
     def _intruder(self, scope: Scope, headers: dict[bytes, bytes], cookie: bytes) -> ASGIApp | None:
@@ -98,8 +98,8 @@ class Guard:
             return None
         return problem(
             401,
-            "The request bears no token, or a wrong one; expected 'Authorization: Bearer TOKEN' with that of the file "
-            "that the server was started with.",
+            "The request has no bearer token, or a wrong one; expected 'Authorization: Bearer TOKEN' with the token "
+            "in the server's --token-file.",
             {"WWW-Authenticate": "Bearer"},
         )
 

@@ -96,7 +96,7 @@ def listen(settings: ServeSettings) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError) as error:
         why = printable(getattr(error, "strerror", None) or str(error))
-        raise ServerError(f"{printable(host)} is no address of this machine ({why}).") from None
+        raise ServerError(f"{printable(host)} is not an address of this machine ({why}).") from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
@@ -104,8 +104,8 @@ def listen(settings: ServeSettings) -> socket.socket:
     except OSError as error:
         listening.close()
         raise ServerError(
-            f"{printable(host)}, port {port}, cannot be listened at ({error.strerror}); expected an address of this "
-            "machine and a port that is free: --host, --port."
+            f"The server cannot listen on {printable(host)}, port {port} ({error.strerror}); expected an address of "
+            "this machine and a free port: --host, --port."
         ) from None
     return listening
 
@@ -237,7 +237,7 @@ def most_connections(settings: ServeSettings) -> int:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files < 2 * _OTHER_FILES:
         raise ServerError(
-            f"This process may have {files} files open; expected at least {2 * _OTHER_FILES}: ulimit -n, or "
+            f"This process may open {files} files; expected at least {2 * _OTHER_FILES}: ulimit -n, or "
             "LimitNOFILE= of its unit."
         )
     return min(most, files - _OTHER_FILES)

@@ -88,25 +88,25 @@ class ServeSettings:
         for name in self.allowed_hosts:
             if not (_is_address(name) or _HOST_NAME.fullmatch(name)):
                 raise ServerError(
-                    f"--allowed-host {printable(name)!r} is no name of a host; expected one as photos.example or "
-                    "192.0.2.7, without port."
+                    f"--allowed-host {printable(name)!r} is not a host name; expected one like photos.example or "
+                    "192.0.2.7, without a port."
                 )
         if self.token is not None and self.insecure:
             raise ServerError("Both a token and --insecure were given; expected one of them.")
         if self.allow_writes and self.token is None:
             raise ServerError(
-                "--allow-writes was given without a token; expected --token-file FILE as well, for everybody who can "
-                "reach the port could add and remove pictures."
+                "--allow-writes was given without a token; expected --token-file FILE as well. Without it, everyone "
+                "who can reach the port could add and remove pictures."
             )
         if self.allow_writes and not os.access(self.index, os.W_OK):
             raise ServerError(
-                f"--allow-writes was given, and {display_path(self.index)} may not be written to; expected an index "
+                f"--allow-writes was given, but {display_path(self.index)} is not writable; expected an index "
                 "folder that this user owns."
             )
         if self.token is None and not self.insecure and not is_local(self.host):
             raise ServerError(
-                f"{self.host} can be reached from other machines, and no token was given; expected --token-file FILE, "
-                "or --insecure if everybody who can reach it may see the pictures."
+                f"{self.host} can be reached from other machines, but no token was given; expected --token-file FILE, "
+                "or --insecure if everyone who can reach it may see the pictures."
             )
 
     @property
@@ -120,8 +120,8 @@ class ServeSettings:
         """Return a sentence about the largest memory of decoding, for the server's operator."""
         decoders = self.decoders or default_decoders()
         return (
-            f"Pictures are decoded in {decoders} processes, and {self.slow_decoders} more for those that take long; "
-            f"an upload takes at most {self.decoding_bytes / 1e6:,.0f} MB in its own."
+            f"Pictures are decoded in {decoders} processes, and {self.slow_decoders} more for slow ones; "
+            f"decoding an upload takes at most {self.decoding_bytes / 1e6:,.0f} MB."
         )
 
     @property

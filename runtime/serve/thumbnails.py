@@ -24,7 +24,7 @@ __all__ = ["SIZES", "Thumbnail", "Thumbnails"]
 
 SIZES = (128, 256, 512, 1024)
 _QUALITY = 85
-_ANOTHER = "is not the one that was indexed any more"
+_ANOTHER = "has changed since it was indexed"
 _MAX_CACHED = 64_000_000
 # Bytes of the largest file read for a thumbnail, and of all files read at the same time.
 _MAX_FILE = 512_000_000
@@ -106,7 +106,7 @@ def _check_size(picture: IndexedImage) -> None:
     try:
         same = regular_status(picture.path, follow_links=True).st_size == picture.size
     except OSError as error:
-        raise _gone(error, "looked at") from None
+        raise _gone(error, "read") from None
     if not same:
         raise GoneError(_ANOTHER)
 
@@ -131,5 +131,5 @@ def _read(picture: IndexedImage) -> bytes:
 
 def _gone(error: OSError, action: str) -> GoneError:
     if isinstance(error, FileNotFoundError):
-        return GoneError("is not there any more")
+        return GoneError("no longer exists")
     return GoneError(_ANOTHER if isinstance(error, NotRegularError) else f"cannot be {action} ({error.strerror})")

@@ -46,7 +46,7 @@ def read_token(path: Path) -> str:
         )
     if len(text) < MIN_CHARACTERS:
         raise ServerError(
-            f"The token in {display_path(path)} has {len(text)} characters; expected at least {MIN_CHARACTERS}, random "
+            f"The token in {display_path(path)} has {len(text)} characters; expected at least {MIN_CHARACTERS} random "
             f"ones: {advice}."
         )
     if pattern := _pattern_of(text):

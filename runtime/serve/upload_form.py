@@ -65,7 +65,7 @@ async def read_form(request: Request, texts: tuple[str, ...] = ()) -> Form:
         return Form(None, {})
     kind = request.headers.get("content-type", "").encode("latin-1")
     if kind.partition(b";")[0].strip().lower() != _MULTIPART:
-        raise _refused("The request's body is no multipart/form-data")
+        raise _refused("The request's body is not multipart/form-data")
     try:
         return _form(_parts(body, _boundary(kind)), texts)
     except _UnreadableError as error:
@@ -134,7 +134,7 @@ def _form(parts: Iterator[tuple[Mapping[bytes, bytes], bytes]], expected: tuple[
             texts[name] = _text(content)
         else:
             known = ", ".join(["a file 'image'", *(f"{text!r}" for text in expected)])
-            raise _refused(f"The form has a field that is not expected here, or has it twice; expected {known}")
+            raise _refused(f"The form has an unexpected or a repeated field; expected {known}")
     # Browsers, and Swagger's "Try it out", send empty fields.
     filled = {name: text for name, text in texts.items() if text}
     return Form(image, filled if filled or image is not None else texts)
@@ -152,7 +152,9 @@ def number(text: str) -> int:
 
     """
     if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= _MAX_NUMBER):
-        raise RefusedError(422, "The id is no number; expected that of a picture of the index, as a search returns it.")
+        raise RefusedError(
+            422, "The id is not a number; expected the id of a picture in the index, as a search returns it."
+        )
     return int(text)
 
 
@@ -163,7 +165,7 @@ def vector_of(text: str, dim: int) -> npt.NDArray[np.float32]:
         RefusedError: it holds something else.
 
     """
-    expected = f"expected base64 of {dim} little-endian float32, as /v1/embed gives it"
+    expected = f"expected base64 of {dim} little-endian float32, as /v1/embed returns it"
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

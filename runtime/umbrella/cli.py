@@ -18,8 +18,8 @@ __all__ = ["doctor", "evaluate", "export", "index", "main", "query", "serve", "t
 
 _USAGE = "deeprank COMMAND ..."
 _OTHERS = {
-    "sync": "Short for deeprank index sync: make the index hold what folders hold.",
-    "completion": "Print what completes these commands in bash, zsh or fish.",
+    "sync": "Short for deeprank index sync: bring the index up to date with folders.",
+    "completion": "Print the shell completion for bash, zsh or fish.",
     "help": "Show the help of a command.",
 }
 _EXAMPLES = """\

@@ -18,7 +18,7 @@ _INDEX = "index"
 HELP = """\
 usage: deeprank completion bash|zsh|fish
 
-Print what completes the commands in a shell. For this session alone:
+Print the shell completion of the commands. For this session only:
 
   eval "$(deeprank completion bash)"
   eval "$(deeprank completion zsh)"        after compinit
@@ -30,8 +30,8 @@ For every session, put it where the shell looks for it:
   deeprank completion zsh > "${fpath[1]}/_deeprank"
   deeprank completion fish > ~/.config/fish/completions/deeprank.fish
 
-bash finds that file for deeprank alone; for deeprank-query and the others as
-well, write: source <(deeprank completion bash) in ~/.bashrc."""
+In bash, that file completes only deeprank. For deeprank-query and the other
+commands too, put this line in ~/.bashrc: source <(deeprank completion bash)"""
 
 
 @dataclass(frozen=True)

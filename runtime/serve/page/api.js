@@ -95,7 +95,7 @@ async function refusal(response) {
   const said = await response.json().catch(() => ({}));
   const unknown =
     response.status === 413
-      ? "It is larger than what stands before this server lets through. Make it smaller, and try again."
+      ? "It is larger than the proxy in front of this server accepts. Make it smaller, and try again."
       : `The server answered with status ${response.status}.`;
   const sentence = String(said.error || unknown);
   return new Refusal(response.status, sentence[0].toUpperCase() + sentence.slice(1));

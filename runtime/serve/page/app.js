@@ -143,13 +143,13 @@ async function embed({ file, preview }, signal) {
 async function fitting(file) {
   const limit = info.limits.max_upload_bytes;
   if (file.size <= limit - FORM_BYTES) return file;
-  const sizes = `has ${megabytes(file.size)}, and this server takes at most ${megabytes(limit)}`;
+  const sizes = `has ${megabytes(file.size)}, and this server accepts at most ${megabytes(limit)}`;
   try {
     const { copy, side } = await shrink(file, limit - FORM_BYTES);
-    say(`${file.name} ${sizes}: a copy of ${side.toLocaleString("en")} pixels is searched with.`);
+    say(`${file.name} ${sizes}: searching with a copy of ${side.toLocaleString("en")} pixels.`);
     return copy;
   } catch {
-    throw new Refusal(413, `It ${sizes}. This browser cannot make it smaller. Do that, and try again.`);
+    throw new Refusal(413, `It ${sizes}. This browser cannot make it smaller. Make it smaller, and try again.`);
   }
 }
 
@@ -160,7 +160,7 @@ async function refuseUnreadable(file) {
     .slice(0, 1)
     .arrayBuffer()
     .then(Boolean, () => false);
-  if (!readable) throw new Refusal(422, "The file cannot be read any more. Choose it again.");
+  if (!readable) throw new Refusal(422, "The file can no longer be read. Choose it again.");
 }
 
 /** @param {AbortSignal} signal */

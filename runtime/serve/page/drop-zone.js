@@ -10,7 +10,7 @@ export function listenForPictures(take, refuse) {
   const receive = (/** @type {File[]} */ files, /** @type {string} */ verb) => {
     if (files.length === 0) refuse(`No picture was ${verb}.`);
     else
-      take(files[0], files.length > 1 ? `The first of ${files.length} files that were ${verb}: ${files[0].name}` : "");
+      take(files[0], files.length > 1 ? `Only the first of ${files.length} ${verb} files is used: ${files[0].name}` : "");
   };
   listenForDrops(receive, refuse);
   listenForPastes(receive);
@@ -47,7 +47,7 @@ function listenForDrops(receive, refuse) {
     if (!event.dataTransfer || !holdsFiles(event)) return;
     event.preventDefault();
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.());
-    if (entries[0]?.isDirectory) refuse(`${entries[0].name} is a folder. Drop a picture out of it.`);
+    if (entries[0]?.isDirectory) refuse(`${entries[0].name} is a folder. Drop a picture from it.`);
     else receive([...event.dataTransfer.files], "dropped");
   });
 }

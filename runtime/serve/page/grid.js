@@ -69,10 +69,10 @@ export class Grid {
       { className: "tile-link", href: this.actions.address(hit.id), draggable: false, tabIndex: -1 },
       image,
     );
-    const title = `Look at ${hit.relative} large`;
+    const title = `Enlarge ${hit.relative}`;
     const enlarge = make(
       "button",
-      { type: "button", className: "enlarge", tabIndex: -1, title: "Look at it large" },
+      { type: "button", className: "enlarge", tabIndex: -1, title: "Enlarge" },
       icon("enlarge"),
     );
     enlarge.setAttribute("aria-label", title);

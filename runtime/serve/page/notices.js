@@ -44,7 +44,7 @@ export function showNotice({ title, text, command = "", buttons = [] }) {
 export function emptyIndex(index, ways) {
   return {
     title: "This index holds no pictures yet",
-    text: "Let it take those of a folder, on the machine where the index lies:",
+    text: "Add a folder of pictures on the machine that holds the index:",
     command: `deeprank-index sync FOLDER --index ${index}`,
     buttons: [{ text: "Look again", action: ways.retry }],
   };
@@ -64,12 +64,12 @@ export function noMatch(state, ways) {
   if (buttons.length === 0) {
     return {
       title: "No other picture",
-      text: "The index holds no picture but this one.",
+      text: "The index holds only this picture.",
       buttons: [{ text: "Another picture", action: ways.choose }],
     };
   }
   const without = filters.map((name) => OPTIONS[name].loosen.text(state[name])).join("");
-  return { title: "No picture matches", text: `There is none${without}. Loosen a filter:`, buttons };
+  return { title: "No picture matches", text: `The index has none${without}. Loosen a filter:`, buttons };
 }
 
 /**
@@ -82,9 +82,9 @@ export function noMatch(state, ways) {
 export function failure(error, state, file, ways) {
   const retry = { text: "Try again", action: ways.retry };
   const choose = { text: "Choose another picture", action: ways.choose };
-  const restart = { text: "Begin anew", action: ways.restart };
+  const restart = { text: "Start again", action: ways.restart };
   if (error instanceof Unreachable) {
-    const check = "Check that deeprank-serve is running there; this page goes on by itself once it is.";
+    const check = "Check that deeprank-serve is running there; this page then continues automatically.";
     const text = `Nothing answers at ${location.host}. ${check}`;
     return { title: "The server does not answer", text, buttons: [retry] };
   }
@@ -98,7 +98,7 @@ export function failure(error, state, file, ways) {
       if (!isItem(state.query)) break;
       return {
         title: "This picture is no longer in the index",
-        text: `${text} One that was changed since the link was made has another number. Search with the picture itself.`,
+        text: `${text} A picture that has changed since the link was made has a new id. Search with the picture itself.`,
         buttons: [choose, restart],
       };
     case 409:

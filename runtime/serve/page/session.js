@@ -57,7 +57,7 @@ export class Session {
         () => {
           closed.abort();
           this.field.value = this.error.textContent = "";
-          reject(new Refusal(401, "This server answers only those who have its token."));
+          reject(new Refusal(401, "This server requires a token."));
         },
         { signal },
       );
