@@ -209,7 +209,7 @@ def test_what_cannot_be_done_in_the_end_is_refused_in_the_beginning(digits: Path
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"freeze_backbone": True, "unfreeze": 0}, "a frozen one never leaves it"),
+        ({"freeze_backbone": True, "unfreeze": 0}, "a frozen backbone never changes"),
         ({"freeze_norms": False}, "add --freeze-norms"),
         ({"hidden": (16,)}, "add --hidden none"),
         ({"multiscale": True}, "leave out --multiscale"),
