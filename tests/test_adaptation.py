@@ -178,6 +178,6 @@ def test_more_stages_than_there_are_are_refused():
 
 
 def test_the_head_is_not_wider_than_the_features(digits: Path):
-    with pytest.raises(TrainingError, match="expected an --embedding-dim up to that, not 600"):
+    with pytest.raises(TrainingError, match="expected an --embedding-dim of at most that, not 600"):
         train(digits, "run", **{**ADAPTED, "embedding_dim": 600})
     assert not Path("run").exists()

@@ -116,7 +116,7 @@ def stopped(*arguments: object, cwd: Path, number: int, epochs: int) -> list[str
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert "Traceback" not in stderr
-    typed = re.search(r"Go on with: deeprank-train (--resume \S+)", stderr)
+    typed = re.search(r"Resume with: deeprank-train (--resume \S+)", stderr)
     assert typed, stderr
     return typed[1].split()
 
@@ -132,7 +132,7 @@ def test_resume_alone_means_the_newest_run(whole: Path):
     result = command("--resume", "--device", "cpu", cwd=whole.parent)
     assert "finished already" in result.stderr
     # The smallest gallery has fourteen pictures; half of it.
-    unseen = r"^precision@7  0\.\d{4} of at most 0\.2\d*  \(gallery never learned from: 14 pictures\)$"
+    unseen = r"^precision@7  0\.\d{4} of at most 0\.2\d*  \(gallery not trained on: 14 pictures\)$"
     assert re.search(unseen, result.stdout, re.M), result.stdout
     assert set(re.findall(r"precision@\d+", result.stdout)) == {"precision@7"}
     assert result.stderr.splitlines()[-1] == "Next: deeprank-export run"

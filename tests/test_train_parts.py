@@ -108,7 +108,7 @@ def test_two_pictures_of_a_class_are_enough():
     assert data.fit.tolist() == list(range(5))
     assert not len(data.held)
     assert "the network of the last epoch is kept" in listener.remarks[1]
-    with pytest.raises(TrainingError, match="No class has two training pictures left that can be read"):
+    with pytest.raises(TrainingError, match="No class has two readable training pictures"):
         data.without([0, 2], []).check(SilentMonitor())
 
 
@@ -174,16 +174,16 @@ def test_a_ranking_below_the_start_is_a_warning(unseen: bool):
     assert below_start(final) is None
     assert below_start({**final, "untrained": row}) is None
     warning = below_start({**final, "untrained": {**row, "precision_at_k": 0.65}})
-    assert f"the ranking of {'pictures' if unseen else 'classes'} that were not learned" in warning
-    assert "was 0.6500 of at most 0.9000 before it" in warning
-    assert "is 0.6000 of at most 0.9000 after it" in warning
+    assert f"the ranking of unseen {'pictures' if unseen else 'classes'}" in warning
+    assert "was 0.6500 of at most 0.9000 before" in warning
+    assert "is 0.6000 of at most 0.9000 now" in warning
 
 
 def test_a_class_of_one_picture_is_remarked():
     listener = Listener()
     prepare(a_dataset({"a": 9, "b": 1, "c": 9})).check(listener)
     assert listener.remarks == [
-        "1 of 3 classes have one training picture (b): they teach what is different, not what is alike."
+        "1 of 3 classes have only one training picture (b); it serves as a negative, but not as a positive."
     ]
 
 
