@@ -90,7 +90,7 @@ class Listener(SilentMonitor):
 
 
 @pytest.mark.parametrize(
-    ("counts", "message"), [({"one [/x]\x1b": 9}, "of 1 class: one"), ({"a": 1, "b": 1}, "Every class has one")]
+    ("counts", "message"), [({"one [/x]\x1b": 9}, "have 1 class: one"), ({"a": 1, "b": 1}, "Every class has one")]
 )
 def test_what_cannot_be_learned_from(counts, message):
     dataset = a_dataset(counts, dict.fromkeys(counts, 1))
