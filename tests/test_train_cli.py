@@ -151,7 +151,7 @@ def test_bad_input_gets_one_sentence(data: Path, tmp_path: Path, whole: Path):
     (tmp_path / "bad.toml").write_text("[loss]\nmargen = 1\n")
     cases = [
         (["absent"], "absent does not exist"),
-        ([one, "--config", "digits"], "of 1 class: only [x]"),
+        ([one, "--config", "digits"], "have 1 class: only [x]"),
         (["digits", "--epochs", 0], "epochs = 0; expected a whole number from 1 to 100000"),
         (["digits", "--negatives", "hardest"], "expected one of random, semi-hard, batch-hard"),
         (["digits", "--hidden", "wide"], "--hidden wide: expected widths"),
@@ -303,7 +303,7 @@ def test_a_person_is_asked_before_the_download(
         found, said = on_a_terminal(fetching(address, one_class, *arguments), typed, tmp_path)
     assert found == status, said
     assert ("[y/N]" in said) == (not arguments)
-    assert bool(paths) == fetched == (tmp_path / "data").exists() == ("of 1 class: 3" in said), said
+    assert bool(paths) == fetched == (tmp_path / "data").exists() == ("have 1 class: 3" in said), said
     assert ("Nothing was downloaded" in said) == (not fetched and status == 1)
 
 
@@ -312,11 +312,11 @@ def test_a_script_is_not_asked(one_class: bytes, tmp_path: Path):
     with serving(one_class) as (address, _):
         words = fetching(address, one_class)
         result = subprocess.run(words, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert "of 1 class: 3" in result.stderr
+    assert "have 1 class: 3" in result.stderr
     assert "[y/N]" not in result.stderr
     # What is there already is not fetched again, and an empty folder is not taken for it.
     again = subprocess.run(words, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert "of 1 class: 3" in again.stderr
+    assert "have 1 class: 3" in again.stderr
     (tmp_path / "elsewhere" / "data" / "tiny-imagenet-200").mkdir(parents=True)
     failed = subprocess.run(words, cwd=tmp_path / "elsewhere", stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert "cannot be fetched" in failed.stderr
