@@ -154,7 +154,7 @@ def test_another_run_starts_from_the_backbone_of_this_one(digits: Path, adapted:
 
 
 def test_a_run_of_another_backbone_is_refused(adapted: Path):
-    with pytest.raises(TrainingError, match="of a run with --backbone timm:resnet10t; expected resnet18"):
+    with pytest.raises(TrainingError, match="from a run with --backbone timm:resnet10t; expected resnet18"):
         find_weights("resnet18", str(adapted / "best.pt"))
 
 

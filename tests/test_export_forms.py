@@ -687,7 +687,7 @@ def test_one_form_that_cannot_be_used_leaves_the_others(four: Four, tmp_path: Pa
     bundle = export_all(network, reference.info, reference, four.data, tmp_path / "forms", checks=Checks(threads=1))
     failures = {form.precision: why for form, why in bundle.failures}
     assert set(failures) == {"fp16", "int8"}
-    assert f"Values inside the network reach {largest:.3g}, and float16 ends at 65504" in failures["fp16"]
+    assert f"Values inside the network reach {largest:.3g}, but float16 ends at 65504" in failures["fp16"]
     assert "no layer with weights" in failures["int8"]
     assert [package.model.name for package in bundle.packages] == ["model.onnx", "model.pt", "model.pt2"]
 

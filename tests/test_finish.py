@@ -186,7 +186,7 @@ def test_a_run_that_was_stopped_before_its_final_figures_is_not_finished_twice(d
 def test_a_classifier_of_other_features_is_none(digits: Path, weights: str):
     state = torch.load(weights, weights_only=True)
     torch.save(state | {"fc.weight": torch.zeros(20, 100)}, "narrow.pth")
-    with pytest.raises(TrainingError, match="has none of one layer that reads its features"):
+    with pytest.raises(TrainingError, match="has none of one layer on its features"):
         train(digits, "run", **{**FINISHED, "weights": "narrow.pth", "start_classes": 0.5})
     assert not Path("run").exists()
 

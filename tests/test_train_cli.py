@@ -190,7 +190,7 @@ def test_help_shows_what_people_need_and_is_quick(tmp_path: Path):
 def test_names_from_elsewhere_are_told_what_they_are_called(tmp_path: Path):
     cases = [
         ("--lr", "here it is called --learning-rate"),
-        ("--batch-size=32", "--classes-per-batch classes with --pictures-per-class pictures of each"),
+        ("--batch-size=32", "the batch size is --classes-per-batch times --pictures-per-class"),
         ("--image_size", "did you mean --image-size?"),
         ("--Num-Workers", "--threads"),
         ("--batch-siz", "--classes-per-batch"),

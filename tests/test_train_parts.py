@@ -150,7 +150,7 @@ def test_one_k_for_all_galleries_of_a_run(sizes: list[int], expected: int):
     assert 2 * data.k <= min(len(data.gallery), len(data.fit), len(data.unseen) if data.reports_unseen else 10**6)
     listener = Listener()
     data.remark_measures(listener)
-    assert any(f"precision@{expected} in this run" in remark for remark in listener.remarks) == (expected < 30)
+    assert any(f"rankings as precision@{expected}:" in remark for remark in listener.remarks) == (expected < 30)
 
 
 def test_runs_of_earlier_versions_keep_their_k():
