@@ -363,7 +363,7 @@ def test_two_runs_in_one_second_get_two_folders():
         (lambda run: (run / "config.json").unlink(), "is not a run folder"),
         (lambda run: (run / "best.pt").unlink(), "has not finished its first epoch"),
         (lambda run: (run / "best.pt").write_bytes((run / "best.pt").read_bytes()[:5000]), "damaged"),
-        (lambda run: torch.save({"schema": 99}, run / "best.pt"), "up to schema 1"),
+        (lambda run: torch.save({"schema": 99}, run / "best.pt"), "of schema 1 or below"),
         (lambda run: torch.save([1], run / "best.pt"), "has the schema None; expected a checkpoint"),
         (lambda run: torch.save({"schema": 1}, run / "best.pt"), "damaged"),
         (lambda run: (run / "metrics.jsonl").write_text("{"), "cannot be read"),
