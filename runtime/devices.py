@@ -31,7 +31,6 @@ __all__ = [
     "limit_memory",
     "memory_limit",
     "nvidia_gpus",
-    "peak_memory",
     "processor",
     "return_large_blocks",
     "session_options",
@@ -175,18 +174,24 @@ def session_options(threads: int | None) -> tuple[ort.SessionOptions, int]:
     return options, used
 
 
-def limit_memory(options: ort.SessionOptions, file_bytes: int) -> None:
+def limit_memory(options: ort.SessionOptions, file_bytes: int, overhead: int = 0) -> None:
     """Limit the CPU memory for weights and activations, shared by all sessions.
 
     Args:
         options: of a session that runs on the CPU only.
         file_bytes: size of the model file. The process limit is that of the largest model opened so
             far.
+        overhead: memory that the model's operators take outside their tensors, as a multiple of
+            these; the limit is smaller by this factor.
 
     """
-    # models of similar size share one limit
-    rounded = 1 << max(file_bytes, _SMALL_MODEL).bit_length()
-    _arena.allow(min(_memory() // 2, _BESIDE + min(usable_cores(), _MAX_CORES) * _A_CORES + _COPIES * rounded))
+    activations = _BESIDE + min(usable_cores(), _MAX_CORES) * _A_CORES
+    if overhead:  # activations may use the part for weights, too
+        limit = activations // (1 + overhead) + _COPIES * file_bytes
+    else:
+        rounded = 1 << max(file_bytes, _SMALL_MODEL).bit_length()  # models of similar size share one limit
+        limit = activations + _COPIES * rounded
+    _arena.allow(min(_memory() // 2, limit), overhead)
     options.add_session_config_entry("session.use_env_allocators", "1")
 
 
@@ -199,20 +204,25 @@ class _Arena:
     """The CPU memory that sessions share; it never shrinks, as a one-core session may follow."""
 
     def __init__(self) -> None:
-        self._limit = 0
+        self._limits: dict[int, int] = {}
+        self._registered: tuple[int, int] | None = None
         self._lock = threading.Lock()
 
-    def allow(self, limit: int) -> None:
-        """Allow sessions opened from now on ``limit`` bytes together, never less than before."""
+    def allow(self, limit: int, overhead: int) -> None:
+        """Allow sessions opened from now on ``limit`` bytes together, never less than before.
+
+        Models with another overhead have a separate arena.
+        """
         import onnxruntime as ort
 
         with self._lock:
-            if limit <= self._limit:
+            limit = self._limits[overhead] = max(limit, self._limits.get(overhead, 0))
+            if self._registered == (overhead, limit):
                 return
             memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
             # Open sessions keep their allocator.
             ort.create_and_register_allocator(memory, ort.OrtArenaCfg(limit, -1, -1, -1))
-            self._limit = limit
+            self._registered = (overhead, limit)
 
 
 _arena = _Arena()
@@ -349,15 +359,6 @@ def return_large_blocks(*, decodes: bool = True) -> bool:
     if mallopt is None or mallopt(_MMAP_THRESHOLD, _LARGE) != 1:
         return False
     return not decodes or mallopt(_TRIM_THRESHOLD, _LARGE) == 1
-
-
-def peak_memory() -> int:
-    """Return the peak memory of this process in bytes; 0 where the system does not tell (not Linux)."""
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/status", "rb") as file:  # noqa: PTH123
-        for line in file:
-            if line.startswith(b"VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 class ByteBudget:

@@ -5,7 +5,6 @@ It also binds a network's inputs and outputs to a device, and limits the batches
 
 from __future__ import annotations
 
-import functools
 import itertools
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .devices import Deadline, Device, is_out_of_memory, peak_memory, usable_cores
+from .devices import Deadline, Device, is_out_of_memory, usable_cores
 from .errors import ModelFileError, PictureError, QueryError
 from .images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, load_picture
 from .modelfile import INPUT_NAME, OUTPUT_NAME, ModelInfo, OpenModel, open_again, open_model
@@ -42,7 +41,6 @@ _MIN_BATCHES = 4
 _BYTES_PER_PIXEL = 256
 _MAX_BYTES = 256 * 2**20
 _MAX_BYTES_ON_GPU = 128 * 2**20
-_MAX_BYTES_ON_EACH_CORE = 512 * 2**20
 # Each worker holds the activations of one batch.
 _MAX_WORKERS = 16
 # Seconds per picture, as the largest networks need on the slowest boxes; an endless run must stop.
@@ -235,20 +233,6 @@ class Embedder:
             self._seconds = (time.perf_counter() - started) / len(pictures)
         return vectors
 
-    @functools.cached_property
-    def _takes_much_memory(self) -> bool:
-        """Whether the network takes too much memory to run on each core at once, as a blank picture shows.
-
-        Some operators keep memory of their own, beside what is limited.
-        """
-        blank = np.zeros((1, self.rule.size, self.rule.size, 3), dtype=np.uint8)
-        before = peak_memory()
-        try:
-            self._run(self._model, blank)
-        except _TooLargeError:
-            return True
-        return peak_memory() - before > _MAX_BYTES_ON_EACH_CORE
-
     def _refused(self, what: str, advice: str) -> ModelFileError:
         return ModelFileError(f"The model {printable(self.info.name)!r} {what}. {advice}")
 
@@ -269,8 +253,7 @@ class Embedder:
         together = itertools.chain(first, remaining)
         # A second session does not pay for few items; with large pictures a batch per core would
         # take too much memory.
-        few = len(first) <= self.batch_size
-        if not self._on_cpu or few or not self._most_at_a_time() or self._takes_much_memory:
+        if not self._on_cpu or len(first) <= self.batch_size or not self._most_at_a_time():
             return embed_stream(together, read, self.embed_batch, batch_size=self.batch_size)
         size = min(_WORKER_BATCH_SIZE, self.batch_size)
         # with few items, smaller batches keep all threads busy to the end

@@ -164,15 +164,15 @@ def _session(
     data = reading.data()
     options, used = session_options(threads)
     providers = session_providers(device)
-    if providers == ["CPUExecutionProvider"]:
-        limit_memory(options, len(data))
     # A model read from bytes could name a file of the working directory as its weights. The empty
     # folder has no files.
     with tempfile.TemporaryDirectory(prefix="deeprank-") as empty:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
         deadline = Deadline(_OPENING_SECONDS, lambda: options.set_load_cancellation_flag(True))
         try:
-            check_records(data)
+            overhead = check_records(data)
+            if providers == ["CPUExecutionProvider"]:
+                limit_memory(options, len(data), overhead)
             with deadline, _calling(alongside):
                 session = ort.InferenceSession(
                     data,

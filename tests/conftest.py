@@ -45,8 +45,8 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 THOROUGH = any(os.environ.get(name) for name in ("CI", "DEEPRANK_THOROUGH"))
 
 # Beside each other, workers are done soonest if they begin with the files that take longest.
-FIRST = ("box", "export_forms", "backbones", "tiny_imagenet", "distributed", "unfreeze", "main_line", "serve_load")
-FIRST += ("relevance", "foreign", "train_cli", "page", "pml", "report")
+FIRST = ("offline_installation", "export_forms", "backbones", "tiny_imagenet", "distributed", "fine_tuning")
+FIRST += ("end_to_end", "serve_faults", "relevance", "external_module", "train_cli", "page", "pml", "report")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""The first stages learn and the last ones stay: what is trained, from which head, and what goes on from it."""
+"""Training of the first stages alone: what is trained, the fitted head, and a second run from its backbone."""
 
 import dataclasses
 from pathlib import Path
@@ -17,7 +17,7 @@ from deeprank.train.data.splits import prepare
 from deeprank.train.loop.finish import learned_whitening
 from deeprank.train.loop.run import resume_run
 from deeprank.train.loop.setup import make_network
-from deeprank.train.metrics import evaluate
+from deeprank.train.metrics import rank_and_evaluate
 from deeprank.train.options.config import check_together
 from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import Reference
@@ -149,7 +149,8 @@ def test_another_run_starts_from_the_backbone_of_this_one(digits: Path, adapted:
 
     unseen = [data.train[position] for position in data.unseen]
     gallery, k = features(unseen), result.figures["unseen"]["k"]
-    figures = evaluate(features(data.val), data.val_labels, gallery, data.train_labels[data.unseen], k, with_map=False)
+    labels = data.train_labels[data.unseen]
+    figures, _ = rank_and_evaluate(features(data.val), data.val_labels, gallery, labels, k, with_map=False)
     assert result.figures["untrained"]["precision_at_k"] == pytest.approx(figures.precision_at_k, abs=0.02)
 
 

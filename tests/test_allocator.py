@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: counted in page faults, in processes of their own."""
+"""The allocator's settings: freed memory stays with the process, counted in page faults."""
 
 import os
 import platform

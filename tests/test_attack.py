@@ -1,4 +1,4 @@
-"""The standing attack of benchmarks/attack in short: nothing crashes, breaks a limit or does harm. And it can fail."""
+"""The attack of benchmarks/attack in short: no crash, no broken limit and no harm, and planted faults are found."""
 
 import json
 import os

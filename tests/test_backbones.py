@@ -1,4 +1,4 @@
-"""A small and a large network through the whole line: weights from a file, a few steps, export, index, query."""
+"""Backbones in the whole line: weights from a file, training, export, index and query, for a small and a large one."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bad input gets one sentence, the right exit status, and leaves nothing behind."""
+"""Messages for bad input: one sentence, the right exit status, and nothing left behind."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The benchmarks of vector search and of the index's scale run, and what they measure is what they say."""
+"""The benchmarks of vector search and of the index's scale: they run and measure what they say."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What a decoding process cannot do any more, were its decoder taken over; and that it decodes all the same."""
+"""Confinement of decoding processes: what they cannot do any more, and that they decode all the same."""
 
 import io
 import os

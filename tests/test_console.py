@@ -1,4 +1,4 @@
-"""How a command speaks and ends: its streams, its status, and its last line."""
+"""The console: a command's streams, its exit status and its last line."""
 
 import ast
 import contextlib

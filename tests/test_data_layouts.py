@@ -1,4 +1,4 @@
-"""Each layout that people have is read right or refused, and docs/data.md shows what is printed."""
+"""Layouts of data sets: each is read right or refused, and docs/data.md shows what is printed."""
 
 from pathlib import Path
 

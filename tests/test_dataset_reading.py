@@ -1,4 +1,4 @@
-"""How DATA is read beyond its layout: labels from rules and tables, what is warned of, what is refused."""
+"""Reading of data sets beyond their layout: labels from rules and tables, warnings and refusals."""
 
 import functools
 import io

@@ -1,4 +1,4 @@
-"""What DATA may be, and its split."""
+"""Data sets: what DATA may be, and its split into train, val and test."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""Decoding in processes: the same pixels, and nothing that a file does to its decoder reaches anybody else."""
+"""The pool of decoding processes: the same pixels as without, and a decoder that fails harms no other request."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Which model is used where none is named: in copies of deeprank's runtime that ship a small model, or none."""
+"""The default model where none is named, in copies of the runtime with a small bundled model or none."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Two processes of torchrun, on CPUs by gloo: they train as one does, stop together, and fail with one sentence."""
+"""Training in two processes of torchrun, on CPUs by gloo: the numbers of one process, common stops and errors."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""deeprank-doctor: what it finds in sound, broken and hostile surroundings, and what it says should be done."""
+"""``deeprank-doctor``: its findings and advice in sound, broken and hostile surroundings."""
 
 import hashlib
 import io

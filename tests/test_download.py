@@ -1,4 +1,4 @@
-"""The download, against a server on 127.0.0.1 that breaks off, resumes, and lies."""
+"""The download of Tiny ImageNet, from a local server that breaks off, resumes and sends wrong content."""
 
 import hashlib
 import http.server

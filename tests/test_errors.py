@@ -1,4 +1,4 @@
-"""No code reads the text of an error: kinds, attributes and types tell errors apart."""
+"""Errors are told apart by kinds, attributes and types; no code reads their text."""
 
 import ast
 from collections.abc import Iterator

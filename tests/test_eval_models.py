@@ -1,4 +1,4 @@
-"""``deeprank-eval --models`` against plain loops over vectors made without our code; ``measure_speeds``."""
+"""``deeprank-eval --models``, and measured speeds, against plain loops over vectors made without our code."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What ``deeprank-eval`` takes as queries and as gallery, against plain loops over vectors made without our code."""
+"""Queries and galleries of ``deeprank-eval`` against plain loops over vectors made without our code."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Export: the file, its proof, and what happens when the proof fails."""
+"""Export: the file, its parity check, and what happens when the check fails."""
 
 import hashlib
 import json

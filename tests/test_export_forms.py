@@ -1,4 +1,4 @@
-"""Every form of one run: what the real command writes and says, recomputed with plain ONNX Runtime and torch."""
+"""Every export form of one run, recomputed with plain ONNX Runtime and torch."""
 
 import hashlib
 import json

@@ -1,7 +1,8 @@
-"""The feature cache: what its keys depend on, that it gives what the network gives, and what damage does."""
+"""The feature cache: its keys, its agreement with the network, and damaged files."""
 
 import dataclasses
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from deeprank.runtime.images import PictureRule
 from deeprank.runtime.progress import Advance, SilentMonitor
 from deeprank.train.data import features as features_module
 from deeprank.train.data.features import Extractor, FeatureCache, View, content_digests, make_extractor, weights_digest
-from deeprank.train.data.loaders import read_augmented, read_plain
+from deeprank.train.data.loaders import read_augmented, read_plain, threaded
 from deeprank.train.loop.setup import remark_unreadable
 from deeprank.train.options.config import Augmentation
 
@@ -254,3 +255,12 @@ def test_jitter_changes_colours_and_stays_uint8():
     assert view.dtype == np.uint8
     assert view.shape == (64, 64, 3)
     assert np.abs(view.astype(int) - picture).mean() > 2
+
+
+def test_threads_keep_the_order_and_stay_bounded():
+    started = itertools.count()
+    results = threaded(lambda item: (item, next(started)), range(50), threads=4, ahead=6)
+    first = next(results)
+    assert first[0] == 0
+    assert next(started) <= 8
+    assert [item for item, _ in results] == list(range(1, 50))

@@ -1,4 +1,4 @@
-"""The files module: which file is which, copies with their hash, results put in place."""
+"""The files module: identity of files, copies with their hash, and results put in place."""
 
 import hashlib
 import os

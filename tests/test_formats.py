@@ -1,4 +1,4 @@
-"""Formats by their first bytes, and which files a correction of the decoding rules touches."""
+"""Picture formats by their first bytes, and which files a correction of the decoding rules touches."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Files that an earlier version exported (tests/golden/make.py) are opened, say the same, and rank the same."""
+"""Golden files of earlier versions (tests/golden/make.py): they are opened, say the same, and rank the same."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""HEIC: the files of ``tests/heic``, which ``make.py`` there has written, against the formula of their picture."""
+"""HEIC pictures: the files of ``tests/heic``, which ``make.py`` there has written, against their formula."""
 
 import importlib.metadata
 import importlib.util

@@ -1,4 +1,4 @@
-"""Zip data sets that lie: members are read by what the directory says and no further, few at a time."""
+"""Hostile zip data sets: members are read by what the directory says and no further, few at a time."""
 
 import subprocess
 import sys

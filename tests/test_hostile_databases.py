@@ -1,4 +1,4 @@
-"""An index folder from somebody else: whatever its database holds, a command says so, soon, and touches nothing else.
+"""Hostile databases in an index folder: a command says so, soon, and touches nothing else.
 
 The databases are made by ``benchmarks/attack/databases.py``, with checksums that are right.
 """

@@ -1,4 +1,4 @@
-"""Index folders with links, pipes and devices in them, traps beside them, and who may read what is made."""
+"""Hostile index folders: links, pipes and devices in them, races beside them, and permissions of what is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph that was made to do harm, and that the database vouches for: nothing crashes or hangs, and searches scan."""
+"""Hostile graphs that the database vouches for: nothing crashes or hangs, and searches scan."""
 
 import contextlib
 import json

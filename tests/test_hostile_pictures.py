@@ -1,4 +1,4 @@
-"""Pictures that were made to cost far more than their bytes: refused by name, or decoded within bounds."""
+"""Hostile pictures that cost far more than their bytes: refused by name, or decoded within bounds."""
 
 import io
 import json

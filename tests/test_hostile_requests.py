@@ -1,4 +1,4 @@
-"""Hostile requests to a real server: none costs it memory, time or places, nor keeps others from their answers."""
+"""Hostile requests to a real server: none exhausts its memory, time or slots, or delays other clients."""
 
 import contextlib
 import itertools

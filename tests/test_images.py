@@ -1,4 +1,4 @@
-"""Contract 1 against arrays that are made without it."""
+"""The picture rule (contract 1) against arrays that are made without it."""
 
 import io
 import os

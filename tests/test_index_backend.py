@@ -1,4 +1,4 @@
-"""The interface behind which vectors are searched: hnswlib keeps it, and an index works with another in its place."""
+"""The backend of vector search: hnswlib keeps its contract, and an index works with another in its place."""
 
 import ast
 import sys

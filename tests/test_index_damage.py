@@ -1,4 +1,4 @@
-"""Whatever is damaged in an index, the answer is right or there is none. More of it, with kills: test_faults.py."""
+"""Damaged indexes: the answer is right or there is none (more of it, with kills: test_fault_injection.py)."""
 
 import contextlib
 import os

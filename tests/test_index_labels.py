@@ -1,4 +1,4 @@
-"""Where labels come from, what older decoding rules have read, files that are not read again, and what a walk finds."""
+"""Labels of an index: their sources, migration and relabelling, vectors of older decoding rules, and the walk."""
 
 import errno
 import io

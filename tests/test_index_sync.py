@@ -1,4 +1,4 @@
-"""An index follows folders of pictures: what is added, changed, moved, removed, skipped and refused."""
+"""The sync of an index with folders of pictures: what is added, changed, moved, removed, skipped and refused."""
 
 import errno
 import hashlib

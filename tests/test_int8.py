@@ -1,4 +1,4 @@
-"""Eight-bit numbers: ranges, calibration, rounding and the search, against plain numpy and plain torch."""
+"""Quantisation to int8: ranges, calibration, rounding and the search, against plain numpy and plain torch."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Label tables in the dialects that people have: read right, or refused by the line."""
+"""Label tables in the dialects in use: read right, or refused by the line."""
 
 import csv
 import zipfile

@@ -1,3 +1,5 @@
+"""Labels and splits from the folders of a path."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,4 @@
-"""Memory while pictures are decoded: the peak of a process against what is reserved for it."""
+"""Memory of decoding: the peak of a process against what is reserved for it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Contract 2: what a model file must be, and how others are refused (hostile ones: test_hostile_models.py)."""
+"""The model file (contract 2): what it must be, and how others are refused (hostile ones: test_hostile_models.py)."""
 
 import json
 import shutil

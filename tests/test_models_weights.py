@@ -1,4 +1,4 @@
-"""Backbones, their weights, and what happens to weight files that do not fit."""
+"""Backbones and their weights, and weight files that do not fit."""
 
 import hashlib
 import http.server

@@ -1,4 +1,4 @@
-"""The page of ``deeprank-serve`` in a real browser: searching, sharing, refusing, and being usable by everybody."""
+"""The page of ``deeprank-serve`` in a real browser: search, sharing, refusals and accessibility."""
 
 from __future__ import annotations
 
@@ -251,9 +251,9 @@ def drop(visit: Visit, *files: tuple[str, bytes]) -> None:
         [[name, list(content)] for name, content in files],
     )
     visit.page.dispatch_event("body", "dragover", {"dataTransfer": data})
-    expect(visit.page.locator("#drop")).to_be_visible()
+    expect(visit.page.locator("#drop-zone")).to_be_visible()
     visit.page.dispatch_event("body", "drop", {"dataTransfer": data})
-    expect(visit.page.locator("#drop")).to_be_hidden()
+    expect(visit.page.locator("#drop-zone")).to_be_hidden()
 
 
 def drop_large(visit: Visit, size: int) -> None:
@@ -287,7 +287,7 @@ def test_a_dropped_picture_is_shown_with_its_nearest(world: World, server: Serve
         expect(visit.page.locator("#title")).to_have_text(title)
         expect(visit.page.locator("#live")).to_have_text(title)
         assert visit.page.title() == f"{title} · my.index"
-        expect(visit.page.locator("#asked-picture img")).to_be_visible()
+        expect(visit.page.locator("#query-picture img")).to_be_visible()
         path, distance = shown[0]
         alt = f"{path.split('/')[0]}, {path}, distance {distance:.4f}"
         expect(visit.page.get_by_role("link", name=alt, exact=True)).to_be_visible()
@@ -304,12 +304,12 @@ def test_a_result_is_searched_from_and_the_way_back_leads_back(world: World, ser
         item = next(picture for picture in world.pictures if world.relative(picture) == path)
         second = visit.hits()
         check(world, second, item, [picture for picture in world.pictures if picture != item])
-        expect(visit.page.locator("#asked-kind")).to_have_text("In the index · cat")
+        expect(visit.page.locator("#query-kind")).to_have_text("In the index · cat")
         visit.page.go_back()
         expect(visit.page.locator("#title")).to_contain_text("nearest to query.png")
         assert visit.hits() == first
         assert visit.page.url == upload
-        expect(visit.page.locator("#asked-picture img")).to_be_visible()
+        expect(visit.page.locator("#query-picture img")).to_be_visible()
         visit.page.go_forward()
         expect(visit.page.locator("#title")).to_contain_text(f"nearest to {path}")
         visit.page.reload()
@@ -317,8 +317,8 @@ def test_a_result_is_searched_from_and_the_way_back_leads_back(world: World, ser
         visit.page.go_back()
         visit.page.reload()
         assert visit.hits() == first
-        expect(visit.page.locator("#asked-name")).to_have_text("query.png")
-        expect(visit.page.locator("#asked-picture img")).to_be_visible()
+        expect(visit.page.locator("#query-name")).to_have_text("query.png")
+        expect(visit.page.locator("#query-picture img")).to_be_visible()
 
 
 def test_every_option_searches_again_at_once(world: World, server: Server, visiting: Visitor) -> None:
@@ -493,7 +493,7 @@ def test_files_that_are_no_pictures(world: World, server: Server, visiting: Visi
         drop(visit, ("notes.jpg", b"a text, called a picture"))
         notice = visit.notice("notes.jpg cannot be searched with")
         expect(notice).to_contain_text("The upload notes.jpg is not a picture that can be read; expected JPEG")
-        expect(visit.page.locator("#asked-name")).to_have_text("notes.jpg")
+        expect(visit.page.locator("#query-name")).to_have_text("notes.jpg")
         expect(visit.page.locator("#live")).to_contain_text("cannot be searched with")
         drop(visit, ("cut off.png", bytes(damaged)))
         notice = visit.notice("cut off.png cannot be searched with")
@@ -622,7 +622,7 @@ def test_a_file_that_is_gone_leaves_a_placeholder(world: World, server: Server, 
             expect(place).to_have_attribute("aria-label", re.compile("^bird, bird/5.png, .*: File gone or changed$"))
             place.click()
             expect(visit.page.locator("#title")).to_contain_text("nearest to bird/5.png")
-            expect(visit.page.locator("#asked-picture")).to_contain_text("File gone or changed")
+            expect(visit.page.locator("#query-picture")).to_contain_text("File gone or changed")
     finally:
         gone.write_bytes(content)
 
@@ -635,7 +635,7 @@ def test_a_server_that_goes_and_comes_back(world: World, visiting: Visitor) -> N
         visit.page.get_by_role("radio", name="Farthest").check()
         notice = visit.notice("The server does not answer")
         expect(notice).to_contain_text(f"127.0.0.1:{server.port}")
-        expect(visit.page.locator("#asked-name")).to_have_text("query.png")
+        expect(visit.page.locator("#query-name")).to_have_text("query.png")
         notice.get_by_role("button", name="Try again").click()
         visit.notice("The server does not answer")
         visit.page.set_input_files("#file", world.pictures[3])
@@ -696,7 +696,7 @@ def test_the_token_is_asked_once_and_kept_out_of_every_address(
         assert len(visit.hits()) == 10
         expect(field).to_have_value("")
         visit.page.locator(".tile-link").first.click()
-        expect(visit.page.locator("#asked-name")).to_contain_text("/")
+        expect(visit.page.locator("#query-name")).to_contain_text("/")
         expect(visit.page.locator(".tile img").first).to_have_js_property("complete", True)
         (cookie,) = visit.page.context.cookies()
         assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
@@ -748,7 +748,7 @@ def test_names_are_text_whatever_they_hold(world: World, server: Server, visitin
         expect(visit.page.locator(".path").filter(has_text="not utf-8")).to_have_text(r"cat/not utf-8 \xff.png")
         assert visit.page.locator("b.bold, img[src=x]").count() == 0
         tile.locator(".tile-link").click()
-        expect(visit.page.locator("#asked-name")).to_have_text(name)
+        expect(visit.page.locator("#query-name")).to_have_text(name)
         expect(visit.page.locator("#title")).to_contain_text(name)
         visit.page.get_by_role("combobox", name="Labels").fill(NASTY_LABEL)
         visit.page.keyboard.press("Enter")
@@ -821,7 +821,7 @@ def test_a_very_long_label_and_name_stay_where_they_belong(
                 part,
             )
             assert all(inside <= outside + 1 for inside, outside in found), (part, found)
-        for part in ("#asked-name", "#asked-kind", "#title", "#remark"):
+        for part in ("#query-name", "#query-kind", "#title", "#remark"):
             assert page.evaluate("part => document.querySelector(part).getBoundingClientRect().height", part) < 90, part
 
     def without_label(route: Any) -> None:
@@ -836,7 +836,7 @@ def test_a_very_long_label_and_name_stay_where_they_belong(
         )
         visit.open("?id=1")
         visit.hits()
-        expect(page.locator("#asked-kind")).to_contain_text(long[:40])
+        expect(page.locator("#query-kind")).to_contain_text(long[:40])
         fits()
         if device == "phone":
             page.get_by_role("button", name="Options").click()

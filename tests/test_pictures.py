@@ -1,4 +1,4 @@
-"""Pictures that people have and common writers do not write: read as viewers show them, or refused by name."""
+"""Unusual pictures that common writers do not write: read as viewers show them, or refused by name."""
 
 import errno
 import io

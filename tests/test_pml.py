@@ -1,4 +1,4 @@
-"""Losses of pytorch-metric-learning by name: plain loops say what each is, and the real command trains with them."""
+"""Losses of pytorch-metric-learning by name: their formulas as plain loops, and training by the real command."""
 
 import inspect
 import json

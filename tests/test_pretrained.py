@@ -1,4 +1,4 @@
-"""The model that ships: what it may weigh, what lies beside it, and that it gives what PyTorch gave."""
+"""The bundled model: its size, the files beside it, and its agreement with PyTorch."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""``deeprank-query`` as a user types it: table, JSON, paths, sheets, and what bad input gets."""
+"""``deeprank-query`` as a user types it: table, JSON, paths, contact sheets, and bad input."""
 
 import json
 import os

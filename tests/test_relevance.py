@@ -1,4 +1,4 @@
-"""Relevance: its formula, where it comes from, bad files of it, and the real command that trains by it."""
+"""Relevance: its formula, its sources, bad files of it, and the real command that trains by it."""
 
 import csv
 import json

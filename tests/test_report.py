@@ -1,4 +1,4 @@
-"""The report of a run: what is on the page, whether it is true, and what it makes of hostile names and full disks."""
+"""The report of a run: its page against other computations, hostile names and full disks."""
 
 import base64
 import csv
@@ -28,7 +28,7 @@ from deeprank.train.metrics import Figures, rank_and_evaluate
 from deeprank.train.options.recipes import load_config
 from deeprank.train.report import write_report
 from deeprank.train.report.analysis import class_figures, confusions, evaluated, worst_queries
-from deeprank.train.report.plots import MAX_POINTS, _colours, draw_map, in_the_plane, map_sample
+from deeprank.train.report.plots import MAX_POINTS, _colours, draw_curves, draw_map, in_the_plane, map_sample
 from deeprank.train.run.folder import RunFolder
 
 HOSTILE = (
@@ -465,3 +465,25 @@ def test_the_command_leaves_a_report_that_agrees_with_it(line: MainLine):
     page = read(line.run / "report.html")
     printed = re.search(r"precision@30 +([0-9.]+)", line.output["train"]).group(1)
     assert f"precision@30{printed}" in "".join(page.text)
+
+
+def test_curves_are_a_png():
+    rows = [
+        dict.fromkeys(
+            (
+                "loss",
+                "precision_at_k",
+                "recall_at_1",
+                "positive_distance",
+                "negative_distance",
+                "active_share",
+                "deviation",
+            ),
+            0.5,
+        )
+        | {"epoch": epoch}
+        for epoch in (1, 2)
+    ]
+    file = io.BytesIO()
+    draw_curves(rows, file)
+    assert file.getvalue().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The server over a real socket: what it answers, what it refuses, and what it lives through."""
+"""``deeprank-serve`` over a real socket: its answers, its refusals and its endurance."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""Who may ask a server, and who may write: tokens, names, origins, and which ways of starting it are refused."""
+"""Access to a server: tokens, host names, origins, and which ways of starting it are refused."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""The house: which folder may import which, that all of them are installed, and that documented imports hold."""
+"""The package's structure: folders import one way, all are installed, and documented imports hold."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Untrusted text on one safe line."""
+"""Untrusted text on one safe line, and durations."""
 
 import os
 import unicodedata

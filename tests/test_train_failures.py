@@ -1,4 +1,4 @@
-"""Runs that fail: what is said, and that what they had saved is whole and goes on."""
+"""Failures of training: their messages, and that what was saved is whole and can be resumed."""
 
 import resource
 import shutil
@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from deeprank.runtime.errors import TrainingError
+from deeprank.runtime.errors import DeviceError, TrainingError
 from deeprank.runtime.progress import Advance, SilentMonitor, no_progress
 from deeprank.train.loop.job import Surroundings
 from deeprank.train.loop.run import resume_run, start_run
 from deeprank.train.options.recipes import load_config
 from deeprank.train.run.checkpoints import read_checkpoint
+from deeprank.train.run.device import torch_device
 from deeprank.train.run.failures import is_out_of_memory
 from deeprank.train.run.folder import RunFolder
 
@@ -254,3 +255,12 @@ def test_a_class_that_vanishes_during_the_run_stops_it_and_the_run_goes_on_when_
     shutil.move("elsewhere", "data/1")
     resume("run")
     assert rows_of("run") == rows_of(runs[0])
+
+
+def test_an_unknown_or_absent_device():
+    with pytest.raises(DeviceError, match="expected auto, cpu or cuda"):
+        torch_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="--device cpu"):
+            torch_device("cuda")
+        assert torch_device("auto").type == "cpu"

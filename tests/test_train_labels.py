@@ -1,4 +1,4 @@
-"""A run keeps where its labels come from: resuming, export and evaluation read the data the same way."""
+"""Labels of a run: resuming, export and evaluation read the data by the same rule."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Runs from beginning to end: what they leave, how they go on after a stop, and how they fail."""
+"""Training runs from beginning to end: their files, resuming after a stop, and refusals."""
 
 import dataclasses
 import json

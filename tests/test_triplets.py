@@ -1,4 +1,4 @@
-"""Similarity precision and score-at-top-K against plain loops over the paper's words; ``deeprank-eval --triplets``."""
+"""Rated triplets (``deeprank-eval --triplets``): both metrics against plain loops over the paper's words."""
 
 import csv
 import hashlib

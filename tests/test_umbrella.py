@@ -1,4 +1,4 @@
-"""``deeprank COMMAND`` is ``deeprank-COMMAND``; completion in the shells themselves."""
+"""``deeprank COMMAND`` is ``deeprank-COMMAND``, and completion works in the shells themselves."""
 
 import importlib
 import os

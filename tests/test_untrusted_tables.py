@@ -1,4 +1,4 @@
-"""Arrays and tables from elsewhere: no file takes more memory than it fills, and none makes a spreadsheet compute."""
+"""Untrusted arrays and tables: none takes more memory than it fills, and none makes a spreadsheet compute."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Uploads: kept in the index by the hash of their content, through everything that an index goes through."""
+"""Uploads: kept in the index by the hash of their content, through all that an index goes through."""
 
 import hashlib
 import io

@@ -289,6 +289,35 @@ def outside_the_arena(path: Path, random: Random) -> None:
     _write(path, _large(nodes, _sizes("to", rows), _sizes("half", rows // 2)))
 
 
+def beside_tensors(path: Path, random: Random) -> None:
+    """Operators that take a multiple of their tensors, in memory of their own."""
+    numbers = random.choice([10**7, 4 * 10**7, 10**8])
+    side = int((numbers / 4) ** 0.5)
+
+    def filled(name: str, value: object, kind: type, *sizes: int) -> tuple[onnx.NodeProto, TensorProto]:
+        made = node("ConstantOfShape", [f"{name}_to"], [name], value=_constant("v", [value], kind))
+        return made, _sizes(f"{name}_to", *sizes)
+
+    row, bits = filled("x", 1, np.uint8, 1, 1, 1, numbers // 10), filled("x", True, np.bool_, *[1] * 15, numbers)
+    plane, points = filled("x", 1, np.float32, 1, 1, 2, 2), filled("g", 0, np.float32, 1, side, side, 2)
+    bytes_, places = filled("x", 1, np.uint8, 1), filled("g", 0, np.int64, numbers, 1)
+    floats = node("Cast", ["y"], ["large"], to=TensorProto.FLOAT)
+    choices: list[tuple[list[onnx.NodeProto], list[TensorProto]]] = [
+        ([row[0], node("Resize", ["x", "", "by"], ["y"], mode="nearest"), floats], [row[1]]),
+        ([bits[0], node("NonZero", ["x"], ["y"]), floats], [bits[1]]),
+        ([plane[0], points[0], node("GridSample", ["x", "g"], ["large"])], [plane[1], points[1]]),
+        ([plane[0], node("RoiAlign", ["x", "boxes", "zero"], ["large"], sampling_ratio=side)], [plane[1]]),
+        ([bytes_[0], places[0], node("GatherND", ["x", "g"], ["y"]), floats], [bytes_[1], places[1]]),
+    ]
+    nodes, constants = random.choice(choices)
+    others = [
+        _constant("by", [1.0, 1.0, 1.0, 10.0]),
+        _constant("boxes", [[0.0, 0.0, 1.0, 1.0]]),
+        _sizes("zero", 0),
+    ]
+    _write(path, _large(nodes, *constants, *others))
+
+
 def _loop(nodes: Sequence[onnx.NodeProto], collected: Sequence[str] = ()) -> onnx.GraphProto:
     value = helper.make_tensor_value_info
     return helper.make_graph(
@@ -536,6 +565,7 @@ KINDS: Mapping[str, Callable[[Path, Random], None]] = {
         kept,
         convolution,
         outside_the_arena,
+        beside_tensors,
         collecting_loop,
         sequence_loop,
         picture_size,

@@ -12,6 +12,7 @@ import dataclasses
 import math
 
 from ..errors import ModelFileError
+from ..text import printable
 
 __all__ = ["check_records"]
 
@@ -36,6 +37,11 @@ _ALL_RECORDS = 1_000_000
 # Weights not written as raw bytes: a one-byte number in the file takes eight bytes in memory.
 _MAX_PACKED = 16 * 2**20
 _MAX_DIMENSIONS = 64
+# Weights not written as raw bytes: a one-byte number in the file takes eight bytes in memory.
+_MAX_PACKED = 16 * 2**20
+_MAX_DIMENSIONS = 64
+# Characters of an operator's name in an error.
+_MAX_NAME = 100
 
 # Bits of a number by TensorProto.DataType. Strings are left out: their memory cannot be predicted.
 _BITS = {
@@ -66,29 +72,56 @@ _PACKED = frozenset({4, 5, 7, 10, 11})
 _TEXTS, _ELSEWHERE = 6, 13
 _OF_TENSOR = frozenset({8, 12, 16})
 
-# Operators with more memory outside ONNX Runtime's limit than their tensors have inside it.
-_UNBOUNDED = frozenset(
-    b"Adam Adagrad Gradient ImageDecoder Momentum Optional OptionalGetElement OptionalHasElement RegexFullMatch "
-    b"ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength "
-    b"SequenceMap SplitToSequence StringConcat StringNormalizer StringSplit TfIdfVectorizer Unique".split()
+# Operators of networks for pictures. ONNX Runtime limits the memory of tensors; the memory that these
+# operators take outside their tensors is known. Others take memory in proportion to a number in
+# their attributes, or several bytes for each bit (NonZero).
+_OPERATORS = frozenset(
+    b"Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool "
+    b"BatchNormalization BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip "
+    b"Compress Concat Constant ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumSum DepthToSpace "
+    b"DequantizeLinear Div Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor "
+    b"Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater "
+    b"GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity If "
+    b"InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop "
+    b"LpNormalization LpPool MatMul MatMulInteger Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul "
+    b"Neg Not OneHot Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear RMSNormalization Range Reciprocal "
+    b"ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
+    b"ReduceSumSquare Relu Reshape Resize RotaryEmbedding Round Scan ScatterElements ScatterND Selu Shape Shrink "
+    b"Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish "
+    b"Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor".split()
 )
+# Memory outside their tensors, as a multiple of these: indices of 8 bytes for a number of one byte, etc.
+_OVERHEAD = {
+    b"AffineGrid": 4,
+    b"GatherND": 1,
+    b"GridSample": 5,
+    b"Resize": 8,
+    b"ScatterElements": 2,
+    b"ScatterND": 1,
+    b"TopK": 1,
+}
 _DOMAINS = (b"", b"ai.onnx")
 
 # Number, wire type, and either the value or the beginning, and the end.
 _Field = tuple[int, int, int, int]
 
 
-def check_records(data: bytes) -> None:
+def check_records(data: bytes) -> int:
     """Check the records of a model file: its graph, nodes and weights.
+
+    Returns:
+        the memory that its operators may take outside their tensors, as a multiple of these.
 
     Raises:
         ModelFileError: it is truncated, not a protocol buffer, or holds something that
             deeprank-export never writes: functions, sparse weights, texts, sequences, operators of
-            other domains, weights whose shape contradicts their bytes, or more or larger nodes than
-            any network.
+            other domains or unusual in networks for pictures, weights whose shape contradicts their
+            bytes, or more or larger nodes than any network.
 
     """
-    _Walk(data).model()
+    walk = _Walk(data)
+    walk.model()
+    return walk.overhead
 
 
 @dataclasses.dataclass
@@ -101,6 +134,7 @@ class _Walk:
     bytes_of_nodes: int = 0
     types: int = 0
     packed: int = 0
+    overhead: int = 0
     # Number of records of each accepted attribute without tensors or graphs, by operator and content.
     known: dict[tuple[bytes, bytes], int] = dataclasses.field(default_factory=dict)
 
@@ -161,8 +195,10 @@ class _Walk:
                 attributes.append((first, last))
             elif field == _OPERATOR:
                 operator = self.data[first:last]
-                if operator in _UNBOUNDED:
-                    raise ModelFileError(f"it has an operator that no exported network has, {operator.decode()}")
+                if operator not in _OPERATORS:
+                    name = printable(operator[:_MAX_NAME].decode("utf-8", "replace"))
+                    raise ModelFileError(f"it has an operator that no exported network has, {name}")
+                self.overhead = max(self.overhead, _OVERHEAD.get(operator, 0))
             elif field == _DOMAIN and self.data[first:last] not in _DOMAINS:
                 raise ModelFileError("it has operators that are not ONNX's own")
         for first, last in attributes:

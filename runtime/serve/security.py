@@ -28,7 +28,7 @@ _CSP = (
 # The cookie of any deeprank server on this machine: a time and its signature.
 _COOKIE = re.compile(rb"[a-z0-9_]+=[0-9]{1,20}\.[0-9a-f]{64}")
 # Key in the scope of a request that has the token, or needs none.
-_HAS_TOKEN = "deeprank.bears_token"
+_HAS_TOKEN = "deeprank.has_token"
 HEADERS = (
     (b"content-security-policy", _CSP),
     (b"x-content-type-options", b"nosniff"),

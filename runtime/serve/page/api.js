@@ -47,12 +47,12 @@ export class Api {
    * @throws {Refusal | Unreachable}
    */
   async send(path, options = {}) {
-    let asked = false;
+    let tokenRequested = false;
     for (let attempt = 1; ; attempt++) {
       const response = await reached(() => fetch(path, { credentials: "same-origin", ...options }));
       if (response.ok) return response;
-      if (response.status === 401 && !asked) {
-        asked = true;
+      if (response.status === 401 && !tokenRequested) {
+        tokenRequested = true;
         await this.askToken();
       } else if (response.status === 503 && attempt < TRIES) {
         await this.#wait(response, options.signal);

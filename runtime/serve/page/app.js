@@ -2,15 +2,15 @@
 
 import { announce, say } from "./announce.js";
 import { Api, Refusal, Unreachable } from "./api.js";
-import { Asked } from "./asked.js";
 import { copy } from "./clipboard.js";
 import { byId, counted } from "./dom.js";
+import { listenForPictures } from "./drop-zone.js";
 import { Grid } from "./grid.js";
-import { listen } from "./intake.js";
 import { listenForKeys } from "./keys.js";
 import { emptyIndex, failure, noMatch, showNotice } from "./notices.js";
 import { Options } from "./options.js";
 import * as previews from "./previews.js";
+import { QueryPanel } from "./query-panel.js";
 import { showSamples } from "./samples.js";
 import { Session } from "./session.js";
 import { shrink } from "./shrink.js";
@@ -31,10 +31,10 @@ const api = new Api(
   () => session.ask(),
   (seconds) => say(`The server is busy; trying again in ${seconds} s.`),
 );
-const asked = new Asked(api);
+const queryPanel = new QueryPanel(api);
 const options = new Options(change);
 const grid = new Grid(api, { address: addressOf, search: searchItem, enlarge: (place) => viewer.open(place) });
-const viewer = new Viewer(api, asked, grid, searchItem);
+const viewer = new Viewer(api, queryPanel, grid, searchItem);
 const ways = {
   retry: refresh,
   choose: () => byId("file").click(),
@@ -80,7 +80,7 @@ async function attempt(signal) {
   if (pending) await embed(pending, signal);
   if (!state.query) return begin(signal);
   byId("side").hidden = false;
-  asked.showQuery(state.query, signal);
+  queryPanel.showQuery(state.query, signal);
   const body = searchBody(state.query);
   const answer = await api.json(`v1/search?${searchParameters(state)}`, { method: "POST", body, signal });
   showAnswer(answer.results[0]);
@@ -115,7 +115,7 @@ async function showPending({ file, preview }, signal) {
   signal.throwIfAborted();
   byId("side").hidden = false;
   byId("start").hidden = true;
-  asked.showFile(seen, megabytes(file.size));
+  queryPanel.showFile(seen, megabytes(file.size));
 }
 
 /**
@@ -176,7 +176,7 @@ function begin(signal) {
 /** @param {{query: string, hits: import("./grid.js").Hit[]}} answer */
 function showAnswer({ query, hits }) {
   if (hits.length === 0) return notice(noMatch(state, ways));
-  const name = isItem(state.query) ? query : asked.name;
+  const name = isItem(state.query) ? query : queryPanel.name;
   show("headline", "grid");
   const title = `${counted(hits.length, "picture")} ${state.farthest ? "farthest from" : "nearest to"} ${name}`;
   byId("title").textContent = title;
@@ -292,7 +292,7 @@ function arrive() {
   refresh();
 }
 
-listen(take, say);
+listenForPictures(take, say);
 listenForKeys({ "/": () => options.focusLabels(), o: ways.choose, "?": () => byId("help-text").showModal() });
 for (const button of document.querySelectorAll("[data-close]")) {
   button.addEventListener("click", () => button.closest("dialog")?.close());

@@ -62,10 +62,10 @@ export class LabelFilter {
   }
 
   #open() {
-    const found = this.#found();
-    const shown = found.slice(0, SHOWN);
+    const matches = this.#matches();
+    const shown = matches.slice(0, SHOWN);
     this.list.replaceChildren(...shown.map(([label, count], place) => this.#option(label, count, place)));
-    this.remark.textContent = remarkOn(found.length, shown.length);
+    this.remark.textContent = remarkOn(matches.length, shown.length);
     this.list.hidden = shown.length === 0;
     this.remark.hidden = !this.remark.textContent;
     this.input.setAttribute("aria-expanded", String(shown.length > 0));
@@ -79,7 +79,7 @@ export class LabelFilter {
   }
 
   /** @returns {[string, number, string][]} what begins with the text before what holds it elsewhere */
-  #found() {
+  #matches() {
     const text = comparable(this.input.value.trim());
     const holding = this.known.filter(([, , name]) => name.includes(text));
     return [
@@ -155,11 +155,11 @@ function comparable(text) {
 }
 
 /**
- * @param {number} found
+ * @param {number} matching
  * @param {number} shown
  * @returns {string}
  */
-function remarkOn(found, shown) {
-  if (found === 0) return "No label holds this text.";
-  return found > shown ? `${(found - shown).toLocaleString("en")} more: type to find them.` : "";
+function remarkOn(matching, shown) {
+  if (matching === 0) return "No label holds this text.";
+  return matching > shown ? `${(matching - shown).toLocaleString("en")} more: type to find them.` : "";
 }

@@ -1,4 +1,4 @@
-/** Small copies of the pictures that were asked with, so that a reload and the way back still show them. */
+/** Small copies of query pictures, so that a reload and the way back still show them. */
 
 const SIDE = 512;
 const PREFIX = "preview:";

@@ -16,8 +16,8 @@ const SIDE = 128;
  * @param {AbortSignal} signal
  */
 export async function showSamples(api, info, address, search, signal) {
-  const found = await randomHits(api, info, signal);
-  const items = variety(found).map((hit) => {
+  const hits = await randomHits(api, info, signal);
+  const items = variety(hits).map((hit) => {
     const name = [hit.label, hit.relative].filter(Boolean).join(", ");
     const link = make(
       "a",

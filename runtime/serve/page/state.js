@@ -101,10 +101,10 @@ export function writeState(state) {
  * @returns {URLSearchParams} the parameters of POST v1/search
  */
 export function searchParameters(state) {
-  const asked = new URLSearchParams();
-  append(asked, state, ["k", ...changedOptions(state).filter((name) => name !== "k" && name !== "leaveOut")]);
-  if (isItem(state.query) && state.leaveOut) asked.set("leave_out_query", "1");
-  return asked;
+  const parameters = new URLSearchParams();
+  append(parameters, state, ["k", ...changedOptions(state).filter((name) => name !== "k" && name !== "leaveOut")]);
+  if (isItem(state.query) && state.leaveOut) parameters.set("leave_out_query", "1");
+  return parameters;
 }
 
 /**

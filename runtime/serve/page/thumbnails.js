@@ -13,8 +13,8 @@ const SIZES = [128, 256, 512, 1024];
  * @returns {HTMLImageElement} replaced by a placeholder if the picture cannot be shown
  */
 export function thumbnail(api, id, alt, side) {
-  const wanted = side * Math.min(devicePixelRatio, 2);
-  const size = SIZES.find((offered) => offered >= wanted) ?? 1024;
+  const requested = side * Math.min(devicePixelRatio, 2);
+  const size = SIZES.find((pixels) => pixels >= requested) ?? 1024;
   const address = `v1/items/${id}/thumbnail?${new URLSearchParams({ size: String(size) })}`;
   const image = make("img", { loading: "lazy", decoding: "async", draggable: false, alt, width: side, height: side });
   image.addEventListener("error", () => recover(api, image, address), { once: true });

@@ -1,4 +1,4 @@
-/** One result at a time, large, beside the picture that was asked with. */
+/** One result at a time, large, beside the query picture. */
 
 import { copy } from "./clipboard.js";
 import { byId, rows } from "./dom.js";
@@ -10,13 +10,13 @@ const SIDE = 1024;
 export class Viewer {
   /**
    * @param {import("./api.js").Api} api
-   * @param {import("./asked.js").Asked} asked
+   * @param {import("./query-panel.js").QueryPanel} queryPanel
    * @param {import("./grid.js").Grid} grid
    * @param {(id: number) => void} search
    */
-  constructor(api, asked, grid, search) {
+  constructor(api, queryPanel, grid, search) {
     this.api = api;
-    this.asked = asked;
+    this.queryPanel = queryPanel;
     this.grid = grid;
     this.dialog = byId("viewer");
     this.place = 0;
@@ -34,7 +34,7 @@ export class Viewer {
   /** @param {number} place */
   open(place) {
     this.place = place;
-    byId("viewer-query").querySelector(".picture").replaceChildren(this.asked.copy());
+    byId("viewer-query").querySelector(".picture").replaceChildren(this.queryPanel.copy());
     this.#show();
     this.dialog.showModal();
   }

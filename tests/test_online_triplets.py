@@ -1,4 +1,4 @@
-"""Triplets drawn by relevance, against the paper's formulas: chi-square tests on small sets that can be enumerated."""
+"""Online triplets against the paper's formulas: chi-square tests on small sets that can be enumerated."""
 
 import itertools
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A narrower last convolution gives the same features, only fewer; other networks and widths are refused."""
+"""Channel pruning of the last convolution: the channels that stay give the same features; others are refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Learned whitening by other people's formulas, and the weights that a run goes back to."""
+"""Learned whitening against published formulas, and the backbone's return towards its starting weights."""
 
 from pathlib import Path
 

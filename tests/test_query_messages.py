@@ -1,4 +1,4 @@
-"""What ``deeprank-query`` says: tables that fit, empty results, names that lead to no picture, standard input."""
+"""Messages of ``deeprank-query``: tables that fit, empty results, names without a picture, standard input."""
 
 import hashlib
 import io

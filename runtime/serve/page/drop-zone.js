@@ -1,4 +1,4 @@
-/** Pictures come in: dropped, pasted, chosen or photographed. */
+/** The drop zone, and the other ways in: pictures that are pasted, chosen or photographed. */
 
 import { byId } from "./dom.js";
 
@@ -6,14 +6,14 @@ import { byId } from "./dom.js";
  * @param {(file: File, remark: string) => void} take
  * @param {(sentence: string) => void} refuse
  */
-export function listen(take, refuse) {
-  const offered = (/** @type {File[]} */ files, /** @type {string} */ verb) => {
+export function listenForPictures(take, refuse) {
+  const receive = (/** @type {File[]} */ files, /** @type {string} */ verb) => {
     if (files.length === 0) refuse(`No picture was ${verb}.`);
     else
       take(files[0], files.length > 1 ? `The first of ${files.length} files that were ${verb}: ${files[0].name}` : "");
   };
-  listenForDrops(offered, refuse);
-  listenForPastes(offered);
+  listenForDrops(receive, refuse);
+  listenForPastes(receive);
   for (const [id, buttons] of [
     ["file", ".choose"],
     ["camera", ".photograph"],
@@ -21,18 +21,18 @@ export function listen(take, refuse) {
     const input = byId(id);
     for (const button of document.querySelectorAll(buttons)) button.addEventListener("click", () => input.click());
     input.addEventListener("change", () => {
-      if (input.files.length) offered([...input.files], "chosen");
+      if (input.files.length) receive([...input.files], "chosen");
       input.value = "";
     });
   }
 }
 
 /**
- * @param {(files: File[], verb: string) => void} offered
+ * @param {(files: File[], verb: string) => void} receive
  * @param {(sentence: string) => void} refuse
  */
-function listenForDrops(offered, refuse) {
-  const target = byId("drop");
+function listenForDrops(receive, refuse) {
+  const target = byId("drop-zone");
   const holdsFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files");
   document.addEventListener("dragover", (event) => {
     if (!holdsFiles(event)) return;
@@ -48,17 +48,17 @@ function listenForDrops(offered, refuse) {
     event.preventDefault();
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.());
     if (entries[0]?.isDirectory) refuse(`${entries[0].name} is a folder. Drop a picture out of it.`);
-    else offered([...event.dataTransfer.files], "dropped");
+    else receive([...event.dataTransfer.files], "dropped");
   });
 }
 
-/** @param {(files: File[], verb: string) => void} offered */
-function listenForPastes(offered) {
+/** @param {(files: File[], verb: string) => void} receive */
+function listenForPastes(receive) {
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
     const typing = event.target instanceof HTMLInputElement;
     if (typing && files.length === 0) return;
     event.preventDefault();
-    offered(files, "pasted");
+    receive(files, "pasted");
   });
 }

@@ -1,4 +1,4 @@
-"""One language of patterns: what deeprank-index remove takes out is what deeprank-query --path shows, never more."""
+"""Patterns of ``deeprank-index remove``: it removes what ``deeprank-query --path`` shows, never more."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a search can be narrowed to and asked by: paths, means, pictures of the index, no copies; copies of its hits."""
+"""Options of ``deeprank-query``: paths, means, indexed pictures as queries, near-duplicates, copies of hits."""
 
 import hashlib
 import json

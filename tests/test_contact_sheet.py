@@ -1,4 +1,4 @@
-"""The contact sheet: what is where on it, and what it makes of pictures and text it cannot trust."""
+"""The contact sheet: its layout, and pictures and text that cannot be trusted."""
 
 import io
 from pathlib import Path

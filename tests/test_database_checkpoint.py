@@ -1,4 +1,4 @@
-"""The last process that closes an index leaves one plain database file, whoever that is and however others end."""
+"""Checkpoints of the database: the last process to close an index leaves one plain file, however others end."""
 
 import contextlib
 import multiprocessing

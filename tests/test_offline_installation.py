@@ -1,7 +1,7 @@
-"""The deployment box: installed from the wheelhouse, without network, compiler or PyTorch.
+"""Installation from the wheelhouse without network, compiler or PyTorch, and every command of it.
 
-It uses what the main line left, which is what somebody would copy to a box: the model with its reference sample, and
-pictures.
+It uses what the main line left, which is what somebody would copy to such a machine: the model with its reference
+sample, and pictures.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""``deeprank-index dedupe``: groups of near-duplicates against a plain loop, and what may be spared of them."""
+"""Groups of near-duplicates (``deeprank-index dedupe``) against a plain loop, and the files that may be spared."""
 
 import json
 import os

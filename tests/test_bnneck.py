@@ -1,4 +1,4 @@
-"""BNNeck against its formula, by loops; it is trained and resumed, and no part of what is exported."""
+"""BNNeck against its formula, by loops: trained and resumed, and no part of what is exported."""
 
 import math
 from pathlib import Path

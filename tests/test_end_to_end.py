@@ -1,4 +1,4 @@
-"""The main job, with the real commands: labelled pictures to top-k hits."""
+"""The commands from end to end: labelled pictures to top-k hits, by training, export, index, query and evaluation."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a sync takes of a folder, where the folder is, and what it would do: filters, moved folders, dry runs."""
+"""Options of a sync: filters by patterns, moved roots, missing files that stay, and dry runs."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-/** The picture that was asked with, beside its results. */
+/** The query picture, beside its results. */
 
 import { byId, make } from "./dom.js";
 import { recall } from "./previews.js";
@@ -7,11 +7,11 @@ import { placeholder, thumbnail } from "./thumbnails.js";
 
 const SIDE = 512;
 
-export class Asked {
+export class QueryPanel {
   /** @param {import("./api.js").Api} api */
   constructor(api) {
     this.api = api;
-    this.box = byId("asked-picture");
+    this.box = byId("query-picture");
     /** @type {string | null} */
     this.url = null;
     this.name = "";
@@ -81,7 +81,7 @@ export class Asked {
    */
   #write(name, kind) {
     this.name = name;
-    byId("asked-name").textContent = byId("asked-name").title = name;
-    byId("asked-kind").textContent = byId("asked-kind").title = kind;
+    byId("query-name").textContent = byId("query-name").title = name;
+    byId("query-kind").textContent = byId("query-kind").title = kind;
   }
 }

@@ -1,4 +1,4 @@
-"""Items with equal vectors: one node in the graph for all of them, and every one is found."""
+"""Items with equal vectors: the graph has one node for all of them, and every one is found."""
 
 import json
 import time

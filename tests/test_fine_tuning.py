@@ -1,4 +1,4 @@
-"""Partly frozen backbones, averaged weights, low and final resolution, and what is held out."""
+"""Fine-tuning: partly frozen backbones, averaged weights, low and final resolution, and held-out classes."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""The oldest versions that pyproject.toml allows are installed into an environment of their own, and work there."""
+"""The oldest versions that pyproject.toml allows, installed into an environment of their own."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ SUITE = (
     "tests/test_heic.py",
     "tests/test_images.py",
     "tests/test_index_backend.py",
-    "tests/test_query_open.py",
+    "tests/test_query_page.py",
     "tests/test_serve_access.py",
     "tests/test_query.py",
 )

@@ -1,4 +1,4 @@
-"""compact, copy, export, import and repair: nothing is lost or half done, whoever uses the index meanwhile."""
+"""Maintenance of an index (compact, copy, export, import, repair): nothing is lost or half done beside other users."""
 
 import contextlib
 import io

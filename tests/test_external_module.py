@@ -1,4 +1,4 @@
-"""Somebody else's network: the two examples of docs/models.md, and every module that is not fit for it."""
+"""Export of external modules: the two examples of docs/models.md, and modules that are not fit for it."""
 
 import contextlib
 import importlib.util

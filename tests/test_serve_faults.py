@@ -1,4 +1,4 @@
-"""Trouble for ``deeprank-serve``, in short: nothing is lost, mixed up or answered with a 5xx. And the runs can fail."""
+"""The faults of benchmarks/serve_faults in short: nothing is lost, mixed up or a 5xx, and planted faults are found."""
 
 import hashlib
 import importlib.util

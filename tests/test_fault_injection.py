@@ -1,4 +1,4 @@
-"""The fault runs of benchmarks/faults in short: nothing is lost, answered wrongly or crashes. And the runs can fail."""
+"""The fault injection of benchmarks/faults in short: nothing is lost or wrong, and planted faults are found."""
 
 import os
 import shutil

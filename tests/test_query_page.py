@@ -1,4 +1,4 @@
-"""The page of results: the same hits as --json, whatever the names are; where it is written, and what shows it."""
+"""The page of results: the hits of --json under hostile names, where it is written, and the browser that shows it."""
 
 import base64
 import hashlib
