@@ -110,8 +110,8 @@ def foreign_network(
     dim = embedding_dim_of(module, example_images)
     if info.embedding_dim not in (0, dim):
         raise ExportError(
-            f"The module gives vectors of {dim} numbers, and info.embedding_dim is {info.embedding_dim}; expected the "
-            "same."
+            f"The module returns vectors of {dim} numbers, but info.embedding_dim is {info.embedding_dim}; expected "
+            "the same."
         )
     return PictureNetwork(module, normalisation).eval(), _checked(replace(info, embedding_dim=dim))
 
@@ -133,4 +133,4 @@ def refused_as_export() -> Iterator[None]:
     try:
         yield
     except ModelFileError as error:
-        raise ExportError(f"The module became a file that cannot be used, and that was not kept: {error}") from error
+        raise ExportError(f"The exported file cannot be used and was not kept: {error}") from error

@@ -40,7 +40,7 @@ app = application(
         **dict.fromkeys(("--int8", "--quantize", "--quantise"), "it is --precision int8 here"),
         **dict.fromkeys(("--dtype", "--float"), "--precision"),
         **dict.fromkeys(("--input-size", "--img-size", "--imgsz", "--size"), "--image-size"),
-        **dict.fromkeys(("--run", "--checkpoint", "--weights"), "a run is named without an option"),
+        **dict.fromkeys(("--run", "--checkpoint", "--weights"), "give the run without an option"),
         **dict.fromkeys(("--dataset", "--calibration-data"), "--data"),
         **dict.fromkeys(("--onnx", "--torchscript"), "it is --format here"),
     },
@@ -112,7 +112,7 @@ def _show_all(bundle: Bundle, job: Job, options: ExportOptions) -> None:
         for package in bundle.packages:
             for remark in remarks(package):
                 note(remark)
-        note(f"everything is in {display_path(job.out)}")
+        note(f"All files are in {display_path(job.out)}.")
     if bundle.failures:
         raise ExportError(
             "; ".join(f"{form.name} was not written: {why.rstrip('.')}" for form, why in bundle.failures) + "."

@@ -200,7 +200,7 @@ def _load(module: nn.Module, path: Path) -> None:
         why = printable(" ".join(line.strip() for line in str(error).splitlines()[1:]))
         shown = why if len(why) <= _SHOWN else f"{why[:_SHOWN]} …"
         raise ExportError(
-            f"{display_path(path)} does not fit the module ({shown}); expected the state_dict() of that very module."
+            f"{display_path(path)} does not fit the module ({shown}); expected the state_dict() of this module."
         ) from None
 
 
@@ -235,13 +235,13 @@ def check_weights(module: nn.Module) -> None:
         if tensor.device.type != "cpu":
             raise ExportError(
                 f"The module's {printable(name)} is on the device {tensor.device}; expected all of it on the CPU. "
-                "Call module.cpu() before."
+                "Call module.cpu() first."
             )
     for name, weight in module.named_parameters():
         if weight.dtype != torch.float32 and (weight.is_floating_point() or weight.is_complex()):
             raise ExportError(
                 f"The module's {printable(name)} is of {_kind(weight)}; expected float32, which the file is compared "
-                "with. Call module.float() before; --precision is for the file."
+                "with. Call module.float() first; --precision sets that of the file."
             )
 
 
@@ -279,16 +279,16 @@ def _check_range(examples: torch.Tensor, normalisation: Normalisation) -> None:
         low, high = float(examples[:, channel].min()), float(examples[:, channel].max())
         if not (black - slack <= low and high <= white + slack):
             raise ExportError(
-                f"Channel {channel} of the example batch goes from {low:.2f} to {high:.2f}, but by this mean and "
+                f"Channel {channel} of the example batch goes from {low:.2f} to {high:.2f}, but with this mean and "
                 f"deviation pictures lie between {black:.2f} and {white:.2f}; expected the module's own "
                 "normalisation. Check mean and deviation."
             )
     blacks = [-mean / deviation for mean, deviation in zip(normalisation.mean, normalisation.deviation, strict=True)]
     if max(blacks) < -0.5 and float(examples.min()) >= 0 and float(examples.max()) <= 1:
         raise ExportError(
-            f"The example batch lies between 0 and 1, as pictures do before they are normalised, but by this mean and "
-            f"deviation black is {min(blacks):.2f}; expected it normalised. If the module takes 0..1, say so: a mean "
-            "of 0 and a deviation of 1."
+            f"The example batch lies between 0 and 1, like pictures before normalisation, but with this mean and "
+            f"deviation black is {min(blacks):.2f}; expected a normalised batch. If the module takes 0..1, give a "
+            "mean of 0 and a deviation of 1."
         )
 
 
@@ -307,11 +307,11 @@ def embedding_dim_of(module: nn.Module, examples: torch.Tensor) -> int:
     first, second = _vectors(module, examples), _vectors(module, examples)
     if not torch.equal(first, second):
         raise ExportError(
-            "The module gives other vectors when it sees the same batch again; expected the same. Is dropout, or "
-            "another layer that draws random numbers, on in evaluation mode?"
+            "The module returns different vectors for the same batch; expected the same. Is dropout or another random "
+            "layer active in evaluation mode?"
         )
     if not (first.norm(dim=1) > 0).all():
-        raise ExportError("The module gives a vector of zeros, which has no direction. Check its weights.")
+        raise ExportError("The module returns a vector of zeros, which has no direction. Check its weights.")
     _check_alone(first[:1], _vectors(module, examples[:1]))
     return first.shape[1]
 
@@ -320,9 +320,9 @@ def _check_alone(in_batch: torch.Tensor, alone: torch.Tensor) -> None:
     difference = (functional.normalize(in_batch.float()) - functional.normalize(alone.float())).abs().max()
     if not difference <= TOLERANCES["fp32"].max_abs_difference:
         raise ExportError(
-            "The module gives another vector for a picture alone than in a batch (scaled to unit length, a component "
-            f"differs by {difference:.2g}); expected one that does not depend on the other pictures. Does it use "
-            "statistics of the batch in evaluation mode?"
+            "The module returns different vectors for a picture alone and in a batch (scaled to unit length, a "
+            f"component differs by {difference:.2g}); expected vectors that do not depend on the other pictures. Does "
+            "it use statistics of the batch in evaluation mode?"
         )
 
 
@@ -330,17 +330,17 @@ def _vectors(module: nn.Module, examples: torch.Tensor) -> torch.Tensor:
     out = _run(module, examples.clone())  # a module may write into its input
     if not torch.is_tensor(out):
         raise ExportError(
-            f"The module gives a {type(out).__name__}; expected one tensor of shape [n, d]. Wrap it in a module that "
-            "returns the vectors alone."
+            f"The module returns a {type(out).__name__}; expected one tensor of shape [n, d]. Wrap it in a module that "
+            "returns only the vectors."
         )
     if out.ndim != 2 or len(out) != len(examples) or not out.is_floating_point() or not out.shape[1]:
         raise ExportError(
-            f"The module gives {_kind(out)} of shape {list(out.shape)} for a batch of {len(examples)}; expected "
-            f"float of shape [{len(examples)}, d]. Pool and flatten what it gives."
+            f"The module returns {_kind(out)} of shape {list(out.shape)} for a batch of {len(examples)}; expected "
+            f"float of shape [{len(examples)}, d]. Pool and flatten its output."
         )
     if not torch.isfinite(out).all():
         raise ExportError(
-            "The module gives NaN or infinite numbers for the example batch; expected finite ones. Check its weights."
+            "The module returns NaN or infinity for the example batch; expected finite numbers. Check its weights."
         )
     return out
 

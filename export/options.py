@@ -33,61 +33,70 @@ class ExportOptions:
     ] = "onnx"
     precision: Annotated[
         str,
-        typer.Option("--precision", help="fp32; fp16: half the size, for GPUs; int8: a quarter, for CPUs. ONNX alone."),
+        typer.Option("--precision", help="fp32; fp16: half the size, for GPUs; int8: a quarter, for CPUs. ONNX only."),
     ] = "fp32"
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="The file to write; a folder for all. Default: ./model.onnx, .pt or .pt2; ./exported."
+            "--out", help="File to write; a folder for --format all. Default: ./model.onnx, .pt or .pt2; ./exported."
         ),
     ] = None
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Pictures for parity check and calibration. Default: the run's own data set."),
+        typer.Option("--data", help="Pictures for the parity check and calibration. Default: the run's own data set."),
     ] = None
     labels: LabelsOption = None
     parity: Annotated[
         str, typer.Option("--parity", help="sample (500 queries, 5,000 gallery pictures) or full (all pictures).")
     ] = "sample"
     calibration_pictures: Annotated[
-        int, typer.Option("--calibration-images", min=1, help="Train pictures that int8 is calibrated on.")
+        int, typer.Option("--calibration-images", min=1, help="Number of train pictures to calibrate int8 on.")
     ] = 300
     max_difference: Annotated[
-        float | None, typer.Option("--max-difference", help="Tighter than documented: of a component of a vector.")
+        float | None,
+        typer.Option("--max-difference", help="Largest difference of a component; tighter than documented."),
     ] = None
     min_cosine: Annotated[
-        float | None, typer.Option("--min-cosine", help="Tighter than documented: cosine with PyTorch's vector.")
+        float | None,
+        typer.Option("--min-cosine", help="Smallest cosine with PyTorch's vector; tighter than documented."),
     ] = None
     precision_change: Annotated[
-        float | None, typer.Option("--max-precision-change", help="Tighter than documented: change of precision@30.")
+        float | None,
+        typer.Option("--max-precision-change", help="Largest change of precision@30; tighter than documented."),
     ] = None
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.md", help="Write what the check found as Markdown.")
+        Path | None,
+        typer.Option("--report", metavar="FILE.md", help="Write the result of the parity check as Markdown."),
     ] = None
     module: Annotated[
         str | None,
         typer.Option(
             "--module",
             metavar="PACKAGE.MODULE:FACTORY",
-            help="In place of RUN: a function without arguments that returns a torch.nn.Module, which maps normalised "
-            "float pictures [n, 3, S, S] to vectors [n, d]. It is run, so name only what you trust.",
+            help="Instead of RUN: a function without arguments that returns a torch.nn.Module, which maps normalised "
+            "float pictures [n, 3, S, S] to vectors [n, d]. Its code is run, so name only code that you trust.",
         ),
     ] = None
     state: Annotated[
         Path | None, typer.Option("--state", help="With --module: its state_dict, .pth or .safetensors.")
     ] = None
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, max=2048, help="With --module: S. Default: timm's, else 224.")
+        int | None,
+        typer.Option(
+            "--image-size", min=1, max=2048, help="With --module: side S of its input. Default: timm's, else 224."
+        ),
     ] = None
     picture_mode: Annotated[
         str, typer.Option("--picture-mode", help="With --module: stretch, or crop (the centred square).")
     ] = "stretch"
     mean: Annotated[
         str | None,
-        typer.Option("--mean", help="With --module: R,G,B for pixels in 0..1. Default: timm's or ImageNet's."),
+        typer.Option("--mean", help="With --module: mean as R,G,B, for pixels in 0..1. Default: timm's or ImageNet's."),
     ] = None
-    deviation: Annotated[str | None, typer.Option("--std", help="With --module: likewise.")] = None
-    name: Annotated[str | None, typer.Option("--name", help="With --module: what the file calls itself.")] = None
+    deviation: Annotated[
+        str | None, typer.Option("--std", help="With --module: standard deviation; otherwise like --mean.")
+    ] = None
+    name: Annotated[str | None, typer.Option("--name", help="With --module: name of the model in the file.")] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print the parity report as JSON.")] = False
     threads: ThreadsOption = None
 
@@ -103,7 +112,7 @@ class ExportOptions:
         elif self.precision != "fp32":
             raise ExportError(f"--format all writes every precision; leave --precision {self.precision} out.")
         if self.report is not None and not self.report.absolute().parent.is_dir():
-            raise ExportError(f"--report {display_path(self.report)}: there is no such folder; make it first.")
+            raise ExportError(f"--report {display_path(self.report)}: its folder does not exist; make it first.")
         _require("--parity", self.parity, ("sample", "full"))
         _require("--picture-mode", self.picture_mode, ("stretch", "crop"))
         if self.module is None:
@@ -111,7 +120,7 @@ class ExportOptions:
         elif self.run is not None:
             raise ExportError("RUN and --module name two networks; give one of them.")
         elif self.data is None:
-            raise ExportError("--module needs real pictures for its proof; name them with --data.")
+            raise ExportError("--module needs real pictures for the parity check; name them with --data.")
         three_numbers("--mean", self.mean)
         three_numbers("--std", self.deviation)
 

@@ -185,7 +185,7 @@ def export_all(
         passed = {form: result for form, result in tried.items() if not isinstance(result, str)}
         failures = tuple((form, why) for form, why in tried.items() if isinstance(why, str))
         if not passed:
-            raise ExportError(f"Not one form can be written: {failures[0][0].name}: {failures[0][1]}")
+            raise ExportError(f"No form can be written: {failures[0][0].name}: {failures[0][1]}")
         speeds = measure(reference, {form.name: one.exported for form, (one, _) in passed.items()}, checks.threads)
         plain = FP32.name if FP32 in passed else None
         finished = [

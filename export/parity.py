@@ -176,9 +176,9 @@ def embed_reference(
     for name, length, unit in zip(extremes, np.linalg.norm(vectors, axis=1), are_unit(vectors), strict=True):
         if not unit:
             raise ExportError(
-                f"The network gives {'NaN' if np.isnan(length) else f'a vector of length {length:.3g}'} for a picture "
-                f"that is {name}; expected a vector that can be scaled to unit length. Check its weights and its "
-                "normalisation."
+                f"The network returns {'NaN' if np.isnan(length) else f'a vector of length {length:.3g}'} for a "
+                f"picture that is {name}; expected a vector that can be scaled to unit length. Check its weights "
+                "and its normalisation."
             )
     queries = _embedded(reference, val, "PyTorch, queries", progress)
     gallery = _embedded(reference, train, "PyTorch, gallery", progress)

@@ -83,18 +83,18 @@ def remarks(package: Package) -> Iterator[str]:
         return
     here = f"on this processor ({speeds.processor}, {speeds.threads} threads)"
     if precision == "fp16":
-        yield f"fp16 is {ratio:.2f} × as fast as fp32 {here}: it is meant for GPUs, and for half the size."
+        yield f"fp16 is {ratio:.2f} × as fast as fp32 {here}. It is meant for GPUs, and halves the size."
     elif ratio < _SLOWER:
-        yield f"int8 is slower than fp32 {here}, {ratio:.2f} ×: use fp32 on such a machine."
+        yield f"int8 is slower than fp32 {here}: {ratio:.2f} ×. Use fp32 on this machine."
     elif ratio > _FASTER:
         yield f"int8 is {ratio:.2f} × as fast as fp32 {here}."
     else:
-        yield f"int8 is as fast as fp32 {here}, {ratio:.2f} ×: what it gains is size."
+        yield f"int8 is as fast as fp32 {here}, {ratio:.2f} ×. Its gain is the size."
 
 
 def package_markdown(package: Package) -> str:
     """Return the report of one form as a Markdown document."""
-    lines = [f"# {printable(package.model.name)}: does it rank like the original?", "", *_on_what(package), ""]
+    lines = [f"# {printable(package.model.name)}: parity with the PyTorch network", "", *_on_what(package), ""]
     lines += markdown_table(("what", package.form.name), parity_rows(package))
     lines += [line for remark in remarks(package) for line in ("", remark)]
     return "\n".join([*lines, "", _tolerance(package), ""])
@@ -104,7 +104,7 @@ def _on_what(package: Package) -> list[str]:
     report = package.report
     return [
         f"{len(report.queries):,} queries and {len(report.gallery):,} gallery pictures of {printable(package.data)}, "
-        "compared with the float32 PyTorch network. All passed."
+        "compared with the float32 PyTorch network. All checks passed."
     ]
 
 

@@ -122,6 +122,6 @@ def feature_dim(backbone: nn.Module, image_size: int) -> int:
     backbone.train(training)
     if features.ndim != 2:
         raise TrainingError(
-            f"The backbone returns an array of shape {tuple(features.shape)}; expected one pooled vector a picture."
+            f"The backbone returns an array of shape {tuple(features.shape)}; expected one pooled vector per picture."
         )
     return int(features.shape[1])

@@ -30,8 +30,8 @@ def narrow_last(backbone: nn.Module, name: str, channels: int) -> None:
     convolution, norm = getattr(backbone, _CONVOLUTION, None), getattr(backbone, _NORM, None)
     if not isinstance(convolution, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or convolution.groups != 1:
         raise TrainingError(
-            f"--last-channels is known for EfficientNets, whose last convolution is pooled; {printable(name)} is built "
-            "otherwise. Name another --backbone, or leave it out."
+            f"--last-channels needs a backbone whose last convolution is pooled, and {printable(name)} is not one; "
+            "expected an EfficientNet. Name one with --backbone, or leave --last-channels out."
         )
     if channels >= convolution.out_channels:
         raise TrainingError(

@@ -35,7 +35,7 @@ def stages_of(backbone: nn.Module, name: str, image_size: int) -> Stages:
     stages = _resnet(backbone) or _efficientnet(backbone) or _torchvision_mobilenet(backbone)
     if stages is None or not _is_whole(backbone, stages, image_size):
         raise TrainingError(
-            f"--unfreeze and a partly frozen backbone are not known for {printable(name)}; expected a ResNet, an "
+            f"{printable(name)} cannot be frozen in part; expected a ResNet, an "
             "EfficientNet or a MobileNetV3. Train all of it with --no-freeze-backbone."
         )
     return stages

@@ -121,7 +121,7 @@ def _from_run(backbone: str, path: Path, loaded: Mapping[str, Any]) -> Weights:
     shown = display_path(path)
     if network.backbone != backbone:
         raise TrainingError(
-            f"{shown} is of a run with --backbone {printable(network.backbone)}; expected {printable(backbone)}. "
+            f"{shown} comes from a run with --backbone {printable(network.backbone)}; expected {printable(backbone)}. "
             "Name the same --backbone."
         )
     state = {
@@ -276,5 +276,5 @@ def _no_download(backbone: str, error: Exception) -> BackboneError:
     offline = " (offline mode is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
     return BackboneError(
         f"The ImageNet weights of {printable(backbone)} could not be downloaded{offline} ({first_line(error)})",
-        f"get them on a machine with network and name the file with --weights FILE{package}",
+        f"download them on a machine with a network connection and name the file with --weights FILE{package}",
     )

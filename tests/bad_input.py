@@ -390,8 +390,8 @@ CASES = [
     Case("a missing file among --models", lambda f: compared(f, *MODELS, "no.onnx"), "no.onnx does not exist"),
     Case("TorchScript among --models", lambda f: compared(f, *MODELS, "script.pt"), "deeprank-export --format all"),
     Case("a network that gives maps", lambda f: network(f, "maps"), "expected float of shape [2, d]"),
-    Case("a network with dropout left on", lambda f: network(f, DROPOUT), "Is dropout, or another layer"),
-    Case("a network that looks at the batch", lambda f: network(f, MINUS_MEAN), "for a picture alone than in a batch"),
+    Case("a network with dropout left on", lambda f: network(f, DROPOUT), "Is dropout or another random layer"),
+    Case("a network that looks at the batch", lambda f: network(f, MINUS_MEAN), "for a picture alone and in a batch"),
     Case("a network without pictures", lambda f: network(f, "maps", "--name", "mine"), "name them with --data"),
     Case("a mean of two numbers", lambda f: network(f, "maps", *TWO), "expected three numbers, such as 0.485"),
 ]

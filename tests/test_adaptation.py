@@ -155,7 +155,7 @@ def test_another_run_starts_from_the_backbone_of_this_one(digits: Path, adapted:
 
 
 def test_a_run_of_another_backbone_is_refused(adapted: Path):
-    with pytest.raises(TrainingError, match="of a run with --backbone timm:resnet10t; expected resnet18"):
+    with pytest.raises(TrainingError, match="from a run with --backbone timm:resnet10t; expected resnet18"):
         find_weights("resnet18", str(adapted / "best.pt"))
 
 
@@ -179,6 +179,6 @@ def test_more_stages_than_there_are_are_refused():
 
 
 def test_the_head_is_not_wider_than_the_features(digits: Path):
-    with pytest.raises(TrainingError, match="expected an --embedding-dim up to that, not 600"):
+    with pytest.raises(TrainingError, match="expected an --embedding-dim of at most that, not 600"):
         train(digits, "run", **{**ADAPTED, "embedding_dim": 600})
     assert not Path("run").exists()

@@ -87,8 +87,8 @@ def test_a_run_keeps_its_width_in_its_files(digits: Path, tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("backbone", "channels", "words"),
     [
-        ("resnet18", 256, "known for EfficientNets"),
-        ("mobilenet_v3_small", 256, "known for EfficientNets"),
+        ("resnet18", 256, "expected an EfficientNet"),
+        ("mobilenet_v3_small", 256, "expected an EfficientNet"),
         (BACKBONE, 1280, "has 1280 channels; expected fewer"),
     ],
 )

@@ -141,7 +141,7 @@ def test_one_process_goes_on_with_the_stopped_run_of_two(digits: Path, whole: Pa
     process.send_signal(signal.SIGTERM)
     said += process.communicate(timeout=600)[1]
     assert ours(said).count("Stopped ") == 1, said
-    assert ours(said).count("Go on with: deeprank-train --resume run") == 1, said
+    assert ours(said).count("Resume with: deeprank-train --resume run") == 1, said
     assert "exitcode  : 1 " not in said  # 130, that of an interrupted command
     assert RunFolder(Path("run")).read_metrics()[0]["kind"] == "epoch"
     resume_run(Path("run"), {}, alone(), SilentMonitor())
@@ -240,7 +240,7 @@ def test_gathering_words_and_cached_features(digits: Path, tmp_path: Path):
         assert words["second fails"] == ["TrainingError", "rank 1 \udce9"]
         assert bool(words["turns"]) is (rank == 1)
         assert words["same"] is None
-        assert words["other"][1].startswith("The data is another one for process 1 than for process 0")
+        assert words["other"][1].startswith("The data of process 1 differs from that of process 0")
         assert "expected at least 2 pictures for each" in words["small"][1]
     assert found[0]["final"] == found[1]["final"]
     start_run(str(digits), load_config("digits", FROZEN), "digits", alone(), SilentMonitor(), out=Path("one"))

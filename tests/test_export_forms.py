@@ -446,10 +446,10 @@ def made_up(form: Form, ratio: float) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("precision", "ratio", "expected"),
     [
-        ("int8", 0.7, "int8 is slower than fp32 on this processor (some processor, 3 threads), 0.70 ×: use fp32"),
-        ("int8", 1.0, "int8 is as fast as fp32 on this processor (some processor, 3 threads), 1.00 ×: what it gains"),
+        ("int8", 0.7, "int8 is slower than fp32 on this processor (some processor, 3 threads): 0.70 ×. Use fp32"),
+        ("int8", 1.0, "int8 is as fast as fp32 on this processor (some processor, 3 threads), 1.00 ×. Its gain"),
         ("int8", 1.8, "int8 is 1.80 × as fast as fp32 on this processor (some processor, 3 threads)."),
-        ("fp16", 0.9, "fp16 is 0.90 × as fast as fp32 on this processor (some processor, 3 threads): it is meant for"),
+        ("fp16", 0.9, "fp16 is 0.90 × as fast as fp32 on this processor (some processor, 3 threads). It is meant for"),
     ],
 )
 def test_remarks_speak_of_what_was_measured(precision: str, ratio: float, expected: str) -> None:
@@ -514,7 +514,7 @@ def test_what_is_refused_at_once(line: MainLine, tmp_path: Path) -> None:
             ([*int8, "--max-difference", "nan"], "A largest difference of nan is looser"),
             ([*int8, "--max-precision-change", "inf"], "A change of precision of inf is looser than the documented"),
             ([*every, "--min-cosine", 0.97], "A smallest cosine of 0.97 is looser than the documented"),
-            ([*int8, "--format", "torchscript"], "TorchScript files are written as fp32 alone"),
+            ([*int8, "--format", "torchscript"], "TorchScript files are written only as fp32"),
             ([line.run, "--format", "pt2", "--precision", "fp16"], "Use --format onnx for fp16"),
             ([*every, "--precision", "int8"], "--format all writes every precision; leave"),
             ([*every, "--out", "file"], "file is a file; expected a folder, or a name for a new one"),
@@ -687,7 +687,7 @@ def test_one_form_that_cannot_be_used_leaves_the_others(four: Four, tmp_path: Pa
     bundle = export_all(network, reference.info, reference, four.data, tmp_path / "forms", checks=Checks(threads=1))
     failures = {form.precision: why for form, why in bundle.failures}
     assert set(failures) == {"fp16", "int8"}
-    assert f"Values inside the network reach {largest:.3g}, and float16 ends at 65504" in failures["fp16"]
+    assert f"Values inside the network reach {largest:.3g}, but float16 ends at 65504" in failures["fp16"]
     assert "no layer with weights" in failures["int8"]
     assert [package.model.name for package in bundle.packages] == ["model.onnx", "model.pt", "model.pt2"]
 

@@ -206,7 +206,7 @@ def test_a_run_from_low_to_final_resolution(digits: Path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"freeze_backbone": False, "unfreeze": 1}, "--unfreeze counts stages of a frozen backbone"),
+        ({"freeze_backbone": False, "unfreeze": 1}, "--unfreeze needs a frozen backbone"),
         ({"low_image_size": 24}, "go together"),
         ({"low_image_size": 24, "low_epochs": 1}, "add --no-freeze-backbone"),
         ({"freeze_backbone": False, "unfreeze": 0, "low_image_size": 64, "low_epochs": 1}, "is above --image-size 32"),

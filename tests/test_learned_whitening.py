@@ -186,7 +186,7 @@ def test_a_run_that_was_stopped_before_its_final_figures_is_not_finished_twice(d
 def test_a_classifier_of_other_features_is_none(digits: Path, weights: str):
     state = torch.load(weights, weights_only=True)
     torch.save(state | {"fc.weight": torch.zeros(20, 100)}, "narrow.pth")
-    with pytest.raises(TrainingError, match="has none of one layer that reads its features"):
+    with pytest.raises(TrainingError, match="has none of one layer on its features"):
         train(digits, "run", **{**FINISHED, "weights": "narrow.pth", "start_classes": 0.5})
     assert not Path("run").exists()
 
@@ -195,7 +195,7 @@ def test_a_classifier_of_other_features_is_none(digits: Path, weights: str):
     ("changes", "words"),
     [
         ({"weights": "none", "whiten": False}, "these are random numbers"),
-        ({"weights": "none", "start_share": 0.0, "embedding_dim": 600}, "expected an --embedding-dim up to that"),
+        ({"weights": "none", "start_share": 0.0, "embedding_dim": 600}, "expected an --embedding-dim of at most that"),
         ({"weights": "none", "start_share": 0.0, "start_classes": 0.5}, "has none of one layer"),
     ],
     ids=["random start", "wider than the features", "no classifier"],
@@ -209,7 +209,7 @@ def test_what_cannot_be_done_in_the_end_is_refused_in_the_beginning(digits: Path
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"freeze_backbone": True, "unfreeze": 0}, "a frozen one never leaves it"),
+        ({"freeze_backbone": True, "unfreeze": 0}, "a frozen backbone never changes"),
         ({"freeze_norms": False}, "add --freeze-norms"),
         ({"hidden": (16,)}, "add --hidden none"),
         ({"multiscale": True}, "leave out --multiscale"),
@@ -228,7 +228,7 @@ def test_a_run_does_not_go_on_from_other_starting_weights(digits: Path, weights:
     state = torch.load(weights, weights_only=True)
     key = next(key for key, value in state.items() if value.ndim > 1)
     torch.save({**state, key: state[key] + 1e-3}, weights)
-    with pytest.raises(TrainingError, match=r"weights: .*weights\.pth with another content"):
+    with pytest.raises(TrainingError, match=r"weights: .*weights\.pth with different content"):
         resume_run(Path("run"), {}, surroundings(), Listener())
     torch.save(state, weights)
     assert resume_run(Path("run"), {}, surroundings(), Listener()).figures["epoch"] > 0

@@ -97,7 +97,9 @@ def test_stages_hold_every_weight_once():
 
 def test_a_backbone_without_known_stages_is_refused():
     network = a_network("timm:convnext_atto", multiscale=False)
-    with pytest.raises(TrainingError, match=r"not known for timm:convnext_atto; expected a ResNet.*--no-freeze"):
+    with pytest.raises(
+        TrainingError, match=r"timm:convnext_atto cannot be frozen in part; expected a ResNet.*--no-freeze"
+    ):
         network.cut_before_last(1)
     with pytest.raises(TrainingError, match=r"--unfreeze 5: timm:resnet10t has 5 stages; expected at most 4"):
         a_network().cut_before_last(5)

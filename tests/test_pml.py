@@ -335,9 +335,9 @@ def test_a_batch_that_the_library_refuses_is_a_sentence():
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("[loss]\narguments = 3\n", ["arguments = 3", "a table of texts"]),
+        ("[loss]\narguments = 3\n", ["arguments = 3", "a table of strings"]),
         ("[loss.arguments]\nalpha = nan\n", ["arguments", "finite"]),
-        ("[loss.arguments]\nalpha = [1]\n", ["arguments", "a table of texts"]),
+        ("[loss.arguments]\nalpha = [1]\n", ["arguments", "a table of strings"]),
         ("[loss.arguments]\nalpha = 1\n", ["--loss triplet+softmax takes no arguments", "alpha"]),
         ("[loss]\nloss = 'pml:'\n", ["pml:NAME, pml:NAME+softmax"]),
         ("[loss]\nloss = 'pml:A+triplet'\n", ["pml:NAME, pml:NAME+softmax"]),

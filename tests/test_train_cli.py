@@ -116,7 +116,7 @@ def stopped(*arguments: object, cwd: Path, number: int, epochs: int) -> list[str
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert "Traceback" not in stderr
-    typed = re.search(r"Go on with: deeprank-train (--resume \S+)", stderr)
+    typed = re.search(r"Resume with: deeprank-train (--resume \S+)", stderr)
     assert typed, stderr
     return typed[1].split()
 
@@ -132,7 +132,7 @@ def test_resume_alone_means_the_newest_run(whole: Path):
     result = command("--resume", "--device", "cpu", cwd=whole.parent)
     assert "finished already" in result.stderr
     # The smallest gallery has fourteen pictures; half of it.
-    unseen = r"^precision@7  0\.\d{4} of at most 0\.2\d*  \(gallery never learned from: 14 pictures\)$"
+    unseen = r"^precision@7  0\.\d{4} of at most 0\.2\d*  \(gallery not trained on: 14 pictures\)$"
     assert re.search(unseen, result.stdout, re.M), result.stdout
     assert set(re.findall(r"precision@\d+", result.stdout)) == {"precision@7"}
     assert result.stderr.splitlines()[-1] == "Next: deeprank-export run"
@@ -151,7 +151,7 @@ def test_bad_input_gets_one_sentence(data: Path, tmp_path: Path, whole: Path):
     (tmp_path / "bad.toml").write_text("[loss]\nmargen = 1\n")
     cases = [
         (["absent"], "absent does not exist"),
-        ([one, "--config", "digits"], "of 1 class: only [x]"),
+        ([one, "--config", "digits"], "have 1 class: only [x]"),
         (["digits", "--epochs", 0], "epochs = 0; expected a whole number from 1 to 100000"),
         (["digits", "--negatives", "hardest"], "expected one of random, semi-hard, batch-hard"),
         (["digits", "--hidden", "wide"], "--hidden wide: expected widths"),
@@ -190,7 +190,7 @@ def test_help_shows_what_people_need_and_is_quick(tmp_path: Path):
 def test_names_from_elsewhere_are_told_what_they_are_called(tmp_path: Path):
     cases = [
         ("--lr", "here it is called --learning-rate"),
-        ("--batch-size=32", "--classes-per-batch classes with --pictures-per-class pictures of each"),
+        ("--batch-size=32", "the batch size is --classes-per-batch times --pictures-per-class"),
         ("--image_size", "did you mean --image-size?"),
         ("--Num-Workers", "--threads"),
         ("--batch-siz", "--classes-per-batch"),
@@ -303,7 +303,7 @@ def test_a_person_is_asked_before_the_download(
         found, said = on_a_terminal(fetching(address, one_class, *arguments), typed, tmp_path)
     assert found == status, said
     assert ("[y/N]" in said) == (not arguments)
-    assert bool(paths) == fetched == (tmp_path / "data").exists() == ("of 1 class: 3" in said), said
+    assert bool(paths) == fetched == (tmp_path / "data").exists() == ("have 1 class: 3" in said), said
     assert ("Nothing was downloaded" in said) == (not fetched and status == 1)
 
 
@@ -312,11 +312,11 @@ def test_a_script_is_not_asked(one_class: bytes, tmp_path: Path):
     with serving(one_class) as (address, _):
         words = fetching(address, one_class)
         result = subprocess.run(words, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert "of 1 class: 3" in result.stderr
+    assert "have 1 class: 3" in result.stderr
     assert "[y/N]" not in result.stderr
     # What is there already is not fetched again, and an empty folder is not taken for it.
     again = subprocess.run(words, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert "of 1 class: 3" in again.stderr
+    assert "have 1 class: 3" in again.stderr
     (tmp_path / "elsewhere" / "data" / "tiny-imagenet-200").mkdir(parents=True)
     failed = subprocess.run(words, cwd=tmp_path / "elsewhere", stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert "cannot be fetched" in failed.stderr

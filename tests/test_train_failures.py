@@ -106,11 +106,15 @@ def with_a_negative_square(checkpoint: dict) -> None:
     ("spoil", "steps", "message"),
     [
         (with_a_huge_rate, 3, r"The loss became nan in batch 2 of epoch 2; the last checkpoint is kept\. Lower"),
-        (with_a_huge_rate, 1, r"The embedding became no number in batch 1 of epoch 2; the last checkpoint is kept\."),
+        (
+            with_a_huge_rate,
+            1,
+            r"The embedding became NaN or infinite in batch 1 of epoch 2; the last checkpoint is kept",
+        ),
         (
             with_a_negative_square,
             1,
-            r"The weights became no numbers in batch 1 of epoch 2; the last checkpoint is kept",
+            r"The weights became NaN or infinite in batch 1 of epoch 2; the last checkpoint is kept",
         ),
     ],
 )
@@ -141,7 +145,7 @@ def test_a_checkpoint_between_epochs_is_never_one_without_numbers(
     torch.save(checkpoint, "run/last.pt")
     before = content("run")
     monkeypatch.setattr(deeprank.train.loop.trainer, "_SAVE_INTERVAL_SECONDS", 0.0)
-    with pytest.raises(TrainingError, match="weights became no numbers in batch 1 of epoch 2"):
+    with pytest.raises(TrainingError, match="weights became NaN or infinite in batch 1 of epoch 2"):
         resume("run")
     assert content("run") == before
 
@@ -165,7 +169,7 @@ main()
     [
         (
             ["--pictures-per-class", 300, "--steps-per-epoch", 1],
-            "Out of memory with 3000 pictures of 32 px in a batch; lower --classes-per-batch, --pictures-per-class",
+            "Out of memory with 3000 pictures of 32 px per batch; lower --classes-per-batch, --pictures-per-class",
         ),
         (["--hidden", "60000,60000"], "Out of memory with this network; lower --image-size, --hidden"),
     ],
@@ -206,7 +210,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_saved_leaves_the_earlier_one(ru
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
-        with pytest.raises(TrainingError, match=r"last\.pt cannot be written .*unchanged\. Make room"):
+        with pytest.raises(TrainingError, match=r"last\.pt cannot be written .*unchanged\. Free some space"):
             resume("run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -235,7 +239,7 @@ def test_a_class_that_vanishes_after_it_was_listed_is_left_out_with_a_remark(dig
     shutil.copytree(digits, "data")
     watcher = Watcher("checking the train pictures", lambda: shutil.rmtree("data/2"))
     result = train(Path("data"), Path("run"), watcher)
-    assert any("No readable training picture is left of 1 classes (2)" in remark for remark in watcher.remarks)
+    assert any("Classes without a readable training picture: 1 (2)" in remark for remark in watcher.remarks)
     assert result.figures["kind"] == "final"
     assert result.figures["gallery"] + result.figures["queries"] == 72
 

@@ -102,7 +102,7 @@ def test_a_run_that_took_splits_for_classes_is_not_resumed(nested: Path) -> None
     Path("run/config.json").write_text(json.dumps(config))
     with pytest.raises(TrainingError) as refusal:
         resume_run(Path("run"), {}, surroundings(), Listener())
-    assert "folders called train and validation were classes to the run; they are splits" in str(refusal.value)
+    assert "the run used the folders train and validation as classes; they are splits" in str(refusal.value)
 
 
 def test_what_was_read_is_said_before_anything_else(nested: Path) -> None:

@@ -58,6 +58,6 @@ def test_a_ranking_below_the_start_is_a_warning(unseen: bool):
     assert below_start(final) is None
     assert below_start({**final, "untrained": row}) is None
     warning = below_start({**final, "untrained": {**row, "precision_at_k": 0.65}})
-    assert f"the ranking of {'pictures' if unseen else 'classes'} that were not learned" in warning
-    assert "was 0.6500 of at most 0.9000 before it" in warning
-    assert "is 0.6000 of at most 0.9000 after it" in warning
+    assert f"the ranking of unseen {'pictures' if unseen else 'classes'}" in warning
+    assert "was 0.6500 of at most 0.9000 before" in warning
+    assert "is 0.6000 of at most 0.9000 now" in warning

@@ -34,9 +34,9 @@ _HELP = (
 _EXAMPLES = [
     "deeprank-train digits                       about a minute, offline",
     "deeprank-train photos --epochs 20           a folder of class folders",
-    "deeprank-train photos --no-freeze-backbone  all layers, not the head alone",
+    "deeprank-train photos --no-freeze-backbone  all layers, not only the head",
     "deeprank-train photos.csv --val new.csv     evaluated on other pictures",
-    "deeprank-train --resume                     go on with the newest run",
+    "deeprank-train --resume                     resume the newest run",
     "torchrun --nproc-per-node 2 -m deeprank.train photos    two processes",
 ]
 
@@ -66,7 +66,7 @@ def _train(
     with _resumable(resume), _with_others(device) as others:
         overrides = typed_options(typed)
         if resume is not None and (config is not None or out is not None):
-            raise TrainingError("--resume goes on with a run as it is; leave out --config and --out.")
+            raise TrainingError("--resume continues a run with its own options; leave out --config and --out.")
         recipe = config or (DIGITS if data == DIGITS else "default")
         merged = load_config(recipe, overrides)  # refuses wrong options before the slow import of torch
         if resume is None:  # likewise: ask about the download before that import
@@ -135,7 +135,7 @@ def _resumable(resume: Path | None) -> Iterator[None]:
         if not isinstance(error, TrainingInterrupted):
             raise
         run = _from_here(resume if resume is not None else LATEST)
-        fail(f"{error} Go on with: {to_paste('deeprank-train', '--resume', run)}", status=130)
+        fail(f"{error} Resume with: {to_paste('deeprank-train', '--resume', run)}", status=130)
 
 
 def _from_here(run: Path) -> Path:
@@ -154,7 +154,7 @@ def _print_result(run: Path, figures: Any) -> None:
         print(f"MAP@R         {figures['map_at_r']:.4f}")
         same, others = _number(figures["positive_distance"]), _number(figures["negative_distance"])
         print(f"distance      {same:.3f} same class, {others:.3f} others")
-    for name, what in (("unseen", "gallery never learned from"), ("untrained", "the backbone it began with, there")):
+    for name, what in (("unseen", "gallery not trained on"), ("untrained", "the starting backbone, same gallery")):
         if name in figures:
             row = figures[name]
             print(f"precision@{row['k']}  {precision_text(row)}  ({what}: {row['gallery']:,} pictures)")

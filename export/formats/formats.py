@@ -64,7 +64,7 @@ def form_of(format_: str, precision: str) -> Form:
             return form
     if format_ in FORMATS and precision in PRECISIONS:
         raise ExportError(
-            f"--format {format_} --precision {precision}; {_NAMES[format_]} files are written as fp32 alone. "
+            f"--format {format_} --precision {precision}; {_NAMES[format_]} files are written only as fp32. "
             f"Use --format onnx for {precision}."
         )
     what, given, allowed = (

@@ -37,7 +37,7 @@ def onnx_graph(network: nn.Module, rule: PictureRule) -> onnx.ModelProto:
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets.get("") != OPSET:
         raise ExportError(
-            f"The exporter gave opset {opsets.get('')}; expected {OPSET}. Install onnxscript 0.7.2 or newer."
+            f"The exporter wrote opset {opsets.get('')}; expected {OPSET}. Install onnxscript 0.7.2 or newer."
         )
     if model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"):
         raise ExportError(
@@ -87,8 +87,8 @@ def _convert(network: nn.Module, rule: PictureRule) -> torch.onnx.ONNXProgram:
         return to_onnx(network, example_pictures(rule, count=2), OUTPUT_NAME)
     except Exception as error:  # they have no common base class
         raise ExportError(
-            f"The network cannot be written as ONNX ({_reason(error)}); expected a module without control flow that "
-            "depends on the data, of operators that ONNX has. Try --format torchscript."
+            f"The network cannot be written as ONNX ({_reason(error)}); expected a module of ONNX operators, without "
+            "control flow that depends on the data. Try --format torchscript."
         ) from error
 
 

@@ -46,7 +46,7 @@ def write_pt2(network: nn.Module, info: ModelInfo, path: Path) -> None:
     except Exception as error:  # torch.export raises exceptions without a common base class
         raise ExportError(
             f"The network cannot be written as .pt2 ({first_line(error)}); expected a module without control flow that "
-            "depends on the data, for batches of any size."
+            "depends on the data, which takes batches of any size."
         ) from error
     path.write_bytes(buffer.getbuffer())
 

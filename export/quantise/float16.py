@@ -46,8 +46,8 @@ def check_range(model: onnx.ModelProto, parts: Anatomy, pictures: Picture, threa
     largest = max((max(-one.lowest, one.highest) for one in seen.values()), default=0.0)
     if not largest <= _MAX_HALF:
         raise ExportError(
-            f"Values inside the network reach {largest:.3g}, and float16 ends at {_MAX_HALF:.0f}: on a GPU they would "
-            "become infinite. Export it as fp32."
+            f"Values inside the network reach {largest:.3g}, but float16 ends at {_MAX_HALF:.0f}; on a GPU they would "
+            "overflow. Export it as fp32."
         )
 
 

@@ -95,13 +95,13 @@ class _Search:
         self.layers = layers_of(model, self.parts)
         if not self.layers:
             raise ExportError(
-                "The network has no layer with weights that could be brought to 8 bits; export it as fp32."
+                "The network has no layer with weights that can be quantised to 8 bits; export it as fp32."
             )
         held_out = max(1, round(len(pictures) * _HELD_OUT))
         self._shown, self._held_out = pictures[:-held_out], pictures[-held_out:]
         self._progress, self._threads = progress, threads
         self._expected = _vectors(model, self._held_out, threads)
-        advance = progress("int8: what the layers hold", len(self._shown))
+        advance = progress("int8: ranges of the layers", len(self._shown))
         used = session_options(threads)[1]
         self._seen = observe(model, tensors_to_watch(model, self.parts), self._shown, used, advance)
         self._model = model
@@ -152,7 +152,7 @@ class _Search:
         Not by the gain with only that layer in float32: a tensor between two layers has eight bits
         as long as either of them has.
         """
-        advance = self._progress("int8: layers that hurt most", len(self.layers) * len(self._held_out))
+        advance = self._progress("int8: most sensitive layers", len(self.layers) * len(self._held_out))
         left = {}
         for name in self.layers:
             left[name] = self._cosine([other for other in self.layers if other != name])

@@ -251,7 +251,7 @@ class FeatureCache:
         except OSError as error:
             raise TrainingError(
                 f"Features cannot be kept in {display_path(self.folder)} ({error.strerror or error}); "
-                "make room there, or name another folder with --cache."
+                "free some space there, or name another folder with --cache."
             ) from error
         if features is None:
             raise TrainingError(f"Features written to {display_path(self.folder)} came back damaged; check the disk.")
@@ -340,7 +340,7 @@ class FeatureCache:
         reader = self._reader(samples, view)
         for row, features in embed_stream(positions, reader, self.extractor.run, threads=self.threads):
             if self.monitor.stopping():
-                raise TrainingInterrupted("Stopped while features were computed; those that are done are kept.")
+                raise TrainingInterrupted("Stopped while features were computed; the finished ones are kept.")
             yield row, features
 
     def _reader(self, samples: Sequence[Sample], view: View) -> Reader:

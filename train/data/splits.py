@@ -103,9 +103,9 @@ class TrainingData:
         counts = Counter(self.train_labels[self.fit].tolist())
         if len(counts) < 2:
             raise TrainingError(
-                f"The training pictures are of {len(counts)} class{'es' if not counts else ''}"
+                f"The training pictures have {len(counts)} class{'es' if not counts else ''}"
                 f"{': ' + printable(self.classes[next(iter(counts))]) if counts else ''}; "
-                "a triplet needs a picture of another class, so expected at least 2."
+                "expected at least 2, because a triplet needs a picture of another class."
             )
         if max(counts.values()) < 2:
             raise TrainingError(self._no_pairs())
@@ -121,13 +121,11 @@ class TrainingData:
         oddities = []
         if single:
             oddities.append(
-                f"{len(single)} of {len(counts)} classes have one training picture ({self._names(single)}): they teach "
-                "what is different, not what is alike."
+                f"{len(single)} of {len(counts)} classes have only one training picture ({self._names(single)}); it "
+                "serves as a negative, but not as a positive."
             )
         if vanished:
-            oddities.append(
-                f"No readable training picture is left of {len(vanished)} classes ({self._names(vanished)})."
-            )
+            oddities.append(f"Classes without a readable training picture: {len(vanished)} ({self._names(vanished)}).")
         return oddities
 
     def _no_pairs(self) -> str:
@@ -135,7 +133,7 @@ class TrainingData:
         if listed.max() < 2:
             fault = "Every class has one training picture"
         else:
-            fault = "No class has two training pictures left that can be read and are not held out"
+            fault = "No class has two readable training pictures besides the held-out ones"
         return f"{fault}; a triplet needs two pictures of one class. Add pictures to the classes."
 
     def _names(self, labels: Sequence[int]) -> str:
@@ -145,12 +143,12 @@ class TrainingData:
         """Report if no best epoch can be chosen, and if k is below the usual one."""
         if not len(self.held):
             monitor.remark(
-                "No pictures are held out to choose the best epoch on, which takes classes of three training pictures "
-                "or more: the network of the last epoch is kept."
+                "No pictures are held out to choose the best epoch, which needs a class of three training pictures; "
+                "the network of the last epoch is kept."
             )
         if self.k < MAX_K:
             monitor.remark(
-                f"Rankings are measured as precision@{self.k} in this run: the classes or galleries are too small for "
+                f"This run measures rankings as precision@{self.k}: the classes or galleries are too small for "
                 f"{MAX_K} neighbours."
             )
 
@@ -265,7 +263,7 @@ def _last_by_name(classes: Sequence[str], count: int) -> frozenset[str]:
     if count and count > len(classes) - 2:
         raise TrainingError(
             f"--holdout-classes {count}: the data set has {len(classes)} classes; expected at most "
-            f"{max(0, len(classes) - 2)}, so that two are left to learn from."
+            f"{max(0, len(classes) - 2)}, so that two are left to train on."
         )
     ordered = sorted(classes, key=lambda label: hashlib.sha256(label.encode("utf-8", "surrogateescape")).digest())
     return frozenset(ordered[:count])

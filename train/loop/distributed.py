@@ -141,7 +141,7 @@ class Ranks:
 
         def check() -> None:
             if own != expected:
-                problem = f"{what} is another one for process {self.rank} than for process 0"
+                problem = f"{what} of process {self.rank} differs from that of process 0"
                 raise TrainingError(f"{problem}; expected all machines to see the same files.")
 
         self.shared(check)
@@ -294,8 +294,8 @@ def connected() -> Iterator[Ranks]:
         if not is_lost_rank(error):
             raise
         raise TrainingError(
-            f"Another of the {size} processes of this run has ended without a word (its machine may have run out of "
-            "memory); the last checkpoint is kept. Go on with --resume."
+            f"Another of the {size} processes of this run ended without an error message (its machine may have run out "
+            "of memory); the last checkpoint is kept. Resume with --resume."
         ) from error
     # Only after success: with a failed rank, this would wait for it.
     if dist.is_initialized():

@@ -53,20 +53,20 @@ def check_finish(config: TrainConfig, network: EmbeddingNet, weights: Weights) -
     """
     if config.start_share and weights.state is None:
         raise TrainingError(
-            "--start-share goes back towards the starting weights, and these are random numbers; name others with "
+            "--start-share mixes in the starting weights, but these are random numbers; name others with "
             "--weights, or leave it out."
         )
     if (config.whiten or config.whiten_first) and config.embedding_dim > network.feature_dim:
         raise TrainingError(
             f"Whitening selects directions among the {network.feature_dim} features of {printable(config.backbone)}; "
-            f"expected an --embedding-dim up to that, not {config.embedding_dim}."
+            f"expected an --embedding-dim of at most that, not {config.embedding_dim}."
         )
     classifier = narrowed(weights, config.last_channels).classifier
     fits = classifier is not None and classifier.shape[1] == network.feature_dim
     if config.start_classes and not fits:
         raise TrainingError(
-            "--start-classes needs the classifier that the starting weights were trained with, and "
-            f"{printable(weights.source)} has none of one layer that reads its features; name other --weights, "
+            "--start-classes needs the classifier of the starting weights, but "
+            f"{printable(weights.source)} has none of one layer on its features; name other --weights, "
             "or leave it out."
         )
 
@@ -236,8 +236,8 @@ def _spread_within(
     floor = shrinkage * variances.mean()
     if not floor > 0.0:
         raise TrainingError(
-            "--whiten measures how pictures of one class differ, and found none that do; expected classes of several "
-            "different pictures. Add pictures, or leave it out."
+            "--whiten found no two different pictures in one class; expected classes of several different pictures. "
+            "Add pictures, or leave it out."
         )
     return directions, np.sqrt(np.maximum(variances, 0.0) + floor)
 

@@ -133,7 +133,7 @@ def _splits_as_classes(then: Mapping[str, Any] | None) -> str:
     classes = (then or {}).get("classes", ())
     if not classes or not all(split_of(str(label)) for label in classes):
         return ""
-    return f" (folders called {' and '.join(map(printable, classes))} were classes to the run; they are splits)"
+    return f" (the run used the folders {' and '.join(map(printable, classes))} as classes; they are splits)"
 
 
 def _classes_changed(then: Mapping[str, Any] | None, now: DataSet | None) -> str:

@@ -213,12 +213,12 @@ def _synchronise_norms(network: EmbeddingNet, config: TrainConfig, ranks: Ranks)
 
 
 def _tell_of_ranks(network: EmbeddingNet, source: Source, ranks: Ranks, monitor: Monitor) -> None:
-    monitor.remark(f"{ranks.size} processes train together, each on its share of every batch.")
+    monitor.remark(f"{ranks.size} processes train together, each on a part of every batch.")
     source.train_mode(True)
     if network.mean.device.type == "cpu" and has_trained_norms(network):
         monitor.remark(
-            "On a CPU, batch normalisation sees the share of one process alone, so that the result depends on their "
-            "number; --freeze-norms (and --hidden none, for the head's own) does without it."
+            "On a CPU, batch normalisation sees only the pictures of one process, so the result depends on the number "
+            "of processes. --freeze-norms avoids this in the backbone, and --hidden none in the head."
         )
 
 
@@ -288,14 +288,14 @@ def check_same_weights(run: RunFolder, stored: StoredRun, weights: Weights) -> N
     """
     before = stored.description.get("weights", {}).get("sha256")
     if before != weights.digest:
-        _refuse(run, [f"weights: {printable(weights.source)} with another content"])
+        _refuse(run, [f"weights: {printable(weights.source)} with different content"])
 
 
 def _refuse(run: RunFolder, differing: list[str]) -> None:
     if differing:
         raise TrainingError(
-            f"{display_path(run.path)} cannot be resumed, because it would not be the same run any more: "
-            f"{'; '.join(differing)}. Resume it with its own options, data and weights, or start a new run."
+            f"{display_path(run.path)} cannot be resumed, because its options, data or weights have changed: "
+            f"{'; '.join(differing)}. Resume it with the original ones, or start a new run."
         )
 
 
@@ -322,7 +322,7 @@ def _labels_changed(description: Mapping[str, Any], labels: str | None) -> list[
     then = stored_labels(description)
     if labels is None or labels == then or not {labels, then} & set(LABEL_RULES):
         return []
-    return [f"labels: {printable(then or 'as by default')}, now {printable(labels)}"]
+    return [f"labels: {printable(then or 'the default')}, now {printable(labels)}"]
 
 
 def _differing(stored: StoredRun, overrides: Mapping[str, Any]) -> list[str]:
@@ -331,5 +331,5 @@ def _differing(stored: StoredRun, overrides: Mapping[str, Any]) -> list[str]:
     differing += changed("data", description["data"], stored.dataset)
     differing += changed("val", description["val"], stored.val)
     if config.relevance and relevance_digest(Path(config.relevance)) != description["relevance"]:
-        differing.append(f"relevance: {display_path(config.relevance)} with another content")
+        differing.append(f"relevance: {display_path(config.relevance)} with different content")
     return differing

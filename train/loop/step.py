@@ -149,7 +149,7 @@ class Learner:
 
         """
         if not all_finite((self._network, self._objective)):
-            raise not_finite("The weights became no numbers", step, epoch)
+            raise not_finite("The weights became NaN or infinite", step, epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
@@ -291,7 +291,7 @@ class MovingAverage:
         """
         average, steps = state["average"], state["steps"]
         if not isinstance(average, Mapping) or set(average) != set(self._average) or not isinstance(steps, int):
-            raise ValueError("the averaged weights are of another network")
+            raise ValueError("the averaged weights belong to another network")
         for name, value in self._average.items():
             value.copy_(average[name])
         self._steps = steps

@@ -116,13 +116,13 @@ def refuse_collapse(row: Mapping[str, Any], reached: Reached) -> None:
     """
     batch = reached.batch_deviation
     if not math.isfinite(row["deviation"]):
-        raise not_finite("The embedding became no number", reached.step - 1, reached.epoch)
+        raise not_finite("The embedding became NaN or infinite", reached.step - 1, reached.epoch)
     if row["deviation"] >= _COLLAPSED or batch >= _COLLAPSED:
         return
     raise TrainingError(
         f"The embedding has collapsed in epoch {row['epoch']}: the deviation of its vectors is "
-        f"{row['deviation']:.4f}, {batch:.4f} in batch {reached.step} (spread ones have nearly 1), so that "
-        "every picture resembles every other. Lower --learning-rate, use --negatives semi-hard, or add the softmax "
+        f"{row['deviation']:.4f}, and {batch:.4f} in batch {reached.step}; expected nearly 1. All pictures have "
+        "nearly the same vector. Lower --learning-rate, use --negatives semi-hard, or add the softmax "
         "term (--loss triplet+softmax)."
     )
 
@@ -196,7 +196,7 @@ class Trainer:
                 is full.
 
         """
-        batch = f"{self._sampler.batch_size} pictures of {self._config.image_size} px in a batch"
+        batch = f"{self._sampler.batch_size} pictures of {self._config.image_size} px per batch"
         try:
             with enough_memory(batch, "--classes-per-batch, --pictures-per-class or --image-size"):
                 self._epochs()

@@ -27,11 +27,11 @@ _REFUSED = {
     "CrossBatchMemory": "it wraps another loss and keeps embeddings from batch to batch, which no checkpoint holds",
     "DynamicSoftMarginLoss": "it keeps a histogram from batch to batch, which no checkpoint holds",
     "GenericPairLoss": "it is a base class",
-    "InstanceLoss": "it takes the number of a class for a place in the batch",
-    "ManifoldLoss": "it learns without classes",
-    "MultipleLosses": "it is made of other losses, which a recipe cannot hold",
+    "InstanceLoss": "it uses the number of a class as a position in the batch",
+    "ManifoldLoss": "it does not use classes",
+    "MultipleLosses": "it combines other losses, which a recipe cannot describe",
     "SelfSupervisedLoss": "it wraps another loss and compares two views of each picture, without classes",
-    "SmoothAPLoss": "it finds the pictures of a class by their places in the batch, and only where P equals K",
+    "SmoothAPLoss": "it finds the pictures of a class by their positions in the batch, and only if P equals K",
     "VICRegLoss": "it compares two views of each picture, without classes",
 }
 # Arguments that no message names: objects, which a recipe cannot hold, and what the library's classes hand each other.

@@ -97,9 +97,9 @@ _NOUNS = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
-    str: "a text",
+    str: "a string",
     tuple: "a list of whole numbers",
-    dict: "a table of texts, finite numbers, true or false",
+    dict: "a table of strings, finite numbers, true or false",
 }
 
 
@@ -140,94 +140,100 @@ class TrainConfig:
     )
     weights: str = _option("network", "auto, imagenet, none, a .pth or .safetensors file, or an earlier run's best.pt")
     normalisation: str = _option(
-        "network", "pixel scaling; auto: what belongs to the weights", choices=("auto", *NORMALISATIONS)
+        "network", "pixel scaling; auto: that of the weights", choices=("auto", *NORMALISATIONS)
     )
-    embedding_dim: int = _option("network", "numbers in an embedding", least=2, most=4096, common=True)
+    embedding_dim: int = _option("network", "dimension of the embedding", least=2, most=4096, common=True)
     hidden: tuple[int, ...] = _option("network", "widths of the head's hidden layers", least=1, most=65536)
     dropout: float = _option("network", "share of hidden units dropped", least=0.0, most=0.95)
     input_dropout: float = _option("network", "share of backbone features dropped", least=0.0, most=0.95)
     last_channels: int = _option(
         "network", "channels that an EfficientNet's last convolution keeps; 0: all", least=0, most=1_000_000
     )
-    freeze_backbone: bool = _option("network", "compute the backbone's features once, and train on those", common=True)
-    unfreeze: int = _option("network", "last stages of a frozen backbone to train beside the head", least=0, most=64)
-    freeze_last: int = _option("network", "last stages of a trained backbone that stay as they were", least=0, most=64)
-    freeze_norms: bool = _option("network", "keep the statistics of the backbone's batch norms as they were")
+    freeze_backbone: bool = _option("network", "compute the backbone's features once and train on them", common=True)
+    unfreeze: int = _option("network", "last stages of a frozen backbone to train with the head", least=0, most=64)
+    freeze_last: int = _option("network", "last stages of a trained backbone to keep frozen", least=0, most=64)
+    freeze_norms: bool = _option("network", "freeze the statistics of the backbone's batch norms")
     multiscale: bool = _option("network", "the paper's two low-resolution paths beside the backbone")
 
     image_size: int = _option("picture", "side of the square input in pixels", least=16, most=1024, common=True)
-    low_image_size: int = _option("picture", "side of the input in the first epochs; 0: as later", least=0, most=1024)
-    low_epochs: int = _option("picture", "epochs at the low size", least=0)
+    low_image_size: int = _option(
+        "picture", "side of the input in the first epochs; 0: --image-size", least=0, most=1024
+    )
+    low_epochs: int = _option("picture", "epochs with --low-image-size", least=0)
     picture_mode: str = _option("picture", "the whole picture or its centre", choices=("stretch", "crop"))
 
-    views: int = _option("augmentation", "augmented views cached of each picture (frozen)", least=0, most=64)
+    views: int = _option("augmentation", "augmented views cached per picture (frozen backbone)", least=0, most=64)
     crop: float = _option("augmentation", "smallest share of the area kept by a crop", least=0.05, most=1.0)
     flip: bool = _option("augmentation", "mirror half of the pictures")
     jitter: float = _option("augmentation", "strength of colour changes", least=0.0, most=1.0)
 
-    classes_per_batch: int = _option("batch", "classes in a batch", least=2, most=4096, common=True)
-    pictures_per_class: int = _option("batch", "pictures of each class in a batch", least=2, most=1024, common=True)
-    steps_per_epoch: int = _option("batch", "batches in an epoch; 0: as many as the pictures fill", least=0)
+    classes_per_batch: int = _option("batch", "classes per batch", least=2, most=4096, common=True)
+    pictures_per_class: int = _option("batch", "pictures of each class per batch", least=2, most=1024, common=True)
+    steps_per_epoch: int = _option("batch", "batches per epoch; 0: pictures / batch size", least=0)
 
     sampler: str = _option(
         "sampling", "P x K pictures, or triplets drawn by relevance (P x K / 3)", choices=("balanced", "online")
     )
     out_of_class: float = _option("sampling", "share of negatives from other classes", least=0.0, most=1.0)
-    positive_threshold: float = _option("sampling", "T_p, relevance above which positives are drawn alike", least=0.0)
-    relevance_margin: float = _option("sampling", "T_r, by which an in-class negative is less relevant", least=0.0)
-    buffer: int = _option("sampling", "pictures of a class that an epoch draws from; 0: all", least=0)
-    teacher: str = _option("sampling", "network whose features say what is relevant; not the one that is trained")
-    colour_weight: float = _option("sampling", "share of the colours in relevance", least=0.0, most=1.0)
-    relevance: str = _option("sampling", "in the teacher's place: .npz (paths, vectors) or .csv (a,b,relevance)")
+    positive_threshold: float = _option("sampling", "T_p: positives above this relevance are equally likely", least=0.0)
+    relevance_margin: float = _option("sampling", "T_r: least gap in relevance to an in-class negative", least=0.0)
+    buffer: int = _option("sampling", "pictures per class that an epoch draws from; 0: all", least=0)
+    teacher: str = _option("sampling", "network whose features give the relevance; not --backbone")
+    colour_weight: float = _option("sampling", "share of colour in the relevance", least=0.0, most=1.0)
+    relevance: str = _option("sampling", "file instead of a teacher: .npz (paths, vectors) or .csv (a,b,relevance)")
 
     loss: str = _option(
         "loss",
-        "what is minimised; NAME: a loss of pytorch-metric-learning",
+        "loss function; NAME: a loss of pytorch-metric-learning",
         choices=("triplet", "triplet+softmax", "softmax"),
         forms=("pml:NAME", "pml:NAME+softmax"),
     )
-    arguments: Mapping[str, Any] = _option("loss", "of a pml: loss, such as alpha=2.0,base=0.5")
+    arguments: Mapping[str, Any] = _option("loss", "arguments of a pml: loss, such as alpha=2.0,base=0.5")
     negatives: str = _option(
         "loss", "how a triplet's negative is chosen", choices=("random", "semi-hard", "batch-hard")
     )
-    margin: float = _option("loss", "the paper's gap g, in squared distance", least=0.0, most=4.0)
+    margin: float = _option(
+        "loss", "margin of the triplet loss (g in the paper), in squared distance", least=0.0, most=4.0
+    )
     softmax_weight: float = _option("loss", "weight of the softmax term", least=0.0, most=1e6)
-    temperature: float = _option("loss", "of the normalised softmax", least=0.001, most=10.0)
-    label_smoothing: float = _option("loss", "of the normalised softmax", least=0.0, most=0.9)
+    temperature: float = _option("loss", "temperature of the normalised softmax", least=0.001, most=10.0)
+    label_smoothing: float = _option("loss", "label smoothing of the normalised softmax", least=0.0, most=0.9)
     bnneck: bool = _option("loss", "batch normalisation between the embedding and the softmax term")
 
     epochs: int = _option("optimizer", "passes over the training pictures", least=1, most=100000, common=True)
     optimizer: str = _option("optimizer", "update rule", choices=("adamw", "sgd"))
     learning_rate: float = _option("optimizer", "learning rate of the head", least=0.0, most=1e6, common=True)
     backbone_learning_rate: float = _option(
-        "optimizer", "learning rate of the backbone, where it is trained", least=0.0, most=1e6
+        "optimizer", "learning rate of the backbone, if it is trained", least=0.0, most=1e6
     )
     proxy_learning_rate: float = _option(
         "optimizer", "learning rate of class vectors, also of a pml: loss", least=0.0, most=1e6
     )
-    head_epochs: int = _option("optimizer", "first epochs, never the last, in which the head is trained alone", least=0)
+    head_epochs: int = _option("optimizer", "first epochs that train only the head; the last one trains all", least=0)
     ema: float = _option(
-        "optimizer", "decay of the averaged weights that are kept; 0: the last", least=0.0, most=0.99999
+        "optimizer", "decay of the averaged weights, which are kept; 0: keep the last weights", least=0.0, most=0.99999
     )
     start_share: float = _option(
         "optimizer", "share of the starting backbone in the final one (WiSE-FT); 0: none", least=0.0, most=0.95
     )
-    whiten_first: bool = _option("optimizer", "begin with a head fitted by learned whitening of the features")
-    whiten: bool = _option("optimizer", "in the end, fit the head anew by learned whitening of the features")
+    whiten_first: bool = _option("optimizer", "start with a head fitted by learned whitening of the features")
+    whiten: bool = _option("optimizer", "at the end, fit the head by learned whitening of the features")
     start_classes: float = _option(
-        "optimizer", "share of the start's own classes in the choice of what whitening keeps", least=0.0, most=1.0
+        "optimizer", "weight of the pretraining classes when whitening selects directions", least=0.0, most=1.0
     )
-    weight_decay: float = _option("optimizer", "on weights, not on biases and norms", least=0.0, most=1e6)
-    momentum: float = _option("optimizer", "of sgd", least=0.0, most=0.9999)
-    schedule: str = _option("optimizer", "of the learning rates", choices=("cosine", "constant"))
-    warmup_epochs: float = _option("optimizer", "epochs in which the rates rise from 0", least=0.0)
+    weight_decay: float = _option("optimizer", "weight decay, not on biases and norms", least=0.0, most=1e6)
+    momentum: float = _option("optimizer", "momentum of sgd", least=0.0, most=0.9999)
+    schedule: str = _option("optimizer", "schedule of the learning rates", choices=("cosine", "constant"))
+    warmup_epochs: float = _option("optimizer", "epochs in which the learning rates rise from 0", least=0.0)
 
-    holdout_classes: int = _option("data", "classes left out of training; evaluated on these alone", least=0)
-    holdout_pictures: int = _option("data", "pictures of each class left out of training, at least a tenth", least=0)
+    holdout_classes: int = _option("data", "classes left out of training; only these are evaluated", least=0)
+    holdout_pictures: int = _option(
+        "data", "least number of pictures held out per class; always at least a tenth", least=0
+    )
 
     mixed_precision: str = _option("run", "half precision on CUDA", choices=("auto", "off"))
-    seed: int = _option("run", "of every random choice", least=0, most=2**31 - 1)
-    report: bool = _option("run", "write report.html when the run is finished")
+    seed: int = _option("run", "seed of every random choice", least=0, most=2**31 - 1)
+    report: bool = _option("run", "write report.html at the end of the run")
 
     @property
     def backbone_begins(self) -> int:
@@ -315,11 +321,11 @@ def check_together(config: TrainConfig) -> None:
 def _of_the_backbone(config: TrainConfig) -> Iterator[Contradiction]:
     yield (
         bool(config.unfreeze) and not config.freeze_backbone,
-        "--unfreeze counts stages of a frozen backbone, and --no-freeze-backbone trains all of it; leave out one",
+        "--unfreeze needs a frozen backbone, but --no-freeze-backbone trains all of it; leave one of them out",
     )
     yield (
         bool(config.freeze_last) and config.freeze_backbone,
-        "--freeze-last counts stages of a backbone that is trained; add --no-freeze-backbone, or leave it out",
+        "--freeze-last needs a backbone that is trained; add --no-freeze-backbone, or leave it out",
     )
 
 
@@ -328,11 +334,11 @@ def _of_low_sizes(config: TrainConfig) -> Iterator[Contradiction]:
     yield size != epochs, "--low-image-size and --low-epochs go together; give both, or neither"
     yield (
         size and config.freeze_backbone,
-        "--low-image-size is for a backbone that is trained on pictures; add --no-freeze-backbone, or leave it out",
+        "--low-image-size needs a backbone that is trained; add --no-freeze-backbone, or leave it out",
     )
     yield (
         size and config.multiscale,
-        "The low-resolution paths of --multiscale have one picture size; leave out --low-image-size",
+        "The low-resolution paths of --multiscale need one picture size; leave out --low-image-size",
     )
     yield (
         config.low_image_size > config.image_size,
@@ -348,8 +354,8 @@ def _of_the_loss(config: TrainConfig) -> Iterator[Contradiction]:
     )
     yield (
         config.bnneck and "softmax" not in config.terms,
-        f"--bnneck stands before the softmax term, which --loss {config.loss} has not; name {config.loss}+softmax, "
-        "or leave it out",
+        f"--bnneck needs the softmax term, which --loss {config.loss} lacks; name {config.loss}+softmax, or "
+        "leave it out",
     )
 
 
@@ -357,22 +363,22 @@ def _of_the_finish(config: TrainConfig) -> Iterator[Contradiction]:
     share, whitened = bool(config.start_share), config.whiten or config.whiten_first
     yield (
         share and config.freeze_backbone and not config.unfreeze,
-        "--start-share goes back towards the starting backbone, and a frozen one never leaves it; add --unfreeze, or "
+        "--start-share mixes in the starting backbone, but a frozen backbone never changes; add --unfreeze, or "
         "leave it out",
     )
     yield (
         share and not config.freeze_norms,
-        "--start-share mixes weights, which batch statistics of their own would not fit; add --freeze-norms",
+        "--start-share mixes weights, so the batch norm statistics must not change; add --freeze-norms",
     )
     yield (
         whitened and bool(config.hidden),
-        "Whitening fits a head of one linear layer; add --hidden none, or leave it out",
+        "Whitening needs a head of one linear layer; add --hidden none, or leave out --whiten and --whiten-first",
     )
     yield (
         whitened and config.multiscale,
-        "Whitening fits a head over the backbone alone; leave out --multiscale, or it",
+        "Whitening needs a head on the backbone alone; leave out --multiscale, or --whiten and --whiten-first",
     )
     yield (
         bool(config.start_classes) and not whitened,
-        "--start-classes has a say in what whitening keeps; add --whiten, or leave it out",
+        "--start-classes needs whitening; add --whiten, or leave it out",
     )

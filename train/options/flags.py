@@ -59,14 +59,16 @@ _FIXED: dict[str, Any] = {
     "resume": (
         Annotated[
             Path | None,
-            typer.Option("--resume", help="Go on with this run; alone: with runs/latest.", metavar="[RUN]"),
+            typer.Option("--resume", help="Resume this run; without RUN: runs/latest.", metavar="[RUN]"),
         ],
         None,
     ),
     "cache": (
         Annotated[
             Path,
-            typer.Option("--cache", help="Where features of frozen backbones are kept.", metavar="DIR", hidden=True),
+            typer.Option(
+                "--cache", help="Folder for the cached features of frozen backbones.", metavar="DIR", hidden=True
+            ),
         ],
         Path("runs/.cache"),
     ),
@@ -76,7 +78,7 @@ _FIXED: dict[str, Any] = {
         Annotated[
             int | None,
             typer.Option(
-                "--threads", min=1, help="CPU threads of the network. Default: the usable cores.", hidden=True
+                "--threads", min=1, help="CPU threads of the network. Default: all usable cores.", hidden=True
             ),
         ],
         None,
@@ -177,22 +179,17 @@ def _table(text: str) -> dict[str, Any]:
         ) from None
 
 
-_BATCH = (
-    "a batch is --classes-per-batch classes with --pictures-per-class pictures of each, and its size is their product"
-)
-_RATE = "--learning-rate (that of the head; the backbone's is --backbone-learning-rate)"
-_DATA = "the data set is named without an option: deeprank-train PHOTOS"
-_VAL = (
-    "name other pictures to evaluate on with --val; without it, the val split of the data set is taken, or a tenth of "
-    "each class"
-)
-_BEST = "every epoch is evaluated and the best network is kept; --epochs says how many there are"
-_WORKERS = "pictures are read by as many threads as there are cores; --threads is about those of the network"
+_BATCH = "the batch size is --classes-per-batch times --pictures-per-class"
+_RATE = "--learning-rate (for the head; --backbone-learning-rate for the backbone)"
+_DATA = "give the data set without an option: deeprank-train PHOTOS"
+_VAL = "name other evaluation pictures with --val; without it, the val split or a tenth of each class is used"
+_BEST = "every epoch is evaluated and the best network is kept; --epochs sets their number"
+_WORKERS = "one thread per core reads pictures; --threads sets the threads of the network"
 _GPU = "--device (auto, cpu or cuda)"
-_PROCESSES = "several processes are started by torchrun --nproc-per-node N -m deeprank.train"
-_UNFREEZE = "the last N stages of the backbone are trained by --unfreeze N, and all of it by --no-freeze-backbone"
-_WEIGHTS = "starting weights are named with --weights; ImageNet's are the default, and --weights none are random ones"
-_AUGMENTATION = "pictures are changed by --crop, --flip and --jitter"
+_PROCESSES = "start several processes with: torchrun --nproc-per-node N -m deeprank.train"
+_UNFREEZE = "train the last N stages of the backbone with --unfreeze N, or all of it with --no-freeze-backbone"
+_WEIGHTS = "name the starting weights with --weights; the default is ImageNet, and none means random weights"
+_AUGMENTATION = "set the augmentation with --crop, --flip and --jitter"
 
 # Names without dashes, by our option or by a sentence of advice; see
 # :func:`~...runtime.console.unknown_option`.

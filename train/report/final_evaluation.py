@@ -77,13 +77,13 @@ def below_start(row: Mapping[str, Any]) -> str | None:
     """
     if "untrained" not in row:
         return None
-    what = "pictures that were not learned from" if "unseen" in row else "classes that were not learned"
+    what = "unseen pictures" if "unseen" in row else "unseen classes"
     before, after = row["untrained"], row.get("unseen", row)
     if round(after["precision_at_k"], 4) >= round(before["precision_at_k"], 4):
         return None
     return (
         f"Warning: training made the ranking of {what} worse: precision@{after['k']} was {precision_text(before)} "
-        f"before it (by the starting backbone's features) and is {precision_text(after)} after it. Train for fewer "
+        f"before (with the starting backbone's features) and is {precision_text(after)} now. Train for fewer "
         "--epochs, or keep more of the start, such as by --unfreeze 2 --hidden none --start-share 0.5 --whiten."
     )
 

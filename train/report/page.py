@@ -115,7 +115,7 @@ def _page(
         return None
     description, figures, evaluation = start
     recipe, changed = parts.make(
-        "the report does not say which options differ", lambda: changed_options(description)
+        "the report does not list the changed options", lambda: changed_options(description)
     ) or ("", [])
     classes, confused = parts.make(
         "there are no figures of the classes", lambda: _classes(evaluation, run.classes_path)

@@ -29,7 +29,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise TrainingError(
-            f"{shown} does not exist: the run has not finished its first epoch. Go on with deeprank-train --resume."
+            f"{shown} does not exist: the run has not finished its first epoch. Resume it with deeprank-train --resume."
         ) from None
     except pickle.UnpicklingError:
         raise TrainingError(
@@ -43,7 +43,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     schema = checkpoint.get("schema") if isinstance(checkpoint, dict) else None
     if not isinstance(schema, int) or schema > _SCHEMA:
         raise TrainingError(
-            f"{shown} is no checkpoint of deeprank up to schema {_SCHEMA} (found {schema!r}); "
-            "expected one written by deeprank-train."
+            f"{shown} has the schema {schema!r}; expected a checkpoint written by deeprank-train, of schema {_SCHEMA} "
+            "or below."
         )
     return dict(checkpoint)

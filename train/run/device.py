@@ -20,5 +20,5 @@ def torch_device(device: str) -> torch.device:
         raise DeviceError(f"device {device!r} is unknown; expected auto, cpu or cuda.")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise DeviceError("CUDA was asked for, but torch finds no GPU here; use --device cpu, or auto.")
+        raise DeviceError("--device cuda needs a GPU, and torch finds none here; use --device cpu, or auto.")
     return torch.device("cuda" if available and device != "cpu" else "cpu")

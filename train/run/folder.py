@@ -158,7 +158,7 @@ def create_run(out: Path | None, backbone: str) -> RunFolder:
     run = RunFolder(path)
     if run.config_path.exists():
         raise TrainingError(
-            f"{display_path(path)} holds a run already; go on with it by --resume {display_path(path)}, "
+            f"{display_path(path)} holds a run already; resume it with --resume {display_path(path)}, "
             "or name another folder with --out."
         )
     _point_latest(path)
@@ -205,7 +205,7 @@ def open_run(path: Path | None) -> RunFolder:
         folder = folder.parent / folder.read_text("utf-8").strip()
     run = RunFolder(folder.resolve() if folder.is_symlink() else folder)
     if not run.config_path.is_file():
-        state = "does not exist" if not os.path.lexists(named) else "is no run folder (there is no config.json in it)"
+        state = "does not exist" if not os.path.lexists(named) else "is not a run folder (it has no config.json)"
         raise TrainingError(
             f"{display_path(named)} {state}; expected the folder of a run. Make one with deeprank-train."
         )
@@ -228,7 +228,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise TrainingError(
             f"{display_path(path)} cannot be written ({reason}); an earlier file of that name is unchanged. "
-            "Make room, or name another folder."
+            "Free some space, or name another folder."
         ) from error
 
 

@@ -141,7 +141,7 @@ def draw_triplets(
     weights = np.cumsum([pool.total for pool in pools])
     if not (len(pools) and weights[-1] > 0):
         raise TrainingError(
-            "No two training pictures of one class have a relevance above 0; online sampling draws by it. "
+            "No two training pictures of one class have a relevance above 0; online sampling needs such pairs. "
             "Check the file of --relevance, or use --sampler balanced."
         )
     triplets = np.zeros((count, 3), dtype=np.int64)
@@ -158,8 +158,8 @@ def draw_triplets(
         if not len(missing):
             return Drawn(triplets, given_up)
     raise TrainingError(
-        f"For {len(missing)} of {count} triplets no in-class negative was found that is {rules.relevance_margin:g} "
-        f"less relevant than the positive, in {_MAX_ROUNDS} examples each; lower --relevance-margin, raise "
+        f"{len(missing)} of {count} triplets have no in-class negative that is {rules.relevance_margin:g} less "
+        f"relevant than the positive, after {_MAX_ROUNDS} tries each; lower --relevance-margin, raise "
         "--positive-threshold, or use --out-of-class 1."
     )
 
@@ -261,8 +261,8 @@ class OnlineSampler:
         classes = len(np.unique(labels))
         if rules.out_of_class > 0 and classes < 2:
             raise TrainingError(
-                f"The training pictures have {classes} class; an out-of-class negative needs a picture of "
-                "another, so expected at least 2, or --out-of-class 0."
+                f"The training pictures have {classes} class; expected at least 2, because an out-of-class negative "
+                "needs another class. Add pictures of one, or use --out-of-class 0."
             )
         self._labels, self._relevance, self._rules = labels, relevance, rules
         self._buffer, self._seed = buffer, seed

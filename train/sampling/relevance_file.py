@@ -104,7 +104,7 @@ def _read_arrays(path: Path) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.float
     if paths.ndim != 1 or paths.dtype.kind != "U" or vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
         raise DataError(
             f"{shown} holds paths of {paths.dtype} {paths.shape} and vectors of {vectors.dtype} {vectors.shape}; "
-            "expected texts [N] and numbers [N, D]."
+            "expected strings [N] and numbers [N, D]."
         )
     if len(paths) != len(vectors) or not np.isfinite(vectors).all():
         raise DataError(f"{shown} holds {len(paths)} paths and {len(vectors)} vectors; expected a finite one for each.")
@@ -130,11 +130,11 @@ def _from_pairs(path: Path, data: TrainingData, monitor: Monitor) -> Relevance:
             continue
         first, second = sorted(place[name] for name in names)
         if (first, second) in pairs:
-            raise row_error(path, line, f"{names[0]!r} and {names[1]!r} a second time; expected each pair once")
+            raise row_error(path, line, f"{names[0]!r} and {names[1]!r} again; expected each pair once")
         pairs[first, second] = value
         across += data.train_labels[first] != data.train_labels[second] and value > 0
     if across:
-        monitor.remark(f"{across:,} pairs of {display_path(path)} are of two classes each; they count as not relevant.")
+        monitor.remark(f"{across:,} pairs of {display_path(path)} join two classes; they count as not relevant.")
     kept = np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
     return PairRelevance(kept[:, 0], kept[:, 1], np.array(list(pairs.values()), dtype=np.float32), len(data.train))
 

@@ -73,8 +73,8 @@ class BalancedSampler:
         self._members = {int(label): np.flatnonzero(array == label) for label in np.unique(array)}
         if len(self._members) < 2:
             raise TrainingError(
-                f"The training pictures have {len(self._members)} class; a triplet needs a picture of another class, "
-                "so expected at least 2."
+                f"The training pictures have {len(self._members)} class; expected at least 2, because a triplet needs "
+                "a picture of another class."
             )
         if max(map(len, self._members.values())) < 2:
             raise TrainingError("Every class has one training picture; a triplet needs two pictures of one class.")
@@ -150,7 +150,7 @@ def make_sampler(config: TrainConfig, labels: Positions, relevance: Relevance | 
             seed=config.seed,
         )
     if relevance is None:
-        raise TrainingError("Online sampling draws by relevance, and none was given; expected that of the pictures.")
+        raise TrainingError("Online sampling needs a relevance, but none was given; expected that of the pictures.")
     return OnlineSampler(
         labels,
         relevance,

@@ -68,7 +68,7 @@ def check_relevance(config: TrainConfig) -> None:
     """
     if config.sampler != "online":
         if config.relevance:
-            raise TrainingError("--relevance FILE is read by online sampling alone; add --sampler online.")
+            raise TrainingError("--relevance FILE needs online sampling; add --sampler online.")
         return
     if config.relevance:
         relevance_digest(Path(config.relevance))
@@ -141,8 +141,8 @@ def _teacher_network(config: TrainConfig) -> EmbeddingNet:
     teacher = config.teacher
     if _architecture(teacher) == _architecture(config.backbone):
         raise TrainingError(
-            f"--teacher {printable(teacher)} is the network that is trained; expected another one, so that it says "
-            "something new. Name another --teacher or --backbone, or a --relevance FILE."
+            f"--teacher {printable(teacher)} is the trained network itself; expected another network. Name another "
+            "--teacher or --backbone, or a --relevance FILE."
         )
     try:
         weights = find_weights(teacher, "auto")
