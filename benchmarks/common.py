@@ -11,10 +11,10 @@ from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.devices import processor, usable_cores
 
 
-def write_pictures(data: str, folder: Path, split: str = "val", most: int | None = None) -> list[Path]:
+def write_pictures(data: str, folder: Path, split: str = "val", limit: int | None = None) -> list[Path]:
     """Write the pictures of a split as ``folder/<label>/<name>`` and return their paths."""
     paths = []
-    for sample in getattr(open_dataset(data), split)[:most]:
+    for sample in getattr(open_dataset(data), split)[:limit]:
         path = folder / sample.label / Path(sample.path).name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(sample.read())

@@ -101,7 +101,7 @@ def main() -> None:
     model = find_model(arguments.model)
     with tempfile.TemporaryDirectory() as scratch:
         small, large = Path(scratch) / "small", Path(scratch) / "large"
-        small_paths = write_pictures(arguments.data, small, most=arguments.pictures)
+        small_paths = write_pictures(arguments.data, small, limit=arguments.pictures)
         large_paths = write_photos(arguments.data, large, arguments.photos)
         print(f"folder embedding with {arguments.model}; {machine()}")
         compare(model, small, small_paths, arguments.rounds, f"{len(small_paths):,} pictures of 64 x 64")

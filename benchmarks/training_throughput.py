@@ -35,12 +35,12 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1"} | os.e
 GLIBC_ALONE = ENVIRONMENT | {"MALLOC_ARENA_TEST": "8", "THP_MEM_ALLOC_ENABLE": "0"}
 
 
-def write_classes(data: str, folder: Path, classes: int, most: int) -> None:
-    """Write ``most`` train pictures of each of the first classes as ``folder/<label>/<name>``."""
+def write_classes(data: str, folder: Path, classes: int, limit: int) -> None:
+    """Write ``limit`` train pictures of each of the first classes as ``folder/<label>/<name>``."""
     dataset = open_dataset(data)
-    count = defaultdict(int, dict.fromkeys(dataset.classes[classes:], most))
+    count = defaultdict(int, dict.fromkeys(dataset.classes[classes:], limit))
     for sample in dataset.train:
-        if count[sample.label] < most:
+        if count[sample.label] < limit:
             path = folder / sample.label / Path(sample.path).name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(sample.read())

@@ -27,8 +27,8 @@ _COLOURS = {
 }
 
 
-def balanced_sample(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
-    """Return at most ``most`` pictures, as evenly over the classes as possible, the same each time.
+def balanced_sample(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
+    """Return at most ``limit`` pictures, as evenly over the classes as possible, the same each time.
 
     Within a class by sha256(path), one from each class in turn.
     """
@@ -41,14 +41,14 @@ def balanced_sample(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
         for rank, sample in enumerate(sorted(members, key=lambda s: _content_order(s.path)))
     ]
     ranked.sort(key=lambda entry: entry[:2])
-    return tuple(sample for _, _, sample in ranked[:most])
+    return tuple(sample for _, _, sample in ranked[:limit])
 
 
 def _content_order(path: str) -> bytes:
     return hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
 
 
-def load_sample(samples: Sequence[Sample], most: int, rule: PictureRule, advance: Advance = no_progress) -> Picture:
+def load_sample(samples: Sequence[Sample], limit: int, rule: PictureRule, advance: Advance = no_progress) -> Picture:
     """Decode a class-balanced sample, uint8 ``[n, S, S, 3]``; unreadable pictures are left out."""
 
     def load(sample: Sample) -> Picture | None:
@@ -60,7 +60,7 @@ def load_sample(samples: Sequence[Sample], most: int, rule: PictureRule, advance
 
     loaded = []
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for picture in pool.map(load, balanced_sample(samples, most)):
+        for picture in pool.map(load, balanced_sample(samples, limit)):
             advance(1)
             if picture is not None:
                 loaded.append(picture)

@@ -234,18 +234,18 @@ def _refuse_labels(data: str, labels: str | Path | None) -> None:
 
 
 def holdout(
-    samples: Sequence[Sample], *, salt: str = "holdout", least: int = 0, rule: int = HOLDOUT_RULE
+    samples: Sequence[Sample], *, salt: str = "holdout", minimum: int = 0, rule: int = HOLDOUT_RULE
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Hold out a tenth of each class by path alone: without a seed, stable when pictures are added.
 
     Within a class, ordered by sha256(salt + path), the first ceil(n/10) pictures are held out, or
-    ``least`` if that is more. At least two pictures of a class stay, because a triplet needs two;
+    ``minimum`` if that is more. At least two pictures of a class stay, because a triplet needs two;
     classes of one or two pictures are not split.
 
     Args:
         samples: the pictures.
         salt: changes the order.
-        least: minimum of pictures to hold out in each class.
+        minimum: number of pictures to hold out in each class.
         rule: version of this rule; version 1 could leave a class with a single picture.
 
     Returns:
@@ -259,7 +259,7 @@ def holdout(
     held: set[str] = set()
     for members in by_class.values():
         members.sort(key=lambda s: hashlib.sha256((salt + s.path).encode("utf-8", "surrogateescape")).digest())
-        count = min(max(math.ceil(len(members) / 10), least), max(0, len(members) - staying))
+        count = min(max(math.ceil(len(members) / 10), minimum), max(0, len(members) - staying))
         held.update(sample.path for sample in members[:count])
     return (
         tuple(sample for sample in samples if sample.path not in held),

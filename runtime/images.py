@@ -138,12 +138,12 @@ def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = 
     return _load(source, rule.size, shrink, max_pixels)
 
 
-def load_thumbnail(source: PictureSource, most: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+def load_thumbnail(source: PictureSource, limit: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     """Decode a picture for viewing: whole, upright, in its proportions.
 
     Args:
         source: a path, or a binary file object at its start.
-        most: longer side in pixels; smaller pictures are not enlarged.
+        limit: longer side in pixels; smaller pictures are not enlarged.
         max_pixels: as for :func:`load_picture`.
 
     Returns:
@@ -155,11 +155,11 @@ def load_thumbnail(source: PictureSource, most: int, *, max_pixels: int = DEFAUL
     """
 
     def shrink(image: Image.Image, extent: tuple[float, float]) -> Image.Image:
-        scale = min(1.0, most / max(extent))
+        scale = min(1.0, limit / max(extent))
         size = max(1, round(extent[0] * scale)), max(1, round(extent[1] * scale))
         return image.resize(size, Image.Resampling.BILINEAR, box=(0.0, 0.0, *extent))
 
-    return _load(source, most, shrink, max_pixels)
+    return _load(source, limit, shrink, max_pixels)
 
 
 def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -> Picture:

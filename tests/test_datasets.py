@@ -90,16 +90,16 @@ def test_holdout_is_another_tenth_and_stable(class_folders: Path) -> None:
     assert holdout(tuple(reversed(data.train)))[1] == tuple(s for s in reversed(data.train) if s in held)
 
 
-@pytest.mark.parametrize("least", [0, 1, 4, 100])
-def test_two_pictures_of_a_class_stay(least: int) -> None:
+@pytest.mark.parametrize("minimum", [0, 1, 4, 100])
+def test_two_pictures_of_a_class_stay(minimum: int) -> None:
     sizes = {f"c{size}": size for size in (1, 2, 3, 4, 5, 10, 11, 40)}
     samples = [Sample(f"{label}/{n}", label, 1, io.BytesIO) for label, size in sizes.items() for n in range(size)]
     for rule, staying in ((1, 1), (2, 2)):
-        rest, held = holdout(samples, least=least, rule=rule)
+        rest, held = holdout(samples, minimum=minimum, rule=rule)
         assert sorted(s.path for s in (*rest, *held)) == sorted(s.path for s in samples)
         counts = Counter(s.label for s in held)
         for label, size in sizes.items():
-            assert counts[label] == max(0, min(max(math.ceil(size / 10), least), size - staying))
+            assert counts[label] == max(0, min(max(math.ceil(size / 10), minimum), size - staying))
             order = sorted(range(size), key=lambda n: hashlib.sha256(f"holdout{label}/{n}".encode()).digest())
             assert {s.path for s in held if s.label == label} == {f"{label}/{n}" for n in order[: counts[label]]}
 

@@ -94,11 +94,11 @@ def connect(server: Server, first: bytes = b"") -> socket.socket:
     return connection
 
 
-def send(connection: socket.socket, pieces: Iterator[bytes], most: int) -> int:
+def send(connection: socket.socket, pieces: Iterator[bytes], limit: int) -> int:
     """Send until so many bytes are sent or the other side has closed; return how many were sent."""
     sent = 0
     with contextlib.suppress(OSError):
-        while sent < most:
+        while sent < limit:
             piece = next(pieces)
             connection.sendall(piece)
             sent += len(piece)

@@ -398,10 +398,10 @@ def _some_page(content: bytearray, size: int, rng: Random) -> tuple[int, int]:
     return page * size, page * size + (100 if page == 0 else 0)
 
 
-def _number(rng: Random, width: int, most: int) -> bytes:
+def _number(rng: Random, width: int, limit: int) -> bytes:
     """Return a number of a width that is on an edge, or one that can be right."""
-    edges = [0, 1, most, most + 1, 2 ** (8 * width) - 1, 2 ** (8 * width - 1), rng.randrange(2 ** (8 * width))]
-    return (rng.choice([*edges, rng.randrange(most + 1)]) % 2 ** (8 * width)).to_bytes(width)
+    edges = [0, 1, limit, limit + 1, 2 ** (8 * width) - 1, 2 ** (8 * width - 1), rng.randrange(2 ** (8 * width))]
+    return (rng.choice([*edges, rng.randrange(limit + 1)]) % 2 ** (8 * width)).to_bytes(width)
 
 
 def _put(content: bytearray, place: int, data: bytes) -> None:

@@ -45,10 +45,10 @@ def refusal(outcome: Outcome, tally: Tally, where: str) -> None:
         tally.fail("wrong", where, f"exit status {outcome.status}: {outcome.err[-300:]}")
 
 
-def _at_calls(world: World, command: Command, fault: Fault, most: int, name: str) -> Tally:
+def _at_calls(world: World, command: Command, fault: Fault, limit: int, name: str) -> Tally:
     tally = Tally(name)
     total = count_calls(world, command)
-    for number in chosen(total, most):
+    for number in chosen(total, limit):
         world.place(command)
         outcome = world.run(command.words, watched=world.case, fault=fault, at=number)
         where = f"call {number} of {total}"
@@ -68,10 +68,10 @@ def _nothing_left(world: World, outcome: Outcome, tally: Tally, where: str) -> N
         tally.fail("wrong", where, f"half-made {half} is left on the full disk")
 
 
-def _on_small_disk(world: World, command: Command, most: int, chance: random.Random) -> Tally:
+def _on_small_disk(world: World, command: Command, limit: int, chance: random.Random) -> Tally:
     tally = Tally(f"a full tmpfs, {command.name}")
     needed = _needed(world, command)
-    for number in range(most or 40):
+    for number in range(limit or 40):
         with _small_disk(world.case) as disk:
             if disk is None:
                 return tally

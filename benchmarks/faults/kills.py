@@ -42,11 +42,11 @@ def at_random(world: World, command: Command, runs: int, chance: random.Random) 
     return tally
 
 
-def chosen(total: int, most: int) -> list[int]:
+def chosen(total: int, limit: int) -> list[int]:
     """Return the numbers of the calls to fail at: all, or some that are evenly spread."""
-    if not most or most >= total:
+    if not limit or limit >= total:
         return list(range(1, total + 1))
-    return sorted({1 + round(i * (total - 1) / max(1, most - 1)) for i in range(most)})
+    return sorted({1 + round(i * (total - 1) / max(1, limit - 1)) for i in range(limit)})
 
 
 def count_calls(world: World, command: Command) -> int:
@@ -55,11 +55,11 @@ def count_calls(world: World, command: Command) -> int:
     return world.run(command.words, watched=world.case).calls
 
 
-def at_calls(world: World, command: Command, fault: Fault, most: int, name: str) -> Tally:
+def at_calls(world: World, command: Command, fault: Fault, limit: int, name: str) -> Tally:
     """Kill a command before (or within) the n-th call that changes something."""
     tally = Tally(name)
     total = count_calls(world, command)
-    for number in chosen(total, most):
+    for number in chosen(total, limit):
         world.place(command)
         outcome = world.run(command.words, watched=world.case, fault=fault, at=number)
         where = f"call {number} of {total}"

@@ -45,10 +45,10 @@ def _place(world: World) -> None:
     shutil.copytree(world.index("new"), world.case / "index")
 
 
-def _after_kills(world: World, command: Command, most: int) -> Tally:
+def _after_kills(world: World, command: Command, limit: int) -> Tally:
     tally = Tally(f"a read-only folder of another user, after kill -9, {command.name}")
     total = count_calls(world, command)
-    for number in chosen(total, most):
+    for number in chosen(total, limit):
         world.place(command)
         world.run(command.words, watched=world.case, fault=Fault.KILL, at=number)
         _look(world, tally, f"call {number} of {total}", may_refuse=True)

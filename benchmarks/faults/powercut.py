@@ -196,7 +196,7 @@ def run(world: World, *, calls: int, seed: int) -> Iterator[Tally]:
         yield from cut(world, command, calls, random.Random(f"{seed} {command.name}"))
 
 
-def cut(world: World, command: Command, most: int, chance: random.Random) -> list[Tally]:
+def cut(world: World, command: Command, limit: int, chance: random.Random) -> list[Tally]:
     """Cut the power at some calls of one command."""
     world.place(command)
     start, trace = world.folder / "start", world.folder / "trace"
@@ -206,7 +206,7 @@ def cut(world: World, command: Command, most: int, chance: random.Random) -> lis
     disk.meet({str(path): path.stat().st_ino for path in [world.case, *world.case.rglob("*")]})
     outcome = world.run(command.words, watched=world.case, trace=trace)
     recorded = read_trace(trace)
-    points = set(chosen(len(recorded), most))
+    points = set(chosen(len(recorded), limit))
     tallies = {name: Tally(f"power cut, a disk that {name}, {command.name}") for name in DISKS}
     for point, call in enumerate(recorded, 1):
         disk.apply(call)

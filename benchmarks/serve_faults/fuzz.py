@@ -32,7 +32,7 @@ def run(world: World, uploads: int, seed: int) -> Iterator[Tally]:
     with world.serve() as server:
         fuzz = _Fuzz(world, server, random.Random(seed))
         yield fuzz.send_all(f"mutated pictures of {len(fuzz.known)} kinds, seed {seed}", fuzz.pictures(uploads))
-        yield fuzz.send_all("bombs", fuzz.bombs(), most=1)
+        yield fuzz.send_all("bombs", fuzz.bombs(), limit=1)
         yield fuzz.send_all(f"malformed forms, seed {seed}", fuzz.forms(uploads // 3))
     folder = world.copied("fuzz")
     with world.serve(index=folder / "my.index", writes=True) as server:
@@ -71,11 +71,11 @@ class _Fuzz:
             body, kind = forms(self.known[5], self.chance)
             yield "", self.client.request("POST", self.chance.choice(("/v1/search", "/v1/embed")), body, kind)
 
-    def send_all(self, what: str, requests: Iterator[tuple[str, bytes]], most: int = _AT_ONCE) -> Tally:
+    def send_all(self, what: str, requests: Iterator[tuple[str, bytes]], limit: int = _AT_ONCE) -> Tally:
         """Send them, some at once, with a sound picture beside each group."""
         tally, before = Tally(what), resident(self.server)
         statuses: Counter[int] = Counter()
-        asyncio.run(self._send(requests, most, tally, statuses))
+        asyncio.run(self._send(requests, limit, tally, statuses))
         grown = resident(self.server, "VmHWM") - before
         tally.expect(grown < _MAY_GROW, f"{megabytes([grown])} more memory")
         tally.expect(self.server.process.poll() is None, f"the server ended: {self.server.stderr[-500:]}")
@@ -85,10 +85,10 @@ class _Fuzz:
         return tally
 
     async def _send(
-        self, requests: Iterator[tuple[str, bytes]], most: int, tally: Tally, statuses: Counter[int]
+        self, requests: Iterator[tuple[str, bytes]], limit: int, tally: Tally, statuses: Counter[int]
     ) -> None:
         sound = itertools.cycle(self.asker.truth.now().items())
-        while group := list(itertools.islice(requests, most)):
+        while group := list(itertools.islice(requests, limit)):
             place, fact = next(sound)
             asked = self.asker.ask("search", fact.picture, place, self.client.ask)
             (reply, problem), *found = await asyncio.gather(asked, *(self._ask(request) for _, request in group))

@@ -169,14 +169,14 @@ class _Search:
         return quantised(corrected, self.parts, self._ranges, in_float)
 
 
-def _doubling(most: int) -> Iterator[int]:
-    """Yield 1, 2, 4, … and finally ``most``."""
+def _doubling(limit: int) -> Iterator[int]:
+    """Yield 1, 2, 4, … and finally ``limit``."""
     count = 1
-    while count < most:
+    while count < limit:
         yield count
         count *= 2
-    if most:
-        yield most
+    if limit:
+        yield limit
 
 
 def _vectors(model: onnx.ModelProto, pictures: Picture, threads: int | None) -> Vectors:

@@ -95,9 +95,9 @@ def _refuse_several(pictures: Sequence[str], prefix: str, layouts: Mapping[str, 
     raise DataError(f"{display_path(data)} holds {len(names)} data sets: {shown}; expected one. Please {what}.")
 
 
-def _listed(texts: Iterable[str], most: int = 5) -> str:
+def _listed(texts: Iterable[str], limit: int = 5) -> str:
     listed = list(texts)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most:,} more" if len(listed) > most else "")
+    return ", ".join(listed[:limit]) + (f" and {len(listed) - limit:,} more" if len(listed) > limit else "")
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------

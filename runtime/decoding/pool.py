@@ -122,13 +122,13 @@ class DecodingPool:
         return self._load(source, rule.size, rule, max_pixels, grows)
 
     def load_thumbnail(
-        self, source: PictureSource, most: int, *, max_pixels: int = DEFAULT_MAX_PIXELS, grows: bool = True
+        self, source: PictureSource, limit: int, *, max_pixels: int = DEFAULT_MAX_PIXELS, grows: bool = True
     ) -> Picture:
         """Decode a picture for viewing, as :func:`~..images.load_thumbnail` does.
 
         See :meth:`load_picture`.
         """
-        return self._load(source, most, None, max_pixels, grows)
+        return self._load(source, limit, None, max_pixels, grows)
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers."""

@@ -167,13 +167,13 @@ class Limits:
         return int(self._pages.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
     @staticmethod
-    def _set(name: str, most: int) -> None:
+    def _set(name: str, limit: int) -> None:
         import resource
 
         with contextlib.suppress(ValueError, OSError):
             which = getattr(resource, name)
             hard = resource.getrlimit(which)[1]
-            resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+            resource.setrlimit(which, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 class Worker:

@@ -75,15 +75,15 @@ class Evaluation:
         }
 
 
-def check_k(k: int, most: int) -> int:
+def check_k(k: int, limit: int) -> int:
     """Return ``k``.
 
     Raises:
-        EvaluationError: it is below 1 or above ``most``, the gallery pictures available to a query.
+        EvaluationError: it is below 1 or above ``limit``, the gallery pictures available to a query.
 
     """
-    if not 1 <= k <= most:
-        raise EvaluationError(f"k = {k}; expected 1 to {most}, the number of gallery pictures.")
+    if not 1 <= k <= limit:
+        raise EvaluationError(f"k = {k}; expected 1 to {limit}, the number of gallery pictures.")
     return k
 
 

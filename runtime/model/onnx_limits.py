@@ -138,8 +138,8 @@ class _Walk:
     # Number of records of each accepted attribute without tensors or graphs, by operator and content.
     known: dict[tuple[bytes, bytes], int] = dataclasses.field(default_factory=dict)
 
-    def _fields(self, start: int, end: int, most: int) -> list[_Field]:
-        fields = _fields(self.data, start, end, most)
+    def _fields(self, start: int, end: int, limit: int) -> list[_Field]:
+        fields = _fields(self.data, start, end, limit)
         self.records += len(fields)
         if self.records > _ALL_RECORDS:
             raise ModelFileError(f"it has more than {_ALL_RECORDS:,} records")
@@ -283,7 +283,7 @@ def _texts() -> ModelFileError:
     return ModelFileError("it has texts where a network has numbers")
 
 
-def _fields(data: bytes, start: int, end: int, most: int) -> list[_Field]:
+def _fields(data: bytes, start: int, end: int, limit: int) -> list[_Field]:
     """Return number, wire type, value or beginning, and end of each field in a range of bytes."""
     fields: list[_Field] = []
     append = fields.append
@@ -311,8 +311,8 @@ def _fields(data: bytes, start: int, end: int, most: int) -> list[_Field]:
             place += 4
         else:
             raise _unknown()
-        if len(fields) > most:
-            raise ModelFileError(f"it has more than {most:,} records")
+        if len(fields) > limit:
+            raise ModelFileError(f"it has more than {limit:,} records")
     if place > end:
         raise _too_short()
     return fields

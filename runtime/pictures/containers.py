@@ -198,10 +198,10 @@ class _Container:
                     raise ValueError("more frames than a picture has")
         return max(sizes)
 
-    def _data(self, item: _Item, most: int | None = None) -> bytes:
+    def _data(self, item: _Item, limit: int | None = None) -> bytes:
         """Return an item's data; length 0 means up to the end."""
-        parts = (self.content[at : at + (length or len(self.content))] for at, length in item.extents[: most or None])
-        data = b"".join(parts) if most is None else b"".join(part[:most] for part in parts)
+        parts = (self.content[at : at + (length or len(self.content))] for at, length in item.extents[: limit or None])
+        data = b"".join(parts) if limit is None else b"".join(part[:limit] for part in parts)
         if len(data) > len(self.content):
             raise ValueError("an item that is larger than its file")
         return data

@@ -241,11 +241,11 @@ def _scans(content: Spliced, start: int) -> int:
     return scans
 
 
-def _occurrences(content: Spliced, start: int, mark: bytes, most: int) -> int:
-    """Count a two-byte marker anywhere in the content, up to one more than ``most``."""
+def _occurrences(content: Spliced, start: int, mark: bytes, limit: int) -> int:
+    """Count a two-byte marker anywhere in the content, up to one more than ``limit``."""
     content.seek(start)
     count, last = 0, b""
-    while count <= most and (block := content.read(_BLOCK)):
+    while count <= limit and (block := content.read(_BLOCK)):
         count += (last + block).count(mark)
         last = block[-1:]
     return count

@@ -22,10 +22,10 @@ class Batcher(Generic[T, R]):
     waits.
 
     Args:
-        work: called in a thread with 1 to ``most`` items, and whether no other item is running,
+        work: called in a thread with 1 to ``limit`` items, and whether no other item is running,
             waiting or announced; returns a result or an exception for each item.
         workers: number of threads.
-        most: items per batch.
+        limit: items per batch.
         wait_s: how long an item waits for announced items, in seconds.
         name: name of the threads.
 
@@ -36,13 +36,13 @@ class Batcher(Generic[T, R]):
         work: Callable[[list[T], bool], Sequence[R | BaseException]],
         *,
         workers: int = 1,
-        most: int,
+        limit: int,
         wait_s: float = 0.0,
         name: str,
     ) -> None:
         self._work = work
         self._workers = workers
-        self._most = most
+        self._most = limit
         self._wait_s = wait_s
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
         self._waiting: deque[tuple[T, asyncio.Future[R], float]] = deque()

@@ -339,8 +339,8 @@ class Writing:
 
     def __init__(self, index: Path) -> None:
         self._index = index
-        self._adding: Batcher[tuple[Upload, str], Added] = Batcher(self._add, most=_MAX_TOGETHER, name="add")
-        self._removing: Batcher[tuple[int, bytes], Removed] = Batcher(self._remove, most=_MAX_TOGETHER, name="remove")
+        self._adding: Batcher[tuple[Upload, str], Added] = Batcher(self._add, limit=_MAX_TOGETHER, name="add")
+        self._removing: Batcher[tuple[int, bytes], Removed] = Batcher(self._remove, limit=_MAX_TOGETHER, name="remove")
 
     async def add(self, upload: Upload, model_sha256: str) -> Added:
         """Add a picture with its vector from the model with this sha256.

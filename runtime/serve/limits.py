@@ -90,7 +90,7 @@ class Intake:
 
         """
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        if length.isdigit() and int(length) > body.most:
+        if length.isdigit() and int(length) > body.limit:
             raise _too_large(body)
         try:
             async with asyncio.timeout(body.seconds):
@@ -107,7 +107,7 @@ class Intake:
         raise RefusedError(400, "The request ended before it was complete.")
 
     def _take(self, chunk: bytes, body: _Body) -> None:
-        if body.size + len(chunk) > body.most:
+        if body.size + len(chunk) > body.limit:
             raise _too_large(body)
         if self._bytes + len(chunk) > max(MAX_BYTES_AT_ONCE, self._settings.max_upload):
             self._metrics.turned_away.inc()
@@ -118,7 +118,7 @@ class Intake:
 
 
 def _too_large(body: _Body) -> RefusedError:
-    return RefusedError(413, f"The request is larger than {body.most:,} bytes, the most that is accepted; send less.")
+    return RefusedError(413, f"The request is larger than {body.limit:,} bytes, the most that is accepted; send less.")
 
 
 class _Body:
@@ -128,8 +128,8 @@ class _Body:
     the memory.
     """
 
-    def __init__(self, most: int, seconds: float) -> None:
-        self.most = most
+    def __init__(self, limit: int, seconds: float) -> None:
+        self.limit = limit
         self.seconds = seconds
         self.size = 0
         self._content = bytearray()

@@ -249,8 +249,8 @@ class Connections:
     A further connection replaces the one that was idle longest without an authorised request.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         # Ordered by the time of their last response.
         self._open: dict[PatientProtocol, None] = {}
 
@@ -259,7 +259,7 @@ class Connections:
 
     def admit(self, connection: PatientProtocol) -> bool:
         """Add a connection; False if there is no room for it."""
-        if len(self._open) >= self.most:
+        if len(self._open) >= self.limit:
             idle = next((each for each in self._open if not each.has_token()), None)
             if idle is None:
                 return False

@@ -77,11 +77,11 @@ class OpenIndex:
         self.embedding: Batcher[Picture, Vector] = Batcher(
             self._embed,
             workers=self.embedder.workers,
-            most=settings.batch_size,
+            limit=settings.batch_size,
             wait_s=settings.batch_wait_s,
             name="embed",
         )
-        self.searching: Batcher[SearchJob, SearchResult] = Batcher(self._search, most=_MAX_JOBS, name="search")
+        self.searching: Batcher[SearchJob, SearchResult] = Batcher(self._search, limit=_MAX_JOBS, name="search")
         self._graph_problem: str | None = None
         self.users = 0
         self.retired = False

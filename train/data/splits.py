@@ -185,7 +185,7 @@ def prepare(
     train_labels, val_labels = _numbered(known, unlearned, dataset.train, queries)
     learned = train_labels < len(known)
     tenth = _is_in(dataset.train, holdout(dataset.train, rule=rule)[1])
-    kept_out = _is_in(dataset.train, holdout(dataset.train, least=holdout_pictures, rule=rule)[1])
+    kept_out = _is_in(dataset.train, holdout(dataset.train, minimum=holdout_pictures, rule=rule)[1])
     data = TrainingData(
         classes=known,
         train=dataset.train,
@@ -284,20 +284,20 @@ def _numbered(
     return ours, theirs
 
 
-def sampled(positions: Positions, labels: Positions, most: int, seed: int) -> Positions:
-    """Return at most ``most`` positions of each class, drawn with ``seed``, sorted.
+def sampled(positions: Positions, labels: Positions, limit: int, seed: int) -> Positions:
+    """Return at most ``limit`` positions of each class, drawn with ``seed``, sorted.
 
     Args:
         positions: int64 ``[n]``, into ``labels``.
         labels: int64, of all pictures.
-        most: limit for each class.
+        limit: limit for each class.
         seed: of the draw.
 
     """
     random = np.random.default_rng((seed, _STREAM))
     shuffled = random.permutation(positions)
     of_shuffled = labels[shuffled]
-    chosen = [shuffled[of_shuffled == label][:most] for label in np.unique(of_shuffled)]
+    chosen = [shuffled[of_shuffled == label][:limit] for label in np.unique(of_shuffled)]
     return np.sort(np.concatenate(chosen)) if chosen else positions
 
 

@@ -128,7 +128,7 @@ def whiten_head(
     source: Source,
     data: TrainingData,
     config: TrainConfig,
-    most: int,
+    limit: int,
 ) -> npt.NDArray[np.float32]:
     """Fit the head of ``network`` to the training pictures.
 
@@ -139,7 +139,7 @@ def whiten_head(
         source: of the features of ``network``.
         data: the pictures.
         config: the options.
-        most: approximate number of pictures to use, shared between all classes.
+        limit: approximate number of pictures to use, shared between all classes.
 
     Returns:
         The mean of each class's embeddings, of unit length, float32 ``[classes, d]``.
@@ -148,7 +148,7 @@ def whiten_head(
         TrainingError: no class has pictures that differ.
 
     """
-    each = max(2, most // max(1, len(data.classes)))
+    each = max(2, limit // max(1, len(data.classes)))
     positions = sampled(data.fit, data.train_labels, each, config.seed)
     features, labels = source.pooled("train", positions), data.train_labels[positions]
     fitted = learned_whitening(

@@ -33,8 +33,8 @@ __all__ = [
 class Option:
     """A training option: its section in a recipe, its type, allowed values, and one line of help.
 
-    ``choices``: the allowed texts. ``forms``: further ones, with NAME as a placeholder. ``least``,
-    ``most``: bounds of numbers. ``common``: ``--help`` shows it, not only ``--help-all``.
+    ``choices``: the allowed texts. ``forms``: further ones, with NAME as a placeholder. ``minimum``,
+    ``maximum``: bounds of numbers. ``common``: ``--help`` shows it, not only ``--help-all``.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Option:
     help: str
     choices: tuple[str, ...] = ()
     forms: tuple[str, ...] = ()
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     common: bool = False
 
     def check(self, value: Any, where: str) -> Any:
@@ -66,11 +66,11 @@ class Option:
         if self.choices:
             return "one of " + ", ".join((*self.choices, *self.forms))
         noun = _NOUNS[self.kind]
-        if self.least is None and self.most is None:
+        if self.minimum is None and self.maximum is None:
             return noun
-        if self.most is None:
-            return f"{noun} of at least {self.least:g}"
-        return f"{noun} from {self.least:g} to {self.most:g}"
+        if self.maximum is None:
+            return f"{noun} of at least {self.minimum:g}"
+        return f"{noun} from {self.minimum:g} to {self.maximum:g}"
 
     def _converted(self, value: Any) -> Any:
         if self.kind is tuple:
@@ -88,7 +88,7 @@ class Option:
             return value in self.choices or any(re.fullmatch(form, value) for form in named)
         numbers: Iterable[float] = value if self.kind is tuple else (value,) if self.kind in (int, float) else ()
         return all(
-            (self.least is None or number >= self.least) and (self.most is None or number <= self.most)
+            (self.minimum is None or number >= self.minimum) and (self.maximum is None or number <= self.maximum)
             for number in numbers
         )
 
@@ -142,44 +142,46 @@ class TrainConfig:
     normalisation: str = _option(
         "network", "pixel scaling; auto: that of the weights", choices=("auto", *NORMALISATIONS)
     )
-    embedding_dim: int = _option("network", "dimension of the embedding", least=2, most=4096, common=True)
-    hidden: tuple[int, ...] = _option("network", "widths of the head's hidden layers", least=1, most=65536)
-    dropout: float = _option("network", "share of hidden units dropped", least=0.0, most=0.95)
-    input_dropout: float = _option("network", "share of backbone features dropped", least=0.0, most=0.95)
+    embedding_dim: int = _option("network", "dimension of the embedding", minimum=2, maximum=4096, common=True)
+    hidden: tuple[int, ...] = _option("network", "widths of the head's hidden layers", minimum=1, maximum=65536)
+    dropout: float = _option("network", "share of hidden units dropped", minimum=0.0, maximum=0.95)
+    input_dropout: float = _option("network", "share of backbone features dropped", minimum=0.0, maximum=0.95)
     last_channels: int = _option(
-        "network", "channels that an EfficientNet's last convolution keeps; 0: all", least=0, most=1_000_000
+        "network", "channels that an EfficientNet's last convolution keeps; 0: all", minimum=0, maximum=1_000_000
     )
     freeze_backbone: bool = _option("network", "compute the backbone's features once and train on them", common=True)
-    unfreeze: int = _option("network", "last stages of a frozen backbone to train with the head", least=0, most=64)
-    freeze_last: int = _option("network", "last stages of a trained backbone to keep frozen", least=0, most=64)
+    unfreeze: int = _option("network", "last stages of a frozen backbone to train with the head", minimum=0, maximum=64)
+    freeze_last: int = _option("network", "last stages of a trained backbone to keep frozen", minimum=0, maximum=64)
     freeze_norms: bool = _option("network", "freeze the statistics of the backbone's batch norms")
     multiscale: bool = _option("network", "the paper's two low-resolution paths beside the backbone")
 
-    image_size: int = _option("picture", "side of the square input in pixels", least=16, most=1024, common=True)
+    image_size: int = _option("picture", "side of the square input in pixels", minimum=16, maximum=1024, common=True)
     low_image_size: int = _option(
-        "picture", "side of the input in the first epochs; 0: --image-size", least=0, most=1024
+        "picture", "side of the input in the first epochs; 0: --image-size", minimum=0, maximum=1024
     )
-    low_epochs: int = _option("picture", "epochs with --low-image-size", least=0)
+    low_epochs: int = _option("picture", "epochs with --low-image-size", minimum=0)
     picture_mode: str = _option("picture", "the whole picture or its centre", choices=("stretch", "crop"))
 
-    views: int = _option("augmentation", "augmented views cached per picture (frozen backbone)", least=0, most=64)
-    crop: float = _option("augmentation", "smallest share of the area kept by a crop", least=0.05, most=1.0)
+    views: int = _option("augmentation", "augmented views cached per picture (frozen backbone)", minimum=0, maximum=64)
+    crop: float = _option("augmentation", "smallest share of the area kept by a crop", minimum=0.05, maximum=1.0)
     flip: bool = _option("augmentation", "mirror half of the pictures")
-    jitter: float = _option("augmentation", "strength of colour changes", least=0.0, most=1.0)
+    jitter: float = _option("augmentation", "strength of colour changes", minimum=0.0, maximum=1.0)
 
-    classes_per_batch: int = _option("batch", "classes per batch", least=2, most=4096, common=True)
-    pictures_per_class: int = _option("batch", "pictures of each class per batch", least=2, most=1024, common=True)
-    steps_per_epoch: int = _option("batch", "batches per epoch; 0: pictures / batch size", least=0)
+    classes_per_batch: int = _option("batch", "classes per batch", minimum=2, maximum=4096, common=True)
+    pictures_per_class: int = _option("batch", "pictures of each class per batch", minimum=2, maximum=1024, common=True)
+    steps_per_epoch: int = _option("batch", "batches per epoch; 0: pictures / batch size", minimum=0)
 
     sampler: str = _option(
         "sampling", "P x K pictures, or triplets drawn by relevance (P x K / 3)", choices=("balanced", "online")
     )
-    out_of_class: float = _option("sampling", "share of negatives from other classes", least=0.0, most=1.0)
-    positive_threshold: float = _option("sampling", "T_p: positives above this relevance are equally likely", least=0.0)
-    relevance_margin: float = _option("sampling", "T_r: least gap in relevance to an in-class negative", least=0.0)
-    buffer: int = _option("sampling", "pictures per class that an epoch draws from; 0: all", least=0)
+    out_of_class: float = _option("sampling", "share of negatives from other classes", minimum=0.0, maximum=1.0)
+    positive_threshold: float = _option(
+        "sampling", "T_p: positives above this relevance are equally likely", minimum=0.0
+    )
+    relevance_margin: float = _option("sampling", "T_r: least gap in relevance to an in-class negative", minimum=0.0)
+    buffer: int = _option("sampling", "pictures per class that an epoch draws from; 0: all", minimum=0)
     teacher: str = _option("sampling", "network whose features give the relevance; not --backbone")
-    colour_weight: float = _option("sampling", "share of colour in the relevance", least=0.0, most=1.0)
+    colour_weight: float = _option("sampling", "share of colour in the relevance", minimum=0.0, maximum=1.0)
     relevance: str = _option("sampling", "file instead of a teacher: .npz (paths, vectors) or .csv (a,b,relevance)")
 
     loss: str = _option(
@@ -193,46 +195,49 @@ class TrainConfig:
         "loss", "how a triplet's negative is chosen", choices=("random", "semi-hard", "batch-hard")
     )
     margin: float = _option(
-        "loss", "margin of the triplet loss (g in the paper), in squared distance", least=0.0, most=4.0
+        "loss", "margin of the triplet loss (g in the paper), in squared distance", minimum=0.0, maximum=4.0
     )
-    softmax_weight: float = _option("loss", "weight of the softmax term", least=0.0, most=1e6)
-    temperature: float = _option("loss", "temperature of the normalised softmax", least=0.001, most=10.0)
-    label_smoothing: float = _option("loss", "label smoothing of the normalised softmax", least=0.0, most=0.9)
+    softmax_weight: float = _option("loss", "weight of the softmax term", minimum=0.0, maximum=1e6)
+    temperature: float = _option("loss", "temperature of the normalised softmax", minimum=0.001, maximum=10.0)
+    label_smoothing: float = _option("loss", "label smoothing of the normalised softmax", minimum=0.0, maximum=0.9)
     bnneck: bool = _option("loss", "batch normalisation between the embedding and the softmax term")
 
-    epochs: int = _option("optimizer", "passes over the training pictures", least=1, most=100000, common=True)
+    epochs: int = _option("optimizer", "passes over the training pictures", minimum=1, maximum=100000, common=True)
     optimizer: str = _option("optimizer", "update rule", choices=("adamw", "sgd"))
-    learning_rate: float = _option("optimizer", "learning rate of the head", least=0.0, most=1e6, common=True)
+    learning_rate: float = _option("optimizer", "learning rate of the head", minimum=0.0, maximum=1e6, common=True)
     backbone_learning_rate: float = _option(
-        "optimizer", "learning rate of the backbone, if it is trained", least=0.0, most=1e6
+        "optimizer", "learning rate of the backbone, if it is trained", minimum=0.0, maximum=1e6
     )
     proxy_learning_rate: float = _option(
-        "optimizer", "learning rate of class vectors, also of a pml: loss", least=0.0, most=1e6
+        "optimizer", "learning rate of class vectors, also of a pml: loss", minimum=0.0, maximum=1e6
     )
-    head_epochs: int = _option("optimizer", "first epochs that train only the head; the last one trains all", least=0)
+    head_epochs: int = _option("optimizer", "first epochs that train only the head; the last one trains all", minimum=0)
     ema: float = _option(
-        "optimizer", "decay of the averaged weights, which are kept; 0: keep the last weights", least=0.0, most=0.99999
+        "optimizer",
+        "decay of the averaged weights, which are kept; 0: keep the last weights",
+        minimum=0.0,
+        maximum=0.99999,
     )
     start_share: float = _option(
-        "optimizer", "share of the starting backbone in the final one (WiSE-FT); 0: none", least=0.0, most=0.95
+        "optimizer", "share of the starting backbone in the final one (WiSE-FT); 0: none", minimum=0.0, maximum=0.95
     )
     whiten_first: bool = _option("optimizer", "start with a head fitted by learned whitening of the features")
     whiten: bool = _option("optimizer", "at the end, fit the head by learned whitening of the features")
     start_classes: float = _option(
-        "optimizer", "weight of the pretraining classes when whitening selects directions", least=0.0, most=1.0
+        "optimizer", "weight of the pretraining classes when whitening selects directions", minimum=0.0, maximum=1.0
     )
-    weight_decay: float = _option("optimizer", "weight decay, not on biases and norms", least=0.0, most=1e6)
-    momentum: float = _option("optimizer", "momentum of sgd", least=0.0, most=0.9999)
+    weight_decay: float = _option("optimizer", "weight decay, not on biases and norms", minimum=0.0, maximum=1e6)
+    momentum: float = _option("optimizer", "momentum of sgd", minimum=0.0, maximum=0.9999)
     schedule: str = _option("optimizer", "schedule of the learning rates", choices=("cosine", "constant"))
-    warmup_epochs: float = _option("optimizer", "epochs in which the learning rates rise from 0", least=0.0)
+    warmup_epochs: float = _option("optimizer", "epochs in which the learning rates rise from 0", minimum=0.0)
 
-    holdout_classes: int = _option("data", "classes left out of training; only these are evaluated", least=0)
+    holdout_classes: int = _option("data", "classes left out of training; only these are evaluated", minimum=0)
     holdout_pictures: int = _option(
-        "data", "least number of pictures held out per class; always at least a tenth", least=0
+        "data", "least number of pictures held out per class; always at least a tenth", minimum=0
     )
 
     mixed_precision: str = _option("run", "half precision on CUDA", choices=("auto", "off"))
-    seed: int = _option("run", "seed of every random choice", least=0, most=2**31 - 1)
+    seed: int = _option("run", "seed of every random choice", minimum=0, maximum=2**31 - 1)
     report: bool = _option("run", "write report.html at the end of the run")
 
     @property

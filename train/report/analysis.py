@@ -127,13 +127,13 @@ def class_figures(evaluated: Evaluated) -> tuple[ClassFigures, ...]:
     return tuple(sorted(rows, key=lambda c: (c.precision / c.possible if c.possible else 2.0, c.name, c.label)))
 
 
-def confusions(evaluated: Evaluated, most: int) -> tuple[Confusion, ...]:
-    """Return the ``most`` frequent pairs of a query's class and another class of its neighbours."""
+def confusions(evaluated: Evaluated, limit: int) -> tuple[Confusion, ...]:
+    """Return the ``limit`` most frequent pairs of a query's class and another class of its neighbours."""
     queries = Counter(evaluated.query_labels.tolist())
     pairs = [(count, code, other) for code, others in _mistakes(evaluated).items() for other, count in others]
     return tuple(
         Confusion(evaluated.names[code], evaluated.names[other], count, count / (queries[code] * evaluated.depth))
-        for count, code, other in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:most]
+        for count, code, other in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:limit]
     )
 
 
@@ -151,8 +151,8 @@ def _mistakes(evaluated: Evaluated) -> _Mistakes:
     return mistakes
 
 
-def worst_queries(evaluated: Evaluated, most: int) -> Labels:
-    """Return the rows of the worst queries, at most ``most``, worst first.
+def worst_queries(evaluated: Evaluated, limit: int) -> Labels:
+    """Return the rows of the worst queries, at most ``limit``, worst first.
 
     They have a wrong neighbour where a right one was possible. The order is by the share of right
     neighbours among the possible ones. Ties are ordered by the distance to the nearest neighbour,
@@ -162,5 +162,5 @@ def worst_queries(evaluated: Evaluated, most: int) -> Labels:
     possible = np.minimum(evaluated.relevant(evaluated.query_labels), evaluated.depth)
     share = right / np.maximum(possible, 1)
     order: Labels = np.lexsort((evaluated.ranking.distances[:, 0], share))
-    worst: Labels = order[(possible > 0)[order] & (share < 1)[order]][:most]
+    worst: Labels = order[(possible > 0)[order] & (share < 1)[order]][:limit]
     return worst

@@ -219,7 +219,7 @@ def encode_copies(ids: Ids, nodes: Ids) -> Mapping[str, Any]:
     return {"count": len(ids), "ids": _packed(ids[order]), "nodes": _packed(nodes[order])}
 
 
-def decode_copies(document: Any, nodes: Ids, covers: int, most: int) -> tuple[Ids, Ids]:
+def decode_copies(document: Any, nodes: Ids, covers: int, limit: int) -> tuple[Ids, Ids]:
     """Return the places of nodes, int64 ``[m]``, ascending, and each one's further items ``[m]``.
 
     Args:
@@ -227,7 +227,7 @@ def decode_copies(document: Any, nodes: Ids, covers: int, most: int) -> tuple[Id
             item.
         nodes: int64 ``[n]``, the ids of the items that the nodes were made for.
         covers: the last id in the graph.
-        most: limit for items; a few bytes can unpack to any number of them.
+        limit: limit for items; a few bytes can unpack to any number of them.
 
     Raises:
         GraphUnusableError: not an output of :func:`encode_copies`, or about other nodes.
@@ -237,7 +237,7 @@ def decode_copies(document: Any, nodes: Ids, covers: int, most: int) -> tuple[Id
         return NO_IDS, NO_IDS
     try:
         count = document["count"]
-        if not 0 <= count <= most:
+        if not 0 <= count <= limit:
             raise ValueError(count)
         ids, of = _unpacked(document["ids"], count), _unpacked(document["nodes"], count)
     except (TypeError, KeyError, ValueError, OverflowError, zlib.error):

@@ -24,14 +24,14 @@ _MAX_TEXT_CHARACTERS = 100
 _MAX_NUMBER = 2**53
 
 
-def read_parameters(text: str, most: int) -> dict[str, Any]:
-    """Read the parameters of a graph of at most ``most`` items; the copies are not checked.
+def read_parameters(text: str, limit: int) -> dict[str, Any]:
+    """Read the parameters of a graph of at most ``limit`` items; the copies are not checked.
 
     Raises:
         GraphUnusableError: not a JSON object, or too long.
 
     """
-    if len(text) > _MAX_CHARACTERS + _MAX_CHARACTERS_A_COPY * most:
+    if len(text) > _MAX_CHARACTERS + _MAX_CHARACTERS_A_COPY * limit:
         raise GraphUnusableError(f"its parameters have {len(text):,} characters, more than a graph of this size needs")
     try:
         parameters = json.loads(text)

@@ -188,12 +188,12 @@ class Sharing:
         """Return whether any vector has several items."""
         return len(self.ids) > 0
 
-    def spread(self, first: Ids, most: int | None) -> tuple[Ids, npt.NDArray[np.int64]]:
+    def spread(self, first: Ids, limit: int | None) -> tuple[Ids, npt.NDArray[np.int64]]:
         """Return the items of vectors.
 
         Args:
             first: int64 ``[n]``, the lowest id of each vector's items.
-            most: limit of items per vector, by lowest ids; None: all.
+            limit: limit of items per vector, by lowest ids; None: all.
 
         Returns:
             ids int64 ``[c]``, grouped by vector and ascending, and each one's position in ``first``.
@@ -201,7 +201,7 @@ class Sharing:
         """
         start = np.searchsorted(self.first, first, side="left")
         counts = 1 + np.searchsorted(self.first, first, side="right") - start
-        counts = counts if most is None else np.minimum(counts, most)
+        counts = counts if limit is None else np.minimum(counts, limit)
         owner = np.repeat(np.arange(len(first)), counts)
         rank = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
         ids = first[owner]
