@@ -27,10 +27,17 @@ __all__ = [
 
 TIMM_PREFIX = "timm:"
 
-_TORCHVISION = ("resnet18", "resnet50", "resnet101", "mobilenet_v3_small", "mobilenet_v3_large")
+# torchvision's networks, and the attribute that is the classifier of each.
+_CLASSIFIERS = {
+    "resnet18": "fc",
+    "resnet50": "fc",
+    "resnet101": "fc",
+    "mobilenet_v3_small": "classifier",
+    "mobilenet_v3_large": "classifier",
+}
 _TIMM_ALIASES = {name: f"tf_{name}" for name in LITE_BACKBONES}
 
-BACKBONES = (*_TORCHVISION, *_TIMM_ALIASES)
+BACKBONES = (*_CLASSIFIERS, *_TIMM_ALIASES)
 
 
 def create_backbone(name: str, image_size: int) -> nn.Module:
@@ -51,13 +58,13 @@ def create_backbone(name: str, image_size: int) -> nn.Module:
     in_timm = timm_name(name)
     if in_timm is not None:
         return _create_timm(in_timm, image_size)
-    if name not in _TORCHVISION:
+    if name not in _CLASSIFIERS:
         raise BackboneError(
             f"There is no backbone {printable(name)!r}", f"expected one of {', '.join(BACKBONES)}, or timm:NAME"
         )
     builder = cast(Callable[..., nn.Module], torchvision.models.get_model_builder(name))
     network = builder(weights=None)
-    setattr(network, "fc" if name.startswith("resnet") else "classifier", nn.Identity())
+    setattr(network, _CLASSIFIERS[name], nn.Identity())
     return network
 
 
@@ -93,7 +100,7 @@ def classifier_prefixes(name: str) -> tuple[str, ...]:
     """Return the key prefixes of the backbone's classifier in its library's weight files."""
     in_timm = timm_name(name)
     if in_timm is None:
-        return ("fc.",) if name.startswith("resnet") else ("classifier.",)
+        return (f"{_CLASSIFIERS[name]}.",)
     classifier = _timm_config(in_timm).get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else cast(tuple[str, ...], classifier)
     return tuple(f"{each}." for each in names)

@@ -348,7 +348,10 @@ def _box(mode: str, width: float, height: float) -> tuple[float, float, float, f
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the orientation, 1 to 8, by EXIF or TIFF's tag; XMP is ignored."""
+    """Return the orientation, 1 to 8, by EXIF or TIFF's tag; XMP is ignored.
+
+    For AVIF, Pillow has put the container's orientation into the EXIF block.
+    """
     if image.format == "TIFF":
         return cast("TiffFile", image).orientation
     if image.format == "HEIF":  # turned by its decoder

@@ -203,7 +203,7 @@ def test_items_in_python(place: Path) -> None:
         others = index.search(item, 22, exclude_sha256=[item.sha256])
         assert {0.0}.isdisjoint(hit.distance for hit in others)
         assert len(others) == 21
-        assert index.remarks == ["22 pictures were requested, 21 can be returned: all of them are."]
+        assert index.remarks == ["22 pictures were requested; only 21 can be returned."]
         assert index.search(item, 5, exclude_sha256=[item.sha256.hex()]) == others[:5]
         with pytest.raises(QueryError, match="is not a sha256"):
             index.search(item, exclude_sha256=["xyz"])

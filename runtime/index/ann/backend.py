@@ -2,8 +2,8 @@
 
 The current one is hnswlib in one file (:mod:`.hnsw`). Another store, such as one distributed over
 several machines, implements :class:`VectorIndex` and :class:`Backend` and is listed in
-:data:`BACKENDS`. The database stays authoritative, and all other code uses only this interface
-(tests/test_index_backend.py substitutes another store).
+:data:`.graph.BACKENDS`. The database stays authoritative, and all other code uses only this
+interface (tests/test_index_backend.py substitutes another store).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class View:
 
     Attributes:
         ids: int64 ``[n]``, in the order of the file.
-        vectors: float32 ``[n, d]``, mapped: the system keeps used pages in memory.
+        vectors: float32 ``[n, d]``, mapped: the system keeps used pages in memory. The backend has
+            checked that they are of unit length.
         release: drops the used pages from this process's memory; they are mapped again on use.
         growable: whether a new graph would have the same parameters; otherwise it is rebuilt rather
             than extended.
@@ -75,7 +76,7 @@ class VectorIndex(Protocol):
         """
 
     def save(self, file: IO[bytes]) -> int:
-        """Write everything to a new file, and return its expected size in bytes."""
+        """Write everything to a new file, flush it, and return its expected size in bytes."""
 
     def info(self) -> Mapping[str, Any]:
         """Return the build and search parameters as JSON values."""

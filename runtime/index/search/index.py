@@ -205,7 +205,7 @@ class Index:
         """
         request.check()
         with self._reading():
-            if request.unique is None and not request.leave_out_query:
+            if not request.chooses:
                 ids, distances = self._ids_and_distances(vectors, request)
                 if request.max_distance is None:
                     self._remark_fewer(request, ids.shape[1])
@@ -350,7 +350,7 @@ class Index:
             )
         fewest = min((len(each.ids) for each in chosen if not each.complete), default=request.k)
         if fewest < request.k and request.max_distance is None:
-            self._remark(f"{request.k} pictures were requested, {fewest} can be returned: all of them are.")
+            self._remark(f"{request.k} pictures were requested; only {fewest} can be returned.")
         return chosen
 
     def _hits(self, rows: Sequence[tuple[Ids, Distances, Any]], request: SearchRequest) -> list[list[Hit]]:

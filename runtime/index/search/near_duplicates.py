@@ -1,5 +1,7 @@
 """Near-duplicates: exact pairs in bounded memory, and the choice of hits without them.
 
+:func:`choose` also leaves out given items, and stops at a request's largest distance.
+
 Every pair is compared, but most pairs in few dimensions only. A projection never increases a
 distance, so vectors that are far apart in it are far apart. :func:`~...scan.squared_distances`
 decides the remaining pairs.

@@ -76,6 +76,11 @@ class SearchRequest:
         return math.inf if self.max_distance is None else self.max_distance
 
     @property
+    def chooses(self) -> bool:
+        """Whether hits are chosen among the nearest one by one, so that others may be left out."""
+        return self.unique is not None or self.leave_out_query
+
+    @property
     def filtered(self) -> bool:
         """Whether labels or paths filter the pictures."""
         return self.label is not None or self.path is not None

@@ -56,7 +56,7 @@ export function forget() {
  * @returns {Promise<Blob>}
  */
 async function shrunk(file) {
-  const picture = await createImageBitmap(file);
+  const picture = await createImageBitmap(file, { imageOrientation: "from-image" });
   const scale = Math.min(1, SIDE / Math.max(picture.width, picture.height));
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(picture.width * scale));
