@@ -118,7 +118,7 @@ def _sentence(error: RequestValidationError) -> str:
     what = printable(str(first.get("msg", ""))).replace("Input should be ", "expected ")
     if first.get("type") == "extra_forbidden":
         what = "this parameter is unknown"
-    return f"{printable(where[:80])} is {value}; {what}. /docs describes the parameters."
+    return f"{printable(where[:80])} is {value}; {what}. /docs describes the expected parameters."
 
 
 def _describe_token(routes: FastAPI) -> None:
