@@ -74,7 +74,7 @@ class Server:
         self._other: _Running | None = None
         self._client: subprocess.Popen[bytes] | None = None
         self._answers: list[dict[str, Any]] = []
-        self._idle = 0
+        self._idle = self._before = 0
         self.notes: list[str] = []
 
     def accepts(self, case: Case) -> bool:
@@ -91,7 +91,8 @@ class Server:
         meter = Meter(pid)
         for each in (pid, *children_of(pid)):
             reset_peak(each)
-        spent = meter.read()[1]
+        # What it kept of the uploads before is no cost of this one; where that is much, it is started again below.
+        self._before, spent = meter.read()
         meter.peak = 0
         sending = threading.Thread(target=self._send, args=(case, path, replies), daemon=True)
         sending.start()
@@ -102,7 +103,7 @@ class Server:
         over = self._calm(meter)
         self._wait_for_honest(time.monotonic(), meter)
         verdict, detail, delay = self._judged(case, replies, meter, first, said, over)
-        grown = max(0, meter.peak - self._idle)
+        grown = max(0, meter.peak - self._before)
         cpu_s = max(0.0, meter.cpu_s - spent)
         yield Outcome(
             case.name,
@@ -205,7 +206,7 @@ class Server:
         problems = [one["problem"] for one in answers if one["problem"]]
         new = self._attacked.said.read_bytes()[said:]
         end = new[-500:].decode("utf-8", "replace").strip()
-        grown = meter.peak - self._idle
+        grown = meter.peak - self._before
         if meter.peak > STOP_BYTES:
             return OVER, f"{grown / 1e6:.0f} MB more", delay
         if self._has_ended():
