@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,17 @@ def peak():
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 """
+
+
+@pytest.fixture(autouse=True)
+def _working_directory_stays() -> Iterator[None]:
+    """Fail the test that leaves another working directory behind: others look for ``./model.onnx``."""
+    before = Path.cwd()
+    yield
+    after = Path.cwd()
+    os.chdir(before)
+    assert after == before
+
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

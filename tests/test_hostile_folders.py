@@ -393,7 +393,7 @@ def test_a_folder_that_a_stranger_calls_ours_is_not_renamed(made: Path, tmp_path
 @pytest.mark.parametrize("umask", [0o000, 0o077])
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_modes_of_a_new_index_and_of_all_that_is_written_later(
-    made: Path, tmp_path: Path, umask: int, shared: bool
+    made: Path, tmp_path: Path, umask: int, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, before = tmp_path / "index", os.umask(umask)
     file, folder = ("640", "750") if shared else ("600", "700")
@@ -410,7 +410,7 @@ def test_the_modes_of_a_new_index_and_of_all_that_is_written_later(
         (index / "graph.hnsw").write_bytes(b"damaged")
         (index / "model.onnx").unlink()
         (index / "write.lock").unlink()
-        os.chdir(made)
+        monkeypatch.chdir(made)  # whose model.onnx is the one that is missing
         verify(index, repair=True)
         damage(index)
         verify(index, repair=True)
