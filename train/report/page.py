@@ -25,6 +25,7 @@ from ..options.config import config_from_dict
 from ..options.recipes import RECIPES, load_config
 from ..run.folder import RunFolder, write_atomically
 from .analysis import ClassFigures, Confusion, Evaluated, class_figures, confusions, evaluated, worst_queries
+from .effect import Effect
 from .final_evaluation import below_start
 from .plots import draw_map, in_the_plane, map_sample
 from .sheets import WorstQuery, draw_worst
@@ -134,6 +135,7 @@ def _page(
     return Page(
         title=run.path.resolve().name,
         figures=figures,
+        effect=Effect.of(figures),
         description=description,
         changed=changed,
         recipe=recipe,
@@ -185,14 +187,16 @@ def _map(evaluated: Evaluated, queries: Vectors, path: Path) -> tuple[bytes, int
 class Page:
     """The content of the page; None or empty for missing parts.
 
-    ``title``: the name of the run. ``figures``: the final row of ``metrics.jsonl``.
-    ``description``: ``config.json``. ``changed``: option, value, and value in ``recipe``.
-    ``classes``: worst first. ``curves``, ``map``: PNG. ``mapped``: points on the map. ``warnings``:
-    sentences about the figures. ``missing``: sentences about parts that could not be made.
+    ``title``: the name of the run. ``figures``: the final row of ``metrics.jsonl``; ``effect``: its
+    part about before and after training. ``description``: ``config.json``. ``changed``: option,
+    value, and value in ``recipe``. ``classes``: worst first. ``curves``, ``map``: PNG. ``mapped``:
+    points on the map. ``warnings``: sentences about the figures. ``missing``: sentences about parts
+    that could not be made.
     """
 
     title: str
     figures: Mapping[str, Any]
+    effect: Effect | None
     description: Mapping[str, Any]
     changed: Sequence[tuple[str, Any, Any]]
     recipe: str
