@@ -163,12 +163,12 @@ LEARNED = group(0.67, 0.85)
         (
             effect_of(group(0.67, 0.69, error=0.02), None, classes=(10, 0)),
             "Classes it learned: of the 10 nearest pictures, 6.9 show the same class; before training 6.7. "
-            "That is no clear difference on 40 searches.",
+            "With 40 searches, that is no clear difference.",
         ),
         (
             effect_of(group(0.0, 1.0, error=None, queries=1), None, classes=(10, 0)),
             "Classes it learned: of the 10 nearest pictures, 10.0 show the same class; before training 0.0. "
-            "That is no clear difference on 1 search.",
+            "With 1 search, that is no clear difference.",
         ),
         (
             effect_of(group(0.5, 0.63), None, k=1, classes=(10, 0)),
@@ -205,7 +205,7 @@ def test_the_sentence_about_learned_classes(effect: Effect, sentence: str):
         (
             effect_of(LEARNED, group(0.91, 0.89, queries=9)),
             "Classes it never learned (2 of 10, held out for this figure): of the 10 nearest pictures, 8.9 show the "
-            "same class; before training 9.1. That is no clear difference on 9 searches.",
+            "same class; before training 9.1. With 9 searches, that is no clear difference.",
             "of the 10 nearest pictures, 8.9 show the same class; before training 9.1 (no clear difference)",
         ),
         (

@@ -153,7 +153,8 @@ class Effect:
         text = f"{found}; before training {before}{', too' if verdict == 'same' else ''}."
         line = text[:-1]
         if verdict == "unclear":
-            text += f" That is no clear difference on {_counted(group.queries, 'search', 'searches')}."
+            searches = f"{group.queries:,} search{'es' if group.queries != 1 else ''}"
+            text += f" With {searches}, that is no clear difference."
             line += " (no clear difference)"
         elif verdict == "worse":
             line += ": worse"
@@ -174,10 +175,6 @@ def _verdict(group: Group, same: bool) -> Verdict:
     if error is None or group.queries < _FEWEST or abs(group.change) <= _ERRORS * error:
         return "unclear"
     return "better" if group.change > 0 else "worse"
-
-
-def _counted(count: int, one: str, several: str) -> str:
-    return f"{count:,} {one if count == 1 else several}"
 
 
 def _group(stored: Mapping[str, Any] | None) -> Group | None:

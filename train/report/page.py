@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,9 @@ from .effect import Effect
 from .final_evaluation import below_start
 from .plots import draw_map, in_the_plane, map_sample
 from .sheets import WorstQuery, draw_worst
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 __all__ = ["Page", "changed_options", "render", "write_report"]
 
@@ -250,6 +254,7 @@ def render(page: Page) -> bytes:
         autoescape=True, undefined=StrictUndefined, finalize=_safe, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"figure": _figure, "precision": _precision, "share": _share, "option": _option, "uri": _uri}
+    environment.filters["options"] = _options
     shown = {name: getattr(page, name) for name in Page.__dataclass_fields__}
     return environment.from_string(template).render(shown, most_classes=_MAX_CLASSES).encode("utf-8")
 
@@ -280,6 +285,13 @@ def _option(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _options(sentence: str) -> Markup:
+    """Return an escaped sentence with the options in it as code, which does not break at its hyphens."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"--[a-z][a-z-]*", r"<code>\g<0></code>", str(escape(sentence))))
 
 
 def _uri(picture: bytes, kind: str) -> str:
