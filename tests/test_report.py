@@ -28,6 +28,7 @@ from deeprank.train.metrics import Figures, rank_and_evaluate
 from deeprank.train.options.recipes import load_config
 from deeprank.train.report import write_report
 from deeprank.train.report.analysis import class_figures, confusions, evaluated, worst_queries
+from deeprank.train.report.effect import ADVICE, Effect, Group, Ranked
 from deeprank.train.report.plots import MAX_POINTS, _colours, draw_curves, draw_map, in_the_plane, map_sample
 from deeprank.train.run.folder import RunFolder
 
@@ -304,6 +305,7 @@ def test_the_page_shows_the_run(world: World):
     assert "hidden none 2048" in text
     assert "<b>shapes</b>" in text
     assert "/secret/place" not in text
+    assert "Before and after" not in text  # a row of an earlier version has no such figures
     assert len(page.pictures()) == 1 + len(list(world.run.worst_path.iterdir())) + 1
     assert [attributes["title"][0] for tag, attributes in page.tags if tag == "i" and "title" in attributes] == [
         row.name for row in class_figures(evaluated(world.data, world.dataset, world.ranking))
@@ -371,6 +373,21 @@ def test_a_perfect_ranking_has_no_worst_queries(tmp_path: Path):
     assert world.report() is not None
     assert "Every neighbour of every query has its class." in "".join(read(world.run.report_path).text)
     assert list(world.run.worst_path.iterdir()) == []
+
+
+def test_options_in_the_advice_do_not_break_at_their_hyphens(world: World):
+    better, worse = Ranked(0.7, 0.8, 0.6), Ranked(0.5, 0.7, 0.4)
+    effect = Effect(5, 61, 61, 4, 2, Group(20, 0.9, worse, better, 0.01), Group(20, 0.9, better, worse, 0.01))
+    final = {"kind": "final", "epoch": 3, "cached": True, **dataclasses.asdict(world.figures)}
+    world.run.write_metrics([{**final, "effect": dataclasses.asdict(effect)}])
+    world.report()
+    page = read(world.run.report_path)
+    text = " ".join("".join(page.text).split())
+    assert f"Training made the model worse for other pictures. {ADVICE}" in text
+    assert "of the 5 nearest pictures, 2.5 (of at most 4.5) show the same class; before training 3.5." in text
+    assert [tag for tag, _ in page.tags].count("code") == ADVICE.count("--")
+    classes = [attributes.get("class", "") for _, attributes in page.tags]
+    assert [name for name in classes if name.startswith("finding ")] == ["finding better", "finding worse"]
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------

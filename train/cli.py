@@ -145,6 +145,7 @@ def _from_here(run: Path) -> Path:
 
 def _print_result(run: Path, figures: Any) -> None:
     from .metrics import precision_text
+    from .report.effect import Effect
 
     if "precision_at_k" in figures:
         against = f"{figures['queries']:,} val queries against {figures['gallery']:,} train pictures"
@@ -159,6 +160,11 @@ def _print_result(run: Path, figures: Any) -> None:
             row = figures[name]
             print(f"precision@{row['k']}  {precision_text(row)}  ({what}: {row['gallery']:,} pictures)")
     print(f"run           {display_path(run)}")
+    effect = Effect.of(figures)
+    if effect is not None:
+        learned, held_out = effect.findings()
+        print(f"learned       {learned.line}")
+        print(f"never learned {held_out.line}")
 
 
 def _number(figure: float | None) -> float:

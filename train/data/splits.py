@@ -39,8 +39,9 @@ class TrainingData:
     positions in ``train`` of the training pictures, and of the held-out tenth. ``gallery``,
     ``queries``: positions in ``train`` and in ``val`` for the final evaluation. ``unseen``:
     positions in ``train`` of held-out pictures of the trained classes, a gallery without the
-    training pictures' bias. ``viewed``: positions in ``train`` of all but the held-out tenth.
-    Augmented views are computed of these, so runs that leave out different pictures share them.
+    training pictures' bias. ``all_train``, ``all_val``: positions of every readable picture.
+    ``viewed``: positions in ``train`` of all but the held-out tenth. Augmented views are computed
+    of these, so runs that leave out different pictures share them.
     ``k``: of every precision@k of the run. ``rule``: version of the holdout rule, see
     :func:`~...runtime.datasets.holdout`.
     """
@@ -55,6 +56,8 @@ class TrainingData:
     gallery: Positions
     queries: Positions
     unseen: Positions
+    all_train: Positions
+    all_val: Positions
     viewed: Positions
     k: int
     rule: int = HOLDOUT_RULE
@@ -87,6 +90,8 @@ class TrainingData:
             gallery=np.setdiff1d(self.gallery, bad_train),
             queries=np.setdiff1d(self.queries, bad_val),
             unseen=np.setdiff1d(self.unseen, bad_train),
+            all_train=np.setdiff1d(self.all_train, bad_train),
+            all_val=np.setdiff1d(self.all_val, bad_val),
         )
 
     def check(self, monitor: Monitor, said: Sequence[str] = ()) -> None:
@@ -168,8 +173,8 @@ def prepare(
     Args:
         dataset: its train pictures are for training and are the gallery of the final evaluation.
         val: all its pictures are the final queries, instead of the val pictures of ``dataset``.
-        holdout_classes: number of classes left out of training; the final evaluation then uses only
-            these.
+        holdout_classes: number of classes left out of training; the gallery and the queries are then
+            of these alone.
         holdout_pictures: pictures of each class left out of training, as long as two stay. They
             include the tenth for choosing the best epoch, which counts instead where it is larger.
         rule: version of the holdout rule by which ``dataset`` was split.
@@ -186,6 +191,7 @@ def prepare(
     learned = train_labels < len(known)
     tenth = _is_in(dataset.train, holdout(dataset.train, rule=rule)[1])
     kept_out = _is_in(dataset.train, holdout(dataset.train, minimum=holdout_pictures, rule=rule)[1])
+    every, asked = np.arange(len(train_labels)), np.arange(len(val_labels))
     data = TrainingData(
         classes=known,
         train=dataset.train,
@@ -194,9 +200,11 @@ def prepare(
         val_labels=val_labels,
         fit=np.flatnonzero(learned & ~kept_out),
         held=np.flatnonzero(learned & tenth),
-        gallery=np.flatnonzero(~learned) if unlearned else np.arange(len(learned)),
-        queries=np.flatnonzero(val_labels >= len(known)) if unlearned else np.arange(len(queries)),
+        gallery=np.flatnonzero(~learned) if unlearned else every,
+        queries=np.flatnonzero(val_labels >= len(known)) if unlearned else asked,
         unseen=np.flatnonzero(learned & kept_out) if not unlearned else np.zeros(0, dtype=np.int64),
+        all_train=every,
+        all_val=asked,
         viewed=np.flatnonzero(~tenth),
         k=MAX_K,
         rule=rule,

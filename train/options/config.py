@@ -231,7 +231,9 @@ class TrainConfig:
     schedule: str = _option("optimizer", "schedule of the learning rates", choices=("cosine", "constant"))
     warmup_epochs: float = _option("optimizer", "epochs in which the learning rates rise from 0", minimum=0.0)
 
-    holdout_classes: int = _option("data", "classes left out of training; only these are evaluated", minimum=0)
+    holdout_classes: int = _option(
+        "data", "classes left out of training, to measure what training changes for other pictures", minimum=0
+    )
     holdout_pictures: int = _option(
         "data", "least number of pictures held out per class; always at least a tenth", minimum=0
     )

@@ -1,9 +1,9 @@
-"""The final evaluation: the best network on every query, and on the held-out classes."""
+"""The final evaluation: the best network on every query, and the effect of its training."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import torch
 from ...models.network import EmbeddingNet
 from ...runtime.metrics import Ranking
 from ...runtime.progress import Monitor
-from ..data.inputs import Source
+from ..data.inputs import Source, Split
 from ..data.splits import Positions, TrainingData
 from ..metrics import Figures, Vectors, precision_text, rank_and_evaluate, unit_rows
 from ..run.checkpoints import read_checkpoint
 from ..run.folder import RunFolder
+from .effect import ADVICE, Effect, compared_pictures, measure_effect
 
 __all__ = ["below_start", "final_row"]
 
@@ -29,7 +30,7 @@ def final_row(
     data: TrainingData,
     monitor: Monitor,
 ) -> tuple[dict[str, Any], tuple[Vectors, Ranking] | None]:
-    """Measure the best network: all queries against the whole gallery, and against its unseen part.
+    """Measure the best network: all queries against the whole gallery and its unseen part, and before and after.
 
     Args:
         run: its ``best.pt`` is measured.
@@ -37,7 +38,7 @@ def final_row(
         start: the weights at the start of training.
         source: of the embeddings.
         data: queries and galleries.
-        monitor: receives progress.
+        monitor: receives progress and warnings.
 
     Returns:
         the final row of ``metrics.jsonl``; for the report, the queries' vectors and their
@@ -52,46 +53,70 @@ def final_row(
         monitor.remark("There are no val pictures to report on; name some with --val.")
         return row, None
     monitor.remark(f"Final evaluation: {len(data.queries):,} queries against {len(data.gallery):,} pictures.")
-    queries, gallery = source.embed("val", data.queries), source.embed("train", data.gallery)
+    compared = compared_pictures(data)
+    queries, asked = _vectors(source.embed, "val", data.queries, compared[0])
+    gallery, searched = _vectors(source.embed, "train", data.gallery, compared[1])
     figures, ranking = _figures(queries, gallery, data, data.gallery, data.k)
     row = {**row, **dataclasses.asdict(figures)}
-    network.load_state_dict(start)
     if data.reports_unseen:
         unseen = gallery[np.searchsorted(data.gallery, data.unseen)]
         row["unseen"] = dataclasses.asdict(_figures(queries, unseen, data, data.unseen, data.unseen_k)[0])
-        row["untrained"] = _untrained(source, data, data.unseen, data.unseen_k)
-    elif data.holds_out_classes:
-        row["untrained"] = _untrained(source, data, data.gallery, data.k)
-    warning = below_start(row)
-    if warning is not None:
-        monitor.remark(warning)
+    network.load_state_dict(start)
+    untrained, before = _before(source, data, compared)
+    effect = measure_effect(data, *compared, before, (asked, searched))
+    row |= untrained | {"effect": dataclasses.asdict(effect)}
+    for warning in _warnings(row, effect):
+        monitor.remark(f"Warning: {warning[0].lower()}{warning[1:]}")
     return row, (queries, ranking)
 
 
+def _warnings(row: Mapping[str, Any], effect: Effect) -> list[str]:
+    unseen = below_start(row)
+    return [finding.advice for finding in effect.findings() if finding.advice] + ([unseen] if unseen else [])
+
+
 def below_start(row: Mapping[str, Any]) -> str | None:
-    """Return a warning if training made the ranking of unseen pictures or classes worse.
+    """Return what is wrong and what to do if training made the ranking of unseen pictures worse.
 
     Args:
         row: the final one of ``metrics.jsonl``.
 
     """
-    if "untrained" not in row:
+    if "untrained" not in row or "unseen" not in row:
         return None
-    what = "unseen pictures" if "unseen" in row else "unseen classes"
-    before, after = row["untrained"], row.get("unseen", row)
+    before, after = row["untrained"], row["unseen"]
     if round(after["precision_at_k"], 4) >= round(before["precision_at_k"], 4):
         return None
     return (
-        f"Warning: training made the ranking of {what} worse: precision@{after['k']} was {precision_text(before)} "
-        f"before (with the starting backbone's features) and is {precision_text(after)} now. Train for fewer "
-        "--epochs, or keep more of the start, such as by --unfreeze 2 --hidden none --start-share 0.5 --whiten."
+        f"Training made the ranking of unseen pictures worse: precision@{after['k']} was {precision_text(before)} "
+        f"before (with the starting backbone's features) and is {precision_text(after)} now. {ADVICE}"
     )
 
 
-def _untrained(source: Source, data: TrainingData, gallery: Positions, k: int) -> dict[str, Any]:
-    """Measure the backbone's pooled features before training, as a baseline."""
-    features = unit_rows(source.pooled("val", data.queries)), unit_rows(source.pooled("train", gallery))
-    return dataclasses.asdict(_figures(*features, data, gallery, k)[0])
+def _before(
+    source: Source, data: TrainingData, compared: tuple[Positions, Positions]
+) -> tuple[dict[str, Any], tuple[Vectors, Vectors]]:
+    """Return the starting features' figures on the unseen or held-out gallery, and their compared rows."""
+    gallery, k = (data.unseen, data.unseen_k) if data.reports_unseen else (data.gallery, data.k)
+    if not data.reports_unseen and not data.holds_out_classes:
+        return {}, (unit_rows(source.pooled("val", compared[0])), unit_rows(source.pooled("train", compared[1])))
+    queries, asked = map(unit_rows, _vectors(source.pooled, "val", data.queries, compared[0]))
+    rows, searched = map(unit_rows, _vectors(source.pooled, "train", gallery, compared[1]))
+    figures = dataclasses.asdict(_figures(queries, rows, data, gallery, k)[0])
+    return {"untrained": figures}, (asked, searched)
+
+
+def _vectors(
+    embed: Callable[[Split, Positions], Vectors], split: Split, first: Positions, second: Positions
+) -> tuple[Vectors, Vectors]:
+    """Return the vectors of both; a picture that is in both is computed once."""
+    every = np.union1d(first, second)
+    rows = embed(split, every)
+
+    def part(positions: Positions) -> Vectors:
+        return rows if len(positions) == len(every) else rows[np.searchsorted(every, positions)]
+
+    return part(first), part(second)
 
 
 def _figures(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +26,13 @@ from ..options.config import config_from_dict
 from ..options.recipes import RECIPES, load_config
 from ..run.folder import RunFolder, write_atomically
 from .analysis import ClassFigures, Confusion, Evaluated, class_figures, confusions, evaluated, worst_queries
+from .effect import Effect
 from .final_evaluation import below_start
 from .plots import draw_map, in_the_plane, map_sample
 from .sheets import WorstQuery, draw_worst
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 __all__ = ["Page", "changed_options", "render", "write_report"]
 
@@ -134,6 +139,7 @@ def _page(
     return Page(
         title=run.path.resolve().name,
         figures=figures,
+        effect=Effect.of(figures),
         description=description,
         changed=changed,
         recipe=recipe,
@@ -185,14 +191,16 @@ def _map(evaluated: Evaluated, queries: Vectors, path: Path) -> tuple[bytes, int
 class Page:
     """The content of the page; None or empty for missing parts.
 
-    ``title``: the name of the run. ``figures``: the final row of ``metrics.jsonl``.
-    ``description``: ``config.json``. ``changed``: option, value, and value in ``recipe``.
-    ``classes``: worst first. ``curves``, ``map``: PNG. ``mapped``: points on the map. ``warnings``:
-    sentences about the figures. ``missing``: sentences about parts that could not be made.
+    ``title``: the name of the run. ``figures``: the final row of ``metrics.jsonl``; ``effect``: its
+    part about before and after training. ``description``: ``config.json``. ``changed``: option,
+    value, and value in ``recipe``. ``classes``: worst first. ``curves``, ``map``: PNG. ``mapped``:
+    points on the map. ``warnings``: sentences about the figures. ``missing``: sentences about parts
+    that could not be made.
     """
 
     title: str
     figures: Mapping[str, Any]
+    effect: Effect | None
     description: Mapping[str, Any]
     changed: Sequence[tuple[str, Any, Any]]
     recipe: str
@@ -246,6 +254,7 @@ def render(page: Page) -> bytes:
         autoescape=True, undefined=StrictUndefined, finalize=_safe, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"figure": _figure, "precision": _precision, "share": _share, "option": _option, "uri": _uri}
+    environment.filters["options"] = _options
     shown = {name: getattr(page, name) for name in Page.__dataclass_fields__}
     return environment.from_string(template).render(shown, most_classes=_MAX_CLASSES).encode("utf-8")
 
@@ -276,6 +285,13 @@ def _option(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _options(sentence: str) -> Markup:
+    """Return an escaped sentence with the options in it as code, which does not break at its hyphens."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"--[a-z][a-z-]*", r"<code>\g<0></code>", str(escape(sentence))))
 
 
 def _uri(picture: bytes, kind: str) -> str:
