@@ -11,7 +11,7 @@ from ..errors import ModelFileError
 from ..images import RULE_VERSION, PictureRule
 from ..text import printable
 
-__all__ = ["METADATA_KEY", "SCHEMA", "ModelInfo"]
+__all__ = ["MAX_LICENSE", "METADATA_KEY", "SCHEMA", "ModelInfo"]
 
 SCHEMA = 1
 METADATA_KEY = "deeprank"
@@ -20,6 +20,10 @@ PRECISIONS = ("fp32", "fp16", "int8")
 # Side of a picture in pixels: a batch of one is 12 MB as bytes, and 48 MB as floats.
 _MAX_SIDE = 2048
 _MAX_DIM = 65536
+# Characters of a license: an SPDX identifier, or a few of them.
+MAX_LICENSE = 200
+# The squared distance of opposite unit vectors.
+_MAX_DISTANCE = 4.0
 # Room for a hundred thousand class names; reading it takes less than a second.
 _MAX_TEXT = 8 * 2**20
 _MAX_NESTED = 32
@@ -30,7 +34,10 @@ class ModelInfo:
     """A model file's metadata; the JSON under ``METADATA_KEY``.
 
     ``training`` summarises the training data and options, ``metrics`` are those of the PyTorch
-    reference, ``versions`` the software that made the file.
+    reference, ``versions`` the software that made the file. ``license`` is an SPDX identifier or a
+    short text; empty if the file states none. Pictures farther apart than ``unrelated_distance``
+    (squared Euclidean, above 0, at most 4) are not similar any more; None if that was not measured.
+    Files of earlier versions have neither.
     """
 
     name: str
@@ -42,6 +49,8 @@ class ModelInfo:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "fp32"
     versions: Mapping[str, str] = field(default_factory=dict)
+    license: str = ""
+    unrelated_distance: float | None = None
     schema: int = SCHEMA
 
     def to_json(self) -> str:
@@ -75,6 +84,8 @@ class ModelInfo:
             metrics=_shallow(values, "metrics"),
             precision=_one_of(values, "precision", PRECISIONS),
             versions=_versions(_field(values, "versions", dict)),
+            license=_license(values),
+            unrelated_distance=_unrelated_distance(values),
             schema=schema,
         )
 
@@ -143,6 +154,24 @@ def _strings(what: str, values: Iterable[Any]) -> tuple[str, ...]:
 
 def _versions(values: dict[str, Any]) -> dict[str, str]:
     return dict(zip(values, _strings("versions", values.values()), strict=True))
+
+
+def _license(values: Mapping[str, Any]) -> str:
+    text = cast(str, _field({"license": "", **values}, "license", str))
+    if len(text) > MAX_LICENSE:
+        raise ModelFileError(f"metadata with a 'license' of {len(text):,} characters; expected at most {MAX_LICENSE}")
+    return text
+
+
+def _unrelated_distance(values: Mapping[str, Any]) -> float | None:
+    value = values.get("unrelated_distance")
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 < value <= _MAX_DISTANCE:
+        raise ModelFileError(
+            f"metadata with 'unrelated_distance' = {_shown(value)}; expected a squared distance above 0, at most 4"
+        )
+    return float(value)
 
 
 def _picture_rule(values: dict[str, Any]) -> PictureRule:
