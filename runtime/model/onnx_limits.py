@@ -1,20 +1,23 @@
 """Limits on a model file's protocol buffers: what would cost ONNX Runtime gigabytes or hours is refused.
 
-The only place where we read protocol buffers. ONNX Runtime limits only the memory of tensors.
-Sparse weights become dense while a file is opened, texts and sequences lie outside that limit, and
-records of two bytes become objects of hundreds. It follows recursive function calls without end.
-Planning a graph's memory takes time quadratic in its nodes, and ignores deadlines.
+The only place where we read protocol buffers; metadata can be read here without the graph. ONNX
+Runtime limits only the memory of tensors. Sparse weights become dense while a file is opened, texts
+and sequences lie outside that limit, and records of two bytes become objects of hundreds. It
+follows recursive function calls without end. Planning a graph's memory takes time quadratic in its
+nodes, and ignores deadlines.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from typing import IO
 
 from ..errors import ModelFileError
 from ..text import printable
 
-__all__ = ["check_records"]
+__all__ = ["check_records", "read_metadata"]
 
 # Of ModelProto: version, producer, graph, opsets and metadata are a record each, a dozen in all.
 _MAX_RECORDS = 1_000
@@ -56,8 +59,13 @@ _BITS = {
 _TEXT = 8
 
 # ModelProto
-_GRAPH, _FUNCTIONS = 7, 25
-_OF_MODEL = frozenset({1, 2, 3, 4, 5, 6, 8, 14})
+_GRAPH, _METADATA, _FUNCTIONS = 7, 14, 25
+_OF_MODEL = frozenset({1, 2, 3, 4, 5, 6, 8, _METADATA})
+# StringStringEntryProto
+_KEY, _VALUE = 1, 2
+_MAX_ENTRY = 8
+# The longest tag and length of a record.
+_MAX_HEAD = 20
 # GraphProto
 _NODE, _WEIGHTS, _SPARSE_WEIGHTS = 1, 5, 15
 _OF_GRAPH = frozenset({2, 10, 11, 12, 13, 16})
@@ -124,6 +132,45 @@ def check_records(data: bytes) -> int:
     return walk.overhead
 
 
+def read_metadata(file: IO[bytes], key: str) -> str | None:
+    """Return a text of a model file's metadata, or None; its graph is skipped, neither read nor checked.
+
+    Raises:
+        ModelFileError: it is truncated, not a protocol buffer, or its metadata is too large.
+        OSError: it cannot be read.
+
+    """
+    place, size = 0, os.fstat(file.fileno()).st_size
+    for _ in range(_MAX_RECORDS):
+        if place >= size:
+            break
+        file.seek(place)
+        head = file.read(_MAX_HEAD)
+        tag, after = _number(head, 0, len(head))
+        value, after = _number(head, after, len(head))
+        place += after
+        if tag & 7 == 0:
+            continue
+        if tag & 7 != 2:
+            raise _unknown()
+        if tag >> 3 == _METADATA:
+            if value > _MAX_TEXT:
+                raise _too_much_metadata()
+            file.seek(place)
+            texts = _texts_of(file.read(value))
+            if texts.get(_KEY) == key.encode():
+                return texts.get(_VALUE, b"").decode("utf-8", "replace")
+        place += value
+    if place > size:
+        raise _too_short()
+    return None
+
+
+def _texts_of(entry: bytes) -> dict[int, bytes]:
+    fields = _fields(entry, 0, len(entry), _MAX_ENTRY)
+    return {field: entry[start:end] for field, wire, start, end in fields if wire == 2}
+
+
 @dataclasses.dataclass
 class _Walk:
     """Counts records across the whole file."""
@@ -157,7 +204,7 @@ class _Walk:
             elif wire == 2:
                 text += end - start
         if text > _MAX_TEXT:
-            raise ModelFileError(f"it has more than {_MAX_TEXT:,} bytes of metadata")
+            raise _too_much_metadata()
 
     def _graph(self, start: int, end: int, depth: int) -> None:
         if depth > _MAX_NESTED:
@@ -273,6 +320,10 @@ class _Walk:
 
 def _unknown() -> ModelFileError:
     return ModelFileError("it has records of a kind that ONNX does not know, or that no exported network has")
+
+
+def _too_much_metadata() -> ModelFileError:
+    return ModelFileError(f"it has more than {_MAX_TEXT:,} bytes of metadata")
 
 
 def _sparse() -> ModelFileError:

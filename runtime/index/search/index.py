@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 
 from ...devices import Device
-from ...errors import IndexReplacedError, IndexStateError, QueryError
+from ...errors import IndexReplacedError, IndexStateError, ModelFileError, QueryError
 from ...files import FileId
 from ...images import DEFAULT_MAX_PIXELS, PictureSource
 from ...text import display_path, printable
@@ -139,6 +139,21 @@ class Index:
                 self._check_model(embedder.sha256)
                 self._embedder = embedder
             return self._embedder
+
+    @property
+    def unrelated_distance(self) -> float | None:
+        """The squared distance beyond which the model calls pictures not similar any more, if it states one.
+
+        The model is not opened for it. None, too, if its file cannot be read, which no search needs.
+        """
+        if self._embedder is not None:
+            return self._embedder.info.unrelated_distance
+        from ...modelfile import read_info
+
+        try:
+            return read_info(self.path / MODEL).unrelated_distance
+        except ModelFileError:
+            return None
 
     def search(
         self,
