@@ -327,7 +327,7 @@ def test_a_line_stands_where_hits_are_not_similar_any_more(world: World, visitin
         expect(page.locator("#title")).to_contain_text("farthest from")
         visit.settled()
         expect(page.locator("#grid .line")).to_have_count(0)
-        page.get_by_role("button", name="About").click()
+        page.locator("#about").click()
         expect(page.locator("#summary-facts")).to_contain_text("CC-BY-4.0")
     server.stop()
 

@@ -139,9 +139,9 @@ def _show(results: Sequence[QueryResult], arguments: QueryArguments, unrelated_d
     if arguments.as_json:
         request = arguments.request
         documents = [result.document(unique=request.unique is not None) for result in results]
-        line = {} if unrelated_distance is None else {"unrelated_distance": unrelated_distance}
+        stated = {} if unrelated_distance is None else {"unrelated_distance": unrelated_distance}
         head = {"schema": SCHEMA, "index": os.fsdecode(arguments.index), "k": request.k}
-        emit_json({**head, **line, "results": documents})
+        emit_json({**head, **stated, "results": documents})
     elif arguments.paths_only:
         emit_paths((hit.path for result in results for hit in result.hits), arguments.end)
     else:
