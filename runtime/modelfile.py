@@ -20,23 +20,13 @@ from .devices import Deadline, Device, limit_memory, session_options, session_pr
 from .errors import DeviceError, ModelFileError
 from .files import NotRegularError, open_regular
 from .model.metadata import METADATA_KEY, SCHEMA, ModelInfo
-from .model.onnx_limits import check_records, read_metadata
+from .model.onnx_limits import check_records
 from .text import display_path, first_line, printable
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__all__ = [
-    "INPUT_NAME",
-    "METADATA_KEY",
-    "OUTPUT_NAME",
-    "SCHEMA",
-    "ModelInfo",
-    "OpenModel",
-    "open_again",
-    "open_model",
-    "read_info",
-]
+__all__ = ["INPUT_NAME", "METADATA_KEY", "OUTPUT_NAME", "SCHEMA", "ModelInfo", "OpenModel", "open_again", "open_model"]
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "embedding"
@@ -83,7 +73,10 @@ def open_model(
     reading = _Reading(path)
     session, used = _session(path, reading, device, threads, alongside)
     try:
-        info = _info(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if text is None:
+            raise ModelFileError(f"no {METADATA_KEY!r} metadata; expected a file made by deeprank-export")
+        info = ModelInfo.from_json(text)
         _check_shapes(session, info)
     except ModelFileError as error:
         raise ModelFileError(f"{display_path(path)} has {error}.") from None
@@ -104,30 +97,6 @@ def open_again(model: OpenModel, *, threads: int) -> OpenModel:
     if again.sha256 != model.sha256:
         raise ModelFileError(f"{display_path(model.path)} has changed since it was opened; start again.")
     return again
-
-
-def read_info(path: Path) -> ModelInfo:
-    """Read the metadata of an untrusted model file alone, in a fraction of a millisecond.
-
-    The network is neither opened nor checked, and the file is not hashed.
-
-    Raises:
-        ModelFileError: the file is missing or unreadable, or its metadata is missing or invalid.
-
-    """
-    try:
-        with open_regular(path, follow_links=True) as file:
-            return _info(read_metadata(file, METADATA_KEY))
-    except OSError as error:
-        raise ModelFileError(f"{display_path(path)} cannot be read ({error.strerror}).") from None
-    except ModelFileError as error:
-        raise ModelFileError(f"The metadata of {display_path(path)} cannot be read ({error}).") from None
-
-
-def _info(text: str | None) -> ModelInfo:
-    if text is None:
-        raise ModelFileError(f"no {METADATA_KEY!r} metadata; expected a file made by deeprank-export")
-    return ModelInfo.from_json(text)
 
 
 class _Reading(threading.Thread):

@@ -19,7 +19,7 @@ from deeprank.models.conversion import OPSET
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import ExportError
 from deeprank.runtime.images import load_picture
-from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, read_info
+from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, open_model
 from deeprank.train.reference import Reference
 
 
@@ -169,12 +169,13 @@ def test_sample_is_balanced_and_stable() -> None:
 
 def test_what_a_file_states_of_its_model(line: MainLine, tmp_path: Path) -> None:
     """The run states no license; the command line states one, and the distance, and both are in the file."""
-    assert (read_info(line.model).license, read_info(line.model).unrelated_distance) == ("", None)
+    plain = open_model(line.model, device="cpu").info
+    assert (plain.license, plain.unrelated_distance) == ("", None)
     words = ("--license", "CC-BY-4.0", "--unrelated-distance", "1.25")
     run_command("deeprank-export", line.run, *words, "--out", "stating.onnx", cwd=tmp_path)
-    stating = read_info(tmp_path / "stating.onnx")
+    stating = open_model(tmp_path / "stating.onnx", device="cpu").info
     assert (stating.license, stating.unrelated_distance) == ("CC-BY-4.0", 1.25)
-    assert dataclasses.replace(stating, license="", unrelated_distance=None) == read_info(line.model)
+    assert dataclasses.replace(stating, license="", unrelated_distance=None) == plain
 
 
 def test_bad_input(line: MainLine, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from tiny_model import DIM, SIZE, write_model
 from deeprank.runtime.errors import DeviceError, ModelFileError
 from deeprank.runtime.images import PictureRule
 from deeprank.runtime.model.metadata import MAX_LICENSE
-from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, open_model, read_info
+from deeprank.runtime.model.records import MAX_METADATA
+from deeprank.runtime.model.unrelated_distance import read_unrelated_distance
+from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, open_model
 
 INFO = ModelInfo("m", DIM, PictureRule(SIZE), "b", ("x", "[/y]"), {"epochs": 3}, {"p": 0.5}, "fp32", {"torch": "2"})
 STATING = dataclasses.replace(INFO, license="CC-BY-4.0 — ours", unrelated_distance=1.25)
@@ -51,42 +53,40 @@ def test_what_a_file_states_of_its_model_is_optional() -> None:
     assert ModelInfo.from_json(changed(license="x" * MAX_LICENSE)).license == "x" * MAX_LICENSE
 
 
-def test_metadata_is_read_without_the_network(tmp_path: Path) -> None:
+def test_the_distance_is_read_without_the_network(tmp_path: Path) -> None:
     path = with_metadata(write_model(tmp_path / "m.onnx"), STATING.to_json())
     model = onnx.load(path)
-    helper.set_model_props(model, {"another": "x" * 1000, METADATA_KEY: STATING.to_json(), "last": ""})
-    for place in (path, tmp_path / "several.onnx"):
-        assert read_info(place if place.exists() else Path(shutil.copy(path, place))) == STATING
-        onnx.save(model, place)
-        assert read_info(place) == open_model(place, device="cpu").info == STATING
+    for others in ({}, {"another": "x" * 1000, METADATA_KEY: STATING.to_json(), "last": ""}):
+        helper.set_model_props(model, others or {METADATA_KEY: STATING.to_json()})
+        onnx.save(model, path)
+        assert read_unrelated_distance(path) == open_model(path, device="cpu").info.unrelated_distance == 1.25
     # The graph is neither read nor checked: with its bytes zeroed, the metadata is still there.
-    content = path.read_bytes()
-    graph = model.graph.SerializeToString()
+    content, graph = path.read_bytes(), model.graph.SerializeToString()
     assert content.count(graph) == 1
     path.write_bytes(content.replace(graph, bytes(len(graph))))
-    assert read_info(path) == STATING
+    assert read_unrelated_distance(path) == 1.25
     with pytest.raises(ModelFileError):
         open_model(path, device="cpu")
+    for text in (INFO.to_json(), changed(unrelated_distance=5), "[]", "[" * 100_000, "{", None):
+        assert read_unrelated_distance(with_metadata(write_model(path), text)) is None
+    long = json.dumps({"unrelated_distance": 1, "more": "x" * MAX_METADATA})
+    assert read_unrelated_distance(with_metadata(path, long)) is None
 
 
-def test_metadata_that_cannot_be_read(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "m.onnx")
+def test_a_distance_that_cannot_be_read(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", unrelated_distance=1.25)
     whole = path.read_bytes()
+    assert read_unrelated_distance(path) == 1.25
     largest = b"\xff" * 9 + b"\x01"  # a number of 64 bits
     numbers, entry = (b"\x08" + largest) * 2000, b"\x72" + largest
-    for content in (b"", b"these are my notes", b"PK\x03\x04" + b"\0" * 500, numbers, entry):
+    for content in (b"", b"these are my notes", b"PK\x03\x04" + b"\0" * 500, numbers + whole, entry, b"\x3a" + largest):
         path.write_bytes(content)
-        with pytest.raises(ModelFileError, match=r"m\.onnx"):
-            read_info(path)
+        assert read_unrelated_distance(path) is None
     for length in (*range(0, len(whole) - 600, 37), *range(len(whole) - 600, len(whole))):  # the metadata is at the end
         path.write_bytes(whole[:length])
-        with pytest.raises(ModelFileError) as caught:
-            read_info(path)
-        assert str(caught.value).isprintable()
-    with pytest.raises(ModelFileError, match=r"gone\.onnx cannot be read"):
-        read_info(tmp_path / "gone.onnx")
-    with pytest.raises(ModelFileError, match="cannot be read"):
-        read_info(tmp_path)
+        assert read_unrelated_distance(path) is None
+    assert read_unrelated_distance(tmp_path / "gone.onnx") is None
+    assert read_unrelated_distance(tmp_path) is None
 
 
 def test_opens_and_hashes(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from typing import Any, cast
 from ..errors import ModelFileError
 from ..images import RULE_VERSION, PictureRule
 from ..text import printable
+from .records import MAX_METADATA, METADATA_KEY
+from .unrelated_distance import unrelated_distance_of
 
 __all__ = ["MAX_LICENSE", "METADATA_KEY", "SCHEMA", "ModelInfo"]
 
 SCHEMA = 1
-METADATA_KEY = "deeprank"
 PRECISIONS = ("fp32", "fp16", "int8")
 
 # Side of a picture in pixels: a batch of one is 12 MB as bytes, and 48 MB as floats.
@@ -22,10 +23,6 @@ _MAX_SIDE = 2048
 _MAX_DIM = 65536
 # Characters of a license: an SPDX identifier, or a few of them.
 MAX_LICENSE = 200
-# The squared distance of opposite unit vectors.
-_MAX_DISTANCE = 4.0
-# Room for a hundred thousand class names; reading it takes less than a second.
-_MAX_TEXT = 8 * 2**20
 _MAX_NESTED = 32
 
 
@@ -85,14 +82,14 @@ class ModelInfo:
             precision=_one_of(values, "precision", PRECISIONS),
             versions=_versions(_field(values, "versions", dict)),
             license=_license(values),
-            unrelated_distance=_unrelated_distance(values),
+            unrelated_distance=unrelated_distance_of(values),
             schema=schema,
         )
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    if len(text) > _MAX_TEXT:
-        raise ModelFileError(f"metadata of {len(text):,} characters; expected at most {_MAX_TEXT:,}")
+    if len(text) > MAX_METADATA:
+        raise ModelFileError(f"metadata of {len(text):,} characters; expected at most {MAX_METADATA:,}")
     try:
         values = json.loads(text)
         # an escaped lone surrogate cannot be encoded
@@ -161,17 +158,6 @@ def _license(values: Mapping[str, Any]) -> str:
     if len(text) > MAX_LICENSE:
         raise ModelFileError(f"metadata with a 'license' of {len(text):,} characters; expected at most {MAX_LICENSE}")
     return text
-
-
-def _unrelated_distance(values: Mapping[str, Any]) -> float | None:
-    value = values.get("unrelated_distance")
-    if value is None:
-        return None
-    if type(value) not in (int, float) or not 0 < value <= _MAX_DISTANCE:
-        raise ModelFileError(
-            f"metadata with 'unrelated_distance' = {_shown(value)}; expected a squared distance above 0, at most 4"
-        )
-    return float(value)
 
 
 def _picture_rule(values: dict[str, Any]) -> PictureRule:

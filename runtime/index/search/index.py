@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 
 from ...devices import Device
-from ...errors import IndexReplacedError, IndexStateError, ModelFileError, QueryError
+from ...errors import IndexReplacedError, IndexStateError, QueryError
 from ...files import FileId
 from ...images import DEFAULT_MAX_PIXELS, PictureSource
 from ...text import display_path, printable
@@ -148,12 +148,9 @@ class Index:
         """
         if self._embedder is not None:
             return self._embedder.info.unrelated_distance
-        from ...modelfile import read_info
+        from ...model.unrelated_distance import read_unrelated_distance
 
-        try:
-            return read_info(self.path / MODEL).unrelated_distance
-        except ModelFileError:
-            return None
+        return read_unrelated_distance(self.path / MODEL)
 
     def search(
         self,
