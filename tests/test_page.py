@@ -1009,7 +1009,9 @@ def test_a_result_is_looked_at_large(world: World, server: Server, visiting: Vis
         page = visit.page
         page.locator(".tile").nth(1).hover()
         page.locator(".tile").nth(1).get_by_role("button").click()
-        expect(page.locator("#viewer-hit figcaption")).to_have_text(f"Distance {hits[1][1]:.4f}")
+        similarity = page.locator(".tile .similarity").nth(1).text_content()
+        assert float(similarity.removeprefix("similarity ")) == pytest.approx(1 - hits[1][1] / 2, abs=1e-4)
+        expect(page.locator("#viewer-hit figcaption")).to_have_text(f"Distance {hits[1][1]:.4f}, {similarity}")
         expect(page.locator("#viewer-query img")).to_be_visible()
         page.get_by_role("button", name="Copy path").click()
         assert page.evaluate("navigator.clipboard.readText()") == f"photos/{hits[1][0]}"
