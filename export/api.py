@@ -28,7 +28,7 @@ from .formats.formats import FORMS, Form
 from .formats.torchfile import example_pictures
 from .package import Checks, Package, export_package
 
-__all__ = ["export_onnx", "foreign_network", "refused_as_export"]
+__all__ = ["checked_info", "export_onnx", "foreign_network", "refused_as_export"]
 
 
 def export_onnx(
@@ -55,7 +55,7 @@ def export_onnx(
         example_images: a batch for the module, float32 ``[n, 3, S, S]``, n at least 2. Take it from
             your data loader, so that a different normalisation is detected.
         info: metadata of the file: name, ``embedding_dim``, the picture rule (S, ``stretch`` or
-            ``crop``), backbone; precision and versions are added.
+            ``crop``), backbone, and a license if there is one; precision and versions are added.
         data: labelled pictures for the proof, as for ``--data``.
         out: the file.
         mean: per channel, for pixel values in 0..1; default: that of a timm model, else ImageNet's.
@@ -113,11 +113,16 @@ def foreign_network(
             f"The module returns vectors of {dim} numbers, but info.embedding_dim is {info.embedding_dim}; expected "
             "the same."
         )
-    return PictureNetwork(module, normalisation).eval(), _checked(replace(info, embedding_dim=dim))
+    return PictureNetwork(module, normalisation).eval(), checked_info(replace(info, embedding_dim=dim))
 
 
-def _checked(info: ModelInfo) -> ModelInfo:
-    """Check that a reader of the file will accept its metadata."""
+def checked_info(info: ModelInfo) -> ModelInfo:
+    """Check that a reader of the file will accept its metadata, and return it.
+
+    Raises:
+        ExportError: it would not.
+
+    """
     try:
         ModelInfo.from_json(info.to_json())
     except ModelFileError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -16,7 +16,7 @@ from ..runtime.images import PictureRule
 from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress
 from ..train.reference import NetworkReference, Reference
-from .api import foreign_network, refused_as_export
+from .api import checked_info, foreign_network, refused_as_export
 from .external_module import ModuleReference, module_from_factory
 from .formats.formats import form_of
 from .options import ALL, ExportOptions, three_numbers
@@ -103,7 +103,7 @@ class Job:
 
 def _from_run(options: ExportOptions) -> _Source:
     reference = Reference(options.run or Path("runs/latest"))
-    return _Source(reference.network, reference.info, reference, reference.data)
+    return _Source(reference.network, _described(reference.info, options), reference, reference.data)
 
 
 def _from_module(options: ExportOptions) -> _Source:
@@ -120,7 +120,18 @@ def _from_module(options: ExportOptions) -> _Source:
     network, info = foreign_network(
         module, None, info, three_numbers("--mean", options.mean), three_numbers("--std", options.deviation)
     )
-    return _Source(network, info, ModuleReference(network, info), options.data)
+    return _Source(network, _described(info, options), ModuleReference(network, info), options.data)
+
+
+def _described(info: ModelInfo, options: ExportOptions) -> ModelInfo:
+    """Return the metadata with what the command line says of the model.
+
+    Raises:
+        ExportError: the license or the distance is not allowed.
+
+    """
+    named = info.license if options.license is None else options.license
+    return checked_info(replace(info, license=named, unrelated_distance=options.unrelated_distance))
 
 
 def _own_side(module: nn.Module) -> int | None:

@@ -97,6 +97,23 @@ class ExportOptions:
         str | None, typer.Option("--std", help="With --module: standard deviation; otherwise like --mean.")
     ] = None
     name: Annotated[str | None, typer.Option("--name", help="With --module: name of the model in the file.")] = None
+    license: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            help="License of the model in the file: an SPDX identifier such as CC-BY-4.0, or a short text. Default: "
+            "the --license of the run.",
+        ),
+    ] = None
+    unrelated_distance: Annotated[
+        float | None,
+        typer.Option(
+            "--unrelated-distance",
+            metavar="D",
+            help="Squared distance for the file: pictures farther apart are not similar any more, and answers show it. "
+            "Measure it on your own pictures.",
+        ),
+    ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print the parity report as JSON.")] = False
     threads: ThreadsOption = None
 

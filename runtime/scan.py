@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["UNIT_TOLERANCE", "are_unit", "nearest", "rank", "squared_distances"]
+__all__ = ["UNIT_TOLERANCE", "are_unit", "nearest", "rank", "similarity", "squared_distances"]
 
 Vectors = npt.NDArray[np.float32]
 
@@ -39,6 +39,14 @@ def squared_distances(query: npt.NDArray[np.floating], vectors: npt.NDArray[np.f
     difference -= query[..., None, :]
     distances: npt.NDArray[np.float64] = np.einsum("...d,...d->...", difference, difference)
     return distances
+
+
+def similarity(distance: float) -> float:
+    """Return the cosine of two unit vectors by their squared distance, 1 - D / 2: 1 to -1.
+
+    It is not clipped: rounding of the vectors can put it a little below -1.
+    """
+    return 1 - distance / 2
 
 
 def are_unit(vectors: Vectors) -> npt.NDArray[np.bool_]:

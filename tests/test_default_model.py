@@ -1,7 +1,9 @@
 """The default model where none is named, in copies of the runtime with a small bundled model or none."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from tiny_model import distances, write_model, write_pictures
+
+from deeprank.runtime.model.pretrained import FORMER_MODELS, is_superseded, pretrained_model
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = 7  # the seed of the model that the copies ship
@@ -125,6 +129,90 @@ def test_each_form_of_the_shipped_model_has_a_name(call: Call, copies: dict[str,
 def has_vnni() -> bool:
     cpu = Path("/proc/cpuinfo")
     return cpu.exists() and any(flag in cpu.read_text().split() for flag in ("avx512_vnni", "avx_vnni"))
+
+
+# Models that earlier versions bundled
+
+
+@pytest.fixture
+def upgraded(copies: dict[str, Path], call: Call, photos: list[Path], tmp_path: Path) -> Path:
+    """An index of the bundled model of an earlier version: its hash is in the list of a copy that bundles another."""
+    model = write_model(tmp_path / "former.onnx", seed=1)
+    call("folder", "index", "sync", "photos", "--model", model)
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    copies["upgraded"] = make_copy(tmp_path / "upgraded", shipping=True)
+    module = copies["upgraded"] / "deeprank" / "runtime" / "model" / "pretrained.py"
+    source = module.read_text("utf-8")
+    listed = "FORMER_MODELS: Mapping[str, str] = {\n"
+    assert source.count(listed) == 1
+    module.write_text(source.replace(listed, f'{listed}    "{sha256}": "model.onnx of deeprank 0.0.9",\n'), "utf-8")
+    return model
+
+
+def test_an_index_of_a_former_bundled_model_keeps_it_and_is_told(call: Call, upgraded: Path, tmp_path: Path) -> None:
+    change = "deeprank-index sync --reembed --model pretrained --index deeprank.index"
+    info = call("upgraded", "index", "info").stdout
+    (hint,) = [line for line in info.splitlines() if line.startswith("hint")]
+    assert "a better model now" in hint
+    assert "8 pictures are embedded again" in hint
+    assert hint.endswith(f": {change}")
+    assert json.loads(call("upgraded", "index", "info", "--json").stdout)["model"]["superseded"] is True
+    for words in ((), ("--dry-run",)):
+        refused = call("upgraded", "index", "sync", "photos", "--model", "pretrained", *words, status=1).stderr
+        assert refused.endswith(f": {change}.\n") or refused.endswith(f": {change}\n")
+        assert "was made with a model that deeprank bundled earlier, and keeps it: leave --model out" in refused
+        assert refused.count("\n") == 1
+    other = write_model(tmp_path / "other.onnx", seed=2)
+    refused = call("upgraded", "index", "sync", "photos", "--model", other, status=1).stderr
+    assert "was made with another model than" in refused
+    # A sync without a model goes on, and says nothing of it; nor does a search.
+    synced = call("upgraded", "index", "sync", "photos")
+    assert "8 unchanged" in synced.stdout
+    assert "bundle" not in synced.stdout + synced.stderr
+    assert (tmp_path / "deeprank.index" / "model.onnx").read_bytes() == upgraded.read_bytes()
+    call("upgraded", *change.removeprefix("deeprank-").split())
+    info = call("upgraded", "index", "info").stdout
+    assert "tiny-7" in info
+    assert "hint" not in info
+
+
+def test_no_other_index_is_told(call: Call, copies: dict[str, Path], upgraded: Path, photos: list[Path]) -> None:
+    assert "hint" not in call("folder", "index", "info").stdout  # the model is not in its list
+    own = write_model(upgraded.with_name("own.onnx"), seed=3)
+    call("upgraded", "index", "sync", "photos", "--index", "own", "--model", own)
+    assert "hint" not in call("upgraded", "index", "info", "--index", "own").stdout
+    # The same model, listed, but bundled still: it is today's.
+    bundled = copies["upgraded"] / "deeprank" / "models" / "pretrained" / "model.int8.onnx"
+    shutil.copy(upgraded, bundled)
+    assert "hint" not in call("upgraded", "index", "info").stdout
+    assert json.loads(call("upgraded", "index", "info", "--json").stdout)["model"]["superseded"] is False
+
+
+def test_an_import_says_where_a_former_bundled_model_is(call: Call, upgraded: Path, tmp_path: Path) -> None:
+    call("upgraded", "index", "export", "photos.npz")
+    advice = (
+        "it was bundled earlier: take model.onnx of deeprank 0.0.9, from deeprank/models/pretrained in that version's "
+        "wheel or from the git history of models/pretrained, and name it with --model."
+    )
+    for words, before in (((), "nor bundled with deeprank; "), (("--model", "pretrained"), "The right one: ")):
+        refused = call("upgraded", "index", "import", "photos.npz", "--index", "new", *words, status=1).stderr
+        assert refused.endswith(f"{before}{advice}\n")
+        assert refused.count("\n") == 1
+    refused = call("folder", "index", "import", "photos.npz", "--index", "new", status=1).stderr
+    assert refused.endswith("nor bundled with deeprank; name it with --model.\n")
+    assert (
+        "8 pictures" in call("upgraded", "index", "import", "photos.npz", "--index", "new", "--model", upgraded).stdout
+    )
+
+
+def test_the_list_of_former_models() -> None:
+    """What is bundled now is never told to be replaced, whatever the list says."""
+    for sha256, where in FORMER_MODELS.items():
+        assert re.fullmatch("[0-9a-f]{64}", sha256)
+        assert re.fullmatch(r"model(\.int8)?\.onnx of deeprank \d+\.\d+\.\d+", where)
+    for precision in ("fp32", "int8"):
+        bundled = pretrained_model(precision)
+        assert bundled is None or not is_superseded(hashlib.sha256(bundled.read_bytes()).hexdigest())
 
 
 def test_reembedding_never_falls_back_on_the_shipped_model(call: Call, photos: list[Path], tmp_path: Path) -> None:

@@ -141,6 +141,12 @@ def test_a_healthy_box(run: Run, made, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_license_of_a_model(run: Run, tmp_path):
+    write_model(tmp_path / "model.onnx", license="ours \x1b[31m")
+    _, found = document(run, tmp_path)
+    assert "16 numbers from 8 x 8 pixels; license ours \\x1b[31m)" in found["model"]["found"]
+
+
 def states(folder: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
 

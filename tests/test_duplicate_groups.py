@@ -114,6 +114,7 @@ def test_the_groups(place: Path) -> None:
     assert list(copies["kept"]) == ["path", "root", "relative", "label", "id", "size"]
     assert [file["identical"] for file in copies["near_duplicates"]] == [True, True]
     assert [file["distance"] for file in copies["near_duplicates"]] == [0, 0]
+    assert [file["similarity"] for file in copies["near_duplicates"]] == [1, 1]
     assert [file["identical"] for file in larger["near_duplicates"]] == [False]
     assert larger["kept"]["path"] == str(place / "photos" / "cats" / "larger.png")
 
@@ -130,6 +131,8 @@ def test_the_groups_of_a_larger_distance(place: Path) -> None:
         kept = by_path[group["kept"]["path"]]
         expected_distances = [((by_path[file["path"]] - kept) ** 2).sum() for file in group["near_duplicates"]]
         np.testing.assert_allclose([f["distance"] for f in group["near_duplicates"]], expected_distances, atol=1e-5)
+        cosines = [by_path[file["path"]] @ kept for file in group["near_duplicates"]]
+        np.testing.assert_allclose([f["similarity"] for f in group["near_duplicates"]], cosines, atol=1e-5)
         assert max(expected_distances) <= 1.3
         sizes = [file["size"] for file in group["near_duplicates"]]
         assert group["kept"]["size"] >= max(sizes)
@@ -162,11 +165,11 @@ def test_the_text(place: Path) -> None:
     assert saved >= 1000 > max(copied, larger, smaller)
     assert dedupe(place).stdout.splitlines() == [
         f"{photos}/cats/0.png ({copied} bytes)",
-        f"  0.0000  identical  {copied} bytes  {photos}/again.png",
-        f"  0.0000  identical  {copied} bytes  {photos}/dogs/copy.png",
+        f"  0.0000 (similarity 1.0000)  identical  {copied} bytes  {photos}/again.png",
+        f"  0.0000 (similarity 1.0000)  identical  {copied} bytes  {photos}/dogs/copy.png",
         "",
         f"{photos}/cats/larger.png ({larger} bytes)",
-        f"  0.0000             {smaller} bytes  {photos}/cats/3.png",
+        f"  0.0000 (similarity 1.0000)             {smaller} bytes  {photos}/cats/3.png",
         "",
         f"3 near-duplicates in 2 groups of 19 pictures; {saved / 1000:.1f} kB could be saved",
     ]

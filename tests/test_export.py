@@ -1,5 +1,6 @@
 """Export: the file, its parity check, and what happens when the check fails."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -18,7 +19,7 @@ from deeprank.models.conversion import OPSET
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import ExportError
 from deeprank.runtime.images import load_picture
-from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo
+from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, open_model
 from deeprank.train.reference import Reference
 
 
@@ -166,6 +167,17 @@ def test_sample_is_balanced_and_stable() -> None:
     assert set(balanced_sample(data.train, 10_000)) == set(data.train)
 
 
+def test_what_a_file_states_of_its_model(line: MainLine, tmp_path: Path) -> None:
+    """The run states no license; the command line states one, and the distance, and both are in the file."""
+    plain = open_model(line.model, device="cpu").info
+    assert (plain.license, plain.unrelated_distance) == ("", None)
+    words = ("--license", "CC-BY-4.0", "--unrelated-distance", "1.25")
+    run_command("deeprank-export", line.run, *words, "--out", "stating.onnx", cwd=tmp_path)
+    stating = open_model(tmp_path / "stating.onnx", device="cpu").info
+    assert (stating.license, stating.unrelated_distance) == ("CC-BY-4.0", 1.25)
+    assert dataclasses.replace(stating, license="", unrelated_distance=None) == plain
+
+
 def test_bad_input(line: MainLine, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(line.run, damaged)
@@ -178,6 +190,8 @@ def test_bad_input(line: MainLine, tmp_path: Path) -> None:
         ([line.run, "--data", "missing-folder"], "missing-folder does not exist"),
         ([line.run, "--out", "no/such/folder/m.onnx"], "expected a folder to write m.onnx into"),
         ([damaged], "best"),
+        ([line.run, "--license", "x" * 201], "a 'license' of 201 characters; expected at most 200"),
+        ([line.run, "--unrelated-distance", "5"], "'unrelated_distance' = 5.0; expected a squared distance above 0"),
     ]
     results = run_together(*(["deeprank-export", *words] for words, _ in cases), cwd=tmp_path)
     for failed, (_, message) in zip(results, cases, strict=True):

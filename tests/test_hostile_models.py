@@ -940,6 +940,8 @@ GOOD: dict[str, Any] = {
     "metrics": {"p": 0.5},
     "precision": "fp32",
     "versions": {"torch": "2"},
+    "license": "MIT",
+    "unrelated_distance": 1.5,
     "schema": 1,
 }
 DEEP = "[" * 500 + "]" * 500
@@ -972,8 +974,8 @@ VALUES = (
     '"\\ud800"',
     '["\\udfff"]',
 )
-# What each field takes of these.
-TAKES: dict[str, set[str]] = {
+# What each field takes of these; None: it may be missing.
+TAKES: dict[str, set[str | None]] = {
     "name": {'"16"', '""', '"[/red]\\u001b[31m"'},
     "backbone": {'"16"', '""', '"[/red]\\u001b[31m"'},
     "embedding_dim": {"1"},
@@ -983,6 +985,8 @@ TAKES: dict[str, set[str]] = {
     "metrics": {"{}", '{"a": 1}', '{"a": {"b": [null, 1.5, "x"]}}'},
     "precision": set(),
     "versions": {"{}"},
+    "license": {None, '"16"', '""', '"[/red]\\u001b[31m"'},
+    "unrelated_distance": {None, "null", "1"},
     "schema": {"1"},
     "picture.size": {"1"},
     "picture.mode": set(),

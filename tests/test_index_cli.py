@@ -75,6 +75,30 @@ def test_json_forms(photos: Path, tmp_path: Path) -> None:
     assert document("verify", cwd=tmp_path)["problems"] == []
 
 
+def test_info_states_what_the_model_states(photos: Path, tmp_path: Path) -> None:
+    run_command("deeprank-index", "sync", "photos", cwd=tmp_path)
+    model = document("info", cwd=tmp_path)["model"]
+    assert (model["license"], model["unrelated_distance"], model["superseded"]) == (None, None, False)
+    shown = run_command("deeprank-index", "info", cwd=tmp_path).stdout
+    assert [line.split()[0] for line in shown.splitlines()] == [
+        "index",
+        "pictures",
+        "folder",
+        "labels",
+        "model",
+        "graph",
+    ]
+    stating = write_model(tmp_path / "stating.onnx", license="ours \x1b[31m\u202e", unrelated_distance=1.25)
+    run_command("deeprank-index", "sync", "photos", "--index", "other", "--model", stating, cwd=tmp_path)
+    model = document("info", "--index", "other", cwd=tmp_path)["model"]
+    assert (model["license"], model["unrelated_distance"]) == ("ours \x1b[31m\u202e", 1.25)
+    shown = run_command("deeprank-index", "info", "--index", "other", cwd=tmp_path).stdout
+    assert "license    ours \\x1b[31m\\u202e, of the model\n" in shown
+    assert (
+        "similar    up to a distance of 1.25 (similarity 0.375); farther pictures are not similar any more\n" in shown
+    )
+
+
 def test_strict(photos: Path, tmp_path: Path) -> None:
     (photos / "bad.jpg").write_text("no picture")
     result = run_command("deeprank-index", "sync", "photos", "--strict", cwd=tmp_path, status=1)

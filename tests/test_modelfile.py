@@ -1,5 +1,6 @@
 """The model file (contract 2): what it must be, and how others are refused (hostile ones: test_hostile_models.py)."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,9 +13,13 @@ from tiny_model import DIM, SIZE, write_model
 
 from deeprank.runtime.errors import DeviceError, ModelFileError
 from deeprank.runtime.images import PictureRule
+from deeprank.runtime.model.metadata import MAX_LICENSE
+from deeprank.runtime.model.records import MAX_METADATA
+from deeprank.runtime.model.unrelated_distance import read_unrelated_distance
 from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, open_model
 
 INFO = ModelInfo("m", DIM, PictureRule(SIZE), "b", ("x", "[/y]"), {"epochs": 3}, {"p": 0.5}, "fp32", {"torch": "2"})
+STATING = dataclasses.replace(INFO, license="CC-BY-4.0 — ours", unrelated_distance=1.25)
 
 
 def with_metadata(path: Path, text: str | None) -> Path:
@@ -30,8 +35,58 @@ def changed(**values: object) -> str:
     return json.dumps(json.loads(INFO.to_json()) | values)
 
 
-def test_metadata_survives_the_round_trip() -> None:
-    assert ModelInfo.from_json(INFO.to_json()) == INFO
+@pytest.mark.parametrize("info", [INFO, STATING])
+def test_metadata_survives_the_round_trip(info: ModelInfo) -> None:
+    assert ModelInfo.from_json(info.to_json()) == info
+
+
+def test_what_a_file_states_of_its_model_is_optional() -> None:
+    """Files of earlier versions have neither field, and their schema is today's."""
+    older = json.loads(STATING.to_json())
+    assert older.pop("license") == "CC-BY-4.0 — ours"
+    assert older.pop("unrelated_distance") == 1.25
+    assert older["schema"] == 1
+    assert ModelInfo.from_json(json.dumps(older)) == INFO
+    assert (INFO.license, INFO.unrelated_distance) == ("", None)
+    for distance, read in ((4, 4.0), (1e-9, 1e-9), (None, None)):
+        assert ModelInfo.from_json(changed(unrelated_distance=distance)).unrelated_distance == read
+    assert ModelInfo.from_json(changed(license="x" * MAX_LICENSE)).license == "x" * MAX_LICENSE
+
+
+def test_the_distance_is_read_without_the_network(tmp_path: Path) -> None:
+    path = with_metadata(write_model(tmp_path / "m.onnx"), STATING.to_json())
+    model = onnx.load(path)
+    for others in ({}, {"another": "x" * 1000, METADATA_KEY: STATING.to_json(), "last": ""}):
+        helper.set_model_props(model, others or {METADATA_KEY: STATING.to_json()})
+        onnx.save(model, path)
+        assert read_unrelated_distance(path) == open_model(path, device="cpu").info.unrelated_distance == 1.25
+    # The graph is neither read nor checked: with its bytes zeroed, the metadata is still there.
+    content, graph = path.read_bytes(), model.graph.SerializeToString()
+    assert content.count(graph) == 1
+    path.write_bytes(content.replace(graph, bytes(len(graph))))
+    assert read_unrelated_distance(path) == 1.25
+    with pytest.raises(ModelFileError):
+        open_model(path, device="cpu")
+    for text in (INFO.to_json(), changed(unrelated_distance=5), "[]", "[" * 100_000, "{", None):
+        assert read_unrelated_distance(with_metadata(write_model(path), text)) is None
+    long = json.dumps({"unrelated_distance": 1, "more": "x" * MAX_METADATA})
+    assert read_unrelated_distance(with_metadata(path, long)) is None
+
+
+def test_a_distance_that_cannot_be_read(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", unrelated_distance=1.25)
+    whole = path.read_bytes()
+    assert read_unrelated_distance(path) == 1.25
+    largest = b"\xff" * 9 + b"\x01"  # a number of 64 bits
+    numbers, entry = (b"\x08" + largest) * 2000, b"\x72" + largest
+    for content in (b"", b"these are my notes", b"PK\x03\x04" + b"\0" * 500, numbers + whole, entry, b"\x3a" + largest):
+        path.write_bytes(content)
+        assert read_unrelated_distance(path) is None
+    for length in (*range(0, len(whole) - 600, 37), *range(len(whole) - 600, len(whole))):  # the metadata is at the end
+        path.write_bytes(whole[:length])
+        assert read_unrelated_distance(path) is None
+    assert read_unrelated_distance(tmp_path / "gone.onnx") is None
+    assert read_unrelated_distance(tmp_path) is None
 
 
 def test_opens_and_hashes(tmp_path: Path) -> None:
@@ -60,6 +115,14 @@ def test_opens_and_hashes(tmp_path: Path) -> None:
         (changed(name=None), "'name' = None; expected str"),
         (changed(classes=[1]), "class names that are not all text"),
         (changed(precision="fp8"), "'precision' = 'fp8'; expected one of fp32, fp16, int8"),
+        (changed(license=3), "'license' = 3; expected str"),
+        (changed(license=None), "'license' = None; expected str"),
+        (changed(license="\x1b" * 201), "a 'license' of 201 characters; expected at most 200"),
+        (changed(unrelated_distance=0), "'unrelated_distance' = 0; expected a squared distance above 0, at most 4"),
+        (changed(unrelated_distance=4.01), "'unrelated_distance' = 4.01; expected"),
+        (changed(unrelated_distance=float("nan")), "'unrelated_distance' = nan; expected"),
+        (changed(unrelated_distance=True), "'unrelated_distance' = True; expected"),
+        (changed(unrelated_distance="\x1b[31m"), "'unrelated_distance' = '\\x1b[31m'; expected"),
         (changed(picture={"size": 8, "mode": "squash", "filter": "bilinear", "version": 1}), "'mode' = 'squash'"),
         (changed(picture={"size": 8, "mode": "crop", "filter": "bilinear", "version": 9}), "picture rule 9"),
         (changed(picture={"size": 10**9, "mode": "crop", "filter": "bilinear", "version": 1}), "'size' = 1000000000"),

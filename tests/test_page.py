@@ -289,9 +289,47 @@ def test_a_dropped_picture_is_shown_with_its_nearest(world: World, server: Serve
         assert visit.page.title() == f"{title} · my.index"
         expect(visit.page.locator("#query-picture img")).to_be_visible()
         path, distance = shown[0]
-        alt = f"{path.split('/')[0]}, {path}, distance {distance:.4f}"
+        similarity = json.loads(asked)["results"][0]["hits"][0]["similarity"]
+        alt = f"{path.split('/')[0]}, {path}, distance {distance:.4f}, similarity {similarity:.4f}"
         expect(visit.page.get_by_role("link", name=alt, exact=True)).to_be_visible()
+        expect(visit.page.locator(".tile .similarity").first).to_have_text(f"similarity {similarity:.4f}")
+        expect(visit.page.locator("#grid .line")).to_have_count(0)  # the model states no distance
         assert [url for url in visit.requests if "/v1/embed" in url] == [server.url + "v1/embed"]
+
+
+def test_a_line_stands_where_hits_are_not_similar_any_more(world: World, visiting: Visitor, tmp_path: Path) -> None:
+    own = np.sort(distances(world.query, world.pictures))
+    limit = round(float(own[7:9].mean()), 4)
+    model = write_model(tmp_path / "model.onnx", license="CC-BY-4.0", unrelated_distance=limit)
+    photos = world.folder / "photos"
+    run_command("deeprank-index", "sync", photos, "--index", "my.index", "--model", model, cwd=tmp_path)
+    server = Server(tmp_path / "my.index").start()
+    focused = """[...document.querySelectorAll(".tile")].findIndex(tile => tile.contains(document.activeElement))"""
+    with visiting(server) as visit:
+        check(world, visit.open().ask(world.query), world.query, world.pictures)
+        page = visit.page
+        expect(page.locator("#grid .line")).to_have_text(f"Not similar any more: farther than {limit}")
+        assert page.evaluate("[...grid.children].findIndex(item => item.className === 'line')") == 8
+        tops = page.eval_on_selector_all(".tile", "tiles => tiles.map(tile => tile.offsetTop)")
+        assert tops[8] > tops[7]
+        # From row to row, over the line, in the same column as far as there is one.
+        rows = [[place for place, top in enumerate(tops) if top == each] for each in sorted(set(tops))]
+        for column in (0, len(rows[0]) - 1):
+            page.locator(".tile-link").nth(column).focus()
+            for row in [*rows[1:], rows[-1]]:
+                page.keyboard.press("ArrowDown")
+                column = min(column, len(row) - 1)
+                assert page.evaluate(focused) == row[column]
+        page.locator("#size").fill("4")
+        page.locator("#size").dispatch_event("change")
+        expect(page.locator("#grid .line")).to_have_count(1)
+        page.get_by_role("radio", name="Farthest").check()
+        expect(page.locator("#title")).to_contain_text("farthest from")
+        visit.settled()
+        expect(page.locator("#grid .line")).to_have_count(0)
+        page.locator("#about").click()
+        expect(page.locator("#summary-facts")).to_contain_text("CC-BY-4.0")
+    server.stop()
 
 
 def test_a_result_is_searched_from_and_the_way_back_leads_back(world: World, server: Server, visiting: Visitor) -> None:
@@ -971,7 +1009,9 @@ def test_a_result_is_looked_at_large(world: World, server: Server, visiting: Vis
         page = visit.page
         page.locator(".tile").nth(1).hover()
         page.locator(".tile").nth(1).get_by_role("button").click()
-        expect(page.locator("#viewer-hit figcaption")).to_have_text(f"Distance {hits[1][1]:.4f}")
+        similarity = page.locator(".tile .similarity").nth(1).text_content()
+        assert float(similarity.removeprefix("similarity ")) == pytest.approx(1 - hits[1][1] / 2, abs=1e-4)
+        expect(page.locator("#viewer-hit figcaption")).to_have_text(f"Distance {hits[1][1]:.4f}, {similarity}")
         expect(page.locator("#viewer-query img")).to_be_visible()
         page.get_by_role("button", name="Copy path").click()
         assert page.evaluate("navigator.clipboard.readText()") == f"photos/{hits[1][0]}"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import run_command
 from PIL import Image
-from tiny_model import distances, write_model, write_picture, write_pictures
+from tiny_model import distances, expected, square, write_model, write_picture, write_pictures
 
 from deeprank.runtime.index.sync.sync import sync
 
@@ -45,16 +45,19 @@ def test_the_json_form(place: Path) -> None:
     for result, asked in zip(document["results"], ("query.png", "photos/cats/3.png"), strict=True):
         assert list(result) == ["query", "hits"]
         assert result["query"] == asked
-        expected = distances(place / asked, pictures)
-        order = np.argsort(expected)[:4]
+        wanted = distances(place / asked, pictures)
+        vectors = expected(np.stack([square(path) for path in [place / asked, *pictures]]))
+        cosines = vectors[1:] @ vectors[0]
+        order = np.argsort(wanted)[:4]
         for rank, (hit, number) in enumerate(zip(result["hits"], order, strict=True), 1):
-            assert list(hit) == ["rank", "path", "root", "relative", "distance", "label", "id"]
+            assert list(hit) == ["rank", "path", "root", "relative", "distance", "similarity", "label", "id"]
             relative = pictures[number].relative_to(place / "photos")
             assert hit["rank"] == rank
             assert hit["path"] == str(pictures[number])
             assert hit["root"] == str(place / "photos")
             assert hit["relative"] == str(relative)
-            assert hit["distance"] == pytest.approx(expected[number], abs=1e-5)
+            assert hit["distance"] == pytest.approx(wanted[number], abs=1e-5)
+            assert hit["similarity"] == pytest.approx(cosines[number], abs=1e-5)
             assert hit["label"] == (relative.parts[0] if len(relative.parts) > 1 else None)
             assert isinstance(hit["id"], int)
 
@@ -69,15 +72,71 @@ def test_every_way_of_searching_gives_the_same(place: Path) -> None:
 
 def test_the_table(place: Path) -> None:
     lines = query(place, "query.png", "--k", "3").stdout.splitlines()
-    assert lines[0].split() == ["rank", "distance", "label", "path"]
+    assert lines[0].split() == ["rank", "distance", "similarity", "label", "path"]
     hits = answer(place, "query.png", "--k", "3")["results"][0]["hits"]
     for line, hit in zip(lines[1:], hits, strict=True):
-        rank, distance, label, path = line.split()
+        rank, distance, similarity, label, path = line.split()
+        assert float(similarity) == pytest.approx(hit["similarity"], abs=6e-5)
         assert (int(rank), label, path) == (hit["rank"], hit["label"] or "-", hit["path"])
         assert float(distance) == pytest.approx(hit["distance"], abs=6e-5)
     several = query(place, "query.png", "photos/top.png", "--k", "3").stdout
     assert several.startswith("query.png:\n")
     assert "\nphotos/top.png:\n" in several
+
+
+# The line that a model draws
+
+
+@pytest.fixture(scope="module")
+def lined(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The same pictures in an index whose model states a distance: between the fourth and the fifth of query.png."""
+    folder = tmp_path_factory.mktemp("lined")
+    ordered = np.sort(distances(place / "query.png", sorted((place / "photos").rglob("*.png"))))
+    limit = round(float(ordered[3:5].mean()), 4)
+    assert ordered[3] < limit < ordered[4]
+    model = write_model(folder / "model.onnx", unrelated_distance=limit)
+    sync(folder / "deeprank.index", [place / "photos"], model=model)
+    shutil.copy(place / "query.png", folder)
+    return folder, limit
+
+
+def test_a_line_stands_where_hits_are_not_similar_any_more(place: Path, lined: tuple[Path, float]) -> None:
+    folder, limit = lined
+    line = f"----  not similar any more: farther than {limit:g}"
+    plain = query(place, "query.png", "--k", "9").stdout.splitlines()
+    assert query(folder, "query.png", "--k", "9").stdout.splitlines() == [*plain[:5], line, *plain[5:]]
+    # Not behind the last similar one, but before the first hit if that is beyond.
+    assert query(folder, "query.png", "--k", "4").stdout.splitlines() == plain[:5]
+    far = answer(folder, "query.png", "--farthest", "--k", "1")["results"][0]["hits"][0]["path"]
+    _, *shown = query(folder, "query.png", "--path", far).stdout.splitlines()
+    assert shown[0] == line
+    assert len(shown) == 2
+    assert query(folder, "query.png", "query.png", "--k", "9").stdout.count(line) == 2
+    assert "similar any more" not in query(folder, "query.png", "--k", "31", "--farthest").stdout
+
+
+def test_programs_are_told_the_distance(place: Path, lined: tuple[Path, float]) -> None:
+    folder, limit = lined
+    document = answer(folder, "query.png", "--k", "9")
+    assert list(document) == ["schema", "index", "k", "unrelated_distance", "results"]
+    assert document.pop("unrelated_distance") == limit
+    assert document["schema"] == 1
+    assert document == answer(place, "query.png", "--k", "9")
+    for words in ((), ("--print0",)):
+        paths = query(folder, "query.png", "--k", "9", "--paths-only", *words).stdout
+        assert paths == query(place, "query.png", "--k", "9", "--paths-only", *words).stdout
+
+
+def test_a_query_by_item_knows_the_line_without_opening_the_model(lined: tuple[Path, float], tmp_path: Path) -> None:
+    folder, limit = lined
+    shutil.copytree(folder / "deeprank.index", tmp_path / "deeprank.index")
+    words = ("--item", "1", "--k", "31")
+    before = query(tmp_path, *words).stdout.splitlines()
+    assert sum("not similar any more" in line for line in before) == 1
+    assert answer(tmp_path, *words)["unrelated_distance"] == limit
+    (tmp_path / "deeprank.index" / "model.onnx").unlink()
+    assert query(tmp_path, *words).stdout.splitlines() == [line for line in before if "similar any more" not in line]
+    assert "unrelated_distance" not in answer(tmp_path, *words)
 
 
 def test_filters(place: Path) -> None:

@@ -83,7 +83,7 @@ def on_a_terminal(place: Path, columns: int, *words: str) -> list[str]:
 @pytest.mark.parametrize("columns", [60, 80, 100, 300])
 def test_a_table_fits_the_terminal(place: Path, columns: int) -> None:
     lines = on_a_terminal(place, columns, "query.png", "-k", "7")
-    assert lines[0].split() == ["rank", "distance", "label", "path"]
+    assert lines[0].split() == ["rank", "distance", "similarity", "label", "path"]
     assert len(lines) == 8
     assert max(map(display_width, lines)) <= columns
     paths = lines[0].index("path")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import BIN, run_command
 from PIL import Image
-from tiny_model import write_model, write_pictures
+from tiny_model import distances, write_model, write_pictures
 
 from deeprank.runtime.contact_sheet import MAX_HITS
 from deeprank.runtime.index.sync.sync import sync
@@ -94,16 +94,19 @@ def parsed(file: Path) -> Node:
     return tree.open[0]
 
 
-def hits(section: Node) -> list[tuple[str, str, str | None, str]]:
-    """Return rank, distance, label and path of each hit, as a reader sees them."""
+def hits(section: Node) -> list[tuple[str, str, str, str | None, str]]:
+    """Return rank, distance, similarity, label and path of each hit, as a reader sees them."""
     found = []
     for item in section.one("ol", "hits").children:
         assert isinstance(item, Node)
+        if item.attributes.get("class") == "line":
+            continue
         label = item.one("p", "label")
         found.append(
             (
                 item.one("span", "rank").text,
                 item.one("span", "distance").text,
+                item.one("p", "similarity").text,
                 None if "none" in label.attributes["class"].split() else label.one("bdi").text,
                 item.one("bdi", "path").text,
             )
@@ -111,11 +114,12 @@ def hits(section: Node) -> list[tuple[str, str, str | None, str]]:
     return found
 
 
-def expected_hits(result: dict) -> list[tuple[str, str, str | None, str]]:
+def expected_hits(result: dict) -> list[tuple[str, str, str, str | None, str]]:
     return [
         (
             str(hit["rank"]),
             f"{hit['distance']:.4f}",
+            f"similarity {hit['similarity']:.4f}",
             None if hit["label"] is None else printable(hit["label"]),
             display_path(hit["path"]),
         )
@@ -176,6 +180,23 @@ def test_the_page_shows_what_json_says(place: Path, tmp_path: Path) -> None:
     assert [item.text for item in page.one("ul", "asked").all("li")] == ["index deeprank.index", "k 100"]
     assert page.one("div", "query").one("bdi", "path").text == "query.png"
     assert "100 pictures were requested" in page.one("header").text
+
+
+def test_the_page_has_the_line_of_the_model(place: Path, tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "photos", [f"{i}.png" for i in range(8)])
+    ordered = np.sort(distances(place / "query.png", pictures))
+    limit = round(float(ordered[2:4].mean()), 4)
+    assert ordered[2] < limit < ordered[3]
+    index = tmp_path / "my.index"
+    sync(index, [tmp_path / "photos"], model=write_model(tmp_path / "model.onnx", unrelated_distance=limit))
+    page, (result,) = asked(place, tmp_path / "page.html", "query.png", "--index", index)
+    assert hits(page) == expected_hits(result)
+    (line,) = page.all("li", "line")
+    assert page.one("ol", "hits").children.index(line) == 3
+    assert line.text == f"Not similar any more: farther than {limit:g}"
+    for words in (("--farthest",), ("--k", "3")):
+        other, _ = asked(place, tmp_path / "other.html", "query.png", "--index", index, *words)
+        assert not other.all("li", "line")
 
 
 def test_names_come_out_as_text_and_nothing_else(place: Path, tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(photos / "cats/0.png", copy)
     write_picture(folder / "query.png", 300)
     turned_picture(photos / "turned.jpg")
-    sync(folder / "my.index", [photos], model=write_model(folder / "model.onnx"))
+    model = write_model(folder / "model.onnx", license="CC-BY-4.0 — ours", unrelated_distance=1.75)
+    sync(folder / "my.index", [photos], model=model)
     return folder
 
 
@@ -174,7 +175,9 @@ def test_the_document_is_that_of_the_command(
     of_item["query"] = "cats/0.png"
     sent = client.post("/v1/search", params=options, files=image(place / "outside.png", "outside.png"))
     assert sent.json() == document | {"results": [of_file]}
-    names = ["rank", "path", "root", "relative", "label", "distance", "id"] + ["near_duplicates"] * (
+    assert list(sent.json()) == list(document) == ["schema", "index", "k", "unrelated_distance", "results"]
+    assert document["unrelated_distance"] == 1.75
+    names = ["rank", "path", "root", "relative", "label", "distance", "similarity", "id"] + ["near_duplicates"] * (
         "unique" in options
     )
     assert all(list(hit) == names for hit in sent.json()["results"][0]["hits"])
@@ -264,6 +267,7 @@ def test_items_and_the_summary(place: Path, client: httpx.Client) -> None:
     model = info["model"]
     assert model["sha256"] == hashlib.sha256((place / "model.onnx").read_bytes()).hexdigest()
     assert (model["name"], model["backbone"], model["dim"], model["picture_size"]) == ("tiny-0", "projection", DIM, 8)
+    assert (model["license"], model["unrelated_distance"]) == ("CC-BY-4.0 — ours", 1.75)
     assert info["graph"]["items"] == len(gallery)
     assert info["limits"] == {"max_upload_bytes": MOST_BYTES, "max_pixels": MOST_PIXELS, "max_k": 1000}
     assert info["writes"] is False
@@ -881,11 +885,15 @@ def test_an_index_that_is_away_for_a_while(place: Path, tmp_path: Path) -> None:
 
 def test_an_empty_index(place: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    sync(tmp_path / "my.index", [tmp_path / "none"], model=place / "model.onnx", allow_mass_removal=True)
+    model = write_model(tmp_path / "model.onnx")
+    sync(tmp_path / "my.index", [tmp_path / "none"], model=model, allow_mass_removal=True)
     with serving("--index", tmp_path / "my.index") as server, server.client() as client:
         assert "Serving 0 pictures" in server.stderr
-        assert hits(client.post("/v1/search", files=image(place / "query.png"))) == []
+        answer = client.post("/v1/search", files=image(place / "query.png"))
+        assert hits(answer) == []
+        assert list(answer.json()) == ["schema", "index", "k", "results"]
         info = client.get("/v1/info").json()
+        assert (info["model"]["license"], info["model"]["unrelated_distance"]) == (None, None)
         assert (info["items"], info["labels"], info["graph"]) == (0, {}, None)
         refused(client.post("/v1/search?label=cats", files=image(place / "query.png")), 422, "expected none")
 

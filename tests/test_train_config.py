@@ -3,11 +3,14 @@
 import dataclasses
 import subprocess
 import sys
+import tomllib
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from deeprank.runtime.errors import TrainingError
+from deeprank.runtime.model.metadata import MAX_LICENSE
 from deeprank.train.options.config import TrainConfig, config_from_dict, differences, options
 from deeprank.train.options.recipes import RECIPES, load_config
 
@@ -77,6 +80,37 @@ def test_what_is_not_allowed_is_named(tmp_path: Path, text: str, parts: list[str
         load_config(recipe, {})
     for part in (*parts, "bad.toml"):
         assert part in str(refusal.value)
+
+
+def test_options_that_are_younger_than_a_run():
+    """A run of an earlier version has no license; what every run has is not made up."""
+    config = load_config("default", {})
+    stored = config.to_dict()
+    assert stored.pop("license") == ""
+    assert config_from_dict(stored, "config.json") == config
+    del stored["margin"]
+    with pytest.raises(TrainingError, match=r"config\.json: no value for margin; another version"):
+        config_from_dict(stored, "config.json")
+    # The default of new runs is the recipe's.
+    assert all(option.before is None or option.name in _default_recipe() for option in options())
+
+
+def _default_recipe() -> set[str]:
+    text = (resources.files("deeprank.train") / "recipes" / "default.toml").read_text("utf-8")
+    return {name for section in tomllib.loads(text).values() for name in section}
+
+
+@pytest.mark.parametrize("text", ["x" * 201, "two\nlines", "\x1b[31m", "\udcff"])
+def test_a_license_is_one_short_line(text: str):
+    with pytest.raises(TrainingError, match="expected one line of at most 200 characters") as refusal:
+        load_config("default", {"license": text})
+    assert str(refusal.value).isprintable()
+
+
+def test_every_license_of_a_run_fits_into_a_file():
+    (longest,) = [option.longest for option in options() if option.longest is not None]
+    assert longest == MAX_LICENSE
+    assert load_config("default", {"license": "ä" * longest}).license == "ä" * longest
 
 
 def test_a_recipe_that_does_not_exist(tmp_path: Path):

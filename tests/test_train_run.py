@@ -34,6 +34,7 @@ TINY = {
     "epochs": 3,
     "warmup_epochs": 0.5,
     "report": False,
+    "license": "CC-BY-4.0",
 }
 
 
@@ -153,6 +154,7 @@ def test_the_model_says_what_it_is(finished: Path, digits: Path):
     assert info.training["fingerprint"] == open_dataset(digits).fingerprint
     assert info.training["weights"] == "none (random)"
     assert info.training["pictures"] + info.training["held_out"] == len(open_dataset(digits).train)
+    assert info.license == "CC-BY-4.0"
     assert type(info).from_json(info.to_json()) == info
     assert config == load_config("digits", TINY)
 
@@ -307,6 +309,23 @@ def test_a_run_of_an_earlier_version_keeps_what_it_held_out(digits: Path, pairs:
     # Classes with a single train picture have none to hold out; of the others it is a tenth.
     assert (final["unseen"]["k"], final["unseen"]["gallery"]) == (3, 12)
     assert Reference(result.run).split(open_dataset("data")).fingerprint == then.fingerprint
+
+
+def test_a_run_without_the_younger_options_goes_on_and_can_be_exported(finished: Path, digits: Path):
+    with pytest.raises(TrainingInterrupted):
+        train(digits, "run", Listener(112 + 2))
+    description = json.loads(Path("run/config.json").read_text())
+    assert description["config"].pop("license") == "CC-BY-4.0"
+    Path("run/config.json").write_text(json.dumps(description))
+    resumed = resume_run(Path("run"), {}, surroundings(), Listener())
+    assert rows_of(resumed.run) == rows_of(finished)
+    shutil.copytree(finished, "older")
+    best = torch.load("older/best.pt", weights_only=True)
+    del best["config"]["license"]
+    torch.save(best, "older/best.pt")
+    for run in (resumed.run, Path("older")):
+        _, info, config = load_run(run)
+        assert info.license == config.license == ""
 
 
 # -- what goes wrong ------------------------------------------------------------------------------------------------

@@ -35,7 +35,15 @@ def expected(pictures: npt.NDArray[np.uint8], seed: int = 0, dim: int = DIM) -> 
 
 
 def write_model(
-    path: Path, *, seed: int = 0, size: int = SIZE, dim: int = DIM, mode: str = "stretch", precision: str = "fp32"
+    path: Path,
+    *,
+    seed: int = 0,
+    size: int = SIZE,
+    dim: int = DIM,
+    mode: str = "stretch",
+    precision: str = "fp32",
+    license: str = "",
+    unrelated_distance: float | None = None,
 ) -> Path:
     """Write a model file: uint8 [n, S, S, 3] -> cast, scale, flatten, project, L2-normalise."""
     constants = {
@@ -68,6 +76,8 @@ def write_model(
         classes=("a", "b"),
         precision=precision,
         versions={"onnx": onnx.__version__},
+        license=license,
+        unrelated_distance=unrelated_distance,
     )
     helper.set_model_props(model, {METADATA_KEY: info.to_json()})
     path.write_bytes(model.SerializeToString())

@@ -73,6 +73,7 @@ def _info(checkpoint: dict[str, Any], metrics: dict[str, Any]) -> ModelInfo:
         training={**checkpoint["training"], "best_epoch": checkpoint["epoch"]},
         metrics=metrics,
         versions=checkpoint["versions"],
+        license=str(config.get("license", "")),
     )
 
 

@@ -67,8 +67,10 @@ def describe(opened: OpenModel) -> str:
     where = describe_model(opened.path, info)
     if where != f"the model {display_path(opened.path)}":  # the bundled model, whose description is complete
         return where
+    terms = f"; license {printable(info.license)}" if info.license else ""
     return (
-        f"{where} ({printable(info.name)}, {info.precision}, {info.embedding_dim} numbers from {side} x {side} pixels)"
+        f"{where} ({printable(info.name)}, {info.precision}, {info.embedding_dim} numbers from {side} x {side} "
+        f"pixels{terms})"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..contact_sheet import SheetPicture, draw_sheet
 from ..datasets import DataSet
-from ..scan import nearest
+from ..scan import nearest, similarity
 from .embeddings import EmbeddedSplit
 
 __all__ = ["draw_demo"]
@@ -46,7 +46,11 @@ def _draw(
     neighbours = [
         SheetPicture(
             source=gallery.samples[hit].open,
-            caption=(f"{rank}.  D = {distance:.3f}", dataset.readable(gallery.labels[hit])),
+            caption=(
+                f"{rank}.  D = {distance:.3f}",
+                f"similarity {similarity(distance):.3f}",
+                dataset.readable(gallery.labels[hit]),
+            ),
             correct=gallery.labels[hit] == label,
         )
         for rank, (hit, distance) in enumerate(zip(rows[0], distances[0], strict=True), 1)

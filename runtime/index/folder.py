@@ -24,6 +24,7 @@ from ..files import (
     sync_file,
     sync_folder,
 )
+from ..model.pretrained import PRETRAINED, is_shipped, is_superseded
 from ..text import display_path
 from .database.store import Store
 from .database.writer import create_database, locked
@@ -177,6 +178,12 @@ def check_model(folder: Path, expected: str, model: Path | None) -> None:
 
     """
     if model is not None and _digest(model) != expected:
+        if is_shipped(model) and is_superseded(expected):
+            raise IndexStateError(
+                f"{display_path(folder)} was made with a model that deeprank bundled earlier, and keeps it: leave "
+                "--model out, or embed all pictures again with the one bundled now: "
+                + to_paste("deeprank-index", "sync", "--reembed", "--model", PRETRAINED, "--index", folder)
+            )
         raise IndexStateError(
             f"{display_path(folder)} was made with another model than {display_path(model)}; an index has one model. "
             "Leave --model out to use its own, or embed all pictures again with: "

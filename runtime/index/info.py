@@ -12,6 +12,7 @@ from typing import Any
 from .. import formats
 from ..data.labels import is_split_layout
 from ..errors import ModelFileError
+from ..model.pretrained import is_superseded
 from ..modelfile import ModelInfo, open_model
 from .ann.graph import GraphUnusableError, open_graph
 from .database.records import Item, Meta
@@ -42,6 +43,7 @@ class IndexInfo:
         unlabelled: number of pictures without a label.
         dim: length of a vector.
         model_sha256: of the model that made the vectors.
+        superseded: an earlier version bundled that model, and this one bundles another.
         model: its metadata; None if unreadable, see ``model_problem``.
         graph: size, items, distinct vectors, removed ones and parameters; None if searches scan,
             see ``graph_problem``.
@@ -62,6 +64,7 @@ class IndexInfo:
     unlabelled: int
     dim: int
     model_sha256: str
+    superseded: bool
     model: ModelInfo | None
     model_problem: str | None
     graph: Mapping[str, Any] | None
@@ -107,6 +110,7 @@ def index_info(index: str | Path) -> IndexInfo:
         unlabelled=unlabelled,
         dim=meta.dim,
         model_sha256=meta.model_sha256,
+        superseded=is_superseded(meta.model_sha256),
         model=model,
         model_problem=model_problem,
         graph=graph,

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import to_paste
+from ..model.pretrained import PRETRAINED
+from ..scan import similarity
 from ..text import display_path, file_size, printable
 
 if TYPE_CHECKING:
@@ -82,6 +84,9 @@ def info_document(info: IndexInfo) -> dict[str, Any]:
             "backbone": model.backbone if model else None,
             "precision": model.precision if model else None,
             "picture": {"size": model.picture.size, "mode": model.picture.mode} if model else None,
+            "license": (model.license or None) if model else None,
+            "unrelated_distance": model.unrelated_distance if model else None,
+            "superseded": info.superseded,
             "problem": info.model_problem,
         },
         "graph": dict(info.graph) if info.graph is not None else None,
@@ -115,7 +120,7 @@ def info_lines(info: IndexInfo) -> list[str]:
             f"pending    {pictures(info.outdated)} read by older decoding rules; the next sync checks them, and "
             "embeds those again that now decode differently"
         )
-    return [*lines, _model_line(info), _graph_line(info)]
+    return [*lines, *_model_lines(info), _graph_line(info)]
 
 
 def verify_document(index: Path, report: VerifyReport) -> dict[str, Any]:
@@ -224,7 +229,7 @@ def dedupe_document(index: Path, report: DedupeReport) -> dict[str, Any]:
                 "near_duplicates": [
                     {
                         **_file_document(file),
-                        "distance": file.distance,
+                        **file.figures(),
                         "identical": file.sha256 == group.kept.sha256,
                     }
                     for file in group.others
@@ -241,7 +246,8 @@ def dedupe_lines(report: DedupeReport) -> Iterator[str]:
         yield f"{display_path(group.kept.path)} ({file_size(group.kept.size)})"
         for file in group.others:
             same = "identical" if file.sha256 == group.kept.sha256 else ""
-            yield f"  {file.distance:.4f}  {same:9}  {file_size(file.size):>8}  {display_path(file.path)}"
+            figures = f"{file.distance:.4f} (similarity {file.similarity:.4f})"
+            yield f"  {figures}  {same:9}  {file_size(file.size):>8}  {display_path(file.path)}"
         yield ""
     count, groups = report.near_duplicates, len(report.groups)
     saved = f"; {file_size(_near_duplicate_bytes(report))} could be saved" if count else ""
@@ -303,14 +309,30 @@ def _file_document(file: Hit) -> dict[str, Any]:
     return {**file.identity(), "size": file.size}
 
 
-def _model_line(info: IndexInfo) -> str:
-    if info.model is None:
-        return f"model      cannot be used: {info.model_problem}"
-    rule = info.model.picture
-    return (
-        f"model      {printable(info.model.name)} ({printable(info.model.backbone)}, {info.model.precision}), "
-        f"{info.dim} numbers from {rule.size} x {rule.size} pixels ({rule.mode}), sha256 {info.model_sha256[:12]}"
-    )
+def _model_lines(info: IndexInfo) -> Iterator[str]:
+    model = info.model
+    if model is None:
+        yield f"model      cannot be used: {info.model_problem}"
+    else:
+        rule = model.picture
+        yield (
+            f"model      {printable(model.name)} ({printable(model.backbone)}, {model.precision}), {info.dim} numbers "
+            f"from {rule.size} x {rule.size} pixels ({rule.mode}), sha256 {info.model_sha256[:12]}"
+        )
+        if model.license:
+            yield f"license    {printable(model.license)}, of the model"
+        if model.unrelated_distance is not None:
+            limit = model.unrelated_distance
+            yield (
+                f"similar    up to a distance of {limit:g} (similarity {similarity(limit):g}); farther pictures are "
+                "not similar any more"
+            )
+    if info.superseded:
+        yield (
+            f"hint       deeprank bundles a better model now; to change to it, {pictures(info.items)} "
+            f"{'is' if info.items == 1 else 'are'} embedded again, which takes about as long as a first sync: "
+            + to_paste("deeprank-index", "sync", "--reembed", "--model", PRETRAINED, "--index", Path(info.path))
+        )
 
 
 def _graph_line(info: IndexInfo) -> str:

@@ -10,18 +10,19 @@ from typing import Any, cast
 from ..errors import ModelFileError
 from ..images import RULE_VERSION, PictureRule
 from ..text import printable
+from .records import MAX_METADATA, METADATA_KEY
+from .unrelated_distance import unrelated_distance_of
 
-__all__ = ["METADATA_KEY", "SCHEMA", "ModelInfo"]
+__all__ = ["MAX_LICENSE", "METADATA_KEY", "SCHEMA", "ModelInfo"]
 
 SCHEMA = 1
-METADATA_KEY = "deeprank"
 PRECISIONS = ("fp32", "fp16", "int8")
 
 # Side of a picture in pixels: a batch of one is 12 MB as bytes, and 48 MB as floats.
 _MAX_SIDE = 2048
 _MAX_DIM = 65536
-# Room for a hundred thousand class names; reading it takes less than a second.
-_MAX_TEXT = 8 * 2**20
+# Characters of a license: an SPDX identifier, or a few of them.
+MAX_LICENSE = 200
 _MAX_NESTED = 32
 
 
@@ -30,7 +31,10 @@ class ModelInfo:
     """A model file's metadata; the JSON under ``METADATA_KEY``.
 
     ``training`` summarises the training data and options, ``metrics`` are those of the PyTorch
-    reference, ``versions`` the software that made the file.
+    reference, ``versions`` the software that made the file. ``license`` is an SPDX identifier or a
+    short text; empty if the file states none. Pictures farther apart than ``unrelated_distance``
+    (squared Euclidean, above 0, at most 4) are not similar any more; None if that was not measured.
+    Files of earlier versions have neither.
     """
 
     name: str
@@ -42,6 +46,8 @@ class ModelInfo:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "fp32"
     versions: Mapping[str, str] = field(default_factory=dict)
+    license: str = ""
+    unrelated_distance: float | None = None
     schema: int = SCHEMA
 
     def to_json(self) -> str:
@@ -75,13 +81,15 @@ class ModelInfo:
             metrics=_shallow(values, "metrics"),
             precision=_one_of(values, "precision", PRECISIONS),
             versions=_versions(_field(values, "versions", dict)),
+            license=_license(values),
+            unrelated_distance=unrelated_distance_of(values),
             schema=schema,
         )
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    if len(text) > _MAX_TEXT:
-        raise ModelFileError(f"metadata of {len(text):,} characters; expected at most {_MAX_TEXT:,}")
+    if len(text) > MAX_METADATA:
+        raise ModelFileError(f"metadata of {len(text):,} characters; expected at most {MAX_METADATA:,}")
     try:
         values = json.loads(text)
         # an escaped lone surrogate cannot be encoded
@@ -143,6 +151,13 @@ def _strings(what: str, values: Iterable[Any]) -> tuple[str, ...]:
 
 def _versions(values: dict[str, Any]) -> dict[str, str]:
     return dict(zip(values, _strings("versions", values.values()), strict=True))
+
+
+def _license(values: Mapping[str, Any]) -> str:
+    text = cast(str, _field({"license": "", **values}, "license", str))
+    if len(text) > MAX_LICENSE:
+        raise ModelFileError(f"metadata with a 'license' of {len(text):,} characters; expected at most {MAX_LICENSE}")
+    return text
 
 
 def _picture_rule(values: dict[str, Any]) -> PictureRule:

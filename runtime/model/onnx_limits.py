@@ -1,9 +1,9 @@
 """Limits on a model file's protocol buffers: what would cost ONNX Runtime gigabytes or hours is refused.
 
-The only place where we read protocol buffers. ONNX Runtime limits only the memory of tensors.
-Sparse weights become dense while a file is opened, texts and sequences lie outside that limit, and
-records of two bytes become objects of hundreds. It follows recursive function calls without end.
-Planning a graph's memory takes time quadratic in its nodes, and ignores deadlines.
+ONNX Runtime limits only the memory of tensors. Sparse weights become dense while a file is opened,
+texts and sequences lie outside that limit, and records of two bytes become objects of hundreds. It
+follows recursive function calls without end. Planning a graph's memory takes time quadratic in its
+nodes, and ignores deadlines.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import math
 
 from ..errors import ModelFileError
 from ..text import printable
+from .records import MAX_RECORDS, MAX_TEXT, Field, fields_in, number_at, too_much_metadata, unknown
 
 __all__ = ["check_records"]
 
-# Of ModelProto: version, producer, graph, opsets and metadata are a record each, a dozen in all.
-_MAX_RECORDS = 1_000
 # Of GraphProto: nodes, weights, and types of the values between nodes.
 _MAX_IN_GRAPH = 100_000
 # Ten thousand nodes open within half a minute. Exported nodes have a few hundred bytes; a larger
@@ -31,7 +30,6 @@ _MAX_KNOWN = 1_000
 _MAX_NESTED = 8
 # Bytes besides weights and nodes: types, names, metadata. Two bytes of a type take fifty in memory.
 _MAX_TYPES = 2 * 2**20
-_MAX_TEXT = 64 * 2**20
 # All records visited: as many objects, of up to some hundred bytes.
 _ALL_RECORDS = 1_000_000
 # Weights not written as raw bytes: a one-byte number in the file takes eight bytes in memory.
@@ -102,9 +100,6 @@ _OVERHEAD = {
 }
 _DOMAINS = (b"", b"ai.onnx")
 
-# Number, wire type, and either the value or the beginning, and the end.
-_Field = tuple[int, int, int, int]
-
 
 def check_records(data: bytes) -> int:
     """Check the records of a model file: its graph, nodes and weights.
@@ -138,8 +133,8 @@ class _Walk:
     # Number of records of each accepted attribute without tensors or graphs, by operator and content.
     known: dict[tuple[bytes, bytes], int] = dataclasses.field(default_factory=dict)
 
-    def _fields(self, start: int, end: int, limit: int) -> list[_Field]:
-        fields = _fields(self.data, start, end, limit)
+    def _fields(self, start: int, end: int, limit: int) -> list[Field]:
+        fields = fields_in(self.data, start, end, limit)
         self.records += len(fields)
         if self.records > _ALL_RECORDS:
             raise ModelFileError(f"it has more than {_ALL_RECORDS:,} records")
@@ -147,24 +142,24 @@ class _Walk:
 
     def model(self) -> None:
         text = 0
-        for field, wire, start, end in self._fields(0, len(self.data), _MAX_RECORDS):
+        for field, wire, start, end in self._fields(0, len(self.data), MAX_RECORDS):
             if field == _FUNCTIONS:
                 raise ModelFileError("it defines functions")
             if field == _GRAPH and wire == 2:  # a graph may come in several records
                 self._graph(start, end, 0)
             elif field not in _OF_MODEL:
-                raise _unknown()
+                raise unknown()
             elif wire == 2:
                 text += end - start
-        if text > _MAX_TEXT:
-            raise ModelFileError(f"it has more than {_MAX_TEXT:,} bytes of metadata")
+        if text > MAX_TEXT:
+            raise too_much_metadata()
 
     def _graph(self, start: int, end: int, depth: int) -> None:
         if depth > _MAX_NESTED:
             raise ModelFileError(f"it has graphs in graphs, more than {_MAX_NESTED} deep")
         for field, wire, first, last in self._fields(start, end, _MAX_IN_GRAPH):
             if wire != 2:
-                raise _unknown()
+                raise unknown()
             if field == _NODE:
                 self._node(first, last, depth)
             elif field == _WEIGHTS:
@@ -174,7 +169,7 @@ class _Walk:
             elif field == _SPARSE_WEIGHTS:
                 raise _sparse()
             else:
-                raise _unknown()
+                raise unknown()
         if self.types > _MAX_TYPES:
             raise ModelFileError(f"it has more than {_MAX_TYPES:,} bytes of names and types")
 
@@ -190,7 +185,7 @@ class _Walk:
         attributes = []
         for field, wire, first, last in self._fields(start, end, _MAX_NODE):
             if wire != 2:
-                raise _unknown()
+                raise unknown()
             if field == _ATTRIBUTE:
                 attributes.append((first, last))
             elif field == _OPERATOR:
@@ -220,9 +215,9 @@ class _Walk:
             if field in _SPARSE:
                 raise _sparse()
             if field in _TYPES:
-                raise _unknown()
+                raise unknown()
             if field in (_TENSOR, _TENSORS, _SUBGRAPH, _SUBGRAPHS) and wire != 2:
-                raise _unknown()
+                raise unknown()
             if field in (_TENSOR, _TENSORS):
                 self._tensor(first, last)
                 tensors, plain = tensors + (field == _TENSOR), False
@@ -230,7 +225,7 @@ class _Walk:
                 self._graph(first, last, depth + 1)
                 plain = False
         if tensors > 1:  # they would be merged into one
-            raise _unknown()
+            raise unknown()
         if plain and len(self.known) < _MAX_KNOWN:
             self.known[content] = len(fields)
 
@@ -254,7 +249,7 @@ class _Walk:
             elif field == _ELSEWHERE or (field == _LOCATION and first != 0):
                 raise ModelFileError("it keeps weights in another file")
             elif field != _LOCATION and (field not in _OF_TENSOR or wire != 2):
-                raise _unknown()
+                raise unknown()
         self._count(kind, sizes, values, packed)
 
     def _count(self, kind: int, sizes: list[int], values: int, packed: int) -> None:
@@ -271,10 +266,6 @@ class _Walk:
             raise ModelFileError("it has weights whose shape does not match their number of bytes")
 
 
-def _unknown() -> ModelFileError:
-    return ModelFileError("it has records of a kind that ONNX does not know, or that no exported network has")
-
-
 def _sparse() -> ModelFileError:
     return ModelFileError("it has sparse weights, which would be made dense")
 
@@ -283,63 +274,10 @@ def _texts() -> ModelFileError:
     return ModelFileError("it has texts where a network has numbers")
 
 
-def _fields(data: bytes, start: int, end: int, limit: int) -> list[_Field]:
-    """Return number, wire type, value or beginning, and end of each field in a range of bytes."""
-    fields: list[_Field] = []
-    append = fields.append
-    place = start
-    while place < end:
-        tag = data[place]
-        place += 1
-        if tag > 127:
-            tag, place = _number(data, place - 1, end)
-            if tag >> 32:  # protocol buffers would drop some bits
-                raise _unknown()
-        wire = tag & 7
-        if wire == 2 or wire == 0:
-            value = data[place] if place < end else 128
-            place += 1
-            if value > 127:
-                value, place = _number(data, place - 1, end)
-            if wire == 2:
-                append((tag >> 3, 2, place, place + value))
-                place += value
-            else:
-                append((tag >> 3, 0, value, place))
-        elif wire == 5:  # a floating-point number
-            append((tag >> 3, 5, place, place + 4))
-            place += 4
-        else:
-            raise _unknown()
-        if len(fields) > limit:
-            raise ModelFileError(f"it has more than {limit:,} records")
-    if place > end:
-        raise _too_short()
-    return fields
-
-
-def _too_short() -> ModelFileError:
-    return ModelFileError("it ends too early")
-
-
 def _numbers(data: bytes, start: int, end: int) -> list[int]:
     """Return the packed numbers in a range of bytes."""
     numbers: list[int] = []
     while start < end and len(numbers) <= _MAX_DIMENSIONS:
-        value, start = _number(data, start, end)
+        value, start = number_at(data, start, end)
         numbers.append(value)
     return numbers
-
-
-def _number(data: bytes, place: int, end: int) -> tuple[int, int]:
-    """Return a variable-length number of protocol buffers, and the position after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if place == end:
-            raise _too_short()
-        byte = data[place]
-        place += 1
-        value |= (byte & 127) << shift
-        if byte < 128 and value < 2**64:
-            return value, place
-    raise ModelFileError("it has a number of more than ten bytes")

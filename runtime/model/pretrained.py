@@ -1,4 +1,4 @@
-"""The bundled model, the default model, and the bundled model with a given sha256."""
+"""The bundled model, those of earlier versions, the default model, and the one with a given sha256."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from ..modelfile import ModelInfo
 from ..text import display_path, printable
 
 __all__ = [
+    "FORMER_MODELS",
     "LOCAL_MODEL",
     "PRETRAINED",
     "describe_model",
     "find_matching_model",
     "find_model",
     "find_reference",
+    "is_shipped",
+    "is_superseded",
     "pretrained_model",
     "pretrained_reference",
 ]
@@ -39,6 +42,12 @@ _WORDS: Mapping[str, Literal["auto", "fp32", "int8"]] = {
 _FP32, _INT8 = "model.onnx", "model.int8.onnx"
 # Written by deeprank-export; in the current folder it takes precedence over the shipped one.
 LOCAL_MODEL = Path("model.onnx")
+
+# Models that earlier versions shipped, by hex sha256: where they are still found.
+FORMER_MODELS: Mapping[str, str] = {
+    "a402cbfd4d8512b70c10c27c5f7e4c6e9c1f45a60b9cc0cd6c28df45987f6b65": "model.onnx of deeprank 0.1.0",
+    "78d59ae750b71178da29cdee943f9c4c10b587c6f7f1479b094a0b407a5469ec": "model.int8.onnx of deeprank 0.1.0",
+}
 
 _PACKAGE = "deeprank.models"
 _HOW = "name one with --model, make one with deeprank-export, or install deeprank again from a complete wheel"
@@ -117,23 +126,36 @@ def find_reference(reference: Path) -> Path:
 
 def describe_model(model: Path, info: ModelInfo) -> str:
     """Return words for the model in use: its path, or a description of the shipped model."""
-    if model not in (_shipped(_FP32), _shipped(_INT8)):
+    if not is_shipped(model):
         return f"the model {display_path(model)}"
+    terms = f"; license {printable(info.license)}" if info.license else ""
     return (
         f"the model that ships with deeprank: {printable(info.name)}, {info.precision} ({info.embedding_dim} numbers "
-        f"from {info.picture.size} x {info.picture.size} pixels)"
+        f"from {info.picture.size} x {info.picture.size} pixels{terms})"
     )
+
+
+def is_shipped(model: Path) -> bool:
+    """Return whether this is a file of the shipped model."""
+    return model in (_shipped(_FP32), _shipped(_INT8))
+
+
+def is_superseded(sha256: str) -> bool:
+    """Return whether an earlier version shipped the model with this hex sha256, and this one ships another."""
+    shipped = _shipped_models() if sha256 in FORMER_MODELS else []
+    return bool(shipped) and not any(_is(path, sha256) for path in shipped)
 
 
 def find_matching_model(sha256: str) -> Path | None:
     """Return ``./model.onnx`` or the shipped model with this hex sha256; None without a match."""
-    for path in (LOCAL_MODEL, *_shipped_models()):
-        try:
-            if path.is_file() and file_sha256(path) == sha256:
-                return path
-        except OSError:
-            continue
-    return None
+    return next((path for path in (LOCAL_MODEL, *_shipped_models()) if _is(path, sha256)), None)
+
+
+def _is(path: Path, sha256: str) -> bool:
+    try:
+        return path.is_file() and file_sha256(path) == sha256
+    except OSError:
+        return False
 
 
 def _shipped_models() -> list[Path]:

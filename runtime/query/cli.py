@@ -14,7 +14,7 @@ from ..console import emit_json, emit_paths, guarded, note, standard_streams, te
 from ..errors import DeepRankError
 from ..text import display_path, display_width, printable, shortened
 from .arguments import QueryArguments, read_arguments
-from .run import QueryResult
+from .run import QueryResult, count_similar, unrelated_note
 
 if TYPE_CHECKING:
     from ..index.search.index import Index
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["table_lines"]
 
 
-_BEFORE_LABEL = len("rank  distance  ")
+_FIGURES = "rank  distance  similarity"
 _GAP = "  "
 # The share of the width that labels get if labels and paths together are too wide.
 _LABEL_SHARE = 0.3
@@ -57,6 +57,7 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
     with opened as index, _preparing(index):
         results = answer(index, arguments)
         roots = index.roots() if arguments.copy_to is not None else []
+        unrelated_distance = index.unrelated_distance
     for remark in index.remarks:
         note(remark)
     for each in results:
@@ -66,9 +67,11 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
             note(each.reason if len(results) == 1 else f"{display_path(each.subject)}: {each.reason}")
     if arguments.sheet is not None:
         _draw(results, arguments, arguments.sheet)
-    page = _write_page(results, arguments, index.remarks) if arguments.open or arguments.html is not None else None
+    page = None
+    if arguments.open or arguments.html is not None:
+        page = _write_page(results, arguments, index.remarks, unrelated_distance)
     complete = arguments.copy_to is None or _copy(results, arguments.copy_to, roots)
-    _show(results, arguments)
+    _show(results, arguments, unrelated_distance)
     if arguments.open and page is not None:
         _open(page)
     if not complete or any(result.error is not None for result in results):
@@ -101,11 +104,13 @@ def _draw(results: Sequence[QueryResult], arguments: QueryArguments, sheet: Path
         note("no contact sheet was drawn: no query could be read")
 
 
-def _write_page(results: Sequence[QueryResult], arguments: QueryArguments, remarks: Sequence[str]) -> Path:
+def _write_page(
+    results: Sequence[QueryResult], arguments: QueryArguments, remarks: Sequence[str], unrelated_distance: float | None
+) -> Path:
     from .browser import write_page
     from .page import render
 
-    page = write_page(render(results, arguments, remarks), arguments.html)
+    page = write_page(render(results, arguments, remarks, unrelated_distance), arguments.html)
     note(f"wrote {display_path(page)}")
     return page
 
@@ -129,27 +134,38 @@ def _copy(results: Sequence[QueryResult], folder: Path, roots: Sequence[str]) ->
     return not report.problems
 
 
-def _show(results: Sequence[QueryResult], arguments: QueryArguments) -> None:
+def _show(results: Sequence[QueryResult], arguments: QueryArguments, unrelated_distance: float | None) -> None:
     """Print the results as one JSON document, as paths, or as one table per query."""
     if arguments.as_json:
         request = arguments.request
         documents = [result.document(unique=request.unique is not None) for result in results]
-        emit_json({"schema": SCHEMA, "index": os.fsdecode(arguments.index), "k": request.k, "results": documents})
+        stated = {} if unrelated_distance is None else {"unrelated_distance": unrelated_distance}
+        head = {"schema": SCHEMA, "index": os.fsdecode(arguments.index), "k": request.k}
+        emit_json({**head, **stated, "results": documents})
     elif arguments.paths_only:
         emit_paths((hit.path for result in results for hit in result.hits), arguments.end)
     else:
         width, ellipsis = terminal_width(), "…" if sys.stdout.encoding.lower().startswith("utf") else "..."
+        line = None if arguments.request.farthest else unrelated_distance
         for result in results:
             if result.hits:
-                print(*table_lines(result, width, headed=len(results) > 1, ellipsis=ellipsis), sep="\n")
+                print(*table_lines(result, width, line, headed=len(results) > 1, ellipsis=ellipsis), sep="\n")
 
 
-def table_lines(result: QueryResult, width: int | None, *, headed: bool, ellipsis: str = "…") -> Iterator[str]:
+def table_lines(
+    result: QueryResult,
+    width: int | None,
+    unrelated_distance: float | None = None,
+    *,
+    headed: bool,
+    ellipsis: str = "…",
+) -> Iterator[str]:
     """Yield the lines of a result that has hits.
 
     Args:
         result: of one query.
         width: columns of the terminal; longer labels and paths are shortened. None: no limit.
+        unrelated_distance: a line marks the place where hits, nearest first, pass it. None: no line.
         headed: begin with a line that names the query.
         ellipsis: replaces the middle of a name that is too long.
 
@@ -164,19 +180,23 @@ def table_lines(result: QueryResult, width: int | None, *, headed: bool, ellipsi
     label_width, path_width = _widths(result, labels, width)
     labels = [fitted(label, label_width) for label in labels]
     column = max([len("label"), *map(display_width, labels)])
-    yield f"rank  distance  {'label':<{column}}{_GAP}path"
+    yield f"{_FIGURES}{_GAP}{'label':<{column}}{_GAP}path"
+    similar = count_similar(result.hits, unrelated_distance)
     for rank, (hit, label) in enumerate(zip(result.hits, labels, strict=True), 1):
+        if unrelated_distance is not None and rank == similar + 1:
+            yield fitted(f"----  {unrelated_note(unrelated_distance)}", width)
         hidden = _hidden(hit.near_duplicates)
         path = fitted(hit.path, None if path_width is None else max(_MIN_WIDTH, path_width - len(hidden)))
         padded = label + " " * (column - display_width(label))
-        yield f"{rank:>4}{_GAP}{hit.distance:8.4f}{_GAP}{padded}{_GAP}{path}{hidden}"
+        figures = f"{rank:>4}{_GAP}{hit.distance:8.4f}{_GAP}{hit.similarity:10.4f}"
+        yield f"{figures}{_GAP}{padded}{_GAP}{path}{hidden}"
 
 
 def _widths(result: QueryResult, labels: list[str], width: int | None) -> tuple[int | None, int | None]:
     """Return the columns of the longest label and path that fit."""
     if width is None:
         return None, None
-    room = max(2 * _MIN_WIDTH, width - _BEFORE_LABEL - len(_GAP))
+    room = max(2 * _MIN_WIDTH, width - len(_FIGURES) - 2 * len(_GAP))
     label = max([len("label"), *(display_width(printable(label)) for label in labels)])
     path = max(display_width(display_path(hit.path)) + len(_hidden(hit.near_duplicates)) for hit in result.hits)
     if label + path > room:

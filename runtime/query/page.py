@@ -28,7 +28,7 @@ from ..images import load_thumbnail
 from ..index.search.items import Content, Hit
 from ..text import printable
 from .arguments import STDIN, QueryArguments
-from .run import Query, QueryResult
+from .run import Query, QueryResult, count_similar, unrelated_note
 
 __all__ = ["MAX_SIDE", "Child", "Thumbnail", "element", "load_thumbnails", "page", "policy", "render"]
 
@@ -66,7 +66,12 @@ class _Shown:
     number: int
 
 
-def render(results: Sequence[QueryResult], arguments: QueryArguments, remarks: Sequence[str] = ()) -> bytes:
+def render(
+    results: Sequence[QueryResult],
+    arguments: QueryArguments,
+    remarks: Sequence[str] = (),
+    unrelated_distance: float | None = None,
+) -> bytes:
     """Return the page as UTF-8.
 
     Every picture is shown whole and upright; the reason replaces an unreadable one. The page shows
@@ -76,6 +81,7 @@ def render(results: Sequence[QueryResult], arguments: QueryArguments, remarks: S
         results: results of the command, including those with an error.
         arguments: the options that the page shows.
         remarks: remarks of the index.
+        unrelated_distance: a line marks the place where the nearest hits pass it. None: no line.
 
     """
     style = (resources.files(__package__) / "webpage.css").read_text("utf-8")
@@ -83,12 +89,14 @@ def render(results: Sequence[QueryResult], arguments: QueryArguments, remarks: S
     contents = {each.path: each.content for result in results for each in result.queries if each.content is not None}
     pictures = load_thumbnails(_pictures(shown), arguments.max_pixels, contents)
     title = _title(results, arguments)
+    line = None if arguments.request.farthest else unrelated_distance
+    alone = len(results) == 1
     body = element(
         "body",
         "",
         _header(title, results, arguments, remarks),
         _contents(shown) if len(shown) > 1 else None,
-        element("main", "", *(_section(each, arguments, pictures, alone=len(results) == 1) for each in shown)),
+        element("main", "", *(_section(each, arguments, pictures, line, alone=alone) for each in shown)),
         _footer(len(results) - len(shown)),
     )
     return page(element("html", {"lang": "en"}, _head(title, style), body), style)
@@ -181,7 +189,9 @@ def _subject(result: QueryResult) -> str:
     return f"mean of {_count(len(result.queries), 'picture')}" if result.mean else result.queries[0].name
 
 
-def _section(shown: _Shown, arguments: QueryArguments, pictures: _Thumbnails, *, alone: bool) -> Element:
+def _section(
+    shown: _Shown, arguments: QueryArguments, pictures: _Thumbnails, line: float | None, *, alone: bool
+) -> Element:
     """Return a query and its hits; ``alone``: the page's title already names the query."""
     result = shown.result
     heading = element("h2", "hidden" if alone else "", element("bdi", "", _subject(result)))
@@ -190,7 +200,7 @@ def _section(shown: _Shown, arguments: QueryArguments, pictures: _Thumbnails, *,
         section.append(element("p", "failure", result.error))
         return section
     section.append(_query(result, pictures))
-    section.append(_results(shown, arguments, pictures))
+    section.append(_results(shown, arguments, pictures, line))
     return section
 
 
@@ -211,20 +221,27 @@ def _query_figure(query: Query, pictures: _Thumbnails) -> Element:
     return element("figure", "", _picture(query.path, f"Query {query.name}", pictures), caption)
 
 
-def _results(shown: _Shown, arguments: QueryArguments, pictures: _Thumbnails) -> Element:
+def _results(shown: _Shown, arguments: QueryArguments, pictures: _Thumbnails, line: float | None) -> Element:
     results = element("div", "results")
     if not shown.result.hits:
-        results.append(element("p", "nothing", shown.result.reason[:1].upper() + shown.result.reason[1:]))
+        results.append(element("p", "nothing", _sentence(shown.result.reason)))
         return results
     if arguments.query_label is not None:
         right = sum(hit.label == arguments.query_label for hit in shown.result.hits)
         results.append(element("p", "score", f"{right:,} of {len(shown.result.hits):,} have the query’s label."))
-    items = (_hit(rank, hit, arguments, pictures) for rank, hit in enumerate(shown.hits, 1))
+    items = [_hit(rank, hit, arguments, pictures) for rank, hit in enumerate(shown.hits, 1)]
+    similar = count_similar(shown.hits, line)
+    if line is not None and similar < len(items):
+        items.insert(similar, element("li", "line", _sentence(unrelated_note(line))))
     results.append(element("ol", "hits", *items))
     left_out = len(shown.result.hits) - len(shown.hits)
     if left_out:
         results.append(element("p", "more", f"{_count(left_out, 'more hit')}: not shown here."))
     return results
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _hit(rank: int, hit: Hit, arguments: QueryArguments, pictures: _Thumbnails) -> Element:
@@ -235,7 +252,8 @@ def _hit(rank: int, hit: Hit, arguments: QueryArguments, pictures: _Thumbnails) 
         element("span", "rank", f"{rank:,}"),
         element("span", {"class": "distance", "title": "squared Euclidean distance"}, f"{hit.distance:.4f}"),
     )
-    caption = element("figcaption", "", figures, _label(hit, arguments.query_label), _path(hit.path))
+    similarity = element("p", "similarity", f"similarity {hit.similarity:.4f}")
+    caption = element("figcaption", "", figures, similarity, _label(hit, arguments.query_label), _path(hit.path))
     if hit.near_duplicates:
         caption.append(element("p", "duplicates", f"and {_count(hit.near_duplicates, 'near-duplicate')}, hidden"))
     return element("li", "", element("figure", "", _picture(hit.path, f"Hit {rank:,}, {name}", pictures), caption))
@@ -299,6 +317,7 @@ def _footer(left_out: int) -> Element:
             "p",
             "",
             "Distances are squared Euclidean between unit vectors: 0 is the same, 4 the opposite. "
+            "Similarity is 1 − distance / 2: 1 is the same, −1 the opposite. "
             f"Written by deeprank {__version__}, ",
             moment,
             ".",

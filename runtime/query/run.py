@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from ..index.search.items import Content, Hit
     from ..index.search.request import SearchRequest
 
-__all__ = ["Query", "QueryResult", "StandardInput", "answer", "empty_reasons", "read_picture"]
+__all__ = [
+    "Query",
+    "QueryResult",
+    "StandardInput",
+    "answer",
+    "count_similar",
+    "empty_reasons",
+    "read_picture",
+    "unrelated_note",
+]
 
 MAX_BYTES = 256_000_000
 _BLOCK = 1 << 20
@@ -124,6 +133,18 @@ def answer(index: Index, arguments: QueryArguments) -> list[QueryResult]:
             return [*answered, *failed]
         results, failures = iter(answered), iter(failed)
         return [next(failures) if each.vector is None else next(results) for each in queries]
+
+
+def count_similar(hits: Sequence[Hit], unrelated_distance: float | None) -> int:
+    """Return how many hits, nearest first, are not beyond the distance; without a distance, all."""
+    if unrelated_distance is None:
+        return len(hits)
+    return next((place for place, hit in enumerate(hits) if hit.distance > unrelated_distance), len(hits))
+
+
+def unrelated_note(unrelated_distance: float) -> str:
+    """Return what is shown between the hits within the distance and those beyond."""
+    return f"not similar any more: farther than {unrelated_distance:g}"
 
 
 def _search(index: Index, queries: Sequence[_Embedded], request: SearchRequest, *, mean: bool) -> list[QueryResult]:

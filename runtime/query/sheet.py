@@ -59,7 +59,8 @@ def _source(query: Query) -> Source:
 
 
 def _hit_picture(rank: int, hit: Hit, query_label: str | None) -> SheetPicture:
-    caption = _lines(f"{rank}.  D = {hit.distance:.4f}", hit.label, Path(hit.path).name)
+    figures = f"{rank}.  D = {hit.distance:.4f}", f"similarity {hit.similarity:.4f}"
+    caption = _lines(*figures, hit.label, Path(hit.path).name)
     return SheetPicture(
         functools.partial(open_indexed, hit.path, hit.content),
         caption,

@@ -103,6 +103,9 @@ class HitDocument(BaseModel):
     relative: str = Field(description="The same as path; the command's path is absolute.")
     label: str | None
     distance: float = Field(description="Squared Euclidean, 0 to 4.")
+    similarity: float = Field(
+        description="The cosine of the two vectors, 1 - distance / 2: 1 for the same picture, -1 for the opposite."
+    )
     id: int
     near_duplicates: int | None = Field(None, description="With unique: the number of near-duplicates that it hides.")
 
@@ -121,6 +124,9 @@ class SearchDocument(BaseModel):
     schema_: int = Field(alias="schema")
     index: str
     k: int
+    unrelated_distance: float | None = Field(
+        None, description="If the model states one: hits farther than this are not similar any more."
+    )
     results: list[ResultDocument]
 
     @classmethod
@@ -131,7 +137,8 @@ class SearchDocument(BaseModel):
         head = {"query": plain(query)} if item is None else {"query": plain(item.relative), "id": item.id}
         # Validated at once, which takes half as long as one model after another.
         answered = [{**head, "hits": hits}]
-        return cls.model_validate({"schema": SCHEMA, "index": index, "k": request.k, "results": answered})
+        line = {} if result.unrelated_distance is None else {"unrelated_distance": result.unrelated_distance}
+        return cls.model_validate({"schema": SCHEMA, "index": index, "k": request.k, **line, "results": answered})
 
 
 class ModelDocument(BaseModel):
@@ -196,6 +203,10 @@ class ServedModelDocument(ModelDocument):
     precision: str
     dim: int
     picture_size: int
+    license: str | None = Field(description="An SPDX identifier or a short text; null if the model states none.")
+    unrelated_distance: float | None = Field(
+        description="Squared distance beyond which pictures are not similar any more; null if the model states none."
+    )
 
 
 class GraphDocument(BaseModel):
@@ -260,6 +271,8 @@ class InfoDocument(BaseModel):
                 precision=model.precision,
                 dim=model.embedding_dim,
                 picture_size=model.picture.size,
+                license=model.license or None,
+                unrelated_distance=model.unrelated_distance,
             ),
             graph=None if summary.graph is None else GraphDocument.of(summary.graph),
             writes=settings.allow_writes,

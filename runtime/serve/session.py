@@ -47,10 +47,11 @@ class SearchJob:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The hits, and the query if it is a picture of the index."""
+    """The hits, the query if it is a picture of the index, and the model's ``unrelated_distance``."""
 
     hits: Sequence[Hit]
     item: EmbeddedImage | None = None
+    unrelated_distance: float | None = None
 
 
 class OpenIndex:
@@ -172,7 +173,8 @@ class OpenIndex:
                 hits = [error] * len(queries)
             for (place, query), row in zip(queries.items(), hits, strict=True):
                 item = query if isinstance(query, EmbeddedImage) else None
-                results[place] = row if isinstance(row, Exception) else SearchResult(row, item)
+                line = self.embedder.info.unrelated_distance
+                results[place] = row if isinstance(row, Exception) else SearchResult(row, item, line)
         return results
 
     def item(self, number: int) -> EmbeddedImage:

@@ -34,7 +34,9 @@ class Option:
     """A training option: its section in a recipe, its type, allowed values, and one line of help.
 
     ``choices``: the allowed texts. ``forms``: further ones, with NAME as a placeholder. ``minimum``,
-    ``maximum``: bounds of numbers. ``common``: ``--help`` shows it, not only ``--help-all``.
+    ``maximum``: bounds of numbers. ``longest``: most characters of a text, which must be printable.
+    ``before``: the value of runs that were stored before the option existed; None: every run has
+    it. ``common``: ``--help`` shows it, not only ``--help-all``.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Option:
     forms: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+    longest: int | None = None
+    before: Any = None
     common: bool = False
 
     def check(self, value: Any, where: str) -> Any:
@@ -66,6 +70,8 @@ class Option:
         if self.choices:
             return "one of " + ", ".join((*self.choices, *self.forms))
         noun = _NOUNS[self.kind]
+        if self.longest is not None:
+            return f"one line of at most {self.longest} characters"
         if self.minimum is None and self.maximum is None:
             return noun
         if self.maximum is None:
@@ -86,6 +92,8 @@ class Option:
         if self.choices:
             named = (re.escape(form).replace("NAME", r"\w+") for form in self.forms)
             return value in self.choices or any(re.fullmatch(form, value) for form in named)
+        if self.longest is not None:
+            return len(value) <= self.longest and value.isprintable()
         numbers: Iterable[float] = value if self.kind is tuple else (value,) if self.kind in (int, float) else ()
         return all(
             (self.minimum is None or number >= self.minimum) and (self.maximum is None or number <= self.maximum)
@@ -241,6 +249,12 @@ class TrainConfig:
     mixed_precision: str = _option("run", "half precision on CUDA", choices=("auto", "off"))
     seed: int = _option("run", "seed of every random choice", minimum=0, maximum=2**31 - 1)
     report: bool = _option("run", "write report.html at the end of the run")
+    license: str = _option(
+        "run",
+        "license of the model for its file: an SPDX identifier such as CC-BY-4.0, or a short text",
+        longest=200,  # no file may have more; its module would import Pillow here
+        before="",
+    )
 
     @property
     def backbone_begins(self) -> int:
@@ -283,6 +297,8 @@ def options() -> tuple[Option, ...]:
 def config_from_dict(values: Mapping[str, Any], where: str) -> TrainConfig:
     """Check every value and return the options; messages name the source ``where``.
 
+    Options that are younger than a stored run have the value that was fixed at its time.
+
     Raises:
         TrainingError: a key is missing or unknown, or a value is not allowed.
 
@@ -291,6 +307,7 @@ def config_from_dict(values: Mapping[str, Any], where: str) -> TrainConfig:
     for key in values:
         if key not in table:
             raise TrainingError(f"{where}: unknown option {printable(repr(key))}{hint(key, table)}.")
+    values = {name: option.before for name, option in table.items() if option.before is not None} | dict(values)
     missing = [name for name in table if name not in values]
     if missing:
         raise TrainingError(

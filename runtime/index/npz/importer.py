@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ...console import to_paste
 from ...errors import DataError, IndexStateError, QueryError
 from ...files import NotRegularError, open_regular
-from ...model.pretrained import find_matching_model, find_model
+from ...model.pretrained import FORMER_MODELS, find_matching_model, find_model
 from ...modelfile import open_model
 from ...progress import StartProgress, start_nothing
 from ...scan import are_unit
@@ -248,17 +248,20 @@ def _find_model(path: Path, described: _Described, named: str | Path | None) -> 
     name = f" ({display_path(described.model_name)})" if described.model_name else ""
     expected = f"{described.model_sha256[:12]}…{name}"
     chosen = find_model(named) if named is not None else find_matching_model(described.model_sha256)
+    former = FORMER_MODELS.get(described.model_sha256)
     if chosen is None:
+        remedy = "name it with --model" if former is None else _how_to_get(former)
         raise IndexStateError(
             f"{display_path(path)} holds vectors of the model with sha256 {expected}, which is neither ./model.onnx "
-            "nor bundled with deeprank; name it with --model."
+            f"nor bundled with deeprank; {remedy}."
         )
     opened = open_model(chosen, device="cpu")
     if opened.sha256 != described.model_sha256:
+        remedy = "Name the right one with --model" if former is None else f"The right one: {_how_to_get(former)}"
         raise IndexStateError(
             f"{display_path(path)} holds vectors of the model with sha256 {expected}, but {display_path(chosen)} "
             f"is another model ({opened.sha256[:12]}…, {display_path(opened.info.name)}); vectors of two models cannot "
-            "be compared. Name the right one with --model."
+            f"be compared. {remedy}."
         )
     if opened.info.embedding_dim != described.dim:
         raise IndexStateError(
@@ -266,6 +269,14 @@ def _find_model(path: Path, described: _Described, named: str | Path | None) -> 
             f"{opened.info.embedding_dim}; expected a file made by deeprank-index export."
         )
     return chosen
+
+
+def _how_to_get(former: str) -> str:
+    """Return what to do about a model that earlier versions bundled."""
+    return (
+        f"it was bundled earlier: take {former}, from deeprank/models/pretrained in that version's wheel or from the "
+        "git history of models/pretrained, and name it with --model"
+    )
 
 
 def _read_content(archive: ArchiveReader, described: _Described) -> _Content:

@@ -140,6 +140,18 @@ class Index:
                 self._embedder = embedder
             return self._embedder
 
+    @property
+    def unrelated_distance(self) -> float | None:
+        """The squared distance beyond which the model calls pictures not similar any more, if it states one.
+
+        The model is not opened for it. None, too, if its file cannot be read, which no search needs.
+        """
+        if self._embedder is not None:
+            return self._embedder.info.unrelated_distance
+        from ...model.unrelated_distance import read_unrelated_distance
+
+        return read_unrelated_distance(self.path / MODEL)
+
     def search(
         self,
         query: PictureSource | EmbeddedImage | np.ndarray[Any, Any],

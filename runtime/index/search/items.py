@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from ...errors import QueryError
+from ...scan import similarity
 from ...text import display_path, printable
 from ..database.records import Item
 from ..database.store import Store, Vectors
@@ -113,6 +114,15 @@ class Hit(IndexedImage):
     distance: float
     near_duplicates: int = 0
 
+    @property
+    def similarity(self) -> float:
+        """The cosine of the two vectors: 1 for the same picture, -1 for the opposite."""
+        return similarity(self.distance)
+
+    def figures(self) -> dict[str, float]:
+        """Return the JSON fields that say how near the picture is."""
+        return {"distance": self.distance, "similarity": self.similarity}
+
     def document(self, rank: int, *, unique: bool) -> dict[str, Any]:
         """Return the JSON fields of the hit; ``unique``: the request hides near-duplicates."""
         hit = {
@@ -120,7 +130,7 @@ class Hit(IndexedImage):
             "path": self.path,
             "root": self.root,
             "relative": self.relative,
-            "distance": self.distance,
+            **self.figures(),
             "label": self.label,
             "id": self.id,
         }

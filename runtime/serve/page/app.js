@@ -83,7 +83,7 @@ async function attempt(signal) {
   queryPanel.showQuery(state.query, signal);
   const body = searchBody(state.query);
   const answer = await api.json(`v1/search?${searchParameters(state)}`, { method: "POST", body, signal });
-  showAnswer(answer.results[0]);
+  showAnswer(answer.results[0], state.farthest ? undefined : answer.unrelated_distance);
   repeated = 0;
 }
 
@@ -173,8 +173,11 @@ function begin(signal) {
   });
 }
 
-/** @param {{query: string, hits: import("./grid.js").Hit[]}} answer */
-function showAnswer({ query, hits }) {
+/**
+ * @param {{query: string, hits: import("./grid.js").Hit[]}} answer
+ * @param {number} [unrelatedDistance] where a line is drawn between the hits
+ */
+function showAnswer({ query, hits }, unrelatedDistance) {
   if (hits.length === 0) return notice(noMatch(state, ways));
   const name = isItem(state.query) ? query : queryPanel.name;
   show("headline", "grid");
@@ -183,7 +186,7 @@ function showAnswer({ query, hits }) {
   const words = restrictions(state).join(" · ");
   byId("remark").textContent = words;
   document.title = `${title} · ${info.index}`;
-  grid.show(hits);
+  grid.show(hits, unrelatedDistance);
   announce([title, words].filter(Boolean).join(", "));
 }
 

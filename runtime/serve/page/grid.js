@@ -11,6 +11,7 @@ import { thumbnail } from "./thumbnails.js";
  * @property {string} root
  * @property {string} relative
  * @property {number} distance
+ * @property {number} similarity
  * @property {string | null} label
  * @property {number} [near_duplicates]
  */
@@ -33,6 +34,10 @@ export class Grid {
     this.list = byId("grid");
     /** @type {Hit[]} */
     this.hits = [];
+    /** @type {HTMLLIElement[]} */
+    this.tiles = [];
+    /** @type {number | undefined} */
+    this.unrelatedDistance = undefined;
     this.side = SIDES[0];
     this.#followSize();
     this.list.addEventListener("click", (/** @type {MouseEvent} */ event) => this.#click(event));
@@ -42,11 +47,18 @@ export class Grid {
     );
   }
 
-  /** @param {Hit[]} hits */
-  show(hits) {
+  /**
+   * @param {Hit[]} hits
+   * @param {number} [unrelatedDistance] hits farther than this come after a line
+   */
+  show(hits, unrelatedDistance) {
     const held = this.list.contains(document.activeElement);
     this.hits = hits;
-    this.list.replaceChildren(...hits.map((hit) => this.#tile(hit)));
+    this.unrelatedDistance = unrelatedDistance;
+    this.tiles = hits.map((hit) => this.#tile(hit));
+    this.list.replaceChildren(...this.tiles);
+    const first = this.tiles[hits.findIndex((hit) => hit.distance > (unrelatedDistance ?? Infinity))];
+    first?.before(make("li", { className: "line" }, `Not similar any more: farther than ${unrelatedDistance}`));
     this.list.hidden = hits.length === 0;
     this.#makeReachable(0);
     if (held) this.focus(0);
@@ -54,7 +66,7 @@ export class Grid {
 
   /** @param {number} place */
   focus(place) {
-    this.list.children[place]?.querySelector("a").focus();
+    this.tiles[place]?.querySelector("a")?.focus();
   }
 
   /**
@@ -116,9 +128,9 @@ export class Grid {
       case "ArrowRight":
         return place + 1;
       case "ArrowUp":
-        return place - this.#columns() < 0 ? place : place - this.#columns();
+        return this.#inRow(place, -1);
       case "ArrowDown":
-        return place + this.#columns() >= this.hits.length ? place : place + this.#columns();
+        return this.#inRow(place, 1);
       case "Home":
         return 0;
       case "End":
@@ -128,15 +140,23 @@ export class Grid {
     }
   }
 
-  /** @returns {number} */
-  #columns() {
-    const tops = [...this.list.children].map((tile) => tile.offsetTop);
-    return Math.max(1, tops.filter((top) => top === tops[0]).length);
+  /**
+   * @param {number} place
+   * @param {number} step 1: to the row below, -1: above
+   * @returns {number} the place there, in the same column if the row is long enough; without a row, the same place
+   */
+  #inRow(place, step) {
+    const tops = this.tiles.map((tile) => tile.offsetTop);
+    const rows = [...new Set(tops)];
+    const row = rows[rows.indexOf(tops[place]) + step];
+    if (row === undefined) return place;
+    const column = place - tops.indexOf(tops[place]);
+    return Math.min(tops.indexOf(row) + column, tops.lastIndexOf(row));
   }
 
   /** @param {EventTarget | null} target */
   #placeOf(target) {
-    return [...this.list.children].indexOf(/** @type {Element} */ (target).closest(".tile"));
+    return this.tiles.indexOf(/** @type {HTMLLIElement} */ (/** @type {Element} */ (target).closest(".tile")));
   }
 
   /**
@@ -144,8 +164,10 @@ export class Grid {
    * @param {number} place
    */
   #makeReachable(place) {
-    [...this.list.children].forEach((tile, at) => {
-      for (const control of tile.querySelectorAll("a, button")) control.tabIndex = at === place ? 0 : -1;
+    this.tiles.forEach((tile, at) => {
+      /** @type {NodeListOf<HTMLElement>} */
+      const controls = tile.querySelectorAll("a, button");
+      for (const control of controls) control.tabIndex = at === place ? 0 : -1;
     });
   }
 
@@ -159,7 +181,7 @@ export class Grid {
     control.addEventListener("input", apply);
     control.addEventListener("change", () => {
       localStorage.setItem(SIZE_KEY, control.value);
-      this.show(this.hits);
+      this.show(this.hits, this.unrelatedDistance);
     });
     apply();
   }
@@ -170,7 +192,8 @@ export class Grid {
  * @returns {string}
  */
 export function described(hit) {
-  return [hit.label, hit.relative, `distance ${hit.distance.toFixed(4)}`].filter(Boolean).join(", ");
+  const figures = `distance ${hit.distance.toFixed(4)}, similarity ${hit.similarity.toFixed(4)}`;
+  return [hit.label, hit.relative, figures].filter(Boolean).join(", ");
 }
 
 /**
@@ -186,6 +209,7 @@ function caption(hit) {
     { className: "facts" },
     make("span", { className: "rank" }, String(hit.rank)),
     make("span", { className: "distance" }, hit.distance.toFixed(4)),
+    make("span", { className: "similarity" }, `similarity ${hit.similarity.toFixed(4)}`),
     ...(more ? [alike] : []),
   );
   const label = make(

@@ -25,6 +25,7 @@ function facts({ index, items, labels_total, unlabelled, roots, model, graph, ve
     Folders:
       roots.map((/** @type {any} */ root) => `${root.name} (${root.items.toLocaleString("en")})`).join(", ") || "none",
     Model: `${model.name} (${model.backbone}, ${model.precision})`,
+    ...(model.license ? { License: model.license } : {}),
     Embedding: `${model.dim} dimensions, from pictures of ${model.picture_size} × ${model.picture_size} pixels`,
     Graph: graph ? graphInWords(graph) : "none: each search compares every picture",
     Version: version,

@@ -48,7 +48,8 @@ export class Viewer {
     byId("viewer-title").textContent = `${hit.rank} of ${this.grid.hits.length}`;
     const image = thumbnail(this.api, hit.id, described(hit), SIDE);
     byId("viewer-hit").querySelector(".picture").replaceChildren(image);
-    byId("viewer-hit").querySelector("figcaption").textContent = `Distance ${hit.distance.toFixed(4)}`;
+    byId("viewer-hit").querySelector("figcaption").textContent =
+      `Distance ${hit.distance.toFixed(4)}, similarity ${hit.similarity.toFixed(4)}`;
     byId("viewer-facts").replaceChildren(...rows({ Label: hit.label ?? "none", Path: hit.relative, Folder: hit.root }));
     byId("viewer-previous").disabled = this.place === 0;
     byId("viewer-next").disabled = this.place === this.grid.hits.length - 1;
