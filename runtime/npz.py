@@ -45,8 +45,13 @@ _BESIDE = 64 * 2**20
 _MAX_ARRAYS = 100
 
 
-def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+def read_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
     """Read some arrays of an ``.npz`` file from ``numpy.savez`` or ``numpy.savez_compressed``.
+
+    Args:
+        path: the file.
+        names: arrays that it must hold.
+        optional: arrays that are read if it holds them.
 
     Raises:
         OSError: it cannot be read.
@@ -61,7 +66,9 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]
         if len(members) > _MAX_ARRAYS:
             raise ValueError(f"it holds {len(members):,} arrays, expected at most {_MAX_ARRAYS}")
         _check_sizes(members, file.seek(0, 2))
-        infos = {name: packed.getinfo(f"{name}.npy") for name in names}
+        there = {member.filename for member in members}
+        wanted = [*names, *(name for name in optional if f"{name}.npy" in there)]
+        infos = {name: packed.getinfo(f"{name}.npy") for name in wanted}
         return {name: _array(packed, member) for name, member in infos.items()}
 
 
