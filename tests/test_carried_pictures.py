@@ -209,8 +209,8 @@ def test_the_drawn_pictures(drawn: Path) -> None:
         assert load_picture(io.BytesIO(content), PictureRule(32)).shape == (32, 32, 3)
         with Image.open(io.BytesIO(content)) as image:
             facts |= {image.mode, *(key for key in ("progressive", "exif", "transparency") if key in image.info)}
-            facts |= {"large"} if max(image.size) > 2 * 224 and image.format == "JPEG" else set()
-    assert facts >= {"RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "progressive", "exif", "transparency", "large"}
+            facts |= {"reduced"} if image.format == "JPEG" and max(image.size) > 2 * 224 else set()
+    assert facts >= {"RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "progressive", "exif", "transparency", "reduced"}
     assert facts & {"I;16", "I"}
     assert make_picture("val", CLASSES[7], 3) == make_picture("val", CLASSES[7], 3)
 
