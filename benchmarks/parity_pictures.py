@@ -26,16 +26,21 @@ SEED = 17
 QUERIES, GALLERY = 16, 64  # of each class
 # Longer sides, and their shares; but the first picture of each class, a JPEG, is so large that it is decoded at a
 # reduced scale for a network of 224 pixels, and the second, a PNG, is larger than that network's input.
-_SIDES = (((24, 48), 0.68), ((49, 96), 0.25), ((97, 223), 0.07))
-_LARGEST, _LARGER = (450, 1400), (225, 447)
-_MAX_ASPECT = 2.0
+_SIDES = (((24, 48), 0.72), ((49, 96), 0.22), ((97, 223), 0.06))
+_LARGEST, _LARGER = (450, 950), (225, 447)
+_MAX_ASPECT, _MIN_SIDE = 2.0, 20
 # The shares of pictures in other colours and on other backgrounds than their class's, and how far colours vary: these
 # set how hard the sample is.
 _STRAY = 0.05
 _COLOUR_DEVIATION = 12
 _TURN = 0.35  # radians
+# The least standard deviation of brightness, so that gray pictures have content, too.
+_MIN_CONTRAST = 24
 _SUPERSAMPLED = 120  # the longest side of a picture whose edges are smoothed
+# Qualities of JPEG for sides up to the steps, and beyond: larger files would fill the sample.
+_STEPS, _QUALITIES = (96, 224), ([30, 45, 60, 80], [30, 45], [12, 20])
 _ORIENTATION = 0x0112
+_LUMA = np.array([0.299, 0.587, 0.114])
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.uint8]
@@ -76,16 +81,17 @@ SHAPES: dict[str, Callable[[Array, Array], npt.NDArray[np.bool_]]] = {
     "star": _star,
 }
 
-# Each tells where the second colour of a shape is; one period is one unit.
+# Each tells where the second colour of a shape is; one period is one unit. None is plain: a picture with hardly any
+# content leaves the ranges that int8 is calibrated for.
 PATTERNS: dict[str, Callable[[Array, Array], npt.NDArray[np.bool_]]] = {
-    "plain": lambda u, v: np.zeros(u.shape, dtype=bool),
+    "waved": lambda u, v: (u + np.sin(2 * np.pi * v) / 5) % 1 < 0.5,
     "striped": lambda u, v: u % 1 < 0.5,
     "checked": lambda u, v: (u % 1 < 0.5) ^ (v % 1 < 0.5),
     "dotted": lambda u, v: np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3,
     "circled": lambda u, v: np.hypot(u, v) % 1 < 0.5,
 }
 
-BACKGROUNDS = ("plain", "halved", "striped", "checked", "dotted")
+BACKGROUNDS = ("waved", "halved", "striped", "checked", "dotted")
 CLASSES = [f"{pattern} {shape}" for shape in SHAPES for pattern in PATTERNS]
 
 
@@ -137,8 +143,8 @@ def draw_palette(draw: Draw) -> Array:
     near = background + draw.choice([-1, 1], 3) * draw.uniform(20, 90, 3)
     while True:
         shape = draw.uniform(0, 255, (2, 3))
-        gray = np.array([background.mean(), *shape.mean(axis=1)])
-        if np.abs(gray[:, None] - gray)[np.triu_indices(3, 1)].min() > 40:
+        gray = np.array([background, *shape]) @ _LUMA
+        if np.abs(gray[:, None] - gray)[np.triu_indices(3, 1)].min() > 60:
             break
     return np.concatenate([[background, near], shape, draw.uniform(0, 255, (2, 3))])
 
@@ -172,15 +178,15 @@ def _smooth(indices: Indices, colours: Pixels, times: int) -> Pixels:
 
 def encode_jpeg(draw: Draw, pixels: Pixels) -> tuple[str, bytes]:
     """Encode uint8 ``[h, w, 3]`` as one kind of JPEG; return the kind and the bytes."""
-    large = max(pixels.shape) >= 224
+    side = max(pixels.shape)
     mode = str(draw.choice(["RGB", "L", "CMYK"], p=[0.9, 0.07, 0.03]))
-    options: dict[str, object] = {"quality": int(draw.choice([25, 40] if large else [30, 50, 70, 85]))}
+    options: dict[str, object] = {"quality": int(draw.choice(_QUALITIES[int(np.searchsorted(_STEPS, side))]))}
     said = [{"RGB": "colour", "L": "gray"}.get(mode, mode)]
     if mode == "RGB":
         subsampling = str(draw.choice(["4:2:0", "4:2:2", "4:4:4"], p=[0.6, 0.2, 0.2]))
         options["subsampling"] = subsampling
         said.append(subsampling)
-    if draw.random() < (0.5 if large else 0.15):
+    if draw.random() < (0.5 if side > 224 else 0.15):
         options["progressive"] = True
         said.append("progressive")
     elif draw.random() < 0.1:
@@ -203,7 +209,7 @@ def encode_png(draw: Draw, indices: Indices, colours: Pixels) -> tuple[str, byte
         )
     )
     alpha = np.array([0, 0 if draw.random() < 0.5 else 120, 255, 255, 255, 200], dtype=np.uint8)
-    gray = np.rint(colours @ [0.299, 0.587, 0.114]).astype(np.uint8)
+    gray = np.rint(colours @ _LUMA).astype(np.uint8)
     options: dict[str, object] = {}
     if kind.startswith("palette"):
         image = Image.fromarray(indices, "P")
@@ -229,7 +235,7 @@ def _size(draw: Draw, number: int) -> tuple[int, int]:
     ranges, shares = zip(*_SIDES, strict=True)
     low, high = ranges[draw.choice(len(ranges), p=shares)] if number > 1 else (_LARGEST, _LARGER)[number]
     longer = round(float(np.exp(draw.uniform(np.log(low), np.log(high)))))
-    other = max(12, round(longer / float(np.exp(draw.uniform(0, np.log(_MAX_ASPECT))))))
+    other = max(_MIN_SIDE, round(longer / float(np.exp(draw.uniform(0, np.log(_MAX_ASPECT))))))
     return (longer, other) if draw.random() < 0.5 else (other, longer)
 
 
@@ -237,14 +243,19 @@ def make_picture(split: str, name: str, number: int) -> Picture:
     """Draw and encode one picture; the same arguments give the same pixels."""
     draw = np.random.default_rng([SEED, CLASSES.index(name), number])
     width, height = _size(draw, number)
-    colours = draw_colours(draw, name)
     jpeg = number % 2 == 0
     times = 2 if jpeg and max(width, height) <= _SUPERSAMPLED else 1
-    indices = draw_indices(draw, name, width * times, height * times)
-    if jpeg:
-        encoding, content = encode_jpeg(draw, _smooth(indices, colours, times))
-    else:
-        encoding, content = encode_png(draw, indices, colours)
+    while True:
+        colours = draw_colours(draw, name)
+        indices = draw_indices(draw, name, width * times, height * times)
+        if jpeg:
+            encoding, content = encode_jpeg(draw, _smooth(indices, colours, times))
+            brightness = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) @ _LUMA
+        else:
+            encoding, content = encode_png(draw, indices, colours)
+            brightness = (colours @ _LUMA)[indices]
+        if brightness.std() >= _MIN_CONTRAST:
+            break
     suffix = "jpg" if jpeg else "png"
     return Picture(f"{split}/{name}/{number:02}.{suffix}", encoding, max(width, height), content)
 
