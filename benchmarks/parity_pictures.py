@@ -31,9 +31,9 @@ _LARGEST, _LARGER = (450, 950), (225, 447)
 _MAX_ASPECT, _MIN_SIDE = 2.0, 20
 # The shares of pictures in other colours and on other backgrounds than their class's, and how far colours vary: these
 # set how hard the sample is.
-_STRAY = 0.05
-_COLOUR_DEVIATION = 12
-_TURN = 0.35  # radians
+_STRAY = 0.03
+_COLOUR_DEVIATION = 10
+_TURN = 0.25  # radians
 # The least standard deviation of brightness, so that gray pictures have content, too.
 _MIN_CONTRAST = 24
 _SUPERSAMPLED = 120  # the longest side of a picture whose edges are smoothed

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import PEAK, Run
+from conftest import PEAK, Run, some_digits
 from PIL import Image
 from tiny_model import DIM, expected, square, write_model, write_pictures
 
@@ -416,8 +416,6 @@ def test_a_picture_that_cannot_be_read_proves_nothing(
 
 def test_an_export_with_its_pictures(run: Run, tmp_path: Path) -> None:
     """A torch module, exported by the command; a box proves it with the two files alone."""
-    from conftest import some_digits
-
     digits = some_digits(tmp_path / "digits", classes=3, each=12)
     (tmp_path / "nets.py").write_text(
         "import torch\n"
@@ -434,17 +432,30 @@ def test_an_export_with_its_pictures(run: Run, tmp_path: Path) -> None:
     one = parity(box / "m.onnx")["parity"]
     assert one.status == "ok"
     assert "36 of 36 pictures" in one.found
-    wide = ("--module", "nets:build", "--data", digits, "--sample-pictures", "--out", "w.onnx")
-    limit = "import deeprank.runtime.evaluate.reference as r; r._MAX_BYTES = 99; from deeprank.export.cli import main; "
-    refused = subprocess.run(
-        [sys.executable, "-c", f"{limit}import sys; sys.argv[0] = 'deeprank-export'; main()", *map(str, wide)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert refused.returncode == 1
-    assert "are too much for a reference sample; expected at most" in refused.stderr
-    assert not (tmp_path / "w.onnx").exists()
+
+
+def test_an_export_with_too_many_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before anything is embedded or written."""
+    import torch
+
+    from deeprank.export import export_onnx
+    from deeprank.export.package import Checks
+    from deeprank.runtime.modelfile import ModelInfo
+
+    monkeypatch.setattr(reference, "_MAX_BYTES", 99)
+    monkeypatch.setattr("deeprank.export.package.embed_reference", None)
+    module = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 8))
+    write_pictures(tmp_path / "photos", [f"{label}/{number}.png" for label in "ab" for number in range(4)])
+    with pytest.raises(EvaluationError, match="too much for a reference sample; expected at most"):
+        export_onnx(
+            module,
+            (torch.rand(2, 3, 16, 16) - 0.45) / 0.225,
+            ModelInfo("few", 8, PictureRule(16), "few"),
+            data=tmp_path / "photos",
+            out=tmp_path / "w.onnx",
+            checks=Checks(sample_pictures=True),
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
 # The bundled one
