@@ -234,7 +234,7 @@ def _sample(path: Path, arrays: Arrays, dim: int | None) -> ReferenceSample:
 
     """
     if "pictures" not in arrays:
-        sample = ReferenceSample(**arrays)
+        sample = ReferenceSample(arrays["hashes"], arrays["labels"], arrays["splits"], arrays["vectors"])
         _check_shapes(path, sample, dim)
         return sample
     pictures = _pictures(arrays["pictures"], arrays["ends"])
