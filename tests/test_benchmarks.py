@@ -128,7 +128,7 @@ def test_a_made_index_answers_like_one_that_was_synced(some: VectorSet, tmp_path
 
 
 def test_copies_are_counted_and_none_hides_another() -> None:
-    output = bench("copies.py", "--sets", "400,0,0", "300,2,50")
+    output = bench("equal_vectors.py", "--sets", "400,0,0", "300,2,50")
     rows = [row for name in ("400", "400, 2 of them 50 times each") for row in cells(output, name)]
     assert [row[0] for row in rows] == ["400", "302"], output
     assert [row[4] for row in rows] == ["0 of 200"] * 2

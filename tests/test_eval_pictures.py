@@ -96,7 +96,7 @@ def test_two_data_sets(folder: Path) -> None:
     assert lines[0] == "queries: 2 classes (cats, owls), 4 pictures; 1 to 3 pictures a class"
     assert lines[1] == "gallery: 3 classes (cats … owls), 11 pictures; 2 to 6 pictures a class"
     result = evaluated(folder, "--queries", "data/Train", "--gallery", "data/TEST", "--json")
-    assert "Warning: 1 class of the queries is not in the gallery: dogs; nothing right" in result.stderr
+    assert "Warning: 1 class of the queries is not in the gallery: dogs; no correct result" in result.stderr
 
 
 def test_queries_that_lie_in_the_gallery_do_not_find_themselves(folder: Path) -> None:

@@ -131,7 +131,7 @@ def test_the_first_sync_embeds_again_what_a_correction_touches(tmp_path: Path) -
     before = items(index)
     report = sync(index, [], moved_roots=[f"/nowhere/photos={photos}"])
     assert (*counts(report), report.redecoded, report.embedded) == (0, 0, 0, 0, 5, 3, 3)
-    assert "3 unchanged pictures were embedded again; 5 others are as before" in " ".join(report.remarks)
+    assert "3 unchanged pictures were embedded again; 5 others are unchanged" in " ".join(report.remarks)
     after = items(index)
     for path, item in after.items():
         assert item.decoding == formats.DECODING_VERSION

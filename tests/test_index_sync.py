@@ -493,3 +493,10 @@ def test_the_library_raises_only_its_own_errors(tmp_path: Path, model: Path) -> 
     for folder in (tmp_path / "nope", tmp_path, model):
         with pytest.raises(DeepRankError, match="expected an index"):
             Index.open(folder)
+
+
+def test_the_former_import_path() -> None:
+    """Programs written after an earlier documentation import it."""
+    from deeprank.runtime.index.folders.sync import sync as former
+
+    assert former is sync

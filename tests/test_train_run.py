@@ -322,7 +322,7 @@ def zeroed(value: float) -> str:
 
 
 def test_a_collapsed_embedding_stops_the_run_with_advice(digits: Path):
-    with pytest.raises(TrainingError, match=r"collapsed in epoch 1: .*in batch 4 .*--negatives semi-hard"):
+    with pytest.raises(TrainingError, match=r"collapsed in epoch 1: .*in batch 4; .*--negatives semi-hard"):
         train(digits, "run", weights=zeroed(0.0))
 
 

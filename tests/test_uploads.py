@@ -554,11 +554,13 @@ def test_copy_while_uploads_come_and_go(index: Path, tmp_path: Path) -> None:
 
 def test_an_upload_that_is_removed_meanwhile(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look at the rows and the look at the files another process removes a picture: nothing is wrong."""
-    from deeprank.runtime.index.maintenance import copy
+    from deeprank.runtime.index.maintenance import copy as copy_module
     from deeprank.runtime.index.maintenance import verify as verify_module
 
     first, second, third = (each.id for each in add(index, upload(100), upload(101), upload(102)))
-    monkeypatch.setattr(copy, "carry_uploads", before(copy.carry_uploads, lambda: remove_items(index, [first])))
+    monkeypatch.setattr(
+        copy_module, "carry_uploads", before(copy_module.carry_uploads, lambda: remove_items(index, [first]))
+    )
     report = copy(index, tmp_path / "there")
     assert (report.remarks, report.items) == ((), 12)
     assert verify(tmp_path / "there").problems == ()

@@ -19,7 +19,7 @@ from fixture import run as run_index
 from history import Fact, Truth
 from queries import Asker, Ids, keep_asking
 from results import Tally
-from serving import Server
+from server_process import Server
 
 from deeprank.runtime.files import exchange_folders
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fixture import World
 from results import Tally
-from serving import Server
+from server_process import Server
 
 __all__ = ["run"]
 

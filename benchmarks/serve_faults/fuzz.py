@@ -15,7 +15,7 @@ from history import Truth
 from mutants import bombs, forms, mutant, seeds
 from queries import Asker, Ids
 from results import Tally
-from serving import Server
+from server_process import Server
 
 __all__ = ["run"]
 

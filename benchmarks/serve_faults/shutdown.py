@@ -15,7 +15,7 @@ from fixture import Picture, World, noise, run_well
 from history import Fact, Truth
 from queries import Asker, Ids
 from results import Tally
-from serving import Server
+from server_process import Server
 
 __all__ = ["run"]
 

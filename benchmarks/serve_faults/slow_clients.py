@@ -15,7 +15,7 @@ from fixture import Picture, World, megabytes, noise, resident
 from history import Truth
 from queries import Asker, Ids
 from results import Tally
-from serving import Server
+from server_process import Server
 
 __all__ = ["run"]
 

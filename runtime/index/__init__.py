@@ -1,8 +1,8 @@
 """The index folder (Contract 3): storage, graph, search, and sync with folders of pictures.
 
 :class:`Index` searches. Functions that write or maintain an index are in the module of the same
-name in the folder of their subject: ``folders.sync.sync``, ``care.verify.verify``,
-``transfer.copying.copy`` and so on; ``info.index_info`` describes an index. Only this package knows
+name in the folder of their subject: ``sync.sync.sync``, ``maintenance.verify.verify``,
+``maintenance.copy.copy`` and so on; ``info.index_info`` describes an index. Only this package knows
 SQLite and hnswlib.
 """
 

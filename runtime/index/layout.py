@@ -87,9 +87,10 @@ def is_index(folder: Path) -> bool:
 
 def database_id(folder: Path) -> FileId | None:
     """Return which file the database is: ``--reembed`` and ``--repair`` replace it. None: it cannot be looked at."""
-    with contextlib.suppress(OSError):
-        return file_id(folder / DATABASE)
-    return None
+    try:
+        return file_id(f"{folder}/{DATABASE}")  # faster than a Path: runs before every query
+    except OSError:
+        return None
 
 
 def is_part(name: str) -> bool:

@@ -23,12 +23,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..errors import DeepRankError
 from ..text import printable
 from .engine import Engine
-from .errors import LOG, RefusedError, problem, problem_of
+from .errors import RefusedError, problem, problem_of
 from .limits import Intake
 from .metrics import Metrics
 from .routes import Readiness, api, health
 from .security import OPEN, Guard, Secured
-from .settings import ServeSettings
+from .settings import LOG, ServeSettings
 from .tokens import Tokens
 
 __all__ = ["make_app", "pages"]

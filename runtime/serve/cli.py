@@ -27,8 +27,7 @@ from ..devices import return_large_blocks
 from ..errors import MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
 from ..text import display_path, printable
-from .errors import LOG
-from .settings import DEFAULT_MAX_UPLOAD, DEFAULT_PORT, DEFAULT_WAITING, ServeSettings, is_local
+from .settings import DEFAULT_MAX_UPLOAD, DEFAULT_PORT, DEFAULT_WAITING, LOG, ServeSettings, is_local
 from .tokens import is_private, read_token
 
 app = application(

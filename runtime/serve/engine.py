@@ -22,10 +22,10 @@ from ..index.search.summary import IndexSummary
 from ..index.uploads import Added, Removed, Upload, add_uploads, remove_items
 from ..modelfile import ModelInfo
 from .batching import Batcher
-from .errors import LOG, NotFoundError, OtherModelError, UnwritableError
+from .errors import NotFoundError, OtherModelError, UnwritableError
 from .metrics import Metrics
 from .session import OpenIndex, SearchJob, SearchResult, Vector
-from .settings import ServeSettings
+from .settings import LOG, ServeSettings
 from .thumbnails import Thumbnail, Thumbnails
 from .upload_form import Sent
 

@@ -1,9 +1,8 @@
-"""The server's errors, its loggers, and JSON responses."""
+"""The server's errors and JSON responses."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +22,6 @@ from ..errors import (
 )
 
 __all__ = [
-    "LOG",
     "BusyError",
     "GoneError",
     "NotFoundError",
@@ -35,8 +33,6 @@ __all__ = [
     "problem",
     "problem_of",
 ]
-
-LOG = logging.getLogger("deeprank.serve")
 
 
 class RefusedError(DeepRankError):

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ..errors import DeepRankError
 from ..index.search.request import SearchRequest
 from .engine import Engine
-from .errors import LOG, RefusedError, answer, problem
+from .errors import RefusedError, answer, problem
 from .metrics import Metrics
 from .schemas import (
     SCHEMA,
@@ -31,7 +31,7 @@ from .schemas import (
 )
 from .security import cookie_name
 from .session import SearchResult
-from .settings import ServeSettings
+from .settings import LOG, ServeSettings
 from .thumbnails import SIZES
 from .tokens import COOKIE_SECONDS, Tokens
 from .upload_form import Form, Sent, number, read_form, vector_of

@@ -17,9 +17,9 @@ from ..index.search.items import EmbeddedImage, Hit
 from ..index.search.request import SearchRequest
 from ..index.search.summary import IndexSummary
 from .batching import Batcher
-from .errors import LOG, NotFoundError, plain
+from .errors import NotFoundError, plain
 from .metrics import Metrics
-from .settings import ServeSettings
+from .settings import LOG, ServeSettings
 
 __all__ = ["OpenIndex", "SearchJob", "SearchResult"]
 

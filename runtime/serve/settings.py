@@ -1,8 +1,9 @@
-"""The settings of a server, and the refusal of unsafe ones."""
+"""The settings of a server, the refusal of unsafe ones, and its log."""
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from ..errors import ServerError
 from ..images import DEFAULT_MAX_PIXELS
 from ..text import display_path, printable
 
-__all__ = ["DEFAULT_MAX_UPLOAD", "DEFAULT_PORT", "DEFAULT_WAITING", "MAX_HITS", "ServeSettings"]
+__all__ = ["DEFAULT_MAX_UPLOAD", "DEFAULT_PORT", "DEFAULT_WAITING", "LOG", "MAX_HITS", "ServeSettings"]
+
+LOG = logging.getLogger("deeprank.serve")
 
 DEFAULT_PORT = 8000
 DEFAULT_MAX_UPLOAD = 20_000_000
