@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 import tokenize
 import zipfile
 import zlib
@@ -91,7 +92,11 @@ def _array(packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]
             raise ValueError(f"{member.filename} declares {shape} of {dtype}, but holds another number of bytes")
     with packed.open(member) as file:
         array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return array
+    if dtype.kind == "U" and array.nbytes:  # numpy fails only when such a text is looked at
+        codes = np.ascontiguousarray(array).view(f"{dtype.str[0]}u4")
+        if codes.max() > sys.maxunicode:
+            raise ValueError(f"{member.filename} holds text that is not Unicode")
+    return array
 
 
 def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -336,6 +336,10 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "ends of another type": (changed(ends=lambda ends: ends.astype(float)), "expected uint8"),
     "pictures of another type": (changed(pictures=lambda p: p.astype(np.int16)), "expected uint8"),
     "a label too few": (changed(labels=lambda labels: labels[1:]), "with n hashes, labels and splits"),
+    "labels that are no text": (
+        changed(labels=lambda labels: with_value(3, 0x110000)(labels.view(np.uint32)).view(labels.dtype)),
+        "holds text that is not Unicode",
+    ),
     "labels that are numbers": (changed(labels=lambda labels: np.arange(len(labels))), "with n hashes, labels"),
     "no picture": (changed(ends=lambda ends: ends[:0], pictures=lambda p: p[:0]), "expected 1 to"),
     "a hundred megabytes of zeros": (zeros(pictures=((100 * 2**20,), "|u1")), "unpacks to more than"),
