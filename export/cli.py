@@ -32,6 +32,7 @@ app = application(
         "deeprank-export runs/latest --out cats.onnx --data photos/",
         "deeprank-export --precision int8 --out cats.int8.onnx --report int8.md",
         "deeprank-export --format all --out forms/",
+        "deeprank-export runs/latest --data sample.zip --sample-pictures",
         "deeprank-export --module mymodels:build --state weights.pth --data photos/",
     ],
     {

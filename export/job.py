@@ -58,6 +58,7 @@ class Job:
             full=options.parity == "full",
             threads=options.threads,
             calibration_pictures=options.calibration_pictures,
+            sample_pictures=options.sample_pictures,
             max_abs_difference=options.max_difference,
             min_cosine=options.min_cosine,
             precision_change=options.precision_change,

@@ -49,6 +49,13 @@ class ExportOptions:
     parity: Annotated[
         str, typer.Option("--parity", help="sample (500 queries, 5,000 gallery pictures) or full (all pictures).")
     ] = "sample"
+    sample_pictures: Annotated[
+        bool,
+        typer.Option(
+            "--sample-pictures",
+            help="Store the pictures of the parity check in *.reference.npz, so that a box without them proves parity.",
+        ),
+    ] = False
     calibration_pictures: Annotated[
         int, typer.Option("--calibration-images", min=1, help="Number of train pictures to calibrate int8 on.")
     ] = 300

@@ -17,7 +17,7 @@ from ..runtime.datasets import DataSet
 from ..runtime.devices import processor, session_options
 from ..runtime.errors import ExportError, ModelFileError
 from ..runtime.evaluate.parity import TOLERANCES, Tolerance
-from ..runtime.evaluate.reference import save_reference
+from ..runtime.evaluate.reference import check_carried, save_pictures, save_reference
 from ..runtime.evaluate.speed import Speed, measure_speeds
 from ..runtime.files import file_sha256, replace_durably
 from ..runtime.images import Picture
@@ -26,7 +26,7 @@ from ..runtime.progress import StartProgress, start_nothing
 from ..runtime.text import display_path
 from .formats.formats import FORMS, Form
 from .formats.writer import Writer, Written
-from .parity import Exported, ParityReport, ReferenceSide, Speeds, check_parity, embed_reference
+from .parity import Exported, ParityReport, ReferenceSide, Speeds, check_parity, compared_pictures, embed_reference
 from .quantise.search import Quantisation
 from .sample import load_sample
 
@@ -60,7 +60,8 @@ class Checks:
     """How an export is checked.
 
     ``full``: on all pictures instead of a sample. ``threads``: of PyTorch and ONNX Runtime.
-    ``calibration_pictures``: number from the train split, for int8. ``max_abs_difference``,
+    ``calibration_pictures``: number from the train split, for int8. ``sample_pictures``: whether
+    ``*.reference.npz`` carries the pictures of the check. ``max_abs_difference``,
     ``min_cosine``, ``precision_change``: tighter than the documented tolerances of each precision;
     None keeps these.
     """
@@ -68,6 +69,7 @@ class Checks:
     full: bool = False
     threads: int | None = None
     calibration_pictures: int = CALIBRATION_PICTURES
+    sample_pictures: bool = False
     max_abs_difference: float | None = None
     min_cosine: float | None = None
     precision_change: float | None = None
@@ -148,7 +150,7 @@ def export_package(
         speeds = measure(reference, {form.name: written.exported, plain.form.name: plain.exported}, checks.threads)
         report = report.with_speeds(speeds_of(speeds, form.name, plain.form.name, checks.threads))
         files = Files(out, out.with_suffix(".parity.json"), out.with_suffix(".reference.npz"))
-        return _placed(_finished(written, files, report, dataset))
+        return _placed(_finished(written, files, report, dataset, carrying=checks.sample_pictures))
 
 
 def export_all(
@@ -194,6 +196,7 @@ def export_all(
                 Files(folder / form.file_name, folder / f"{form.file_name}.parity.json", folder / _SHARED_REFERENCE),
                 report.with_speeds(speeds_of(speeds, form.name, plain, checks.threads)),
                 dataset,
+                carrying=checks.sample_pictures,
             )
             for form, (written, report) in passed.items()
         ]
@@ -217,6 +220,8 @@ class _Export:
         self, network: nn.Module, info: ModelInfo, reference: Exported, dataset: DataSet, checks: Checks
     ) -> None:
         self._info, self._dataset, self._checks = info, dataset, checks
+        if checks.sample_pictures:
+            check_carried(sum(compared_pictures(dataset, full=checks.full), start=()))
         self._side: ReferenceSide = embed_reference(reference, dataset, full=checks.full, progress=checks.progress)
         self.writer = Writer(network, info, self._calibration, checks.threads, checks.progress)
 
@@ -257,12 +262,13 @@ class _Finished:
     package: Package
 
 
-def _finished(written: Written, files: Files, report: ParityReport, dataset: DataSet) -> _Finished:
+def _finished(written: Written, files: Files, report: ParityReport, dataset: DataSet, *, carrying: bool) -> _Finished:
     scratch = written.path.parent
     parity, reference = scratch / f"{written.path.name}.json", scratch / f"{files.reference.name}.new"
     parity.write_text(report.to_json(**_about(written, files.model, dataset)), encoding="utf-8")
     if not reference.exists():  # all forms share one
-        save_reference(reference, report.queries, report.gallery)
+        save = save_pictures if carrying else save_reference
+        save(reference, report.queries, report.gallery)
     # The model last: after an interruption, the report's sha256 does not match the older model.
     moves = ((reference, files.reference), (parity, files.parity), (written.path, files.model))
     package = Package(

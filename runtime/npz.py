@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 import tokenize
 import zipfile
 import zlib
@@ -45,8 +46,13 @@ _BESIDE = 64 * 2**20
 _MAX_ARRAYS = 100
 
 
-def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+def read_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
     """Read some arrays of an ``.npz`` file from ``numpy.savez`` or ``numpy.savez_compressed``.
+
+    Args:
+        path: the file.
+        names: arrays that it must hold.
+        optional: arrays that are read if it holds them.
 
     Raises:
         OSError: it cannot be read.
@@ -61,7 +67,9 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]
         if len(members) > _MAX_ARRAYS:
             raise ValueError(f"it holds {len(members):,} arrays, expected at most {_MAX_ARRAYS}")
         _check_sizes(members, file.seek(0, 2))
-        infos = {name: packed.getinfo(f"{name}.npy") for name in names}
+        there = {member.filename for member in members}
+        wanted = [*names, *(name for name in optional if f"{name}.npy" in there)]
+        infos = {name: packed.getinfo(f"{name}.npy") for name in wanted}
         return {name: _array(packed, member) for name, member in infos.items()}
 
 
@@ -84,7 +92,11 @@ def _array(packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]
             raise ValueError(f"{member.filename} declares {shape} of {dtype}, but holds another number of bytes")
     with packed.open(member) as file:
         array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return array
+    if dtype.kind == "U" and array.nbytes:  # numpy fails only when such a text is looked at
+        codes = np.ascontiguousarray(array).view(f"{dtype.str[0]}u4")
+        if codes.max() > sys.maxunicode:
+            raise ValueError(f"{member.filename} holds text that is not Unicode")
+    return array
 
 
 def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

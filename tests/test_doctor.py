@@ -170,12 +170,12 @@ def test_bare_it_takes_what_lies_in_the_folder(run: Run, made, tmp_path):
     assert found["hnswlib build"]["status"] == "ok"
 
 
-def test_without_an_index(run: Run, tmp_path):
+def test_without_an_index(run: Run, made, tmp_path):
     one = the(sections("index", index=Path("no.index")), "index")
     assert (one.status, one.found) == ("skipped", "there is none here")
     one = the(examined(tmp_path), "index")
     assert (one.status, one.found) == ("problem", f"{tmp_path} holds no index")
-    _, found = document(run, tmp_path, status=1, DEEPRANK_INDEX="other.index")
+    _, found = document(run, tmp_path, "--model", made / "tiny.onnx", status=1, DEEPRANK_INDEX="other.index")
     assert found["index"]["found"] == "other.index does not exist"
     assert found["index"]["fix"] == "deeprank-index sync PHOTOS --index other.index"
 
@@ -200,10 +200,10 @@ def test_verbose_shows_where_it_failed(run: Run, tmp_path):
 # Packages
 
 
-def test_two_onnx_runtimes(run: Run, tmp_path):
+def test_two_onnx_runtimes(run: Run, made, tmp_path):
     put_package(tmp_path / "more", "onnxruntime", "1.31.0")
     put_package(tmp_path / "more", "onnxruntime-gpu", "1.31.1")
-    _, found = document(run, tmp_path, status=1, PYTHONPATH=str(tmp_path / "more"))
+    _, found = document(run, tmp_path, "--model", made / "tiny.onnx", status=1, PYTHONPATH=str(tmp_path / "more"))
     one = found["onnxruntime"]
     assert one["status"] == "problem"
     assert "onnxruntime 1.31.0 and onnxruntime-gpu 1.31.1 are both installed" in one["found"]
@@ -222,9 +222,9 @@ def test_an_old_package(monkeypatch, tmp_path):
     assert packages.versions()["numpy"] == "1.25.9"
 
 
-def test_hnswlib_of_another_processor(run: Run, tmp_path):
+def test_hnswlib_of_another_processor(run: Run, made, tmp_path):
     write_module(tmp_path / "more", "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n")
-    _, found = document(run, tmp_path, status=1, PYTHONPATH=str(tmp_path / "more"))
+    _, found = document(run, tmp_path, "--model", made / "tiny.onnx", status=1, PYTHONPATH=str(tmp_path / "more"))
     one = found["hnswlib build"]
     assert one["status"] == "problem"
     assert "built for another processor" in one["found"]

@@ -175,7 +175,7 @@ def test_every_command_meets_a_view_that_never_ends(made: Path, tmp_path: Path, 
 def test_query_and_doctor_meet_it(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     damage(tmp_path / "index", "rootsbomb")
-    for command in (["deeprank-query", "photos/a/1.png"], ["deeprank-doctor"]):
+    for command in (["deeprank-query", "photos/a/1.png"], ["deeprank-doctor", "--model", "index/model.onnx"]):
         words = [Path(sys.executable).with_name(command[0]), *command[1:], "--index", "index"]
         result = run_limited(*words, cwd=tmp_path)
         assert result.returncode == 1

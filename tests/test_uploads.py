@@ -787,7 +787,11 @@ def test_what_is_said_of_them(index: Path) -> None:
     assert json.loads(run_command("deeprank-index", "info", "--index", index, "--json").stdout)["uploads"] == (
         f"{index}/uploads"
     )
-    document = json.loads(run_command("deeprank-doctor", "--index", index, "--thorough", "--json", status=None).stdout)
+    document = json.loads(
+        run_command(
+            "deeprank-doctor", "--index", index, "--model", index / "model.onnx", "--thorough", "--json", status=None
+        ).stdout
+    )
     findings = {finding["check"]: finding for finding in document["findings"]}
     assert findings["index"]["status"] == findings["index contents"]["status"] == "ok"
     assert "11 pictures of 1 folder, 1 of them uploaded" in findings["index"]["found"]

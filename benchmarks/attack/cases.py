@@ -210,6 +210,12 @@ def _mutations() -> list[Kind]:
             "arrays",
             lambda folder, chance, world: _arrays(folder, chance, world.reference),
         ),
+        kind(
+            "mutated arrays",
+            "carrying",
+            "arrays",
+            lambda folder, chance, world: _arrays(folder, chance, world.carrying),
+        ),
         kind("mutated http", "requests", "http", lambda folder, chance, world: _mutated_request(chance)),
     ]
 

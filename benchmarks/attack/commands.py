@@ -236,7 +236,7 @@ def _doctor_model(world: World, folder: Path, path: Path) -> list[str]:
 
 
 def _import(world: World, folder: Path, path: Path) -> list[str]:
-    if path.name == world.reference.name:
+    if path.name in (world.reference.name, world.carrying.name):
         return _eval_reference(world, folder, path)
     return _command("index", "import", path, "--index", folder / "new.index", "--model", world.model)
 
@@ -244,6 +244,9 @@ def _import(world: World, folder: Path, path: Path) -> list[str]:
 def _eval_reference(world: World, folder: Path, path: Path) -> list[str]:
     if path.name == world.export.name:
         return _import(world, folder, path)
+    if path.name == world.carrying.name:
+        known = ("--model", world.model, "--index", world.index, "--device", "cpu")
+        return _command("doctor", "--reference", path, *known)
     return _command("eval", "--data", world.data, "--model", world.model, "--reference", path)
 
 

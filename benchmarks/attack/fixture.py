@@ -48,6 +48,7 @@ class World:
         export: the index as arrays.
         data: a data set of class folders.
         reference: the vectors of its pictures.
+        carrying: the vectors and the pictures themselves.
         query: a picture that the index does not hold.
         distances: of all pictures to it, by their paths relative to ``photos``, by brute force; the nearest first.
         vector: of the query.
@@ -61,6 +62,7 @@ class World:
     export: Path
     data: Path
     reference: Path
+    carrying: Path
     query: Path
     distances: dict[str, float]
     vector: list[float]
@@ -119,6 +121,7 @@ def make_world(folder: Path) -> World:
         folder / "export.npz",
         data,
         _write_reference(folder / "reference.npz", data),
+        _write_carrying(folder / "carrying.npz", data),
         query,
         {names[number]: float(distances[number]) for number in order},
         vectors[0].tolist(),
@@ -128,9 +131,29 @@ def make_world(folder: Path) -> World:
     return world
 
 
+def _files_of(data: Path) -> list[Path]:
+    return [file for split in ("val", "train") for file in sorted((data / split).rglob("*.png"))]
+
+
+def _write_carrying(path: Path, data: Path) -> Path:
+    """Write the pictures of a data set with their vectors, as ``deeprank-export --sample-pictures`` does."""
+    files = _files_of(data)
+    rounded = np.rint(expected(np.stack([square(file) for file in files])) * 2**15).astype(np.int64) % 2**16
+    contents = [file.read_bytes() for file in files]
+    np.savez_compressed(
+        path,
+        pictures=np.frombuffer(b"".join(contents), np.uint8),
+        ends=np.cumsum([len(content) for content in contents]),
+        labels=np.array([file.parent.name for file in files]),
+        splits=np.array([file.parts[-3] == "train" for file in files], np.uint8),
+        fractions=np.stack([rounded // 256, rounded % 256]).astype(np.uint8),
+    )
+    return path
+
+
 def _write_reference(path: Path, data: Path) -> Path:
     """Write the vectors of a data set as an export does, by the model's formula."""
-    files = [file for split in ("val", "train") for file in sorted((data / split).rglob("*.png"))]
+    files = _files_of(data)
     np.savez(
         path,
         hashes=np.stack([np.frombuffer(hashlib.sha256(file.read_bytes()).digest(), np.uint8) for file in files]),

@@ -22,6 +22,7 @@ from fixture import K, World
 
 from deeprank.runtime import DeepRankError, Embedder, Index
 from deeprank.runtime.datasets import open_dataset
+from deeprank.runtime.errors import PictureError
 from deeprank.runtime.evaluate.reference import load_reference
 from deeprank.runtime.images import PictureRule, load_picture, load_thumbnail
 from deeprank.runtime.index.maintenance.copy import copy
@@ -116,8 +117,17 @@ def _model(path: Path, world: World, vector: object, hits: object) -> Steps:
 def _arrays(path: Path, world: World, vector: object, hits: object) -> Steps:
     if path.name == world.reference.name:
         return {"load_reference": lambda: load_reference(path, None)}
+    if path.name == world.carrying.name:
+        return {"carried pictures": lambda: _read_carried(path)}
     target = path.parent / "out" / "imported.index"
     return {"import_index": lambda: import_index(path, target, model=world.model)}
+
+
+def _read_carried(path: Path) -> None:
+    found = load_reference(path, None)
+    for sample in found.dataset().val if found.pictures else ():
+        with contextlib.suppress(PictureError), sample.open() as file:
+            load_picture(file, _RULE)
 
 
 _STEPS: dict[str, Callable[..., Steps]] = {

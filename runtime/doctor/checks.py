@@ -37,7 +37,7 @@ class DoctorOptions:
         index_named: the index must exist. If false, a missing one is no problem.
         model: a model file, or the name of a bundled one. None: the default of the commands.
         reference: a reference sample. None: the one beside the model.
-        data: the data set of the sample's pictures. None: parity is not measured.
+        data: the data set of the sample's pictures. None: parity is measured if the sample carries them.
         device: runs the models.
         thorough: check every part of the index, as ``deeprank-index verify`` does.
 
@@ -221,7 +221,7 @@ class _Examination:
         self.add("index file system", lambda: file_system_finding(folder))
 
     def parity(self) -> None:
-        """Check the reference sample, and measure parity if its pictures are available."""
+        """Check the reference sample, and measure parity if its pictures are at hand."""
         from .parity import find_samples, no_data_finding, no_sample_finding, parity_finding, sample_finding
 
         opened, data = self._opened, self._options.data
@@ -236,7 +236,7 @@ class _Examination:
             return
         ((path, sample),) = samples
         self.findings.append(sample_finding(path, sample))
-        if data is None:
+        if data is None and not sample.pictures:
             self.findings.append(no_data_finding(path))
             return
         self.add(

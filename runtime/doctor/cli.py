@@ -92,12 +92,14 @@ def doctor_command(
         typer.Option(
             "--reference",
             metavar="FILE.npz",
-            help="PyTorch's vectors to compare with. Default: the *.reference.npz beside the model.",
+            help="PyTorch's vectors to compare with. Default: those of the bundled model, or beside the model.",
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="The data set of the reference's pictures, to measure parity on this machine."),
+        typer.Option(
+            "--data", help="The data set of the reference's pictures, if the reference does not carry them itself."
+        ),
     ] = None,
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Check every part of the index, as deeprank-index verify does.")

@@ -75,7 +75,11 @@ def _beside(model: Path) -> Iterator[Path]:
 def sample_finding(path: Path, sample: ReferenceSample) -> Finding:
     """Return the content of a sample, as a finding."""
     count, dim = sample.vectors.shape
-    return ok("reference sample", f"{display_path(path)}, PyTorch's vectors of {count:,} pictures, {dim} numbers each")
+    carried = " that it carries" if sample.pictures else ""
+    return ok(
+        "reference sample",
+        f"{display_path(path)}, PyTorch's vectors of {count:,} pictures{carried}, {dim} numbers each",
+    )
 
 
 def no_sample_finding(data: str | None) -> Finding:
@@ -99,7 +103,7 @@ def no_data_finding(sample: Path) -> Finding:
 
 
 def parity_finding(
-    opened: OpenModel, sample: ReferenceSample, data: str, *, through_graph: bool, start: StartProgress
+    opened: OpenModel, sample: ReferenceSample, data: str | None, *, through_graph: bool, start: StartProgress
 ) -> Finding:
     """Embed the pictures of a sample and compare with PyTorch's vectors.
 
@@ -108,26 +112,28 @@ def parity_finding(
     Args:
         opened: the model.
         sample: PyTorch's vectors.
-        data: the data set with the pictures.
+        data: the data set with the pictures. None: the sample carries them.
         through_graph: whether hnswlib works, so that a graph can be searched too.
         start: receives progress.
 
     Raises:
-        DataError, EvaluationError: the data set cannot be read, or contains none of the pictures.
+        DataError, EvaluationError: the data set cannot be read, or contains none of the pictures;
+            or a picture that the sample carries cannot be read.
 
     """
     from ..datasets import open_dataset
     from ..embedder import Embedder
-    from ..evaluate.parity import TOLERANCES
 
-    dataset = sample.limit_to(open_dataset(data))
+    dataset = sample.dataset() if data is None else sample.limit_to(open_dataset(data))
     embedder = Embedder(opened)
-    queries = _embed("queries", dataset.val, embedder, start)
-    gallery = _embed("gallery", dataset.train, embedder, start)
-    measure = _through_graph if through_graph else _by_scan
-    difference, summary = measure(queries, gallery, sample.of(queries, gallery))
+    queries = _embed("parity: queries", dataset.val, embedder, start)
+    gallery = _embed("parity: gallery", dataset.train, embedder, start)
+    reference = sample.of(queries, gallery)
+    complete = len(queries) + len(gallery) == len(sample.splits)
+    failures, summary = _compared(reference, (queries, gallery), opened.info.precision, complete=complete)
     summary = f"{len(queries) + len(gallery):,} of {len(sample.splits):,} pictures, {summary}"
-    failures = difference.failures(TOLERANCES[opened.info.precision])
+    if through_graph:
+        summary += f", {_through_graph(queries, gallery):.4f} through the graph"
     if failures:
         return problem(
             "parity",
@@ -143,28 +149,32 @@ def _embed(what: str, samples: Sequence[Sample], embedder: Embedder, start: Star
     return embed_split(samples, embedder, advance=start(what, len(samples)))
 
 
-def _through_graph(queries: EmbeddedSplit, gallery: EmbeddedSplit, reference: Splits) -> tuple[VectorDifference, str]:
-    from ..evaluate.evaluation import compare_splits, evaluate
-
-    measured = evaluate(queries, gallery, min(_K, len(gallery)), reference=reference)
-    difference = measured.difference or compare_splits(reference, (queries, gallery))
-    assert measured.reference is not None
-    ranked = _ranked(measured.k, measured.reference, measured.runtime_exact)
-    return difference, f"{_apart(difference)}, {ranked}, {measured.runtime_hnsw:.4f} through the graph"
-
-
-def _by_scan(queries: EmbeddedSplit, gallery: EmbeddedSplit, reference: Splits) -> tuple[VectorDifference, str]:
+def _compared(reference: Splits, runtime: Splits, precision: str, *, complete: bool) -> tuple[list[str], str]:
+    """Return a phrase for each figure out of tolerance, and all figures as text."""
     from ..evaluate.evaluation import compare_splits, rank_split
+    from ..evaluate.parity import TOLERANCES
+    from ..metrics import neighbour_overlap
 
+    queries, gallery = reference
     k = min(_K, len(gallery))
-    difference = compare_splits(reference, (queries, gallery))
-    theirs, ours = rank_split(*reference, k), rank_split(queries, gallery, k)
-    return difference, f"{_apart(difference)}, {_ranked(k, theirs.precision_at_k, ours.precision_at_k)}"
+    difference = compare_splits(reference, runtime)
+    theirs, ours = rank_split(*reference, k), rank_split(*runtime, k)
+    tolerance = TOLERANCES[precision]
+    failures = difference.failures(tolerance)
+    if complete:  # fewer pictures rank differently by chance
+        failures += tolerance.ranking_failures(ours.precision_at_k - theirs.precision_at_k, len(queries), k)
+    shared = neighbour_overlap(ours.neighbours, theirs.neighbours)
+    return failures, (
+        f"{_apart(difference)}, {shared:.2%} of the {k} nearest shared, precision@{k} {theirs.precision_at_k:.4f} with "
+        f"PyTorch, {ours.precision_at_k:.4f} here"
+    )
+
+
+def _through_graph(queries: EmbeddedSplit, gallery: EmbeddedSplit) -> float:
+    from ..evaluate.evaluation import evaluate
+
+    return evaluate(queries, gallery, min(_K, len(gallery))).runtime_hnsw
 
 
 def _apart(difference: VectorDifference) -> str:
     return f"largest difference {difference.max_abs_difference:.1e}, smallest cosine {difference.min_cosine:.7f}"
-
-
-def _ranked(k: int, theirs: float, ours: float) -> str:
-    return f"precision@{k} {theirs:.4f} with PyTorch, {ours:.4f} here"

@@ -23,7 +23,14 @@ from ..cli import (
 from ..errors import EvaluationError, MissingExtraError
 from ..model.pretrained import describe_model, find_model, find_reference
 from ..text import display_path, printable
-from .options import DEFAULT_K, EvaluateOptions, check_beside_triplets, check_models, check_pictures
+from .options import (
+    DEFAULT_K,
+    EvaluateOptions,
+    check_beside_triplets,
+    check_carried_pictures,
+    check_models,
+    check_pictures,
+)
 
 if TYPE_CHECKING:
     from ..datasets import DataSet
@@ -43,7 +50,7 @@ app = application(
         "deeprank-eval --model model.onnx --queries new/ --gallery catalogue/",
         "deeprank-eval --model model.onnx --data photos/ --reference runs/latest",
         "deeprank-eval --data photos/ --reference model.reference.npz --json",
-        "deeprank-eval --model pretrained --data photos/ --reference pretrained",
+        "deeprank-eval --model pretrained --reference pretrained",
         "deeprank-eval --model model.onnx --data photos/ --demo 5 --out sheets/",
         "deeprank-eval --model model.onnx --data photos/ --triplets rated.csv",
         "deeprank-eval --models model.onnx small.onnx --data photos/",
@@ -88,7 +95,7 @@ def _compare(options: EvaluateOptions) -> None:
     contenders = open_contenders(options.files or (), open_file)
     reference = None if options.reference is None else find_reference(options.reference)
     sample, pytorch = _reference_sample(reference, None), _pytorch(reference, options.device)
-    dataset = _measured(_open(options, pytorch), sample)
+    dataset = _open(options, pytorch, sample)
     if pytorch is not None:
         contenders.insert(0, Contender(REFERENCE_NAME, pytorch))
     with progress_in_stages() as start:
@@ -150,9 +157,8 @@ def _measure_on_data(options: EvaluateOptions, embedder: Embedder, reference: Pa
     from .triplets import load_triplets
 
     sample, pytorch = _reference_sample(reference, embedder.dim), _pytorch(reference, options.device)
-    dataset = _open(options, pytorch)
+    dataset = _open(options, pytorch, sample)
     rated = None if options.triplets is None else load_triplets(options.triplets, dataset)
-    dataset = _measured(dataset, sample)
     k = _depth(options.k, dataset)
     queries, gallery = _embed(dataset, embedder, "", options.max_pixels)
     compared = _reference_splits(sample, pytorch, queries, gallery, options)
@@ -185,8 +191,22 @@ def _depth(k: int | None, dataset: DataSet) -> int:
     return check_k(DEFAULT_K if k is None else k, most)
 
 
-def _open(options: EvaluateOptions, pytorch: Network | None) -> DataSet:
-    """Return the queries as val and the gallery as train; where a run is named, as it has read them."""
+def _open(options: EvaluateOptions, pytorch: Network | None, sample: ReferenceSample | None) -> DataSet:
+    """Return the queries as val and the gallery as train; with a sample, its pictures alone."""
+    if sample is not None and sample.pictures and not options.names_pictures:
+        check_carried_pictures(options)
+        note(f"measuring on the {len(sample.pictures):,} pictures that the reference sample carries")
+        return sample.dataset()
+    dataset = _named(options, pytorch)
+    if sample is not None:
+        dataset = sample.limit_to(dataset)
+        present, total = len(dataset.val) + len(dataset.train), len(sample.splits)
+        note(f"comparing on the {present} of {total} pictures of the reference sample that are here")
+    return dataset
+
+
+def _named(options: EvaluateOptions, pytorch: Network | None) -> DataSet:
+    """Return the pictures that the options name; where a run is named, as it has read them."""
     from .embeddings import open_queries_and_gallery, open_split
 
     if options.queries is not None and options.gallery is not None:
@@ -242,15 +262,6 @@ def _reference_sample(reference: Path | None, dim: int | None) -> ReferenceSampl
     from .reference import load_reference
 
     return load_reference(reference, dim)
-
-
-def _measured(dataset: DataSet, sample: ReferenceSample | None) -> DataSet:
-    """Return the pictures to measure on: all, or those of the reference sample."""
-    if sample is not None:
-        dataset = sample.limit_to(dataset)
-        present, total = len(dataset.val) + len(dataset.train), len(sample.splits)
-        note(f"comparing on the {present} of {total} pictures of the reference sample that are here")
-    return dataset
 
 
 def _reference_splits(

@@ -14,7 +14,14 @@ from ..errors import EvaluationError
 from ..images import DEFAULT_MAX_PIXELS
 from ..text import display_path, printable
 
-__all__ = ["DEFAULT_K", "EvaluateOptions", "check_beside_triplets", "check_models", "check_pictures"]
+__all__ = [
+    "DEFAULT_K",
+    "EvaluateOptions",
+    "check_beside_triplets",
+    "check_carried_pictures",
+    "check_models",
+    "check_pictures",
+]
 
 DEFAULT_K = 30
 
@@ -63,7 +70,8 @@ class EvaluateOptions:
         Path | None,
         typer.Option(
             "--reference",
-            help="Compare with a run (needs PyTorch) or its *.reference.npz; pretrained: the bundled one.",
+            help="Compare with a run (needs PyTorch) or its *.reference.npz; pretrained: the bundled one. Without "
+            "--data, on the pictures that the file carries.",
         ),
     ] = None
     triplets: Annotated[
@@ -119,6 +127,16 @@ def check_pictures(options: EvaluateOptions) -> None:
         raise EvaluationError("--split chooses a split of --data, and --queries takes all pictures; leave it out.")
     if options.split is not None and split_of(options.split) not in ("val", "test"):
         raise EvaluationError(f"--split {printable(options.split)!r}; expected val or test.")
+
+
+def check_carried_pictures(options: EvaluateOptions) -> None:
+    """Refuse what would be ignored where the pictures are those of the reference sample."""
+    given = {"--split": options.split, "--labels": options.labels}
+    for option in (name for name, value in given.items() if value is not None):
+        raise EvaluationError(
+            f"{option} needs a data set, but none was named: the pictures are those that the reference sample carries; "
+            "add --data DATA, or leave it out."
+        )
 
 
 def check_models(options: EvaluateOptions) -> None:

@@ -15,6 +15,10 @@ __all__ = ["TOLERANCES", "Tolerance", "VectorDifference", "compare_vectors"]
 
 Vectors = npt.NDArray[np.float32]
 
+# With few queries, this many neighbours may change class regardless of the share: a swap or two at
+# ties.
+_SWAPS = 2
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -48,6 +52,13 @@ class Tolerance:
             _tighter("change of precision", self.precision_change, precision_change),
             self.extreme_cosine,
         )
+
+    def ranking_failures(self, change: float, queries: int, k: int) -> list[str]:
+        """Return a phrase if precision@k of so many queries changes by more than the tolerance."""
+        allowed = max(self.precision_change, _SWAPS / (queries * k))
+        if abs(change) <= allowed:  # false for NaN
+            return []
+        return [f"precision@{k} changes by {change:+.4f}, more than {allowed:.4f}"]
 
 
 def _tighter(what: str, documented: float, requested: float | None) -> float:
