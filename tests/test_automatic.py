@@ -13,10 +13,10 @@ from test_train_run import TINY, Listener, rows_of, surroundings, train
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.train.data.splits import prepare
-from deeprank.train.loop.automatic import KEPT_WEIGHT, automatic_options, decided, median_side, with_kept_weight
+from deeprank.train.loop.automatic import decided, median_side, with_kept_weight
 from deeprank.train.loop.distributed import ALONE
 from deeprank.train.loop.run import resume_run
-from deeprank.train.options.config import options
+from deeprank.train.options.config import KEPT_WEIGHT, options
 from deeprank.train.options.flags import typed_options
 from deeprank.train.options.recipes import load_config
 from deeprank.train.report.page import changed_options
@@ -55,10 +55,10 @@ def test_the_start_is_kept_where_it_is_pretrained_and_frozen(changes: dict, weig
 
 
 def test_recipes_with_a_number_keep_it():
-    assert automatic_options(load_config("default", {})) == ["keep_start", "image_size"]
+    assert load_config("default", {}).automatic == ("keep_start", "image_size")
     for recipe, size in (("digits", 32), ("seed", 224)):
         config = load_config(recipe, {})
-        assert automatic_options(config) == []
+        assert config.automatic == ()
         assert (config.image_size, config.keep_start) == (size, 0.0)
 
 
@@ -160,6 +160,11 @@ def test_low_sizes_are_compared_with_the_chosen_size(digits: Path):
     assert not Path("run").exists()
 
 
+def test_the_recipe_says_what_auto_chooses():
+    recipe = Path(__file__).resolve().parents[1] / "train" / "recipes" / "default.toml"
+    assert f"# A head alone forgets what it was not trained on. auto: {KEPT_WEIGHT:g} beside" in recipe.read_text()
+
+
 def test_words_and_numbers_of_the_command_line():
     assert typed_options({"image_size": "auto", "keep_start": "auto"}) == {"image_size": "auto", "keep_start": "auto"}
     assert typed_options({"image_size": "96", "keep_start": "0.5"}) == {"image_size": 96, "keep_start": 0.5}
@@ -176,4 +181,4 @@ def test_words_and_numbers_of_the_command_line():
 
 def test_automatic_options_are_told_apart_from_words_of_the_same_name():
     assert {option.name for option in options() if option.auto} == {"keep_start", "image_size"}
-    assert "weights" not in automatic_options(load_config("default", {"weights": "auto"}))
+    assert "weights" not in load_config("default", {"weights": "auto"}).automatic

@@ -253,15 +253,20 @@ def test_more_numbers_than_features_are_refused(digits: Path):
 # -- runs of earlier versions ------------------------------------------------------------------------------------------
 
 
+NEW = ("keep_start", "start_dim")
+
+
 def as_before(run: Path) -> None:
     """Write the run as a version without these options wrote it."""
     description = json.loads((run / "config.json").read_text())
-    del description["automatic"], description["config"]["keep_start"], description["config"]["start_dim"]
+    for name in NEW:
+        description["config"].pop(name, None)
+    description.pop("automatic", None)
     (run / "config.json").write_text(json.dumps(description))
     if (run / "best.pt").exists():
         best = read_checkpoint(run / "best.pt")
         for part in ("network", "config"):
-            del best[part]["keep_start"], best[part]["start_dim"]
+            best[part] = {key: value for key, value in best[part].items() if key not in NEW}
         torch.save(best, run / "best.pt")
 
 

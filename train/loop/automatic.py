@@ -14,31 +14,20 @@ from ...runtime.errors import PictureError
 from ...runtime.images import name_of, opened_picture
 from ...runtime.progress import Monitor
 from ..data.splits import TrainingData
-from ..options.config import AUTO, TrainConfig, options
+from ..options.config import KEPT_WEIGHT, SMALL_SIDE, SMALL_SIZE, USUAL_SIZE, TrainConfig
 from .distributed import Ranks
 
-__all__ = ["KEPT_WEIGHT", "automatic_options", "decided", "median_side", "with_kept_weight"]
+__all__ = ["decided", "median_side", "with_kept_weight"]
 
-# Weight of the starting features beside the head. At 0.3 the learned classes lose less than a
-# point, and others keep about half of what training would take from them.
-KEPT_WEIGHT = 0.3
-
-# Up to this many pixels a side, a larger input repeats what a smaller one shows.
-_SMALL_SIDE, _SMALL, _USUAL = 64, 160, 224
 # Enough for a median; the headers of as many files are read in a second.
 _PICTURES = 200
 # Part of the seeds of these draws alone.
 _STREAM = 8
 
 
-def automatic_options(config: TrainConfig) -> list[str]:
-    """Return the names of the options that are ``auto``."""
-    return [option.name for option in options() if option.auto and getattr(config, option.name) == AUTO]
-
-
 def with_kept_weight(config: TrainConfig) -> TrainConfig:
     """Choose ``keep_start``, for which no pictures are needed."""
-    if config.keep_start != AUTO:
+    if "keep_start" not in config.automatic:
         return config
     return dataclasses.replace(config, keep_start=_kept_weight(config)[0])
 
@@ -55,14 +44,14 @@ def _kept_weight(config: TrainConfig) -> tuple[float, str]:
 def decided(config: TrainConfig, data: TrainingData, ranks: Ranks, monitor: Monitor) -> TrainConfig:
     """Choose every option that is ``auto``; one remark tells which values, and why."""
     chosen: dict[str, Any] = {}
-    reasons = []
-    if config.image_size == AUTO:
+    reasons: list[str] = []
+    if "image_size" in config.automatic:
         side = ranks.on_first(lambda: median_side(data, config.seed))
-        chosen["image_size"] = _SMALL if side <= _SMALL_SIDE else _USUAL
+        chosen["image_size"] = SMALL_SIZE if side <= SMALL_SIDE else USUAL_SIZE
         reasons.append(
             f"--image-size {chosen['image_size']} (the pictures' longer side is {side:.0f} px in the median)"
         )
-    if config.keep_start == AUTO:
+    if "keep_start" in config.automatic:
         chosen["keep_start"], why = _kept_weight(config)
         reasons.append(f"--keep-start {chosen['keep_start']:g} ({why})")
     if reasons:

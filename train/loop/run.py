@@ -30,7 +30,7 @@ from ..run.failures import enough_memory
 from ..run.folder import RunFolder, create_run, open_run
 from ..sampling.relevance_file import relevance_digest
 from ..sampling.teacher import Teaching, check_relevance, make_relevance
-from .automatic import automatic_options, decided, with_kept_weight
+from .automatic import decided, with_kept_weight
 from .distributed import Ranks, has_trained_norms
 from .finish import check_finish, finish, whiten_head
 from .job import Job, Surroundings
@@ -95,7 +95,7 @@ def start_run(
     prepared = _prepared(dataset, val_dataset, config, HOLDOUT_RULE)
     prepared.check(monitor, said=prepared.oddities())  # report_reading has said these in other words
     prepared.remark_measures(monitor)
-    automatic = automatic_options(config)
+    automatic = config.automatic
     config = decided(config, prepared, ranks, monitor)
     check_together(config)  # again, now that every option has a value
     weights = find_weights(config.backbone, config.weights)
@@ -326,7 +326,7 @@ def _stored(
     description: Mapping[str, Any], where: str, data: str | None, val: str | None, labels: str | None
 ) -> StoredRun:
     config = config_from_dict(description["config"], where)
-    for name in automatic_options(config):  # a run has values alone
+    for name in config.automatic:  # a run has values alone
         raise KeyError(f"value of {name}")
     recipe, data_then, val_then = str(description["recipe"]), description["data"], description["val"]
     rule = holdout_rule(description)
@@ -353,7 +353,7 @@ def _labels_changed(description: Mapping[str, Any], labels: str | None) -> list[
 def _differing(stored: StoredRun, overrides: Mapping[str, Any]) -> list[str]:
     config, description = stored.config, stored.description
     given = config_from_dict({**config.to_dict(), **overrides}, "the options")
-    chosen = {name: getattr(config, name) for name in automatic_options(given)}
+    chosen = {name: getattr(config, name) for name in given.automatic}
     differing = differences(config, dataclasses.replace(given, **chosen))
     differing += changed("data", description["data"], stored.dataset)
     differing += changed("val", description["val"], stored.val)
