@@ -185,8 +185,8 @@ class TrainConfig:
     keep_start: float = _option(
         "network",
         "weight of the frozen backbone's own features, which the embedding then holds beside the head: 1,280 numbers "
-        f"more with an EfficientNet-Lite. --start-share mixes weights instead. auto: {KEPT_WEIGHT:g} if the backbone is "
-        "pretrained and frozen, else 0",
+        "more with an EfficientNet-Lite. --start-share mixes weights instead. "
+        f"auto: {KEPT_WEIGHT:g} if the backbone is pretrained and frozen, else 0",
         minimum=0.0,
         maximum=0.95,
         auto=True,
