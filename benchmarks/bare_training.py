@@ -33,7 +33,7 @@ def bare_loop(config: TrainConfig, device: torch.device) -> float:
     if config.freeze_backbone:
         with torch.no_grad():
             inputs = network.eval().front(inputs)
-        forward, trained = network.embed_front, network.back_modules()
+        forward, trained = lambda rows: network.learned(network.pooled(rows), rows), network.back_modules()
     train_mode(network, trained, config.freeze_norms)
     generator = torch.Generator().manual_seed(config.seed)
     start = time.perf_counter()

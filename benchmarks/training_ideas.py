@@ -97,7 +97,7 @@ class Bench:
         """Return the teacher's triplets of val pictures, int64 ``[t, 3]``; the file can be given to deeprank-eval."""
         path = self.out / "teacher-triplets.csv"
         if not path.exists():
-            config = load_config("default", {"sampler": "online"})
+            config = load_config("default", {"sampler": "online", "image_size": 160})
             teaching = Teaching(torch.device("cpu"), usable_cores(), self.cache, SilentMonitor())
             write_teacher_triplets(path, self.dataset.val, config, teaching, count=TRIPLETS, seed=0)
         lines = path.read_text("utf-8").splitlines()[1:]

@@ -92,7 +92,9 @@ class NetworkConfig:
 
     ``hidden``: widths of the head's hidden layers. ``mean`` and ``deviation``: per channel, on the
     scale 0..255. ``multiscale``: whether the network has the paper's low-resolution paths.
-    ``last_channels``: channels left in the backbone's last convolution; 0: all.
+    ``last_channels``: channels left in the backbone's last convolution; 0: all. ``embedding_dim``:
+    of the head. ``keep_start``: W, weight of the features beside the head, 0 to below 1; 0: the head
+    alone. ``start_dim``: D, numbers that the features are projected to; 0: none, all F are kept.
     """
 
     backbone: str
@@ -105,6 +107,8 @@ class NetworkConfig:
     deviation: tuple[float, float, float]
     multiscale: bool = False
     last_channels: int = 0
+    keep_start: float = 0.0
+    start_dim: int = 0
 
     @property
     def normalisation(self) -> Normalisation:
@@ -126,8 +130,9 @@ class NetworkConfig:
 
         """
         expected = {field.name for field in dataclasses.fields(cls)}
-        # Older checkpoints lack these keys: they have no multi-scale and no narrower networks.
-        if not isinstance(values, Mapping) or set(values) | {"multiscale", "last_channels"} != expected:
+        # Older checkpoints lack some keys of what their networks do not have.
+        optional = {field.name for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}
+        if not isinstance(values, Mapping) or set(values) | optional != expected:
             actual = sorted(values) if isinstance(values, Mapping) else type(values).__name__
             raise ModelFileError(
                 f"The network's description holds {actual}; expected {sorted(expected)}. "
@@ -145,6 +150,8 @@ class NetworkConfig:
                 deviation=_three(values["deviation"]),
                 multiscale=bool(values.get("multiscale", False)),
                 last_channels=int(values.get("last_channels", 0)),
+                keep_start=float(values.get("keep_start", 0.0)),
+                start_dim=int(values.get("start_dim", 0)),
             )
         except (TypeError, ValueError) as error:
             raise ModelFileError(f"The network's description is damaged: {error}.") from error
@@ -160,6 +167,11 @@ class EmbeddingNet(nn.Module):
 
     With ``multiscale``, the head's last layer joins the unit-length deep path with the
     low-resolution paths.
+
+    With ``keep_start`` W, the embedding is √W · start ⊕ √(1 − W) · head, both of unit length. So
+    its cosine is W times the start's cosine plus 1 − W times the head's. The start's part is the
+    backbone's pooled features, projected by ``start`` where ``start_dim`` is above 0. Training
+    uses the head's part alone (:meth:`learned`).
 
     Training may freeze the first part: :meth:`front` is computed once and cached,
     :meth:`embed_front` is the rest. :meth:`cut_before_last` sets the cut; the computed function
@@ -185,6 +197,7 @@ class EmbeddingNet(nn.Module):
             input_dropout=config.input_dropout,
             beside=self.paths.width if self.paths is not None else 0,
         )
+        self.start = _projection(self.feature_dim, config.start_dim) if config.keep_start else None
         # Not part of the state: they are in the configuration.
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("deviation", torch.tensor(config.deviation), persistent=False)
@@ -192,10 +205,23 @@ class EmbeddingNet(nn.Module):
         self._back: Stages = ()
         self._cut_shape: tuple[int, ...] = (self.feature_dim,)
 
+    @property
+    def embedding_dim(self) -> int:
+        """E, the dimension of the whole embedding: the head's, and that of the start's part."""
+        return self.config.embedding_dim + self.kept_dim
+
+    @property
+    def kept_dim(self) -> int:
+        """The dimension of the start's part; 0 without one."""
+        if not self.config.keep_start:
+            return 0
+        return self.config.start_dim or self.feature_dim
+
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Map uint8 ``[n, S, S, 3]`` to float32 ``[n, d]``, rows of unit length."""
+        """Map uint8 ``[n, S, S, 3]`` to float32 ``[n, E]``, rows of unit length."""
         normalised = self.normalise(pictures)
-        return self._embed(self.backbone(normalised), self._subsampled(normalised))
+        features = self.backbone(normalised)
+        return self._joined(features, self._headed(features, self._subsampled(normalised)))
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """Map uint8 ``[n, S, S, 3]`` to the backbone's pooled features, float32 ``[n, F]``."""
@@ -211,10 +237,21 @@ class EmbeddingNet(nn.Module):
     def _subsampled(self, normalised: torch.Tensor) -> torch.Tensor | None:
         return functional.avg_pool2d(normalised, FINE) if self.paths is not None else None
 
-    def _embed(self, features: torch.Tensor, small: torch.Tensor | None) -> torch.Tensor:
+    def _headed(self, features: torch.Tensor, small: torch.Tensor | None) -> torch.Tensor:
+        """Return the head's part, float32 ``[n, d]``, rows of unit length."""
         beside = self.paths(small) if self.paths is not None and small is not None else None
         # In float32 also under autocast: in half precision the vectors would not have unit length.
         return functional.normalize(self.head(features, beside).to(torch.float32), dim=1)
+
+    def _joined(self, features: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
+        """Put the start's part before the head's, float32 ``[n, E]``, rows of unit length."""
+        if self.start is None:
+            return learned
+        weight = self.config.keep_start
+        start = functional.normalize(self.start(features).to(torch.float32), dim=1)
+        whole = torch.cat([math.sqrt(weight) * start, math.sqrt(1 - weight) * learned], dim=1)
+        # For a picture whose features are all 0, which have no direction.
+        return functional.normalize(whole, dim=1)
 
     # -- the cut between the frozen and the trained part -------------------------------------------
 
@@ -271,16 +308,22 @@ class EmbeddingNet(nn.Module):
         return torch.cat(parts, dim=1)
 
     def embed_front(self, values: torch.Tensor) -> torch.Tensor:
-        """Map float32 ``[n, W]`` of :meth:`front` to float32 ``[n, d]``, rows of unit length."""
-        return self.embed_pooled(self.pooled(values), values)
+        """Map float32 ``[n, W]`` of :meth:`front` to float32 ``[n, E]``, rows of unit length."""
+        features = self.pooled(values)
+        return self._joined(features, self.learned(features, values))
 
-    def embed_pooled(self, features: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Map :meth:`pooled` features and :meth:`front` values to unit rows, float32 ``[n, d]``."""
+    def learned(self, features: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Map :meth:`pooled` features and :meth:`front` values to the head's part.
+
+        Returns:
+            float32 ``[n, d]``, rows of unit length.
+
+        """
         small = None
         if self.paths is not None:
             side = subsampled_side(self.config.image_size)
             small = values[:, -3 * side * side :].reshape(-1, 3, side, side)
-        return self._embed(features, small)
+        return self._headed(features, small)
 
     def pooled(self, values: torch.Tensor) -> torch.Tensor:
         """Map float32 ``[n, W]`` of :meth:`front` to pooled features, float32 ``[n, F]``."""
@@ -296,6 +339,18 @@ class EmbeddingNet(nn.Module):
         for module in self.front_modules():
             features = module(features)
         return features
+
+
+def _projection(width: int, dim: int) -> nn.Module:
+    """Return the fixed projection of the start's part, ``[n, width]`` to ``[n, dim]``; 0: none.
+
+    Until it is fitted, it keeps the first features.
+    """
+    if not dim:
+        return nn.Identity()
+    projection = nn.Linear(width, dim, bias=False).requires_grad_(False)
+    nn.init.eye_(projection.weight)
+    return projection
 
 
 def build_network(config: NetworkConfig) -> EmbeddingNet:

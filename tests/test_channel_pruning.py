@@ -60,7 +60,8 @@ def test_the_channels_that_go_are_those_that_are_scaled_least(whole: torch.nn.Mo
 def test_a_run_starts_from_the_weights_of_the_channels_that_stay(whole: torch.nn.Module):
     rows = torch.rand(5, whole.bn2.num_features)
     weights = Weights(whole.state_dict(), "a test", HALF, rows)
-    config = load_config("default", {"backbone": BACKBONE, "image_size": SIZE, "last_channels": KEPT, "hidden": ()})
+    changes = {"backbone": BACKBONE, "image_size": SIZE, "last_channels": KEPT, "hidden": (), "keep_start": 0.0}
+    config = load_config("default", changes)
     network = make_network(config, weights).eval()
     kept = kept_channels(whole.state_dict(), KEPT)
     with torch.inference_mode():

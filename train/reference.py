@@ -52,7 +52,7 @@ def load_run(run: Path | None = None) -> tuple[EmbeddingNet, ModelInfo, TrainCon
     try:
         network = build_network(NetworkConfig.from_dict(checkpoint["network"]))
         network.load_state_dict(checkpoint["model"])
-        info = _info(checkpoint, _final_figures(folder))
+        info = _info(checkpoint, network.embedding_dim, _final_figures(folder))
         config = config_from_dict(checkpoint["config"], display_path(folder.best_path))
     except (KeyError, TypeError, RuntimeError) as error:
         raise TrainingError(
@@ -62,11 +62,11 @@ def load_run(run: Path | None = None) -> tuple[EmbeddingNet, ModelInfo, TrainCon
     return network.eval(), info, config
 
 
-def _info(checkpoint: dict[str, Any], metrics: dict[str, Any]) -> ModelInfo:
+def _info(checkpoint: dict[str, Any], embedding_dim: int, metrics: dict[str, Any]) -> ModelInfo:
     config = checkpoint["config"]
     return ModelInfo(
         name=str(checkpoint["name"]),
-        embedding_dim=int(config["embedding_dim"]),
+        embedding_dim=embedding_dim,
         picture=PictureRule(int(config["image_size"]), config["picture_mode"]),
         backbone=str(config["backbone"]),
         classes=tuple(checkpoint["classes"]),

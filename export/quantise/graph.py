@@ -37,8 +37,9 @@ class Anatomy:
     """Names of the nodes of each part; every node is in exactly one.
 
     ``before``: from uint8 to the network's input. ``network``: the backbone and hidden layers.
-    ``embedding``: the last linear layer; empty if the network ends in another layer. ``after``:
-    scaling of its output to unit length.
+    ``embedding``: the last linear layer, or those of both parts of an embedding that keeps its
+    starting features; empty if the network ends in other layers. ``after``: scaling of the output
+    to unit length, and joining of the parts.
     """
 
     before: frozenset[str]
@@ -59,10 +60,10 @@ def anatomy_of(model: onnx.ModelProto) -> Anatomy:
     last = nodes[made_by[OUTPUT_NAME]]
     if last.op_type != "Div":
         raise ExportError(f"The graph ends in {last.op_type}; expected the division of the vectors by their length.")
-    vectors = last.input[0]
+    ends = _joined_parts(model, nodes, made_by, last.input[0])
     before = _before(model)
-    after = _downstream(model, vectors)
-    embedding = _embedding_layer(model, nodes, made_by, vectors)
+    after = (_downstream(model, ends) & _upstream(nodes, made_by, OUTPUT_NAME, ends)) - before
+    embedding = frozenset[str]().union(*(_embedding_layer(model, nodes, made_by, end) for end in ends)) - before
     network = frozenset(nodes) - before - after - embedding
     return Anatomy(before, network, embedding, after)
 
@@ -84,8 +85,43 @@ def _is_weighted(node: onnx.NodeProto, constants: set[str]) -> bool:
     return node.op_type in WEIGHTED and any(tensor in constants for tensor in node.input[1:2])
 
 
-def _downstream(model: onnx.ModelProto, tensor: str) -> frozenset[str]:
-    reached, downstream = {tensor}, set()
+def _joined_parts(
+    model: onnx.ModelProto, nodes: dict[str, onnx.NodeProto], made_by: dict[str, str], vectors: str
+) -> list[str]:
+    """Return the parts that ``vectors`` joins, before they are scaled to unit length and weighted.
+
+    Without such parts, it is ``vectors`` alone.
+    """
+    constants = set(constant_inputs(model))
+    joined = nodes.get(made_by.get(vectors, ""))
+    parts = []
+    for tensor in joined.input if joined is not None and joined.op_type == "Concat" else ():
+        weighting = nodes.get(made_by.get(tensor, ""))
+        if weighting is None or weighting.op_type != "Mul" or not constants.intersection(weighting.input):
+            return [vectors]
+        scaled = next((given for given in weighting.input if given not in constants), "")
+        division = nodes.get(made_by.get(scaled, ""))
+        if division is None or division.op_type != "Div":
+            return [vectors]
+        parts.append(division.input[0])
+    return parts or [vectors]
+
+
+def _upstream(
+    nodes: dict[str, onnx.NodeProto], made_by: dict[str, str], tensor: str, ends: list[str]
+) -> frozenset[str]:
+    """Return the nodes that compute ``tensor`` from ``ends``."""
+    waiting, upstream = [tensor], set[str]()
+    while waiting:
+        name = made_by.get(waiting.pop(), "")
+        if name and name not in upstream:
+            upstream.add(name)
+            waiting += [given for given in nodes[name].input if given not in ends]
+    return frozenset(upstream)
+
+
+def _downstream(model: onnx.ModelProto, tensors: list[str]) -> frozenset[str]:
+    reached, downstream = set(tensors), set()
     for node in model.graph.node:  # in topological order
         if any(given in reached for given in node.input):
             reached.update(node.output)

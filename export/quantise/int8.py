@@ -102,19 +102,27 @@ def quantised(
         quantiser.quantize_model()
         quantiser.model.topological_sort()
     quantised_model: onnx.ModelProto = quantiser.model.model
-    _read_as_before(quantised_model, {node.name: node for node in model.graph.node if node.name in parts.before})
+    _read_as_before(quantised_model, model, parts, nodes)
     drop_unused_domains(quantised_model)
     return quantised_model
 
 
-def _read_as_before(model: onnx.ModelProto, originals: Mapping[str, onnx.NodeProto]) -> None:
-    """Restore the inputs of nodes before the network.
+def _read_as_before(
+    model: onnx.ModelProto, original: onnx.ModelProto, parts: Anatomy, eight_bit: Collection[str]
+) -> None:
+    """Restore what nodes outside the network read, unless a node of ``eight_bit`` makes it.
 
-    If one node reads a tensor's eight bits, the quantiser lets all others read them too.
+    If one node reads a tensor's eight bits, the quantiser lets all others read them too. The start
+    of the network and the starting features that the embedding keeps are there in float32.
     """
+    outside = parts.before | parts.embedding | parts.after
+    made = {tensor for node in original.graph.node if node.name in eight_bit for tensor in node.output}
+    originals = {node.name: node for node in original.graph.node if node.name in outside}
     for node in model.graph.node:
         if node.name in originals:
-            node.input[:] = originals[node.name].input
+            for place, tensor in enumerate(originals[node.name].input):
+                if tensor not in made:
+                    node.input[place] = tensor
 
 
 def correct_biases(

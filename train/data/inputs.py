@@ -57,10 +57,10 @@ class Source(Protocol):
         """
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map a batch to unit rows, float32 ``[B, d]``."""
+        """Map a batch to the head's part of the embedding: unit rows, float32 ``[B, d]``."""
 
     def embed(self, split: Split, positions: Positions) -> Vectors:
-        """Return embeddings of plain pictures in evaluation mode, float32 ``[n, d]``."""
+        """Return whole embeddings of plain pictures in evaluation mode, float32 ``[n, E]``."""
 
     def pooled(self, split: Split, positions: Positions) -> Vectors:
         """Return pooled backbone features of plain pictures, of any length, float32 ``[n, F]``."""
@@ -149,11 +149,11 @@ class FeatureSource:
         network = self._network
         pieces = _PIECE if network.back_modules() and self._freeze_norms else len(inputs)
         features = torch.cat([network.pooled(piece) for piece in torch.split(inputs, pieces)])
-        return network.embed_pooled(features, inputs)
+        return network.learned(features, inputs)
 
     def embed(self, split: Split, positions: Positions) -> Vectors:
         """See :class:`Source`."""
-        return self._evaluated(split, positions, self._network.embed_front, self._network.config.embedding_dim)
+        return self._evaluated(split, positions, self._network.embed_front, self._network.embedding_dim)
 
     def pooled(self, split: Split, positions: Positions) -> Vectors:
         """See :class:`Source`."""
@@ -175,7 +175,10 @@ class FeatureSource:
 
 
 class PictureSource:
-    """Trains the whole network on augmented pictures, decoded in threads meanwhile."""
+    """Trains the whole network on augmented pictures, decoded in threads meanwhile.
+
+    The network keeps no starting features: its backbone changes.
+    """
 
     cached = False
 
@@ -235,7 +238,7 @@ class PictureSource:
 
     def embed(self, split: Split, positions: Positions) -> Vectors:
         """See :class:`Source`."""
-        return self._evaluated(split, positions, self._network, self._network.config.embedding_dim)
+        return self._evaluated(split, positions, self._network, self._network.embedding_dim)
 
     def pooled(self, split: Split, positions: Positions) -> Vectors:
         """See :class:`Source`."""

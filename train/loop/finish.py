@@ -108,7 +108,7 @@ def finish(
     if config.whiten:
         monitor.remark("Fitting the head by learned whitening.")
         whiten_head(network, classifier, source, data, config, _WHITENED_PICTURES)
-    row = {"kind": "finish", "epoch": best["epoch"], **sample_figures(source, data, config.seed)}
+    row = {"kind": "finish", "epoch": best["epoch"], **sample_figures(source, data, config)}
     run.save(run.best_path, {**best, "model": network.state_dict(), "finished": row})
     if row["queries"]:
         monitor.remark(f"After finishing: precision@{row['k']} {precision_text(row)} on the held-out pictures.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,21 @@ __all__ = ["changed", "describe_best", "describe_run", "described", "holdout_rul
 
 def describe_run(
     config: TrainConfig,
+    automatic: Sequence[str],
     recipe: str,
     weights: Weights,
     data: Mapping[str, Any] | None,
     val: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the content of ``config.json``; ``data`` and ``val`` are from :func:`described`.
+    """Return the content of ``config.json``.
+
+    Args:
+        config: the options.
+        automatic: names of the options whose values the run has chosen.
+        recipe: its name.
+        weights: the starting weights.
+        data: from :func:`described`.
+        val: likewise.
 
     Raises:
         DataError: the relevance file does not exist.
@@ -35,6 +44,7 @@ def describe_run(
     """
     return {
         "config": config.to_dict(),
+        "automatic": list(automatic),
         "recipe": recipe,
         "data": data,
         "val": val,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,12 @@ from ..run.failures import enough_memory
 from ..run.folder import RunFolder, create_run, open_run
 from ..sampling.relevance_file import relevance_digest
 from ..sampling.teacher import Teaching, check_relevance, make_relevance
+from .automatic import decided, with_kept_weight
 from .distributed import Ranks, has_trained_norms
 from .finish import check_finish, finish, whiten_head
 from .job import Job, Surroundings
 from .metadata import changed, describe_best, describe_run, described, holdout_rule, stored_labels
+from .projection import check_projection, fit_projection
 from .setup import make_network, make_source, narrowed
 from .trainer import Trainer
 
@@ -82,7 +85,7 @@ def start_run(
     """
     ranks = surroundings.ranks
     device = ranks.device(surroundings.device)
-    check_together(config)
+    check_together(with_kept_weight(config))
     if config.pml_loss is not None:
         check_pml(config.pml_loss, config.arguments, config.embedding_dim)
     dataset = open_dataset(data, labels=labels)
@@ -92,10 +95,16 @@ def start_run(
     prepared = _prepared(dataset, val_dataset, config, HOLDOUT_RULE)
     prepared.check(monitor, said=prepared.oddities())  # report_reading has said these in other words
     prepared.remark_measures(monitor)
+    automatic = config.automatic
+    config = decided(config, prepared, ranks, monitor)
+    check_together(config)  # again, now that every option has a value
     weights = find_weights(config.backbone, config.weights)
-    description = describe_run(config, recipe, weights, described(data, dataset, labels), described(val, val_dataset))
+    data_sets = described(data, dataset, labels), described(val, val_dataset)
+    description = describe_run(config, automatic, recipe, weights, *data_sets)
     # Refused before creating a run folder: an unknown backbone, or weights of another one.
-    check_finish(config, make_network(config, weights), weights)
+    network = make_network(config, weights)
+    check_finish(config, network, weights)
+    check_projection(config, network)
     check_relevance(config)
     run = RunFolder(Path(ranks.on_first(lambda: str(_begun(out, config, description)))))
     monitor.remark(f"Run folder: {display_path(run.path)}")
@@ -175,6 +184,7 @@ def _train(job: Job, device: torch.device, surroundings: Surroundings, monitor: 
     relevance = ranks.in_turn(lambda: make_relevance(job.config, data, teaching))
     if ranks.several:
         _tell_of_ranks(network, source, ranks, monitor)
+    _keep_start(network, source, data, job, monitor)
     centres = _whitened_first(network, source, data, job, monitor)
     extras = describe_best(job, data)
     trainer = Trainer(network, source, data, job.config, job.run, extras, monitor, relevance, ranks)
@@ -183,6 +193,19 @@ def _train(job: Job, device: torch.device, surroundings: Surroundings, monitor: 
     _restore(trainer, job.run, ranks)
     rows = trainer.run()
     return RunResult(job.run.path, ranks.on_first(lambda: _concluded(job, network, source, data, rows, monitor)))
+
+
+def _keep_start(network: EmbeddingNet, source: Source, data: TrainingData, job: Job, monitor: Monitor) -> None:
+    """With ``keep_start``, state the embedding's dimension, and fit the projection of a new run."""
+    config = job.config
+    if not config.keep_start:
+        return
+    kept = f"{network.kept_dim:,} of the starting backbone's features (weight {config.keep_start:g})"
+    monitor.remark(
+        f"The embedding has {network.embedding_dim:,} numbers: {kept} and {config.embedding_dim:,} of the head."
+    )
+    if config.start_dim and not job.run.last_path.exists():
+        fit_projection(network, source, data, config.seed)
 
 
 def _whitened_first(
@@ -303,6 +326,8 @@ def _stored(
     description: Mapping[str, Any], where: str, data: str | None, val: str | None, labels: str | None
 ) -> StoredRun:
     config = config_from_dict(description["config"], where)
+    for name in config.automatic:  # a run has values alone
+        raise KeyError(f"value of {name}")
     recipe, data_then, val_then = str(description["recipe"]), description["data"], description["val"]
     rule = holdout_rule(description)
     labels = labels or stored_labels(description)
@@ -327,7 +352,9 @@ def _labels_changed(description: Mapping[str, Any], labels: str | None) -> list[
 
 def _differing(stored: StoredRun, overrides: Mapping[str, Any]) -> list[str]:
     config, description = stored.config, stored.description
-    differing = differences(config, config_from_dict({**config.to_dict(), **overrides}, "the options"))
+    given = config_from_dict({**config.to_dict(), **overrides}, "the options")
+    chosen = {name: getattr(config, name) for name in given.automatic}
+    differing = differences(config, dataclasses.replace(given, **chosen))
     differing += changed("data", description["data"], stored.dataset)
     differing += changed("val", description["val"], stored.val)
     if config.relevance and relevance_digest(Path(config.relevance)) != description["relevance"]:

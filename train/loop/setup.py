@@ -184,4 +184,6 @@ def _network_config(config: TrainConfig, weights: Weights) -> NetworkConfig:
         deviation=normalisation.deviation,
         multiscale=config.multiscale,
         last_channels=config.last_channels,
+        keep_start=config.keep_start,
+        start_dim=config.start_dim if config.keep_start else 0,
     )

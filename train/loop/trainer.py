@@ -24,7 +24,7 @@ from ...runtime.progress import Monitor
 from ...runtime.text import first_line
 from ..data.inputs import Source
 from ..data.splits import GALLERY_PER_CLASS, Positions, TrainingData, sampled
-from ..metrics import precision_text, rank_and_evaluate, without_queries
+from ..metrics import deviation, precision_text, rank_and_evaluate, unit_rows, without_queries
 from ..options.config import TrainConfig
 from ..report.plots import draw_curves
 from ..run.failures import enough_memory, not_finite
@@ -86,42 +86,50 @@ class Reached:
         return f"loss {self.loss_sum / self.step:.4f}{_active(self.active_share)}"
 
 
-def sample_figures(source: Source, data: TrainingData, seed: int) -> dict[str, Any]:
-    """Measure a seeded sample of the held-out tenth against a sample of the training pictures."""
-    queries = sampled(data.held, data.train_labels, _QUERIES_PER_CLASS, seed)
-    gallery = sampled(data.fit, data.train_labels, GALLERY_PER_CLASS, seed)
+def sample_figures(source: Source, data: TrainingData, config: TrainConfig) -> dict[str, Any]:
+    """Measure a seeded sample of the held-out tenth against a sample of the training pictures.
+
+    With ``keep_start``, ``head_deviation`` is the deviation of the head's part alone.
+    """
+    queries = sampled(data.held, data.train_labels, _QUERIES_PER_CLASS, config.seed)
+    gallery = sampled(data.fit, data.train_labels, GALLERY_PER_CLASS, config.seed)
+    vectors = source.embed("train", gallery)
     if len(queries):
         figures, _ = rank_and_evaluate(
             source.embed("train", queries),
             data.train_labels[queries],
-            source.embed("train", gallery),
+            vectors,
             data.train_labels[gallery],
             data.k,
             with_map=False,
         )
     else:
-        figures = without_queries(source.embed("train", gallery), data.k)
-    return {key: value for key, value in dataclasses.asdict(figures).items() if key != "map_at_r"}
+        figures = without_queries(vectors, data.k)
+    row = {key: value for key, value in dataclasses.asdict(figures).items() if key != "map_at_r"}
+    if config.keep_start:
+        row["head_deviation"] = deviation(unit_rows(vectors[:, -config.embedding_dim :]))
+    return row
 
 
 def refuse_collapse(row: Mapping[str, Any], reached: Reached) -> None:
     """Stop if neither the evaluated embedding nor that of the last batch distinguishes pictures.
 
-    The evaluated one alone may only look collapsed: after few steps, the running averages of batch
+    With ``keep_start`` this is about the head's part, since the other one never collapses. The
+    evaluated one alone may only look collapsed: after few steps, the running averages of batch
     normalisation are far from the true ones.
 
     Raises:
         TrainingError: the embedding has collapsed, or holds NaN or infinity.
 
     """
-    batch = reached.batch_deviation
-    if not math.isfinite(row["deviation"]):
+    batch, evaluated = reached.batch_deviation, row.get("head_deviation", row["deviation"])
+    if not math.isfinite(evaluated):
         raise not_finite("The embedding became NaN or infinite", reached.step - 1, reached.epoch)
-    if row["deviation"] >= _COLLAPSED or batch >= _COLLAPSED:
+    if evaluated >= _COLLAPSED or batch >= _COLLAPSED:
         return
     raise TrainingError(
         f"The embedding has collapsed in epoch {row['epoch']}: the deviation of its vectors is "
-        f"{row['deviation']:.4f}, and {batch:.4f} in batch {reached.step}; expected nearly 1. All pictures have "
+        f"{evaluated:.4f}, and {batch:.4f} in batch {reached.step}; expected nearly 1. All pictures have "
         "nearly the same vector. Lower --learning-rate, use --negatives semi-hard, or add the softmax "
         "term (--loss triplet+softmax)."
     )
@@ -282,7 +290,7 @@ class Trainer:
             "active_share": reached.active_share,
             "given_up": self._sampler.given_up,
             "learning_rate": self._learner.learning_rate,
-            **sample_figures(self._source, self._data, self._config.seed),
+            **sample_figures(self._source, self._data, self._config),
             "cached": self._source.cached,
             "pictures_per_second": round(reached.step * self._sampler.batch_size / max(1e-9, reached.seconds), 1),
         }

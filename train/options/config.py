@@ -18,6 +18,11 @@ from ...runtime.errors import TrainingError
 from ...runtime.text import printable
 
 __all__ = [
+    "AUTO",
+    "KEPT_WEIGHT",
+    "SMALL_SIDE",
+    "SMALL_SIZE",
+    "USUAL_SIZE",
     "Augmentation",
     "Option",
     "TrainConfig",
@@ -29,14 +34,24 @@ __all__ = [
 ]
 
 
+# The word for a value that a new run chooses by its pictures and its other options.
+AUTO = "auto"
+# The weight that it chooses for the features of a pretrained, frozen backbone. The learned classes
+# lose less than a point of precision@10, and others rank better than by the head alone.
+KEPT_WEIGHT = 0.3
+# The picture size that it chooses: the first for pictures of at most so many pixels a side.
+SMALL_SIDE, SMALL_SIZE, USUAL_SIZE = 64, 160, 224
+
+
 @dataclass(frozen=True)
 class Option:
     """A training option: its section in a recipe, its type, allowed values, and one line of help.
 
     ``choices``: the allowed texts. ``forms``: further ones, with NAME as a placeholder. ``minimum``,
     ``maximum``: bounds of numbers. ``longest``: most characters of a text, which must be printable.
-    ``before``: the value of runs that were stored before the option existed; None: every run has
-    it. ``common``: ``--help`` shows it, not only ``--help-all``.
+    ``auto``: :data:`AUTO` is allowed, too. ``before``: the value of stored runs that are older than
+    the option; None: every run has stored it. ``common``: ``--help`` shows it, not only
+    ``--help-all``.
     """
 
     name: str
@@ -48,6 +63,7 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     longest: int | None = None
+    auto: bool = False
     before: Any = None
     common: bool = False
 
@@ -69,16 +85,18 @@ class Option:
         """The allowed values, as the end of a sentence."""
         if self.choices:
             return "one of " + ", ".join((*self.choices, *self.forms))
-        noun = _NOUNS[self.kind]
         if self.longest is not None:
             return f"one line of at most {self.longest} characters"
+        noun, word = _NOUNS[self.kind], f", or {AUTO}" if self.auto else ""
         if self.minimum is None and self.maximum is None:
-            return noun
+            return f"{noun}{word}"
         if self.maximum is None:
-            return f"{noun} of at least {self.minimum:g}"
-        return f"{noun} from {self.minimum:g} to {self.maximum:g}"
+            return f"{noun} of at least {self.minimum:g}{word}"
+        return f"{noun} from {self.minimum:g} to {self.maximum:g}{word}"
 
     def _converted(self, value: Any) -> Any:
+        if self.auto and value == AUTO:
+            return value
         if self.kind is tuple:
             whole = isinstance(value, list | tuple) and all(type(item) is int for item in value)
             return tuple(value) if whole else None
@@ -89,6 +107,8 @@ class Option:
         return value if type(value) is self.kind else None
 
     def _allowed(self, value: Any) -> bool:
+        if self.auto and value == AUTO:
+            return True
         if self.choices:
             named = (re.escape(form).replace("NAME", r"\w+") for form in self.forms)
             return value in self.choices or any(re.fullmatch(form, value) for form in named)
@@ -141,7 +161,11 @@ def _option(section: str, help_text: str, **limits: Any) -> Any:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every training option; the defaults are in ``recipes/default.toml``."""
+    """Every training option; the defaults are in ``recipes/default.toml``.
+
+    An option with ``auto`` may hold :data:`AUTO` instead of a value of its type until a run starts
+    (:mod:`..loop.automatic`). A run and its files have values alone.
+    """
 
     backbone: str = _option(
         "network", "resnet18|50|101, mobilenet_v3_small|large, efficientnet_lite0|1|2, timm:NAME", common=True
@@ -150,7 +174,9 @@ class TrainConfig:
     normalisation: str = _option(
         "network", "pixel scaling; auto: that of the weights", choices=("auto", *NORMALISATIONS)
     )
-    embedding_dim: int = _option("network", "dimension of the embedding", minimum=2, maximum=4096, common=True)
+    embedding_dim: int = _option(
+        "network", "dimension of the head; --keep-start adds its own", minimum=2, maximum=4096, common=True
+    )
     hidden: tuple[int, ...] = _option("network", "widths of the head's hidden layers", minimum=1, maximum=65536)
     dropout: float = _option("network", "share of hidden units dropped", minimum=0.0, maximum=0.95)
     input_dropout: float = _option("network", "share of backbone features dropped", minimum=0.0, maximum=0.95)
@@ -162,8 +188,34 @@ class TrainConfig:
     freeze_last: int = _option("network", "last stages of a trained backbone to keep frozen", minimum=0, maximum=64)
     freeze_norms: bool = _option("network", "freeze the statistics of the backbone's batch norms")
     multiscale: bool = _option("network", "the paper's two low-resolution paths beside the backbone")
+    keep_start: float = _option(
+        "network",
+        "weight of the frozen backbone's own features, which the embedding then holds beside the head: 1,280 numbers "
+        "more with an EfficientNet-Lite. --start-share mixes weights instead. "
+        f"auto: {KEPT_WEIGHT:g} if the backbone is pretrained and frozen, else 0",
+        minimum=0.0,
+        maximum=0.95,
+        auto=True,
+        before=0.0,
+        common=True,
+    )
+    start_dim: int = _option(
+        "network",
+        "numbers that --keep-start projects the features to (principal components); 0: all",
+        minimum=0,
+        maximum=4096,
+        before=0,
+    )
 
-    image_size: int = _option("picture", "side of the square input in pixels", minimum=16, maximum=1024, common=True)
+    image_size: int = _option(
+        "picture",
+        "side of the square input in pixels. "
+        f"auto: {SMALL_SIZE} for pictures of up to {SMALL_SIDE} px, else {USUAL_SIZE}",
+        minimum=16,
+        maximum=1024,
+        auto=True,
+        common=True,
+    )
     low_image_size: int = _option(
         "picture", "side of the input in the first epochs; 0: --image-size", minimum=0, maximum=1024
     )
@@ -188,7 +240,9 @@ class TrainConfig:
     )
     relevance_margin: float = _option("sampling", "T_r: least gap in relevance to an in-class negative", minimum=0.0)
     buffer: int = _option("sampling", "pictures per class that an epoch draws from; 0: all", minimum=0)
-    teacher: str = _option("sampling", "network whose features give the relevance; not --backbone")
+    teacher: str = _option(
+        "sampling", "network whose features give the relevance, not --backbone; auto: an EfficientNet-Lite"
+    )
     colour_weight: float = _option("sampling", "share of colour in the relevance", minimum=0.0, maximum=1.0)
     relevance: str = _option("sampling", "file instead of a teacher: .npz (paths, vectors) or .csv (a,b,relevance)")
 
@@ -227,7 +281,11 @@ class TrainConfig:
         maximum=0.99999,
     )
     start_share: float = _option(
-        "optimizer", "share of the starting backbone in the final one (WiSE-FT); 0: none", minimum=0.0, maximum=0.95
+        "optimizer",
+        "share of the starting weights in a trained backbone's final ones (WiSE-FT); 0: none. --keep-start keeps the "
+        "features of a frozen backbone instead",
+        minimum=0.0,
+        maximum=0.95,
     )
     whiten_first: bool = _option("optimizer", "start with a head fitted by learned whitening of the features")
     whiten: bool = _option("optimizer", "at the end, fit the head by learned whitening of the features")
@@ -255,6 +313,11 @@ class TrainConfig:
         longest=200,  # no file may have more; its module would import Pillow here
         before="",
     )
+
+    @property
+    def automatic(self) -> tuple[str, ...]:
+        """Names of the options that hold :data:`AUTO`."""
+        return tuple(option.name for option in options() if option.auto and getattr(self, option.name) == AUTO)
 
     @property
     def backbone_begins(self) -> int:
@@ -336,7 +399,7 @@ def check_together(config: TrainConfig) -> None:
         TrainingError: names the options, and the one to leave out.
 
     """
-    for check in (_of_the_backbone, _of_low_sizes, _of_the_loss, _of_the_finish):
+    for check in (_of_the_backbone, _of_the_start, _of_low_sizes, _of_the_loss, _of_the_finish):
         for holds, sentence in check(config):
             if holds:
                 raise TrainingError(f"{sentence}.")
@@ -353,6 +416,20 @@ def _of_the_backbone(config: TrainConfig) -> Iterator[Contradiction]:
     )
 
 
+def _of_the_start(config: TrainConfig) -> Iterator[Contradiction]:
+    trained = "--unfreeze" if config.freeze_backbone else "--no-freeze-backbone"
+    yield (
+        bool(config.keep_start) and (bool(config.unfreeze) or not config.freeze_backbone),
+        f"--keep-start keeps the features of a frozen backbone, but {trained} trains it; leave one of them out, or mix "
+        "in the starting weights with --start-share",
+    )
+    yield (
+        bool(config.start_dim) and not config.keep_start,
+        "--start-dim projects the features of --keep-start, which are not kept here; name a weight with --keep-start, "
+        "or leave it out",
+    )
+
+
 def _of_low_sizes(config: TrainConfig) -> Iterator[Contradiction]:
     size, epochs = bool(config.low_image_size), bool(config.low_epochs)
     yield size != epochs, "--low-image-size and --low-epochs go together; give both, or neither"
@@ -365,7 +442,7 @@ def _of_low_sizes(config: TrainConfig) -> Iterator[Contradiction]:
         "The low-resolution paths of --multiscale need one picture size; leave out --low-image-size",
     )
     yield (
-        config.low_image_size > config.image_size,
+        "image_size" not in config.automatic and config.low_image_size > config.image_size,
         f"--low-image-size {config.low_image_size} is above --image-size {config.image_size}; expected below it",
     )
 

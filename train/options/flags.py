@@ -13,7 +13,7 @@ import typer
 from ...runtime.cli import DeviceOption, HelpAllOption, LabelsOption, VerboseOption, VersionOption, YesOption
 from ...runtime.errors import TrainingError
 from ...runtime.text import printable
-from .config import Option, options
+from .config import AUTO, Option, options
 from .recipes import load_config
 
 __all__ = ["OTHER_NAMES", "typed_options", "with_flags"]
@@ -119,11 +119,12 @@ def _parameter(option: Option, default: Any) -> inspect.Parameter:
     if option.kind is bool:
         flag, shown = f"{on}/{off}", on if default else off
     help_text = option.help + (f" ({', '.join((*option.choices, *option.forms))})" if option.choices else "")
-    typed: Any = str if option.kind in (tuple, dict) else option.kind
+    typed: Any = str if option.auto or option.kind in (tuple, dict) else option.kind
+    number = f"N|{AUTO}" if option.auto else "N"
     flagged = typer.Option(
         flag,
         help=help_text,
-        metavar="N" if option.kind in (int, float) else None,
+        metavar=number if option.kind in (int, float) else None,
         show_default=shown,
         hidden=not option.common,
         rich_help_panel=None if option.common else _PANELS[option.section],
@@ -150,11 +151,22 @@ def typed_options(typed: Mapping[str, Any]) -> dict[str, Any]:
 
     """
     overrides = {name: value for name, value in typed.items() if value is not None}
+    for option in options():
+        if option.auto and option.name in overrides:
+            overrides[option.name] = _number_or_word(overrides[option.name], option.kind)
     if "hidden" in overrides:
         overrides["hidden"] = _widths(overrides["hidden"])
     if "arguments" in overrides:
         overrides["arguments"] = _table(overrides["arguments"])
     return overrides
+
+
+def _number_or_word(text: str, kind: type) -> Any:
+    """Return a number of ``kind``; text that is none stays, to be checked with all other values."""
+    try:
+        return kind(text)
+    except ValueError:
+        return text
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -210,6 +222,7 @@ _MEANINGS: Mapping[str, Iterable[str]] = {
     "--epochs": ("epoch", "e", "num-epochs", "n-epochs", "nepochs", "max-epochs", "num-train-epochs"),
     "--steps-per-epoch": ("steps", "max-steps", "iterations", "iters", "num-steps", "n-iters", "batches-per-epoch"),
     "--backbone": ("arch", "a", "model", "m", "architecture", "net", "network", "encoder", "trunk", "model-name"),
+    "--keep-start": ("keep", "keep-features", "keep-pretrained", "concat", "concatenate"),
     "--image-size": ("img-size", "imgsz", "size", "s", "resolution", "input-size", "img", "crop-size", "resize"),
     "--embedding-dim": (
         "dim", "embed-dim", "emb-dim", "embedding-size", "embedding", "emb-size", "sz-embedding", "feature-dim",

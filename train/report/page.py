@@ -230,7 +230,9 @@ def changed_options(description: Mapping[str, Any]) -> tuple[str, list[tuple[str
     config = config_from_dict(_options_of(description), "config.json")
     recipe = description["recipe"] if description.get("recipe") in RECIPES else RECIPES[0]
     usual, chosen = load_config(recipe, {}).to_dict(), config.to_dict()
-    return recipe, [(name, chosen[name], usual[name]) for name in chosen if chosen[name] != usual[name]]
+    automatic = description.get("automatic", ())
+    differing = [name for name in chosen if chosen[name] != usual[name] and name not in automatic]
+    return recipe, [(name, chosen[name], usual[name]) for name in differing]
 
 
 def _options_of(description: Mapping[str, Any]) -> Mapping[str, Any]:

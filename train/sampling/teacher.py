@@ -29,13 +29,15 @@ from ...runtime.progress import Monitor
 from ...runtime.text import printable
 from ..data.features import Extractor, FeatureCache, View, content_digests, extractor_when_needed, weights_digest
 from ..data.splits import TrainingData
-from ..options.config import TrainConfig
+from ..options.config import AUTO, TrainConfig
 from .relevance import Part, Relevance, VectorRelevance
 from .relevance_file import read_relevance, relevance_digest
 
 __all__ = ["COLOUR_WIDTH", "Teaching", "check_relevance", "colour_histograms", "make_relevance", "teacher_relevance"]
 
 
+# For ``auto``: the first that is not the backbone. The extra ``train`` brings the weights of both.
+_TEACHERS = ("efficientnet_lite2", "efficientnet_lite0")
 _LEVELS = 4
 COLOUR_WIDTH = _LEVELS**3
 
@@ -109,7 +111,7 @@ def teacher_relevance(samples: Sequence[Sample], config: TrainConfig, teaching: 
     contents = content_digests(samples, usable_cores())
     extractor = extractor_when_needed(network, teaching.device, teaching.threads, teaching.monitor)
     taught = _cache(teaching, extractor, weights_digest(network), network.front_width, rule)
-    features = taught.features(samples, contents, View(0), f"features of the teacher {printable(config.teacher)}")
+    features = taught.features(samples, contents, View(0), f"features of the teacher {printable(_teacher(config))}")
     colours = _cache(
         teaching,
         Extractor(colour_histograms, "numpy"),
@@ -138,7 +140,7 @@ def _mean(values: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
 
 def _teacher_network(config: TrainConfig) -> EmbeddingNet:
     """Return the teacher with its weights in evaluation mode; its head is unused."""
-    teacher = config.teacher
+    teacher = _teacher(config)
     if _architecture(teacher) == _architecture(config.backbone):
         raise TrainingError(
             f"--teacher {printable(teacher)} is the trained network itself; expected another network. Name another "
@@ -155,6 +157,13 @@ def _teacher_network(config: TrainConfig) -> EmbeddingNet:
     network = build_network(NetworkConfig(teacher, config.image_size, 2, (), 0.0, 0.0, scale.mean, scale.deviation))
     load_into(network.backbone, teacher, weights)
     return network.eval()
+
+
+def _teacher(config: TrainConfig) -> str:
+    """Return the name of the teacher; for ``auto``, another network than the backbone."""
+    if config.teacher != AUTO:
+        return config.teacher
+    return next(name for name in _TEACHERS if _architecture(name) != _architecture(config.backbone))
 
 
 def _architecture(name: str) -> str:
