@@ -1,0 +1,276 @@
+"""Candidates for the bundled model, side by side on real photographs, and the chosen one as files.
+
+    python benchmarks/default_model.py --photos photos.zip --out results/default
+    python benchmarks/default_model.py --photos photos.zip --out results/default --candidates lite2-256 --copies 400
+    python benchmarks/default_model.py --photos photos.zip --out results/default --make
+
+A candidate is an EfficientNet-Lite with its published ImageNet weights and no training: BACKBONE-SIZE, then any of
+``crop`` (the centre instead of the whole picture), ``gem`` (generalised-mean pooling), ``chN`` (N of the last
+convolution's channels), ``dN`` (a projection to N numbers) and ``+SIZE`` (features of a second scale are added), as in
+``lite2-256-ch800-d384``. ``bundled`` is the model that ships.
+
+Ranking is leave-one-out over all pictures of each set: precision@10, recall@1, MAP@R. With ``--copies N``, edited
+copies of N pictures search among 2,000. Speeds are ratios to the bundled fp32 model, measured in turn. ``--make``
+writes the chosen model's files, fp32 and int8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import re
+import statistics
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from common import machine
+from photo_copies import COPIES
+from PIL import Image, ImageOps
+from torch import nn
+from torch.nn import functional
+
+from deeprank.export import export_onnx
+from deeprank.models.backbones import create_backbone
+from deeprank.models.channel_pruning import kept_channels, narrow_last, narrowed_state
+from deeprank.models.weights import find_weights, load_into
+from deeprank.runtime import Embedder, pretrained_model
+from deeprank.runtime.datasets import Sample, open_dataset
+from deeprank.runtime.errors import PictureError
+from deeprank.runtime.images import PictureRule
+from deeprank.runtime.metrics import label_codes, rank
+from deeprank.runtime.modelfile import ModelInfo
+from deeprank.runtime.text import markdown_table
+
+Vectors = npt.NDArray[np.float32]
+
+BUNDLED = "bundled"
+CHOSEN = "lite2-256"
+CANDIDATES = (
+    *(f"lite{depth}-{size}" for depth in (0, 1, 2) for size in (160, 192, 224, 240, 256, 288, 320)),
+    *("lite2-224-crop", "lite2-256-crop", "lite2-224-gem", "lite2-256-gem"),
+    *(f"lite2-256-d{dim}" for dim in (256, 384, 512)),
+    *("lite2-256-ch1024", "lite2-256-ch800", "lite2-256-ch640", "lite2-256-ch512", "lite2-256-ch800-d384"),
+    "lite2-192+256",
+)
+SETS = {"clothing": None, "grocery": "leaf"}
+_GALLERY = 2_000
+_GEM = 3.0
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network; ``channels``, ``dim``, ``second``: 0 for all channels, all numbers, one scale."""
+
+    name: str
+    backbone: str
+    size: int
+    mode: str
+    gem: bool
+    channels: int
+    dim: int
+    second: int
+
+    @classmethod
+    def of(cls, name: str) -> Candidate:
+        """Read a name such as ``lite2-256-ch800-d384``."""
+        form = r"(lite[012])-(\d+)(?:\+(\d+))?(-crop)?(-gem)?(?:-ch(\d+))?(?:-d(\d+))?"
+        parts = re.fullmatch(form, name)
+        if parts is None:
+            raise SystemExit(f"{name} is no candidate; expected a name such as lite2-256-ch800-d384")
+        backbone, size, second, crop, gem, channels, dim = parts.groups()
+        numbers = (int(each or 0) for each in (channels, dim, second))
+        return cls(name, f"efficientnet_{backbone}", int(size), "crop" if crop else "stretch", bool(gem), *numbers)
+
+    def info(self) -> ModelInfo:
+        """Return the metadata of its file."""
+        return ModelInfo(
+            name=f"deeprank-{self.name}",
+            embedding_dim=0,
+            picture=PictureRule(self.size, self.mode),  # type: ignore[arg-type]
+            backbone=self.backbone,
+            license="Apache-2.0",
+        )
+
+
+class Network(nn.Module):
+    """Pooled features of a backbone with its published weights: float32 ``[n, 3, S, S]`` to ``[n, d]``."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        super().__init__()
+        self.candidate = candidate
+        weights = find_weights(candidate.backbone, "auto")
+        assert weights.state is not None
+        assert weights.classifier is not None
+        backbone, state, classifier = create_backbone(candidate.backbone, candidate.size), weights, weights.classifier
+        if candidate.channels:
+            kept = kept_channels(weights.state, candidate.channels)
+            narrow_last(backbone, candidate.backbone, candidate.channels)
+            state = dataclasses.replace(weights, state=narrowed_state(weights.state, kept))
+            classifier = classifier[:, kept]
+        load_into(backbone, candidate.backbone, state)
+        self.backbone = backbone
+        self.normalisation = weights.normalisation
+        self.projection = projection(classifier, candidate.dim) if candidate.dim else nn.Identity()
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Return features of any length."""
+        features = self._pooled(pictures)
+        if self.candidate.second:
+            side = self.candidate.second
+            other = functional.interpolate(pictures, (side, side), mode="bilinear", antialias=False)
+            features = functional.normalize(features, dim=1) + functional.normalize(self._pooled(other), dim=1)
+        projected: torch.Tensor = self.projection(features)
+        return projected
+
+    def _pooled(self, pictures: torch.Tensor) -> torch.Tensor:
+        if not self.candidate.gem:
+            pooled: torch.Tensor = self.backbone(pictures)
+            return pooled
+        maps = self.backbone.forward_features(pictures)  # type: ignore[operator]
+        return maps.clamp(min=1e-6).pow(_GEM).mean((2, 3)).pow(1 / _GEM)
+
+
+def projection(classifier: torch.Tensor, dim: int) -> nn.Linear:
+    """Return the orthonormal projection on the ``dim`` directions in which the ImageNet classes differ most.
+
+    They are singular vectors of the published classifier, so that no picture is needed.
+    """
+    rows = classifier.double()
+    directions = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[:dim]
+    layer = nn.Linear(rows.shape[1], dim, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(directions.float())
+    return layer
+
+
+def written(name: str, precision: str, folder: Path, photos: str) -> Path:
+    """Return the candidate's file, exported once with its proof on photographs."""
+    path = folder / f"{name}.{precision}.onnx"
+    if not path.exists():
+        candidate = Candidate.of(name)
+        network = Network(candidate).eval()
+        scale = network.normalisation
+        mean, deviation = ([value / 255 for value in each] for each in (scale.mean, scale.deviation))
+        noise = torch.rand(2, 3, candidate.size, candidate.size)
+        example = (noise - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(deviation).view(3, 1, 1)
+        export_onnx(
+            network, example, candidate.info(),
+            data=photos, out=path, mean=mean, deviation=deviation, precision=precision,
+        )  # fmt: skip
+    return path
+
+
+def embedded(embedder: Embedder, files: Sequence[bytes]) -> Vectors:
+    """Return the vectors of picture files, float32 ``[n, d]``."""
+    rows = []
+    for _, row in embedder.stream(files, lambda file: embedder.load(io.BytesIO(file))):
+        if isinstance(row, PictureError):
+            raise row
+        rows.append(row)
+    return np.stack(rows)
+
+
+def ranking(embedder: Embedder, samples: Sequence[Sample]) -> tuple[float, float, float]:
+    """Return precision@10, recall@1 and MAP@R of each picture among all others."""
+    vectors = embedded(embedder, [sample.read() for sample in samples])
+    (labels,) = label_codes([sample.label for sample in samples])
+    found = rank(vectors, labels, vectors, labels, 10, own=np.arange(len(vectors)))
+    return found.precision_at_k, found.recall_at_1, found.map_at_r
+
+
+def copies_found(embedder: Embedder, files: Sequence[bytes], count: int) -> dict[str, float]:
+    """Return recall@1 of each kind of edited copy of ``count`` pictures among all ``files``."""
+    gallery = embedded(embedder, files)
+    images = [ImageOps.exif_transpose(Image.open(io.BytesIO(file))).convert("RGB") for file in files[:count]]
+    found = {}
+    for kind, edit in COPIES.items():
+        queries = embedded(embedder, [edit(image) for image in images])
+        nearest = (queries @ gallery.T).argmax(axis=1)
+        found[kind] = float((nearest == np.arange(count)).mean())
+    return found
+
+
+def seconds_of(embedder: Embedder, pictures: int) -> Callable[[], float]:
+    """Return a measurement of the network alone: seconds for a batch of ready-made pictures."""
+    side = embedder.info.picture.size
+    batch = np.random.default_rng(0).integers(0, 256, (pictures, side, side, 3), dtype=np.uint8)
+
+    def measure() -> float:
+        start = time.perf_counter()
+        embedder.model.embed_batch(batch)
+        return time.perf_counter() - start
+
+    measure()
+    return measure
+
+
+def relative(measure: Callable[[], float], base: Callable[[], float], rounds: int = 12) -> float:
+    """Return the median of the ratios of both, measured in turn."""
+    return statistics.median(measure() / base() for _ in range(rounds))
+
+
+def main() -> None:
+    """Measure the candidates, or write the chosen one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a folder for the photographs and the files")
+    parser.add_argument("--candidates", nargs="+", default=[BUNDLED, *CANDIDATES])
+    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=("fp32", "int8"))
+    parser.add_argument("--copies", type=int, default=0, help="pictures to make edited copies of")
+    parser.add_argument("--make", action="store_true", help="write the chosen model, fp32 and int8")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if not (arguments.out / "clothing").exists():
+        with zipfile.ZipFile(arguments.photos) as packed:
+            packed.extractall(arguments.out)
+    photos = str(arguments.out / "clothing")
+    if arguments.make:
+        for precision in ("fp32", "int8"):
+            print(written(CHOSEN, precision, arguments.out, photos))
+        return
+    print(machine(), flush=True)
+    samples = {}
+    for name, labels in SETS.items():
+        data = open_dataset(str(arguments.out / name), labels=labels)
+        samples[name] = (*data.train, *data.val)
+    files = [sample.read() for every in samples.values() for sample in every]
+    step = len(files) / _GALLERY
+    files = [files[round(place * step)] for place in range(_GALLERY)]
+    bundled = Embedder(pretrained_model("fp32"))  # type: ignore[arg-type]
+    bases = seconds_of(bundled, _BATCH), seconds_of(bundled, 1)
+    rows = []
+    for name in arguments.candidates:
+        for precision in arguments.precisions:
+            path = pretrained_model(precision) if name == BUNDLED else written(name, precision, arguments.out, photos)
+            assert path is not None
+            embedder = Embedder(path)
+            figures = [ranking(embedder, every) for every in samples.values()]
+            means = np.mean(figures, axis=0)
+            times = [
+                relative(seconds_of(embedder, count), base) for count, base in zip((_BATCH, 1), bases, strict=True)
+            ]
+            row = [f"{name}, {precision}", str(embedder.info.embedding_dim), f"{path.stat().st_size / 1e6:.1f}"]
+            row += [f"{each:.4f}" for each in (*(of_set[0] for of_set in figures), *means)]
+            row += [f"{each:.2f}" for each in times]
+            if arguments.copies:
+                found = copies_found(embedder, files, arguments.copies)
+                row.append(f"{np.mean(list(found.values())):.4f}")
+                print(name, precision, {kind: round(value, 3) for kind, value in found.items()}, flush=True)
+            rows.append(row)
+            print(" ".join(row), flush=True)
+    header = ["model", "numbers", "MB", *(f"{name}: precision@10" for name in SETS)]
+    header += ["mean precision@10", "recall@1", "MAP@R", "time, batch", "time, one"]
+    header += ["copies: recall@1"] if arguments.copies else []
+    print("", *markdown_table(header, rows, right_aligned=range(1, len(header))), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
