@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,7 @@ def test_an_interruption_is_no_error(indexed: Path, name: str) -> None:
     command = [str(BIN / name.split()[0]), *name.split()[1:], "-", "--index", "my.index"]
     process = subprocess.Popen(command, cwd=indexed, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdin.write(bytes(1_000_000))  # more than a pipe holds: when that is written, it is being read
+    time.sleep(0.1)  # a signal in the microsecond before a blocking read is handled after it, here never
     process.send_signal(signal.SIGINT)
     process.wait(60)
     assert (process.returncode, process.stderr.read()) == (130, b"interrupted.\n")
