@@ -41,7 +41,11 @@ BIN = Path(sys.executable).parent
 TRIPLETS = 10_000
 
 # What all rows share unless they name it: the frozen Lite0, a head 1280 → 1024 → 128, 6 passes in batches of 64 × 8.
-SHARED = "--hidden 1024 --embedding-dim 128 --epochs 6 --views 2 --no-report"
+# The head alone is measured, without the starting features beside it.
+SHARED = (
+    "--backbone efficientnet_lite0 --image-size 160 --keep-start 0 --hidden 1024 --embedding-dim 128 --epochs 6 "
+    "--views 2 --no-report"
+)
 PLAIN = "--views 0"
 LITE2 = "--backbone efficientnet_lite2 --hidden none --views 0"
 PARTLY = (

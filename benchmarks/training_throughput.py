@@ -80,6 +80,7 @@ def main() -> None:
         scratch = Path(name)
         write_classes(arguments.data, scratch / "pictures", arguments.classes, 40)
         common = ["--classes-per-batch", arguments.classes, "--pictures-per-class", PICTURES_PER_CLASS, "--epochs", 1]
+        common += ["--backbone", "efficientnet_lite0", "--image-size", 160]
         common += ["--views", 1, "--mixed-precision", "off", "--device", arguments.device, "--cache", "cache"]
         layers = ["--no-freeze-backbone", "--steps-per-epoch", arguments.steps]
         frozen = ["--freeze-backbone", "--steps-per-epoch", arguments.frozen_steps]
