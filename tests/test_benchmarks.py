@@ -18,6 +18,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import run  # noqa: E402
+from class_groups import by_group  # noqa: E402
 from made_index import make_index  # noqa: E402
 from reduced_model import reduced_model  # noqa: E402
 from vectors import Real, VectorSet, made, real_vectors, recall, reduction, vector_set  # noqa: E402
@@ -189,3 +190,23 @@ def test_run_refuses_a_model_that_is_not_there(made_of: dict[str, Path]) -> None
     said = bench("run.py", "--model", made_of["cache"] / "no.onnx", "--data", made_of["data"], status=1)
     assert said.startswith("error: ")
     assert "does not exist; make one with deeprank-export, or leave out --model." in said
+
+
+def test_learned_classes_search_among_learned_ones_and_others_among_others() -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(90, 6)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    labels = [f"class {number % 5}" for number in range(90)]
+    learned = {"class 0", "class 1", "class 2"}
+    found = by_group((rows[:30], labels[:30]), (rows[30:], labels[30:]), learned)
+    for group, classes in {"learned": learned, "held-out": {"class 3", "class 4"}, "all": {*labels}}.items():
+        searched = [row for row in range(30, 90) if labels[row] in classes]
+        right = [
+            [labels[row] == labels[query] for row in sorted(searched, key=lambda row: -float(rows[query] @ rows[row]))]
+            for query in range(30)
+            if labels[query] in classes
+        ]
+        assert found[group].precision_at_10 == pytest.approx(np.mean([each[:10] for each in right]))
+        assert found[group].recall_at_1 == pytest.approx(np.mean([each[0] for each in right]))
+        assert found[group].recall_at_10 == pytest.approx(np.mean([any(each[:10]) for each in right]))
+    assert "held-out" not in by_group((rows[:30], labels[:30]), (rows[30:], labels[30:]), {*labels})
