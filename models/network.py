@@ -94,7 +94,7 @@ class NetworkConfig:
     scale 0..255. ``multiscale``: whether the network has the paper's low-resolution paths.
     ``last_channels``: channels left in the backbone's last convolution; 0: all. ``embedding_dim``:
     of the head. ``keep_start``: W, weight of the features beside the head, 0 to below 1; 0: the head
-    alone. ``start_dim``: D, numbers that the features are projected to; 0: none, all F are kept.
+    alone. ``start_dim``: D, numbers that the features are whitened to, at most F; 0: not whitened.
     """
 
     backbone: str
@@ -170,8 +170,8 @@ class EmbeddingNet(nn.Module):
 
     With ``keep_start`` W, the embedding is √W · start ⊕ √(1 − W) · head, both of unit length. So
     its cosine is W times the start's cosine plus 1 − W times the head's. The start's part is the
-    backbone's pooled features, projected by ``start`` where ``start_dim`` is above 0. Training
-    uses the head's part alone (:meth:`learned`).
+    backbone's pooled features, whitened by the layer ``start`` where ``start_dim`` is above 0.
+    Training uses the head's part alone (:meth:`learned`).
 
     Training may freeze the first part: :meth:`front` is computed once and cached,
     :meth:`embed_front` is the rest. :meth:`cut_before_last` sets the cut; the computed function
@@ -197,7 +197,7 @@ class EmbeddingNet(nn.Module):
             input_dropout=config.input_dropout,
             beside=self.paths.width if self.paths is not None else 0,
         )
-        self.start = _projection(self.feature_dim, config.start_dim) if config.keep_start else None
+        self.start = self._start_layer() if config.keep_start else None
         # Not part of the state: they are in the configuration.
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("deviation", torch.tensor(config.deviation), persistent=False)
@@ -215,7 +215,16 @@ class EmbeddingNet(nn.Module):
         """The dimension of the start's part; 0 without one."""
         if not self.config.keep_start:
             return 0
-        return self.config.start_dim or self.feature_dim
+        return min(self.config.start_dim or self.feature_dim, self.feature_dim)
+
+    def _start_layer(self) -> nn.Module:
+        """Return the fixed layer of the start's part; until it is fitted, it keeps the first features."""
+        if not self.config.start_dim:
+            return nn.Identity()
+        layer = nn.Linear(self.feature_dim, self.kept_dim).requires_grad_(False)
+        nn.init.eye_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        return layer
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Map uint8 ``[n, S, S, 3]`` to float32 ``[n, E]``, rows of unit length."""
@@ -339,18 +348,6 @@ class EmbeddingNet(nn.Module):
         for module in self.front_modules():
             features = module(features)
         return features
-
-
-def _projection(width: int, dim: int) -> nn.Module:
-    """Return the fixed projection of the start's part, ``[n, width]`` to ``[n, dim]``; 0: none.
-
-    Until it is fitted, it keeps the first features.
-    """
-    if not dim:
-        return nn.Identity()
-    projection = nn.Linear(width, dim, bias=False).requires_grad_(False)
-    nn.init.eye_(projection.weight)
-    return projection
 
 
 def build_network(config: NetworkConfig) -> EmbeddingNet:

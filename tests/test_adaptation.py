@@ -14,9 +14,9 @@ from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.images import load_picture
 from deeprank.train.data.splits import prepare
-from deeprank.train.loop.finish import learned_whitening
 from deeprank.train.loop.run import resume_run
 from deeprank.train.loop.setup import make_network
+from deeprank.train.loop.whitening import learned_whitening
 from deeprank.train.metrics import rank_and_evaluate
 from deeprank.train.options.config import check_together
 from deeprank.train.options.recipes import load_config

@@ -127,10 +127,10 @@ def test_a_run_tells_once_and_stores_plain_values(digits: Path):
     (remark,) = [remark for remark in listener.remarks if remark.startswith("Chosen: ")]
     assert remark == (
         "Chosen: --image-size 160 (the pictures' longer side is 32 px in the median), "
-        "--keep-start 0.3 (the backbone is pretrained and frozen)."
+        "--keep-start 0.5 (the backbone is pretrained and frozen)."
     )
     description = json.loads(Path("run/config.json").read_text())
-    assert (description["config"]["image_size"], description["config"]["keep_start"]) == (160, 0.3)
+    assert (description["config"]["image_size"], description["config"]["keep_start"]) == (160, 0.5)
     assert description["automatic"] == ["keep_start", "image_size"]
     # The report tells what a user has changed, and these the run has chosen.
     changed = {name for name, _, _ in changed_options({**description, "recipe": "default"})[1]}

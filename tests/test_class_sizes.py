@@ -15,9 +15,9 @@ from deeprank.runtime.datasets import DataSet, Sample
 from deeprank.train.data.features import CachedFeatures
 from deeprank.train.data.inputs import FeatureSource
 from deeprank.train.data.splits import prepare
-from deeprank.train.loop.projection import fit_projection
 from deeprank.train.loop.setup import make_network
 from deeprank.train.loop.trainer import Trainer
+from deeprank.train.loop.whitening import whiten_start
 from deeprank.train.options.recipes import load_config
 from deeprank.train.run.folder import RunFolder
 
@@ -44,7 +44,7 @@ def trained(sizes: list[int], epochs: int) -> tuple[list[dict], Listener]:
     nothing = CachedFeatures(np.zeros((0, WIDTH), np.float16), (), "")
     network = make_network(config, find_weights(config.backbone, config.weights))
     source = FeatureSource(network, features, nothing, (), data.viewed, 0)
-    fit_projection(network, source, data, 0)
+    whiten_start(network, source, data, config)
     listener = Listener()
     Path("run").mkdir()
     rows = Trainer(network, source, data, config, RunFolder(Path("run")), {}, listener).run()

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from test_train_run import Listener, rows_of, same_tensors, surroundings, train
 
 from deeprank.export.formats.formats import FORMS, Form
@@ -25,10 +26,10 @@ from deeprank.runtime.images import PictureRule, load_picture
 from deeprank.runtime.metrics import rank
 from deeprank.runtime.modelfile import ModelInfo
 from deeprank.train.data.splits import prepare
-from deeprank.train.loop.projection import principal_components
 from deeprank.train.loop.run import resume_run
 from deeprank.train.loop.setup import make_network
 from deeprank.train.loop.trainer import Reached, refuse_collapse
+from deeprank.train.loop.whitening import learned_whitening
 from deeprank.train.options.config import check_together
 from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import Reference, load_run
@@ -46,15 +47,16 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def a_network(**changes) -> EmbeddingNet:
-    """A network whose projection, if it has one, is orthonormal and not the first features."""
+    """A network whose whitening, if it has one, does not keep the first features."""
     torch.manual_seed(0)
     values = {"hidden": (16,), "dropout": 0.1, "input_dropout": 0.0, "keep_start": WEIGHT, **changes}
     network = build_network(
         NetworkConfig("timm:resnet10t", SIDE, DIM, mean=HALF.mean, deviation=HALF.deviation, **values)
     )
     if network.config.start_dim:
-        rows = np.linalg.qr(np.random.default_rng(0).normal(size=(WIDTH, network.config.start_dim)))[0].T
-        network.start.weight.data.copy_(torch.from_numpy(rows.copy()))
+        random = np.random.default_rng(0)
+        network.start.weight.data.copy_(torch.from_numpy(random.normal(size=network.start.weight.shape)))
+        network.start.bias.data.copy_(torch.from_numpy(random.normal(size=network.kept_dim)))
     return network.eval()
 
 
@@ -84,7 +86,9 @@ def test_the_embedding_by_its_formula(changes: dict):
     weight, dim = network.config.keep_start, network.config.start_dim
     features = by_torch(network.features, pictures).astype(np.float64)
     head = unit(by_torch(network.head, features.astype(np.float32)).astype(np.float64))
-    start = unit(features @ network.start.weight.numpy().astype(np.float64).T if dim else features)
+    start = unit(features)
+    if dim:
+        start = unit(features @ network.start.weight.numpy().T.astype(np.float64) + network.start.bias.numpy())
     expected = np.concatenate([np.sqrt(weight) * start, np.sqrt(1 - weight) * head], axis=1)
     found = by_torch(network, pictures)
     assert found.shape == (6, network.embedding_dim) == (6, (dim or WIDTH) + DIM)
@@ -120,7 +124,7 @@ def test_what_is_kept_does_not_change_the_heads_first_weights():
         make_network(replace(config, keep_start=weight, start_dim=dim), weights).state_dict()
         for weight, dim in ((0.0, 0), (WEIGHT, 0), (WEIGHT, 20))
     )
-    assert plain.keys() == kept.keys() == projected.keys() - {"start.weight"}
+    assert plain.keys() == kept.keys() == projected.keys() - {"start.weight", "start.bias"}
     assert all(torch.equal(value, other[key]) for key, value in plain.items() for other in (kept, projected))
 
 
@@ -131,29 +135,10 @@ def test_a_description_without_the_words_is_of_the_head_alone():
     assert build_network(NetworkConfig.from_dict(values)).embedding_dim == DIM
 
 
-# -- the projection ----------------------------------------------------------------------------------------------------
-
-
-def test_principal_components_are_those_of_a_singular_value_decomposition():
-    random = np.random.default_rng(0)
-    features = (random.random((200, 30)) ** 4 * np.linspace(1, 20, 30)).astype(np.float32)
-    rows = principal_components(features, 7)
-    assert rows.dtype == np.float32
-    np.testing.assert_allclose(rows @ rows.T, np.eye(7), atol=1e-6)
-    oracle = np.linalg.svd(unit(features.astype(np.float64)), full_matrices=False)[2][:7]
-    np.testing.assert_allclose(np.abs((rows * oracle).sum(axis=1)), 1, atol=1e-5)
-    np.testing.assert_allclose(principal_components(features * 9, 7), rows, atol=1e-5)
-
-
-def test_few_pictures_of_many_features_have_orthonormal_rows_too():
-    rows = principal_components(np.random.default_rng(0).random((3, 40), dtype=np.float32), 12)
-    np.testing.assert_allclose(rows @ rows.T, np.eye(12), atol=1e-6)
-
-
 # -- training ----------------------------------------------------------------------------------------------------------
 
 FROZEN = {"freeze_backbone": True, "views": 1}
-KEPT = {**FROZEN, "keep_start": WEIGHT}
+KEPT = {**FROZEN, "keep_start": WEIGHT, "start_dim": 0}
 
 
 def pictures_of(run: Path, samples) -> Array:
@@ -193,7 +178,7 @@ def test_the_best_epoch_is_that_of_the_whole(digits: Path):
     assert read_checkpoint(result.run / "best.pt")["epoch"] == values.index(max(values)) + 1
 
 
-def test_the_projection_is_of_the_training_pictures_and_a_stopped_run_keeps_it(digits: Path):
+def test_the_start_is_whitened_by_the_training_pictures_and_a_stopped_run_keeps_it(digits: Path):
     options = {**KEPT, "start_dim": 20, "loss": "pml:ProxyAnchorLoss+softmax", "ema": 0.5}
     whole = train(digits, "whole", **options)
     with pytest.raises(TrainingInterrupted):
@@ -205,11 +190,20 @@ def test_the_projection_is_of_the_training_pictures_and_a_stopped_run_keeps_it(d
     assert info.embedding_dim == network.embedding_dim == 28
     data = prepare(open_dataset(digits))
     features = by_torch(network.features, pictures_of(whole.run, [data.train[position] for position in data.fit]))
-    oracle = np.linalg.svd(unit(features.astype(np.float64)), full_matrices=False)[2][:20]
-    fitted = network.start.weight.numpy()
-    np.testing.assert_allclose(fitted @ fitted.T, np.eye(20), atol=1e-5)
-    # Cached features have half the precision, so only what the directions span agrees, up to the last of them.
-    np.testing.assert_allclose(np.linalg.norm(fitted[:8] @ oracle.T, axis=1), 1, atol=0.01)
+    fitted = learned_whitening(features, data.train_labels[data.fit], 20)
+    expected = unit((features @ fitted.weight.T + fitted.bias).astype(np.float64))
+    found = unit(by_torch(network.start, features).astype(np.float64))
+    # The run's features have half the precision, so the least directions differ; the cosines hardly do.
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=0.05)
+
+
+def test_pictures_that_do_not_differ_cannot_be_whitened(tmp_path: Path):
+    for label, gray in (("a", 40), ("b", 200)):
+        (tmp_path / "same" / label).mkdir(parents=True)
+        for name in range(8):
+            Image.new("L", (32, 32), gray).save(tmp_path / "same" / label / f"{name}.png")
+    with pytest.raises(TrainingError, match=r"No class has two different pictures.*--start-dim 0"):
+        train(tmp_path / "same", "run", **{**KEPT, "start_dim": 20})
 
 
 def test_whitening_is_of_the_head_and_the_start_stays_beside_it(digits: Path):
@@ -235,7 +229,6 @@ def test_a_collapsed_head_is_not_hidden_by_the_start():
     [
         ({"unfreeze": 1}, r"but --unfreeze trains it; .*with --start-share"),
         ({"freeze_backbone": False}, r"but --no-freeze-backbone trains it; .*with --start-share"),
-        ({"keep_start": 0.0, "start_dim": 20}, r"--start-dim projects the features of --keep-start"),
     ],
     ids=str,
 )
@@ -244,10 +237,10 @@ def test_options_that_contradict_each_other(changes: dict, words: str):
         check_together(load_config("digits", {**KEPT, **changes}))
 
 
-def test_more_numbers_than_features_are_refused(digits: Path):
-    with pytest.raises(TrainingError, match=r"the 512 features of timm:resnet10t; expected at most that, not 513"):
-        train(digits, "run", **KEPT, start_dim=513)
-    assert not Path("run").exists()
+def test_more_numbers_than_features_are_as_many_as_features(digits: Path):
+    network, info, _ = load_run(train(digits, "run", **{**KEPT, "start_dim": 513}).run)
+    assert info.embedding_dim == network.embedding_dim == WIDTH + DIM
+    assert network.start.weight.shape == (WIDTH, WIDTH)
 
 
 # -- runs of earlier versions ------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.images import load_picture
 from deeprank.train.data.splits import prepare
-from deeprank.train.loop.finish import learned_whitening
 from deeprank.train.loop.run import resume_run
 from deeprank.train.loop.setup import make_network
+from deeprank.train.loop.whitening import learned_whitening
 from deeprank.train.options.config import check_together
 from deeprank.train.options.recipes import load_config
 from deeprank.train.reference import Reference, load_run
@@ -121,7 +121,7 @@ def test_shrinkage_bounds_what_a_direction_without_variance_is_multiplied_by(clo
 
 
 def test_classes_of_equal_pictures_are_refused():
-    with pytest.raises(TrainingError, match="no two different pictures in one class"):
+    with pytest.raises(TrainingError, match="No class has two different pictures"):
         learned_whitening(np.repeat(np.eye(3, dtype=np.float32), 4, axis=0), np.repeat(np.arange(3), 4), 2)
 
 

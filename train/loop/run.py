@@ -32,12 +32,12 @@ from ..sampling.relevance_file import relevance_digest
 from ..sampling.teacher import Teaching, check_relevance, make_relevance
 from .automatic import decided, with_kept_weight
 from .distributed import Ranks, has_trained_norms
-from .finish import check_finish, finish, whiten_head
+from .finish import check_finish, finish
 from .job import Job, Surroundings
 from .metadata import changed, describe_best, describe_run, described, holdout_rule, stored_labels
-from .projection import check_projection, fit_projection
 from .setup import make_network, make_source, narrowed
 from .trainer import Trainer
+from .whitening import whiten_head, whiten_start
 
 __all__ = ["RunResult", "StoredRun", "check_same_weights", "read_stored", "resume_run", "start_run"]
 
@@ -104,7 +104,6 @@ def start_run(
     # Refused before creating a run folder: an unknown backbone, or weights of another one.
     network = make_network(config, weights)
     check_finish(config, network, weights)
-    check_projection(config, network)
     check_relevance(config)
     run = RunFolder(Path(ranks.on_first(lambda: str(_begun(out, config, description)))))
     monitor.remark(f"Run folder: {display_path(run.path)}")
@@ -196,16 +195,17 @@ def _train(job: Job, device: torch.device, surroundings: Surroundings, monitor: 
 
 
 def _keep_start(network: EmbeddingNet, source: Source, data: TrainingData, job: Job, monitor: Monitor) -> None:
-    """With ``keep_start``, state the embedding's dimension, and fit the projection of a new run."""
+    """With ``keep_start``, state the embedding's dimension, and fit the start's part of a new run."""
     config = job.config
     if not config.keep_start:
         return
-    kept = f"{network.kept_dim:,} of the starting backbone's features (weight {config.keep_start:g})"
+    whitened = "whitened from" if config.start_dim else "of"
+    kept = f"{network.kept_dim:,} {whitened} the starting backbone's features (weight {config.keep_start:g})"
     monitor.remark(
         f"The embedding has {network.embedding_dim:,} numbers: {kept} and {config.embedding_dim:,} of the head."
     )
     if config.start_dim and not job.run.last_path.exists():
-        fit_projection(network, source, data, config.seed)
+        whiten_start(network, source, data, config)
 
 
 def _whitened_first(

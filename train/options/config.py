@@ -38,7 +38,7 @@ __all__ = [
 AUTO = "auto"
 # The weight that it chooses for the features of a pretrained, frozen backbone. The learned classes
 # lose less than a point of precision@10, and others rank better than by the head alone.
-KEPT_WEIGHT = 0.3
+KEPT_WEIGHT = 0.5
 # The picture size that it chooses: the first for pictures of at most so many pixels a side.
 SMALL_SIDE, SMALL_SIZE, USUAL_SIZE = 64, 160, 224
 
@@ -190,8 +190,8 @@ class TrainConfig:
     multiscale: bool = _option("network", "the paper's two low-resolution paths beside the backbone")
     keep_start: float = _option(
         "network",
-        "weight of the frozen backbone's own features, which the embedding then holds beside the head: 1,280 numbers "
-        "more with an EfficientNet-Lite. --start-share mixes weights instead. "
+        "weight of the frozen backbone's own features, which the embedding then holds beside the head, as --start-dim "
+        "numbers more. --start-share mixes the backbone's weights instead. "
         f"auto: {KEPT_WEIGHT:g} if the backbone is pretrained and frozen, else 0",
         minimum=0.0,
         maximum=0.95,
@@ -201,7 +201,7 @@ class TrainConfig:
     )
     start_dim: int = _option(
         "network",
-        "numbers that --keep-start projects the features to (principal components); 0: all",
+        "numbers that --keep-start whitens the features to; 0: all features, not whitened",
         minimum=0,
         maximum=4096,
         before=0,
@@ -422,11 +422,6 @@ def _of_the_start(config: TrainConfig) -> Iterator[Contradiction]:
         bool(config.keep_start) and (bool(config.unfreeze) or not config.freeze_backbone),
         f"--keep-start keeps the features of a frozen backbone, but {trained} trains it; leave one of them out, or mix "
         "in the starting weights with --start-share",
-    )
-    yield (
-        bool(config.start_dim) and not config.keep_start,
-        "--start-dim projects the features of --keep-start, which are not kept here; name a weight with --keep-start, "
-        "or leave it out",
     )
 
 
