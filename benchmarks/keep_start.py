@@ -2,6 +2,7 @@
 
     python benchmarks/keep_start.py --photos photos.zip --out results/keep
     python benchmarks/keep_start.py --photos photos.zip --out results/keep --tiny-imagenet tiny-imagenet-subset.zip
+    python benchmarks/keep_start.py --photos photos.zip --out results/keep --start-dim 0    # features as they are
 
 A fifth of the classes is kept out of training: 2 of 10 kinds of clothes, 16 of 81 of grocery, 40 of the 200 classes of
 Tiny ImageNet. The queries are the test pictures (of Tiny ImageNet the val pictures), the gallery all train pictures.
@@ -90,20 +91,22 @@ def _embedded(features: npt.NDArray[np.float16], embed: Callable[[torch.Tensor],
 class Bench:
     """The options that all runs share; ``out`` holds the runs and the cache of features."""
 
-    def __init__(self, out: Path, backbone: str, image_size: str, seeds: Sequence[int]) -> None:
-        self.out, self.backbone, self.image_size, self.seeds = out, backbone, image_size, seeds
+    def __init__(self, out: Path, options: Sequence[str], start_dim: int | None, seeds: Sequence[int]) -> None:
+        self.out, self.options, self.start_dim, self.seeds = out, options, start_dim, seeds
         self.cache = out / "cache"
 
     def run(self, labelled: LabelledSet, weight: float, seed: int, held_out: int) -> Path:
         """Train one network, unless that is done, and return its run folder."""
-        run = self.out / f"{labelled.name}-{weight:g}-{seed}"
+        start = ("--start-dim", self.start_dim) if weight and self.start_dim is not None else ()
+        run = self.out / f"{labelled.name}-{weight:g}{'-'.join(map(str, start))}-{seed}"
         if RunFolder(run).read_final() is None:
             shutil.rmtree(run, ignore_errors=True)
             labels = () if labelled.labels is None else ("--labels", labelled.labels)
             timed(
                 *("deeprank-train", labelled.data, *labels, "--out", run, "--cache", self.cache, "--no-report"),
                 *("--keep-start", f"{weight:g}", "--holdout-classes", held_out, "--seed", seed),
-                *("--backbone", self.backbone, "--image-size", self.image_size),
+                *self.options,
+                *start,
             )
         return run
 
@@ -167,9 +170,10 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="a zip of clothing and grocery")
     parser.add_argument("--tiny-imagenet", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--backbone", default="efficientnet_lite2")
+    parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--image-size", default="auto")
-    parser.add_argument("--keep-start", type=float, nargs="+", default=[0, 0.1, 0.2, 0.3, 0.5, 0.7, 1], metavar="W")
+    parser.add_argument("--start-dim", type=int, help="0: the features are not whitened")
+    parser.add_argument("--keep-start", type=float, nargs="+", default=[0, 0.3, 0.5, 0.7, 1], metavar="W")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     if min(arguments.keep_start) == 1:
@@ -187,7 +191,8 @@ def main() -> None:
     if arguments.tiny_imagenet is not None:
         sets.append(LabelledSet("tiny-imagenet", arguments.tiny_imagenet, None, "val"))
     print(machine(), flush=True)
-    bench = Bench(arguments.out, arguments.backbone, arguments.image_size, arguments.seeds)
+    options = ("--backbone", arguments.backbone, "--image-size", arguments.image_size)
+    bench = Bench(arguments.out, options, arguments.start_dim, arguments.seeds)
     found = {labelled.name: bench.measure(labelled, arguments.keep_start) for labelled in sets}
     (arguments.out / "keep_start.json").write_text(json.dumps(found, default=vars, indent=1) + "\n", "utf-8")
 
