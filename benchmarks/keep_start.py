@@ -1,7 +1,8 @@
-"""What the weight of ``--keep-start`` does to the ranking of learned classes, of other classes and of all.
+r"""What the weight of ``--keep-start`` does to the ranking of learned classes, of other classes and of all.
 
     python benchmarks/keep_start.py --photos photos.zip --out results/keep
-    python benchmarks/keep_start.py --photos photos.zip --out results/keep --tiny-imagenet tiny-imagenet-subset.zip
+    python benchmarks/keep_start.py --photos photos.zip --out results/keep --tiny-imagenet tiny-imagenet-subset.zip \
+        --tiny-pictures 50
     python benchmarks/keep_start.py --photos photos.zip --out results/keep --start-dim 0    # features as they are
 
 A fifth of the classes is kept out of training: 2 of 10 kinds of clothes, 16 of 81 of grocery, 40 of the 200 classes of
@@ -24,6 +25,7 @@ import json
 import shutil
 import statistics
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,7 @@ from tiny_imagenet import timed
 from torch.nn import functional
 
 from deeprank.models.network import EmbeddingNet
-from deeprank.runtime.datasets import Sample
+from deeprank.runtime.datasets import Sample, open_dataset
 from deeprank.runtime.devices import usable_cores
 from deeprank.runtime.evaluate.embeddings import open_split
 from deeprank.runtime.images import PictureRule
@@ -164,11 +166,26 @@ def _cell(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.3f}{spread}"
 
 
+def smaller(arguments: argparse.Namespace, folder: Path) -> Path:
+    """Write the first train pictures of each class, and all val pictures, once."""
+    data = open_dataset(str(arguments.tiny_imagenet))
+    kept: Counter[tuple[str, str]] = Counter()
+    for split, samples in (("train", data.train), ("val", data.val)):
+        for sample in samples:
+            kept[split, sample.label] += 1
+            if split == "val" or kept[split, sample.label] <= arguments.tiny_pictures:
+                path = folder / split / sample.label / Path(sample.path).name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(sample.read())
+    return folder
+
+
 def main() -> None:
     """Measure each set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="a zip of clothing and grocery")
     parser.add_argument("--tiny-imagenet", type=Path)
+    parser.add_argument("--tiny-pictures", type=int, default=250, help="train pictures of each class of Tiny ImageNet")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--image-size", default="auto")
@@ -189,7 +206,7 @@ def main() -> None:
             LabelledSet("grocery", arguments.out / "grocery", "leaf", "test"),
         ]
     if arguments.tiny_imagenet is not None:
-        sets.append(LabelledSet("tiny-imagenet", arguments.tiny_imagenet, None, "val"))
+        sets.append(LabelledSet("tiny-imagenet", smaller(arguments, arguments.out / "tiny"), None, "val"))
     print(machine(), flush=True)
     options = ("--backbone", arguments.backbone, "--image-size", arguments.image_size)
     bench = Bench(arguments.out, options, arguments.start_dim, arguments.seeds)

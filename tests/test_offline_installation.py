@@ -182,5 +182,5 @@ def test_the_server_says_what_to_install(on_box, box: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("command", ["train", "export", "index", "query", "eval", "doctor", "serve"])
 def test_help_and_version_need_nothing(on_box, command: str) -> None:
     assert "usage" in on_box(f"deeprank-{command}", "--help").stdout.lower()
-    assert on_box(f"deeprank-{command}", "--version").stdout == "deeprank 0.1.0\n"
+    assert on_box(f"deeprank-{command}", "--version").stdout == "deeprank 0.2.0\n"
     assert on_box("deeprank", command, "--help").stdout.startswith(f"usage: deeprank {command} ")
