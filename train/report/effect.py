@@ -24,8 +24,8 @@ Vectors = npt.NDArray[np.float32]
 Verdict = Literal["better", "worse", "same", "unclear", "unmeasured"]
 
 ADVICE = (
-    "Train for fewer --epochs, or keep more of the start, such as by --unfreeze 2 --hidden none --start-share 0.5 "
-    "--whiten."
+    "Keep more of the start: a larger --keep-start with a frozen backbone, --start-share 0.5 --whiten with a trained "
+    "one; or train for fewer --epochs."
 )
 
 _NEAREST = 10
@@ -146,11 +146,11 @@ class Effect:
         verdict = _verdict(group, before == after)
         least = f" (of at most {self.shown(group.possible)})" if self.shown(group.possible) != self.shown(1.0) else ""
         if self.k == 1:
-            found = f"in {after}{least} of 100 searches, the nearest picture shows the same class"
+            sentence = f"in {after}{least} of 100 searches, the nearest picture shows the same class"
             before = f"in {before}"
         else:
-            found = f"of the {self.k} nearest pictures, {after}{least} show the same class"
-        text = f"{found}; before training {before}{', too' if verdict == 'same' else ''}."
+            sentence = f"of the {self.k} nearest pictures, {after}{least} show the same class"
+        text = f"{sentence}; before training {before}{', too' if verdict == 'same' else ''}."
         line = text[:-1]
         if verdict == "unclear":
             searches = f"{group.queries:,} search{'es' if group.queries != 1 else ''}"
@@ -220,8 +220,8 @@ def measure_effect(
         after: the same after training, float32 ``[q, d]`` and ``[n, d]``.
 
     """
-    labels, found = data.val_labels[queries], data.train_labels[gallery]
-    k = max(1, min(_NEAREST, largest_class(found), len(found) // 2))
+    labels, classes = data.val_labels[queries], data.train_labels[gallery]
+    k = max(1, min(_NEAREST, largest_class(classes), len(classes) // 2))
     learned = labels < len(data.classes)
     # Pictures of --val may be of classes that are neither learned nor in the gallery.
     held_out = ~learned & np.isin(labels, data.train_labels)
@@ -230,8 +230,8 @@ def measure_effect(
         if not chosen.any():
             return None
         own = labels[chosen]
-        rankings = [rank(rows[chosen], own, others, found, k) for rows, others in (before, after)]
-        shares = [(found[ranking.neighbours] == own[:, None]).mean(axis=1) for ranking in rankings]
+        rankings = [rank(rows[chosen], own, others, classes, k) for rows, others in (before, after)]
+        shares = [(classes[ranking.neighbours] == own[:, None]).mean(axis=1) for ranking in rankings]
         error = float((shares[1] - shares[0]).std(ddof=1) / math.sqrt(len(own))) if len(own) > 1 else None
         return Group(len(own), rankings[0].possible, _ranked(rankings[0]), _ranked(rankings[1]), error)
 
