@@ -37,6 +37,11 @@ from torch import nn
 from torch.nn import functional
 
 from deeprank.export import export_onnx
+from deeprank.export.api import foreign_network
+from deeprank.export.formats.formats import Form
+from deeprank.export.formats.writer import Writer
+from deeprank.export.package import CALIBRATION_PICTURES
+from deeprank.export.sample import load_sample
 from deeprank.models.backbones import create_backbone
 from deeprank.models.channel_pruning import kept_channels, narrow_last, narrowed_state
 from deeprank.models.weights import find_weights, load_into
@@ -51,12 +56,12 @@ from deeprank.runtime.text import markdown_table
 Vectors = npt.NDArray[np.float32]
 
 BUNDLED = "bundled"
-CHOSEN = "lite2-256"
+CHOSEN = "lite2-224"
 CANDIDATES = (
     *(f"lite{depth}-{size}" for depth in (0, 1, 2) for size in (160, 192, 224, 240, 256, 288, 320)),
-    *("lite2-224-crop", "lite2-256-crop", "lite2-224-gem", "lite2-256-gem"),
-    *(f"lite2-256-d{dim}" for dim in (256, 384, 512)),
-    *("lite2-256-ch1024", "lite2-256-ch800", "lite2-256-ch640", "lite2-256-ch512", "lite2-256-ch800-d384"),
+    *("lite2-224-crop", "lite2-224-gem", "lite2-256-gem"),
+    *(f"lite2-224-d{dim}" for dim in (512, 384, 256)),
+    *("lite2-224-ch1024", "lite2-224-ch800", "lite2-224-ch800-d384"),
     "lite2-192+256",
 )
 SETS = {"clothing": None, "grocery": "leaf"}
@@ -151,21 +156,37 @@ def projection(classifier: torch.Tensor, dim: int) -> nn.Linear:
     return layer
 
 
+def example_of(network: Network) -> tuple[torch.Tensor, list[float], list[float]]:
+    """Return a normalised batch for a network, and its mean and deviation for pixels in 0..1."""
+    scale, side = network.normalisation, network.candidate.size
+    mean, deviation = ([value / 255 for value in each] for each in (scale.mean, scale.deviation))
+    noise = torch.rand(2, 3, side, side)
+    return (noise - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(deviation).view(3, 1, 1), mean, deviation
+
+
 def written(name: str, precision: str, folder: Path, photos: str) -> Path:
-    """Return the candidate's file, exported once with its proof on photographs."""
+    """Return the candidate's file, written once, without a proof: its ranking is measured here."""
     path = folder / f"{name}.{precision}.onnx"
     if not path.exists():
         candidate = Candidate.of(name)
         network = Network(candidate).eval()
-        scale = network.normalisation
-        mean, deviation = ([value / 255 for value in each] for each in (scale.mean, scale.deviation))
-        noise = torch.rand(2, 3, candidate.size, candidate.size)
-        example = (noise - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(deviation).view(3, 1, 1)
+        whole, info = foreign_network(network, example_of(network)[0], candidate.info(), *example_of(network)[1:])
+        rule = candidate.info().picture
+        writer = Writer(whole, info, lambda: load_sample(open_dataset(photos).train, CALIBRATION_PICTURES, rule), None)
+        writer.write(Form("onnx", precision), path)  # type: ignore[arg-type]
+    return path
+
+
+def make(folder: Path, photos: str) -> None:
+    """Write the chosen model's files, each with its proof on photographs."""
+    candidate = Candidate.of(CHOSEN)
+    network = Network(candidate).eval()
+    example, mean, deviation = example_of(network)
+    for precision, name in (("fp32", "model.onnx"), ("int8", "model.int8.onnx")):
         export_onnx(
             network, example, candidate.info(),
-            data=photos, out=path, mean=mean, deviation=deviation, precision=precision,
+            data=photos, out=folder / name, mean=mean, deviation=deviation, precision=precision,
         )  # fmt: skip
-    return path
 
 
 def embedded(embedder: Embedder, files: Sequence[bytes]) -> Vectors:
@@ -233,8 +254,7 @@ def main() -> None:
             packed.extractall(arguments.out)
     photos = str(arguments.out / "clothing")
     if arguments.make:
-        for precision in ("fp32", "int8"):
-            print(written(CHOSEN, precision, arguments.out, photos))
+        make(arguments.out, photos)
         return
     print(machine(), flush=True)
     samples = {}
