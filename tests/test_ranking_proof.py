@@ -121,6 +121,7 @@ def test_overlap_is_judged_above_chance() -> None:
     assert INT8.ranking_failures(change(0, 0, 0.96, n=40)) == []
     assert INT8.ranking_failures(change(0, 0, 1.0, n=30)) == []
     assert INT8.ranking_failures(change(0, 0, float("nan"))) != []
+    assert INT8.ranking_failures(replace(change(0, 0, 0.7), k=10)) == []  # deeprank-eval -k 10: measured for 30 only
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------

@@ -65,22 +65,21 @@ def observe_patches(
 
 
 def _is_small(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
-    dims, known = constants[node.input[1]].dims, _attributes(node)
-    plain = not any(b"SAME" in entry for entry in known.get("auto_pad", ())) and set(known.get("dilations", ())) <= {1}
-    return node.op_type == "Conv" and len(dims) == 4 and int(np.prod(dims[1:])) <= _MAX_INPUTS and plain
+    dims = constants[node.input[1]].dims
+    known = _whole_numbers(node)
+    plain = set(known.get("dilations", ())) <= {1}
+    plain &= not any(entry.name == "auto_pad" and entry.s != b"NOTSET" for entry in node.attribute)
+    return plain and node.op_type == "Conv" and len(dims) == 4 and int(np.prod(dims[1:])) <= _MAX_INPUTS
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, tuple[int | bytes, ...]]:
-    import onnx
-
-    values = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-    return {name: tuple(value) if isinstance(value, list) else (value,) for name, value in values.items()}
+def _whole_numbers(node: onnx.NodeProto) -> dict[str, tuple[int, ...]]:
+    return {entry.name: tuple(entry.ints) for entry in node.attribute}
 
 
 def _patches(node: onnx.NodeProto, dims: Collection[int], values: Array, generator: np.random.Generator) -> Array:
     """Return what random outputs of the layer read, float32 ``[patches, groups, k]``."""
     _, channels, height, width = dims
-    known = _attributes(node)
+    known = _whole_numbers(node)
     top, left, bottom, right = known.get("pads", (0, 0, 0, 0))
     down, across = known.get("strides", (1, 1))
     padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
