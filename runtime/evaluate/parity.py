@@ -52,10 +52,10 @@ class RankingChange:
     def to_dict(self) -> dict[str, float]:
         """Return the figures for JSON."""
         return {
-            "precision_change": self.precision,
+            "precision_change_at_k": self.precision,
             "precision_change_error": self.error,
-            "neighbour_overlap": self.overlap,
-            "chance_overlap": self.chance,
+            "neighbour_overlap_at_k": self.overlap,
+            "chance_overlap_at_k": self.chance,
         }
 
 
