@@ -78,9 +78,9 @@ def ranking(network: EmbeddingNet, info: ModelInfo, data: DataSet, written: list
                 f"{report.difference.mean_cosine:.6f}",
                 f"{report.difference.min_cosine:.6f}",
                 f"{report.extremes.min_cosine:.6f}",
-                f"{report.neighbour_overlap:.4f}",
+                f"{report.change.overlap:.4f}",
                 f"{report.evaluation.runtime_exact:.4f}",
-                f"{report.precision_change:+.4f}",
+                f"{report.change.precision:+.4f}",
                 "yes" if not report.failures else "; ".join(report.failures),
             )
         )

@@ -13,11 +13,10 @@ import numpy.typing as npt
 from ..runtime.datasets import DataSet, Sample, with_val
 from ..runtime.errors import ExportError, ModelFileError
 from ..runtime.evaluate.embeddings import EmbeddedSplit, Embeds, embed_split
-from ..runtime.evaluate.evaluation import Evaluation, evaluate, rank_split
-from ..runtime.evaluate.parity import Tolerance, VectorDifference, compare_vectors
+from ..runtime.evaluate.evaluation import Evaluation, evaluate
+from ..runtime.evaluate.parity import RankingChange, Tolerance, VectorDifference, compare_vectors
 from ..runtime.evaluate.speed import Speed
 from ..runtime.images import Picture, load_picture
-from ..runtime.metrics import neighbour_overlap
 from ..runtime.progress import StartProgress, start_nothing
 from ..runtime.scan import are_unit
 from .sample import balanced_sample, extreme_pictures
@@ -52,13 +51,11 @@ class Exported(Embeds, Protocol):
 class ReferenceSide:
     """PyTorch's vectors of the pictures for comparison.
 
-    ``neighbours``: the k nearest of each query, int64 ``[q, k]``; ``extremes``: vectors, float32
-    ``[e, d]``.
+    ``extremes``: its vectors of numeric extremes, float32 ``[e, d]``.
     """
 
     queries: EmbeddedSplit
     gallery: EmbeddedSplit
-    neighbours: npt.NDArray[np.int64]
     extremes: npt.NDArray[np.float32]
 
 
@@ -103,7 +100,6 @@ class ParityReport:
     difference: VectorDifference
     batch_difference: VectorDifference
     extremes: VectorDifference
-    neighbour_overlap: float
     evaluation: Evaluation
     tolerance: Tolerance
     failures: tuple[str, ...]
@@ -112,10 +108,10 @@ class ParityReport:
     speeds: Speeds | None = None
 
     @property
-    def precision_change(self) -> float:
-        """The change of precision@k from PyTorch to the file, both by exact search."""
-        assert self.evaluation.reference is not None
-        return self.evaluation.runtime_exact - self.evaluation.reference
+    def change(self) -> RankingChange:
+        """The change of the ranking from PyTorch to the file, both by exact search."""
+        assert self.evaluation.change is not None
+        return self.evaluation.change
 
     def with_speeds(self, speeds: Speeds) -> ParityReport:
         """Return the report with the speeds."""
@@ -132,7 +128,8 @@ class ParityReport:
             **self.difference.to_dict(),
             "batch_1_against_n": self.batch_difference.to_dict(),
             "extremes": self.extremes.to_dict() | {"pictures": list(extreme_pictures(8))},
-            "neighbour_overlap_at_k": self.neighbour_overlap,
+            **self.change.to_dict(),
+            "least_neighbour_overlap_at_k": self.change.least_overlap(self.tolerance.neighbour_overlap),
             "precision_at_k": {
                 "reference": self.evaluation.reference,
                 "exported_exact": self.evaluation.runtime_exact,
@@ -190,8 +187,7 @@ def embed_reference(
             )
     queries = _embedded(reference, val, "PyTorch, queries", progress)
     gallery = _embedded(reference, train, "PyTorch, gallery", progress)
-    neighbours = rank_split(queries, gallery, min(K, len(gallery))).neighbours
-    return ReferenceSide(queries, gallery, neighbours, vectors)
+    return ReferenceSide(queries, gallery, vectors)
 
 
 def check_parity(
@@ -210,7 +206,7 @@ def check_parity(
         _embedded(exported, side.queries.samples, "exported file, queries", progress),
         _embedded(exported, side.gallery.samples, "exported file, gallery", progress),
     )
-    k = side.neighbours.shape[1]
+    k = min(K, len(side.gallery))
     evaluation = evaluate(*ours, k, reference=(side.queries, side.gallery))
     assert evaluation.difference is not None
     report = ParityReport(
@@ -218,7 +214,6 @@ def check_parity(
         difference=evaluation.difference,
         batch_difference=_batch_difference(exported, side.queries.samples),
         extremes=_extreme_difference(side, exported),
-        neighbour_overlap=neighbour_overlap(evaluation.neighbours, side.neighbours),
         evaluation=evaluation,
         tolerance=tolerance,
         failures=(),
@@ -253,12 +248,12 @@ def _extreme_difference(side: ReferenceSide, exported: Exported) -> VectorDiffer
 
 def _failures(report: ParityReport) -> list[str]:
     tolerance = report.tolerance
-    failures = report.difference.failures(tolerance)
-    failures += [f"batch 1 against batch n: {failure}" for failure in report.batch_difference.failures(tolerance)]
+    failures = tolerance.ranking_failures(report.change) + report.difference.failures(tolerance)
+    batches = report.batch_difference.failures(tolerance.for_one_engine())
+    failures += [f"batch 1 against batch n: {failure}" for failure in batches]
     if not report.extremes.min_cosine >= tolerance.extreme_cosine:
         failures.append(
             f"the smallest cosine of numeric extremes (black, white, noise …) is {report.extremes.min_cosine:.7g}, "
             f"less than {tolerance.extreme_cosine:.7g}"
         )
-    failures += tolerance.ranking_failures(report.precision_change, len(report.queries), report.k)
     return failures

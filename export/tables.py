@@ -28,13 +28,18 @@ def parity_rows(package: Package) -> list[tuple[str, str]]:
         ("smallest and mean cosine", f"{report.difference.min_cosine:.7f}, {report.difference.mean_cosine:.7f}"),
         ("batch 1 against batch n", f"{report.batch_difference.max_abs_difference:.1e}"),
         ("smallest cosine of numeric extremes", f"{report.extremes.min_cosine:.7f}"),
-        (f"overlap of the {k} nearest", f"{report.neighbour_overlap:.4f}"),
+        (f"overlap of the {k} nearest", f"{report.change.overlap:.4f}"),
         (f"precision@{k}, PyTorch, exact", f"{evaluation.reference:.4f}{possible}"),
-        (f"precision@{k}, exported, exact", f"{evaluation.runtime_exact:.4f} ({report.precision_change:+.4f})"),
+        (f"precision@{k}, exported, exact", f"{evaluation.runtime_exact:.4f} ({_changed(report)})"),
         (f"precision@{k}, exported, HNSW", f"{evaluation.runtime_hnsw:.4f}"),
         ("size", f"{package.size / 1e6:.1f} MB"),
     ]
     return rows + _speed_rows(report) + _quantisation_rows(package)
+
+
+def _changed(report: ParityReport) -> str:
+    change = f"{report.change.precision:+.4f}"
+    return f"{change}, standard error {report.change.error:.4f}" if report.tolerance.by_chance else change
 
 
 def _speed_rows(report: ParityReport) -> list[tuple[str, str]]:
@@ -109,11 +114,15 @@ def _on_what(package: Package) -> list[str]:
 
 
 def _tolerance(package: Package) -> str:
-    allowed = package.report.tolerance
+    allowed, k = package.report.tolerance, package.report.k
+    change = f"{allowed.precision_change:g} of precision@{k}"
+    if allowed.by_chance:
+        least = package.report.change.least_overlap(allowed.neighbour_overlap)
+        change += f" (a loss beyond its sampling error), {least:.4g} for the overlap of the {k} nearest"
     return (
-        f"Tolerances of {package.form.precision}: {allowed.max_abs_difference:g} for a component, "
+        f"Tolerances of {package.form.precision}: {change}, {allowed.mean_cosine:.7g} for the mean cosine, "
         f"{allowed.min_cosine:.7g} for the cosine of a picture ({allowed.extreme_cosine:.7g} of numeric extremes), "
-        f"{allowed.precision_change:g} of precision@{package.report.k}."
+        f"{allowed.max_abs_difference:g} for a component."
     )
 
 
@@ -143,9 +152,9 @@ def _row(package: Package) -> tuple[str, ...]:
         f"{report.difference.max_abs_difference:.1e}",
         f"{report.difference.mean_cosine:.6f}",
         f"{report.difference.min_cosine:.6f}",
-        f"{report.neighbour_overlap:.4f}",
+        f"{report.change.overlap:.4f}",
         f"{evaluation.runtime_exact:.4f}",
-        f"{report.precision_change:+.4f}",
+        f"{report.change.precision:+.4f}",
         f"{evaluation.runtime_hnsw:.4f}",
         f"{speeds.exported.latency_ms:.1f}",
         f"{speeds.exported.pictures_per_second:.0f}",

@@ -44,6 +44,7 @@ class Ranking:
         neighbours: rows of the gallery, int64 ``[q, k]``, nearest first; fewer than k where the gallery is smaller.
         distances: their squared Euclidean distances, float64 ``[q, k]``.
         precision_at_k: see :func:`precision_at_k`.
+        precisions: that of each query, float64 ``[q]``.
         recall_at_1: see :func:`recall_at_k`.
         map_at_r: see :func:`map_at_r`; NaN where it was not computed.
         possible: see :func:`possible_precision`.
@@ -53,6 +54,7 @@ class Ranking:
     neighbours: Rows
     distances: Distances
     precision_at_k: float
+    precisions: Distances
     recall_at_1: float
     map_at_r: float
     possible: float
@@ -88,6 +90,7 @@ def rank(
         neighbours=rows[:, :k].copy(),  # a view would keep all the ranks that MAP@R looks at
         distances=distances[:, :k].copy(),
         precision_at_k=precision_at_k(labels[:, :k], query_labels),
+        precisions=_correct(labels[:, :k], query_labels).mean(axis=1),
         recall_at_1=recall_at_k(labels, query_labels, 1),
         map_at_r=map_at_r(labels, query_labels, gallery_labels, in_gallery) if with_map else float("nan"),
         possible=possible_precision(query_labels, gallery_labels, min(k, len(gallery)), in_gallery),

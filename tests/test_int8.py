@@ -24,6 +24,7 @@ from deeprank.export.quantise import search as quantise_search
 from deeprank.export.quantise.calibration import RULES, Range, Seen, entropy, min_max, observe, percentile
 from deeprank.export.quantise.graph import Anatomy, anatomy_of, constant_inputs, prepared
 from deeprank.export.quantise.int8 import correct_biases, layers_of, quantised, rounding_error, tensors_to_watch
+from deeprank.export.quantise.rounding import observe_patches, rounded_weights
 from deeprank.export.quantise.search import MIN_PICTURES, TARGET, quantise
 from deeprank.models.network import NetworkConfig, build_network
 from deeprank.models.normalisation import HALF
@@ -474,6 +475,72 @@ def test_all_layers_of_the_network_are_quantised(name: str) -> None:
     assert len(from_pairs) == expected
 
 
+# -- rounding on pictures ----------------------------------------------------------------------------------------------
+
+
+@in_each_small
+def test_moments_are_of_what_the_layers_read(name: str) -> None:
+    """Sums over random patches: of each layer, whole numbers of the patches that torch unfolds."""
+    given = case(name)
+    moments = observe_patches(given.model, layers_of(given.model, given.parts), given.pictures[:1], 1)
+    modules, kept = layer_modules(given), inputs_and_outputs(given)
+    convolutions = {layer for layer, module in modules.items() if isinstance(module, nn.Conv2d)}
+    assert set(moments) == {layer for layer in convolutions if modules[layer].weight[0].numel() <= 64}
+    for layer, found in moments.items():
+        module, x = modules[layer], kept[modules[layer]][0][:1]
+        read = functional.unfold(x, module.kernel_size, 1, module.padding, module.stride)[0].T.double().numpy()
+        read = read.reshape(len(read), module.groups, -1)
+        squares = np.einsum("pgk,pgk->pg", read, read)
+        traces = np.trace(found, axis1=1, axis2=2)
+        assert found.shape == (module.groups, read.shape[2], read.shape[2])
+        assert (traces >= 64 * squares.min(0) * (1 - 1e-5)).all()
+        assert (traces <= 64 * squares.max(0) * (1 + 1e-5)).all()
+        # Nothing outside the space of the patches.
+        for group, matrix in enumerate(found):
+            basis = np.linalg.svd(read[:, group], full_matrices=False)[2][: np.linalg.matrix_rank(read[:, group])]
+            np.testing.assert_allclose(basis.T @ basis @ matrix, matrix, atol=1e-3 * traces[group])
+
+
+@in_each_small
+def test_rounding_on_pictures_changes_outputs_less(name: str) -> None:
+    """On pictures that it has not seen, in total; the file holds just these weights."""
+    given = case(name)
+    moments = observe_patches(given.model, layers_of(given.model, given.parts), given.pictures, 1)
+    corrected = correct_biases(given.model, given.parts, given.seen, (), moments)
+    written = quantised(corrected, given.parts, given.ranges)
+    nodes = {node.name: node for node in written.graph.node}
+    kept = inputs_and_outputs(dataclasses.replace(given, pictures=some_pictures(20, given.pictures.shape[1], seed=11)))
+    nearest, by_pictures = 0.0, 0.0
+    for layer, module in layer_modules(given).items():
+        if layer not in moments:
+            continue
+        weights = module.weight.detach().numpy()
+        ours = rounded_weights(weights, moments[layer])
+        scales = np.abs(weights).reshape(len(weights), -1).max(axis=1) / 127
+        steps = ours / scales.reshape(-1, 1, 1, 1)
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+        np.testing.assert_allclose(written_weights(written, nodes[layer])[0], ours, atol=1e-6)
+        x = kept[module][0]
+        y = run_layer(module, x, weights, None)
+        sizes = [
+            float((run_layer(module, x, kind, None) - y).var(dim=(0, 2, 3)).sum() / y.var(dim=(0, 2, 3)).sum())
+            for kind in (weights + rounding_error(weights), ours)
+        ]
+        nearest, by_pictures = nearest + sizes[0], by_pictures + sizes[1]
+    assert by_pictures < 0.8 * nearest
+
+
+def test_layers_in_float_keep_their_weights() -> None:
+    given = case("depthwise")
+    layers = layers_of(given.model, given.parts)
+    moments = observe_patches(given.model, layers, given.pictures, 1)
+    corrected = correct_biases(given.model, given.parts, given.seen, layers[:1], moments)
+    before, after = (
+        [node.input[1] for node in model.graph.node if node.name in layers] for model in (given.model, corrected)
+    )
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, *[name not in moments for name in layers[1:]]]
+
+
 # -- biases ------------------------------------------------------------------------------------------------------------
 
 
@@ -727,10 +794,11 @@ def test_the_rule_that_does_best_on_held_out_pictures(name: str) -> None:
     assert chosen.rule == max(chosen.cosine_by_rule, key=lambda rule: chosen.cosine_by_rule[rule])
     assert (chosen.calibration_pictures, chosen.held_out_pictures) == (30, 10)
     seen = observe(given.model, tensors_to_watch(given.model, given.parts), given.pictures[:30], 1)
+    moments = observe_patches(given.model, layers_of(given.model, given.parts), given.pictures[:30], 1)
     expected = by_onnx(given.model, given.pictures[30:])
     for rule, found in chosen.cosine_by_rule.items():
         ranges = {tensor: RULES[rule](one) for tensor, one in seen.items()}
-        again = quantised(correct_biases(given.model, given.parts, seen), given.parts, ranges)
+        again = quantised(correct_biases(given.model, given.parts, seen, (), moments), given.parts, ranges)
         assert found == pytest.approx(cosine(by_onnx(again, given.pictures[30:]), expected), abs=1e-7)
     assert chosen.cosine == pytest.approx(cosine(by_onnx(model, given.pictures[30:]), expected), abs=1e-7)
 

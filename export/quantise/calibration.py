@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-__all__ = ["RULES", "Range", "Seen", "entropy", "min_max", "observe", "percentile"]
+__all__ = [
+    "RULES",
+    "Range",
+    "Seen",
+    "entropy",
+    "min_max",
+    "observe",
+    "percentile",
+    "picture_batches",
+    "session_that_shows",
+]
 
 
 Range = tuple[float, float]
@@ -122,9 +132,9 @@ def observe(
     if not names:  # ONNX Runtime would return all outputs
         return {}
     parts: dict[str, list[_Part]] = {name: [] for name in names}
-    session = _session_that_shows(model, names, threads)
+    session = session_that_shows(model, names, threads)
     generator = np.random.default_rng(0)
-    for batch in _batches(pictures, max(1, _PIXELS // input_side(model) ** 2)):
+    for batch in picture_batches(model, pictures):
         for name, values in zip(names, session.run(names, {INPUT_NAME: batch}), strict=True):
             parts[name].append(_Part(values, generator))
         advance(len(batch))
@@ -156,7 +166,7 @@ def _together(parts: Sequence[_Part]) -> Seen:
     )
 
 
-def _session_that_shows(model: onnx.ModelProto, names: Sequence[str], threads: int) -> onnxruntime.InferenceSession:
+def session_that_shows(model: onnx.ModelProto, names: Sequence[str], threads: int) -> onnxruntime.InferenceSession:
     """Open a copy of the model with inner tensors as outputs.
 
     Unoptimised, so that none is merged away.
@@ -177,6 +187,8 @@ def _session_that_shows(model: onnx.ModelProto, names: Sequence[str], threads: i
     return onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _batches(pictures: Picture, size: int) -> Iterator[Picture]:
+def picture_batches(model: onnx.ModelProto, pictures: Picture) -> Iterator[Picture]:
+    """Yield pictures in batches for which memory holds every tensor of the network."""
+    size = max(1, _PIXELS // input_side(model) ** 2)
     for start in range(0, len(pictures), size):
         yield pictures[start : start + size]

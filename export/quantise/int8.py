@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ...models.conversion import quiet
 from .calibration import Range, Seen
 from .graph import WEIGHTED, Anatomy, constant_inputs, drop_unused_constants, drop_unused_domains, float_tensors
+from .rounding import rounded_weights, weight_scales
 
 if TYPE_CHECKING:
     import onnx
@@ -126,15 +127,20 @@ def _read_as_before(
 
 
 def correct_biases(
-    model: onnx.ModelProto, parts: Anatomy, seen: Mapping[str, Seen], in_float: Collection[str] = ()
+    model: onnx.ModelProto,
+    parts: Anatomy,
+    seen: Mapping[str, Seen],
+    in_float: Collection[str] = (),
+    moments: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> onnx.ModelProto:
     """Return the model with biases that cancel each channel's mean shift by rounded weights.
 
     Weights W that become W + E move the mean of a layer's output by E·mean(x); this is subtracted
     from its bias. (Nagel et al., Data-Free Quantization Through Weight Equalization and Bias
     Correction, 2019, section 4.2, with measured means.) On small networks this undoes most of the
-    damage: depthwise layers have few rounding errors, which do not average out. Layers ``in_float``
-    keep their biases, since their weights are not rounded.
+    damage: depthwise layers have few rounding errors, which do not average out. Layers in
+    ``moments`` (:func:`~.rounding.observe_patches`) get weights that are rounded by them, others are
+    rounded to the nearest. Layers ``in_float`` stay, since their weights are not rounded.
     """
     import onnx
     from onnx import numpy_helper
@@ -147,7 +153,13 @@ def correct_biases(
         if node.name not in layers or not _correctable(node, constants, seen):
             continue
         weights = numpy_helper.to_array(constants[node.input[1]])
-        shift = _mean_shift(node, weights, seen[node.input[0]].channel_means)
+        error = rounding_error(_by_output(node, weights))
+        if moments is not None and node.name in moments:
+            rounded = rounded_weights(weights, moments[node.name])
+            error = rounded.astype(np.float64) - weights
+            node.input[1] = f"{node.name}_rounded_weights"
+            corrected.graph.initializer.append(numpy_helper.from_array(rounded, node.input[1]))
+        shift = _mean_shift(node, error, seen[node.input[0]].channel_means)
         bias = numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 else np.zeros_like(shift)
         # Under a separate name: two layers may share one bias.
         name = f"{node.name}_corrected_bias"
@@ -167,17 +179,30 @@ def _correctable(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
     return fits and node.input[0] in seen and all(tensor in constants for tensor in node.input[2:])
 
 
-def _mean_shift(node: onnx.NodeProto, weights: Array, means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the shift of each output channel's mean by rounded weights, float64 ``[out]``."""
+def _by_output(node: onnx.NodeProto, weights: Array) -> Array:
+    """Return weights as ``[out, in, …]``; those of Gemm may lie the other way."""
+    transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
+    return weights.T if node.op_type == "Gemm" and not transposed else weights
+
+
+def _mean_shift(
+    node: onnx.NodeProto, error: npt.NDArray[np.float64], means: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the shift of each output channel's mean by an error of its weights, float64 ``[out]``.
+
+    Args:
+        node: Conv or Gemm.
+        error: of the weights by output, float64 ``[out, in, …]``.
+        means: of the channels of its input.
+
+    """
     attributes = {entry.name: entry for entry in node.attribute}
     if node.op_type == "Gemm":
-        transposed = "transB" in attributes and attributes["transB"].i
-        by_output = weights if transposed else weights.T
-        return rounding_error(by_output) @ means
+        return error @ means
     groups = attributes["group"].i if "group" in attributes else 1
-    error = rounding_error(weights).sum(axis=tuple(range(2, weights.ndim)))  # [out, in of its group]
-    given = means.reshape(groups, -1).repeat(len(weights) // groups, axis=0)  # the channels that each output sees
-    shift: npt.NDArray[np.float64] = (error * given).sum(axis=1)
+    summed = error.sum(axis=tuple(range(2, error.ndim)))  # [out, in of its group]
+    given = means.reshape(groups, -1).repeat(len(error) // groups, axis=0)  # the channels that each output sees
+    shift: npt.NDArray[np.float64] = (summed * given).sum(axis=1)
     return shift
 
 
@@ -186,7 +211,6 @@ def rounding_error(weights: Array) -> npt.NDArray[np.float64]:
 
     Each output channel has one scale.
     """
-    largest = np.abs(weights).reshape(len(weights), -1).max(axis=1).astype(np.float64)
-    scale = np.where(largest > 0, largest, 1).reshape(-1, *[1] * (weights.ndim - 1)) / 127
+    scale = weight_scales(weights).reshape(-1, *[1] * (weights.ndim - 1))
     error: npt.NDArray[np.float64] = np.round(weights / scale) * scale - weights
     return error

@@ -17,6 +17,7 @@ from ...runtime.progress import StartProgress
 from .calibration import RULES, Range, observe
 from .graph import Anatomy, anatomy_of
 from .int8 import correct_biases, layers_of, quantised, tensors_to_watch
+from .rounding import observe_patches
 
 if TYPE_CHECKING:
     import onnx
@@ -104,6 +105,7 @@ class _Search:
         advance = progress("int8: ranges of the layers", len(self._shown))
         used = session_options(threads)[1]
         self._seen = observe(model, tensors_to_watch(model, self.parts), self._shown, used, advance)
+        self._moments = observe_patches(model, self.layers, self._shown, used)
         self._model = model
         self._ranges: Mapping[str, Range] = {}
 
@@ -165,7 +167,7 @@ class _Search:
         return float(np.einsum("nd,nd->n", vectors, self._expected, dtype=np.float64).mean())
 
     def _quantised(self, in_float: Sequence[str]) -> onnx.ModelProto:
-        corrected = correct_biases(self._model, self.parts, self._seen, in_float)
+        corrected = correct_biases(self._model, self.parts, self._seen, in_float, self._moments)
         return quantised(corrected, self.parts, self._ranges, in_float)
 
 

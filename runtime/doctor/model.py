@@ -45,7 +45,7 @@ def model_finding(check: str, opened: OpenModel, *, where: str, fix: str) -> Fin
     together = embedder.embed_batch(pictures)
     alone = np.concatenate([embedder.embed_batch(picture[None]) for picture in pictures])
     difference = compare_vectors(together, alone)
-    failures = difference.failures(TOLERANCES[info.precision])
+    failures = difference.failures(TOLERANCES[info.precision].for_one_engine())
     if failures:
         return problem(
             check, f"{where} gives different vectors in a batch than for single pictures: {'; '.join(failures)}", fix

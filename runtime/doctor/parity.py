@@ -129,8 +129,7 @@ def parity_finding(
     queries = _embed("parity: queries", dataset.val, embedder, start)
     gallery = _embed("parity: gallery", dataset.train, embedder, start)
     reference = sample.of(queries, gallery)
-    complete = len(queries) + len(gallery) == len(sample.splits)
-    failures, summary = _compared(reference, (queries, gallery), opened.info.precision, complete=complete)
+    failures, summary = _compared(reference, (queries, gallery), opened.info.precision)
     summary = f"{len(queries) + len(gallery):,} of {len(sample.splits):,} pictures, {summary}"
     if through_graph:
         summary += f", {_through_graph(queries, gallery):.4f} through the graph"
@@ -149,24 +148,19 @@ def _embed(what: str, samples: Sequence[Sample], embedder: Embedder, start: Star
     return embed_split(samples, embedder, advance=start(what, len(samples)))
 
 
-def _compared(reference: Splits, runtime: Splits, precision: str, *, complete: bool) -> tuple[list[str], str]:
+def _compared(reference: Splits, runtime: Splits, precision: str) -> tuple[list[str], str]:
     """Return a phrase for each figure out of tolerance, and all figures as text."""
     from ..evaluate.evaluation import compare_splits, rank_split
-    from ..evaluate.parity import TOLERANCES
-    from ..metrics import neighbour_overlap
+    from ..evaluate.parity import TOLERANCES, compare_rankings
 
-    queries, gallery = reference
-    k = min(_K, len(gallery))
-    difference = compare_splits(reference, runtime)
+    gallery = len(reference[1])
+    k = min(_K, gallery)
     theirs, ours = rank_split(*reference, k), rank_split(*runtime, k)
+    change, difference = compare_rankings(theirs, ours, gallery), compare_splits(reference, runtime)
     tolerance = TOLERANCES[precision]
-    failures = difference.failures(tolerance)
-    if complete:  # fewer pictures rank differently by chance
-        failures += tolerance.ranking_failures(ours.precision_at_k - theirs.precision_at_k, len(queries), k)
-    shared = neighbour_overlap(ours.neighbours, theirs.neighbours)
-    return failures, (
-        f"{_apart(difference)}, {shared:.2%} of the {k} nearest shared, precision@{k} {theirs.precision_at_k:.4f} with "
-        f"PyTorch, {ours.precision_at_k:.4f} here"
+    return tolerance.ranking_failures(change) + difference.failures(tolerance), (
+        f"{_apart(difference)}, {change.overlap:.2%} of the {k} nearest shared, precision@{k} "
+        f"{theirs.precision_at_k:.4f} with PyTorch, {ours.precision_at_k:.4f} here"
     )
 
 

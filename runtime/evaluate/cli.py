@@ -337,9 +337,10 @@ def _show(result: Evaluation | None, judged: TripletReport | None, as_json: bool
 def _require_parity(result: Evaluation, embedder: Embedder) -> None:
     from .parity import TOLERANCES
 
-    if result.difference is None:
+    if result.difference is None or result.change is None:
         return
-    failures = result.difference.failures(TOLERANCES[embedder.info.precision])
+    tolerance = TOLERANCES[embedder.info.precision]
+    failures = tolerance.ranking_failures(result.change) + result.difference.failures(tolerance)
     if failures:
         raise EvaluationError(
             f"The model {printable(embedder.info.name)!r} does not rank like its PyTorch reference here: "

@@ -25,7 +25,7 @@ from ..metrics import (
     without_own,
 )
 from .embeddings import EmbeddedSplit
-from .parity import VectorDifference, compare_vectors
+from .parity import RankingChange, VectorDifference, compare_rankings, compare_vectors
 
 __all__ = ["Evaluation", "check_k", "compare_splits", "evaluate", "rank_split"]
 
@@ -38,7 +38,8 @@ Rows = npt.NDArray[np.int64]
 class Evaluation:
     """The output of ``deeprank-eval --json``.
 
-    ``possible``: the largest precision@k of any ranking of these pictures. ``neighbours``: int64
+    ``possible``: the largest precision@k of any ranking of these pictures. ``difference`` and
+    ``change``: of vectors and ranking from PyTorch's, None without a reference. ``neighbours``: int64
     ``[q, k]`` by exact search, not in the output.
     """
 
@@ -52,6 +53,7 @@ class Evaluation:
     map_at_r: float
     hnsw_recall_at_k: float
     difference: VectorDifference | None
+    change: RankingChange | None
     neighbours: npt.NDArray[np.int64] = field(repr=False, compare=False)
     possible: float = 1.0
 
@@ -71,8 +73,13 @@ class Evaluation:
             "recall_at_1": self.recall_at_1,
             "map_at_r": self.map_at_r,
             "hnsw_recall_at_k": self.hnsw_recall_at_k,
-            "parity": None if self.difference is None else self.difference.to_dict(),
+            "parity": self._parity(),
         }
+
+    def _parity(self) -> dict[str, Any] | None:
+        if self.difference is None or self.change is None:
+            return None
+        return self.difference.to_dict() | self.change.to_dict()
 
 
 def check_k(k: int, limit: int) -> int:
@@ -131,17 +138,19 @@ def evaluate(
     own = _own_rows(queries, gallery)
     by_graph, _ = without_own(functools.partial(_through_graph, queries.vectors, gallery.vectors), own, k)
     query_codes, gallery_codes = label_codes(queries.labels, gallery.labels)
+    original = None if reference is None else rank_split(*reference, k)
     return Evaluation(
         k=k,
         queries=len(queries),
         gallery=len(gallery),
-        reference=None if reference is None else rank_split(*reference, k).precision_at_k,
+        reference=None if original is None else original.precision_at_k,
         runtime_exact=exact.precision_at_k,
         runtime_hnsw=precision_at_k(gallery_codes[by_graph], query_codes),
         recall_at_1=exact.recall_at_1,
         map_at_r=exact.map_at_r,
         hnsw_recall_at_k=neighbour_overlap(by_graph, exact.neighbours),
         difference=None if reference is None else compare_splits(reference, (queries, gallery)),
+        change=None if original is None else compare_rankings(original, exact, len(gallery)),
         neighbours=exact.neighbours,
         possible=exact.possible,
     )
