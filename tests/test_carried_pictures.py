@@ -144,7 +144,7 @@ def test_the_doctor_proves_it_without_data(run: Run, made: Path, tmp_path: Path)
     by_name = {one["check"]: one for one in found["findings"]}
     val, train = splits_of(made / "photos")
     assert (
-        f"{COUNT} pictures, PyTorch's vectors of {len(val)} queries and its {len(train)} nearest of each, {DIM} numbers"
+        f"{COUNT} pictures, PyTorch's {len(train)} nearest of {len(val)} queries, and their vectors, {DIM} numbers each"
         in by_name["reference sample"]["found"]
     )
     said = by_name["parity"]["found"]

@@ -255,6 +255,7 @@ def test_figures_of_a_report_are_those_of_its_file(forms: Forms, name: str) -> N
         "by_chance": form.precision == "int8",
         "neighbour_overlap": allowed.neighbour_overlap,
         "extreme_cosine": allowed.extreme_cosine,
+        "farther": allowed.farther,
     }
     check_difference(report, forms.expected, opened(forms.folder / name)(forms.both))
 

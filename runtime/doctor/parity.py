@@ -76,10 +76,10 @@ def sample_finding(path: Path, sample: ReferenceSample) -> Finding:
     held = f"PyTorch's vectors of {count:,} pictures"
     if sample.neighbours is not None:
         held = (
-            f"{len(sample.pictures):,} pictures, PyTorch's vectors of {count:,} queries and its "
-            f"{sample.neighbours.shape[1]} nearest of each"
+            f"{len(sample.pictures):,} pictures, PyTorch's {sample.neighbours.shape[1]} nearest of {count:,} queries, "
+            "and their vectors"
         )
-    return ok("reference sample", f"{display_path(path)}, {held}, {dim} numbers a vector")
+    return ok("reference sample", f"{display_path(path)}, {held}, {dim} numbers each")
 
 
 def no_sample_finding(data: str | None) -> Finding:
