@@ -185,15 +185,15 @@ def make(folder: Path, photos: str) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         drawn = Path(scratch) / "sample.zip"
         write_zip(drawn, list(make_pictures()))
+        made = export(CHOSEN, "fp32", Path(scratch) / "model.onnx", str(drawn), Checks(sample_pictures=True))
+        size, precision_at_k = made.reference.stat().st_size, made.report.evaluation.reference
+        made.reference.replace(folder / made.reference.name)
+        print(f"{made.reference.name}: {size:,} bytes, precision@{made.report.k} {precision_at_k:.4f}", flush=True)
         for file, precision in (("model.onnx", "fp32"), ("model.int8.onnx", "int8")):
             made = export(CHOSEN, precision, Path(scratch) / file, photos)
             for path in (made.model, made.parity):
                 path.replace(folder / path.name)
             print(file, made.report.evaluation.to_dict(), flush=True)
-        made = export(CHOSEN, "fp32", Path(scratch) / "model.onnx", str(drawn), Checks(sample_pictures=True))
-        size, precision_at_k = made.reference.stat().st_size, made.report.evaluation.reference
-        made.reference.replace(folder / made.reference.name)
-        print(f"{made.reference.name}: {size:,} bytes, precision@{made.report.k} {precision_at_k:.4f}")
 
 
 def embedded(embedder: Embedder, files: Sequence[bytes]) -> Vectors:
