@@ -5,9 +5,9 @@
     python benchmarks/int8_ranking.py --data few --model few.onnx
 
 ``--model`` is an fp32 ONNX file of deeprank-export. Its int8 files are made with weights rounded to the nearest, with
-weights rounded on pictures (what deeprank-export does), and with every range cut to a tenth. Each is compared with the
-fp32 file on a class-balanced sample: val pictures are the queries. The error after ± is the standard error, paired by
-query. The speed is pictures per second relative to the first row, measured in turn.
+weights rounded on pictures (what deeprank-export does), and broken on purpose. Each is compared with the fp32 file on a
+class-balanced sample: val pictures are the queries. The error after ± is the standard error, paired by query. The speed
+is pictures per second relative to the first row, measured in turn.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common import machine
 
 from deeprank.export.formats.onnx import save_onnx
 from deeprank.export.parity import GALLERY_SAMPLE, QUERY_SAMPLE
-from deeprank.export.quantise.calibration import min_max, observe, percentile
+from deeprank.export.quantise.calibration import observe, percentile
 from deeprank.export.quantise.graph import anatomy_of, prepared
 from deeprank.export.quantise.int8 import correct_biases, layers_of, quantised, tensors_to_watch
 from deeprank.export.quantise.rounding import observe_patches
@@ -67,11 +67,13 @@ def int8_files(model: onnx.ModelProto, pictures: npt.NDArray[np.uint8]) -> Itera
     seen = observe(model, tensors_to_watch(model, parts), pictures, 2)
     moments = observe_patches(model, layers_of(model, parts), pictures, 2)
     ranges = {name: percentile(one) for name, one in seen.items()}
-    cut = {name: (low / 10, high / 10) for name, (low, high) in ((name, min_max(one)) for name, one in seen.items())}
     nearest = correct_biases(model, parts, seen)
     yield "rounded to the nearest", quantised(nearest, parts, ranges)
     yield "rounded on pictures", quantised(correct_biases(model, parts, seen, (), moments), parts, ranges)
-    yield "ranges cut to a tenth", quantised(nearest, parts, cut)
+    yield "nearest, biases not corrected", quantised(model, parts, ranges)
+    for share in (0.5, 0.1):
+        cut = {name: (low * share, high * share) for name, (low, high) in ranges.items()}
+        yield f"nearest, ranges × {share}", quantised(nearest, parts, cut)
 
 
 def row(name: str, before: Splits, after: Splits, speed: float) -> tuple[str, ...]:

@@ -64,10 +64,10 @@ class RankingChange:
     def to_dict(self) -> dict[str, float]:
         """Return the figures for JSON."""
         return {
-            "precision_change": self.precision,
+            "precision_change_at_k": self.precision,
             "precision_change_error": self.error,
-            "neighbour_overlap": self.overlap,
-            "chance_overlap": self.chance,
+            "neighbour_overlap_at_k": self.overlap,
+            "chance_overlap_at_k": self.chance,
         }
 
 
@@ -174,9 +174,9 @@ TOLERANCES: Mapping[str, Tolerance] = {
     # Eleven bits of each number: neighbours at nearly equal distances swap.
     "fp16": Tolerance(0.02, 0.999, 0.999, 0.001, False, 0.0, 0.99, 0.05),
     # Eight bits: about three of the thirty nearest are replaced by others, nearly as near. A single
-    # picture may move: 0.944 was measured where the ranking loses nothing. Extreme pictures leave
-    # the calibrated ranges: a network trained on handwritten digits alone gives 0.77 for a red
-    # picture.
+    # picture may move: a cosine of 0.954 was measured where the ranking loses nothing. Extreme
+    # pictures leave the calibrated ranges: a network trained on handwritten digits alone gives 0.77
+    # for a red picture.
     "int8": Tolerance(0.6, 0.8, 0.97, 0.005, True, 0.8, 0.6, None),
 }
 
