@@ -580,6 +580,14 @@ def test_an_export_with_too_many_pictures(tmp_path: Path, monkeypatch: pytest.Mo
 # The bundled one
 
 
+def modes_of(samples: tuple[Sample, ...]) -> set[tuple[str | None, str]]:
+    found = set()
+    for sample in samples:
+        with sample.open() as file, Image.open(file) as image:
+            found.add((image.format, image.mode))
+    return found
+
+
 def bundled() -> bool:
     path = pretrained_reference()
     return path is not None and bool(load_reference(path, None).pictures)
@@ -593,6 +601,10 @@ def test_the_bundled_sample() -> None:
     assert len(sample.pictures) >= 2_000
     assert np.bincount(sample.splits).tolist() == [len(CLASSES) * QUERIES, len(CLASSES) * GALLERY]
     assert {format_of(picture) for picture in sample.pictures} == {"JPEG", "PNG"}
+    assert sample.neighbours.shape == (len(CLASSES) * QUERIES, 30)
+    # Only queries have vectors, so they must be of every kind.
+    data = sample.dataset()
+    assert modes_of(data.val) == modes_of(data.train)
 
 
 @pytest.mark.skipif(not bundled(), reason="the bundled sample carries no pictures")
