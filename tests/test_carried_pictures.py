@@ -213,7 +213,7 @@ def test_a_k_beyond_the_neighbours(run: Run, drawn: Path, tmp_path: Path) -> Non
     words = ("deeprank-eval", "--model", "tiny.onnx", "--reference", "r.npz", "--json", "--k")
     refused = run(*words, 31, cwd=tmp_path, status=1)
     assert "k = 31, but the reference sample holds PyTorch's 30 nearest of each query" in refused.stderr
-    assert json.loads(run(*words, 5, cwd=tmp_path).stdout)["parity"]["neighbour_overlap"] == 1
+    assert json.loads(run(*words, 5, cwd=tmp_path).stdout)["parity"]["neighbour_overlap_at_k"] == 1
 
 
 def test_the_plain_form_still_needs_data(made: Path, tmp_path: Path) -> None:
