@@ -34,8 +34,8 @@ from deeprank.export.sample import balanced_sample, load_sample
 from deeprank.runtime import Embedder
 from deeprank.runtime.datasets import DataSet, open_dataset, with_val
 from deeprank.runtime.evaluate.embeddings import EmbeddedSplit, embed_split
-from deeprank.runtime.evaluate.evaluation import compare_splits, rank_split
-from deeprank.runtime.evaluate.parity import TOLERANCES, compare_rankings
+from deeprank.runtime.evaluate.evaluation import rank_split
+from deeprank.runtime.evaluate.parity import TOLERANCES, Reference, compare_rankings
 from deeprank.runtime.evaluate.speed import measure_speeds
 from deeprank.runtime.text import markdown_table
 
@@ -82,7 +82,10 @@ def row(name: str, before: Splits, after: Splits, speed: float) -> tuple[str, ..
     rankings = {k: (rank_split(*before, k), rank_split(*after, k)) for k in (1, 10, 30)}
     changes = {k: compare_rankings(*both, len(before[1])) for k, both in rankings.items()}
     tolerance = TOLERANCES["int8"]
-    failures = tolerance.ranking_failures(changes[30]) + compare_splits(before, after).failures(tolerance)
+    difference = Reference(before[0].vectors, before[1].vectors, rankings[30][0]).difference(
+        after[0].vectors, after[1].vectors
+    )
+    failures = tolerance.ranking_failures(changes[30]) + difference.failures(tolerance)
     return (
         name,
         f"{cosines.mean():.4f}",

@@ -57,6 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sample", type=Path)
     sample = load_reference(parser.parse_args().sample, None)
+    if sample.pictures:
+        parser.error("the sample carries its pictures; expected one with vectors of all pictures")
     neighbours, precision = rankings(sample, sample.vectors)
     rows = []
     for name, (content, vectors) in formats(sample.vectors).items():

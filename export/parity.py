@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..runtime.datasets import DataSet, Sample, with_val
 from ..runtime.errors import ExportError, ModelFileError
 from ..runtime.evaluate.embeddings import EmbeddedSplit, Embeds, embed_split
-from ..runtime.evaluate.evaluation import Evaluation, evaluate
+from ..runtime.evaluate.evaluation import Evaluation, evaluate, reference_of
 from ..runtime.evaluate.parity import RankingChange, Tolerance, VectorDifference, compare_vectors
 from ..runtime.evaluate.speed import Speed
 from ..runtime.images import Picture, load_picture
@@ -207,7 +207,7 @@ def check_parity(
         _embedded(exported, side.gallery.samples, "exported file, gallery", progress),
     )
     k = min(K, len(side.gallery))
-    evaluation = evaluate(*ours, k, reference=(side.queries, side.gallery))
+    evaluation = evaluate(*ours, k, reference=reference_of(side.queries, side.gallery, k))
     assert evaluation.difference is not None
     report = ParityReport(
         k=k,

@@ -15,7 +15,9 @@ import numpy.typing as npt
 from .scan import nearest
 
 __all__ = [
+    "Judged",
     "Ranking",
+    "judge",
     "label_codes",
     "largest_class",
     "map_at_r",
@@ -37,27 +39,48 @@ Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Judged:
     """The nearest gallery pictures of each query, and how many are right.
 
     Attributes:
         neighbours: rows of the gallery, int64 ``[q, k]``, nearest first; fewer than k where the gallery is smaller.
-        distances: their squared Euclidean distances, float64 ``[q, k]``.
         precision_at_k: see :func:`precision_at_k`.
         precisions: that of each query, float64 ``[q]``.
         recall_at_1: see :func:`recall_at_k`.
+
+    """
+
+    neighbours: Rows
+    precision_at_k: float
+    precisions: Distances
+    recall_at_1: float
+
+
+@dataclass(frozen=True)
+class Ranking(Judged):
+    """Neighbours found by an exact scan.
+
+    Attributes:
+        distances: squared Euclidean distances of the neighbours, float64 ``[q, k]``.
         map_at_r: see :func:`map_at_r`; NaN where it was not computed.
         possible: see :func:`possible_precision`.
 
     """
 
-    neighbours: Rows
     distances: Distances
-    precision_at_k: float
-    precisions: Distances
-    recall_at_1: float
     map_at_r: float
     possible: float
+
+
+def judge(neighbours: Rows, query_labels: Labels, gallery_labels: Labels) -> Judged:
+    """Measure neighbours, int64 ``[q, k]``, by the labels of queries and gallery, int64 ``[q]`` and ``[n]``."""
+    labels = gallery_labels[neighbours]
+    return Judged(
+        neighbours=neighbours,
+        precision_at_k=precision_at_k(labels, query_labels),
+        precisions=_correct(labels, query_labels).mean(axis=1),
+        recall_at_1=recall_at_k(labels, query_labels, 1),
+    )
 
 
 def rank(
@@ -86,12 +109,10 @@ def rank(
     depth = max(k, largest_class(gallery_labels)) if with_map else k
     rows, distances = without_own(lambda count: nearest(queries, gallery, count), own, depth)
     labels, in_gallery = gallery_labels[rows], (own >= 0).astype(np.int64)
+    judged = judge(rows[:, :k].copy(), query_labels, gallery_labels)  # a view would keep the ranks of MAP@R
     return Ranking(
-        neighbours=rows[:, :k].copy(),  # a view would keep all the ranks that MAP@R looks at
+        **vars(judged),
         distances=distances[:, :k].copy(),
-        precision_at_k=precision_at_k(labels[:, :k], query_labels),
-        precisions=_correct(labels[:, :k], query_labels).mean(axis=1),
-        recall_at_1=recall_at_k(labels, query_labels, 1),
         map_at_r=map_at_r(labels, query_labels, gallery_labels, in_gallery) if with_map else float("nan"),
         possible=possible_precision(query_labels, gallery_labels, min(k, len(gallery)), in_gallery),
     )

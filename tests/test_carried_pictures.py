@@ -31,6 +31,7 @@ from deeprank.runtime.embedder import Embedder
 from deeprank.runtime.errors import EvaluationError
 from deeprank.runtime.evaluate import reference
 from deeprank.runtime.evaluate.embeddings import EmbeddedSplit, embed_split
+from deeprank.runtime.evaluate.evaluation import rank_split
 from deeprank.runtime.evaluate.reference import load_reference, save_pictures, save_reference
 from deeprank.runtime.formats import format_of
 from deeprank.runtime.images import PictureRule, load_picture
@@ -75,25 +76,45 @@ def parity(model: Path, **asked) -> dict[str, Finding]:
 # What the file holds
 
 
-def test_it_holds_the_pictures_and_nearly_the_vectors(made: Path) -> None:
+def nearest_rows(val: EmbeddedSplit, train: EmbeddedSplit) -> np.ndarray:
+    """The nearest gallery rows of each query, by all distances in float64."""
+    distances = ((val.vectors[:, None].astype(float) - train.vectors[None].astype(float)) ** 2).sum(axis=2)
+    return np.argsort(distances, axis=1, kind="stable")[:, :30]
+
+
+def test_it_holds_the_pictures_the_queries_vectors_and_the_ranking(made: Path) -> None:
     sample = load_reference(made / "tiny.reference.npz", DIM)
     val, train = splits_of(made / "photos")
     assert sample.pictures == tuple(one.read() for one in (*val.samples, *train.samples))
     assert [row.tobytes() for row in sample.hashes] == [*val.hashes, *train.hashes]
-    exact = np.concatenate([val.vectors, train.vectors])
-    assert 0 < np.abs(sample.vectors - exact).max() <= 2**-16
+    assert 0 < np.abs(sample.vectors - val.vectors).max() <= 2**-16
+    assert np.array_equal(sample.neighbours, nearest_rows(val, train))
     data = sample.dataset()
     assert [one.label for one in data.val] == val.labels
     assert [one.read() for one in data.train] == [one.read() for one in train.samples]
-    of_val, of_train = sample.of(val, train)
-    assert np.array_equal(np.concatenate([of_val.vectors, of_train.vectors]), sample.vectors)
+    for k in (1, 3, len(train)):
+        side = sample.reference(val, train, k)
+        assert np.array_equal(side.queries, sample.vectors)
+        assert side.gallery is None
+        found = rank_split(val, train, k)
+        assert np.array_equal(side.ranking.neighbours, found.neighbours)
+        right = np.array(train.labels)[sample.neighbours[:, :k]] == np.array(val.labels)[:, None]
+        assert np.array_equal(side.ranking.precisions, right.mean(axis=1))
+        assert side.ranking.precision_at_k == pytest.approx(found.precision_at_k)
+        assert side.ranking.recall_at_1 == found.recall_at_1
+        same = side.change(val.vectors, train.vectors, found)
+        assert (same.precision, same.overlap) == (0, 1)
+        assert same.farther == pytest.approx(0, abs=1e-12)
+    with pytest.raises(EvaluationError, match=f"k = {len(train) + 1}, but the reference sample holds PyTorch's"):
+        sample.reference(val, train, len(train) + 1)
 
 
 def test_a_component_of_one_fits(made: Path, tmp_path: Path) -> None:
     val, _ = splits_of(made / "photos")
     axes = np.eye(DIM, dtype=np.float32)[np.arange(len(val)) % DIM]
-    save_pictures(tmp_path / "r.npz", dataclasses.replace(val, vectors=axes), dataclasses.replace(val, vectors=-axes))
-    np.testing.assert_allclose(load_reference(tmp_path / "r.npz", DIM).vectors, [*axes, *-axes], atol=2**-15)
+    for queries in (axes, -axes):
+        save_pictures(tmp_path / "r.npz", dataclasses.replace(val, vectors=queries), val)
+        np.testing.assert_allclose(load_reference(tmp_path / "r.npz", DIM).vectors, queries, atol=2**-15)
 
 
 def test_a_picture_that_changed_meanwhile(made: Path, tmp_path: Path) -> None:
@@ -121,7 +142,11 @@ def test_too_many_or_too_large_pictures(
 def test_the_doctor_proves_it_without_data(run: Run, made: Path, tmp_path: Path) -> None:
     found = json.loads(run("deeprank-doctor", "--model", made / "tiny.onnx", "--json", cwd=tmp_path).stdout)
     by_name = {one["check"]: one for one in found["findings"]}
-    assert f"{COUNT} pictures that it carries, {DIM} numbers" in by_name["reference sample"]["found"]
+    val, train = splits_of(made / "photos")
+    assert (
+        f"{COUNT} pictures, PyTorch's {len(train)} nearest of {len(val)} queries, and their vectors, {DIM} numbers each"
+        in by_name["reference sample"]["found"]
+    )
     said = by_name["parity"]["found"]
     assert by_name["parity"]["status"] == "ok"
     assert said.startswith(f"{COUNT} of {COUNT} pictures, largest difference 1.")
@@ -150,23 +175,45 @@ def test_eval_needs_no_data(run: Run, made: Path, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert found["parity"]["max_abs_difference"] <= 2e-5
     assert found["queries"] + found["gallery"] == COUNT
-    beside = json.loads(
-        run("deeprank-eval", "--model", made / "tiny.onnx", *words, "--data", made / "photos", "--json").stdout
-    )
-    assert beside == found
+    val, train = splits_of(made / "photos")
+    assert found["precision_at_k"]["reference"] == pytest.approx(rank_split(val, train, len(train)).precision_at_k)
     table = run("deeprank-eval", "--models", made / "tiny.onnx", *words, "--json", cwd=tmp_path)
     first, second = json.loads(table.stdout)["models"]
     assert (first["name"], second["from_first"]["neighbour_overlap"]) == ("PyTorch reference", 1.0)
-    for option in (("--split", "test"), ("--labels", "leaf")):
-        refused = run("deeprank-eval", "--model", made / "tiny.onnx", *words, *option, cwd=tmp_path, status=1)
-        assert f"{option[0]} needs a data set, but none was named" in refused.stderr
+    assert second["from_first"]["min_cosine"] == pytest.approx(1, abs=1e-6)
+    exact = found["precision_at_k"]["reference"]
+    assert (first["precision_at_k"], first["map_at_r"]) == ({"exact": exact, "hnsw": None}, None)
+    assert first["recall_at_1"] == second["recall_at_1"]
+    lines = run("deeprank-eval", "--models", made / "tiny.onnx", *words, cwd=tmp_path).stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("| PyTorch reference")]
+    assert re.search(r"\| +\d\.\d{4} \| +– \| +\d\.\d{4} \| +– \|", line)
 
 
-def test_another_data_set_holds_none_of_them(made: Path, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "others", ["c/1.png", "c/2.png"], first_seed=100)
-    one = parity(made / "tiny.onnx", data=str(tmp_path / "others"))["parity"]
-    assert "leave --data out to measure on the pictures that the sample carries" in one.found
-    assert parity(made / "tiny.onnx", data=str(made / "photos"))["parity"].status == "ok"
+@pytest.mark.parametrize(
+    "option",
+    [("--split", "test"), ("--labels", "leaf"), ("--data", "photos"), ("--queries", "photos", "--gallery", "photos")],
+    ids=lambda option: option[0],
+)
+def test_eval_refuses_other_pictures(run: Run, made: Path, option: tuple[str, ...]) -> None:
+    for model in ("--model", "--models"):
+        words = (model, "tiny.onnx", "--reference", "tiny.reference.npz", *option)
+        refused = run("deeprank-eval", *words, cwd=made, status=1)
+        assert f"{option[0]} was given, but the reference sample carries its own pictures" in refused.stderr
+
+
+def test_the_doctor_refuses_other_pictures(made: Path) -> None:
+    one = parity(made / "tiny.onnx", data=str(made / "photos"))["parity"]
+    assert one.status == "problem"
+    assert "carries its pictures; leave the data set out" in one.found
+
+
+def test_a_k_beyond_the_neighbours(run: Run, drawn: Path, tmp_path: Path) -> None:
+    data, embedder = open_dataset(drawn / "sample.zip"), Embedder(write_model(tmp_path / "tiny.onnx"))
+    save_pictures(tmp_path / "r.npz", embed_split(data.val, embedder), embed_split(data.train, embedder))
+    words = ("deeprank-eval", "--model", "tiny.onnx", "--reference", "r.npz", "--json", "--k")
+    refused = run(*words, 31, cwd=tmp_path, status=1)
+    assert "k = 31, but the reference sample holds PyTorch's 30 nearest of each query" in refused.stderr
+    assert json.loads(run(*words, 5, cwd=tmp_path).stdout)["parity"]["neighbour_overlap_at_k"] == 1
 
 
 def test_the_plain_form_still_needs_data(made: Path, tmp_path: Path) -> None:
@@ -216,11 +263,11 @@ def test_the_drawn_pictures(drawn: Path) -> None:
 
 
 def test_a_sample_of_them_fits_into_the_wheel(drawn: Path, tmp_path: Path) -> None:
-    """With vectors of 512 numbers that nothing compresses: at most 3 MB for all, so a fifth of it for a fifth."""
+    """With vectors of 1,280 numbers that nothing compresses: at most 3 MB for all, so a fifth of it for a fifth."""
     data, draw = open_dataset(drawn / "sample.zip"), np.random.default_rng(0)
 
     def split(samples: tuple[Sample, ...]) -> EmbeddedSplit:
-        rows = draw.normal(size=(len(samples), 512)).astype(np.float32)
+        rows = draw.normal(size=(len(samples), 1280)).astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return EmbeddedSplit(samples, rows, tuple(hashlib.sha256(sample.read()).digest() for sample in samples))
 
@@ -237,6 +284,61 @@ def test_a_reader_that_forgets_the_orientation_is_found(
     assert parity(model)["parity"].status == "ok"
     monkeypatch.setattr("deeprank.runtime.images._ORIENTATIONS", {})
     assert parity(model)["parity"].status == "problem"
+
+
+def permuted(found: dict[str, np.ndarray]) -> None:
+    """Exchange the gallery pictures of a class with each other, so that no precision changes."""
+    ends, whole = found["ends"], found["pictures"].tobytes()
+    pictures = [whole[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    for label in set(found["labels"]):
+        rows = np.flatnonzero((found["labels"] == label) & (found["splits"] == 1))
+        taken = [pictures[row] for row in np.roll(rows, 1)]
+        for row, picture in zip(rows, taken, strict=True):
+            pictures[row] = picture
+    found["pictures"] = np.frombuffer(b"".join(pictures), np.uint8)
+    found["ends"] = np.cumsum([len(picture) for picture in pictures])
+
+
+def one_wrong_neighbour(found: dict[str, np.ndarray]) -> None:
+    """Write the farthest picture with the right label as the last neighbour of the first query."""
+    rows, labels = found["neighbours"], found["labels"][found["splits"] == 1]
+    others = np.setdiff1d(np.flatnonzero(labels == labels[rows[0, -1]]), rows[0])
+    rows[0, -1] = others[-1]
+
+
+def one_turned_picture(found: dict[str, np.ndarray]) -> None:
+    """Turn the gallery picture that is the nearest of the first query, as if it had been decoded differently."""
+    row = int(np.flatnonzero(found["splits"] == 1)[found["neighbours"][0, 0]])
+    start, end = (0, *found["ends"])[row : row + 2]
+    picture = io.BytesIO()
+    Image.open(io.BytesIO(found["pictures"][start:end].tobytes())).convert("RGB").rotate(180).save(picture, "PNG")
+    parts = found["pictures"][:start], np.frombuffer(picture.getvalue(), np.uint8), found["pictures"][end:]
+    found["pictures"] = np.concatenate(parts)
+    found["ends"][row:] += len(picture.getvalue()) - (end - start)
+
+
+@pytest.mark.parametrize("change", [permuted, one_wrong_neighbour, one_turned_picture], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_gallery_that_differs_is_found(
+    drawn: Path, tmp_path: Path, precision: str, change: Callable[[dict[str, np.ndarray]], None]
+) -> None:
+    """Its vectors are not in the file: PyTorch's neighbours must be the nearest here, too."""
+    model = write_model(tmp_path / "tiny.onnx", precision=precision)
+    data, embedder = open_dataset(drawn / "sample.zip"), Embedder(model)
+    path = tmp_path / "tiny.reference.npz"
+    save_pictures(path, embed_split(data.val, embedder), embed_split(data.train, embedder))
+    assert parity(model)["parity"].status == "ok"
+    found = arrays_of(path)
+    change(found)
+    np.savez(path, **found)
+    one = parity(model)["parity"]
+    if precision == "int8":  # a single picture is within the limits of eight bits
+        assert (one.status, "overlap of the 30 nearest" in one.found) == (
+            ("problem", True) if change is permuted else ("ok", False)
+        )
+        return
+    assert one.status == "problem"
+    assert "of PyTorch's 30 nearest lies" in one.found
 
 
 def test_a_ranking_that_differs_is_found(drawn: Path, tmp_path: Path) -> None:
@@ -323,6 +425,17 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "no ends": (changed(ends=None), "holds no ends"),
     "no fractions": (changed(fractions=None), "holds no fractions"),
     "no labels": (changed(labels=None), "holds no labels"),
+    "no neighbours": (changed(neighbours=None), "holds no neighbours"),
+    "neighbours of another type": (changed(neighbours=lambda n: n.astype(np.int64)), "expected uint16 [q, "),
+    "neighbours in one row": (changed(neighbours=np.ravel), "expected uint16 [q, "),
+    "a neighbour too few": (changed(neighbours=lambda n: n[:, 1:]), "expected uint16 [q, "),
+    "neighbours of a query too few": (changed(neighbours=lambda n: n[1:]), "expected uint16 [q, "),
+    "a neighbour beyond the gallery": (changed(neighbours=with_value(5, 60_000)), "not different rows of a gallery"),
+    "a neighbour twice": (changed(neighbours=lambda n: n // 2), "not different rows of a gallery"),
+    "no query": (changed(splits=np.ones_like, fractions=lambda f: f[:, :0]), "at least one of each"),
+    "no gallery": (changed(splits=lambda s: np.where(s == 1, 2, s)), "at least one of each"),
+    "splits that are text": (changed(splits=lambda s: s.astype(str)), "expected float32"),
+    "splits in two columns": (changed(splits=lambda s: np.stack([s, s], 1)), "expected float32"),
     "an end beyond": (changed(ends=with_value(-1, 10**9)), "do not lie one behind the other"),
     "ends that overflow": (changed(ends=with_value(3, 2**63 - 1)), "do not lie one behind the other"),
     "an end that is negative": (changed(ends=with_value(0, -5)), "do not lie one behind the other"),
@@ -345,7 +458,9 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a hundred megabytes of zeros": (zeros(pictures=((100 * 2**20,), "|u1")), "unpacks to more than"),
     "as many ends as fit": (zeros(ends=((7 * 2**20,), "<i8")), "expected 1 to 20,000"),
     "as many fractions as fit": (zeros(fractions=((2, 2**20, 31), "|u1")), "expected float32"),
+    "as many neighbours as fit": (zeros(neighbours=((2**20, 28), "<u2")), "expected uint16 [q, "),
 }
+BIG = {kind for kind in HOSTILE if "fit" in kind or "hundred" in kind}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the limit is that of POSIX")
@@ -353,7 +468,7 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
 def test_a_hostile_sample(made: Path, tmp_path: Path, kind: str) -> None:
     make, message = HOSTILE[kind]
     make(made / "tiny.reference.npz", tmp_path / "r.npz")
-    if kind not in ("a hundred megabytes of zeros", "as many ends as fit", "as many fractions as fit"):
+    if kind not in BIG:
         with pytest.raises(EvaluationError, match=re.escape(message)) as raised:
             load_reference(tmp_path / "r.npz", DIM)
         assert str(raised.value).isprintable()
@@ -465,6 +580,14 @@ def test_an_export_with_too_many_pictures(tmp_path: Path, monkeypatch: pytest.Mo
 # The bundled one
 
 
+def modes_of(samples: tuple[Sample, ...]) -> set[tuple[str | None, str]]:
+    found = set()
+    for sample in samples:
+        with sample.open() as file, Image.open(file) as image:
+            found.add((image.format, image.mode))
+    return found
+
+
 def bundled() -> bool:
     path = pretrained_reference()
     return path is not None and bool(load_reference(path, None).pictures)
@@ -478,6 +601,10 @@ def test_the_bundled_sample() -> None:
     assert len(sample.pictures) >= 2_000
     assert np.bincount(sample.splits).tolist() == [len(CLASSES) * QUERIES, len(CLASSES) * GALLERY]
     assert {format_of(picture) for picture in sample.pictures} == {"JPEG", "PNG"}
+    assert sample.neighbours.shape == (len(CLASSES) * QUERIES, 30)
+    # Only queries have vectors, so they must be of every kind.
+    data = sample.dataset()
+    assert modes_of(data.val) == modes_of(data.train)
 
 
 @pytest.mark.skipif(not bundled(), reason="the bundled sample carries no pictures")

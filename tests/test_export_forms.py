@@ -255,6 +255,7 @@ def test_figures_of_a_report_are_those_of_its_file(forms: Forms, name: str) -> N
         "by_chance": form.precision == "int8",
         "neighbour_overlap": allowed.neighbour_overlap,
         "extreme_cosine": allowed.extreme_cosine,
+        "farther": allowed.farther,
     }
     check_difference(report, forms.expected, opened(forms.folder / name)(forms.both))
 
@@ -651,7 +652,7 @@ def test_what_goes_wrong_at_an_extreme_fails(four: Four) -> None:
 
 
 def test_a_change_of_precision_fails_by_itself(four: Four) -> None:
-    wide = Tolerance(2.0, -1.0, -1.0, 0.005, False, 0.0, -1.0)
+    wide = Tolerance(2.0, -1.0, -1.0, 0.005, False, 0.0, -1.0, None)
     (failure,) = four.failures(Narrow(four.reference.network), wide)
     assert failure.startswith("precision@30 changes by -0.")
     swaps = 2 / (K * len(four.data.val))  # which few queries may have at ties

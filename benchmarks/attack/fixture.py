@@ -136,16 +136,20 @@ def _files_of(data: Path) -> list[Path]:
 
 
 def _write_carrying(path: Path, data: Path) -> Path:
-    """Write the pictures of a data set with their vectors, as ``deeprank-export --sample-pictures`` does."""
+    """Write the pictures of a data set with what PyTorch gives, as ``deeprank-export --sample-pictures`` does."""
     files = _files_of(data)
-    rounded = np.rint(expected(np.stack([square(file) for file in files])) * 2**15).astype(np.int64) % 2**16
+    in_gallery = np.array([file.parts[-3] == "train" for file in files])
+    vectors = expected(np.stack([square(file) for file in files]))
+    nearest = np.argsort(-vectors[~in_gallery] @ vectors[in_gallery].T, axis=1)[:, :30]
+    rounded = np.rint(vectors[~in_gallery] * 2**15).astype(np.int64) % 2**16
     contents = [file.read_bytes() for file in files]
     np.savez_compressed(
         path,
         pictures=np.frombuffer(b"".join(contents), np.uint8),
         ends=np.cumsum([len(content) for content in contents]),
         labels=np.array([file.parent.name for file in files]),
-        splits=np.array([file.parts[-3] == "train" for file in files], np.uint8),
+        splits=in_gallery.astype(np.uint8),
+        neighbours=nearest.astype(np.uint16),
         fractions=np.stack([rounded // 256, rounded % 256]).astype(np.uint8),
     )
     return path

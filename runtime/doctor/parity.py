@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from ..datasets import Sample
     from ..embedder import Embedder
     from ..evaluate.embeddings import EmbeddedSplit
-    from ..evaluate.parity import VectorDifference
+    from ..evaluate.parity import Reference, VectorDifference
     from ..evaluate.reference import ReferenceSample
     from ..modelfile import OpenModel
 
 __all__ = ["find_samples", "no_data_finding", "no_sample_finding", "parity_finding", "sample_finding"]
-
-Splits = tuple["EmbeddedSplit", "EmbeddedSplit"]
 
 _K = 30
 
@@ -75,11 +73,13 @@ def _beside(model: Path) -> Iterator[Path]:
 def sample_finding(path: Path, sample: ReferenceSample) -> Finding:
     """Return the content of a sample, as a finding."""
     count, dim = sample.vectors.shape
-    carried = " that it carries" if sample.pictures else ""
-    return ok(
-        "reference sample",
-        f"{display_path(path)}, PyTorch's vectors of {count:,} pictures{carried}, {dim} numbers each",
-    )
+    held = f"PyTorch's vectors of {count:,} pictures"
+    if sample.neighbours is not None:
+        held = (
+            f"{len(sample.pictures):,} pictures, PyTorch's {sample.neighbours.shape[1]} nearest of {count:,} queries, "
+            "and their vectors"
+        )
+    return ok("reference sample", f"{display_path(path)}, {held}, {dim} numbers each")
 
 
 def no_sample_finding(data: str | None) -> Finding:
@@ -118,7 +118,7 @@ def parity_finding(
 
     Raises:
         DataError, EvaluationError: the data set cannot be read, or contains none of the pictures;
-            or a picture that the sample carries cannot be read.
+            or the sample carries its pictures, and one cannot be read, or a data set is named.
 
     """
     from ..datasets import open_dataset
@@ -128,8 +128,8 @@ def parity_finding(
     embedder = Embedder(opened)
     queries = _embed("parity: queries", dataset.val, embedder, start)
     gallery = _embed("parity: gallery", dataset.train, embedder, start)
-    reference = sample.of(queries, gallery)
-    failures, summary = _compared(reference, (queries, gallery), opened.info.precision)
+    reference = sample.reference(queries, gallery, min(_K, len(gallery)))
+    failures, summary = _compared(reference, queries, gallery, opened.info.precision)
     summary = f"{len(queries) + len(gallery):,} of {len(sample.splits):,} pictures, {summary}"
     if through_graph:
         summary += f", {_through_graph(queries, gallery):.4f} through the graph"
@@ -148,15 +148,17 @@ def _embed(what: str, samples: Sequence[Sample], embedder: Embedder, start: Star
     return embed_split(samples, embedder, advance=start(what, len(samples)))
 
 
-def _compared(reference: Splits, runtime: Splits, precision: str) -> tuple[list[str], str]:
+def _compared(
+    reference: Reference, queries: EmbeddedSplit, gallery: EmbeddedSplit, precision: str
+) -> tuple[list[str], str]:
     """Return a phrase for each figure out of tolerance, and all figures as text."""
-    from ..evaluate.evaluation import compare_splits, rank_split
-    from ..evaluate.parity import TOLERANCES, compare_rankings
+    from ..evaluate.evaluation import rank_split
+    from ..evaluate.parity import TOLERANCES
 
-    gallery = len(reference[1])
-    k = min(_K, gallery)
-    theirs, ours = rank_split(*reference, k), rank_split(*runtime, k)
-    change, difference = compare_rankings(theirs, ours, gallery), compare_splits(reference, runtime)
+    theirs, k = reference.ranking, reference.ranking.neighbours.shape[1]
+    ours = rank_split(queries, gallery, k)
+    difference = reference.difference(queries.vectors, gallery.vectors)
+    change = reference.change(queries.vectors, gallery.vectors, ours)
     tolerance = TOLERANCES[precision]
     return tolerance.ranking_failures(change) + difference.failures(tolerance), (
         f"{_apart(difference)}, {change.overlap:.2%} of the {k} nearest shared, precision@{k} "

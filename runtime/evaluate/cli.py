@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .comparison import Comparison, Contender, Network
     from .embeddings import EmbeddedSplit, Embeds
     from .evaluation import Evaluation
+    from .parity import Reference
     from .reference import ReferenceSample
     from .speed import Speed
     from .triplets import RatedTriplets, TripletReport
@@ -102,7 +103,7 @@ def _compare(options: EvaluateOptions) -> None:
         comparison = compare_models(
             contenders,
             dataset,
-            _depth(options.k, dataset),
+            _depth(options.k, dataset, sample),
             sample=sample,
             max_pixels=options.max_pixels,
             start=start,
@@ -159,10 +160,10 @@ def _measure_on_data(options: EvaluateOptions, embedder: Embedder, reference: Pa
     sample, pytorch = _reference_sample(reference, embedder.dim), _pytorch(reference, options.device)
     dataset = _open(options, pytorch, sample)
     rated = None if options.triplets is None else load_triplets(options.triplets, dataset)
-    k = _depth(options.k, dataset)
+    k = _depth(options.k, dataset, sample)
     queries, gallery = _embed(dataset, embedder, "", options.max_pixels)
-    compared = _reference_splits(sample, pytorch, queries, gallery, options)
-    result = evaluate(queries, gallery, k, reference=compared, say=note)
+    reference_side = _reference_side(sample, pytorch, queries, gallery, k, options.max_pixels)
+    result = evaluate(queries, gallery, k, reference=reference_side, say=note)
     judged = None if rated is None else _judge(rated, embedder, queries, gallery, k=k)
     if options.save_embeddings is not None:
         _save(options.save_embeddings, queries, gallery)
@@ -172,13 +173,13 @@ def _measure_on_data(options: EvaluateOptions, embedder: Embedder, reference: Pa
     _require_parity(result, embedder)
 
 
-def _depth(k: int | None, dataset: DataSet) -> int:
+def _depth(k: int | None, dataset: DataSet, sample: ReferenceSample | None) -> int:
     """Return the k of the metrics: the requested one, else 30, or the gallery's size if smaller.
 
     Checked before any picture is embedded.
 
     Raises:
-        EvaluationError: the gallery has fewer pictures than requested.
+        EvaluationError: the gallery has fewer pictures than requested, or the sample fewer neighbours.
 
     """
     from .evaluation import check_k
@@ -188,12 +189,15 @@ def _depth(k: int | None, dataset: DataSet) -> int:
     if k is None and 1 <= most < DEFAULT_K:
         note(f"measured as precision@{most}: the gallery has no more pictures for a query")
         return most
-    return check_k(DEFAULT_K if k is None else k, most)
+    depth = check_k(DEFAULT_K if k is None else k, most)
+    if sample is not None:
+        sample.check_k(depth)
+    return depth
 
 
 def _open(options: EvaluateOptions, pytorch: Network | None, sample: ReferenceSample | None) -> DataSet:
     """Return the queries as val and the gallery as train; with a sample, its pictures alone."""
-    if sample is not None and sample.pictures and not options.names_pictures:
+    if sample is not None and sample.pictures:
         check_carried_pictures(options)
         note(f"measuring on the {len(sample.pictures):,} pictures that the reference sample carries")
         return sample.dataset()
@@ -264,22 +268,24 @@ def _reference_sample(reference: Path | None, dim: int | None) -> ReferenceSampl
     return load_reference(reference, dim)
 
 
-def _reference_splits(
+def _reference_side(
     sample: ReferenceSample | None,
     pytorch: Network | None,
     queries: EmbeddedSplit,
     gallery: EmbeddedSplit,
-    options: EvaluateOptions,
-) -> tuple[EmbeddedSplit, EmbeddedSplit] | None:
-    """Return the embedded pictures with PyTorch's vectors, or None without a reference."""
+    k: int,
+    max_pixels: int,
+) -> Reference | None:
+    """Return PyTorch's side of the embedded pictures, or None without a reference."""
     if sample is not None:
-        return sample.of(queries, gallery)
+        return sample.reference(queries, gallery, k)
     if pytorch is None:
         return None
     from ..datasets import DataSet
+    from .evaluation import reference_of
 
     same = DataSet("reference", train=gallery.samples, val=queries.samples)
-    return _embed(same, pytorch, "PyTorch reference: ", options.max_pixels)
+    return reference_of(*_embed(same, pytorch, "PyTorch reference: ", max_pixels), k)
 
 
 class _Run(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +17,14 @@ from ..datasets import DataSet
 from ..embedder import Embedder
 from ..errors import EvaluationError, ModelFileError
 from ..images import DEFAULT_MAX_PIXELS, Picture
-from ..metrics import neighbour_overlap
+from ..metrics import label_codes, neighbour_overlap, possible_precision
 from ..model.pretrained import find_model
 from ..modelfile import ModelInfo
 from ..progress import StartProgress, start_nothing
 from ..text import printable
 from .embeddings import EmbeddedSplit, Embeds, embed_split
-from .evaluation import Evaluation, compare_splits, evaluate
-from .parity import VectorDifference
+from .evaluation import Evaluation, evaluate
+from .parity import Reference, VectorDifference
 from .reference import ReferenceSample
 from .speed import Speed
 
@@ -159,12 +160,16 @@ class ComparedModel:
             "precision": None if self.info is None else self.info.precision,
             "dim": self.dim,
             "picture_size": None if self.info is None else self.info.picture.size,
-            "precision_at_k": {"exact": self.evaluation.runtime_exact, "hnsw": self.evaluation.runtime_hnsw},
+            "precision_at_k": {"exact": self.evaluation.runtime_exact, "hnsw": _known(self.evaluation.runtime_hnsw)},
             "recall_at_1": self.evaluation.recall_at_1,
-            "map_at_r": self.evaluation.map_at_r,
+            "map_at_r": _known(self.evaluation.map_at_r),
             "from_first": None if self.from_first is None else self.from_first.to_dict(),
             "speed": None if self.speed is None else {**self.speed.to_dict(), "ratio": self.speed_ratio},
         }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 @dataclass(frozen=True)
@@ -217,8 +222,8 @@ def compare_models(
         contenders: at least one, with distinct names.
         dataset: its val pictures are the queries, its train pictures the gallery.
         k: neighbours of each query.
-        sample: PyTorch's vectors of these pictures (:meth:`ReferenceSample.limit_to`), as the first
-            row.
+        sample: PyTorch's vectors of these pictures (:meth:`ReferenceSample.limit_to` or
+            :meth:`ReferenceSample.dataset`), as the first row.
         max_pixels: larger pictures are refused before decoding.
         start: receives the progress of embedding.
         say: receives the current step, and each unreadable picture once.
@@ -229,13 +234,19 @@ def compare_models(
         ModelFileError: see :meth:`~..embedder.Embedder.embed_batch`.
 
     """
-    embedded = _embedded(contenders, dataset, sample, max_pixels, start, say)
-    contender, first = next(embedded)
-    rows = [_ranked(contender, first, k, say)]
-    for contender, splits in embedded:
-        row = _ranked(contender, splits, k, say)
-        rows.append(replace(row, from_first=_from_first(row, splits, rows[0], first)))
-    return Comparison(k, len(first[0]), len(first[1]), tuple(rows))
+    rows: list[ComparedModel] = []
+    reference: Reference | None = None
+    for contender, (queries, gallery) in _embedded(contenders, dataset, max_pixels, start, say):
+        if sample is not None and reference is None:
+            reference = sample.reference(queries, gallery, k)
+            rows.append(_reference_row(reference, queries, gallery, k, say))
+        row = _ranked(contender, (queries, gallery), k, say)
+        if reference is None:
+            reference = Reference(queries.vectors, gallery.vectors, row.evaluation.ranking)
+        else:
+            row = replace(row, from_first=_from_first(row, (queries, gallery), rows[0], reference))
+        rows.append(row)
+    return Comparison(k, rows[0].evaluation.queries, rows[0].evaluation.gallery, tuple(rows))
 
 
 def slower_int8(comparison: Comparison) -> Iterator[tuple[ComparedModel, ComparedModel, float]]:
@@ -266,12 +277,11 @@ def _kind(info: ModelInfo) -> tuple[str, int]:
 def _embedded(
     contenders: Sequence[Contender],
     dataset: DataSet,
-    sample: ReferenceSample | None,
     max_pixels: int,
     start: StartProgress,
     say: Callable[[str], None],
-) -> Iterator[tuple[Contender | None, Splits]]:
-    """Yield each model's vectors once embedded, all of the same pictures; None is the sample."""
+) -> Iterator[tuple[Contender, Splits]]:
+    """Yield each model's vectors once embedded, all of the same pictures."""
 
     def embed(contender: Contender, dataset: DataSet) -> Splits:
         queries, gallery = (
@@ -286,8 +296,6 @@ def _embedded(
     queries, gallery = embed(contenders[0], dataset)
     for error in (*queries.unreadable, *gallery.unreadable):
         say(f"left out: {error}")
-    if sample is not None:
-        yield None, sample.of(queries, gallery)
     yield contenders[0], (queries, gallery)
     readable = replace(dataset, val=queries.samples, train=gallery.samples)
     for contender in contenders[1:]:
@@ -297,20 +305,55 @@ def _embedded(
         yield contender, splits
 
 
-def _ranked(contender: Contender | None, splits: Splits, k: int, say: Callable[[str], None]) -> ComparedModel:
-    name = REFERENCE_NAME if contender is None else contender.name
-    evaluation = evaluate(*splits, k, say=lambda doing: say(f"{name}: {doing}"))
-    row = ComparedModel(name, splits[1].vectors.shape[1], evaluation, from_first=None)
-    if contender is None:
-        return row
-    return replace(row, info=contender.network.info, path=contender.path, size=contender.size)
+def _reference_row(
+    reference: Reference, queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int, say: Callable[[str], None]
+) -> ComparedModel:
+    """Return the row of PyTorch; its graph and MAP@R are NaN without vectors of the gallery."""
+    dim = reference.queries.shape[1]
+    if reference.gallery is not None:
+        splits = replace(queries, vectors=reference.queries), replace(gallery, vectors=reference.gallery)
+        return ComparedModel(REFERENCE_NAME, dim, _measured(REFERENCE_NAME, splits, k, say), from_first=None)
+    query_codes, gallery_codes = label_codes(queries.labels, gallery.labels)
+    evaluation = Evaluation(
+        k=k,
+        queries=len(queries),
+        gallery=len(gallery),
+        reference=None,
+        runtime_exact=reference.ranking.precision_at_k,
+        runtime_hnsw=math.nan,
+        recall_at_1=reference.ranking.recall_at_1,
+        map_at_r=math.nan,
+        hnsw_recall_at_k=math.nan,
+        difference=None,
+        change=None,
+        ranking=reference.ranking,
+        possible=possible_precision(query_codes, gallery_codes, k),
+    )
+    return ComparedModel(REFERENCE_NAME, dim, evaluation, from_first=None)
 
 
-def _from_first(row: ComparedModel, splits: Splits, first: ComparedModel, first_splits: Splits) -> FromFirst:
+def _measured(name: str, splits: Splits, k: int, say: Callable[[str], None]) -> Evaluation:
+    return evaluate(*splits, k, say=lambda doing: say(f"{name}: {doing}"))
+
+
+def _ranked(contender: Contender, splits: Splits, k: int, say: Callable[[str], None]) -> ComparedModel:
+    return ComparedModel(
+        contender.name,
+        splits[1].vectors.shape[1],
+        _measured(contender.name, splits, k, say),
+        from_first=None,
+        info=contender.network.info,
+        path=contender.path,
+        size=contender.size,
+    )
+
+
+def _from_first(row: ComparedModel, splits: Splits, first: ComparedModel, reference: Reference) -> FromFirst:
+    same = _same_space(first, row)
     return FromFirst(
         precision_at_k=row.evaluation.runtime_exact - first.evaluation.runtime_exact,
-        neighbour_overlap=neighbour_overlap(row.evaluation.neighbours, first.evaluation.neighbours),
-        vectors=compare_splits(first_splits, splits) if _same_space(first, row) else None,
+        neighbour_overlap=neighbour_overlap(row.evaluation.ranking.neighbours, reference.ranking.neighbours),
+        vectors=reference.difference(splits[0].vectors, splits[1].vectors) if same else None,
     )
 
 

@@ -17,6 +17,7 @@ from ..index.ann.graph import GraphBuilder, open_graph
 from ..index.database.records import Meta
 from ..index.search.gallery import gallery_of
 from ..metrics import (
+    Judged,
     Ranking,
     label_codes,
     neighbour_overlap,
@@ -25,9 +26,9 @@ from ..metrics import (
     without_own,
 )
 from .embeddings import EmbeddedSplit
-from .parity import RankingChange, VectorDifference, compare_rankings, compare_vectors
+from .parity import RankingChange, Reference, VectorDifference
 
-__all__ = ["Evaluation", "check_k", "compare_splits", "evaluate", "rank_split"]
+__all__ = ["Evaluation", "check_k", "evaluate", "rank_split", "reference_of"]
 
 SCHEMA = 1
 Vectors = npt.NDArray[np.float32]
@@ -39,8 +40,8 @@ class Evaluation:
     """The output of ``deeprank-eval --json``.
 
     ``possible``: the largest precision@k of any ranking of these pictures. ``difference`` and
-    ``change``: of vectors and ranking from PyTorch's, None without a reference. ``neighbours``: int64
-    ``[q, k]`` by exact search, not in the output.
+    ``change``: of vectors and ranking from PyTorch's, None without a reference. ``ranking``: by exact
+    search, not in the output.
     """
 
     k: int
@@ -54,7 +55,7 @@ class Evaluation:
     hnsw_recall_at_k: float
     difference: VectorDifference | None
     change: RankingChange | None
-    neighbours: npt.NDArray[np.int64] = field(repr=False, compare=False)
+    ranking: Judged = field(repr=False, compare=False)
     possible: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,12 +115,22 @@ def _own_rows(queries: EmbeddedSplit, gallery: EmbeddedSplit) -> Rows:
     return np.array([rows.get(sample.path, -1) for sample in queries.samples], dtype=np.int64)
 
 
+def reference_of(queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int) -> Reference:
+    """Return the reference side of pictures that PyTorch has embedded.
+
+    Raises:
+        EvaluationError: see :func:`rank_split`.
+
+    """
+    return Reference(queries.vectors, gallery.vectors, rank_split(queries, gallery, k))
+
+
 def evaluate(
     queries: EmbeddedSplit,
     gallery: EmbeddedSplit,
     k: int,
     *,
-    reference: tuple[EmbeddedSplit, EmbeddedSplit] | None = None,
+    reference: Reference | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Measure a model's vectors by an exact scan, and by a real graph that is built and searched.
@@ -128,40 +139,31 @@ def evaluate(
         queries: the val pictures, embedded by the runtime.
         gallery: the train pictures, embedded by the runtime.
         k: neighbours of each query.
-        reference: the same pictures in the same order, embedded by PyTorch.
+        reference: PyTorch's vectors of the same pictures in the same order, and its k nearest.
         say: receives the current step.
 
     """
+    vectors = queries.vectors, gallery.vectors
     say("exact search")
     exact = rank_split(queries, gallery, k)
     say("building and searching the HNSW graph")
     own = _own_rows(queries, gallery)
-    by_graph, _ = without_own(functools.partial(_through_graph, queries.vectors, gallery.vectors), own, k)
+    by_graph, _ = without_own(functools.partial(_through_graph, *vectors), own, k)
     query_codes, gallery_codes = label_codes(queries.labels, gallery.labels)
-    original = None if reference is None else rank_split(*reference, k)
     return Evaluation(
         k=k,
         queries=len(queries),
         gallery=len(gallery),
-        reference=None if original is None else original.precision_at_k,
+        reference=None if reference is None else reference.ranking.precision_at_k,
         runtime_exact=exact.precision_at_k,
         runtime_hnsw=precision_at_k(gallery_codes[by_graph], query_codes),
         recall_at_1=exact.recall_at_1,
         map_at_r=exact.map_at_r,
         hnsw_recall_at_k=neighbour_overlap(by_graph, exact.neighbours),
-        difference=None if reference is None else compare_splits(reference, (queries, gallery)),
-        change=None if original is None else compare_rankings(original, exact, len(gallery)),
-        neighbours=exact.neighbours,
+        difference=None if reference is None else reference.difference(*vectors),
+        change=None if reference is None else reference.change(*vectors, exact),
+        ranking=exact,
         possible=exact.possible,
-    )
-
-
-def compare_splits(
-    reference: tuple[EmbeddedSplit, EmbeddedSplit], runtime: tuple[EmbeddedSplit, EmbeddedSplit]
-) -> VectorDifference:
-    """Compare the vectors of the same pictures in the same order, queries and gallery together."""
-    return compare_vectors(
-        np.concatenate([split.vectors for split in reference]), np.concatenate([split.vectors for split in runtime])
     )
 
 

@@ -70,8 +70,8 @@ class EvaluateOptions:
         Path | None,
         typer.Option(
             "--reference",
-            help="Compare with a run (needs PyTorch) or its *.reference.npz; pretrained: the bundled one. Without "
-            "--data, on the pictures that the file carries.",
+            help="Compare with a run (needs PyTorch) or its *.reference.npz; pretrained: the bundled one. A file "
+            "that carries its pictures needs no --data.",
         ),
     ] = None
     triplets: Annotated[
@@ -131,11 +131,17 @@ def check_pictures(options: EvaluateOptions) -> None:
 
 def check_carried_pictures(options: EvaluateOptions) -> None:
     """Refuse what would be ignored where the pictures are those of the reference sample."""
-    given = {"--split": options.split, "--labels": options.labels}
+    given = {
+        "--data": options.data,
+        "--queries": options.queries,
+        "--split": options.split,
+        "--labels": options.labels,
+    }
     for option in (name for name, value in given.items() if value is not None):
+        also = " and --gallery" if option == "--queries" else ""
         raise EvaluationError(
-            f"{option} needs a data set, but none was named: the pictures are those that the reference sample carries; "
-            "add --data DATA, or leave it out."
+            f"{option} was given, but the reference sample carries its own pictures and PyTorch's ranking of these; "
+            f"leave {option}{also} out."
         )
 
 

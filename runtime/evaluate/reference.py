@@ -1,9 +1,10 @@
 """``model.reference.npz``: PyTorch's vectors of sample pictures, to prove parity without torch.
 
 There are two forms. The plain one holds the sha256 of each picture and float32 vectors; its
-pictures are found in a data set. The other carries the pictures themselves, and each component of a
-vector as a 16-bit fraction, so that it is small enough for a wheel. The file is untrusted: no
-pickle, and sizes are checked against the header before allocation.
+pictures are found in a data set. The other carries the pictures themselves, vectors of the queries
+as 16-bit fractions, and the nearest gallery pictures of each query, so that it is small enough for
+a wheel. The file is untrusted: no pickle, and sizes are checked against the header before
+allocation.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ import numpy.typing as npt
 
 from ..datasets import DataSet, Sample
 from ..errors import EvaluationError
+from ..metrics import judge, label_codes
 from ..npz import DAMAGED, read_arrays
-from ..scan import are_unit
+from ..scan import are_unit, nearest
 from ..text import display_path, printable
 from .embeddings import EmbeddedSplit
+from .evaluation import reference_of
+from .parity import Reference
 
 __all__ = [
     "GALLERY",
@@ -38,17 +42,19 @@ __all__ = [
 ]
 
 Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
 Arrays = dict[str, npt.NDArray[Any]]
 
 QUERY, GALLERY = 0, 1
 _HASH_BYTES = 32
 _PLAIN = ("hashes", "labels", "splits", "vectors")
-_CARRYING = ("pictures", "ends", "labels", "splits", "fractions")
+_CARRYING = ("pictures", "ends", "labels", "splits", "fractions", "neighbours")
 _EITHER = tuple(dict.fromkeys((*_PLAIN, *_CARRYING)))
 # A component of a unit vector lies in -1..1; rounding to 16 bits changes it by at most 1.6e-5. float16
 # takes more room and is eight times less exact for the largest components (docs/architecture.md).
 _ONE = 2**15
-# Limits of a sample that carries its pictures.
+# Limits of a sample that carries its pictures. Its neighbours are uint16.
+_NEIGHBOURS = 30
 _MAX_PICTURES = 20_000
 _MAX_BYTES = 64 * 2**20
 
@@ -58,8 +64,9 @@ class ReferenceSample:
     """PyTorch vectors by content.
 
     ``hashes`` uint8 ``[n, 32]``: sha256 of each file; ``labels`` text ``[n]``; ``splits`` uint8
-    ``[n]``: 0 query, 1 gallery; ``vectors`` float32 ``[n, d]``, unit rows; ``pictures``: the bytes
-    of each file, or empty if the sample does not carry them.
+    ``[n]``: 0 query, 1 gallery; ``vectors`` float32 ``[n, d]``, unit rows. If the sample carries
+    its pictures, ``pictures`` holds the bytes of each file, ``vectors`` those of the queries alone,
+    and ``neighbours`` int64 ``[q, k]`` their nearest rows of the gallery, nearest first.
     """
 
     hashes: npt.NDArray[np.uint8]
@@ -67,6 +74,7 @@ class ReferenceSample:
     splits: npt.NDArray[np.uint8]
     vectors: Vectors
     pictures: tuple[bytes, ...] = ()
+    neighbours: Rows | None = None
 
     def dataset(self) -> DataSet:
         """Return the carried pictures: the queries as val, the gallery as train."""
@@ -98,39 +106,65 @@ class ReferenceSample:
         rows = self.rows(split)
         return self.vectors[[rows[value] for value in hashes]]
 
-    def of(self, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> tuple[EmbeddedSplit, EmbeddedSplit]:
-        """Return splits of the same pictures with this sample's vectors.
+    def check_k(self, k: int) -> None:
+        """Check that the sample tells the ``k`` nearest of each query.
 
         Raises:
-            EvaluationError: a picture that the sample carries could not be read.
+            EvaluationError: it holds fewer.
+
+        """
+        if self.neighbours is not None and k > self.neighbours.shape[1]:
+            raise EvaluationError(
+                f"k = {k}, but the reference sample holds PyTorch's {self.neighbours.shape[1]} nearest of each query; "
+                "expected no larger k."
+            )
+
+    def reference(self, queries: EmbeddedSplit, gallery: EmbeddedSplit, k: int) -> Reference:
+        """Return PyTorch's side of a comparison.
+
+        Args:
+            queries: pictures of :meth:`dataset` or :meth:`limit_to`, embedded by another engine.
+            gallery: likewise.
+            k: neighbours of each query.
+
+        Raises:
+            EvaluationError: a picture that the sample carries could not be read, or ``k`` is too
+                large.
             KeyError: a picture is not in the sample.
 
         """
+        if self.neighbours is None:
+            return reference_of(
+                replace(queries, vectors=self.vectors_of(QUERY, queries.hashes)),
+                replace(gallery, vectors=self.vectors_of(GALLERY, gallery.hashes)),
+                k,
+            )
+        self.check_k(k)
         unreadable = (*queries.unreadable, *gallery.unreadable)
-        if self.pictures and unreadable:
+        if unreadable:
             raise EvaluationError(
                 f"{len(unreadable):,} of the reference sample's {len(self.pictures):,} pictures cannot be read here: "
                 f"{unreadable[0]} Install Pillow again, or take the *.reference.npz that was written with the model."
             )
-        return (
-            replace(queries, vectors=self.vectors_of(QUERY, queries.hashes)),
-            replace(gallery, vectors=self.vectors_of(GALLERY, gallery.hashes)),
-        )
+        codes = label_codes(queries.labels, gallery.labels)
+        return Reference(self.vectors, None, judge(self.neighbours[:, :k], *codes))
 
     def limit_to(self, dataset: DataSet) -> DataSet:
         """Return the pictures of ``dataset`` whose content is in this sample, each content once.
 
         Raises:
-            EvaluationError: no query or no gallery picture matches.
+            EvaluationError: no query or no gallery picture matches, or the sample carries its
+                pictures.
 
         """
+        if self.pictures:
+            raise EvaluationError("The reference sample carries its pictures; leave the data set out.")
         val = tuple(_matching(dataset.val, self.rows(QUERY)))
         train = tuple(_matching(dataset.train, self.rows(GALLERY)))
         if not val or not train:
-            remedy = "; leave --data out to measure on the pictures that the sample carries" if self.pictures else ""
             raise EvaluationError(
                 f"Not one query or gallery picture of the reference sample ({len(self.splits)} pictures) is in this "
-                f"data set; expected the data set that the model was exported with{remedy}."
+                "data set; expected the data set that the model was exported with."
             )
         return replace(dataset, val=val, train=train)
 
@@ -158,7 +192,7 @@ def save_reference(path: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -
 
 
 def save_pictures(path: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> None:
-    """Write the reference vectors of both splits, with the pictures.
+    """Write the pictures of both splits, the queries' vectors, and their nearest gallery pictures.
 
     Raises:
         EvaluationError: see :func:`check_carried`, or a picture has changed.
@@ -169,8 +203,8 @@ def save_pictures(path: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) ->
     for picture, value in zip(pictures, queries.hashes + gallery.hashes, strict=True):
         if hashlib.sha256(picture).digest() != value:
             raise EvaluationError("Pictures of the data set have changed while it was being read; try again.")
-    vectors = np.concatenate([queries.vectors, gallery.vectors])
-    rounded = np.clip(np.rint(vectors * _ONE), -_ONE, _ONE - 1).astype(">i2")
+    rounded = np.clip(np.rint(queries.vectors * _ONE), -_ONE, _ONE - 1).astype(">i2")
+    neighbours, _ = nearest(queries.vectors, gallery.vectors, min(_NEIGHBOURS, len(gallery)))
     with path.open("wb") as file:
         np.savez_compressed(
             file,
@@ -179,7 +213,8 @@ def save_pictures(path: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) ->
             labels=np.array(queries.labels + gallery.labels),
             splits=_splits(queries, gallery),
             # High bytes vary little: beside each other, they compress.
-            fractions=np.ascontiguousarray(rounded.view(np.uint8).reshape(*vectors.shape, 2).transpose(2, 0, 1)),
+            fractions=np.ascontiguousarray(rounded.view(np.uint8).reshape(*rounded.shape, 2).transpose(2, 0, 1)),
+            neighbours=neighbours.astype(np.uint16),
         )
 
 
@@ -249,7 +284,8 @@ def _sample(path: Path, arrays: Arrays, dim: int | None) -> ReferenceSample:
     _check_shapes(path, sample, dim)
     if not are_unit(sample.vectors).all():
         raise ValueError("its vectors are not of unit length")
-    return sample
+    gallery = int(np.count_nonzero(sample.splits == GALLERY))
+    return replace(sample, neighbours=_neighbours(arrays["neighbours"], len(sample.vectors), gallery))
 
 
 def _pictures(content: npt.NDArray[Any], ends: npt.NDArray[Any]) -> tuple[bytes, ...]:
@@ -285,14 +321,28 @@ def _vectors(fractions: npt.NDArray[Any]) -> Vectors:
     return vectors
 
 
+def _neighbours(rows: npt.NDArray[Any], queries: int, gallery: int) -> Rows:
+    """Return the nearest rows of the gallery, int64 ``[q, k]``."""
+    expected = queries, min(_NEIGHBOURS, gallery)
+    if rows.dtype != np.uint16 or rows.shape != expected or 0 in expected:
+        raise ValueError(
+            f"it holds neighbours {rows.dtype} {list(rows.shape)} of {queries:,} queries among {gallery:,} gallery "
+            f"pictures; expected uint16 [q, {expected[1]}], and at least one of each"
+        )
+    if rows.max() >= gallery or not (np.diff(np.sort(rows, axis=1).astype(np.int64), axis=1) > 0).all():
+        raise ValueError(f"its neighbours are not different rows of a gallery of {gallery:,} pictures")
+    return rows.astype(np.int64)
+
+
 def _check_shapes(path: Path, sample: ReferenceSample, dim: int | None) -> None:
     count = len(sample.hashes) if sample.hashes.ndim else 0
+    rows = int(np.count_nonzero(sample.splits == QUERY)) if sample.pictures else count
     if dim is None:
         dim = sample.vectors.shape[-1] if sample.vectors.ndim else 0
     expected: list[tuple[npt.NDArray[Any], np.dtype[Any], tuple[int, ...]]] = [
         (sample.hashes, np.dtype(np.uint8), (count, _HASH_BYTES)),
         (sample.splits, np.dtype(np.uint8), (count,)),
-        (sample.vectors, np.dtype(np.float32), (count, dim)),
+        (sample.vectors, np.dtype(np.float32), (rows, dim)),
     ]
     if (
         count == 0
@@ -302,5 +352,6 @@ def _check_shapes(path: Path, sample: ReferenceSample, dim: int | None) -> None:
     ):
         raise EvaluationError(
             f"{display_path(path)} holds vectors {sample.vectors.dtype} {list(sample.vectors.shape)}; expected float32 "
-            f"[n, {dim}] with n hashes, labels and splits. Use the *.reference.npz that was written with the model."
+            f"[{'q' if sample.pictures else 'n'}, {dim}] with n hashes, labels and splits. Use the *.reference.npz "
+            "that was written with the model."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ..text import markdown_table
@@ -89,7 +90,8 @@ def _what(model: ComparedModel) -> tuple[str, ...]:
 def _ranking(model: ComparedModel) -> tuple[str, ...]:
     result = model.evaluation
     return tuple(
-        f"{value:.4f}" for value in (result.runtime_exact, result.runtime_hnsw, result.recall_at_1, result.map_at_r)
+        _NONE if math.isnan(value) else f"{value:.4f}"
+        for value in (result.runtime_exact, result.runtime_hnsw, result.recall_at_1, result.map_at_r)
     )
 
 
