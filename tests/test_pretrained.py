@@ -1,34 +1,34 @@
-"""The bundled model: its size, the files beside it, and its agreement with PyTorch."""
+"""The bundled model: its size, the files beside it, its agreement with PyTorch, and its ranking of photographs."""
 
 import dataclasses
 import hashlib
+import io
 import json
-import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from deeprank.runtime import Embedder, pretrained_model
-from deeprank.runtime.datasets import Sample, open_dataset
+from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.evaluate.parity import TOLERANCES
 from deeprank.runtime.evaluate.reference import GALLERY, QUERY, ReferenceSample, load_reference
+from deeprank.runtime.model.pretrained import FORMER_MODELS, is_superseded
 from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, open_model
 
 pytestmark = pytest.mark.skipif(pretrained_model() is None, reason="no model is in models/pretrained")
 
-WEIGHTS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
-# Every so many-th gallery picture of the sample is embedded again; of the queries, every one.
-GALLERY_STEP = 20
-# Of the 500 queries of the sample, against its 5,000 gallery pictures.
-LEAST_PRECISION_AT_10 = 0.6
-# The record of the system this project starts from, of networks ten times as large, is 0.645 and 0.67.
-LEAST_PRECISION_AT_30 = 0.645
+# Of the ten nearest pictures in clothing, its train and validation pictures: 0.61 were measured, 0.60 for the model of
+# version 0.1.0 at 160 pixels; of 224 pixels 0.64.
+LEAST_PRECISION_AT_10 = 0.63
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,8 @@ def int8(path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(path: Path) -> onnx.ModelProto:
-    return onnx.load(path)
-
-
-@pytest.fixture(scope="module")
-def info(model: onnx.ModelProto) -> ModelInfo:
-    (text,) = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
+def info(path: Path) -> ModelInfo:
+    (text,) = [entry.value for entry in onnx.load(path).metadata_props if entry.key == METADATA_KEY]
     return ModelInfo.from_json(text)
 
 
@@ -75,41 +70,44 @@ def test_the_files(path: Path) -> None:
     assert {entry.name for entry in path.parent.iterdir()} == names
 
 
-def test_limits(path: Path, model: onnx.ModelProto, info: ModelInfo) -> None:
+def test_limits(path: Path, int8: Path) -> None:
+    reference = path.with_name("model.reference.npz")
     assert path.stat().st_size <= 20_000_000
-    assert info.picture.size <= 160
-    constants = [attribute.t for node in model.graph.node if node.op_type == "Constant" for attribute in node.attribute]
-    tensors = [tensor for tensor in (*model.graph.initializer, *constants) if tensor.data_type in WEIGHTS]
-    assert 1_000_000 < sum(math.prod(tensor.dims) for tensor in tensors) <= 5_000_000
+    assert int8.stat().st_size < 0.4 * path.stat().st_size
+    assert reference.stat().st_size <= 3_000_000
+    # The wheel holds these and the code, of less than a megabyte.
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as wheel:
+        for file in path.parent.iterdir():
+            wheel.write(file, file.name)
+    assert len(packed.getvalue()) <= 29_000_000
 
 
 def test_what_it_says_of_itself(info: ModelInfo) -> None:
-    """What was measured on the val pictures of the data set, and no path of whoever made it."""
-    assert len(info.classes) == 200
-    assert (info.metrics["k"], info.metrics["queries"], info.metrics["gallery"]) == (30, 5_000, 50_000)
-    assert info.metrics["precision_at_k"] >= LEAST_PRECISION_AT_30
+    """Its license and its line of similarity; no classes and figures, since nothing was trained; no path."""
+    assert (info.backbone, info.picture.size, info.picture.mode) == ("efficientnet_lite2", 224, "stretch")
+    assert (info.license, info.unrelated_distance) == ("Apache-2.0", 1.0)
+    assert (info.classes, info.metrics) == ((), {})
     assert not re.search(r'"(/|[A-Z]:)', info.to_json())
 
 
-def test_parity_passed_for_this_file(path: Path, parity: dict) -> None:
-    assert parity["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (parity["queries"], parity["gallery"], parity["k"]) == (500, 5_000, 30)
-    assert parity["failures"] == []
+@pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx"])
+def test_parity_passed_for_this_file(path: Path, name: str) -> None:
+    file = path.with_name(name)
+    parity = json.loads(file.with_suffix(".parity.json").read_text("utf-8"))
+    assert parity["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (parity["k"], parity["failures"]) == (30, [])
+    assert parity["queries"] >= 100
     tolerance = TOLERANCES[parity["precision"]]
-    for figures in (parity, parity["batch_1_against_n"]):
-        assert figures["max_abs_difference"] <= tolerance.max_abs_difference
-        assert figures["min_cosine"] >= tolerance.min_cosine
-    precision = parity["precision_at_k"]
-    assert precision["exported_exact"] == pytest.approx(precision["reference"], abs=tolerance.precision_change)
-    assert precision["exported_hnsw"] == pytest.approx(precision["reference"], abs=tolerance.precision_change + 1.5e-3)
+    assert parity["max_abs_difference"] <= tolerance.max_abs_difference
+    assert parity["min_cosine"] >= tolerance.min_cosine
+    assert parity["mean_cosine"] >= tolerance.mean_cosine
 
 
-def test_the_int8_form_is_of_the_same_network(path: Path, int8: Path, info: ModelInfo) -> None:
+def test_the_int8_form_is_of_the_same_network(int8: Path, info: ModelInfo) -> None:
     own = open_model(int8, device="cpu").info
     assert own.precision == "int8"
     assert dataclasses.replace(own, precision="fp32", versions=info.versions) == info
-    assert int8.stat().st_size < 0.4 * path.stat().st_size
-    test_parity_passed_for_this_file(int8, json.loads(int8.with_suffix(".parity.json").read_text("utf-8")))
 
 
 def test_the_form_that_is_used_depends_on_the_processor(path: Path, int8: Path) -> None:
@@ -120,57 +118,53 @@ def test_the_form_that_is_used_depends_on_the_processor(path: Path, int8: Path) 
     assert pretrained_model("int8") == int8
 
 
-def test_the_reference_sample_alone(info: ModelInfo, reference: ReferenceSample, parity: dict) -> None:
-    """Without a single picture: the vectors are unit rows, of as many pictures and classes as the report speaks of."""
-    np.testing.assert_allclose(np.linalg.norm(reference.vectors.astype(float), axis=1), 1, atol=1e-5)
-    assert [int((reference.splits == split).sum()) for split in (QUERY, GALLERY)] == [500, 5_000]
-    assert set(reference.labels) == set(info.classes)
-    assert len({value.tobytes() for value in reference.hashes}) > 5_400  # a few pictures occur twice
-    assert precision_of(reference, reference.vectors, 30) == pytest.approx(
-        parity["precision_at_k"]["reference"], abs=5e-4
-    )
+def test_earlier_models_are_superseded(path: Path, int8: Path) -> None:
+    assert all(is_superseded(sha256) for sha256 in FORMER_MODELS)
+    for file in (path, int8):
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert sha256 not in FORMER_MODELS
+        assert not is_superseded(sha256)
 
 
-def precision_of(reference: ReferenceSample, vectors: np.ndarray, k: int) -> float:
-    """precision@k of the sample's queries against its gallery, by a plain computation of all distances."""
+def test_the_reference_sample(reference: ReferenceSample) -> None:
+    """2,000 pictures of both formats; the reference ranks neither all of them right nor at random."""
     queries, gallery = (np.flatnonzero(reference.splits == split) for split in (QUERY, GALLERY))
-    products = vectors[queries].astype(float) @ reference.vectors[gallery].astype(float).T
-    nearest = np.argsort(-products, axis=1, kind="stable")[:, :k]
-    return float((reference.labels[gallery][nearest] == reference.labels[queries][:, None]).mean())
+    assert len(queries) + len(gallery) == len(reference.pictures) >= 2_000
+    formats = [Image.open(io.BytesIO(picture)).format for picture in reference.pictures]
+    assert set(formats) == {"JPEG", "PNG"}
+    assert min(formats.count("JPEG"), formats.count("PNG")) > 500
+    np.testing.assert_allclose(np.linalg.norm(reference.vectors.astype(float), axis=1), 1, atol=1e-3)
+    assert reference.neighbours is not None
+    right = reference.labels[gallery][reference.neighbours] == reference.labels[queries][:, None]
+    assert 0.3 < right.mean() < 0.9
 
 
-@pytest.mark.skipif(not os.environ.get("DEEPRANK_TINY_IMAGENET"), reason="DEEPRANK_TINY_IMAGENET names no data set")
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.thorough
-def test_it_gives_what_pytorch_gave(precision: str, info: ModelInfo, reference: ReferenceSample, parity: dict) -> None:
+def test_it_is_proved_without_other_pictures(precision: str) -> None:
     """int8 too, on every processor: without VNNI, other kernels have to give the same."""
-    path = pretrained_model(precision)
-    rows = np.concatenate([np.flatnonzero(reference.splits == QUERY), np.flatnonzero(reference.splits == GALLERY)])
-    rows = np.concatenate([rows[:500], rows[500::GALLERY_STEP]])
-    samples = dict(found_in(os.environ["DEEPRANK_TINY_IMAGENET"], reference, rows))
-    assert sorted(samples) == sorted(rows.tolist())
-    embedder = Embedder(path, device="cpu")
-    vectors = reference.vectors.copy()
-    for row, vector in embedder.stream(rows.tolist(), lambda row: embedder.load(samples[row].open())):
-        vectors[row] = vector
-    tolerance = TOLERANCES[precision]
-    assert np.abs(vectors - reference.vectors).max() <= tolerance.max_abs_difference
-    cosines = (vectors.astype(float) * reference.vectors).sum(1) / np.linalg.norm(vectors.astype(float), axis=1)
-    assert cosines.min() >= tolerance.min_cosine
-    assert precision_of(reference, vectors, 10) >= LEAST_PRECISION_AT_10
-    most = tolerance.precision_change + 1.5e-3  # a part of the gallery alone is embedded again
-    assert precision_of(reference, vectors, 30) == pytest.approx(parity["precision_at_k"]["reference"], abs=most)
+    command = (sys.executable, "-m", "deeprank.runtime.evaluate.cli", "--model", f"pretrained-{precision}")
+    done = subprocess.run((*command, "--reference", "pretrained", "--json"), check=True, capture_output=True, text=True)
+    parity = json.loads(done.stdout)["parity"]
+    assert parity["min_cosine"] >= TOLERANCES[precision].min_cosine
+    assert parity["neighbour_overlap"] > 0.85
 
 
-def found_in(data: str, reference: ReferenceSample, rows: np.ndarray) -> Iterator[tuple[int, Sample]]:
-    """Yield rows of the sample with the pictures they speak of."""
-    dataset = open_dataset(data)
-    for split, samples in ((QUERY, dataset.val), (GALLERY, dataset.train)):
-        wanted = {reference.hashes[row].tobytes(): int(row) for row in rows if reference.splits[row] == split}
-        for sample in samples:
-            row = wanted.get(hashlib.sha256(sample.read()).digest())
-            if row is not None:
-                yield row, sample
+@pytest.mark.skipif(not os.environ.get("DEEPRANK_PHOTOS"), reason="DEEPRANK_PHOTOS names no photographs")
+@pytest.mark.thorough
+def test_it_ranks_photographs(tmp_path: Path, path: Path, int8: Path) -> None:
+    with zipfile.ZipFile(os.environ["DEEPRANK_PHOTOS"]) as packed:
+        packed.extractall(tmp_path, [name for name in packed.namelist() if name.startswith("clothing/")])
+    data = open_dataset(str(tmp_path / "clothing"))
+    samples = (*data.train, *data.val)
+    labels = np.array([sample.label for sample in samples])
+    for file in (path, int8):
+        embedder = Embedder(file, device="cpu")
+        vectors = np.stack([row for _, row in embedder.stream(samples, lambda sample: embedder.load(sample.open()))])
+        products = vectors.astype(float) @ vectors.T.astype(float)
+        np.fill_diagonal(products, -2)
+        nearest = np.argsort(-products, axis=1, kind="stable")[:, :10]
+        assert (labels[nearest] == labels[:, None]).mean() >= LEAST_PRECISION_AT_10, file
 
 
 HEADINGS = (
@@ -186,15 +180,14 @@ HEADINGS = (
 )
 
 
-def test_the_model_card(path: Path, info: ModelInfo, parity: dict, card: str) -> None:
-    """Its figures are those of the file that it lies beside."""
+def test_the_model_card(path: Path, int8: Path, info: ModelInfo, card: str) -> None:
+    """Its figures are those of the files that it lies beside."""
     assert [heading for heading in HEADINGS if f"\n## {heading}\n" not in card] == []
-    assert "{{" not in card
-    assert parity["sha256"] in card
-    for name in ("precision_at_k", "recall_at_1", "map_at_r"):
-        assert f"{info.metrics[name]:.4f}" in card, name
-    for term in ("Tiny ImageNet", "Apache-2.0", "Apache License 2.0", "non-commercial", info.backbone, "seed"):
+    assert "@@" not in card
+    for file in (path, int8):
+        assert hashlib.sha256(file.read_bytes()).hexdigest() in card
+        assert f"{file.stat().st_size:,} bytes" in " ".join(card.split())
+    for term in ("ImageNet", "Apache-2.0", "Apache License 2.0", "non-commercial", info.backbone, "seed"):
         assert term in " ".join(card.split()), term
-    assert info.training["weights"].split()[0] in card
-    for command in ("deeprank-train", "deeprank-export", "deeprank-eval", "deeprank-index sync"):
-        assert re.search(rf"^(python -m )?{command} .+$", card, re.MULTILINE), command
+    for command in ("python benchmarks/default_model.py", "deeprank-eval", "deeprank-doctor", "deeprank-index sync"):
+        assert re.search(rf"^{command}", card, re.MULTILINE), command
