@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 from deeprank.runtime import Embedder, pretrained_model
-from deeprank.runtime.datasets import open_dataset
+from deeprank.runtime.datasets import Sample, open_dataset
 from deeprank.runtime.evaluate.parity import TOLERANCES
 from deeprank.runtime.evaluate.reference import GALLERY, QUERY, ReferenceSample, load_reference
 from deeprank.runtime.model.pretrained import FORMER_MODELS, is_superseded
@@ -159,12 +160,15 @@ def test_it_ranks_photographs(tmp_path: Path, path: Path, int8: Path) -> None:
     samples = (*data.train, *data.val)
     labels = np.array([sample.label for sample in samples])
     for file in (path, int8):
-        embedder = Embedder(file, device="cpu")
-        vectors = np.stack([row for _, row in embedder.stream(samples, lambda sample: embedder.load(sample.open()))])
+        vectors = embedded(Embedder(file, device="cpu"), samples)
         products = vectors.astype(float) @ vectors.T.astype(float)
         np.fill_diagonal(products, -2)
         nearest = np.argsort(-products, axis=1, kind="stable")[:, :10]
         assert (labels[nearest] == labels[:, None]).mean() >= LEAST_PRECISION_AT_10, file
+
+
+def embedded(embedder: Embedder, samples: Sequence[Sample]) -> np.ndarray:
+    return np.stack([row for _, row in embedder.stream(samples, lambda sample: embedder.load(sample.open()))])
 
 
 HEADINGS = (
