@@ -63,11 +63,10 @@ CHOSEN = "lite2-224"
 # Of the chosen model, measured by unrelated_distance.py.
 UNRELATED_DISTANCE = 1.0
 CANDIDATES = (
-    *(f"lite{depth}-{size}" for depth in (0, 1, 2) for size in (160, 192, 224, 240, 256, 288, 320)),
-    *("lite2-224-crop", "lite2-224-gem", "lite2-256-gem"),
-    *(f"lite2-224-d{dim}" for dim in (512, 384, 256)),
-    *("lite2-224-ch1024", "lite2-224-ch800", "lite2-224-ch800-d384"),
-    "lite2-192+256",
+    *("lite0-224", "lite0-256", "lite1-240"),
+    *(f"lite2-{size}" for size in (160, 192, 224, 240, 256, 288)),
+    *("lite2-224-crop", "lite2-224-gem", "lite2-256-gem", "lite2-192+256"),
+    *("lite2-224-d512", "lite2-224-d256", "lite2-224-ch800-d384"),
 )
 SETS = {"clothing": None, "grocery": "leaf"}
 _GALLERY = 2_000
