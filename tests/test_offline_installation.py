@@ -97,7 +97,7 @@ def test_two_commands_after_the_installation(on_box, box: Path, tmp_path: Path) 
     assert "uses the model that ships with deeprank" in synced.stderr
     answer = on_box("deeprank-query", "photo.png", "--k", "5").stdout.splitlines()
     assert len(answer) == 1 + 5
-    assert re.match(r" +1 +0\.0000  4 ", answer[1])  # itself
+    assert re.match(r" +1 +0\.0000 +1\.0000  4 ", answer[1])  # itself
     # Handwriting is nothing that it has learned from, but better than chance (0.1) it is.
     queries = [path for digit in sorted((tmp_path / "photos").iterdir()) for path in sorted(digit.iterdir())[:3]]
     answers = json.loads(on_box("deeprank-query", *queries, "--k", "11", "--json").stdout)["results"]
