@@ -45,7 +45,8 @@ def whiten_start(network: EmbeddingNet, source: Source, data: TrainingData, conf
     """
     assert isinstance(network.start, nn.Linear)
     features, labels = _features(source, data, config, _START_PICTURES)
-    fitted = learned_whitening(features, labels, network.kept_dim)
+    # With more than ten thousand classes, two pictures of each would be too many.
+    fitted = learned_whitening(features[:_START_PICTURES], labels[:_START_PICTURES], network.kept_dim)
     with torch.no_grad():
         network.start.weight.copy_(torch.from_numpy(fitted.weight))
         network.start.bias.copy_(torch.from_numpy(fitted.bias))
