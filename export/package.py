@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from ..runtime.datasets import DataSet
 from ..runtime.devices import processor, session_options
@@ -25,14 +23,22 @@ from ..runtime.modelfile import ModelInfo
 from ..runtime.progress import StartProgress, start_nothing
 from ..runtime.text import display_path
 from .formats.formats import FORMS, Form
-from .formats.writer import Writer, Written
-from .parity import Exported, ParityReport, ReferenceSide, Speeds, check_parity, compared_pictures, embed_reference
+from .formats.writer import Network, Writer, Written
+from .parity import (
+    Exported,
+    Original,
+    ParityReport,
+    ReferenceSide,
+    Speeds,
+    check_parity,
+    compared_pictures,
+    embed_reference,
+)
 from .quantise.search import Quantisation
 from .sample import load_sample
 
 __all__ = [
     "CALIBRATION_PICTURES",
-    "REFERENCE",
     "Bundle",
     "Checks",
     "Files",
@@ -44,12 +50,11 @@ __all__ = [
 ]
 
 
-REFERENCE = "PyTorch"
 # For latency and for throughput of each runner: enough for a ratio of two digits.
 _SECONDS = 0.6
 
 CALIBRATION_PICTURES = 300
-# Shared by all forms of one network, since PyTorch's vectors are the same.
+# Shared by all forms of one network, since the reference's vectors are the same.
 _SHARED_REFERENCE = "model.reference.npz"
 
 FP32 = FORMS[0]
@@ -108,9 +113,9 @@ class Bundle:
 
 
 def export_package(
-    network: nn.Module,
+    network: Network,
     info: ModelInfo,
-    reference: Exported,
+    reference: Original,
     dataset: DataSet,
     out: Path,
     *,
@@ -120,10 +125,9 @@ def export_package(
     """Write the model, ``*.parity.json`` and ``*.reference.npz``, all three or none.
 
     Args:
-        network: float32, on the CPU, in evaluation mode; uint8 ``[n, S, S, 3]`` to float32 ``[n,
-            d]``, unit rows.
+        network: the source of the file.
         info: metadata of the file; precision and versions are added here.
-        reference: the same network in PyTorch.
+        reference: the same network as its makers run it.
         dataset: real pictures for the check, and for calibration.
         out: the model file; the others are named after it.
         form: the form to write.
@@ -143,20 +147,22 @@ def export_package(
         report = export.checked(written, tolerance)
         if report.failures:
             raise ExportError(
-                f"The exported file does not rank like the PyTorch network: {'; '.join(report.failures)}. "
+                f"The exported file does not rank like the {reference.engine} network: {'; '.join(report.failures)}. "
                 f"{display_path(out)} was not written."
             )
-        plain = written if form.precision == "fp32" else export.writer.write(FP32, scratch / "fp32.onnx")
+        plain = written
+        if form.precision != network.precision == "fp32":
+            plain = export.writer.write(FP32, scratch / "fp32.onnx")
         speeds = measure(reference, {form.name: written.exported, plain.form.name: plain.exported}, checks.threads)
-        report = report.with_speeds(speeds_of(speeds, form.name, plain.form.name, checks.threads))
+        report = report.with_speeds(speeds_of(speeds, reference, form.name, plain.form.name, checks.threads))
         files = Files(out, out.with_suffix(".parity.json"), out.with_suffix(".reference.npz"))
         return _placed(_finished(written, files, report, dataset, carrying=checks.sample_pictures))
 
 
 def export_all(
-    network: nn.Module,
+    network: Network,
     info: ModelInfo,
-    reference: Exported,
+    reference: Original,
     dataset: DataSet,
     folder: Path,
     *,
@@ -194,7 +200,7 @@ def export_all(
             _finished(
                 written,
                 Files(folder / form.file_name, folder / f"{form.file_name}.parity.json", folder / _SHARED_REFERENCE),
-                report.with_speeds(speeds_of(speeds, form.name, plain, checks.threads)),
+                report.with_speeds(speeds_of(speeds, reference, form.name, plain, checks.threads)),
                 dataset,
                 carrying=checks.sample_pictures,
             )
@@ -214,12 +220,12 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 class _Export:
-    """The shared parts of all forms of one network: the writer, and PyTorch's vectors."""
+    """The shared parts of all forms of one network: the writer, and the reference's vectors."""
 
     def __init__(
-        self, network: nn.Module, info: ModelInfo, reference: Exported, dataset: DataSet, checks: Checks
+        self, network: Network, info: ModelInfo, reference: Original, dataset: DataSet, checks: Checks
     ) -> None:
-        self._info, self._dataset, self._checks = info, dataset, checks
+        self._info, self._dataset, self._checks, self._engine = info, dataset, checks, reference.engine
         if checks.sample_pictures:
             check_carried(sum(compared_pictures(dataset, full=checks.full), start=()))
         self._side: ReferenceSide = embed_reference(reference, dataset, full=checks.full, progress=checks.progress)
@@ -236,7 +242,7 @@ class _Export:
         except (ExportError, ModelFileError) as error:  # the latter: its vectors are unusable
             return str(error)
         if report.failures:
-            return f"does not rank like the PyTorch network: {'; '.join(report.failures)}"
+            return f"does not rank like the {self._engine} network: {'; '.join(report.failures)}"
         return written, report
 
     def _calibration(self) -> Picture:
@@ -305,19 +311,21 @@ def _about(written: Written, out: Path, dataset: DataSet) -> dict[str, Any]:
     }
 
 
-def measure(reference: Exported, exported: Mapping[str, Exported], threads: int | None) -> dict[str, Speed]:
-    """Measure PyTorch (under :data:`REFERENCE`) and files by name, in turn."""
-    runners = {REFERENCE: reference.embed_batch} | {name: one.embed_batch for name, one in exported.items()}
+def measure(reference: Original, exported: Mapping[str, Exported], threads: int | None) -> dict[str, Speed]:
+    """Measure the reference (under its engine's name) and files by name, in turn."""
+    runners = {reference.engine: reference.embed_batch} | {name: one.embed_batch for name, one in exported.items()}
     with _torch_threads(session_options(threads)[1]):
         return measure_speeds(runners, reference.rule.size, seconds=_SECONDS)
 
 
-def speeds_of(speeds: Mapping[str, Speed], name: str, fp32: str | None, threads: int | None) -> Speeds:
-    """Return the speeds of one file, of PyTorch and, if it is another, of the fp32 file."""
+def speeds_of(
+    speeds: Mapping[str, Speed], reference: Original, name: str, fp32: str | None, threads: int | None
+) -> Speeds:
+    """Return the speeds of one file, of its reference and, if it is another, of the fp32 file."""
     return Speeds(
         threads=session_options(threads)[1],
         processor=processor(),
-        reference=speeds[REFERENCE],
+        reference=speeds[reference.engine],
         exported=speeds[name],
         fp32=None if fp32 is None or fp32 == name else speeds[fp32],
     )
@@ -325,6 +333,11 @@ def speeds_of(speeds: Mapping[str, Speed], name: str, fp32: str | None, threads:
 
 @contextlib.contextmanager
 def _torch_threads(count: int) -> Iterator[None]:
+    if "torch" not in sys.modules:  # a graph from elsewhere is proved without it
+        yield
+        return
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

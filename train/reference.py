@@ -101,6 +101,9 @@ class NetworkReference:
 
     """
 
+    # Its name in reports of parity.
+    engine = "PyTorch"
+
     def __init__(self, network: nn.Module, info: ModelInfo, device: torch.device) -> None:
         self._network, self._info, self._device = network, info, device
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ...models.conversion import quiet
+from ...models.quiet import quiet
 from .calibration import Range, Seen
 from .graph import WEIGHTED, Anatomy, constant_inputs, drop_unused_constants, drop_unused_domains, float_tensors
 from .rounding import rounded_weights, weight_scales
