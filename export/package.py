@@ -42,6 +42,7 @@ __all__ = [
     "Bundle",
     "Checks",
     "Files",
+    "FloatFiles",
     "Package",
     "export_all",
     "export_package",
@@ -68,7 +69,7 @@ class Checks:
     ``calibration_pictures``: number from the train split, for int8. ``sample_pictures``: whether
     ``*.reference.npz`` carries the pictures of the check. ``max_abs_difference``,
     ``min_cosine``, ``precision_change``: tighter than the documented tolerances of each precision;
-    None keeps these.
+    None keeps these. ``float_input``: whether the float form is written and checked, too.
     """
 
     full: bool = False
@@ -78,6 +79,7 @@ class Checks:
     max_abs_difference: float | None = None
     min_cosine: float | None = None
     precision_change: float | None = None
+    float_input: bool = False
     progress: StartProgress = field(default=start_nothing)
 
     def tolerance(self, form: Form) -> Tolerance:
@@ -88,6 +90,15 @@ class Checks:
 
         """
         return TOLERANCES[form.precision].tightened(self.max_abs_difference, self.min_cosine, self.precision_change)
+
+
+@dataclass(frozen=True)
+class FloatFiles:
+    """The float form of a file, its parity report, and its preparation for other programs, or None."""
+
+    model: Path
+    preprocessor: Path | None
+    report: ParityReport
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,7 @@ class Package:
     size: int
     data: str
     quantisation: Quantisation | None
+    float_input: FloatFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,7 @@ def export_package(
     form: Form = FP32,
     checks: Checks | None = None,
 ) -> Package:
-    """Write the model, ``*.parity.json`` and ``*.reference.npz``, all three or none.
+    """Write the model, ``*.parity.json``, ``*.reference.npz`` and, if asked, the float form; all or none.
 
     Args:
         network: the source of the file.
@@ -144,19 +156,15 @@ def export_package(
     with _scratch(out) as scratch:
         export = _Export(network, info, reference, dataset, checks)
         written = export.writer.write(form, scratch / out.name)
-        report = export.checked(written, tolerance)
-        if report.failures:
-            raise ExportError(
-                f"The exported file does not rank like the {reference.engine} network: {'; '.join(report.failures)}. "
-                f"{display_path(out)} was not written."
-            )
+        report = export.passed(written.exported, tolerance, f"{display_path(out)} was not written")
+        beside = export.float_form(written, out, tolerance) if checks.float_input else None
         plain = written
         if form.precision != network.precision == "fp32":
             plain = export.writer.write(FP32, scratch / "fp32.onnx")
         speeds = measure(reference, {form.name: written.exported, plain.form.name: plain.exported}, checks.threads)
         report = report.with_speeds(speeds_of(speeds, reference, form.name, plain.form.name, checks.threads))
         files = Files(out, out.with_suffix(".parity.json"), out.with_suffix(".reference.npz"))
-        return _placed(_finished(written, files, report, dataset, carrying=checks.sample_pictures))
+        return _placed(_finished(written, files, report, dataset, carrying=checks.sample_pictures, beside=beside))
 
 
 def export_all(
@@ -231,14 +239,35 @@ class _Export:
         self._side: ReferenceSide = embed_reference(reference, dataset, full=checks.full, progress=checks.progress)
         self.writer = Writer(network, info, self._calibration, checks.threads, checks.progress)
 
-    def checked(self, written: Written, tolerance: Tolerance) -> ParityReport:
-        return check_parity(self._side, written.exported, tolerance, progress=self._checks.progress)
+    def checked(self, exported: Exported, tolerance: Tolerance) -> ParityReport:
+        return check_parity(self._side, exported, tolerance, progress=self._checks.progress)
+
+    def passed(self, exported: Exported, tolerance: Tolerance, otherwise: str) -> ParityReport:
+        """Check a file and refuse one that does not pass; ``otherwise`` ends the sentence."""
+        report = self.checked(exported, tolerance)
+        if report.failures:
+            raise ExportError(
+                f"The exported file does not rank like the {self._engine} network: {'; '.join(report.failures)}. "
+                f"{otherwise}."
+            )
+        return report
+
+    def float_form(self, written: Written, out: Path, tolerance: Tolerance) -> _Beside:
+        """Write and check the float form of a file."""
+        form = self.writer.write_float(written, written.path.with_suffix(".float.onnx"))
+        report = self.passed(form.exported, tolerance, "That is its float form; no file was written")
+        moves = [(form.path, out.with_suffix(".float.onnx"))]
+        if form.preprocessor is not None:
+            preprocessor = written.path.with_suffix(".preprocessor")
+            preprocessor.write_text(form.preprocessor, encoding="utf-8")
+            moves.append((preprocessor, out.with_suffix(".preprocessor_config.json")))
+        return _Beside(tuple(moves), report)
 
     def tried(self, form: Form, path: Path, tolerance: Tolerance) -> tuple[Written, ParityReport] | str:
         """Write and check one form; return the reason if it fails."""
         try:
             written = self.writer.write(form, path)
-            report = self.checked(written, tolerance)
+            report = self.checked(written.exported, tolerance)
         except (ExportError, ModelFileError) as error:  # the latter: its vectors are unusable
             return str(error)
         if report.failures:
@@ -261,6 +290,30 @@ class Files:
 
 
 @dataclass(frozen=True)
+class _Beside:
+    """The float form's files under temporary names, the moves to their final paths, and its report."""
+
+    moves: tuple[tuple[Path, Path], ...]
+    report: ParityReport
+
+    @property
+    def files(self) -> FloatFiles:
+        """The final paths."""
+        targets = [target for _, target in self.moves]
+        return FloatFiles(targets[0], targets[1] if len(targets) > 1 else None, self.report)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        path, target = self.moves[0]
+        return {
+            "model": target.name,
+            "sha256": file_sha256(path),
+            **self.report.difference.to_dict(),
+            **self.report.change.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
 class _Finished:
     """A form whose files are written under temporary names, and the moves to their final paths."""
 
@@ -268,15 +321,27 @@ class _Finished:
     package: Package
 
 
-def _finished(written: Written, files: Files, report: ParityReport, dataset: DataSet, *, carrying: bool) -> _Finished:
+def _finished(
+    written: Written,
+    files: Files,
+    report: ParityReport,
+    dataset: DataSet,
+    *,
+    carrying: bool,
+    beside: _Beside | None = None,
+) -> _Finished:
     scratch = written.path.parent
     parity, reference = scratch / f"{written.path.name}.json", scratch / f"{files.reference.name}.new"
-    parity.write_text(report.to_json(**_about(written, files.model, dataset)), encoding="utf-8")
+    about = _about(written, files.model, dataset)
+    if beside is not None:
+        about["float_input"] = beside.to_dict()
+    parity.write_text(report.to_json(**about), encoding="utf-8")
     if not reference.exists():  # all forms share one
         save = save_pictures if carrying else save_reference
         save(reference, report.queries, report.gallery)
     # The model last: after an interruption, the report's sha256 does not match the older model.
     moves = ((reference, files.reference), (parity, files.parity), (written.path, files.model))
+    moves = (*(beside.moves if beside is not None else ()), *moves)
     package = Package(
         written.form,
         files.model,
@@ -286,6 +351,7 @@ def _finished(written: Written, files: Files, report: ParityReport, dataset: Dat
         written.path.stat().st_size,
         dataset.name,
         written.quantisation,
+        None if beside is None else beside.files,
     )
     return _Finished(moves, package)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...models.normalisation import Normalisation
 from ...runtime.errors import ExportError
 from ...runtime.modelfile import METADATA_KEY, ModelInfo
+from .feeding import feeding_text
 
 if TYPE_CHECKING:
     import onnx
@@ -14,13 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["save_onnx"]
 
 
-def save_onnx(model: onnx.ModelProto, info: ModelInfo, path: Path) -> None:
+def save_onnx(
+    model: onnx.ModelProto, info: ModelInfo, path: Path, float_input: tuple[str, Normalisation] | None = None
+) -> None:
     """Write a graph as one ONNX file with our metadata.
 
     Args:
         model: the graph.
         info: the metadata.
         path: the file to write.
+        float_input: name and normalisation of a float input; None for the uint8 form.
 
     Raises:
         ExportError: the graph is too large for one file.
@@ -32,6 +37,7 @@ def save_onnx(model: onnx.ModelProto, info: ModelInfo, path: Path) -> None:
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, info.to_json()
+    model.doc_string = feeding_text(info, float_input)
     try:
         onnx.checker.check_model(model)
         data = model.SerializeToString()

@@ -21,13 +21,14 @@ from ..quantise.float16 import check_range, to_float16
 from ..quantise.graph import anatomy_of, prepared
 from ..quantise.search import Quantisation, quantise
 from ..sample import extreme_pictures
+from .float_input import FLOAT_INPUT, FloatModel, float_form, preprocessor_json
 from .formats import Form, Precision
 from .onnx import save_onnx
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Network", "Writer", "Written"]
+__all__ = ["Network", "Writer", "Written", "WrittenFloat"]
 
 # Pictures that, with numeric extremes, show the range of values inside a network.
 _RANGE_PICTURES = 64
@@ -72,6 +73,15 @@ class Written:
     quantisation: Quantisation | None = None
 
 
+@dataclass(frozen=True)
+class WrittenFloat:
+    """The float form of a file; ``preprocessor``: its preparation for other programs, or None."""
+
+    path: Path
+    exported: FloatModel
+    preprocessor: str | None
+
+
 class Writer:
     """Writes one network in any of :data:`~.formats.FORMS`.
 
@@ -112,6 +122,21 @@ class Writer:
         model, quantisation = self._in_precision(form)
         save_onnx(model, info, path)
         return Written(form, path, info, Embedder(path, device="cpu", threads=self._threads), quantisation)
+
+    def write_float(self, written: Written, path: Path) -> WrittenFloat:
+        """Write the float form of a file to ``path`` and open it.
+
+        Raises:
+            ExportError: the file's first operators do more than normalise pixels.
+            OSError: the file cannot be written.
+
+        """
+        import onnx
+
+        model, normalisation = float_form(onnx.load(written.path))
+        save_onnx(model, written.info, path, (FLOAT_INPUT, normalisation))
+        opened = FloatModel(path, written.info, normalisation, self._threads)
+        return WrittenFloat(path, opened, preprocessor_json(written.info.picture, normalisation))
 
     @functools.cached_property
     def _graph(self) -> onnx.ModelProto:
