@@ -171,7 +171,9 @@ class ExportOptions:
         ),
     ] = None
     deviation: Annotated[str | None, typer.Option("--std", help="Standard deviation; otherwise like --mean.")] = None
-    name: Annotated[str | None, typer.Option("--name", help="With --module or --from-onnx: name of the model in the file.")] = None
+    name: Annotated[
+        str | None, typer.Option("--name", help="With --module or --from-onnx: name of the model in the file.")
+    ] = None
     license: Annotated[
         str | None,
         typer.Option(

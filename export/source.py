@@ -83,9 +83,7 @@ def _from_module(options: ExportOptions, name: str) -> Source:
     module = module_from_factory(name, options.state)
     record = getattr(module, "pretrained_cfg", None)  # timm's
     prepared = _module_preparation(options, record if isinstance(record, dict) else {})
-    info = ModelInfo(
-        name=options.name or name, embedding_dim=0, picture=prepared.rule, backbone=type(module).__name__
-    )
+    info = ModelInfo(name=options.name or name, embedding_dim=0, picture=prepared.rule, backbone=type(module).__name__)
     mean, deviation = three_numbers("--mean", options.mean), three_numbers("--std", options.deviation)
     network, info = foreign_network(module, None, info, mean, deviation, prepared.normalisation)
     return Source(TorchNetwork(network, info.picture), info, ModuleReference(network, info))

@@ -99,7 +99,12 @@ def remarks(package: Package) -> Iterator[str]:
 
 def package_markdown(package: Package) -> str:
     """Return the report of one form as a Markdown document."""
-    lines = [f"# {printable(package.model.name)}: parity with the {package.report.engine} network", "", *_on_what(package), ""]
+    lines = [
+        f"# {printable(package.model.name)}: parity with the {package.report.engine} network",
+        "",
+        *_on_what(package),
+        "",
+    ]
     lines += markdown_table(("what", package.form.name), parity_rows(package))
     lines += [line for remark in remarks(package) for line in ("", remark)]
     return "\n".join([*lines, "", _tolerance(package), ""])
@@ -131,7 +136,15 @@ def comparison_table(bundle: Bundle) -> list[str]:
     k = bundle.packages[0].report.k
     header = (
         *("form", "file", "MB", "largest difference", "mean cosine", "smallest cosine", f"overlap@{k}"),
-        *(f"precision@{k}", "change", "HNSW", "ms", "pictures/s", f"× {bundle.packages[0].report.engine}", "× ONNX fp32"),
+        *(
+            f"precision@{k}",
+            "change",
+            "HNSW",
+            "ms",
+            "pictures/s",
+            f"× {bundle.packages[0].report.engine}",
+            "× ONNX fp32",
+        ),
     )
     rows = {package.form: _row(package) for package in bundle.packages}
     rows |= {form: (form.name, "not written", *[""] * (len(header) - 2)) for form, _ in bundle.failures}

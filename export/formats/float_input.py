@@ -146,9 +146,7 @@ def _replace_start(model: onnx.ModelProto, start: _Start, channels_first: bool) 
     shape = graph.input[0].type.tensor_type.shape.dim
     batch, side = shape[0].dim_param or "n", shape[1].dim_value
     del graph.input[:]
-    graph.input.append(
-        onnx.helper.make_tensor_value_info(FLOAT_INPUT, onnx.TensorProto.FLOAT, [batch, 3, side, side])
-    )
+    graph.input.append(onnx.helper.make_tensor_value_info(FLOAT_INPUT, onnx.TensorProto.FLOAT, [batch, 3, side, side]))
     del graph.node[:]
     graph.node.extend(left)
     drop_unused_constants(model)
