@@ -15,7 +15,7 @@ from ..errors import ModelFileError
 from ..text import printable
 from .records import MAX_RECORDS, MAX_TEXT, Field, fields_in, number_at, too_much_metadata, unknown
 
-__all__ = ["check_records"]
+__all__ = ["BITS", "check_records"]
 
 # Of GraphProto: nodes, weights, and types of the values between nodes.
 _MAX_IN_GRAPH = 100_000
@@ -42,7 +42,7 @@ _MAX_DIMENSIONS = 64
 _MAX_NAME = 100
 
 # Bits of a number by TensorProto.DataType. Strings are left out: their memory cannot be predicted.
-_BITS = {
+BITS = {
     **dict.fromkeys((2, 3, 9, 17, 18, 19, 20, 24), 8),
     **dict.fromkeys((4, 5, 10, 16), 16),
     **dict.fromkeys((1, 6, 12), 32),
@@ -253,7 +253,7 @@ class _Walk:
         self._count(kind, sizes, values, packed)
 
     def _count(self, kind: int, sizes: list[int], values: int, packed: int) -> None:
-        bits = _BITS.get(kind)
+        bits = BITS.get(kind)
         if bits is None:
             raise ModelFileError(f"it has weights of a type that networks do not have ({kind})")
         self.packed += packed

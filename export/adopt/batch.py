@@ -1,0 +1,206 @@
+"""A free batch dimension for graphs that were exported for one picture.
+
+Such a graph has constants where the number of pictures belongs: in the shapes of Reshape, and in a
+class token that is joined to the patches of one picture. The axis of the pictures is followed from
+the input, and these constants are replaced. The caller compares the result with the original.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .graph import inferred_shapes, names_in
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["free_batch"]
+
+_REDUCING = "Reduce"
+_POOLED = ("ArgMax", "ArgMin")
+# Their output is no picture's data, or their shape input tells the number of pictures by itself.
+_SHAPES = ("Shape", "Size")
+_FEWEST_INPUTS = 2
+
+_Sizes = tuple[int, ...]
+
+
+def free_batch(model: onnx.ModelProto, pictures: str) -> None:
+    """Change a graph for one picture so that it takes any number; it may fail, so the result must be checked.
+
+    Args:
+        model: changed; ONNX's own operators alone.
+        pictures: the name of its input, whose first axis becomes free.
+
+    """
+    follower = _Follower(model, pictures)
+    nodes = [change for node in model.graph.node for change in follower.changed(node)]
+    del model.graph.node[:]
+    model.graph.node.extend([*follower.count_nodes, *nodes])
+    model.graph.initializer.extend(follower.constants)
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name == pictures:
+            value.type.tensor_type.shape.dim[0].dim_param = "n"
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+
+
+class _Follower:
+    """Follows the axis of the pictures through a graph, whose sizes for one picture are known."""
+
+    def __init__(self, model: onnx.ModelProto, pictures: str) -> None:
+        from onnx import numpy_helper
+
+        self._sizes: Mapping[str, _Sizes] = inferred_shapes(model)
+        self._weights = {
+            tensor.name: numpy_helper.to_array(tensor)
+            for tensor in model.graph.initializer
+            if len(tensor.dims) <= 1 and len(tensor.raw_data) <= 1024
+        }
+        self._fixed = {tensor.name for tensor in model.graph.initializer}
+        self._axes: dict[str, int] = {pictures: 0}
+        self._taken = names_in(model.graph)
+        self._pictures = pictures
+        self.constants: list[onnx.TensorProto] = []
+        self.count_nodes: list[onnx.NodeProto] = []
+
+    def changed(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return the nodes in place of this one, and note the axis of its outputs."""
+        followed = [name for name in node.input if name in self._axes]
+        if not followed:
+            self._fixed.update(node.output)
+            return [node]
+        if node.op_type in _SHAPES:
+            return [node]
+        before: list[onnx.NodeProto] = []
+        if node.op_type == "Reshape" and node.input[0] in self._axes:
+            self._reshape(node)
+        elif node.op_type == "Concat":
+            before = self._repeat_constants(node, followed[0])
+        axis = self._axis_after(node, followed[0])
+        if axis is not None:
+            self._axes.update(dict.fromkeys(node.output, axis))
+        return [*before, node]
+
+    def _reshape(self, node: onnx.NodeProto) -> None:
+        """Put -1 where the number of pictures is, and numbers elsewhere."""
+        wanted, sizes = self._weights.get(node.input[1]), self._sizes.get(node.output[0])
+        axis = self._axis_after(node, node.input[0])
+        if wanted is None or sizes is None or axis is None or len(wanted) != len(sizes):
+            return
+        shape = np.array(sizes, np.int64)
+        shape[axis] = -1
+        node.input[1] = self._constant("shape", shape)
+
+    def _repeat_constants(self, node: onnx.NodeProto, followed: str) -> list[onnx.NodeProto]:
+        """Repeat constants, such as a class token, for each picture that they are joined to."""
+        from onnx import helper
+
+        axis, along = self._axes[followed], _attribute(node, "axis", 0)
+        rank = len(self._sizes.get(followed, ()))
+        if rank == 0 or along % rank == axis:
+            return []
+        nodes = []
+        for place, name in enumerate(node.input):
+            if name in self._axes or name not in self._fixed:
+                continue
+            repeated = self._new("repeated")
+            nodes.append(helper.make_node("Expand", [name, self._shape_of_count(rank, axis)], [repeated]))
+            node.input[place] = repeated
+        return nodes
+
+    def _shape_of_count(self, rank: int, axis: int) -> str:
+        """Return the name of a shape of ones, with the number of pictures at ``axis``."""
+        from onnx import helper
+
+        name = f"pictures_{rank}_{axis}"
+        if all(name not in node.output for node in self.count_nodes):
+            sizes, count = self._new("sizes"), self._new("count")
+            ones = [self._constant("ones", np.ones(many, np.int64)) for many in (axis, rank - axis - 1)]
+            self.count_nodes += [
+                helper.make_node("Shape", [self._pictures], [sizes]),
+                helper.make_node("Gather", [sizes, self._constant("first", np.zeros(1, np.int64))], [count]),
+                helper.make_node("Concat", [ones[0], count, ones[1]], [name], axis=0),
+            ]
+        return name
+
+    def _axis_after(self, node: onnx.NodeProto, followed: str) -> int | None:
+        """Return the axis of the pictures in the node's first output; None: it is lost."""
+        axis = self._axes[followed]
+        before, after = self._sizes.get(followed), self._sizes.get(node.output[0])
+        if before is None or after is None:
+            return None
+        kind = node.op_type
+        if kind == "Transpose":
+            order = _attributes(node, "perm") or list(range(len(before)))[::-1]
+            return order.index(axis)
+        if kind in ("Reshape", "Flatten", "Squeeze", "Unsqueeze") or kind.startswith(_REDUCING) or kind in _POOLED:
+            return self._axis_by_sizes(node, before, after, axis)
+        if kind == "Gather" and len(after) != len(before):
+            along = _attribute(node, "axis", 0) % len(before)
+            return None if along == axis else axis + (len(after) - len(before) if along < axis else 0)
+        # Operators on several tensors align their last axes.
+        return axis + len(after) - len(before)
+
+    def _axis_by_sizes(self, node: onnx.NodeProto, before: _Sizes, after: _Sizes, axis: int) -> int | None:
+        kind = node.op_type
+        if kind == "Flatten":
+            return 0 if math.prod(before[:axis]) == 1 else None
+        if kind in ("Reshape",):
+            return _axis_at(after, math.prod(before[:axis]))
+        axes = self._numbers(node, "axes")
+        if kind in ("Squeeze", "Unsqueeze"):
+            longer = before if kind == "Squeeze" else after
+            gone = (
+                {one % len(longer) for one in axes}
+                if axes is not None
+                else {place for place, size in enumerate(longer) if size == 1 and place != axis}
+            )
+            kept = [place for place in range(len(longer)) if place not in gone]
+            if kind == "Unsqueeze":
+                return kept[axis]
+            return kept.index(axis) if axis in kept else None
+        if kind in _POOLED:
+            axes = [_attribute(node, "axis", 0)]
+        if len(after) == len(before):
+            return axis
+        gone = {one % len(before) for one in axes} if axes is not None else set(range(len(before)))
+        return None if axis in gone else axis - sum(one < axis for one in gone)
+
+    def _numbers(self, node: onnx.NodeProto, name: str) -> list[int] | None:
+        """Return the axes of a node: an attribute in old opsets, an input in new ones."""
+        if len(node.input) >= _FEWEST_INPUTS and node.input[1] in self._weights:
+            return [int(one) for one in self._weights[node.input[1]].reshape(-1)]
+        return _attributes(node, name)
+
+    def _constant(self, name: str, value: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> str:
+        from onnx import numpy_helper
+
+        name = self._new(name)
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def _new(self, name: str) -> str:
+        place = len(self._taken)
+        while f"{name}_{place}" in self._taken:
+            place += 1
+        self._taken.add(f"{name}_{place}")
+        return f"{name}_{place}"
+
+
+def _axis_at(sizes: Sequence[int], before: int) -> int | None:
+    """Return the axis with ``before`` elements before each of its steps, one of size 1 if there is one."""
+    places = [place for place in range(len(sizes)) if math.prod(sizes[:place]) == before]
+    return next((place for place in places if sizes[place] == 1), places[-1] if places else None)
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(one.i) for one in node.attribute if one.name == name), default)
+
+
+def _attributes(node: onnx.NodeProto, name: str) -> list[int] | None:
+    return next((list(one.ints) for one in node.attribute if one.name == name), None)
