@@ -106,7 +106,9 @@ def speeds(network: EmbeddingNet, info: ModelInfo, written: list[Written]) -> li
 
 def rows(network: EmbeddingNet, info: ModelInfo, data: DataSet, speed_only: bool) -> Iterator[tuple[str, ...]]:
     """Write every form of a network, time it and, unless ``speed_only``, check it."""
-    writer = Writer(TorchNetwork(network, info.picture), info, lambda: load_sample(data.train, CALIBRATION_PICTURES, info.picture))
+    writer = Writer(
+        TorchNetwork(network, info.picture), info, lambda: load_sample(data.train, CALIBRATION_PICTURES, info.picture)
+    )
     with tempfile.TemporaryDirectory() as folder:
         written = [writer.write(form, Path(folder) / form.file_name) for form in FORMS]
         for one in written:

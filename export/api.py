@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..models.normalisation import IMAGENET
+from ..models.normalisation import Normalisation
 from ..runtime.datasets import DataSet, open_dataset
 from ..runtime.errors import ExportError
 from ..runtime.modelfile import ModelInfo
@@ -89,6 +89,7 @@ def foreign_network(
     info: ModelInfo,
     mean: Sequence[float] | None = None,
     deviation: Sequence[float] | None = None,
+    default: Normalisation | None = None,
 ) -> tuple[PictureNetwork, ModelInfo]:
     """Return a network of pictures, in evaluation mode, and ``info`` with a checked dimension.
 
@@ -98,6 +99,7 @@ def foreign_network(
         info: see :func:`export_onnx`; an ``embedding_dim`` of 0 is filled in.
         mean: see :func:`export_onnx`.
         deviation: see :func:`export_onnx`.
+        default: the normalisation where neither is given; None: that of a timm model, else ImageNet's.
 
     Raises:
         ExportError: see :mod:`~.external_module`, or the dimension differs from that of ``info``.
@@ -105,7 +107,7 @@ def foreign_network(
     """
     check_weights(module)
     module.eval()
-    normalisation = normalisation_of(module, mean, deviation, IMAGENET)
+    normalisation = normalisation_of(module, mean, deviation, default)
     if example_images is None:
         example_images = normalised(example_pictures(info.picture, count=2), normalisation)
     check_examples(example_images, info, normalisation)

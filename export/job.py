@@ -8,16 +8,22 @@ from pathlib import Path
 from ..runtime.console import from_here
 from ..runtime.datasets import DataSet, open_dataset
 from ..runtime.errors import ExportError
+from ..runtime.evaluate.reference import load_reference
 from ..runtime.files import write_result
+from ..runtime.model.pretrained import find_reference
 from ..runtime.progress import StartProgress
 from .formats.formats import form_of
 from .metadata import refused_as_export
 from .options import ALL, ExportOptions
 from .package import Bundle, Checks, Package, export_all, export_package
+from .sample import balanced_sample
 from .source import source_of
 from .tables import bundle_json, bundle_markdown
 
 __all__ = ["Job"]
+
+# Pictures of the proof without ``--data``: enough for vectors; a ranking needs the user's own.
+_DRAWN_QUERIES, _DRAWN_GALLERY = 100, 400
 
 
 class Job:
@@ -48,7 +54,7 @@ class Job:
 
     def _opened(self) -> DataSet:
         if self._data is None:
-            return drawn_pictures()
+            return _drawn_pictures(self._precision)
         if self.labels is None:
             self.labels = self._source.labels_of(self._data)
         return self._source.split(open_dataset(self._data, labels=self.labels))
@@ -92,3 +98,17 @@ class Job:
         if self._options.report:  # through a link or to /dev/stdout, so not by renaming
             self._options.report.write_text(document, encoding="utf-8")
         return bundle
+
+
+def _drawn_pictures(precision: str) -> DataSet:
+    """Return some pictures of the bundled sample, for an adopted file without ``--data``.
+
+    Raises:
+        ExportError: the form needs real pictures.
+
+    """
+    if precision == "int8":
+        raise ExportError("int8 is calibrated on real pictures; name them with --data.")
+    sample = load_reference(find_reference(Path("pretrained")), None).dataset()
+    queries, gallery = balanced_sample(sample.val, _DRAWN_QUERIES), balanced_sample(sample.train, _DRAWN_GALLERY)
+    return DataSet("drawn pictures", train=gallery, val=queries)

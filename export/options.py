@@ -104,8 +104,8 @@ class ExportOptions:
         typer.Option(
             "--from-onnx",
             metavar="FILE",
-            help="Instead of RUN: an ONNX file from elsewhere, such as model.onnx of a Hugging Face repository. Needs no "
-            "PyTorch.",
+            help="Instead of RUN: an ONNX file from elsewhere, such as model.onnx of a Hugging Face repository. "
+            "Needs no PyTorch.",
         ),
     ] = None
     output: Annotated[
@@ -158,8 +158,8 @@ class ExportOptions:
         str | None,
         typer.Option(
             "--picture-mode",
-            help="With --module or --from-onnx: stretch, crop (the centred square) or letterbox (the whole picture with "
-            "black bars).",
+            help="With --module or --from-onnx: stretch, crop (the centred square) or letterbox (the whole picture "
+            "with black bars).",
         ),
     ] = None
     mean: Annotated[

@@ -340,8 +340,8 @@ def _finished(
         save = save_pictures if carrying else save_reference
         save(reference, report.queries, report.gallery)
     # The model last: after an interruption, the report's sha256 does not match the older model.
-    moves = ((reference, files.reference), (parity, files.parity), (written.path, files.model))
-    moves = (*(beside.moves if beside is not None else ()), *moves)
+    others = () if beside is None else beside.moves
+    moves = (*others, (reference, files.reference), (parity, files.parity), (written.path, files.model))
     package = Package(
         written.form,
         files.model,

@@ -5,18 +5,25 @@ PyTorch is imported by the first two alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..models.normalisation import Normalisation
 from ..runtime.datasets import DataSet
-from ..runtime.errors import MissingExtraError
+from ..runtime.errors import ExportError, MissingExtraError
 from ..runtime.images import PictureRule
 from ..runtime.modelfile import ModelInfo
+from .adopt.preparation import Preparation
+from .formats.formats import Form, Precision
 from .formats.writer import Network
 from .metadata import checked_info
 from .options import ExportOptions, three_numbers
-from .parity import Original
+from .parity import Exported, Original
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["Source", "source_of"]
 
@@ -82,33 +89,85 @@ def _from_module(options: ExportOptions, name: str) -> Source:
 
     module = module_from_factory(name, options.state)
     record = getattr(module, "pretrained_cfg", None)  # timm's
-    prepared = _module_preparation(options, record if isinstance(record, dict) else {})
-    info = ModelInfo(name=options.name or name, embedding_dim=0, picture=prepared.rule, backbone=type(module).__name__)
+    rule, normalisation = _module_pictures(options, record if isinstance(record, dict) else {})
+    info = ModelInfo(name=options.name or name, embedding_dim=0, picture=rule, backbone=type(module).__name__)
     mean, deviation = three_numbers("--mean", options.mean), three_numbers("--std", options.deviation)
-    network, info = foreign_network(module, None, info, mean, deviation, prepared.normalisation)
+    network, info = foreign_network(module, None, info, mean, deviation, normalisation)
     return Source(TorchNetwork(network, info.picture), info, ModuleReference(network, info))
 
 
-def _module_preparation(options: ExportOptions, record: Mapping[str, Any]) -> Preparation:
-    """Return the preparation that the options state, else that of timm's record, else a stretch to 224 px."""
-    if options.preprocessor is not None:
-        return preparation_of(options.preprocessor)
-    if options.size is not None or options.interpolation is not None:
-        side = options.size or options.image_size or _own_side(record) or _DEFAULT_SIDE
-        return Preparation(_stated_rule(options, side), IMAGENET)
-    if options.image_size is not None or options.picture_mode is not None or not record:
-        side = options.image_size or _own_side(record) or _DEFAULT_SIDE
-        return Preparation(PictureRule.of(side, options.picture_mode or "stretch"), IMAGENET)  # type: ignore[arg-type]
-    return preparation_of_timm(record)
+def _module_pictures(options: ExportOptions, record: Mapping[str, Any]) -> tuple[PictureRule, Normalisation | None]:
+    """Return the rule and the normalisation that options state, else those of timm's record.
 
-
-def _stated_rule(options: ExportOptions, side: int) -> PictureRule:
-    """Return the rule of ``--size``, ``--crop``, ``--interpolation`` and ``--picture-mode``."""
-    mode = options.picture_mode or ("stretch" if options.crop is None else "crop")
-    cut = options.crop or side
-    return PictureRule.of(cut, mode, options.interpolation or "bilinear", side if cut != side else 0)  # type: ignore[arg-type]
+    ``--image-size`` and ``--picture-mode`` alone state a rule of version 1, as runs have.
+    """
+    if options.preprocessor is None and options.size is None and options.interpolation is None:
+        if options.image_size is not None or options.picture_mode is not None or not record:
+            side = options.image_size or _own_side(record) or _DEFAULT_SIDE
+            return PictureRule.of(side, options.picture_mode or "stretch"), None  # type: ignore[arg-type]
+    stated = _stated_preparation(options, preparation_of_timm(record) if record else None)
+    return stated.rule(options.image_size or stated.size or _DEFAULT_SIDE), stated.normalisation
 
 
 def _own_side(record: Mapping[str, Any]) -> int | None:
     size = record.get("input_size")
     return int(size[-1]) if size else None
+
+
+def _stated_preparation(options: ExportOptions, base: Preparation | None) -> Preparation:
+    """Return the preparation of ``--preprocessor`` or ``base``, with what other options state."""
+    if options.preprocessor is not None:
+        base = read_preprocessor(options.preprocessor)
+    mode = options.picture_mode or (None if options.size is None else "stretch" if options.crop is None else "crop")
+    return Preparation.of(
+        mean=three_numbers("--mean", options.mean),
+        std=three_numbers("--std", options.deviation),
+        size=options.crop or options.size,
+        mode=mode,
+        resize=None if options.crop is None else options.size,
+        interpolation=options.interpolation,
+        base=base,
+    )
+
+
+def _from_onnx(options: ExportOptions, path: Path) -> Source:
+    from .adopt.adoption import adopt
+    from .adopt.original import read_original
+    from .adopt.reference import OriginalReference
+
+    original = read_original(path)
+    stated = _stated_preparation(options, preprocessor_beside(path) if options.preprocessor is None else None)
+    adopted = adopt(original, stated, output=options.output, pool=options.pool, threads=options.threads)  # type: ignore[arg-type]
+    info = ModelInfo(
+        name=options.name or name_of_original(path),
+        embedding_dim=adopted.dim,
+        picture=adopted.rule,
+        backbone=f"ONNX, opset {adopted.opset}",
+        training={"adopted": adopted.to_dict()},
+        precision=adopted.precision,
+    )
+    return Source(AdoptedNetwork(adopted.graph, adopted.precision), info, OriginalReference(original, adopted, info))
+
+
+class AdoptedNetwork:
+    """An adopted graph as a :class:`~.formats.writer.Network`."""
+
+    def __init__(self, graph: onnx.ModelProto, precision: Precision) -> None:
+        self._graph, self.precision = graph, precision
+
+    def graph(self) -> onnx.ModelProto:
+        """Return the adopted graph."""
+        return self._graph
+
+    def write(self, form: Form, path: Path, info: ModelInfo) -> Exported:
+        """Refuse other forms than ONNX.
+
+        Raises:
+            ExportError: always.
+
+        """
+        raise ExportError(f"{form.name} needs a network in PyTorch; an adopted file becomes ONNX alone.")
+
+    def packages(self, form: Form) -> tuple[str, ...]:
+        """Return the packages that make a form, for its metadata."""
+        return ("onnx",)

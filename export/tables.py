@@ -52,7 +52,8 @@ def _speed_rows(report: ParityReport) -> list[tuple[str, str]]:
         ("one picture", f"{ours.latency_ms:.1f} ms, {report.engine} {theirs.latency_ms:.1f} ms ({latency:.2f} ×)"),
         (
             "batches of 32",
-            f"{ours.pictures_per_second:.0f} pictures/s, {report.engine} {theirs.pictures_per_second:.0f} ({throughput:.2f} ×)",
+            f"{ours.pictures_per_second:.0f} pictures/s, {report.engine} {theirs.pictures_per_second:.0f} "
+            f"({throughput:.2f} ×)",
         ),
     ]
     if speeds.fp32 is not None:
@@ -133,7 +134,8 @@ def _tolerance(package: Package) -> str:
 
 def comparison_table(bundle: Bundle) -> list[str]:
     """Return all forms side by side, as the lines of a Markdown table."""
-    k = bundle.packages[0].report.k
+    first = bundle.packages[0].report
+    k = first.k
     header = (
         *("form", "file", "MB", "largest difference", "mean cosine", "smallest cosine", f"overlap@{k}"),
         *(
@@ -184,7 +186,8 @@ def bundle_markdown(bundle: Bundle) -> str:
     k = first.report.k
     about = (
         f"{len(first.report.queries):,} queries and {len(first.report.gallery):,} gallery pictures of "
-        f"{printable(first.data)}; precision@{k} of the {first.report.engine} network: {first.report.evaluation.reference:.4f}. "
+        f"{printable(first.data)}; precision@{k} of the {first.report.engine} network: "
+        f"{first.report.evaluation.reference:.4f}. "
         f"Speeds on {speeds.processor}, {speeds.threads} threads, all in one run."
     )
     lines = ["# The forms of this model, side by side", "", about, "", *comparison_table(bundle)]

@@ -222,7 +222,9 @@ def _assembled(
     layers.output(made, part.graph.output[0].type.tensor_type.elem_type)
     raw = BareSession(part.SerializeToString(), threads=threads).run([made], {INPUT_NAME: pictures})[0]
     if raw.ndim == 0 or len(raw) != len(pictures):
-        raise ExportError(f"The output {printable(output)!r} has the shape {list(raw.shape)} for {len(pictures)} pictures.")
+        raise ExportError(
+            f"The output {printable(output)!r} has the shape {list(raw.shape)} for {len(pictures)} pictures."
+        )
     if raw.dtype not in (np.float32, np.float16, np.float64):
         raise ExportError(f"The output {printable(output)!r} has numbers of type {raw.dtype}; expected floating point.")
     pooling = pooling_of(raw.shape, pool, side)

@@ -272,7 +272,9 @@ def plain_weights(model: onnx.ModelProto) -> None:
         try:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
         except (ValueError, TypeError, KeyError) as error:
-            raise ModelFileError(f"it has weights whose shape does not match their numbers ({first_line(error)})") from None
+            raise ModelFileError(
+                f"it has weights whose shape does not match their numbers ({first_line(error)})"
+            ) from None
 
 
 def names_in(graph: onnx.GraphProto) -> set[str]:
