@@ -349,7 +349,7 @@ def test_the_command_refuses(few: Path, here: Path) -> None:
         (command("bad_nets:Plain", few, "--mean", "0,0,0", "--std", "0,1,1"), "a deviation of 0, 1, 1; expected three"),
         (command("bad_nets:Plain", few, "--picture-mode", "corner"), "--picture-mode 'corner'; expected stretch"),
         (command("bad_nets:Plain", few, "--out", "no/m.onnx"), "no does not exist; expected a folder to write m.onnx"),
-        (command("bad_nets:Plain", few, "a-run"), "RUN and --module name two networks; give one of them"),
+        (command("bad_nets:Plain", few, "a-run"), "RUN and --module name 2 networks; give one of them"),
         (["deeprank-export", "--module", "bad_nets:Plain"], "--module needs real pictures for the parity check"),
         (["deeprank-export", "--state", weights], "--state describes the network of --module"),
     ]  # fmt: skip
