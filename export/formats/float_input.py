@@ -68,8 +68,9 @@ def float_form(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Normalisation]:
     form = onnx.ModelProto()
     form.CopyFrom(model)
     _replace_start(form, start, channels_first)
-    mean, deviation = (tuple(map(float, values)) for values in (-low / scale, 1 / scale))
-    return form, Normalisation(mean, deviation)  # type: ignore[arg-type]
+    # Rounded to what float32 holds, so that 0.485 stays 0.485.
+    mean, deviation = (tuple(float(f"{value:.7g}") for value in values / 255) for values in (-low / scale, 1 / scale))
+    return form, Normalisation.from_unit_range(mean, deviation)
 
 
 def _unusual() -> ExportError:
@@ -85,7 +86,7 @@ def _start_of(model: onnx.ModelProto) -> _Start:
     nodes: list[onnx.NodeProto] = []
     tensor = INPUT_NAME
     while True:
-        readers = [node for node in model.graph.node if tensor in node.input]
+        readers = [node for node in model.graph.node if tensor in node.input and not _counts_pictures(node, model)]
         node = readers[0] if len(readers) == 1 else None
         if node is None or node.op_type not in _LINEAR or not _is_float(node):
             break
@@ -96,6 +97,24 @@ def _start_of(model: onnx.ModelProto) -> _Start:
     if not any(node.op_type == "Cast" for node in nodes):
         raise _unusual()
     return _Start(tuple(nodes), tensor)
+
+
+def _counts_pictures(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+    """Return whether a node reads the first axis alone, which both forms share."""
+    if node.op_type != "Shape":
+        return False
+    ends = {entry.name: entry.i for entry in node.attribute}
+    if ends.get("end") == 1:
+        return ends.get("start", 0) == 0
+    first = {tensor.name for tensor in model.graph.initializer if _is_zero(tensor)}
+    readers = [reader for reader in model.graph.node if node.output[0] in reader.input]
+    return all(reader.op_type == "Gather" and reader.input[1] in first for reader in readers)
+
+
+def _is_zero(tensor: onnx.TensorProto) -> bool:
+    from onnx import numpy_helper
+
+    return int(np.prod(tensor.dims)) == 1 and not numpy_helper.to_array(tensor).any()
 
 
 def _is_float(node: onnx.NodeProto) -> bool:
@@ -143,6 +162,8 @@ def _replace_start(model: onnx.ModelProto, start: _Start, channels_first: bool) 
         for place, name in enumerate(node.input):
             if name == start.tensor:
                 node.input[place] = read_as
+            elif name == INPUT_NAME or name in done:  # for the number of pictures
+                node.input[place] = FLOAT_INPUT
     shape = graph.input[0].type.tensor_type.shape.dim
     batch, side = shape[0].dim_param or "n", shape[1].dim_value
     del graph.input[:]
