@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..models.normalisation import Normalisation
 from ..runtime.datasets import DataSet
 from ..runtime.errors import ExportError, MissingExtraError
+from ..runtime.files import file_sha256
 from ..runtime.images import PictureRule
 from ..runtime.modelfile import ModelInfo
+from ..runtime.text import display_path
 from .adopt.preparation import Preparation
+from .adopt.preprocessor import preparation_of_timm, preprocessor_beside, read_preprocessor
 from .formats.formats import Form, Precision
 from .formats.writer import Network
 from .metadata import checked_info
@@ -24,6 +27,10 @@ from .parity import Exported, Original
 
 if TYPE_CHECKING:
     import onnx
+
+    from .adopt.adoption import Adopted
+    from .adopt.original import Original as OriginalFile
+    from .adopt.outputs import Pool
 
 __all__ = ["Source", "source_of"]
 
@@ -101,10 +108,10 @@ def _module_pictures(options: ExportOptions, record: Mapping[str, Any]) -> tuple
 
     ``--image-size`` and ``--picture-mode`` alone state a rule of version 1, as runs have.
     """
-    if options.preprocessor is None and options.size is None and options.interpolation is None:
-        if options.image_size is not None or options.picture_mode is not None or not record:
-            side = options.image_size or _own_side(record) or _DEFAULT_SIDE
-            return PictureRule.of(side, options.picture_mode or "stretch"), None  # type: ignore[arg-type]
+    stated_anew = (options.preprocessor, options.size, options.interpolation) != (None, None, None)
+    if not stated_anew and (options.image_size is not None or options.picture_mode is not None or not record):
+        side = options.image_size or _own_side(record) or _DEFAULT_SIDE
+        return PictureRule.of(side, options.picture_mode or "stretch"), None  # type: ignore[arg-type]
     stated = _stated_preparation(options, preparation_of_timm(record) if record else None)
     return stated.rule(options.image_size or stated.size or _DEFAULT_SIDE), stated.normalisation
 
@@ -137,16 +144,38 @@ def _from_onnx(options: ExportOptions, path: Path) -> Source:
 
     original = read_original(path)
     stated = _stated_preparation(options, preprocessor_beside(path) if options.preprocessor is None else None)
-    adopted = adopt(original, stated, output=options.output, pool=options.pool, threads=options.threads)  # type: ignore[arg-type]
+    pool = cast("Pool | None", options.pool)
+    adopted = adopt(original, stated, output=options.output, pool=pool, threads=options.threads)
     info = ModelInfo(
-        name=options.name or name_of_original(path),
+        name=options.name or _name_of(path),
         embedding_dim=adopted.dim,
         picture=adopted.rule,
-        backbone=f"ONNX, opset {adopted.opset}",
-        training={"adopted": adopted.to_dict()},
+        backbone=f"ONNX file {display_path(path.name)}",
+        training={"adopted": _provenance(original, adopted)},
         precision=adopted.precision,
     )
-    return Source(AdoptedNetwork(adopted.graph, adopted.precision), info, OriginalReference(original, adopted, info))
+    network = AdoptedNetwork(adopted.graph, cast(Precision, adopted.precision))
+    return Source(network, info, OriginalReference(original, adopted, info, options.threads))
+
+
+def _name_of(path: Path) -> str:
+    """Return a name for a model: the file's, or that of its repository's folder."""
+    if path.stem not in ("model", "vision_model", "visual"):
+        return path.stem
+    folder = path.absolute().parent
+    return (folder.parent if folder.name == "onnx" else folder).name or path.stem
+
+
+def _provenance(original: OriginalFile, adopted: Adopted) -> dict[str, Any]:
+    """Describe the original for the metadata; without its place on this machine."""
+    return {
+        "file": original.path.name,
+        "sha256": file_sha256(original.path),
+        "input": str(adopted.picture),
+        "output": adopted.output,
+        "pooling": adopted.pooling.kind,
+        "producer": f"{original.model.producer_name} {original.model.producer_version}".strip()[:100],
+    }
 
 
 class AdoptedNetwork:

@@ -48,6 +48,9 @@ class OriginalReference:
 
     """
 
+    # Its name in reports of parity.
+    engine = "original"
+
     def __init__(self, original: Original, adopted: Adopted, info: ModelInfo, threads: int | None = None) -> None:
         self._adopted, self._info = adopted, info
         self._session, self._whole = _opened(original, adopted.output, threads)

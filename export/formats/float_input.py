@@ -114,7 +114,7 @@ def _counts_pictures(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
 def _is_zero(tensor: onnx.TensorProto) -> bool:
     from onnx import numpy_helper
 
-    return int(np.prod(tensor.dims)) == 1 and not numpy_helper.to_array(tensor).any()
+    return bool(int(np.prod(tensor.dims)) == 1 and not numpy_helper.to_array(tensor).any())
 
 
 def _is_float(node: onnx.NodeProto) -> bool:
