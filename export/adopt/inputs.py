@@ -82,7 +82,9 @@ def picture_input(graph: onnx.GraphProto, output: str) -> PictureInput:
     channels = numbers[1 if layout == "NCHW" else 3]
     height, width = numbers[2:] if layout == "NCHW" else numbers[1:3]
     if channels not in (None, _CHANNELS):
-        raise ExportError(f"The input is {described([value])}; expected pictures of 3 colours, [n, 3, S, S] or [n, S, S, 3].")
+        raise ExportError(
+            f"The input is {described([value])}; expected pictures of 3 colours, [n, 3, S, S] or [n, S, S, 3]."
+        )
     if height is not None and width is not None and height != width:
         raise ExportError(f"The input takes pictures of {height} x {width} pixels; expected a square.")
     return PictureInput(value.name, kind, layout, height or width, numbers[0])
@@ -117,4 +119,6 @@ def _too_many(graph: onnx.GraphProto, output: str, needed: list[onnx.ValueInfoPr
         if found
         else "Take the file of the image tower alone, such as vision_model.onnx."
     )
-    return f"The output {printable(output)!r} needs several inputs, {described(needed)}; expected pictures alone. {advice}"
+    return (
+        f"The output {printable(output)!r} needs several inputs, {described(needed)}; expected pictures alone. {advice}"
+    )

@@ -14,7 +14,16 @@ from .graph import inputs_of, upstream
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["NAMES", "TOKEN_NAMES", "Pool", "Pooling", "choose_output", "described", "only_picture_outputs", "pooling_of"]
+__all__ = [
+    "NAMES",
+    "TOKEN_NAMES",
+    "Pool",
+    "Pooling",
+    "choose_output",
+    "described",
+    "only_picture_outputs",
+    "pooling_of",
+]
 
 Pool = Literal["cls", "mean", "none"]
 
@@ -107,7 +116,9 @@ def _described(value: onnx.ValueInfoProto) -> str:
     kind = value.type.tensor_type
     known = kind.elem_type in onnx.TensorProto.DataType.values()
     name = onnx.TensorProto.DataType.Name(kind.elem_type).lower() if known else "unknown"
-    sizes = [str(size.dim_value) if size.HasField("dim_value") else size.dim_param[:20] or "?" for size in kind.shape.dim]
+    sizes = [
+        str(size.dim_value) if size.HasField("dim_value") else size.dim_param[:20] or "?" for size in kind.shape.dim
+    ]
     shape = f" [{', '.join(sizes[:8])}]" if kind.HasField("shape") else ""
     return printable(f"{value.name[:60]!r} {name}{shape}")
 

@@ -48,9 +48,7 @@ class OriginalReference:
 
     """
 
-    def __init__(
-        self, original: Original, adopted: Adopted, info: ModelInfo, threads: int | None = None
-    ) -> None:
+    def __init__(self, original: Original, adopted: Adopted, info: ModelInfo, threads: int | None = None) -> None:
         self._adopted, self._info = adopted, info
         self._session, self._whole = _opened(original, adopted.output, threads)
 
