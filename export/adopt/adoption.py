@@ -9,7 +9,7 @@ was tried; the tests write files of the same layouts.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from ...runtime.modelfile import INPUT_NAME, OUTPUT_NAME
 from ...runtime.text import display_path, printable
 from ..sample import extreme_pictures
 from .batch import free_batch
+from .folding import fold_constants
 from .graph import at_least, is_onnx, opset_of, part_of, rename
 from .inputs import PictureInput, picture_input
 from .layers import Layers
@@ -29,6 +30,7 @@ from .original import Original
 from .outputs import Pool, Pooling, choose_output, pooling_of
 from .preparation import MAX_SIDE, Preparation
 from .session import BareSession
+from .shapes import shapes_of
 from .structure import graphs_in
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Adopted", "adopt"]
 
 _MAX_DIM = 65536
+_REMEDY = "Export it again with a free batch axis (dynamic_axes or dynamic_shapes of torch.onnx.export)."
 _OLDEST_OPSET = 11
 # Operators of another library that are named in a refusal.
 _SHOWN_OPERATORS = 6
@@ -48,6 +51,10 @@ _BATCHES = (2, 5)
 # By precision, the difference of a vector in another batch: absolute, and as a share of the distance
 # between different pictures. Dynamic int8 has one scale for a whole batch.
 _DIFFERENCES = {"fp32": (1e-4, 0.05), "fp16": (5e-3, 0.1), "int8": (5e-2, 0.5)}
+
+
+class _BatchError(ExportError):
+    """A graph does not take batches."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,6 @@ class Adopted:
         pooling: how that output becomes vectors.
         preparation: of the pictures; None: the graph takes uint8, and none was stated.
         normalised: whether the graph made here normalises; a graph on uint8 does that itself.
-        freed: whether the original took one picture only.
 
     """
 
@@ -77,7 +83,6 @@ class Adopted:
     output: str
     pooling: Pooling
     preparation: Preparation
-    freed: bool
 
     @property
     def side(self) -> int:
@@ -119,12 +124,18 @@ def adopt(
         side = _side(picture, stated)
         rule = stated.rule(side)
         part = _plain_part(original.model, chosen)
+        fold_constants(part, threads)
         precision = _precision(part)
-        freed = picture.batch is not None
-        graph, pooling = _assembled(part, picture, chosen.name, stated, side, pool, threads)
-        adopted = Adopted(graph, rule, pooling.dim, precision, picture, chosen.name, pooling, stated, freed)
-        _check_batches(adopted, threads)
-        return adopted
+        new = rename(part.graph, (INPUT_NAME, OUTPUT_NAME))
+        given, made = new.get(picture.name, picture.name), new.get(chosen.name, chosen.name)
+
+        def assembled(part: onnx.ModelProto) -> Adopted:
+            pooling = _assemble(part, picture, given, made, stated, side, pool, threads)
+            adopted = Adopted(part, rule, pooling.dim, precision, picture, chosen.name, pooling, stated)
+            _check_batches(adopted, threads)
+            return adopted
+
+        return assembled(part) if picture.batch is None else _freed(part, picture, given, side, assembled, threads)
 
 
 @contextlib.contextmanager
@@ -198,52 +209,65 @@ def _precision(part: onnx.ModelProto) -> str:
     return "fp16" if sizes[True] > sizes[False] else "fp32"
 
 
-def _assembled(
+def _assemble(
     part: onnx.ModelProto,
     picture: PictureInput,
-    output: str,
+    given: str,
+    made: str,
     stated: Preparation,
     side: int,
     pool: Pool | None,
     threads: int | None,
-) -> tuple[onnx.ModelProto, Pooling]:
-    """Return the graph from uint8 pictures to unit vectors, and the pooling of the original's output.
+) -> Pooling:
+    """Add the layers from uint8 pictures and to unit vectors; return the pooling of the original's output.
 
     The graph is run once without pooling, for only that shows the shape of many files' outputs.
     """
-    new = rename(part.graph, (INPUT_NAME, OUTPUT_NAME))
-    given, made = new.get(picture.name, picture.name), new.get(output, output)
-    if picture.batch is not None:
-        _free(part, given, picture, side)
-    elem_type = next(v.type.tensor_type.elem_type for v in part.graph.input if v.name == given)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*part.graph.input, *part.graph.output)}
     layers = Layers(part, side)
-    layers.prepend(given, elem_type, picture.layout, stated.normalisation if picture.kind != "uint8" else None)
-    pictures = _pictures(side)[: 1 if picture.batch else 2]
-    layers.output(made, part.graph.output[0].type.tensor_type.elem_type)
+    layers.prepend(given, types[given], picture.layout, stated.normalisation if picture.kind != "uint8" else None)
+    layers.output(made, types[made])
+    pictures = _pictures(side)[: 2 if picture.batch is None else 1]
     raw = BareSession(part.SerializeToString(), threads=threads).run([made], {INPUT_NAME: pictures})[0]
     if raw.ndim == 0 or len(raw) != len(pictures):
-        raise ExportError(
-            f"The output {printable(output)!r} has the shape {list(raw.shape)} for {len(pictures)} pictures."
-        )
+        raise ExportError(f"The output has the shape {list(raw.shape)} for {len(pictures)} pictures.")
     if raw.dtype not in (np.float32, np.float16, np.float64):
-        raise ExportError(f"The output {printable(output)!r} has numbers of type {raw.dtype}; expected floating point.")
+        raise ExportError(f"The output has numbers of type {raw.dtype}; expected floating point.")
     pooling = pooling_of(raw.shape, pool, side)
     if not 1 <= pooling.dim <= _MAX_DIM:
         raise ExportError(f"The vectors have {pooling.dim:,} numbers; expected 1 to {_MAX_DIM:,}.")
     layers.append(made, pooling, raw.dtype != np.float32)
-    return part, pooling
+    return pooling
 
 
-def _free(part: onnx.ModelProto, given: str, picture: PictureInput, side: int) -> None:
+def _freed(
+    part: onnx.ModelProto,
+    picture: PictureInput,
+    given: str,
+    side: int,
+    assembled: Callable[[onnx.ModelProto], Adopted],
+    threads: int | None,
+) -> Adopted:
+    """Assemble a graph for one picture with a free batch axis; reshapes leave open where it is, so try both."""
+    import onnx
+
     if picture.batch != 1:
-        raise ExportError(
-            f"The graph takes {picture.batch} pictures at a time; expected any number. Export it with a free batch axis."
-        )
-    value = next(value for value in part.graph.input if value.name == given)
+        raise ExportError(f"The graph takes {picture.batch} pictures at a time; expected any number, or one. {_REMEDY}")
     sizes = (1, 3, side, side) if picture.layout == "NCHW" else (1, side, side, 3)
+    value = next(value for value in part.graph.input if value.name == given)
     for size, number in zip(value.type.tensor_type.shape.dim, sizes, strict=True):
         size.dim_value = number
-    free_batch(part, given)
+    shapes = shapes_of(part, given, sizes, threads)
+    for first in (True, False):
+        tried = onnx.ModelProto()
+        tried.CopyFrom(part)
+        free_batch(tried, given, shapes, first=first)
+        try:
+            return assembled(tried)
+        except _BatchError:
+            if not first:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _pictures(side: int) -> Picture:
@@ -271,12 +295,11 @@ def _check_batches(adopted: Adopted, threads: int | None) -> None:
     absolute, share = _DIFFERENCES[adopted.precision]
     distances = np.linalg.norm(single[:, None] - single[None], axis=2)
     allowed = max(absolute, share * float(distances[distances > 0].mean() if distances.any() else 0))
-    remedy = "Export it again with a free batch axis (dynamic_axes or dynamic_shapes of torch.onnx.export)."
     for count in _BATCHES:
         try:
             together = vectors(pictures[:count])
         except ExportError as error:
-            raise ExportError(f"It cannot be run on several pictures at once. {error} {remedy}") from None
+            raise _BatchError(f"It cannot be run on several pictures at once. {error} {_REMEDY}") from None
         worst = np.linalg.norm(together - single[:count], axis=1).max() if len(together) == count else np.inf
         if not worst <= allowed:
-            raise ExportError(f"A picture's vector changes with the pictures beside it, by {worst:.3g}. {remedy}")
+            raise _BatchError(f"A picture's vector changes with the pictures beside it, by {worst:.3g}. {_REMEDY}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .graph import inferred_shapes, names_in
+from .graph import names_in
 
 if TYPE_CHECKING:
     import onnx
@@ -25,19 +25,26 @@ _POOLED = ("ArgMax", "ArgMin")
 # Their output is no picture's data, or their shape input tells the number of pictures by itself.
 _SHAPES = ("Shape", "Size")
 _FEWEST_INPUTS = 2
+# They repeat a constant along an axis of size 1, and refuse it where the sizes differ otherwise.
+_BROADCASTING = ("Add", "Div", "MatMul", "Max", "Min", "Mul", "Sub", "Where")
 
 _Sizes = tuple[int, ...]
 
 
-def free_batch(model: onnx.ModelProto, pictures: str) -> None:
+def free_batch(
+    model: onnx.ModelProto, pictures: str, sizes: Mapping[str, tuple[int, ...]], *, first: bool = True
+) -> None:
     """Change a graph for one picture so that it takes any number; it may fail, so the result must be checked.
 
     Args:
         model: changed; ONNX's own operators alone.
         pictures: the name of its input, whose first axis becomes free.
+        sizes: the shapes of its tensors for one picture; see :func:`~.shapes.shapes_of`.
+        first: which of several axes of size 1 counts the pictures where a reshape leaves that open:
+            the first one, or the last.
 
     """
-    follower = _Follower(model, pictures)
+    follower = _Follower(model, pictures, sizes, first)
     nodes = [change for node in model.graph.node for change in follower.changed(node)]
     del model.graph.node[:]
     model.graph.node.extend([*follower.count_nodes, *nodes])
@@ -52,10 +59,10 @@ def free_batch(model: onnx.ModelProto, pictures: str) -> None:
 class _Follower:
     """Follows the axis of the pictures through a graph, whose sizes for one picture are known."""
 
-    def __init__(self, model: onnx.ModelProto, pictures: str) -> None:
+    def __init__(self, model: onnx.ModelProto, pictures: str, sizes: Mapping[str, _Sizes], first: bool) -> None:
         from onnx import numpy_helper
 
-        self._sizes: Mapping[str, _Sizes] = inferred_shapes(model)
+        self._sizes, self._first = sizes, first
         self._weights = {
             tensor.name: numpy_helper.to_array(tensor)
             for tensor in model.graph.initializer
@@ -65,6 +72,7 @@ class _Follower:
         self._axes: dict[str, int] = {pictures: 0}
         self._taken = names_in(model.graph)
         self._pictures = pictures
+        self._counts: dict[tuple[int, int], str] = {}
         self.constants: list[onnx.TensorProto] = []
         self.count_nodes: list[onnx.NodeProto] = []
 
@@ -79,7 +87,7 @@ class _Follower:
         before: list[onnx.NodeProto] = []
         if node.op_type == "Reshape" and node.input[0] in self._axes:
             self._reshape(node)
-        elif node.op_type == "Concat":
+        elif node.op_type == "Concat" or node.op_type in _BROADCASTING:
             before = self._repeat_constants(node, followed[0])
         axis = self._axis_after(node, followed[0])
         if axis is not None:
@@ -97,35 +105,46 @@ class _Follower:
         node.input[1] = self._constant("shape", shape)
 
     def _repeat_constants(self, node: onnx.NodeProto, followed: str) -> list[onnx.NodeProto]:
-        """Repeat constants, such as a class token, for each picture that they are joined to."""
+        """Repeat constants for each picture that they meet: a class token, or queries for all heads."""
         from onnx import helper
 
-        axis, along = self._axes[followed], _attribute(node, "axis", 0)
-        rank = len(self._sizes.get(followed, ()))
-        if rank == 0 or along % rank == axis:
-            return []
+        sizes, axis = self._sizes.get(followed, ()), self._axes[followed]
         nodes = []
         for place, name in enumerate(node.input):
-            if name in self._axes or name not in self._fixed:
+            constant = self._sizes.get(name)
+            if name in self._axes or name not in self._fixed or constant is None or not sizes:
+                continue
+            own = axis + len(constant) - len(sizes)
+            if own < 0 or not self._meets(node, own, len(constant), constant[own], sizes[axis]):
                 continue
             repeated = self._new("repeated")
-            nodes.append(helper.make_node("Expand", [name, self._shape_of_count(rank, axis)], [repeated]))
+            nodes.append(helper.make_node("Tile", [name, self._repeats(len(constant), own)], [repeated]))
             node.input[place] = repeated
         return nodes
 
-    def _shape_of_count(self, rank: int, axis: int) -> str:
-        """Return the name of a shape of ones, with the number of pictures at ``axis``."""
+    @staticmethod
+    def _meets(node: onnx.NodeProto, axis: int, rank: int, size: int, pictures: int) -> bool:
+        """Tell whether a constant's ``axis`` meets that of the pictures without being broadcast along it."""
+        if node.op_type == "Concat":
+            return _attribute(node, "axis", 0) % rank != axis
+        if node.op_type == "MatMul" and axis >= rank - 2:
+            return False
+        return size == pictures > 1
+
+    def _repeats(self, rank: int, axis: int) -> str:
+        """Return the name of a list of ones, with the number of pictures at ``axis``."""
         from onnx import helper
 
-        name = f"pictures_{rank}_{axis}"
-        if all(name not in node.output for node in self.count_nodes):
-            sizes, count = self._new("sizes"), self._new("count")
+        name = self._counts.get((rank, axis))
+        if name is None:
+            sizes, count, name = self._new("sizes"), self._new("count"), self._new("repeats")
             ones = [self._constant("ones", np.ones(many, np.int64)) for many in (axis, rank - axis - 1)]
             self.count_nodes += [
                 helper.make_node("Shape", [self._pictures], [sizes]),
                 helper.make_node("Gather", [sizes, self._constant("first", np.zeros(1, np.int64))], [count]),
                 helper.make_node("Concat", [ones[0], count, ones[1]], [name], axis=0),
             ]
+            self._counts[rank, axis] = name
         return name
 
     def _axis_after(self, node: onnx.NodeProto, followed: str) -> int | None:
@@ -150,8 +169,8 @@ class _Follower:
         kind = node.op_type
         if kind == "Flatten":
             return 0 if math.prod(before[:axis]) == 1 else None
-        if kind in ("Reshape",):
-            return _axis_at(after, math.prod(before[:axis]))
+        if kind == "Reshape":
+            return _axis_at(after, math.prod(before[:axis]), self._first)
         axes = self._numbers(node, "axes")
         if kind in ("Squeeze", "Unsqueeze"):
             longer = before if kind == "Squeeze" else after
@@ -192,10 +211,11 @@ class _Follower:
         return f"{name}_{place}"
 
 
-def _axis_at(sizes: Sequence[int], before: int) -> int | None:
+def _axis_at(sizes: Sequence[int], before: int, first: bool) -> int | None:
     """Return the axis with ``before`` elements before each of its steps, one of size 1 if there is one."""
     places = [place for place in range(len(sizes)) if math.prod(sizes[:place]) == before]
-    return next((place for place in places if sizes[place] == 1), places[-1] if places else None)
+    single = [place for place in places if sizes[place] == 1] or places[-1:]
+    return None if not single else single[0 if first else -1]
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:

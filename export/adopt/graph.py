@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "at_least",
+    "drop_unused_weights",
     "forget_notes",
-    "inferred_shapes",
     "inlined",
     "inputs_of",
     "is_onnx",
@@ -25,6 +25,7 @@ __all__ = [
     "part_of",
     "plain_weights",
     "rename",
+    "replace_inputs",
     "upstream",
     "used_by",
 ]
@@ -192,19 +193,6 @@ def _light(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.TensorPro
     return light, heavy
 
 
-def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors of a graph, as far as they are known without running it."""
-    from onnx import shape_inference
-
-    shapes: dict[str, tuple[int, ...]] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    inferred = shape_inference.infer_shapes(_light(model)[0], data_prop=True)
-    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
-        kind = value.type.tensor_type
-        if kind.HasField("shape") and all(size.HasField("dim_value") for size in kind.shape.dim):
-            shapes[value.name] = tuple(size.dim_value for size in kind.shape.dim)
-    return shapes
-
-
 def lift_constants(model: onnx.ModelProto) -> None:
     """Make constants in nodes weights of the graph: those of the main graph, and large ones in nested graphs.
 
@@ -320,6 +308,24 @@ def rename(graph: onnx.GraphProto, names: Iterable[str]) -> Mapping[str, str]:
             node.name = _free_name(f"{node.op_type}_{place}", called)
         called.add(node.name)
     return new
+
+
+def replace_inputs(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
+    """Let nodes, also nested ones, read other tensors."""
+    for one in (graph, *graphs_in(list(graph.node))):
+        for node in one.node:
+            for place, name in enumerate(node.input):
+                if name in new:
+                    node.input[place] = new[name]
+
+
+def drop_unused_weights(model: onnx.ModelProto) -> None:
+    """Remove the weights that no node reads."""
+    used = {name for node in model.graph.node for name in used_by(node)} | {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    if len(kept) < len(model.graph.initializer):
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
 
 
 def _rename_nodes(nodes: Iterable[onnx.NodeProto], new: Mapping[str, str]) -> None:
