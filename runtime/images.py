@@ -343,7 +343,7 @@ def _window(rule: PictureRule) -> Shrink:
 
     def shrink(image: Image.Image, extent: tuple[float, float], orientation: int) -> Image.Image:
         place = rule.placement(extent, orientation)
-        upright = _upright(placed(image, place, rule), orientation)
+        upright = _upright(placed(image, extent, place, rule), orientation)
         if upright.size == (rule.size, rule.size):
             return upright
         square = Image.new("RGB", (rule.size, rule.size), rule.fill)

@@ -18,30 +18,55 @@ _RESAMPLING = {
 # Pixels to either side that a filter weighs, before it is stretched to shrink.
 _SUPPORT = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
 
+# Proportions of a picture that is not resized whole.
+_LONG = 4
 
-def placed(image: Image.Image, place: Placement, rule: PictureRule) -> Image.Image:
+
+def placed(image: Image.Image, extent: tuple[float, float], place: Placement, rule: PictureRule) -> Image.Image:
     """Return the part of a picture that rule 2 takes, resized, as it was stored.
 
-    Pillow's resize makes two passes, and rounds to 8 bits between them. The order shows where a
-    filter overshoots, by 10 grey levels and more. Pillow chooses it for the picture as given, which
-    may be larger than the part, and turned. So each pass is a call of its own here.
+    The whole picture is resized, and the part is cut from it, as the libraries do. Of a long
+    picture, only the part is resized: Pillow takes a box in numbers of 32 bits, so that a few
+    values move by a level or two.
 
     Args:
         image: RGB or gray.
-        place: the part, and its size.
+        extent: width and height of its content, in pixels, maybe fractional.
+        place: the part.
         rule: the filter.
 
     """
+    if max(place.grid) <= _LONG * min(place.grid):
+        return _resized(image, (0, 0, *extent), place.grid, place, rule).crop(place.part)
+    left, top, right, bottom = place.part
+    across, down = extent[0] / place.grid[0], extent[1] / place.grid[1]
+    box = left * across, top * down, min(right * across, extent[0]), min(bottom * down, extent[1])
+    return _resized(image, box, (right - left, bottom - top), place, rule)
+
+
+def _resized(
+    image: Image.Image,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    place: Placement,
+    rule: PictureRule,
+) -> Image.Image:
+    """Resize in two passes.
+
+    Pillow's resize makes two, too, and rounds to 8 bits between them. Their order shows where a
+    filter overshoots, by 10 grey levels and more. Pillow chooses it for the picture as given, which
+    is neither turned nor a part for the libraries.
+    """
     resampling, support = _RESAMPLING[rule.filter], _SUPPORT[rule.filter]
-    left, top, right, bottom = place.box
-    width, height = place.size
+    left, top, right, bottom = box
+    width, height = size
     if place.is_rows_first:
         start, stop = _needed(left, right, width, support, image.width)
         narrow = image.resize((stop - start, height), resampling, box=(start, top, stop, bottom))
-        return narrow.resize(place.size, resampling, box=(left - start, 0, right - start, height))
+        return narrow.resize(size, resampling, box=(left - start, 0, right - start, height))
     start, stop = _needed(top, bottom, height, support, image.height)
     flat = image.resize((width, stop - start), resampling, box=(left, start, right, stop))
-    return flat.resize(place.size, resampling, box=(0, top - start, width, bottom - start))
+    return flat.resize(size, resampling, box=(0, top - start, width, bottom - start))
 
 
 def _needed(start: float, stop: float, count: int, support: int, length: int) -> tuple[int, int]:

@@ -140,13 +140,11 @@ class PictureRule:
             across = across.mirrored()
         if orientation in _MIRRORED_DOWN:
             down = down.mirrored()
-        left, right = across.source(extent[0])
-        top, bottom = down.source(extent[1])
         # As Pillow decides it, for the upright picture.
         is_rows_first = height > grid[1] and height - grid[1] > 2 * (width - grid[0])
         return Placement(
-            box=(left, top, right, bottom),
-            size=(across.count, down.count),
+            grid=(across.length, down.length),
+            part=(across.first, down.first, across.first + across.count, down.first + down.count),
             corner=(upright[0].bar, upright[1].bar),
             is_rows_first=is_rows_first is not turned,
         )
@@ -160,15 +158,15 @@ class Placement:
     """Where a picture lies in the square of rule 2.
 
     Attributes:
-        box: the part of the stored picture, as left, top, right and bottom in its pixels.
-        size: width and height that this part is resized to, before it is turned upright.
+        grid: width and height that the picture is resized to, as stored.
+        part: what is cut from it, as left, top, right and bottom.
         corner: left and top edge of the part in the square, upright; above 0 beside bars.
         is_rows_first: the resize changes the number of rows before that of columns.
 
     """
 
-    box: tuple[float, float, float, float]
-    size: tuple[int, int]
+    grid: tuple[int, int]
+    part: tuple[int, int, int, int]
     corner: tuple[int, int]
     is_rows_first: bool
 
@@ -191,7 +189,3 @@ class _Line:
 
     def mirrored(self) -> _Line:
         return replace(self, first=self.length - self.count - self.first)
-
-    def source(self, extent: float) -> tuple[float, float]:
-        """Return the pixels taken as a range of the unresized picture."""
-        return self.first * extent / self.length, (self.first + self.count) * extent / self.length
