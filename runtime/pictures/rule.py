@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from PIL import Image
-
 __all__ = ["FILTERS", "MAX_RESIZE", "MODES", "RULE_VERSIONS", "Filter", "Mode", "PictureRule", "Placement"]
 
 Mode = Literal["stretch", "crop", "letterbox"]
@@ -29,11 +27,6 @@ _BLACK = (0, 0, 0)
 # Orientations that mirror the stored picture's columns, and its rows.
 _MIRRORED_ACROSS = (2, 3, 7, 8)
 _MIRRORED_DOWN = (3, 4, 6, 7)
-_RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 @dataclass(frozen=True)
@@ -117,11 +110,6 @@ class PictureRule:
             words += f", bars {self.fill[0]} {self.fill[1]} {self.fill[2]}"
         return f"{self.size} x {self.size} pixels ({words}{'' if self.version == 1 else f', rule {self.version}'})"
 
-    @property
-    def resampling(self) -> Image.Resampling:
-        """Pillow's name of the filter."""
-        return _RESAMPLING[self.filter]
-
     def grid(self, width: float, height: float) -> tuple[int, int]:
         """Return the whole pixels that version 2 resizes an upright picture to: width and height."""
         side = self.resize or self.size
@@ -144,16 +132,22 @@ class PictureRule:
 
         """
         turned = orientation >= 5
-        upright = [_Line.of(length, self.size) for length in self.grid(*(extent[::-1] if turned else extent))]
+        width, height = extent[::-1] if turned else extent
+        grid = self.grid(width, height)
+        upright = [_Line.of(length, self.size) for length in grid]
         across, down = upright[::-1] if turned else upright
         if orientation in _MIRRORED_ACROSS:
             across = across.mirrored()
         if orientation in _MIRRORED_DOWN:
             down = down.mirrored()
-        left, right = across.source(extent[0])
-        top, bottom = down.source(extent[1])
-        corner = upright[0].bar, upright[1].bar
-        return Placement((left, top, right, bottom), (across.count, down.count), corner)
+        # As Pillow decides it, for the upright picture.
+        is_rows_first = height > grid[1] and height - grid[1] > 2 * (width - grid[0])
+        return Placement(
+            grid=(across.length, down.length),
+            part=(across.first, down.first, across.first + across.count, down.first + down.count),
+            corner=(upright[0].bar, upright[1].bar),
+            is_rows_first=is_rows_first is not turned,
+        )
 
     def _fits(self) -> bool:
         return not self.resize or self.size <= self.resize <= MAX_RESIZE * self.size
@@ -164,15 +158,17 @@ class Placement:
     """Where a picture lies in the square of rule 2.
 
     Attributes:
-        box: the part of the stored picture, as left, top, right and bottom in its pixels.
-        size: width and height that this part is resized to, before it is turned upright.
+        grid: width and height that the picture is resized to, as stored.
+        part: what is cut from it, as left, top, right and bottom.
         corner: left and top edge of the part in the square, upright; above 0 beside bars.
+        is_rows_first: the resize changes the number of rows before that of columns.
 
     """
 
-    box: tuple[float, float, float, float]
-    size: tuple[int, int]
+    grid: tuple[int, int]
+    part: tuple[int, int, int, int]
     corner: tuple[int, int]
+    is_rows_first: bool
 
 
 @dataclass(frozen=True)
@@ -193,7 +189,3 @@ class _Line:
 
     def mirrored(self) -> _Line:
         return replace(self, first=self.length - self.count - self.first)
-
-    def source(self, extent: float) -> tuple[float, float]:
-        """Return the pixels taken as a range of the unresized picture."""
-        return self.first * extent / self.length, (self.first + self.count) * extent / self.length
