@@ -60,6 +60,14 @@ class Job:
         return self._source.split(open_dataset(self._data, labels=self.labels))
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was chosen without being asked for, to show."""
+        if self._data is not None:
+            return self._source.remarks
+        drawn = "The proof takes drawn pictures; name your own with --data to see how the model ranks them."
+        return (*self._source.remarks, drawn)
+
+    @property
     def out(self) -> Path:
         """The file, or the folder of all forms."""
         options = self._options

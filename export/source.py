@@ -16,7 +16,7 @@ from ..runtime.errors import ExportError, MissingExtraError
 from ..runtime.files import file_sha256
 from ..runtime.images import PictureRule
 from ..runtime.modelfile import ModelInfo
-from ..runtime.text import display_path
+from ..runtime.text import display_path, printable
 from .adopt.preparation import Preparation
 from .adopt.preprocessor import preparation_of_timm, preprocessor_beside, read_preprocessor
 from .formats.formats import Form, Precision
@@ -42,7 +42,8 @@ class Source:
     """A network, its metadata, and the original that its files are compared with.
 
     ``data``: the pictures that it names, or None. ``labels_of``: the source of their labels, by the
-    path of a data set. ``split``: divides them as its training did.
+    path of a data set. ``split``: divides them as its training did. ``remarks``: what was chosen
+    without being asked for.
     """
 
     network: Network
@@ -51,6 +52,7 @@ class Source:
     data: str | None = None
     labels_of: Callable[[str], str | None] = lambda _data: None
     split: Callable[[DataSet], DataSet] = lambda dataset: dataset
+    remarks: tuple[str, ...] = ()
 
 
 def source_of(options: ExportOptions) -> Source:
@@ -155,7 +157,15 @@ def _from_onnx(options: ExportOptions, path: Path) -> Source:
         precision=adopted.precision,
     )
     network = AdoptedNetwork(adopted.graph, cast(Precision, adopted.precision))
-    return Source(network, info, OriginalReference(original, adopted, info, options.threads))
+    reference = OriginalReference(original, adopted, info, options.threads)
+    return Source(network, info, reference, remarks=(_described(adopted),))
+
+
+def _described(adopted: Adopted) -> str:
+    return (
+        f"input {adopted.picture}, output {printable(adopted.output)!r} (pooling: {adopted.pooling}), {adopted.dim} "
+        f"numbers; pictures of {adopted.rule}, by {printable(adopted.preparation.source)}"
+    )
 
 
 def _name_of(path: Path) -> str:
@@ -173,7 +183,7 @@ def _provenance(original: OriginalFile, adopted: Adopted) -> dict[str, Any]:
         "sha256": file_sha256(original.path),
         "input": str(adopted.picture),
         "output": adopted.output,
-        "pooling": adopted.pooling.kind,
+        "pooling": str(adopted.pooling),
         "producer": f"{original.model.producer_name} {original.model.producer_version}".strip()[:100],
     }
 
