@@ -37,6 +37,7 @@ class Job:
     def __init__(self, options: ExportOptions, progress: StartProgress) -> None:
         self._options = options
         self._source = source_of(options)
+        self._check_precision()
         self._data = options.data or self._source.data
         self.labels = options.labels
         self.dataset = self._opened()
@@ -52,9 +53,17 @@ class Job:
             progress=progress,
         )
 
+    def _check_precision(self) -> None:
+        has = self._source.network.precision
+        if self._precision != has != "fp32":
+            raise ExportError(
+                f"The network is {has} already, and --precision {self._precision} is made from fp32; name the fp32 file "
+                "with --from-onnx, or leave --precision out."
+            )
+
     def _opened(self) -> DataSet:
         if self._data is None:
-            return _drawn_pictures(self._precision)
+            return _drawn_pictures(calibrated=self._precision == "int8" != self._source.network.precision)
         if self.labels is None:
             self.labels = self._source.labels_of(self._data)
         return self._source.split(open_dataset(self._data, labels=self.labels))
@@ -108,14 +117,14 @@ class Job:
         return bundle
 
 
-def _drawn_pictures(precision: str) -> DataSet:
+def _drawn_pictures(*, calibrated: bool) -> DataSet:
     """Return some pictures of the bundled sample, for an adopted file without ``--data``.
 
     Raises:
-        ExportError: the form needs real pictures.
+        ExportError: the form is calibrated, which needs real pictures.
 
     """
-    if precision == "int8":
+    if calibrated:
         raise ExportError("int8 is calibrated on real pictures; name them with --data.")
     sample = load_reference(find_reference(Path("pretrained")), None).dataset()
     queries, gallery = balanced_sample(sample.val, _DRAWN_QUERIES), balanced_sample(sample.train, _DRAWN_GALLERY)
