@@ -154,7 +154,8 @@ def _checked_preparation(preparation: Preparation | None, picture: PictureInput)
     if picture.kind == "uint8":
         if stated.normalisation is not None and stated.source == "options":
             raise ExportError(
-                f"The input {picture} takes unnormalised pictures and normalises them itself; leave --mean and --std out."
+                f"The input {picture} takes unnormalised pictures and normalises them itself. "
+                "Leave --mean and --std out."
             )
         return stated
     if stated.normalisation is None:
@@ -170,8 +171,8 @@ def _side(picture: PictureInput, stated: Preparation) -> int:
         raise ExportError("The graph takes pictures of any size; say which with --size, or give --preprocessor.")
     if picture.side is not None and stated.size not in (None, picture.side):
         raise ExportError(
-            f"The graph takes pictures of {picture.side} x {picture.side} pixels, but {stated.source} says {stated.size}. "
-            f"Take the file that belongs to it, or --size {picture.side}."
+            f"The graph takes pictures of {picture.side} x {picture.side} pixels, but {stated.source} says "
+            f"{stated.size}. Take the file that belongs to it, or --size {picture.side}."
         )
     side = picture.side or stated.size
     assert side is not None

@@ -120,14 +120,14 @@ class OriginalReference:
         return (pictures.astype(np.float64) / 255 - mean) / deviation
 
     def _pooled(self, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        pooling = self._adopted.pooling
+        pooling, pooled = self._adopted.pooling, output
         if pooling.kind == "cls":
-            return output[:, 0]
-        if pooling.kind == "mean":
-            return output[:, pooling.skipped :].mean(axis=1)
-        if pooling.kind == "map":
-            return output.mean(axis=(2, 3))
-        return output.reshape(len(output), -1)
+            pooled = output[:, 0]
+        elif pooling.kind == "mean":
+            pooled = output[:, pooling.skipped :].mean(axis=1)
+        elif pooling.kind == "map":
+            pooled = output.mean(axis=(2, 3))
+        return pooled.reshape(len(pooled), -1)
 
 
 def _opened(original: Original, output: str, threads: int | None) -> tuple[BareSession, bool]:
