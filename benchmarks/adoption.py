@@ -1,9 +1,9 @@
 """An adopted ONNX file against its original in bare ONNX Runtime, and its folders against the limit of the machine.
 
-The originals are networks of random weights, written by torch.onnx with a float input, as most files have it.
-Bare ONNX Runtime has its default options and as many threads, and gets normalised batches that are ready. The limit of a
-folder is the time that decoding and the network take on one thread, divided by the cores, as in folder_embedding.py. All
-take turns.
+The originals are networks of random weights, written by torch.onnx with a float input, as most files have it. Bare
+ONNX Runtime has its default options and as many threads, and gets normalised batches that are ready. The limit of a
+folder is the time that decoding and the network take on one thread, divided by the cores, as in folder_embedding.py.
+All take turns.
 
     python benchmarks/adoption.py --photos photos/clothing/test
 """

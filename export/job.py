@@ -57,8 +57,8 @@ class Job:
         has = self._source.network.precision
         if self._precision != has != "fp32":
             raise ExportError(
-                f"The network is {has} already, and --precision {self._precision} is made from fp32; name the fp32 file "
-                "with --from-onnx, or leave --precision out."
+                f"The network is {has} already, and --precision {self._precision} is made from fp32; name the fp32 "
+                "file with --from-onnx, or leave --precision out."
             )
 
     def _opened(self) -> DataSet:

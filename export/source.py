@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..models.normalisation import Normalisation
 from ..runtime.datasets import DataSet
-from ..runtime.errors import ExportError, MissingExtraError
-from ..runtime.files import file_sha256
+from ..runtime.errors import ExportError, MissingExtraError, ModelFileError
+from ..runtime.files import file_sha256, open_regular
 from ..runtime.images import PictureRule
+from ..runtime.model.records import read_metadata
 from ..runtime.modelfile import ModelInfo
 from ..runtime.text import display_path, printable
 from .adopt.preparation import Preparation
@@ -145,27 +146,64 @@ def _from_onnx(options: ExportOptions, path: Path) -> Source:
     from .adopt.reference import OriginalReference
 
     original = read_original(path)
-    stated = _stated_preparation(options, preprocessor_beside(path) if options.preprocessor is None else None)
+    own = _own_info(path)
+    stated = _stated_preparation(options, _known_preparation(path, own) if options.preprocessor is None else None)
     pool = cast("Pool | None", options.pool)
     adopted = adopt(original, stated, output=options.output, pool=pool, threads=options.threads)
-    info = ModelInfo(
-        name=options.name or _name_of(path),
+    described = own or ModelInfo(
+        name=_name_of(path),
         embedding_dim=adopted.dim,
         picture=adopted.rule,
         backbone=f"ONNX file {display_path(path.name)}",
         training={"adopted": _provenance(original, adopted)},
+    )
+    info = replace(
+        described,
+        name=options.name or described.name,
+        embedding_dim=adopted.dim,
+        picture=adopted.rule,
         precision=adopted.precision,
     )
     network = AdoptedNetwork(adopted.graph, cast(Precision, adopted.precision))
     reference = OriginalReference(original, adopted, info, options.threads)
-    return Source(network, info, reference, remarks=(_described(adopted),))
+    return Source(network, info, reference, remarks=_remarks(options, adopted))
 
 
-def _described(adopted: Adopted) -> str:
-    return (
+def _own_info(path: Path) -> ModelInfo | None:
+    """Return the metadata of a file that deeprank wrote; None for other files.
+
+    Raises:
+        ExportError: it is damaged.
+
+    """
+    try:
+        with open_regular(path, follow_links=True) as file:
+            text = read_metadata(file)
+        return None if text is None else ModelInfo.from_json(text)
+    except ModelFileError as error:
+        raise ExportError(f"{display_path(path)} has {error}.") from None
+
+
+def _known_preparation(path: Path, own: ModelInfo | None) -> Preparation | None:
+    """Return the preparation that the file itself states, or a file beside it."""
+    beside = preprocessor_beside(path)
+    if own is None:
+        return beside
+    stated = Preparation.of_rule(own.picture, "its own metadata")
+    # The float form of a model file: the file beside it has the normalisation.
+    return stated if beside is None else replace(stated, normalisation=beside.normalisation)
+
+
+def _remarks(options: ExportOptions, adopted: Adopted) -> tuple[str, ...]:
+    """Say what was taken of the file, and how its pictures are prepared."""
+    source = adopted.preparation.source
+    taken = (
         f"input {adopted.picture}, output {printable(adopted.output)!r} (pooling: {adopted.pooling}), {adopted.dim} "
-        f"numbers; pictures of {adopted.rule}, by {printable(adopted.preparation.source)}"
+        f"numbers; pictures of {adopted.rule}, by {printable(source)}"
     )
+    if source != "options" or (options.size, options.picture_mode) != (None, None):
+        return (taken,)
+    return taken, "Nothing says how pictures are resized, so they are stretched; --size and --crop state it."
 
 
 def _name_of(path: Path) -> str:
@@ -184,7 +222,6 @@ def _provenance(original: OriginalFile, adopted: Adopted) -> dict[str, Any]:
         "input": str(adopted.picture),
         "output": adopted.output,
         "pooling": str(adopted.pooling),
-        "producer": f"{original.model.producer_name} {original.model.producer_version}".strip()[:100],
     }
 
 

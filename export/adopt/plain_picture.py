@@ -32,13 +32,15 @@ def plain_picture(file: IO[bytes], rule: PictureRule) -> Picture | None:
 
     Args:
         file: at its start.
-        rule: of version 2.
+        rule: how; version 1 has pixels of its own.
 
     Returns:
-        uint8 ``[S, S, 3]``; None for a picture of another format, with transparency, in other
+        uint8 ``[S, S, 3]``; None for version 1 and for a picture of another format, with transparency, in other
         colours than RGB and gray, extremely large or long, or damaged.
 
     """
+    if rule.version == 1:
+        return None
     try:
         with Image.open(file, formats=_FORMATS) as image:
             plain = image.mode in ("RGB", "L") and "transparency" not in image.info

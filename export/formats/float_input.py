@@ -105,7 +105,7 @@ def _counts_pictures(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
         return False
     ends = {entry.name: entry.i for entry in node.attribute}
     if ends.get("end") == 1:
-        return ends.get("start", 0) == 0
+        return not ends.get("start", 0)
     first = {tensor.name for tensor in model.graph.initializer if _is_zero(tensor)}
     readers = [reader for reader in model.graph.node if node.output[0] in reader.input]
     return all(reader.op_type == "Gather" and reader.input[1] in first for reader in readers)
@@ -114,7 +114,7 @@ def _counts_pictures(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
 def _is_zero(tensor: onnx.TensorProto) -> bool:
     from onnx import numpy_helper
 
-    return bool(int(np.prod(tensor.dims)) == 1 and not numpy_helper.to_array(tensor).any())
+    return bool(np.prod(tensor.dims) == 1 and not numpy_helper.to_array(tensor).any())
 
 
 def _is_float(node: onnx.NodeProto) -> bool:
