@@ -399,7 +399,7 @@ def speeds_of(
 
 @contextlib.contextmanager
 def _torch_threads(count: int) -> Iterator[None]:
-    if "torch" not in sys.modules:  # a graph from elsewhere is proved without it
+    if sys.modules.get("torch") is None:  # a graph from elsewhere is proved without it
         yield
         return
     import torch
