@@ -122,7 +122,7 @@ def test_the_example_with_pytorch_metric_learning(tmp_path: Path) -> None:
 
 def documented(first: str) -> list[list[str]]:
     """The commands of the block of the page that begins with ``first``, with their comments taken off."""
-    blocks = re.findall(r"^```\n(.*?)^```", (DOCS / "models.md").read_text("utf-8"), re.M | re.S)
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", (DOCS / "models.md").read_text("utf-8"), re.M | re.S)
     (block,) = (text for text in blocks if text.startswith(first))
     return [line.split("  #")[0].split() for line in block.replace("\\\n", "").splitlines()]
 
@@ -157,6 +157,29 @@ def test_the_example_of_a_bare_timm_model(tmp_path: Path) -> None:
     assert hits[0]["path"] == str(paths[row])
     assert hits[0]["distance"] == pytest.approx(0, abs=1e-6)
     assert [hit["distance"] for hit in hits] == pytest.approx(sorted(2 - 2 * cosines)[: len(hits)], abs=1e-5)
+
+
+@pytest.mark.thorough
+def test_the_examples_of_transformers_and_open_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very commands of the page; the vectors are the libraries' own."""
+    some_digits(tmp_path / "photos", classes=3, each=20)
+    monkeypatch.chdir(tmp_path)
+    make_dino, export_dino, make_clip, export_clip = documented("python dinov2_tower.py")
+    for name, made, export_, side, rule in (
+        ("dinov2_tower", make_dino, export_dino, 56, PictureRule.of(56, "crop", "bicubic", 64)),
+        ("open_clip_tower", make_clip, export_clip, 64, PictureRule.of(64, "crop", "bicubic", 64)),
+    ):
+        shutil.copy(EXAMPLES / f"{name}.py", tmp_path)
+        assert made == ["python", f"{name}.py"]
+        run_example(name, tmp_path)
+        run_command(*export_, cwd=tmp_path)
+        model = tmp_path / export_[-1]
+        assert info_of(model).picture == rule
+        stated = {word: export_[place + 1] for place, word in enumerate(export_) if word in ("--mean", "--std")}
+        given = [tuple(map(float, stated[word].split(","))) for word in stated] or list(IMAGENET)
+        network = load_example(name).build().eval()
+        expected = by_torch(network, noise(4, side), (given[0], given[1]))
+        np.testing.assert_allclose(by_onnx(model, noise(4, side)), expected, atol=1e-5)
 
 
 # -- modules that can be exported --------------------------------------------------------------------------------------
