@@ -43,6 +43,7 @@ SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attenti
 VIT = SMALL | {"image_size": 32, "patch_size": 8}
 TEXT = SMALL | {"vocab_size": 99, "max_position_embeddings": 16}
 NEWEST = 23  # that torch's exporter writes without a conversion
+KNOWN_TO_ONNX_RUNTIME = 26
 
 Array = np.ndarray
 node, tensor = helper.make_node, numpy_helper.from_array
@@ -116,7 +117,7 @@ def made(name: str) -> tuple[torch.nn.Module, int]:
     for parameter in network.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.15)
-    return Outputs(network.eval()), side
+    return Outputs(network).eval(), side  # the older exporter sets the mode of the whole back
 
 
 @contextlib.contextmanager
@@ -404,17 +405,16 @@ def test_a_network_that_resamples_its_positions(tmp_path: Path) -> None:
     assert_same(adopted, path, by_torch(network, some_pictures(48), 1, None, 0), tolerance=1e-4)
 
 
-@pytest.mark.parametrize("opset", [7, 9, 11, 13, 18, 21, 24, onnx.defs.onnx_opset_version()])
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 18, 21, 24, 26, 27])
 def test_opsets(opset: int, tmp_path: Path) -> None:
     """The oldest are converted; one that this ONNX Runtime does not know is refused."""
     graph = Graph()
     path = graph.write(tmp_path / "m.onnx", opset=opset)
-    try:
-        adopted = adopted_from(path)
-    except ExportError as error:
-        assert opset > 24
-        assert "ONNX Runtime cannot open it" in str(error)
+    if opset > KNOWN_TO_ONNX_RUNTIME:
+        with pytest.raises(ExportError, match="ONNX Runtime cannot open it"):
+            adopted_from(path)
         return
+    adopted = adopted_from(path)
     assert opset_of(adopted.graph) == max(11, opset)
     expected = graph.vectors(normalised(some_pictures(8)).numpy())
     assert_same(adopted, path, expected)
@@ -547,7 +547,7 @@ def test_outputs_that_need_text_are_refused(clip_with_text: tuple[Path, torch.nn
         adopted_from(clip_with_text[0], output="logits_per_image")
     assert "needs several inputs, 'input_ids' int64" in str(refused.value)
     assert "Only the picture is needed by 'image_embeds' float" in str(refused.value)
-    with pytest.raises(ExportError, match="text_embeds' takes no pictures|expected pictures"):
+    with pytest.raises(ExportError, match=r"text_embeds' takes no pictures|expected pictures"):
         adopted_from(clip_with_text[0], output="text_embeds")
 
 
@@ -648,7 +648,7 @@ def test_a_batch_that_cannot_be_freed(tmp_path: Path) -> None:
     model.graph.node.append(node("Add", ["features", "mean"], ["out"]))
     model.graph.output[0].name = "out"
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ExportError, match="vector changes with the pictures beside it.*free batch axis"):
+    with pytest.raises(ExportError, match=r"vector changes with the pictures beside it.*free batch axis"):
         adopted_from(tmp_path / "m.onnx")
 
 
@@ -662,7 +662,7 @@ def test_files_optimised_for_one_library(tmp_path: Path) -> None:
     model = onnx.load(tmp_path / "optimised.onnx")
     foreign = {one.op_type for one in model.graph.node if one.domain == "com.microsoft"}
     assert foreign
-    with pytest.raises(ExportError, match="operators that are not ONNX's own: .*take the unoptimised one") as refused:
+    with pytest.raises(ExportError, match=r"operators that are not ONNX's own: .*take the unoptimised one") as refused:
         adopted_from(tmp_path / "optimised.onnx", output=model.graph.output[1].name)
     assert any(f"com.microsoft.{name}" in str(refused.value) for name in foreign)
 
@@ -865,7 +865,11 @@ def growing(model: onnx.ModelProto) -> None:
 def endless(model: onnx.ModelProto) -> None:
     inner = helper.make_graph(
         [node("Identity", ["on"], ["goes_on"]), node("Neg", ["state"], ["next"])], "loop",
-        [value("round", TensorProto.INT64, []), value("on", TensorProto.BOOL, []), value("state", TensorProto.FLOAT, None)],
+        [
+            value("round", TensorProto.INT64, []),
+            value("on", TensorProto.BOOL, []),
+            value("state", TensorProto.FLOAT, None),
+        ],
         [value("goes_on", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, None)],
     )  # fmt: skip
     model.graph.initializer.extend([tensor(np.array(2**62), "rounds"), tensor(np.array(True), "yes")])
