@@ -23,7 +23,7 @@ from ...runtime.text import display_path, printable
 from ..sample import extreme_pictures
 from .batch import free_batch
 from .folding import fold_constants
-from .graph import at_least, is_onnx, opset_of, part_of, rename
+from .graph import at_least, is_onnx, opset_of, part_of, rename, to_bytes
 from .inputs import PictureInput, picture_input
 from .layers import Layers
 from .original import Original
@@ -229,7 +229,7 @@ def _assemble(
     layers.prepend(given, types[given], picture.layout, stated.normalisation if picture.kind != "uint8" else None)
     layers.output(made, types[made])
     pictures = _pictures(side)[: 2 if picture.batch is None else 1]
-    raw = BareSession(part.SerializeToString(), threads=threads).run([made], {INPUT_NAME: pictures})[0]
+    raw = BareSession(to_bytes(part), threads=threads).run([made], {INPUT_NAME: pictures})[0]
     if raw.ndim == 0 or len(raw) != len(pictures):
         raise ExportError(f"The output has the shape {list(raw.shape)} for {len(pictures)} pictures.")
     if raw.dtype not in (np.float32, np.float16, np.float64):
@@ -262,9 +262,11 @@ def _freed(
     for first in (True, False):
         tried = onnx.ModelProto()
         tried.CopyFrom(part)
-        free_batch(tried, given, shapes, first=first)
         try:
+            free_batch(tried, given, shapes, first=first)
             return assembled(tried)
+        except (IndexError, ValueError) as error:  # axes that a hostile graph states
+            raise ExportError(f"The graph takes one picture at a time, and cannot be changed. {_REMEDY}") from error
         except _BatchError:
             if not first:
                 raise
@@ -284,7 +286,7 @@ def _check_batches(adopted: Adopted, threads: int | None) -> None:
         ExportError: it does, or the graph cannot be run on several pictures.
 
     """
-    session = BareSession(adopted.graph.SerializeToString(), threads=threads)
+    session = BareSession(to_bytes(adopted.graph), threads=threads)
     pictures = _pictures(adopted.side)
 
     def vectors(some: Picture) -> npt.NDArray[Any]:

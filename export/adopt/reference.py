@@ -19,7 +19,7 @@ from ...runtime.model.metadata import ModelInfo
 from ...runtime.pipeline import embed_stream
 from ...runtime.text import display_path
 from .adoption import Adopted
-from .graph import inputs_of, part_of
+from .graph import inputs_of, part_of, to_bytes
 from .original import Original
 from .plain_picture import plain_picture
 from .session import BareSession
@@ -136,10 +136,10 @@ def _opened(original: Original, output: str, threads: int | None) -> tuple[BareS
     try:
         if len(inputs_of(model.graph)) == 1:
             try:
-                return BareSession(model.SerializeToString(), file=original.path, threads=threads), True
+                return BareSession(to_bytes(model), file=original.path, threads=threads), True
             except ModelFileError:  # of a part that the output does not need
                 pass
         chosen = [value for value in model.graph.output if value.name == output]
-        return BareSession(part_of(model, chosen).SerializeToString(), threads=threads), False
+        return BareSession(to_bytes(part_of(model, chosen)), threads=threads), False
     except ModelFileError as error:
         raise ExportError(f"{display_path(original.path)} cannot be run: {error}.") from None
