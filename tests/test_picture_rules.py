@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from torchvision.transforms import InterpolationMode
 from deeprank.runtime import images
 from deeprank.runtime.decoding.pool import DecodingPool
 from deeprank.runtime.images import PictureRule, load_picture, load_thumbnail
+from deeprank.runtime.pictures import resampling
 
 FILTERS = ("bilinear", "bicubic", "lanczos")
 # Width and height: usual, odd, square, tiny, tall and wide (Pillow changes the order of its passes).
@@ -58,12 +60,9 @@ def theirs(content: bytes) -> Image.Image:
     return ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
 
 
-def same(one: np.ndarray, other: np.ndarray, extent: tuple[int, int], what: object = None) -> None:
-    """Equal; a picture longer than 4 : 1 may differ where Pillow rounds a box to 32 bits."""
+def same(one: np.ndarray, other: np.ndarray, *what: object) -> None:
     apart = np.abs(one.astype(int) - np.asarray(other).astype(int))
-    most, share = (2, 0.05) if max(extent) > 4 * min(extent) else (0, 0)
-    assert apart.max() <= most, (extent, what, apart.max())
-    assert (apart > 0).mean() <= share, (extent, what, (apart > 0).mean())
+    assert apart.max() == 0, (what, apart.max(), apart.mean())
 
 
 def torchvision_crop(size: int, resize: int, name: str) -> transforms.Compose:
@@ -90,6 +89,20 @@ def test_the_square_is_cut_from_the_upright_picture(orientation: int, name: str)
             same(found(content, PictureRule.of(size, "crop", name, resize)), expected, extent, resize)
         boxed = found(content, PictureRule.of(48, "letterbox", name, fill=(9, 99, 200)))
         same(boxed, timm_transform(48, name, "border", 1.0, (9, 99, 200))(theirs(content)), extent)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_the_part_alone_has_the_pixels_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Extremely long pictures are never resized whole; here the limit is lowered."""
+    for extent, orientation in itertools.product(SIZES, (1, 3, 6, 7)):
+        content = saved(texture(*extent), orientation=orientation)
+        for rule in (PictureRule.of(64, "crop", name, 75), PictureRule.of(64, "stretch", name, 70)):
+            monkeypatch.setattr(resampling, "_MAX_GRID", 2**24)
+            whole = found(content, rule)
+            monkeypatch.setattr(resampling, "_MAX_GRID", 0)
+            apart = np.abs(found(content, rule).astype(int) - whole)
+            assert apart.max() <= 2, (extent, orientation, rule)
+            assert (apart > 0).mean() <= 0.1, (extent, orientation, rule)
 
 
 def timm_transform(size: int, name: str, mode: str, ratio: float, fill: tuple[int, int, int] = (0, 0, 0)) -> object:
@@ -185,7 +198,7 @@ def test_transformers_rounds_an_odd_cut_down_and_torchvision_to_even(backend: st
     rule = PictureRule.of(64, "crop", "bicubic", 64)
     assert np.array_equal(prepare(theirs(content)).transpose(1, 2, 0), photo(67, 64)[:, 1:65])
     assert np.array_equal(found(content, rule), photo(67, 64)[:, 2:66])
-    same(found(content, rule), torchvision_crop(64, 64, "bicubic")(theirs(content)), (67, 64))
+    same(found(content, rule), torchvision_crop(64, 64, "bicubic")(theirs(content)))
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
@@ -195,7 +208,7 @@ def test_formats_and_gray(image_format: str, mode: str) -> None:
     content = saved(Image.fromarray(photo(500, 380)).convert(mode), image_format, quality=90)
     for name in FILTERS:
         expected = torchvision_crop(32, 37, name)(theirs(content))
-        same(found(content, PictureRule.of(32, "crop", name, 37)), expected, (500, 380))
+        same(found(content, PictureRule.of(32, "crop", name, 37)), expected)
     boxed = found(content, PictureRule.of(32, "letterbox", "bicubic", fill=(1, 2, 3)))
     assert boxed.shape == (32, 32, 3)
     assert (boxed[[*range(4), *range(28, 32)]] == (1, 2, 3)).all()
@@ -207,8 +220,9 @@ def test_large_jpegs_are_reduced_to_no_less_than_four_times(monkeypatch: pytest.
     rule = PictureRule.of(48, "crop", "bicubic", 56)
     full = found(content, rule)
     sizes = []
-    monkeypatch.setattr(images, "placed", lambda image, *rest: sizes.append(image.size) or placed(image, *rest))
-    placed = sys.modules["deeprank.runtime.pictures.resampling"].placed
+    monkeypatch.setattr(
+        images, "placed", lambda image, *rest: sizes.append(image.size) or resampling.placed(image, *rest)
+    )
     for limit, expected in ((1_080_000, (1200, 900)), (1_079_999, (300, 225)), (0, (300, 225))):
         monkeypatch.setattr(images, "_MAX_IN_FULL", limit)
         apart = np.abs(found(content, rule).astype(int) - full)
@@ -333,7 +347,7 @@ def test_extreme_proportions_take_bounded_memory(extent: tuple[int, int], tmp_pa
         "for turn in ('crop', 'stretch', 'letterbox'):\n"
         "    for resize in (0, 256):\n"
         "        picture = load_picture(sys.argv[1], PictureRule.of(224, turn, 'bicubic', resize))\n"
-        "        assert picture.max() == 200 and (turn == 'letterbox' or picture.min() == 200)\n"
+        "        assert picture.max() in (200, 201) and (turn == 'letterbox' or picture.min() == 200)\n"
         "print(peak())\n"
     )
     done = subprocess.run(
