@@ -1,23 +1,28 @@
 """Rule 2 against the preparations of torchvision, timm and transformers; rule 1 against what it always gave."""
 
+import dataclasses
 import hashlib
 import io
 import itertools
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from conftest import PEAK
+from conftest import PEAK, run_command
 from PIL import Image, ImageOps
+from tiny_model import write_model
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from deeprank.runtime import images
 from deeprank.runtime.decoding.pool import DecodingPool
 from deeprank.runtime.images import PictureRule, load_picture, load_thumbnail
+from deeprank.runtime.model.metadata import METADATA_KEY, ModelInfo
 from deeprank.runtime.pictures import resampling
 
 FILTERS = ("bilinear", "bicubic", "lanczos")
@@ -332,6 +337,27 @@ def test_processes_that_decode_give_the_same_pixels() -> None:
     with DecodingPool(1) as pool:
         for rule in rules:
             assert np.array_equal(pool.load_picture(io.BytesIO(content), rule), found(content, rule))
+
+
+def test_an_index_follows_the_rule_of_its_model(tmp_path: Path) -> None:
+    """`info` shows the rule; a query by an indexed picture, decoded here, finds what a process decoded."""
+    rule = PictureRule.of(8, "crop", "bicubic", 10)
+    model = onnx.load(write_model(tmp_path / "model.onnx"))
+    (entry,) = [one for one in model.metadata_props if one.key == METADATA_KEY]
+    entry.value = dataclasses.replace(ModelInfo.from_json(entry.value), picture=rule).to_json()
+    onnx.save(model, tmp_path / "model.onnx")
+    for number, extent in enumerate(SIZES):
+        path = tmp_path / "photos" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(saved(texture(*extent)))
+    run_command("deeprank-index", "sync", "photos", "--model", "model.onnx", "--isolate", cwd=tmp_path)
+    shown = run_command("deeprank-index", "info", cwd=tmp_path).stdout
+    assert "from 8 x 8 pixels (crop of 10, bicubic, rule 2)" in shown
+    described = json.loads(run_command("deeprank-index", "info", "--json", cwd=tmp_path).stdout)
+    assert described["model"]["picture"] == rule.values()
+    answer = json.loads(run_command("deeprank-query", "photos/1.png", "--json", cwd=tmp_path).stdout)
+    nearest = answer["results"][0]["hits"][0]
+    assert (Path(nearest["path"]).name, nearest["distance"]) == ("1.png", pytest.approx(0, abs=1e-6))
 
 
 @pytest.mark.parametrize(
