@@ -98,18 +98,18 @@ def preparations() -> dict[str, tuple[Prepare, PictureRule]]:
     }
     for backend in ("", "Pil"):
         for name, options, rule in (
-            ("CLIP", {"size": short, "crop_size": square}, PictureRule.of(SIDE, "crop", "bicubic", SIDE)),
+            ("CLIP", {"size": short, "crop_size": square}, PictureRule.of(SIDE, "crop", "bicubic", SIDE, cut="down")),
             (
                 "Bit",
                 {"size": {"shortest_edge": 256}, "crop_size": square},
-                PictureRule.of(SIDE, "crop", "bicubic", 256),
+                PictureRule.of(SIDE, "crop", "bicubic", 256, cut="down"),
             ),
             ("Siglip", {"size": square}, PictureRule.of(SIDE, "stretch", "bicubic")),
             ("ViT", {"size": square}, PictureRule.of(SIDE, "stretch", "bilinear", SIDE)),
             (
                 "ConvNext",
                 {"size": short, "crop_pct": 0.875},
-                PictureRule.of(SIDE, "crop", "bicubic", int(SIDE / 0.875)),
+                PictureRule.of(SIDE, "crop", "bicubic", int(SIDE / 0.875), cut="down"),
             ),
         ):
             known = "Bit, as for DINOv2" if name == "Bit" else name

@@ -18,7 +18,10 @@ from deeprank.runtime.model.records import MAX_METADATA
 from deeprank.runtime.model.unrelated_distance import read_unrelated_distance
 from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, open_model
 
-RULE_2 = {"size": 8, "mode": "crop", "filter": "bicubic", "version": 2, "resize": 9, "fill": [0, 0, 0]}
+RULE_2 = {
+    **{"size": 8, "mode": "crop", "filter": "bicubic", "version": 2},
+    **{"resize": 9, "fill": [0, 0, 0], "cut": "even"},
+}
 INFO = ModelInfo("m", DIM, PictureRule(SIZE), "b", ("x", "[/y]"), {"epochs": 3}, {"p": 0.5}, "fp32", {"torch": "2"})
 STATING = dataclasses.replace(INFO, license="CC-BY-4.0 — ours", unrelated_distance=1.25)
 
@@ -36,7 +39,7 @@ def changed(**values: object) -> str:
     return json.dumps(json.loads(INFO.to_json()) | values)
 
 
-ADOPTED = dataclasses.replace(INFO, picture=PictureRule.of(SIZE, "letterbox", "lanczos", SIZE + 1, (1, 2, 255)))
+ADOPTED = dataclasses.replace(INFO, picture=PictureRule.of(SIZE, "letterbox", "lanczos", SIZE + 1, (1, 2, 255), "down"))
 
 
 @pytest.mark.parametrize("info", [INFO, STATING, ADOPTED])
@@ -144,6 +147,8 @@ def test_opens_and_hashes(tmp_path: Path) -> None:
         (changed(picture=RULE_2 | {"size": 2000, "resize": 2049}), "'resize' = 2049; expected 0, or 2000 to 2048"),
         (changed(picture=RULE_2 | {"resize": True}), "'resize' = True; expected int"),
         (changed(picture=RULE_2 | {"resize": None}), "'resize' = None; expected int"),
+        (changed(picture=RULE_2 | {"cut": "up"}), "'cut' = 'up'; expected one of even, down"),
+        (changed(picture=RULE_2 | {"cut": None}), "'cut' = None; expected str"),
         (changed(picture=RULE_2 | {"fill": [0, 0]}), "a 'fill' that is not three whole numbers of 0 to 255"),
         (changed(picture=RULE_2 | {"fill": [0, 0, 256]}), "a 'fill' that is not three"),
         (changed(picture=RULE_2 | {"fill": [0, 0, True]}), "a 'fill' that is not three"),
