@@ -6,9 +6,9 @@ it too. So training and serving cannot drift apart:
 1. open with the reader of the format that the first bytes name (``pictures/``), never with all of
    Pillow's plugins;
 2. check the cost of decoding against a cap, before decoding;
-3. JPEG: decode at a reduced scale, at least twice the target size;
+3. JPEG: decode at a reduced scale, at least twice the target size (rule 2: only large ones);
 4. first frame, to 8-bit RGB: 16-bit divided by 257, alpha over white, colour profiles ignored;
-5. one antialiased bilinear resize to the square;
+5. one antialiased resize to the square, by the rule (``pictures/rule.py``);
 6. orientation, on the small picture: by EXIF or TIFF's tag; by the container for HEIF and AVIF.
 
 A picture is refused unless all its pixels can be decoded; it is never read in part.
@@ -39,6 +39,7 @@ from .pictures.faults import (
     unsupported,
 )
 from .pictures.readers import MAX_BYTES_HELD, bytes_held, open_image
+from .pictures.resampling import placed
 from .pictures.rule import PictureRule
 from .text import display_path
 
@@ -85,8 +86,10 @@ _MAX_PASSES = 30
 # Tiles and blocks at the edges are coded whole.
 _PADDING = 1.25
 
-# Reduced decoding of a JPEG keeps this many times the resized picture's pixels a side, at least.
-_DRAFT = 2
+# Rule 2 decodes a JPEG of up to this many pixels in full, as the libraries do; a larger one at no
+# less than so many times the resized picture's side. Reduced decoding moves a neighbour in twenty.
+_MAX_IN_FULL = 25_000_000
+_REDUCED = 4
 
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -117,7 +120,7 @@ def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = 
     """
     if rule.version == 1:
         return _load(source, 2 * rule.size, _square(rule), max_pixels)
-    return _load(source, _DRAFT * (rule.resize or rule.size), _window(rule), max_pixels)
+    return _load(source, _REDUCED * (rule.resize or rule.size), _window(rule), max_pixels, in_full=_MAX_IN_FULL)
 
 
 def load_thumbnail(source: PictureSource, limit: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
@@ -144,15 +147,15 @@ def load_thumbnail(source: PictureSource, limit: int, *, max_pixels: int = DEFAU
     return _load(source, 2 * limit, shrink, max_pixels)
 
 
-def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -> Picture:
+def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int, *, in_full: int = 0) -> Picture:
     """Open, check, decode and shrink a picture.
 
-    A JPEG may be decoded smaller, with at least ``needed`` pixels a side.
+    A JPEG of more than ``in_full`` pixels is decoded smaller, with at least ``needed`` a side.
     """
     name = name_of(source)
     with opened_picture(source, name) as image, naming(name, image.format):
         full = image.size
-        extent = _drafted(image, needed)
+        extent = _drafted(image, needed) if full[0] * full[1] > in_full else full
         needs = _decoding_bytes(image)
         _check_size(image, full, needs, max_pixels)
         with _decoding(needs), contextlib.suppress(MissingEnd):
@@ -330,7 +333,7 @@ def _square(rule: PictureRule) -> Shrink:
 
     def shrink(image: Image.Image, extent: tuple[float, float], orientation: int) -> Image.Image:
         box = _box(rule.mode, *extent)
-        return _upright(image.resize((rule.size, rule.size), rule.resampling, box=box), orientation)
+        return _upright(image.resize((rule.size, rule.size), Image.Resampling.BILINEAR, box=box), orientation)
 
     return shrink
 
@@ -340,8 +343,7 @@ def _window(rule: PictureRule) -> Shrink:
 
     def shrink(image: Image.Image, extent: tuple[float, float], orientation: int) -> Image.Image:
         place = rule.placement(extent, orientation)
-        resized = image.resize(place.size, rule.resampling, box=place.box)
-        upright = _upright(resized, orientation)
+        upright = _upright(placed(image, extent, place, rule), orientation)
         if upright.size == (rule.size, rule.size):
             return upright
         square = Image.new("RGB", (rule.size, rule.size), rule.fill)
