@@ -992,12 +992,17 @@ TAKES: dict[str, set[str | None]] = {
     "picture.mode": set(),
     "picture.filter": set(),
     "picture.version": {"1"},
+    "picture.resize": {"0"},
+    "picture.fill": set(),
+    "picture.cut": set(),
 }
 
 
 def document(field: str, value: str | None) -> str:
     """The good metadata with a piece of JSON in one field, or without the field."""
     parts = json.loads(json.dumps(GOOD))
+    if field in ("picture.resize", "picture.fill", "picture.cut"):
+        parts["picture"] |= {"version": 2, "resize": 9, "fill": [0, 128, 255], "cut": "down"}
     within = parts["picture"] if field.startswith("picture.") else parts
     key = field.removeprefix("picture.")
     if value is None:

@@ -18,6 +18,10 @@ from deeprank.runtime.model.records import MAX_METADATA
 from deeprank.runtime.model.unrelated_distance import read_unrelated_distance
 from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo, open_model
 
+RULE_2 = {
+    **{"size": 8, "mode": "crop", "filter": "bicubic", "version": 2},
+    **{"resize": 9, "fill": [0, 0, 0], "cut": "even"},
+}
 INFO = ModelInfo("m", DIM, PictureRule(SIZE), "b", ("x", "[/y]"), {"epochs": 3}, {"p": 0.5}, "fp32", {"torch": "2"})
 STATING = dataclasses.replace(INFO, license="CC-BY-4.0 — ours", unrelated_distance=1.25)
 
@@ -35,7 +39,10 @@ def changed(**values: object) -> str:
     return json.dumps(json.loads(INFO.to_json()) | values)
 
 
-@pytest.mark.parametrize("info", [INFO, STATING])
+ADOPTED = dataclasses.replace(INFO, picture=PictureRule.of(SIZE, "letterbox", "lanczos", SIZE + 1, (1, 2, 255), "down"))
+
+
+@pytest.mark.parametrize("info", [INFO, STATING, ADOPTED])
 def test_metadata_survives_the_round_trip(info: ModelInfo) -> None:
     assert ModelInfo.from_json(info.to_json()) == info
 
@@ -124,7 +131,28 @@ def test_opens_and_hashes(tmp_path: Path) -> None:
         (changed(unrelated_distance=True), "'unrelated_distance' = True; expected"),
         (changed(unrelated_distance="\x1b[31m"), "'unrelated_distance' = '\\x1b[31m'; expected"),
         (changed(picture={"size": 8, "mode": "squash", "filter": "bilinear", "version": 1}), "'mode' = 'squash'"),
-        (changed(picture={"size": 8, "mode": "crop", "filter": "bilinear", "version": 9}), "picture rule 9"),
+        (
+            changed(picture={"size": 8, "mode": "crop", "filter": "bilinear", "version": 9}),
+            "picture rule 9; this version knows 1 and 2",
+        ),
+        (changed(picture={"size": 8, "mode": "letterbox", "filter": "bilinear", "version": 1}), "'mode' = 'letterbox'"),
+        (changed(picture={"size": 8, "mode": "crop", "filter": "bicubic", "version": 1}), "'filter' = 'bicubic'"),
+        (
+            changed(picture=RULE_2 | {"mode": "\x1b[31m"}),
+            "'mode' = '\\x1b[31m'; expected one of stretch, crop, letterbox",
+        ),
+        (changed(picture=RULE_2 | {"filter": "box"}), "'filter' = 'box'; expected one of bilinear, bicubic, lanczos"),
+        (changed(picture=RULE_2 | {"resize": 7}), "'resize' = 7; expected 0, or 8 to 64"),
+        (changed(picture=RULE_2 | {"resize": 65}), "'resize' = 65; expected 0, or 8 to 64"),
+        (changed(picture=RULE_2 | {"size": 2000, "resize": 2049}), "'resize' = 2049; expected 0, or 2000 to 2048"),
+        (changed(picture=RULE_2 | {"resize": True}), "'resize' = True; expected int"),
+        (changed(picture=RULE_2 | {"resize": None}), "'resize' = None; expected int"),
+        (changed(picture=RULE_2 | {"cut": "up"}), "'cut' = 'up'; expected one of even, down"),
+        (changed(picture=RULE_2 | {"cut": None}), "'cut' = None; expected str"),
+        (changed(picture=RULE_2 | {"fill": [0, 0]}), "a 'fill' that is not three whole numbers of 0 to 255"),
+        (changed(picture=RULE_2 | {"fill": [0, 0, 256]}), "a 'fill' that is not three"),
+        (changed(picture=RULE_2 | {"fill": [0, 0, True]}), "a 'fill' that is not three"),
+        (changed(picture=RULE_2 | {"fill": "\x1b[31m"}), "'fill' = '\\x1b[31m'; expected list"),
         (changed(picture={"size": 10**9, "mode": "crop", "filter": "bilinear", "version": 1}), "'size' = 1000000000"),
         (changed(name="\x1b[31m", embedding_dim=17), "expected one, 'embedding', float32 [n, 17]"),
         (changed(picture={"size": 9, "mode": "crop", "filter": "bilinear", "version": 1}), "uint8 [n, 9, 9, 3]"),

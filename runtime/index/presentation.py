@@ -83,7 +83,7 @@ def info_document(info: IndexInfo) -> dict[str, Any]:
             "name": model.name if model else None,
             "backbone": model.backbone if model else None,
             "precision": model.precision if model else None,
-            "picture": {"size": model.picture.size, "mode": model.picture.mode} if model else None,
+            "picture": model.picture.values() if model else None,
             "license": (model.license or None) if model else None,
             "unrelated_distance": model.unrelated_distance if model else None,
             "superseded": info.superseded,
@@ -314,10 +314,9 @@ def _model_lines(info: IndexInfo) -> Iterator[str]:
     if model is None:
         yield f"model      cannot be used: {info.model_problem}"
     else:
-        rule = model.picture
         yield (
             f"model      {printable(model.name)} ({printable(model.backbone)}, {model.precision}), {info.dim} numbers "
-            f"from {rule.size} x {rule.size} pixels ({rule.mode}), sha256 {info.model_sha256[:12]}"
+            f"from {model.picture}, sha256 {info.model_sha256[:12]}"
         )
         if model.license:
             yield f"license    {printable(model.license)}, of the model"

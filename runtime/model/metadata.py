@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from ..errors import ModelFileError
-from ..pictures.rule import FILTERS, MAX_RESIZE, MODES, RULE_VERSIONS, PictureRule
+from ..pictures.rule import CUTS, FILTERS, MAX_RESIZE, MODES, RULE_VERSIONS, PictureRule
 from ..text import printable
 from .records import MAX_METADATA, METADATA_KEY
 from .unrelated_distance import unrelated_distance_of
@@ -175,6 +175,7 @@ def _picture_rule(values: dict[str, Any]) -> PictureRule:
         version=version,
         resize=_resize(values, size) if version > 1 else 0,
         fill=_fill(values) if version > 1 else (0, 0, 0),
+        cut=_one_of(values, "cut", CUTS) if version > 1 else "even",
     )
 
 

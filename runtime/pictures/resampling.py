@@ -18,16 +18,18 @@ _RESAMPLING = {
 # Pixels to either side that a filter weighs, before it is stretched to shrink.
 _SUPPORT = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
 
-# Proportions of a picture that is not resized whole.
-_LONG = 4
+# Pixels of a side that the filter reads. Pillow holds a table of up to 48 bytes for each.
+_MAX_LENGTH = 2**20
+# Pixels of a resized picture; of a longer one, only the part in the square is made.
+_MAX_GRID = 2**24
 
 
 def placed(image: Image.Image, extent: tuple[float, float], place: Placement, rule: PictureRule) -> Image.Image:
     """Return the part of a picture that rule 2 takes, resized, as it was stored.
 
-    The whole picture is resized, and the part is cut from it, as the libraries do. Of a long
-    picture, only the part is resized: Pillow takes a box in numbers of 32 bits, so that a few
-    values move by a level or two.
+    The whole picture is resized, and the part is cut from it, as the libraries do. Of an extremely
+    long picture, only the part is resized: Pillow takes its box in numbers of 32 bits, which moves
+    some values by a level or two.
 
     Args:
         image: RGB or gray.
@@ -36,12 +38,22 @@ def placed(image: Image.Image, extent: tuple[float, float], place: Placement, ru
         rule: the filter.
 
     """
-    if max(place.grid) <= _LONG * min(place.grid):
+    factors = _factors(extent, place)
+    if factors != (1, 1):
+        image, extent = image.reduce(factors), (extent[0] / factors[0], extent[1] / factors[1])
+    if place.grid[0] * place.grid[1] <= _MAX_GRID:
         return _resized(image, (0, 0, *extent), place.grid, place, rule).crop(place.part)
     left, top, right, bottom = place.part
     across, down = extent[0] / place.grid[0], extent[1] / place.grid[1]
     box = left * across, top * down, min(right * across, extent[0]), min(bottom * down, extent[1])
     return _resized(image, box, (right - left, bottom - top), place, rule)
+
+
+def _factors(extent: tuple[float, float], place: Placement) -> tuple[int, int]:
+    """Return by how much to shrink a picture of a million pixels a side first, in whole steps."""
+    across = extent[0] * (place.part[2] - place.part[0]) / place.grid[0]
+    down = extent[1] * (place.part[3] - place.part[1]) / place.grid[1]
+    return math.ceil(across / _MAX_LENGTH), math.ceil(down / _MAX_LENGTH)
 
 
 def _resized(

@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-__all__ = ["FILTERS", "MAX_RESIZE", "MODES", "RULE_VERSIONS", "Filter", "Mode", "PictureRule", "Placement"]
+__all__ = ["CUTS", "FILTERS", "MAX_RESIZE", "MODES", "RULE_VERSIONS", "Cut", "PictureRule", "Placement"]
 
 Mode = Literal["stretch", "crop", "letterbox"]
 Filter = Literal["bilinear", "bicubic", "lanczos"]
+Cut = Literal["even", "down"]
 
 RULE_VERSIONS = (1, 2)
 # By version of the rule.
 MODES: dict[int, tuple[str, ...]] = {1: ("stretch", "crop"), 2: get_args(Mode)}
 FILTERS: dict[int, tuple[str, ...]] = {1: ("bilinear",), 2: get_args(Filter)}
+CUTS: tuple[str, ...] = get_args(Cut)
 # The largest ``resize``, as a multiple of the side.
 MAX_RESIZE = 8
 
@@ -42,6 +44,8 @@ class PictureRule:
         resize: pixels before the centred S x S are cut: of the shorter side (``crop``), of both
             (``stretch``), or of the longer (``letterbox``); 0: S. At least S.
         fill: colour of the bars, as red, green and blue.
+        cut: how half a pixel is rounded where the square begins: to ``even`` by torchvision and
+            timm, ``down`` by transformers.
 
     """
 
@@ -51,6 +55,7 @@ class PictureRule:
     version: int = 1
     resize: int = 0
     fill: tuple[int, int, int] = _BLACK
+    cut: Cut = "even"
 
     def __post_init__(self) -> None:
         """Refuse what no version states.
@@ -60,7 +65,8 @@ class PictureRule:
 
         """
         known = self.mode in MODES.get(self.version, ()) and self.filter in FILTERS[self.version]
-        if not known or not self._fits() or (self.version == 1 and (self.resize or self.fill != _BLACK)):
+        is_more = bool(self.resize) or self.fill != _BLACK or self.cut != "even"
+        if not known or not self._fits() or (self.version == 1 and is_more) or self.cut not in CUTS:
             raise ValueError(f"no rule of version {self.version}: {self}")
 
     @classmethod
@@ -71,6 +77,7 @@ class PictureRule:
         filter: Filter = "bilinear",
         resize: int = 0,
         fill: tuple[int, int, int] = _BLACK,
+        cut: Cut = "even",
     ) -> PictureRule:
         """Return the rule of the lowest version that states this.
 
@@ -81,7 +88,7 @@ class PictureRule:
 
         """
         is_first = mode in MODES[1] and filter in FILTERS[1] and not resize and fill == _BLACK
-        return cls(size, mode, filter, 1 if is_first else 2, resize, fill)
+        return cls(size, mode, filter, 1 if is_first and cut == "even" else 2, resize, fill, cut)
 
     def resized(self, size: int) -> PictureRule:
         """Return the rule at another size, ``resize`` in proportion.
@@ -89,12 +96,14 @@ class PictureRule:
         Augmentation starts from a larger square.
         """
         resize = round(self.resize * size / self.size)
-        return PictureRule(size, self.mode, self.filter, self.version, resize, self.fill)
+        return replace(self, size=size, resize=resize)
 
     def values(self) -> dict[str, Any]:
-        """Return the JSON form; version 1 has no ``resize`` and no ``fill``."""
+        """Return the JSON form; version 1 has no more than four fields."""
         values = {"size": self.size, "mode": self.mode, "filter": self.filter, "version": self.version}
-        return values if self.version == 1 else {**values, "resize": self.resize, "fill": list(self.fill)}
+        if self.version == 1:
+            return values
+        return {**values, "resize": self.resize, "fill": list(self.fill), "cut": self.cut}
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> PictureRule:
@@ -108,6 +117,8 @@ class PictureRule:
             words += f", {self.filter}"
         if self.fill != _BLACK:
             words += f", bars {self.fill[0]} {self.fill[1]} {self.fill[2]}"
+        if self.cut != "even":
+            words += f", cut {self.cut}"
         return f"{self.size} x {self.size} pixels ({words}{'' if self.version == 1 else f', rule {self.version}'})"
 
     def grid(self, width: float, height: float) -> tuple[int, int]:
@@ -134,7 +145,7 @@ class PictureRule:
         turned = orientation >= 5
         width, height = extent[::-1] if turned else extent
         grid = self.grid(width, height)
-        upright = [_Line.of(length, self.size) for length in grid]
+        upright = [_Line.of(length, self.size, self.cut) for length in grid]
         across, down = upright[::-1] if turned else upright
         if orientation in _MIRRORED_ACROSS:
             across = across.mirrored()
@@ -181,11 +192,12 @@ class _Line:
     bar: int
 
     @classmethod
-    def of(cls, length: int, side: int) -> _Line:
-        """Centre ``side`` pixels; torchvision rounds a cut to even, timm rounds a bar down."""
+    def of(cls, length: int, side: int, cut: Cut) -> _Line:
+        """Centre ``side`` pixels; all libraries round a bar down."""
         if length < side:
             return cls(length, 0, length, (side - length) // 2)
-        return cls(length, round((length - side) / 2), side, 0)
+        first = (length - side) // 2 if cut == "down" else round((length - side) / 2)
+        return cls(length, first, side, 0)
 
     def mirrored(self) -> _Line:
         return replace(self, first=self.length - self.count - self.first)
