@@ -37,7 +37,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of other proportions than digits have, a fourth of which lie on their side."""
     folder = some_digits(tmp_path_factory.mktemp("data") / "photos", classes=3, each=20)
     for number, path in enumerate(sorted(folder.rglob("*.png"))):
-        image = Image.open(path).convert("RGB").resize((96, 72))
+        image = Image.open(path).convert("RGB").resize((91, 73))
         exif = Image.Exif()
         exif[0x0112] = 6 if number % 4 == 0 else 1
         image.save(path.with_suffix(".jpg"), quality=90, exif=exif)
@@ -106,10 +106,10 @@ def test_a_file_is_adopted_without_pytorch(repository: Path, photos: Path, tmp_p
     for result in results:
         assert result.returncode == 0, result.stderr
         assert "input 'pixel_values' float32 NCHW, output 'pooler_output' (pooling: none), 32 numbers;" in result.stderr
-        assert "56 x 56 pixels (crop of 64, bicubic, rule 2), by " in result.stderr
+        assert "56 x 56 pixels (crop of 64, bicubic, cut down, rule 2), by " in result.stderr
         assert "precision@30, original, exact" in result.stderr
     info = info_of(tmp_path / "fp32.onnx")
-    assert info.picture == PictureRule.of(SIDE, "crop", "bicubic", RESIZE)
+    assert info.picture == PictureRule.of(SIDE, "crop", "bicubic", RESIZE, cut="down")
     assert (info.name, info.license, info.precision) == ("dinov2-tiny", "Apache-2.0", "fp32")
     assert info.training["adopted"]["file"] == "model.onnx"
     assert str(tmp_path) not in info.to_json()
@@ -216,7 +216,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "rule",
     [
-        PictureRule.of(32, "crop", "bicubic", 40),
+        PictureRule.of(32, "crop", "bicubic", 41),
+        PictureRule.of(32, "crop", "bicubic", 41, cut="down"),
         PictureRule.of(32, "stretch", "bilinear", 40),
         PictureRule.of(32, "letterbox", "lanczos", fill=(9, 99, 199)),
     ],

@@ -66,7 +66,13 @@ def _squared(image: Image.Image, rule: PictureRule) -> Image.Image:
         size = resize, resize
     small = image.resize(size, _FILTERS[rule.filter])
     square = Image.new("RGB", (side, side), rule.fill)
-    # torchvision's rounding of a cut, timm's of a bar
-    left, top = (-round((n - side) / 2) if n >= side else (side - n) // 2 for n in size)
+    left, top = (_offset(length, side, rule.cut) for length in size)
     square.paste(small, (left, top))
     return square
+
+
+def _offset(length: int, side: int, cut: str) -> int:
+    """Return where a picture begins in its square: before it, to be cut, or after a bar."""
+    if length < side:
+        return (side - length) // 2
+    return -((length - side) // 2) if cut == "down" else -round((length - side) / 2)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...models.normalisation import Normalisation
 from ...runtime.errors import ExportError
-from ...runtime.pictures.rule import FILTERS, MAX_RESIZE, MODES, Filter, Mode, PictureRule
+from ...runtime.pictures.rule import FILTERS, MAX_RESIZE, MODES, Cut, Filter, Mode, PictureRule
 
 __all__ = ["MAX_SIDE", "Preparation", "checked_side", "normalisation_of"]
 
@@ -27,6 +27,7 @@ class Preparation:
         mode, filter: of the rule.
         resize: see :class:`~...runtime.pictures.rule.PictureRule`; 0: S.
         fill: colour of the bars.
+        cut: how half a pixel is rounded where the square begins.
         version: of the rule; 1 for files that deeprank wrote with it.
         source: the file that states it, or "options", to show.
 
@@ -38,13 +39,14 @@ class Preparation:
     filter: Filter = "bilinear"
     resize: int = 0
     fill: tuple[int, int, int] = (0, 0, 0)
+    cut: Cut = "even"
     version: int = 2
     source: str = "options"
 
     @classmethod
     def of_rule(cls, rule: PictureRule, source: str) -> Preparation:
         """Return the preparation of a model file, whose graph normalises."""
-        return cls(None, rule.size, rule.mode, rule.filter, rule.resize, rule.fill, rule.version, source)
+        return cls(None, rule.size, rule.mode, rule.filter, rule.resize, rule.fill, rule.cut, rule.version, source)
 
     @classmethod
     def of(
@@ -101,7 +103,7 @@ class Preparation:
         if self.version == 1:
             return PictureRule(side, self.mode)
         try:
-            return PictureRule.of(side, self.mode, self.filter, self.resize or side, self.fill)
+            return PictureRule.of(side, self.mode, self.filter, self.resize or side, self.fill, self.cut)
         except ValueError:
             raise ExportError(
                 f"Pictures are resized to {self.resize} pixels before {side} x {side} of them are taken "
