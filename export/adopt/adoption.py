@@ -9,6 +9,7 @@ was tried; the tests write files of the same layouts.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from ...runtime.text import display_path, printable
 from ..sample import extreme_pictures
 from .batch import free_batch
 from .folding import fold_constants
-from .graph import at_least, is_onnx, opset_of, part_of, rename
+from .graph import at_least, is_onnx, opset_of, part_of, rename, to_bytes
 from .inputs import PictureInput, picture_input
 from .layers import Layers
 from .original import Original
@@ -154,7 +155,8 @@ def _checked_preparation(preparation: Preparation | None, picture: PictureInput)
     if picture.kind == "uint8":
         if stated.normalisation is not None and stated.source == "options":
             raise ExportError(
-                f"The input {picture} takes unnormalised pictures and normalises them itself; leave --mean and --std out."
+                f"The input {picture} takes unnormalised pictures and normalises them itself. "
+                "Leave --mean and --std out."
             )
         return stated
     if stated.normalisation is None:
@@ -170,8 +172,8 @@ def _side(picture: PictureInput, stated: Preparation) -> int:
         raise ExportError("The graph takes pictures of any size; say which with --size, or give --preprocessor.")
     if picture.side is not None and stated.size not in (None, picture.side):
         raise ExportError(
-            f"The graph takes pictures of {picture.side} x {picture.side} pixels, but {stated.source} says {stated.size}. "
-            f"Take the file that belongs to it, or --size {picture.side}."
+            f"The graph takes pictures of {picture.side} x {picture.side} pixels, but {stated.source} says "
+            f"{stated.size}. Take the file that belongs to it, or --size {picture.side}."
         )
     side = picture.side or stated.size
     assert side is not None
@@ -228,7 +230,7 @@ def _assemble(
     layers.prepend(given, types[given], picture.layout, stated.normalisation if picture.kind != "uint8" else None)
     layers.output(made, types[made])
     pictures = _pictures(side)[: 2 if picture.batch is None else 1]
-    raw = BareSession(part.SerializeToString(), threads=threads).run([made], {INPUT_NAME: pictures})[0]
+    raw = BareSession(to_bytes(part), threads=threads).run([made], {INPUT_NAME: pictures})[0]
     if raw.ndim == 0 or len(raw) != len(pictures):
         raise ExportError(f"The output has the shape {list(raw.shape)} for {len(pictures)} pictures.")
     if raw.dtype not in (np.float32, np.float16, np.float64):
@@ -258,16 +260,19 @@ def _freed(
     for size, number in zip(value.type.tensor_type.shape.dim, sizes, strict=True):
         size.dim_value = number
     shapes = shapes_of(part, given, sizes, threads)
-    for first in (True, False):
+    fault: _BatchError | None = None
+    for computed, first in itertools.product((False, True), (True, False)):
         tried = onnx.ModelProto()
         tried.CopyFrom(part)
-        free_batch(tried, given, shapes, first=first)
         try:
+            free_batch(tried, given, shapes, first=first, computed=computed)
             return assembled(tried)
-        except _BatchError:
-            if not first:
-                raise
-    raise AssertionError("unreachable")
+        except (IndexError, ValueError) as error:  # axes that a hostile graph states
+            raise ExportError(f"The graph takes one picture at a time, and cannot be changed. {_REMEDY}") from error
+        except _BatchError as error:
+            fault = fault or error
+    assert fault is not None
+    raise fault
 
 
 def _pictures(side: int) -> Picture:
@@ -283,7 +288,7 @@ def _check_batches(adopted: Adopted, threads: int | None) -> None:
         ExportError: it does, or the graph cannot be run on several pictures.
 
     """
-    session = BareSession(adopted.graph.SerializeToString(), threads=threads)
+    session = BareSession(to_bytes(adopted.graph), threads=threads)
     pictures = _pictures(adopted.side)
 
     def vectors(some: Picture) -> npt.NDArray[Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .graph import names_in
+from .graph import drop_unused_weights, names_in, upstream
 
 if TYPE_CHECKING:
     import onnx
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["free_batch"]
 
 _REDUCING = "Reduce"
+_RESHAPING = ("Reshape", "Flatten")
 _POOLED = ("ArgMax", "ArgMin")
 # Their output is no picture's data, or their shape input tells the number of pictures by itself.
 _SHAPES = ("Shape", "Size")
@@ -32,7 +33,12 @@ _Sizes = tuple[int, ...]
 
 
 def free_batch(
-    model: onnx.ModelProto, pictures: str, sizes: Mapping[str, tuple[int, ...]], *, first: bool = True
+    model: onnx.ModelProto,
+    pictures: str,
+    sizes: Mapping[str, tuple[int, ...]],
+    *,
+    first: bool = True,
+    computed: bool = False,
 ) -> None:
     """Change a graph for one picture so that it takes any number; it may fail, so the result must be checked.
 
@@ -42,9 +48,10 @@ def free_batch(
         sizes: the shapes of its tensors for one picture; see :func:`~.shapes.shapes_of`.
         first: which of several axes of size 1 counts the pictures where a reshape leaves that open:
             the first one, or the last.
+        computed: replace shapes that the graph computes, too; usually they contain the number.
 
     """
-    follower = _Follower(model, pictures, sizes, first)
+    follower = _Follower(model, pictures, sizes, first, computed)
     nodes = [change for node in model.graph.node for change in follower.changed(node)]
     del model.graph.node[:]
     model.graph.node.extend([*follower.count_nodes, *nodes])
@@ -54,15 +61,21 @@ def free_batch(
             value.type.tensor_type.shape.dim[0].dim_param = "n"
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
+    needed, _ = upstream(model.graph, [value.name for value in model.graph.output])
+    del model.graph.node[:]
+    model.graph.node.extend(needed)
+    drop_unused_weights(model)
 
 
 class _Follower:
     """Follows the axis of the pictures through a graph, whose sizes for one picture are known."""
 
-    def __init__(self, model: onnx.ModelProto, pictures: str, sizes: Mapping[str, _Sizes], first: bool) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, pictures: str, sizes: Mapping[str, _Sizes], first: bool, computed: bool
+    ) -> None:
         from onnx import numpy_helper
 
-        self._sizes, self._first = sizes, first
+        self._sizes, self._first, self._computed = sizes, first, computed
         self._weights = {
             tensor.name: numpy_helper.to_array(tensor)
             for tensor in model.graph.initializer
@@ -70,6 +83,8 @@ class _Follower:
         }
         self._fixed = {tensor.name for tensor in model.graph.initializer}
         self._axes: dict[str, int] = {pictures: 0}
+        # How many steps of that axis come before each picture's, where a reshape merged it into another.
+        self._outer: dict[str, int] = {pictures: 1}
         self._taken = names_in(model.graph)
         self._pictures = pictures
         self._counts: dict[tuple[int, int], str] = {}
@@ -91,14 +106,18 @@ class _Follower:
             before = self._repeat_constants(node, followed[0])
         axis = self._axis_after(node, followed[0])
         if axis is not None:
+            outer = self._outer[followed[0]]
+            if node.op_type in _RESHAPING:
+                position = math.prod(self._sizes[followed[0]][: self._axes[followed[0]]]) * outer
+                outer = position // max(1, math.prod(self._sizes[node.output[0]][:axis]))
             self._axes.update(dict.fromkeys(node.output, axis))
+            self._outer.update(dict.fromkeys(node.output, outer))
         return [*before, node]
 
     def _reshape(self, node: onnx.NodeProto) -> None:
         """Put -1 where the number of pictures is, and numbers elsewhere."""
-        wanted, sizes = self._weights.get(node.input[1]), self._sizes.get(node.output[0])
-        axis = self._axis_after(node, node.input[0])
-        if wanted is None or sizes is None or axis is None or len(wanted) != len(sizes):
+        sizes, axis = self._sizes.get(node.output[0]), self._axis_after(node, node.input[0])
+        if sizes is None or axis is None or not (self._computed or node.input[1] in self._fixed):
             return
         shape = np.array(sizes, np.int64)
         shape[axis] = -1
@@ -109,7 +128,9 @@ class _Follower:
         from onnx import helper
 
         sizes, axis = self._sizes.get(followed, ()), self._axes[followed]
-        nodes = []
+        nodes: list[onnx.NodeProto] = []
+        if self._outer[followed] > 1:
+            return nodes
         for place, name in enumerate(node.input):
             constant = self._sizes.get(name)
             if name in self._axes or name not in self._fixed or constant is None or not sizes:
@@ -157,7 +178,7 @@ class _Follower:
         if kind == "Transpose":
             order = _attributes(node, "perm") or list(range(len(before)))[::-1]
             return order.index(axis)
-        if kind in ("Reshape", "Flatten", "Squeeze", "Unsqueeze") or kind.startswith(_REDUCING) or kind in _POOLED:
+        if kind in (*_RESHAPING, "Squeeze", "Unsqueeze") or kind.startswith(_REDUCING) or kind in _POOLED:
             return self._axis_by_sizes(node, before, after, axis)
         if kind == "Gather" and len(after) != len(before):
             along = _attribute(node, "axis", 0) % len(before)
@@ -167,10 +188,8 @@ class _Follower:
 
     def _axis_by_sizes(self, node: onnx.NodeProto, before: _Sizes, after: _Sizes, axis: int) -> int | None:
         kind = node.op_type
-        if kind == "Flatten":
-            return 0 if math.prod(before[:axis]) == 1 else None
-        if kind == "Reshape":
-            return _axis_at(after, math.prod(before[:axis]), self._first)
+        if kind in _RESHAPING:
+            return _axis_at(after, math.prod(before[:axis]) * self._outer[node.input[0]], self._first)
         axes = self._numbers(node, "axes")
         if kind in ("Squeeze", "Unsqueeze"):
             longer = before if kind == "Squeeze" else after
@@ -211,11 +230,23 @@ class _Follower:
         return f"{name}_{place}"
 
 
-def _axis_at(sizes: Sequence[int], before: int, first: bool) -> int | None:
-    """Return the axis with ``before`` elements before each of its steps, one of size 1 if there is one."""
-    places = [place for place in range(len(sizes)) if math.prod(sizes[:place]) == before]
-    single = [place for place in places if sizes[place] == 1] or places[-1:]
-    return None if not single else single[0 if first else -1]
+def _axis_at(sizes: Sequence[int], position: int, first: bool) -> int | None:
+    """Return the axis that the pictures belong to, with ``position`` elements before each step between them.
+
+    That is an axis of size 1 if there is one at that place; else the one that they are counted in. Between two axes
+    it is the later one, except the last: it holds features, as of the rows of a matrix.
+    """
+    places: list[int] = []
+    for place, size in enumerate(sizes):
+        before = math.prod(sizes[:place])
+        if before and position % before == 0 and 1 <= position // before <= size and size % (position // before) == 0:
+            places.append(place)
+    single = [place for place in places if sizes[place] == 1]
+    if single:
+        return single[0 if first else -1]
+    last = len(sizes) - 1
+    counted = [place for place in places if place != last] or places
+    return counted[-1] if counted else None
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:

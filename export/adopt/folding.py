@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...runtime.errors import ExportError, ModelFileError
-from .graph import drop_unused_weights, replace_inputs, used_by
+from .graph import drop_unused_weights, replace_inputs, to_bytes, used_by
 from .session import BareSession
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _folded(model: onnx.ModelProto, largest: int | None, threads: int | None) ->
     part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in taken)
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in results)
     try:
-        values = BareSession(part.SerializeToString(), threads=threads).run(results, {})
+        values = BareSession(to_bytes(part), threads=threads).run(results, {})
     except (ModelFileError, ExportError):
         return largest is not None
     if sum(value.nbytes for value in values) > sum(weights.get(name, 0) for name in taken) + _MAX_GROWTH:

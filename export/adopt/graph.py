@@ -26,6 +26,7 @@ __all__ = [
     "plain_weights",
     "rename",
     "replace_inputs",
+    "to_bytes",
     "upstream",
     "used_by",
 ]
@@ -92,6 +93,19 @@ def part_of(model: onnx.ModelProto, outputs: Iterable[onnx.ValueInfoProto]) -> o
     part.graph.input.extend(value for value in model.graph.input if value.name in names)
     part.graph.output.extend(outputs)
     return part
+
+
+def to_bytes(model: onnx.ModelProto) -> bytes:
+    """Return the content of a model's file.
+
+    Raises:
+        ModelFileError: it exceeds the limit of protocol buffers.
+
+    """
+    try:
+        return bytes(model.SerializeToString())
+    except Exception as error:  # protobuf's own kinds
+        raise ModelFileError(f"it is too large for one ONNX file of 2 GiB ({first_line(error)})") from None
 
 
 def forget_notes(model: onnx.ModelProto) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def _marks() -> Iterator[str]:
 
 
 class _Add(Protocol):
-    def __call__(self, operator: str, *more: str, **attributes: object) -> str: ...
+    def __call__(self, operator: str, *more: str, result: str | None = None, **attributes: Any) -> str: ...
 
 
 class Layers:
@@ -64,7 +64,7 @@ class Layers:
         nodes: list[onnx.NodeProto] = []
         now = INPUT_NAME
 
-        def add(operator: str, *more: str, **attributes: object) -> None:
+        def add(operator: str, *more: str, **attributes: Any) -> None:
             nonlocal now
             name = f"{self._prefix}_{operator.lower()}_{len(nodes)}"
             nodes.append(helper.make_node(operator, [now, *more], [name], name=name, **attributes))
@@ -89,7 +89,7 @@ class Layers:
         del graph.node[:]
         graph.node.extend([*nodes, *behind])
         del graph.input[:]
-        sizes = ["n", self._side, self._side, 3]
+        sizes: list[int | str | None] = ["n", self._side, self._side, 3]
         graph.input.append(helper.make_tensor_value_info(INPUT_NAME, _UINT8, sizes))
 
     def output(self, name: str, elem_type: int) -> None:
@@ -112,7 +112,7 @@ class Layers:
 
         graph, now = self._model.graph, made
 
-        def add(operator: str, *more: str, result: str | None = None, **attributes: object) -> str:
+        def add(operator: str, *more: str, result: str | None = None, **attributes: Any) -> str:
             nonlocal now
             name = f"{self._prefix}_{operator.lower()}_{len(graph.node)}"
             graph.node.append(helper.make_node(operator, [now, *more], [result or name], name=name, **attributes))

@@ -95,7 +95,8 @@ def _read(path: Path) -> bytes:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
                 raise ExportError(
-                    f"{display_path(path)} has {size:,} bytes; an ONNX file has at most {MAX_BYTES:,}. Take another file."
+                    f"{display_path(path)} has {size:,} bytes; an ONNX file has at most {MAX_BYTES:,}. "
+                    "Take another file."
                 )
             return file.read(size)
     except FileNotFoundError:

@@ -85,13 +85,13 @@ def choose_output(graph: onnx.GraphProto, name: str | None, pool: Pool | None) -
         ExportError: there is no such output, or none can be chosen.
 
     """
-    outputs = {value.name: value for value in graph.output}
+    outputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in graph.output}
     if name is not None:
         if name not in outputs:
             raise ExportError(f"There is no output {printable(name)!r}; the file has {described(graph.output)}.")
         return outputs[name]
     if len(outputs) == 1:
-        return graph.output[0]
+        return next(iter(outputs.values()))
     names = TOKEN_NAMES if pool in ("cls", "mean") else NAMES
     for known in names:
         if known in outputs:
@@ -173,8 +173,8 @@ def _of_tokens(rest: list[int], pool: Pool | None, side: int, shown: str) -> Poo
     if pool == "mean":
         return Pooling("mean", dim, _prefix(count, side))
     raise ExportError(
-        f"The output is {count} tokens a picture, {shown}; take the class token with --pool cls, the mean of the patches "
-        "with --pool mean, or another --output."
+        f"The output is {count} tokens a picture, {shown}; take the class token with --pool cls, the mean of the "
+        "patches with --pool mean, or another --output."
     )
 
 

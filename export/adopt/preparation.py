@@ -93,8 +93,8 @@ class Preparation:
             return PictureRule.of(side, self.mode, self.filter, self.resize or side, self.fill)
         except ValueError:
             raise ExportError(
-                f"Pictures are resized to {self.resize} pixels before {side} x {side} of them are taken ({self.source}); "
-                f"expected {side} to {MAX_RESIZE * side}."
+                f"Pictures are resized to {self.resize} pixels before {side} x {side} of them are taken "
+                f"({self.source}); expected {side} to {MAX_RESIZE * side}."
             ) from None
 
 

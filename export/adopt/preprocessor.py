@@ -25,6 +25,8 @@ __all__ = ["preparation_of_timm", "preprocessor_beside", "read_preprocessor"]
 NAME = "preprocessor_config.json"
 _MAX_BYTES = 1 << 20
 _MAX_SHOWN = 60
+# Of any number; JSON allows integers beyond those of floating point, and NaN, which is not less either.
+_MAX_NUMBER = 1e12
 
 # Pillow's numbers, which transformers' files hold.
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -36,6 +38,52 @@ _KNOWN = ("", *_CUTTING, "Beit", "Blip", "ConvNext", "DINOv3ViT", "Siglip", "ViT
 _RESAMPLE_OF = {"CLIP": 3, "Bit": 3, "DeiT": 3, "Siglip": 3, "ViT": 2, "ConvNext": 2, "DINOv3ViT": 2}
 # Steps that change pixels and have no counterpart here.
 _UNKNOWN_STEPS = ("do_flip_channel_order", "do_pad", "do_thumbnail", "do_align_long_axis", "do_crop_margin")
+# What is read, and what changes no pixel of a decoded picture. Another key that is neither null nor
+# false has an effect that would be left out.
+_READ = frozenset(
+    {
+        "image_processor_type",
+        "feature_extractor_type",
+        "do_resize",
+        "size",
+        "resample",
+        "do_center_crop",
+        "crop_size",
+        "crop_pct",
+        "do_rescale",
+        "rescale_factor",
+        "do_normalize",
+        "image_mean",
+        "image_std",
+    }
+)
+_WITHOUT_EFFECT = frozenset(
+    {
+        "processor_class",
+        "_processor_class",
+        "_valid_processor_keys",
+        "auto_map",
+        "transformers_version",
+        "do_convert_rgb",
+        "return_tensors",
+        "data_format",
+        "input_data_format",
+        "device",
+        "disable_grouping",
+        "default_to_square",
+    }
+)
+_OPEN_CLIP = frozenset(
+    {
+        "size",
+        "mode",
+        "mean",
+        "std",
+        "interpolation",
+        "resize_mode",
+        "fill_color",
+    }
+)
 # ConvNeXt's processor cuts below this side, and stretches from it on.
 _CONVNEXT_CUTS_BELOW = 384
 
@@ -51,8 +99,9 @@ def read_preprocessor(path: Path) -> Preparation:
     values = _json_object(path)
     if isinstance(values.get("preprocess_cfg"), dict):
         return _of_open_clip(values, shown)
-    if isinstance(values.get("pretrained_cfg"), dict) or {"input_size", "crop_pct"} <= values.keys():
-        return preparation_of_timm(values.get("pretrained_cfg", values), shown)
+    record = values.get("pretrained_cfg", values)
+    if isinstance(record, dict) and ("pretrained_cfg" in values or {"input_size", "crop_pct"} <= values.keys()):
+        return preparation_of_timm(record, shown)
     return _of_transformers(values, shown)
 
 
@@ -84,17 +133,17 @@ def preparation_of_timm(values: Mapping[str, Any], source: str = "timm's record"
     """
     fields = _Fields(values, source)
     given = values.get("input_size")
-    sizes = [given] if isinstance(given, int) else list(given or ())[-2:]
+    sizes: list[Any] = list(given[-2:]) if isinstance(given, list | tuple) else [given]
     side = fields.square(sizes, "input_size")
     ratio = fields.number("crop_pct", 0.875)
     if not 0.1 <= ratio <= 1:
         raise fields.refused("crop_pct", "0.1 to 1")
     mode = values.get("crop_mode") or "center"
     modes: dict[str, Mode] = {"center": "crop", "squash": "stretch", "border": "letterbox"}
-    if mode not in modes:
+    if not isinstance(mode, str) or mode not in modes:
         raise fields.refused("crop_mode", "center, squash or border")
     mean, std = fields.three("mean"), fields.three("std")
-    fill = cast(tuple[int, int, int], tuple(round(255 * value) for value in mean))
+    fill = cast(tuple[int, int, int], tuple(min(255, max(0, round(255 * value))) for value in mean))
     return Preparation(
         normalisation=normalisation_of(mean, std),
         size=side,
@@ -108,16 +157,19 @@ def preparation_of_timm(values: Mapping[str, Any], source: str = "timm's record"
 
 def _of_open_clip(values: Mapping[str, Any], source: str) -> Preparation:
     stated = _Fields(values["preprocess_cfg"], source)
-    tower = (values.get("model_cfg") or {}).get("vision_cfg") or {}
+    stated.check_keys(_OPEN_CLIP)
+    model = values.get("model_cfg")
+    tower = model.get("vision_cfg") if isinstance(model, dict) else None
     given = stated.values.get("size") or (tower.get("image_size") if isinstance(tower, dict) else None)
-    side = stated.square([given] if isinstance(given, int) else list(given or ()), "size")
+    side = stated.square(given if isinstance(given, list) else [given], "size")
     modes: dict[str, Mode] = {"shortest": "crop", "squash": "stretch", "longest": "letterbox"}
     mode = stated.values.get("resize_mode") or "shortest"
-    if mode not in modes:
+    if not isinstance(mode, str) or mode not in modes:
         raise stated.refused("resize_mode", "shortest, squash or longest")
     fill = stated.values.get("fill_color") or 0
     colour = [fill] * 3 if isinstance(fill, int) else fill
-    if not isinstance(colour, list) or len(colour) != 3 or not all(c in range(256) for c in colour):
+    levels = isinstance(colour, list) and all(isinstance(one, int) and 0 <= one <= 255 for one in colour)
+    if not levels or len(colour) != 3:
         raise stated.refused("fill_color", "a number from 0 to 255, or three")
     return Preparation(
         normalisation=normalisation_of(stated.three("mean"), stated.three("std")),
@@ -140,11 +192,12 @@ def _of_transformers(values: Mapping[str, Any], source: str) -> Preparation:
     for step in _UNKNOWN_STEPS:
         if values.get(step):
             raise fields.refused(step, "false; this step is not known here")
+    fields.check_keys(_READ | _WITHOUT_EFFECT)
     if not fields.flag("do_resize", True):
         raise fields.refused("do_resize", "true; pictures have any size")
     size, mode, resize = _geometry(fields, kind)
     resample = values.get("resample", _RESAMPLE_OF.get(kind))
-    if resample not in _RESAMPLE or isinstance(resample, bool):
+    if not isinstance(resample, int) or isinstance(resample, bool) or resample not in _RESAMPLE:
         raise fields.refused("resample", "1, 2 or 3 (lanczos, bilinear, bicubic)")
     return Preparation(
         normalisation=_transformers_normalisation(fields),
@@ -170,7 +223,10 @@ def _geometry(fields: _Fields, kind: str) -> tuple[int, Mode, int]:
     if kind == "ConvNext":
         if resize >= _CONVNEXT_CUTS_BELOW:
             return resize, "stretch", resize
-        return resize, "crop", int(resize / fields.number("crop_pct", 224 / 256))
+        ratio = fields.number("crop_pct", 224 / 256)
+        if not 0.125 <= ratio <= 1:
+            raise fields.refused("crop_pct", "0.125 to 1")
+        return resize, "crop", int(resize / ratio)
     if not fields.flag("do_center_crop", kind in _CUTTING):
         if by_shorter:
             raise fields.refused(
@@ -186,7 +242,7 @@ def _geometry(fields: _Fields, kind: str) -> tuple[int, Mode, int]:
 
 def _transformers_normalisation(fields: _Fields) -> Any:
     factor = fields.number("rescale_factor", 1 / 255) if fields.flag("do_rescale", True) else 1.0
-    if not factor > 0:
+    if not 1e-6 <= factor <= 1:
         raise fields.refused("rescale_factor", "a number above 0")
     if not fields.flag("do_normalize", True):
         return normalisation_of((0.0,) * 3, (1.0,) * 3, 1 / factor)
@@ -210,6 +266,16 @@ class _Fields:
             "--interpolation, --mean and --std instead."
         )
 
+    def check_keys(self, known: frozenset[str]) -> None:
+        """Refuse a key of unknown effect."""
+        for key, value in self.values.items():
+            if key not in known and value not in (None, False, [], {}):
+                shown = printable(key[:_MAX_SHOWN])
+                raise ExportError(
+                    f"{self._source} has {shown!r}, whose effect is not known here; expected the keys of {NAME}. State "
+                    "the preparation with --size, --crop, --interpolation, --mean and --std instead."
+                )
+
     def flag(self, key: str, default: bool) -> bool:
         """Return a truth value; null counts as the default."""
         value = self.values.get(key)
@@ -224,16 +290,16 @@ class _Fields:
         value = self.values.get(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.refused(key, "a number")
-        return float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER:
+            return float(value)
+        raise self.refused(key, "a number")
 
     def three(self, key: str) -> tuple[float, float, float]:
         """Return three finite numbers; a single one stands for all channels."""
         value = self.values.get(key)
-        numbers = value if isinstance(value, list | tuple) else [value] * 3
+        numbers: list[Any] = list(value) if isinstance(value, list | tuple) else [value] * 3
         fine = len(numbers) == 3 and all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
-        if not fine or not all(math.isfinite(one) for one in numbers):
+        if not fine or not all(abs(one) < _MAX_NUMBER for one in numbers):
             raise self.refused(key, "three numbers")
         red, green, blue = (float(one) for one in numbers)
         return red, green, blue
@@ -249,7 +315,7 @@ class _Fields:
 
     def filter(self, value: Any, key: str) -> Filter:
         """Return a filter by its name."""
-        if value not in _FILTERS:
+        if not isinstance(value, str) or value not in _FILTERS:
             raise self.refused(key, "bilinear, bicubic or lanczos")
         return cast(Filter, value)
 

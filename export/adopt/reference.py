@@ -18,7 +18,7 @@ from ...runtime.model.metadata import ModelInfo
 from ...runtime.pipeline import embed_stream
 from ...runtime.text import display_path
 from .adoption import Adopted
-from .graph import inputs_of, part_of
+from .graph import inputs_of, part_of, to_bytes
 from .original import Original
 from .session import BareSession
 
@@ -102,14 +102,14 @@ class OriginalReference:
         return (pictures.astype(np.float64) / 255 - mean) / deviation
 
     def _pooled(self, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        pooling = self._adopted.pooling
+        pooling, pooled = self._adopted.pooling, output
         if pooling.kind == "cls":
-            return output[:, 0]
-        if pooling.kind == "mean":
-            return output[:, pooling.skipped :].mean(axis=1)
-        if pooling.kind == "map":
-            return output.mean(axis=(2, 3))
-        return output.reshape(len(output), -1)
+            pooled = output[:, 0]
+        elif pooling.kind == "mean":
+            pooled = output[:, pooling.skipped :].mean(axis=1)
+        elif pooling.kind == "map":
+            pooled = output.mean(axis=(2, 3))
+        return pooled.reshape(len(pooled), -1)
 
 
 def _opened(original: Original, output: str, threads: int | None) -> tuple[BareSession, bool]:
@@ -118,10 +118,10 @@ def _opened(original: Original, output: str, threads: int | None) -> tuple[BareS
     try:
         if len(inputs_of(model.graph)) == 1:
             try:
-                return BareSession(model.SerializeToString(), file=original.path, threads=threads), True
+                return BareSession(to_bytes(model), file=original.path, threads=threads), True
             except ModelFileError:  # of a part that the output does not need
                 pass
         chosen = [value for value in model.graph.output if value.name == output]
-        return BareSession(part_of(model, chosen).SerializeToString(), threads=threads), False
+        return BareSession(to_bytes(part_of(model, chosen)), threads=threads), False
     except ModelFileError as error:
         raise ExportError(f"{display_path(original.path)} cannot be run: {error}.") from None

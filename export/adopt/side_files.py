@@ -102,7 +102,8 @@ def _bytes_of(tensor: onnx.TensorProto) -> int:
     bits = BITS.get(tensor.data_type)
     if bits is None or len(tensor.dims) > _MAX_DIMENSIONS or min(tensor.dims, default=0) < 0:
         raise ModelFileError(f"it has weights of a type or shape that networks do not have ({tensor.data_type})")
-    return (math.prod(tensor.dims) * bits + 7) // 8
+    count: int = math.prod(tensor.dims)
+    return (count * bits + 7) // 8
 
 
 def _whole(text: str) -> int:

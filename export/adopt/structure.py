@@ -33,10 +33,13 @@ _MAX_CALLS_DEEP = 32
 # plans for several devices are refused.
 _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 8: "flat", 14: "flat", 20: "refused", 25: "function", 26: "refused"},
-    "graph": {1: "node", 5: "tensor", 11: "value", 12: "value", 13: "value", 14: "annotation", 15: "sparse", 16: "flat"},
+    "graph": {
+        1: "node", 5: "tensor", 11: "value", 12: "value", 13: "value", 14: "annotation", 15: "sparse", 16: "flat",
+    },
     "node": {5: "attribute", 9: "flat", 10: "refused"},
     "attribute": {
-        5: "tensor", 6: "graph", 8: "numbers", 10: "tensor", 11: "graph", 14: "type", 15: "type", 22: "sparse", 23: "sparse",
+        5: "tensor", 6: "graph", 8: "numbers", 10: "tensor", 11: "graph", 14: "type", 15: "type",
+        22: "sparse", 23: "sparse",
     },
     "function": {7: "node", 9: "flat", 11: "attribute", 12: "value", 14: "flat"},
     "tensor": {1: "numbers", 3: "flat", 5: "numbers", 7: "numbers", 11: "numbers", 13: "flat", 16: "flat"},
