@@ -105,7 +105,7 @@ NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], int]] = {
         lambda: timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=2, num_heads=3),
         32,
     ),
-    "timm siglip": (lambda: timm.create_model("vit_small_patch16_siglip_gap_224", img_size=32, depth=2), 32),
+    "timm siglip": (lambda: timm.create_model("vit_base_patch16_siglip_gap_224", img_size=32, depth=2), 32),
     "open_clip": (open_clip_vision, 32),
 }
 
@@ -224,7 +224,6 @@ def assert_same(adopted: Adopted, path: Path, expected: Array, tolerance: float 
 ORDINARY = [
     ("vit", "script", 14, None, 0, "cls", 0),
     ("vit", "script", 17, 1, 0, "mean", 1),
-    ("vit", "dynamo", 20, None, 1, None, 0),
     ("clip", "script", 17, None, 0, None, 0),
     ("registers", "dynamo", 18, None, 0, "mean", 5),
     ("siglip", "script", 17, 1, 1, None, 0),
@@ -237,6 +236,7 @@ ORDINARY = [
     ("dinov2", "dynamo", NEWEST, None, 0, "mean", 1),
 ]
 THOROUGH = [
+    ("vit", "dynamo", 20, None, 1, None, 0),
     ("vit", "dynamo", NEWEST, 1, 0, "cls", 0),
     ("clip", "dynamo", NEWEST, None, 0, None, 0),
     ("clip", "script", 17, 1, 0, None, 0),
@@ -248,7 +248,6 @@ THOROUGH = [
     ("convnext", "dynamo", NEWEST, None, 1, None, 0),
     ("resnet", "dynamo", 18, 1, 0, None, 0),
     ("efficientnet", "script", 11, None, 0, None, 0),
-    ("efficientnet", "dynamo", NEWEST, None, 0, None, 0),
     ("swin", "script", 11, None, 0, None, 0),
     ("swin", "script", 17, 1, 0, None, 0),
     ("swin", "dynamo", 18, None, 0, None, 0),
@@ -1023,19 +1022,18 @@ def test_no_torch_is_needed(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_a_file_of_1_gb(tmp_path: Path) -> None:
-    """Two matrices of 8192 x 16384 in a side file that no tensor but the second part of is read twice."""
+    """A matrix of 16384 x 16384 between two narrow ones, in a side file."""
     graph, wide = Graph(), 16384
     model = graph.model()
     rng = np.random.default_rng(0)
-    model.graph.initializer.extend(tensor(np.array([-1, 6], np.int64), "s") for _ in ())
     sizes = {"up": (6, wide), "middle": (wide, wide), "down": (wide, 6)}
     with (tmp_path / "weights").open("wb") as file:
         for name, shape in sizes.items():
             proto = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
             begins = file.tell()
-            for _ in range(shape[0]):
-                row = rng.standard_normal(shape[1], np.float32) / np.float32(np.sqrt(shape[0]))
-                file.write(row.tobytes())
+            row = rng.standard_normal(shape[1], np.float32) / np.float32(np.sqrt(shape[0]))
+            for turn in range(shape[0]):
+                file.write(np.roll(row, 7 * turn).tobytes())
             for key, text in (
                 ("location", "weights"),
                 ("offset", str(begins)),

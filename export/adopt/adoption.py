@@ -9,6 +9,7 @@ was tried; the tests write files of the same layouts.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -259,18 +260,19 @@ def _freed(
     for size, number in zip(value.type.tensor_type.shape.dim, sizes, strict=True):
         size.dim_value = number
     shapes = shapes_of(part, given, sizes, threads)
-    for first in (True, False):
+    fault: _BatchError | None = None
+    for computed, first in itertools.product((False, True), (True, False)):
         tried = onnx.ModelProto()
         tried.CopyFrom(part)
         try:
-            free_batch(tried, given, shapes, first=first)
+            free_batch(tried, given, shapes, first=first, computed=computed)
             return assembled(tried)
         except (IndexError, ValueError) as error:  # axes that a hostile graph states
             raise ExportError(f"The graph takes one picture at a time, and cannot be changed. {_REMEDY}") from error
-        except _BatchError:
-            if not first:
-                raise
-    raise AssertionError("unreachable")
+        except _BatchError as error:
+            fault = fault or error
+    assert fault is not None
+    raise fault
 
 
 def _pictures(side: int) -> Picture:

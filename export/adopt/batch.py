@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .graph import names_in
+from .graph import drop_unused_weights, names_in, upstream
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +33,12 @@ _Sizes = tuple[int, ...]
 
 
 def free_batch(
-    model: onnx.ModelProto, pictures: str, sizes: Mapping[str, tuple[int, ...]], *, first: bool = True
+    model: onnx.ModelProto,
+    pictures: str,
+    sizes: Mapping[str, tuple[int, ...]],
+    *,
+    first: bool = True,
+    computed: bool = False,
 ) -> None:
     """Change a graph for one picture so that it takes any number; it may fail, so the result must be checked.
 
@@ -43,9 +48,10 @@ def free_batch(
         sizes: the shapes of its tensors for one picture; see :func:`~.shapes.shapes_of`.
         first: which of several axes of size 1 counts the pictures where a reshape leaves that open:
             the first one, or the last.
+        computed: replace shapes that the graph computes, too; usually they contain the number.
 
     """
-    follower = _Follower(model, pictures, sizes, first)
+    follower = _Follower(model, pictures, sizes, first, computed)
     nodes = [change for node in model.graph.node for change in follower.changed(node)]
     del model.graph.node[:]
     model.graph.node.extend([*follower.count_nodes, *nodes])
@@ -55,15 +61,21 @@ def free_batch(
             value.type.tensor_type.shape.dim[0].dim_param = "n"
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
+    needed, _ = upstream(model.graph, [value.name for value in model.graph.output])
+    del model.graph.node[:]
+    model.graph.node.extend(needed)
+    drop_unused_weights(model)
 
 
 class _Follower:
     """Follows the axis of the pictures through a graph, whose sizes for one picture are known."""
 
-    def __init__(self, model: onnx.ModelProto, pictures: str, sizes: Mapping[str, _Sizes], first: bool) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, pictures: str, sizes: Mapping[str, _Sizes], first: bool, computed: bool
+    ) -> None:
         from onnx import numpy_helper
 
-        self._sizes, self._first = sizes, first
+        self._sizes, self._first, self._computed = sizes, first, computed
         self._weights = {
             tensor.name: numpy_helper.to_array(tensor)
             for tensor in model.graph.initializer
@@ -104,9 +116,8 @@ class _Follower:
 
     def _reshape(self, node: onnx.NodeProto) -> None:
         """Put -1 where the number of pictures is, and numbers elsewhere."""
-        wanted, sizes = self._weights.get(node.input[1]), self._sizes.get(node.output[0])
-        axis = self._axis_after(node, node.input[0])
-        if wanted is None or sizes is None or axis is None or len(wanted) != len(sizes):
+        sizes, axis = self._sizes.get(node.output[0]), self._axis_after(node, node.input[0])
+        if sizes is None or axis is None or not (self._computed or node.input[1] in self._fixed):
             return
         shape = np.array(sizes, np.int64)
         shape[axis] = -1
