@@ -18,7 +18,6 @@ from .normalisation import IMAGENET, Normalisation
 
 __all__ = [
     "BACKBONES",
-    "POOLS",
     "TIMM_PREFIX",
     "Preparation",
     "check_name",
@@ -44,9 +43,6 @@ _TIMM_ALIASES = {name: f"tf_{name}" for name in LITE_BACKBONES}
 
 BACKBONES = (*_CLASSIFIERS, *_TIMM_ALIASES)
 
-# How a backbone makes one vector of a picture's patches: as its library does, by the class token,
-# or by their mean.
-POOLS = ("auto", "cls", "mean")
 _TIMM_POOLS = {"cls": "token", "mean": "avg"}
 # The filters that a picture rule has; timm's records name others for a handful of networks.
 _FILTERS = ("bilinear", "bicubic", "lanczos")
@@ -71,7 +67,7 @@ def create_backbone(name: str, image_size: int, pool: str = "auto") -> nn.Module
     Args:
         name: one of :data:`BACKBONES`, or ``timm:NAME``.
         image_size: side of the square input in pixels; used only by networks of fixed input size.
-        pool: one of :data:`POOLS`.
+        pool: one of :data:`.pooling.POOLS`.
 
     Returns:
         A module from float32 ``[n, 3, S, S]`` to float32 ``[n, F]``. Its state has the keys of its

@@ -14,10 +14,11 @@ from torch.nn import functional
 
 from ..runtime.errors import ModelFileError, TrainingError
 from ..runtime.text import printable
-from .backbones import POOLS, create_backbone, feature_dim
+from .backbones import create_backbone, feature_dim
 from .channel_pruning import narrow_last
 from .multiscale import FINE, LowResolutionPaths, subsampled_side
 from .normalisation import Normalisation
+from .pooling import POOLS
 from .stages import Stages, stages_of
 
 __all__ = ["EmbeddingHead", "EmbeddingNet", "NetworkConfig", "build_network"]
@@ -95,7 +96,7 @@ class NetworkConfig:
     ``last_channels``: channels left in the backbone's last convolution; 0: all. ``embedding_dim``:
     of the head. ``keep_start``: W, weight of the features beside the head, 0 to below 1; 0: the head
     alone. ``start_dim``: D, numbers that the features are whitened to, at most F; 0: not whitened.
-    ``pool``: one of :data:`~.backbones.POOLS`.
+    ``pool``: one of :data:`~.pooling.POOLS`.
     """
 
     backbone: str

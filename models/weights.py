@@ -213,7 +213,7 @@ def load_into(network: nn.Module, backbone: str, weights: Weights) -> None:
     own = network.state_dict()
     converted = _converted(network, backbone, weights.state)
     state = {
-        key: value
+        key: _pointwise(value, own[key]) if key in own else value
         for key, value in converted.items()
         if key in own or not (key.startswith(prefixes) or _is_unused(network, key, value))
     }
@@ -260,6 +260,13 @@ def _timm_filter(name: str) -> Callable[[State, nn.Module], State] | None:
     if convert is not None and module.__name__.endswith(".deit"):
         return functools.partial(convert, adapt_layer_scale=True)
     return cast(Callable[[State, nn.Module], State] | None, convert)
+
+
+def _pointwise(value: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Return a linear layer's matrix for a 1 x 1 convolution, which timm has in some networks."""
+    if value.ndim == 2 and own.shape == (*value.shape, 1, 1):
+        return value[:, :, None, None]
+    return value
 
 
 def _is_unused(network: nn.Module, key: str, value: torch.Tensor) -> bool:
