@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +39,7 @@ from .pictures.faults import (
     unsupported,
 )
 from .pictures.readers import MAX_BYTES_HELD, bytes_held, open_image
+from .pictures.rule import PictureRule
 from .text import display_path
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
-    "RULE_VERSION",
     "ByteBudget",
     "Picture",
     "PictureRule",
@@ -64,10 +63,10 @@ __all__ = [
 
 Picture = npt.NDArray[np.uint8]
 PictureSource = Path | str | IO[bytes]
-# Shrinks a decoded picture; takes the extent of its content, width and height, maybe fractional.
-Shrink = Callable[[Image.Image, tuple[float, float]], Image.Image]
+# Shrinks a decoded picture and turns it upright; takes the extent of its content, width and height,
+# maybe fractional, and its orientation.
+Shrink = Callable[[Image.Image, tuple[float, float], int], Image.Image]
 
-RULE_VERSION = 1
 DEFAULT_MAX_PIXELS = 100_000_000
 
 # Bytes in decoding, over all threads. Beyond this a picture waits; a larger one runs alone.
@@ -86,6 +85,9 @@ _MAX_PASSES = 30
 # Tiles and blocks at the edges are coded whole.
 _PADDING = 1.25
 
+# Reduced decoding of a JPEG keeps this many times the resized picture's pixels a side, at least.
+_DRAFT = 2
+
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -95,23 +97,6 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True)
-class PictureRule:
-    """How a picture becomes a square of ``size`` x ``size`` pixels; part of every model's metadata.
-
-    ``mode``: ``stretch`` takes the whole picture, ``crop`` the centred square.
-    """
-
-    size: int
-    mode: Literal["stretch", "crop"] = "stretch"
-    filter: Literal["bilinear"] = "bilinear"
-    version: int = RULE_VERSION
-
-    def resized(self, size: int) -> PictureRule:
-        """Return the rule at another size (augmentation starts from a larger square)."""
-        return PictureRule(size, self.mode, self.filter, self.version)
 
 
 def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
@@ -130,12 +115,9 @@ def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = 
             ``kind`` "unreadable" means that a disk, the network or memory failed just now.
 
     """
-
-    def shrink(image: Image.Image, extent: tuple[float, float]) -> Image.Image:
-        box = _box(rule.mode, *extent)
-        return image.resize((rule.size, rule.size), Image.Resampling.BILINEAR, box=box)
-
-    return _load(source, rule.size, shrink, max_pixels)
+    if rule.version == 1:
+        return _load(source, 2 * rule.size, _square(rule), max_pixels)
+    return _load(source, _DRAFT * (rule.resize or rule.size), _window(rule), max_pixels)
 
 
 def load_thumbnail(source: PictureSource, limit: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
@@ -154,16 +136,19 @@ def load_thumbnail(source: PictureSource, limit: int, *, max_pixels: int = DEFAU
 
     """
 
-    def shrink(image: Image.Image, extent: tuple[float, float]) -> Image.Image:
+    def shrink(image: Image.Image, extent: tuple[float, float], orientation: int) -> Image.Image:
         scale = min(1.0, limit / max(extent))
         size = max(1, round(extent[0] * scale)), max(1, round(extent[1] * scale))
-        return image.resize(size, Image.Resampling.BILINEAR, box=(0.0, 0.0, *extent))
+        return _upright(image.resize(size, Image.Resampling.BILINEAR, box=(0.0, 0.0, *extent)), orientation)
 
-    return _load(source, limit, shrink, max_pixels)
+    return _load(source, 2 * limit, shrink, max_pixels)
 
 
 def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int) -> Picture:
-    """Open, check, decode and shrink a picture; the result needs ``needed`` pixels a side."""
+    """Open, check, decode and shrink a picture.
+
+    A JPEG may be decoded smaller, with at least ``needed`` pixels a side.
+    """
     name = name_of(source)
     with opened_picture(source, name) as image, naming(name, image.format):
         full = image.size
@@ -310,7 +295,7 @@ def _coded_pixels(image: Image.Image) -> int:
 def _drafted(image: Image.Image, needed: int) -> tuple[float, float]:
     """Request a reduced JPEG; return its content's width and height in pixels, maybe fractional."""
     if image.format == "JPEG":
-        drafted = image.draft(None, (2 * needed, 2 * needed))
+        drafted = image.draft(None, (needed, needed))
         if drafted is not None:
             # Pillow rounds a reduced JPEG up to whole pixels; its content has a fractional extent.
             return drafted[1][2], drafted[1][3]
@@ -331,11 +316,39 @@ def _decoding_bytes(image: Image.Image) -> int:
 
 
 def _decode(image: Image.Image, shrink: Shrink, extent: tuple[float, float]) -> Picture:
-    small = shrink(_eight_bit(image), extent)
-    orientation = _orientation(image)
-    if orientation in _ORIENTATIONS:
-        small = small.transpose(_ORIENTATIONS[orientation])
+    small = shrink(_eight_bit(image), extent, _orientation(image))
     return np.asarray(small if small.mode == "RGB" else small.convert("RGB"))
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _ORIENTATIONS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _square(rule: PictureRule) -> Shrink:
+    """Return what rule 1 does: one resize of the whole picture, or of its largest square."""
+
+    def shrink(image: Image.Image, extent: tuple[float, float], orientation: int) -> Image.Image:
+        box = _box(rule.mode, *extent)
+        return _upright(image.resize((rule.size, rule.size), rule.resampling, box=box), orientation)
+
+    return shrink
+
+
+def _window(rule: PictureRule) -> Shrink:
+    """Return what rule 2 does: a resize to a grid of whole pixels, and its centred square."""
+
+    def shrink(image: Image.Image, extent: tuple[float, float], orientation: int) -> Image.Image:
+        place = rule.placement(extent, orientation)
+        resized = image.resize(place.size, rule.resampling, box=place.box)
+        upright = _upright(resized, orientation)
+        if upright.size == (rule.size, rule.size):
+            return upright
+        square = Image.new("RGB", (rule.size, rule.size), rule.fill)
+        square.paste(upright, place.corner)
+        return square
+
+    return shrink
 
 
 def _box(mode: str, width: float, height: float) -> tuple[float, float, float, float]:

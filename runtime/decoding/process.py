@@ -200,7 +200,7 @@ class DecodingProcess:
         request = {
             "name": job.name,
             "size": job.size,
-            "rule": None if rule is None else [rule.mode, rule.filter, rule.version],
+            "rule": None if rule is None else rule.values(),
             "max_pixels": job.max_pixels,
             "memory": job.memory,
             "grows": job.grows,

@@ -243,8 +243,7 @@ class Worker:
 def _decoded(request: dict[str, Any], file: IO[bytes]) -> Picture:
     if request["rule"] is None:
         return load_thumbnail(file, request["size"], max_pixels=request["max_pixels"])
-    rule = PictureRule(request["size"], *request["rule"])
-    return load_picture(file, rule, max_pixels=request["max_pixels"])
+    return load_picture(file, PictureRule.from_values(request["rule"]), max_pixels=request["max_pixels"])
 
 
 def _opened(request: dict[str, Any], descriptor: int) -> IO[bytes]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from ..errors import ModelFileError
-from ..images import RULE_VERSION, PictureRule
+from ..pictures.rule import FILTERS, MAX_RESIZE, MODES, RULE_VERSIONS, PictureRule
 from ..text import printable
 from .records import MAX_METADATA, METADATA_KEY
 from .unrelated_distance import unrelated_distance_of
@@ -52,7 +52,7 @@ class ModelInfo:
 
     def to_json(self) -> str:
         """Return the JSON text for the file."""
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        return json.dumps({**asdict(self), "picture": self.picture.values()}, ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelInfo:
@@ -162,13 +162,32 @@ def _license(values: Mapping[str, Any]) -> str:
 
 def _picture_rule(values: dict[str, Any]) -> PictureRule:
     version = _field(values, "version", int)
-    if version != RULE_VERSION:
+    if version not in RULE_VERSIONS:
         raise ModelFileError(
-            f"picture rule {_shown(version)}; this version knows {RULE_VERSION}. Use the deep-ranking it needs"
+            f"picture rule {_shown(version)}; this version knows {' and '.join(map(str, RULE_VERSIONS))}. "
+            "Use the deep-ranking it needs"
         )
+    size = _bounded(values, "size", _MAX_SIDE)
     return PictureRule(
-        size=_bounded(values, "size", _MAX_SIDE),
-        mode=_one_of(values, "mode", ("stretch", "crop")),
-        filter=_one_of(values, "filter", ("bilinear",)),
+        size=size,
+        mode=_one_of(values, "mode", MODES[version]),
+        filter=_one_of(values, "filter", FILTERS[version]),
         version=version,
+        resize=_resize(values, size) if version > 1 else 0,
+        fill=_fill(values) if version > 1 else (0, 0, 0),
     )
+
+
+def _resize(values: Mapping[str, Any], size: int) -> int:
+    value = cast(int, _field(values, "resize", int))
+    largest = min(MAX_RESIZE * size, _MAX_SIDE)
+    if value != 0 and not size <= value <= largest:
+        raise ModelFileError(f"metadata with 'resize' = {_shown(value)}; expected 0, or {size} to {largest}")
+    return value
+
+
+def _fill(values: Mapping[str, Any]) -> tuple[int, int, int]:
+    levels = cast(list[Any], _field(values, "fill", list))
+    if len(levels) != 3 or not all(type(level) is int and 0 <= level <= 255 for level in levels):
+        raise ModelFileError("metadata with a 'fill' that is not three whole numbers of 0 to 255")
+    return levels[0], levels[1], levels[2]

@@ -262,7 +262,7 @@ class FeatureCache:
         description = {
             "format": _FORMAT,
             "weights": self.weights,
-            "rule": dataclasses.asdict(self.rule),
+            "rule": self.rule.values(),
             "content": hashlib.sha256(b"".join(contents)).hexdigest(),
             "view": dataclasses.asdict(view) if view.number else None,
         }
