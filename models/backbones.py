@@ -130,7 +130,7 @@ def _create_timm(name: str, image_size: int) -> nn.Module:
             f"timm's {printable(name)!r} cannot be made for {image_size} px ({first_line(error)})",
             "try another --image-size",
         ) from error
-    return cast(nn.Module, network)
+    return network
 
 
 def _check_patches(network: nn.Module, name: str, image_size: int) -> None:

@@ -241,7 +241,7 @@ def _converted(network: nn.Module, backbone: str, state: State) -> State:
     # timm prints and logs what it converts.
     with contextlib.suppress(*_MISFITS), contextlib.redirect_stdout(io.StringIO()):
         state = to_timm(state) if in_transformers_naming(state) else dict(state)
-        return cast(State, convert(dict(state), network)) if convert is not None else state
+        return convert(dict(state), network) if convert is not None else state
     return state
 
 

@@ -190,6 +190,8 @@ def weights_digest(network: EmbeddingNet) -> str:
     digest = hashlib.sha256()
     config = network.config
     digest.update(repr((config.backbone, config.image_size, config.mean, config.deviation)).encode())
+    if config.pool != "auto":
+        digest.update(f"pooled by {config.pool}".encode())
     if config.multiscale:
         digest.update(b"with the sub-sampled picture")
     for module in network.front_modules():

@@ -448,11 +448,9 @@ def _of_the_backbone(config: TrainConfig) -> Iterator[Contradiction]:
         "--freeze-last needs a backbone that is trained; add --no-freeze-backbone, or leave it out",
     )
 
-
     yield (
         config.layer_decay < 1 and config.freeze_backbone and not config.unfreeze,
-        "--layer-decay lowers the rate of a trained backbone's first stages; add --unfreeze or --no-freeze-backbone, or "
-        "leave it out",
+        "--layer-decay is for a backbone that is trained; add --unfreeze or --no-freeze-backbone, or leave it out",
     )
 
 
