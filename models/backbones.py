@@ -163,6 +163,8 @@ def _set_pool(network: nn.Module, name: str, pool: str) -> None:
         raise BackboneError(
             f"--pool {pool}: timm's {printable(name)} has no such pooling ({first_line(error)})", "leave out --pool"
         ) from error
+    if hasattr(network, "pool_include_prefix"):  # the mean is that of the patches, without registers
+        cast(Any, network).pool_include_prefix = False
 
 
 def _no_class_token(name: str) -> BackboneError:

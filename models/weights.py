@@ -13,6 +13,7 @@ import io
 import os
 import pickle
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,8 +239,9 @@ def _converted(network: nn.Module, backbone: str, state: State) -> State:
     """
     name = timm_name(backbone)
     convert = None if name is None else _timm_filter(name)
-    # timm prints and logs what it converts.
-    with contextlib.suppress(*_MISFITS), contextlib.redirect_stdout(io.StringIO()):
+    # timm prints what it converts, and torch warns of timm's code.
+    with contextlib.suppress(*_MISFITS), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         state = to_timm(state) if in_transformers_naming(state) else dict(state)
         return convert(dict(state), network) if convert is not None else state
     return state
