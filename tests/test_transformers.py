@@ -546,9 +546,24 @@ FEW = ("--epochs", "2", "--steps-per-epoch", "2", "--classes-per-batch", "3", "-
 def _native(name: str) -> dict[str, torch.Tensor]:
     """Save weights of the library's own size as weights.safetensors, with a classifier."""
     network = disturbed(timm.create_model(name.removeprefix("timm:"), num_classes=5))
+    _settle_norms(network)
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
     save_file(state, "weights.safetensors")
     return state
+
+
+def _settle_norms(network: nn.Module) -> None:
+    """Give batch norms the statistics of their inputs; otherwise a deep network's outputs vanish."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    for norm in norms:
+        norm.momentum = None  # the average of all
+    network.train()
+    with torch.no_grad():
+        for _ in range(5):
+            network(torch.randn(4, 3, 128, 128))
+    network.eval()
 
 
 def _exported(run: str) -> dict:
