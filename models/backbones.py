@@ -21,6 +21,7 @@ __all__ = [
     "TIMM_PREFIX",
     "Preparation",
     "check_name",
+    "check_patches",
     "classifier_prefixes",
     "create_backbone",
     "default_normalisation",
@@ -82,7 +83,6 @@ def create_backbone(name: str, image_size: int, pool: str = "auto") -> nn.Module
     in_timm = timm_name(name)
     if in_timm is not None:
         network = _create_timm(in_timm, image_size)
-        _check_patches(network, name, image_size)
         _set_pool(network, name, pool)
         return network
     if pool == "cls":
@@ -111,6 +111,27 @@ def check_name(name: str) -> None:
         )
 
 
+def check_patches(backbone: nn.Module, name: str, image_size: int) -> None:
+    """Refuse a size that patches do not cover: timm would leave out the rest of the picture.
+
+    For new runs; some older ones have such sizes.
+
+    Raises:
+        BackboneError: names the next sizes.
+
+    """
+    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
+    side = max(patch) if isinstance(patch, tuple) else patch
+    if not isinstance(side, int) or image_size % side == 0:
+        return
+    below, above = image_size // side * side, -(-image_size // side) * side
+    sizes = f"{below} or {above}" if below else f"{above}"
+    raise BackboneError(
+        f"{printable(name)} cuts a picture into patches of {side} px, which do not divide {image_size} px",
+        f"expected --image-size {sizes}",
+    )
+
+
 def timm_name(name: str) -> str | None:
     """Return timm's name of the backbone, or None for a torchvision backbone."""
     if name.startswith(TIMM_PREFIX):
@@ -131,20 +152,6 @@ def _create_timm(name: str, image_size: int) -> nn.Module:
             "try another --image-size",
         ) from error
     return network
-
-
-def _check_patches(network: nn.Module, name: str, image_size: int) -> None:
-    """Refuse a size that patches do not cover: timm would leave out the rest of the picture."""
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    side = max(patch) if isinstance(patch, tuple) else patch
-    if not isinstance(side, int) or image_size % side == 0:
-        return
-    below, above = image_size // side * side, -(-image_size // side) * side
-    sizes = f"{below} or {above}" if below else f"{above}"
-    raise BackboneError(
-        f"{printable(name)} cuts a picture into patches of {side} px, which do not divide {image_size} px",
-        f"expected --image-size {sizes}",
-    )
 
 
 def _set_pool(network: nn.Module, name: str, pool: str) -> None:
@@ -214,14 +221,21 @@ def default_normalisation(name: str) -> Normalisation:
 
 
 def feature_dim(backbone: nn.Module, image_size: int) -> int:
-    """Return F, measured on one black picture, since a table of widths could be wrong."""
+    """Return F, measured on one black picture, since a table of widths could be wrong.
+
+    Raises:
+        TrainingError: the backbone takes no pictures of that size, or returns no vector.
+
+    """
     training = backbone.training
     backbone.eval()
     device = next(backbone.parameters()).device
     try:
         with torch.inference_mode():
             features = backbone(torch.zeros(1, 3, image_size, image_size, device=device))
-    except AssertionError as error:
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if "memory" in str(error):
+            raise
         raise TrainingError(
             f"The backbone takes no pictures of {image_size} px ({first_line(error)}); try another --image-size."
         ) from error

@@ -42,6 +42,8 @@ State = dict[str, torch.Tensor]
 _SHOWN_KEYS = 5
 # Keys under which other trainers store the network's state in a larger checkpoint.
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
+# What timm's converters raise for the weights of another network.
+_MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # Prefix of the backbone's keys in our checkpoints.
 _BACKBONE = "backbone."
 
@@ -245,10 +247,6 @@ def _converted(network: nn.Module, backbone: str, state: State) -> State:
         state = to_timm(state) if in_transformers_naming(state) else dict(state)
         return convert(dict(state), network) if convert is not None else state
     return state
-
-
-# What timm's converters raise for a state of another network.
-_MISFITS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def _timm_filter(name: str) -> Callable[[State, nn.Module], State] | None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from test_train_run import TINY, Listener, rows_of, same_tensors, surroundings
 from torch import nn
 
-from deeprank.models.backbones import create_backbone, feature_dim
+from deeprank.models.backbones import check_patches, create_backbone, feature_dim
 from deeprank.models.network import EmbeddingNet, NetworkConfig, build_network
 from deeprank.models.normalisation import HALF
 from deeprank.models.stages import stages_of
@@ -106,12 +106,20 @@ def a_network(name: str, size: int, **changes) -> EmbeddingNet:
         ("timm:test_vit", 100, "patches of 16 px", "--image-size 96 or 112"),
         ("timm:vit_small_patch14_dinov2", 256, "patches of 14 px", "--image-size 252 or 266"),
         ("timm:swin_tiny_patch4_window7_224", 98, "patches of 4 px", "--image-size 96 or 100"),
-        ("timm:vit_base_patch32_clip_224", 16, "patches of 32 px", "--image-size 32."),
     ],
 )
 def test_sizes_between_two_rows_of_patches_are_refused(name: str, size: int, found: str, expected: str):
+    backbone = create_backbone(name, size)
     with pytest.raises(TrainingError, match=f"{found}, which do not divide {size} px; expected {re.escape(expected)}"):
-        create_backbone(name, size)
+        check_patches(backbone, name, size)
+
+
+def test_a_new_run_refuses_such_a_size(digits: Path):
+    failed = run_command(
+        "deeprank-train", digits, "--backbone", "timm:test_vit", "--weights", "none", "--image-size", 100, status=1
+    )
+    assert "error: timm:test_vit cuts a picture into patches of 16 px, which do not divide 100 px" in failed.stderr
+    assert not Path("runs").exists()
 
 
 def test_sizes_that_a_network_finds_out_itself_are_refused():

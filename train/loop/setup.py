@@ -156,7 +156,7 @@ def _check_low_size(network: EmbeddingNet, config: TrainConfig) -> None:
     """Refuse other sizes for a network that is made for one."""
     try:
         feature_dim(network.backbone, config.low_image_size)
-    except (TrainingError, RuntimeError, ValueError):
+    except TrainingError:
         raise TrainingError(
             f"--low-image-size {config.low_image_size}: {printable(config.backbone)} is made for pictures of "
             f"{config.image_size} px alone; leave out --low-image-size and --low-epochs."
