@@ -43,6 +43,7 @@ from torch.nn import functional
 from deeprank.export import export_onnx
 from deeprank.export.api import foreign_network
 from deeprank.export.formats.formats import Form
+from deeprank.export.formats.torch_network import TorchNetwork
 from deeprank.export.formats.writer import Writer
 from deeprank.export.package import CALIBRATION_PICTURES, Checks, Package
 from deeprank.export.sample import load_sample
@@ -178,7 +179,12 @@ def written(name: str, precision: str, folder: Path, photos: str) -> Path:
         network = Network(candidate).eval()
         whole, info = foreign_network(network, example_of(network)[0], candidate.info(), *example_of(network)[1:])
         rule = candidate.info().picture
-        writer = Writer(whole, info, lambda: load_sample(open_dataset(photos).train, CALIBRATION_PICTURES, rule), None)
+        writer = Writer(
+            TorchNetwork(whole, rule),
+            info,
+            lambda: load_sample(open_dataset(photos).train, CALIBRATION_PICTURES, rule),
+            None,
+        )
         writer.write(Form("onnx", precision), path)  # type: ignore[arg-type]
     return path
 

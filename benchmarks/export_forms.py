@@ -20,8 +20,9 @@ import torch
 from common import machine
 
 from deeprank.export.formats.formats import FORMS
+from deeprank.export.formats.torch_network import TorchNetwork
 from deeprank.export.formats.writer import Writer, Written
-from deeprank.export.package import CALIBRATION_PICTURES, REFERENCE, measure
+from deeprank.export.package import CALIBRATION_PICTURES, measure
 from deeprank.export.parity import GALLERY_SAMPLE, QUERY_SAMPLE, check_parity, embed_reference
 from deeprank.export.sample import balanced_sample, load_sample
 from deeprank.models.allocator import keep_freed_memory
@@ -91,7 +92,7 @@ def speeds(network: EmbeddingNet, info: ModelInfo, written: list[Written]) -> li
     """Return how fast PyTorch and each form are, a row each."""
     reference = NetworkReference(network, info, torch.device("cpu"))
     found = measure(reference, {one.form.name: one.exported for one in written}, None)
-    first, plain = found[REFERENCE].pictures_per_second, found[FORMS[0].name].pictures_per_second
+    first, plain = found[reference.engine].pictures_per_second, found[FORMS[0].name].pictures_per_second
     return [
         (
             f"{speed.latency_ms:.1f}",
@@ -105,7 +106,9 @@ def speeds(network: EmbeddingNet, info: ModelInfo, written: list[Written]) -> li
 
 def rows(network: EmbeddingNet, info: ModelInfo, data: DataSet, speed_only: bool) -> Iterator[tuple[str, ...]]:
     """Write every form of a network, time it and, unless ``speed_only``, check it."""
-    writer = Writer(network, info, lambda: load_sample(data.train, CALIBRATION_PICTURES, info.picture))
+    writer = Writer(
+        TorchNetwork(network, info.picture), info, lambda: load_sample(data.train, CALIBRATION_PICTURES, info.picture)
+    )
     with tempfile.TemporaryDirectory() as folder:
         written = [writer.write(form, Path(folder) / form.file_name) for form in FORMS]
         for one in written:
@@ -113,7 +116,7 @@ def rows(network: EmbeddingNet, info: ModelInfo, data: DataSet, speed_only: bool
                 print(f"{info.name}: {one.quantisation}", flush=True)
         timed = speeds(network, info, written)
         ranked = [()] * len(timed) if speed_only else ranking(network, info, data, written)
-        names = [REFERENCE, *(one.form.name for one in written)]
+        names = [NetworkReference.engine, *(one.form.name for one in written)]
         sizes = ["", *(f"{one.path.stat().st_size / 1e6:.1f}" for one in written)]
         for name, size, speed, rank in zip(names, sizes, timed, ranked, strict=True):
             yield name, size, *speed, *rank

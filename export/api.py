@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..models.normalisation import IMAGENET
+from ..models.normalisation import Normalisation
 from ..runtime.datasets import DataSet, open_dataset
-from ..runtime.errors import ExportError, ModelFileError
+from ..runtime.errors import ExportError
 from ..runtime.modelfile import ModelInfo
 from .external_module import (
     ModuleReference,
@@ -25,10 +24,12 @@ from .external_module import (
     preserved_modes,
 )
 from .formats.formats import FORMS, Form
+from .formats.torch_network import TorchNetwork
 from .formats.torchfile import example_pictures
+from .metadata import checked_info, refused_as_export
 from .package import Checks, Package, export_package
 
-__all__ = ["checked_info", "export_onnx", "foreign_network", "refused_as_export"]
+__all__ = ["export_onnx", "foreign_network"]
 
 
 def export_onnx(
@@ -78,7 +79,8 @@ def export_onnx(
         network, info = foreign_network(module, example_images, info, mean, deviation)
         dataset = data if isinstance(data, DataSet) else open_dataset(str(data))
         reference = ModuleReference(network, info)
-        return export_package(network, info, reference, dataset, Path(out), form=form, checks=checks)
+        source = TorchNetwork(network, info.picture)
+        return export_package(source, info, reference, dataset, Path(out), form=form, checks=checks)
 
 
 def foreign_network(
@@ -87,6 +89,7 @@ def foreign_network(
     info: ModelInfo,
     mean: Sequence[float] | None = None,
     deviation: Sequence[float] | None = None,
+    default: Normalisation | None = None,
 ) -> tuple[PictureNetwork, ModelInfo]:
     """Return a network of pictures, in evaluation mode, and ``info`` with a checked dimension.
 
@@ -96,6 +99,7 @@ def foreign_network(
         info: see :func:`export_onnx`; an ``embedding_dim`` of 0 is filled in.
         mean: see :func:`export_onnx`.
         deviation: see :func:`export_onnx`.
+        default: the normalisation where neither is given; None: that of a timm model, else ImageNet's.
 
     Raises:
         ExportError: see :mod:`~.external_module`, or the dimension differs from that of ``info``.
@@ -103,7 +107,7 @@ def foreign_network(
     """
     check_weights(module)
     module.eval()
-    normalisation = normalisation_of(module, mean, deviation, IMAGENET)
+    normalisation = normalisation_of(module, mean, deviation, default)
     if example_images is None:
         example_images = normalised(example_pictures(info.picture, count=2), normalisation)
     check_examples(example_images, info, normalisation)
@@ -114,28 +118,3 @@ def foreign_network(
             "the same."
         )
     return PictureNetwork(module, normalisation).eval(), checked_info(replace(info, embedding_dim=dim))
-
-
-def checked_info(info: ModelInfo) -> ModelInfo:
-    """Check that a reader of the file will accept its metadata, and return it.
-
-    Raises:
-        ExportError: it would not.
-
-    """
-    try:
-        ModelInfo.from_json(info.to_json())
-    except ModelFileError as error:
-        raise ExportError(f"A file with this info could not be opened: {error}.") from None
-    except (TypeError, ValueError) as error:
-        raise ExportError(f"This info cannot be written into a file ({error}); expected plain values.") from None
-    return info
-
-
-@contextmanager
-def refused_as_export() -> Iterator[None]:
-    """Convert the error of an unusable new file into an ExportError that blames the module."""
-    try:
-        yield
-    except ModelFileError as error:
-        raise ExportError(f"The exported file cannot be used and was not kept: {error}") from error

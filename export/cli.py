@@ -1,4 +1,4 @@
-"""``deeprank-export``: a training run, or any PyTorch module, to files that need no PyTorch."""
+"""``deeprank-export``: a run, a PyTorch module or an ONNX file, to files that need no PyTorch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..runtime.cli import (
 )
 from ..runtime.console import emit_json, next_step
 from ..runtime.data.summary import report_reading
-from ..runtime.errors import ExportError, MissingExtraError
+from ..runtime.errors import ExportError
 from ..runtime.text import display_path
 from .options import ALL, ExportOptions
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .package import Bundle, Package
 
 app = application(
-    "Turn a training run, or any PyTorch module, into a self-describing model file, checked on real pictures.",
+    "Turn a training run, a PyTorch module or an ONNX file into a self-describing model file, checked on pictures.",
     [
         "deeprank-export --format onnx",
         "deeprank-export runs/latest --out cats.onnx --data photos/",
@@ -34,16 +34,17 @@ app = application(
         "deeprank-export --format all --out forms/",
         "deeprank-export runs/latest --data sample.zip --sample-pictures",
         "deeprank-export --module mymodels:build --state weights.pth --data photos/",
+        "deeprank-export --from-onnx clip/onnx/vision_model.onnx --data photos/ --out clip.onnx",
     ],
     {
-        **dict.fromkeys(("-o", "--output"), "--out"),
+        "-o": "--out",
         **dict.fromkeys(("--half", "--fp16"), "it is --precision fp16 here"),
         **dict.fromkeys(("--int8", "--quantize", "--quantise"), "it is --precision int8 here"),
         **dict.fromkeys(("--dtype", "--float"), "--precision"),
-        **dict.fromkeys(("--input-size", "--img-size", "--imgsz", "--size"), "--image-size"),
+        **dict.fromkeys(("--input-size", "--img-size", "--imgsz"), "--image-size"),
         **dict.fromkeys(("--run", "--checkpoint", "--weights"), "give the run without an option"),
         **dict.fromkeys(("--dataset", "--calibration-data"), "--data"),
-        **dict.fromkeys(("--onnx", "--torchscript"), "it is --format here"),
+        **dict.fromkeys(("--onnx", "--torchscript"), "it is --format here; --from-onnx takes a file"),
     },
 )
 
@@ -56,15 +57,15 @@ def export_command(
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Turn a training run, or any PyTorch module, into a self-describing model file."""
+    """Turn a training run, a PyTorch module or an ONNX file into a self-describing model file."""
     options.check()
     keep_freed_memory()
-    try:
-        from .job import Job
-    except ImportError as error:
-        raise MissingExtraError("deeprank-export", "train") from error
+    from .job import Job
+
     with progress_in_stages() as start:
         job = Job(options, start)
+        for remark in job.remarks:
+            note(remark)
         report_reading(job.dataset, note)
         bundle = job.all_forms() if options.format == ALL else None
         packages = (job.one_form(),) if bundle is None else bundle.packages
@@ -98,8 +99,11 @@ def _show(package: Package, options: ExportOptions) -> None:
     for remark in remarks(package):
         note(remark)
     print(f"{display_path(package.model)} ({package.size / 1e6:.1f} MB)")
-    for path in (package.parity, package.reference, *([options.report] if options.report else [])):
-        print(display_path(path))
+    beside = package.float_input
+    floats = [] if beside is None else [beside.model, beside.preprocessor]
+    for path in (package.parity, package.reference, *floats, options.report):
+        if path is not None:
+            print(display_path(path))
 
 
 def _show_all(bundle: Bundle, job: Job, options: ExportOptions) -> None:

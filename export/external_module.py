@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..models.normalisation import Normalisation
+from ..models.normalisation import IMAGENET, Normalisation
 from ..models.weights import read_state
 from ..runtime.errors import ExportError
 from ..runtime.evaluate.parity import TOLERANCES
@@ -102,26 +102,31 @@ def normalised(pictures: torch.Tensor, normalisation: Normalisation) -> torch.Te
 
 
 def normalisation_of(
-    module: nn.Module, mean: Sequence[float] | None, deviation: Sequence[float] | None, default: Normalisation
+    module: nn.Module,
+    mean: Sequence[float] | None,
+    deviation: Sequence[float] | None,
+    default: Normalisation | None,
 ) -> Normalisation:
-    """Return the given normalisation, else that of a timm model, else ``default``.
+    """Return the given normalisation, else ``default``, that of a timm model, or ImageNet's.
 
     Args:
         module: the external module.
         mean: per channel, for pixel values in 0..1, as in torchvision and timm; None: not given.
         deviation: likewise.
-        default: used without either.
+        default: used without either; None: not known.
 
     Raises:
         ExportError: not three numbers each, or not for pixel values in 0..1.
 
     """
+    if default is not None and mean is None and deviation is None:
+        return default
     carried = getattr(module, "pretrained_cfg", None)
     carried = carried if isinstance(carried, dict) else {}
     means = carried.get("mean") if mean is None else mean
     deviations = carried.get("std") if deviation is None else deviation
     if means is None and deviations is None:
-        return default
+        return IMAGENET
     if not (_are_three(means, 0, 1) and _are_three(deviations, math.ulp(0), math.inf)):
         raise ExportError(
             f"A mean of {_shown(means)} and a deviation of {_shown(deviations)}; expected three numbers each, for "

@@ -3,57 +3,44 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
 from pathlib import Path
-
-from torch import nn
 
 from ..runtime.console import from_here
 from ..runtime.datasets import DataSet, open_dataset
 from ..runtime.errors import ExportError
+from ..runtime.evaluate.reference import load_reference
 from ..runtime.files import write_result
-from ..runtime.images import PictureRule
-from ..runtime.modelfile import ModelInfo
+from ..runtime.model.pretrained import find_reference
 from ..runtime.progress import StartProgress
-from ..train.reference import NetworkReference, Reference
-from .api import checked_info, foreign_network, refused_as_export
-from .external_module import ModuleReference, module_from_factory
 from .formats.formats import form_of
-from .options import ALL, ExportOptions, three_numbers
+from .metadata import refused_as_export
+from .options import ALL, ExportOptions
 from .package import Bundle, Checks, Package, export_all, export_package
+from .sample import balanced_sample
+from .source import source_of
 from .tables import bundle_json, bundle_markdown
 
 __all__ = ["Job"]
 
-_DEFAULT_SIDE = 224
-
-
-@dataclass(frozen=True)
-class _Source:
-    network: nn.Module
-    info: ModelInfo
-    reference: NetworkReference
-    data: str
+# Pictures of the proof without ``--data``: enough for vectors; a ranking needs the user's own.
+_DRAWN_QUERIES, _DRAWN_GALLERY = 100, 400
 
 
 class Job:
     """One call of ``deeprank-export``; ``dataset``: its pictures, ``labels``: their source.
 
     Raises:
-        DeepRankError: the run or the module cannot be loaded.
+        DeepRankError: the network or the pictures cannot be loaded.
 
     """
 
     def __init__(self, options: ExportOptions, progress: StartProgress) -> None:
         self._options = options
-        self._source = _from_run(options) if options.module is None else _from_module(options)
+        self._source = source_of(options)
+        self._check_precision()
         self._data = options.data or self._source.data
-        reference = self._source.reference
         self.labels = options.labels
-        if self.labels is None and isinstance(reference, Reference):
-            self.labels = reference.labels_of(self._data)
-        dataset = open_dataset(self._data, labels=self.labels)
-        self.dataset: DataSet = reference.split(dataset) if isinstance(reference, Reference) else dataset
+        self.dataset = self._opened()
         self._checks = Checks(
             full=options.parity == "full",
             threads=options.threads,
@@ -62,8 +49,32 @@ class Job:
             max_abs_difference=options.max_difference,
             min_cosine=options.min_cosine,
             precision_change=options.precision_change,
+            float_input=options.input == "float",
             progress=progress,
         )
+
+    def _check_precision(self) -> None:
+        has = self._source.network.precision
+        if self._precision != has != "fp32":
+            raise ExportError(
+                f"The network is {has} already, and --precision {self._precision} is made from fp32; name the fp32 "
+                "file with --from-onnx, or leave --precision out."
+            )
+
+    def _opened(self) -> DataSet:
+        if self._data is None:
+            return _drawn_pictures(calibrated=self._precision == "int8" != self._source.network.precision)
+        if self.labels is None:
+            self.labels = self._source.labels_of(self._data)
+        return self._source.split(open_dataset(self._data, labels=self.labels))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was chosen without being asked for, to show."""
+        if self._data is not None:
+            return self._source.remarks
+        drawn = "The proof takes drawn pictures; name your own with --data to see how the model ranks them."
+        return (*self._source.remarks, drawn)
 
     @property
     def out(self) -> Path:
@@ -73,26 +84,30 @@ class Job:
             return options.out
         if options.format == ALL:
             return Path("exported")
-        return Path(f"model{form_of(options.format, options.precision).suffix}")
+        return Path(f"model{form_of(options.format, self._precision).suffix}")
+
+    @property
+    def _precision(self) -> str:
+        return self._options.precision or self._source.network.precision
 
     @property
     def pictures(self) -> Path | None:
         """The folder of the data set, as a path to type here; None if it is not a folder."""
-        folder = Path(self._data)
-        return from_here(folder.resolve()) if folder.is_dir() else None
+        folder = None if self._data is None else Path(self._data)
+        return from_here(folder.resolve()) if folder is not None and folder.is_dir() else None
 
     def one_form(self) -> Package:
         """Write the form of ``--format`` and ``--precision``."""
-        source, form = self._source, form_of(self._options.format, self._options.precision)
+        source, form = self._source, form_of(self._options.format, self._precision)
         with refused_as_export():
             return export_package(
-                source.network, source.info, source.reference, self.dataset, self.out, form=form, checks=self._checks
+                source.network, source.info, source.original, self.dataset, self.out, form=form, checks=self._checks
             )
 
     def all_forms(self) -> Bundle:
         """Write every form, and the comparison as ``comparison.md`` and ``comparison.json``."""
         source = self._source
-        bundle = export_all(source.network, source.info, source.reference, self.dataset, self.out, checks=self._checks)
+        bundle = export_all(source.network, source.info, source.original, self.dataset, self.out, checks=self._checks)
         document = bundle_markdown(bundle)
         listed = json.dumps(bundle_json(bundle), indent=2) + "\n"
         write_result(listed.encode(), self.out / "comparison.json", ExportError)
@@ -102,41 +117,15 @@ class Job:
         return bundle
 
 
-def _from_run(options: ExportOptions) -> _Source:
-    reference = Reference(options.run or Path("runs/latest"))
-    return _Source(reference.network, _described(reference.info, options), reference, reference.data)
-
-
-def _from_module(options: ExportOptions) -> _Source:
-    assert options.module is not None
-    assert options.data is not None
-    module = module_from_factory(options.module, options.state)
-    side = options.image_size or _own_side(module) or _DEFAULT_SIDE
-    info = ModelInfo(
-        name=options.name or options.module,
-        embedding_dim=0,
-        picture=PictureRule(side, options.picture_mode),  # type: ignore[arg-type]
-        backbone=type(module).__name__,
-    )
-    network, info = foreign_network(
-        module, None, info, three_numbers("--mean", options.mean), three_numbers("--std", options.deviation)
-    )
-    return _Source(network, _described(info, options), ModuleReference(network, info), options.data)
-
-
-def _described(info: ModelInfo, options: ExportOptions) -> ModelInfo:
-    """Return the metadata with what the command line says of the model.
+def _drawn_pictures(*, calibrated: bool) -> DataSet:
+    """Return some pictures of the bundled sample, for an adopted file without ``--data``.
 
     Raises:
-        ExportError: the license or the distance is not allowed.
+        ExportError: the form is calibrated, which needs real pictures.
 
     """
-    named = info.license if options.license is None else options.license
-    return checked_info(replace(info, license=named, unrelated_distance=options.unrelated_distance))
-
-
-def _own_side(module: nn.Module) -> int | None:
-    """Return the picture size of a timm model, or None."""
-    carried = getattr(module, "pretrained_cfg", None)
-    size = carried.get("input_size") if isinstance(carried, dict) else None
-    return int(size[-1]) if size else None
+    if calibrated:
+        raise ExportError("int8 is calibrated on real pictures; name them with --data.")
+    sample = load_reference(find_reference(Path("pretrained")), None).dataset()
+    queries, gallery = balanced_sample(sample.val, _DRAWN_QUERIES), balanced_sample(sample.train, _DRAWN_GALLERY)
+    return DataSet("drawn pictures", train=gallery, val=queries)

@@ -32,9 +32,21 @@ class ExportOptions:
         ),
     ] = "onnx"
     precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            help="fp32; fp16: half the size, for GPUs; int8: a quarter, for CPUs. ONNX only. Default: fp32, or that of "
+            "the file of --from-onnx.",
+        ),
+    ] = None
+    input: Annotated[
         str,
-        typer.Option("--precision", help="fp32; fp16: half the size, for GPUs; int8: a quarter, for CPUs. ONNX only."),
-    ] = "fp32"
+        typer.Option(
+            "--input",
+            help="uint8: the file takes plain pixels. float: write a second file beside it, which takes normalised "
+            "float32 pixel_values [n, 3, S, S], for programs with their own preprocessing. ONNX only.",
+        ),
+    ] = "uint8"
     out: Annotated[
         Path | None,
         typer.Option(
@@ -65,7 +77,7 @@ class ExportOptions:
     ] = None
     min_cosine: Annotated[
         float | None,
-        typer.Option("--min-cosine", help="Smallest cosine with PyTorch's vector; tighter than documented."),
+        typer.Option("--min-cosine", help="Smallest cosine with the original's vector; tighter than documented."),
     ] = None
     precision_change: Annotated[
         float | None,
@@ -87,6 +99,55 @@ class ExportOptions:
     state: Annotated[
         Path | None, typer.Option("--state", help="With --module: its state_dict, .pth or .safetensors.")
     ] = None
+    from_onnx: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-onnx",
+            metavar="FILE",
+            help="Instead of RUN: an ONNX file from elsewhere, such as model.onnx of a Hugging Face repository. "
+            "Needs no PyTorch.",
+        ),
+    ] = None
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", metavar="NAME", help="With --from-onnx: its output with the vectors. Default: the usual one."
+        ),
+    ] = None
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            "--pool",
+            help="With --from-onnx, for an output of one vector a token or place: cls (the class token) or mean. "
+            "none: it is one vector a picture.",
+        ),
+    ] = None
+    preprocessor: Annotated[
+        Path | None,
+        typer.Option(
+            "--preprocessor",
+            metavar="FILE",
+            help="With --module or --from-onnx: preprocessor_config.json, or timm's config.json, which states how "
+            "pictures are prepared. Default for --from-onnx: the one beside it.",
+        ),
+    ] = None
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size",
+            min=1,
+            help="With --module or --from-onnx: pixels that pictures are resized to: their shorter side with --crop, "
+            "else both sides.",
+        ),
+    ] = None
+    crop: Annotated[
+        int | None,
+        typer.Option("--crop", min=1, max=2048, help="With --size: side of the centred square that is cut out."),
+    ] = None
+    interpolation: Annotated[
+        str | None,
+        typer.Option("--interpolation", help="With --module or --from-onnx: bilinear (default), bicubic or lanczos."),
+    ] = None
     image_size: Annotated[
         int | None,
         typer.Option(
@@ -94,16 +155,25 @@ class ExportOptions:
         ),
     ] = None
     picture_mode: Annotated[
-        str, typer.Option("--picture-mode", help="With --module: stretch, or crop (the centred square).")
-    ] = "stretch"
+        str | None,
+        typer.Option(
+            "--picture-mode",
+            help="With --module or --from-onnx: stretch, crop (the centred square) or letterbox (the whole picture "
+            "with black bars).",
+        ),
+    ] = None
     mean: Annotated[
         str | None,
-        typer.Option("--mean", help="With --module: mean as R,G,B, for pixels in 0..1. Default: timm's or ImageNet's."),
+        typer.Option(
+            "--mean",
+            help="With --module or --from-onnx: mean as R,G,B, for pixels in 0..1. Default: that of --preprocessor; "
+            "with --module timm's or ImageNet's.",
+        ),
     ] = None
-    deviation: Annotated[
-        str | None, typer.Option("--std", help="With --module: standard deviation; otherwise like --mean.")
+    deviation: Annotated[str | None, typer.Option("--std", help="Standard deviation; otherwise like --mean.")] = None
+    name: Annotated[
+        str | None, typer.Option("--name", help="With --module or --from-onnx: name of the model in the file.")
     ] = None
-    name: Annotated[str | None, typer.Option("--name", help="With --module: name of the model in the file.")] = None
     license: Annotated[
         str | None,
         typer.Option(
@@ -132,38 +202,82 @@ class ExportOptions:
 
         """
         if self.format != ALL:
-            form_of(self.format, self.precision)
-        elif self.precision != "fp32":
+            form_of(self.format, self.precision or "fp32")
+        elif self.precision not in (None, "fp32"):
             raise ExportError(f"--format all writes every precision; leave --precision {self.precision} out.")
         if self.report is not None and not self.report.absolute().parent.is_dir():
             raise ExportError(f"--report {display_path(self.report)}: its folder does not exist; make it first.")
         _require("--parity", self.parity, ("sample", "full"))
-        _require("--picture-mode", self.picture_mode, ("stretch", "crop"))
-        if self.module is None:
-            self._check_without_module()
-        elif self.run is not None:
-            raise ExportError("RUN and --module name two networks; give one of them.")
-        elif self.data is None:
-            raise ExportError("--module needs real pictures for the parity check; name them with --data.")
+        _require("--input", self.input, ("uint8", "float"))
+        _require("--pool", self.pool, ("cls", "mean", "none"))
+        _require("--interpolation", self.interpolation, ("bilinear", "bicubic", "lanczos"))
+        _require("--picture-mode", self.picture_mode, ("stretch", "crop", "letterbox"))
+        if self.input == "float" and self.format != "onnx":
+            raise ExportError(f"--input float writes an ONNX file; leave --format {self.format} out.")
+        self._check_source()
+        self._check_picture()
         three_numbers("--mean", self.mean)
         three_numbers("--std", self.deviation)
 
-    def _check_without_module(self) -> None:
-        given = {
-            "--state": self.state,
-            "--image-size": self.image_size,
-            "--picture-mode": self.picture_mode if self.picture_mode != "stretch" else None,
+    def _check_source(self) -> None:
+        """Refuse two networks, and options that belong to another source."""
+        sources = {"RUN": self.run, "--module": self.module, "--from-onnx": self.from_onnx}
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) > 1:
+            raise ExportError(f"{' and '.join(given)} name {len(given)} networks; give one of them.")
+        if self.from_onnx is None:
+            _refuse({"--pool": self.pool, "--output": self.output}, "--from-onnx", "The file to write is --out.")
+        if self.module is None:
+            _refuse({"--state": self.state, "--image-size": self.image_size}, "--module")
+            if self.from_onnx is None:
+                self._check_run()
+        elif self.data is None:
+            raise ExportError("--module needs real pictures for the parity check; name them with --data.")
+        if self.from_onnx is not None and self.format != "onnx":
+            raise ExportError(f"--from-onnx becomes an ONNX file; --format {self.format} needs a network in PyTorch.")
+
+    def _check_run(self) -> None:
+        described = {
+            "--preprocessor": self.preprocessor,
+            "--size": self.size,
+            "--crop": self.crop,
+            "--interpolation": self.interpolation,
+            "--picture-mode": self.picture_mode,
             "--mean": self.mean,
             "--std": self.deviation,
             "--name": self.name,
         }
-        for option in (name for name, value in given.items() if value is not None):
-            raise ExportError(f"{option} describes the network of --module; a run describes itself. Leave it out.")
+        for option in (name for name, value in described.items() if value is not None):
+            raise ExportError(
+                f"{option} describes the network of --module or --from-onnx; a run describes itself. Leave it out."
+            )
+
+    def _check_picture(self) -> None:
+        """Refuse contradictory descriptions of the picture."""
+        stated = {"--size": self.size, "--crop": self.crop, "--interpolation": self.interpolation}
+        if self.preprocessor is not None:
+            more = stated | {"--image-size": self.image_size, "--picture-mode": self.picture_mode}
+            for option in (name for name, value in more.items() if value is not None):
+                raise ExportError(f"--preprocessor and {option} both say how pictures are prepared; give one of them.")
+        if self.crop is not None and (self.size is None or self.size < self.crop):
+            raise ExportError(
+                f"--crop {self.crop} is cut from pictures that --size makes; expected --size of at least {self.crop}."
+            )
+        if self.image_size is not None and self.size is not None:
+            raise ExportError("--image-size and --size both name the side of the input; give one of them.")
+        if self.crop is not None and self.picture_mode == "letterbox":
+            raise ExportError("--crop cuts a picture, and --picture-mode letterbox keeps all of it; give one of them.")
 
 
-def _require(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ExportError(f"{option} {printable(value)!r}; expected {' or '.join(allowed)}.")
+def _refuse(given: dict[str, object], source: str, advice: str = "") -> None:
+    for option in (name for name, value in given.items() if value is not None):
+        hint = f" {advice}" if advice and option == "--output" else ""
+        raise ExportError(f"{option} describes the network of {source}; leave it out.{hint}")
+
+
+def _require(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise ExportError(f"{option} {printable(value)!r}; expected {', '.join(allowed[:-1])} or {allowed[-1]}.")
 
 
 def three_numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -1,4 +1,4 @@
-"""The parity check (Contract 4): an exported file against PyTorch, on real and extreme pictures."""
+"""The parity check (Contract 4): an exported file against its original, on real and extreme pictures."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ __all__ = [
     "GALLERY_SAMPLE",
     "QUERY_SAMPLE",
     "Exported",
+    "Original",
     "ParityReport",
     "ReferenceSide",
     "check_parity",
@@ -47,21 +48,30 @@ class Exported(Embeds, Protocol):
         """Embed uint8 ``[n, S, S, 3]``."""
 
 
+class Original(Exported, Protocol):
+    """The network that a file is compared with: in PyTorch, or the ONNX file that was adopted."""
+
+    @property
+    def engine(self) -> str:
+        """PyTorch, or original: a word before "network" in reports."""
+
+
 @dataclass(frozen=True)
 class ReferenceSide:
-    """PyTorch's vectors of the pictures for comparison.
+    """The original's vectors of the pictures for comparison.
 
-    ``extremes``: its vectors of numeric extremes, float32 ``[e, d]``.
+    ``extremes``: its vectors of numeric extremes, float32 ``[e, d]``. ``engine``: its name.
     """
 
     queries: EmbeddedSplit
     gallery: EmbeddedSplit
     extremes: npt.NDArray[np.float32]
+    engine: str
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Speeds measured in one run: PyTorch, this file and, for other precisions, the fp32 file."""
+    """Speeds measured in one run: the original, this file and, for other precisions, the fp32 file."""
 
     threads: int
     processor: str
@@ -105,11 +115,12 @@ class ParityReport:
     failures: tuple[str, ...]
     queries: EmbeddedSplit
     gallery: EmbeddedSplit
+    engine: str
     speeds: Speeds | None = None
 
     @property
     def change(self) -> RankingChange:
-        """The change of the ranking from PyTorch to the file, both by exact search."""
+        """The change of the ranking from the original to the file, both by exact search."""
         assert self.evaluation.change is not None
         return self.evaluation.change
 
@@ -122,6 +133,7 @@ class ParityReport:
         document = {
             "schema": SCHEMA,
             **about,
+            "compared_with": self.engine,
             "k": self.k,
             "queries": len(self.queries),
             "gallery": len(self.gallery),
@@ -159,12 +171,12 @@ def compared_pictures(dataset: DataSet, *, full: bool = False) -> tuple[tuple[Sa
 
 
 def embed_reference(
-    reference: Exported, dataset: DataSet, *, full: bool = False, progress: StartProgress = start_nothing
+    reference: Original, dataset: DataSet, *, full: bool = False, progress: StartProgress = start_nothing
 ) -> ReferenceSide:
     """Embed the pictures for comparison: val pictures are the queries, train pictures the gallery.
 
     Args:
-        reference: PyTorch in float32, TF32 and autocast off.
+        reference: the original; PyTorch in float32, TF32 and autocast off.
         dataset: the pictures.
         full: all of them instead of a class-balanced sample of at most 500 queries and 5,000
             gallery pictures.
@@ -185,18 +197,18 @@ def embed_reference(
                 f"picture that is {name}; expected a vector that can be scaled to unit length. Check its weights "
                 "and its normalisation."
             )
-    queries = _embedded(reference, val, "PyTorch, queries", progress)
-    gallery = _embedded(reference, train, "PyTorch, gallery", progress)
-    return ReferenceSide(queries, gallery, vectors)
+    queries = _embedded(reference, val, f"{reference.engine}, queries", progress)
+    gallery = _embedded(reference, train, f"{reference.engine}, gallery", progress)
+    return ReferenceSide(queries, gallery, vectors, reference.engine)
 
 
 def check_parity(
     side: ReferenceSide, exported: Exported, tolerance: Tolerance, *, progress: StartProgress = start_nothing
 ) -> ParityReport:
-    """Compare an exported file with its PyTorch reference.
+    """Compare an exported file with its original.
 
     Args:
-        side: PyTorch's vectors of the pictures.
+        side: the original's vectors of the pictures.
         exported: the file.
         tolerance: the limits of differences.
         progress: receives progress.
@@ -219,6 +231,7 @@ def check_parity(
         failures=(),
         queries=side.queries,
         gallery=side.gallery,
+        engine=side.engine,
     )
     return replace(report, failures=tuple(_failures(report)))
 

@@ -29,7 +29,7 @@ def parity_rows(package: Package) -> list[tuple[str, str]]:
         ("batch 1 against batch n", f"{report.batch_difference.max_abs_difference:.1e}"),
         ("smallest cosine of numeric extremes", f"{report.extremes.min_cosine:.7f}"),
         (f"overlap of the {k} nearest", f"{report.change.overlap:.4f}"),
-        (f"precision@{k}, PyTorch, exact", f"{evaluation.reference:.4f}{possible}"),
+        (f"precision@{k}, {report.engine}, exact", f"{evaluation.reference:.4f}{possible}"),
         (f"precision@{k}, exported, exact", f"{evaluation.runtime_exact:.4f} ({_changed(report)})"),
         (f"precision@{k}, exported, HNSW", f"{evaluation.runtime_hnsw:.4f}"),
         ("size", f"{package.size / 1e6:.1f} MB"),
@@ -49,10 +49,11 @@ def _speed_rows(report: ParityReport) -> list[tuple[str, str]]:
     ours, theirs = speeds.exported, speeds.reference
     latency, throughput = theirs.latency_ms / ours.latency_ms, ours.pictures_per_second / theirs.pictures_per_second
     rows = [
-        ("one picture", f"{ours.latency_ms:.1f} ms, PyTorch {theirs.latency_ms:.1f} ms ({latency:.2f} ×)"),
+        ("one picture", f"{ours.latency_ms:.1f} ms, {report.engine} {theirs.latency_ms:.1f} ms ({latency:.2f} ×)"),
         (
             "batches of 32",
-            f"{ours.pictures_per_second:.0f} pictures/s, PyTorch {theirs.pictures_per_second:.0f} ({throughput:.2f} ×)",
+            f"{ours.pictures_per_second:.0f} pictures/s, {report.engine} {theirs.pictures_per_second:.0f} "
+            f"({throughput:.2f} ×)",
         ),
     ]
     if speeds.fp32 is not None:
@@ -99,7 +100,12 @@ def remarks(package: Package) -> Iterator[str]:
 
 def package_markdown(package: Package) -> str:
     """Return the report of one form as a Markdown document."""
-    lines = [f"# {printable(package.model.name)}: parity with the PyTorch network", "", *_on_what(package), ""]
+    lines = [
+        f"# {printable(package.model.name)}: parity with the {package.report.engine} network",
+        "",
+        *_on_what(package),
+        "",
+    ]
     lines += markdown_table(("what", package.form.name), parity_rows(package))
     lines += [line for remark in remarks(package) for line in ("", remark)]
     return "\n".join([*lines, "", _tolerance(package), ""])
@@ -109,7 +115,7 @@ def _on_what(package: Package) -> list[str]:
     report = package.report
     return [
         f"{len(report.queries):,} queries and {len(report.gallery):,} gallery pictures of {printable(package.data)}, "
-        "compared with the float32 PyTorch network. All checks passed."
+        f"compared with the {report.engine} network. All checks passed."
     ]
 
 
@@ -128,10 +134,19 @@ def _tolerance(package: Package) -> str:
 
 def comparison_table(bundle: Bundle) -> list[str]:
     """Return all forms side by side, as the lines of a Markdown table."""
-    k = bundle.packages[0].report.k
+    first = bundle.packages[0].report
+    k = first.k
     header = (
         *("form", "file", "MB", "largest difference", "mean cosine", "smallest cosine", f"overlap@{k}"),
-        *(f"precision@{k}", "change", "HNSW", "ms", "pictures/s", "× PyTorch", "× ONNX fp32"),
+        *(
+            f"precision@{k}",
+            "change",
+            "HNSW",
+            "ms",
+            "pictures/s",
+            f"× {bundle.packages[0].report.engine}",
+            "× ONNX fp32",
+        ),
     )
     rows = {package.form: _row(package) for package in bundle.packages}
     rows |= {form: (form.name, "not written", *[""] * (len(header) - 2)) for form, _ in bundle.failures}
@@ -171,7 +186,8 @@ def bundle_markdown(bundle: Bundle) -> str:
     k = first.report.k
     about = (
         f"{len(first.report.queries):,} queries and {len(first.report.gallery):,} gallery pictures of "
-        f"{printable(first.data)}; precision@{k} of the PyTorch network: {first.report.evaluation.reference:.4f}. "
+        f"{printable(first.data)}; precision@{k} of the {first.report.engine} network: "
+        f"{first.report.evaluation.reference:.4f}. "
         f"Speeds on {speeds.processor}, {speeds.threads} threads, all in one run."
     )
     lines = ["# The forms of this model, side by side", "", about, "", *comparison_table(bundle)]

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
-__all__ = ["OPSET", "quiet", "to_onnx"]
+from .quiet import quiet
+
+__all__ = ["OPSET", "to_onnx"]
 
 # The newest opset that ONNX Runtime 1.31 and torch's exporter both support without conversion.
 OPSET = 20
-
-_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 def to_onnx(module: nn.Module, pictures: torch.Tensor, output: str) -> torch.onnx.ONNXProgram:
@@ -49,20 +43,3 @@ def to_onnx(module: nn.Module, pictures: torch.Tensor, output: str) -> torch.onn
     if program is None:
         raise RuntimeError("the exporter returned nothing")
     return program
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence torch's exporter, which writes to stdout and to logs; errors still raise."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    nowhere = io.StringIO()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

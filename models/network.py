@@ -18,6 +18,7 @@ from .backbones import create_backbone, feature_dim
 from .channel_pruning import narrow_last
 from .multiscale import FINE, LowResolutionPaths, subsampled_side
 from .normalisation import Normalisation
+from .pooling import POOLS
 from .stages import Stages, stages_of
 
 __all__ = ["EmbeddingHead", "EmbeddingNet", "NetworkConfig", "build_network"]
@@ -95,6 +96,7 @@ class NetworkConfig:
     ``last_channels``: channels left in the backbone's last convolution; 0: all. ``embedding_dim``:
     of the head. ``keep_start``: W, weight of the features beside the head, 0 to below 1; 0: the head
     alone. ``start_dim``: D, numbers that the features are whitened to, at most F; 0: not whitened.
+    ``pool``: one of :data:`~.pooling.POOLS`.
     """
 
     backbone: str
@@ -109,6 +111,7 @@ class NetworkConfig:
     last_channels: int = 0
     keep_start: float = 0.0
     start_dim: int = 0
+    pool: str = "auto"
 
     @property
     def normalisation(self) -> Normalisation:
@@ -152,6 +155,7 @@ class NetworkConfig:
                 last_channels=int(values.get("last_channels", 0)),
                 keep_start=float(values.get("keep_start", 0.0)),
                 start_dim=int(values.get("start_dim", 0)),
+                pool=_pool(values.get("pool", "auto")),
             )
         except (TypeError, ValueError) as error:
             raise ModelFileError(f"The network's description is damaged: {error}.") from error
@@ -160,6 +164,12 @@ class NetworkConfig:
 def _three(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
+
+
+def _pool(value: Any) -> str:
+    if value not in POOLS:
+        raise ValueError(f"pool is {printable(repr(value))}")
+    return str(value)
 
 
 class EmbeddingNet(nn.Module):
@@ -184,7 +194,7 @@ class EmbeddingNet(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = create_backbone(config.backbone, config.image_size)
+        self.backbone = create_backbone(config.backbone, config.image_size, config.pool)
         if config.last_channels:
             narrow_last(self.backbone, config.backbone, config.last_channels)
         self.feature_dim = feature_dim(self.backbone, config.image_size)
@@ -337,7 +347,7 @@ class EmbeddingNet(nn.Module):
     def pooled(self, values: torch.Tensor) -> torch.Tensor:
         """Map float32 ``[n, W]`` of :meth:`front` to pooled features, float32 ``[n, F]``."""
         features = values[:, : math.prod(self._cut_shape)].reshape(-1, *self._cut_shape)
-        if self._back:
+        if self._back and features.ndim == 4:  # a transformer's tokens have three dimensions
             features = features.contiguous(memory_format=torch.channels_last)
         for module in self.back_modules():
             features = module(features)

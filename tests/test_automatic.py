@@ -55,7 +55,7 @@ def test_the_start_is_kept_where_it_is_pretrained_and_frozen(changes: dict, weig
 
 
 def test_recipes_with_a_number_keep_it():
-    assert load_config("default", {}).automatic == ("keep_start", "image_size")
+    assert load_config("default", {}).automatic == ("keep_start", "image_size", "filter")
     for recipe, size in (("digits", 32), ("seed", 224)):
         config = load_config(recipe, {})
         assert config.automatic == ()
@@ -180,5 +180,5 @@ def test_words_and_numbers_of_the_command_line():
 
 
 def test_automatic_options_are_told_apart_from_words_of_the_same_name():
-    assert {option.name for option in options() if option.auto} == {"keep_start", "image_size"}
+    assert {option.name for option in options() if option.auto} == {"keep_start", "image_size", "filter"}
     assert "weights" not in load_config("default", {"weights": "auto"}).automatic

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import MainLine, run_command, run_together
 
+from deeprank.export.formats.torch_network import TorchNetwork
 from deeprank.export.package import export_package
 from deeprank.export.parity import balanced_sample
 from deeprank.models.conversion import OPSET
@@ -137,8 +138,9 @@ def test_a_failed_check_leaves_the_earlier_file(line: MainLine, digits: Path, tm
     out = tmp_path / "model.onnx"
     out.write_text("the earlier file")
     reference = Reference(line.run)
+    network = TorchNetwork(Shifted(reference.network, 0.01), reference.rule)
     with pytest.raises(ExportError, match=r"largest difference of a component.*was not written"):
-        export_package(Shifted(reference.network, 0.01), reference.info, reference, open_dataset(digits), out)
+        export_package(network, reference.info, reference, open_dataset(digits), out)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert out.read_text() == "the earlier file"
 
@@ -150,10 +152,9 @@ def test_a_network_with_control_flow_is_refused(line: MainLine, digits: Path, tm
             return vectors if vectors.sum() > 0 else -vectors
 
     reference = Reference(line.run)
+    network = TorchNetwork(Moody(reference.network, 0), reference.rule)
     with pytest.raises(ExportError, match="control flow"):
-        export_package(
-            Moody(reference.network, 0), reference.info, reference, open_dataset(digits), tmp_path / "m.onnx"
-        )
+        export_package(network, reference.info, reference, open_dataset(digits), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
 

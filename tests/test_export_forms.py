@@ -21,6 +21,7 @@ from conftest import MainLine, run_command, run_together
 from PIL import Image
 
 from deeprank.export.formats.formats import FORMS, Form
+from deeprank.export.formats.torch_network import TorchNetwork
 from deeprank.export.package import Checks, export_all, export_package
 from deeprank.export.parity import Speeds, check_parity, embed_reference
 from deeprank.export.tables import remarks
@@ -664,7 +665,7 @@ def test_a_broken_file_is_not_left(four: Four, tmp_path: Path, precision: str) -
     network = Shifted(four.reference.network, 0.5).eval()
     with pytest.raises(ExportError, match=r"cosine is 0\.[0-9].*m\.onnx was not written\."):
         export_package(
-            network,
+            TorchNetwork(network, four.reference.rule),
             four.reference.info,
             four.reference,
             four.data,
@@ -696,7 +697,8 @@ def test_one_form_that_cannot_be_used_leaves_the_others(four: Four, tmp_path: Pa
     largest = abs(network.projection(torch.from_numpy(np.stack(pictures)).float().flatten(1))).max().item()
     assert largest > np.finfo(np.float16).max
     reference = NetworkReference(network, four.reference.info, torch.device("cpu"))
-    bundle = export_all(network, reference.info, reference, four.data, tmp_path / "forms", checks=Checks(threads=1))
+    source = TorchNetwork(network, reference.rule)
+    bundle = export_all(source, reference.info, reference, four.data, tmp_path / "forms", checks=Checks(threads=1))
     failures = {form.precision: why for form, why in bundle.failures}
     assert set(failures) == {"fp16", "int8"}
     assert f"Values inside the network reach {largest:.3g}, but float16 ends at 65504" in failures["fp16"]

@@ -13,7 +13,7 @@ from PIL import Image
 from deeprank.models.network import NetworkConfig, build_network
 from deeprank.models.normalisation import HALF
 from deeprank.runtime.datasets import Sample, open_dataset
-from deeprank.runtime.errors import TrainingInterrupted
+from deeprank.runtime.errors import TrainingError, TrainingInterrupted
 from deeprank.runtime.images import PictureRule
 from deeprank.runtime.progress import Advance, SilentMonitor
 from deeprank.train.data import features as features_module
@@ -103,6 +103,14 @@ def test_a_backbone_that_cannot_be_exported_runs_in_torch():
     assert extractor.engine == "torch"
     assert extractor.remark
     assert extractor.run(np.full((2, SIZE, SIZE, 3), 255, np.uint8)).shape == (2, 3)
+
+
+def test_more_features_than_the_disk_can_hold_are_refused(samples, make_cache, tmp_path: Path):
+    """Before anything is written: a mapped file without space would end the process by a signal."""
+    cache = make_cache(width=10**15)
+    with pytest.raises(TrainingError, match=r"take \d+\.\d GB, but .*cache has \d+\.\d GB free; name another folder"):
+        cache.features(samples, content_digests(samples, 2), View(0), "features")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
 
 
 @pytest.mark.parametrize("view", [View(0), View(2, AUGMENTATION, 5)])

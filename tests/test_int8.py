@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from deeprank.export.formats.onnx import onnx_graph
+from deeprank.export.formats.torch_network import onnx_graph
 from deeprank.export.quantise import calibration
 from deeprank.export.quantise import search as quantise_search
 from deeprank.export.quantise.calibration import RULES, Range, Seen, entropy, min_max, observe, percentile

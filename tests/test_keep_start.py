@@ -13,7 +13,7 @@ from PIL import Image
 from test_train_run import Listener, rows_of, same_tensors, surroundings, train
 
 from deeprank.export.formats.formats import FORMS, Form
-from deeprank.export.formats.onnx import onnx_graph
+from deeprank.export.formats.torch_network import TorchNetwork, onnx_graph
 from deeprank.export.formats.writer import Writer
 from deeprank.export.quantise.graph import anatomy_of, prepared
 from deeprank.models.network import EmbeddingNet, NetworkConfig, build_network
@@ -286,7 +286,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_opens(digits: Path):
 
 def writer_of(network: EmbeddingNet) -> Writer:
     info = ModelInfo("kept", network.embedding_dim, PictureRule(SIDE), "timm:resnet10t")
-    return Writer(network, info, lambda: some_pictures(64, seed=5), 1)
+    return Writer(TorchNetwork(network, info.picture), info, lambda: some_pictures(64, seed=5), 1)
 
 
 @pytest.mark.parametrize("changes", [{}, {"start_dim": 20, "hidden": ()}], ids=str)

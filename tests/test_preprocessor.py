@@ -114,7 +114,7 @@ def test_old_files_state_less(tmp_path: Path) -> None:
         '"size": 224}'
     )
     read = read_preprocessor(path)
-    assert read.rule(224) == PictureRule.of(224, "crop", "bicubic", 224)
+    assert read.rule(224) == PictureRule.of(224, "crop", "bicubic", 224, cut="down")
     assert read.normalisation is not None
     assert read.normalisation.mean == pytest.approx([255 * 0.48, 255 * 0.45, 255 * 0.4])
 

@@ -17,7 +17,7 @@ from conftest import MainLine, run_command
 from onnx import numpy_helper
 from torch import nn
 
-from deeprank.export.formats.onnx import onnx_graph
+from deeprank.export.formats.torch_network import onnx_graph
 from deeprank.export.parity import ParityReport, ReferenceSide, check_parity, embed_reference
 from deeprank.export.quantise.calibration import min_max, observe
 from deeprank.export.quantise.graph import anatomy_of, prepared

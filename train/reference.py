@@ -19,6 +19,7 @@ from ..runtime.images import Picture, PictureRule
 from ..runtime.modelfile import ModelInfo
 from ..runtime.pipeline import embed_stream
 from ..runtime.text import display_path, first_line
+from .data.loaders import picture_rule
 from .loop.metadata import holdout_rule, stored_labels
 from .options.config import TrainConfig, config_from_dict
 from .run.checkpoints import read_checkpoint
@@ -52,8 +53,8 @@ def load_run(run: Path | None = None) -> tuple[EmbeddingNet, ModelInfo, TrainCon
     try:
         network = build_network(NetworkConfig.from_dict(checkpoint["network"]))
         network.load_state_dict(checkpoint["model"])
-        info = _info(checkpoint, network.embedding_dim, _final_figures(folder))
         config = config_from_dict(checkpoint["config"], display_path(folder.best_path))
+        info = _info(checkpoint, config, network.embedding_dim, _final_figures(folder))
     except (KeyError, TypeError, RuntimeError) as error:
         raise TrainingError(
             f"{display_path(folder.best_path)} is damaged ({first_line(error, named=True)}); "
@@ -62,18 +63,17 @@ def load_run(run: Path | None = None) -> tuple[EmbeddingNet, ModelInfo, TrainCon
     return network.eval(), info, config
 
 
-def _info(checkpoint: dict[str, Any], embedding_dim: int, metrics: dict[str, Any]) -> ModelInfo:
-    config = checkpoint["config"]
+def _info(checkpoint: dict[str, Any], config: TrainConfig, embedding_dim: int, metrics: dict[str, Any]) -> ModelInfo:
     return ModelInfo(
         name=str(checkpoint["name"]),
         embedding_dim=embedding_dim,
-        picture=PictureRule(int(config["image_size"]), config["picture_mode"]),
-        backbone=str(config["backbone"]),
+        picture=picture_rule(config),
+        backbone=config.backbone,
         classes=tuple(checkpoint["classes"]),
         training={**checkpoint["training"], "best_epoch": checkpoint["epoch"]},
         metrics=metrics,
         versions=checkpoint["versions"],
-        license=str(config.get("license", "")),
+        license=config.license,
     )
 
 
@@ -100,6 +100,9 @@ class NetworkReference:
         device: of the network.
 
     """
+
+    # Its name in reports of parity.
+    engine = "PyTorch"
 
     def __init__(self, network: nn.Module, info: ModelInfo, device: torch.device) -> None:
         self._network, self._info, self._device = network, info, device

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...models.normalisation import Normalisation
 from ...runtime.errors import ExportError
-from ...runtime.pictures.rule import FILTERS, MAX_RESIZE, MODES, Filter, Mode, PictureRule
+from ...runtime.pictures.rule import FILTERS, MAX_RESIZE, MODES, Cut, Filter, Mode, PictureRule
 
 __all__ = ["MAX_SIDE", "Preparation", "checked_side", "normalisation_of"]
 
@@ -27,6 +27,8 @@ class Preparation:
         mode, filter: of the rule.
         resize: see :class:`~...runtime.pictures.rule.PictureRule`; 0: S.
         fill: colour of the bars.
+        cut: how half a pixel is rounded where the square begins.
+        version: of the rule; 1 for files that deeprank wrote with it.
         source: the file that states it, or "options", to show.
 
     """
@@ -37,7 +39,14 @@ class Preparation:
     filter: Filter = "bilinear"
     resize: int = 0
     fill: tuple[int, int, int] = (0, 0, 0)
+    cut: Cut = "even"
+    version: int = 2
     source: str = "options"
+
+    @classmethod
+    def of_rule(cls, rule: PictureRule, source: str) -> Preparation:
+        """Return the preparation of a model file, whose graph normalises."""
+        return cls(None, rule.size, rule.mode, rule.filter, rule.resize, rule.fill, rule.cut, rule.version, source)
 
     @classmethod
     def of(
@@ -67,30 +76,34 @@ class Preparation:
 
         """
         made = base or cls()
+        if (size, mode, resize, interpolation) != (None,) * 4:
+            made = replace(made, version=2)
         if (mean is None) != (std is None):
             raise ExportError("--mean and --std are given together: three numbers each, on the scale 0..1.")
         if mean is not None and std is not None:
             made = replace(made, normalisation=normalisation_of(mean, std))
         if size is not None:
             resized = 0 if made.resize == made.size else made.resize
-            made = replace(made, size=checked_side(size, "--size"), resize=resized)
+            made = replace(made, size=checked_side(size, "--size" if resize is None else "--crop"), resize=resized)
         if mode is not None:
-            made = replace(made, mode=_one_of(mode, MODES[2], "--mode"))
+            made = replace(made, mode=_one_of(mode, MODES[2], "--picture-mode"))
         if resize is not None:
-            made = replace(made, resize=checked_side(resize, "--resize", MAX_SIDE * MAX_RESIZE))
+            made = replace(made, resize=checked_side(resize, "--size", MAX_SIDE * MAX_RESIZE))
         if interpolation is not None:
             made = replace(made, filter=_one_of(interpolation, FILTERS[2], "--interpolation"))
         return made
 
     def rule(self, side: int) -> PictureRule:
-        """Return the rule at the side S of the network's input, of version 2.
+        """Return the rule at the side S of the network's input.
 
         Raises:
             ExportError: the picture would be resized to less than S, or to far more.
 
         """
+        if self.version == 1:
+            return PictureRule(side, self.mode)
         try:
-            return PictureRule.of(side, self.mode, self.filter, self.resize or side, self.fill)
+            return PictureRule.of(side, self.mode, self.filter, self.resize or side, self.fill, self.cut)
         except ValueError:
             raise ExportError(
                 f"Pictures are resized to {self.resize} pixels before {side} x {side} of them are taken "

@@ -205,6 +205,7 @@ def _of_transformers(values: Mapping[str, Any], source: str) -> Preparation:
         mode=mode,
         filter=fields.filter(_RESAMPLE[resample], "resample"),
         resize=resize,
+        cut="down",
         source=source,
     )
 

@@ -1,7 +1,7 @@
 """The vectors of an ONNX file from elsewhere, by bare ONNX Runtime: adopted files are checked against them.
 
-Nothing of the adopted graph is used here: pictures are normalised, and outputs pooled and scaled, by
-numpy.
+Nothing of the adopted graph is used here. Pillow prepares pictures, and numpy normalises them, pools
+outputs and scales vectors.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ...runtime.datasets import Sample
 from ...runtime.errors import ExportError, ModelFileError, PictureError
 from ...runtime.images import Picture, PictureRule
 from ...runtime.model.metadata import ModelInfo
@@ -20,6 +21,7 @@ from ...runtime.text import display_path
 from .adoption import Adopted
 from .graph import inputs_of, part_of, to_bytes
 from .original import Original
+from .plain_picture import plain_picture
 from .session import BareSession
 
 __all__ = ["OriginalReference"]
@@ -47,6 +49,9 @@ class OriginalReference:
         ExportError: the file has changed, or cannot be opened.
 
     """
+
+    # Its name in reports of parity.
+    engine = "original"
 
     def __init__(self, original: Original, adopted: Adopted, info: ModelInfo, threads: int | None = None) -> None:
         self._adopted, self._info = adopted, info
@@ -81,8 +86,21 @@ class OriginalReference:
     def stream(
         self, items: Iterable[T], read: Callable[[T], Picture]
     ) -> Iterator[tuple[T, npt.NDArray[np.float32] | PictureError]]:
-        """Embed any number of items in bounded memory, like ``Embedder.stream``."""
-        return embed_stream(items, read, self.embed_batch)
+        """Embed any number of items in bounded memory, like ``Embedder.stream``.
+
+        Pictures of files, which have ``open``, are prepared by Pillow alone where
+        :func:`~.plain_picture.plain_picture` can; others as by the runtime.
+        """
+
+        def prepared(item: T) -> Picture:
+            picture = read(item)
+            if isinstance(item, Sample):
+                with item.open() as file:
+                    plain = plain_picture(file, self.rule)
+                picture = picture if plain is None else plain
+            return picture
+
+        return embed_stream(items, prepared, self.embed_batch)
 
     def _vectors(self, pictures: Picture) -> Vectors:
         given = self._adopted.picture

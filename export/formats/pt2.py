@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...models.conversion import quiet
+from ...models.quiet import quiet
 from ...runtime.errors import ExportError
 from ...runtime.modelfile import METADATA_KEY, ModelInfo
 from ...runtime.text import first_line

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from torch import nn
 
 from ...runtime.devices import session_options
 from ...runtime.embedder import Embedder
@@ -22,18 +21,45 @@ from ..quantise.float16 import check_range, to_float16
 from ..quantise.graph import anatomy_of, prepared
 from ..quantise.search import Quantisation, quantise
 from ..sample import extreme_pictures
-from .formats import Form
-from .onnx import onnx_graph, save_onnx
-from .pt2 import Pt2Model, write_pt2
-from .torchscript import TorchScriptModel, write_torchscript
+from .float_input import FLOAT_INPUT, FloatModel, float_form, preprocessor_json
+from .formats import Form, Precision
+from .onnx import save_onnx
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Writer", "Written"]
+__all__ = ["Network", "Writer", "Written", "WrittenFloat"]
 
 # Pictures that, with numeric extremes, show the range of values inside a network.
 _RANGE_PICTURES = 64
+
+
+class Network(Protocol):
+    """The source of every form: a PyTorch network, or an ONNX graph from elsewhere."""
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of its graph."""
+
+    def graph(self) -> onnx.ModelProto:
+        """Return its graph by Contract 2, without metadata.
+
+        Raises:
+            ExportError: it cannot be expressed in ONNX.
+
+        """
+
+    def write(self, form: Form, path: Path, info: ModelInfo) -> Exported:
+        """Write a form other than ONNX to ``path`` and open that file.
+
+        Raises:
+            ExportError: it cannot be written in this form.
+            OSError: the file cannot be written.
+
+        """
+
+    def packages(self, form: Form) -> tuple[str, ...]:
+        """Return the packages that make a form, for its metadata."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +73,20 @@ class Written:
     quantisation: Quantisation | None = None
 
 
+@dataclass(frozen=True)
+class WrittenFloat:
+    """The float form of a file; ``preprocessor``: its preparation for other programs, or None."""
+
+    path: Path
+    exported: FloatModel
+    preprocessor: str | None
+
+
 class Writer:
     """Writes one network in any of :data:`~.formats.FORMS`.
 
     Args:
-        network: float32, on the CPU, in evaluation mode.
+        network: the source.
         info: metadata of the files; precision and versions are added here.
         calibration: returns pictures of the train split, uint8 ``[n, S, S, 3]``; called for fp16
             and int8 only.
@@ -62,7 +97,7 @@ class Writer:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         info: ModelInfo,
         calibration: Callable[[], Picture],
         threads: int | None = None,
@@ -79,20 +114,33 @@ class Writer:
             OSError: the file cannot be written.
 
         """
-        info = replace(self._info, precision=form.precision, versions=_versions(form))
-        if form.format == "torchscript":
-            write_torchscript(self._network, info, path)
-            return Written(form, path, info, TorchScriptModel(path))
-        if form.format == "pt2":
-            write_pt2(self._network, info, path)
-            return Written(form, path, info, Pt2Model(path))
+        packages = ("deep-ranking", *self._network.packages(form))
+        versions = {package: version(package) for package in packages}
+        info = replace(self._info, precision=form.precision, versions=versions)
+        if form.format != "onnx":
+            return Written(form, path, info, self._network.write(form, path, info))
         model, quantisation = self._in_precision(form)
         save_onnx(model, info, path)
         return Written(form, path, info, Embedder(path, device="cpu", threads=self._threads), quantisation)
 
+    def write_float(self, written: Written, path: Path) -> WrittenFloat:
+        """Write the float form of a file to ``path`` and open it.
+
+        Raises:
+            ExportError: the file's first operators do more than normalise pixels.
+            OSError: the file cannot be written.
+
+        """
+        import onnx
+
+        model, normalisation = float_form(onnx.load(written.path))
+        save_onnx(model, written.info, path, (FLOAT_INPUT, normalisation))
+        opened = FloatModel(path, written.info, normalisation, self._threads)
+        return WrittenFloat(path, opened, preprocessor_json(written.info.picture, normalisation))
+
     @functools.cached_property
     def _graph(self) -> onnx.ModelProto:
-        return onnx_graph(self._network, self._info.picture)
+        return self._network.graph()
 
     @functools.cached_property
     def _prepared(self) -> onnx.ModelProto:
@@ -103,21 +151,14 @@ class Writer:
         return self._calibration()
 
     def _in_precision(self, form: Form) -> tuple[onnx.ModelProto, Quantisation | None]:
+        if form.precision == self._network.precision:
+            return self._graph, None
         if form.precision == "fp16":
             return self._in_half(), None
-        if form.precision == "int8":
-            return quantise(self._prepared, self._pictures, self._threads, self._progress)
-        return self._graph, None
+        return quantise(self._prepared, self._pictures, self._threads, self._progress)
 
     def _in_half(self) -> onnx.ModelProto:
         parts, extremes = anatomy_of(self._prepared), extreme_pictures(self._info.picture.size)
         pictures = np.concatenate([np.stack(list(extremes.values())), self._pictures[:_RANGE_PICTURES]])
         check_range(self._prepared, parts, pictures, session_options(self._threads)[1])
         return to_float16(self._prepared, parts)
-
-
-def _versions(form: Form) -> dict[str, str]:
-    packages = ["deep-ranking", "torch"]
-    if form.format == "onnx":
-        packages += ["onnx", "onnxscript"]
-    return {package: version(package) for package in packages}

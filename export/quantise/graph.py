@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...models.conversion import quiet
+from ...models.quiet import quiet
 from ...runtime.errors import ExportError
 from ...runtime.modelfile import INPUT_NAME, OUTPUT_NAME
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ...models.conversion import quiet
+from ...models.quiet import quiet
 from .calibration import Range, Seen
 from .graph import WEIGHTED, Anatomy, constant_inputs, drop_unused_constants, drop_unused_domains, float_tensors
 from .rounding import rounded_weights, weight_scales
@@ -49,6 +49,12 @@ def tensors_to_watch(model: onnx.ModelProto, parts: Anatomy) -> set[str]:
 def _quantisable(model: onnx.ModelProto, parts: Anatomy, in_float: Collection[str] = ()) -> Iterator[onnx.NodeProto]:
     """Yield the layers in eight bits, and the operators after each of them up to the next layer."""
     layers = layers_of(model, parts)
+    if _has_attention(model):
+        # A few channels of the sums between a transformer's blocks are far larger than the others, and
+        # one range for all of them would lose the others.
+        chosen = set(layers) - set(in_float)
+        yield from (node for node in model.graph.node if node.name in chosen)
+        return
     upstream: dict[str, int] = {}  # for each tensor, the index of the last layer upstream
     for node in model.graph.node:
         if node.name not in parts.network:
@@ -58,6 +64,13 @@ def _quantisable(model: onnx.ModelProto, parts: Anatomy, in_float: Collection[st
         upstream.update(dict.fromkeys(node.output, last))
         if node.op_type in _OPERATORS and not (last >= 0 and layers[last] in in_float):
             yield node
+
+
+def _has_attention(model: onnx.ModelProto) -> bool:
+    """Return whether the graph multiplies computed tensors and has a softmax."""
+    constants = constant_inputs(model)
+    products = any(node.op_type == "MatMul" and constants.keys().isdisjoint(node.input) for node in model.graph.node)
+    return products and any(node.op_type == "Softmax" for node in model.graph.node)
 
 
 def quantised(

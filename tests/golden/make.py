@@ -19,6 +19,7 @@ from torch.nn import functional
 from deeprank.export.api import foreign_network
 from deeprank.export.external_module import ModuleReference, normalised
 from deeprank.export.formats.formats import FORMS
+from deeprank.export.formats.torch_network import TorchNetwork
 from deeprank.export.package import export_package
 from deeprank.models.normalisation import HALF
 from deeprank.runtime.datasets import DataSet, Sample, open_dataset
@@ -87,7 +88,9 @@ def main() -> None:
         reference = ModuleReference(picture_network, info)
         for form in FORMS:
             name = f"v1-{form.precision}.onnx" if form.format == "onnx" else f"v1{form.suffix}"
-            written = export_package(picture_network, info, reference, few, Path(scratch) / name, form=form)
+            written = export_package(
+                TorchNetwork(picture_network, info.picture), info, reference, few, Path(scratch) / name, form=form
+            )
             written.model.replace(folder / name)
             written.parity.replace(folder / f"{name}.parity.json")
             written.reference.replace(folder / "v1.reference.npz")

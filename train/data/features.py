@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +191,8 @@ def weights_digest(network: EmbeddingNet) -> str:
     digest = hashlib.sha256()
     config = network.config
     digest.update(repr((config.backbone, config.image_size, config.mean, config.deviation)).encode())
+    if config.pool != "auto":
+        digest.update(f"pooled by {config.pool}".encode())
     if config.multiscale:
         digest.update(b"with the sub-sampled picture")
     for module in network.front_modules():
@@ -308,11 +311,13 @@ class FeatureCache:
     def _compute(self, key: str, samples: Sequence[Sample], view: View, title: str) -> None:
         values_path, description_path, part = self._paths(key)
         progress_path = part.with_suffix(".progress")
-        if not is_own_file(part):
+        own, shape = is_own_file(part), (len(samples), self.width)
+        done, unreadable = _resume_point(part, progress_path, key, shape) if own else (0, [])
+        self._check_space((len(samples) - done) * self.width * np.dtype(np.float16).itemsize)
+        if not own:
             part.unlink(missing_ok=True)
             create_file(part).close()
-        done, unreadable = _resume_point(part, progress_path, key, (len(samples), self.width))
-        values = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, (len(samples), self.width))
+        values = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, shape)
         advance = self.monitor(title, len(samples), "pictures", done)
         try:
             for row, features in self._rows(samples, view, done):
@@ -331,6 +336,15 @@ class FeatureCache:
         write_json(description_path, {"key": key, "sha256": file_sha256(part), "unreadable": unreadable})
         part.replace(values_path)  # without fsync: the sha256 in the description tells a torn file
         progress_path.unlink(missing_ok=True)
+
+    def _check_space(self, needed: int) -> None:
+        """Refuse more than the disk has free: a mapped file that cannot grow would end the process."""
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise TrainingError(
+                f"The features take {needed / 1e9:.1f} GB, but {display_path(self.folder)} has {free / 1e9:.1f} GB "
+                "free; name another folder with --cache, or lower --unfreeze, --views or --image-size."
+            )
 
     def _rows(
         self, samples: Sequence[Sample], view: View, done: int

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -20,9 +20,9 @@ from torchvision.transforms.v2 import functional
 
 from ...runtime.datasets import Sample
 from ...runtime.images import Picture, PictureRule, load_picture
-from ..options.config import Augmentation
+from ..options.config import Augmentation, TrainConfig
 
-__all__ = ["Reader", "augment", "enlarged", "read_augmented", "read_plain", "threaded"]
+__all__ = ["Reader", "augment", "enlarged", "picture_rule", "read_augmented", "read_plain", "threaded"]
 
 
 # The usual aspect ratios of a random crop (Szegedy et al. 2015).
@@ -49,6 +49,13 @@ def threaded(function: Callable[[T], R], items: Iterable[T], threads: int, ahead
             yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def picture_rule(config: TrainConfig) -> PictureRule:
+    """Return the rule of a run's pictures, of the lowest version that states it."""
+    mode, filter_name = cast(Any, config.picture_mode), cast(Any, config.filter)
+    resize = 0 if config.crop_ratio == 1 else math.floor(config.image_size / config.crop_ratio)
+    return PictureRule.of(config.image_size, mode, filter_name, resize)
 
 
 def read_plain(samples: Sequence[Sample], rule: PictureRule) -> Reader:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...models.backbones import preparation
 from ...runtime.errors import PictureError
 from ...runtime.images import name_of, opened_picture
 from ...runtime.progress import Monitor
@@ -23,6 +24,7 @@ __all__ = ["decided", "median_side", "with_kept_weight"]
 _PICTURES = 200
 # Part of the seeds of these draws alone.
 _STREAM = 8
+_WHY_RECORDED = "timm's weights of this network were trained with it"
 
 
 def with_kept_weight(config: TrainConfig) -> TrainConfig:
@@ -45,12 +47,20 @@ def decided(config: TrainConfig, data: TrainingData, ranks: Ranks, monitor: Moni
     """Choose every option that is ``auto``; one remark tells which values, and why."""
     chosen: dict[str, Any] = {}
     reasons: list[str] = []
-    if "image_size" in config.automatic:
+    recorded = preparation(config.backbone)
+    if "image_size" in config.automatic and recorded is not None and recorded.fixed:
+        chosen["image_size"] = recorded.size
+        reasons.append(f"--image-size {recorded.size} ({_WHY_RECORDED}; a smaller size is faster)")
+    elif "image_size" in config.automatic:
         side = ranks.on_first(lambda: median_side(data, config.seed))
         chosen["image_size"] = SMALL_SIZE if side <= SMALL_SIDE else USUAL_SIZE
         reasons.append(
             f"--image-size {chosen['image_size']} (the pictures' longer side is {side:.0f} px in the median)"
         )
+    if "filter" in config.automatic:
+        chosen["filter"] = "bilinear" if recorded is None else recorded.filter
+    if chosen.get("filter", "bilinear") != "bilinear":
+        reasons.append(f"--filter {chosen['filter']} ({_WHY_RECORDED})")
     if "keep_start" in config.automatic:
         chosen["keep_start"], why = _kept_weight(config)
         reasons.append(f"--keep-start {chosen['keep_start']:g} ({why})")

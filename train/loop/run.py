@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...models.backbones import check_patches
 from ...models.network import EmbeddingNet
 from ...models.weights import Weights, find_weights
 from ...runtime.data.labels import LABEL_RULES
@@ -103,6 +104,7 @@ def start_run(
     description = describe_run(config, automatic, recipe, weights, *data_sets)
     # Refused before creating a run folder: an unknown backbone, or weights of another one.
     network = make_network(config, weights)
+    check_patches(network.backbone, config.backbone, config.image_size)
     check_finish(config, network, weights)
     check_relevance(config)
     run = RunFolder(Path(ranks.on_first(lambda: str(_begun(out, config, description)))))

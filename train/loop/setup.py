@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from ...models.backbones import feature_dim
 from ...models.channel_pruning import kept_channels, narrowed_state
 from ...models.network import EmbeddingNet, NetworkConfig, build_network
 from ...models.normalisation import NORMALISATIONS
@@ -18,7 +19,7 @@ from ...runtime.progress import Monitor
 from ...runtime.text import display_path, printable
 from ..data.features import CachedFeatures, FeatureCache, View, content_digests, extractor_when_needed, weights_digest
 from ..data.inputs import FeatureSource, PictureSource, Source
-from ..data.loaders import read_plain
+from ..data.loaders import picture_rule, read_plain
 from ..data.splits import TrainingData, check_pictures
 from ..options.config import TrainConfig
 from .job import Job, Surroundings
@@ -44,7 +45,7 @@ def make_source(
         TrainingError: features cannot be cached.
 
     """
-    rule = PictureRule(job.config.image_size, job.config.picture_mode)  # type: ignore[arg-type]
+    rule = picture_rule(job.config)
     if not job.config.freeze_backbone:
         return _pictures(network, job, rule, surroundings, monitor)
     if job.weights.state is None:
@@ -139,6 +140,8 @@ def make_network(config: TrainConfig, weights: Weights) -> EmbeddingNet:
         network = build_network(_network_config(config, weights))
     weights = narrowed(weights, config.last_channels)
     load_into(network.backbone, config.backbone, weights)
+    if config.low_image_size:
+        _check_low_size(network, config)
     if config.freeze_backbone:
         network.backbone.requires_grad_(False)
         network.cut_before_last(config.unfreeze)
@@ -147,6 +150,17 @@ def make_network(config: TrainConfig, weights: Weights) -> EmbeddingNet:
     elif config.freeze_last:
         _freeze_last(network, config)
     return network
+
+
+def _check_low_size(network: EmbeddingNet, config: TrainConfig) -> None:
+    """Refuse other sizes for a network that is made for one."""
+    try:
+        feature_dim(network.backbone, config.low_image_size)
+    except TrainingError:
+        raise TrainingError(
+            f"--low-image-size {config.low_image_size}: {printable(config.backbone)} is made for pictures of "
+            f"{config.image_size} px alone; leave out --low-image-size and --low-epochs."
+        ) from None
 
 
 def _freeze_last(network: EmbeddingNet, config: TrainConfig) -> None:
@@ -186,4 +200,5 @@ def _network_config(config: TrainConfig, weights: Weights) -> NetworkConfig:
         last_channels=config.last_channels,
         keep_start=config.keep_start,
         start_dim=config.start_dim if config.keep_start else 0,
+        pool=config.pool,
     )

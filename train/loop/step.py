@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ...models.network import EmbeddingNet
+from ...models.stages import stages_of
 from ..data.inputs import Source
 from ..losses.objective import BatchLoss, Objective
 from ..options.config import TrainConfig
@@ -183,9 +184,14 @@ def make_optimizer(network: EmbeddingNet, objective: Objective, config: TrainCon
     """Return the optimiser of backbone (unless frozen), head and class vectors, each with its rate.
 
     Weights decay. Biases and norms (one dimension) do not, nor do class vectors, whose length does
-    not matter. The backbone's groups start after ``backbone_begins``.
+    not matter. The backbone's groups start after ``backbone_begins``. With ``layer_decay`` below 1,
+    each of its stages has a rate of its own.
     """
-    groups = _groups(network.backbone.parameters(), config.backbone_learning_rate, config.weight_decay)
+    groups = [
+        group
+        for parameters, factor in _backbone_parts(network, config)
+        for group in _groups(parameters, config.backbone_learning_rate * factor, config.weight_decay)
+    ]
     for group in groups:
         group["begins"] = config.backbone_begins
     head = [*network.head.parameters(), *(network.paths.parameters() if network.paths is not None else ())]
@@ -197,6 +203,17 @@ def make_optimizer(network: EmbeddingNet, objective: Objective, config: TrainCon
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def _backbone_parts(network: EmbeddingNet, config: TrainConfig) -> Iterator[tuple[list[nn.Parameter], float]]:
+    """Yield the backbone's parameters, from the last stage to the first, with the factor of their rate."""
+    trained = [parameter for parameter in network.backbone.parameters() if parameter.requires_grad]
+    if config.layer_decay == 1 or not trained:
+        yield trained, 1.0
+        return
+    stages = stages_of(network.backbone, config.backbone, config.image_size)
+    for distance, stage in enumerate(reversed(stages)):
+        yield [parameter for module in stage for parameter in module.parameters()], config.layer_decay**distance
 
 
 def _groups(parameters: Iterable[nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:

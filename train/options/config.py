@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...models.normalisation import NORMALISATIONS
+from ...models.pooling import POOLS
 from ...runtime.errors import TrainingError
 from ...runtime.text import printable
 
@@ -177,6 +178,12 @@ class TrainConfig:
     embedding_dim: int = _option(
         "network", "dimension of the head; --keep-start adds its own", minimum=2, maximum=4096, common=True
     )
+    pool: str = _option(
+        "network",
+        "how a transformer's patches become one vector: by the class token or their mean; auto: as its library does",
+        choices=POOLS,
+        before="auto",
+    )
     hidden: tuple[int, ...] = _option("network", "widths of the head's hidden layers", minimum=1, maximum=65536)
     dropout: float = _option("network", "share of hidden units dropped", minimum=0.0, maximum=0.95)
     input_dropout: float = _option("network", "share of backbone features dropped", minimum=0.0, maximum=0.95)
@@ -210,7 +217,8 @@ class TrainConfig:
     image_size: int = _option(
         "picture",
         "side of the square input in pixels. "
-        f"auto: {SMALL_SIZE} for pictures of up to {SMALL_SIDE} px, else {USUAL_SIZE}",
+        f"auto: {SMALL_SIZE} for pictures of up to {SMALL_SIDE} px, else {USUAL_SIZE}; that of timm's record for a "
+        "network timm:NAME of one size",
         minimum=16,
         maximum=1024,
         auto=True,
@@ -220,7 +228,25 @@ class TrainConfig:
         "picture", "side of the input in the first epochs; 0: --image-size", minimum=0, maximum=1024
     )
     low_epochs: int = _option("picture", "epochs with --low-image-size", minimum=0)
-    picture_mode: str = _option("picture", "the whole picture or its centre", choices=("stretch", "crop"))
+    picture_mode: str = _option(
+        "picture",
+        "the whole picture, its centre, or the whole between bars",
+        choices=("stretch", "crop", "letterbox"),
+    )
+    filter: str = _option(
+        "picture",
+        "filter that makes pictures smaller; auto: that of timm's record for a backbone timm:NAME, else bilinear",
+        choices=(AUTO, "bilinear", "bicubic", "lanczos"),
+        auto=True,
+        before="bilinear",
+    )
+    crop_ratio: float = _option(
+        "picture",
+        "part of the shorter side that --picture-mode crop keeps, of both sides with stretch; timm's crop_pct",
+        minimum=0.5,
+        maximum=1.0,
+        before=1.0,
+    )
 
     views: int = _option("augmentation", "augmented views cached per picture (frozen backbone)", minimum=0, maximum=64)
     crop: float = _option("augmentation", "smallest share of the area kept by a crop", minimum=0.05, maximum=1.0)
@@ -269,6 +295,13 @@ class TrainConfig:
     learning_rate: float = _option("optimizer", "learning rate of the head", minimum=0.0, maximum=1e6, common=True)
     backbone_learning_rate: float = _option(
         "optimizer", "learning rate of the backbone, if it is trained", minimum=0.0, maximum=1e6
+    )
+    layer_decay: float = _option(
+        "optimizer",
+        "factor of the backbone's learning rate from one stage to the one before it; 1: the same rate for all",
+        minimum=0.1,
+        maximum=1.0,
+        before=1.0,
     )
     proxy_learning_rate: float = _option(
         "optimizer", "learning rate of class vectors, also of a pml: loss", minimum=0.0, maximum=1e6
@@ -399,7 +432,7 @@ def check_together(config: TrainConfig) -> None:
         TrainingError: names the options, and the one to leave out.
 
     """
-    for check in (_of_the_backbone, _of_the_start, _of_low_sizes, _of_the_loss, _of_the_finish):
+    for check in (_of_the_backbone, _of_the_pictures, _of_the_start, _of_low_sizes, _of_the_loss, _of_the_finish):
         for holds, sentence in check(config):
             if holds:
                 raise TrainingError(f"{sentence}.")
@@ -413,6 +446,18 @@ def _of_the_backbone(config: TrainConfig) -> Iterator[Contradiction]:
     yield (
         bool(config.freeze_last) and config.freeze_backbone,
         "--freeze-last needs a backbone that is trained; add --no-freeze-backbone, or leave it out",
+    )
+
+    yield (
+        config.layer_decay < 1 and config.freeze_backbone and not config.unfreeze,
+        "--layer-decay is for a backbone that is trained; add --unfreeze or --no-freeze-backbone, or leave it out",
+    )
+
+
+def _of_the_pictures(config: TrainConfig) -> Iterator[Contradiction]:
+    yield (
+        config.crop_ratio < 1 and config.picture_mode == "letterbox",
+        "--crop-ratio cuts the edges off, but --picture-mode letterbox keeps the whole picture; leave one of them out",
     )
 
 

@@ -251,6 +251,10 @@ _MEANINGS: Mapping[str, Iterable[str]] = {
     "--holdout-classes": ("unseen-classes", "held-out-classes", "open-set"),
     "--holdout-pictures": ("holdout", "held-out", "validation-fraction", "val-fraction"),
     "--low-image-size": ("low-size", "low-resolution", "progressive-resizing"),
+    "--layer-decay": ("llrd", "layerwise-lr-decay", "layer-wise-decay", "lr-decay", "layer-lr-decay"),
+    "--pool": ("pooling", "global-pool", "pool-type"),
+    "--filter": ("interpolation", "resample", "resampling"),
+    "--crop-ratio": ("crop-pct", "crop-percent", "center-crop"),
     "--yes": ("y", "assume-yes", "no-input", "force-download", "download"),
 }  # fmt: skip
 

@@ -28,6 +28,7 @@ from ...runtime.images import Picture, PictureRule
 from ...runtime.progress import Monitor
 from ...runtime.text import printable
 from ..data.features import Extractor, FeatureCache, View, content_digests, extractor_when_needed, weights_digest
+from ..data.loaders import picture_rule
 from ..data.splits import TrainingData
 from ..options.config import AUTO, TrainConfig
 from .relevance import Part, Relevance, VectorRelevance
@@ -107,7 +108,7 @@ def teacher_relevance(samples: Sequence[Sample], config: TrainConfig, teaching: 
 
     """
     network = _teacher_network(config).to(teaching.device)
-    rule = PictureRule(config.image_size, config.picture_mode)  # type: ignore[arg-type]
+    rule = picture_rule(config)
     contents = content_digests(samples, usable_cores())
     extractor = extractor_when_needed(network, teaching.device, teaching.threads, teaching.monitor)
     taught = _cache(teaching, extractor, weights_digest(network), network.front_width, rule)
