@@ -6,8 +6,10 @@ random weights, in the layouts of Hugging Face's files. No real file could be do
 
 import contextlib
 import io
+import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +33,7 @@ from deeprank.export.adopt.adoption import Adopted, adopt
 from deeprank.export.adopt.graph import at_least, opset_of
 from deeprank.export.adopt.original import read_original
 from deeprank.export.adopt.preparation import Preparation
+from deeprank.export.adopt.preprocessor import read_preprocessor
 from deeprank.export.adopt.reference import OriginalReference
 from deeprank.export.adopt.session import BareSession
 from deeprank.runtime.errors import ExportError
@@ -906,8 +909,13 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     ),
     "a text": lambda: changed(lambda m: m.graph.node.insert(0, node("Constant", [], ["t"], value_string="x" * 100))),
     "a constant of 32 GB": lambda: changed(growing),
+    "a constant without a name": lambda: changed(
+        lambda m: m.graph.node.insert(0, node("Constant", [], [], value=tensor(np.zeros(3), "v")))
+    ),
     "in a circle": lambda: changed(in_a_circle),
     "an unknown operator": lambda: changed(lambda m: setattr(m.graph.node[1], "op_type", "\x1b[31mX")),
+    "names that are not UTF-8": lambda: WHOLE.replace(b"features", b"featur\xff\xfe"),
+    "an operator that is not UTF-8": lambda: WHOLE.replace(b"Relu", b"R\xffl\xfe"),
     "no node": lambda: changed(lambda m: m.graph.ClearField("node")),
     "an opset of the future": lambda: changed(lambda m: setattr(m.opset_import[0], "version", 9999)),
     "a negative opset": lambda: changed(lambda m: setattr(m.opset_import[0], "version", -1)),
@@ -945,8 +953,6 @@ for path in sys.argv[1:]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
 def test_hostile_files_end_in_a_sentence(tmp_path: Path) -> None:
-    import json
-
     paths = []
     for place, content in enumerate(HOSTILE.values()):
         paths.append(tmp_path / f"{place}.onnx")
@@ -988,6 +994,42 @@ def test_values_of_options() -> None:
     with pytest.raises(ExportError, match="resized to 6 pixels before 8 x 8"):
         Preparation.of(resize=6).rule(8)
     assert Preparation.of(mode="crop", resize=10, interpolation="bicubic").rule(8).resize == 10
+
+
+@pytest.mark.parametrize(
+    ("stated", "sentence"),
+    [
+        (
+            {"image_processor_type": "ViTImageProcessor", "do_solarize": True},
+            "'do_solarize', whose effect is not known",
+        ),
+        ({"image_processor_type": ["ViT"]}, "one of the processors"),
+        ({"resample": [1]}, "expected 1, 2 or 3"),
+        ({"size": {"height": 10**400, "width": 10**400}}, "the side of a square"),
+        ({"rescale_factor": 10**400}, "a number"),
+        ({"image_mean": [10**400] * 3}, "three numbers"),
+        ({"size": {"shortest_edge": {}}}, "the side of a square"),
+        ({"crop_size": [[]], "do_center_crop": True}, "the side of a square"),
+        ({"pretrained_cfg": 3, "input_size": 5.5, "crop_pct": 1}, "size"),
+        ({"pretrained_cfg": {"input_size": 5.5}}, "the side of a square"),
+        ({"pretrained_cfg": {"input_size": [3, 8, 8], "crop_mode": [1]}}, "center, squash or border"),
+        ({"preprocess_cfg": {"size": 8, "resize_mode": {"a": 1}}}, "shortest, squash or longest"),
+        ({"preprocess_cfg": {"size": "8"}, "model_cfg": [1]}, "the side of a square"),
+        ({"preprocess_cfg": {"size": 8, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": []}, "model_cfg": 1}, ""),
+        ({"preprocess_cfg": {"size": 8, "blur": 3}}, "'blur', whose effect is not known"),
+    ],
+)
+def test_misshapen_preparations(stated: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    whole = {"size": {"height": 8, "width": 8}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    foreign = "pretrained_cfg" in stated or "preprocess_cfg" in stated
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(stated if foreign else whole | stated))
+    if not sentence:
+        assert read_preprocessor(path).filter == "bicubic"
+        return
+    with pytest.raises(ExportError, match=re.escape(sentence)) as refused:
+        read_preprocessor(path)
+    assert len(str(refused.value)) < 600
 
 
 # -- without torch -----------------------------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ def lift_constants(model: onnx.ModelProto) -> None:
     kept = []
     for node in model.graph.node:
         if node.op_type == "Constant" and is_onnx(node.domain):
-            model.graph.initializer.append(_constant(node, node.output[0]))
+            model.graph.initializer.append(_constant(node))
         else:
             kept.append(node)
     if len(kept) < len(model.graph.node):
@@ -228,8 +228,9 @@ def lift_constants(model: onnx.ModelProto) -> None:
         large = [n for n in graph.node if n.op_type == "Constant" and n.ByteSize() > _LARGE_CONSTANT]
         for node in large:
             name = _free_name("constant", taken)
-            model.graph.initializer.append(_constant(node, name))
-            old = node.output[0]
+            constant, old = _constant(node), node.output[0]
+            constant.name = name
+            model.graph.initializer.append(constant)
             graph.node.remove(node)
             for inside in (graph, *graphs_in(list(graph.node))):
                 _rename_nodes(inside.node, {old: name})
@@ -238,13 +239,14 @@ def lift_constants(model: onnx.ModelProto) -> None:
                     raise ModelFileError("it has a nested graph that only returns a constant of many bytes")
 
 
-def _constant(node: onnx.NodeProto, name: str) -> onnx.TensorProto:
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto:
+    """Return the value of a Constant, under the name of its output."""
     import numpy as np
     from onnx import TensorProto, numpy_helper
 
     if len(node.attribute) != 1 or len(node.output) != 1:
         raise ModelFileError("it has a Constant without a value, or with several")
-    value = node.attribute[0]
+    value, name = node.attribute[0], node.output[0]
     if value.name == "value":
         tensor = TensorProto()
         tensor.CopyFrom(value.t)

@@ -53,6 +53,21 @@ _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "flat": {},
 }  # fmt: skip
 
+# The texts inside each message. The onnx package returns those that are not UTF-8 as bytes.
+_TEXTS: Mapping[str, frozenset[int]] = {
+    "model": frozenset({2, 3, 4, 6}),
+    "graph": frozenset({2, 10}),
+    "node": frozenset({1, 2, 3, 4, 6, 7, 8}),
+    "attribute": frozenset({1, 13, 21}),
+    "function": frozenset({1, 4, 5, 6, 8, 10, 13}),
+    "tensor": frozenset({8, 12}),
+    "value": frozenset({1, 3}),
+    "type": frozenset({6}),
+    "annotation": frozenset({1}),
+    "flat": frozenset({1, 2, 3}),
+}
+_NONE: frozenset[int] = frozenset()
+
 _Key = tuple[str, str, str]
 
 
@@ -74,7 +89,7 @@ def check_structure(data: bytes) -> None:
         records += len(fields)
         if records > _MAX_RECORDS:
             raise ModelFileError(f"it has more than {_MAX_RECORDS:,} records")
-        inside = _MESSAGES[kind]
+        inside, texts = _MESSAGES[kind], _TEXTS.get(kind, _NONE)
         for field, wire, first, last in fields:
             message = inside.get(field) if wire == 2 else None
             if message == "refused":
@@ -83,8 +98,17 @@ def check_structure(data: bytes) -> None:
                 packed += last - first
             elif message is not None and last > first:
                 waiting.append((message, first, last, depth + 1))
+            elif wire == 2 and field in texts:
+                _check_text(data[first:last])
         if packed > _MAX_PACKED:
             raise ModelFileError(f"it has more than {_MAX_PACKED:,} bytes of numbers of variable length")
+
+
+def _check_text(text: bytes) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise ModelFileError("it has names that are not UTF-8") from None
 
 
 def graphs_in(nodes: Iterator[onnx.NodeProto] | list[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
