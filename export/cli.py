@@ -66,7 +66,8 @@ def export_command(
         job = Job(options, start)
         for remark in job.remarks:
             note(remark)
-        report_reading(job.dataset, note)
+        if job.labels != "none":
+            report_reading(job.dataset, note)
         bundle = job.all_forms() if options.format == ALL else None
         packages = (job.one_form(),) if bundle is None else bundle.packages
     if bundle is None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..runtime.console import from_here
-from ..runtime.datasets import DataSet, open_dataset
+from ..runtime.datasets import DataSet, open_dataset, open_unlabelled
 from ..runtime.errors import ExportError
 from ..runtime.evaluate.reference import load_reference
 from ..runtime.files import write_result
@@ -64,6 +64,8 @@ class Job:
     def _opened(self) -> DataSet:
         if self._data is None:
             return _drawn_pictures(calibrated=self._precision == "int8" != self._source.network.precision)
+        if self.labels == "none":
+            return open_unlabelled(self._data)
         if self.labels is None:
             self.labels = self._source.labels_of(self._data)
         return self._source.split(open_dataset(self._data, labels=self.labels))
@@ -71,6 +73,9 @@ class Job:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What was chosen without being asked for, to show."""
+        if self.labels == "none":
+            count = f"{len(self.dataset.unsplit):,} pictures without labels"
+            return (*self._source.remarks, f"{count}: vectors and neighbours prove the file; precision says nothing.")
         if self._data is not None:
             return self._source.remarks
         drawn = "The proof takes drawn pictures; name your own with --data to see how the model ranks them."

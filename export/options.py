@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..runtime.cli import LabelsOption, ThreadsOption
+from ..runtime.cli import ThreadsOption
 from ..runtime.errors import ExportError
 from ..runtime.text import display_path, printable
 from .formats.formats import form_of
@@ -57,7 +57,15 @@ class ExportOptions:
         str | None,
         typer.Option("--data", help="Pictures for the parity check and calibration. Default: the run's own data set."),
     ] = None
-    labels: LabelsOption = None
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="RULE|CSV",
+            help="Where labels come from: top (the first class folder), leaf (the innermost), path (all of them, "
+            "joined by /), a CSV of path,label[,split], or none. Default: top, or DATA's metadata.csv.",
+        ),
+    ] = None
     parity: Annotated[
         str, typer.Option("--parity", help="sample (500 queries, 5,000 gallery pictures) or full (all pictures).")
     ] = "sample"

@@ -20,7 +20,7 @@ from pathlib import Path
 from .data.label_table import read_label_table
 from .data.labels import LABEL_RULES, LabelRule, label_rule, split_of
 from .data.layouts import read_tree
-from .data.sources import FolderSource, Layout, Reading, Sample, Source, ZipSource
+from .data.sources import FolderSource, Layout, Reading, Sample, Source, ZipSource, pictures_of
 from .data.table_layouts import read_csv, read_table
 from .errors import DataError, MissingExtraError
 from .text import display_path, printable
@@ -34,6 +34,7 @@ __all__ = [
     "labels_beside",
     "open_dataset",
     "open_pictures",
+    "open_unlabelled",
     "split_by_rule",
     "with_val",
     "write_digits",
@@ -137,6 +138,24 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
             f"{display_path(data)} holds no pictures with a label ({_what_else(layout)}); {_EXPECTED_FOLDERS}."
         )
     return replace(_completed(DataSet(name, whole, ()), layout, layout.reading), test=())
+
+
+def open_unlabelled(data: str | Path) -> DataSet:
+    """List all pictures of a folder or a zip with an empty label; a tenth is held out as ``val``.
+
+    Raises:
+        DataError: DATA is missing, damaged, or holds no pictures.
+
+    """
+    path = Path(data)
+    is_zip = path.suffix.lower() == ".zip" and not path.is_dir()
+    if not is_zip and not path.is_dir():
+        raise DataError(f"{display_path(path)} is no folder and no zip; expected one with pictures.")
+    source: Source = ZipSource(path) if is_zip else FolderSource(path)
+    samples = tuple(source.sample(picture, "") for picture in pictures_of(source))
+    if not samples:
+        raise DataError(f"{display_path(path)} holds no pictures.")
+    return _make(path.name, samples, ())
 
 
 def _place(data: Path) -> str:

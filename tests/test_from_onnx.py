@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -148,6 +149,26 @@ def test_no_data_is_needed(repository: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.parity.json", "m.reference.npz"]
     failed = run_command("deeprank-export", "--from-onnx", file, "--precision", "int8", cwd=tmp_path, status=1)
     assert "error: int8 is calibrated on real pictures; name them with --data." in failed.stderr
+
+
+def test_pictures_need_no_labels(repository: Path, photos: Path, tmp_path: Path) -> None:
+    """A folder of any pictures, or a zip of them, proves and calibrates; ones with labels are refused without the word."""
+    (tmp_path / "flat").mkdir()
+    for number, path in enumerate(sorted(photos.rglob("*.jpg"))):
+        (tmp_path / "flat" / f"{number}.jpg").write_bytes(path.read_bytes())
+    shutil.make_archive(str(tmp_path / "flat"), "zip", tmp_path / "flat")
+    words = ("--from-onnx", repository / "onnx" / "model.onnx", "--precision", "int8", "--out", "m.onnx")
+    for data in ("flat", "flat.zip"):
+        done = run_command("deeprank-export", *words, "--data", data, "--labels", "none", cwd=tmp_path)
+        assert "60 pictures without labels: vectors and neighbours prove the file" in done.stderr
+        report = json.loads((tmp_path / "m.parity.json").read_text())
+        assert (report["queries"], report["gallery"]) == (6, 54)
+        assert 0.8 < report["neighbour_overlap_at_k"] < 1
+        assert info_of(tmp_path / "m.onnx").precision == "int8"
+    (tmp_path / "empty").mkdir()
+    for data, sentence in (("empty", "empty holds no pictures."), ("gone", "gone is no folder and no zip; expected")):
+        failed = run_command("deeprank-export", *words, "--data", data, "--labels", "none", cwd=tmp_path, status=1)
+        assert sentence in failed.stderr
 
 
 def test_a_model_file_keeps_what_it_states(repository: Path, photos: Path, tmp_path: Path) -> None:
