@@ -152,7 +152,7 @@ def test_no_data_is_needed(repository: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_need_no_labels(repository: Path, photos: Path, tmp_path: Path) -> None:
-    """A folder of any pictures, or a zip of them, proves and calibrates; ones with labels are refused without the word."""
+    """A folder of any pictures, or a zip of them, proves and calibrates."""
     (tmp_path / "flat").mkdir()
     for number, path in enumerate(sorted(photos.rglob("*.jpg"))):
         (tmp_path / "flat" / f"{number}.jpg").write_bytes(path.read_bytes())
@@ -163,7 +163,8 @@ def test_pictures_need_no_labels(repository: Path, photos: Path, tmp_path: Path)
         assert "60 pictures without labels: vectors and neighbours prove the file" in done.stderr
         report = json.loads((tmp_path / "m.parity.json").read_text())
         assert (report["queries"], report["gallery"]) == (6, 54)
-        assert 0.8 < report["neighbour_overlap_at_k"] < 1
+        assert report["min_cosine"] < 1 - 1e-6  # of int8, on these pictures
+        assert report["neighbour_overlap_at_k"] > 0.8
         assert info_of(tmp_path / "m.onnx").precision == "int8"
     (tmp_path / "empty").mkdir()
     for data, sentence in (("empty", "empty holds no pictures."), ("gone", "gone is no folder and no zip; expected")):
