@@ -303,6 +303,30 @@ def network(folder: Path, vectors: str, *words: str) -> list[str]:
     return command if words else [*command, "--data", str(photos(folder))]
 
 
+def adopted(folder: Path, kind: str | None, *words: str) -> list[str]:
+    """An ONNX file of somebody else's, which takes pictures of 16 x 16 pixels of a kind; None: no ONNX file."""
+    from onnx import TensorProto, helper, save
+
+    path = folder / ("notes.onnx" if kind is None else "theirs.onnx")
+    if kind is None:
+        path.write_text("my notes\n")
+    else:
+        given = TensorProto.FLOAT if kind == "float" else TensorProto.UINT8
+        shape = ["n", 3, 16, 16] if kind == "float" else ["n", 16, 16, 3]
+        nodes = [
+            helper.make_node("Cast", ["pixels"], ["x"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["x"], ["y"]),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "theirs",
+            [helper.make_tensor_value_info("pixels", given, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 768])],
+        )
+        save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return ["deeprank-export", "--from-onnx", path.name, *words]
+
+
 def damaged_triplets(folder: Path) -> list[str]:
     for name in ("a.png", "b.png", "c.png"):
         (folder / name).write_bytes(encoded(NOISE)[:99])
@@ -392,6 +416,11 @@ CASES = [
     Case("a network that gives maps", lambda f: network(f, "maps"), "expected float of shape [2, d]"),
     Case("a network with dropout left on", lambda f: network(f, DROPOUT), "Is dropout or another random layer"),
     Case("a network that looks at the batch", lambda f: network(f, MINUS_MEAN), "for a picture alone and in a batch"),
+    Case("a text in place of an ONNX file", lambda f: adopted(f, None), "notes.onnx cannot be adopted"),
+    Case("an ONNX file without a stated preparation", lambda f: adopted(f, "float"), "and how is not known. Give"),
+    Case(
+        "an output that an ONNX file lacks", lambda f: adopted(f, "uint8", "--output", "logits"), "There is no output"
+    ),
     Case("a network without pictures", lambda f: network(f, "maps", "--name", "mine"), "name them with --data"),
     Case("a mean of two numbers", lambda f: network(f, "maps", *TWO), "expected three numbers, such as 0.485"),
 ]

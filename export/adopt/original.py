@@ -22,6 +22,9 @@ __all__ = ["Original", "read_original"]
 # Since when an IR version lets weights stand outside the inputs.
 _WEIGHTS_ARE_NO_INPUTS = 4
 
+# The tag of the IR version, which every writer of ONNX puts first.
+_FIRST_BYTE = b"\x08"
+
 _Stamp = tuple[int, int, int, int]
 
 
@@ -67,6 +70,8 @@ def read_original(path: Path) -> Original:
 
     data = _read(path)
     try:
+        if data[:1] != _FIRST_BYTE:
+            raise ModelFileError("it is no ONNX file")
         check_structure(data)
         try:
             model = onnx.ModelProto.FromString(data)
