@@ -1,8 +1,8 @@
 """What int8 does to a vision transformer: one trained here from random weights, exported as fp32 and int8.
 
 No weights of a published transformer were at hand, so a small one is trained on 100 classes of Tiny ImageNet with 150
-pictures each, from random weights. It ranks poorly; the figures show what eight bits change, not how good the network is. Published networks (CLIP, DINOv2) have far larger
-values in a few channels than one that is trained for minutes.
+pictures each, from random weights. It ranks poorly; the figures show what eight bits change, not how good the network
+is. Published networks (CLIP, DINOv2) have far larger values in a few channels than one that is trained for minutes.
 
     python benchmarks/vision_transformer.py --data tiny-imagenet-subset.zip --work vit
 """
