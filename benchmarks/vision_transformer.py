@@ -80,9 +80,7 @@ def variants(folder: Path, pictures: Path, raised: float) -> None:
         ours = [_vectors(made, some, None) for some in (val, train)]
         cosine = float(np.einsum("nd,nd->n", ours[0], plain[0]).mean())
         overlap = neighbour_overlap(neighbours(*ours), neighbours(*plain))
-        print(
-            f"one channel raised by {raised:g}, eight bits in {name}: mean cosine {cosine:.4f}, overlap@30 {overlap:.3f}"
-        )
+        print(f"one channel raised by {raised:g}, {name} in int8: mean cosine {cosine:.4f}, overlap@30 {overlap:.3f}")
 
 
 def main() -> None:

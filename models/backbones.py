@@ -233,9 +233,9 @@ def feature_dim(backbone: nn.Module, image_size: int) -> int:
     try:
         with torch.inference_mode():
             features = backbone(torch.zeros(1, 3, image_size, image_size, device=device))
+    except torch.OutOfMemoryError:
+        raise
     except (AssertionError, RuntimeError, ValueError) as error:
-        if "memory" in str(error):
-            raise
         raise TrainingError(
             f"The backbone takes no pictures of {image_size} px ({first_line(error)}); try another --image-size."
         ) from error
