@@ -34,7 +34,7 @@ app = application(
         "deeprank-export --format all --out forms/",
         "deeprank-export runs/latest --data sample.zip --sample-pictures",
         "deeprank-export --module mymodels:build --state weights.pth --data photos/",
-        "deeprank-export --from-onnx clip/onnx/vision_model.onnx --data photos/ --out clip.onnx",
+        "deeprank-export --from-onnx clip/onnx/vision_model.onnx --data photos/",
     ],
     {
         "-o": "--out",
