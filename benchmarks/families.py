@@ -86,13 +86,12 @@ class Line:
         done = subprocess.run(command, cwd=self.work, capture_output=True, text=True)
         return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
-    def trained(self, family: Family, unfreeze: int) -> str:
-        """Train two epochs, with the backbone frozen but for the last stages."""
-        out = self.work / f"run{unfreeze}"
+    def trained(self, family: Family, *words: object, out: str) -> str:
+        """Train an epoch; random weights only become useful features if all of them learn."""
         return self.run(
-            *("deeprank-train", self.data, "--backbone", family.backbone, "--weights", family.weights),
-            *("--image-size", family.side, "--epochs", 2, "--unfreeze", unfreeze, "--views", 0),
-            *("--no-report", "--out", out),
+            *("deeprank-train", self.data, "--backbone", family.backbone, "--image-size", family.side, *words),
+            *("--epochs", 1, "--head-epochs", 0, "--loss", "triplet+softmax", "--views", 0),
+            *("--no-report", "--out", self.work / out),
         )
 
     def exported(self, *source: object) -> Iterator[tuple[str, str]]:
@@ -112,8 +111,10 @@ class Line:
 
     def row(self, family: Family) -> list[str]:
         """Return the row of a backbone."""
-        steps = [self.trained(family, 0) or "yes", self.trained(family, 1) or "yes"]
-        figures = dict(self.exported(self.work / "run1"))
+        whole = self.trained(family, "--weights", family.weights, "--no-freeze-backbone", out="whole")
+        part = self.trained(family, "--weights", self.work / "whole" / "best.pt", "--unfreeze", 1, out="part")
+        steps = [whole or "yes", part or "yes"]
+        figures = dict(self.exported(self.work / "part"))
         return [family.name, f"`{family.backbone}`", str(family.side), *steps, *figures.values(), self.answered()]
 
     def module_row(self, name: str, module: str, words: tuple[str, ...]) -> list[str]:
