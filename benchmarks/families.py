@@ -55,7 +55,7 @@ class Family:
 FAMILIES = (
     Family("ResNet", "resnet18", 64),
     Family("EfficientNet-Lite", "efficientnet_lite0", 96, "auto"),
-    Family("MobileNetV3", "mobilenet_v3_small", 64),
+    Family("MobileNetV3", "timm:mobilenetv3_small_050", 64),
     Family("MobileNetV4", "timm:mobilenetv4_conv_small_050", 64),
     Family("ConvNeXt", "timm:convnext_atto", 64),
     Family("Swin", "timm:swin_tiny_patch4_window7_224", 112),
