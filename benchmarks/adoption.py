@@ -25,6 +25,7 @@ import torch
 from common import machine, ratio
 from folder_embedding import decoding, folder, network
 
+from deeprank.models.quiet import quiet
 from deeprank.runtime import Embedder
 from deeprank.runtime.devices import usable_cores
 from deeprank.runtime.images import Picture
@@ -39,10 +40,11 @@ def write_original(name: str, path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=0).eval()
     axes = {"pixel_values": {0: "batch"}, "embeddings": {0: "batch"}}
-    torch.onnx.export(
-        model, (torch.zeros(2, 3, SIDE, SIDE),), str(path), dynamo=False, opset_version=17,
-        input_names=["pixel_values"], output_names=["embeddings"], dynamic_axes=axes,
-    )  # fmt: skip
+    with quiet():
+        torch.onnx.export(
+            model, (torch.zeros(2, 3, SIDE, SIDE),), str(path), dynamo=False, opset_version=17,
+            input_names=["pixel_values"], output_names=["embeddings"], dynamic_axes=axes,
+        )  # fmt: skip
 
 
 def adopt(original: Path, photos: str, precision: str) -> tuple[Path, str]:
