@@ -75,19 +75,23 @@ def compare(name: str, original: Path, adopted: Path, paths: list[Path], rounds:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     bare = onnxruntime.InferenceSession(str(original), options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the runtime has it
+    calm = onnxruntime.InferenceSession(str(original), options, providers=["CPUExecutionProvider"])
     together, alone = Embedder(adopted, device="cpu"), Embedder(adopted, device="cpu", threads=1)
     pictures: Picture = np.stack([together.load(path) for path in paths[:BATCH]])
     values = (pictures.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
     ready = np.ascontiguousarray(values.transpose(0, 3, 1, 2))
     for count in (1, BATCH):
         runs = 1 if count == BATCH else 5
-        theirs, ours = [], []
+        taken: dict[str, list[float]] = {"the original": [], "the original without spinning": [], "": []}
         for _ in range(rounds + 1):
-            theirs.append(
-                seconds(lambda n=count, r=runs: [bare.run(None, {"pixel_values": ready[:n]}) for _ in range(r)])
-            )
-            ours.append(seconds(lambda n=count, r=runs: [together.embed_batch(pictures[:n]) for _ in range(r)]))
-        print(f"{name}, ready batches of {count}: times the original {ratio(theirs[1:], ours[1:])}", flush=True)
+            for what, session in zip(taken, (bare, calm), strict=False):
+                given = {"pixel_values": ready[:count]}
+                taken[what].append(seconds(lambda s=session, g=given, r=runs: [s.run(None, g) for _ in range(r)]))
+            taken[""].append(seconds(lambda n=count, r=runs: [together.embed_batch(pictures[:n]) for _ in range(r)]))
+        ours = taken.pop("")[1:]
+        for what, theirs in taken.items():
+            print(f"{name}, ready batches of {count}: times {what} {ratio(theirs[1:], ours)}", flush=True)
     limits, folders = [], []
     folder(together, paths)
     for _ in range(max(3, rounds // 3)):
