@@ -48,7 +48,10 @@ _PIXELS = 4 * 160 * 160
 
 @dataclass(frozen=True)
 class Seen:
-    """Statistics of a tensor: exact extremes, sample values, float32 ``[m]``, and channel means."""
+    """Statistics of a tensor: exact extremes, sample values, float32 ``[m]``, and channel means.
+
+    Attention has tensors with the batch along another axis than the first; some have no means.
+    """
 
     lowest: float
     highest: float
@@ -162,8 +165,16 @@ def _together(parts: Sequence[_Part]) -> Seen:
         lowest=min(part.lowest for part in parts),
         highest=max(part.highest for part in parts),
         values=np.concatenate([part.values for part in parts]),
-        channel_means=np.sum([part.sums for part in parts], axis=0) / sum(part.count for part in parts),
+        channel_means=_means(parts),
     )
+
+
+def _means(parts: Sequence[_Part]) -> npt.NDArray[np.float64]:
+    """Return the channels' means; empty if the batch lies along the axis of the channels."""
+    if len({part.sums.shape for part in parts}) > 1:
+        return np.empty(0)
+    means: npt.NDArray[np.float64] = np.sum([part.sums for part in parts], axis=0) / sum(part.count for part in parts)
+    return means
 
 
 def session_that_shows(model: onnx.ModelProto, names: Sequence[str], threads: int) -> onnxruntime.InferenceSession:

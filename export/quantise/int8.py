@@ -189,7 +189,8 @@ def _correctable(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
     # another dimension.
     dimensions = {"Conv": 4, "Gemm": 2}.get(node.op_type)
     fits = len(constants[node.input[1]].dims) == dimensions
-    return fits and node.input[0] in seen and all(tensor in constants for tensor in node.input[2:])
+    fits = fits and node.input[0] in seen and seen[node.input[0]].channel_means.size > 0
+    return fits and all(tensor in constants for tensor in node.input[2:])
 
 
 def _by_output(node: onnx.NodeProto, weights: Array) -> Array:
