@@ -181,8 +181,10 @@ def test_the_examples_of_transformers_and_open_clip(tmp_path: Path, monkeypatch:
         expected = by_torch(network, noise(4, side), (given[0], given[1]))
         np.testing.assert_allclose(by_onnx(model, noise(4, side)), expected, atol=1e-5)
         # The last batch of calibration is smaller, and attention has tensors with the batch along other axes.
-        run_command(*export_[:-1], "int8.onnx", "--precision", "int8", cwd=tmp_path)
-        assert info_of(tmp_path / "int8.onnx").precision == "int8"
+        # Its products of transposed float16 matrices crashed ONNX Runtime.
+        for precision in ("int8", "fp16"):
+            run_command(*export_[:-1], f"{precision}.onnx", "--precision", precision, cwd=tmp_path)
+            assert info_of(tmp_path / f"{precision}.onnx").precision == precision
 
 
 # -- modules that can be exported --------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Half the size, but faster on GPUs only, since ONNX Runtime computes it in float3
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,10 +65,42 @@ def to_float16(model: onnx.ModelProto, parts: Anatomy) -> onnx.ModelProto:
     half.CopyFrom(model)
     nodes = list(_Conversion(half, parts.network | parts.embedding).nodes())
     del half.graph.node[:]
-    half.graph.node.extend(nodes)
+    half.graph.node.extend(_without_fatal_transposes(nodes, {each.name: each for each in half.graph.initializer}))
     del half.graph.value_info[:]  # the types have changed; readers of the file infer them
     drop_unused_constants(half)
     return half
+
+
+def _without_fatal_transposes(
+    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    """Return the nodes with the first two axes exchanged after a product with a matrix, not before it.
+
+    On a CPU, ONNX Runtime 1.31 crashes while it opens a float16 product of such a Transpose, which
+    ``nn.MultiheadAttention`` has. Both orders give the same numbers, since a product with a matrix
+    concerns the last axis alone.
+    """
+    from onnx import helper
+
+    moved: list[onnx.NodeProto] = []
+    transposed: dict[str, onnx.NodeProto] = {}
+    for node in nodes:
+        if node.op_type == "Transpose" and any(list(each.ints) == [1, 0, 2] for each in node.attribute):
+            transposed[node.output[0]] = node
+        if node.op_type != "MatMul" or node.input[0] not in transposed or _rank(constants, node.input[1]) != 2:
+            moved.append(node)
+            continue
+        result, before = node.output[0], f"{node.output[0]}_before"
+        node.input[0], node.output[0] = transposed[node.input[0]].input[0], before
+        after = helper.make_node("Transpose", [before], [result], name=f"transpose_{result}", perm=[1, 0, 2])
+        transposed[result] = after
+        moved += [node, after]
+    read = {tensor for node in moved for tensor in node.input}
+    return [node for node in moved if node.output[0] not in transposed or node.output[0] in read]
+
+
+def _rank(constants: Mapping[str, onnx.TensorProto], name: str) -> int | None:
+    return len(constants[name].dims) if name in constants else None
 
 
 class _Conversion:
