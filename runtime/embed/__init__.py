@@ -1,0 +1,1 @@
+"""``deeprank-embed``: embed pictures into a folder of parts, here or on many machines."""

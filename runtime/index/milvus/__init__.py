@@ -1,0 +1,1 @@
+"""An index in Milvus: loaded from parts or from an index folder, and searched."""

@@ -1,0 +1,1 @@
+"""An embedded folder: vectors of pictures in Parquet parts, on a disk or in object storage."""
