@@ -8,7 +8,7 @@ WHEELHOUSE := wheelhouse
 MODEL := pretrained
 DATA := data/tiny-imagenet-200
 
-.PHONY: demo test lint format bench wheelhouse clean
+.PHONY: demo test distributed test-distributed lint format bench wheelhouse clean
 
 # The commands are shown as they run. Learn to tell handwritten digits apart, export, index 1,612 of them, and ask with
 # others; every step takes pictures from files, as it would with yours.
@@ -30,6 +30,13 @@ demo: $(INSTALLED)
 # the dozen that take longest run as well.
 test: $(INSTALLED)
 	DEEPRANK_THOROUGH=$(THOROUGH) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The tests of deeprank-embed on Ray and of indexes in Milvus, which "make test" skips without their packages (a gigabyte).
+test-distributed: distributed
+	DEEPRANK_THOROUGH=1 $(BIN)/pytest -n 2 --dist loadfile $(wildcard $(addprefix tests/test_,embed*.py milvus*.py parquet.py remote*.py))
+
+distributed: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable '.[train,test-distributed]'
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
