@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..errors import DeepRankError, EmbeddedFolderError, MissingExtraError, StorageError
+from ..errors import DeepRankError, MissingExtraError, StorageError
 from ..files import delete_prepared, open_regular, placed, prepared_for, scratch_file, sync_folder
 from ..text import display_path, first_line, printable
 
@@ -261,13 +261,10 @@ class Storage:
         """Create a folder on a disk, with its parents. Object storage needs none.
 
         Raises:
-            EmbeddedFolderError: there is a file of that name.
             StorageError: it cannot be created.
 
         """
         if self.path is not None:
-            if self.path.exists() and not self.path.is_dir():
-                raise EmbeddedFolderError(f"{self.shown()} is a file; expected a folder or a new name for --out.")
             with storage_errors(self.shown(), "made"):
                 self.path.mkdir(parents=True, exist_ok=True)
 
