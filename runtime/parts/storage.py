@@ -97,9 +97,11 @@ class Storage:
         self.path: Path | None = None
         self.filesystem: FileSystem
         if is_uri(where) and not where.lower().startswith("file://"):
-            self.uri = where.rstrip("/")
+            self.uri = where if where.endswith("://") else where.rstrip("/")
             self.filesystem, root = self._opened(self.uri)
             self.root = root.rstrip("/")
+            if not self.root:
+                raise StorageError(f"{printable(where)} names no bucket; expected a URI such as s3://bucket/photos.")
         else:
             path = where[len("file://") :] if is_uri(where) else where
             self.uri = self.root = os.path.realpath(path)
