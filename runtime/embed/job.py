@@ -202,7 +202,7 @@ class _Job:
                 )
         if options.model is not None and open_model(find_model(options.model)).sha256 != settings.model_sha256:
             raise EmbeddedFolderError(
-                f"{out} was made with another model than {display_path(find_model(options.model))}; leave --model "
+                f"{out} was made with another model than {display_path(options.model)}; leave --model "
                 "out to use its own, or embed into another folder."
             )
 

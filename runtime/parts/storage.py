@@ -193,7 +193,7 @@ class Storage:
         return digest.hexdigest()
 
     def input(self, name: str) -> Any:
-        """Open a file to read it at any place, as pyarrow's ``NativeFile``. A pipe or device is refused.
+        """Open a file to read it at any place, as pyarrow's ``NativeFile``. A link, pipe or device is refused.
 
         Raises:
             StorageError: it is missing, or cannot be read.
@@ -201,7 +201,8 @@ class Storage:
         """
         with storage_errors(self.shown(name), "read"):
             if self.path is not None:
-                return self._pyarrow.PythonFile(open_regular(self.path / name, follow_links=True), "r")
+                # A file that the user has named may be a link; those in a folder from elsewhere may not.
+                return self._pyarrow.PythonFile(open_regular(self.path / name, follow_links=not name), "r")
             return self.filesystem.open_input_file(self._full(name))
 
     def put(self, name: str, content: bytes) -> None:
