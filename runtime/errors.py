@@ -6,11 +6,13 @@ from typing import Literal
 
 __all__ = [
     "BackboneError",
+    "ClusterError",
     "DataError",
     "DecodersBusyError",
     "DecodersFailedError",
     "DeepRankError",
     "DeviceError",
+    "EmbeddedFolderError",
     "EvaluationError",
     "ExportError",
     "IndexDamagedError",
@@ -23,6 +25,7 @@ __all__ = [
     "PictureProblem",
     "QueryError",
     "ServerError",
+    "StorageError",
     "TrainingError",
     "TrainingInterrupted",
 ]
@@ -83,6 +86,18 @@ class IndexLockedError(IndexStateError):
 
 class IndexReplacedError(IndexStateError):
     """An open index was replaced by another one; reopen it."""
+
+
+class ClusterError(DeepRankError):
+    """A cluster cannot be reached, or cannot go on."""
+
+
+class EmbeddedFolderError(DeepRankError):
+    """A folder of embedded parts is missing, damaged, unfinished, or made with other settings."""
+
+
+class StorageError(DeepRankError):
+    """A disk or an object store cannot be reached, read or written."""
 
 
 class QueryError(DeepRankError):
