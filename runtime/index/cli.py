@@ -51,6 +51,14 @@ SharedOption = Annotated[
         help="Let the group of a new index read it; by default, only its owner can. Later commands keep this.",
     ),
 ]
+StoreTokenOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store-token-file",
+        metavar="FILE",
+        help="Holds the password of the user in milvus://USER@…, or a token. Default: $DEEPRANK_STORE_TOKEN_FILE.",
+    ),
+]
 LabelOption = Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")]
 
 app = application(
@@ -76,6 +84,10 @@ app = application(
         "copy": ["deeprank-index copy /backup/deeprank.index", "deeprank-index copy /backup/deeprank.index --replace"],
         "export": ["deeprank-index export vectors.npz", "deeprank-index export cats.npz --label cats"],
         "import": ["deeprank-index import vectors.npz --index new.index"],
+        "load": [
+            "deeprank-index load deeprank.index --to milvus://store:19530/photos",
+            "deeprank-index load s3://bucket/embedded --to milvus+tls://ann@store/photos --index-type DISKANN",
+        ],
         "dedupe": [
             "deeprank-index dedupe",
             "deeprank-index dedupe --max-distance 0.02 --keep oldest",
@@ -491,6 +503,60 @@ def import_command(
         emit_json(presentation.import_document(index, report))
     else:
         print(presentation.import_line(index, report))
+
+
+@app.command("load")
+@guarded
+def load_command(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="FROM", help="An index, or an embedded folder: its path, or its URI such as s3://…."),
+    ],
+    target: Annotated[
+        str, typer.Option("--to", metavar="milvus://HOST:PORT/NAME", help="The collection; milvus+tls:// encrypts.")
+    ],
+    index_type: Annotated[
+        str | None,
+        typer.Option(
+            "--index-type",
+            metavar="HNSW|IVF_SQ8|DISKANN",
+            help="Vectors in memory, in a quarter of that memory, or on SSD. Default: as before, or HNSW.",
+        ),
+    ] = None,
+    keep_old: Annotated[
+        bool, typer.Option("--keep-old", help="Keep the collection that a new model or kind of index replaces.")
+    ] = False,
+    token_file: StoreTokenOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Load an index or an embedded folder into Milvus, and keep it up to date there.
+
+    If a load is interrupted, the next one continues. It adds what is new, then deletes what is gone, and checks all. A
+    new model or kind of index fills a second collection; queries change over when it is complete.
+    """
+    from .milvus.index_type import INDEX_TYPES
+    from .milvus.loader import load
+
+    if index_type is not None and index_type not in INDEX_TYPES:
+        raise typer.BadParameter(
+            f"{index_type!r} is given; expected HNSW, IVF_SQ8 or DISKANN.", param_hint="--index-type"
+        )
+    with _interruptible("rows that are loaded stay, and the next load continues") as start, _termination_as_interrupt():
+        report = load(
+            source,
+            target,
+            index_type=index_type,
+            keep_old=keep_old,
+            token_file=token_file,
+            progress=start,
+        )
+    for remark in presentation.load_remarks(report):
+        note(remark)
+    if as_json:
+        emit_json(presentation.load_document(target, report))
+    else:
+        print(presentation.load_line(target, report))
 
 
 @app.command("dedupe")
