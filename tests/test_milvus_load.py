@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import numpy as np
 import pytest
 from conftest import BIN, run_command
 
-from deeprank.runtime.errors import StoreError, StoreUnavailableError
+from deeprank.runtime.errors import DataError, EmbeddedFolderError, StoreError, StoreUnavailableError
 from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import create_database, locked, open_writer
 from deeprank.runtime.index.milvus import loader
 from deeprank.runtime.index.milvus.address import parse_address
+from deeprank.runtime.parts import EmbeddedFolder, EmbeddedSettings, Storage
+from deeprank.runtime.parts.listing import listing_schema, read_listed, write_listing
+from deeprank.runtime.parts.part import write_part
 
 pytest.importorskip("pymilvus")
 
@@ -460,8 +464,8 @@ def test_a_new_model_takes_over_without_a_pause(lite: LiteServer, tmp_path: Path
 
 def test_another_kind_of_index(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, target, client = make_index(tmp_path / "index", 100), lite.address("kind"), lite.client()
-    load_command(index, target, "--index-type", "IVF_SQ8")
-    assert load_command(index, target)["index_type"] == "IVF_SQ8"
+    loader.load(str(index), target, index_type="IVF_SQ8")
+    assert loader.load(str(index), target).index_type == "IVF_SQ8"
     report = load_command(index, target, "--index-type", "HNSW")
     assert report["collection"] == f"kind_{MODEL[:12]}_2"
     assert report["replaced"] == f"kind_{MODEL[:12]}"
@@ -493,33 +497,139 @@ def test_surplus_rows_are_removed_however_many(
     assert stored(lite.client(), "surplus") == expected_of(many)
 
 
+def refused(source: Path, target: str, error: type[Exception], what: str) -> None:
+    with pytest.raises(error, match=what):
+        loader.load(str(source), target)
+
+
 def test_what_is_not_ours_stays(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, client = make_index(tmp_path / "index", 10), lite.client()
     client.create_collection("theirs", dimension=4)
     client.create_alias("theirs", "their_alias")
     assert "not made by deeprank" in load_command(index, lite.address("theirs"), status=1)
-    assert "not made by deeprank" in load_command(index, lite.address("their_alias"), status=1)
-    load_command(index, lite.address("ours"))
-    assert "is itself a collection" in load_command(index, lite.address(f"ours_{MODEL[:12]}"), status=1)
+    refused(index, lite.address("their_alias"), StoreError, "not made by deeprank")
+    loader.load(str(index), lite.address("ours"))
+    refused(index, lite.address(f"ours_{MODEL[:12]}"), StoreError, "is itself a collection")
     newer = DESCRIPTION.to_json().replace('"schema": 1', '"schema": 2')
     client.alter_collection_properties("ours", {"deeprank": newer})
-    assert "newer than this version" in load_command(index, lite.address("ours"), status=1)
+    refused(index, lite.address("ours"), StoreError, "newer than this version")
     assert client.has_collection("theirs")
 
 
 def test_sources_that_cannot_be_loaded(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     target = lite.address("refused")
     assert "does not exist" in load_command(tmp_path / "nothing", target, status=1)
-    assert "embedded.json" in load_command(tmp_path, target, status=1)
-    assert "milvus://" in load_command(tmp_path, "http://store/x", status=1)
+    refused(tmp_path, target, EmbeddedFolderError, "embedded.json")
+    refused(tmp_path, "http://store/x", StoreError, "milvus://")
     index = make_index(tmp_path / "index", 3)
     with locked(index), open_writer(index) as writer:
         writer.add(item(7, path=b"a/\xff.png"), unit(1)[0].tobytes())
         writer.commit()
-    assert "is not UTF-8" in load_command(index, target, status=1)
+    refused(index, target, DataError, "is not UTF-8")
     with locked(index), open_writer(index) as writer:
         writer.remove([4])
         writer.add(item(7, label="x" * 5000), unit(1)[0].tobytes())
         writer.commit()
-    assert "5,000 bytes" in load_command(index, target, status=1)
+    refused(index, target, DataError, "5,000 bytes")
     assert not lite.client().list_aliases(f"refused_{MODEL[:12]}")["aliases"]
+
+
+# Embedded folders.
+
+
+def embedded_folder(folder: Path, rows_per_part: int = 100) -> EmbeddedFolder:
+    """Make an embedded folder without parts."""
+    storage = Storage(folder)
+    folder.mkdir()
+    settings = EmbeddedSettings(MODEL, DIM, {"version": 1}, "s3://bucket/photos", rows_per_part)
+    (folder / "embedded.json").write_bytes(settings.to_json())
+    return EmbeddedFolder(storage)
+
+
+def generation(folder: EmbeddedFolder, paths: Sequence[str], replaces: Sequence[int] = (), gone: int = 0) -> None:
+    """Write the next listing: the first pictures replace those with these ids, and the last of these are gone."""
+    import pyarrow as pa
+
+    known = [*replaces[: len(replaces) - gone], *[None] * len(paths)][: len(paths)]
+    listed = [
+        {"path": path, "size": 1, "mtime_ns": 2, "label": None, "problem": None, "replaces": old}
+        for path, old in zip(paths, known, strict=True)
+    ]
+    removed = [{**dict.fromkeys(listing_schema().names), "path": "x", "replaces": old} for old in replaces[-gone:]]
+    tables = (pa.Table.from_pylist(some, listing_schema()) for some in (listed, removed if gone else []))
+    previous = folder.generations[-1] if folder.generations else None
+    write_listing(folder.storage, previous, folder.settings.rows_per_part, *tables)
+
+
+def write_parts(folder: EmbeddedFolder, seed: int, but: int = 0) -> EmbeddedFolder:
+    """Write the missing parts, each without its third picture, which cannot be read; all ``but`` so many."""
+    folder = EmbeddedFolder(folder.storage)
+    newest = folder.generations[-1]
+    names = folder.missing(newest)
+    for part in names[: len(names) - but]:
+        (listed,) = read_listed(folder.storage, newest, [part])
+        places = [place for place in range(len(listed)) if place != 2]
+        rows = {
+            "id": [part.first_id + place for place in places],
+            "path": [listed["path"][place].as_py() for place in places],
+            "label": [None if place % 5 == 0 else f"ü{place % 3}" for place in places],
+            "sha256": [f"{seed * 10**6 + part.first_id + place:064x}" for place in places],
+            "size": places,
+            "mtime_ns": [10**18 + place for place in places],
+        }
+        skipped = [{"id": part.first_id + 2, "path": listed["path"][2].as_py(), "reason": "damaged", "kind": "damaged"}]
+        vectors = unit(len(places), seed + part.number)
+        write_part(folder.storage, folder.settings, newest, part, rows, vectors, skipped)
+    if not but:
+        folder.end(newest)
+    return EmbeddedFolder(folder.storage)
+
+
+def expected_of_parts(folder: EmbeddedFolder) -> dict[int, dict[str, Any]]:
+    return {
+        int(rows.ids[place]): {
+            **{"id": int(rows.ids[place]), "root": 1, "path": rows.paths[place], "label": rows.labels[place] or ""},
+            **{"sha256": rows.sha256[place], "size": int(rows.sizes[place]), "mtime_ns": int(rows.mtimes_ns[place])},
+            "vector": rows.vectors[place].tolist(),
+        }
+        for _, rows in folder.rows()
+        for place in range(len(rows))
+    }
+
+
+def test_an_embedded_folder_and_its_generations(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
+    target, client = lite.address("parts"), lite.client()
+    folder = embedded_folder(tmp_path / "embedded")
+    refused(tmp_path / "embedded", target, EmbeddedFolderError, "lists no pictures")
+    generation(folder, [f"a/{number}.png" for number in range(250)])
+    folder = write_parts(folder, seed=1, but=1)
+    refused(tmp_path / "embedded", target, EmbeddedFolderError, "unfinished")
+    folder = write_parts(folder, seed=1)
+    report = load_command(tmp_path / "embedded", target)
+    assert (report["rows"], report["written"], report["removed"]) == (247, 247, 0)
+    assert stored(client, "parts") == expected_of_parts(folder)
+    with connect(lite) as connection:
+        assert read_collection(connection, "parts").description.roots == {1: "s3://bucket/photos"}
+
+    # Three pictures have changed, one is new, two are gone; one of each could not be read.
+    generation(folder, ["a/0.png", "a/1.png", "a/2.png", "new.png"], [0, 1, 2, (1 << 20) + 2, (2 << 20) + 4], gone=2)
+    refused(tmp_path / "embedded", target, EmbeddedFolderError, "unfinished")
+    folder = write_parts(EmbeddedFolder(folder.storage), seed=2)
+    report = loader.load(str(tmp_path / "embedded"), target)
+    assert (report.written, report.removed) == (3, 3)
+    assert stored(client, "parts") == expected_of_parts(folder)
+    assert loader.load(str(tmp_path / "embedded"), target).written == 0
+
+
+def test_a_part_that_is_cut(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
+    target = lite.address("cut")
+    folder = embedded_folder(tmp_path / "embedded")
+    generation(folder, [f"a/{number}.png" for number in range(250)])
+    write_parts(folder, seed=1)
+    part = tmp_path / "embedded" / "vectors" / "0001-000001.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[: len(whole) // 2])
+    said = load_command(tmp_path / "embedded", target, status=1)
+    assert "0001-000001.parquet is damaged" in said
+    part.write_bytes(whole)
+    assert loader.load(str(tmp_path / "embedded"), target).rows == 247
