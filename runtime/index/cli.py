@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -22,16 +19,16 @@ from ..cli import (
     VersionOption,
     application,
     emit_json,
-    fail,
     guarded,
+    interruptible,
     note,
     progress_in_stages,
+    termination_as_interrupt,
 )
 from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX, default_index, emit_paths, from_here, next_step
 from ..devices import return_large_blocks
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
-from ..progress import StartProgress
 from ..text import display_path
 from . import presentation
 from .patterns import RootFilters
@@ -279,7 +276,7 @@ def _dry_run(index: Path, folders: Sequence[Path], options: SyncOptions, *, as_j
 def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed: bool, as_json: bool) -> SyncReport:
     return_large_blocks()
     kept = "the index is unchanged" if reembed else "finished embeddings are kept, and the next sync continues there"
-    with _interruptible(kept) as start, _termination_as_interrupt():
+    with interruptible(kept) as start, termination_as_interrupt():
         if reembed:
             from .maintenance.reembed import reembed as embed_again
 
@@ -303,35 +300,6 @@ def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed
 def _index_option(index: Path) -> list[str]:
     # An index named by the environment is also the default of the next command.
     return [] if index == default_index() else ["--index", str(index)]
-
-
-@contextlib.contextmanager
-def _interruptible(kept: str) -> Iterator[StartProgress]:
-    """Show progress. On Ctrl-C, say what was ``kept``, and exit as an interrupted command does."""
-    try:
-        with progress_in_stages() as start:
-            yield start
-    except KeyboardInterrupt as interrupt:
-        fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
-
-
-class _Terminated(KeyboardInterrupt):
-    """The process got SIGTERM."""
-
-
-@contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the work inside like Ctrl-C; a second one ends the process at once."""
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGTERM, before)
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @app.command("info")
@@ -419,7 +387,7 @@ def compact_command(
     """
     from .maintenance.compact import compact
 
-    with _interruptible("the index answers as before") as start:
+    with interruptible("the index answers as before") as start:
         report = compact(index, progress=start)
     for remark in report.remarks:
         note(remark)
@@ -447,7 +415,7 @@ def copy_command(
     """Copy one state of the index, even during searches and syncs. The copy is complete, or there is none."""
     from .maintenance.copy import copy
 
-    with _interruptible(f"nothing was put at {display_path(target)}") as start:
+    with interruptible(f"nothing was put at {display_path(target)}") as start:
         report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
     for remark in report.remarks:
         note(remark)
@@ -469,7 +437,7 @@ def export_command(
     """Write vectors, paths, labels and all other data as numpy arrays; import makes an index from them."""
     from .npz.export import export_index
 
-    with _interruptible(f"{display_path(target)} is unchanged") as start:
+    with interruptible(f"{display_path(target)} is unchanged") as start:
         report = export_index(index, target, labels=label or [], progress=start)
     if as_json:
         emit_json(presentation.export_document(index, target, report))
@@ -495,7 +463,7 @@ def import_command(
     """Make a new index from an exported file, without embedding anything."""
     from .npz.importer import import_index
 
-    with _interruptible("no index was made") as start:
+    with interruptible("no index was made") as start:
         report = import_index(source, index, model=model, shared=shared, progress=start)
     for remark in report.remarks:
         note(remark)
