@@ -510,7 +510,7 @@ def load_command(
         raise typer.BadParameter(
             f"{index_type!r} is given; expected HNSW, IVF_SQ8 or DISKANN.", param_hint="--index-type"
         )
-    with _interruptible("rows that are loaded stay, and the next load continues") as start, _termination_as_interrupt():
+    with interruptible("rows that are loaded stay, and the next load continues") as start, termination_as_interrupt():
         report = load(
             source,
             target,
