@@ -16,7 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pytest
+
+from deeprank.runtime.index.database.records import Item
+from deeprank.runtime.index.database.store import Store
+from deeprank.runtime.index.database.writer import create_database, locked, open_writer
 
 _PATIENCE_S = 180
 _REAL_PORT = 19530
@@ -204,6 +209,51 @@ def stored(client: Any, name: str) -> dict[int, dict[str, Any]]:
     rows = client.query(name, filter="id >= 0", output_fields=fields, limit=16_384, consistency_level="Strong")
     assert len({row["id"] for row in rows}) == len(rows)
     return {row["id"]: row for row in rows}
+
+
+DIM = 16
+MODEL, OTHER_MODEL = "ab" * 32, "cd" * 32
+
+
+def unit(count: int, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def item(number: int, **changes: Any) -> Item:
+    label = None if number % 7 == 0 else f'ü "{number % 3}"'
+    path = f"a/ß '{number}'.png".encode()
+    known = Item(0, 1 + number % 2, path, label, 100 + number, 10**18 + number, number.to_bytes(32, "big"), 1)
+    return known._replace(**changes)
+
+
+def make_index(folder: Path, count: int, model: str = MODEL, seed: int = 0) -> Path:
+    """Make an index of two roots without pictures and without a model."""
+    folder.mkdir()
+    with locked(folder):
+        create_database(folder, model, DIM)
+        with open_writer(folder) as writer:
+            writer.add_root(b"/photos")
+            writer.add_root("/f\u00f6lder".encode())
+            for number, vector in enumerate(unit(count, seed)):
+                writer.add(item(number), vector.tobytes())
+            writer.commit()
+    return folder
+
+
+def expected_of(index: Path) -> dict[int, dict[str, Any]]:
+    """Return what the collection has to hold."""
+    with Store.open(index) as store:
+        ids, vectors = store.vectors()
+        return {
+            each.id: {
+                **{"id": each.id, "root": each.root, "path": each.path.decode(), "label": each.label or ""},
+                **{"sha256": each.sha256.hex(), "size": each.size, "mtime_ns": each.mtime_ns},
+                "vector": vector.tolist(),
+            }
+            for each, number, vector in zip(store.all_items(), ids.tolist(), vectors, strict=True)
+            if each.id == number
+        }
 
 
 @pytest.fixture(scope="session")

@@ -435,7 +435,7 @@ def export_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Write vectors, paths, labels and all other data as numpy arrays; import makes an index from them."""
-    from .npz.export import export_index
+    from .exchange.export import export_index
 
     with interruptible(f"{display_path(target)} is unchanged") as start:
         report = export_index(index, target, labels=label or [], progress=start)
@@ -461,7 +461,7 @@ def import_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Make a new index from an exported file, without embedding anything."""
-    from .npz.importer import import_index
+    from .exchange.importer import import_index
 
     with interruptible("no index was made") as start:
         report = import_index(source, index, model=model, shared=shared, progress=start)

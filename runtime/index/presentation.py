@@ -14,14 +14,14 @@ from ..scan import similarity
 from ..text import display_path, file_size, printable
 
 if TYPE_CHECKING:
+    from .exchange.export import ExportReport
+    from .exchange.importer import ImportReport
     from .info import IndexInfo
     from .maintenance.compact import CompactReport
     from .maintenance.copy import CopyReport
     from .maintenance.remove import Removal
     from .maintenance.verify import VerifyReport
     from .milvus.loader import LoadReport
-    from .npz.export import ExportReport
-    from .npz.importer import ImportReport
     from .search.duplicate_groups import DedupeReport, Removable
     from .search.items import Hit
 
