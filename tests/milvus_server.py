@@ -192,7 +192,9 @@ def _become_the_server(folder: str, settings: Sequence[str]) -> None:
         server.config.set(
             name, value == "True" if value in ("True", "False") else int(value) if value.isdigit() else value
         )
-    server.config.resolve()
+    server.config.base_data_dir = folder
+    if not Path(folder, "configs", "milvus.yaml").exists():  # else it would avoid the ports of the server just killed
+        server.config.resolve()
     milvus._initialize_data_files(server.config.base_data_dir)
     program = server.get_milvus_executable_path()
     os.chdir(server.config.base_data_dir)

@@ -43,6 +43,7 @@ from ..database.records import MAX_ID, Item
 from ..database.store import Vectors
 from .content import Columns
 from .description import Description, parse_description, read_description
+from .parquet_pages import check_pages
 
 if TYPE_CHECKING:
     import pyarrow
@@ -106,6 +107,7 @@ class ParquetWriter:
             compression="none",
             use_dictionary=["root", "label"],
             write_statistics=["id", "path", "label", "size", "mtime_ns"],
+            write_page_checksum=True,
         )
         self._items: list[Item] = []
         self._vectors: list[Vectors] = []
@@ -180,12 +182,14 @@ class ParquetReader:
     """
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
-        self._path = path
+        self._path, self._opened = path, file
         pa = load_pyarrow(_WHAT)
         with self._guarded():
             self._size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            self._file = pa.parquet.ParquetFile(file, read_dictionary=list(_REPEATED), pre_buffer=False)
+            self._file = pa.parquet.ParquetFile(
+                file, read_dictionary=list(_REPEATED), pre_buffer=False, page_checksum_verification=True
+            )
             self._metadata = self._file.metadata
             text = (self._metadata.metadata or {}).get(_KEY, b"")
         self._values = parse_description(text, self.error)
@@ -215,13 +219,21 @@ class ParquetReader:
         expected = _schema(dim)
         if not actual.equals(expected):
             raise self.error("has other columns or types than an export")
-        metadata = self._metadata
-        groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
-        chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
-        if any(chunk.compression != "UNCOMPRESSED" for chunk in chunks):
-            raise self.error("is compressed")
-        if sum(group.num_rows for group in groups) != metadata.num_rows or metadata.num_rows * 4 * dim > self._size:
+        rows, groups = self._metadata.num_rows, range(self._metadata.num_row_groups)
+        if rows * 4 * dim > self._size or sum(self._metadata.row_group(place).num_rows for place in groups) != rows:
             raise self.error("declares another number of rows than it holds")
+        with self._guarded():
+            for place in groups:
+                self._check_group(self._metadata.row_group(place), dim)
+
+    def _check_group(self, group: Any, dim: int) -> None:
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            if chunk.compression != "UNCOMPRESSED":
+                raise self.error("is compressed")
+            check_pages(
+                self._opened, chunk, group.num_rows * (dim if chunk.path_in_schema.startswith("vector.") else 1)
+            )
 
     def columns(self) -> Columns:
         """Return everything but the vectors, as it was read."""
