@@ -85,6 +85,23 @@ def test_an_index_is_loaded_and_kept_up_to_date(real: RealServer, tmp_path: Path
     assert not client.has_collection(report.collection)
 
 
+def test_an_index_that_is_never_built(
+    real: RealServer,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server of this package is built without DISKANN, accepts it, and tries for ever."""
+    index = make_index(tmp_path / "index", 3000)
+    loader.load(str(index), real.address("stalled"))
+    monkeypatch.setattr(loader, "_STALLED", 6.0)
+    with pytest.raises(StoreError, match="3,000 rows are left"):
+        loader.load(str(index), real.address("stalled"), index_type="DISKANN")
+    monkeypatch.undo()
+    report = loader.load(str(index), real.address("stalled"), index_type="HNSW")
+    assert (report.written, report.others) == (0, (f"stalled_{MODEL[:12]}_2",))
+    real.client().drop_collection(f"stalled_{MODEL[:12]}_2")
+
+
 def kill_at(server: RealServer, count: int) -> Callable[..., Any]:
     """Return a progress that kills the server once so many rows are acknowledged."""
     done = 0

@@ -42,8 +42,8 @@ def check_pages(file: IO[bytes], chunk: Any, values: int) -> None:
             header, length = _struct(content, 0, _MAX_DEPTH)
         except IndexError:
             raise ValueError("the header of a page ends too early") from None
-        kind, plain, packed = (header.get(field) for field in (1, 2, 3))
-        details = {_DATA: header.get(5), _DICTIONARY: header.get(7), _DATA_2: header.get(8)}.get(kind)
+        kind, plain, packed = (header.get(field, -1) for field in (1, 2, 3))
+        details = header.get({_DATA: 5, _DICTIONARY: 7, _DATA_2: 8}.get(kind, 0))
         count = details.get(1) if isinstance(details, dict) else None
         if type(count) is not int or type(packed) is not int or plain != packed or packed < 0 or count < 0:
             raise ValueError("the header of a page is damaged")

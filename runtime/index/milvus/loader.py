@@ -46,6 +46,8 @@ _READERS = 4
 # Seconds until an upsert, a deletion, a flush or a count of many rows fails.
 _PATIENCE = 120.0
 _PAUSE = 1.0
+# Seconds without progress after which the building of an index has failed; one segment takes minutes.
+_STALLED = 1800.0
 _MAX_COLLECTIONS = 100
 
 
@@ -349,16 +351,24 @@ def _digest(ids: Ids) -> bytes:
 
 
 def _wait_for_index(connection: Connection, name: str, rows: int, progress: StartProgress) -> None:
-    """Wait until the vector index is built: until then, searches of the new rows scan."""
+    """Wait until the vector index is built: until then, searches of the new rows scan.
+
+    Raises:
+        StoreError: nothing is built for a long time.
+
+    """
     advance, shown = progress("indexing", rows), 0
-    while True:
-        state = connection.call("describe_index", name, VECTOR)
-        if state.get("state") == "Failed":
-            raise StoreError(f"The store cannot build the index of {name}; its log says why.")
-        pending = int(state.get("pending_index_rows", 0))
-        if not pending:
-            return
-        done = max(shown, min(rows, rows - pending))
+    left, since = -1, time.monotonic()
+    while pending := int(connection.call("describe_index", name, VECTOR).get("pending_index_rows", 0)):
+        if pending != left:
+            left, since = pending, time.monotonic()
+        if time.monotonic() - since > _STALLED:
+            raise StoreError(
+                f"The store has built nothing of the index of {name} for {_STALLED / 60:.0f} minutes; {pending:,} rows "
+                "are left. Its log says why: a server without DISKANN, for example, tries it for ever. The rows are "
+                "loaded, but no query uses this collection yet; choose another --index-type, or run the load again."
+            )
+        done = max(shown, rows - pending)
         advance(done - shown)
         shown = done
         time.sleep(_PAUSE)
