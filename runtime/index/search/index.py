@@ -24,7 +24,9 @@ from ..layout import MODEL, database_id
 from .filters import Filters
 from .gallery import Distances, Gallery, NodeSearch, open_gallery
 from .items import EmbeddedImage, Hit
+from .pictures import LOCAL
 from .request import Method, SearchRequest, names
+from .searchable import Supported
 
 if TYPE_CHECKING:
     from ...embedder import Embedder
@@ -44,6 +46,9 @@ class Index:
     the index), each once. ``graph_problem`` is the reason why the current graph is not used, else
     None.
     """
+
+    supported = Supported()
+    pictures = LOCAL
 
     def __init__(self, store: Store, identity: FileId | None, open_embedder: Callable[[], Embedder]) -> None:
         self.path = store.folder
