@@ -23,6 +23,8 @@ __all__ = [
     "PictureProblem",
     "QueryError",
     "ServerError",
+    "StoreError",
+    "StoreUnavailableError",
     "TrainingError",
     "TrainingInterrupted",
 ]
@@ -91,6 +93,14 @@ class QueryError(DeepRankError):
 
 class ServerError(DeepRankError):
     """A server cannot start with these settings."""
+
+
+class StoreError(DeepRankError):
+    """A collection in Milvus is missing, is not ours, or belongs to another model; or the store refuses the request."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store does not answer, or not yet: it is down, restarts, loads the collection, or is too slow. Try again."""
 
 
 class EvaluationError(DeepRankError):
