@@ -11,6 +11,7 @@ __all__ = [
     "DecodersFailedError",
     "DeepRankError",
     "DeviceError",
+    "EmbeddedFolderError",
     "EvaluationError",
     "ExportError",
     "IndexDamagedError",
@@ -25,6 +26,7 @@ __all__ = [
     "ServerError",
     "StoreError",
     "StoreUnavailableError",
+    "StorageError",
     "TrainingError",
     "TrainingInterrupted",
 ]
@@ -85,6 +87,14 @@ class IndexLockedError(IndexStateError):
 
 class IndexReplacedError(IndexStateError):
     """An open index was replaced by another one; reopen it."""
+
+
+class EmbeddedFolderError(DeepRankError):
+    """A folder of embedded parts is missing, damaged, unfinished, or made with other settings."""
+
+
+class StorageError(DeepRankError):
+    """A disk or an object store cannot be reached, read or written."""
 
 
 class QueryError(DeepRankError):
