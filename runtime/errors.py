@@ -24,9 +24,9 @@ __all__ = [
     "PictureProblem",
     "QueryError",
     "ServerError",
+    "StorageError",
     "StoreError",
     "StoreUnavailableError",
-    "StorageError",
     "TrainingError",
     "TrainingInterrupted",
 ]

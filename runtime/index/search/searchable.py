@@ -14,7 +14,8 @@ import numpy as np
 from ...images import PictureSource
 from .items import EmbeddedImage, Hit
 from .pictures import Pictures
-from .request import Method, SearchRequest
+from .queries import query_vector
+from .request import Method, SearchRequest, names
 
 if TYPE_CHECKING:
     from ...embedder import Embedder
@@ -83,12 +84,12 @@ class Searchable(Protocol):
         """Return the number of pictures in the index."""
 
     def __enter__(self) -> Self:
-        """Return the index."""
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the index."""
+        self.close()
 
     def close(self) -> None:
         """Close the index."""
@@ -106,15 +107,71 @@ class Searchable(Protocol):
         unique: float | None = None,
         method: Method = "auto",
     ) -> list[Hit]:
-        """Return the ``k`` nearest pictures, nearest first; see :meth:`.index.Index.search`."""
+        """Return the ``k`` nearest pictures, nearest first.
+
+        Args:
+            query: a picture (path or binary file), a picture of the index (see :meth:`item`), or a
+                vector, float32 ``[d]``.
+            k: at least 1; if fewer pictures qualify, all are returned, with a remark.
+            farthest: return the farthest first instead.
+            label: only pictures with one of these labels.
+            path: only pictures whose path under the synced folder matches one of these patterns; a
+                pattern that begins with ``/`` matches the absolute path.
+            max_distance: only pictures at most this far (squared Euclidean).
+            exclude_sha256: leave out pictures whose file has one of these contents (32 bytes, or
+                hex), before ``k`` are chosen.
+            unique: drop hits within this distance of a better hit; that hit counts them in
+                ``near_duplicates``.
+            method: ``exact`` scans, ``hnsw`` uses the graph, ``auto`` takes the faster one.
+
+        Raises:
+            PictureError: the query cannot be read.
+            QueryError: ``k``, the vector, the label, the path or the combination is invalid, or not
+                supported by this kind of index.
+            IndexDamagedError: a result is damaged.
+            StoreUnavailableError: a store does not answer.
+
+        """
+        request = SearchRequest(
+            k=k,
+            farthest=farthest,
+            label=names(label),
+            path=names(path),
+            max_distance=max_distance,
+            method=method,
+            unique=unique,
+            leave_out_query=bool(exclude_sha256),
+        )
+        return self.hits(query_vector(query, self)[None], request, [exclude_sha256])[0]
 
     def hits(
         self, vectors: Vectors, request: SearchRequest, contents: Sequence[Collection[bytes | str]] | None = None
     ) -> list[list[Hit]]:
-        """Return the hits of several queries with the same request; see :meth:`.index.Index.hits`."""
+        """Return the hits of several queries with the same request.
+
+        Args:
+            vectors: query vectors, float32 ``[q, d]``.
+            request: the options.
+            contents: contents that ``leave_out_query`` leaves out, for each query (sha256: 32
+                bytes, or hex).
+
+        Raises:
+            QueryError, IndexDamagedError, StoreUnavailableError: as for :meth:`search`.
+
+        """
 
     def item(self, which: int | str | Path) -> EmbeddedImage:
-        """Return a picture of the index by id or path; see :meth:`.index.Index.item`."""
+        """Return a picture of the index with its vector, as a query; its file is not read.
+
+        Args:
+            which: its id, or its path: absolute, from the current folder, or from a synced folder.
+
+        Raises:
+            QueryError: no picture matches, or several do.
+            IndexDamagedError: the picture's row is damaged.
+            StoreUnavailableError: a store does not answer.
+
+        """
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Answer everything that this thread asks inside the block from one index: a folder's from
