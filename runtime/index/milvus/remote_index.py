@@ -424,7 +424,8 @@ class RemoteIndex(Searchable):
         if len(folders) > 1 or not matching:
             for pattern, folder in folders.items():
                 if not self._count(folder):
-                    raise no_such_path(pattern, next((row.item.path.decode() for row in self._rows("", 1)), None))
+                    example = next((row.item.path.decode() for row in self._rows("", 1)), None)
+                    raise no_such_path(pattern, example, absolute=False)
         if not matching:
             raise none_of_both()
         return expression, matching

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +19,8 @@ __all__ = ["COLUMNS", "Row", "read_rows"]
 
 COLUMNS = [*FIELDS, VECTOR]
 
+_TYPES = (int, int, str, str, str, int, int)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_NUMBERS = ("id", "root", "size", "mtime_ns")
 _MAX_SHOWN = 100
 
 
@@ -36,7 +36,7 @@ class Row(NamedTuple):
         return self.item.id
 
 
-def read_rows(found: Iterable[Mapping[str, Any]], *, collection: str, dim: int, roots: Mapping[int, str]) -> list[Row]:
+def read_rows(found: Sequence[Mapping[str, Any]], *, collection: str, dim: int, roots: Mapping[int, str]) -> list[Row]:
     """Return rows with all :data:`COLUMNS`.
 
     Args:
@@ -49,34 +49,29 @@ def read_rows(found: Iterable[Mapping[str, Any]], *, collection: str, dim: int, 
         IndexDamagedError: a row is not one that deeprank writes.
 
     """
-    rows = [_row(each, dim, roots) for each in found]
-    sound = [row for row in rows if row is not None]
-    if len(sound) < len(rows) or (sound and not are_unit(np.stack([row.vector for row in sound])).all()):
-        raise IndexDamagedError(
-            f"The store returned a damaged row of the collection {printable(collection[:_MAX_SHOWN])}; load it again "
-            "with deeprank-index load."
-        )
-    return sound
-
-
-def _row(found: Mapping[str, Any], dim: int, roots: Mapping[int, str]) -> Row | None:
-    """Return a row; None if it is damaged."""
     try:
-        number, root, size, mtime_ns = (found[name] for name in _NUMBERS)
-        path, label, sha256 = found["path"], found["label"], found["sha256"]
-        vector = np.asarray(found[VECTOR], dtype=np.float32)
-        sound = (
-            all(type(value) is int for value in (number, root, size, mtime_ns))
-            and number > 0
-            and size >= 0
-            and root in roots
-            and isinstance(label, str)
-            and _SHA256.fullmatch(sha256) is not None
-            and not strays([path.encode()])
-            and vector.shape == (dim,)
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-    if not sound:
-        return None
-    return Row(Item(number, root, path.encode(), label or None, size, mtime_ns, bytes.fromhex(sha256)), vector)
+        rows = [tuple(each[name] for name in FIELDS) for each in found]
+        vectors = np.array([each[VECTOR] for each in found], dtype=np.float32).reshape(len(rows), dim)
+        paths = [path.encode() for _, _, path, *_ in rows]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise _damage(collection) from None
+    if strays(paths) or not all(_is_sound(row, roots) for row in rows) or not are_unit(vectors).all():
+        raise _damage(collection)
+    return [
+        Row(Item(number, root, path, label or None, size, mtime_ns, bytes.fromhex(sha256)), vector)
+        for (number, root, _, label, sha256, size, mtime_ns), path, vector in zip(rows, paths, vectors, strict=True)
+    ]
+
+
+def _is_sound(row: tuple[Any, ...], roots: Mapping[int, str]) -> bool:
+    if tuple(map(type, row)) != _TYPES:
+        return False
+    number, root, _, _, sha256, size, _ = row
+    return number > 0 and size >= 0 and root in roots and _SHA256.fullmatch(sha256) is not None
+
+
+def _damage(collection: str) -> IndexDamagedError:
+    return IndexDamagedError(
+        f"The store returned a damaged row of the collection {printable(collection[:_MAX_SHOWN])}; load it again with "
+        "deeprank-index load."
+    )

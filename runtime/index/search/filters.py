@@ -63,12 +63,19 @@ def no_such_label(label: str, names: Sequence[str]) -> QueryError:
     return QueryError(f"No picture has the label {printable(label)!r}; expected {expected}.")
 
 
-def no_such_path(pattern: str, example: str | None) -> QueryError:
-    """Return the error that no picture matches a pattern; ``example``: the path of one, if there is any."""
-    if example is None:
-        expected = "this index is empty"
-    else:
-        expected = f"expected a pattern for paths such as {printable(example)!r}, or for whole paths, beginning with /"
+def no_such_path(pattern: str, example: str | None, *, absolute: bool = True) -> QueryError:
+    """Return the error that no picture matches a pattern.
+
+    Args:
+        pattern: as typed.
+        example: the path of a picture, if there is any.
+        absolute: whether patterns of absolute paths are possible.
+
+    """
+    expected = "this index is empty"
+    if example is not None:
+        whole = ", or for whole paths, beginning with /" if absolute else ""
+        expected = f"expected a pattern for paths such as {printable(example)!r}{whole}"
     return QueryError(f"No picture has a path that matches {printable(pattern)!r}; {expected}.")
 
 
