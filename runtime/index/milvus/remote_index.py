@@ -416,8 +416,8 @@ class RemoteIndex(Searchable):
         folders = {pattern: in_folder(folder_of(pattern)) for pattern in patterns}
         expression = both([one_of("label", labels) if labels else "", " or ".join(folders.values())])
         matching = self._count(expression)
-        # One of them may match nothing.
-        if len(labels) > 1 or not matching:
+        # One of them may match nothing; rows without a label have "" there.
+        if len(labels) > 1 or "" in labels or not matching:
             for label in labels:
                 if not label or not self._count(one_of("label", [label])):
                     raise no_such_label(label, self.labels())
@@ -486,6 +486,6 @@ class RemoteIndex(Searchable):
 
 def _check_supported(request: SearchRequest) -> None:
     if request.farthest:
-        raise QueryError("A store finds the nearest pictures, not the farthest; expected a search without --farthest.")
+        raise QueryError("A store finds the nearest pictures alone; expected a search that is not for the farthest.")
     if request.method != "auto":
-        raise QueryError("A store chooses by itself how to search; expected a search without --exact or --search.")
+        raise QueryError("A store chooses by itself how it searches; expected a search that is neither exact nor by the graph.")
