@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import typer
@@ -41,9 +43,11 @@ __all__ = [
     "fail",
     "guarded",
     "index_option",
+    "interruptible",
     "note",
     "progress",
     "progress_in_stages",
+    "termination_as_interrupt",
     "with_options",
 ]
 
@@ -222,6 +226,35 @@ def progress_in_stages() -> Iterator[StartProgress]:
             return advance
 
         yield start
+
+
+@contextlib.contextmanager
+def interruptible(kept: str) -> Iterator[StartProgress]:
+    """Show progress. On Ctrl-C, say what was ``kept``, and exit as an interrupted command does."""
+    try:
+        with progress_in_stages() as start:
+            yield start
+    except KeyboardInterrupt as interrupt:
+        fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process got SIGTERM."""
+
+
+@contextlib.contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the work inside like Ctrl-C; a second one ends the process at once."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, before)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Literal
 
 __all__ = [
     "BackboneError",
+    "ClusterError",
     "DataError",
     "DecodersBusyError",
     "DecodersFailedError",
@@ -87,6 +88,10 @@ class IndexLockedError(IndexStateError):
 
 class IndexReplacedError(IndexStateError):
     """An open index was replaced by another one; reopen it."""
+
+
+class ClusterError(DeepRankError):
+    """A cluster cannot be reached, or cannot go on."""
 
 
 class EmbeddedFolderError(DeepRankError):

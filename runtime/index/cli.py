@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -22,16 +19,16 @@ from ..cli import (
     VersionOption,
     application,
     emit_json,
-    fail,
     guarded,
+    interruptible,
     note,
     progress_in_stages,
+    termination_as_interrupt,
 )
 from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX, default_index, emit_paths, from_here, next_step
 from ..devices import return_large_blocks
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
-from ..progress import StartProgress
 from ..text import display_path
 from . import presentation
 from .patterns import RootFilters
@@ -49,6 +46,14 @@ SharedOption = Annotated[
     typer.Option(
         "--shared",
         help="Let the group of a new index read it; by default, only its owner can. Later commands keep this.",
+    ),
+]
+StoreTokenOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store-token-file",
+        metavar="FILE",
+        help="Holds the password of the user in milvus://USER@…, or a token. Default: $DEEPRANK_STORE_TOKEN_FILE.",
     ),
 ]
 LabelOption = Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")]
@@ -76,6 +81,10 @@ app = application(
         "copy": ["deeprank-index copy /backup/deeprank.index", "deeprank-index copy /backup/deeprank.index --replace"],
         "export": ["deeprank-index export vectors.npz", "deeprank-index export cats.npz --label cats"],
         "import": ["deeprank-index import vectors.npz --index new.index"],
+        "load": [
+            "deeprank-index load deeprank.index --to milvus://store:19530/photos",
+            "deeprank-index load s3://bucket/embedded --to milvus+tls://ann@store/photos --index-type DISKANN",
+        ],
         "dedupe": [
             "deeprank-index dedupe",
             "deeprank-index dedupe --max-distance 0.02 --keep oldest",
@@ -267,7 +276,7 @@ def _dry_run(index: Path, folders: Sequence[Path], options: SyncOptions, *, as_j
 def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed: bool, as_json: bool) -> SyncReport:
     return_large_blocks()
     kept = "the index is unchanged" if reembed else "finished embeddings are kept, and the next sync continues there"
-    with _interruptible(kept) as start, _termination_as_interrupt():
+    with interruptible(kept) as start, termination_as_interrupt():
         if reembed:
             from .maintenance.reembed import reembed as embed_again
 
@@ -291,35 +300,6 @@ def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed
 def _index_option(index: Path) -> list[str]:
     # An index named by the environment is also the default of the next command.
     return [] if index == Path(default_index()) else ["--index", str(index)]
-
-
-@contextlib.contextmanager
-def _interruptible(kept: str) -> Iterator[StartProgress]:
-    """Show progress. On Ctrl-C, say what was ``kept``, and exit as an interrupted command does."""
-    try:
-        with progress_in_stages() as start:
-            yield start
-    except KeyboardInterrupt as interrupt:
-        fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
-
-
-class _Terminated(KeyboardInterrupt):
-    """The process got SIGTERM."""
-
-
-@contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the work inside like Ctrl-C; a second one ends the process at once."""
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGTERM, before)
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @app.command("info")
@@ -407,7 +387,7 @@ def compact_command(
     """
     from .maintenance.compact import compact
 
-    with _interruptible("the index answers as before") as start:
+    with interruptible("the index answers as before") as start:
         report = compact(index, progress=start)
     for remark in report.remarks:
         note(remark)
@@ -435,7 +415,7 @@ def copy_command(
     """Copy one state of the index, even during searches and syncs. The copy is complete, or there is none."""
     from .maintenance.copy import copy
 
-    with _interruptible(f"nothing was put at {display_path(target)}") as start:
+    with interruptible(f"nothing was put at {display_path(target)}") as start:
         report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
     for remark in report.remarks:
         note(remark)
@@ -457,7 +437,7 @@ def export_command(
     """Write vectors, paths, labels and all other data as numpy arrays; import makes an index from them."""
     from .npz.export import export_index
 
-    with _interruptible(f"{display_path(target)} is unchanged") as start:
+    with interruptible(f"{display_path(target)} is unchanged") as start:
         report = export_index(index, target, labels=label or [], progress=start)
     if as_json:
         emit_json(presentation.export_document(index, target, report))
@@ -483,7 +463,7 @@ def import_command(
     """Make a new index from an exported file, without embedding anything."""
     from .npz.importer import import_index
 
-    with _interruptible("no index was made") as start:
+    with interruptible("no index was made") as start:
         report = import_index(source, index, model=model, shared=shared, progress=start)
     for remark in report.remarks:
         note(remark)
@@ -491,6 +471,60 @@ def import_command(
         emit_json(presentation.import_document(index, report))
     else:
         print(presentation.import_line(index, report))
+
+
+@app.command("load")
+@guarded
+def load_command(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="FROM", help="An index, or an embedded folder: its path, or its URI such as s3://…."),
+    ],
+    target: Annotated[
+        str, typer.Option("--to", metavar="milvus://HOST:PORT/NAME", help="The collection; milvus+tls:// encrypts.")
+    ],
+    index_type: Annotated[
+        str | None,
+        typer.Option(
+            "--index-type",
+            metavar="HNSW|IVF_SQ8|DISKANN",
+            help="Vectors in memory, in a quarter of that memory, or on SSD. Default: as before, or HNSW.",
+        ),
+    ] = None,
+    keep_old: Annotated[
+        bool, typer.Option("--keep-old", help="Keep the collection that a new model or kind of index replaces.")
+    ] = False,
+    token_file: StoreTokenOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Load an index or an embedded folder into Milvus, and keep it up to date there.
+
+    If a load is interrupted, the next one continues. It adds what is new, then deletes what is gone, and checks all. A
+    new model or kind of index fills a second collection; queries change over when it is complete.
+    """
+    from .milvus.index_type import INDEX_TYPES
+    from .milvus.loader import load
+
+    if index_type is not None and index_type not in INDEX_TYPES:
+        raise typer.BadParameter(
+            f"{index_type!r} is given; expected HNSW, IVF_SQ8 or DISKANN.", param_hint="--index-type"
+        )
+    with interruptible("rows that are loaded stay, and the next load continues") as start, termination_as_interrupt():
+        report = load(
+            source,
+            target,
+            index_type=index_type,
+            keep_old=keep_old,
+            token_file=token_file,
+            progress=start,
+        )
+    for remark in presentation.load_remarks(report):
+        note(remark)
+    if as_json:
+        emit_json(presentation.load_document(target, report))
+    else:
+        print(presentation.load_line(target, report))
 
 
 @app.command("dedupe")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .maintenance.copy import CopyReport
     from .maintenance.remove import Removal
     from .maintenance.verify import VerifyReport
+    from .milvus.loader import LoadReport
     from .npz.export import ExportReport
     from .npz.importer import ImportReport
     from .search.duplicate_groups import DedupeReport, Removable
@@ -39,6 +40,9 @@ __all__ = [
     "import_line",
     "info_document",
     "info_lines",
+    "load_document",
+    "load_line",
+    "load_remarks",
     "pictures",
     "removable_notices",
     "removal_lines",
@@ -211,6 +215,29 @@ def import_document(index: Path, report: ImportReport) -> dict[str, Any]:
 def import_line(index: Path, report: ImportReport) -> str:
     """Return the result of an import as a line."""
     return f"{display_path(index)} holds {pictures(report.items)}, {_megabytes(report.bytes)}"
+
+
+def load_document(target: str, report: LoadReport) -> dict[str, Any]:
+    """Return the report of a load for ``--json``."""
+    return {"schema": SCHEMA, "store": target, **asdict(report), "seconds": round(report.seconds, 3)}
+
+
+def load_line(target: str, report: LoadReport) -> str:
+    """Return the report of a load as one line."""
+    return (
+        f"{target}: {pictures(report.rows)} in {report.collection} ({report.index_type}); {report.written:,} written, "
+        f"{report.removed:,} removed"
+    )
+
+
+def load_remarks(report: LoadReport) -> Iterator[str]:
+    """Yield what a user should know about a load."""
+    if report.written:
+        yield f"{report.written / max(report.seconds, 1e-3):,.0f} rows a second"
+    if report.replaced is not None:
+        yield f"It has taken the place of {report.replaced}, which is {'kept' if report.kept else 'dropped'}."
+    if report.others:
+        yield f"The store keeps further collections of this name, which cost memory: {', '.join(report.others)}."
 
 
 def dedupe_document(index: Path, report: DedupeReport) -> dict[str, Any]:

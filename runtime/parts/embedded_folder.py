@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,7 +23,7 @@ from .listing import (
     removed_name,
 )
 from .parquet import damaged, header_of, opened_parquet, packed, with_header
-from .part import Rows, read_columns, read_rows, read_skipped
+from .part import ADVICE, Rows, read_columns, read_rows, read_skipped, skipped_schema, vectors_schema
 from .settings import EmbeddedSettings
 from .storage import Storage, load_pyarrow, storage_errors
 
@@ -33,6 +34,8 @@ __all__ = ["MODEL", "EmbeddedFolder"]
 
 MODEL = "model.onnx"
 _MAX_MODEL_BYTES = 1 << 31
+# Files that are read at the same time; object storage answers slowly.
+_REQUESTS = 16
 _NO_IDS: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 _REMOVED_ADVICE = "delete it, and run deeprank-embed again, which writes it once more"
 
@@ -144,14 +147,54 @@ class EmbeddedFolder:
         return table.filter(pa.array(~np.isin(table["id"].to_numpy(), self._removed_of(part))))
 
     def skipped_of(self, part: PartName) -> pyarrow.Table:
-        """Return the pictures of a part that could not be read, without those that a later generation replaced."""
+        """Return the pictures of a part that could not be read, without those that a later generation replaced.
+
+        Raises:
+            EmbeddedFolderError: the part is damaged.
+            StorageError: it cannot be read.
+
+        """
         pa = load_pyarrow("A folder of embedded parts")
         table = read_skipped(self.storage, self.settings, self._generation_of(part), part)
         return table.filter(pa.array(~np.isin(table["id"].to_numpy(), self._removed_of(part))))
 
+    def table(self, columns: list[str], after: int = 0) -> pyarrow.Table:
+        """Return some columns of all rows that :meth:`rows` yields, ``id`` among them; see there."""
+        empty = vectors_schema(self.settings.dim).empty_table().select(columns)
+        return self._joined(empty, lambda part: self.columns_of(part, columns), after)
+
+    def skipped(self, after: int = 0) -> pyarrow.Table:
+        """Return all pictures that could not be read, of the complete generations later than ``after``."""
+        return self._joined(skipped_schema().empty_table(), self.skipped_of, after)
+
+    def _joined(self, empty: pyarrow.Table, read: Callable[[PartName], pyarrow.Table], after: int) -> pyarrow.Table:
+        pa = load_pyarrow("A folder of embedded parts")
+        with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="parts") as pool:
+            tables = list(pool.map(read, self.parts(after)))
+        return pa.concat_tables([empty, *(table.select(empty.column_names).cast(empty.schema) for table in tables)])
+
     def count(self, after: int = 0) -> int:
         """Return the number of rows that :meth:`rows` yields."""
-        return sum(len(self.columns_of(part, ["id"])) for part in self.parts(after))
+        return len(self.table(["id"], after))
+
+    def check(self, generation: Generation) -> None:
+        """Make sure that each picture of a generation, whose parts are done, is in one file of its part.
+
+        Raises:
+            EmbeddedFolderError: a part is damaged.
+            StorageError: it cannot be read.
+
+        """
+
+        def check(part: PartName) -> None:
+            rows = read_columns(self.storage, self.settings, generation, part, ["id"])["id"].to_pylist()
+            skipped = read_skipped(self.storage, self.settings, generation, part)["id"].to_pylist()
+            if len({*rows, *skipped}) != generation.listed(part):
+                raise damaged(self.storage, part.vectors, ADVICE)
+
+        with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="parts") as pool:
+            for _ in pool.map(check, generation.part_names):
+                pass
 
     def removed(self, after: int = 0) -> npt.NDArray[np.int64]:
         """Return the ids that the complete generations later than ``after`` take out.
@@ -170,17 +213,19 @@ class EmbeddedFolder:
         return np.sort(np.concatenate(kept)) if kept else _NO_IDS
 
     def end(self, generation: Generation) -> None:
-        """Write the file that ends a generation; all its parts are done. It is the same, whoever writes it.
+        """Check a generation whose parts are all done, and write the file that ends it, the same for every writer.
 
         Raises:
-            StorageError: it cannot be written.
+            EmbeddedFolderError: a part is damaged.
+            StorageError: the file cannot be written.
 
         """
+        self.check(generation)
         if generation.number > 1:
             pa = load_pyarrow("A folder of embedded parts")
             table = pa.table({"id": read_replaced(self.storage, generation)}, schema=_removed_schema())
             schema = with_header(_removed_schema(), {"listing_sha256": generation.sha256})
-            self.storage.put(removed_name(generation.number), packed(table, schema, max(1, len(table))))
+            self.storage.put(removed_name(generation.number), packed(table, schema, len(table)))
         for folder in ("", "vectors", "skipped"):
             self.storage.sweep(folder)
 

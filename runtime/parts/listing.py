@@ -243,6 +243,7 @@ def read_listed(storage: Storage, generation: Generation, parts: list[PartName])
             raise EmbeddedFolderError(f"{storage.shown(name)} has changed since this command began; run it again.")
         for part in parts:
             table = file.read_row_group(part.number - generation.first_part)
+            table.validate(full=True)
             if len(table) != generation.listed(part) or not all(map(is_inside, table["path"].to_pylist())):
                 raise damaged(storage, name, _ADVICE)
             yield table

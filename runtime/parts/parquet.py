@@ -49,7 +49,7 @@ def packed(table: pyarrow.Table, schema: pyarrow.Schema, rows_per_group: int, re
     with pa.parquet.ParquetWriter(
         sink, schema, compression="zstd", use_dictionary=["label"], write_page_checksum=True
     ) as writer:
-        for start in range(0, end, rows_per_group):
+        for start in range(0, end, max(1, rows_per_group)):
             writer.write_table(table.slice(start, min(rows_per_group, end - start)).cast(schema))
         if rest:
             writer.write_table(table.slice(end).cast(schema))

@@ -18,9 +18,18 @@ from .storage import Storage, load_pyarrow
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Rows", "read_columns", "read_rows", "read_skipped", "skipped_schema", "vectors_schema", "write_part"]
+__all__ = [
+    "ADVICE",
+    "Rows",
+    "read_columns",
+    "read_rows",
+    "read_skipped",
+    "skipped_schema",
+    "vectors_schema",
+    "write_part",
+]
 
-_ADVICE = "delete it, and run deeprank-embed again, which embeds the pictures of this part once more"
+ADVICE = "delete it, and run deeprank-embed again, which embeds the pictures of this part once more"
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,7 @@ def read_rows(storage: Storage, settings: EmbeddedSettings, generation: Generati
     ids, sizes, mtimes = (table[name].to_numpy().astype(np.int64) for name in ("id", "size", "mtime_ns"))
     paths, labels, digests = (table[name].to_pylist() for name in ("path", "label", "sha256"))
     if not (are_unit(vectors).all() and all(map(is_inside, paths)) and all(map(is_sha256, digests))):
-        raise damaged(storage, part.vectors, _ADVICE)
+        raise damaged(storage, part.vectors, ADVICE)
     return Rows(ids, vectors, paths, labels, digests, sizes, mtimes)
 
 
@@ -158,14 +167,15 @@ def read_columns(
         StorageError: it cannot be read.
 
     """
-    with opened_parquet(storage, part.vectors, vectors_schema(settings.dim), _ADVICE) as file:
+    with opened_parquet(storage, part.vectors, vectors_schema(settings.dim), ADVICE) as file:
         header, rows = header_of(file), file.metadata.num_rows
         skipped = header.get("skipped")
         if header != {"schema": 1, **_header(settings, generation, part, skipped)} or type(skipped) is not int:
-            raise damaged(storage, part.vectors, _ADVICE)
+            raise damaged(storage, part.vectors, ADVICE)
         if rows + skipped != generation.listed(part) or skipped < 0:
-            raise damaged(storage, part.vectors, _ADVICE)
+            raise damaged(storage, part.vectors, ADVICE)
         table = file.read(None if columns is None else list(columns))
+        table.validate(full=True)
     _check(storage, part.vectors, generation, part, table)
     return table
 
@@ -178,11 +188,12 @@ def read_skipped(storage: Storage, settings: EmbeddedSettings, generation: Gener
         StorageError: it cannot be read.
 
     """
-    with opened_parquet(storage, part.skipped, skipped_schema(), _ADVICE) as file:
+    with opened_parquet(storage, part.skipped, skipped_schema(), ADVICE) as file:
         count = file.metadata.num_rows
         if header_of(file) != {"schema": 1, **_header(settings, generation, part, count)}:
-            raise damaged(storage, part.skipped, _ADVICE)
+            raise damaged(storage, part.skipped, ADVICE)
         table = file.read()
+        table.validate(full=True)
     _check(storage, part.skipped, generation, part, table)
     return table
 
@@ -207,4 +218,4 @@ def _check(storage: Storage, name: str, generation: Generation, part: PartName, 
         and (not len(places) or bool(places[0] >= 0 and places[-1] < generation.listed(part)))
     )
     if not is_sound:
-        raise damaged(storage, name, _ADVICE)
+        raise damaged(storage, name, ADVICE)

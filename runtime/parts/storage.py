@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Storage", "is_uri", "load_pyarrow", "storage_errors"]
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_BLOCK_BYTES = 1 << 20
 _SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 
 
@@ -175,6 +177,19 @@ class Storage:
             raise StorageError(f"{self.shown(name)} has more than {limit:,} bytes; expected a smaller file.")
         return content
 
+    def sha256(self, name: str) -> str:
+        """Return the hex sha256 of a file.
+
+        Raises:
+            StorageError: it cannot be read.
+
+        """
+        digest = hashlib.sha256()
+        with self.input(name) as file, storage_errors(self.shown(name), "read"):
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
     def input(self, name: str) -> Any:
         """Open a file to read it at any place, as pyarrow's ``NativeFile``. A pipe or device is refused.
 
@@ -200,8 +215,13 @@ class Storage:
             if self.path is None:
                 self._upload(name, content)
                 return
-            with placed(self._place(name)) as file:
-                file.write(content)
+            target = self._place(name)
+            try:
+                with placed(target) as file:
+                    file.write(content)
+            except FileNotFoundError:  # another process wrote this file meanwhile, and swept
+                if not target.exists():
+                    raise
 
     def create(self, name: str, content: bytes) -> None:
         """Write a file unless it exists. Whoever needs to know who was first reads it afterwards.
@@ -224,12 +244,10 @@ class Storage:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                with contextlib.suppress(FileExistsError):
-                    try:
-                        os.link(file.name, target)
-                    except FileExistsError:
-                        raise
-                    except OSError:  # a file system without links
+                try:
+                    os.link(file.name, target)
+                except OSError:
+                    if not target.exists():  # a file system without links
                         Path(file.name).replace(target)
             sync_folder(target.parent)
 

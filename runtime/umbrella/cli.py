@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from ..console import guarded, refuse_usage, standard_streams
 from .commands import COMMANDS, SHORT_FORMS, load
 
-__all__ = ["doctor", "evaluate", "export", "index", "main", "query", "serve", "train"]
+__all__ = ["doctor", "embed", "evaluate", "export", "index", "main", "query", "serve", "train"]
 
 _USAGE = "deeprank COMMAND ..."
 _OTHERS = {
@@ -35,7 +35,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("check", "diagnose"), "doctor"),
     **dict.fromkeys(("fit", "learn", "finetune", "fine-tune"), "train"),
     **dict.fromkeys(("convert", "onnx"), "export"),
-    **dict.fromkeys(("add", "build", "update", "embed"), "sync"),
+    **dict.fromkeys(("add", "build", "update"), "sync"),
     **{name: f"index {name}" for name in ("info", "verify", "remove", "compact", "copy", "import", "dedupe")},
 }
 
@@ -55,6 +55,7 @@ def _single(name: str) -> None:
 train = functools.partial(_single, "train")
 export = functools.partial(_single, "export")
 index = functools.partial(_single, "index")
+embed = functools.partial(_single, "embed")
 query = functools.partial(_single, "query")
 evaluate = functools.partial(_single, "eval")
 serve = functools.partial(_single, "serve")

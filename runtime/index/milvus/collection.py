@@ -33,7 +33,7 @@ from ...text import printable
 from .connection import Connection
 from .index_type import INDEX_TYPES, IndexType, build_parameters
 
-__all__ = ["FIELDS", "MAX_TEXT", "SCHEMA", "VECTOR", "Collection", "Description", "read_collection"]
+__all__ = ["FIELDS", "MAX_DIM", "MAX_TEXT", "SCHEMA", "VECTOR", "Collection", "Description", "read_collection"]
 
 SCHEMA = 1
 VECTOR = "vector"
@@ -48,7 +48,7 @@ _KIND = "deeprank-collection"
 _MAX_DESCRIPTION = 1_000_000
 _MAX_ROOTS = 1000
 _MAX_LABELS = 2000
-_MAX_DIM = 32_768
+MAX_DIM = 32_768
 _MAX_ID = 2**62
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LENGTHS = {"path": MAX_TEXT, "label": MAX_TEXT, "sha256": 64}
@@ -105,7 +105,7 @@ class Description:
         sound = (
             isinstance(sha256, str)
             and _SHA256.fullmatch(sha256) is not None
-            and _is_number(dim, 1, _MAX_DIM)
+            and _is_number(dim, 1, MAX_DIM)
             and _is_number(rows, 0, _MAX_ID)
             and isinstance(complete, bool)
             and values.get("index_type") in INDEX_TYPES
