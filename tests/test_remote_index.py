@@ -337,6 +337,7 @@ def test_an_exchanged_collection(lite: LiteServer, tmp_path: Path, monkeypatch: 
         remote._connection.call("drop_collection", f"exchanged_{remote.model_sha256[:12]}_2")
         assert remote.search(query) == before
         with remote.snapshot():
+            assert remote.search(query) == before
             remote._connection.call("drop_collection", f"exchanged_{remote.model_sha256[:12]}_3")
             with pytest.raises(IndexReplacedError):
                 remote.search(query)

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -52,6 +53,14 @@ T = TypeVar("T")
 _FRESH_S = 1.0
 
 
+@dataclass
+class _Held:
+    """The collection that a snapshot answers from, and whether it has answered something."""
+
+    collection: StoredCollection
+    answered: bool = False
+
+
 class RemoteIndex(Searchable):
     """An open collection of a Milvus server; threads may share it.
 
@@ -78,7 +87,7 @@ class RemoteIndex(Searchable):
         self._collection = self._described()
         description = self._collection.description
         self._model_sha256, self._dim = description.model_sha256, description.dim
-        self._check_opened()
+        self._prepare(self._collection)
 
     @classmethod
     def open(
@@ -204,14 +213,14 @@ class RemoteIndex(Searchable):
                 one was dropped inside the block.
 
         """
-        if getattr(self._thread, "collection", None) is not None:
+        if self._held is not None:
             yield
             return
-        self._thread.collection = self._current()
+        self._thread.held = _Held(self._current())
         try:
             yield
         finally:
-            self._thread.collection = None
+            self._thread.held = None
 
     def prepare(self) -> None:
         """Look at the collection."""
@@ -224,7 +233,7 @@ class RemoteIndex(Searchable):
     def labels(self) -> list[str]:
         """Return the labels at the end of the last load, sorted; none if there are too many to list."""
         with self.snapshot():
-            return list(self._thread.collection.description.labels or ())
+            return list(self._searched.description.labels or ())
 
     def summary(self) -> IndexSummary:
         """Return the collection's contents; its labels are those at the end of the last load."""
@@ -233,7 +242,7 @@ class RemoteIndex(Searchable):
     def roots(self) -> list[str]:
         """Return the folders or URIs that the pictures were embedded from."""
         with self.snapshot():
-            return list(self._thread.collection.description.roots.values())
+            return list(self._searched.description.roots.values())
 
     def _described(self) -> StoredCollection:
         """Return the collection that the address leads to."""
@@ -251,17 +260,17 @@ class RemoteIndex(Searchable):
             )
         return found
 
-    def _check_opened(self) -> None:
-        """Have the collection loaded, and wait for all writes that the store has accepted.
+    def _prepare(self, found: StoredCollection) -> None:
+        """Have a collection loaded, and wait for all writes that the store has accepted.
 
         Later calls, which do not wait, see at least these.
         """
-        self._count(consistency_level="Strong")
+        count(self._connection, found, consistency_level="Strong")
         self._looked_at = time.monotonic()
-        if self._options.pictures is not None and len(self._collection.description.roots) > 1:
+        if self._options.pictures is not None and len(found.description.roots) > 1:
             raise QueryError(
                 f"--pictures names one place, but the pictures of {self._connection.address} come from "
-                f"{len(self._collection.description.roots)} folders; expected no --pictures."
+                f"{len(found.description.roots)} folders; expected no --pictures."
             )
 
     def _current(self) -> StoredCollection:
@@ -284,38 +293,47 @@ class RemoteIndex(Searchable):
                     f"{self._connection.address} leads to a collection of another model by now (sha256 "
                     f"{description.model_sha256[:12]}…); open it again with that model."
                 )
-            exchanged = found.name != self._collection.name
+            if found.name != self._collection.name:
+                self._prepare(found)
             self._collection = found
-            if exchanged:
-                self._check_opened()
             self._looked_at = time.monotonic()
             return found
         finally:
             self._lock.release()
 
     def _in_one(self, use: Callable[[], T]) -> T:
-        """Call ``use`` in a snapshot; once more if the collection is dropped meanwhile."""
-        if getattr(self._thread, "collection", None) is not None:
-            return self._translated(use)
-        with contextlib.suppress(IndexReplacedError), self.snapshot():
-            return self._translated(use)
-        with self.snapshot():
-            return self._translated(use)
+        """Call ``use`` in a snapshot.
 
-    def _translated(self, use: Callable[[], T]) -> T:
-        try:
-            return use()
-        except MissingInStoreError:
-            self._looked_at = -math.inf
-            raise IndexReplacedError(
-                f"The collection of {self._connection.address} was dropped while it was searched; try again."
-            ) from None
+        A load drops the collection that it replaces. Unless something was answered from it already,
+        the call is repeated with the one that took its place.
+        """
+        with self.snapshot():
+            held = self._held
+            assert held is not None
+            try:
+                result = use()
+            except MissingInStoreError:
+                self._looked_at = -math.inf
+                if held.answered:
+                    raise IndexReplacedError(
+                        f"The collection of {self._connection.address} was replaced while it was searched; search "
+                        "again."
+                    ) from None
+                held.collection = self._current()
+                result = use()
+            held.answered = True
+            return result
+
+    @property
+    def _held(self) -> _Held | None:
+        """What the snapshot of this thread holds; None outside."""
+        held: _Held | None = getattr(self._thread, "held", None)
+        return held
 
     @property
     def _searched(self) -> StoredCollection:
         """The collection of the current snapshot."""
-        collection: StoredCollection = getattr(self._thread, "collection", None) or self._collection
-        return collection
+        return self._collection if self._held is None else self._held.collection
 
     def _count(self, expression: str = "", **options: str) -> int:
         return count(self._connection, self._searched, expression, **options)
@@ -488,4 +506,4 @@ def _check_supported(request: SearchRequest) -> None:
     if request.farthest:
         raise QueryError("A store finds the nearest pictures alone; expected a search that is not for the farthest.")
     if request.method != "auto":
-        raise QueryError("A store chooses by itself how it searches; expected a search that is neither exact nor by the graph.")
+        raise QueryError("A store chooses by itself how it searches; expected neither an exact search nor the graph.")
