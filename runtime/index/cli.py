@@ -299,7 +299,7 @@ def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed
 
 def _index_option(index: Path) -> list[str]:
     # An index named by the environment is also the default of the next command.
-    return [] if index == default_index() else ["--index", str(index)]
+    return [] if index == Path(default_index()) else ["--index", str(index)]
 
 
 @app.command("info")

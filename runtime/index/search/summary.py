@@ -25,6 +25,7 @@ class IndexSummary:
         roots: the synced folders, and the number of pictures in each.
         graph: number of pictures in the graph, its parameters and measured figures; None without a
             graph.
+        store: the kind of vector index of a collection in a store; None for an index folder.
 
     """
 
@@ -33,6 +34,7 @@ class IndexSummary:
     unlabelled: int
     roots: Mapping[str, int]
     graph: Mapping[str, Any] | None
+    store: str | None = None
 
 
 def summarize(store: Store, graph: GraphFile | None) -> IndexSummary:

@@ -16,7 +16,7 @@ export function showSummary(info) {
  * @param {any} info
  * @returns {Record<string, string>}
  */
-function facts({ index, items, labels_total, unlabelled, roots, model, graph, version }) {
+function facts({ index, items, labels_total, unlabelled, roots, model, graph, store, version }) {
   const names = labels_total.toLocaleString("en");
   return {
     Index: index,
@@ -27,7 +27,7 @@ function facts({ index, items, labels_total, unlabelled, roots, model, graph, ve
     Model: `${model.name} (${model.backbone}, ${model.precision})`,
     ...(model.license ? { License: model.license } : {}),
     Embedding: `${model.dim} dimensions, from pictures of ${model.picture_size} × ${model.picture_size} pixels`,
-    Graph: graph ? graphInWords(graph) : "none: each search compares every picture",
+    ...(store ? { Store: store } : { Graph: graph ? graphInWords(graph) : "none: each search compares every picture" }),
     Version: version,
   };
 }
