@@ -294,6 +294,20 @@ def test_text_output(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     assert "rows a second" in result.stderr
 
 
+def test_info(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
+    index, target = make_index(tmp_path / "index", 20), lite.address("info")
+    assert "no such collection" in run_command("deeprank-index", "info", "--index", target, status=1).stderr
+    loader.load(str(index), target)
+    document = json.loads(run_command("deeprank-index", "info", "--index", target, "--json").stdout)
+    assert (document["items"], document["dim"], document["complete"]) == (20, DIM, True)
+    assert (document["collection"], document["index_type"]) == (f"info_{MODEL[:12]}", "HNSW")
+    assert document["roots"] == [{"path": "/photos"}, {"path": "/f\u00f6lder"}]
+    assert sum(document["labels"].values()) + document["unlabelled"] == 20
+    said = run_command("deeprank-index", "info", DEEPRANK_INDEX=target).stdout
+    assert "pictures   20\n" in said
+    assert "index HNSW" in said
+
+
 def test_killed_at_any_moment(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, target, client = make_index(tmp_path / "index", 3000), lite.address("killed"), lite.client()
     collection = f"killed_{MODEL[:12]}"
