@@ -62,7 +62,7 @@ StoreTokenOption = Annotated[
     typer.Option(
         "--store-token-file",
         metavar="FILE",
-        help="Holds the password of the user in milvus://USER@…, or a token. Default: $DEEPRANK_STORE_TOKEN_FILE.",
+        help="Holds the password of USER in milvus://USER@HOST/NAME, or a token. Default: $DEEPRANK_STORE_TOKEN_FILE.",
     ),
 ]
 LabelOption = Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")]
@@ -96,7 +96,7 @@ app = application(
         "import": ["deeprank-index import vectors.npz --index new.index"],
         "load": [
             "deeprank-index load deeprank.index --to milvus://store:19530/photos",
-            "deeprank-index load s3://bucket/embedded --to milvus+tls://ann@store/photos --index-type DISKANN",
+            "deeprank-index load s3://bucket/embedded --to milvus+tls://ann@store/photos",
         ],
         "dedupe": [
             "deeprank-index dedupe",
@@ -512,7 +512,9 @@ def import_command(
 def load_command(
     source: Annotated[
         str,
-        typer.Argument(metavar="FROM", help="An index, or an embedded folder: its path, or its URI such as s3://…."),
+        typer.Argument(
+            metavar="FROM", help="An index, or an embedded folder: its path, or its URI such as s3://bucket/folder."
+        ),
     ],
     target: Annotated[
         str, typer.Option("--to", metavar="milvus://HOST:PORT/NAME", help="The collection; milvus+tls:// encrypts.")
