@@ -58,7 +58,10 @@ class MilvusServer:
         """Return a client of pymilvus, without our code between."""
         from pymilvus import MilvusClient
 
-        return MilvusClient(f"http://127.0.0.1:{self.port}", timeout=10, dedicated=True, **options)
+        from deeprank.runtime.index.milvus.connection import GRPC_OPTIONS
+
+        options = {"timeout": 10, "dedicated": True, "grpc_options": GRPC_OPTIONS, **options}
+        return MilvusClient(f"http://127.0.0.1:{self.port}", **options)
 
     def launch(self) -> subprocess.Popen[bytes]:
         raise NotImplementedError
