@@ -34,12 +34,16 @@ BEGIN, END = "<!-- made by tests/bad_input.py -->", "<!-- end -->"
 
 @dataclass(frozen=True)
 class Case:
-    """``make(folder)`` prepares and returns the command's words; ``says`` must be in the last line of stderr."""
+    """``make(folder)`` prepares and returns the command's words; ``says`` must be in the last line of stderr.
+
+    ``needs``: a module without which the case cannot be met.
+    """
 
     what: str
     make: Callable[[Path], list[str]]
     says: str
     status: int = 1
+    needs: str | None = None
 
 
 def picture(path: Path, seed: int = 0, side: int = 24) -> Path:
@@ -445,6 +449,69 @@ CASES += [
     Case("no file of a token", lambda f: served(f, "--token-file", "no-token"), "cannot be read"),
     Case("an address of another machine", lambda f: served(f, "--host", "192.0.2.1", "--insecure"), "192.0.2.1"),
     Case("a server without an index", lambda f: ["deeprank-serve", "--index", "nowhere", "--port", "0"], "nowhere"),
+]
+
+
+def parts_of(folder: Path, *words: str, spoil: Callable[[Path], object] = lambda parts: None) -> list[str]:
+    """Pictures that are embedded into parts, which ``spoil`` changes, and the command that goes on."""
+    from deeprank.runtime.embed.job import embed
+    from deeprank.runtime.embed.options import EmbedOptions
+
+    embed(photos(folder), folder / "parts", EmbedOptions(model=str(folder / "model.onnx"), part_size=8))
+    spoil(folder / "parts")
+    return ["deeprank-embed", PHOTOS, "--out", "parts", *words]
+
+
+def cut_part(parts: Path) -> None:
+    part = parts / "vectors" / "0001-000001.parquet"
+    part.write_bytes(part.read_bytes()[:500])
+
+
+def emptied(parts: Path) -> None:
+    shutil.rmtree(parts.parent / PHOTOS)
+    (parts.parent / PHOTOS).mkdir()
+
+
+def no_listing(folder: Path) -> list[str]:
+    (folder / "list.parquet").write_text("path\n0.png\n")
+    return ["deeprank-embed", "list.parquet", "--out", "parts"]
+
+
+def embedded_into(folder: Path, out: str, *words: str) -> list[str]:
+    photos(folder)
+    return ["deeprank-embed", PHOTOS, "--out", out, *words]
+
+
+CASES += [
+    Case(
+        "parts of another model",
+        lambda f: parts_of(f, "--model", "pretrained"),
+        "was made with another model than",
+        needs="pyarrow",
+    ),
+    Case("parts of another size", lambda f: parts_of(f, "--part-size", "9"), "--part-size 8, not 9", needs="pyarrow"),
+    Case(
+        "parts of another source",
+        lambda f: [word if word != PHOTOS else f"{PHOTOS}/label0" for word in parts_of(f)],
+        "was made with pictures of",
+        needs="pyarrow",
+    ),
+    Case(
+        "a part that is cut", lambda f: parts_of(f, spoil=cut_part), "0001-000001.parquet is damaged", needs="pyarrow"
+    ),
+    Case(
+        "parts whose source is empty", lambda f: parts_of(f, spoil=emptied), "is a drive not mounted", needs="pyarrow"
+    ),
+    Case("a listing that is no Parquet", no_listing, "is no listing of pictures", needs="pyarrow"),
+    Case("parts in a folder of other files", lambda f: embedded_into(f, "."), "holds other files", needs="pyarrow"),
+    Case("a share that is none", lambda f: embedded_into(f, "p", "--parts", "5/4"), "expected I/N with I from 1 to N"),
+    Case("a key in a URI", lambda f: embedded_into(f, "s3://a:b@c/d"), "URI holds a key", needs="pyarrow"),
+    Case(
+        "no Ray cluster",
+        lambda f: embedded_into(f, "parts", "--engine", "ray", "--address", "127.0.0.1:9"),
+        "There is no Ray cluster at 127.0.0.1:9",
+        needs="ray",
+    ),
 ]
 
 

@@ -58,7 +58,10 @@ class MilvusServer:
         """Return a client of pymilvus, without our code between."""
         from pymilvus import MilvusClient
 
-        return MilvusClient(f"http://127.0.0.1:{self.port}", timeout=10, dedicated=True, **options)
+        from deeprank.runtime.index.milvus.connection import GRPC_OPTIONS
+
+        options = {"timeout": 10, "dedicated": True, "grpc_options": GRPC_OPTIONS, **options}
+        return MilvusClient(f"http://127.0.0.1:{self.port}", **options)
 
     def launch(self) -> subprocess.Popen[bytes]:
         raise NotImplementedError
@@ -141,9 +144,13 @@ class RealServer(MilvusServer):
             assert self._relay.poll() is None, (self.folder / "server.log").read_text()
             time.sleep(0.05)
 
+    def within(self, *command: object) -> list[object]:
+        """Return a command that runs in the namespace, where the server is at 127.0.0.1:19530."""
+        return ["nsenter", "--target", self._relay.pid, "--net", *command]
+
     def launch(self) -> subprocess.Popen[bytes]:
-        within = ["nsenter", "--target", self._relay.pid, "--net"]
-        return self._popen([*within, sys.executable, __file__, "serve", self.folder / "data", *self._settings])
+        serve = [sys.executable, __file__, "serve", self.folder / "data", *self._settings]
+        return self._popen(self.within(*serve))
 
     def _popen(self, command: Sequence[object], **options: Any) -> subprocess.Popen[bytes]:
         return super()._popen(command, cwd=self.folder, **options)

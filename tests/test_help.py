@@ -17,7 +17,7 @@ from deeprank.runtime.query.arguments import make_parser
 from deeprank.runtime.umbrella.commands import load
 
 BIN = Path(sys.executable).parent
-COMMANDS = ["train", "export", "index", "query", "eval", "serve", "doctor"]
+COMMANDS = ["train", "export", "index", "embed", "query", "eval", "serve", "doctor"]
 INDEX = ["sync", "info", "verify", "remove", "compact", "copy", "export", "import", "load", "dedupe"]
 ALL = [(f"deeprank-{name}",) for name in COMMANDS] + [("deeprank-index", name) for name in INDEX]
 OPTION = re.compile(r"(?<![\w-])--[a-z](?:[a-z0-9-]*[a-z0-9])?")

@@ -56,7 +56,7 @@ def difference(
     if unread:  # pictures in folders that cannot be read now may still be there
         hidden = tuple(f"{name}/" for name in unread)
         gone = gone.filter(pa.array([not path.startswith(hidden) for path in gone["path"].to_pylist()], pa.bool_()))
-    return _listing(listed), _listing(gone)
+    return _listing(listed), _listing(gone, "_then")
 
 
 def _state(folder: EmbeddedFolder) -> pyarrow.Table:
@@ -77,9 +77,10 @@ def _differs(pc: pyarrow.compute, both: pyarrow.Table, name: str) -> pyarrow.Arr
     return pc.and_(pc.is_valid(now), pc.fill_null(pc.not_equal(now, then), True))
 
 
-def _listing(both: pyarrow.Table) -> pyarrow.Table:
+def _listing(both: pyarrow.Table, state: str = "") -> pyarrow.Table:
     names = listing_schema().names
-    columns = [both["id" if name == "replaces" else name] for name in names]
+    sources = {"replaces": "id", **{name: name + state for name in ("size", "mtime_ns", "label")}}
+    columns = [both[sources.get(name, name)] for name in names]
     table = load_pyarrow("A folder of embedded parts").Table.from_arrays(columns, names=names)
     return table.cast(listing_schema()).sort_by("path")
 

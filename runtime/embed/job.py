@@ -202,7 +202,7 @@ class _Job:
                 )
         if options.model is not None and open_model(find_model(options.model)).sha256 != settings.model_sha256:
             raise EmbeddedFolderError(
-                f"{out} was made with another model than {display_path(find_model(options.model))}; leave --model "
+                f"{out} was made with another model than {display_path(options.model)}; leave --model "
                 "out to use its own, or embed into another folder."
             )
 
@@ -294,6 +294,8 @@ def _shown(value: object) -> str:
 
 def _check_free(out: Storage) -> None:
     """Make sure that a new folder can be made: there is none, or it is empty, or a killed run has begun it."""
+    if out.path is not None and out.path.exists() and not out.path.is_dir():
+        raise EmbeddedFolderError(f"{out.shown()} is a file; expected a folder or a new name for --out.")
     names = list(out.sizes())
     if out.path is not None and out.path.is_dir():
         with storage_errors(out.shown(), "read"):

@@ -128,6 +128,7 @@ class PartWorker:
 def _cluster(address: str) -> Iterator[ModuleType]:
     """Connect to a cluster, and yield the module ``ray``."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else it reports to its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to stderr, past any logger
     try:
         import ray
         import ray.data

@@ -27,6 +27,8 @@ __all__ = ["LISTED_LABELS", "Survey", "labels_of", "survey"]
 
 # Stands for the rule of the labels: they are a column of the listing.
 LISTED_LABELS = "listing"
+# The columns that a Parquet listing may have, and whether they are text.
+_COLUMNS = {"path": True, "label": True, "size": False, "mtime_ns": False}
 _NOT_UTF8 = "its name is not UTF-8"
 
 
@@ -176,9 +178,12 @@ def _listed(listing: Storage, source: Storage, filters: RootFilters) -> Survey:
     pa = load_pyarrow("A folder of embedded parts")
     with storage_errors(listing.shown(), "read"), listing.input("") as file:
         try:
-            names = pa.parquet.ParquetFile(file).schema_arrow.names
-            wanted = [name for name in ("path", "label", "size", "mtime_ns") if name in names]
+            wanted = [name for name in _COLUMNS if name in pa.parquet.ParquetFile(file).schema_arrow.names]
             table = pa.parquet.ParquetFile(file).read(wanted)
+            if any(
+                pa.types.is_integer(table[name].type) == is_text for name, is_text in _COLUMNS.items() if name in wanted
+            ):
+                raise _no_listing(listing)
             table = table.cast(pa.schema([(name, _type(name)) for name in wanted]))
             table.validate(full=True)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):

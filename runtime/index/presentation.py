@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .maintenance.copy import CopyReport
     from .maintenance.remove import Removal
     from .maintenance.verify import VerifyReport
+    from .milvus.info import StoreInfo
     from .milvus.loader import LoadReport
     from .search.duplicate_groups import DedupeReport, Removable
     from .search.items import Hit
@@ -47,6 +48,8 @@ __all__ = [
     "removable_notices",
     "removal_lines",
     "removal_question",
+    "store_info_document",
+    "store_info_lines",
     "verify_document",
     "verify_lines",
 ]
@@ -215,6 +218,42 @@ def import_document(index: Path, report: ImportReport) -> dict[str, Any]:
 def import_line(index: Path, report: ImportReport) -> str:
     """Return the result of an import as a line."""
     return f"{display_path(index)} holds {pictures(report.items)}, {_megabytes(report.bytes)}"
+
+
+def store_info_document(info: StoreInfo) -> dict[str, Any]:
+    """Return the description of a collection for ``--json``."""
+    described = info.description
+    labels = described.labels
+    return {
+        "schema": SCHEMA,
+        "store": info.address,
+        "server": info.server,
+        "collection": info.collection,
+        "complete": described.complete,
+        "items": info.rows,
+        "roots": [{"path": path} for path in described.roots.values()],
+        "labels": None if labels is None else dict(labels),
+        "unlabelled": None if labels is None else described.rows - sum(labels.values()),
+        "dim": described.dim,
+        "model": {"sha256": described.model_sha256},
+        "index_type": described.index_type,
+    }
+
+
+def store_info_lines(info: StoreInfo) -> list[str]:
+    """Return the description of a collection as lines."""
+    described, labels = info.description, info.description.labels or {}
+    shown = [f"{printable(label)} ({count:,})" for label, count in list(labels.items())[:MAX_LINES]]
+    more = f" and {len(labels) - len(shown):,} others" if len(labels) > len(shown) else ""
+    unknown = "more than the store keeps" if described.labels is None else "none"
+    return [
+        f"store      {printable(info.address)}, Milvus {printable(info.server)}",
+        f"pictures   {info.rows:,}{'' if described.complete else ', not completely loaded'}",
+        *(f"folder     {display_path(path)}" for path in described.roots.values()),
+        f"labels     {', '.join(shown) or unknown}{more}",
+        f"vectors    {described.dim} numbers, index {described.index_type}, in {printable(info.collection)}",
+        f"model      sha256 {described.model_sha256}",
+    ]
 
 
 def load_document(target: str, report: LoadReport) -> dict[str, Any]:

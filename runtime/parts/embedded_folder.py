@@ -243,7 +243,7 @@ class EmbeddedFolder:
         with storage_errors(self.storage.shown(MODEL), "read"):
             if self.storage.path is not None:
                 path = self.storage.path / MODEL
-                digest = file_sha256(path)
+                digest = file_sha256(path, follow_links=False)
             else:
                 path, content = into / MODEL, self.storage.read(MODEL, _MAX_MODEL_BYTES)
                 path.write_bytes(content)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..errors import DeepRankError, EmbeddedFolderError, MissingExtraError, StorageError
+from ..errors import DeepRankError, MissingExtraError, StorageError
 from ..files import delete_prepared, open_regular, placed, prepared_for, scratch_file, sync_folder
 from ..text import display_path, first_line, printable
 
@@ -97,9 +97,11 @@ class Storage:
         self.path: Path | None = None
         self.filesystem: FileSystem
         if is_uri(where) and not where.lower().startswith("file://"):
-            self.uri = where.rstrip("/")
+            self.uri = where if where.endswith("://") else where.rstrip("/")
             self.filesystem, root = self._opened(self.uri)
             self.root = root.rstrip("/")
+            if not self.root:
+                raise StorageError(f"{printable(where)} names no bucket; expected a URI such as s3://bucket/photos.")
         else:
             path = where[len("file://") :] if is_uri(where) else where
             self.uri = self.root = os.path.realpath(path)
@@ -191,7 +193,7 @@ class Storage:
         return digest.hexdigest()
 
     def input(self, name: str) -> Any:
-        """Open a file to read it at any place, as pyarrow's ``NativeFile``. A pipe or device is refused.
+        """Open a file to read it at any place, as pyarrow's ``NativeFile``. A link, pipe or device is refused.
 
         Raises:
             StorageError: it is missing, or cannot be read.
@@ -199,7 +201,8 @@ class Storage:
         """
         with storage_errors(self.shown(name), "read"):
             if self.path is not None:
-                return self._pyarrow.PythonFile(open_regular(self.path / name, follow_links=True), "r")
+                # A file that the user has named may be a link; those in a folder from elsewhere may not.
+                return self._pyarrow.PythonFile(open_regular(self.path / name, follow_links=not name), "r")
             return self.filesystem.open_input_file(self._full(name))
 
     def put(self, name: str, content: bytes) -> None:
@@ -261,13 +264,10 @@ class Storage:
         """Create a folder on a disk, with its parents. Object storage needs none.
 
         Raises:
-            EmbeddedFolderError: there is a file of that name.
             StorageError: it cannot be created.
 
         """
         if self.path is not None:
-            if self.path.exists() and not self.path.is_dir():
-                raise EmbeddedFolderError(f"{self.shown()} is a file; expected a folder or a new name for --out.")
             with storage_errors(self.shown(), "made"):
                 self.path.mkdir(parents=True, exist_ok=True)
 

@@ -47,11 +47,9 @@ def check_pages(file: IO[bytes], chunk: Any, values: int) -> None:
         count = details.get(1) if isinstance(details, dict) else None
         if type(count) is not int or type(packed) is not int or plain != packed or packed < 0 or count < 0:
             raise ValueError("the header of a page is damaged")
-        if kind == _DICTIONARY:  # each of its values takes a byte at least, and a data page refers to it
-            found += count if count > packed else 0
-        else:
-            found += count
-        if found > values:
+        found += 0 if kind == _DICTIONARY else count
+        # Each value of a dictionary takes a byte at least, and the data pages refer to it.
+        if found > values or (kind == _DICTIONARY and count > packed):
             raise ValueError("a page announces more values than the file has rows")
         place += length + packed
     if place != end or found != values:

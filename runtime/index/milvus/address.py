@@ -14,7 +14,7 @@ from ...errors import StoreError
 from ...files import open_regular
 from ...text import display_path, printable
 
-__all__ = ["CA_VARIABLE", "DEFAULT_PORT", "TOKEN_VARIABLE", "StoreAddress", "ca_file", "is_address", "parse_address"]
+__all__ = ["CA_VARIABLE", "DEFAULT_PORT", "TOKEN_VARIABLE", "StoreAddress", "ca_file", "parse_address"]
 
 DEFAULT_PORT = 19530
 # Names a file whose only line is the password of the user in the address, or a token.
@@ -81,11 +81,6 @@ class StoreAddress:
                 f"--store-token-file or ${TOKEN_VARIABLE}."
             )
         return ""
-
-
-def is_address(text: str | os.PathLike[str]) -> bool:
-    """Tell whether a text is meant as the address of a collection, rather than a path."""
-    return isinstance(text, str) and re.match(r"milvus(\+[a-z]*)?:/", text) is not None
 
 
 def parse_address(text: str) -> StoreAddress:

@@ -48,6 +48,8 @@ _KIND = "deeprank-collection"
 _MAX_DESCRIPTION = 1_000_000
 _MAX_ROOTS = 1000
 _MAX_LABELS = 2000
+# Characters of all labels together; as JSON, each takes up to twelve.
+_MAX_LABEL_TEXT = 60_000
 MAX_DIM = 32_768
 _MAX_ID = 2**62
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -81,7 +83,9 @@ class Description:
 
     def to_json(self) -> str:
         """Return it as the JSON of the property."""
-        labels = self.labels if self.labels is None or len(self.labels) <= _MAX_LABELS else None
+        labels = self.labels
+        if labels is not None and (len(labels) > _MAX_LABELS or sum(map(len, labels)) > _MAX_LABEL_TEXT):
+            labels = None
         values = {"kind": _KIND, "schema": SCHEMA, **dataclasses.asdict(dataclasses.replace(self, labels=labels))}
         return json.dumps(values, ensure_ascii=True)
 

@@ -15,13 +15,20 @@ from ...errors import MissingExtraError, StoreError, StoreUnavailableError
 from ...text import printable
 from .address import TOKEN_VARIABLE, StoreAddress, ca_file
 
-__all__ = ["DEADLINE", "Connection", "MissingInStoreError"]
+__all__ = ["DEADLINE", "GRPC_OPTIONS", "Connection", "MissingInStoreError"]
 
 # Seconds until a call fails. A query takes milliseconds, one with Strong consistency a fifth of a second.
 DEADLINE = 15.0
 _TO_CONNECT = 10.0
 # The server's answers are untrusted: 16,384 rows, its most for one search, of vectors with 4,096 numbers.
 _MAX_ANSWER = 256 * 2**20
+GRPC_OPTIONS = {
+    "grpc.max_receive_message_length": _MAX_ANSWER,
+    # pymilvus pings an idle server every ten seconds, and servers with gRPC's own limits hang up on that.
+    "grpc.keepalive_permit_without_calls": False,
+    "grpc.keepalive_time_ms": 60_000,
+    "grpc.use_local_subchannel_pool": True,
+}
 # Characters of the server's own words that a message repeats.
 _MAX_SHOWN = 200
 
@@ -71,7 +78,7 @@ class Connection:
                 # Shared ones are found by host and token alone: one without TLS could take its place.
                 dedicated=True,
                 server_pem_path=certificates,
-                grpc_options={"grpc.max_receive_message_length": _MAX_ANSWER},
+                grpc_options=GRPC_OPTIONS,
             )
 
     def close(self) -> None:

@@ -265,7 +265,7 @@ class _Filling:
     def _empty(self, where: str, but: Ids) -> None:
         """Delete all rows of a range of ids but these, in turns: it may hold more than can be asked for at once."""
         while True:
-            stored = [row["id"] for row in self._rows(where, ["id"], consistency_level="Strong")]
+            stored = [row["id"] for row in self._rows(where, ["id"])]
             self._delete(np.setdiff1d(stored, but).tolist())
             if len(stored) < _MOST_AT_ONCE:
                 return
@@ -309,7 +309,7 @@ class _Filling:
 
     def _agrees(self, after: int | None, windows: list[_Window]) -> tuple[int, bool]:
         """Return the number of ids of some windows, and whether they are those in the store."""
-        stored = self._rows(_between(after, windows[-1].last), ["id"], consistency_level="Strong")
+        stored = self._rows(_between(after, windows[-1].last), ["id"])
         ids = np.sort(np.array([row["id"] for row in stored], dtype=np.int64))
         bounds = np.searchsorted(ids, [window.last for window in windows], side="right")
         found = np.split(ids, bounds[:-1])
@@ -325,15 +325,14 @@ class _Filling:
         )
         return int(row["count(*)"])
 
-    def _rows(self, where: str, fields: Sequence[str], consistency_level: str = "Bounded") -> list[dict[str, Any]]:
-        # A row that is not seen yet is upserted again, which does no harm.
+    def _rows(self, where: str, fields: Sequence[str]) -> list[dict[str, Any]]:
         return list(
             self.connection.read(
                 *("query", self.name),
                 filter=where,
                 output_fields=list(fields),
                 limit=_MOST_AT_ONCE,
-                consistency_level=consistency_level,
+                consistency_level="Strong",
                 timeout=_PATIENCE,
             )
         )

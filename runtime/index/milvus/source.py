@@ -14,6 +14,8 @@ import numpy as np
 
 from ...errors import DataError
 from ...parts import EmbeddedFolder, PartName
+from ...parts.settings import SETTINGS
+from ...parts.storage import is_uri
 from ...text import display_path, printable
 from ..database.records import Item
 from ..database.store import Ids, Store, Vectors
@@ -80,6 +82,7 @@ def open_source(where: str) -> Iterator[Source]:
     """Open an index folder, or an embedded folder by its path or URI.
 
     Raises:
+        DataError: there is none.
         IndexStateError, EmbeddedFolderError, StorageError: it cannot be opened, or is unfinished.
 
     """
@@ -87,6 +90,11 @@ def open_source(where: str) -> Iterator[Source]:
         with Store.open(Path(where)) as store, store.snapshot():
             yield _IndexSource(store)
     else:
+        if not is_uri(where) and not Path(where, SETTINGS).exists():
+            raise DataError(
+                f"{display_path(where)} is neither an index nor an embedded folder; expected one of the two, as "
+                "deeprank-index sync and deeprank-embed make them."
+            )
         folder = EmbeddedFolder.open(where)
         folder.check_complete()
         yield _EmbeddedSource(folder)
