@@ -268,4 +268,6 @@ def _property(description: Description) -> dict[str, str]:
 
 def describe(connection: Connection, name: str, description: Description) -> None:
     """Replace the description of a collection."""
-    connection.call("alter_collection_properties", name, _property(description))
+    # Milvus 2.3 stores what was there before: after a restart, the last change would be undone.
+    for _ in range(2):
+        connection.call("alter_collection_properties", name, _property(description))
