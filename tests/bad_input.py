@@ -544,6 +544,17 @@ CASES += [
         "no password is given",
         needs="pymilvus",
     ),
+    Case("a query to no address", lambda f: ["deeprank-query", "a.png", "--index", "milvus:/store/a"], "no valid host"),
+    Case(
+        "a server that is to add pictures to a store",
+        lambda f: served(f, "--index", STORE, "--allow-writes", "--token-file", "token", token="tZ4nq81LwKcVhE0sYbRj"),
+        "deeprank-index load",
+    ),
+    Case(
+        "a store whose rows are to be verified", lambda f: ["deeprank-index", "verify", "--index", STORE], "folder", 2
+    ),
+    Case("a place of pictures, and a folder", lambda f: asked(f, FIRST, "--pictures", "x"), "goes with a store", 2),
+    Case("a model, and a folder", lambda f: asked(f, FIRST, "--model", "x"), "model that it was built with", 2),
 ]
 
 

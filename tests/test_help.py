@@ -132,7 +132,7 @@ def test_help_is_the_same_in_every_locale() -> None:
         (["deeprank-query", "a.jpg", "--topk", "3"], "here it is called --k."),
         (["deeprank-query", "a.jpg", "-n", "3"], "here it is called --k."),
         (["deeprank-query", "a.jpg", "--lable", "x"], "did you mean --label?"),
-        (["deeprank-query", "a.jpg", "--model", "x"], "an index always uses the model that it was built with."),
+        (["deeprank-query", "a.jpg", "--weights", "x"], "here it is called --model."),
         (["deeprank-query", "a.jpg", "--gpu"], "here it is called --device cuda."),
         (["deeprank-index", "sync", "a", "--recursive"], "folders are always read recursively."),
         (["deeprank-index", "sync", "a", "--force"], "--allow-mass-removal"),
