@@ -345,12 +345,12 @@ class RemoteIndex(Searchable):
 
     def _summary(self) -> IndexSummary:
         description = self._searched.description
-        items, labels = self._count(), description.labels or {}
+        items, labels = self._count(), description.labels
         several = len(description.roots) > 1
         return IndexSummary(
             items=items,
             labels=labels,
-            unlabelled=max(0, items - sum(labels.values())),
+            unlabelled=self._count(one_of("label", [""])),
             roots={
                 root: self._count(f"root == {number}") if several else items
                 for number, root in description.roots.items()
