@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .embedder import Embedder
     from .errors import DeepRankError
-    from .index import Hit, Index
+    from .index import Hit, Index, open_index
     from .model.pretrained import pretrained_model
 
-__all__ = ["DeepRankError", "Embedder", "Hit", "Index", "__version__", "pretrained_model"]
+__all__ = ["DeepRankError", "Embedder", "Hit", "Index", "__version__", "open_index", "pretrained_model"]
 
 # Some builds of ONNX Runtime send telemetry, and keep a file for it in the temporary folder, unless
 # this is set before the import. We send nothing anywhere.
@@ -30,6 +30,7 @@ _HOMES = {
     "DeepRankError": ".errors",
     "Hit": ".index",
     "Index": ".index",
+    "open_index": ".index",
     "pretrained_model": ".model.pretrained",
 }
 

@@ -397,10 +397,25 @@ def _device(text: str) -> Device:
 
 
 def index_option(*, show_default: bool | str = True) -> Any:
-    """Return the option ``--index``, the same for every command."""
+    """Return the option ``--index``, the same for every command that takes folders alone."""
     return typer.Option(
-        "--index", envvar=INDEX_VARIABLE, metavar="DIR", help="The index folder.", show_default=show_default
+        "--index",
+        envvar=INDEX_VARIABLE,
+        metavar="DIR",
+        help="The index folder.",
+        show_default=show_default,
+        callback=_folder,
     )
+
+
+def _folder(index: Path | None) -> Path | None:
+    from .index.location import is_address
+
+    if index is not None and is_address(str(index)):
+        raise typer.BadParameter(
+            "a store is given; expected an index folder. deeprank-query and deeprank-serve search a store."
+        )
+    return index
 
 
 IndexOption = Annotated[Path, index_option()]

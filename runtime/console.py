@@ -55,9 +55,9 @@ _STDOUT = "standard output"
 _INTERRUPTED = (130, 143)
 
 
-def default_index() -> Path:
-    """Return the index folder of a command that names none."""
-    return Path(os.environ.get(INDEX_VARIABLE) or DEFAULT_INDEX)
+def default_index() -> str:
+    """Return the index of a command that names none: a folder, or the address of a store."""
+    return os.environ.get(INDEX_VARIABLE) or str(DEFAULT_INDEX)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ __all__ = [
     "QueryError",
     "ServerError",
     "StorageError",
+    "StoreError",
+    "StoreUnavailableError",
     "TrainingError",
     "TrainingInterrupted",
 ]
@@ -106,6 +108,14 @@ class QueryError(DeepRankError):
 
 class ServerError(DeepRankError):
     """A server cannot start with these settings."""
+
+
+class StoreError(DeepRankError):
+    """A collection in Milvus is missing, is not ours, or belongs to another model; or the store refuses the request."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store does not answer, or not yet: it is down, restarts, loads the collection, or is too slow. Try again."""
 
 
 class EvaluationError(DeepRankError):

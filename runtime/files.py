@@ -36,6 +36,7 @@ __all__ = [
     "is_own_file",
     "is_own_folder",
     "make_folder",
+    "open_checked",
     "open_folder",
     "open_indexed",
     "open_regular",
@@ -197,12 +198,19 @@ def _check_regular(status: os.stat_result, path: str | bytes | os.PathLike[str])
         raise NotRegularError(status, path)
 
 
+def open_indexed(path: str, content: tuple[bytes, int] | None = None) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """Open a regular file as :func:`open_checked` does. Links are followed."""
+    return open_checked(lambda: open_regular(path, follow_links=True), content)
+
+
 @contextlib.contextmanager
-def open_indexed(path: str, content: tuple[bytes, int] | None = None) -> Iterator[IO[bytes]]:
-    """Open a regular file, and check that it still has the indexed content. Links are followed.
+def open_checked(
+    open_file: Callable[[], contextlib.AbstractContextManager[IO[bytes]]], content: tuple[bytes, int] | None = None
+) -> Iterator[IO[bytes]]:
+    """Open a file, and check that it still has the indexed content.
 
     Args:
-        path: path of the file.
+        open_file: opens it; raises OSError.
         content: its indexed sha256 (32 bytes) and size; None: any content.
 
     Raises:
@@ -210,12 +218,12 @@ def open_indexed(path: str, content: tuple[bytes, int] | None = None) -> Iterato
 
     """
     try:
-        file = open_regular(path, follow_links=True)
+        opened = open_file()
     except NotRegularError:
         raise SourceError("it is not a regular file") from None
     except OSError as error:
         raise SourceError(error.strerror or str(error)) from None
-    with file:
+    with opened as file:
         if content is not None and not _holds(file, *content):
             raise SourceError("it has changed since it was indexed; sync its folder again")
         yield file
@@ -224,8 +232,9 @@ def open_indexed(path: str, content: tuple[bytes, int] | None = None) -> Iterato
 def _holds(file: IO[bytes], sha256: bytes, size: int) -> bool:
     """Tell whether a newly opened file has this content; leaves it at its beginning."""
     try:
-        if os.fstat(file.fileno()).st_size != size:
+        if file.seek(0, os.SEEK_END) != size:
             return False
+        file.seek(0)
         digest = sha256_of(file)
         file.seek(0)
     except OSError as error:

@@ -515,6 +515,49 @@ CASES += [
 ]
 
 
+def no_export(folder: Path) -> list[str]:
+    (folder / "photos.parquet").write_bytes(b"PAR1")
+    return ["deeprank-index", "import", "photos.parquet", "--index", "new.index"]
+
+
+def loaded(folder: Path, target: str, source: str = INDEX, *words: str) -> list[str]:
+    if source == INDEX:
+        indexed(folder)
+    return ["deeprank-index", "load", source, "--to", target, *words]
+
+
+STORE = "milvus://127.0.0.1:1/photos"
+CASES += [
+    Case("an import of no export to Parquet", no_export, "not a Parquet file", needs="pyarrow"),
+    Case("a store that is down", lambda f: loaded(f, STORE), "127.0.0.1:1 does not answer", needs="pymilvus"),
+    Case("a load of something else", lambda f: loaded(f, STORE, "."), "neither an index nor", needs="pymilvus"),
+    Case(
+        "a password in the address of a store",
+        lambda f: loaded(f, "milvus://ann:secret@store/photos"),
+        "the password in a file",
+        needs="pymilvus",
+    ),
+    Case("no name in the address of a store", lambda f: loaded(f, "milvus://store"), "needs a NAME", needs="pymilvus"),
+    Case(
+        "no password for the user of a store",
+        lambda f: loaded(f, "milvus://ann@store/photos"),
+        "no password is given",
+        needs="pymilvus",
+    ),
+    Case("a query to no address", lambda f: ["deeprank-query", "a.png", "--index", "milvus:/store/a"], "no valid host"),
+    Case(
+        "a server that is to add pictures to a store",
+        lambda f: served(f, "--index", STORE, "--allow-writes", "--token-file", "token", token="tZ4nq81LwKcVhE0sYbRj"),
+        "deeprank-index load",
+    ),
+    Case(
+        "a store whose rows are to be verified", lambda f: ["deeprank-index", "verify", "--index", STORE], "folder", 2
+    ),
+    Case("a place of pictures, and a folder", lambda f: asked(f, FIRST, "--pictures", "x"), "goes with a store", 2),
+    Case("a model, and a folder", lambda f: asked(f, FIRST, "--model", "x"), "model that it was built with", 2),
+]
+
+
 def say(case: Case, folder: Path) -> subprocess.CompletedProcess[str]:
     """Prepare the case in ``folder``, where ``model.onnx`` is, and run its command there."""
     words = case.make(folder)

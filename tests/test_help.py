@@ -18,7 +18,7 @@ from deeprank.runtime.umbrella.commands import load
 
 BIN = Path(sys.executable).parent
 COMMANDS = ["train", "export", "index", "embed", "query", "eval", "serve", "doctor"]
-INDEX = ["sync", "info", "verify", "remove", "compact", "copy", "export", "import", "dedupe"]
+INDEX = ["sync", "info", "verify", "remove", "compact", "copy", "export", "import", "load", "dedupe"]
 ALL = [(f"deeprank-{name}",) for name in COMMANDS] + [("deeprank-index", name) for name in INDEX]
 OPTION = re.compile(r"(?<![\w-])--[a-z](?:[a-z0-9-]*[a-z0-9])?")
 
@@ -132,7 +132,7 @@ def test_help_is_the_same_in_every_locale() -> None:
         (["deeprank-query", "a.jpg", "--topk", "3"], "here it is called --k."),
         (["deeprank-query", "a.jpg", "-n", "3"], "here it is called --k."),
         (["deeprank-query", "a.jpg", "--lable", "x"], "did you mean --label?"),
-        (["deeprank-query", "a.jpg", "--model", "x"], "an index always uses the model that it was built with."),
+        (["deeprank-query", "a.jpg", "--weights", "x"], "here it is called --model."),
         (["deeprank-query", "a.jpg", "--gpu"], "here it is called --device cuda."),
         (["deeprank-index", "sync", "a", "--recursive"], "folders are always read recursively."),
         (["deeprank-index", "sync", "a", "--force"], "--allow-mass-removal"),

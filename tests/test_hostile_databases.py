@@ -28,8 +28,8 @@ from deeprank.runtime.index.database.records import strays
 from deeprank.runtime.index.database.schema import MIGRATIONS, SCHEMA, TABLES, connect, strange_objects
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import create_database, open_writer
+from deeprank.runtime.index.exchange.importer import import_index
 from deeprank.runtime.index.maintenance.verify import verify
-from deeprank.runtime.index.npz.importer import import_index
 from deeprank.runtime.index.patterns import RootFilters, filters_row, read_filters
 from deeprank.runtime.index.sync.sync import sync
 

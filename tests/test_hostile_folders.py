@@ -146,7 +146,7 @@ from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.maintenance.copy import copy
-from deeprank.runtime.index.npz.export import export_index
+from deeprank.runtime.index.exchange.export import export_index
 from deeprank.runtime.index.uploads.items import remove_items
 
 made, place, every = Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5])

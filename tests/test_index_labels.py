@@ -31,13 +31,13 @@ from deeprank.runtime.index.database import schema
 from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import Writer, writing
+from deeprank.runtime.index.exchange.export import export_index
+from deeprank.runtime.index.exchange.importer import import_index
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.layout import disk_errors
 from deeprank.runtime.index.maintenance.copy import copy
 from deeprank.runtime.index.maintenance.reembed import reembed
 from deeprank.runtime.index.maintenance.verify import verify
-from deeprank.runtime.index.npz.export import export_index
-from deeprank.runtime.index.npz.importer import import_index
 from deeprank.runtime.index.patterns import RootFilters
 from deeprank.runtime.index.presentation import info_lines
 from deeprank.runtime.index.root_labels import RootLabels, parse_labels

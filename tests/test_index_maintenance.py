@@ -25,13 +25,13 @@ from deeprank.runtime.index import Index
 from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import writing
+from deeprank.runtime.index.exchange.export import export_index
+from deeprank.runtime.index.exchange.importer import import_index
 from deeprank.runtime.index.folder import install_model
 from deeprank.runtime.index.graph_update import update_graph
 from deeprank.runtime.index.maintenance.compact import compact
 from deeprank.runtime.index.maintenance.copy import copy
 from deeprank.runtime.index.maintenance.verify import verify
-from deeprank.runtime.index.npz.export import export_index
-from deeprank.runtime.index.npz.importer import import_index
 from deeprank.runtime.index.patterns import RootFilters
 from deeprank.runtime.index.sync.sync import sync
 
@@ -264,8 +264,8 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from deeprank.runtime.errors import DeepRankError
 from deeprank.runtime.index.maintenance.compact import compact
 from deeprank.runtime.index.maintenance.copy import copy
-from deeprank.runtime.index.npz.export import export_index
-from deeprank.runtime.index.npz.importer import import_index
+from deeprank.runtime.index.exchange.export import export_index
+from deeprank.runtime.index.exchange.importer import import_index
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 try:
     print(eval(sys.argv[2]).remarks)

@@ -30,14 +30,14 @@ from deeprank.runtime.errors import (
 )
 from deeprank.runtime.files import file_sha256
 from deeprank.runtime.index.database.writer import locked
+from deeprank.runtime.index.exchange.export import export_index
+from deeprank.runtime.index.exchange.importer import import_index
 from deeprank.runtime.index.info import index_info
 from deeprank.runtime.index.maintenance.compact import compact
 from deeprank.runtime.index.maintenance.copy import copy
 from deeprank.runtime.index.maintenance.reembed import reembed
 from deeprank.runtime.index.maintenance.remove import plan_removal, remove
 from deeprank.runtime.index.maintenance.verify import verify
-from deeprank.runtime.index.npz.export import export_index
-from deeprank.runtime.index.npz.importer import import_index
 from deeprank.runtime.index.search.duplicate_groups import find_near_duplicates, removable
 from deeprank.runtime.index.search.index import Index
 from deeprank.runtime.index.sync.dry_run import dry_run

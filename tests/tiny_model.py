@@ -129,7 +129,7 @@ def as_another_user(code: str, groups: Sequence[int] = ()) -> subprocess.Complet
         "from deeprank.runtime.embedder import Embedder\n"
         "from deeprank.runtime.index.maintenance.copy import copy\n"
         "from deeprank.runtime.index.sync.dry_run import dry_run\n"
-        "from deeprank.runtime.index.npz.export import export_index\n"
+        "from deeprank.runtime.index.exchange.export import export_index\n"
         "from deeprank.runtime.index.search.index import Index\n"
         "from deeprank.runtime.index.sync.sync import sync\n"
         "from deeprank.runtime.index.maintenance.verify import verify\n"

@@ -25,9 +25,9 @@ from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import PictureError
 from deeprank.runtime.evaluate.reference import load_reference
 from deeprank.runtime.images import PictureRule, load_picture, load_thumbnail
+from deeprank.runtime.index.exchange.importer import import_index
 from deeprank.runtime.index.maintenance.copy import copy
 from deeprank.runtime.index.maintenance.verify import verify
-from deeprank.runtime.index.npz.importer import import_index
 
 _RULE = PictureRule(64)
 _MOST_SAMPLES = 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -25,12 +25,21 @@ from ..cli import (
     progress_in_stages,
     termination_as_interrupt,
 )
-from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX, default_index, emit_paths, from_here, next_step
+from ..console import (
+    DEFAULT_INDEX,
+    INDEX_VARIABLE,
+    OTHER_NAMES_OF_INDEX,
+    default_index,
+    emit_paths,
+    from_here,
+    next_step,
+)
 from ..devices import return_large_blocks
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
 from ..text import display_path
 from . import presentation
+from .location import is_address
 from .patterns import RootFilters
 from .root_labels import parse_labels
 from .search.request import NEAR_DUPLICATE
@@ -48,6 +57,14 @@ SharedOption = Annotated[
         help="Let the group of a new index read it; by default, only its owner can. Later commands keep this.",
     ),
 ]
+StoreTokenOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store-token-file",
+        metavar="FILE",
+        help="Holds the password of USER in milvus://USER@HOST/NAME, or a token. Default: $DEEPRANK_STORE_TOKEN_FILE.",
+    ),
+]
 LabelOption = Annotated[list[str] | None, typer.Option("--label", help="Only pictures with this label.")]
 
 app = application(
@@ -61,7 +78,11 @@ app = application(
             "deeprank-index sync --root /media/old/photos=/photos",
             "deeprank-index sync --reembed --model better.onnx",
         ],
-        "info": ["deeprank-index info", "deeprank-index info --index my.index --json"],
+        "info": [
+            "deeprank-index info",
+            "deeprank-index info --index my.index --json",
+            "deeprank-index info --index milvus://store:19530/photos",
+        ],
         "verify": ["deeprank-index verify", "deeprank-index verify --repair"],
         "remove": [
             "deeprank-index remove 'photos/2019/*' --yes",
@@ -71,8 +92,12 @@ app = application(
         ],
         "compact": ["deeprank-index compact"],
         "copy": ["deeprank-index copy /backup/deeprank.index", "deeprank-index copy /backup/deeprank.index --replace"],
-        "export": ["deeprank-index export vectors.npz", "deeprank-index export cats.npz --label cats"],
+        "export": ["deeprank-index export vectors.npz", "deeprank-index export cats.parquet --label cats"],
         "import": ["deeprank-index import vectors.npz --index new.index"],
+        "load": [
+            "deeprank-index load deeprank.index --to milvus://store:19530/photos",
+            "deeprank-index load s3://bucket/embedded --to milvus+tls://ann@store/photos",
+        ],
         "dedupe": [
             "deeprank-index dedupe",
             "deeprank-index dedupe --max-distance 0.02 --keep oldest",
@@ -287,22 +312,41 @@ def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed
 
 def _index_option(index: Path) -> list[str]:
     # An index named by the environment is also the default of the next command.
-    return [] if index == default_index() else ["--index", str(index)]
+    return [] if index == Path(default_index()) else ["--index", str(index)]
 
 
 @app.command("info")
 @guarded
 def info_command(
-    index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False, verbose: VerboseOption = False
+    index: Annotated[
+        str,
+        typer.Option(
+            "--index",
+            envvar=INDEX_VARIABLE,
+            metavar="DIR|ADDRESS",
+            help="The index folder, or milvus://HOST:PORT/NAME.",
+        ),
+    ] = str(DEFAULT_INDEX),
+    token_file: StoreTokenOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Show what the index holds."""
-    from .info import index_info
+    document: dict[str, Any]
+    if is_address(index):
+        from .milvus.info import store_info
 
-    info = index_info(index)
-    if as_json:
-        emit_json(presentation.info_document(info))
+        store = store_info(index, token_file)
+        document, lines = presentation.store_info_document(store), presentation.store_info_lines(store)
     else:
-        print(*presentation.info_lines(info), sep="\n")
+        from .info import index_info
+
+        info = index_info(index)
+        document, lines = presentation.info_document(info), presentation.info_lines(info)
+    if as_json:
+        emit_json(document)
+    else:
+        print(*lines, sep="\n")
 
 
 @app.command("verify")
@@ -416,14 +460,16 @@ def copy_command(
 @app.command("export")
 @guarded
 def export_command(
-    target: Annotated[Path, typer.Argument(metavar="FILE.npz", help="The file to write; an earlier one is replaced.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file to write, .npz or .parquet; an earlier one is replaced.")
+    ],
     index: IndexOption = DEFAULT_INDEX,
     label: LabelOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write vectors, paths, labels and all other data as numpy arrays; import makes an index from them."""
-    from .npz.export import export_index
+    """Write vectors, paths, labels and all other data as numpy arrays or as a Parquet table; import reads both."""
+    from .exchange.export import export_index
 
     with interruptible(f"{display_path(target)} is unchanged") as start:
         report = export_index(index, target, labels=label or [], progress=start)
@@ -436,7 +482,7 @@ def export_command(
 @app.command("import")
 @guarded
 def import_command(
-    source: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Written by export.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Written by export, .npz or .parquet.")],
     index: IndexOption = DEFAULT_INDEX,
     model: Annotated[
         Path | None,
@@ -449,7 +495,7 @@ def import_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Make a new index from an exported file, without embedding anything."""
-    from .npz.importer import import_index
+    from .exchange.importer import import_index
 
     with interruptible("no index was made") as start:
         report = import_index(source, index, model=model, shared=shared, progress=start)
@@ -459,6 +505,62 @@ def import_command(
         emit_json(presentation.import_document(index, report))
     else:
         print(presentation.import_line(index, report))
+
+
+@app.command("load")
+@guarded
+def load_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FROM", help="An index, or an embedded folder: its path, or its URI such as s3://bucket/folder."
+        ),
+    ],
+    target: Annotated[
+        str, typer.Option("--to", metavar="milvus://HOST:PORT/NAME", help="The collection; milvus+tls:// encrypts.")
+    ],
+    index_type: Annotated[
+        str | None,
+        typer.Option(
+            "--index-type",
+            metavar="HNSW|IVF_SQ8|DISKANN",
+            help="Vectors in memory, in a quarter of that memory, or on SSD. Default: as before, or HNSW.",
+        ),
+    ] = None,
+    keep_old: Annotated[
+        bool, typer.Option("--keep-old", help="Keep the collection that a new model or kind of index replaces.")
+    ] = False,
+    token_file: StoreTokenOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Load an index or an embedded folder into Milvus, and keep it up to date there.
+
+    If a load is interrupted, the next one continues. It adds what is new, then deletes what is gone, and checks all. A
+    new model or kind of index fills a second collection; queries change over when it is complete.
+    """
+    from .milvus.index_type import INDEX_TYPES
+    from .milvus.loader import load
+
+    if index_type is not None and index_type not in INDEX_TYPES:
+        raise typer.BadParameter(
+            f"{index_type!r} is given; expected HNSW, IVF_SQ8 or DISKANN.", param_hint="--index-type"
+        )
+    with interruptible("rows that are loaded stay, and the next load continues") as start, termination_as_interrupt():
+        report = load(
+            source,
+            target,
+            index_type=index_type,
+            keep_old=keep_old,
+            token_file=token_file,
+            progress=start,
+        )
+    for remark in presentation.load_remarks(report):
+        note(remark)
+    if as_json:
+        emit_json(presentation.load_document(target, report))
+    else:
+        print(presentation.load_line(target, report))
 
 
 @app.command("dedupe")

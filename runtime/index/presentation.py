@@ -14,13 +14,15 @@ from ..scan import similarity
 from ..text import display_path, file_size, printable
 
 if TYPE_CHECKING:
+    from .exchange.export import ExportReport
+    from .exchange.importer import ImportReport
     from .info import IndexInfo
     from .maintenance.compact import CompactReport
     from .maintenance.copy import CopyReport
     from .maintenance.remove import Removal
     from .maintenance.verify import VerifyReport
-    from .npz.export import ExportReport
-    from .npz.importer import ImportReport
+    from .milvus.info import StoreInfo
+    from .milvus.loader import LoadReport
     from .search.duplicate_groups import DedupeReport, Removable
     from .search.items import Hit
 
@@ -39,10 +41,15 @@ __all__ = [
     "import_line",
     "info_document",
     "info_lines",
+    "load_document",
+    "load_line",
+    "load_remarks",
     "pictures",
     "removable_notices",
     "removal_lines",
     "removal_question",
+    "store_info_document",
+    "store_info_lines",
     "verify_document",
     "verify_lines",
 ]
@@ -211,6 +218,65 @@ def import_document(index: Path, report: ImportReport) -> dict[str, Any]:
 def import_line(index: Path, report: ImportReport) -> str:
     """Return the result of an import as a line."""
     return f"{display_path(index)} holds {pictures(report.items)}, {_megabytes(report.bytes)}"
+
+
+def store_info_document(info: StoreInfo) -> dict[str, Any]:
+    """Return the description of a collection for ``--json``."""
+    described = info.description
+    labels = described.labels
+    return {
+        "schema": SCHEMA,
+        "store": info.address,
+        "server": info.server,
+        "collection": info.collection,
+        "complete": described.complete,
+        "items": info.rows,
+        "roots": [{"path": path} for path in described.roots.values()],
+        "labels": None if labels is None else dict(labels),
+        "unlabelled": None if labels is None else described.rows - sum(labels.values()),
+        "dim": described.dim,
+        "model": {"sha256": described.model_sha256},
+        "index_type": described.index_type,
+    }
+
+
+def store_info_lines(info: StoreInfo) -> list[str]:
+    """Return the description of a collection as lines."""
+    described, labels = info.description, info.description.labels or {}
+    shown = [f"{printable(label)} ({count:,})" for label, count in list(labels.items())[:MAX_LINES]]
+    more = f" and {len(labels) - len(shown):,} others" if len(labels) > len(shown) else ""
+    unknown = "more than the store keeps" if described.labels is None else "none"
+    return [
+        f"store      {printable(info.address)}, Milvus {printable(info.server)}",
+        f"pictures   {info.rows:,}{'' if described.complete else ', not completely loaded'}",
+        *(f"folder     {display_path(path)}" for path in described.roots.values()),
+        f"labels     {', '.join(shown) or unknown}{more}",
+        f"vectors    {described.dim} numbers, index {described.index_type}, in {printable(info.collection)}",
+        f"model      sha256 {described.model_sha256}",
+    ]
+
+
+def load_document(target: str, report: LoadReport) -> dict[str, Any]:
+    """Return the report of a load for ``--json``."""
+    return {"schema": SCHEMA, "store": target, **asdict(report), "seconds": round(report.seconds, 3)}
+
+
+def load_line(target: str, report: LoadReport) -> str:
+    """Return the report of a load as one line."""
+    return (
+        f"{target}: {pictures(report.rows)} in {report.collection} ({report.index_type}); {report.written:,} written, "
+        f"{report.removed:,} removed"
+    )
+
+
+def load_remarks(report: LoadReport) -> Iterator[str]:
+    """Yield what a user should know about a load."""
+    if report.written:
+        yield f"{report.written / max(report.seconds, 1e-3):,.0f} rows a second"
+    if report.replaced is not None:
+        yield f"It has taken the place of {report.replaced}, which is {'kept' if report.kept else 'dropped'}."
+    if report.others:
+        yield f"The store keeps further collections of this name, which cost memory: {', '.join(report.others)}."
 
 
 def dedupe_document(index: Path, report: DedupeReport) -> dict[str, Any]:

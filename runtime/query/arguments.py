@@ -25,6 +25,7 @@ from ..console import (
 )
 from ..devices import Device
 from ..images import DEFAULT_MAX_PIXELS
+from ..index.location import Location, StoreOptions, misplaced_option, read_location
 from ..index.search.request import MAX_DISTANCE, NEAR_DUPLICATE, SearchRequest
 
 __all__ = ["STDIN", "QueryArguments", "make_parser", "read_arguments"]
@@ -68,7 +69,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(("--format",), "the results are printed as a table, or with --json or --paths-only"),
     **dict.fromkeys(("-o", "--out", "--output", "--save"), "results are written by --sheet, --html and --copy-to"),
     **dict.fromkeys(("--query", "--image", "--file", "-i"), "pictures are named without an option"),
-    **dict.fromkeys(("--model", "--weights"), "an index always uses the model that it was built with"),
+    "--weights": "--model",
+    **dict.fromkeys(("--source", "--root", "--images-from"), "--pictures"),
 }
 
 
@@ -80,7 +82,8 @@ class QueryArguments:
     items: tuple[str, ...]
     mean: bool
     request: SearchRequest
-    index: Path
+    index: Location
+    store: StoreOptions
     as_json: bool
     paths_only: bool
     end: bytes
@@ -117,7 +120,11 @@ def read_arguments(words: Sequence[str]) -> QueryArguments:
     if values.pop("exact"):
         values["method"] = "exact"
     request = SearchRequest(**{option.name: values.pop(option.name) for option in fields(SearchRequest)})
-    return QueryArguments(request=request, end=b"\0" if values.pop("print0") else b"\n", **values)
+    store = StoreOptions(**{option.name: values.pop(option.name) for option in fields(StoreOptions)})
+    misplaced = misplaced_option(options.index, store)
+    if misplaced is not None:
+        parser.error(misplaced)
+    return QueryArguments(request=request, store=store, end=b"\0" if values.pop("print0") else b"\n", **values)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -172,8 +179,8 @@ def make_parser() -> _Parser:
     add("--item", action="append", dest="items", default=[], metavar="ID|PATH", help=item_help)
     add("--mean", action="store_true", help="one answer for all pictures: the nearest to the mean of their vectors")
     add("-k", "--k", type=_at_least_one, default=10, metavar="K", help="number of hits (default: 10)")
-    index_help = f"the index folder (default: ${INDEX_VARIABLE}, then {DEFAULT_INDEX})"
-    add("--index", type=Path, default=default_index(), metavar="DIR", help=index_help)
+    index_help = f"the index folder, or milvus://HOST:PORT/NAME (default: ${INDEX_VARIABLE}, then {DEFAULT_INDEX})"
+    add("--index", type=read_location, default=read_location(default_index()), metavar="DIR|ADDRESS", help=index_help)
     add("--farthest", action="store_true", help="the least similar pictures instead")
     search_help = "auto (default), exact (scan all vectors) or hnsw (use the graph)"
     add("--search", dest="method", choices=("auto", "exact", "hnsw"), default="auto", help=search_help)
@@ -195,6 +202,7 @@ def make_parser() -> _Parser:
     unique_help = f"hide near-duplicates: hits within D (default: {NEAR_DUPLICATE}) of a better hit"
     add("--unique", type=_distance, metavar="D", nargs="?", const=NEAR_DUPLICATE, help=unique_help)
     _add_outputs(parser)
+    _add_store(parser)
     add("--device", default="auto", help="auto (default), cpu or cuda; auto uses a GPU if one works")
     threads_help = "CPU threads of the network (default: the usable cores, at most 4)"
     add("--threads", type=_at_least_one, metavar="N", help=threads_help)
@@ -222,6 +230,16 @@ def _add_outputs(parser: _Parser) -> None:
     add(
         "--query-label", metavar="LABEL", help="label of the queries; the sheet and the page mark the hits that have it"
     )
+
+
+def _add_store(parser: _Parser) -> None:
+    """Add the options of an index in a store."""
+    add = parser.add_argument
+    model_help = "with a store: the model of its vectors (default: ./model.onnx, else the bundled one)"
+    add("--model", type=Path, metavar="FILE", help=model_help)
+    pictures_help = "with a store: where the pictures' files are now (default: where they were loaded from)"
+    add("--pictures", metavar="DIR|URI", help=pictures_help)
+    add("--store-token-file", dest="token_file", type=Path, metavar="FILE", help="the token of the store is in FILE")
 
 
 class _ShowVersion(argparse.Action):

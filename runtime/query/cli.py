@@ -17,7 +17,8 @@ from .arguments import QueryArguments, read_arguments
 from .run import QueryResult, count_similar, unrelated_note
 
 if TYPE_CHECKING:
-    from ..index.search.index import Index
+    from ..index.search.pictures import Pictures
+    from ..index.search.searchable import Searchable
 
 __all__ = ["table_lines"]
 
@@ -41,7 +42,7 @@ def main() -> None:
 @guarded
 def run(arguments: QueryArguments, *, verbose: bool) -> None:
     """Answer the queries; exit with 1 if one could not be read."""
-    from ..index.search.index import Index
+    from ..index.location import open_index
     from .run import answer
 
     if arguments.copy_to is not None:
@@ -53,7 +54,7 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
 
         check_place(arguments.html)
     device, threads, max_pixels = arguments.device, arguments.threads, arguments.max_pixels
-    opened = Index.open(arguments.index, device=device, threads=threads, max_pixels=max_pixels)
+    opened = open_index(arguments.index, device=device, threads=threads, max_pixels=max_pixels, store=arguments.store)
     with opened as index, _preparing(index):
         results = answer(index, arguments)
         roots = index.roots() if arguments.copy_to is not None else []
@@ -66,11 +67,11 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
         elif not each.hits:
             note(each.reason if len(results) == 1 else f"{display_path(each.subject)}: {each.reason}")
     if arguments.sheet is not None:
-        _draw(results, arguments, arguments.sheet)
+        _draw(results, arguments, arguments.sheet, index.pictures)
     page = None
     if arguments.open or arguments.html is not None:
-        page = _write_page(results, arguments, index.remarks, unrelated_distance)
-    complete = arguments.copy_to is None or _copy(results, arguments.copy_to, roots)
+        page = _write_page(results, arguments, index, unrelated_distance)
+    complete = arguments.copy_to is None or _copy(results, arguments.copy_to, roots, index.pictures)
     _show(results, arguments, unrelated_distance)
     if arguments.open and page is not None:
         _open(page)
@@ -79,7 +80,7 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
 
 
 @contextlib.contextmanager
-def _preparing(index: Index) -> Iterator[None]:
+def _preparing(index: Searchable) -> Iterator[None]:
     """Read the vectors while ONNX Runtime builds its session, which does not hold the GIL."""
 
     def prepare() -> None:
@@ -95,22 +96,24 @@ def _preparing(index: Index) -> Iterator[None]:
         thread.join()
 
 
-def _draw(results: Sequence[QueryResult], arguments: QueryArguments, sheet: Path) -> None:
+def _draw(results: Sequence[QueryResult], arguments: QueryArguments, sheet: Path, pictures: Pictures) -> None:
     from .sheet import draw_results
 
-    if draw_results(results, sheet, farthest=arguments.request.farthest, query_label=arguments.query_label):
+    farthest, query_label = arguments.request.farthest, arguments.query_label
+    if draw_results(results, sheet, pictures, farthest=farthest, query_label=query_label):
         note(f"wrote {display_path(sheet)}")
     else:
         note("no contact sheet was drawn: no query could be read")
 
 
 def _write_page(
-    results: Sequence[QueryResult], arguments: QueryArguments, remarks: Sequence[str], unrelated_distance: float | None
+    results: Sequence[QueryResult], arguments: QueryArguments, index: Searchable, unrelated_distance: float | None
 ) -> Path:
     from .browser import write_page
     from .page import render
 
-    page = write_page(render(results, arguments, remarks, unrelated_distance), arguments.html)
+    rendered = render(results, arguments, index.pictures, index.remarks, unrelated_distance)
+    page = write_page(rendered, arguments.html)
     note(f"wrote {display_path(page)}")
     return page
 
@@ -122,10 +125,10 @@ def _open(page: Path) -> None:
         note("No browser could be started here; open the file in a browser.")
 
 
-def _copy(results: Sequence[QueryResult], folder: Path, roots: Sequence[str]) -> bool:
+def _copy(results: Sequence[QueryResult], folder: Path, roots: Sequence[str], pictures: Pictures) -> bool:
     from .copy_hits import copy_hits
 
-    report = copy_hits(results, folder, roots)
+    report = copy_hits(results, folder, pictures, roots)
     for problem in report.problems:
         note(f"error: {problem}")
     note(f"copied {report.copied:,} file{'' if report.copied == 1 else 's'} to {display_path(folder)}")

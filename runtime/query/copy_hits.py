@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ..errors import QueryError
-from ..files import SourceError, open_indexed, placed
+from ..files import SourceError, placed
+from ..index.search.pictures import Pictures, open_picture
 from ..text import display_path
 from .run import QueryResult
 
@@ -61,7 +62,9 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def copy_hits(results: Sequence[QueryResult], folder: Path, roots: Sequence[str] = ()) -> CopyReport:
+def copy_hits(
+    results: Sequence[QueryResult], folder: Path, pictures: Pictures, roots: Sequence[str] = ()
+) -> CopyReport:
     """Copy the files of all hits to ``folder``, named by rank, distance and their own name.
 
     Several results have one subfolder each. Links are followed, as in a sync. A file is copied only
@@ -71,6 +74,7 @@ def copy_hits(results: Sequence[QueryResult], folder: Path, roots: Sequence[str]
     Args:
         results: those with an error are skipped.
         folder: missing or empty; it is created if missing.
+        pictures: the files of the index's pictures.
         roots: the synced folders of the index.
 
     Raises:
@@ -84,7 +88,7 @@ def copy_hits(results: Sequence[QueryResult], folder: Path, roots: Sequence[str]
         for target, hit in _planned(results, folder):
             target.parent.mkdir(exist_ok=True)
             try:
-                _copy(hit, target)
+                _copy(hit, target, pictures)
             except SourceError as error:
                 problems.append(f"{display_path(hit.path)} was not copied: {error}")
             else:
@@ -126,13 +130,12 @@ def file_name(prefix: str, name: str) -> str:
     return prefix + stem + extension
 
 
-def _copy(hit: Hit, target: Path) -> None:
-    with open_indexed(hit.path, hit.content) as file, placed(target) as copy:
+def _copy(hit: Hit, target: Path, pictures: Pictures) -> None:
+    with open_picture(pictures, hit) as file, placed(target) as copy:
         for block in _blocks(file):
             copy.write(block)
         copy.flush()
-        status = os.fstat(file.fileno())
-        os.utime(copy.name, ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.utime(copy.name, ns=(hit.mtime_ns, hit.mtime_ns))
         if os.path.lexists(target):
             raise FileExistsError(0, f"{display_path(target.name)} was created there by another process")
 

@@ -11,10 +11,12 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
+from typing import IO
 from xml.etree.ElementTree import Element, tostring
 
 from PIL import Image
@@ -25,7 +27,8 @@ from ..devices import usable_cores
 from ..errors import PictureError
 from ..files import SourceError, open_indexed
 from ..images import load_thumbnail
-from ..index.search.items import Content, Hit
+from ..index.search.items import Hit, IndexedImage
+from ..index.search.pictures import Pictures, open_picture
 from ..text import printable
 from .arguments import STDIN, QueryArguments
 from .run import Query, QueryResult, count_similar, unrelated_note
@@ -69,6 +72,7 @@ class _Shown:
 def render(
     results: Sequence[QueryResult],
     arguments: QueryArguments,
+    files: Pictures,
     remarks: Sequence[str] = (),
     unrelated_distance: float | None = None,
 ) -> bytes:
@@ -80,6 +84,7 @@ def render(
     Args:
         results: results of the command, including those with an error.
         arguments: the options that the page shows.
+        files: the files of the index's pictures.
         remarks: remarks of the index.
         unrelated_distance: a line marks the place where the nearest hits pass it. None: no line.
 
@@ -87,7 +92,7 @@ def render(
     style = (resources.files(__package__) / "webpage.css").read_text("utf-8")
     shown = _bounded(results)
     contents = {each.path: each.content for result in results for each in result.queries if each.content is not None}
-    pictures = load_thumbnails(_pictures(shown), arguments.max_pixels, contents)
+    pictures = load_thumbnails(_pictures(shown), arguments.max_pixels, files, contents)
     title = _title(results, arguments)
     line = None if arguments.request.farthest else unrelated_distance
     alone = len(results) == 1
@@ -114,10 +119,10 @@ def _bounded(results: Sequence[QueryResult]) -> list[_Shown]:
     return shown
 
 
-def _pictures(shown: Sequence[_Shown]) -> dict[str, Content | None]:
-    """Return the files of all pictures with their indexed contents; None for query files."""
+def _pictures(shown: Sequence[_Shown]) -> dict[str, IndexedImage | None]:
+    """Return all pictures by path; None for query files."""
     answered = [each for each in shown if each.result.error is None]
-    pictures = {hit.path: hit.content for each in answered for hit in each.hits}
+    pictures: dict[str, IndexedImage | None] = {hit.path: hit for each in answered for hit in each.hits}
     return pictures | {query.path: query.indexed for each in answered for query in each.result.queries[:_MAX_TOGETHER]}
 
 
@@ -291,7 +296,7 @@ def _picture(path: str, description: str, pictures: _Thumbnails) -> Element:
     )
     if few:
         image.set("class", "few-pixels")
-    if path == STDIN:  # no file to link to
+    if path == STDIN or "://" in path:  # no file of this machine to link to
         return element("span", "picture", image)
     return element("a", {"class": "picture", "href": Path(path).absolute().as_uri()}, image)
 
@@ -372,14 +377,18 @@ def _add_text(made: Element, text: str) -> None:
 
 
 def load_thumbnails(
-    paths: Mapping[str, Content | None], max_pixels: int, contents: Mapping[str, bytes] | None = None
+    paths: Mapping[str, IndexedImage | None],
+    max_pixels: int,
+    files: Pictures,
+    contents: Mapping[str, bytes] | None = None,
 ) -> dict[str, Thumbnail]:
     """Return the thumbnail of each file; each is read once, several at a time.
 
     Args:
-        paths: files, which may be missing, damaged or not pictures, with their indexed contents
-            (None: any content).
+        paths: files, which may be missing, damaged or not pictures, and their pictures in the index
+            (None: not in the index, so any content).
         max_pixels: limit for each picture.
+        files: the files of the index's pictures.
         contents: bytes of the pictures that are not files, by their names in ``paths``.
 
     """
@@ -389,7 +398,7 @@ def load_thumbnails(
         return dict(
             zip(
                 paths,
-                pool.map(lambda path: _thumbnail(path, paths[path], max_pixels, contents.get(path)), paths),
+                pool.map(lambda path: _thumbnail(_opened(path, paths[path], files, contents), max_pixels), paths),
                 strict=True,
             )
         )
@@ -397,9 +406,17 @@ def load_thumbnails(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _thumbnail(path: str, indexed: Content | None, max_pixels: int, content: bytes | None) -> Thumbnail:
+def _opened(
+    path: str, indexed: IndexedImage | None, files: Pictures, contents: Mapping[str, bytes]
+) -> AbstractContextManager[IO[bytes]]:
+    if path in contents:
+        return io.BytesIO(contents[path])
+    return open_indexed(path) if indexed is None else open_picture(files, indexed)
+
+
+def _thumbnail(opened: AbstractContextManager[IO[bytes]], max_pixels: int) -> Thumbnail:
     try:
-        with open_indexed(path, indexed) if content is None else io.BytesIO(content) as file:
+        with opened as file:
             small = Image.fromarray(load_thumbnail(file, MAX_SIDE, max_pixels=max_pixels))
     except PictureError as error:
         return Thumbnail(problem=error.short)  # the page shows the file's name beside it

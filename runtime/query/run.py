@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..console import as_typed
-from ..errors import PictureError, PictureProblem, QueryError
+from ..errors import IndexReplacedError, PictureError, PictureProblem, QueryError
 from ..text import display_path
 from .arguments import STDIN, QueryArguments
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from ..embedder import Embedder
     from ..images import PictureSource
-    from ..index.search.index import Index
-    from ..index.search.items import Content, Hit
+    from ..index.search.items import Hit, IndexedImage
     from ..index.search.request import SearchRequest
+    from ..index.search.searchable import Searchable
 
 __all__ = [
     "Query",
@@ -48,14 +48,14 @@ class Query:
         path: the path on the command line; ``-`` for standard input.
         id: id of a picture of the index, else None.
         content: bytes from standard input, else None.
-        indexed: indexed content of a picture of the index, else None.
+        indexed: the picture, if it is one of the index, else None.
 
     """
 
     path: str
     id: int | None = None
     content: bytes | None = field(default=None, repr=False)
-    indexed: Content | None = field(default=None, repr=False)
+    indexed: IndexedImage | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -113,7 +113,7 @@ class _Embedded:
     error: str = ""
 
 
-def answer(index: Index, arguments: QueryArguments) -> list[QueryResult]:
+def answer(index: Searchable, arguments: QueryArguments) -> list[QueryResult]:
     """Return the result of each picture, or of their mean; an unreadable picture has an error.
 
     Raises:
@@ -121,9 +121,16 @@ def answer(index: Index, arguments: QueryArguments) -> list[QueryResult]:
 
     """
     # Before the snapshot: embedding takes long, and a snapshot keeps writers waiting.
-    queries = list(_of_files(index, arguments))
+    of_files = list(_of_files(index, arguments))
+    try:
+        return _answer(index, of_files, arguments)
+    except IndexReplacedError:  # a store may exchange one collection for another of the same model
+        return _answer(index, of_files, arguments)
+
+
+def _answer(index: Searchable, of_files: Sequence[_Embedded], arguments: QueryArguments) -> list[QueryResult]:
     with index.snapshot():
-        queries += [_of_item(index, which) for which in arguments.items]
+        queries = [*of_files, *(_of_item(index, which) for which in arguments.items)]
         readable = [each for each in queries if each.vector is not None]
         failed = [QueryResult([each.query], error=each.error) for each in queries if each.vector is None]
         if not readable:
@@ -147,7 +154,9 @@ def unrelated_note(unrelated_distance: float) -> str:
     return f"not similar any more: farther than {unrelated_distance:g}"
 
 
-def _search(index: Index, queries: Sequence[_Embedded], request: SearchRequest, *, mean: bool) -> list[QueryResult]:
+def _search(
+    index: Searchable, queries: Sequence[_Embedded], request: SearchRequest, *, mean: bool
+) -> list[QueryResult]:
     """Return the result of each readable query, or of their mean; without hits, with the reason."""
     import numpy as np
 
@@ -166,7 +175,7 @@ def _search(index: Index, queries: Sequence[_Embedded], request: SearchRequest, 
 
 
 def _with_reasons(
-    index: Index,
+    index: Searchable,
     results: list[QueryResult],
     vectors: Any,
     request: SearchRequest,
@@ -180,7 +189,7 @@ def _with_reasons(
     return results
 
 
-def _of_files(index: Index, arguments: QueryArguments) -> Iterator[_Embedded]:
+def _of_files(index: Searchable, arguments: QueryArguments) -> Iterator[_Embedded]:
     """Yield the queries from files and standard input, in order."""
     if not arguments.images:  # no model is opened
         return
@@ -229,12 +238,12 @@ def _of_file(query: Query, vector: npt.NDArray[np.float32] | PictureError, *, ha
         return _Embedded(query, None, error=f"{display_path(query.path)} cannot be read again ({error.strerror}).")
 
 
-def _of_item(index: Index, which: str) -> _Embedded:
+def _of_item(index: Searchable, which: str) -> _Embedded:
     try:
         image = index.item(which)
     except QueryError as error:
         return _Embedded(Query(which), None, error=str(error))
-    return _Embedded(Query(image.path, image.id, indexed=image.content), image.vector, image.sha256)
+    return _Embedded(Query(image.path, image.id, indexed=image), image.vector, image.sha256)
 
 
 def _vectors(embedder: Embedder, sources: Sequence[PictureSource]) -> Iterator[npt.NDArray[np.float32] | PictureError]:
@@ -249,7 +258,7 @@ def _vectors(embedder: Embedder, sources: Sequence[PictureSource]) -> Iterator[n
 
 
 def empty_reasons(
-    index: Index, vectors: Any, request: SearchRequest, contents: Sequence[Collection[bytes | str]]
+    index: Searchable, vectors: Any, request: SearchRequest, contents: Sequence[Collection[bytes | str]]
 ) -> list[str]:
     """Return for each query the restriction that left no picture, and the option to loosen.
 
@@ -260,20 +269,21 @@ def empty_reasons(
         contents: contents that ``leave_out_query`` leaves out, for each query.
 
     """
+    if not len(index):
+        how = "sync adds those of a folder" if index.supported.writes else "load adds those that were embedded"
+        return [f"the index holds no pictures; deeprank-index {how}."] * len(vectors)
     remarks = len(index.remarks)
     looser = {option: replace(loose, k=1) for option, loose in request.loosened().items()}
     without = {option: index.hits(vectors, loose, contents) for option, loose in looser.items()}
     del index.remarks[remarks:]  # these searches are internal
     return [
-        _reason({option: hits[row] for option, hits in without.items()}, request.max_distance, len(index))
+        _reason({option: hits[row] for option, hits in without.items()}, request.max_distance)
         for row in range(len(vectors))
     ]
 
 
-def _reason(without: Mapping[str, Sequence[Hit]], max_distance: float | None, items: int) -> str:
+def _reason(without: Mapping[str, Sequence[Hit]], max_distance: float | None) -> str:
     """Return the sentence for one query, from the nearest picture without each restriction."""
-    if not items:
-        return "the index holds no pictures; deeprank-index sync adds those of a folder."
     alone = [option for option, hits in without.items() if hits]
     if "--max-distance" in alone:
         nearest = without["--max-distance"][0].distance

@@ -13,7 +13,6 @@ import typer
 
 from ..cli import (
     DeviceOption,
-    IndexOption,
     MaxPixelsOption,
     ThreadsOption,
     VerboseOption,
@@ -22,10 +21,11 @@ from ..cli import (
     guarded,
     note,
 )
-from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX
+from ..console import DEFAULT_INDEX, INDEX_VARIABLE, OTHER_NAMES_OF_INDEX
 from ..devices import return_large_blocks
 from ..errors import MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
+from ..index.location import StoreOptions, read_location
 from ..text import display_path, printable
 from .settings import DEFAULT_MAX_UPLOAD, DEFAULT_PORT, DEFAULT_WAITING, LOG, ServeSettings, is_local
 from .tokens import is_private, read_token
@@ -35,6 +35,7 @@ app = application(
     [
         "deeprank-serve",
         "deeprank-serve --index my.index --port 9000",
+        "deeprank-serve --index milvus://store:19530/photos",
         "deeprank-serve --host 0.0.0.0 --allowed-host photos.example --token-file token",
         "deeprank-serve --token-file token --allow-writes",
         "curl -F image=@photo.jpg 'http://127.0.0.1:8000/v1/search?k=5'",
@@ -53,7 +54,8 @@ app = application(
         **dict.fromkeys(("--ssl", "--tls", "--ssl-certfile", "--cert"), "put a proxy with TLS in front of it"),
         **dict.fromkeys(("--gpu", "--cuda"), "--device cuda"),
         "--cpu": "--device cpu",
-        "--model": "an index always uses the model it was built with",
+        "--weights": "--model",
+        **dict.fromkeys(("--source", "--root"), "--pictures"),
     },
 )
 
@@ -61,7 +63,15 @@ app = application(
 @app.command()
 @guarded
 def serve_command(
-    index: IndexOption = DEFAULT_INDEX,
+    index: Annotated[
+        str,
+        typer.Option(
+            "--index",
+            envvar=INDEX_VARIABLE,
+            metavar="DIR|ADDRESS",
+            help="The index folder, or milvus://HOST:PORT/NAME.",
+        ),
+    ] = str(DEFAULT_INDEX),
     host: Annotated[
         str,
         typer.Option(
@@ -139,6 +149,25 @@ def serve_command(
             help="Processes that decode pictures. Default: the number of cores, at least 2.",
         ),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="FILE",
+            help="With a store: the model of its vectors. Default: ./model.onnx, else the bundled one.",
+        ),
+    ] = None,
+    pictures: Annotated[
+        str | None,
+        typer.Option(
+            "--pictures",
+            metavar="DIR|URI",
+            help="With a store: where the pictures' files are now. Default: where they were loaded from.",
+        ),
+    ] = None,
+    store_token_file: Annotated[
+        Path | None, typer.Option("--store-token-file", metavar="FILE", help="The token of the store is in FILE.")
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Log each request on stderr.")] = False,
@@ -147,7 +176,8 @@ def serve_command(
 ) -> None:
     """Answer until Ctrl-C or SIGTERM; requests in flight are finished then."""
     settings = ServeSettings(
-        index=index,
+        index=read_location(index),
+        store=StoreOptions(model, pictures, store_token_file),
         host=host,
         port=port,
         token=None if token_file is None else read_token(token_file),

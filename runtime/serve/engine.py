@@ -14,10 +14,18 @@ from typing import TypeVar
 
 from ..decoding.pool import DecodingLimits, DecodingPool
 from ..devices import usable_cores
-from ..errors import DeepRankError, IndexDamagedError, IndexLockedError, IndexReplacedError, IndexStateError
+from ..errors import (
+    DeepRankError,
+    IndexDamagedError,
+    IndexLockedError,
+    IndexReplacedError,
+    IndexStateError,
+    QueryError,
+)
 from ..images import Picture
 from ..index.search.items import IndexedImage
 from ..index.search.request import SearchRequest
+from ..index.search.searchable import Supported
 from ..index.search.summary import IndexSummary
 from ..index.uploads import Added, Removed, Upload, add_uploads, remove_items
 from ..modelfile import ModelInfo
@@ -61,11 +69,12 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Overview:
-    """The index's contents and its model."""
+    """The index's contents, its model, and what it supports."""
 
     index: IndexSummary
     model: ModelInfo
     model_sha256: str
+    supported: Supported
 
 
 class _Named(io.BytesIO):
@@ -107,7 +116,7 @@ class Engine:
         self._reading = ThreadPoolExecutor(cores, thread_name_prefix="read")
         self._showing = ThreadPoolExecutor(cores, thread_name_prefix="show")
         self._thumbnails = Thumbnails(settings.max_pixels, metrics, self._decoders)
-        self._writing = Writing(settings.index)
+        self._writing = None if settings.in_store else Writing(Path(settings.index))
 
     async def embed(self, upload: Sent) -> Embedding:
         """Embed a picture.
@@ -194,7 +203,8 @@ class Engine:
 
         """
         picture = await self.item(number)
-        return await self._in_thread(self._showing, lambda: self._thumbnails.get(picture, size, known))
+        pictures = self._opened.index.pictures
+        return await self._in_thread(self._showing, lambda: self._thumbnails.get(picture, pictures, size, known))
 
     async def add(self, upload: Sent, label: str | None) -> Added:
         """Add a picture to the index; it is durable on return.
@@ -202,13 +212,15 @@ class Engine:
         Raises:
             PictureError: it cannot be read.
             IndexLockedError: another process keeps writing.
+            QueryError: the index is in a store.
 
         """
+        writing = self._writer()
 
         async def use(opened: OpenIndex) -> Added:
             vector = await self._embed(opened, upload)
             try:
-                return await self._writing.add(Upload(upload.content, vector, label), opened.embedder.sha256)
+                return await writing.add(Upload(upload.content, vector, label), opened.embedder.sha256)
             except IndexLockedError:
                 raise
             except IndexStateError:
@@ -224,12 +236,13 @@ class Engine:
 
         Raises:
             NotFoundError: there is none with this number.
-            IndexLockedError: as for :meth:`add`.
+            IndexLockedError, QueryError: as for :meth:`add`.
 
         """
+        writing = self._writer()
         # The index may be replaced meanwhile by one whose numbers mean other pictures.
         picture = await self.item(number)
-        removed = await self._writing.remove(number, picture.sha256)
+        removed = await writing.remove(number, picture.sha256)
         if not removed.found:
             raise NotFoundError(number)
         return removed
@@ -239,7 +252,7 @@ class Engine:
 
         async def use(opened: OpenIndex) -> Overview:
             summary = await self._in_thread(self._reading, opened.summary)
-            return Overview(summary, opened.embedder.info, opened.embedder.sha256)
+            return Overview(summary, opened.embedder.info, opened.embedder.sha256, opened.index.supported)
 
         return await self._with_index(use)
 
@@ -258,8 +271,17 @@ class Engine:
         self._showing.shutdown(wait=False, cancel_futures=True)
         self._reading.shutdown(wait=True, cancel_futures=True)
         self._decoders.close()
-        self._writing.close()
+        if self._writing is not None:
+            self._writing.close()
         self._opened.close()
+
+    def _writer(self) -> Writing:
+        if self._writing is None:
+            raise QueryError(
+                "This index is in a store, to which the server does not write; expected pictures that deeprank-embed "
+                "and deeprank-index load add."
+            )
+        return self._writing
 
     def _start_decoders(self) -> DecodingPool:
         def stopped(reason: str, name: str) -> None:

@@ -19,6 +19,7 @@ from ..errors import (
     ModelFileError,
     PictureError,
     QueryError,
+    StoreError,
 )
 
 __all__ = [
@@ -115,7 +116,7 @@ def problem_of(error: DeepRankError) -> Response:
         return problem(503, "No picture can be decoded at the moment; the server's log says why.", later)
     if isinstance(error, IndexLockedError):
         return problem(503, "The index is being written to by another process; try again when it has finished.", later)
-    if isinstance(error, IndexStateError | ModelFileError):
+    if isinstance(error, IndexStateError | ModelFileError | StoreError):
         return problem(503, "The index cannot be read at the moment; the server's log says why.", later)
     return problem(500, "The request failed; the server's log says why.")
 

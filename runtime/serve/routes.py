@@ -52,12 +52,12 @@ def api(
 ) -> APIRouter:
     """Return the routes."""
     router = APIRouter(prefix="/v1", responses=problems(400, 401, 403, 408, 413, 503))
-    index = settings.index.resolve().name
+    index = settings.name
     _add_search(router, engine, index)
     _add_items(router, engine, index)
     _add_info(router, engine, index, settings, version)
     _add_session(router, settings, tokens)
-    if settings.allow_writes:
+    if settings.allow_writes or settings.in_store:  # a store's are answered with the reason why it takes none
         _add_writes(router, engine)
     return router
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ..index.search.items import IndexedImage
 from ..index.search.request import SearchRequest
+from ..index.search.searchable import Supported
 from ..index.uploads import Added
 from .errors import plain
 from .settings import MAX_HITS, ServeSettings
@@ -233,6 +234,19 @@ class LimitsDocument(BaseModel):
     max_k: int
 
 
+class SupportedDocument(BaseModel):
+    """Options that the kind of index has; a search with another one is answered with 422."""
+
+    farthest: bool
+    exact: bool
+    uploads: bool = Field(description="Whether pictures can be added at all; 'writes' says whether this server does.")
+
+    @classmethod
+    def of(cls, supported: Supported) -> Self:
+        """Return the document of what an index supports."""
+        return cls(farthest=supported.farthest, exact=supported.methods, uploads=supported.writes)
+
+
 class InfoDocument(BaseModel):
     """What the server serves."""
 
@@ -243,11 +257,13 @@ class InfoDocument(BaseModel):
     labels: dict[str, int] = Field(
         description="Number of pictures with each label; only the most frequent labels if there are many."
     )
-    labels_total: int
+    labels_total: int | None = Field(description="Number of labels; null if the index is in a store and has very many.")
     unlabelled: int
     roots: list[RootDocument]
     model: ServedModelDocument
     graph: GraphDocument | None
+    store: str | None = Field(description="Kind of vector index in the store, such as HNSW; null for an index folder.")
+    supports: SupportedDocument
     writes: bool
     limits: LimitsDocument
 
@@ -260,8 +276,8 @@ class InfoDocument(BaseModel):
             index=index,
             version=version,
             items=summary.items,
-            labels=_most_frequent(summary.labels),
-            labels_total=len(summary.labels),
+            labels=_most_frequent(summary.labels or {}),
+            labels_total=None if summary.labels is None else len(summary.labels),
             unlabelled=summary.unlabelled,
             roots=[RootDocument(name=_folder(root), items=count) for root, count in summary.roots.items()],
             model=ServedModelDocument(
@@ -275,6 +291,8 @@ class InfoDocument(BaseModel):
                 unrelated_distance=model.unrelated_distance,
             ),
             graph=None if summary.graph is None else GraphDocument.of(summary.graph),
+            store=summary.store,
+            supports=SupportedDocument.of(overview.supported),
             writes=settings.allow_writes,
             limits=LimitsDocument(max_upload_bytes=settings.max_upload, max_pixels=settings.max_pixels, max_k=MAX_HITS),
         )

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from ..embedder import Embedder
 from ..errors import IndexDamagedError, QueryError
 from ..images import Picture
-from ..index.search.index import Index
+from ..index.location import open_index
 from ..index.search.items import EmbeddedImage, Hit
 from ..index.search.request import SearchRequest
+from ..index.search.searchable import Searchable
 from ..index.search.summary import IndexSummary
 from .batching import Batcher
 from .errors import NotFoundError, plain
@@ -61,11 +62,15 @@ class OpenIndex:
         """Open the index and its model, and load the vectors and the graph.
 
         Raises:
-            IndexStateError, ModelFileError, DeviceError: see ``Index.open``.
+            IndexStateError, ModelFileError, DeviceError: see :func:`~..index.location.open_index`.
 
         """
-        self.index = Index.open(
-            settings.index, device=settings.device, threads=settings.threads, max_pixels=settings.max_pixels
+        self.index: Searchable = open_index(
+            settings.index,
+            device=settings.device,
+            threads=settings.threads,
+            max_pixels=settings.max_pixels,
+            store=settings.store,
         )
         try:
             self.embedder: Embedder = self.index.embedder

@@ -7,12 +7,12 @@ import logging
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..decoding.workers import default_decoders
 from ..devices import Device
 from ..errors import ServerError
 from ..images import DEFAULT_MAX_PIXELS
+from ..index.location import Location, StoreOptions, is_address, location_name, misplaced_option
 from ..text import display_path, printable
 
 __all__ = ["DEFAULT_MAX_UPLOAD", "DEFAULT_PORT", "DEFAULT_WAITING", "LOG", "MAX_HITS", "ServeSettings"]
@@ -37,7 +37,8 @@ class ServeSettings:
     """The settings of a server.
 
     Attributes:
-        index: the index folder.
+        index: the index folder, or the address of a collection.
+        store: how a collection is opened.
         host: the address to listen on.
         port: the port; 0 chooses a free one.
         token: the bearer token of requests; None: no request needs one.
@@ -61,7 +62,8 @@ class ServeSettings:
 
     """
 
-    index: Path
+    index: Location
+    store: StoreOptions = field(default_factory=StoreOptions)
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     token: str | None = field(default=None, repr=False)
@@ -82,12 +84,21 @@ class ServeSettings:
     drain_s: int = 30
 
     def check(self) -> None:
-        """Refuse settings that give strangers access.
+        """Refuse settings that give strangers access, and those that this index does not take.
 
         Raises:
-            ServerError: a non-local address or writes without a token, or an invalid host name.
+            ServerError: a non-local address or writes without a token, an invalid host name, writes
+                to a store, or an option of a store with an index folder.
 
         """
+        misplaced = misplaced_option(self.index, self.store)
+        if misplaced is not None:
+            raise ServerError(misplaced)
+        if self.allow_writes and self.in_store:
+            raise ServerError(
+                "--allow-writes was given, but pictures of a store are added by deeprank-index load; expected an "
+                "index folder, or no --allow-writes."
+            )
         for name in self.allowed_hosts:
             if not (_is_address(name) or _HOST_NAME.fullmatch(name)):
                 raise ServerError(
@@ -111,6 +122,16 @@ class ServeSettings:
                 f"{self.host} can be reached from other machines, but no token was given; expected --token-file FILE, "
                 "or --insecure if everyone who can reach it may see the pictures."
             )
+
+    @property
+    def in_store(self) -> bool:
+        """Whether the index is a collection of a store."""
+        return is_address(self.index)
+
+    @property
+    def name(self) -> str:
+        """The name of the index, which clients see."""
+        return location_name(self.index)
 
     @property
     def decoding_bytes(self) -> int:

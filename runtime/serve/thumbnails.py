@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,9 +13,10 @@ from PIL import Image
 
 from ..decoding.pool import DecodingPool
 from ..errors import PictureError
-from ..files import NotRegularError, open_regular, regular_status
+from ..files import NotRegularError
 from ..images import ByteBudget
 from ..index.search.items import IndexedImage
+from ..index.search.pictures import Pictures
 from .errors import GoneError, RefusedError
 from .metrics import Metrics
 
@@ -50,11 +50,12 @@ class Thumbnails:
         self._cached: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
-    def get(self, picture: IndexedImage, size: int, known: Sequence[str] = ()) -> Thumbnail:
+    def get(self, picture: IndexedImage, pictures: Pictures, size: int, known: Sequence[str] = ()) -> Thumbnail:
         """Return a thumbnail.
 
         Args:
             picture: a picture of the index.
+            pictures: the files of the index's pictures.
             size: limit of the longer side, in pixels.
             known: tags of thumbnails that the client already has.
 
@@ -64,7 +65,7 @@ class Thumbnails:
 
         """
         tag = f"{picture.sha256[:16].hex()}-{size}"
-        _check_size(picture)
+        _check_size(picture, pictures)
         if tag in known:
             self._metrics.thumbnails.labels("known").inc()
             return Thumbnail(tag, None)
@@ -72,7 +73,7 @@ class Thumbnails:
         self._metrics.thumbnails.labels("made" if content is None else "cached").inc()
         if content is None:
             with _READING.reserve(picture.size):
-                content = self._encode(_read(picture), size)
+                content = self._encode(_read(picture, pictures), size)
             self._put(tag, content)
         return Thumbnail(tag, content)
 
@@ -101,17 +102,17 @@ class Thumbnails:
                 self._bytes -= len(self._cached.popitem(last=False)[1])
 
 
-def _check_size(picture: IndexedImage) -> None:
+def _check_size(picture: IndexedImage, pictures: Pictures) -> None:
     """Raise an error if the file is missing or its size has changed, even for cached thumbnails."""
     try:
-        same = regular_status(picture.path, follow_links=True).st_size == picture.size
+        same = pictures.size(picture) == picture.size
     except OSError as error:
         raise _gone(error, "read") from None
     if not same:
         raise GoneError(_ANOTHER)
 
 
-def _read(picture: IndexedImage) -> bytes:
+def _read(picture: IndexedImage, pictures: Pictures) -> bytes:
     """Return the content of a picture's file if it equals the indexed content bit for bit.
 
     The path may now lead to anything: a link to a private file, or a pipe.
@@ -119,8 +120,8 @@ def _read(picture: IndexedImage) -> bytes:
     if picture.size > _MAX_FILE:
         raise RefusedError(422, f"The file of this picture is larger than {_MAX_FILE:,} bytes; it is not shown.")
     try:
-        with open_regular(picture.path, follow_links=True) as file:
-            content = file.read(picture.size) if os.fstat(file.fileno()).st_size == picture.size else b""
+        with pictures.open(picture) as file:
+            content = file.read(picture.size + 1)
     except OSError as error:
         raise _gone(error, "read") from None
     # Hash the bytes that were read: the file may change meanwhile.

@@ -1,9 +1,12 @@
-"""The interface of vector stores, which makes them exchangeable.
+"""The interface of graph libraries, which makes them exchangeable, and no more than them.
 
-The current one is hnswlib in one file (:mod:`.hnsw`). Another store, such as one distributed over
-several machines, implements :class:`VectorIndex` and :class:`Backend` and is listed in
-:data:`.graph.BACKENDS`. The database stays authoritative, and all other code uses only this
-interface (tests/test_index_backend.py substitutes another store).
+The current one is hnswlib in one file (:mod:`.hnsw`). Another library implements
+:class:`VectorIndex` and :class:`Backend` and is listed in :data:`.graph.BACKENDS`. The database
+stays authoritative: it holds all rows and vectors, on one disk, with one writer. All other code
+uses only this interface (tests/test_index_backend.py substitutes another library).
+
+A server of vectors does not fit here. It has neither a file nor mapped vectors, it can be
+unavailable, and it filters by itself. It implements :class:`~..search.searchable.Searchable`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from ..database.store import Ids, Store
 if TYPE_CHECKING:
     from .paths import Paths
 
-__all__ = ["Filters", "Labels", "allowed_ids"]
+__all__ = ["Filters", "Labels", "allowed_ids", "no_such_label", "no_such_path", "none_of_both"]
 
 
 # Labels that an error message names.
@@ -43,7 +43,7 @@ class Labels:
         labels = {label} if isinstance(label, str) else set(label)
         unknown = labels.difference(self.names)
         if unknown:
-            raise QueryError(f"No picture has the label {printable(min(unknown))!r}; expected {self._some_names()}.")
+            raise no_such_label(min(unknown), self.names)
         return self._ids[np.isin(self._numbers, [self.names.index(name) for name in labels])]
 
     def counts(self) -> dict[str, int]:
@@ -51,12 +51,37 @@ class Labels:
         counts = np.bincount(self._numbers[self._numbers >= 0], minlength=len(self.names))
         return dict(zip(self.names, counts.tolist(), strict=True))
 
-    def _some_names(self) -> str:
-        if not self.names:
-            return "none: no picture of this index has a label"
-        shown = ", ".join(repr(printable(name)) for name in self.names[:_SHOWN])
-        others = len(self.names) - _SHOWN
-        return f"{shown} or one of {others} others" if others > 0 else f"one of {shown}"
+
+def no_such_label(label: str, names: Sequence[str]) -> QueryError:
+    """Return the error that no picture has a label; ``names``: the labels that some have, sorted."""
+    if not names:
+        expected = "none: no picture of this index has a label"
+    else:
+        shown = ", ".join(repr(printable(name)) for name in names[:_SHOWN])
+        others = len(names) - _SHOWN
+        expected = f"{shown} or one of {others} others" if others > 0 else f"one of {shown}"
+    return QueryError(f"No picture has the label {printable(label)!r}; expected {expected}.")
+
+
+def no_such_path(pattern: str, example: str | None, *, absolute: bool = True) -> QueryError:
+    """Return the error that no picture matches a pattern.
+
+    Args:
+        pattern: as typed.
+        example: the path of a picture, if there is any.
+        absolute: whether patterns of absolute paths are possible.
+
+    """
+    expected = "this index is empty"
+    if example is not None:
+        whole = ", or for whole paths, beginning with /" if absolute else ""
+        expected = f"expected a pattern for paths such as {printable(example)!r}{whole}"
+    return QueryError(f"No picture has a path that matches {printable(pattern)!r}; {expected}.")
+
+
+def none_of_both() -> QueryError:
+    """Return the error that no picture passes the filters of labels and of paths together."""
+    return QueryError("No picture has both this label and this path; expected a label and a path of the same picture.")
 
 
 class Filters:
@@ -105,9 +130,7 @@ class Filters:
             return matching
         both: Ids = np.intersect1d(labelled, matching, assume_unique=True)
         if len(both) == 0:
-            raise QueryError(
-                "No picture has both this label and this path; expected a label and a path of the same picture."
-            )
+            raise none_of_both()
         return both
 
 

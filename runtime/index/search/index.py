@@ -7,16 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...devices import Device
 from ...errors import IndexReplacedError, IndexStateError, QueryError
 from ...files import FileId
-from ...images import DEFAULT_MAX_PIXELS, PictureSource
-from ...text import display_path, printable
+from ...images import DEFAULT_MAX_PIXELS
+from ...text import display_path
 from ..ann.costs import MANY, Choice
 from ..ann.graph import GraphUnusableError
 from ..database.store import Ids, Store, Vectors
@@ -24,7 +21,10 @@ from ..layout import MODEL, database_id
 from .filters import Filters
 from .gallery import Distances, Gallery, NodeSearch, open_gallery
 from .items import EmbeddedImage, Hit
+from .pictures import LOCAL
+from .queries import checked_queries, content_digest
 from .request import Method, SearchRequest, names
+from .searchable import Searchable, Supported
 
 if TYPE_CHECKING:
     from ...embedder import Embedder
@@ -34,16 +34,18 @@ if TYPE_CHECKING:
 __all__ = ["Hit", "Index", "Method", "SearchRequest"]
 
 T = TypeVar("T")
-_SHA256_BYTES = 32
 
 
-class Index:
+class Index(Searchable):
     """An open index; threads may share it.
 
     ``remarks`` collects notices about the searches for the user (a damaged graph, a ``k`` beyond
     the index), each once. ``graph_problem`` is the reason why the current graph is not used, else
     None.
     """
+
+    supported = Supported()
+    pictures = LOCAL
 
     def __init__(self, store: Store, identity: FileId | None, open_embedder: Callable[[], Embedder]) -> None:
         self.path = store.folder
@@ -102,14 +104,6 @@ class Index:
         """Close the index."""
         self._store.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __len__(self) -> int:
         """Return the number of pictures in the index."""
         return self._store.meta().items
@@ -152,54 +146,6 @@ class Index:
 
         return read_unrelated_distance(self.path / MODEL)
 
-    def search(
-        self,
-        query: PictureSource | EmbeddedImage | np.ndarray[Any, Any],
-        k: int = 10,
-        *,
-        farthest: bool = False,
-        label: str | Sequence[str] | None = None,
-        path: str | Sequence[str] | None = None,
-        max_distance: float | None = None,
-        exclude_sha256: Collection[bytes | str] = (),
-        unique: float | None = None,
-        method: Method = "auto",
-    ) -> list[Hit]:
-        """Return the ``k`` nearest pictures, nearest first.
-
-        Args:
-            query: a picture (path or binary file), a picture of the index (see :meth:`item`), or a
-                vector, float32 ``[d]``.
-            k: at least 1; if fewer pictures qualify, all are returned, with a remark.
-            farthest: return the farthest first instead.
-            label: only pictures with one of these labels.
-            path: only pictures whose path under the synced folder matches one of these patterns; a
-                pattern that begins with ``/`` matches the absolute path.
-            max_distance: only pictures at most this far (squared Euclidean).
-            exclude_sha256: leave out pictures whose file has one of these contents (32 bytes, or
-                hex), before ``k`` are chosen.
-            unique: drop hits within this distance of a better hit; that hit counts them in
-                ``near_duplicates``.
-            method: ``exact`` scans, ``hnsw`` uses the graph, ``auto`` takes the faster one.
-
-        Raises:
-            PictureError: the query cannot be read.
-            QueryError: ``k``, the vector, the label, the path or the combination is invalid.
-            IndexDamagedError: a result is damaged.
-
-        """
-        request = SearchRequest(
-            k=k,
-            farthest=farthest,
-            label=names(label),
-            path=names(path),
-            max_distance=max_distance,
-            method=method,
-            unique=unique,
-            leave_out_query=bool(exclude_sha256),
-        )
-        return self.hits(self._vector(query)[None], request, [exclude_sha256])[0]
-
     def hits(
         self, vectors: Vectors, request: SearchRequest, contents: Sequence[Collection[bytes | str]] | None = None
     ) -> list[list[Hit]]:
@@ -219,8 +165,7 @@ class Index:
         with self._reading():
             if not request.chooses:
                 ids, distances = self._ids_and_distances(vectors, request)
-                if request.max_distance is None:
-                    self._remark_fewer(request, ids.shape[1])
+                self._remark(request.too_few(ids.shape[1]))
                 return self._hits([(*row, None) for row in zip(ids, distances, strict=True)], request)
             chosen = self._choose(vectors, request, contents)
             return self._hits([(each.ids, each.distances, each.hidden) for each in chosen], request)
@@ -280,19 +225,13 @@ class Index:
         request = SearchRequest(k=k, farthest=farthest, label=names(label), path=names(path), method=method)
         request.check()
         ids, distances = self._ids_and_distances(vectors, request)
-        self._remark_fewer(request, ids.shape[1])
+        self._remark(request.too_few(ids.shape[1]))
         return ids, distances
 
     def _ids_and_distances(self, vectors: Vectors, request: SearchRequest) -> tuple[Ids, Distances]:
-        queries = self._checked(vectors)
+        queries = checked_queries(vectors, self._dim)
         with self._reading() if request.filtered else self._unchanged() as gallery:
             return self._searched(gallery, len(queries), request).items(queries, request.k)
-
-    def _remark_fewer(self, request: SearchRequest, count: int) -> None:
-        if count < request.k:
-            self._remark(
-                f"{request.k} pictures were requested, {count} exist{_such(request)}: all of them are returned."
-            )
 
     def prepare(self) -> None:
         """Read the vectors before the first search, say while another thread opens the model."""
@@ -349,7 +288,7 @@ class Index:
         from .near_duplicates import choose
 
         with self._reading() as gallery:
-            queries = self._checked(vectors)
+            queries = checked_queries(vectors, self._dim)
             excluded = contents if request.leave_out_query and contents is not None else [()] * len(queries)
             if len(excluded) != len(queries):
                 raise QueryError(f"Contents to leave out are given for {len(excluded)} of {len(queries)} queries.")
@@ -361,8 +300,7 @@ class Index:
                 vectors_of=lambda ids: self._store.vectors_of(ids.tolist()),
             )
         fewest = min((len(each.ids) for each in chosen if not each.complete), default=request.k)
-        if fewest < request.k and request.max_distance is None:
-            self._remark(f"{request.k} pictures were requested; only {fewest} can be returned.")
+        self._remark(request.too_few(fewest))
         return chosen
 
     def _hits(self, rows: Sequence[tuple[Ids, Distances, Any]], request: SearchRequest) -> list[list[Hit]]:
@@ -383,21 +321,8 @@ class Index:
             for ids, distances, hidden in rows
         ]
 
-    def _vector(self, query: PictureSource | EmbeddedImage | np.ndarray[Any, Any]) -> Vectors:
-        if isinstance(query, np.ndarray):
-            return query
-        if isinstance(query, EmbeddedImage):
-            return query.vector
-        if not isinstance(query, str | Path) and not hasattr(query, "read"):
-            raise QueryError(
-                f"The query is a {type(query).__name__}; expected one picture (a path or a binary file), one of "
-                "the index, or a vector as a numpy array."
-            )
-        vector: Vectors = self.embedder.embed([query])[0]
-        return vector
-
     def _ids_of_contents(self, contents: Collection[bytes | str]) -> frozenset[int]:
-        return frozenset(item for content in contents for item in self._store.ids_of_content(_digest(content)))
+        return frozenset(item for content in contents for item in self._store.ids_of_content(content_digest(content)))
 
     def _through_graph(self, graph: Callable[[], T], otherwise: Callable[[], T]) -> T:
         try:
@@ -436,18 +361,6 @@ class Index:
             with self._reading() as gallery:
                 yield gallery
 
-    def _checked(self, vectors: Vectors) -> Vectors:
-        dim = self._dim
-        queries = np.asarray(vectors)
-        if queries.ndim != 2 or queries.shape[1] != dim or queries.dtype.kind != "f":
-            raise QueryError(
-                f"The query is {queries.dtype} {list(queries.shape)}; this index holds vectors of {dim} numbers: "
-                f"expected float32 [n, {dim}]."
-            )
-        if not np.isfinite(queries).all():
-            raise QueryError("A query vector holds NaN or infinite numbers; expected a vector of the index's model.")
-        return queries.astype(np.float32, copy=False)
-
     def _filters(self) -> Filters:
         """Return the filters of the state that is being read."""
         if self._known_filters is None:
@@ -467,26 +380,9 @@ class Index:
         self.graph_problem = _scanned_instead(reason)
         self._remark(self.graph_problem)
 
-    def _remark(self, remark: str) -> None:
-        if remark not in self.remarks:
+    def _remark(self, remark: str | None) -> None:
+        if remark is not None and remark not in self.remarks:
             self.remarks.append(remark)
-
-
-def _digest(content: bytes | str) -> bytes:
-    try:
-        digest = bytes.fromhex(content) if isinstance(content, str) else content
-    except ValueError:
-        digest = b""
-    if len(digest) != _SHA256_BYTES:
-        raise QueryError(
-            f"The content {printable(str(content))!r} is not a sha256; expected 32 bytes, or 64 hex digits."
-        )
-    return digest
-
-
-def _such(request: SearchRequest) -> str:
-    kinds = [name for name, value in (("label", request.label), ("path", request.path)) if value is not None]
-    return f" with this {' and '.join(kinds)}" if kinds else ""
 
 
 def _open_store(folder: Path) -> tuple[Store, FileId | None]:

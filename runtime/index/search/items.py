@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,25 @@ from ...text import display_path, printable
 from ..database.records import Item
 from ..database.store import Store, Vectors
 
-__all__ = ["Content", "EmbeddedImage", "Hit", "IndexedImage", "find_picture", "mean_vector"]
+__all__ = [
+    "Content",
+    "EmbeddedImage",
+    "Hit",
+    "IndexedImage",
+    "find_picture",
+    "is_number",
+    "item_by_path",
+    "mean_vector",
+    "no_such_id",
+]
+
+
+class _Numbered(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Numbered)
 
 # Pictures that an error message names.
 _SHOWN = 3
@@ -151,34 +169,51 @@ def find_picture(store: Store, which: int | str | Path) -> EmbeddedImage:
 
     """
     roots = store.roots()
-    item = _by_id(store, int(str(which))) if _is_number(which) else _by_path(store, roots, which)
+    if is_number(which):
+        number = int(str(which))
+        # SQLite rejects larger numbers, and they are never ids.
+        item = store.item_with(number) if 0 < number <= store.meta().last_id else None
+        if item is None:
+            raise no_such_id(number)
+    else:
+        item = item_by_path(store.item_at, roots, which)
     return EmbeddedImage.of(item, roots[item.root], vector=store.vectors_of([item.id])[0])
 
 
-def _is_number(which: int | str | Path) -> bool:
+def is_number(which: int | str | Path) -> bool:
+    """Tell whether this names a picture by its id."""
     return isinstance(which, int) or (
         isinstance(which, str) and which.isascii() and which.isdecimal() and len(which) < _DIGITS
     )
 
 
-def _by_id(store: Store, number: int) -> Item:
-    meta = store.meta()
-    # SQLite rejects larger numbers, and they are never ids.
-    item = store.item_with(number) if 0 < number <= meta.last_id else None
-    if item is None:
-        raise QueryError(
-            f"The index has no picture with the id {number}; expected one that deeprank-query --json shows, or a path "
-            "(a file whose name is a number: ./NAME)."
-        )
-    return item
+def no_such_id(number: int) -> QueryError:
+    """Return the error that no picture has an id."""
+    return QueryError(
+        f"The index has no picture with the id {number}; expected one that deeprank-query --json shows, or a path "
+        "(a file whose name is a number: ./NAME)."
+    )
 
 
-def _by_path(store: Store, roots: dict[int, bytes], which: int | str | Path) -> Item:
+def item_by_path(item_at: Callable[[int, bytes], T | None], roots: Mapping[int, bytes], which: int | str | Path) -> T:
+    """Return the item of a path.
+
+    Args:
+        item_at: returns the item with this root and path under it, or None.
+        roots: the folders of the pictures.
+        which: the path: absolute, from the current folder, or from a root.
+
+    Raises:
+        QueryError: no item matches, or several do.
+
+    """
     name = os.fsencode(str(which))
-    matches: dict[bytes, Item] = {}
+    matches: dict[bytes, T] = {}
     if b"\0" not in name:  # not valid in a path
         # A link may be indexed itself; only if it is not, its target is looked up.
-        matches = _at(store, roots, _places(roots, name)) or _at(store, roots, _places(roots, os.path.realpath(name)))
+        matches = _at(item_at, roots, _places(roots, name)) or _at(
+            item_at, roots, _places(roots, os.path.realpath(name))
+        )
     if not matches:
         raise QueryError(
             f"The index has no picture {printable(os.fsdecode(name))}; expected its id, or its path: absolute, from "
@@ -194,23 +229,25 @@ def _by_path(store: Store, roots: dict[int, bytes], which: int | str | Path) -> 
     return next(iter(matches.values()))
 
 
-def _at(store: Store, roots: dict[int, bytes], places: Iterable[tuple[int, bytes]]) -> dict[bytes, Item]:
+def _at(
+    item_at: Callable[[int, bytes], T | None], roots: Mapping[int, bytes], places: Iterable[tuple[int, bytes]]
+) -> dict[bytes, T]:
     """Return the items at these places, by absolute path."""
-    matches: dict[bytes, Item] = {}
-    for root, path in places:
-        item = store.item_at(root, path)
+    matches: dict[bytes, T] = {}
+    for root, path in dict.fromkeys(places):
+        item = item_at(root, path)
         if item is not None:
             full = os.path.join(roots[root], path)  # noqa: PTH118 - bytes, which pathlib does not take
             matches[full] = item
     return matches
 
 
-def _places(roots: dict[int, bytes], name: bytes) -> Iterator[tuple[int, bytes]]:
+def _places(roots: Mapping[int, bytes], name: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the places where a picture of this name may be: (root, path under it)."""
     absolute = os.path.abspath(name)  # noqa: PTH100 - bytes, as below
     # The paths of roots have no links, but the folder of this name may be reached through some.
     folder, last = os.path.split(absolute)
-    ways = {absolute, os.path.join(os.path.realpath(folder), last)}  # noqa: PTH118
+    ways = {name, absolute, os.path.join(os.path.realpath(folder), last)}  # noqa: PTH118 - a root may be a URI
     for root, path in roots.items():
         below = path.rstrip(b"/") + b"/"
         yield from ((root, way.removeprefix(below)) for way in ways if way.startswith(below))

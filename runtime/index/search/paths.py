@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import QueryError
-from ...text import printable
 from ..database.store import Ids, Store
 from ..patterns import Globs
+from .filters import no_such_path
 
 __all__ = ["Paths", "from_current_folder"]
 
@@ -49,7 +48,7 @@ class Paths:
         for pattern in [path] if isinstance(path, str) else path:
             matching = self.matching(pattern)[0]
             if not matching.any():
-                raise QueryError(f"No picture has a path that matches {printable(pattern)!r}; {self._an_example()}.")
+                raise no_such_path(pattern, os.fsdecode(self.places[0][1]) if self.places else None)
             chosen |= matching
         return self.ids[chosen]
 
@@ -74,12 +73,6 @@ class Paths:
         globs = Globs([pattern])
         matches = (globs.matches(before[root].lstrip(b"/") + path) for root, path in self.places)
         return np.fromiter(matches, dtype=np.bool_, count=len(self.places))
-
-    def _an_example(self) -> str:
-        if not self.places:
-            return "this index is empty"
-        example = printable(os.fsdecode(self.places[0][1]))
-        return f"expected a pattern for paths such as {example!r}, or for whole paths, beginning with /"
 
 
 def from_current_folder(pattern: str) -> str:

@@ -105,6 +105,16 @@ class SearchRequest:
         if self.method not in ("auto", "exact", "hnsw"):
             raise QueryError(f"The method {printable(str(self.method))!r} is unknown; expected auto, exact or hnsw.")
 
+    def too_few(self, count: int) -> str | None:
+        """Return the remark that only ``count`` pictures qualify; None if that is not to be remarked."""
+        if count >= self.k or self.max_distance is not None:
+            return None
+        if self.chooses:
+            return f"{self.k} pictures were requested; only {count} can be returned."
+        kinds = [name for name, value in (("label", self.label), ("path", self.path)) if value is not None]
+        such = f" with this {' and '.join(kinds)}" if kinds else ""
+        return f"{self.k} pictures were requested, {count} exist{such}: all of them are returned."
+
     def loosened(self) -> dict[str, SearchRequest]:
         """Return the request without each of its restrictions, keyed by the command's option."""
         initial: dict[str, Any] = {

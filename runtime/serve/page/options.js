@@ -32,13 +32,16 @@ export class Options {
 
   /**
    * @param {import("./state.js").State} state
-   * @param {{labels: Record<string, number>, labels_total: number, limits: {max_k: number}}} info
+   * @param {{labels: Record<string, number>, labels_total: number | null, limits: {max_k: number},
+   *   supports: {farthest: boolean, exact: boolean}}} info
    */
   know(state, info) {
     const numbers = new Set([...NUMBERS.filter((k) => k <= info.limits.max_k), state.k]);
     const sorted = [...numbers].sort((one, other) => one - other);
     byId("k").replaceChildren(...sorted.map((k) => make("option", { value: String(k) }, k.toLocaleString("en"))));
     this.labels.know(info.labels, info.labels_total);
+    byId("directions").hidden = !info.supports.farthest;
+    byId("exact").closest("label").hidden = !info.supports.exact;
     this.show(state);
   }
 

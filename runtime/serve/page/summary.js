@@ -16,8 +16,8 @@ export function showSummary(info) {
  * @param {any} info
  * @returns {Record<string, string>}
  */
-function facts({ index, items, labels_total, unlabelled, roots, model, graph, version }) {
-  const names = labels_total.toLocaleString("en");
+function facts({ index, items, labels_total, unlabelled, roots, model, graph, store, version }) {
+  const names = labels_total === null ? "too many to list" : labels_total.toLocaleString("en");
   return {
     Index: index,
     Pictures: items.toLocaleString("en"),
@@ -27,7 +27,7 @@ function facts({ index, items, labels_total, unlabelled, roots, model, graph, ve
     Model: `${model.name} (${model.backbone}, ${model.precision})`,
     ...(model.license ? { License: model.license } : {}),
     Embedding: `${model.dim} dimensions, from pictures of ${model.picture_size} × ${model.picture_size} pixels`,
-    Graph: graph ? graphInWords(graph) : "none: each search compares every picture",
+    ...(store ? { Store: store } : { Graph: graph ? graphInWords(graph) : "none: each search compares every picture" }),
     Version: version,
   };
 }

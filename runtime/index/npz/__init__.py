@@ -1,1 +1,0 @@
-"""An index as one npz file: its format, export and import."""
