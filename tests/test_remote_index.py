@@ -571,7 +571,7 @@ def test_the_command_refuses_in_a_sentence(address: str, world: World, tmp_path:
         assert f"error: {option} goes with a store" in result.stderr
     with pytest.raises(QueryError, match="goes with a store"):
         open_index(world.index, store=StoreOptions(pictures="x"))
-    for command in (["deeprank-index", "info"], ["deeprank-doctor"]):
+    for command in (["deeprank-index", "verify"], ["deeprank-doctor"]):
         assert "expected an index folder" in run_command(*command, "--index", address, status=2).stderr
 
 
