@@ -105,7 +105,7 @@ def fill(server: MilvusServer, name: str, index: Path, *, index_type: str = "HNS
         if row["label"]:
             labels[row["label"]] = labels.get(row["label"], 0) + 1
     with Connection(parse_address(address)) as connection:
-        description = Description(sha256, dim, index_type, roots, len(rows), dict(sorted(labels.items())), True)
+        description = Description(sha256, dim, index_type, roots, len(rows), dict(sorted(labels.items())))
         create(connection, collection, description)
         describe(connection, collection, description)
         for start in range(0, len(rows), 500):

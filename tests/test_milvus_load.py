@@ -171,7 +171,7 @@ def test_descriptions_are_kept(lite: LiteServer) -> None:  # noqa: F811
         create(connection, "kept", DESCRIPTION)
         assert read_collection(connection, "kept").description == DESCRIPTION
         lite.client().create_alias("kept", "kept_alias")
-        changed = Description("0f" * 32, 4, "HNSW", {1: "/photos", 7: "s3://ü/x"}, 3, {"ü'\"\\": 2, "b": 1}, True)
+        changed = Description("0f" * 32, 4, "HNSW", {1: "/photos", 7: "s3://ü/x"}, 3, {"ü'\"\\": 2, "b": 1})
         describe(connection, "kept", changed)
         found = read_collection(connection, "kept_alias")
         assert (found.name, found.description) == ("kept", changed)
@@ -205,7 +205,6 @@ def test_a_released_collection_is_loaded_again(lite: LiteServer) -> None:  # noq
         (DESCRIPTION.to_json().replace('"1"', '"0"'), "damaged"),
         (DESCRIPTION.to_json().replace('"/photos"', "7"), "damaged"),
         (DESCRIPTION.to_json().replace("null", '{"a": 0}'), "damaged"),
-        (DESCRIPTION.to_json().replace("false", "0"), "damaged"),
     ],
 )
 def test_descriptions_are_not_trusted(text: object, what: str) -> None:
@@ -283,7 +282,6 @@ def test_an_index_is_loaded_and_kept_up_to_date(lite: LiteServer, tmp_path: Path
     with connect(lite) as connection:
         found = read_collection(connection, "kept_up")
     assert found.name == report["collection"]
-    assert found.description.complete
     assert (found.description.model_sha256, found.description.rows) == (MODEL, 1000)
     assert found.description.roots == {1: "/photos", 2: "/f\u00f6lder"}
     labels = [row["label"] for row in expected_of(index).values()]
@@ -304,6 +302,26 @@ def test_an_index_is_loaded_and_kept_up_to_date(lite: LiteServer, tmp_path: Path
     assert stored(client, "kept_up") == expected_of(index)
 
 
+def test_a_new_root(tmp_path: Path) -> None:
+    """It is added to the description, which outlives a restart."""
+    index = make_index(tmp_path / "index", 10)
+    with LiteServer(tmp_path / "server") as server:
+        target = server.address("roots")
+        first = loader.load(str(index), target).collection
+        with locked(index), open_writer(index) as writer:
+            root = writer.add_root(b"/third")
+            writer.add(item(100, root=root), unit(1)[0].tobytes())
+            writer.commit()
+        report = loader.load(str(index), target)
+        assert (report.collection, report.replaced, report.written) == (first, None, 1)
+        server.kill()
+        server.start()
+        with connect(server) as connection:
+            description = read_collection(connection, "roots").description
+        assert description.roots == {1: "/photos", 2: "/f\u00f6lder", 3: "/third"}
+        assert description.rows == 11
+
+
 def test_text_output(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, target = make_index(tmp_path / "index", 20), lite.address("text")
     result = run_command("deeprank-index", "load", index, "--to", target)
@@ -316,7 +334,7 @@ def test_info(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     assert "no such collection" in run_command("deeprank-index", "info", "--index", target, status=1).stderr
     loader.load(str(index), target)
     document = json.loads(run_command("deeprank-index", "info", "--index", target, "--json").stdout)
-    assert (document["items"], document["dim"], document["complete"]) == (20, DIM, True)
+    assert (document["items"], document["dim"]) == (20, DIM)
     assert (document["collection"], document["index_type"]) == (f"info_{MODEL[:12]}", "HNSW")
     assert document["roots"] == [{"path": "/photos"}, {"path": "/f\u00f6lder"}]
     assert sum(document["labels"].values()) + document["unlabelled"] == 20

@@ -1,5 +1,6 @@
 """The real Milvus server, in a network namespace: kills, tokens, TLS, and each kind of index."""
 
+import contextlib
 import shutil
 import subprocess
 import threading
@@ -12,6 +13,7 @@ import pytest
 from conftest import BIN
 
 from deeprank.runtime.errors import StoreError, StoreUnavailableError
+from deeprank.runtime.index import Index
 from deeprank.runtime.index.database.writer import locked, open_writer
 from deeprank.runtime.index.milvus import loader
 from deeprank.runtime.index.milvus.address import parse_address
@@ -33,6 +35,7 @@ from milvus_server import (
 
 from deeprank.runtime.index.milvus.collection import Description, create, describe, read_collection
 from deeprank.runtime.index.milvus.connection import Connection, MissingInStoreError
+from deeprank.runtime.index.milvus.remote_index import RemoteIndex
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 
@@ -55,7 +58,7 @@ def test_collections(real: RealServer) -> None:  # noqa: F811
             create(connection, f"kept_{kind}", description)
             assert read_collection(connection, f"kept_{kind}").description == description
             assert set(connection.call("list_indexes", f"kept_{kind}")) == {"vector", "label", "sha256"}
-        changed = Description("0f" * 32, 4, "HNSW", {1: "/photos", 7: "s3://ü/x"}, 3, {"ü'\"\\": 2, "b": 1}, True)
+        changed = Description("0f" * 32, 4, "HNSW", {1: "/photos", 7: "s3://ü/x"}, 3, {"ü'\"\\": 2, "b": 1})
         describe(connection, "kept_HNSW", changed)
         assert read_collection(connection, "kept_HNSW").description == changed
         real.client().release_collection("kept_HNSW")
@@ -139,7 +142,32 @@ def test_a_server_killed_after_it_has_acknowledged(
     loader.load(str(index), target)
     real.kill()
     real.start()
+    query = unit(7)[5]
+    with contextlib.closing(RemoteIndex.open(target)) as remote, Index.open(index) as local:
+        found, expected = (opened.search(query, 20) for opened in (remote, local))
+    assert [(hit.id, hit.distance, hit.label) for hit in found] == [
+        (hit.id, hit.distance, hit.label) for hit in expected
+    ]
     assert stored(real.client(), "killed") == expected_of(index)
+
+
+def test_a_new_root_after_a_restart(real: RealServer, tmp_path: Path) -> None:  # noqa: F811
+    """This server forgets changed properties when it restarts, and every root has to be known."""
+    index, target = make_index(tmp_path / "index", 100), real.address("roots")
+    first = loader.load(str(index), target).collection
+    with locked(index), open_writer(index) as writer:
+        root = writer.add_root(b"/third")
+        writer.add(item(100, root=root), unit(1)[0].tobytes())
+        writer.commit()
+    report = loader.load(str(index), target)
+    assert (report.collection, report.replaced, report.written) == (f"{first}_2", first, 101)
+    assert loader.load(str(index), target).written == 0
+    real.kill()
+    real.start()
+    with contextlib.closing(RemoteIndex.open(target)) as remote:
+        assert remote.roots() == ["/photos", "/f\u00f6lder", "/third"]
+        assert len(remote.search(unit(7)[5], 101)) == 101
+    assert loader.load(str(index), target).written == 0
 
 
 def test_a_load_killed_at_any_moment(real: RealServer, tmp_path: Path) -> None:  # noqa: F811

@@ -410,10 +410,9 @@ def test_a_collection_of_another_model(lite: LiteServer, world: World, tmp_path:
 def test_an_unfinished_load_and_foreign_collections(lite: LiteServer, world: World) -> None:  # noqa: F811
     address = fill(lite, "unfinished", world.index)
     with opened(address, world) as remote:
-        found = remote._collection
-        describe(remote._connection, found.name, replace(found.description, complete=False))
-        with pytest.raises(StoreUnavailableError, match="has not ended"):
-            opened(address, world)
+        behind = remote._collection.name
+    with pytest.raises(StoreError, match="is itself a collection"):
+        open_index(lite.address(behind))
     client = lite.client()
     client.create_collection("foreign", dimension=4)
     with pytest.raises(StoreError, match="not made by deeprank"):

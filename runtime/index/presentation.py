@@ -229,7 +229,6 @@ def store_info_document(info: StoreInfo) -> dict[str, Any]:
         "store": info.address,
         "server": info.server,
         "collection": info.collection,
-        "complete": described.complete,
         "items": info.rows,
         "roots": [{"path": path} for path in described.roots.values()],
         "labels": None if labels is None else dict(labels),
@@ -245,10 +244,10 @@ def store_info_lines(info: StoreInfo) -> list[str]:
     described, labels = info.description, info.description.labels or {}
     shown = [f"{printable(label)} ({count:,})" for label, count in list(labels.items())[:MAX_LINES]]
     more = f" and {len(labels) - len(shown):,} others" if len(labels) > len(shown) else ""
-    unknown = "more than the store keeps" if described.labels is None else "none"
+    unknown = "not known, or more than the store keeps" if described.labels is None else "none"
     return [
         f"store      {printable(info.address)}, Milvus {printable(info.server)}",
-        f"pictures   {info.rows:,}{'' if described.complete else ', not completely loaded'}",
+        f"pictures   {info.rows:,}",
         *(f"folder     {display_path(path)}" for path in described.roots.values()),
         f"labels     {', '.join(shown) or unknown}{more}",
         f"vectors    {described.dim} numbers, index {described.index_type}, in {printable(info.collection)}",

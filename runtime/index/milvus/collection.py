@@ -15,8 +15,9 @@ field                 type                 content
 
 The collection is called NAME_ and the first digits of its model's sha256, and a number if there is
 more than one for that model. The alias NAME leads to the complete one; readers use the alias alone.
-The property ``deeprank`` holds the description as JSON. A server is not trusted: whatever comes
-from it is checked.
+The property ``deeprank`` holds the description as JSON. Servers up to 2.3 forget a change of it when
+they restart: so what a reader depends on is in it from the beginning. A server is not trusted:
+whatever comes from it is checked.
 """
 
 from __future__ import annotations
@@ -33,7 +34,19 @@ from ...text import printable
 from .connection import Connection
 from .index_type import INDEX_TYPES, IndexType, build_parameters
 
-__all__ = ["FIELDS", "MAX_DIM", "MAX_TEXT", "SCHEMA", "VECTOR", "Collection", "Description", "read_collection"]
+__all__ = [
+    "FIELDS",
+    "MAX_DIM",
+    "MAX_TEXT",
+    "SCHEMA",
+    "VECTOR",
+    "Collection",
+    "Description",
+    "create",
+    "describe",
+    "keeps_changes",
+    "read_collection",
+]
 
 SCHEMA = 1
 VECTOR = "vector"
@@ -54,8 +67,7 @@ MAX_DIM = 32_768
 _MAX_ID = 2**62
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LENGTHS = {"path": MAX_TEXT, "label": MAX_TEXT, "sha256": 64}
-# Later ones, and Milvus Lite, have an inverted index for texts.
-_WITHOUT_INVERTED = re.compile(r"v?2\.[0-3]\.")
+_UP_TO_2_3 = re.compile(r"v?2\.[0-3]\.")
 
 
 @dataclass(frozen=True)
@@ -67,9 +79,8 @@ class Description:
         dim: length of a vector.
         index_type: kind of its vector index.
         roots: folders or URIs of the pictures, by number, as they were where the vectors were made.
-        rows: number of pictures at the end of the last load.
-        labels: number of pictures with each label then, sorted; None: more labels than are kept.
-        complete: whether a load has ended; readers refuse a collection without.
+        rows: number of pictures at the end of the last load; 0 until then.
+        labels: number of pictures with each label then, sorted; None: they are not known, or too many.
 
     """
 
@@ -79,7 +90,6 @@ class Description:
     roots: Mapping[int, str]
     rows: int = 0
     labels: Mapping[str, int] | None = None
-    complete: bool = False
 
     def to_json(self) -> str:
         """Return it as the JSON of the property."""
@@ -105,13 +115,12 @@ class Description:
             raise ValueError("has no schema number")
         if schema > SCHEMA:
             raise ValueError(f"has schema {schema}, newer than this version reads (up to {SCHEMA})")
-        sha256, dim, rows, complete = (values.get(name) for name in ("model_sha256", "dim", "rows", "complete"))
+        sha256, dim, rows = (values.get(name) for name in ("model_sha256", "dim", "rows"))
         sound = (
             isinstance(sha256, str)
             and _SHA256.fullmatch(sha256) is not None
             and _is_number(dim, 1, MAX_DIM)
             and _is_number(rows, 0, _MAX_ID)
-            and isinstance(complete, bool)
             and values.get("index_type") in INDEX_TYPES
         )
         roots, labels = _roots(values.get("roots")), _labels(values.get("labels"))
@@ -124,7 +133,6 @@ class Description:
             roots,
             cast(int, rows),
             labels,
-            cast(bool, complete),
         )
 
 
@@ -246,7 +254,16 @@ def _create_index(connection: Connection, name: str, field: str, kind: str, para
 
 
 def _text_index(connection: Connection) -> str:
-    return "Trie" if _WITHOUT_INVERTED.match(str(connection.call("get_server_version"))) else "INVERTED"
+    return "Trie" if _is_up_to_2_3(connection) else "INVERTED"
+
+
+def keeps_changes(connection: Connection) -> bool:
+    """Tell whether the server keeps a changed description when it restarts."""
+    return not _is_up_to_2_3(connection)
+
+
+def _is_up_to_2_3(connection: Connection) -> bool:
+    return _UP_TO_2_3.match(str(connection.call("get_server_version"))) is not None
 
 
 def _schema(dim: int) -> Any:

@@ -27,7 +27,17 @@ from ...errors import StoreError
 from ...progress import Advance, StartProgress, start_nothing
 from ..database.store import Ids
 from .address import parse_address
-from .collection import FIELDS, MAX_DIM, VECTOR, Collection, Description, create, describe, read_collection
+from .collection import (
+    FIELDS,
+    MAX_DIM,
+    VECTOR,
+    Collection,
+    Description,
+    create,
+    describe,
+    keeps_changes,
+    read_collection,
+)
 from .connection import Connection, MissingInStoreError
 from .index_type import DEFAULT_INDEX_TYPE, IndexType
 from .source import Chunk, Source, open_source
@@ -118,9 +128,8 @@ def load(
         filling.fill(opened, progress)
         filling.check(progress)
         seconds = time.monotonic() - start
-        described = replace(
-            chosen.description, roots=opened.roots, rows=filling.rows, labels=filling.labels, complete=True
-        )
+        roots = opened.roots if keeps_changes(connection) else chosen.description.roots
+        described = replace(chosen.description, roots=roots, rows=filling.rows, labels=filling.labels)
         describe(connection, chosen.name, described)
         _wait_for_index(connection, chosen.name, filling.rows, progress)
         replaced = _exchange(connection, address.name, chosen.name, current)
@@ -159,7 +168,8 @@ def _choose(
     """Return the collection to fill, created if need be: the current one, one that a killed load left, or a new one."""
     kind = index_type or (current.description.index_type if current else DEFAULT_INDEX_TYPE)
     expected = Description(source.model_sha256, source.dim, kind, source.roots)
-    if current is not None and _fits(current.description, expected):
+    any_roots = keeps_changes(connection)
+    if current is not None and _fits(current.description, expected, any_roots):
         create(connection, current.name, expected)
         return current
     stem = f"{alias}_{source.model_sha256[:12]}"
@@ -168,14 +178,20 @@ def _choose(
         if not connection.call("has_collection", name):
             create(connection, name, expected)
         found = read_collection(connection, name)
-        if found.name == name and _fits(found.description, expected):
+        if found.name == name and _fits(found.description, expected, any_roots):
             create(connection, name, expected)
             return found
     raise StoreError(f"The store has {_MAX_COLLECTIONS} collections called {stem}…; drop those that are not needed.")
 
 
-def _fits(one: Description, other: Description) -> bool:
-    return (one.model_sha256, one.dim, one.index_type) == (other.model_sha256, other.dim, other.index_type)
+def _fits(known: Description, expected: Description, any_roots: bool) -> bool:
+    """Tell whether a collection can hold the rows; ``any_roots``: its roots can be changed for good."""
+    same = (known.model_sha256, known.dim, known.index_type) == (
+        expected.model_sha256,
+        expected.dim,
+        expected.index_type,
+    )
+    return same and (any_roots or expected.roots.items() <= known.roots.items())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from ...devices import Device
-from ...errors import IndexReplacedError, IndexStateError, QueryError, StoreError, StoreUnavailableError
+from ...errors import IndexReplacedError, IndexStateError, QueryError, StoreError
 from ...files import file_sha256
 from ...images import DEFAULT_MAX_PIXELS
 from ...text import display_path
@@ -254,9 +254,10 @@ class RemoteIndex(Searchable):
                 f"The store at {address.server} has no collection {address.name}; expected one that was loaded with: "
                 f"deeprank-index load FROM --to {address}"
             ) from None
-        if not found.description.complete:
-            raise StoreUnavailableError(
-                f"The first load of {address} has not ended; wait for it, or run deeprank-index load again."
+        if found.name == address.name:
+            raise StoreError(
+                f"{address.name} is itself a collection of the store at {address.server}, and may be incomplete; "
+                "expected the name that deeprank-index load was given, which leads to the complete one."
             )
         return found
 
