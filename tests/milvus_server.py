@@ -134,12 +134,13 @@ class RealServer(MilvusServer):
     def __init__(self, folder: Path, **settings: object) -> None:
         super().__init__(folder)
         self._settings = [f"{name}={value}" for name, value in settings.items()]
+        ready = folder / "relay"
+        ready.unlink(missing_ok=True)
         with free_socket() as listening:
             self.port = listening.getsockname()[1]
             number = listening.fileno()
             relay = ["unshare", "--net", sys.executable, __file__, "relay", number]
             self._relay = self._popen(relay, pass_fds=[number])
-        ready = self.folder / "relay"
         while not ready.exists():
             assert self._relay.poll() is None, (self.folder / "server.log").read_text()
             time.sleep(0.05)
