@@ -10,8 +10,10 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +139,7 @@ def _cluster(address: str) -> Iterator[ModuleType]:
     _check_reachable(address)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    on_termination = signal.getsignal(signal.SIGTERM)
     try:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -145,6 +148,8 @@ def _cluster(address: str) -> Iterator[ModuleType]:
                 f"The Ray cluster at {printable(address)} cannot be used ({first_line(error)}); expected a running one "
                 f"with the same versions of Ray and Python; {_START}"
             ) from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_termination)  # Ray has replaced the one that ends a command cleanly
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield ray
     except ray.exceptions.RayError as error:
