@@ -625,7 +625,7 @@ def test_an_embedded_folder_and_its_generations(lite: LiteServer, tmp_path: Path
         assert read_collection(connection, "parts").description.roots == {1: "s3://bucket/photos"}
 
     # Three pictures have changed, one is new, two are gone; one of each could not be read.
-    generation(folder, ["a/0.png", "a/1.png", "a/2.png", "new.png"], [0, 1, 2, (1 << 20) + 2, (2 << 20) + 4], gone=2)
+    generation(folder, ["a/0.png", "a/1.png", "a/2.png", "new.png"], [1, 2, 3, (1 << 20) + 3, (2 << 20) + 5], gone=2)
     refused(tmp_path / "embedded", target, EmbeddedFolderError, "unfinished")
     folder = write_parts(EmbeddedFolder(folder.storage), seed=2)
     report = loader.load(str(tmp_path / "embedded"), target)

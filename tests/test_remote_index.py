@@ -325,7 +325,8 @@ def test_an_embedded_folder(lite: LiteServer, local: Index, world: World, tmp_pa
     run_command("deeprank-index", "load", tmp_path / "parts", "--to", lite.address("embedded"))
     with opened(lite.address("embedded"), world) as remote:
         assert remote.summary() == replace(local.summary(), store="HNSW", graph=None)
-        for options in ({}, {"label": "cats"}, {"path": "cats2/*"}, {"k": len(local)}, {"unique": 0.05}):
+        labels = [{"label": label, "k": len(local)} for label in local.labels()]
+        for options in ({}, {"path": "cats2/*"}, {"k": len(local)}, {"unique": 0.05}, *labels):
             found, expected = (
                 {
                     (hit.path, hit.root, hit.relative, hit.label, hit.distance, hit.near_duplicates, hit.content)

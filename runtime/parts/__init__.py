@@ -9,7 +9,7 @@
     OUT/vectors/0001-000012.parquet     id, path, label, sha256, size, mtime_ns, vector; its presence says: done
     OUT/removed-0002.parquet            ids that the second generation takes out; its presence ends the generation
 
-An id is the number of the part over all generations, times 2^20, plus the place of the picture in the part.
+An id is the number of the part over all generations, times 2^20, plus the place of the picture in the part, from 1.
 """
 
 from .embedded_folder import EmbeddedFolder

@@ -58,8 +58,8 @@ class PartName:
 
     @property
     def first_id(self) -> int:
-        """The id of the part's first picture; the others follow."""
-        return self.number * MAX_ROWS_PER_PART
+        """The id of the part's first picture; the others follow. As in an index, none is 0."""
+        return self.number * MAX_ROWS_PER_PART + 1
 
     @classmethod
     def of(cls, file_name: str) -> PartName | None:

@@ -505,6 +505,6 @@ class RemoteIndex(Searchable):
 
 def _check_supported(request: SearchRequest) -> None:
     if request.farthest:
-        raise QueryError("A store finds the nearest pictures alone; expected a search that is not for the farthest.")
+        raise QueryError("A store cannot search for the farthest pictures; expected a search for the nearest.")
     if request.method != "auto":
         raise QueryError("A store chooses by itself how it searches; expected neither an exact search nor the graph.")

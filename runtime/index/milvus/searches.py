@@ -83,6 +83,7 @@ class CollectionSearch:
 
         Raises:
             StoreUnavailableError: the store returned fewer rows than it has.
+            QueryError: it did, and has too many to compare them one by one.
             IndexDamagedError: it returned a damaged row.
 
         """
@@ -159,7 +160,10 @@ class CollectionSearch:
 
     def _all_rows(self) -> Iterator[list[Row]]:
         if self._count() > _MOST_SCANNED:
-            raise self._too_few(0, self._count(), "pictures")
+            raise QueryError(
+                f"The store found too few of the {self._count():,} pictures, which are too many to compare one by one; "
+                "expected a smaller label or folder, or an index of the type HNSW."
+            )
         last, found = -1, 0
         while True:
             answer = read(
@@ -191,8 +195,7 @@ class CollectionSearch:
 
     def _too_few(self, found: int, expected: int, what: str) -> StoreUnavailableError:
         return StoreUnavailableError(
-            f"The store at {self.connection.address.server} returned {found:,} of {expected:,} {what}; try again, and "
-            "expect a smaller label or folder, or an index of the type HNSW."
+            f"The store at {self.connection.address.server} returned {found:,} of {expected:,} {what}; try again."
         )
 
 
