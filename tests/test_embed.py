@@ -496,6 +496,7 @@ def retold(path: Path, **values) -> None:
             "is damaged|is not",
         ),
         ("embedded.json", lambda path: edit(path, lambda c: b"[" * 100_000), "is damaged"),
+        ("embedded.json", lambda path: edit(path, lambda c: c.replace(b'"decoding": 2', b'"decoding": 1')), "rules 1"),
     ],
 )
 def test_damage_is_a_sentence_and_changes_nothing(photos: Path, name: str, change: Callable, says: str) -> None:

@@ -82,6 +82,7 @@ def stored(bucket: str, tmp_path: Path) -> tuple[str, Path]:
     put(f"{bucket}/photos/label0/torn.jpg", b"\xff\xd8\xff torn")
     put(f"{bucket}/photos/label0/without", (photos / "label0/00.png").read_bytes())
     put(f"{bucket}/photos/label0/readme.txt", b"no picture")
+    put(f"{bucket}/photos/label1/empty.png", b"")
     put(f"{bucket}/photos/.hidden/no.png", b"")
     put(f"{bucket}/photos/@eaDir/no.png", b"no")
     write_model(tmp_path / "model.onnx")
@@ -114,7 +115,7 @@ def test_from_a_bucket_into_a_bucket(stored: tuple[str, Path], bucket: str, tmp_
     words = ("deeprank-embed", source, "--out", out, "--part-size", 4)
     report = json.loads(run(*words, "--json", cwd=tmp_path).stdout)
     assert (report["embedded"], report["complete"], report["items"]) == (19, True, 19)
-    assert [row["path"] for row in report["skipped"]] == ["label0/torn.jpg"]
+    assert [row["path"] for row in report["skipped"]] == ["label0/torn.jpg", "label1/empty.png"]
     rows = rows_of(out)
     names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))
     assert sorted(rows) == sorted([*names, "label0/without"])
@@ -156,7 +157,7 @@ def test_killed_and_run_again(stored: tuple[str, Path], bucket: str, tmp_path: P
     vectors = {key.split("/")[1] for key in keys(bucket) if key.startswith("vectors/")}
     skipped = {key.split("/")[1] for key in keys(bucket) if key.startswith("skipped/")}
     assert vectors == skipped
-    assert len(vectors) == 20
+    assert len(vectors) == 21
     assert keys(bucket) - {f"{folder}/{name}" for folder in ("vectors", "skipped") for name in vectors} == {
         "embedded.json",
         "model.onnx",

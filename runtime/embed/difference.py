@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import EmbeddedFolderError
 from ..parts.embedded_folder import EmbeddedFolder
@@ -13,7 +13,7 @@ from ..text import display_path
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["check_losses", "difference"]
+__all__ = ["Difference", "check_losses", "difference"]
 
 # As a sync guards its folders: of this many pictures, no more than this share may be lost.
 _GUARDED = 20
@@ -21,9 +21,24 @@ _MAX_LOST = 0.5
 _STATE = ("id", "path", "size", "mtime_ns")
 
 
-def difference(
-    folder: EmbeddedFolder, files: pyarrow.Table, unread: list[str], retry_skipped: bool
-) -> tuple[pyarrow.Table, pyarrow.Table]:
+class Difference(NamedTuple):
+    """What a source and a folder do not have in common.
+
+    Attributes:
+        known: pictures of the folder, embedded or skipped.
+        here: pictures of the source.
+        listed: those to embed, by the columns of a listing.
+        gone: those to take out, likewise.
+
+    """
+
+    known: int
+    here: int
+    listed: pyarrow.Table
+    gone: pyarrow.Table
+
+
+def difference(folder: EmbeddedFolder, files: pyarrow.Table, unread: list[str], retry_skipped: bool) -> Difference:
     """Compare a source with a folder whose generations are all complete.
 
     Sizes and mtimes that a listing does not tell count as unchanged. A picture that could not be read is tried again
@@ -34,10 +49,6 @@ def difference(
         files: the pictures of the source, with their labels.
         unread: folders of it whose content is unknown.
         retry_skipped: try all pictures again that could not be read.
-
-    Returns:
-        the pictures to embed and those to take out, by the columns of a listing.
-
     """
     pa = load_pyarrow("A folder of embedded parts")
     pc = pa.compute
@@ -56,7 +67,7 @@ def difference(
     if unread:  # pictures in folders that cannot be read now may still be there
         hidden = tuple(f"{name}/" for name in unread)
         gone = gone.filter(pa.array([not path.startswith(hidden) for path in gone["path"].to_pylist()], pa.bool_()))
-    return _listing(listed), _listing(gone, "_then")
+    return Difference(len(both) - (pc.sum(is_new).as_py() or 0), len(files), _listing(listed), _listing(gone, "_then"))
 
 
 def _state(folder: EmbeddedFolder) -> pyarrow.Table:
@@ -85,27 +96,25 @@ def _listing(both: pyarrow.Table, state: str = "") -> pyarrow.Table:
     return table.cast(listing_schema()).sort_by("path")
 
 
-def check_losses(source: str, known: int, files: pyarrow.Table, listed: pyarrow.Table, gone: pyarrow.Table) -> None:
+def check_losses(source: str, change: Difference) -> None:
     """Refuse a generation that looks like a drive that is not mounted, or like a mistake.
 
     Args:
         source: its location.
-        known: pictures of the folder now.
-        files: pictures that the source holds.
-        listed: those to embed.
-        gone: those to take out.
+        change: what the generation would do.
 
     Raises:
         EmbeddedFolderError: the source is empty, or has lost most of the known pictures.
 
     """
     advice = "Nothing was changed; if they are really gone, run it with --allow-mass-removal."
-    if known and not len(files):
+    known, gone = change.known, change.gone
+    if known and not change.here:
         raise EmbeddedFolderError(
             f"{display_path(source)} holds no pictures, but {known:,} of the folder come from there: is a drive not "
             f"mounted? {advice}"
         )
-    lost = len(gone) - _likely_moves(listed, gone)
+    lost = len(gone) - _likely_moves(change.listed, gone)
     if known >= _GUARDED and lost > _MAX_LOST * known:
         raise EmbeddedFolderError(
             f"{display_path(source)} has lost {lost:,} of its {known:,} pictures: is a drive not mounted? {advice}"

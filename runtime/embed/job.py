@@ -21,7 +21,7 @@ from ..parts.embedded_folder import MODEL, EmbeddedFolder
 from ..parts.listing import Generation, PartName, write_listing
 from ..parts.part import read_skipped
 from ..parts.settings import SETTINGS, EmbeddedSettings
-from ..parts.storage import Storage, storage_errors
+from ..parts.storage import Storage, is_uri, storage_errors
 from ..progress import StartProgress, start_nothing
 from ..text import display_path
 from .difference import check_losses, difference
@@ -181,6 +181,8 @@ class _Job:
             )
         labels = _labels(options.labels) or (LISTED_LABELS if found.has_labels else "top")
         is_rule = labels != LISTED_LABELS and label_rule(labels) is not None
+        if not is_rule and labels != LISTED_LABELS and is_uri(self._source.uri):
+            raise DataError("A table of labels goes with a folder on a disk; put the labels into a Parquet listing.")
         return replace(settings, labels=labels, splits=is_rule and found.is_split)
 
     def _check(self, settings: EmbeddedSettings) -> None:
@@ -208,18 +210,19 @@ class _Job:
 
     def _list(self, folder: EmbeddedFolder) -> int:
         """List a new generation if the source has changed; return how many pictures are gone."""
+        if len(folder.complete) < len(folder.generations):  # another process has just begun one
+            return 0
         folder_is_new = not folder.generations
         may_be_empty = self._options.allow_mass_removal and not folder_is_new
         found = self._found = self._found or survey(folder.settings, self._out, may_be_empty)
         files = labels_of(folder.settings, found)
-        listed, gone = difference(folder, files, found.unread, self._options.retry_skipped)
+        change = difference(folder, files, found.unread, self._options.retry_skipped)
         if not self._options.allow_mass_removal:
-            known = folder.count() + len(folder.skipped())
-            check_losses(folder.settings.source, known, files, listed, gone)
-        if folder_is_new or len(listed) or len(gone):
+            check_losses(folder.settings.source, change)
+        if folder_is_new or len(change.listed) or len(change.gone):
             previous = folder.generations[-1] if folder.generations else None
-            write_listing(self._out, previous, folder.settings.rows_per_part, listed, gone)
-        return len(gone)
+            write_listing(self._out, previous, folder.settings.rows_per_part, change.listed, change.gone)
+        return len(change.gone)
 
     def _finish(self, folder: EmbeddedFolder, generation: Generation) -> None:
         """Embed the missing parts of a generation, or this worker's share; end it if no other is missing."""

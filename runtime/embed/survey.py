@@ -53,8 +53,8 @@ class Survey:
     @property
     def is_split(self) -> bool:
         """Whether the top folders of the pictures are splits."""
-        tops = {path.partition("/")[0] for path in self.files["path"].to_pylist() if "/" in path}
-        return is_split_layout(tops)
+        rows = zip(self.files["path"].to_pylist(), self.files["problem"].to_pylist(), strict=True)
+        return is_split_layout(path.partition("/")[0] for path, problem in rows if "/" in path and problem is None)
 
 
 def survey(settings: EmbeddedSettings, out: Storage, may_be_empty: bool) -> Survey:
@@ -134,7 +134,7 @@ def _stored(source: Storage, filters: RootFilters) -> Survey:
         path = info.path[len(source.root) + 1 :]
         extension = os.path.splitext(path)[1].lower()  # noqa: PTH122
         is_candidate = extension in ("", *formats.EXTENSIONS) or filters.names(extension.encode())
-        if not info.is_file or not info.size or not is_inside(path) or not is_candidate:
+        if not info.is_file or not is_inside(path) or not is_candidate:
             continue
         if any(name.startswith(".") for name in path.split("/")):
             continue

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..embedder import Embedder
 from ..errors import EmbeddedFolderError
+from ..formats import DECODING_VERSION
 from ..parts.embedded_folder import MODEL, EmbeddedFolder
 from .options import EmbedOptions
 
@@ -29,6 +30,11 @@ def open_embedder(folder: EmbeddedFolder, place: Path, options: EmbedOptions) ->
     path = folder.model(place)
     embedder = Embedder(path, device=options.device, threads=options.threads, max_pixels=options.max_pixels)
     settings = folder.settings
+    if settings.decoding != DECODING_VERSION:
+        raise EmbeddedFolderError(
+            f"The pictures of {folder.storage.shown()} were decoded by the rules {settings.decoding}; this version of "
+            f"deeprank has the rules {DECODING_VERSION}, which give other vectors: embed into another folder."
+        )
     found = (embedder.sha256, embedder.dim, embedder.rule.values())
     if found != (settings.model_sha256, settings.dim, dict(settings.rule)):
         raise EmbeddedFolderError(

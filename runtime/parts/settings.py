@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from ..errors import EmbeddedFolderError
+from ..formats import DECODING_VERSION
 from .storage import Storage
 
 __all__ = ["MAX_ROWS_PER_PART", "SETTINGS", "EmbeddedSettings", "is_sha256"]
@@ -35,6 +36,7 @@ class EmbeddedSettings:
         include: patterns of the pictures to take.
         exclude: patterns of the pictures to leave out.
         rows_per_part: pictures in a part, unless it is the last one.
+        decoding: version of the rules by which pictures were decoded.
 
     """
 
@@ -48,6 +50,7 @@ class EmbeddedSettings:
     splits: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    decoding: int = DECODING_VERSION
 
     def to_json(self) -> bytes:
         """Return the content of ``embedded.json``."""
@@ -92,7 +95,7 @@ class EmbeddedSettings:
             return None
         patterns = [*_listed(known["include"]), *_listed(known["exclude"])]
         texts = [known["source"], known["labels"], *patterns, *([known["listing"]] if known["listing"] else [])]
-        numbers = [(known["dim"], _MAX_DIM), (known["rows_per_part"], MAX_ROWS_PER_PART)]
+        numbers = [(known["dim"], _MAX_DIM), (known["rows_per_part"], MAX_ROWS_PER_PART), (known["decoding"], _MAX_DIM)]
         is_valid = (
             all(isinstance(text, str) and text for text in texts)
             and all(type(number) is int and 1 <= number <= most for number, most in numbers)

@@ -86,7 +86,7 @@ class SearchParameters(_Options):  # type: ignore[misc] # its fields are those o
     k: int = _field("k", le=MAX_HITS)
     label: list[Annotated[str, Field(max_length=4096)]] | None = _field("label", max_length=1000)
     exact: bool = Field(False, description="Scan all vectors instead of searching the graph.")
-    id: int | None = Field(None, ge=1, le=_MAX_ID, description="Search with this picture of the index; needs no body.")
+    id: int | None = Field(None, ge=0, le=_MAX_ID, description="Search with this picture of the index; needs no body.")
 
     def request(self) -> SearchRequest:
         """Return the search request."""
@@ -257,7 +257,7 @@ class InfoDocument(BaseModel):
     labels: dict[str, int] = Field(
         description="Number of pictures with each label; only the most frequent labels if there are many."
     )
-    labels_total: int
+    labels_total: int | None = Field(description="Number of labels; null if the index is in a store and has very many.")
     unlabelled: int
     roots: list[RootDocument]
     model: ServedModelDocument
@@ -276,8 +276,8 @@ class InfoDocument(BaseModel):
             index=index,
             version=version,
             items=summary.items,
-            labels=_most_frequent(summary.labels),
-            labels_total=len(summary.labels),
+            labels=_most_frequent(summary.labels or {}),
+            labels_total=None if summary.labels is None else len(summary.labels),
             unlabelled=summary.unlabelled,
             roots=[RootDocument(name=_folder(root), items=count) for root, count in summary.roots.items()],
             model=ServedModelDocument(

@@ -346,12 +346,12 @@ class RemoteIndex(Searchable):
 
     def _summary(self) -> IndexSummary:
         description = self._searched.description
-        items, labels = self._count(), description.labels or {}
+        items, labels = self._count(), description.labels
         several = len(description.roots) > 1
         return IndexSummary(
             items=items,
             labels=labels,
-            unlabelled=max(0, items - sum(labels.values())),
+            unlabelled=self._count(one_of("label", [""])),
             roots={
                 root: self._count(f"root == {number}") if several else items
                 for number, root in description.roots.items()
@@ -362,7 +362,7 @@ class RemoteIndex(Searchable):
 
     def _item(self, which: int | str | Path) -> EmbeddedImage:
         if is_number(which):
-            rows = self._rows(f"id == {int(str(which))}") if 0 < int(str(which)) < 2**63 else []
+            rows = self._rows(f"id == {int(str(which))}") if 0 <= int(str(which)) < 2**63 else []
             if not rows:
                 raise no_such_id(int(str(which)))
             row = rows[0]

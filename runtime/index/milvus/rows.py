@@ -67,7 +67,7 @@ def _is_sound(row: tuple[Any, ...], roots: Mapping[int, str]) -> bool:
     if tuple(map(type, row)) != _TYPES:
         return False
     number, root, _, _, sha256, size, _ = row
-    return number > 0 and size >= 0 and root in roots and _SHA256.fullmatch(sha256) is not None
+    return number >= 0 and size >= 0 and root in roots and _SHA256.fullmatch(sha256) is not None
 
 
 def _damage(collection: str) -> IndexDamagedError:

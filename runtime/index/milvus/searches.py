@@ -160,7 +160,7 @@ class CollectionSearch:
     def _all_rows(self) -> Iterator[list[Row]]:
         if self._count() > _MOST_SCANNED:
             raise self._too_few(0, self._count(), "pictures")
-        last, found = 0, 0
+        last, found = -1, 0
         while True:
             answer = read(
                 self.connection,

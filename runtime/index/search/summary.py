@@ -20,7 +20,8 @@ class IndexSummary:
 
     Attributes:
         items: number of pictures.
-        labels: the labels, sorted, and the number of pictures with each.
+        labels: the labels, sorted, and the number of pictures with each; None: a store has too many
+            to list.
         unlabelled: number of pictures without a label.
         roots: the synced folders, and the number of pictures in each.
         graph: number of pictures in the graph, its parameters and measured figures; None without a
@@ -30,7 +31,7 @@ class IndexSummary:
     """
 
     items: int
-    labels: Mapping[str, int]
+    labels: Mapping[str, int] | None
     unlabelled: int
     roots: Mapping[str, int]
     graph: Mapping[str, Any] | None

@@ -30,13 +30,14 @@ export class LabelFilter {
 
   /**
    * @param {Record<string, number>} labels with how many pictures have them: all, or the most frequent ones
-   * @param {number} total
+   * @param {number | null} total null: too many to list
    */
   know(labels, total) {
     const sorted = Object.entries(labels).sort(([one], [other]) => one.localeCompare(other, "en", { numeric: true }));
     this.known = sorted.map(([label, count]) => [label, count, comparable(label)]);
     this.input.disabled = sorted.length === 0;
-    this.input.placeholder = total ? `All ${total.toLocaleString("en")} labels` : "No labels in this index";
+    if (total === null) this.input.placeholder = "Too many labels to list";
+    else this.input.placeholder = total ? `All ${total.toLocaleString("en")} labels` : "No labels in this index";
   }
 
   /** @param {string[]} labels */

@@ -32,7 +32,7 @@ export class Options {
 
   /**
    * @param {import("./state.js").State} state
-   * @param {{labels: Record<string, number>, labels_total: number, limits: {max_k: number},
+   * @param {{labels: Record<string, number>, labels_total: number | null, limits: {max_k: number},
    *   supports: {farthest: boolean, exact: boolean}}} info
    */
   know(state, info) {

@@ -17,7 +17,7 @@ export function showSummary(info) {
  * @returns {Record<string, string>}
  */
 function facts({ index, items, labels_total, unlabelled, roots, model, graph, store, version }) {
-  const names = labels_total.toLocaleString("en");
+  const names = labels_total === null ? "too many to list" : labels_total.toLocaleString("en");
   return {
     Index: index,
     Pictures: items.toLocaleString("en"),
