@@ -170,14 +170,15 @@ def test_errors_of_workers_and_of_the_cluster_are_sentences(
 
 
 @pytest.mark.thorough
-def test_ctrl_c_ends_the_job_and_keeps_its_parts(
-    cluster: Cluster, photos: Path, here: dict[str, tuple], tmp_path: Path
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_ends_the_job_and_keeps_its_parts(
+    cluster: Cluster, photos: Path, here: dict[str, tuple], tmp_path: Path, number: int, status: int
 ) -> None:
     out = tmp_path / "parts"
     with running(command(cluster, photos, out), out, 3) as process:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, said
+    assert process.returncode == status, said
     assert said.splitlines()[-1] == "interrupted; finished parts are kept, and the same command continues there."
     assert done(out) < PARTS
     run_command(*command(cluster, photos, out), cwd=tmp_path)

@@ -132,3 +132,4 @@ def test_the_commands_import_what_they_need_alone() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     tops = {name.split(".")[0] for name in loaded} | {".".join(name.split(".")[:2]) for name in loaded}
     assert not tops & {"torch", "typer", "fastapi", "pydantic", "uvicorn", "deeprank.train", "deeprank.export"}
+    assert not tops & {"pyarrow", "ray", "pymilvus"}

@@ -60,7 +60,7 @@ class EmbedReport:
         removed: pictures that are gone from the source, by the generation that this run has begun.
         skipped: pictures that could not be read: of the whole folder if it is complete, else of this run's parts.
         items: pictures with a vector; None: the folder is not complete.
-        left_out: pictures and folders that the filters leave out; 0 if the source was not looked at.
+        left_out: see :class:`~.survey.Survey`; 0 if the source was not looked at.
         seconds: duration.
 
     """
@@ -129,6 +129,10 @@ class _Job:
         self._done: list[PartDone] = []
 
     def run(self) -> EmbedReport:
+        if self._options.engine == "ray":
+            from .ray_engine import load_ray
+
+            load_ray()  # before any work, should it be missing
         folder = self._begun()
         report = EmbedReport(self._out.uri, folder.settings.source)
         unfinished = folder.generations[len(folder.complete) :]

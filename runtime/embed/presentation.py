@@ -25,7 +25,7 @@ def remarks(report: EmbedReport) -> Iterator[str]:
     if len(report.skipped) > _MAX_LINES:
         yield f"skipped {len(report.skipped) - _MAX_LINES:,} others (--json lists them all)"
     if report.left_out:
-        yield f"left out by the filters: {report.left_out:,} pictures or folders"
+        yield f"left out: {report.left_out:,} pictures or folders, by filters or because programs keep them"
     seconds = report.seconds
     took = f"{seconds:.1f} s" if round(seconds, 1) < _A_MINUTE else duration(seconds)
     rate = f": {report.embedded / seconds:,.0f} pictures a second" if report.embedded and seconds else ""

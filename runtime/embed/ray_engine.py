@@ -10,8 +10,10 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from ..embedder import Embedder
 
-__all__ = ["embed_on_ray"]
+__all__ = ["embed_on_ray", "load_ray"]
 
 _CONNECT_S = 10.0
 _START = "start one with: ray start --head"
@@ -124,9 +126,13 @@ class PartWorker:
         return PartDone(part, generation.listed(part) - skipped, skipped)
 
 
-@contextlib.contextmanager
-def _cluster(address: str) -> Iterator[ModuleType]:
-    """Connect to a cluster, and yield the module ``ray``."""
+def load_ray() -> ModuleType:
+    """Import Ray and Ray Data.
+
+    Raises:
+        MissingExtraError: they are not installed.
+
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else it reports to its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to stderr, past any logger
     try:
@@ -134,9 +140,18 @@ def _cluster(address: str) -> Iterator[ModuleType]:
         import ray.data
     except ModuleNotFoundError as error:
         raise MissingExtraError("deeprank-embed --engine ray", "distributed") from error
+    module: ModuleType = ray
+    return module
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[ModuleType]:
+    """Connect to a cluster, and yield the module ``ray``."""
+    ray = load_ray()
     _check_reachable(address)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    on_termination = signal.getsignal(signal.SIGTERM)
     try:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -145,6 +160,8 @@ def _cluster(address: str) -> Iterator[ModuleType]:
                 f"The Ray cluster at {printable(address)} cannot be used ({first_line(error)}); expected a running one "
                 f"with the same versions of Ray and Python; {_START}"
             ) from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_termination)  # Ray has replaced the one that ends a command cleanly
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield ray
     except ray.exceptions.RayError as error:

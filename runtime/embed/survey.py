@@ -40,7 +40,7 @@ class Survey:
         files: path, size, mtime_ns, label and problem of each picture, by the listing's columns, sorted by path. The
             labels are those of a Parquet listing; otherwise they are added by :func:`labels_of`.
         unread: folders, relative, whose content is unknown because they cannot be read.
-        left_out: number of pictures that the filters leave out.
+        left_out: number of pictures and folders that the filters leave out, and of keys that are no paths.
         has_labels: whether the source is a listing with labels.
 
     """
@@ -103,7 +103,7 @@ def _walked(source: Storage, filters: RootFilters, out: Storage) -> Survey:
             while name in named:
                 name += "?"
         named[name] = size, mtime_ns, problem
-    unread = [os.fsdecode(folder) for folder in found.unread]
+    unread = [os.fsdecode(folder) if _is_utf8(folder) else display_path(folder) for folder in found.unread]
     return Survey(_table((name, *row) for name, row in named.items()), unread, found.left_out + found.left_out_folders)
 
 
@@ -134,11 +134,12 @@ def _stored(source: Storage, filters: RootFilters) -> Survey:
         path = info.path[len(source.root) + 1 :]
         extension = os.path.splitext(path)[1].lower()  # noqa: PTH122
         is_candidate = extension in ("", *formats.EXTENSIONS) or filters.names(extension.encode())
-        if not info.is_file or not is_inside(path) or not is_candidate:
+        if not info.is_file or not is_candidate:
             continue
         if any(name.startswith(".") for name in path.split("/")):
             continue
-        if not filters.takes(path.encode()) or _is_in_left_out_folder(path, filters):
+        # a key such as a//b is no path of any disk
+        if not is_inside(path) or not filters.takes(path.encode()) or _is_in_left_out_folder(path, filters):
             left_out += 1
             continue
         rows.append((path, info.size, info.mtime_ns, None))
