@@ -37,6 +37,7 @@ from deeprank.runtime.files import SourceError
 from deeprank.runtime.index import Index, Searchable, SearchRequest, StoreOptions, open_index
 from deeprank.runtime.index.location import is_address, location_name, read_location
 from deeprank.runtime.index.milvus import searches
+from deeprank.runtime.index.milvus.address import parse_address
 from deeprank.runtime.index.milvus.collection import Description, create, describe
 from deeprank.runtime.index.milvus.connection import Connection
 from deeprank.runtime.index.milvus.expressions import folder_of, in_folder, quoted
@@ -699,7 +700,7 @@ def test_selective_filters_of_the_real_server(
     vectors = (centres[random.integers(0, 60, 6000)] + 0.5 * random.normal(size=(6000, dim))).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     labels = ["rare" if number % 1000 == 0 else "tenth" if number % 10 == 1 else "most" for number in range(6000)]
-    description = Description("ab" * 32, dim, index_type, {1: "/photos"}, 6000, None, True)  # type: ignore[arg-type]
+    description = Description("ab" * 32, dim, index_type, {1: "/photos"}, 6000)  # type: ignore[arg-type]
     with Connection(address) as connection:
         create(connection, f"{address.name}_1", description)
         beside = {"root": 1, "sha256": "cd" * 32, "size": 1, "mtime_ns": 1}
