@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -469,6 +470,20 @@ def test_pictures_are_opened_below_their_folder_alone(
         path.symlink_to("../inner/13.png")
         with open_picture(moved.pictures, item) as file:
             assert file.read()
+
+
+def test_a_store_does_not_choose_the_hosts_that_are_asked(remote: RemoteIndex) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inside:
+        inside.settimeout(0)
+        for root in (
+            f"s3://bucket/photos?endpoint_override=127.0.0.1:{inside.getsockname()[1]}&scheme=http",
+            "http://x/y",
+        ):
+            item = replace(remote.item(1), root=root)
+            with pytest.raises(SourceError), open_picture(remote.pictures, item):
+                pass
+        with pytest.raises(BlockingIOError):
+            inside.accept()
 
 
 def test_pictures_in_object_storage(

@@ -112,11 +112,14 @@ PROMISED = {
     ("deeprank.runtime", "Embedder"),
     ("deeprank.runtime", "Hit"),
     ("deeprank.runtime", "Index"),
+    ("deeprank.runtime", "open_index"),
     ("deeprank.runtime", "pretrained_model"),
     ("deeprank.runtime.datasets", "write_digits"),
     ("deeprank.runtime.images", "PictureRule"),
     ("deeprank.runtime.index", "Hit"),
     ("deeprank.runtime.index", "Index"),
+    ("deeprank.runtime.index", "Searchable"),
+    ("deeprank.runtime.index", "StoreOptions"),
     ("deeprank.runtime.modelfile", "ModelInfo"),
 }
 

@@ -67,7 +67,18 @@ class StoredPictures:
             raise OSError(errno.EIO, _NO_ANSWER) from error
 
     def _base(self, image: IndexedImage) -> str:
-        return image.root if self._place is None else self._place
+        """Return the folder or URI of a picture.
+
+        Raises:
+            PermissionError: it is not to be asked.
+
+        """
+        if self._place is not None:
+            return self._place
+        # Options in a URI choose the host that is asked, which is not for the store to say.
+        if is_uri(image.root) and "?" in image.root:
+            raise PermissionError(errno.EACCES, "it is at an endpoint that --pictures has to name", image.path)
+        return image.root
 
     def _storage(self, base: str) -> Storage:
         if base not in self._storages:
