@@ -237,6 +237,7 @@ def test_foreign_collections(lite: LiteServer) -> None:  # noqa: F811
             read_collection(connection, "other_length")
 
 
+@pytest.mark.thorough
 def test_restarts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with LiteServer(tmp_path) as server, connect(server) as connection:
         create(connection, "restarts", DESCRIPTION)
@@ -304,6 +305,7 @@ def test_an_index_is_loaded_and_kept_up_to_date(lite: LiteServer, tmp_path: Path
     assert stored(client, "kept_up") == expected_of(index)
 
 
+@pytest.mark.thorough
 def test_a_new_root(tmp_path: Path) -> None:
     """It is added to the description, which outlives a restart."""
     index = make_index(tmp_path / "index", 10)
