@@ -6,7 +6,8 @@ The server is the one of the pip package ``milvus``, in a network namespace of i
 vectors are made: unit vectors around ``rows / 100`` centres, of which each has its own direction and noise in all
 dimensions. One picture in ten has the label ``tenth``, and one in a thousand the label ``rare``, whatever its vector:
 that is hard for an index of neighbours. Recall is that of the 30 nearest of 1,000 queries. The folder keeps the local
-index. ``deeprank`` is ``RemoteIndex``, ``bare`` is pymilvus with the same parameters and the same columns.
+index. ``deeprank`` is ``RemoteIndex``; bare pymilvus searches with the same parameters and reads the same columns.
+Ratios are medians of pairs, with the quartiles.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import itertools
 import json
 import subprocess
 import sys
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from interleaved_runs import caption, in_rounds, median_ratio, show
+import numpy.typing as npt
+from interleaved_runs import caption, show
 from made_index import make_index, names
 
 from deeprank.runtime.index import Index
@@ -41,7 +42,7 @@ from deeprank.runtime.index.milvus.rows import COLUMNS
 
 DIM, K, QUERIES = 384, 30, 1000
 NOISE = 0.7
-ROUNDS, PER_ROUND = 7, 50
+TIMED = 300
 LABELS = {"no filter": "", "1/10": "tenth", "1/1,000": "rare"}
 SWEEP: dict[IndexType, tuple[str, tuple[int, ...]]] = {
     "HNSW": ("ef", (64, 300, 1000, 2000)),
@@ -151,42 +152,38 @@ class Bench:
         return [f"**{kind}, deeprank**", *cells]
 
     def speed(self, connection: Connection, kind: IndexType) -> list[str]:
-        """Return ratios of times of one query after the other."""
-        rows: list[str] = []
-        with (
-            Index.open(self.index) as local,
-            contextlib.closing(RemoteIndex.open(ADDRESS.format(kind.lower()))) as remote,
-        ):
-            local.search(self.queries[0], K)
-
-            def timed(search: Callable[[Vectors], object]) -> Callable[[], float]:
-                turn = itertools.cycle(self.queries)
-
-                def measure() -> float:
-                    start = time.perf_counter()
-                    for query in itertools.islice(turn, PER_ROUND):
-                        search(query)
-                    return time.perf_counter() - start
-
-                return measure
-
-            for label in LABELS.values():
-                parameters = {"params": search_parameters(kind, K, filtered=bool(label))}
-                fetch = partial(self.bare, connection, kind, label, search_params=parameters, output_fields=COLUMNS)
-                measured = in_rounds(
-                    {
-                        "remote": timed(partial(remote.search, k=K, label=label or None)),
-                        "bare": timed(lambda query, fetch=fetch: fetch([query])),  # type: ignore[misc]
-                        "local": timed(partial(local.search, k=K, label=label or None)),
-                    },
-                    ROUNDS,
+        """Return ratios of the times of single queries, which take turns."""
+        address = ADDRESS.format(kind.lower())
+        with Index.open(self.index) as local, contextlib.closing(RemoteIndex.open(address)) as remote:
+            return [
+                self._ratios(
+                    partial(remote.search, k=K, label=label or None),
+                    partial(self._read_bare, connection, kind, label),
+                    partial(local.search, k=K, label=label or None),
                 )
-                milliseconds = 1000 * float(np.median(measured["remote"])) / PER_ROUND
-                rows.append(
-                    f"{median_ratio(measured['remote'], measured['bare'])}; "
-                    f"{median_ratio(measured['remote'], measured['local'])}; {milliseconds:.1f} ms"
-                )
-        return rows
+                for label in LABELS.values()
+            ]
+
+    def _read_bare(self, connection: Connection, kind: IndexType, label: str, query: Vectors) -> list[dict[str, Any]]:
+        parameters = {"params": search_parameters(kind, K, filtered=bool(label))}
+        (hits,) = self.bare(connection, kind, label, [query], search_params=parameters, output_fields=COLUMNS)
+        return [{name: hit["entity"][name] for name in COLUMNS} for hit in hits]
+
+    def _ratios(self, *searches: Callable[[Vectors], object]) -> str:
+        times = []
+        for query in self.queries[:TIMED]:
+            times.append([])
+            for search in searches:
+                start = time.perf_counter()
+                search(query)
+                times[-1].append(time.perf_counter() - start)
+        remote, bare, local = np.array(times[TIMED // 10 :]).T
+        return f"{_quartiles(remote / bare)}; {_quartiles(remote / local)}; {1000 * float(np.median(remote)):.1f} ms"
+
+
+def _quartiles(ratios: npt.NDArray[np.float64]) -> str:
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def measure(work: Path, kinds: list[IndexType]) -> None:
@@ -205,7 +202,8 @@ def measure(work: Path, kinds: list[IndexType]) -> None:
     header = " | ".join(LABELS)
     show(f"{len(bench.vectors):,} vectors of {DIM} numbers", "index | rows a second | then seconds to build it", loaded)
     show(f"Recall of the {K} nearest", f"search | {header}", recalls)
-    show("One query after the other: time by bare pymilvus; by the local index; its own", f"index | {header}", speeds)
+    title = "One query after the other: time by that of bare pymilvus; by that of the local index; its own"
+    show(title, f"index | {header}", speeds)
 
 
 def main() -> None:

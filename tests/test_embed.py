@@ -685,3 +685,51 @@ def test_wrong_usage_is_refused(photos: Path, run: Run) -> None:
     for words, says in ((["--parts", "3/2"], "expected I/N"), (["--root", "x"], "--root goes with a Parquet listing")):
         assert says in run("deeprank-embed", photos, "--out", "parts", *words, cwd=photos.parent, status=1).stderr
     assert not (photos.parent / "parts").exists()
+
+
+@pytest.mark.parametrize("folder", ["vectors", "skipped", "listing", "removed"])
+def test_damaged_bytes_give_the_same_rows_or_a_sentence(photos: Path, folder: str) -> None:
+    out = photos.parent / "parts"
+    run_embed(photos, part_size=12)
+    (photos / "label1" / "01.png").unlink()
+    run_embed(photos, part_size=12)
+    before, skipped = rows_of(out), skipped_of(out)
+    names = {"vectors": "vectors/0001-000000.parquet", "skipped": "skipped/0001-000001.parquet"}
+    path = out / names.get(folder, f"{folder}-000{1 + (folder == 'removed')}.parquet")
+    content, random = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for number in range(60):
+        damaged = bytearray(content)
+        if number % 3 == 0:
+            del damaged[random.integers(len(content)) :]
+        for at in random.integers(len(damaged), size=1 + number % 7) if damaged else ():
+            damaged[at] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            assert rows_of(out) == before
+            assert skipped_of(out) == skipped
+        except (EmbeddedFolderError, StorageError):
+            refused += 1
+    assert refused > 20
+
+
+def test_links_in_a_folder_of_parts_are_not_followed(photos: Path) -> None:
+    out = photos.parent / "parts"
+    run_embed(photos)
+    part = out / "vectors" / "0001-000001.parquet"
+    part.rename(photos.parent / "elsewhere.parquet")
+    part.symlink_to(photos.parent / "elsewhere.parquet")
+    with pytest.raises(StorageError, match="it is a link, which is not followed"):
+        rows_of(out)
+
+
+@pytest.mark.parametrize(("missing", "words"), [("pyarrow", ()), ("ray", ("--engine", "ray"))])
+def test_a_missing_package_is_named_before_any_work(photos: Path, missing: str, words: tuple) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None\nfrom deeprank.runtime.umbrella.cli import embed; embed()"
+    command = [sys.executable, "-c", program, photos, "--out", photos.parent / "parts", *words]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=photos.parent)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert " needs packages that are not installed here; install them with: " in result.stderr
+    assert missing in result.stderr.partition("pip install")[2]
+    assert not (photos.parent / "parts").exists()

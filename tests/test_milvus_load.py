@@ -1,5 +1,6 @@
 """deeprank-index load: addresses, connections, collections, and loading, against Milvus Lite as a server."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -39,6 +40,7 @@ from milvus_server import (
 
 from deeprank.runtime.index.milvus.collection import Description, create, describe, read_collection
 from deeprank.runtime.index.milvus.connection import Connection, MissingInStoreError
+from deeprank.runtime.index.milvus.remote_index import RemoteIndex
 
 DESCRIPTION = Description("0f" * 32, 4, "HNSW", {1: "/photos"})
 
@@ -235,6 +237,7 @@ def test_foreign_collections(lite: LiteServer) -> None:  # noqa: F811
             read_collection(connection, "other_length")
 
 
+@pytest.mark.thorough
 def test_restarts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with LiteServer(tmp_path) as server, connect(server) as connection:
         create(connection, "restarts", DESCRIPTION)
@@ -302,6 +305,7 @@ def test_an_index_is_loaded_and_kept_up_to_date(lite: LiteServer, tmp_path: Path
     assert stored(client, "kept_up") == expected_of(index)
 
 
+@pytest.mark.thorough
 def test_a_new_root(tmp_path: Path) -> None:
     """It is added to the description, which outlives a restart."""
     index = make_index(tmp_path / "index", 10)
@@ -623,6 +627,14 @@ def test_an_embedded_folder_and_its_generations(lite: LiteServer, tmp_path: Path
     assert stored(client, "parts") == expected_of_parts(folder)
     with connect(lite) as connection:
         assert read_collection(connection, "parts").description.roots == {1: "s3://bucket/photos"}
+
+    first = folder.rows_of(folder.parts()[0])
+    assert first.ids[0] == 0
+    with contextlib.closing(RemoteIndex.open(target)) as remote:
+        for options in ({}, {"label": "ü1"}, {"path": "a/*"}):
+            for place in (0, 1):
+                hit = remote.search(first.vectors[place], 1, **options)[0]
+                assert hit.id == place or (options == {"label": "ü1"} and first.labels[place] != "ü1")
 
     # Three pictures have changed, one is new, two are gone; one of each could not be read.
     generation(folder, ["a/0.png", "a/1.png", "a/2.png", "new.png"], [1, 2, 3, (1 << 20) + 3, (2 << 20) + 5], gone=2)

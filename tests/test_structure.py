@@ -112,11 +112,14 @@ PROMISED = {
     ("deeprank.runtime", "Embedder"),
     ("deeprank.runtime", "Hit"),
     ("deeprank.runtime", "Index"),
+    ("deeprank.runtime", "open_index"),
     ("deeprank.runtime", "pretrained_model"),
     ("deeprank.runtime.datasets", "write_digits"),
     ("deeprank.runtime.images", "PictureRule"),
     ("deeprank.runtime.index", "Hit"),
     ("deeprank.runtime.index", "Index"),
+    ("deeprank.runtime.index", "Searchable"),
+    ("deeprank.runtime.index", "StoreOptions"),
     ("deeprank.runtime.modelfile", "ModelInfo"),
 }
 
@@ -132,3 +135,4 @@ def test_the_commands_import_what_they_need_alone() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     tops = {name.split(".")[0] for name in loaded} | {".".join(name.split(".")[:2]) for name in loaded}
     assert not tops & {"torch", "typer", "fastapi", "pydantic", "uvicorn", "deeprank.train", "deeprank.export"}
+    assert not tops & {"pyarrow", "ray", "pymilvus"}

@@ -129,6 +129,10 @@ class _Job:
         self._done: list[PartDone] = []
 
     def run(self) -> EmbedReport:
+        if self._options.engine == "ray":
+            from .ray_engine import load_ray
+
+            load_ray()  # before any work, should it be missing
         folder = self._begun()
         report = EmbedReport(self._out.uri, folder.settings.source)
         unfinished = folder.generations[len(folder.complete) :]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ..embedder import Embedder
 
-__all__ = ["embed_on_ray"]
+__all__ = ["embed_on_ray", "load_ray"]
 
 _CONNECT_S = 10.0
 _START = "start one with: ray start --head"
@@ -126,9 +126,13 @@ class PartWorker:
         return PartDone(part, generation.listed(part) - skipped, skipped)
 
 
-@contextlib.contextmanager
-def _cluster(address: str) -> Iterator[ModuleType]:
-    """Connect to a cluster, and yield the module ``ray``."""
+def load_ray() -> ModuleType:
+    """Import Ray and Ray Data.
+
+    Raises:
+        MissingExtraError: they are not installed.
+
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else it reports to its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to stderr, past any logger
     try:
@@ -136,6 +140,14 @@ def _cluster(address: str) -> Iterator[ModuleType]:
         import ray.data
     except ModuleNotFoundError as error:
         raise MissingExtraError("deeprank-embed --engine ray", "distributed") from error
+    module: ModuleType = ray
+    return module
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[ModuleType]:
+    """Connect to a cluster, and yield the module ``ray``."""
+    ray = load_ray()
     _check_reachable(address)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

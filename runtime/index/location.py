@@ -37,9 +37,9 @@ class StoreOptions:
 
     """
 
-    model: Path | None = None
-    pictures: str | None = None
-    token_file: Path | None = None
+    model: str | Path | None = None
+    pictures: str | Path | None = None
+    token_file: str | Path | None = None
 
 
 _DEFAULTS = StoreOptions()

@@ -95,7 +95,9 @@ def _option(names: tuple[str, ...], meaning: str, takes_value: bool, metavar: st
     if "--device" in names:
         values = _DEVICES
     short = meaning.partition(". ")[0].partition("; ")[0].removesuffix(".")
-    return Option(names, " ".join(short.split()), takes_value, values if takes_value else (), metavar == "DIR")
+    return Option(
+        names, " ".join(short.split()), takes_value, values if takes_value else (), metavar.split("|")[0] == "DIR"
+    )
 
 
 def _subcommands(options: Options) -> list[str]:

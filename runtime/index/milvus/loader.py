@@ -10,7 +10,6 @@ ids, which fails if another load has brought other rows.
 from __future__ import annotations
 
 import array
-import contextlib
 import hashlib
 import re
 import time
@@ -53,8 +52,9 @@ _MOST_BYTES = 16 * 2**20
 _BYTES_BESIDE = 512
 # Reads with Strong consistency wait a fifth of a second each; so many wait at the same time.
 _READERS = 4
-# Seconds until an upsert, a deletion, a flush or a count of many rows fails.
+# Seconds until an upsert, a deletion or a count of many rows fails; and until the last rows are stored.
 _PATIENCE = 120.0
+_TO_FLUSH = 600.0
 _PAUSE = 1.0
 # Seconds without progress after which the building of an index has failed; one segment takes minutes.
 _STALLED = 1800.0
@@ -293,7 +293,7 @@ class _Filling:
             StoreError: it does not.
 
         """
-        self.connection.call("flush", self.name, timeout=_PATIENCE)
+        self.connection.call("flush", self.name, timeout=_TO_FLUSH)
         advance = progress("checking", self.rows)
         agree = self._count() == self.rows
         with ThreadPoolExecutor(_READERS) as pool:
@@ -392,9 +392,12 @@ def _wait_for_index(connection: Connection, name: str, rows: int, progress: Star
 def _exchange(connection: Connection, alias: str, name: str, current: Collection | None) -> str | None:
     """Let the alias lead to a collection; return the one that it led to before, if that is another."""
     if current is None:
-        with contextlib.suppress(StoreError):  # another load may have just made it
+        try:
             connection.call("create_alias", name, alias)
-        current = _current(connection, alias)
+        except StoreError:  # another load may have just made it
+            current = _current(connection, alias)
+            if current is None:
+                raise
     if current is None or current.name == name:
         return None
     connection.call("alter_alias", name, alias)

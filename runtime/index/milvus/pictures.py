@@ -18,6 +18,8 @@ __all__ = ["StoredPictures"]
 
 # Bytes of the largest file that is taken from object storage, as of one that the server shows.
 _MAX_FILE = 512_000_000
+# Clients of a server are not told where its pictures lie.
+_NO_ANSWER = "the storage of the pictures cannot be read"
 
 
 class StoredPictures:
@@ -26,11 +28,16 @@ class StoredPictures:
     Args:
         place: a folder or a URI that holds the files now; None: each root of the collection.
 
+    Raises:
+        StorageError: the URI is invalid.
+
     """
 
     def __init__(self, place: str | None = None) -> None:
         self._place = place
         self._storages: dict[str, Storage] = {}
+        if place is not None and is_uri(place):
+            self._storage(place)
 
     def size(self, image: IndexedImage) -> int:
         """See :meth:`~..search.pictures.Pictures.size`."""
@@ -40,7 +47,7 @@ class StoredPictures:
         try:
             info = self._storage(base).info(image.relative)
         except StorageError as error:
-            raise OSError(errno.EIO, str(error)) from None
+            raise OSError(errno.EIO, _NO_ANSWER) from error
         if not info.is_file:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), image.path)
         return int(info.size)
@@ -57,10 +64,21 @@ class StoredPictures:
                 return io.BytesIO()  # another file, whatever is in it
             return io.BytesIO(self._storage(base).read(image.relative, image.size))
         except StorageError as error:
-            raise OSError(errno.EIO, str(error)) from None
+            raise OSError(errno.EIO, _NO_ANSWER) from error
 
     def _base(self, image: IndexedImage) -> str:
-        return image.root if self._place is None else self._place
+        """Return the folder or URI of a picture.
+
+        Raises:
+            PermissionError: it is not to be asked.
+
+        """
+        if self._place is not None:
+            return self._place
+        # Options in a URI choose the host that is asked, which is not for the store to say.
+        if is_uri(image.root) and "?" in image.root:
+            raise PermissionError(errno.EACCES, "it is at an endpoint that --pictures has to name", image.path)
+        return image.root
 
     def _storage(self, base: str) -> Storage:
         if base not in self._storages:

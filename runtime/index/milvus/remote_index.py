@@ -75,7 +75,7 @@ class RemoteIndex(Searchable):
     ) -> None:
         self.remarks: list[str] = []
         self.graph_problem: str | None = None
-        self._pictures = StoredPictures(options.pictures)
+        self._pictures = StoredPictures(None if options.pictures is None else os.fspath(options.pictures))
         self._connection = connection
         self._options = options
         self._open_embedder = open_embedder
@@ -121,7 +121,9 @@ class RemoteIndex(Searchable):
 
             return Embedder(model, device=device, threads=threads, max_pixels=max_pixels)
 
-        connection = Connection(parse_address(address), options.token_file)
+        connection = Connection(
+            parse_address(address), None if options.token_file is None else Path(options.token_file)
+        )
         try:
             return cls(connection, options, open_embedder)
         except BaseException:
@@ -478,7 +480,7 @@ class RemoteIndex(Searchable):
 
         """
         if self._options.model is not None:
-            return self._options.model
+            return Path(self._options.model)
         from ...model.pretrained import find_matching_model
 
         found = find_matching_model(self._model_sha256)
