@@ -156,6 +156,14 @@ class RealServer(MilvusServer):
     def _popen(self, command: Sequence[object], **options: Any) -> subprocess.Popen[bytes]:
         return super()._popen(command, cwd=self.folder, **options)
 
+    def start(self, **options: Any) -> Self:
+        """Start the server, and wait until it answers."""
+        try:
+            return super().start(**options)
+        except BaseException:
+            self.close()
+            raise
+
     def close(self) -> None:
         """Remove the namespace."""
         self._relay.kill()
