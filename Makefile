@@ -7,24 +7,29 @@ DEMO := demo
 WHEELHOUSE := wheelhouse
 MODEL := pretrained
 DATA := data/tiny-imagenet-200
+STEP := printf '\n%s\n'
 
 .PHONY: demo test lint format bench wheelhouse clean
 
-# The commands are shown as they run. Learn to tell handwritten digits apart, export, index 1,612 of them, and ask with
-# others; every step takes pictures from files, as it would with yours.
+# Each step says what it is for, shows its command and runs it. The pictures are drawn, so nothing is downloaded; every
+# command takes them from files, as it would with yours.
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(INSTALLED)
-	rm -rf $(DEMO) && mkdir $(DEMO)
-	deeprank-train digits --out $(DEMO)/run
+	@rm -rf $(DEMO) && mkdir $(DEMO)
+	@$(STEP) '1 of 6: draw 600 scenes of twelve kinds (balloon, butterfly, cactus ...), in a folder for each kind'
+	python -m deeprank.runtime.datasets scenes $(DEMO)/scenes
+	@$(STEP) '2 of 6: learn what these kinds have in common; a tenth of the scenes is held out to measure'
+	deeprank-train $(DEMO)/scenes --config scenes --out $(DEMO)/run
+	@$(STEP) '3 of 6: write the network to one file that needs no PyTorch, and prove that it ranks the same'
 	deeprank-export $(DEMO)/run --format onnx --out $(DEMO)/model.onnx
-	python -m deeprank.runtime.datasets digits $(DEMO)/digits
-	deeprank-index sync $(DEMO)/digits/train --index $(DEMO)/digits.index --model $(DEMO)/model.onnx
-	deeprank-query $(DEMO)/digits/val/3/0063.png --k 10 --index $(DEMO)/digits.index \
-	    --query-label 3 --sheet $(DEMO)/query.png
-	deeprank-eval --model $(DEMO)/model.onnx --data $(DEMO)/digits --reference $(DEMO)/run --demo 5 --out $(DEMO)/sheets
+	@$(STEP) '4 of 6: index the train pictures; a later sync takes what is new or changed'
+	deeprank-index sync $(DEMO)/scenes/train --index $(DEMO)/scenes.index --model $(DEMO)/model.onnx
+	@$(STEP) '5 of 6: ask with a picture that the network has never seen'
+	deeprank-query $(DEMO)/scenes/val/castle/*0.jpg --k 10 --index $(DEMO)/scenes.index
+	@$(STEP) '6 of 6: measure'
+	deeprank-eval --model $(DEMO)/model.onnx --data $(DEMO)/scenes
 	@echo
-	@echo "The pictures are in $(DEMO)/query.png and $(DEMO)/sheets/. To search in a browser:"
-	@echo "    $(BIN)/deeprank-serve --index $(DEMO)/digits.index"
+	@echo 'http://127.0.0.1:8000'
 
 # A file of tests stays with one of two workers, so that what its tests share is made once. With THOROUGH=1, and in CI,
 # the dozen that take longest run as well.

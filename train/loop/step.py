@@ -101,6 +101,14 @@ class Learner:
     def _backbone_trains(self, epoch: int) -> bool:
         return bool(self._backbone) and epoch >= self._config.backbone_begins
 
+    def trained(self, epoch: int) -> str:
+        """Return what an epoch trains: the ``head`` alone, with it stages of the backbone, or ``all``."""
+        if not self._backbone_trains(epoch):
+            return "head"
+        if self._config.unfreeze:
+            return f"last {self._config.unfreeze}"
+        return "first" if self._config.freeze_last else "all"
+
     def step(self, inputs: torch.Tensor, labels: torch.Tensor, epoch: int, step: int) -> StepResult:
         """Train on a batch.
 
