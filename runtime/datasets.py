@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import itertools
 import math
 import os
 from collections import defaultdict
