@@ -70,7 +70,7 @@ def _train(
         overrides = typed_options(typed)
         if resume is not None and (config is not None or out is not None):
             raise TrainingError("--resume continues a run with its own options; leave out --config and --out.")
-        recipe = config or (data if data in MADE else "default")
+        recipe = config or (data if data is not None and data in MADE else "default")
         merged = load_config(recipe, overrides)  # refuses wrong options before the slow import of torch
         if resume is None:  # likewise: ask about the download before that import
             data = _data(data, yes, others)

@@ -565,7 +565,8 @@ def _finished(picture: Image.Image, chance: random.Random) -> Image.Image:
 @functools.cache
 def _vignette() -> npt.NDArray[np.float64]:
     down, across = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
-    return (1 - 0.1 * (down**2 + across**2))[:, :, None]
+    factors: npt.NDArray[np.float64] = (1 - 0.1 * (down**2 + across**2))[:, :, None]
+    return factors
 
 
 def scene_file(kind: str, number: int) -> bytes:

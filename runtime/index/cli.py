@@ -27,13 +27,14 @@ from ..cli import (
     note,
     progress_in_stages,
 )
-from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX, default_index, emit_paths, from_here, next_step
+from ..console import DEFAULT_INDEX, OTHER_NAMES_OF_INDEX, default_index, emit_paths, file_line, from_here, next_step
 from ..devices import return_large_blocks
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
 from ..progress import StartProgress
 from ..text import display_path
 from . import presentation
+from .folder import bytes_in
 from .patterns import RootFilters
 from .root_labels import parse_labels
 from .search.request import NEAR_DUPLICATE
@@ -281,8 +282,8 @@ def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed
     if as_json:
         emit_json(sync_presentation.sync_document(index, report))
     else:
-        print(sync_presentation.sync_line(index, report))
-        note(sync_presentation.sync_time(report))
+        print(sync_presentation.sync_line(file_line(index), report))
+        note(sync_presentation.sync_time(report, bytes_in(index)))
         if report.example is not None:
             next_step("deeprank-query", from_here(report.example), *_index_option(index))
     return report

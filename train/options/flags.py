@@ -33,7 +33,7 @@ _FIXED: dict[str, Any] = {
             str | None,
             typer.Argument(
                 help="Folder or zip of class folders, or of train, val and test folders with class folders in them; "
-                "CSV of path,label[,split]; the word digits or scenes. Default: data/tiny-imagenet-200, downloaded once.",
+                "CSV of path,label[,split]; the word scenes or digits. Default: data/tiny-imagenet-200, fetched once.",
                 metavar="[DATA]",
                 show_default=False,
             ),
