@@ -67,6 +67,7 @@ def test_training_is_a_table_that_fits(wide: Path, tmp_path: Path, columns: int,
         assert shown["trains"] == ("all" if number else "head")
         assert shown["loss"] == f"{row['loss']:.4f}"
         assert shown["precision@10"] == f"{row['precision_at_k']:.4f}{'*' if row['best'] else ''}"
+        assert "rate" not in shown or float(shown["rate"]) > 0
         assert shown["pictures/s"] == f"{row['pictures_per_second']:,.0f}"
         assert line.index(shown["loss"]) + len(shown["loss"]) == header.index("loss") + len("loss")
     assert not any(line.startswith("epoch 1:") for line in lines)

@@ -166,13 +166,14 @@ def epoch_table(k: int) -> Columns:
     )
 
 
-def epoch_cells(row: Mapping[str, Any], epochs: int, trained: str, seconds: float) -> tuple[str, ...]:
+def epoch_cells(row: Mapping[str, Any], epochs: int, trained: str, rate: float, seconds: float) -> tuple[str, ...]:
     """Return the cells of a finished epoch; a star marks the best one so far.
 
     Args:
         row: its row in ``metrics.jsonl``.
         epochs: of the whole run.
         trained: what of the network was trained.
+        rate: the learning rate of the head in the last step.
         seconds: which the epoch took, evaluation included.
 
     """
@@ -183,7 +184,7 @@ def epoch_cells(row: Mapping[str, Any], epochs: int, trained: str, seconds: floa
         trained,
         f"{row['loss']:.4f}" if row["loss"] < 10 else f"{row['loss']:.4g}",
         "" if share is None else f"{share:.0%}",
-        f"{row['learning_rate']:.1e}",
+        f"{rate:.1e}",
         f"{row['precision_at_k']:.4f}{mark}" if ranked else "",
         f"{row['recall_at_1']:.4f}" if ranked else "",
         short_duration(seconds),
@@ -333,7 +334,8 @@ class Trainer:
         self._ranks.on_first(lambda: self._run.write_metrics(reached.rows))
         if time.monotonic() - self._drawn > _DRAW_INTERVAL_SECONDS:
             self._draw()
-        cells = epoch_cells(row, self._config.epochs, self._learner.trained(epoch), seconds)
+        learner, epochs = self._learner, self._config.epochs
+        cells = epoch_cells(row, epochs, learner.trained(epoch), learner.head_rate, seconds)
         self._monitor.row(epoch_table(row["k"]), cells, summary(row))
 
     def _row(self, epoch: int) -> dict[str, Any]:
