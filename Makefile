@@ -7,24 +7,31 @@ DEMO := demo
 WHEELHOUSE := wheelhouse
 MODEL := pretrained
 DATA := data/tiny-imagenet-200
+STEP := printf '\n%s\n'
 
 .PHONY: demo test distributed test-distributed lint format bench wheelhouse clean
 
-# The commands are shown as they run. Learn to tell handwritten digits apart, export, index 1,612 of them, and ask with
-# others; every step takes pictures from files, as it would with yours.
+# Each step says what it is for, shows its command and runs it. The pictures are drawn, so nothing is downloaded; every
+# command takes them from files, as it would with yours.
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(INSTALLED)
-	rm -rf $(DEMO) && mkdir $(DEMO)
-	deeprank-train digits --out $(DEMO)/run
+	@rm -rf $(DEMO) && mkdir $(DEMO)
+	@$(STEP) '1/6  Draw 480 scenes of twelve kinds, a folder for each kind. A tenth is kept for questions.'
+	python -m deeprank.runtime.datasets scenes $(DEMO)/scenes
+	@$(STEP) '2/6  Train: learn what the scenes of a kind have in common.'
+	deeprank-train $(DEMO)/scenes --config scenes --out $(DEMO)/run
+	@$(STEP) '3/6  Export: one file that needs no PyTorch, proved to rank like the network.'
 	deeprank-export $(DEMO)/run --format onnx --out $(DEMO)/model.onnx
-	python -m deeprank.runtime.datasets digits $(DEMO)/digits
-	deeprank-index sync $(DEMO)/digits/train --index $(DEMO)/digits.index --model $(DEMO)/model.onnx
-	deeprank-query $(DEMO)/digits/val/3/0063.png --k 10 --index $(DEMO)/digits.index \
-	    --query-label 3 --sheet $(DEMO)/query.png
-	deeprank-eval --model $(DEMO)/model.onnx --data $(DEMO)/digits --reference $(DEMO)/run --demo 5 --out $(DEMO)/sheets
-	@echo
-	@echo "The pictures are in $(DEMO)/query.png and $(DEMO)/sheets/. To search in a browser:"
-	@echo "    $(BIN)/deeprank-serve --index $(DEMO)/digits.index"
+	@$(STEP) '4/6  Index the train scenes. The next sync takes what is new or changed.'
+	deeprank-index sync $(DEMO)/scenes/train --index $(DEMO)/scenes.index --model $(DEMO)/model.onnx
+	@$(STEP) '5/6  Ask with a scene that the network has never seen.'
+	deeprank-query $(DEMO)/scenes/val/castle/024.jpg --k 5 --index $(DEMO)/scenes.index
+	@$(STEP) '6/6  Measure with all questions, and draw some of them with their hits.'
+	deeprank-eval --model $(DEMO)/model.onnx --data $(DEMO)/scenes --k 10 --demo 6 --demo-k 5 --out $(DEMO)/sheets
+	@$(STEP) 'Questions and their hits:  $(DEMO)/sheets/nearest.png'
+	@echo 'What training brought:     $(DEMO)/run/report.html'
+	@echo 'Search in the browser:     $(BIN)/deeprank-serve --index $(DEMO)/scenes.index'
+	@echo '                           then open http://127.0.0.1:8000'
 
 # A file of tests stays with one of two workers, so that what its tests share is made once. With THOROUGH=1, and in CI,
 # the dozen that take longest run as well.
@@ -68,7 +75,9 @@ wheelhouse: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deeprank needs Python 3.11 or newer: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[train,dev]'
+	@echo 'Installing into $(VENV), once: PyTorch and other packages, several gigabytes, some minutes. pip shows each one.'
+	@echo 'Below "Building", a compiler is at work on hnswlib; below "Installing", pip unpacks and prints nothing.'
+	$(BIN)/pip install --editable '.[train,dev]'
 	touch $@
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,10 @@ from ..runtime.cli import (
     progress_in_stages,
     with_options,
 )
-from ..runtime.console import emit_json, next_step
+from ..runtime.console import emit_json, file_line, next_step, note_file
 from ..runtime.data.summary import report_reading
 from ..runtime.errors import ExportError
-from ..runtime.text import display_path
+from ..runtime.text import duration
 from .options import ALL, ExportOptions
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def export_command(
     version: VersionOption = False,
 ) -> None:
     """Turn a training run, a PyTorch module or an ONNX file into a self-describing model file."""
+    began = time.monotonic()
     options.check()
     keep_freed_memory()
     from .job import Job
@@ -74,6 +76,8 @@ def export_command(
         _show(packages[0], options)
     else:
         _show_all(bundle, job, options)
+    if not options.as_json:
+        note(f"Took {duration(time.monotonic() - began)}.")
     _show_next(packages, job)
 
 
@@ -99,12 +103,12 @@ def _show(package: Package, options: ExportOptions) -> None:
         note(f"  {name:<36} {value}")
     for remark in remarks(package):
         note(remark)
-    print(f"{display_path(package.model)} ({package.size / 1e6:.1f} MB)")
+    print(file_line(package.model, size=package.size))
     beside = package.float_input
     floats = [] if beside is None else [beside.model, beside.preprocessor]
     for path in (package.parity, package.reference, *floats, options.report):
         if path is not None:
-            print(display_path(path))
+            print(file_line(path))
 
 
 def _show_all(bundle: Bundle, job: Job, options: ExportOptions) -> None:
@@ -118,7 +122,7 @@ def _show_all(bundle: Bundle, job: Job, options: ExportOptions) -> None:
         for package in bundle.packages:
             for remark in remarks(package):
                 note(remark)
-        note(f"All files are in {display_path(job.out)}.")
+        note_file("All files are in", job.out, ".")
     if bundle.failures:
         raise ExportError(
             "; ".join(f"{form.name} was not written: {why.rstrip('.')}" for form, why in bundle.failures) + "."

@@ -358,7 +358,7 @@ def data_or_tiny_imagenet(data: str | None, *, yes: bool = False) -> str:
         if not yes and not _confirmed(f"Download {TINY_IMAGENET.megabytes} now?"):
             raise DataError(
                 "Nothing was downloaded. Name a data set of your own (a folder of class folders, a zip, a CSV), or the "
-                "word digits, which needs no network."
+                "word digits or scenes, which need no network."
             )
         with progress("download", TINY_IMAGENET.size, "bytes") as advance:
             ensure_tiny_imagenet(DEFAULT_DATA, advance)

@@ -14,10 +14,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TextIO
 
 from .errors import DeepRankError
-from .text import display_path, printable
+from .text import display_path, file_size, printable, wrapped
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -29,13 +29,17 @@ __all__ = [
     "as_typed",
     "as_typed_line",
     "default_index",
+    "emit_fact",
     "emit_json",
     "emit_paths",
     "fail",
+    "file_line",
     "from_here",
     "guarded",
     "next_step",
     "note",
+    "note_file",
+    "note_in_lines",
     "refuse_usage",
     "standard_streams",
     "terminal_width",
@@ -158,6 +162,20 @@ def note(message: str) -> None:
     _say(_lines(message))
 
 
+def note_in_lines(message: str) -> None:
+    """Print a remark on stderr; a terminal gets lines that end between words."""
+    columns = terminal_width(sys.stderr)
+    safe = _lines(message)
+    if columns is not None:
+        safe = "\n".join(part for line in safe.splitlines() for part in wrapped(line, columns))
+    _say(safe)
+
+
+def note_file(verb: str, path: str | os.PathLike[str], rest: str = "") -> None:
+    """Print on stderr that a file was written; on a terminal that shows links, its path is one."""
+    _say(f"{verb} {file_line(path, stream=sys.stderr)}{printable(rest)}")
+
+
 def next_step(*words: str | os.PathLike[str]) -> None:
     """Print the next command to run on stderr, ready to paste."""
     note(f"Next: {to_paste(*words)}")
@@ -221,13 +239,51 @@ def unknown_option(option: str, known: Iterable[str], other_names: Mapping[str, 
     return f"there is no option {name}{f'; did you mean {bare[close[0]]}?' if close else '; see --help.'}"
 
 
-def terminal_width() -> int | None:
-    """Return the terminal's width in columns; None if stdout is a file or a pipe."""
-    if not sys.stdout.isatty():
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Return the terminal's width in columns; None if the stream, by default stdout, is a file or a pipe."""
+    stream = sys.stdout if stream is None else stream
+    if not stream.isatty():
         return None
     import shutil
 
-    return shutil.get_terminal_size().columns
+    if stream is sys.stdout:
+        return shutil.get_terminal_size().columns
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or shutil.get_terminal_size().columns
+    except (OSError, ValueError):
+        return shutil.get_terminal_size().columns
+
+
+def file_line(path: str | os.PathLike[str], *, size: int | None = None, stream: TextIO | None = None) -> str:
+    """Return a written file's path and size; on a terminal that shows links, the path is one.
+
+    Args:
+        path: of the file.
+        size: in bytes; None if it is left out.
+        stream: where the line will be printed, by default stdout.
+
+    """
+    stream = sys.stdout if stream is None else stream
+    shown = display_path(path)
+    if stream.isatty():
+        from .hyperlinks import file_link, shows_links
+
+        shown = file_link(path) if shows_links(os.environ) else shown
+    return shown if size is None else f"{shown} ({file_size(size)})"
+
+
+def emit_fact(name: str, value: str, *, width: int = 14) -> None:
+    """Print a name and its value on stdout, in two columns; a terminal gets lines that fit.
+
+    Args:
+        name: shorter than ``width``.
+        value: printable text.
+        width: of the first column.
+
+    """
+    columns = terminal_width()
+    whole = f"{name:<{width}}{value}"
+    print("\n".join([whole] if columns is None else wrapped(whole, columns, indent=width)))
 
 
 def emit_json(document: dict[str, Any]) -> None:

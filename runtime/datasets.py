@@ -1,8 +1,9 @@
 """Labelled pictures: the kinds of DATA, and its train, val and test splits.
 
 DATA is a folder of class folders, a folder of split folders above class folders, a zip of either
-(read in place, never unpacked), a CSV of ``path,label[,split]``, or the word ``digits``. ``python
--m deeprank.runtime.datasets digits OUT`` writes the digits as PNG files.
+(read in place, never unpacked), a CSV of ``path,label[,split]``, or the word ``digits`` or
+``scenes``. ``python -m deeprank.runtime.datasets scenes OUT`` writes the scenes as JPEG files, and
+``digits OUT`` the digits as PNG files.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import io
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from .text import display_path, printable
 __all__ = [
     "DIGITS",
     "HOLDOUT_RULE",
+    "MADE",
+    "SCENES",
     "DataSet",
     "Sample",
     "holdout",
@@ -38,9 +41,11 @@ __all__ = [
     "split_by_rule",
     "with_val",
     "write_digits",
+    "write_scenes",
 ]
 
 DIGITS = "digits"
+SCENES = "scenes"
 
 # Version of the holdout rule; a run keeps the version with which it began.
 HOLDOUT_RULE = 2
@@ -93,7 +98,7 @@ def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataS
     """List the pictures of DATA; no picture is decoded.
 
     Args:
-        data: a folder, a zip, a CSV, or the word ``digits``.
+        data: a folder, a zip, a CSV, or one of the words :data:`MADE`.
         labels: the source of labels: ``top``, ``leaf`` or ``path`` (see
             :class:`~.labels.FolderLabels`), or a CSV that names pictures of DATA. None: ``top``, or
             Hugging Face's ``metadata.csv`` where present.
@@ -102,9 +107,9 @@ def open_dataset(data: str | Path, *, labels: str | Path | None = None) -> DataS
         DataError: DATA is missing, empty, damaged, in an unknown layout, or without train pictures.
 
     """
-    if str(data) == DIGITS:
-        _refuse_labels(DIGITS, labels)
-        return replace(_digits(), reading=Reading(val_held_out=True))
+    if str(data) in MADE:
+        _refuse_labels(str(data), labels)
+        return replace(MADE[str(data)](), reading=Reading(val_held_out=True))
     name, layout = _read(Path(data), labels)
     _refuse_packed_split(layout, data)
     if not layout.train:
@@ -124,9 +129,9 @@ def open_pictures(data: str | Path, *, labels: str | Path | None = None) -> Data
         DataError: see :func:`open_dataset`.
 
     """
-    if str(data) == DIGITS:
-        digits = open_dataset(data, labels=labels)
-        return replace(digits, train=(*digits.train, *digits.val), val=(), reading=Reading())
+    if str(data) in MADE:
+        made = open_dataset(data, labels=labels)
+        return replace(made, train=(*made.train, *made.val), val=(), reading=Reading())
     name, layout = _read(Path(data), labels)
     place, here = f"{_place(Path(data))}{layout.reading.root}", os.path.join(Path.cwd(), "")  # noqa: PTH118
     whole = tuple(
@@ -197,7 +202,7 @@ def _read(path: Path, labels: str | Path | None) -> tuple[str, Layout]:
     if not path.exists():
         raise DataError(
             f"{display_path(path)} does not exist; expected a folder of class folders, a Tiny ImageNet folder or zip, "
-            f"a CSV of path,label[,split], or the word {DIGITS!r}."
+            f"a CSV of path,label[,split], or the word {_WORDS}."
         )
     is_zip = path.suffix.lower() == ".zip"
     if path.is_dir() or is_zip:
@@ -211,9 +216,7 @@ def _read(path: Path, labels: str | Path | None) -> tuple[str, Layout]:
     if path.suffix.lower() == ".csv":
         _refuse_labels(display_path(path), labels)
         return path.stem, read_csv(path)
-    raise DataError(
-        f"{display_path(path)} is not a data set; expected a folder, a .zip, a .csv, or the word {DIGITS!r}."
-    )
+    raise DataError(f"{display_path(path)} is not a data set; expected a folder, a .zip, a .csv, or the word {_WORDS}.")
 
 
 # -- where labels come from ------------------------------------------------------------------------------------------
@@ -297,9 +300,26 @@ def write_digits(folder: Path) -> DataSet:
         MissingExtraError: scikit-learn is not installed.
 
     """
+    return _write(DIGITS, folder)
+
+
+def write_scenes(folder: Path) -> DataSet:
+    """Write the drawn scenes of :mod:`~.data.scenes` as ``folder/{train,val}/<kind>/<n>.jpg``.
+
+    Returns:
+        the scenes as a data set.
+
+    Raises:
+        DataError: the folder exists and is not empty.
+
+    """
+    return _write(SCENES, folder)
+
+
+def _write(word: str, folder: Path) -> DataSet:
     if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{display_path(folder)} is not empty; name a new folder for the digits.")
-    dataset = _digits()
+        raise DataError(f"{display_path(folder)} is not empty; name a new folder for the {word}.")
+    dataset = MADE[word]()
     for split in ("train", "val"):
         for sample in getattr(dataset, split):
             target = folder / split / sample.path
@@ -336,7 +356,7 @@ def with_val(dataset: DataSet) -> DataSet:
     return dataset if dataset.val else split_by_rule(dataset, 1)
 
 
-# -- digits ----------------------------------------------------------------------------------------------------------
+# -- data sets that are made -----------------------------------------------------------------------------------------
 
 
 def _digits() -> DataSet:
@@ -346,13 +366,35 @@ def _digits() -> DataSet:
     except ImportError:
         raise MissingExtraError(f"The data set {DIGITS!r}", "train") from None
     loaded = load_digits()
-    samples = []
-    for number, (image, target) in enumerate(zip(loaded.images, loaded.target, strict=True)):
-        data = _digit_png(image)
-        samples.append(
-            Sample(f"{target}/{number:04d}.png", str(target), len(data), functools.partial(io.BytesIO, data))
-        )
-    return _make(DIGITS, samples, ())
+    pictures = zip(loaded.target, loaded.images, strict=True)
+    return _made(
+        DIGITS, ((f"{digit}/{number:04d}.png", _digit_png(image)) for number, (digit, image) in enumerate(pictures))
+    )
+
+
+@functools.cache
+def _scenes() -> DataSet:
+    """Return the drawn scenes: twelve kinds, fifty JPEGs of each."""
+    from .data.scenes import KINDS, PICTURES_PER_KIND, scene_file
+
+    numbers = range(PICTURES_PER_KIND)
+    return _made(
+        SCENES, ((f"{kind}/{number:03d}.jpg", scene_file(kind, number)) for kind in KINDS for number in numbers)
+    )
+
+
+MADE: Mapping[str, Callable[[], DataSet]] = {DIGITS: _digits, SCENES: _scenes}
+"""The data sets that need no files, by the word that names them."""
+
+_WORDS = " or ".join(map(repr, MADE))
+
+
+def _made(name: str, files: Iterable[tuple[str, bytes]]) -> DataSet:
+    samples = [
+        Sample(path, path.split("/")[0], len(content), functools.partial(io.BytesIO, content))
+        for path, content in files
+    ]
+    return _make(name, samples, ())
 
 
 def _digit_png(image: object) -> bytes:
@@ -369,10 +411,10 @@ def _digit_png(image: object) -> bytes:
 if __name__ == "__main__":
     import sys
 
-    if len(sys.argv) != 3 or sys.argv[1] != DIGITS:
-        sys.exit("usage: python -m deeprank.runtime.datasets digits OUT")
+    if len(sys.argv) != 3 or sys.argv[1] not in MADE:
+        sys.exit(f"usage: python -m deeprank.runtime.datasets {'|'.join(MADE)} OUT")
     try:
-        written = write_digits(Path(sys.argv[2]))
+        written = _write(sys.argv[1], Path(sys.argv[2]))
     except (DataError, MissingExtraError, OSError) as problem:
         sys.exit(f"error: {problem}")
     print(f"{len(written.train)} train and {len(written.val)} val pictures in {display_path(sys.argv[2])}")

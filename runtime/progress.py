@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
+
+from .columns import Columns
 
 __all__ = ["Advance", "Monitor", "SilentMonitor", "StartProgress", "no_progress", "start_nothing"]
 
@@ -35,6 +38,9 @@ class Monitor(StartProgress, Protocol):
     def remark(self, text: str) -> None:
         """Tell the user something; ``text`` may hold untrusted names, made printable."""
 
+    def row(self, table: Columns, cells: Sequence[str], line: str) -> None:
+        """Tell the user figures that come again and again: ``cells`` of a table, or in words, as ``line``."""
+
     def stopping(self) -> bool:
         """Return True once the work should stop at the next safe point."""
 
@@ -57,6 +63,10 @@ class SilentMonitor:
 
     def remark(self, text: str) -> None:
         """Ignore."""
+
+    def row(self, table: Columns, cells: Sequence[str], line: str) -> None:
+        """Pass the line on as a remark."""
+        self.remark(line)
 
     def stopping(self) -> bool:
         """Return False."""

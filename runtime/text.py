@@ -14,7 +14,9 @@ __all__ = [
     "first_line",
     "markdown_table",
     "printable",
+    "short_duration",
     "shortened",
+    "wrapped",
 ]
 
 # Categories that move the cursor, hide text or reorder it: control, format, surrogate, line and
@@ -91,6 +93,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def short_duration(seconds: float) -> str:
+    """Return a time in at most 8 columns: ``4.2 s``, ``12.5 min``, ``2.1 h``."""
+    for unit, length in (("s", 60.0), ("min", 60.0)):
+        if round(seconds, 1) < length:
+            return f"{seconds:.1f} {unit}"
+        seconds /= 60
+    return f"{seconds:.1f} h" if seconds < 999.95 else f"{seconds:.0f} h"
+
+
 def file_size(size: int) -> str:
     """Return a readable file size: ``812 bytes``, ``45.2 kB``, ``3.1 GB``."""
     if size < 1000:
@@ -122,6 +133,25 @@ def shortened(text: str, width: int, *, ellipsis: str = "…") -> str:
     tail = _fitting(reversed(parts), room - room // 2)
     head = _fitting(iter(parts), room - sum(map(display_width, tail)))
     return "".join([*head, ellipsis, *reversed(tail)])
+
+
+def wrapped(text: str, width: int, *, indent: int = 0) -> list[str]:
+    """Return printable text as lines of at most ``width`` columns, broken at blanks; longer words stay whole.
+
+    Args:
+        text: one line.
+        width: terminal columns.
+        indent: blanks at the start of each line but the first.
+
+    """
+    lines, line = [], ""
+    for word in text.split(" "):
+        if line.strip() and display_width(f"{line} {word}") > width:
+            lines.append(line)
+            line = " " * indent + word
+        else:
+            line = f"{line} {word}" if line or lines else word
+    return [*lines, line]
 
 
 def _parts(text: str) -> list[str]:

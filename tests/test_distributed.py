@@ -117,6 +117,7 @@ def test_two_processes_go_on_with_the_run_of_one_to_the_same_numbers(digits: Pat
     assert process.returncode == 0, said
     assert output.count("MAP@R") == 1, output
     assert said.count("epoch 2: loss") == 1
+    assert said.count("Training took") == 1
     assert "2 processes train together" in said
     assert "batch normalisation" not in said
     same_curve(Path("run"), whole)

@@ -355,5 +355,5 @@ def test_a_run_of_an_earlier_version_is_still_told(finished: tuple[Path, str], t
     older = {key: value for key, value in json.loads(final).items() if key != "effect"}
     metrics.write_text("\n".join([*rows, json.dumps(older)]) + "\n")
     said = run_command("deeprank-train", "--resume", "run", cwd=tmp_path)
-    assert said.stdout.splitlines()[-1].startswith("run ")
+    assert said.stdout.splitlines()[-1].startswith("report ")
     assert "recall@1" in said.stdout

@@ -786,7 +786,7 @@ def test_time_and_the_next_command(tmp_path: Path, model: Path) -> None:
 
 def test_the_time_is_rounded_once() -> None:
     for seconds, shown in ((0.04, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (119.7, "2 min 00 s")):
-        assert sync_time(SyncReport(seconds=seconds)) == f"Took {shown}."
+        assert sync_time(SyncReport(seconds=seconds), 1_234_567) == f"Took {shown}; the index takes 1.2 MB."
 
 
 def test_hints_can_be_pasted(tmp_path: Path, model: Path) -> None:

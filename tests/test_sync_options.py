@@ -661,7 +661,7 @@ def test_the_summary_says_why_files_were_skipped(tmp_path: Path, model: Path) ->
     np_float = Image.fromarray(np.ones((4, 4), dtype=np.float32))
     np_float.save(photos / "float.tiff")
     report = sync(tmp_path / "i", [photos], model=model, max_pixels=100_000)
-    line = sync_line(tmp_path / "i", report)
+    line = sync_line(str(tmp_path / "i"), report)
     assert "6 skipped (2 damaged, " in line
     found = set(line.split("(")[1].split(")")[0].split(", "))
     assert found == {"2 damaged", "1 no pictures", "1 too large", "1 unreadable", "1 unsupported"}

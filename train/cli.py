@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -15,11 +16,12 @@ from typing import Any
 
 from ..models.allocator import keep_freed_memory
 from ..runtime.cli import application, data_or_tiny_imagenet, fail, guarded, note, progress_in_stages
-from ..runtime.console import from_here, next_step, to_paste
-from ..runtime.datasets import DIGITS
+from ..runtime.columns import Columns
+from ..runtime.console import emit_fact, file_line, from_here, next_step, note_in_lines, terminal_width, to_paste
+from ..runtime.datasets import MADE
 from ..runtime.errors import MissingExtraError, TrainingError
 from ..runtime.progress import Advance, StartProgress, start_nothing
-from ..runtime.text import display_path
+from ..runtime.text import duration
 from .options.flags import OTHER_NAMES, typed_options, with_flags
 from .options.recipes import load_config
 
@@ -32,7 +34,7 @@ _HELP = (
     "--config names another recipe or a TOML file, and options on the command line win. --help-all shows all options."
 )
 _EXAMPLES = [
-    "deeprank-train digits                       about a minute, offline",
+    "deeprank-train scenes                       about a minute, offline",
     "deeprank-train photos --epochs 20           a folder of class folders",
     "deeprank-train photos --no-freeze-backbone  all layers, not only the head",
     "deeprank-train photos.csv --val new.csv     evaluated on other pictures",
@@ -63,11 +65,12 @@ def _train(
     del verbose, version, help_all
     if any(importlib.util.find_spec(package) is None for package in _NEEDED):
         raise MissingExtraError("deeprank-train", "train")
+    began = time.monotonic()
     with _resumable(resume), _with_others(device) as others:
         overrides = typed_options(typed)
         if resume is not None and (config is not None or out is not None):
             raise TrainingError("--resume continues a run with its own options; leave out --config and --out.")
-        recipe = config or (DIGITS if data == DIGITS else "default")
+        recipe = config or (data if data is not None and data in MADE else "default")
         merged = load_config(recipe, overrides)  # refuses wrong options before the slow import of torch
         if resume is None:  # likewise: ask about the download before that import
             data = _data(data, yes, others)
@@ -86,7 +89,7 @@ def _train(
             else:
                 result = start_run(str(data), merged, recipe, surroundings, monitor, val=val, labels=labels, out=out)
     if ranks.first:
-        _print_result(result.run, result.figures)
+        _print_result(result.run, result.figures, time.monotonic() - began if result.trained else None)
         next_step("deeprank-export", _from_here(result.run))
 
 
@@ -143,28 +146,41 @@ def _from_here(run: Path) -> Path:
     return from_here(run.resolve() if run.is_dir() else run)
 
 
-def _print_result(run: Path, figures: Any) -> None:
-    from .metrics import precision_text
+def _print_result(run: Path, figures: Any, seconds: float | None) -> None:
+    """Print the final figures, what they took, the files, and what training brought."""
     from .report.effect import Effect
+
+    for name, value in _figures(figures):
+        emit_fact(name, value)
+    if seconds is not None:
+        emit_fact("time", f"{duration(seconds)} in all; epoch {figures['epoch']} is kept")
+    emit_fact("run", file_line(run))
+    for name, file in (("network", "best.pt"), ("report", "report.html")):
+        if (run / file).is_file():
+            emit_fact(name, file_line(run / file, size=(run / file).stat().st_size))
+    effect = Effect.of(figures)
+    if effect is not None:
+        learned, held_out = effect.findings()
+        emit_fact("learned", learned.line)
+        emit_fact("never learned", held_out.line)
+
+
+def _figures(figures: Any) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of the final figures."""
+    from .metrics import precision_text
 
     if "precision_at_k" in figures:
         against = f"{figures['queries']:,} val queries against {figures['gallery']:,} train pictures"
         cached = ", from cached features" if figures["cached"] else ""
-        print(f"precision@{figures['k']}  {precision_text(figures)}  ({against}{cached})")
-        print(f"recall@1      {figures['recall_at_1']:.4f}")
-        print(f"MAP@R         {figures['map_at_r']:.4f}")
+        yield f"precision@{figures['k']}", f"{precision_text(figures)}  ({against}{cached})"
+        yield "recall@1", f"{figures['recall_at_1']:.4f}"
+        yield "MAP@R", f"{figures['map_at_r']:.4f}"
         same, others = _number(figures["positive_distance"]), _number(figures["negative_distance"])
-        print(f"distance      {same:.3f} same class, {others:.3f} others")
+        yield "distance", f"{same:.3f} same class, {others:.3f} others"
     for name, what in (("unseen", "gallery not trained on"), ("untrained", "the starting backbone, same gallery")):
         if name in figures:
             row = figures[name]
-            print(f"precision@{row['k']}  {precision_text(row)}  ({what}: {row['gallery']:,} pictures)")
-    print(f"run           {display_path(run)}")
-    effect = Effect.of(figures)
-    if effect is not None:
-        learned, held_out = effect.findings()
-        print(f"learned       {learned.line}")
-        print(f"never learned {held_out.line}")
+            yield f"precision@{row['k']}", f"{precision_text(row)}  ({what}: {row['gallery']:,} pictures)"
 
 
 def _number(figure: float | None) -> float:
@@ -198,6 +214,7 @@ class TerminalMonitor:
         self._speaks = speaks
         self._start: StartProgress = start_nothing
         self._stopping = False
+        self._table: Columns | None = None
 
     def __call__(self, what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
         """Show the progress of a stage."""
@@ -206,7 +223,17 @@ class TerminalMonitor:
     def remark(self, text: str) -> None:
         """Show a line."""
         if self._speaks:
-            note(text)
+            note_in_lines(text)
+
+    def row(self, table: Columns, cells: Sequence[str], line: str) -> None:
+        """Show a row of a table, below its titles; without a terminal, the line."""
+        width = terminal_width(sys.stderr)
+        if not self._speaks or width is None:
+            return self.remark(line)
+        if table != self._table:
+            note(table.header(width))
+            self._table = table
+        return note(table.row(cells, width).rstrip())
 
     def stopping(self) -> bool:
         """Return True after the first signal."""

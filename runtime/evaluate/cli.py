@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -20,9 +21,10 @@ from ..cli import (
     progress_in_stages,
     with_options,
 )
+from ..console import note_file
 from ..errors import EvaluationError, MissingExtraError
 from ..model.pretrained import describe_model, find_model, find_reference
-from ..text import display_path, printable
+from ..text import duration, printable
 from .options import (
     DEFAULT_K,
     EvaluateOptions,
@@ -157,6 +159,7 @@ def _measure_on_data(options: EvaluateOptions, embedder: Embedder, reference: Pa
     from .evaluation import evaluate
     from .triplets import load_triplets
 
+    began = time.monotonic()
     sample, pytorch = _reference_sample(reference, embedder.dim), _pytorch(reference, options.device)
     dataset = _open(options, pytorch, sample)
     rated = None if options.triplets is None else load_triplets(options.triplets, dataset)
@@ -170,6 +173,8 @@ def _measure_on_data(options: EvaluateOptions, embedder: Embedder, reference: Pa
     if options.demo:
         _draw(dataset, queries, gallery, options.demo, options.demo_k, options.out)
     _show(result, judged, options.as_json)
+    if not options.as_json:
+        note(f"Took {duration(time.monotonic() - began)}: {len(queries) + len(gallery):,} pictures embedded.")
     _require_parity(result, embedder)
 
 
@@ -317,14 +322,14 @@ def _save(folder: Path, queries: EmbeddedSplit, gallery: EmbeddedSplit) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in (("queries.npz", queries), ("gallery.npz", gallery)):
         save_split(split, folder / name)
-        note(f"wrote {display_path(folder / name)}: {len(split)} vectors")
+        note_file("wrote", folder / name, f": {len(split):,} vectors")
 
 
 def _draw(dataset: DataSet, queries: EmbeddedSplit, gallery: EmbeddedSplit, count: int, hits: int, out: Path) -> None:
     from .demo import draw_demo
 
     for path in draw_demo(dataset, queries, gallery, count, hits, out):
-        note(f"wrote {display_path(path)}")
+        note_file("wrote", path)
 
 
 def _show(result: Evaluation | None, judged: TripletReport | None, as_json: bool) -> None:

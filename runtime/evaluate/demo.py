@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..contact_sheet import SheetPicture, draw_sheet
+from ..contact_sheet import SheetBlock, SheetPicture, draw_sheets
 from ..datasets import DataSet
 from ..scan import nearest, similarity
 from .embeddings import EmbeddedSplit
@@ -18,16 +18,25 @@ def draw_demo(
 ) -> Iterator[Path]:
     """Draw two sheets, nearest and farthest, for each of ``count`` queries of different classes.
 
+    One more sheet, ``nearest.png``, shows these queries with their nearest pictures together.
+
     Yields:
         the path of each sheet once written.
 
     """
     out.mkdir(parents=True, exist_ok=True)
+    together = []
     for number, row in enumerate(_rows_of_classes(queries.labels, count), 1):
         for which in ("nearest", "farthest"):
             path = out / f"{number:02d}-{which}.png"
-            _draw(dataset, queries, gallery, row, which == "farthest", hits, path)
+            block = _block(dataset, queries, gallery, row, hits, farthest=which == "farthest")
+            draw_sheets([block], path)
             yield path
+            if which == "nearest":
+                together.append(block)
+    path = out / "nearest.png"
+    draw_sheets(together, path)
+    yield path
 
 
 def _rows_of_classes(labels: list[str], count: int) -> list[int]:
@@ -38,9 +47,9 @@ def _rows_of_classes(labels: list[str], count: int) -> list[int]:
     return [first[classes[i * len(classes) // count]] for i in range(count)]
 
 
-def _draw(
-    dataset: DataSet, queries: EmbeddedSplit, gallery: EmbeddedSplit, row: int, farthest: bool, hits: int, path: Path
-) -> None:
+def _block(
+    dataset: DataSet, queries: EmbeddedSplit, gallery: EmbeddedSplit, row: int, hits: int, *, farthest: bool
+) -> SheetBlock:
     label = queries.labels[row]
     rows, distances = nearest(queries.vectors[row : row + 1], gallery.vectors, hits, farthest=farthest)
     neighbours = [
@@ -59,4 +68,4 @@ def _draw(
         source=queries.samples[row].open, caption=("query", dataset.readable(label)), correct=None
     )
     title = f"{len(neighbours)} {'farthest from' if farthest else 'nearest to'} {queries.samples[row].path}"
-    draw_sheet(query_picture, neighbours, path, title=title)
+    return SheetBlock(query_picture, neighbours, title)

@@ -44,7 +44,7 @@ class EvaluateOptions:
             "--data",
             metavar="DATA",
             help="Folder or zip of class folders, or of train, val and test folders with class folders in them; CSV of "
-            "path,label[,split]; or the word digits.",
+            "path,label[,split]; or the word digits or scenes.",
         ),
     ] = None
     split: Annotated[

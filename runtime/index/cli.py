@@ -31,6 +31,7 @@ from ..console import (
     OTHER_NAMES_OF_INDEX,
     default_index,
     emit_paths,
+    file_line,
     from_here,
     next_step,
 )
@@ -39,6 +40,7 @@ from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
 from ..text import display_path
 from . import presentation
+from .folder import bytes_in
 from .location import is_address
 from .patterns import RootFilters
 from .root_labels import parse_labels
@@ -303,8 +305,8 @@ def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed
     if as_json:
         emit_json(sync_presentation.sync_document(index, report))
     else:
-        print(sync_presentation.sync_line(index, report))
-        note(sync_presentation.sync_time(report))
+        print(sync_presentation.sync_line(file_line(index), report))
+        note(sync_presentation.sync_time(report, bytes_in(index)))
         if report.example is not None:
             next_step("deeprank-query", from_here(report.example), *_index_option(index))
     return report

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...models.weights import Weights
 from ...runtime.data.labels import LABEL_RULES, split_of
-from ...runtime.datasets import DIGITS, HOLDOUT_RULE, DataSet
+from ...runtime.datasets import HOLDOUT_RULE, MADE, DataSet
 from ...runtime.text import printable
 from ..data.splits import TrainingData
 from ..options.config import TrainConfig
@@ -87,7 +87,7 @@ def described(path: str | None, dataset: DataSet | None, labels: str | None = No
     if path is None or dataset is None:
         return None
     return {
-        "path": path if path == DIGITS else str(Path(path).resolve()),
+        "path": path if path in MADE else str(Path(path).resolve()),
         "labels": labels if labels is None or labels in LABEL_RULES else str(Path(labels).resolve()),
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,

@@ -49,10 +49,11 @@ _ENOUGH = enough_memory("this network", "--image-size, --hidden or --embedding-d
 
 @dataclass(frozen=True)
 class RunResult:
-    """The run folder and the final row of its ``metrics.jsonl``."""
+    """The run folder and the final row of its ``metrics.jsonl``; ``trained``: False if it was finished before."""
 
     run: Path
     figures: Mapping[str, Any]
+    trained: bool = True
 
 
 @_ENOUGH
@@ -148,7 +149,7 @@ def resume_run(
     final = run.read_final()
     if final is not None:
         monitor.remark(f"{display_path(run.path)} is finished already.")
-        return RunResult(run.path, final)
+        return RunResult(run.path, final, trained=False)
     monitor.remark(f"Run folder: {display_path(run.path)}")
     monitor.remark(reading_line(stored.dataset))
     config = stored.config

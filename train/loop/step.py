@@ -77,6 +77,15 @@ class Learner:
         """The learning rate of the first parameter group in the last step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
+    @property
+    def head_rate(self) -> float:
+        """The learning rate of the head in the last step."""
+        groups = self._optimizer.param_groups
+        of_head = (
+            group for group in groups if group["base_rate"] == self._config.learning_rate and not group["begins"]
+        )
+        return float(next(of_head, groups[0])["lr"])
+
     def set_class_vectors(self, vectors: torch.Tensor) -> None:
         """Set the softmax term's class vectors, float32 ``[C, d]``; no-op without that term."""
         if self._objective.proxies is not None:
@@ -100,6 +109,14 @@ class Learner:
 
     def _backbone_trains(self, epoch: int) -> bool:
         return bool(self._backbone) and epoch >= self._config.backbone_begins
+
+    def trained(self, epoch: int) -> str:
+        """Return what an epoch trains: the ``head`` alone, with it stages of the backbone, or ``all``."""
+        if not self._backbone_trains(epoch):
+            return "head"
+        if self._config.unfreeze:
+            return f"last {self._config.unfreeze}"
+        return "first" if self._config.freeze_last else "all"
 
     def step(self, inputs: torch.Tensor, labels: torch.Tensor, epoch: int, step: int) -> StepResult:
         """Train on a batch.

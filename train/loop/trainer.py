@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 from ...models.network import EmbeddingNet
+from ...runtime.columns import Column, Columns
 from ...runtime.errors import TrainingError, TrainingInterrupted
 from ...runtime.progress import Monitor
-from ...runtime.text import first_line
+from ...runtime.text import duration, first_line, short_duration
 from ..data.inputs import Source
 from ..data.splits import GALLERY_PER_CLASS, Positions, TrainingData, sampled
 from ..metrics import deviation, precision_text, rank_and_evaluate, unit_rows, without_queries
@@ -34,7 +35,7 @@ from ..sampling.sampler import make_sampler
 from .distributed import ALONE, Ranks
 from .step import Learner, StepResult
 
-__all__ = ["Reached", "Trainer", "refuse_collapse", "sample_figures", "summary"]
+__all__ = ["Reached", "Trainer", "epoch_cells", "epoch_table", "refuse_collapse", "sample_figures", "summary"]
 
 
 _QUERIES_PER_CLASS = 10
@@ -148,6 +149,49 @@ def summary(row: Mapping[str, Any]) -> str:
     )
 
 
+def epoch_table(k: int) -> Columns:
+    """Return the columns of :func:`epoch_cells`; those of the first ranks fit into 60 terminal columns."""
+    return Columns(
+        (
+            Column("epoch", 7),
+            Column("trains", 6, 1),
+            Column("loss", 6),
+            Column("active", 6, 6),
+            Column("rate", 7, 4),
+            Column(f"precision@{k}", 13),
+            Column("recall@1", 8, 5),
+            Column("time", 8, 2),
+            Column("pictures/s", 10, 3),
+        )
+    )
+
+
+def epoch_cells(row: Mapping[str, Any], epochs: int, trained: str, rate: float, seconds: float) -> tuple[str, ...]:
+    """Return the cells of a finished epoch; a star marks the best one so far.
+
+    Args:
+        row: its row in ``metrics.jsonl``.
+        epochs: of the whole run.
+        trained: what of the network was trained.
+        rate: the learning rate of the head in the last step.
+        seconds: which the epoch took, evaluation included.
+
+    """
+    ranked, share = bool(row["queries"]), row["active_share"]
+    mark = "*" if ranked and row["best"] else " "
+    return (
+        f"{row['epoch']}/{epochs}",
+        trained,
+        f"{row['loss']:.4f}" if row["loss"] < 10 else f"{row['loss']:.4g}",
+        "" if share is None else f"{share:.0%}",
+        f"{rate:.1e}",
+        f"{row['precision_at_k']:.4f}{mark}" if ranked else "",
+        f"{row['recall_at_1']:.4f}" if ranked else "",
+        short_duration(seconds),
+        f"{row['pictures_per_second']:,.0f}",
+    )
+
+
 def _active(share: float | None) -> str:
     return "" if share is None else f", active {share:.0%}"
 
@@ -204,6 +248,7 @@ class Trainer:
                 is full.
 
         """
+        began, before = time.monotonic(), len(self._reached.rows)
         batch = f"{self._sampler.batch_size} pictures of {self._config.image_size} px per batch"
         try:
             with enough_memory(batch, "--classes-per-batch, --pictures-per-class or --image-size"):
@@ -214,7 +259,16 @@ class Trainer:
                 self._draw()
             raise
         self._draw()
+        self._monitor.remark(self._training_time(time.monotonic() - began, len(self._reached.rows) - before))
         return self._reached.rows
+
+    def _training_time(self, seconds: float, epochs: int) -> str:
+        if not epochs:
+            return "All epochs are trained already."
+        rates = [row["pictures_per_second"] for row in self._reached.rows[-epochs:]]
+        best = f"; epoch {self._reached.best_epoch + 1} is the best" if self._reached.best >= 0 else ""
+        rate = f"{len(rates) / sum(1 / max(rate, 0.1) for rate in rates):,.0f} pictures/s"
+        return f"Training took {duration(seconds)}: {epochs} epoch{'' if epochs == 1 else 's'}, {rate}{best}."
 
     def _epochs(self) -> None:
         try:
@@ -264,7 +318,9 @@ class Trainer:
         reached = self._reached
         self._learner.refuse_numberless(reached.step - 1, reached.epoch)
         with self._learner.averaged():
+            began = time.monotonic()
             row = self._ranks.on_first(lambda: self._row(epoch))
+            seconds = reached.seconds + time.monotonic() - began
             refuse_collapse(row, reached)
             # Without held-out pictures, epochs cannot be compared and the last one is kept.
             better = not row["queries"] or float(row["precision_at_k"]) > reached.best
@@ -278,7 +334,9 @@ class Trainer:
         self._ranks.on_first(lambda: self._run.write_metrics(reached.rows))
         if time.monotonic() - self._drawn > _DRAW_INTERVAL_SECONDS:
             self._draw()
-        self._monitor.remark(summary(row))
+        learner, epochs = self._learner, self._config.epochs
+        cells = epoch_cells(row, epochs, learner.trained(epoch), learner.head_rate, seconds)
+        self._monitor.row(epoch_table(row["k"]), cells, summary(row))
 
     def _row(self, epoch: int) -> dict[str, Any]:
         reached = self._reached

@@ -19,8 +19,8 @@ from .recipes import load_config
 __all__ = ["OTHER_NAMES", "typed_options", "with_flags"]
 
 _ConfigOption = Annotated[
-    str | None, typer.Option("--config", help="Recipe (default, digits, seed) or TOML file. Default: digits for the "
-    "data set digits, else default.", metavar="RECIPE|FILE", show_default=False)
+    str | None, typer.Option("--config", help="Recipe (default, digits, scenes, seed) or TOML file. Default: that of "
+    "the data set digits or scenes, else default.", metavar="RECIPE|FILE", show_default=False)
 ]  # fmt: skip
 
 
@@ -33,7 +33,7 @@ _FIXED: dict[str, Any] = {
             str | None,
             typer.Argument(
                 help="Folder or zip of class folders, or of train, val and test folders with class folders in them; "
-                "CSV of path,label[,split]; or the word digits. Default: data/tiny-imagenet-200, downloaded once.",
+                "CSV of path,label[,split]; the word scenes or digits. Default: data/tiny-imagenet-200, fetched once.",
                 metavar="[DATA]",
                 show_default=False,
             ),

@@ -15,7 +15,7 @@ from .config import TrainConfig, config_from_dict, hint, options
 
 __all__ = ["RECIPES", "load_config"]
 
-RECIPES = ("default", "digits", "seed")
+RECIPES = ("default", "digits", "scenes", "seed")
 
 _WEIGHT_WORDS = ("auto", "imagenet", "none")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...text import display_path, duration, printable
+from ...text import display_path, duration, file_size, printable
 from ..presentation import MAX_LINES, SCHEMA, pictures
 
 if TYPE_CHECKING:
@@ -36,26 +36,27 @@ def sync_remarks(report: SyncReport | DryRun) -> list[str]:
     return [*lines, *report.remarks]
 
 
-def sync_line(index: Path, report: SyncReport) -> str:
-    """Return the summary of a sync."""
+def sync_line(index: str, report: SyncReport) -> str:
+    """Return the summary of a sync; ``index`` is the folder as it is shown."""
     kept = f"{report.kept:,} kept, " if report.kept else ""
     again = f"{report.redecoded:,} embedded again, " if report.redecoded else ""
     relabelled = f"{report.relabelled:,} relabelled, " if report.relabelled else ""
     return (
         f"{report.added:,} added, {report.updated:,} updated, {report.moved:,} moved, {report.removed:,} removed, "
         f"{kept}{again}{relabelled}{report.unchanged:,} unchanged, {_left_and_skipped(report)}: "
-        f"{display_path(index)} holds {pictures(report.items)}"
+        f"{index} holds {pictures(report.items)}"
     )
 
 
-def sync_time(report: SyncReport) -> str:
-    """Return the time of a sync, and its rate in pictures per second."""
+def sync_time(report: SyncReport, size: int) -> str:
+    """Return the time of a sync, its rate in pictures per second, and the size of the index in bytes."""
     seconds = report.seconds
     took = f"{seconds:.1f} s" if round(seconds, 1) < _A_MINUTE else duration(seconds)
+    taken = f"the index takes {file_size(size)}."
     if not report.embedded:
-        return f"Took {took}."
+        return f"Took {took}; {taken}"
     rate = report.embedded / max(seconds, 0.001)
-    return f"Took {took}: {pictures(report.embedded)} embedded, {rate:,.{0 if rate >= _MANY else 1}f} a second."
+    return f"Took {took}: {pictures(report.embedded)} embedded, {rate:,.{0 if rate >= _MANY else 1}f} a second; {taken}"
 
 
 def _left_and_skipped(report: SyncReport | DryRun) -> str:
