@@ -31,23 +31,27 @@ SERVER = "from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}']
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def started(log: Path) -> tuple[subprocess.Popen, str]:
+    """Start a server, and return its process and its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("moto") / "log"
     with log.open("w") as file:
         process = subprocess.Popen([sys.executable, "-c", SERVER.format(port=port)], stdout=file, stderr=file)
     deadline = time.monotonic() + 60
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
-            break
+            return process, f"http://127.0.0.1:{port}"
         except OSError:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    process, address = started(tmp_path_factory.mktemp("moto") / "log")
+    yield address
     process.kill()
     process.wait()
 
@@ -293,3 +297,28 @@ def test_a_store_that_goes_away_while_pictures_are_read(stored: tuple[str, Path]
     with pytest.raises(EmbeddedFolderError, match="pictures of part 0001-000000 cannot be reached"):
         embed(source, tmp_path / "parts", options(tmp_path, part_size=40))
     assert not (tmp_path / "parts" / "vectors" / "0001-000000.parquet").exists()
+
+
+@pytest.mark.thorough
+def test_a_server_that_dies_is_one_sentence_and_no_skipped_row(
+    stored: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even of a part of one picture, which is too small for a guard."""
+    _, photos = stored
+    process, address = started(tmp_path / "log")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    store().create_dir("dying")
+    for number in range(300):
+        put(f"dying/photos/{number:03d}.png", (photos / "label0/00.png").read_bytes())
+    out = tmp_path / "parts"
+    words = [BIN / "deeprank-embed", "s3://dying/photos", "--out", out, "--part-size", "1", "--threads", "1"]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as command:
+        while command.poll() is None and len(list(out.glob("vectors/*"))) < 5:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        said = command.communicate(timeout=200)[1]
+    assert command.returncode == 1, said
+    assert said.splitlines()[-1].startswith("error: s3://dying/photos cannot be read")
+    assert 5 <= len(list(out.glob("vectors/*"))) < 300
+    assert sum(pq.read_metadata(path).num_rows for path in out.glob("skipped/*")) == 0

@@ -108,7 +108,7 @@ def embed_parts(
 
     Raises:
         EmbeddedFolderError: the listing is damaged, or most pictures of a part cannot be reached.
-        StorageError: a file of the folder cannot be read or written.
+        StorageError: a file of the folder cannot be read or written, or the pictures' store does not answer.
         ModelFileError: the network failed.
 
     """
@@ -234,6 +234,7 @@ class _Reader:
         except FileNotFoundError:
             raise _missing() from None
         except OSError as error:
+            self._source.info()  # a store that does not answer at all is no fault of this picture
             raise _unreadable(first_line(error)) from None
         if len(content) > _MAX_PICTURE_BYTES:
             short = f"has more than {_MAX_PICTURE_BYTES >> 20} MB"
