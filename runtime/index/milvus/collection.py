@@ -67,6 +67,8 @@ MAX_DIM = 32_768
 _MAX_ID = 2**62
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LENGTHS = {"path": MAX_TEXT, "label": MAX_TEXT, "sha256": 64}
+# Seconds; a new index is empty.
+_TO_CREATE = 60.0
 _UP_TO_2_3 = re.compile(r"v?2\.[0-3]\.")
 
 
@@ -234,10 +236,6 @@ def create(connection: Connection, name: str, description: Description) -> None:
         if field not in present:
             _create_index(connection, name, field, kind, parameters)
     connection.load(name, timeout=_TO_CREATE)
-
-
-# Seconds; a new index is empty.
-_TO_CREATE = 60.0
 
 
 def _create_index(connection: Connection, name: str, field: str, kind: str, parameters: Mapping[str, int]) -> None:
