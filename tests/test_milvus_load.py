@@ -629,12 +629,12 @@ def test_an_embedded_folder_and_its_generations(lite: LiteServer, tmp_path: Path
         assert read_collection(connection, "parts").description.roots == {1: "s3://bucket/photos"}
 
     first = folder.rows_of(folder.parts()[0])
-    assert first.ids[0] == 0
+    assert first.ids[0] == 1
     with contextlib.closing(RemoteIndex.open(target)) as remote:
         for options in ({}, {"label": "ü1"}, {"path": "a/*"}):
             for place in (0, 1):
                 hit = remote.search(first.vectors[place], 1, **options)[0]
-                assert hit.id == place or (options == {"label": "ü1"} and first.labels[place] != "ü1")
+                assert hit.id == place + 1 or (options == {"label": "ü1"} and first.labels[place] != "ü1")
 
     # Three pictures have changed, one is new, two are gone; one of each could not be read.
     generation(folder, ["a/0.png", "a/1.png", "a/2.png", "new.png"], [1, 2, 3, (1 << 20) + 3, (2 << 20) + 5], gone=2)

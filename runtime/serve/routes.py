@@ -39,7 +39,7 @@ from .upload_form import Form, Sent, number, read_form, vector_of
 __all__ = ["Readiness", "api", "health"]
 
 _MIN_MODEL_CHARACTERS = 12
-ItemNumber = Annotated[int, Path(alias="id", ge=0, le=2**63 - 1, description="Id of a picture in the index.")]
+ItemNumber = Annotated[int, Path(alias="id", ge=1, le=2**63 - 1, description="Id of a picture in the index.")]
 
 _UPLOAD = problems(422)
 

@@ -86,7 +86,7 @@ class SearchParameters(_Options):  # type: ignore[misc] # its fields are those o
     k: int = _field("k", le=MAX_HITS)
     label: list[Annotated[str, Field(max_length=4096)]] | None = _field("label", max_length=1000)
     exact: bool = Field(False, description="Scan all vectors instead of searching the graph.")
-    id: int | None = Field(None, ge=0, le=_MAX_ID, description="Search with this picture of the index; needs no body.")
+    id: int | None = Field(None, ge=1, le=_MAX_ID, description="Search with this picture of the index; needs no body.")
 
     def request(self) -> SearchRequest:
         """Return the search request."""

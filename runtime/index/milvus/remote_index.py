@@ -364,7 +364,7 @@ class RemoteIndex(Searchable):
 
     def _item(self, which: int | str | Path) -> EmbeddedImage:
         if is_number(which):
-            rows = self._rows(f"id == {int(str(which))}") if 0 <= int(str(which)) < 2**63 else []
+            rows = self._rows(f"id == {int(str(which))}") if 0 < int(str(which)) < 2**63 else []
             if not rows:
                 raise no_such_id(int(str(which)))
             row = rows[0]
