@@ -27,7 +27,7 @@ demo: $(INSTALLED)
 	@$(STEP) '5/6  Ask with a scene that the network has never seen.'
 	deeprank-query $(DEMO)/scenes/val/castle/024.jpg --k 5 --index $(DEMO)/scenes.index
 	@$(STEP) '6/6  Measure with all questions, and draw some of them with their hits.'
-	deeprank-eval --model $(DEMO)/model.onnx --data $(DEMO)/scenes --k 10 --demo 6 --demo-k 5 --out $(DEMO)/sheets
+	deeprank-eval --model $(DEMO)/model.onnx --data $(DEMO)/scenes --k 10 --demo 5 --demo-k 5 --out $(DEMO)/sheets
 	@$(STEP) 'Questions and their hits:  $(DEMO)/sheets/nearest.png'
 	@echo 'What training brought:     $(DEMO)/run/report.html'
 	@echo 'Search in the browser:     $(BIN)/deeprank-serve --index $(DEMO)/scenes.index'

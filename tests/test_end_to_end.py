@@ -78,7 +78,7 @@ def test_eval_figures_against_plain_loops(line: MainLine, tmp_path: Path) -> Non
 def test_demo_sheets(line: MainLine, tmp_path: Path) -> None:
     run_command("deeprank-eval", "--model", line.model, "--data", line.digits, "--demo", "5", "--out", tmp_path / "s")
     sheets = sorted(path.name for path in (tmp_path / "s").iterdir())
-    assert sheets == [f"0{n}-{which}.png" for n in range(1, 6) for which in ("farthest", "nearest")]
+    assert sheets == [f"0{n}-{which}.png" for n in range(1, 6) for which in ("farthest", "nearest")] + ["nearest.png"]
     for path in (tmp_path / "s").iterdir():
         with Image.open(path) as image:
             image.load()

@@ -132,7 +132,7 @@ def test_resume_alone_means_the_newest_run(whole: Path):
     result = command("--resume", "--device", "cpu", cwd=whole.parent)
     assert "finished already" in result.stderr
     # The smallest gallery has fourteen pictures; half of it.
-    unseen = r"^precision@7  0\.\d{4} of at most 0\.2\d*  \(gallery not trained on: 14 pictures\)$"
+    unseen = r"^precision@7 +0\.\d{4} of at most 0\.2\d*  \(gallery not trained on: 14 pictures\)$"
     assert re.search(unseen, result.stdout, re.M), result.stdout
     assert set(re.findall(r"precision@\d+", result.stdout)) == {"precision@7"}
     assert result.stderr.splitlines()[-1] == "Next: deeprank-export run"
@@ -156,7 +156,7 @@ def test_bad_input_gets_one_sentence(data: Path, tmp_path: Path, whole: Path):
         (["digits", "--negatives", "hardest"], "expected one of random, semi-hard, batch-hard"),
         (["digits", "--hidden", "wide"], "--hidden wide: expected widths"),
         (["digits", "--config", "bad.toml"], "did you mean margin?"),
-        (["digits", "--config", "absent"], "expected default, digits, seed"),
+        (["digits", "--config", "absent"], "expected default, digits, scenes, seed"),
         (["--resume"], "runs/latest does not exist"),
         (["--resume", "digits"], "digits does not exist; expected the folder of a run"),
         (["--resume", whole, "--margin", 0.3], "margin: 0.2, now 0.3"),
@@ -174,7 +174,7 @@ def test_help_shows_what_people_need_and_is_quick(tmp_path: Path):
     started = time.monotonic()
     result = command("--help", cwd=tmp_path)
     assert time.monotonic() - started < 5
-    for part in ("--embedding-dim", "efficientnet_lite0", "--freeze-backbone", "deeprank-train digits", "--resume"):
+    for part in ("--embedding-dim", "efficientnet_lite0", "--freeze-backbone", "deeprank-train scenes", "--resume"):
         assert part in result.stdout
     assert len(re.findall(r"^ +(?:-\w, )?--", result.stdout, re.M)) < 24
     assert "--relevance-margin" not in result.stdout
