@@ -181,7 +181,7 @@ def test_help_shows_what_people_need_and_is_quick(tmp_path: Path):
     everything = command("--help-all", cwd=tmp_path).stdout
     for option in options():
         assert f"--{option.name.replace('_', '-')}" in everything
-    for part in ("--cache", "--threads", "(default: 0.2)", "deeprank-train digits"):
+    for part in ("--cache", "--threads", "(default: 0.2)", "deeprank-train scenes"):
         assert part in everything
     assert command("--version", cwd=tmp_path).stdout.startswith("deeprank ")
 
