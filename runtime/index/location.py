@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ..devices import Device
 from ..errors import QueryError
-from ..images import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     from .search.searchable import Searchable
@@ -76,7 +75,7 @@ def open_index(
     *,
     device: Device = "auto",
     threads: int | None = None,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_pixels: int | None = None,
     store: StoreOptions = _DEFAULTS,
 ) -> Searchable:
     """Open an index folder, or a collection of a Milvus server.
@@ -85,7 +84,7 @@ def open_index(
         where: the folder, or an address: ``milvus://[USER@]HOST:PORT/NAME``, or ``milvus+tls://…``.
         device: the device that embeds queries.
         threads: CPU threads of the network.
-        max_pixels: larger query pictures are refused.
+        max_pixels: larger query pictures are refused; None: more than 100 million.
         store: how a collection is opened.
 
     Raises:
@@ -96,6 +95,9 @@ def open_index(
         QueryError: the address is invalid, or an option of a store is given with a folder.
 
     """
+    from ..images import DEFAULT_MAX_PIXELS  # of a module with numpy, which --help and the doctor do without
+
+    max_pixels = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
     misplaced = misplaced_option(where, store)
     if misplaced is not None:
         raise QueryError(misplaced)
