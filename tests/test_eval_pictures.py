@@ -148,7 +148,8 @@ def test_sheets_vectors_and_triplets_of_two_data_sets(folder: Path) -> None:
     assert json.loads(result.stdout)["triplets"]["count"] == 1
     kept = np.load(folder / "kept" / "queries.npz")
     assert list(kept["paths"]) == [path.relative_to(folder).as_posix() for path in files(folder, "TEST")]
-    assert len(list((folder / "sheets").glob("*.png"))) == 2
+    sheets = sorted(path.name for path in (folder / "sheets").iterdir())
+    assert sheets == ["01-farthest.png", "01-nearest.png", "nearest.png"]
 
 
 @pytest.mark.parametrize(
