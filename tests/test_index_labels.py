@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import random
 import shlex
 import shutil
@@ -766,8 +767,7 @@ def test_time_and_the_next_command(tmp_path: Path, model: Path) -> None:
     result = run_command("deeprank-index", "sync", "my photos", "--index", "i", cwd=tmp_path)
     lines = result.stderr.splitlines()
     assert f"skipped {photos}/a/-bad.jpg: not a picture" in lines
-    assert lines[-2].startswith("Took ")
-    assert lines[-2].endswith(" a second.")
+    assert re.fullmatch(r"Took [\d.]+ s: 2 pictures embedded, [\d,.]+ a second; the index takes [\d.]+ kB\.", lines[-2])
     assert lines[-1] == "Next: deeprank-query 'my photos/a/0.png' --index i"
     command = lines[-1].removeprefix("Next: ")
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
