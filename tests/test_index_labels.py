@@ -4,8 +4,8 @@ import errno
 import io
 import json
 import os
-import re
 import random
+import re
 import shlex
 import shutil
 import sqlite3
