@@ -114,7 +114,7 @@ def test_every_license_of_a_run_fits_into_a_file():
 
 
 def test_a_recipe_that_does_not_exist(tmp_path: Path):
-    with pytest.raises(TrainingError, match="default, digits, seed"):
+    with pytest.raises(TrainingError, match="default, digits, scenes, seed"):
         load_config(tmp_path / "absent.toml", {})
 
 
