@@ -246,9 +246,10 @@ def test_an_interruption_is_one_sentence_and_keeps_the_parts(photos: Path) -> No
             said = process.communicate()[1]
         assert process.returncode == status
         assert said.splitlines()[-1] == "interrupted; finished parts are kept, and the same command continues there."
-        assert not [name for name in files_of(out) if name.endswith(".tmp")]
+    # An interruption may come just after a scratch file was made; the run that ends the generation removes it.
     run_embed(photos, part_size=None)
     check_rows(photos, out)
+    assert not [name for name in files_of(out) if name.endswith(".tmp")]
 
 
 def test_shares_beside_each_other_give_the_folder_of_one(photos: Path) -> None:
