@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..devices import Device
 from ..errors import QueryError
+from .milvus.options import StoreOptions
 
 if TYPE_CHECKING:
     from .search.searchable import Searchable
@@ -20,25 +21,6 @@ Location = Path | str
 
 # An address, right or wrong, rather than a path.
 _ADDRESS = re.compile(r"milvus(\+[a-z]*)?:/")
-
-
-@dataclass(frozen=True)
-class StoreOptions:
-    """How a collection of a Milvus server is opened; an index folder takes none of these.
-
-    Attributes:
-        model: the model of the collection's vectors; None: ``./model.onnx`` or the bundled model,
-            if it is that one.
-        pictures: a folder, or a URI such as ``s3://bucket/photos``, to read the pictures' files
-            from; None: the place that they were loaded from.
-        token_file: a file with the password of the address's user, or a token; None: the file named
-            by ``$DEEPRANK_STORE_TOKEN_FILE``, if it is set.
-
-    """
-
-    model: str | Path | None = None
-    pictures: str | Path | None = None
-    token_file: str | Path | None = None
 
 
 _DEFAULTS = StoreOptions()

@@ -23,12 +23,12 @@ from ...files import file_sha256
 from ...images import DEFAULT_MAX_PIXELS
 from ...text import display_path
 from ..database.store import Ids, Vectors
-from ..location import StoreOptions
-from ..search.filters import no_such_label, no_such_path, none_of_both
+from ..search.filters import no_such_label, none_of_both
 from ..search.gallery import NodeSearch
 from ..search.graph_search import Distances, Sharing, without_cut_ties
 from ..search.items import EmbeddedImage, Hit, is_number, item_by_path, no_such_id
 from ..search.near_duplicates import choose
+from ..search.paths import no_such_path
 from ..search.queries import checked_queries, content_digest
 from ..search.request import SearchRequest
 from ..search.searchable import Searchable, Supported
@@ -38,6 +38,7 @@ from .collection import Collection as StoredCollection
 from .collection import read_collection
 from .connection import Connection, MissingInStoreError
 from .expressions import both, folder_of, in_folder, one_of, quoted
+from .options import StoreOptions
 from .pictures import StoredPictures
 from .rows import COLUMNS, Row, read_rows
 from .searches import MOST, CollectionSearch, count, most_hits, read

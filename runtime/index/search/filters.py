@@ -14,7 +14,7 @@ from ..database.store import Ids, Store
 if TYPE_CHECKING:
     from .paths import Paths
 
-__all__ = ["Filters", "Labels", "allowed_ids", "no_such_label", "no_such_path", "none_of_both"]
+__all__ = ["Filters", "Labels", "allowed_ids", "no_such_label", "none_of_both"]
 
 
 # Labels that an error message names.
@@ -61,22 +61,6 @@ def no_such_label(label: str, names: Sequence[str]) -> QueryError:
         others = len(names) - _SHOWN
         expected = f"{shown} or one of {others} others" if others > 0 else f"one of {shown}"
     return QueryError(f"No picture has the label {printable(label)!r}; expected {expected}.")
-
-
-def no_such_path(pattern: str, example: str | None, *, absolute: bool = True) -> QueryError:
-    """Return the error that no picture matches a pattern.
-
-    Args:
-        pattern: as typed.
-        example: the path of a picture, if there is any.
-        absolute: whether patterns of absolute paths are possible.
-
-    """
-    expected = "this index is empty"
-    if example is not None:
-        whole = ", or for whole paths, beginning with /" if absolute else ""
-        expected = f"expected a pattern for paths such as {printable(example)!r}{whole}"
-    return QueryError(f"No picture has a path that matches {printable(pattern)!r}; {expected}.")
 
 
 def none_of_both() -> QueryError:

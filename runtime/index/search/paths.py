@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ...errors import QueryError
+from ...text import printable
 from ..database.store import Ids, Store
 from ..patterns import Globs
-from .filters import no_such_path
 
-__all__ = ["Paths", "from_current_folder"]
+__all__ = ["Paths", "from_current_folder", "no_such_path"]
 
 
 Mask = npt.NDArray[np.bool_]
@@ -73,6 +74,22 @@ class Paths:
         globs = Globs([pattern])
         matches = (globs.matches(before[root].lstrip(b"/") + path) for root, path in self.places)
         return np.fromiter(matches, dtype=np.bool_, count=len(self.places))
+
+
+def no_such_path(pattern: str, example: str | None, *, absolute: bool = True) -> QueryError:
+    """Return the error that no picture matches a pattern.
+
+    Args:
+        pattern: as typed.
+        example: the path of a picture, if there is any.
+        absolute: whether patterns of absolute paths are possible.
+
+    """
+    expected = "this index is empty"
+    if example is not None:
+        whole = ", or for whole paths, beginning with /" if absolute else ""
+        expected = f"expected a pattern for paths such as {printable(example)!r}{whole}"
+    return QueryError(f"No picture has a path that matches {printable(pattern)!r}; {expected}.")
 
 
 def from_current_folder(pattern: str) -> str:
