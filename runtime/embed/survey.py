@@ -221,7 +221,7 @@ def _no_listing(listing: Storage) -> DataError:
     )
 
 
-def labels_of(settings: EmbeddedSettings, found: Survey) -> pyarrow.Table:
+def labels_of(settings: EmbeddedSettings, surveyed: Survey) -> pyarrow.Table:
     """Return the pictures with their labels.
 
     Raises:
@@ -229,11 +229,13 @@ def labels_of(settings: EmbeddedSettings, found: Survey) -> pyarrow.Table:
 
     """
     if settings.labels == LISTED_LABELS:
-        return found.files
+        return surveyed.files
     pa = load_pyarrow("A folder of embedded parts")
     label = _labeller(settings)
-    labels = pa.array([label(path) for path in found.files["path"].to_pylist()], pa.string())
-    return found.files.set_column(found.files.column_names.index("label"), listing_schema().field("label"), labels)
+    labels = pa.array([label(path) for path in surveyed.files["path"].to_pylist()], pa.string())
+    return surveyed.files.set_column(
+        surveyed.files.column_names.index("label"), listing_schema().field("label"), labels
+    )
 
 
 def _labeller(settings: EmbeddedSettings) -> Callable[[str], str | None]:

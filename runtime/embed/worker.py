@@ -35,8 +35,8 @@ def open_embedder(folder: EmbeddedFolder, place: Path, options: EmbedOptions) ->
             f"The pictures of {folder.storage.shown()} were decoded by the rules {settings.decoding}; this version of "
             f"deeprank has the rules {DECODING_VERSION}, which give other vectors: embed into another folder."
         )
-    found = (embedder.sha256, embedder.dim, embedder.rule.values())
-    if found != (settings.model_sha256, settings.dim, dict(settings.rule)):
+    opened = (embedder.sha256, embedder.dim, embedder.rule.values())
+    if opened != (settings.model_sha256, settings.dim, dict(settings.rule)):
         raise EmbeddedFolderError(
             f"{folder.storage.shown(MODEL)} is not the model that embedded.json describes; put that one back, or embed "
             "into another folder."

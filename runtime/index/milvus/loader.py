@@ -119,8 +119,6 @@ def load(
     """
     address = parse_address(target)
     with open_source(source) as opened, Connection(address, token_file) as connection:
-        if opened.dim > MAX_DIM:
-            raise StoreError(f"The vectors have {opened.dim:,} numbers; Milvus holds at most {MAX_DIM:,}.")
         start = time.monotonic()
         current = _current(connection, address.name)
         chosen = _choose(connection, address.name, current, opened, index_type)
@@ -135,17 +133,9 @@ def load(
         replaced = _exchange(connection, address.name, chosen.name, current)
         if replaced is not None and not keep_old:
             connection.call("drop_collection", replaced)
-        return LoadReport(
-            chosen.name,
-            described.index_type,
-            filling.rows,
-            filling.written,
-            filling.removed,
-            replaced,
-            replaced is not None and keep_old,
-            _others(connection, address.name, chosen.name),
-            seconds,
-        )
+        kept, others = replaced is not None and keep_old, _others(connection, address.name, chosen.name)
+        changes = (filling.rows, filling.written, filling.removed)
+        return LoadReport(chosen.name, described.index_type, *changes, replaced, kept, others, seconds)
 
 
 def _current(connection: Connection, alias: str) -> Collection | None:
@@ -166,6 +156,8 @@ def _choose(
     connection: Connection, alias: str, current: Collection | None, source: Source, index_type: IndexType | None
 ) -> Collection:
     """Return the collection to fill, created if need be: the current one, one that a killed load left, or a new one."""
+    if source.dim > MAX_DIM:
+        raise StoreError(f"The vectors have {source.dim:,} numbers; Milvus holds at most {MAX_DIM:,}.")
     kind = index_type or (current.description.index_type if current else DEFAULT_INDEX_TYPE)
     expected = Description(source.model_sha256, source.dim, kind, source.roots)
     any_roots = keeps_changes(connection)

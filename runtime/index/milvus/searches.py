@@ -92,8 +92,8 @@ class CollectionSearch:
             return self._scanned(queries, k)
         most = most_hits(self.collection.description.dim)
         limit = min(k + _SPARE, most)
-        found = [rows for batch in self._batches(queries, limit) for rows in self._found(batch, limit)]
-        fewest = min(map(len, found), default=0)
+        candidates = [rows for batch in self._batches(queries, limit) for rows in self._found(batch, limit)]
+        fewest = min(map(len, candidates), default=0)
         if fewest < limit:
             if fewest < min(limit, self._count()):  # an index that searches a part of its lists may find too few
                 return self._scanned(queries, k)
@@ -101,7 +101,7 @@ class CollectionSearch:
             self._truncated = self._truncated or self._count() > limit
         width = min(k, fewest)
         ids, distances = np.empty((len(queries), width), dtype=np.int64), np.empty((len(queries), width))
-        for place, (query, rows) in enumerate(zip(queries, found, strict=True)):
+        for place, (query, rows) in enumerate(zip(queries, candidates, strict=True)):
             ids[place], distances[place] = scan.rank(query, _ids(rows), _vectors(rows, query), width)
         return ids, distances
 
@@ -142,9 +142,9 @@ class CollectionSearch:
         )
         if len(answers) != len(queries):
             raise self._too_few(len(answers), len(queries), "answers")
-        found = [self._read([hit["entity"] for hit in hits]) for hits in answers]
-        self.rows.update((row.item.id, row) for rows in found for row in rows)
-        return found
+        candidates = [self._read([hit["entity"] for hit in hits]) for hits in answers]
+        self.rows.update((row.item.id, row) for rows in candidates for row in rows)
+        return candidates
 
     def _scanned(self, queries: Vectors, k: int) -> Result:
         """Compare all rows that pass the filter, in batches."""
@@ -165,7 +165,7 @@ class CollectionSearch:
                 f"The store found too few of the {self._count():,} pictures, which are too many to compare one by one; "
                 "expected a smaller label or folder, or an index of the type HNSW."
             )
-        last, found = -1, 0
+        last, returned = -1, 0
         while True:
             answer = read(
                 self.connection,
@@ -179,11 +179,13 @@ class CollectionSearch:
             if not rows:
                 break
             yield rows
-            last, found = rows[-1].item.id, found + len(rows)
+            last, returned = rows[-1].item.id, returned + len(rows)
         # Pictures may be removed meanwhile.
-        expected = self._count() if found >= self._count() else count(self.connection, self.collection, self.expression)
-        if found < expected:
-            raise self._too_few(found, expected, "pictures")
+        expected = (
+            self._count() if returned >= self._count() else count(self.connection, self.collection, self.expression)
+        )
+        if returned < expected:
+            raise self._too_few(returned, expected, "pictures")
 
     def _count(self) -> int:
         if self.matching is None:
@@ -194,9 +196,9 @@ class CollectionSearch:
         description = self.collection.description
         return read_rows(found, collection=self.collection.name, dim=description.dim, roots=description.roots)
 
-    def _too_few(self, found: int, expected: int, what: str) -> StoreUnavailableError:
+    def _too_few(self, returned: int, expected: int, what: str) -> StoreUnavailableError:
         return StoreUnavailableError(
-            f"The store at {self.connection.address.server} returned {found:,} of {expected:,} {what}; try again."
+            f"The store at {self.connection.address.server} returned {returned:,} of {expected:,} {what}; try again."
         )
 
 
