@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -193,3 +194,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four pictures of each of four digits, as a folder of class folders."""
     return some_digits(tmp_path_factory.mktemp("data") / "four", classes=4, each=24)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium for the tests of a file."""
+    from page_visit import launched_browser
+
+    with launched_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visiting(browser: Any) -> Callable[..., Any]:
+    """Visits to a page, see ``page_visit.visitor``."""
+    from page_visit import visitor
+
+    return visitor(browser)

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .. import webpage
 from ..errors import DeepRankError
 from ..text import printable
 from .engine import Engine
@@ -182,21 +183,27 @@ def _method(scope: Scope) -> str:
 
 def pages() -> list[Route]:
     """Return the routes of the page, its files and the documentation."""
-    files = {file.name: _File.read(file) for file in _files("page")}
-    manual = {file.name: _File.read(file) for file in _files("manual")}
+    files = {name: _File.read(file) for name, file in _files("page")}
+    files["look.css"] = _File.read(resources.files(webpage) / "look.css")
+    manual = {name: _File.read(file) for name, file in _files("manual")}
     swagger = resources.files("fastapi_offline") / "static"
     manual |= {name: _File.read(swagger / name) for name in _SWAGGER}
     return [
         _route("/", {"": files.pop("index.html")}),
         _route("/favicon.ico", {"": files["icon.svg"]}),
-        _route("/static/{name}", files),
+        _route("/static/{name:path}", files),
         _route("/docs", {"": manual.pop("index.html")}, {"Content-Security-Policy": _DOCS_CSP}),
         _route("/docs/{name}", manual),
     ]
 
 
-def _files(folder: str) -> Iterator[Traversable]:
-    return (file for file in (resources.files(__package__) / folder).iterdir() if file.is_file())
+def _files(folder: str) -> Iterator[tuple[str, Traversable]]:
+    """Yield the files of a folder and of its folders, by their path in it."""
+    for entry in (resources.files(__package__) / folder).iterdir():
+        if entry.is_file():
+            yield entry.name, entry
+        elif entry.is_dir():
+            yield from ((f"{entry.name}/{file.name}", file) for file in entry.iterdir() if file.is_file())
 
 
 def _route(path: str, files: Mapping[str, _File], headers: Mapping[str, str] | None = None) -> Route:

@@ -1,0 +1,1 @@
+"""What the pages of the server, of reports and of answers have in common."""
