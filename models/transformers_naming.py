@@ -162,9 +162,9 @@ def _joined(state: State) -> State:
             result[key] = value
         else:
             parts.setdefault((match[1], match[3]), {})[_PARTS[match[2]]] = value
-    for (attention, kind), found in parts.items():
-        if set(found) == {"q", "k", "v"}:
-            result[f"{attention}.qkv.{kind}"] = torch.cat([found["q"], found["k"], found["v"]])
+    for (attention, kind), projections in parts.items():
+        if set(projections) == {"q", "k", "v"}:
+            result[f"{attention}.qkv.{kind}"] = torch.cat([projections["q"], projections["k"], projections["v"]])
         else:
-            result.update({f"{attention}.{part}_{kind}": value for part, value in found.items()})
+            result.update({f"{attention}.{part}_{kind}": value for part, value in projections.items()})
     return result

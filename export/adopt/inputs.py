@@ -113,10 +113,10 @@ def _layout(graph: onnx.GraphProto, name: str, sizes: Sequence[int | None]) -> L
 def _too_many(graph: onnx.GraphProto, output: str, needed: list[onnx.ValueInfoProto]) -> str:
     pictures = [value for value in needed if len(value.type.tensor_type.shape.dim) == _RANK]
     pictures = pictures or [value for value in needed if value.name in _PICTURE_NAMES]
-    found = only_picture_outputs(graph, pictures[0].name) if pictures else []
+    outputs = only_picture_outputs(graph, pictures[0].name) if pictures else []
     advice = (
-        f"Only the picture is needed by {described(found)}; choose it with --output."
-        if found
+        f"Only the picture is needed by {described(outputs)}; choose it with --output."
+        if outputs
         else "Take the file of the image tower alone, such as vision_model.onnx."
     )
     return (

@@ -126,12 +126,12 @@ def _described(value: onnx.ValueInfoProto) -> str:
 def only_picture_outputs(graph: onnx.GraphProto, picture: str) -> list[onnx.ValueInfoProto]:
     """Return the outputs that depend on the input ``picture`` and on no other one."""
     others = {value.name for value in inputs_of(graph)} - {picture}
-    found = []
+    values = []
     for value in graph.output:
         names = upstream(graph, [value.name])[1]
         if picture in names and not names & others:
-            found.append(value)
-    return found
+            values.append(value)
+    return values
 
 
 def pooling_of(shape: Sequence[int], pool: Pool | None, side: int) -> Pooling:

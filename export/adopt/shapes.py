@@ -47,7 +47,7 @@ def shapes_of(
     elem_type = next(value.type.tensor_type.elem_type for value in model.graph.input if value.name == given)
     picture = np.zeros(sizes, onnx.helper.tensor_dtype_to_np_dtype(elem_type))
     session = BareSession(to_bytes(asking), threads=threads)
-    found = session.run([_MARK + name for name in names], {given: picture})
+    computed = session.run([_MARK + name for name in names], {given: picture})
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    shapes |= {name: tuple(int(size) for size in shape) for name, shape in zip(names, found, strict=True)}
+    shapes |= {name: tuple(int(size) for size in shape) for name, shape in zip(names, computed, strict=True)}
     return shapes | {given: sizes}

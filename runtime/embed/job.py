@@ -125,7 +125,7 @@ class _Job:
     ) -> None:
         self._source, self._out, self._options = source, out, options
         self._progress, self._say = progress, say
-        self._found: Survey | None = None
+        self._surveyed: Survey | None = None
         self._done: list[PartDone] = []
 
     def run(self) -> EmbedReport:
@@ -175,19 +175,19 @@ class _Job:
             include=options.include or (),
             exclude=options.exclude or (),
         )
-        found = self._found = survey(settings, self._out, may_be_empty=False)
-        if not len(found.files):
+        surveyed = self._surveyed = survey(settings, self._out, may_be_empty=False)
+        if not len(surveyed.files):
             filters = RootFilters(settings.include, settings.exclude)
-            why = f"{filters} leaves none" if found.left_out and filters else "it holds none"
+            why = f"{filters} leaves none" if surveyed.left_out and filters else "it holds none"
             raise DataError(
                 f"{display_path(self._source.uri)} has no pictures to embed ({why}); expected JPEG, PNG, WebP, GIF, "
                 "BMP, TIFF, AVIF or HEIC files in it or below it."
             )
-        labels = _labels(options.labels) or (LISTED_LABELS if found.has_labels else "top")
+        labels = _labels(options.labels) or (LISTED_LABELS if surveyed.has_labels else "top")
         is_rule = labels != LISTED_LABELS and label_rule(labels) is not None
         if not is_rule and labels != LISTED_LABELS and is_uri(self._source.uri):
             raise DataError("A table of labels goes with a folder on a disk; put the labels into a Parquet listing.")
-        return replace(settings, labels=labels, splits=is_rule and found.is_split)
+        return replace(settings, labels=labels, splits=is_rule and surveyed.is_split)
 
     def _check(self, settings: EmbeddedSettings) -> None:
         """Refuse a folder that was made with other settings than this run asks for."""
@@ -218,9 +218,9 @@ class _Job:
             return 0
         folder_is_new = not folder.generations
         may_be_empty = self._options.allow_mass_removal and not folder_is_new
-        found = self._found = self._found or survey(folder.settings, self._out, may_be_empty)
-        files = labels_of(folder.settings, found)
-        change = difference(folder, files, found.unread, self._options.retry_skipped)
+        surveyed = self._surveyed = self._surveyed or survey(folder.settings, self._out, may_be_empty)
+        files = labels_of(folder.settings, surveyed)
+        change = difference(folder, files, surveyed.unread, self._options.retry_skipped)
         if not self._options.allow_mass_removal:
             check_losses(folder.settings.source, change)
         if folder_is_new or len(change.listed) or len(change.gone):
@@ -269,7 +269,7 @@ class _Job:
         report.missing = sum(len(folder.missing(each)) for each in folder.generations[len(folder.complete) :])
         report.parts = len(self._done)
         report.embedded = sum(done.embedded for done in self._done)
-        report.left_out = self._found.left_out if self._found is not None else 0
+        report.left_out = self._surveyed.left_out if self._surveyed is not None else 0
         if report.is_complete:
             report.items = folder.count()
             report.skipped = tuple(_skipped([folder.skipped()]))

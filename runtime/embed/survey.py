@@ -88,12 +88,12 @@ def _walked(source: Storage, filters: RootFilters, out: Storage) -> Survey:
     if not source.path.is_dir():
         raise DataError(f"{source.shown()} is no folder; expected a folder of pictures or a Parquet listing of them.")
     skip = [file_id(out.path)] if out.path is not None and out.path.is_dir() else []
-    found = walk(os.fsencode(source.path), skip, filters)
-    files = found.files + [file for file in found.doubtful if _is_picture(source, file)]
+    walked = walk(os.fsencode(source.path), skip, filters)
+    files = walked.files + [file for file in walked.doubtful if _is_picture(source, file)]
     rows: dict[bytes, tuple[int | None, int | None, str | None]]
     rows = {file.path: (file.size, file.mtime_ns, None) for file in files}
-    rows |= {path: (None, None, reason) for path, reason in found.problems if path}
-    if b"" in found.unread:
+    rows |= {path: (None, None, reason) for path, reason in walked.problems if path}
+    if b"" in walked.unread:
         raise DataError(f"{source.shown()} cannot be read; check its permissions.")
     named: dict[str, tuple[int | None, int | None, str | None]] = {}
     for path, (size, mtime_ns, problem) in sorted(rows.items(), key=lambda row: (not _is_utf8(row[0]), row[0])):
@@ -103,8 +103,10 @@ def _walked(source: Storage, filters: RootFilters, out: Storage) -> Survey:
             while name in named:
                 name += "?"
         named[name] = size, mtime_ns, problem
-    unread = [os.fsdecode(folder) if _is_utf8(folder) else display_path(folder) for folder in found.unread]
-    return Survey(_table((name, *row) for name, row in named.items()), unread, found.left_out + found.left_out_folders)
+    unread = [os.fsdecode(folder) if _is_utf8(folder) else display_path(folder) for folder in walked.unread]
+    return Survey(
+        _table((name, *row) for name, row in named.items()), unread, walked.left_out + walked.left_out_folders
+    )
 
 
 def _is_utf8(path: bytes) -> bool:

@@ -186,11 +186,11 @@ def read_collection(connection: Connection, name: str) -> Collection:
         StoreUnavailableError: the store does not answer.
 
     """
-    found = connection.call("describe_collection", name)
-    actual = str(found.get("collection_name", name))
+    stored = connection.call("describe_collection", name)
+    actual = str(stored.get("collection_name", name))
     try:
-        description = Description.from_json((found.get("properties") or {}).get(_PROPERTY))
-        _check_fields(found, description)
+        description = Description.from_json((stored.get("properties") or {}).get(_PROPERTY))
+        _check_fields(stored, description)
     except ValueError as error:
         shown = printable(name) if actual == name else f"{printable(name)} ({printable(actual[:300])})"
         raise StoreError(
@@ -200,10 +200,10 @@ def read_collection(connection: Connection, name: str) -> Collection:
     return Collection(actual, description)
 
 
-def _check_fields(found: Mapping[str, Any], description: Description) -> None:
+def _check_fields(stored: Mapping[str, Any], description: Description) -> None:
     from pymilvus import DataType
 
-    fields = {field.get("name"): field for field in found.get("fields", ())}
+    fields = {field.get("name"): field for field in stored.get("fields", ())}
     expected = {name: DataType.VARCHAR if name in _LENGTHS else DataType.INT64 for name in FIELDS}
     expected[VECTOR] = DataType.FLOAT_VECTOR
     if {name: field.get("type") for name, field in fields.items()} != expected or not fields["id"].get("is_primary"):

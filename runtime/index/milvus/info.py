@@ -42,9 +42,9 @@ def store_info(address: str, token_file: Path | None = None) -> StoreInfo:
     """
     where = parse_address(address)
     with Connection(where, token_file) as connection:
-        found = read_collection(connection, where.name)
+        stored = read_collection(connection, where.name)
         (row,) = connection.read(
-            *("query", found.name), filter="", output_fields=["count(*)"], consistency_level="Strong"
+            *("query", stored.name), filter="", output_fields=["count(*)"], consistency_level="Strong"
         )
         version = str(connection.call("get_server_version"))[:100]
-        return StoreInfo(address, version, found.name, found.description, int(row["count(*)"]))
+        return StoreInfo(address, version, stored.name, stored.description, int(row["count(*)"]))

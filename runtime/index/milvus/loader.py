@@ -141,15 +141,15 @@ def load(
 def _current(connection: Connection, alias: str) -> Collection | None:
     """Return what the alias leads to; None: it does not exist yet."""
     try:
-        found = read_collection(connection, alias)
+        stored = read_collection(connection, alias)
     except MissingInStoreError:
         return None
-    if found.name == alias:
+    if stored.name == alias:
         raise StoreError(
             f"{alias} is itself a collection of the store at {connection.address.server}; expected an alias, which "
             "deeprank-index load makes. Choose another name."
         )
-    return found
+    return stored
 
 
 def _choose(
@@ -169,10 +169,10 @@ def _choose(
         name = stem if number == 1 else f"{stem}_{number}"
         if not connection.call("has_collection", name):
             create(connection, name, expected)
-        found = read_collection(connection, name)
-        if found.name == name and _fits(found.description, expected, any_roots):
+        stored = read_collection(connection, name)
+        if stored.name == name and _fits(stored.description, expected, any_roots):
             create(connection, name, expected)
-            return found
+            return stored
     raise StoreError(f"The store has {_MAX_COLLECTIONS} collections called {stem}…; drop those that are not needed.")
 
 
@@ -320,10 +320,10 @@ class _Filling:
         stored = self._rows(_between(after, windows[-1].last), ["id"])
         ids = np.sort(np.array([row["id"] for row in stored], dtype=np.int64))
         bounds = np.searchsorted(ids, [window.last for window in windows], side="right")
-        found = np.split(ids, bounds[:-1])
+        groups = np.split(ids, bounds[:-1])
         agree = all(
             len(some) == window.count and _digest(some) == window.digest
-            for some, window in zip(found, windows, strict=True)
+            for some, window in zip(groups, windows, strict=True)
         )
         return sum(window.count for window in windows), agree
 

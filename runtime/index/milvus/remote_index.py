@@ -251,30 +251,30 @@ class RemoteIndex(Searchable):
         """Return the collection that the address leads to."""
         address = self._connection.address
         try:
-            found = read_collection(self._connection, address.name)
+            stored = read_collection(self._connection, address.name)
         except MissingInStoreError:
             raise StoreError(
                 f"The store at {address.server} has no collection {address.name}; expected one that was loaded with: "
                 f"deeprank-index load FROM --to {address}"
             ) from None
-        if found.name == address.name:
+        if stored.name == address.name:
             raise StoreError(
                 f"{address.name} is itself a collection of the store at {address.server}, and may be incomplete; "
                 "expected the name that deeprank-index load was given, which leads to the complete one."
             )
-        return found
+        return stored
 
-    def _prepare(self, found: StoredCollection) -> None:
+    def _prepare(self, stored: StoredCollection) -> None:
         """Have a collection loaded, and wait for all writes that the store has accepted.
 
         Later calls, which do not wait, see at least these.
         """
-        count(self._connection, found, consistency_level="Strong")
+        count(self._connection, stored, consistency_level="Strong")
         self._looked_at = time.monotonic()
-        if self._options.pictures is not None and len(found.description.roots) > 1:
+        if self._options.pictures is not None and len(stored.description.roots) > 1:
             raise QueryError(
                 f"--pictures names one place, but the pictures of {self._connection.address} come from "
-                f"{len(found.description.roots)} folders; expected no --pictures."
+                f"{len(stored.description.roots)} folders; expected no --pictures."
             )
 
     def _current(self) -> StoredCollection:
@@ -290,18 +290,18 @@ class RemoteIndex(Searchable):
         try:
             if time.monotonic() - self._looked_at < _FRESH_S:
                 return self._collection
-            found = self._described()
-            description = found.description
+            stored = self._described()
+            description = stored.description
             if (description.model_sha256, description.dim) != (self._model_sha256, self._dim):
                 raise IndexReplacedError(
                     f"{self._connection.address} leads to a collection of another model by now (sha256 "
                     f"{description.model_sha256[:12]}…); open it again with that model."
                 )
-            if found.name != self._collection.name:
-                self._prepare(found)
-            self._collection = found
+            if stored.name != self._collection.name:
+                self._prepare(stored)
+            self._collection = stored
             self._looked_at = time.monotonic()
-            return found
+            return stored
         finally:
             self._lock.release()
 
@@ -343,9 +343,11 @@ class RemoteIndex(Searchable):
         return count(self._connection, self._searched, expression, **options)
 
     def _rows(self, expression: str, limit: int = MOST) -> list[Row]:
-        found = read(self._connection, self._searched, "query", filter=expression, limit=limit, output_fields=COLUMNS)
+        entities = read(
+            self._connection, self._searched, "query", filter=expression, limit=limit, output_fields=COLUMNS
+        )
         description = self._searched.description
-        return read_rows(found, collection=self._searched.name, dim=description.dim, roots=description.roots)
+        return read_rows(entities, collection=self._searched.name, dim=description.dim, roots=description.roots)
 
     def _summary(self) -> IndexSummary:
         description = self._searched.description
@@ -458,7 +460,7 @@ class RemoteIndex(Searchable):
         every = sorted(set().union(*digests))
         if not every:
             return [frozenset()] * len(contents)
-        found = read(
+        entities = read(
             self._connection,
             self._searched,
             "query",
@@ -466,12 +468,12 @@ class RemoteIndex(Searchable):
             limit=MOST,
             output_fields=["id", "sha256"],
         )
-        if len(found) >= MOST:
+        if len(entities) >= MOST:
             raise QueryError(
                 f"The store has more than {MOST - 1:,} exact copies of these queries; expected a search without "
                 "leaving out the query."
             )
-        return [frozenset(row["id"] for row in found if row["sha256"] in each) for each in digests]
+        return [frozenset(row["id"] for row in entities if row["sha256"] in each) for each in digests]
 
     def _model(self) -> Path:
         """Return the file of the collection's model.
@@ -484,8 +486,8 @@ class RemoteIndex(Searchable):
             return Path(self._options.model)
         from ...model.pretrained import find_matching_model
 
-        found = find_matching_model(self._model_sha256)
-        if found is None:
+        model = find_matching_model(self._model_sha256)
+        if model is None:
             roots = ", ".join(map(display_path, list(self._collection.description.roots.values())[:1]))
             raise IndexStateError(
                 f"The vectors of {self._connection.address} were made by the model with the sha256 "
@@ -493,7 +495,7 @@ class RemoteIndex(Searchable):
                 f"deeprank-embed keeps it as model.onnx beside the vectors that it made of {roots}, an index folder "
                 "as its model.onnx."
             )
-        return found
+        return model
 
     def _other_model(self, model: Path, sha256: str) -> IndexStateError:
         return IndexStateError(

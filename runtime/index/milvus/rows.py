@@ -36,11 +36,13 @@ class Row(NamedTuple):
         return self.item.id
 
 
-def read_rows(found: Sequence[Mapping[str, Any]], *, collection: str, dim: int, roots: Mapping[int, str]) -> list[Row]:
+def read_rows(
+    entities: Sequence[Mapping[str, Any]], *, collection: str, dim: int, roots: Mapping[int, str]
+) -> list[Row]:
     """Return rows with all :data:`COLUMNS`.
 
     Args:
-        found: as pymilvus returns them.
+        entities: as pymilvus returns them.
         collection: its name, for the error.
         dim: length of a vector.
         roots: the collection's folders, by number.
@@ -50,8 +52,8 @@ def read_rows(found: Sequence[Mapping[str, Any]], *, collection: str, dim: int, 
 
     """
     try:
-        rows = [tuple(each[name] for name in FIELDS) for each in found]
-        vectors = np.array([each[VECTOR] for each in found], dtype=np.float32).reshape(len(rows), dim)
+        rows = [tuple(each[name] for name in FIELDS) for each in entities]
+        vectors = np.array([each[VECTOR] for each in entities], dtype=np.float32).reshape(len(rows), dim)
         paths = [path.encode() for _, _, path, *_ in rows]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise _damage(collection) from None

@@ -48,8 +48,8 @@ def read(connection: Connection, collection: Collection, method: str, **options:
 
 def count(connection: Connection, collection: Collection, expression: str = "", **options: Any) -> int:
     """Return the number of rows that pass a filter."""
-    found = read(connection, collection, "query", filter=expression, output_fields=["count(*)"], **options)
-    return int(found[0]["count(*)"])
+    counted = read(connection, collection, "query", filter=expression, output_fields=["count(*)"], **options)
+    return int(counted[0]["count(*)"])
 
 
 @dataclass
@@ -192,9 +192,9 @@ class CollectionSearch:
             self.matching = count(self.connection, self.collection, self.expression)
         return self.matching
 
-    def _read(self, found: Sequence[Any]) -> list[Row]:
+    def _read(self, entities: Sequence[Any]) -> list[Row]:
         description = self.collection.description
-        return read_rows(found, collection=self.collection.name, dim=description.dim, roots=description.roots)
+        return read_rows(entities, collection=self.collection.name, dim=description.dim, roots=description.roots)
 
     def _too_few(self, returned: int, expected: int, what: str) -> StoreUnavailableError:
         return StoreUnavailableError(
