@@ -71,6 +71,7 @@ def test_the_first_stages_learn_and_the_last_stay(adapted: Path):
     assert not any(torch.equal(model[key], start[key]) for key in backbone if key not in last)
 
 
+@pytest.mark.thorough
 def test_the_statistics_of_the_last_stages_stay_too(digits: Path):
     train(digits, "run", **{**ADAPTED, "freeze_norms": False, "epochs": 1, "steps_per_epoch": 2})
     start, model = _start(), read_checkpoint(Path("run/last.pt"))["model"]
@@ -125,6 +126,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(digits: Path, adapted: Path):
     assert same_tensors(adapted / "best.pt", resumed.run / "best.pt")
 
 
+@pytest.mark.thorough
 def test_another_run_starts_from_the_backbone_of_this_one(digits: Path, adapted: Path):
     best = adapted / "best.pt"
     weights = find_weights("timm:resnet10t", str(best))

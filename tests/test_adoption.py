@@ -951,6 +951,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
 def test_hostile_files_end_in_a_sentence(tmp_path: Path) -> None:
     paths = []

@@ -58,6 +58,7 @@ def left_behind(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.thorough
 def test_library_and_commands_for_half_a_minute() -> None:
     table = check_clean("--targets", "library,commands", "--commands", 1, "--rounds", 1, "--minutes", 0.5)
     assert {target for _, target in table} == {"library", "commands", ""}
@@ -111,6 +112,7 @@ def test_planted_faults_of_a_server_are_found(name: str) -> None:
     assert table["planted", "server"][PLANTED[name]] == 1, text
 
 
+@pytest.mark.thorough
 def test_a_case_is_run_again_by_its_name_and_the_same_name_is_the_same_input(tmp_path: Path) -> None:
     case = "7/mutated pictures/jpeg/3"
     status, table, text = run_attack("--again", f"{case}@library:picture")
@@ -134,6 +136,7 @@ def test_unknown_names_are_refused() -> None:
         assert "expected some of" in text or "there is no kind" in text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_when_it_is_told_to_and_prints_the_table(number: int, tmp_path: Path) -> None:
     with subprocess.Popen(

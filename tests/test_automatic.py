@@ -115,6 +115,7 @@ def test_the_sample_is_bounded_and_seeded(monkeypatch: pytest.MonkeyPatch):
     assert not set(opened) - {data.train[place].path for place in data.fit}
 
 
+@pytest.mark.thorough
 def test_a_run_tells_once_and_stores_plain_values(digits: Path):
     import timm
 

@@ -59,6 +59,7 @@ def test_the_whole_line(
     assert [hit["distance"] for hit in hits] == sorted(hit["distance"] for hit in hits)
 
 
+@pytest.mark.thorough
 def test_the_weights_of_the_file_are_the_ones_that_are_trained(digits_of_three: Path, tmp_path: Path) -> None:
     """With the backbone frozen, the file's numbers come out again."""
     torch.manual_seed(1)

@@ -150,6 +150,7 @@ def test_vector_search_compares_what_is_installed(made_of: dict[str, Path], some
     assert all(row[3] == row[5] == "1.00 (1.00 to 1.00)" for row in cells(output, "hnswlib") if "(" in row[-1])
 
 
+@pytest.mark.thorough
 def test_scale_measures_every_size(made_of: dict[str, Path], some: VectorSet) -> None:
     words = ["--dim", SMALL, "--sizes", f"{COUNT},{2 * COUNT}", "--rounds", 1, "--add-rounds", 1, "--added", 20]
     output = bench("scale.py", *options(made_of), *words)

@@ -533,6 +533,7 @@ def test_a_picture_that_cannot_be_read_proves_nothing(
 # Export
 
 
+@pytest.mark.thorough
 def test_an_export_with_its_pictures(run: Run, tmp_path: Path) -> None:
     """A torch module, exported by the command; a box proves it with the two files alone."""
     digits = some_digits(tmp_path / "digits", classes=3, each=12)

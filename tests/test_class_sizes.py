@@ -51,6 +51,7 @@ def trained(sizes: list[int], epochs: int) -> tuple[list[dict], Listener]:
     return rows, listener
 
 
+@pytest.mark.thorough
 def test_five_thousand_classes_of_two_take_little_memory_and_time():
     tracemalloc.start()
     started = time.monotonic()

@@ -103,6 +103,7 @@ def test_closed_streams(closed: str, tmp_path: Path) -> None:
             assert "wrote" not in result.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", ["train", "export", "index info", "query", "eval", "doctor", "serve"])
 @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_every_command_bears_closed_streams(command: str, closed: str, tmp_path: Path) -> None:
@@ -114,6 +115,7 @@ def test_every_command_bears_closed_streams(command: str, closed: str, tmp_path:
         assert "Traceback" not in result.stderr
 
 
+@pytest.mark.thorough
 def test_an_error_is_an_error_without_streams(tmp_path: Path) -> None:
     for closed in (">&-", "<&- >&- 2>&-"):
         for command in ("deeprank-index info", "deeprank-query x.png", "deeprank-doctor --model no.onnx"):

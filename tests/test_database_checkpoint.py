@@ -142,6 +142,7 @@ def test_a_reader_beside_a_writer_does_not_wait_for_it(index: Path) -> None:
     process.communicate()
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 @pytest.mark.parametrize("shared", [True, False], ids=["shm", "no shm"])
 @pytest.mark.parametrize("log", ["whole", "empty", "cut off"])

@@ -215,6 +215,7 @@ def test_the_list_of_former_models() -> None:
         assert bundled is None or not is_superseded(hashlib.sha256(bundled.read_bytes()).hexdigest())
 
 
+@pytest.mark.thorough
 def test_reembedding_never_falls_back_on_the_shipped_model(call: Call, photos: list[Path], tmp_path: Path) -> None:
     own = write_model(tmp_path / "own.onnx", seed=1)
     call("folder", "index", "sync", "photos", "--model", own)
@@ -224,6 +225,7 @@ def test_reembedding_never_falls_back_on_the_shipped_model(call: Call, photos: l
     assert "tiny-7" in call("folder", "index", "info").stdout
 
 
+@pytest.mark.thorough
 def test_evaluation(call: Call, photos: list[Path], tmp_path: Path) -> None:
     command = ("eval", "--data", "photos", "--k", "2", "--json")
     shipped = call("folder", *command)
@@ -253,6 +255,7 @@ def test_an_installation_without_the_model(
     assert not (tmp_path / "deeprank.index").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("copy", "message"), [("folder", "cannot be written"), ("zip", "cannot be unpacked")])
 def test_a_full_disk(call: Call, photos: list[Path], tmp_path: Path, copy: str, message: str) -> None:
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))\n"
@@ -263,6 +266,7 @@ def test_a_full_disk(call: Call, photos: list[Path], tmp_path: Path, copy: str, 
     assert not (tmp_path / "deeprank.index").exists()
 
 
+@pytest.mark.thorough
 def test_a_damaged_shipped_model(call: Call, copies: dict[str, Path], photos: list[Path], tmp_path: Path) -> None:
     copies["damaged"] = make_copy(tmp_path / "damaged", shipping=True)
     model = copies["damaged"] / "deeprank" / "models" / "pretrained" / "model.onnx"

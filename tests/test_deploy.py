@@ -180,6 +180,7 @@ def test_the_image_gives_options_that_the_server_has(serve_options: set[str]) ->
     assert options_in(entry) <= serve_options
 
 
+@pytest.mark.thorough
 def test_the_units_give_options_that_the_commands_have(serve_options: set[str]) -> None:
     known = {"deeprank-serve": serve_options, "deeprank-index": options_of("deeprank-index", "sync")}
     for name in ("deeprank-serve.service", "deeprank-sync.service"):
@@ -245,6 +246,7 @@ def test_units_are_files_of_sections(path: Path) -> None:
         assert (DEPLOY / path.with_suffix(".service").name).exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     for path in UNITS:

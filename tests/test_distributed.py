@@ -123,6 +123,7 @@ def test_two_processes_go_on_with_the_run_of_one_to_the_same_numbers(digits: Pat
     same_curve(Path("run"), whole)
 
 
+@pytest.mark.thorough
 def test_one_process_goes_on_with_the_stopped_run_of_two(digits: Path, whole: Path):
     words = [
         word
@@ -283,6 +284,7 @@ def test_the_kept_start_and_chosen_values_are_those_of_one_process(digits: Path)
     same_curve(Path("two"), Path("one"))
 
 
+@pytest.mark.thorough
 def test_bad_input_is_told_once_and_ends_all():
     process = torchrun("--no-python", Path(sys.executable).parent / "deeprank-train", "digits", "--epochs", "0")
     output, said = process.communicate(timeout=600)

@@ -124,6 +124,7 @@ def put_package(folder: Path, name: str, version: str) -> None:
 # The whole command
 
 
+@pytest.mark.thorough
 def test_a_healthy_box(run: Run, made, tmp_path):
     before = states(made)
     words = ("--thorough", "--index", made / "my.index", "--model", made / "tiny.onnx")
@@ -141,6 +142,7 @@ def test_a_healthy_box(run: Run, made, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_the_license_of_a_model(run: Run, tmp_path):
     write_model(tmp_path / "model.onnx", license="ours \x1b[31m")
     _, found = document(run, tmp_path)
@@ -151,6 +153,7 @@ def states(folder: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
 
 
+@pytest.mark.thorough
 def test_bare_it_takes_what_lies_in_the_folder(run: Run, made, tmp_path):
     shutil.copytree(made / "my.index", tmp_path / "deeprank.index")
     shutil.copy(made / "tiny.onnx", tmp_path / "model.onnx")

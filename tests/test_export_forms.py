@@ -32,6 +32,8 @@ from deeprank.runtime.evaluate.speed import Speed
 from deeprank.runtime.modelfile import METADATA_KEY, ModelInfo
 from deeprank.train.reference import NetworkReference, Reference
 
+pytestmark = pytest.mark.thorough  # its models in five forms take a minute to make
+
 K = 30
 FILES = ("model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.pt", "model.pt2")
 ONNX = FILES[:3]
@@ -660,6 +662,7 @@ def test_a_change_of_precision_fails_by_itself(four: Four) -> None:
     assert failure.endswith(f"more than {max(0.005, swaps):.4f}")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_broken_file_is_not_left(four: Four, tmp_path: Path, precision: str) -> None:
     network = Shifted(four.reference.network, 0.5).eval()
@@ -709,6 +712,7 @@ def test_one_form_that_cannot_be_used_leaves_the_others(four: Four, tmp_path: Pa
 # -- the box -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "by"), [("model.int8.onnx", "run"), ("model.int8.onnx", "sample"), ("model.fp16.onnx", "sample")]
 )

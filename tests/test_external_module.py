@@ -353,6 +353,7 @@ def command(module: str, few: Path, *words: object) -> list[object]:
     return ["deeprank-export", "--module", module, "--image-size", 16, "--data", few, *words]
 
 
+@pytest.mark.thorough
 def test_the_command_refuses(few: Path, here: Path) -> None:
     """More cases, with a process of its own for each: tests/bad_input.py."""
     before = sorted(here.iterdir())
@@ -393,6 +394,7 @@ def test_the_command_refuses(few: Path, here: Path) -> None:
     assert sorted(here.iterdir()) == before  # nothing is left, and no code in a file of weights has run
 
 
+@pytest.mark.thorough
 def test_what_a_factory_prints_is_no_result(few: Path, here: Path) -> None:
     """And weights that were saved without what DistributedDataParallel puts before each key, or with it, are loaded."""
     weights = {f"module.{name}": 2 * value for name, value in bad_nets.Plain().state_dict().items()}
@@ -426,6 +428,7 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+@pytest.mark.thorough
 def test_a_full_disk(few: Path, here: Path) -> None:
     """An earlier file stays, and what is said is of the disk, whichever library writes."""
     forms = {"onnx": "model.onnx", "torchscript": "model.pt", "pt2": "model.pt2"}

@@ -55,6 +55,7 @@ def _here() -> Surroundings:
 # -- what is trained when ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_head_moves_first_and_then_the_last_stages_alone(digits: Path):
     start = {key: value.clone() for key, value in _initial().items()}
     states = {}
@@ -115,6 +116,7 @@ def test_what_the_cache_gives_is_what_the_pictures_give(digits: Path, changes):
     assert result.figures["positive_distance"] == pytest.approx(figures.positive_distance, rel=0.02)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("changes", "stops"),
     [({"ema": 0.9}, (3, 6, 10)), ({"multiscale": True, "ema": 0.9}, (6,))],

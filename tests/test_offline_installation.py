@@ -17,7 +17,7 @@ from conftest import MainLine
 
 from deeprank.runtime.datasets import write_digits
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.thorough]
 
 ROOT = Path(__file__).parent.parent
 PRETRAINED = ROOT / "models" / "pretrained"
@@ -105,6 +105,7 @@ def test_two_commands_after_the_installation(on_box, box: Path, tmp_path: Path) 
     assert sum(right) / len(right) > 0.3
 
 
+@pytest.mark.thorough
 def test_every_runtime_command_works(on_box, line: MainLine, tmp_path: Path) -> None:
     sync = on_box("deeprank-index", "sync", line.digits / "train", "--index", "i", "--model", line.model, "--json")
     assert json.loads(sync.stdout)["added"] == 1612

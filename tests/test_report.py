@@ -279,6 +279,7 @@ def test_every_class_has_a_colour_of_its_own(count: int):
     assert len({tuple(colour) for colour in _colours(count).round(3).tolist()}) == count
 
 
+@pytest.mark.thorough
 def test_points_are_drawn_in_the_colours_of_their_classes():
     file = io.BytesIO()
     points = np.array([[0, 0], [0, 1], [5, 0], [5, 1]], np.float32)
@@ -312,6 +313,7 @@ def test_the_page_shows_the_run(world: World):
     ]
 
 
+@pytest.mark.thorough
 def test_the_files_beside_it(world: World):
     world.report()
     names = {path.name for path in world.run.path.iterdir()}
@@ -353,6 +355,7 @@ def test_hostile_names_are_shown_as_text(tmp_path: Path):
         assert {row["label"] for row in csv.DictReader(file)} == set(HOSTILE)
 
 
+@pytest.mark.thorough
 def test_many_classes_stay_a_page_that_can_be_looked_at(tmp_path: Path):
     world = make_world(tmp_path, tuple(f"{number:04d}" for number in range(1200)), each=2)
     world.report()

@@ -64,6 +64,7 @@ def ran() -> Ran:
     return run_faults("--only", ",".join(kinds), *sizes.split(), *parts.split())
 
 
+@pytest.mark.thorough
 def test_a_thousand_at_once_get_each_their_own_answer_and_too_many_are_told_so() -> None:
     ran = run_faults("--only", "storms", "--pictures", 1000, "--clients", 1000, "--storms", 1)
     assert ran.status == 0, ran.text

@@ -121,6 +121,7 @@ def stopped(*arguments: object, cwd: Path, number: int, epochs: int) -> list[str
     return typed[1].split()
 
 
+@pytest.mark.thorough
 def test_signals_leave_a_run_that_goes_on_to_the_same_numbers(data: Path, whole: Path, tmp_path: Path):
     typed = stopped(data, *RUN, cwd=tmp_path, number=signal.SIGINT, epochs=1)
     typed = stopped(*typed, "--threads", 1, cwd=tmp_path, number=signal.SIGTERM, epochs=2)
@@ -128,6 +129,7 @@ def test_signals_leave_a_run_that_goes_on_to_the_same_numbers(data: Path, whole:
     assert rows_of(tmp_path / "run") == rows_of(whole)
 
 
+@pytest.mark.thorough
 def test_resume_alone_means_the_newest_run(whole: Path):
     result = command("--resume", "--device", "cpu", cwd=whole.parent)
     assert "finished already" in result.stderr
@@ -138,6 +140,7 @@ def test_resume_alone_means_the_newest_run(whole: Path):
     assert result.stderr.splitlines()[-1] == "Next: deeprank-export run"
 
 
+@pytest.mark.thorough
 def test_the_next_command_can_be_pasted(whole: Path, tmp_path: Path):
     for name, shown in (("my run; ls", "'my run; ls'"), ("-run", "./-run")):
         shutil.copytree(whole, tmp_path / name)
@@ -145,6 +148,7 @@ def test_the_next_command_can_be_pasted(whole: Path, tmp_path: Path):
         assert result.stderr.splitlines()[-1] == f"Next: deeprank-export {shown}"
 
 
+@pytest.mark.thorough
 def test_bad_input_gets_one_sentence(data: Path, tmp_path: Path, whole: Path):
     one = tmp_path / "one"
     shutil.copytree(data / "3", one / "only [x]")
@@ -286,6 +290,7 @@ def on_a_terminal(words: list[str], typed: bytes, cwd: Path) -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("typed", "arguments", "status", "fetched"),
     [
