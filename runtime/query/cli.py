@@ -50,7 +50,7 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
 
         check_folder(arguments.copy_to)  # before the work
     if arguments.html is not None:
-        from .browser import check_place
+        from ..webpage.browser import check_place
 
         check_place(arguments.html)
     device, threads, max_pixels = arguments.device, arguments.threads, arguments.max_pixels
@@ -109,17 +109,17 @@ def _draw(results: Sequence[QueryResult], arguments: QueryArguments, sheet: Path
 def _write_page(
     results: Sequence[QueryResult], arguments: QueryArguments, index: Searchable, unrelated_distance: float | None
 ) -> Path:
-    from .browser import write_page
+    from ..webpage.browser import write_page
     from .page import render
 
     rendered = render(results, arguments, index.pictures, index.remarks, unrelated_distance)
-    page = write_page(rendered, arguments.html)
+    page = write_page(rendered, arguments.html, "deeprank-query")
     note(f"wrote {display_path(page)}")
     return page
 
 
 def _open(page: Path) -> None:
-    from .browser import open_in_browser
+    from ..webpage.browser import open_in_browser
 
     if not open_in_browser(page):
         note("No browser could be started here; open the file in a browser.")
