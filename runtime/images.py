@@ -60,6 +60,7 @@ __all__ = [
     "name_of",
     "naming",
     "opened_picture",
+    "upright_size",
 ]
 
 Picture = npt.NDArray[np.uint8]
@@ -100,6 +101,9 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# Orientations that exchange width and height.
+_TURNED = (5, 6, 7, 8)
 
 
 def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
@@ -145,6 +149,19 @@ def load_thumbnail(source: PictureSource, limit: int, *, max_pixels: int = DEFAU
         return _upright(image.resize(size, Image.Resampling.BILINEAR, box=(0.0, 0.0, *extent)), orientation)
 
     return _load(source, 2 * limit, shrink, max_pixels)
+
+
+def upright_size(source: PictureSource) -> tuple[int, int]:
+    """Return width and height of a picture in pixels, upright, from its header alone.
+
+    Raises:
+        PictureError: the file is missing, or no picture of a supported format.
+
+    """
+    name = name_of(source)
+    with opened_picture(source, name) as image, naming(name, image.format):
+        width, height = image.size
+        return (height, width) if _orientation(image) in _TURNED else (width, height)
 
 
 def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int, *, in_full: int = 0) -> Picture:

@@ -15,7 +15,7 @@ from PIL import Image
 from ..devices import usable_cores
 from ..errors import PictureError
 from ..files import SourceError
-from ..images import DEFAULT_MAX_PIXELS, load_thumbnail
+from ..images import DEFAULT_MAX_PIXELS, load_thumbnail, upright_size
 
 __all__ = ["Opener", "Thumbnail", "load_thumbnails", "sharp_side"]
 
@@ -30,12 +30,16 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture, ``width`` x ``height`` pixels, as a data: address; or why it is missing."""
+    """A small picture, ``width`` x ``height`` pixels, as a data: address; or why it is missing.
+
+    ``full``: width and height of the picture itself, upright.
+    """
 
     uri: str = ""
     width: int = 0
     height: int = 0
     problem: str = ""
+    full: tuple[int, int] = (0, 0)
 
 
 def sharp_side(pictures: int) -> int:
@@ -65,6 +69,8 @@ def load_thumbnails(
 def _thumbnail(opener: Opener, side: int, max_pixels: int) -> Thumbnail:
     try:
         with opener() as file:
+            full = upright_size(file)
+            file.seek(0)
             small = Image.fromarray(load_thumbnail(file, side, max_pixels=max_pixels))
     except PictureError as error:
         return Thumbnail(problem=error.short)  # the page shows the file's name beside it
@@ -72,4 +78,5 @@ def _thumbnail(opener: Opener, side: int, max_pixels: int) -> Thumbnail:
         return Thumbnail(problem=str(error))
     encoded = io.BytesIO()
     small.save(encoded, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)  # small ones are mostly edges
-    return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}", *small.size)
+    uri = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}"
+    return Thumbnail(uri, *small.size, full=full)
