@@ -84,10 +84,14 @@ def test_figures_by_loops(seed: int):
     )
     random = np.random.default_rng(seed)
     before, after = ((unit(random, len(data.val), dim), unit(random, len(data.train), dim)) for dim in (7, 4))
-    effect = measure_effect(data, *compared_pictures(data), before, after)
+    effect, searches = measure_effect(data, *compared_pictures(data), before, after)
     assert (effect.k, effect.gallery, effect.train) == (10, 51, 51)
     assert effect.learned.queries + effect.held_out.queries == 30
     agrees(effect, data, before, after)
+    assert len(searches.queries) == 30  # without those of a class that was neither learned nor held out
+    for neighbours, (queries, gallery) in ((searches.before, before), (searches.after, after)):
+        for query, found in zip(searches.queries.tolist(), neighbours.tolist(), strict=True):
+            assert found == np.argsort(((gallery - queries[query]) ** 2).sum(axis=1))[:10].tolist()
 
 
 def test_pictures_that_cannot_be_read_do_not_count():
@@ -106,7 +110,8 @@ def test_no_more_neighbours_than_a_class_or_half_the_gallery_has(sizes: dict[str
     data = prepare(a_dataset(sizes, {"a": 2}))
     random = np.random.default_rng(0)
     rows = unit(random, 2, 3), unit(random, len(data.train), 3)
-    effect = measure_effect(data, *compared_pictures(data), rows, rows)
+    effect, searches = measure_effect(data, *compared_pictures(data), rows, rows)
+    assert np.array_equal(searches.before, searches.after)
     assert effect.k == k
     assert effect.held_out is None
     assert effect.learned.before == effect.learned.after

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..data.splits import sampled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MAX_POINTS", "draw_curves", "draw_map", "in_the_plane", "map_sample"]
+__all__ = ["MAX_POINTS", "PANELS", "Panel", "draw_curves", "draw_map", "in_the_plane", "map_sample"]
 
 Labels = npt.NDArray[np.int64]
 
@@ -34,13 +35,41 @@ _FEW = 60
 _NAME_LENGTH = 20
 # DejaVu, which matplotlib includes, has no Chinese, Japanese or Korean.
 _OTHER_FONTS = ("Noto Sans CJK JP", "Droid Sans Fallback", "Arial Unicode MS", "Microsoft YaHei")
+# Of the panels of light and of dark pages.
+_GROUNDS = ("#ffffff", "#1c1d1f")
 _GOLDEN_RATIO = 0.618033988749895
 
-_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("loss", ("loss",)),
-    ("ranking on the held-out tenth", ("precision_at_k", "recall_at_1")),
-    ("mean squared distance", ("positive_distance", "negative_distance")),
-    ("active triplets, deviation", ("active_share", "deviation")),
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot of the curves: ``curves`` maps keys of ``metrics.jsonl`` to names; ``unit``: of the vertical axis."""
+
+    title: str
+    unit: str
+    curves: Mapping[str, str]
+
+    def names(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
+        """Return the names of the curves, with the k of these epochs."""
+        return {key: name.format(k=rows[0].get("k", "k")) for key, name in self.curves.items()}
+
+
+PANELS = (
+    Panel("Loss", "mean over the epoch's steps", {"loss": "loss"}),
+    Panel(
+        "Ranking of the held-out pictures",
+        "share, 0 to 1",
+        {"precision_at_k": "precision@{k}", "recall_at_1": "recall@1"},
+    ),
+    Panel(
+        "Distance",
+        "mean squared distance",
+        {"positive_distance": "same class", "negative_distance": "other classes"},
+    ),
+    Panel(
+        "Triplets and spread",
+        "share, 0 to 1",
+        {"active_share": "active triplets", "deviation": "deviation of the vectors"},
+    ),
 )
 
 
@@ -79,7 +108,14 @@ def in_the_plane(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.
     return points
 
 
-def draw_map(points: npt.NDArray[np.float32], labels: Labels, names: Mapping[int, str], file: IO[bytes]) -> None:
+def draw_map(
+    points: npt.NDArray[np.float32],
+    labels: Labels,
+    names: Mapping[int, str],
+    file: IO[bytes],
+    *,
+    dark: bool = False,
+) -> None:
     """Draw the points in the colours of their classes, each class named at its middle, as a PNG.
 
     Args:
@@ -87,6 +123,7 @@ def draw_map(points: npt.NDArray[np.float32], labels: Labels, names: Mapping[int
         labels: int64 ``[n]``.
         names: of the classes; untrusted text.
         file: output.
+        dark: for a dark page.
 
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -102,10 +139,10 @@ def draw_map(points: npt.NDArray[np.float32], labels: Labels, names: Mapping[int
     axes.scatter(points[:, 0], points[:, 1], s=size, c=colours[place], linewidths=0, alpha=0.8)
     axes.set_axis_off()
     axes.set_aspect("equal", adjustable="datalim")
-    _write_names(axes, points, place, [names[code] for code in classes.tolist()], colours)
+    _write_names(axes, points, place, [names[code] for code in classes.tolist()], colours, dark=dark)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
-        figure.savefig(file, format="png", dpi=100)
+        figure.savefig(file, format="png", dpi=100, facecolor=_GROUNDS[dark])
 
 
 def _colours(count: int) -> npt.NDArray[np.float64]:
@@ -122,7 +159,13 @@ def _colours(count: int) -> npt.NDArray[np.float64]:
 
 
 def _write_names(
-    axes: Axes, points: npt.NDArray[np.float32], place: Labels, names: list[str], colours: npt.NDArray[np.float64]
+    axes: Axes,
+    points: npt.NDArray[np.float32],
+    place: Labels,
+    names: list[str],
+    colours: npt.NDArray[np.float64],
+    *,
+    dark: bool,
 ) -> None:
     """Write each name at its middle point; of very many classes, only the most compact ones."""
     from matplotlib.patheffects import withStroke
@@ -138,10 +181,10 @@ def _write_names(
             parse_math=False,  # a name may contain dollar signs
             family=_families(),
             fontsize=size,
-            color=tuple(colours[number] * 0.6),
+            color=tuple(0.5 + colours[number] * 0.5) if dark else tuple(colours[number] * 0.6),
             ha="center",
             va="center",
-            path_effects=[withStroke(linewidth=3, foreground="white")],
+            path_effects=[withStroke(linewidth=3, foreground=_GROUNDS[dark])],
         )
 
 
@@ -173,11 +216,12 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], file: IO[bytes]) -> None:
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, names) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-        for name in names:
-            axes.plot(epochs, [row[name] for row in rows], marker="." if len(rows) < 60 else None, label=name)
-        axes.set_title(title)
+    for axes, panel in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        for key, name in panel.names(rows).items():
+            axes.plot(epochs, [row[key] for row in rows], marker="." if len(rows) < 60 else None, label=name)
+        axes.set_title(panel.title)
         axes.set_xlabel("epoch")
+        axes.set_ylabel(panel.unit)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(file, format="png", dpi=100)
