@@ -329,8 +329,8 @@ def test_the_command_ends_with_both_figures_and_the_report_begins_with_them(fini
             assert f"{getattr(side.before, name):.3f} → {getattr(side.after, name):.3f}" in text
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_is_accessible_and_asks_for_nothing(finished: tuple[Path, str], width: int):
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_page_is_accessible_and_asks_for_nothing(finished: tuple[Path, str], width: int, scheme: str):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     chromium = shutil.which("chromium")
@@ -339,7 +339,7 @@ def test_the_page_is_accessible_and_asks_for_nothing(finished: tuple[Path, str],
     with sync_api.sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # the sandbox does not start for root
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        page = browser.new_page(viewport={"width": width, "height": 900})
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         requests: list[str] = []
         page.on("request", lambda request: requests.append(request.url))
         page.goto((finished[0] / "run/report.html").as_uri())

@@ -64,14 +64,14 @@ def table(columns: Sequence[tuple[str, bool]], rows: Iterable[Sequence[Child]], 
     """Return a table in a region that scrolls sideways where it does not fit.
 
     Args:
-        columns: title of each column, and whether it has numbers.
+        columns: title of each column, which may be empty, and whether it has numbers.
         rows: the cells of each row.
         label: the table in words.
 
     """
     kinds = ["number" if is_number else "" for _, is_number in columns]
     titles = (
-        element("th", {"scope": "col"} | ({"class": kind} if kind else {}), title)
+        element("th", {"scope": "col"} | ({"class": kind} if kind else {}), title) if title else element("td")
         for (title, _), kind in zip(columns, kinds, strict=True)
     )
     body = (
