@@ -385,7 +385,7 @@ def test_examples_are_the_neighbours_of_their_queries(world: World):
             assert strip.one("b").text == f"{neighbours[row].count(labels[row])} of 5"
             nearest = [world.dataset.train[place] for place in world.ranking.neighbours[row]]
             assert near(colours(strip), nearest)
-            assert near(colours(example.one("figure", "asked")), [world.dataset.val[row]])
+            assert near(colours(example.one("figure", "query")), [world.dataset.val[row]])
     assert [share[row] for row in shown["best"]] == sorted(share, reverse=True)[:3]
     assert len({labels[row] for row in shown["best"]}) == 3
     assert shown["worst"] == worst_queries(found, 6).tolist()
@@ -537,9 +537,9 @@ def test_a_picture_that_is_gone_is_told_in_its_place(world: World):
     val = tuple(dataclasses.replace(sample, opener=gone) for sample in world.data.val)
     world = dataclasses.replace(world, data=dataclasses.replace(world.data, val=val))
     assert world.report() is not None
-    asked = parsed(world.run.report_path).all("figure", "asked")
-    assert len(asked) > 9
-    assert all(figure.one("div", "unreadable").text.startswith("cannot be read") for figure in asked)
+    queries = parsed(world.run.report_path).all("figure", "query")
+    assert len(queries) > 9
+    assert all(figure.one("div", "unreadable").text.startswith("cannot be read") for figure in queries)
 
 
 def test_asked_to_stop_it_writes_what_it_has(world: World):

@@ -234,7 +234,7 @@ def _hit(rank: int, hit: Hit, query_label: str | None, thumbnail: Thumbnail) -> 
         "p",
         "figures",
         element("span", "rank", f"{rank:,}"),
-        element("span", {"class": "distance", "title": "squared Euclidean distance"}, f"{hit.distance:.4f}"),
+        element("span", "", "distance ", element("span", "distance", f"{hit.distance:.4f}")),
         element("span", "similarity", f"similarity {hit.similarity:.4f}"),
     )
     hidden = f"and {count(hit.near_duplicates, 'near-duplicate')}, hidden"

@@ -81,7 +81,7 @@ def draw_changes(searches: Searches, data: TrainingData, names: Mapping[int, str
 
     """
     own = data.val_labels[searches.queries]
-    right = [(data.train_labels[found] == own[:, None]).sum(axis=1) for found in (searches.before, searches.after)]
+    right = [(data.train_labels[nearest] == own[:, None]).sum(axis=1) for nearest in (searches.before, searches.after)]
     change = right[1] - right[0]
     orders: dict[Kind, Labels] = {
         "gained": np.lexsort((-right[1], -change)),
@@ -130,8 +130,8 @@ def draw_examples(evaluated: Evaluated, data: TrainingData) -> list[Example]:
 def _drawn(rows: Sequence[_Row], data: TrainingData, names: Mapping[int, str]) -> list[Example]:
     pictures = _thumbnails(rows, data)
 
-    def neighbours(row: _Row, found: Labels) -> Neighbours:
-        own, codes = int(data.val_labels[row.query]), data.train_labels[found]
+    def neighbours(row: _Row, nearest: Labels) -> Neighbours:
+        own, codes = int(data.val_labels[row.query]), data.train_labels[nearest]
         shown = [
             Shown(
                 pictures["train", place],
@@ -139,10 +139,10 @@ def _drawn(rows: Sequence[_Row], data: TrainingData, names: Mapping[int, str]) -
                 code == own,
                 None if row.distances is None else row.distances[number],
             )
-            for number, (place, code) in enumerate(zip(found.tolist(), codes.tolist(), strict=True))
+            for number, (place, code) in enumerate(zip(nearest.tolist(), codes.tolist(), strict=True))
             if number < _NEAREST
         ]
-        return Neighbours(int((codes == own).sum()), len(found), shown)
+        return Neighbours(int((codes == own).sum()), len(nearest), shown)
 
     return [
         Example(
@@ -160,6 +160,6 @@ def _thumbnails(rows: Iterable[_Row], data: TrainingData) -> dict[_Place, Thumbn
     openers: dict[_Place, Opener] = {}
     for row in rows:
         openers["val", row.query] = data.val[row.query].open
-        for found in row.neighbours:
-            openers |= {("train", place): data.train[place].open for place in found[:_NEAREST].tolist()}
+        for nearest in row.neighbours:
+            openers |= {("train", place): data.train[place].open for place in nearest[:_NEAREST].tolist()}
     return load_thumbnails(openers, _SIDE)

@@ -42,7 +42,7 @@ def examples_section(examples: Sequence[Example]) -> Element | None:
         "section",
         "examples",
         element("h2", "", "Good, typical and bad"),
-        note("After training. Of the worst queries, check the label, too: it may be wrong."),
+        note(f"After training{_cut(examples)}. Of the worst queries, check the label, too: it may be wrong."),
     )
     for kind, title in _TITLES:
         of_kind = [example for example in examples if example.kind == kind]
@@ -52,10 +52,15 @@ def examples_section(examples: Sequence[Example]) -> Element | None:
     return section
 
 
+def _cut(examples: Sequence[Example]) -> str:
+    depth, shown = examples[0].after.depth, len(examples[0].after.shown)
+    return f": the first {shown} of the {depth} nearest pictures" if shown < depth else ""
+
+
 def _example(example: Example, kind: str = "") -> Element:
     query = element(
         "figure",
-        "asked",
+        {"class": "query", "title": example.path},
         picture(example.query.thumbnail, f"Query, {example.query.name}"),
         element(
             "figcaption",

@@ -27,11 +27,11 @@ MAX_POINTS = 2000
 _MIN_POINTS = 5
 # scikit-learn's default; it needs three times as many points.
 _PERPLEXITY = 30.0
-# Total area of all points, in square points of 1/72 inch.
+# Total area of all points, in square points of 1/72 inch, on a map of 12 inches.
 _INK = 24_000
 _MAX_NAMES = 200
 # With more classes, the map is larger and its names are smaller.
-_FEW = 60
+_VERY_FEW, _FEW = 20, 60
 _NAME_LENGTH = 20
 # DejaVu, which matplotlib includes, has no Chinese, Japanese or Korean.
 _OTHER_FONTS = ("Noto Sans CJK JP", "Droid Sans Fallback", "Arial Unicode MS", "Microsoft YaHei")
@@ -131,13 +131,14 @@ def draw_map(
 
     classes, place = np.unique(labels, return_inverse=True)
     colours = _colours(len(classes))
-    side = 12 if len(classes) <= _FEW else 16
+    side = 8 if len(classes) <= _VERY_FEW else 12 if len(classes) <= _FEW else 16
     figure = Figure(figsize=(side, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    size = float(np.clip(_INK / len(points), 12, 80))
+    size = float(np.clip(_INK * min(1.0, side / 12) ** 2 / len(points), 12, 60))
     axes.scatter(points[:, 0], points[:, 1], s=size, c=colours[place], linewidths=0, alpha=0.8)
     axes.set_axis_off()
+    axes.margins(0.1)  # for names at the edge
     axes.set_aspect("equal", adjustable="datalim")
     _write_names(axes, points, place, [names[code] for code in classes.tolist()], colours, dark=dark)
     with warnings.catch_warnings():
@@ -171,7 +172,7 @@ def _write_names(
     from matplotlib.patheffects import withStroke
 
     middles = [_middle(points[place == number]) for number in range(len(names))]
-    size = 14 if len(names) <= 20 else 9 if len(names) <= _FEW else 7
+    size = 14 if len(names) <= _VERY_FEW else 9 if len(names) <= _FEW else 7
     for number in np.argsort([spread for _, spread in middles])[:_MAX_NAMES].tolist():
         (x, y), _ = middles[number]
         axes.text(

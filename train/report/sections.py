@@ -311,7 +311,7 @@ def _class_table(rows: Sequence[ClassFigures], k: int, label: str) -> Element:
 def _confusions(confusions: Sequence[Confusion], k: int) -> Element:
     if not confusions:
         return _section("Confusions", note("Every neighbour of every query has its class."))
-    columns = [("query's class", False), ("found instead", False), ("neighbours", True), ("share of all", True)]
+    columns = [("query's class", False), ("neighbours of", False), ("number", True), ("share of all", True)]
     rows = ((name_text(row.query), name_text(row.found), f"{row.count:,}", f"{row.share:.3f}") for row in confusions)
     return _section(
         "Confusions",
