@@ -15,7 +15,7 @@ from PIL import Image
 from ..devices import usable_cores
 from ..errors import PictureError
 from ..files import SourceError
-from ..images import DEFAULT_MAX_PIXELS, load_thumbnail, upright_size
+from ..images import DEFAULT_MAX_PIXELS, load_rendition
 
 __all__ = ["Opener", "Thumbnail", "load_thumbnails", "sharp_side"]
 
@@ -69,14 +69,12 @@ def load_thumbnails(
 def _thumbnail(opener: Opener, side: int, max_pixels: int) -> Thumbnail:
     try:
         with opener() as file:
-            full = upright_size(file)
-            file.seek(0)
-            small = Image.fromarray(load_thumbnail(file, side, max_pixels=max_pixels))
+            pixels, full = load_rendition(file, side, max_pixels=max_pixels)
     except PictureError as error:
         return Thumbnail(problem=error.short)  # the page shows the file's name beside it
     except (SourceError, OSError) as error:
         return Thumbnail(problem=str(error))
-    encoded = io.BytesIO()
+    small, encoded = Image.fromarray(pixels), io.BytesIO()
     small.save(encoded, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)  # small ones are mostly edges
     uri = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}"
     return Thumbnail(uri, *small.size, full=full)
