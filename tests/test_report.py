@@ -449,6 +449,7 @@ def test_hostile_names_are_shown_as_text(tmp_path: Path):
         assert {row["label"] for row in csv.DictReader(file)} == set(HOSTILE)
 
 
+@pytest.mark.thorough
 def test_many_classes_stay_a_page_that_can_be_looked_at(tmp_path: Path):
     world = make_world(tmp_path, tuple(f"{number:04d}" for number in range(1200)), each=2)
     world.report()

@@ -99,7 +99,7 @@ def test_pages_are_accessible_and_fit(browser: Any, pages: dict[str, Path], name
     page.close()
 
 
-def test_facts_show_at_a_touch_and_at_focus(browser: Any, pages: dict[str, Path]) -> None:
+def test_facts_show_under_the_pointer_with_focus_and_on_phones(browser: Any, pages: dict[str, Path]) -> None:
     page = opened(browser, pages["query"], 1400)
     facts = page.locator(".hits .tile-facts").nth(1)
     expect(facts).to_have_css("opacity", "0")

@@ -57,7 +57,7 @@ def tile(
     Args:
         thumbnail: the picture, or why it is missing.
         description: the picture in words, untrusted.
-        facts: shown on it at a touch or focus, and below it where nothing hovers.
+        facts: shown on it under the pointer or with focus; where nothing hovers, below it.
         address: of its file; None: no link.
         similarity: drawn as a bar below the picture.
         mark: whether it is right, drawn as a sign.
