@@ -41,6 +41,8 @@ __all__ = [
     "note_file",
     "note_in_lines",
     "refuse_usage",
+    "save_page",
+    "show_page",
     "standard_streams",
     "terminal_width",
     "to_paste",
@@ -174,6 +176,28 @@ def note_in_lines(message: str) -> None:
 def note_file(verb: str, path: str | os.PathLike[str], rest: str = "") -> None:
     """Print on stderr that a file was written; on a terminal that shows links, its path is one."""
     _say(f"{verb} {file_line(path, stream=sys.stderr)}{printable(rest)}")
+
+
+def save_page(content: bytes, target: Path | None, command: str) -> Path:
+    """Write a page to ``target``, or to a private file of ``command``; print its path on stderr and return it.
+
+    Raises:
+        QueryError: it cannot be written.
+
+    """
+    from .webpage.browser import write_page
+
+    page = write_page(content, target, command)
+    note_file("wrote", page)
+    return page
+
+
+def show_page(page: Path) -> None:
+    """Open a page in the browser, or print on stderr that none could be started."""
+    from .webpage.browser import open_in_browser
+
+    if not open_in_browser(page):
+        note("No browser could be started here; open the file in a browser.")
 
 
 def next_step(*words: str | os.PathLike[str]) -> None:

@@ -19,7 +19,7 @@ from .files import SourceError, write_result
 from .images import PictureRule, load_picture
 from .text import display_path, printable
 
-__all__ = ["MAX_HITS", "SheetBlock", "SheetPicture", "draw_sheet", "draw_sheets"]
+__all__ = ["MAX_HITS", "SheetBlock", "SheetPicture", "draw_sheets"]
 
 # More are not drawn: a sheet is for viewing, and its size in memory is bounded.
 MAX_HITS = 200
@@ -79,11 +79,6 @@ class SheetBlock:
     query: SheetPicture
     hits: Sequence[SheetPicture]
     title: str = ""
-
-
-def draw_sheet(query: SheetPicture, hits: Sequence[SheetPicture], out: Path, title: str = "") -> None:
-    """Draw one query and its hits: see :func:`draw_sheets`."""
-    draw_sheets([SheetBlock(query, hits, title)], out)
 
 
 def draw_sheets(blocks: Sequence[SheetBlock], out: Path) -> None:

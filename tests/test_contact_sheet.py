@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeprank.runtime.contact_sheet import MAX_HITS, SheetBlock, SheetPicture, draw_sheet, draw_sheets
+from deeprank.runtime.contact_sheet import MAX_HITS, SheetBlock, SheetPicture, draw_sheets
 from deeprank.runtime.errors import QueryError
 
 COLOURS = [(200, 10, 10), (10, 200, 10), (10, 10, 200), (200, 200, 10), (10, 200, 200), (200, 10, 200), (90, 90, 90)]
+
+
+def draw_sheet(query: SheetPicture, hits: list[SheetPicture], out: Path, title: str = "") -> None:
+    draw_sheets([SheetBlock(query, hits, title)], out)
 
 
 def plain(folder: Path, number: int, size: tuple[int, int] = (40, 30)) -> Path:

@@ -84,10 +84,14 @@ def test_figures_by_loops(seed: int):
     )
     random = np.random.default_rng(seed)
     before, after = ((unit(random, len(data.val), dim), unit(random, len(data.train), dim)) for dim in (7, 4))
-    effect = measure_effect(data, *compared_pictures(data), before, after)
+    effect, searches = measure_effect(data, *compared_pictures(data), before, after)
     assert (effect.k, effect.gallery, effect.train) == (10, 51, 51)
     assert effect.learned.queries + effect.held_out.queries == 30
     agrees(effect, data, before, after)
+    assert len(searches.queries) == 30  # without those of a class that was neither learned nor held out
+    for neighbours, (queries, gallery) in ((searches.before, before), (searches.after, after)):
+        for query, found in zip(searches.queries.tolist(), neighbours.tolist(), strict=True):
+            assert found == np.argsort(((gallery - queries[query]) ** 2).sum(axis=1))[:10].tolist()
 
 
 def test_pictures_that_cannot_be_read_do_not_count():
@@ -106,7 +110,8 @@ def test_no_more_neighbours_than_a_class_or_half_the_gallery_has(sizes: dict[str
     data = prepare(a_dataset(sizes, {"a": 2}))
     random = np.random.default_rng(0)
     rows = unit(random, 2, 3), unit(random, len(data.train), 3)
-    effect = measure_effect(data, *compared_pictures(data), rows, rows)
+    effect, searches = measure_effect(data, *compared_pictures(data), rows, rows)
+    assert np.array_equal(searches.before, searches.after)
     assert effect.k == k
     assert effect.held_out is None
     assert effect.learned.before == effect.learned.after
@@ -324,8 +329,8 @@ def test_the_command_ends_with_both_figures_and_the_report_begins_with_them(fini
             assert f"{getattr(side.before, name):.3f} → {getattr(side.after, name):.3f}" in text
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_is_accessible_and_asks_for_nothing(finished: tuple[Path, str], width: int):
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_page_is_accessible_and_asks_for_nothing(finished: tuple[Path, str], width: int, scheme: str):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     chromium = shutil.which("chromium")
@@ -334,7 +339,7 @@ def test_the_page_is_accessible_and_asks_for_nothing(finished: tuple[Path, str],
     with sync_api.sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # the sandbox does not start for root
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        page = browser.new_page(viewport={"width": width, "height": 900})
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         requests: list[str] = []
         page.on("request", lambda request: requests.append(request.url))
         page.goto((finished[0] / "run/report.html").as_uri())

@@ -27,7 +27,7 @@ from .options.recipes import load_config
 
 __all__ = ["TerminalMonitor", "app", "main"]
 
-_NEEDED = ("torch", "torchvision", "timm", "safetensors", "sklearn", "matplotlib", "jinja2")
+_NEEDED = ("torch", "torchvision", "timm", "safetensors", "sklearn", "matplotlib")
 _LATEST = "runs/latest"
 _HELP = (
     "Teach a network what 'similar' means on labelled pictures. Every option's default comes from the default recipe; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ from ..console import (
     file_line,
     from_here,
     next_step,
+    save_page,
+    show_page,
 )
 from ..devices import return_large_blocks
 from ..errors import QueryError
@@ -102,6 +105,7 @@ app = application(
         ],
         "dedupe": [
             "deeprank-index dedupe",
+            "deeprank-index dedupe --open",
             "deeprank-index dedupe --max-distance 0.02 --keep oldest",
             "deeprank-index dedupe --paths-only --print0 | xargs -0 ls -l",
         ],
@@ -592,6 +596,17 @@ def dedupe_command(
         bool, typer.Option("--paths-only", help="Print the paths of each group, without the picture to keep.")
     ] = False,
     print0: Annotated[bool, typer.Option("--print0", help="End each path with a NUL, for xargs -0.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Also write the groups side by side as a self-contained page."),
+    ] = None,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--open",
+            help="Show that page in the browser; without --html it is a private file in the temporary folder.",
+        ),
+    ] = False,
     verbose: VerboseOption = False,
 ) -> None:
     """List groups of near-duplicates: the pictures of a group are near the picture to keep. Nothing is deleted.
@@ -604,22 +619,43 @@ def dedupe_command(
         raise typer.BadParameter("--print0 goes with --paths-only.")
     if keep not in ("largest", "oldest", "first"):
         raise typer.BadParameter(f"{keep!r} is given; expected largest, oldest or first.", param_hint="--keep")
+    _check_page(html)
     from .search.duplicate_groups import Keep, find_near_duplicates, removable
 
     with progress_in_stages() as start:
         report = find_near_duplicates(
             index, max_distance=max_distance, keep=cast(Keep, keep), label=label, path=path, progress=start
         )
+    files = removable(report) if paths_only or show or html is not None else None
+    page = None
+    if files is not None and (show or html is not None):
+        from .near_duplicates_page import render
+
+        page = save_page(render(index, report, files), html, "deeprank-dedupe")
     if as_json:
         emit_json(presentation.dedupe_document(index, report))
-    elif paths_only:
-        files = removable(report)
+    elif paths_only and files is not None:
         for remark in presentation.removable_notices(files):
             note(remark)
         emit_paths(files.paths, b"\0" if print0 else b"\n")
     else:
         for line in presentation.dedupe_lines(report):
             print(line)
+    if show and page is not None:
+        show_page(page)
+
+
+def _check_page(html: Path | None) -> None:
+    """Refuse a name of the page before the work."""
+    if html is None:
+        return
+    if html.suffix.lower() not in (".html", ".htm"):  # browsers recognise a page by it
+        raise typer.BadParameter(
+            f"{os.fspath(html)!r} is given; expected a name that ends in .html", param_hint="--html"
+        )
+    from ..webpage.browser import check_place
+
+    check_place(html)
 
 
 def main() -> None:

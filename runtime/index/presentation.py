@@ -287,7 +287,7 @@ def dedupe_document(index: Path, report: DedupeReport) -> dict[str, Any]:
         "keep": report.keep,
         "pictures": report.pictures,
         "near_duplicates": report.near_duplicates,
-        "near_duplicate_bytes": _near_duplicate_bytes(report),
+        "near_duplicate_bytes": report.bytes,
         "groups": [
             {
                 "kept": _file_document(group.kept),
@@ -315,15 +315,11 @@ def dedupe_lines(report: DedupeReport) -> Iterator[str]:
             yield f"  {figures}  {same:9}  {file_size(file.size):>8}  {display_path(file.path)}"
         yield ""
     count, groups = report.near_duplicates, len(report.groups)
-    saved = f"; {file_size(_near_duplicate_bytes(report))} could be saved" if count else ""
+    saved = f"; {file_size(report.bytes)} could be saved" if count else ""
     yield (
         f"{count:,} near-duplicate{'' if count == 1 else 's'} in {groups:,} group{'' if groups == 1 else 's'} "
         f"of {pictures(report.pictures)}{saved}"
     )
-
-
-def _near_duplicate_bytes(report: DedupeReport) -> int:
-    return sum(file.size for group in report.groups for file in group.others)
 
 
 def removable_notices(files: Removable) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..console import emit_json, emit_paths, guarded, note, standard_streams, terminal_width
+from ..console import emit_json, emit_paths, guarded, note, save_page, show_page, standard_streams, terminal_width
 from ..errors import DeepRankError
 from ..text import display_path, display_width, printable, shortened
 from .arguments import QueryArguments, read_arguments
@@ -50,7 +50,7 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
 
         check_folder(arguments.copy_to)  # before the work
     if arguments.html is not None:
-        from .browser import check_place
+        from ..webpage.browser import check_place
 
         check_place(arguments.html)
     device, threads, max_pixels = arguments.device, arguments.threads, arguments.max_pixels
@@ -70,11 +70,14 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
         _draw(results, arguments, arguments.sheet, index.pictures)
     page = None
     if arguments.open or arguments.html is not None:
-        page = _write_page(results, arguments, index, unrelated_distance)
+        from .page import render
+
+        content = render(results, arguments, index.pictures, index.remarks, unrelated_distance)
+        page = save_page(content, arguments.html, "deeprank-query")
     complete = arguments.copy_to is None or _copy(results, arguments.copy_to, roots, index.pictures)
     _show(results, arguments, unrelated_distance)
     if arguments.open and page is not None:
-        _open(page)
+        show_page(page)
     if not complete or any(result.error is not None for result in results):
         sys.exit(1)
 
@@ -104,25 +107,6 @@ def _draw(results: Sequence[QueryResult], arguments: QueryArguments, sheet: Path
         note(f"wrote {display_path(sheet)}")
     else:
         note("no contact sheet was drawn: no query could be read")
-
-
-def _write_page(
-    results: Sequence[QueryResult], arguments: QueryArguments, index: Searchable, unrelated_distance: float | None
-) -> Path:
-    from .browser import write_page
-    from .page import render
-
-    rendered = render(results, arguments, index.pictures, index.remarks, unrelated_distance)
-    page = write_page(rendered, arguments.html)
-    note(f"wrote {display_path(page)}")
-    return page
-
-
-def _open(page: Path) -> None:
-    from .browser import open_in_browser
-
-    if not open_in_browser(page):
-        note("No browser could be started here; open the file in a browser.")
 
 
 def _copy(results: Sequence[QueryResult], folder: Path, roots: Sequence[str], pictures: Pictures) -> bool:

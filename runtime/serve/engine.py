@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import io
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
+
+from starlette.responses import Response
 
 from ..decoding.pool import DecodingLimits, DecodingPool
 from ..devices import usable_cores
@@ -22,19 +25,23 @@ from ..errors import (
     IndexStateError,
     QueryError,
 )
-from ..images import Picture
-from ..index.search.items import IndexedImage
+from ..images import Box, Picture, Size
+from ..index.search.items import EmbeddedImage, IndexedImage
+from ..index.search.listing import ItemPage, ListRequest
 from ..index.search.request import SearchRequest
 from ..index.search.searchable import Supported
 from ..index.search.summary import IndexSummary
 from ..index.uploads import Added, Removed, Upload, add_uploads, remove_items
 from ..modelfile import ModelInfo
 from .batching import Batcher
-from .errors import NotFoundError, OtherModelError, UnwritableError
+from .errors import BusyError, NotFoundError, OtherModelError, UnwritableError, private
 from .metrics import Metrics
+from .pictures.contents import check_size, reading
+from .pictures.originals import MAX_BYTES_AT_ONCE, OriginalResponse
+from .pictures.renditions import Rendition, Renditions
+from .pictures.sizes import Sizes
 from .session import OpenIndex, SearchJob, SearchResult, Vector
 from .settings import LOG, ServeSettings
-from .thumbnails import Thumbnail, Thumbnails
 from .upload_form import Sent
 
 __all__ = ["Embedding", "Engine", "Overview", "Writing"]
@@ -52,6 +59,8 @@ _NO_NEWS = ("evicted", "closed")
 # Seconds between attempts to reopen a damaged index, each of which takes as long as at the start.
 _RENEWAL_S = 10.0
 
+# Seconds that a response waits for sizes of pictures.
+_SIZES_S = 1.0
 _MAX_TOGETHER = 64
 # A write waits for a sync that ends soon, but not for hours.
 _WRITE_PATIENCE_S = 5.0
@@ -115,50 +124,70 @@ class Engine:
         # Thumbnails of large pictures take seconds; plain look-ups must not wait for them.
         self._reading = ThreadPoolExecutor(cores, thread_name_prefix="read")
         self._showing = ThreadPoolExecutor(cores, thread_name_prefix="show")
-        self._thumbnails = Thumbnails(settings.max_pixels, metrics, self._decoders)
+        # Lists of a large index wait for its catalogue, and heads of files for slow disks.
+        self._listing = ThreadPoolExecutor(cores, thread_name_prefix="list")
+        self._measuring = ThreadPoolExecutor(cores, thread_name_prefix="measure")
+        self._sizes = Sizes(self._decoders)
+        self._renditions = Renditions(
+            settings.max_pixels, settings.rendition_cache, self._decoders, self._sizes, metrics
+        )
+        self._sending = 0
+        self._rendering: dict[tuple[bytes, int], asyncio.Future[Rendition]] = {}
         self._writing = None if settings.in_store else Writing(Path(settings.index))
 
-    async def embed(self, upload: Sent) -> Embedding:
-        """Embed a picture.
+    async def embed(self, picture: Sent | int, box: Box | None = None) -> Embedding:
+        """Embed a picture that was sent, or one of the index by its number, or the part of it in a box.
 
         Raises:
-            PictureError: it cannot be read.
+            PictureError: it cannot be read, or the box holds no pixel.
+            NotFoundError, GoneError: the index has none with this number, or its file is missing or has changed.
 
         """
 
         async def use(opened: OpenIndex) -> Embedding:
-            vector = await self._embed(opened, upload)
+            if isinstance(picture, Sent):
+                vector = await self._embed(opened, picture, box)
+            else:
+                vector = (await self._embedded(opened, picture, box)).vector
             return Embedding(vector, opened.embedder.info, opened.embedder.sha256)
 
         return await self._with_index(use)
 
-    async def search(self, upload: Sent, request: SearchRequest) -> SearchResult:
-        """Search for a picture.
+    async def search(self, upload: Sent, request: SearchRequest, box: Box | None = None) -> SearchResult:
+        """Search for a picture, or for the part of it in a box.
 
         Raises:
-            PictureError: it cannot be read.
+            PictureError: it cannot be read, or the box holds no pixel.
             QueryError: the request is invalid for this index.
 
         """
 
         async def use(opened: OpenIndex) -> SearchResult:
-            vector = await self._embed(opened, upload)
+            vector = await self._embed(opened, upload, box)
             digest = await self._digest(upload.content) if request.leave_out_query else None
             return await opened.searching.do(SearchJob(request, vector, digest))
 
         return await self._with_index(use)
 
-    async def search_item(self, number: int, request: SearchRequest) -> SearchResult:
-        """Search for a picture of the index.
+    async def search_items(
+        self, numbers: tuple[int, ...], request: SearchRequest, box: Box | None = None
+    ) -> SearchResult:
+        """Search for the mean of pictures of the index, or for the part of a single one in a box.
 
         Raises:
-            NotFoundError: there is none with this number.
-            QueryError: as for :meth:`search`.
+            NotFoundError: there is none with one of these numbers.
+            GoneError: the file of the picture with a box is missing or has changed.
+            PictureError: it cannot be read, or the box holds no pixel.
+            QueryError: as for :meth:`search`, or the pictures have no mean.
 
         """
 
         async def use(opened: OpenIndex) -> SearchResult:
-            return await opened.searching.do(SearchJob(request, number))
+            if box is None:
+                return await opened.searching.do(SearchJob(request, numbers))
+            image = await self._embedded(opened, numbers[0], box)
+            result = await opened.searching.do(SearchJob(request, image.vector, image.sha256))
+            return replace(result, items=(image,))
 
         return await self._with_index(use)
 
@@ -194,8 +223,30 @@ class Engine:
         """
         return await self._with_index(lambda opened: self._in_thread(self._reading, lambda: opened.item(number)))
 
-    async def thumbnail(self, number: int, size: int, known: Sequence[str]) -> Thumbnail:
-        """Return a thumbnail of a picture of the index; see :meth:`~.thumbnails.Thumbnails.get`.
+    async def page(self, request: ListRequest, cursor: str | None) -> ItemPage:
+        """Return a page of the index's pictures; see :meth:`~..index.search.searchable.Searchable.page`.
+
+        Raises:
+            QueryError: the request or the cursor is invalid, or no picture passes the filters.
+
+        """
+        return await self._with_index(
+            lambda opened: self._in_thread(self._listing, lambda: opened.page(request, cursor))
+        )
+
+    async def sizes(self, images: Sequence[IndexedImage]) -> dict[bytes, Size | None]:
+        """Return the width and height of pictures, upright, by sha256, as far as they are known or read in time."""
+        known = self._sizes.known(images)
+        unknown = list({image.sha256: image for image in images if image.sha256 not in known}.values())
+        if not unknown:
+            return known
+        pictures, until = self._opened.index.pictures, time.monotonic() + _SIZES_S
+        measuring = self._in_thread(self._measuring, lambda: self._sizes.read(unknown, pictures, until))
+        await asyncio.wait([asyncio.ensure_future(measuring)], timeout=_SIZES_S)
+        return known | self._sizes.known(unknown)
+
+    async def rendition(self, number: int, size: int, known: Sequence[str]) -> Rendition:
+        """Return a rendition of a picture of the index; see :class:`~.pictures.renditions.Renditions`.
 
         Raises:
             NotFoundError: there is none with this number.
@@ -203,8 +254,53 @@ class Engine:
 
         """
         picture = await self.item(number)
-        pictures = self._opened.index.pictures
-        return await self._in_thread(self._showing, lambda: self._thumbnails.get(picture, pictures, size, known))
+        pictures, kept = self._opened.index.pictures, self._renditions
+        found = await self._in_thread(self._reading, lambda: kept.find(picture, pictures, size, known))
+        if found is not None:
+            return found
+        key = picture.sha256, size
+        making = self._rendering.get(key)
+        if making is None:  # else another request has it made
+            making = asyncio.ensure_future(self._in_thread(self._showing, lambda: kept.make(picture, pictures, size)))
+            self._rendering[key] = making
+            making.add_done_callback(lambda made: self._rendered(key, made))
+        return await asyncio.shield(making)
+
+    async def original(self, number: int, known: Sequence[str]) -> Response:
+        """Return the file of a picture of the index as a response.
+
+        Args:
+            number: of the picture.
+            known: tags of originals that the client already has.
+
+        Raises:
+            NotFoundError: there is none with this number.
+            GoneError: its file is missing or has changed.
+            BusyError: too many originals are being sent.
+
+        """
+        picture = await self.item(number)
+        pictures, tag = self._opened.index.pictures, picture.sha256.hex()
+        if tag in known:
+            await self._in_thread(self._reading, lambda: check_size(picture, pictures))
+            return Response(status_code=304, headers=private(tag))
+        if self._sending and self._sending + picture.size > MAX_BYTES_AT_ONCE:
+            raise BusyError("Too many large files are being sent", 5)
+
+        def release() -> None:
+            self._sending -= picture.size
+
+        def read() -> bytes:
+            with reading(picture, pictures) as content:
+                return content
+
+        self._sending += picture.size
+        try:
+            content = await self._in_thread(self._showing, read)
+        except BaseException:
+            release()
+            raise
+        return OriginalResponse(picture, content, release, private(tag))
 
     async def add(self, upload: Sent, label: str | None) -> Added:
         """Add a picture to the index; it is durable on return.
@@ -247,11 +343,16 @@ class Engine:
             raise NotFoundError(number)
         return removed
 
+    @property
+    def supported(self) -> Supported:
+        """What the kind of index can do."""
+        return self._opened.index.supported
+
     async def overview(self) -> Overview:
         """Describe the index."""
 
         async def use(opened: OpenIndex) -> Overview:
-            summary = await self._in_thread(self._reading, opened.summary)
+            summary = await self._in_thread(self._listing, opened.summary)
             return Overview(summary, opened.embedder.info, opened.embedder.sha256, opened.index.supported)
 
         return await self._with_index(use)
@@ -268,12 +369,18 @@ class Engine:
     def close(self) -> None:
         """End the threads and close the index."""
         self._decoding.shutdown(wait=False, cancel_futures=True)
-        self._showing.shutdown(wait=False, cancel_futures=True)
+        for waiting in (self._showing, self._listing, self._measuring):
+            waiting.shutdown(wait=False, cancel_futures=True)
         self._reading.shutdown(wait=True, cancel_futures=True)
         self._decoders.close()
         if self._writing is not None:
             self._writing.close()
         self._opened.close()
+
+    def _rendered(self, key: tuple[bytes, int], made: asyncio.Future[Rendition]) -> None:
+        self._rendering.pop(key, None)
+        if not made.cancelled():
+            made.exception()  # it was seen, even if no request waits any more
 
     def _writer(self) -> Writing:
         if self._writing is None:
@@ -293,10 +400,30 @@ class Engine:
         limits = DecodingLimits(memory=settings.decoding_bytes)
         return DecodingPool(settings.decoders, slow=settings.slow_decoders, limits=limits, stopped=stopped)
 
-    async def _embed(self, opened: OpenIndex, upload: Sent) -> Vector:
+    async def _embed(self, opened: OpenIndex, upload: Sent, box: Box | None = None) -> Vector:
+        return await self._embed_decoded(opened, lambda decode: decode(_Named(upload), grows=False, box=box))
+
+    async def _embedded(self, opened: OpenIndex, number: int, box: Box | None) -> EmbeddedImage:
+        """Return a picture of the index, with the vector of the part in a box."""
+        image = await self._in_thread(self._reading, lambda: opened.item(number))
+        if box is None:
+            return image
+        pictures = opened.index.pictures
+
+        def decode_part(decode: Callable[..., Picture]) -> Picture:
+            with reading(image, pictures) as content:
+                return decode(io.BytesIO(content), box=box)
+
+        return replace(image, vector=await self._embed_decoded(opened, decode_part))
+
+    async def _embed_decoded(self, opened: OpenIndex, use: Callable[[Callable[..., Picture]], Picture]) -> Vector:
+        """Return the vector of a picture; ``use`` is called in a thread with what decodes it."""
+
         def decode() -> Picture:
-            rule = opened.embedder.rule
-            return self._decoders.load_picture(_Named(upload), rule, max_pixels=self._settings.max_pixels, grows=False)
+            load = functools.partial(
+                self._decoders.load_picture, rule=opened.embedder.rule, max_pixels=self._settings.max_pixels
+            )
+            return use(load)
 
         opened.embedding.expect()
         try:

@@ -16,6 +16,7 @@ from ..errors import (
     DeepRankError,
     IndexLockedError,
     IndexStateError,
+    ListReplacedError,
     ModelFileError,
     PictureError,
     QueryError,
@@ -31,6 +32,7 @@ __all__ = [
     "UnwritableError",
     "answer",
     "plain",
+    "private",
     "problem",
     "problem_of",
 ]
@@ -102,10 +104,18 @@ def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None
     return answer({"error": sentence}, status, headers)
 
 
+def private(tag: str) -> dict[str, str]:
+    """Return the headers of a picture, which only this client's browser may keep."""
+    # After a reembed, a number may mean another picture: so browsers revalidate each time.
+    return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie"}
+
+
 def problem_of(error: DeepRankError) -> Response:
     """Return the response to an error, without details of the server's machine."""
     if isinstance(error, RefusedError):
         return problem(error.status, str(error), error.headers)
+    if isinstance(error, ListReplacedError):
+        return problem(409, str(error))
     if isinstance(error, PictureError | QueryError):
         sentence = str(error)
         return problem(422, sentence[:1].upper() + sentence[1:])

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from ..images import Size
 from ..index.search.items import IndexedImage
+from ..index.search.listing import ItemPage, ListRequest, Order
 from ..index.search.request import SearchRequest
 from ..index.search.searchable import Supported
 from ..index.uploads import Added
 from .errors import plain
 from .settings import MAX_HITS, ServeSettings
+from .upload_form import MAX_IDS
 
 if TYPE_CHECKING:
     from .engine import Embedding, Overview
@@ -27,9 +31,13 @@ if TYPE_CHECKING:
 __all__ = [
     "SCHEMA",
     "AddedDocument",
+    "EmbedParameters",
     "EmbeddingDocument",
     "InfoDocument",
+    "Item",
     "ItemDocument",
+    "ItemsDocument",
+    "ListParameters",
     "Problem",
     "RemovedDocument",
     "SearchDocument",
@@ -44,13 +52,17 @@ SCHEMA = 1
 _MAX_ID = 2**63 - 1
 # Labels that the response lists: a longer list would not help the page.
 _MAX_LABELS = 10_000
+_BOX = (
+    "Only this part of the image, or of the picture with one id: left, top, right and bottom edge in fractions of the "
+    "upright picture, such as 0.25,0,0.75,0.5."
+)
 _PROBLEMS = {
     400: "The request is incomplete, or not HTTP (then the answer is plain text).",
     401: "No token, or a wrong one.",
     403: "The request is for another host name, or from another site's page.",
     404: "The index has no such picture.",
     408: "The request took too long to arrive.",
-    409: "The vector was made by another model than the index's.",
+    409: "The vector was made by another model than the index's, or the index was replaced since the page before.",
     410: "The file of the picture is gone or has changed.",
     413: "The upload is too large.",
     422: "No readable picture, or an invalid value.",
@@ -86,13 +98,28 @@ class SearchParameters(_Options):  # type: ignore[misc] # its fields are those o
     k: int = _field("k", le=MAX_HITS)
     label: list[Annotated[str, Field(max_length=4096)]] | None = _field("label", max_length=1000)
     exact: bool = Field(False, description="Scan all vectors instead of searching the graph.")
-    id: int | None = Field(None, ge=1, le=_MAX_ID, description="Search with this picture of the index; needs no body.")
+    id: list[Annotated[int, Field(ge=1, le=_MAX_ID)]] | None = Field(
+        None,
+        max_length=MAX_IDS,
+        description="Search with this picture of the index, or with the mean of several; needs no body.",
+    )
+    box: str | None = Field(None, max_length=200, description=_BOX)
+    sizes: bool = Field(False, description="Add the width and height of each hit.")
 
     def request(self) -> SearchRequest:
         """Return the search request."""
         options = {name: getattr(self, name) for name in _SERVED}
         label = tuple(self.label) if self.label else None
         return SearchRequest(**options | {"label": label, "method": "exact" if self.exact else "auto"})
+
+
+class EmbedParameters(BaseModel):
+    """The picture of an embedding, unless the form holds it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: int | None = Field(None, ge=1, le=_MAX_ID, description="A picture of the index; needs no body.")
+    box: str | None = Field(None, max_length=200, description=_BOX)
 
 
 class HitDocument(BaseModel):
@@ -109,6 +136,10 @@ class HitDocument(BaseModel):
     )
     id: int
     near_duplicates: int | None = Field(None, description="With unique: the number of near-duplicates that it hides.")
+    width: int | None = Field(
+        None, description="With sizes: in pixels, of the upright picture; null if it is not known in time."
+    )
+    height: int | None = Field(None, description="With sizes.")
 
 
 class ResultDocument(BaseModel):
@@ -116,6 +147,7 @@ class ResultDocument(BaseModel):
 
     query: str = Field(description="The name of the file that was sent, or the path of the item.")
     id: int | None = Field(None, description="Id of the requested item.")
+    ids: list[int] | None = Field(None, description="Ids of the requested items, if there are several.")
     hits: list[HitDocument]
 
 
@@ -131,11 +163,29 @@ class SearchDocument(BaseModel):
     results: list[ResultDocument]
 
     @classmethod
-    def of(cls, index: str, request: SearchRequest, query: str, result: SearchResult) -> Self:
-        """Return the document of a search; ``query`` is the client's name for its picture."""
-        unique, item = request.unique is not None, result.item
+    def of(
+        cls,
+        index: str,
+        request: SearchRequest,
+        query: str,
+        result: SearchResult,
+        sizes: Mapping[bytes, Size | None] | None = None,
+    ) -> Self:
+        """Return the document of a search.
+
+        Args:
+            index: its name.
+            request: the options.
+            query: the client's name for its picture.
+            result: the hits.
+            sizes: width and height of the hits, by sha256; None: the document does not have them.
+
+        """
+        unique = request.unique is not None
         hits = [hit.document(rank, unique=unique) | _identity(hit) for rank, hit in enumerate(result.hits, 1)]
-        head = {"query": plain(query)} if item is None else {"query": plain(item.relative), "id": item.id}
+        if sizes is not None:
+            hits = [hit | _sides(sizes.get(of.sha256)) for hit, of in zip(hits, result.hits, strict=True)]
+        head = _head(query, result.items)
         # Validated at once, which takes half as long as one model after another.
         answered = [{**head, "hits": hits}]
         line = {} if result.unrelated_distance is None else {"unrelated_distance": result.unrelated_distance}
@@ -170,24 +220,93 @@ class EmbeddingDocument(BaseModel):
         )
 
 
-class ItemDocument(BaseModel):
-    """A picture of the index."""
+class Item(BaseModel):
+    """A picture of the index, in a list."""
 
+    id: int
+    path: str = Field(description="Path below the synced folder.")
+    root: str = Field(description="Name of the synced folder.")
+    relative: str = Field(description="The same as path.")
+    label: str | None
+    bytes: int = Field(description="Size of the file.")
+    modified: str | None = Field(description="The file's mtime (RFC 3339, UTC); null if no calendar has it.")
+    width: int | None = Field(description="In pixels, of the upright picture; null if it is not known in time.")
+    height: int | None
+
+    @staticmethod
+    def values(image: IndexedImage, size: Size | None) -> dict[str, Any]:
+        """Return the fields of a picture of the index; ``size``: its width and height, if they are known."""
+        return {
+            "id": image.id,
+            **_identity(image),
+            "bytes": image.size,
+            "modified": _modified(image.mtime_ns),
+            **_sides(size),
+        }
+
+
+class _Headed(BaseModel):
     schema_: int = Field(alias="schema")
     index: str
-    id: int
-    path: str
-    root: str
-    relative: str
-    label: str | None
-    bytes: int
+
+
+class ItemDocument(Item, _Headed):
+    """A picture of the index."""
+
     sha256: str
 
     @classmethod
-    def of(cls, index: str, image: IndexedImage) -> Self:
+    def of(cls, index: str, image: IndexedImage, size: Size | None) -> Self:
         """Return the document of a picture of the index."""
-        identity = image.identity() | _identity(image)
-        return cls(schema=SCHEMA, index=index, bytes=image.size, sha256=image.sha256.hex(), **identity)
+        return cls(schema=SCHEMA, index=index, sha256=image.sha256.hex(), **Item.values(image, size))
+
+
+class ItemsDocument(_Headed):
+    """A page of the pictures of the index."""
+
+    total: int = Field(description="Number of pictures on all pages.")
+    items: list[Item]
+    next: str | None = Field(description="The cursor of the next page; null: this is the last.")
+
+    @classmethod
+    def of(cls, index: str, page: ItemPage, sizes: Mapping[bytes, Size | None]) -> Self:
+        """Return the document of a page; ``sizes``: width and height of pictures, by sha256."""
+        items = [Item.values(image, sizes.get(image.sha256)) for image in page.items]
+        return cls.model_validate(
+            {"schema": SCHEMA, "index": index, "total": page.total, "items": items, "next": page.cursor}
+        )
+
+
+class ListParameters(BaseModel):
+    """What is listed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    order: Order | None = Field(
+        None,
+        description="folder: by path; newest: by mtime, latest first; shuffle: by chance; id: as they were added. "
+        "Default: the first of supports.orders of /v1/info.",
+    )
+    seed: int = Field(0, ge=0, le=2**53, description="Of shuffle: the same seed gives the same order.")
+    label: list[Annotated[str, Field(max_length=4096)]] | None = Field(
+        None, max_length=1000, description="Only pictures with one of these labels."
+    )
+    folder: str | None = Field(
+        None, max_length=4096, description="Only pictures below this folder, as it begins their paths."
+    )
+    limit: int = Field(100, ge=1, le=500, description="Pictures of a page.")
+    cursor: str | None = Field(None, max_length=8192, description="The field next of the page before.")
+
+    def request(self, orders: Sequence[Order]) -> ListRequest:
+        """Return the request of a list; ``orders``: that the index has, the usual one first."""
+        folder = (self.folder or "").strip("/")
+        return ListRequest(
+            order=orders[0] if self.order is None else self.order,
+            seed=self.seed,
+            label=tuple(self.label) if self.label else None,
+            folder=(folder,) if folder else None,
+            limit=self.limit,
+        )
 
 
 class RootDocument(BaseModel):
@@ -240,11 +359,17 @@ class SupportedDocument(BaseModel):
     farthest: bool
     exact: bool
     uploads: bool = Field(description="Whether pictures can be added at all; 'writes' says whether this server does.")
+    orders: list[Order] = Field(description="Of /v1/items, the usual one first.")
 
     @classmethod
     def of(cls, supported: Supported) -> Self:
         """Return the document of what an index supports."""
-        return cls(farthest=supported.farthest, exact=supported.methods, uploads=supported.writes)
+        return cls(
+            farthest=supported.farthest,
+            exact=supported.methods,
+            uploads=supported.writes,
+            orders=list(supported.orders),
+        )
 
 
 class InfoDocument(BaseModel):
@@ -265,6 +390,7 @@ class InfoDocument(BaseModel):
     store: str | None = Field(description="Kind of vector index in the store, such as HNSW; null for an index folder.")
     supports: SupportedDocument
     writes: bool
+    originals: bool = Field(description="Whether the files themselves can be downloaded.")
     limits: LimitsDocument
 
     @classmethod
@@ -294,6 +420,7 @@ class InfoDocument(BaseModel):
             store=summary.store,
             supports=SupportedDocument.of(overview.supported),
             writes=settings.allow_writes,
+            originals=settings.originals,
             limits=LimitsDocument(max_upload_bytes=settings.max_upload, max_pixels=settings.max_pixels, max_k=MAX_HITS),
         )
 
@@ -339,15 +466,20 @@ class TokenDocument(BaseModel):
     token: str = Field(min_length=1, max_length=4096)
 
 
-def form(*fields: str, required: bool = True) -> dict[str, Any]:
-    """Return the OpenAPI description of a form with a picture and other fields."""
+def form(*fields: str, required: bool = True, several: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI description of a form with a picture and other fields; ``several``: of these, ids."""
+    one: dict[str, Any] = {"type": "string", "pattern": "^[0-9]{1,18}$"}
     known: dict[str, Any] = {
         "image": {
             "type": "string",
             "format": "binary",
             "description": "A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIC if the server can read it.",
         },
-        "id": {"type": "string", "pattern": "^[0-9]{1,18}$", "description": "Instead: id of a picture in the index."},
+        "id": {
+            **({"type": "array", "items": one, "maxItems": MAX_IDS} if several else one),
+            "description": f"Instead: id of a picture in the index{', or of several' if several else ''}.",
+        },
+        "box": {"type": "string", "description": _BOX},
         "vector": {
             "type": "string",
             "description": "Instead: base64 of little-endian float32, as /v1/embed returns it.",
@@ -358,8 +490,9 @@ def form(*fields: str, required: bool = True) -> dict[str, Any]:
             "description": "With vector: the first digits of the sha256 of the model that made it.",
         },
     }
-    for name in ("id", "vector", "model"):
-        known[name]["example"] = ""  # else Swagger's "Try it out" fills in an example beside the picture
+    # Else Swagger's "Try it out" fills in an example beside the picture.
+    for name in ("id", "vector", "model", "box"):
+        known[name]["example"] = [] if name == "id" and several else ""
     schema: dict[str, Any] = {
         "type": "object",
         "properties": {name: known[name] for name in ("image", *fields)},
@@ -385,6 +518,29 @@ def _identity(image: IndexedImage) -> dict[str, Any]:
     relative = plain(image.relative)
     label = None if image.label is None else plain(image.label)
     return {"path": relative, "root": _folder(image.root), "relative": relative, "label": label}
+
+
+def _sides(size: Size | None) -> dict[str, int | None]:
+    """Return the fields of a picture's width and height."""
+    return {"width": None, "height": None} if size is None else {"width": size[0], "height": size[1]}
+
+
+def _modified(mtime_ns: int) -> str | None:
+    # An index may hold a nanosecond less than the file's mtime.
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=(mtime_ns + 1) // 1000)
+    except OverflowError:
+        return None
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _head(query: str, items: Sequence[IndexedImage]) -> dict[str, Any]:
+    """Return the fields of a query: a picture of the client, or pictures of the index."""
+    if not items:
+        return {"query": plain(query)}
+    if len(items) == 1:
+        return {"query": plain(items[0].relative), "id": items[0].id}
+    return {"query": f"mean of {len(items)} pictures", "ids": [item.id for item in items]}
 
 
 def _folder(root: str) -> str:

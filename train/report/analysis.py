@@ -13,7 +13,17 @@ from ...runtime.datasets import DataSet
 from ...runtime.metrics import Ranking, precision_per_class
 from ..data.splits import TrainingData
 
-__all__ = ["ClassFigures", "Confusion", "Evaluated", "class_figures", "confusions", "evaluated", "worst_queries"]
+__all__ = [
+    "ClassFigures",
+    "Confusion",
+    "Evaluated",
+    "best_queries",
+    "class_figures",
+    "confusions",
+    "evaluated",
+    "typical_queries",
+    "worst_queries",
+]
 
 Labels = npt.NDArray[np.int64]
 # By class, the classes of wrong neighbours and their counts, most frequent first.
@@ -158,9 +168,40 @@ def worst_queries(evaluated: Evaluated, limit: int) -> Labels:
     neighbours among the possible ones. Ties are ordered by the distance to the nearest neighbour,
     so confident mistakes come first.
     """
+    share, possible = _shares(evaluated)
+    order: Labels = np.lexsort((evaluated.ranking.distances[:, 0], share))
+    worst: Labels = order[possible[order] & (share < 1)[order]][:limit]
+    return worst
+
+
+def best_queries(evaluated: Evaluated, limit: int) -> Labels:
+    """Return the rows of the best queries, at most ``limit``, each of another class.
+
+    Ties are ordered by the distance to the last neighbour, so confident answers come first.
+    """
+    share, possible = _shares(evaluated)
+    order = np.lexsort((evaluated.ranking.distances[:, -1], -share))
+    return _of_other_classes(evaluated, order[possible[order]], limit)
+
+
+def typical_queries(evaluated: Evaluated, limit: int) -> Labels:
+    """Return the rows of queries whose share of right neighbours is nearest to the mean, each of another class."""
+    share, possible = _shares(evaluated)
+    if not possible.any():
+        return np.empty(0, dtype=np.int64)
+    order = np.argsort(np.abs(share - share[possible].mean()), kind="stable")
+    return _of_other_classes(evaluated, order[possible[order]], limit)
+
+
+def _shares(evaluated: Evaluated) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return each query's share of right neighbours among the possible ones, and whether any are possible."""
     right = (evaluated.neighbour_labels == evaluated.query_labels[:, None]).sum(axis=1)
     possible = np.minimum(evaluated.relevant(evaluated.query_labels), evaluated.depth)
-    share = right / np.maximum(possible, 1)
-    order: Labels = np.lexsort((evaluated.ranking.distances[:, 0], share))
-    worst: Labels = order[(possible > 0)[order] & (share < 1)[order]][:limit]
-    return worst
+    return right / np.maximum(possible, 1), possible > 0
+
+
+def _of_other_classes(evaluated: Evaluated, order: Labels, limit: int) -> Labels:
+    """Return the first rows of ``order`` with different classes, at most ``limit``."""
+    _, first = np.unique(evaluated.query_labels[order], return_index=True)
+    chosen: Labels = order[np.sort(first)][:limit]
+    return chosen

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ...runtime.metrics import Ranking, largest_class, rank
 from ..data.splits import Positions, TrainingData, sampled
 
-__all__ = ["ADVICE", "Effect", "Finding", "Group", "Ranked", "compared_pictures", "measure_effect"]
+__all__ = ["ADVICE", "Effect", "Finding", "Group", "Ranked", "Searches", "compared_pictures", "measure_effect"]
 
 Vectors = npt.NDArray[np.float32]
 Verdict = Literal["better", "worse", "same", "unclear", "unmeasured"]
@@ -168,6 +168,19 @@ class Effect:
         return f"{100 * precision:.0f}" if self.k == 1 else f"{self.k * precision:.1f}"
 
 
+@dataclass(frozen=True)
+class Searches:
+    """The searches behind an :class:`Effect`, a row for each measured query.
+
+    ``queries``: positions in val, int64 ``[q]``. ``before``, ``after``: positions in train of the
+    nearest pictures, int64 ``[q, k]``.
+    """
+
+    queries: Positions
+    before: Positions
+    after: Positions
+
+
 def _verdict(group: Group, same: bool) -> Verdict:
     if same:
         return "same"
@@ -209,7 +222,7 @@ def measure_effect(
     gallery: Positions,
     before: tuple[Vectors, Vectors],
     after: tuple[Vectors, Vectors],
-) -> Effect:
+) -> tuple[Effect, Searches]:
     """Rank the gallery for the queries of each group, with both pairs of vectors.
 
     Args:
@@ -225,19 +238,24 @@ def measure_effect(
     learned = labels < len(data.classes)
     # Pictures of --val may be of classes that are neither learned nor in the gallery.
     held_out = ~learned & np.isin(labels, data.train_labels)
+    neighbours = np.empty((2, len(queries), k), dtype=np.int64)
 
     def group(chosen: npt.NDArray[np.bool_]) -> Group | None:
         if not chosen.any():
             return None
         own = labels[chosen]
         rankings = [rank(rows[chosen], own, others, classes, k) for rows, others in (before, after)]
+        for side, ranking in enumerate(rankings):
+            neighbours[side, chosen] = gallery[ranking.neighbours]
         shares = [(classes[ranking.neighbours] == own[:, None]).mean(axis=1) for ranking in rankings]
         error = float((shares[1] - shares[0]).std(ddof=1) / math.sqrt(len(own))) if len(own) > 1 else None
         return Group(len(own), rankings[0].possible, _ranked(rankings[0]), _ranked(rankings[1]), error)
 
     held_out_classes = len(np.unique(data.train_labels[data.train_labels >= len(data.classes)]))
     sizes = len(gallery), len(data.all_train), len(data.classes), held_out_classes
-    return Effect(k, *sizes, group(learned), group(held_out))
+    effect = Effect(k, *sizes, group(learned), group(held_out))
+    measured = learned | held_out
+    return effect, Searches(queries[measured], neighbours[0, measured], neighbours[1, measured])
 
 
 def _ranked(ranking: Ranking) -> Ranked:

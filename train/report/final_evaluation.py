@@ -17,7 +17,7 @@ from ..data.splits import Positions, TrainingData
 from ..metrics import Figures, Vectors, precision_text, rank_and_evaluate, unit_rows
 from ..run.checkpoints import read_checkpoint
 from ..run.folder import RunFolder
-from .effect import ADVICE, Effect, compared_pictures, measure_effect
+from .effect import ADVICE, Effect, Searches, compared_pictures, measure_effect
 
 __all__ = ["below_start", "final_row"]
 
@@ -29,7 +29,7 @@ def final_row(
     source: Source,
     data: TrainingData,
     monitor: Monitor,
-) -> tuple[dict[str, Any], tuple[Vectors, Ranking] | None]:
+) -> tuple[dict[str, Any], tuple[Vectors, Ranking, Searches] | None]:
     """Measure the best network: all queries against the whole gallery and its unseen part, and before and after.
 
     Args:
@@ -41,8 +41,8 @@ def final_row(
         monitor: receives progress and warnings.
 
     Returns:
-        the final row of ``metrics.jsonl``; for the report, the queries' vectors and their
-        neighbours.
+        the final row of ``metrics.jsonl``; for the report, the queries' vectors, their neighbours,
+        and the searches before and after training.
 
     """
     best = read_checkpoint(run.best_path)
@@ -63,11 +63,11 @@ def final_row(
         row["unseen"] = dataclasses.asdict(_figures(queries, unseen, data, data.unseen, data.unseen_k)[0])
     network.load_state_dict(start)
     untrained, before = _before(source, data, compared)
-    effect = measure_effect(data, *compared, before, (asked, searched))
+    effect, searches = measure_effect(data, *compared, before, (asked, searched))
     row |= untrained | {"effect": dataclasses.asdict(effect)}
     for warning in _warnings(row, effect):
         monitor.remark(f"Warning: {warning[0].lower()}{warning[1:]}")
-    return row, (queries, ranking)
+    return row, (queries, ranking, searches)
 
 
 def _warnings(row: Mapping[str, Any], effect: Effect) -> list[str]:

@@ -1,15 +1,11 @@
-"""Write the report: compute its parts, and render one HTML file without network or scripts."""
+"""Write the report: compute its parts, and write one HTML file without network or scripts."""
 
 from __future__ import annotations
 
-import base64
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,38 +15,37 @@ from ...runtime.datasets import DataSet
 from ...runtime.errors import DeepRankError, TrainingError
 from ...runtime.metrics import Ranking
 from ...runtime.progress import Monitor
-from ...runtime.text import display_path, first_line, printable
+from ...runtime.text import first_line
 from ..data.splits import TrainingData
-from ..metrics import precision_text
 from ..options.config import config_from_dict
 from ..options.recipes import RECIPES, load_config
 from ..run.folder import RunFolder, write_atomically
-from .analysis import ClassFigures, Confusion, Evaluated, class_figures, confusions, evaluated, worst_queries
-from .effect import Effect
+from .analysis import ClassFigures, Confusion, Evaluated, class_figures, confusions, evaluated
+from .effect import Effect, Searches
+from .examples import draw_changes, draw_examples
 from .final_evaluation import below_start
 from .plots import draw_map, in_the_plane, map_sample
-from .sheets import WorstQuery, draw_worst
+from .sections import Page, render
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
-__all__ = ["Page", "changed_options", "render", "write_report"]
-
-# Enough for reading; the file of all classes has the others.
-_MAX_CLASSES = 1000
+__all__ = ["changed_options", "write_report"]
 
 T = TypeVar("T")
 Vectors = npt.NDArray[np.float32]
 _PARTS = 7
 _CONFUSIONS = 20
-_SHEETS = 12
 _SEED = 0
 
 
 def write_report(
-    run: RunFolder, data: TrainingData, dataset: DataSet, queries: Vectors, ranking: Ranking, monitor: Monitor
+    run: RunFolder,
+    data: TrainingData,
+    dataset: DataSet,
+    queries: Vectors,
+    ranking: Ranking,
+    searches: Searches | None,
+    monitor: Monitor,
 ) -> Path | None:
-    """Write ``report.html``, ``tsne.png``, ``per_class.csv`` and the sheets in ``worst/``.
+    """Write ``report.html``, ``tsne.png`` and ``per_class.csv``.
 
     Options and figures are read from the run folder, so nothing of the run depends on its report. A
     part that cannot be made (a full disk, a damaged file) is left out; the log and the page say so.
@@ -61,6 +56,7 @@ def write_report(
         dataset: provides the readable names of the classes.
         queries: vectors of ``data.queries``, unit rows, float32 ``[q, d]``, q at least 1.
         ranking: their neighbours in ``data.gallery``.
+        searches: before and after training; None if they were not measured.
         monitor: receives progress and messages about missing parts; on a stop request, the
             remaining parts are skipped.
 
@@ -69,13 +65,10 @@ def write_report(
 
     """
     parts = _Parts(monitor)
-    page = _page(run, data, dataset, queries, ranking, parts)
+    page = _page(run, data, dataset, queries, ranking, searches, parts)
     if page is None:
         return None
-    path = parts.make("there is no report.html", lambda: _write(run.report_path, render(page)), always=True)
-    if path is not None:
-        monitor.remark(f"Report: {display_path(path)}")
-    return path
+    return parts.make("there is no report.html", lambda: _write(run.report_path, render(page)), always=True)
 
 
 class _Parts:
@@ -108,46 +101,51 @@ def _reason(error: Exception) -> str:
 
 
 def _page(
-    run: RunFolder, data: TrainingData, dataset: DataSet, queries: Vectors, ranking: Ranking, parts: _Parts
+    run: RunFolder,
+    data: TrainingData,
+    dataset: DataSet,
+    queries: Vectors,
+    ranking: Ranking,
+    searches: Searches | None,
+    parts: _Parts,
 ) -> Page | None:
     """Make every part; None without the figures, which all parts need."""
     start = parts.make(
         "there is no report",
-        lambda: (run.read_config(), run.read_metrics()[-1], evaluated(data, dataset, ranking)),
+        lambda: (run.read_config(), run.read_metrics(), evaluated(data, dataset, ranking)),
         always=True,
     )
     if start is None:
         return None
-    description, figures, evaluation = start
+    description, rows, evaluation = start
+    figures = rows[-1]
     recipe, changed = parts.make(
         "the report does not list the changed options", lambda: changed_options(description)
     ) or ("", [])
     classes, confused = parts.make(
         "there are no figures of the classes", lambda: _classes(evaluation, run.classes_path)
     ) or ((), ())
-    curves = parts.make("the report has no curves", run.curves_path.read_bytes)
-    worst = parts.make(
-        "sheets of the worst queries are missing",
-        lambda: list(draw_worst(evaluation, data, worst_queries(evaluation, _SHEETS), run.worst_path)),
+    changes = parts.make(
+        "examples of before and after are missing",
+        lambda: [] if searches is None else draw_changes(searches, data, evaluation.names),
     )
-    picture, mapped = parts.make(
+    examples = parts.make("examples are missing", lambda: draw_examples(evaluation, data))
+    pictures, mapped = parts.make(
         "there is no map of the embedding", lambda: _map(evaluation, queries, run.map_path)
-    ) or (
-        None,
-        0,
-    )
+    ) or (None, 0)
     return Page(
         title=run.path.resolve().name,
         figures=figures,
+        epochs=[row for row in rows if row["kind"] == "epoch"],
         effect=Effect.of(figures),
+        changes=changes or (),
+        examples=examples or (),
         description=description,
         changed=changed,
         recipe=recipe,
         classes=classes,
         confusions=confused,
-        worst=worst or (),
-        curves=curves,
-        map=picture,
+        map=pictures,
         mapped=mapped,
         warnings=[warning] if (warning := below_start(figures)) is not None else [],
         missing=parts.missing,
@@ -178,40 +176,15 @@ def _csv(classes: Sequence[ClassFigures]) -> bytes:
     return written_rows(rows)
 
 
-def _map(evaluated: Evaluated, queries: Vectors, path: Path) -> tuple[bytes, int]:
-    """Return the map as a PNG, and the number of its points."""
+def _map(evaluated: Evaluated, queries: Vectors, path: Path) -> tuple[tuple[bytes, bytes], int]:
+    """Write the map, and return it as PNGs for light and for dark pages, and the number of its points."""
     rows = map_sample(evaluated.query_labels, _SEED)
-    picture = io.BytesIO()
-    draw_map(in_the_plane(queries[rows], _SEED), evaluated.query_labels[rows], evaluated.names, picture)
-    _write(path, picture.getvalue())
-    return picture.getvalue(), len(rows)
-
-
-@dataclass(frozen=True)
-class Page:
-    """The content of the page; None or empty for missing parts.
-
-    ``title``: the name of the run. ``figures``: the final row of ``metrics.jsonl``; ``effect``: its
-    part about before and after training. ``description``: ``config.json``. ``changed``: option,
-    value, and value in ``recipe``. ``classes``: worst first. ``curves``, ``map``: PNG. ``mapped``:
-    points on the map. ``warnings``: sentences about the figures. ``missing``: sentences about parts
-    that could not be made.
-    """
-
-    title: str
-    figures: Mapping[str, Any]
-    effect: Effect | None
-    description: Mapping[str, Any]
-    changed: Sequence[tuple[str, Any, Any]]
-    recipe: str
-    classes: Sequence[ClassFigures]
-    confusions: Sequence[Confusion]
-    worst: Sequence[WorstQuery]
-    curves: bytes | None
-    map: bytes | None
-    mapped: int
-    warnings: Sequence[str]
-    missing: Sequence[str]
+    points, labels = in_the_plane(queries[rows], _SEED), evaluated.query_labels[rows]
+    light, dark = io.BytesIO(), io.BytesIO()
+    draw_map(points, labels, evaluated.names, light)
+    draw_map(points, labels, evaluated.names, dark, dark=True)
+    _write(path, light.getvalue())
+    return (light.getvalue(), dark.getvalue()), len(rows)
 
 
 def changed_options(description: Mapping[str, Any]) -> tuple[str, list[tuple[str, Any, Any]]]:
@@ -240,61 +213,3 @@ def _options_of(description: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(options, Mapping):
         raise TrainingError("config.json is damaged (no options); train again.")
     return options
-
-
-def render(page: Page) -> bytes:
-    """Return the page as UTF-8; every text is made printable, then escaped.
-
-    Raises:
-        jinja2.TemplateError: a value that the template shows is missing.
-
-    """
-    from jinja2 import Environment, StrictUndefined
-
-    template = (resources.files(__package__) / "report.html").read_text("utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_safe, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"figure": _figure, "precision": _precision, "share": _share, "option": _option, "uri": _uri}
-    environment.filters["options"] = _options
-    shown = {name: getattr(page, name) for name in Page.__dataclass_fields__}
-    return environment.from_string(template).render(shown, most_classes=_MAX_CLASSES).encode("utf-8")
-
-
-def _safe(value: Any) -> Any:
-    return printable(value) if type(value) is str else value
-
-
-def _figure(value: float | None) -> str:
-    """Format a headline figure like the command does; None is a stored NaN."""
-    return "–" if value is None else f"{value:.4f}"
-
-
-def _precision(row: Mapping[str, Any]) -> str:
-    """Format precision@k like the command does, with its upper limit."""
-    return "–" if row["precision_at_k"] is None else precision_text(row)
-
-
-def _share(value: float | None) -> str:
-    """Format a share or a distance."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _option(value: Any) -> str:
-    """Format a value as typed on the command line."""
-    if isinstance(value, Mapping):
-        value = [f"{name}={_option(item)}" for name, item in value.items()]
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _options(sentence: str) -> Markup:
-    """Return an escaped sentence with the options in it as code, which does not break at its hyphens."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"--[a-z][a-z-]*", r"<code>\g<0></code>", str(escape(sentence))))
-
-
-def _uri(picture: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..data.splits import sampled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MAX_POINTS", "draw_curves", "draw_map", "in_the_plane", "map_sample"]
+__all__ = ["MAX_POINTS", "PANELS", "Panel", "draw_curves", "draw_map", "in_the_plane", "map_sample"]
 
 Labels = npt.NDArray[np.int64]
 
@@ -26,21 +27,49 @@ MAX_POINTS = 2000
 _MIN_POINTS = 5
 # scikit-learn's default; it needs three times as many points.
 _PERPLEXITY = 30.0
-# Total area of all points, in square points of 1/72 inch.
+# Total area of all points, in square points of 1/72 inch, on a map of 12 inches.
 _INK = 24_000
 _MAX_NAMES = 200
 # With more classes, the map is larger and its names are smaller.
-_FEW = 60
+_VERY_FEW, _FEW = 20, 60
 _NAME_LENGTH = 20
 # DejaVu, which matplotlib includes, has no Chinese, Japanese or Korean.
 _OTHER_FONTS = ("Noto Sans CJK JP", "Droid Sans Fallback", "Arial Unicode MS", "Microsoft YaHei")
+# Of the panels of light and of dark pages.
+_GROUNDS = ("#ffffff", "#1c1d1f")
 _GOLDEN_RATIO = 0.618033988749895
 
-_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("loss", ("loss",)),
-    ("ranking on the held-out tenth", ("precision_at_k", "recall_at_1")),
-    ("mean squared distance", ("positive_distance", "negative_distance")),
-    ("active triplets, deviation", ("active_share", "deviation")),
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot of the curves: ``curves`` maps keys of ``metrics.jsonl`` to names; ``unit``: of the vertical axis."""
+
+    title: str
+    unit: str
+    curves: Mapping[str, str]
+
+    def names(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
+        """Return the names of the curves, with the k of these epochs."""
+        return {key: name.format(k=rows[0].get("k", "k")) for key, name in self.curves.items()}
+
+
+PANELS = (
+    Panel("Loss", "mean over the epoch's steps", {"loss": "loss"}),
+    Panel(
+        "Ranking of the held-out pictures",
+        "share, 0 to 1",
+        {"precision_at_k": "precision@{k}", "recall_at_1": "recall@1"},
+    ),
+    Panel(
+        "Distance",
+        "mean squared distance",
+        {"positive_distance": "same class", "negative_distance": "other classes"},
+    ),
+    Panel(
+        "Triplets and spread",
+        "share, 0 to 1",
+        {"active_share": "active triplets", "deviation": "deviation of the vectors"},
+    ),
 )
 
 
@@ -79,7 +108,14 @@ def in_the_plane(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.
     return points
 
 
-def draw_map(points: npt.NDArray[np.float32], labels: Labels, names: Mapping[int, str], file: IO[bytes]) -> None:
+def draw_map(
+    points: npt.NDArray[np.float32],
+    labels: Labels,
+    names: Mapping[int, str],
+    file: IO[bytes],
+    *,
+    dark: bool = False,
+) -> None:
     """Draw the points in the colours of their classes, each class named at its middle, as a PNG.
 
     Args:
@@ -87,6 +123,7 @@ def draw_map(points: npt.NDArray[np.float32], labels: Labels, names: Mapping[int
         labels: int64 ``[n]``.
         names: of the classes; untrusted text.
         file: output.
+        dark: for a dark page.
 
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -94,18 +131,19 @@ def draw_map(points: npt.NDArray[np.float32], labels: Labels, names: Mapping[int
 
     classes, place = np.unique(labels, return_inverse=True)
     colours = _colours(len(classes))
-    side = 12 if len(classes) <= _FEW else 16
+    side = 8 if len(classes) <= _VERY_FEW else 12 if len(classes) <= _FEW else 16
     figure = Figure(figsize=(side, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    size = float(np.clip(_INK / len(points), 12, 80))
+    size = float(np.clip(_INK * min(1.0, side / 12) ** 2 / len(points), 12, 60))
     axes.scatter(points[:, 0], points[:, 1], s=size, c=colours[place], linewidths=0, alpha=0.8)
     axes.set_axis_off()
+    axes.margins(0.1)  # for names at the edge
     axes.set_aspect("equal", adjustable="datalim")
-    _write_names(axes, points, place, [names[code] for code in classes.tolist()], colours)
+    _write_names(axes, points, place, [names[code] for code in classes.tolist()], colours, dark=dark)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
-        figure.savefig(file, format="png", dpi=100)
+        figure.savefig(file, format="png", dpi=100, facecolor=_GROUNDS[dark])
 
 
 def _colours(count: int) -> npt.NDArray[np.float64]:
@@ -122,13 +160,19 @@ def _colours(count: int) -> npt.NDArray[np.float64]:
 
 
 def _write_names(
-    axes: Axes, points: npt.NDArray[np.float32], place: Labels, names: list[str], colours: npt.NDArray[np.float64]
+    axes: Axes,
+    points: npt.NDArray[np.float32],
+    place: Labels,
+    names: list[str],
+    colours: npt.NDArray[np.float64],
+    *,
+    dark: bool,
 ) -> None:
     """Write each name at its middle point; of very many classes, only the most compact ones."""
     from matplotlib.patheffects import withStroke
 
     middles = [_middle(points[place == number]) for number in range(len(names))]
-    size = 14 if len(names) <= 20 else 9 if len(names) <= _FEW else 7
+    size = 14 if len(names) <= _VERY_FEW else 9 if len(names) <= _FEW else 7
     for number in np.argsort([spread for _, spread in middles])[:_MAX_NAMES].tolist():
         (x, y), _ = middles[number]
         axes.text(
@@ -138,10 +182,10 @@ def _write_names(
             parse_math=False,  # a name may contain dollar signs
             family=_families(),
             fontsize=size,
-            color=tuple(colours[number] * 0.6),
+            color=tuple(0.5 + colours[number] * 0.5) if dark else tuple(colours[number] * 0.6),
             ha="center",
             va="center",
-            path_effects=[withStroke(linewidth=3, foreground="white")],
+            path_effects=[withStroke(linewidth=3, foreground=_GROUNDS[dark])],
         )
 
 
@@ -173,11 +217,12 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], file: IO[bytes]) -> None:
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, names) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-        for name in names:
-            axes.plot(epochs, [row[name] for row in rows], marker="." if len(rows) < 60 else None, label=name)
-        axes.set_title(title)
+    for axes, panel in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        for key, name in panel.names(rows).items():
+            axes.plot(epochs, [row[key] for row in rows], marker="." if len(rows) < 60 else None, label=name)
+        axes.set_title(panel.title)
         axes.set_xlabel("epoch")
+        axes.set_ylabel(panel.unit)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(file, format="png", dpi=100)

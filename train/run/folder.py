@@ -30,8 +30,8 @@ class RunFolder:
     """The folder of one run.
 
     It holds ``config.json`` (options, versions, data), ``metrics.jsonl``, ``best.pt`` and
-    ``last.pt``; for the reader, ``report.html``, ``curves.png``, ``tsne.png``, ``per_class.csv``
-    and ``worst/``.
+    ``last.pt``; for the reader, ``report.html``, ``curves.png``, ``tsne.png`` and
+    ``per_class.csv``.
     """
 
     path: Path
@@ -65,11 +65,6 @@ class RunFolder:
     def classes_path(self) -> Path:
         """The metrics of each class."""
         return self.path / "per_class.csv"
-
-    @property
-    def worst_path(self) -> Path:
-        """The folder with the sheets of the worst queries."""
-        return self.path / "worst"
 
     @property
     def best_path(self) -> Path:

@@ -41,6 +41,11 @@ class DuplicateGroup:
     kept: Hit
     others: tuple[Hit, ...]
 
+    @property
+    def bytes(self) -> int:
+        """The size of the near-duplicates, without the picture to keep."""
+        return sum(file.size for file in self.others)
+
 
 @dataclass(frozen=True)
 class DedupeReport:
@@ -59,6 +64,11 @@ class DedupeReport:
     def near_duplicates(self) -> int:
         """The number of pictures beside the kept ones."""
         return sum(len(group.others) for group in self.groups)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the near-duplicates in all."""
+        return sum(group.bytes for group in self.groups)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Write the page of results and open it in the browser."""
+"""A static page written to its file, and shown in the browser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["check_place", "open_in_browser", "write_page"]
 
 
 def check_place(target: Path) -> None:
-    """Check before the search that a page can be written to ``target``.
+    """Check before the work that a page can be written to ``target``.
 
     Raises:
         QueryError: its parent is missing or not a folder, or it is a folder itself.
@@ -29,15 +29,15 @@ def check_place(target: Path) -> None:
         raise QueryError(f"{display_path(target.parent)} is not a folder; expected a name in an existing folder.")
 
 
-def write_page(content: bytes, target: Path | None) -> Path:
-    """Write a page atomically to ``target``, else to a new private file, and return its path.
+def write_page(content: bytes, target: Path | None, command: str) -> Path:
+    """Write a page atomically to ``target``, else to a new private file named after ``command``; return its path.
 
     Raises:
         QueryError: it cannot be written.
 
     """
     if target is None:
-        return _write_privately(content)
+        return _write_privately(content, command)
     write_result(content, target, QueryError)
     return target
 
@@ -53,9 +53,9 @@ def open_in_browser(file: Path) -> bool:
             return False
 
 
-def _write_privately(content: bytes) -> Path:
+def _write_privately(content: bytes, command: str) -> Path:
     try:
-        descriptor, name = tempfile.mkstemp(prefix="deeprank-query-", suffix=".html")  # a new file, private
+        descriptor, name = tempfile.mkstemp(prefix=f"{command}-", suffix=".html")  # a new file, private
     except OSError as error:
         raise QueryError(
             f"No temporary file can be made ({error.strerror}); name one to write instead (--html FILE)."
