@@ -34,8 +34,6 @@ __all__ = [
     "RemovedDocument",
     "SearchDocument",
     "SearchParameters",
-    "SessionDocument",
-    "TokenDocument",
     "form",
     "problems",
 ]
@@ -322,21 +320,6 @@ class RemovedDocument(BaseModel):
     file_deleted: bool = Field(
         description="An upload's file is deleted. A file in a synced folder stays, and its next sync adds it again."
     )
-
-
-class SessionDocument(BaseModel):
-    """Whether a token is needed, and whether this browser has given it."""
-
-    token_required: bool
-    authenticated: bool
-
-
-class TokenDocument(BaseModel):
-    """The token that a page was given."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    token: str = Field(min_length=1, max_length=4096)
 
 
 def form(*fields: str, required: bool = True) -> dict[str, Any]:
