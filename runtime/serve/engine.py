@@ -32,6 +32,7 @@ from ..modelfile import ModelInfo
 from .batching import Batcher
 from .errors import NotFoundError, OtherModelError, UnwritableError
 from .metrics import Metrics
+from .near_duplicates.search import NearDuplicateSearches
 from .session import OpenIndex, SearchJob, SearchResult, Vector
 from .settings import LOG, ServeSettings
 from .thumbnails import Thumbnail, Thumbnails
@@ -86,7 +87,13 @@ class _Named(io.BytesIO):
 
 
 class Engine:
-    """Answers all requests; used from one event loop, works in threads."""
+    """Answers all requests; used from one event loop, works in threads.
+
+    Attributes:
+        near_duplicates: the searches for near-duplicates.
+        reading: threads for plain look-ups.
+
+    """
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         """Open the index.
@@ -113,10 +120,11 @@ class Engine:
         # These threads wait for the decoders, where slow pictures queue for each other.
         self._decoding = ThreadPoolExecutor(self._decoders.most_at_a_time, thread_name_prefix="decode")
         # Thumbnails of large pictures take seconds; plain look-ups must not wait for them.
-        self._reading = ThreadPoolExecutor(cores, thread_name_prefix="read")
+        self.reading = ThreadPoolExecutor(cores, thread_name_prefix="read")
         self._showing = ThreadPoolExecutor(cores, thread_name_prefix="show")
         self._thumbnails = Thumbnails(settings.max_pixels, metrics, self._decoders)
         self._writing = None if settings.in_store else Writing(Path(settings.index))
+        self.near_duplicates = NearDuplicateSearches(None if settings.in_store else Path(settings.index))
 
     async def embed(self, upload: Sent) -> Embedding:
         """Embed a picture.
@@ -192,7 +200,7 @@ class Engine:
             NotFoundError: there is none with this number.
 
         """
-        return await self._with_index(lambda opened: self._in_thread(self._reading, lambda: opened.item(number)))
+        return await self._with_index(lambda opened: self._in_thread(self.reading, lambda: opened.item(number)))
 
     async def thumbnail(self, number: int, size: int, known: Sequence[str]) -> Thumbnail:
         """Return a thumbnail of a picture of the index; see :meth:`~.thumbnails.Thumbnails.get`.
@@ -225,7 +233,7 @@ class Engine:
                 raise
             except IndexStateError:
                 # A new index may have another model; the picture is then embedded again.
-                await self._in_thread(self._reading, opened.check)
+                await self._in_thread(self.reading, opened.check)
                 LOG.exception("an upload could not be kept")
                 raise UnwritableError from None
 
@@ -251,7 +259,7 @@ class Engine:
         """Describe the index."""
 
         async def use(opened: OpenIndex) -> Overview:
-            summary = await self._in_thread(self._reading, opened.summary)
+            summary = await self._in_thread(self.reading, opened.summary)
             return Overview(summary, opened.embedder.info, opened.embedder.sha256, opened.index.supported)
 
         return await self._with_index(use)
@@ -263,13 +271,14 @@ class Engine:
             IndexStateError, ModelFileError: the index does not answer.
 
         """
-        return await self._with_index(lambda opened: self._in_thread(self._reading, opened.check))
+        return await self._with_index(lambda opened: self._in_thread(self.reading, opened.check))
 
     def close(self) -> None:
         """End the threads and close the index."""
+        self.near_duplicates.close()
         self._decoding.shutdown(wait=False, cancel_futures=True)
         self._showing.shutdown(wait=False, cancel_futures=True)
-        self._reading.shutdown(wait=True, cancel_futures=True)
+        self.reading.shutdown(wait=True, cancel_futures=True)
         self._decoders.close()
         if self._writing is not None:
             self._writing.close()
@@ -306,7 +315,7 @@ class Engine:
         return await opened.embedding.do(picture)
 
     async def _digest(self, content: bytes) -> bytes:
-        return await self._in_thread(self._reading, lambda: hashlib.sha256(content).digest())
+        return await self._in_thread(self.reading, lambda: hashlib.sha256(content).digest())
 
     async def _with_index(self, use: Callable[[OpenIndex], Awaitable[R]]) -> R:
         """Call ``use`` with the current index, and again if the index is replaced meanwhile."""

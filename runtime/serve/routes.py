@@ -17,6 +17,7 @@ from .access.routes import add_session
 from .engine import Engine
 from .errors import RefusedError, answer, problem
 from .metrics import Metrics
+from .near_duplicates.routes import add_near_duplicates
 from .schemas import (
     SCHEMA,
     AddedDocument,
@@ -57,6 +58,7 @@ def api(
     _add_items(router, engine, index)
     _add_info(router, engine, index, settings, version)
     add_session(router, settings, tokens, access)
+    add_near_duplicates(router, engine.near_duplicates, engine.reading, index)
     if settings.allow_writes or settings.in_store:  # a store's are answered with the reason why it takes none
         _add_writes(router, engine)
     return router

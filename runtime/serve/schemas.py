@@ -35,6 +35,7 @@ __all__ = [
     "SearchDocument",
     "SearchParameters",
     "form",
+    "identity_of",
     "problems",
 ]
 
@@ -132,7 +133,7 @@ class SearchDocument(BaseModel):
     def of(cls, index: str, request: SearchRequest, query: str, result: SearchResult) -> Self:
         """Return the document of a search; ``query`` is the client's name for its picture."""
         unique, item = request.unique is not None, result.item
-        hits = [hit.document(rank, unique=unique) | _identity(hit) for rank, hit in enumerate(result.hits, 1)]
+        hits = [hit.document(rank, unique=unique) | identity_of(hit) for rank, hit in enumerate(result.hits, 1)]
         head = {"query": plain(query)} if item is None else {"query": plain(item.relative), "id": item.id}
         # Validated at once, which takes half as long as one model after another.
         answered = [{**head, "hits": hits}]
@@ -184,7 +185,7 @@ class ItemDocument(BaseModel):
     @classmethod
     def of(cls, index: str, image: IndexedImage) -> Self:
         """Return the document of a picture of the index."""
-        identity = image.identity() | _identity(image)
+        identity = image.identity() | identity_of(image)
         return cls(schema=SCHEMA, index=index, bytes=image.size, sha256=image.sha256.hex(), **identity)
 
 
@@ -238,11 +239,17 @@ class SupportedDocument(BaseModel):
     farthest: bool
     exact: bool
     uploads: bool = Field(description="Whether pictures can be added at all; 'writes' says whether this server does.")
+    near_duplicates: bool = Field(description="Whether /v1/near-duplicates searches the whole index.")
 
     @classmethod
     def of(cls, supported: Supported) -> Self:
         """Return the document of what an index supports."""
-        return cls(farthest=supported.farthest, exact=supported.methods, uploads=supported.writes)
+        return cls(
+            farthest=supported.farthest,
+            exact=supported.methods,
+            uploads=supported.writes,
+            near_duplicates=supported.near_duplicates,
+        )
 
 
 class InfoDocument(BaseModel):
@@ -363,7 +370,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-def _identity(image: IndexedImage) -> dict[str, Any]:
+def identity_of(image: IndexedImage) -> dict[str, Any]:
     """Return the fields that identify a picture, encodable, without the folders above its root."""
     relative = plain(image.relative)
     label = None if image.label is None else plain(image.label)

@@ -248,15 +248,20 @@ class Store:
 
     def items(self, ids: Sequence[int]) -> dict[int, Item]:
         """Return the items with these ids, which must all exist, by id."""
+        items = self.present_items(ids)
+        missing = set(map(int, ids)) - set(items)
+        if missing:
+            raise self.damage(f"item {min(missing)} is missing")
+        return items
+
+    def present_items(self, ids: Sequence[int]) -> dict[int, Item]:
+        """Return the items with these ids, by id, as far as there are any."""
         items: dict[int, Item] = {}
         for start in range(0, len(ids), _PARAMETERS_AT_A_TIME):
             some = [int(item) for item in ids[start : start + _PARAMETERS_AT_A_TIME]]
             marks = ", ".join("?" * len(some))
             for row in self._sound_rows(f"WHERE id IN ({marks})", some):
                 items[row[0]] = Item._make(row[:-2])
-        missing = set(map(int, ids)) - set(items)
-        if missing:
-            raise self.damage(f"item {min(missing)} is missing")
         return items
 
     def all_items(self) -> Iterator[Item]:

@@ -69,7 +69,7 @@ class RemoteIndex(Searchable):
     before the collection was opened is seen whole, a later one within five seconds.
     """
 
-    supported = Supported(farthest=False, methods=False, patterns=False, writes=False)
+    supported = Supported(farthest=False, methods=False, patterns=False, writes=False, near_duplicates=False)
 
     def __init__(
         self, connection: Connection, options: StoreOptions, open_embedder: Callable[[Path], Embedder]

@@ -34,6 +34,7 @@ class Supported:
         methods: a choice between a scan and the graph.
         patterns: path patterns beyond ``FOLDER/*``.
         writes: adding and removing pictures while it is served.
+        near_duplicates: a search of all pictures for near-duplicates of each other.
 
     """
 
@@ -41,6 +42,7 @@ class Supported:
     methods: bool = True
     patterns: bool = True
     writes: bool = True
+    near_duplicates: bool = True
 
 
 class Searchable(Protocol):

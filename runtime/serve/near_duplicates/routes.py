@@ -1,0 +1,150 @@
+"""The routes of near-duplicates: a page starts a search, and reads its groups."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from ...index.search.duplicate_groups import DuplicateGroup
+from ...index.search.items import Hit
+from ...index.search.request import MAX_DISTANCE, NEAR_DUPLICATE
+from ..errors import answer
+from ..schemas import SCHEMA, identity_of, problems
+from .search import Found, NearDuplicateSearches
+
+__all__ = ["add_near_duplicates"]
+
+_DEFAULT_GROUPS, _MAX_GROUPS = 50, 200
+
+Distance = Annotated[
+    float, Query(ge=0, le=MAX_DISTANCE, description="Largest distance of a picture to the one that is kept.")
+]
+
+
+class PictureDocument(BaseModel):
+    """A picture of a group."""
+
+    id: int
+    path: str = Field(description="Path below the synced folder.")
+    root: str = Field(description="Name of the synced folder.")
+    relative: str
+    label: str | None
+    bytes: int
+    modified: str = Field(description="Time of the file's last change, by RFC 3339.")
+    width: int | None = Field(description="Of the upright picture, in pixels; null if it is not known.")
+    height: int | None
+
+
+class OtherDocument(PictureDocument):
+    """A near-duplicate of the kept picture."""
+
+    distance: float = Field(description="Squared Euclidean, to the kept picture.")
+    identical: bool = Field(description="Whether its file has the same content as the kept one.")
+
+
+class GroupDocument(BaseModel):
+    """The largest file of a group, and its near-duplicates, nearest first."""
+
+    kept: PictureDocument
+    others: list[OtherDocument]
+
+
+class NearDuplicatesDocument(BaseModel):
+    """A search for near-duplicates, and some of its groups once it has ended."""
+
+    schema_: int = Field(alias="schema")
+    index: str
+    max_distance: float
+    state: str = Field(description="'running' or 'done'.", json_schema_extra={"enum": ["running", "done"]})
+    done: int = Field(description="Pictures that are compared.")
+    total: int = Field(description="Pictures to compare.")
+    outdated: bool = Field(description="Whether the index has changed since the search; a new one finds the change.")
+    groups_total: int | None = Field(description="Number of groups; null while it runs, as the next two.")
+    pictures: int | None = Field(description="Number of pictures beside the kept ones.")
+    bytes: int | None = Field(description="Size of their files together.")
+    groups: list[GroupDocument] = Field(description="The groups that save most bytes come first.")
+    next: str | None = Field(description="The cursor of the next groups; null after the last.")
+
+    @classmethod
+    def of(cls, index: str, found: Found) -> Self:
+        """Return the document of a search."""
+        search, table = found.search, found.search.table
+        page = found.page if table is not None else None
+        return cls(
+            schema=SCHEMA,
+            index=index,
+            max_distance=search.max_distance,
+            state="running" if page is None else "done",
+            done=search.done,
+            total=search.total,
+            outdated=found.outdated,
+            groups_total=None if table is None else len(table),
+            pictures=None if table is None else table.pictures,
+            bytes=None if table is None else table.bytes,
+            groups=[] if page is None else [_group(group) for group in page.groups],
+            next=None if page is None else page.next,
+        )
+
+
+def add_near_duplicates(
+    router: APIRouter, searches: NearDuplicateSearches, threads: ThreadPoolExecutor, index: str
+) -> None:
+    """Add the routes; ``threads`` read the index."""
+
+    @router.post(
+        "/near-duplicates",
+        tags=["near-duplicates"],
+        status_code=202,
+        response_model=NearDuplicatesDocument,
+        responses=problems(422),
+    )
+    async def start(max_distance: Distance = NEAR_DUPLICATE) -> Response:
+        """Search for near-duplicates in the index as it is; a search of the same state and distance is joined."""
+        search = await asyncio.get_running_loop().run_in_executor(threads, searches.start, max_distance)
+        return answer(NearDuplicatesDocument.of(index, Found(search, None, outdated=False)), 202)
+
+    @router.get(
+        "/near-duplicates",
+        tags=["near-duplicates"],
+        response_model=NearDuplicatesDocument,
+        responses={
+            **problems(404, 409, 422),
+            404: {**problems(404)[404], "description": "No such search was started."},
+            409: {**problems(409)[409], "description": "The cursor belongs to another search."},
+        },
+    )
+    async def groups(
+        max_distance: Distance = NEAR_DUPLICATE,
+        cursor: Annotated[str | None, Query(max_length=100, description="From 'next' of an answer.")] = None,
+        limit: Annotated[int, Query(ge=1, le=_MAX_GROUPS, description="Most groups.")] = _DEFAULT_GROUPS,
+    ) -> Response:
+        """Return the progress of a search, and some groups once it has ended; a search that nobody asks for ends."""
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(threads, searches.find, max_distance, cursor, limit)
+        return answer(NearDuplicatesDocument.of(index, found))
+
+
+def _group(group: DuplicateGroup) -> GroupDocument:
+    others = [
+        OtherDocument(**_fields(file), distance=file.distance, identical=file.sha256 == group.kept.sha256)
+        for file in group.others
+    ]
+    return GroupDocument(kept=PictureDocument(**_fields(group.kept)), others=others)
+
+
+def _fields(file: Hit) -> dict[str, Any]:
+    modified = datetime.fromtimestamp(file.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
+    return {
+        "id": file.id,
+        **identity_of(file),
+        "bytes": file.size,
+        "modified": modified.replace("+00:00", "Z"),
+        "width": None,
+        "height": None,
+    }
