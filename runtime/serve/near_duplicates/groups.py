@@ -116,7 +116,7 @@ class GroupTable:
 
     def _read(self, store: Store, first: int, last: int) -> Iterator[DuplicateGroup]:
         begin, end = int(self.starts[first]), int(self.starts[last])
-        items, roots = store.present_items(self.ids[begin:end].tolist()), store.roots()
+        items, roots = store.known_items(self.ids[begin:end].tolist()), store.roots()
         for start, stop in itertools.pairwise(self.starts[first : last + 1].tolist()):
             numbers, distances = self.ids[start:stop].tolist(), self.distances[start:stop].tolist()
             files = [

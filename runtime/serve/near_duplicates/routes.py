@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Self
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from ...images import Size
 from ...index.search.duplicate_groups import DuplicateGroup
-from ...index.search.items import Hit
 from ...index.search.request import MAX_DISTANCE, NEAR_DUPLICATE
 from ..errors import answer
-from ..schemas import SCHEMA, identity_of, problems
-from .search import Found, NearDuplicateSearches
+from ..schemas import SCHEMA, Item, problems
+from .search import Found
+
+if TYPE_CHECKING:
+    from ..engine import Engine
 
 __all__ = ["add_near_duplicates"]
 
 _DEFAULT_GROUPS, _MAX_GROUPS = 50, 200
 
+Sizes = Mapping[bytes, Size | None]
 Distance = Annotated[
     float, Query(ge=0, le=MAX_DISTANCE, description="Largest distance of a picture to the one that is kept.")
 ]
 
 
-class PictureDocument(BaseModel):
-    """A picture of a group."""
-
-    id: int
-    path: str = Field(description="Path below the synced folder.")
-    root: str = Field(description="Name of the synced folder.")
-    relative: str
-    label: str | None
-    bytes: int
-    modified: str = Field(description="Time of the file's last change, by RFC 3339.")
-    width: int | None = Field(description="Of the upright picture, in pixels; null if it is not known.")
-    height: int | None
-
-
-class OtherDocument(PictureDocument):
+class OtherDocument(Item):
     """A near-duplicate of the kept picture."""
 
     distance: float = Field(description="Squared Euclidean, to the kept picture.")
@@ -51,7 +39,7 @@ class OtherDocument(PictureDocument):
 class GroupDocument(BaseModel):
     """The largest file of a group, and its near-duplicates, nearest first."""
 
-    kept: PictureDocument
+    kept: Item
     others: list[OtherDocument]
 
 
@@ -72,8 +60,8 @@ class NearDuplicatesDocument(BaseModel):
     next: str | None = Field(description="The cursor of the next groups; null after the last.")
 
     @classmethod
-    def of(cls, index: str, found: Found) -> Self:
-        """Return the document of a search."""
+    def of(cls, index: str, found: Found, sizes: Sizes) -> Self:
+        """Return the document of a search; ``sizes``: width and height of pictures, by sha256."""
         search, table = found.search, found.search.table
         page = found.page if table is not None else None
         return cls(
@@ -87,15 +75,13 @@ class NearDuplicatesDocument(BaseModel):
             groups_total=None if table is None else len(table),
             pictures=None if table is None else table.pictures,
             bytes=None if table is None else table.bytes,
-            groups=[] if page is None else [_group(group) for group in page.groups],
+            groups=[] if page is None else [_group(group, sizes) for group in page.groups],
             next=None if page is None else page.next,
         )
 
 
-def add_near_duplicates(
-    router: APIRouter, searches: NearDuplicateSearches, threads: ThreadPoolExecutor, index: str
-) -> None:
-    """Add the routes; ``threads`` read the index."""
+def add_near_duplicates(router: APIRouter, engine: Engine, index: str) -> None:
+    """Add the routes."""
 
     @router.post(
         "/near-duplicates",
@@ -106,8 +92,8 @@ def add_near_duplicates(
     )
     async def start(max_distance: Distance = NEAR_DUPLICATE) -> Response:
         """Search for near-duplicates in the index as it is; a search of the same state and distance is joined."""
-        search = await asyncio.get_running_loop().run_in_executor(threads, searches.start, max_distance)
-        return answer(NearDuplicatesDocument.of(index, Found(search, None, outdated=False)), 202)
+        search = await engine.search_near_duplicates(max_distance)
+        return answer(NearDuplicatesDocument.of(index, Found(search, None, outdated=False), {}), 202)
 
     @router.get(
         "/near-duplicates",
@@ -125,26 +111,19 @@ def add_near_duplicates(
         limit: Annotated[int, Query(ge=1, le=_MAX_GROUPS, description="Most groups.")] = _DEFAULT_GROUPS,
     ) -> Response:
         """Return the progress of a search, and some groups once it has ended; a search that nobody asks for ends."""
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(threads, searches.find, max_distance, cursor, limit)
-        return answer(NearDuplicatesDocument.of(index, found))
+        found = await engine.near_duplicates(max_distance, cursor, limit)
+        shown = found.page.groups if found.page is not None else []
+        sizes = await engine.sizes([file for group in shown for file in (group.kept, *group.others)])
+        return answer(NearDuplicatesDocument.of(index, found, sizes))
 
 
-def _group(group: DuplicateGroup) -> GroupDocument:
+def _group(group: DuplicateGroup, sizes: Sizes) -> GroupDocument:
     others = [
-        OtherDocument(**_fields(file), distance=file.distance, identical=file.sha256 == group.kept.sha256)
+        OtherDocument(
+            **Item.values(file, sizes.get(file.sha256)),
+            distance=file.distance,
+            identical=file.sha256 == group.kept.sha256,
+        )
         for file in group.others
     ]
-    return GroupDocument(kept=PictureDocument(**_fields(group.kept)), others=others)
-
-
-def _fields(file: Hit) -> dict[str, Any]:
-    modified = datetime.fromtimestamp(file.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
-    return {
-        "id": file.id,
-        **identity_of(file),
-        "bytes": file.size,
-        "modified": modified.replace("+00:00", "Z"),
-        "width": None,
-        "height": None,
-    }
+    return GroupDocument(kept=Item(**Item.values(group.kept, sizes.get(group.kept.sha256))), others=others)
