@@ -62,8 +62,8 @@ class NearDuplicatesDocument(BaseModel):
     @classmethod
     def of(cls, index: str, found: Found, sizes: Sizes) -> Self:
         """Return the document of a search; ``sizes``: width and height of pictures, by sha256."""
-        search, table = found.search, found.search.table
-        page = found.page if table is not None else None
+        search, page = found.search, found.page
+        table = None if page is None else search.table  # it may have ended since it was found
         return cls(
             schema=SCHEMA,
             index=index,

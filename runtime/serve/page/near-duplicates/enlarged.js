@@ -1,8 +1,7 @@
 /** A picture of a group in large; the arrows flip to the next in the same place, so that differences show. */
 
 import { byId, make } from "../dom.js";
-import { difference } from "./group.js";
-import { facts } from "./words.js";
+import { date, difference, dimensions } from "./words.js";
 
 const SIZE = 1024;
 
@@ -91,7 +90,8 @@ export class Enlarged {
     byId("large-title").textContent = picture.path;
     byId("large-facts").textContent = [
       `${this.place + 1} of ${pictures.length}`,
-      facts(picture),
+      dimensions(picture),
+      date(picture),
       difference(picture),
       state,
     ]

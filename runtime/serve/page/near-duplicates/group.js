@@ -3,7 +3,7 @@
 import { counted, make, shortened } from "../dom.js";
 import { renditions, watched } from "../thumbnails.js";
 import { bytesOf } from "./choices.js";
-import { facts, fileSize } from "./words.js";
+import { date, difference, dimensions, fileSize } from "./words.js";
 
 /** Pictures of a group that are shown at first. */
 const SHOWN = 24;
@@ -38,7 +38,7 @@ const shown = new WeakMap();
  * @returns {HTMLElement}
  */
 export function groupElement(view, group, number) {
-  const title = make("h3", { id: `group-${number}` }, `${number.toLocaleString("en")}. `, shortened(group.kept.path, 80));
+  const title = make("h3", { id: `group-${number}` }, `${number.toLocaleString("en")}. `, shortened(group.kept.path.split("/").at(-1) ?? "", 60));
   const saved = `${counted(group.others.length, "near-duplicate")}, ${fileSize(bytesOf(group.others))}`;
   const button = make("button", { type: "button", className: "mark-others" });
   button.addEventListener("click", () => {
@@ -108,15 +108,16 @@ function twin(view, group, picture) {
   const { id, path } = picture;
   const slash = path.lastIndexOf("/") + 1;
   const name = make("p", { className: "twin-name", title: path }, make("bdi", {}, shortened(path.slice(slash), 80)));
-  const folder = make("p", { className: "hint twin-name" }, make("bdi", {}, shortened(path.slice(0, slash), 40)));
+  const fact = (/** @type {string} */ text) => make("p", { className: "hint twin-name" }, make("bdi", {}, text));
   const box = make("input", { type: "checkbox" });
   box.setAttribute("aria-label", `Mark ${path}`);
   const check = make("label", { className: "check" }, box, make("span", {}, "Mark"));
-  const keep = make("button", { type: "button", className: "quiet keep" }, "Keep this one");
-  keep.setAttribute("aria-label", `Keep this one: ${path}`);
+  const keep = make("button", { type: "button", className: "quiet keep" }, "Keep");
+  keep.setAttribute("aria-label", `Keep ${path}`);
   const choice = make("div", { className: "twin-choice" }, make("strong", { className: "badge" }, "Kept"), check, keep);
-  const item = make("li", { className: "twin" }, pictureButton(view, group, picture), name, folder);
-  item.append(make("p", { className: "hint" }, facts(picture)), make("p", { className: "hint" }, difference(picture)), choice);
+  const item = make("li", { className: "twin" });
+  item.append(pictureButton(view, group, picture, item), name, fact(path.slice(0, slash)));
+  item.append(fact(dimensions(picture)), fact(date(picture)), fact(difference(picture)), choice);
   const after = (/** @type {() => void} */ action) => () => {
     action();
     refresh(view, item.closest(".group"));
@@ -132,8 +133,9 @@ function twin(view, group, picture) {
  * @param {View} view
  * @param {Group} group
  * @param {Picture} picture
+ * @param {HTMLElement} item
  */
-function pictureButton(view, group, picture) {
+function pictureButton(view, group, picture, item) {
   const { id, path, width, height } = picture;
   const image = make("img", { alt: "", decoding: "async", draggable: false });
   const button = make("button", { type: "button", className: "twin-picture", title: "Enlarge" }, image);
@@ -141,6 +143,7 @@ function pictureButton(view, group, picture) {
   const frame = (/** @type {number} */ aspect) => {
     const limited = Math.min(WIDEST, Math.max(NARROWEST, aspect));
     button.style.aspectRatio = String(limited);
+    item.style.setProperty("--aspect", String(limited));
     image.sizes = `${Math.round(view.height * limited)}px`;
   };
   const known = width && height ? width / height : 0;
@@ -150,12 +153,6 @@ function pictureButton(view, group, picture) {
   image.srcset = renditions(id, known || 1, picture);
   button.addEventListener("click", () => view.actions.enlarge(group, id));
   return button;
-}
-
-/** @param {Picture} picture */
-export function difference({ distance, identical }) {
-  if (distance === undefined) return "the largest file";
-  return identical ? "the same content" : `distance ${distance.toFixed(4)}`;
 }
 
 /**

@@ -17,12 +17,28 @@ export function fileSize(bytes) {
 
 /**
  * @param {import("./choices.js").Picture} picture
- * @returns {string}
+ * @returns {string} such as "4,032 × 3,024 · 2.3 MB"
  */
-export function facts({ width, height, bytes, modified }) {
+export function dimensions({ width, height, bytes }) {
   const pixels = width && height ? `${width.toLocaleString("en")} × ${height.toLocaleString("en")}` : "";
-  const date = modified ? new Date(modified).toLocaleDateString("en", { dateStyle: "medium" }) : "";
-  return [pixels, fileSize(bytes), date].filter(Boolean).join(" · ");
+  return [pixels, fileSize(bytes)].filter(Boolean).join(" · ");
+}
+
+/**
+ * @param {import("./choices.js").Picture} picture
+ * @returns {string} such as "May 2, 2021"
+ */
+export function date({ modified }) {
+  return modified ? new Date(modified).toLocaleDateString("en", { dateStyle: "medium" }) : "";
+}
+
+/**
+ * @param {import("./choices.js").Picture} picture
+ * @returns {string} how far it is from the picture that the server keeps
+ */
+export function difference({ distance, identical }) {
+  if (distance === undefined) return "the largest file";
+  return identical ? "same content" : `distance ${distance.toFixed(4)}`;
 }
 
 /**
