@@ -1,7 +1,7 @@
 /** "Add a device": a link, and its QR code, that signs in one more browser, once. */
 
 import { copy } from "./clipboard.js";
-import { byId, make } from "./dom.js";
+import { make } from "./dom.js";
 
 const SIDE = 264;
 
@@ -57,7 +57,6 @@ function show({ url, seconds, local, svg }, text, buttons) {
   const button = make("button", { type: "button" }, "Copy link");
   button.addEventListener("click", () => copy(url, "Link"));
   buttons.prepend(button);
-  byId("live").textContent = text.textContent;
 }
 
 /** @returns {SVGSVGElement} */

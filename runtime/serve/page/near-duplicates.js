@@ -88,10 +88,13 @@ async function searched(signal) {
   }
 }
 
-/** @param {string} cursor */
-async function loadPage(cursor) {
+/**
+ * @param {string} cursor
+ * @param {number} limit
+ */
+async function loadPage(cursor, limit) {
   const { signal } = running;
-  const said = await api.json(address({ cursor }), { signal });
+  const said = await api.json(address({ cursor, limit: String(limit) }), { signal });
   signal.throwIfAborted();
   byId("outdated").hidden = !said.outdated;
   return said;

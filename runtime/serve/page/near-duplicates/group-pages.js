@@ -5,6 +5,9 @@ import { groupElement, refresh } from "./group.js";
 
 /** Of the screen's height: how far from it a page is loaded and shown. */
 const NEAR = "150%";
+/** Groups of a page, and groups asked for at a time where all are needed. */
+const OF_PAGE = 50;
+const AT_ONCE = 200;
 
 /**
  * @typedef {object} Page
@@ -18,7 +21,7 @@ export class GroupPages {
    * @param {HTMLElement} list
    * @param {HTMLElement} end an element below the list
    * @param {import("./group.js").View} view
-   * @param {(cursor: string) => Promise<{groups: import("./choices.js").Group[], next: string | null}>} load
+   * @param {(cursor: string, limit: number) => Promise<{groups: import("./choices.js").Group[], next: string | null}>} load
    * @param {(error: unknown) => void} fail
    */
   constructor(list, end, view, load, fail) {
@@ -54,15 +57,18 @@ export class GroupPages {
    * @param {string | null} next
    */
   add(groups, next) {
+    const height = this.list.lastElementChild?.getBoundingClientRect().height;
+    for (let start = 0; start < groups.length; start += OF_PAGE) {
+      const element = make("div", { className: "groups-page" });
+      const page = { element, groups: groups.slice(start, start + OF_PAGE), first: this.length + 1 };
+      this.pages.set(element, page);
+      this.list.append(element);
+      if (height) element.style.height = `${height}px`;
+      else this.#show(page);
+      this.watcher.observe(element);
+    }
     this.next = next;
     this.end.hidden = next === null;
-    if (!groups.length) return;
-    const element = make("div", { className: "groups-page" });
-    const page = { element, groups, first: this.length + 1 };
-    this.pages.set(element, page);
-    this.list.append(element);
-    this.#show(page);
-    this.watcher.observe(element);
     // Observed anew, the end is told of even if it has not left the screen.
     this.watcher.unobserve(this.end);
     this.watcher.observe(this.end);
@@ -84,16 +90,17 @@ export class GroupPages {
 
   /** Load all pages that are left, one after another. */
   async loadAll() {
-    while (this.next !== null) await this.#loadNext();
+    while (this.next !== null) await this.#loadNext(AT_ONCE);
   }
 
-  async #loadNext() {
+  /** @param {number} [limit] */
+  async #loadNext(limit = OF_PAGE) {
     const { next, epoch } = this;
     if (next === null) return;
     if (this.loading) return void (await new Promise((resolve) => setTimeout(resolve, 50)));
     this.loading = true;
     try {
-      const page = await this.load(next);
+      const page = await this.load(next, limit);
       if (epoch === this.epoch) this.add(page.groups, page.next);
     } finally {
       if (epoch === this.epoch) this.loading = false;

@@ -68,7 +68,7 @@ export function refresh(view, element) {
   const choices = view.choices();
   const all = group.others.length === choices.marked(group).length;
   const button = /** @type {HTMLButtonElement} */ (element.querySelector(".mark-others"));
-  button.textContent = all ? "Unmark all" : group.others.length === 1 ? "Mark the other" : "Mark the others";
+  button.textContent = all ? "Unmark" : group.others.length === 1 ? "Mark the other" : "Mark the others";
   button.dataset.all = all ? "1" : "0";
   for (const item of element.querySelectorAll(".twin")) refreshTwin(choices, item);
 }
