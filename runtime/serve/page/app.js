@@ -305,6 +305,7 @@ function change(changes) {
   state = { ...state, ...changes, show: null };
   options.show(state, isSearch(state) || pending !== null);
   record();
+  scrollTo({ top: 0 });
   refresh();
 }
 
