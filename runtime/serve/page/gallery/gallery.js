@@ -107,6 +107,7 @@ export class Gallery {
     await this.#reach(place);
     const reached = Math.max(0, Math.min(place, this.layout.laid - 1));
     this.current = reached;
+    this.draw();
     this.#render(reached);
     const link = this.tiles.get(reached)?.tile.querySelector("a");
     link?.scrollIntoView({ block: "nearest" });
@@ -136,6 +137,7 @@ export class Gallery {
     const { source } = this;
     await this.#reach(place);
     if (source !== this.source || this.layout.rows === 0) return;
+    this.draw(); // the page has to be as high as that
     const top = this.layout.tops[this.layout.rowOf(Math.min(place, this.layout.laid - 1))];
     const view = this.#view();
     scrollerOf(this.list).scrollBy({ top: top - offset - view.top, behavior: "instant" });
