@@ -88,7 +88,7 @@ function filled(item) {
  */
 function factsOf(item) {
   /** @type {Record<string, string>} */
-  const facts = { Label: item.label ?? "none", Path: item.relative, Folder: item.root };
+  const facts = { Path: item.relative, Folder: item.root };
   if (item.width && item.height) facts.Pixels = `${count(item.width)} × ${count(item.height)}`;
   if (typeof item.bytes === "number") facts.Size = bytes(item.bytes);
   if (item.modified) facts.Modified = moment(item.modified);

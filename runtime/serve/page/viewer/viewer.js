@@ -85,7 +85,8 @@ export class Viewer {
     byId("region-search").addEventListener("click", () => this.#searchRegion());
     byId("region-cancel").addEventListener("click", () => this.#toggleRegion());
     this.selection.addEventListener("change", () => this.#showSelected());
-    this.dialog.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.#key(event));
+    // Of the document: what had the focus may have been hidden.
+    document.addEventListener("keydown", (event) => this.#key(event));
     this.dialog.addEventListener("cancel", (/** @type {Event} */ event) => {
       if (event.target !== this.dialog) return;
       event.preventDefault();
@@ -176,7 +177,8 @@ export class Viewer {
     if (this.dialog.open) this.dialog.close();
     this.stage.show(null, null, null);
     this.similar.show(null);
-    this.left?.list.focus?.(this.left.place);
+    if (this.left) this.left.list.focus?.(this.left.place);
+    else byId("main").focus({ preventScroll: true });
     this.left = null;
   }
 
@@ -189,13 +191,18 @@ export class Viewer {
     this.#stopRegion();
     if (!this.dialog.open) {
       this.dialog.showModal();
-      byId("viewer-stage").focus({ preventScroll: true });
+      this.#focusStage();
     }
     if (changed) this.body.scrollTo({ top: 0 });
+    if (changed && byId("viewer-similar").contains(document.activeElement)) this.#focusStage();
     this.#tell();
     if (this.compare.isOpen) this.#startCompare();
     this.similar.show(this.item?.id ?? null);
     await this.#bringNeighbours(stop);
+  }
+
+  #focusStage() {
+    byId("viewer-stage").focus({ preventScroll: true });
   }
 
   /** @param {Stop} stop */
@@ -328,7 +335,7 @@ export class Viewer {
     if (this.region.isOpen) {
       const held = this.region.element.contains(document.activeElement);
       this.region.close();
-      if (held) byId("viewer-stage").focus({ preventScroll: true });
+      if (held) this.#focusStage();
     }
     this.dialog.classList.remove("drawing");
     byId("viewer-region").setAttribute("aria-pressed", "false");
@@ -352,6 +359,7 @@ export class Viewer {
   /** @param {KeyboardEvent} event */
   #key(event) {
     const target = /** @type {Element} */ (event.target);
+    if (!this.dialog.open || document.querySelectorAll("dialog[open]").length > 1) return;
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape") this.#escape();
     else if (target.closest("select, input, #viewer-similar")) return;
