@@ -5,16 +5,27 @@ import { Api, Refusal, Unreachable } from "./api.js";
 import { copy } from "./clipboard.js";
 import { byId, counted } from "./dom.js";
 import { listenForPictures } from "./drop-zone.js";
-import { Grid } from "./grid.js";
+import { Gallery } from "./gallery/gallery.js";
+import { Hits } from "./gallery/hits.js";
+import { folderOf, Wall } from "./gallery/wall.js";
 import { listenForKeys } from "./keys.js";
-import { emptyIndex, failure, noMatch, showNotice } from "./notices.js";
+import { emptyIndex, failure, noMatch, nothingToBrowse, showNotice } from "./notices.js";
 import { Options } from "./options.js";
 import * as previews from "./previews.js";
 import { QueryPanel } from "./query-panel.js";
-import { showSamples } from "./samples.js";
 import { Session } from "./session.js";
 import { shrink } from "./shrink.js";
-import { INITIAL, isItem, readState, restrictions, searchBody, searchParameters, writeState } from "./state.js";
+import {
+  idsOf,
+  isSearch,
+  K,
+  readState,
+  restrictions,
+  searchBody,
+  searchParameters,
+  START,
+  writeState,
+} from "./state.js";
 import { showSummary } from "./summary.js";
 import { Viewer } from "./viewer.js";
 
@@ -24,7 +35,7 @@ const FORM_BYTES = 1000;
 const INFO_SERVES = 30_000;
 const LOOK_AGAIN = 5000;
 const REPEATS = 5;
-const PARTS = ["start", "notice", "grid", "headline"];
+const SCROLL_ENDS = 150;
 
 const session = new Session();
 const api = new Api(
@@ -33,12 +44,13 @@ const api = new Api(
 );
 const queryPanel = new QueryPanel(api);
 const options = new Options(change);
-const grid = new Grid(api, { address: addressOf, search: searchItem, enlarge: (place) => viewer.open(place) });
-const viewer = new Viewer(api, queryPanel, grid, searchItem);
+const gallery = new Gallery(byId("grid"), api, { address: addressOf, open, fail: (error) => say(sentenceOf(error)) });
+const viewer = new Viewer(api, queryPanel, gallery, searchItem);
+const wall = new Wall(api);
 const ways = {
   retry: refresh,
   choose: () => byId("file").click(),
-  restart: () => go({ query: null, ...INITIAL }),
+  restart: () => go({ ...START }),
   change,
 };
 
@@ -56,35 +68,84 @@ let running = new AbortController();
 /** @type {number | undefined} */
 let polling;
 let repeated = 0;
+/** @type {number | undefined} */
+let scrolling;
+history.scrollRestoration = "manual";
 
-/** Show what the state asks for; what is under way for an older one is given up. */
-async function refresh() {
+/**
+ * Show what the state asks for; what is under way for an older one is given up.
+ * @param {{place: number, offset: number}} [position] of the gallery, where it was shown before
+ */
+async function refresh(position) {
   running.abort();
   running = new AbortController();
   const { signal } = running;
   clearInterval(polling);
   working(true);
   try {
-    await attempt(signal);
+    await attempt(signal, position);
   } catch (error) {
     if (!signal.aborted) fail(error);
   }
   if (!signal.aborted) working(false);
 }
 
-/** @param {AbortSignal} signal */
-async function attempt(signal) {
+/**
+ * @param {AbortSignal} signal
+ * @param {{place: number, offset: number}} [position]
+ */
+async function attempt(signal, position) {
   if (pending) await showPending(pending, signal);
   await known(signal);
   if (info.items === 0) return notice(emptyIndex(info.index, ways));
   if (pending) await embed(pending, signal);
-  if (!state.query) return begin(signal);
-  byId("side").hidden = false;
-  queryPanel.showQuery(state.query, signal);
-  const body = searchBody(state.query);
-  const answer = await api.json(`v1/search?${searchParameters(state)}`, { method: "POST", body, signal });
-  showAnswer(answer.results[0], state.farthest ? undefined : answer.unrelated_distance);
+  if (isSearch(state)) await search(signal);
+  else await browse(signal);
+  signal.throwIfAborted();
+  if (position) await gallery.restore(position);
   repeated = 0;
+}
+
+/** @param {AbortSignal} signal */
+async function search(signal) {
+  queryPanel.showQuery(state, signal);
+  const asked = state;
+  const ask = async (/** @type {number} */ k, /** @type {AbortSignal} */ until) => {
+    const parameters = searchParameters({ ...asked, k });
+    if (info.supports.orders) parameters.set("sizes", "1");
+    return api.json(`v1/search?${parameters}`, { method: "POST", body: searchBody(asked), signal: until });
+  };
+  const answer = await ask(state.k, signal);
+  const { query, hits } = answer.results[0];
+  const most = state.k === K ? info.limits.max_k : state.k;
+  const more = async (/** @type {number} */ k) => (await ask(k, signal)).results[0].hits;
+  await showHits(query, new Hits(hits, state.k, most, more), state.farthest ? undefined : answer.unrelated_distance);
+}
+
+/** @param {AbortSignal} signal */
+async function browse(signal) {
+  const orders = info.supports.orders ?? [];
+  if (orders.length === 0) return notice(nothingToBrowse(info, ways));
+  const shown = orders.includes(state.order) ? state : { ...state, order: orders[0] };
+  const source = wall.source(shown, info.items);
+  await source.range(0, 1);
+  signal.throwIfAborted();
+  if (source.length === 0) return notice(noMatch(state, ways));
+  const title = [counted(source.length, "picture"), ...restrictions(state)].join(" · ");
+  document.title = `${info.index} · deeprank`;
+  showGallery("", title);
+  await gallery.show(source, shown.order === "folder" ? { heading: folderHeading } : {});
+  announce(title);
+}
+
+/**
+ * @param {import("./gallery/tile.js").Item} item
+ * @param {import("./gallery/tile.js").Item | null} before
+ * @returns {import("./gallery/layout.js").Heading | null}
+ */
+function folderHeading(item, before) {
+  const folder = folderOf(item);
+  return before && folderOf(before) === folder ? null : { text: folder, kind: "folder" };
 }
 
 /**
@@ -103,7 +164,7 @@ async function learn(signal) {
   learnt = performance.now();
   showSummary(info);
   options.know(state, info);
-  byId("start-limit").textContent = `Up to ${megabytes(info.limits.max_upload_bytes)}.`;
+  byId("choose").title = `Drop a picture anywhere, paste one, or choose a file: up to ${megabytes(info.limits.max_upload_bytes)}`;
 }
 
 /**
@@ -113,8 +174,9 @@ async function learn(signal) {
 async function showPending({ file, preview }, signal) {
   const seen = await preview;
   signal.throwIfAborted();
-  byId("side").hidden = false;
-  byId("start").hidden = true;
+  options.show(state, true);
+  byId("query").hidden = false;
+  byId("title").textContent = byId("remark").textContent = "";
   queryPanel.showFile(seen, megabytes(file.size));
 }
 
@@ -132,7 +194,7 @@ async function embed({ file, preview }, signal) {
   await previews.remember(query.vector, await preview);
   signal.throwIfAborted();
   pending = null;
-  state = { ...state, query };
+  state = { ...state, query, ids: [], box: null, show: null };
   record();
 }
 
@@ -163,36 +225,40 @@ async function refuseUnreadable(file) {
   if (!readable) throw new Refusal(422, "The file can no longer be read. Choose it again.");
 }
 
-/** @param {AbortSignal} signal */
-function begin(signal) {
-  document.title = `${info.index} · deeprank`;
-  byId("side").hidden = true;
-  show("start");
-  showSamples(api, info, addressOf, searchItem, signal).catch(() => {
-    byId("samples").hidden = true;
-  });
+/**
+ * @param {string} query the name that the server gives it
+ * @param {Hits} hits
+ * @param {number} [unrelatedDistance] where a line is drawn between the hits
+ */
+async function showHits(query, hits, unrelatedDistance) {
+  if (hits.hits.length === 0) return notice(noMatch(state, ways));
+  const name = idsOf(state).length === 1 ? query : queryPanel.name;
+  const number = hits.isWhole ? counted(hits.length, "picture") : "Pictures";
+  const title = `${number} ${state.farthest ? "farthest from" : "nearest to"} ${name}`;
+  const words = restrictions(state).join(" · ");
+  document.title = `${title} · ${info.index}`;
+  showGallery(title, "");
+  byId("remark").textContent = words;
+  await gallery.show(hits.isWhole ? hits.hits : hits, { unrelatedDistance });
+  announce([title, words].filter(Boolean).join(", "));
 }
 
 /**
- * @param {{query: string, hits: import("./grid.js").Hit[]}} answer
- * @param {number} [unrelatedDistance] where a line is drawn between the hits
+ * @param {string} title of results
+ * @param {string} wallTitle which only screen readers need
  */
-function showAnswer({ query, hits }, unrelatedDistance) {
-  if (hits.length === 0) return notice(noMatch(state, ways));
-  const name = isItem(state.query) ? query : queryPanel.name;
-  show("headline", "grid");
-  const title = `${counted(hits.length, "picture")} ${state.farthest ? "farthest from" : "nearest to"} ${name}`;
+function showGallery(title, wallTitle) {
   byId("title").textContent = title;
-  const words = restrictions(state).join(" · ");
-  byId("remark").textContent = words;
-  document.title = `${title} · ${info.index}`;
-  grid.show(hits, unrelatedDistance);
-  announce([title, words].filter(Boolean).join(", "));
+  byId("wall-title").textContent = wallTitle;
+  byId("notice").hidden = true;
+  byId("query").hidden = !isSearch(state);
+  byId("copy-link").hidden = false;
+  byId("options").hidden = false;
+  options.show(state);
 }
 
 /** @param {unknown} error */
 function fail(error) {
-  byId("side").hidden = !state.query && !pending;
   notice(failure(error, state, pending?.file, ways));
   if (error instanceof Unreachable) polling = setInterval(lookAgain, LOOK_AGAIN);
 }
@@ -211,16 +277,21 @@ async function lookAgain() {
 /** @param {import("./notices.js").Notice} what */
 function notice(what) {
   const held = byId("main").contains(document.activeElement);
-  show("notice");
+  const searching = isSearch(state) || pending !== null;
+  byId("grid").hidden = true;
+  byId("title").textContent = byId("wall-title").textContent = byId("remark").textContent = "";
+  byId("query").hidden = !searching;
+  byId("copy-link").hidden = !isSearch(state);
+  byId("options").hidden = !info?.items;
+  options.show(state, searching);
   document.title = `${what.title} · deeprank`;
   showNotice(what);
   if (held) byId("notice").querySelector("button")?.focus();
 }
 
-/** @param {...string} parts of main that are shown; the others are not */
-function show(...parts) {
-  for (const part of PARTS) byId(part).hidden = !parts.includes(part);
-  byId("copy-link").hidden = state.query === null;
+/** @param {unknown} error */
+function sentenceOf(error) {
+  return error instanceof Refusal || error instanceof Unreachable ? error.message : String(error);
 }
 
 /** @param {boolean} busy */
@@ -231,8 +302,8 @@ function working(busy) {
 
 /** @param {Partial<import("./state.js").State>} changes of the options, which leave a picture that waits as it is */
 function change(changes) {
-  state = { ...state, ...changes };
-  options.show(state);
+  state = { ...state, ...changes, show: null };
+  options.show(state, isSearch(state) || pending !== null);
   record();
   refresh();
 }
@@ -241,7 +312,6 @@ function change(changes) {
 function go(next) {
   pending = null;
   state = next;
-  options.show(state);
   record();
   scrollTo({ top: 0 });
   refresh();
@@ -250,17 +320,43 @@ function go(next) {
 /** Let the address say the state, unless it does already. */
 function record() {
   const address = new URL(writeState(state), location.href).href;
-  if (address !== location.href) history.pushState(null, "", address);
+  if (address === location.href) return;
+  rememberPosition();
+  history.pushState(null, "", address);
+}
+
+/** Let the way back lead to what is on the screen now. */
+function rememberPosition() {
+  clearTimeout(scrolling);
+  if (!byId("grid").hidden) history.replaceState({ ...history.state, position: gallery.position() }, "");
 }
 
 /** @param {number} id */
 function searchItem(id) {
-  go({ ...state, query: { id } });
+  go({ ...state, query: { id }, ids: [], box: null, show: null });
 }
 
 /** @param {number} id */
 function addressOf(id) {
-  return writeState({ ...state, query: { id } });
+  return writeState({ ...state, query: { id }, ids: [], box: null, show: null });
+}
+
+/**
+ * Show a picture large.
+ * @param {number} place
+ */
+async function open(place) {
+  const { id } = await gallery.at(place);
+  state = { ...state, show: id };
+  record();
+  viewer.open(place);
+}
+
+/** The large picture is closed: so the address no longer says it. */
+function closed() {
+  if (state.show === null) return;
+  state = { ...state, show: null };
+  history.back();
 }
 
 /**
@@ -270,6 +366,7 @@ function addressOf(id) {
 function take(file, remark) {
   closeDialogs();
   if (remark) say(remark);
+  state = { ...state, show: null };
   pending = { file, preview: previews.previewOf(file) };
   scrollTo({ top: 0 });
   refresh();
@@ -289,10 +386,18 @@ function megabytes(bytes) {
 }
 
 function arrive() {
-  state = readState(location);
+  const next = readState(location);
+  const isSame = contentOf(next) === contentOf(state) && !pending && byId("notice").hidden;
+  state = next;
+  if (state.show === null) byId("viewer").close();
+  if (isSame) return;
   pending = null;
-  options.show(state);
-  refresh();
+  refresh(history.state?.position);
+}
+
+/** @param {import("./state.js").State} shown */
+function contentOf(shown) {
+  return writeState({ ...shown, show: null });
 }
 
 listenForPictures(take, say);
@@ -318,8 +423,19 @@ byId("skip").addEventListener("click", (/** @type {MouseEvent} */ event) => {
   event.preventDefault();
   byId("main").focus();
 });
+byId("leave").addEventListener("click", (/** @type {MouseEvent} */ event) => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  go({ ...state, query: null, ids: [], box: null, show: null });
+});
+byId("viewer").addEventListener("close", closed);
 addEventListener("popstate", arrive);
+document.addEventListener("scroll", () => {
+  clearTimeout(scrolling);
+  scrolling = setTimeout(rememberPosition, SCROLL_ENDS);
+});
 addEventListener("online", () => byId("notice").hidden || refresh());
 // A page that the browser kept may be older than a token that was forgotten.
 addEventListener("pageshow", (event) => event.persisted && location.reload());
-refresh();
+options.show(state);
+refresh(history.state?.position);

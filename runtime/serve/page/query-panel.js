@@ -1,11 +1,11 @@
-/** The query picture, beside its results. */
+/** The query picture, above its results. */
 
 import { byId, make } from "./dom.js";
 import { recall } from "./previews.js";
-import { isItem } from "./state.js";
+import { idsOf, isItem } from "./state.js";
 import { placeholder, thumbnail } from "./thumbnails.js";
 
-const SIDE = 512;
+const SIDE = 256;
 
 export class QueryPanel {
   /** @param {import("./api.js").Api} api */
@@ -27,12 +27,17 @@ export class QueryPanel {
   }
 
   /**
-   * @param {NonNullable<import("./state.js").State["query"]>} query
+   * @param {import("./state.js").State} state that searches
    * @param {AbortSignal} signal
    */
-  showQuery(query, signal) {
-    if (isItem(query)) this.#showItem(query.id, signal);
-    else {
+  showQuery(state, signal) {
+    const { query } = state;
+    const [first, ...others] = idsOf(state);
+    if (others.length) {
+      this.#show(thumbnail(this.api, first, "Query", SIDE), `${others.length + 1} pictures`, "The mean of their embeddings");
+    } else if (first !== undefined) {
+      this.#showItem(first, state.box ? "A part of a picture in the index" : "In the index", signal);
+    } else if (query && !isItem(query)) {
       const preview = recall(query.vector);
       if (preview) this.showFile(preview, "Your picture");
       else
@@ -40,20 +45,21 @@ export class QueryPanel {
     }
   }
 
-  /** @returns {Node} a copy of the picture that is shown */
-  copy() {
-    return this.box.firstChild.cloneNode(true);
+  /** @returns {Node[]} a copy of the picture that is shown, if there is one */
+  copies() {
+    return [...this.box.children].map((picture) => picture.cloneNode(true));
   }
 
   /**
    * @param {number} id
+   * @param {string} kind
    * @param {AbortSignal} signal
    */
-  async #showItem(id, signal) {
-    this.#show(thumbnail(this.api, id, "Query", SIDE), `picture ${id}`, "In the index");
+  async #showItem(id, kind, signal) {
+    this.#show(thumbnail(this.api, id, "Query", SIDE), `picture ${id}`, kind);
     const item = await this.api.json(`v1/items/${id}`, { signal }).catch(() => null);
     if (item && !signal.aborted)
-      this.#write(item.relative, item.label === null ? "In the index" : `In the index · ${item.label}`);
+      this.#write(item.relative, item.label === null ? kind : `${kind} · ${item.label}`);
   }
 
   /** @param {import("./previews.js").Preview} preview */

@@ -14,7 +14,7 @@ const GAP = 4;
 /** Screens above and below the one that is seen, whose rows have elements. */
 const ABOVE = 0.75;
 const BELOW = 1.25;
-/** Screens below it up to which rows are known, and the pictures that are asked for at once. */
+/** Screens below it up to which rows are known unless the source says so, and the pictures that are asked for at once. */
 const AHEAD = 3;
 const CHUNK = 200;
 /** Pictures away from the screen whose items are kept. */
@@ -26,7 +26,8 @@ const RETRY = 2000;
  * @typedef {import("./layout.js").Heading} Heading
  * @typedef {object} Source
  * @property {number} length as far as it is known: more pictures may follow
- * @property {(from: number, to: number) => Promise<(Item | null)[]>} range may give fewer at the end alone
+ * @property {(from: number, to: number) => Promise<(Item | null)[]>} range may give fewer, and none at the end alone
+ * @property {number} [ahead] screens below the one that is seen, for which it is asked
  *
  * @typedef {object} Drawn a tile that has an element
  * @property {HTMLElement} tile
@@ -79,8 +80,9 @@ export class Gallery {
   /**
    * @param {Item[] | Source} items
    * @param {Shown} [shown]
+   * @returns {Promise<void>} once the first rows are there
    */
-  show(items, shown = {}) {
+  async show(items, shown = {}) {
     const held = this.list.contains(document.activeElement);
     this.#forget();
     this.list.hidden = false;
@@ -91,9 +93,10 @@ export class Gallery {
     this.current = 0;
     this.failedAt = -Infinity;
     if (Array.isArray(items)) this.#append(items);
+    else if (this.layout.count === 0) await this.#next();
     this.#measure();
     this.draw();
-    if (held) this.focus(0);
+    if (held) await this.focus(0);
   }
 
   /**
@@ -162,7 +165,7 @@ export class Gallery {
     for (let row = first; row < end; row++) this.#drawRow(row);
     this.#makeReachable(view);
     if (end > first) this.#complete(from, to);
-    this.#extend(view.bottom + AHEAD * height);
+    this.#extend(view.bottom + (this.source.ahead ?? AHEAD) * height);
   }
 
   /** Draw in the next frame, once for all that asks for it until then. */
