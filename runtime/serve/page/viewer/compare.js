@@ -7,7 +7,13 @@ import { FITTED, held, scaled } from "./zoom.js";
 
 const CLOSE_UP = 2.5;
 
-/** @typedef {{name: string, picture: import("./frame.js").Picture, box?: import("./region.js").Box | null}} Choice */
+/**
+ * @typedef {object} Choice
+ * @property {string} name
+ * @property {import("./frame.js").Picture} picture
+ * @property {import("./region.js").Box | null} [box] the part of it that is searched with
+ * @property {File} [file] of a picture that is not in the index
+ */
 
 export class Compare {
   /**

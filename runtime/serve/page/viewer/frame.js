@@ -36,6 +36,13 @@ export class Frame {
     this.ratio = 0;
     /** @type {import("./zoom.js").Size | null} */
     this.pixels = null;
+    /** @type {(() => void)[]} called once the shape is known */
+    this.waiting = [];
+  }
+
+  /** @returns {Promise<void>} once the picture's shape is known; never, if it cannot be shown */
+  known() {
+    return this.ratio ? Promise.resolve() : new Promise((resolve) => this.waiting.push(resolve));
   }
 
   /** @param {Picture | null} picture */
@@ -43,6 +50,7 @@ export class Frame {
     if (picture?.key === this.picture?.key) return;
     this.picture = picture;
     this.image = null;
+    this.waiting = [];
     this.ratio = 0;
     this.pixels = null;
     this.zoom = FITTED;
@@ -113,6 +121,7 @@ export class Frame {
       this.place(this.box);
       this.changed();
     }
+    for (const resolve of this.waiting.splice(0)) resolve();
     image.classList.add("shown");
   }
 

@@ -4,6 +4,7 @@
  * @typedef {import("./facts.js").Item} Item
  * @typedef {object} List
  * @property {number} length
+ * @property {boolean} [grows] whether the last place stands for more than one picture
  * @property {(place: number) => Promise<Item | undefined> | Item | undefined} at
  * @property {(place: number) => void} [focus] the page's own list has it: the focus goes back to it
  *

@@ -24,11 +24,12 @@ const ALONE = { length: 1, at: () => undefined };
  * @typedef {{name: string, file: File | null, picture: import("./frame.js").Picture}} Local a picture of the user
  *
  * @typedef {object} Ways
- * @property {(show: number | null, entry: {replace: boolean, mark: object | null}) => void} record the address of it
+ * @property {(show: number | null, entry: {replace: boolean, mark: object}) => void} record the address of it
  * @property {(id: number) => void} search
  * @property {(id: number, box: Box) => void} searchRegion
  * @property {(region: File, whole: File, box: Box) => void} searchCrop
  * @property {() => import("./compare.js").Choice | null} query that the page's list answers
+ * @property {() => string} queryName
  * @property {() => boolean} originals whether the server gives out the files
  * @property {(list: HTMLElement, open: (place: number) => void) => any} gallery makes one
  */
@@ -66,7 +67,7 @@ export class Viewer {
     this.compare = new Compare(byId("viewer-compare"), api);
     this.facts = new Facts(api);
     this.similar = new Similar(api, ways.gallery(byId("viewer-similar"), (place) => this.#openSimilar(place)));
-    this.toggleScreen = fullScreen(this.body, byId("viewer-screen"), () => this.body.scrollTo({ top: 0 }));
+    fullScreen(this.body, byId("viewer-screen"), () => this.body.scrollTo({ top: 0 }));
     this.#listen();
   }
 
@@ -106,9 +107,21 @@ export class Viewer {
     if (item) this.#enter({ list, place, from, item });
   }
 
-  /** @param {Local} local a picture that is not in the index */
-  openLocal(local) {
-    this.#enter({ list: ALONE, place: 0, from: null, local });
+  /**
+   * Show what the page searches with.
+   * @param {import("./compare.js").Choice} query
+   * @param {boolean} draws whether a region of it is drawn
+   */
+  async openQuery({ name, picture, file }, draws) {
+    const { id } = picture;
+    /** @type {Stop} */
+    const stop = { list: ALONE, place: 0, from: null };
+    if (id === undefined) stop.local = { name, file: file ?? null, picture };
+    else stop.item = unknown(id);
+    this.#enter(stop);
+    if (!draws) return;
+    await this.stage.frame.known();
+    if (this.stop === stop) this.#startRegion();
   }
 
   /** @param {Stop} stop */
@@ -134,9 +147,9 @@ export class Viewer {
     const stop = trail.current();
     if (this.closing && (id !== null || stop?.local)) {
       this.closing = false; // the page began with this picture: no entry of the history is without it
-      this.ways.record(null, { replace: true, mark: null });
-      this.#leave();
-    } else if (id === null && !stop?.local) this.#leave();
+      this.ways.record(null, { replace: true, mark: { large: null } });
+      this.leave(true);
+    } else if (id === null && !stop?.local) this.leave(true);
     else if (stop && (stop.local || stop.item?.id === id)) this.#show(stop);
     else if (this.item?.id !== id) this.#show({ list: ALONE, place: 0, from: null, item: unknown(Number(id)) });
   }
@@ -167,9 +180,19 @@ export class Viewer {
     else this.follow(this.item?.id ?? null);
   }
 
-  #leave() {
+  get isOpen() {
+    return this.stop !== null;
+  }
+
+  /**
+   * Close, and leave the address to the page.
+   * @param {boolean} [returns] whether the focus goes back to where it was
+   */
+  leave(returns = false) {
     this.closing = false;
     if (!this.stop) return;
+    clearTimeout(this.recording);
+    this.recording = undefined;
     this.stop = this.item = null;
     this.#stopRegion();
     this.#stopCompare();
@@ -177,7 +200,7 @@ export class Viewer {
     if (this.dialog.open) this.dialog.close();
     this.stage.show(null, null, null);
     this.similar.show(null);
-    if (this.left) this.left.list.focus?.(this.left.place);
+    if (returns && this.left) this.left.list.focus?.(this.left.place);
     else byId("main").focus({ preventScroll: true });
     this.left = null;
   }
@@ -252,8 +275,7 @@ export class Viewer {
   #tell() {
     const { stop, item } = this;
     const local = stop?.local;
-    const many = stop !== null && stop.list.length > 1;
-    const place = many ? `${(stop.place + 1).toLocaleString("en")} of ${stop.list.length.toLocaleString("en")}` : "";
+    const place = stop && stop.list.length > 1 ? placeIn(stop) : "";
     byId("viewer-place").textContent = place;
     byId("viewer-back").hidden = trail.depth() < 2;
     byId("viewer-original").hidden = !item || !this.ways.originals();
@@ -261,7 +283,7 @@ export class Viewer {
     for (const name of ["search", "copy", "select"]) byId(`viewer-${name}`).hidden = !item;
     byId("viewer-region").hidden = Boolean(local && !local.file);
     byId("viewer-compared").hidden = this.#choices().length === 0;
-    if (item) this.facts.show(item, stop?.from ? nameOf(stop.from) : (this.ways.query()?.name ?? ""));
+    if (item) this.facts.show(item, stop?.from ? nameOf(stop.from) : (this.ways.queryName()));
     else this.facts.showName(local?.name ?? "");
     announce([place, item ? nameOf(item) : local?.name].filter(Boolean).join(", "));
     this.#showSelected();
@@ -388,6 +410,15 @@ export class Viewer {
     else if (this.compare.isOpen) this.#stopCompare();
     else this.close();
   }
+}
+
+/**
+ * @param {Stop} stop
+ * @returns {string} for example "4 of 50+"
+ */
+function placeIn({ list, place }) {
+  const [own, all] = [place + 1, list.length - Number(Boolean(list.grows))].map((count) => count.toLocaleString("en"));
+  return `${own} of ${all}${list.grows ? "+" : ""}`;
 }
 
 /**
