@@ -19,6 +19,7 @@ __all__ = [
     "IndexLockedError",
     "IndexReplacedError",
     "IndexStateError",
+    "ListReplacedError",
     "MissingExtraError",
     "ModelFileError",
     "PictureError",
@@ -104,6 +105,10 @@ class StorageError(DeepRankError):
 
 class QueryError(DeepRankError):
     """A query cannot be answered with these arguments."""
+
+
+class ListReplacedError(QueryError):
+    """A list of pictures cannot be continued, because its index was replaced."""
 
 
 class ServerError(DeepRankError):

@@ -17,6 +17,7 @@ A picture is refused unless all its pixels can be decoded; it is never read in p
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
@@ -40,7 +41,7 @@ from .pictures.faults import (
 )
 from .pictures.readers import MAX_BYTES_HELD, bytes_held, open_image
 from .pictures.resampling import placed
-from .pictures.rule import PictureRule
+from .pictures.rule import PictureRule, stored_box
 from .text import display_path
 
 if TYPE_CHECKING:
@@ -50,12 +51,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
+    "Box",
     "ByteBudget",
     "Picture",
     "PictureRule",
     "PictureSource",
+    "Size",
     "decoding_budget",
     "load_picture",
+    "load_rendition",
+    "load_size",
     "load_thumbnail",
     "name_of",
     "naming",
@@ -63,6 +68,9 @@ __all__ = [
 ]
 
 Picture = npt.NDArray[np.uint8]
+# Width and height in pixels, and a part of a picture: left, top, right and bottom edge in fractions of its sides.
+Size = tuple[int, int]
+Box = tuple[float, float, float, float]
 PictureSource = Path | str | IO[bytes]
 # Shrinks a decoded picture and turns it upright; takes the extent of its content, width and height,
 # maybe fractional, and its orientation.
@@ -102,25 +110,35 @@ _ORIENTATIONS = {
 }
 
 
-def load_picture(source: PictureSource, rule: PictureRule, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+def load_picture(
+    source: PictureSource, rule: PictureRule, *, max_pixels: int = DEFAULT_MAX_PIXELS, box: Box | None = None
+) -> Picture:
     """Decode one picture by ``rule``.
 
     Args:
         source: a path, or a binary file object at its start.
         rule: size and mode of the result.
         max_pixels: pictures with more pixels are refused before decoding.
+        box: the part of the upright picture that counts, as if it were the whole; its edges are rounded to pixels.
 
     Returns:
         uint8 ``[size, size, 3]``, RGB.
 
     Raises:
         PictureError: the file is missing, no picture of a supported format, damaged, or too large;
-            ``kind`` "unreadable" means that a disk, the network or memory failed just now.
+            ``kind`` "unreadable" means that a disk, the network or memory failed just now. Or the
+            box holds no pixel.
 
     """
     if rule.version == 1:
-        return _load(source, 2 * rule.size, _square(rule), max_pixels)
-    return _load(source, _REDUCED * (rule.resize or rule.size), _window(rule), max_pixels, in_full=_MAX_IN_FULL)
+        needed, shrink, in_full = 2 * rule.size, _square(rule), 0
+    else:
+        needed, shrink, in_full = _REDUCED * (rule.resize or rule.size), _window(rule), _MAX_IN_FULL
+    if box is not None:
+        # A part saved as a file of its own would be decoded in full.
+        needed = math.ceil(needed / min(box[2] - box[0], box[3] - box[1]))
+        shrink, in_full = _part(box, shrink), _MAX_IN_FULL
+    return _load(source, needed, shrink, max_pixels, in_full=in_full)[0]
 
 
 def load_thumbnail(source: PictureSource, limit: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
@@ -138,6 +156,11 @@ def load_thumbnail(source: PictureSource, limit: int, *, max_pixels: int = DEFAU
         PictureError: as for :func:`load_picture`.
 
     """
+    return load_rendition(source, limit, max_pixels=max_pixels)[0]
+
+
+def load_rendition(source: PictureSource, limit: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Picture, Size]:
+    """Do what :func:`load_thumbnail` does, and return the size of the whole upright picture as well."""
 
     def shrink(image: Image.Image, extent: tuple[float, float], orientation: int) -> Image.Image:
         scale = min(1.0, limit / max(extent))
@@ -147,8 +170,25 @@ def load_thumbnail(source: PictureSource, limit: int, *, max_pixels: int = DEFAU
     return _load(source, 2 * limit, shrink, max_pixels)
 
 
-def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int, *, in_full: int = 0) -> Picture:
-    """Open, check, decode and shrink a picture.
+def load_size(source: PictureSource) -> Size:
+    """Return the width and height of a picture as it is shown, upright; its pixels are not decoded.
+
+    Args:
+        source: a path, or a binary file object at its start.
+
+    Raises:
+        PictureError: as for :func:`load_picture`, if that shows in the head of the file.
+
+    """
+    name = name_of(source)
+    with opened_picture(source, name) as image, naming(name, image.format):
+        return _upright_size(image.size, _orientation(image))
+
+
+def _load(
+    source: PictureSource, needed: int, shrink: Shrink, max_pixels: int, *, in_full: int = 0
+) -> tuple[Picture, Size]:
+    """Open, check, decode and shrink a picture; return the size of the whole upright one as well.
 
     A JPEG of more than ``in_full`` pixels is decoded smaller, with at least ``needed`` a side.
     """
@@ -158,9 +198,10 @@ def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int, *
         extent = _drafted(image, needed) if full[0] * full[1] > in_full else full
         needs = _decoding_bytes(image)
         _check_size(image, full, needs, max_pixels)
+        size = _upright_size(full, _orientation(image))
         with _decoding(needs), contextlib.suppress(MissingEnd):
             image.load()
-            return _decode(image, shrink, extent)
+            return _decode(image, shrink, extent), size
         pixels, passes = full[0] * full[1], cast("JpegFile", image).passes(completed=True)
         if pixels > max_pixels // 2 or pixels * passes > _MAX_PASSES * max_pixels:
             raise damaged(image.format, OSError("the file ends without the mark of its end"))
@@ -169,7 +210,7 @@ def _load(source: PictureSource, needed: int, shrink: Shrink, max_pixels: int, *
             cast("JpegFile", image).complete()
         with _decoding(needs):
             image.load()
-            return _decode(image, shrink, extent)
+            return _decode(image, shrink, extent), size
 
 
 @contextlib.contextmanager
@@ -326,6 +367,28 @@ def _decode(image: Image.Image, shrink: Shrink, extent: tuple[float, float]) -> 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     turn = _ORIENTATIONS.get(orientation)
     return image if turn is None else image.transpose(turn)
+
+
+def _upright_size(size: Size, orientation: int) -> Size:
+    return size[::-1] if orientation >= 5 else size
+
+
+def _part(box: Box, shrink: Shrink) -> Shrink:
+    """Return what shrinks the part of a picture that a box of the upright one holds."""
+
+    def shrink_part(image: Image.Image, extent: tuple[float, float], orientation: int) -> Image.Image:
+        edges = [round(edge * extent[place % 2]) for place, edge in enumerate(stored_box(box, orientation))]
+        part = image.crop((edges[0], edges[1], min(edges[2], image.width), min(edges[3], image.height)))
+        if 0 in part.size:
+            size = _upright_size((round(extent[0]), round(extent[1])), orientation)
+            raise PictureError(
+                f"has {size[0]} x {size[1]} pixels, and the box holds none of them; choose a larger part.",
+                kind="too large",
+                short="the box holds no pixel",
+            )
+        return shrink(part, part.size, orientation)
+
+    return shrink_part
 
 
 def _square(rule: PictureRule) -> Shrink:

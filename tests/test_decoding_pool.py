@@ -30,7 +30,7 @@ from deeprank.runtime.decoding.frames import Answer, Channel, Code, FrameError
 from deeprank.runtime.decoding.pool import DecodingLimits, DecodingPool
 from deeprank.runtime.decoding.process import DecodingProcess, Job, OutOfMemory
 from deeprank.runtime.errors import DecodersBusyError, DecodersFailedError, PictureError
-from deeprank.runtime.images import PictureRule, load_picture, load_thumbnail
+from deeprank.runtime.images import PictureRule, load_picture, load_rendition
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.pictures.heif import DECODERS
@@ -119,8 +119,11 @@ def test_pixels_are_those_of_decoding_here(way: str, tmp_path: Path) -> None:
                 assert np.array_equal(pool.load_picture(file, RULE), ours), image_format
             with (tmp_path / "file").open("r+b") as file:
                 assert np.array_equal(pool.load_picture(file, RULE), ours), image_format
-            small = pool.load_thumbnail(io.BytesIO(content), 40)
-            assert np.array_equal(small, load_thumbnail(io.BytesIO(content), 40))
+            small, whole = pool.load_rendition(io.BytesIO(content), 40)
+            assert np.array_equal(small, load_rendition(io.BytesIO(content), 40)[0])
+            assert whole == pool.load_size(io.BytesIO(content)) == Image.open(io.BytesIO(content)).size
+            part = pool.load_picture(io.BytesIO(content), RULE, box=(0.25, 0.0, 1.0, 0.5))
+            assert np.array_equal(part, load_picture(io.BytesIO(content), RULE, box=(0.25, 0.0, 1.0, 0.5)))
 
 
 def test_heic_is_decoded_in_a_worker(pool: DecodingPool) -> None:
@@ -344,16 +347,17 @@ def test_many_pictures_from_many_threads(pool: DecodingPool) -> None:
 
 
 LIES = {
-    "another code": b"\x09\0" + bytes(16),
-    "another size": struct.pack("!B?IIQ", Code.PICTURE, False, 65, 64, 65 * 64 * 3),
-    "a huge size": struct.pack("!B?IIQ", Code.PICTURE, False, 2**31, 2**31, 2**63),
-    "endless words": struct.pack("!B?IIQ", Code.REFUSED, False, 0, 0, 2**40),
-    "words that are no JSON": struct.pack("!B?IIQ", Code.REFUSED, False, 0, 0, 4) + b"\xff[[[",
-    "a list": struct.pack("!B?IIQ", Code.REFUSED, False, 0, 0, 2) + b"[]",
-    "another kind": struct.pack("!B?IIQ", Code.REFUSED, False, 0, 0, 45)
+    "another code": b"\x09\0" + bytes(24),
+    "another size": struct.pack("!B?IIIIQ", Code.PICTURE, False, 65, 64, 0, 0, 65 * 64 * 3),
+    "a huge size": struct.pack("!B?IIIIQ", Code.PICTURE, False, 2**31, 2**31, 0, 0, 2**63),
+    "a size of none": struct.pack("!B?IIIIQ", Code.SIZE, False, 0, 0, 9, 9, 0),
+    "endless words": struct.pack("!B?IIIIQ", Code.REFUSED, False, 0, 0, 0, 0, 2**40),
+    "words that are no JSON": struct.pack("!B?IIIIQ", Code.REFUSED, False, 0, 0, 0, 0, 4) + b"\xff[[[",
+    "a list": struct.pack("!B?IIIIQ", Code.REFUSED, False, 0, 0, 0, 0, 2) + b"[]",
+    "another kind": struct.pack("!B?IIIIQ", Code.REFUSED, False, 0, 0, 0, 0, 45)
     + b'{"kind": "root", "message": "a", "short": ""}',
-    "memory without end": struct.pack("!B?IIQ", Code.NEEDS, False, 0, 0, 2**60) * 9,
-    "ready again": struct.pack("!B?IIQ", Code.READY, False, 0, 0, 0),
+    "memory without end": struct.pack("!B?IIIIQ", Code.NEEDS, False, 0, 0, 0, 0, 2**60) * 9,
+    "ready again": struct.pack("!B?IIIIQ", Code.READY, False, 0, 0, 0, 0, 0),
 }
 
 

@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,13 @@ def files(place: Path) -> dict[str, Path]:
     return {shown(str(path.relative_to(photos))): path for path in photos.rglob("*") if path.suffix in (".png", ".jpg")}
 
 
+def facts(path: Path) -> dict[str, Any]:
+    """Return what the API says of the file of a picture, but for its time."""
+    with Image.open(path) as opened:
+        width, height = ImageOps.exif_transpose(opened).size
+    return {"bytes": path.stat().st_size, "width": width, "height": height}
+
+
 # What is found
 
 
@@ -150,6 +158,7 @@ def test_the_command_and_http_make_the_same_request(options: dict[str, Any], arg
     assert {option.name for option in fields(SearchRequest)} - {"path", "method"} == set(served.model_dump()) - {
         "exact",
         "id",
+        "sizes",
     }
 
 
@@ -248,6 +257,8 @@ def test_items_and_the_summary(place: Path, client: httpx.Client) -> None:
     for hit in found:
         item = client.get(f"/v1/items/{hit['id']}").json()
         content = gallery[hit["path"]].read_bytes()
+        modified = datetime.fromisoformat(item.pop("modified"))
+        assert modified.timestamp() == pytest.approx(gallery[hit["path"]].stat().st_mtime, abs=1e-5)
         assert item == {
             "schema": 1,
             "index": "my.index",
@@ -256,8 +267,8 @@ def test_items_and_the_summary(place: Path, client: httpx.Client) -> None:
             "root": "photos",
             "relative": hit["path"],
             "label": hit["path"].split("/")[0] if "/" in hit["path"] else None,
-            "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
+            **facts(gallery[hit["path"]]),
         }
     info = client.get("/v1/info").json()
     labels = [name.split("/")[0] for name in gallery if "/" in name]
@@ -725,6 +736,7 @@ def test_what_is_counted(place: Path, client: httpx.Client) -> None:
 ROUTES = {
     ("post", "/v1/search"),
     ("post", "/v1/embed"),
+    ("get", "/v1/items"),
     ("get", "/v1/items/{id}"),
     ("get", "/v1/items/{id}/thumbnail"),
     ("get", "/v1/info"),

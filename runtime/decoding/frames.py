@@ -21,7 +21,7 @@ from typing import Any
 __all__ = ["Answer", "Channel", "Code", "FrameError", "shares_memory"]
 
 _LENGTH = struct.Struct("!I")
-_ANSWER = struct.Struct("!B?IIQ")
+_ANSWER = struct.Struct("!B?IIIIQ")
 # Bytes of one read or write: one call for a small picture, and no copy of a large one.
 _CHUNK = 1 << 20
 MAX_TEXT = 1 << 14
@@ -38,6 +38,7 @@ class Code(IntEnum):
     NEEDS = 2
     PICTURE = 3
     REFUSED = 4
+    SIZE = 5
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Answer:
         code: its kind.
         height: of the decoded picture.
         width: of the decoded picture.
+        whole: width and height of the upright picture in the file (SIZE, and PICTURE of a
+            rendition).
         size: bytes that decoding takes (NEEDS), or of the pixels or text that follow (PICTURE,
             REFUSED).
         last: the worker ends after this answer.
@@ -58,6 +61,7 @@ class Answer:
     last: bool = False
     height: int = 0
     width: int = 0
+    whole: tuple[int, int] = (0, 0)
     size: int = 0
 
 
@@ -112,7 +116,7 @@ class Channel:
 
     def answer(self, answer: Answer, content: bytes = b"") -> None:
         """Send an answer and its content."""
-        self.write(_ANSWER.pack(answer.code, answer.last, answer.height, answer.width, answer.size))
+        self.write(_ANSWER.pack(answer.code, answer.last, answer.height, answer.width, *answer.whole, answer.size))
         if content:
             self.write(content)
 
@@ -124,10 +128,10 @@ class Channel:
             FrameError: not an answer.
 
         """
-        code, last, height, width, size = _ANSWER.unpack(self.read(_ANSWER.size))
+        code, last, height, width, *whole, size = _ANSWER.unpack(self.read(_ANSWER.size))
         if code not in Code._value2member_map_:
             raise FrameError(f"code {code}")
-        return Answer(Code(code), last, height, width, size)
+        return Answer(Code(code), last, height, width, (whole[0], whole[1]), size)
 
     def text(self, size: int) -> dict[str, Any]:
         """Return a refusal's JSON.

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from ..devices import ByteBudget
 from ..errors import DecodersBusyError, DecodersFailedError
-from ..images import DEFAULT_MAX_PIXELS, Picture, PictureRule, PictureSource, name_of, naming
+from ..images import DEFAULT_MAX_PIXELS, Box, Picture, PictureRule, PictureSource, Size, name_of, naming
 from .frames import FrameError, shares_memory
-from .process import IDLE_BYTES, DecodingLimits, DecodingProcess, Job, OutOfMemory, file_of, refusal
+from .process import IDLE_BYTES, Decoded, DecodingLimits, DecodingProcess, Job, OutOfMemory, file_of, refusal
 from .workers import Workers, default_decoders
 
 __all__ = ["DecodingLimits", "DecodingPool"]
@@ -22,6 +22,8 @@ _JUST_BEGUN_S = 0.2
 _MAX_BYTES_PER_PIXEL = 32
 # Left for decoding if the file itself takes nearly all memory.
 _MIN_MEMORY = 64_000_000
+# Seconds of processor time for the head of a file.
+_HEAD_S = 2
 # Times a picture may restart because its header needs more memory than granted.
 _MAX_BEGINNINGS = 4
 
@@ -98,7 +100,13 @@ class DecodingPool:
             raise DecodersFailedError(f"No process can be started to decode pictures ({failure}).")
 
     def load_picture(
-        self, source: PictureSource, rule: PictureRule, *, max_pixels: int = DEFAULT_MAX_PIXELS, grows: bool = True
+        self,
+        source: PictureSource,
+        rule: PictureRule,
+        *,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        grows: bool = True,
+        box: Box | None = None,
     ) -> Picture:
         """Decode one picture, as :func:`~..images.load_picture` does.
 
@@ -108,6 +116,7 @@ class DecodingPool:
             max_pixels: pictures with more pixels are refused before decoding.
             grows: a picture whose header needs more memory than the limit gets it, alone; False: it
                 is refused.
+            box: the part that counts.
 
         Returns:
             uint8 ``[size, size, 3]``, RGB.
@@ -119,16 +128,27 @@ class DecodingPool:
             DecodersFailedError: there is no worker, and none can be started.
 
         """
-        return self._load(source, rule.size, rule, max_pixels, grows)
+        picture = self._load(source, rule.size, rule, max_pixels, grows, box=box).picture
+        assert picture is not None  # a job with a size has one
+        return picture
 
-    def load_thumbnail(
+    def load_rendition(
         self, source: PictureSource, limit: int, *, max_pixels: int = DEFAULT_MAX_PIXELS, grows: bool = True
-    ) -> Picture:
-        """Decode a picture for viewing, as :func:`~..images.load_thumbnail` does.
+    ) -> tuple[Picture, Size]:
+        """Decode a picture for viewing, as :func:`~..images.load_rendition` does.
 
         See :meth:`load_picture`.
         """
-        return self._load(source, limit, None, max_pixels, grows)
+        picture, whole = self._load(source, limit, None, max_pixels, grows)
+        assert picture is not None  # as above
+        return picture, whole
+
+    def load_size(self, source: PictureSource) -> Size:
+        """Read the size of a picture, as :func:`~..images.load_size` does.
+
+        See :meth:`load_picture`.
+        """
+        return self._load(source, 0, None, DEFAULT_MAX_PIXELS, False, cpu_s=_HEAD_S).whole
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers."""
@@ -148,8 +168,16 @@ class DecodingPool:
         self.close()
 
     def _load(
-        self, source: PictureSource, size: int, rule: PictureRule | None, max_pixels: int, grows: bool
-    ) -> Picture:
+        self,
+        source: PictureSource,
+        size: int,
+        rule: PictureRule | None,
+        max_pixels: int,
+        grows: bool,
+        *,
+        cpu_s: int | None = None,
+        box: Box | None = None,
+    ) -> Decoded:
         if os.getpid() != self._owner:
             raise DecodersFailedError("The decoding processes belong to the process that this one was forked from.")
         name = name_of(source)
@@ -158,25 +186,26 @@ class DecodingPool:
                 file = stack.enter_context(file_of(source, shared=self._share_memory))
                 held = 0 if grows else 2 * file.seek(0, os.SEEK_END)  # by the caller, and here
             memory = max(_MIN_MEMORY, self.limits.memory - held)
-            return self._decode(Job(file, name, size, rule, max_pixels, memory, grows, self.limits.cpu_s))
+            cpu_s = self.limits.cpu_s if cpu_s is None else cpu_s
+            return self._decode(Job(file, name, size, rule, max_pixels, memory, grows, cpu_s, box))
 
-    def _decode(self, job: Job) -> Picture:
+    def _decode(self, job: Job) -> Decoded:
         """Decode a picture; a wait for memory comes before the wait for a worker."""
         reserved = 0
         for _ in range(_MAX_BEGINNINGS):
             try:
                 with self._budget.reserve(reserved) if reserved else contextlib.nullcontext():
-                    picture = self._attempt(job, reserved)
-                    if picture is None:
-                        picture = self._attempt(job, reserved, slow=True)
-                    assert picture is not None  # a picture known to be slow is not evicted
-                    return picture
+                    decoded = self._attempt(job, reserved)
+                    if decoded is None:
+                        decoded = self._attempt(job, reserved, slow=True)
+                    assert decoded is not None  # a picture known to be slow is not evicted
+                    return decoded
             except _MoreMemory as more:
                 reserved = more.size
         self._stopped("frames", job.name)
         raise refusal(job, "frames", self.limits.memory, self.limits.wall_s)
 
-    def _attempt(self, job: Job, reserved: int, *, slow: bool = False, again: bool = True) -> Picture | None:
+    def _attempt(self, job: Job, reserved: int, *, slow: bool = False, again: bool = True) -> Decoded | None:
         """Decode a picture.
 
         Args:

@@ -17,18 +17,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast, get_args
+from typing import IO, NamedTuple, cast, get_args
 
 import numpy as np
 
 from ..errors import PictureError, PictureProblem
-from ..images import Picture, PictureRule, PictureSource
+from ..images import Box, Picture, PictureRule, PictureSource, Size
 from ..text import printable
 from .frames import Answer, Channel, Code, FrameError
 from .launcher import Process
 
 __all__ = [
     "IDLE_BYTES",
+    "Decoded",
     "DecodingLimits",
     "DecodingProcess",
     "Job",
@@ -71,6 +72,19 @@ class OutOfMemory(Exception):  # noqa: N818 - a refusal to be put into words
     """Decoding exceeded its memory limit."""
 
 
+class Decoded(NamedTuple):
+    """A decoded picture, uint8 ``[height, width, 3]``, RGB, and the size of the upright one in the file.
+
+    Attributes:
+        picture: None if only the size was to be read.
+        whole: (0, 0) if a rule made the picture.
+
+    """
+
+    picture: Picture | None
+    whole: Size
+
+
 @dataclass(frozen=True)
 class Job:
     """A picture to decode.
@@ -78,12 +92,13 @@ class Job:
     Attributes:
         file: positioned at its start.
         name: of the file, for messages.
-        size: pixels of each side, or of the longer one for a thumbnail.
-        rule: how it becomes a square; None: a thumbnail.
+        size: pixels of each side, or of the longer one for a rendition; 0: only the size is read.
+        rule: how it becomes a square; None: a rendition.
         max_pixels: larger pictures are refused.
         memory: limit in bytes.
         grows: it may request more.
         cpu_s: limit of processor time in seconds.
+        box: the part that the rule takes for the whole; None: all of it.
 
     """
 
@@ -95,10 +110,15 @@ class Job:
     memory: int
     grows: bool
     cpu_s: int
+    box: Box | None = None
 
     def fits(self, answer: Answer) -> bool:
-        """Tell whether this size is valid for a worker's picture."""
+        """Tell whether these sizes are valid for a worker's picture."""
         height, width = answer.height, answer.width
+        if (answer.code is Code.SIZE) != (not self.size) or (self.rule is None and 0 in answer.whole):
+            return False
+        if not self.size:
+            return answer.size == 0
         if answer.size != 3 * height * width:
             return False
         if self.rule is not None:
@@ -172,7 +192,7 @@ class DecodingProcess:
         with contextlib.suppress(AttributeError, OSError):
             os.setpriority(os.PRIO_PGRP, self.pid, _LOW_PRIORITY)  # of all its threads
 
-    def decode(self, job: Job, grant: Callable[[int], int]) -> Picture:
+    def decode(self, job: Job, grant: Callable[[int], int]) -> Decoded:
         """Decode a picture.
 
         Args:
@@ -191,7 +211,7 @@ class DecodingProcess:
         for _ in range(_MAX_NEEDS + 1):
             answer = self._channel.next_answer()
             if answer.code is not Code.NEEDS or not job.grows:
-                return self._picture(job, answer)
+                return self._decoded(job, answer)
             self._channel.send({"memory": grant(answer.size)})
         raise FrameError("it asks for memory again and again")
 
@@ -205,6 +225,7 @@ class DecodingProcess:
             "memory": job.memory,
             "grows": job.grows,
             "cpu_s": job.cpu_s,
+            "box": job.box,
         }
         if self._shares_memory:
             self._ask_with_descriptors(request, job)
@@ -216,7 +237,7 @@ class DecodingProcess:
     def _ask_with_descriptors(self, request: dict[str, object], job: Job) -> None:
         """Pass the file, and memory for the pixels if this picture is larger than earlier ones."""
         size = 3 * job.size * job.size
-        if self._pixels is not None and len(self._pixels) >= size:
+        if not size or (self._pixels is not None and len(self._pixels) >= size):
             self._channel.send(request, [job.file.fileno()])
             return
         descriptor = _sealed_memory(size)
@@ -226,7 +247,7 @@ class DecodingProcess:
         finally:
             os.close(descriptor)
 
-    def _picture(self, job: Job, answer: Answer) -> Picture:
+    def _decoded(self, job: Job, answer: Answer) -> Decoded:
         """Return the decoded picture.
 
         Raises:
@@ -238,13 +259,16 @@ class DecodingProcess:
             error = _refusal_of(self._channel.text(answer.size), job.name)
             self._is_last = answer.last or isinstance(error, FrameError)
             raise error
-        if answer.code is not Code.PICTURE or not job.fits(answer):
+        if answer.code not in (Code.PICTURE, Code.SIZE) or not job.fits(answer):
             raise FrameError(f"{answer} for {job.size} pixels a side")
+        if answer.code is Code.SIZE:
+            self._is_last = answer.last
+            return Decoded(None, answer.whole)
         # A copy: the worker may still change the shared memory.
         content = self._channel.read(answer.size) if self._pixels is None else self._pixels
         picture = np.frombuffer(content, np.uint8, answer.size).reshape(answer.height, answer.width, 3).copy()
         self._is_last = answer.last
-        return picture
+        return Decoded(picture, answer.whole)
 
     def kill(self, reason: str) -> None:
         """Kill it; the first reason is kept."""

@@ -24,7 +24,7 @@ from PIL import Image
 
 from .. import images, shell
 from ..errors import PictureError
-from ..images import ByteBudget, Picture, PictureRule, load_picture, load_thumbnail
+from ..images import ByteBudget, Picture, PictureRule, Size, load_picture, load_rendition, load_size
 from ..pictures.faults import is_out_of_memory
 from .confinement import confine
 from .frames import MAX_TEXT, Answer, Channel, Code
@@ -210,7 +210,7 @@ class Worker:
             self._limits.start_clock(request["cpu_s"])
             grows = request["grows"]
             images.decoding_budget = _Granted(self._channel, self._limits) if grows else ByteBudget(sys.maxsize)
-            result: Picture | bytes
+            result: tuple[Picture | None, Size] | bytes
             try:
                 with _opened(request, descriptors[0]) if self._shared else _received(request, self._channel) as file:
                     result = _decoded(request, file)
@@ -223,16 +223,19 @@ class Worker:
             if isinstance(result, bytes):
                 self._channel.answer(Answer(Code.REFUSED, last, size=len(result)), result)
             else:
-                self._give(result, last)
+                self._give(*result, last)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         return last
 
-    def _give(self, picture: Picture, last: bool) -> None:
-        """Answer with pixels: in the parent's memory, or else after the answer."""
+    def _give(self, picture: Picture | None, whole: Size, last: bool) -> None:
+        """Answer with a size, and with pixels: in the parent's memory, or else after the answer."""
+        if picture is None:
+            self._channel.answer(Answer(Code.SIZE, last, whole=whole))
+            return
         height, width = picture.shape[:2]
-        answer = Answer(Code.PICTURE, last, height, width, picture.nbytes)
+        answer = Answer(Code.PICTURE, last, height, width, whole, picture.nbytes)
         if self._pixels is None:
             self._channel.answer(answer, picture.tobytes())
             return
@@ -240,10 +243,13 @@ class Worker:
         self._channel.answer(answer)
 
 
-def _decoded(request: dict[str, Any], file: IO[bytes]) -> Picture:
+def _decoded(request: dict[str, Any], file: IO[bytes]) -> tuple[Picture | None, Size]:
+    if not request["size"]:
+        return None, load_size(file)
     if request["rule"] is None:
-        return load_thumbnail(file, request["size"], max_pixels=request["max_pixels"])
-    return load_picture(file, PictureRule.from_values(request["rule"]), max_pixels=request["max_pixels"])
+        return load_rendition(file, request["size"], max_pixels=request["max_pixels"])
+    rule, box = PictureRule.from_values(request["rule"]), request["box"]
+    return load_picture(file, rule, max_pixels=request["max_pixels"], box=box), (0, 0)
 
 
 def _opened(request: dict[str, Any], descriptor: int) -> IO[bytes]:

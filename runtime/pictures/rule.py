@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-__all__ = ["CUTS", "FILTERS", "MAX_RESIZE", "MODES", "RULE_VERSIONS", "Cut", "PictureRule", "Placement"]
+__all__ = ["CUTS", "FILTERS", "MAX_RESIZE", "MODES", "RULE_VERSIONS", "Cut", "PictureRule", "Placement", "stored_box"]
 
 Mode = Literal["stretch", "crop", "letterbox"]
 Filter = Literal["bilinear", "bicubic", "lanczos"]
@@ -162,6 +162,24 @@ class PictureRule:
 
     def _fits(self) -> bool:
         return not self.resize or self.size <= self.resize <= MAX_RESIZE * self.size
+
+
+def stored_box(box: tuple[float, float, float, float], orientation: int) -> tuple[float, float, float, float]:
+    """Return where a part of the upright picture lies in the stored one.
+
+    Args:
+        box: left, top, right and bottom edge, in fractions of the sides.
+        orientation: 1 to 8, as in EXIF.
+
+    """
+    left, top, right, bottom = box
+    if orientation >= 5:
+        left, top, right, bottom = top, left, bottom, right
+    if orientation in _MIRRORED_ACROSS:
+        left, right = 1 - right, 1 - left
+    if orientation in _MIRRORED_DOWN:
+        top, bottom = 1 - bottom, 1 - top
+    return left, top, right, bottom
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from ..errors import (
     IndexStateError,
     QueryError,
 )
-from ..images import Picture
+from ..images import Picture, Size
 from ..index.search.items import IndexedImage
+from ..index.search.listing import ItemPage, ListRequest
 from ..index.search.request import SearchRequest
 from ..index.search.searchable import Supported
 from ..index.search.summary import IndexSummary
@@ -32,9 +33,10 @@ from ..modelfile import ModelInfo
 from .batching import Batcher
 from .errors import NotFoundError, OtherModelError, UnwritableError
 from .metrics import Metrics
+from .pictures.renditions import Rendition, Renditions
+from .pictures.sizes import Sizes
 from .session import OpenIndex, SearchJob, SearchResult, Vector
 from .settings import LOG, ServeSettings
-from .thumbnails import Thumbnail, Thumbnails
 from .upload_form import Sent
 
 __all__ = ["Embedding", "Engine", "Overview", "Writing"]
@@ -52,6 +54,8 @@ _NO_NEWS = ("evicted", "closed")
 # Seconds between attempts to reopen a damaged index, each of which takes as long as at the start.
 _RENEWAL_S = 10.0
 
+# Seconds that a response waits for sizes of pictures.
+_SIZES_S = 1.0
 _MAX_TOGETHER = 64
 # A write waits for a sync that ends soon, but not for hours.
 _WRITE_PATIENCE_S = 5.0
@@ -115,7 +119,14 @@ class Engine:
         # Thumbnails of large pictures take seconds; plain look-ups must not wait for them.
         self._reading = ThreadPoolExecutor(cores, thread_name_prefix="read")
         self._showing = ThreadPoolExecutor(cores, thread_name_prefix="show")
-        self._thumbnails = Thumbnails(settings.max_pixels, metrics, self._decoders)
+        # Lists of a large index wait for its catalogue, and heads of files for slow disks.
+        self._listing = ThreadPoolExecutor(cores, thread_name_prefix="list")
+        self._measuring = ThreadPoolExecutor(cores, thread_name_prefix="measure")
+        self._sizes = Sizes(self._decoders)
+        self._renditions = Renditions(
+            settings.max_pixels, settings.rendition_cache, self._decoders, self._sizes, metrics
+        )
+        self._rendering: dict[tuple[bytes, int], asyncio.Future[Rendition]] = {}
         self._writing = None if settings.in_store else Writing(Path(settings.index))
 
     async def embed(self, upload: Sent) -> Embedding:
@@ -194,8 +205,30 @@ class Engine:
         """
         return await self._with_index(lambda opened: self._in_thread(self._reading, lambda: opened.item(number)))
 
-    async def thumbnail(self, number: int, size: int, known: Sequence[str]) -> Thumbnail:
-        """Return a thumbnail of a picture of the index; see :meth:`~.thumbnails.Thumbnails.get`.
+    async def page(self, request: ListRequest, cursor: str | None) -> ItemPage:
+        """Return a page of the index's pictures; see :meth:`~..index.search.searchable.Searchable.page`.
+
+        Raises:
+            QueryError: the request or the cursor is invalid, or no picture passes the filters.
+
+        """
+        return await self._with_index(
+            lambda opened: self._in_thread(self._listing, lambda: opened.page(request, cursor))
+        )
+
+    async def sizes(self, images: Sequence[IndexedImage]) -> dict[bytes, Size | None]:
+        """Return the width and height of pictures, upright, by sha256, as far as they are known or read in time."""
+        known = self._sizes.known(images)
+        unknown = list({image.sha256: image for image in images if image.sha256 not in known}.values())
+        if not unknown:
+            return known
+        pictures, until = self._opened.index.pictures, time.monotonic() + _SIZES_S
+        reading = self._in_thread(self._measuring, lambda: self._sizes.read(unknown, pictures, until))
+        await asyncio.wait([asyncio.ensure_future(reading)], timeout=_SIZES_S)
+        return known | self._sizes.known(unknown)
+
+    async def rendition(self, number: int, size: int, known: Sequence[str]) -> Rendition:
+        """Return a rendition of a picture of the index; see :class:`~.pictures.renditions.Renditions`.
 
         Raises:
             NotFoundError: there is none with this number.
@@ -203,8 +236,17 @@ class Engine:
 
         """
         picture = await self.item(number)
-        pictures = self._opened.index.pictures
-        return await self._in_thread(self._showing, lambda: self._thumbnails.get(picture, pictures, size, known))
+        pictures, kept = self._opened.index.pictures, self._renditions
+        found = await self._in_thread(self._reading, lambda: kept.find(picture, pictures, size, known))
+        if found is not None:
+            return found
+        key = picture.sha256, size
+        making = self._rendering.get(key)
+        if making is None:  # else another request has it made
+            making = asyncio.ensure_future(self._in_thread(self._showing, lambda: kept.make(picture, pictures, size)))
+            self._rendering[key] = making
+            making.add_done_callback(lambda made: self._rendered(key, made))
+        return await asyncio.shield(making)
 
     async def add(self, upload: Sent, label: str | None) -> Added:
         """Add a picture to the index; it is durable on return.
@@ -247,11 +289,16 @@ class Engine:
             raise NotFoundError(number)
         return removed
 
+    @property
+    def supported(self) -> Supported:
+        """What the kind of index can do."""
+        return self._opened.index.supported
+
     async def overview(self) -> Overview:
         """Describe the index."""
 
         async def use(opened: OpenIndex) -> Overview:
-            summary = await self._in_thread(self._reading, opened.summary)
+            summary = await self._in_thread(self._listing, opened.summary)
             return Overview(summary, opened.embedder.info, opened.embedder.sha256, opened.index.supported)
 
         return await self._with_index(use)
@@ -268,12 +315,18 @@ class Engine:
     def close(self) -> None:
         """End the threads and close the index."""
         self._decoding.shutdown(wait=False, cancel_futures=True)
-        self._showing.shutdown(wait=False, cancel_futures=True)
+        for waiting in (self._showing, self._listing, self._measuring):
+            waiting.shutdown(wait=False, cancel_futures=True)
         self._reading.shutdown(wait=True, cancel_futures=True)
         self._decoders.close()
         if self._writing is not None:
             self._writing.close()
         self._opened.close()
+
+    def _rendered(self, key: tuple[bytes, int], made: asyncio.Future[Rendition]) -> None:
+        self._rendering.pop(key, None)
+        if not made.cancelled():
+            made.exception()  # it was seen, even if no request waits any more
 
     def _writer(self) -> Writing:
         if self._writing is None:

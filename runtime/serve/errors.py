@@ -16,6 +16,7 @@ from ..errors import (
     DeepRankError,
     IndexLockedError,
     IndexStateError,
+    ListReplacedError,
     ModelFileError,
     PictureError,
     QueryError,
@@ -106,6 +107,8 @@ def problem_of(error: DeepRankError) -> Response:
     """Return the response to an error, without details of the server's machine."""
     if isinstance(error, RefusedError):
         return problem(error.status, str(error), error.headers)
+    if isinstance(error, ListReplacedError):
+        return problem(409, str(error))
     if isinstance(error, PictureError | QueryError):
         sentence = str(error)
         return problem(422, sentence[:1].upper() + sentence[1:])

@@ -15,12 +15,15 @@ from ..index.search.request import SearchRequest
 from .engine import Engine
 from .errors import RefusedError, answer, problem
 from .metrics import Metrics
+from .pictures.renditions import SIZES
 from .schemas import (
     SCHEMA,
     AddedDocument,
     EmbeddingDocument,
     InfoDocument,
     ItemDocument,
+    ItemsDocument,
+    ListParameters,
     RemovedDocument,
     SearchDocument,
     SearchParameters,
@@ -32,7 +35,6 @@ from .schemas import (
 from .security import cookie_name
 from .session import SearchResult
 from .settings import LOG, ServeSettings
-from .thumbnails import SIZES
 from .tokens import COOKIE_SECONDS, Tokens
 from .upload_form import Form, Sent, number, read_form, vector_of
 
@@ -75,7 +77,9 @@ def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
         sent = await read_form(request, ("id", "vector", "model"))
         options = parameters.request()
         query, search_for = _query(engine, sent, parameters.id)
-        return answer(SearchDocument.of(index, options, query, await search_for(options)))
+        result = await search_for(options)
+        sizes = await engine.sizes(result.hits) if parameters.sizes else None
+        return answer(SearchDocument.of(index, options, query, result, sizes))
 
     @router.post(
         "/embed",
@@ -124,10 +128,17 @@ def _image(sent: Form) -> Sent:
 
 
 def _add_items(router: APIRouter, engine: Engine, index: str) -> None:
+    @router.get("/items", tags=["items"], response_model=ItemsDocument, responses=problems(409, 422))
+    async def items(parameters: Annotated[ListParameters, Query()]) -> Response:
+        """List the pictures of the index, page by page."""
+        page = await engine.page(parameters.request(engine.supported.orders), parameters.cursor or None)
+        return answer(ItemsDocument.of(index, page, await engine.sizes(page.items)))
+
     @router.get("/items/{id}", tags=["items"], response_model=ItemDocument, responses=problems(404, 422))
     async def item(number: ItemNumber) -> Response:
         """Return a picture of the index."""
-        return answer(ItemDocument.of(index, await engine.item(number)))
+        image = await engine.item(number)
+        return answer(ItemDocument.of(index, image, (await engine.sizes([image])).get(image.sha256)))
 
     @router.get(
         "/items/{id}/thumbnail",
@@ -146,11 +157,11 @@ def _add_items(router: APIRouter, engine: Engine, index: str) -> None:
             int, Query(description="Most pixels of the longer side.", json_schema_extra={"enum": list(SIZES)})
         ] = 256,
     ) -> Response:
-        """Return a small copy of a picture of the index."""
+        """Return a copy of a picture of the index, re-encoded as JPEG without metadata; none is enlarged."""
         if size not in SIZES:
             raise RefusedError(422, f"The size is {size}; expected one of {', '.join(map(str, SIZES))}.")
         known = [tag.strip().removeprefix("W/").strip('"') for tag in _if_none_match(request).split(",")]
-        made = await engine.thumbnail(number, size, known)
+        made = await engine.rendition(number, size, known)
         # After a reembed, a number may mean another picture: so browsers revalidate each time.
         headers = {"ETag": f'"{made.tag}"', "Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie"}
         if made.content is None:

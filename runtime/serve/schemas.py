@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from ..images import Size
 from ..index.search.items import IndexedImage
+from ..index.search.listing import ItemPage, ListRequest, Order
 from ..index.search.request import SearchRequest
 from ..index.search.searchable import Supported
 from ..index.uploads import Added
@@ -29,7 +32,10 @@ __all__ = [
     "AddedDocument",
     "EmbeddingDocument",
     "InfoDocument",
+    "Item",
     "ItemDocument",
+    "ItemsDocument",
+    "ListParameters",
     "Problem",
     "RemovedDocument",
     "SearchDocument",
@@ -50,7 +56,7 @@ _PROBLEMS = {
     403: "The request is for another host name, or from another site's page.",
     404: "The index has no such picture.",
     408: "The request took too long to arrive.",
-    409: "The vector was made by another model than the index's.",
+    409: "The vector was made by another model than the index's, or the index was replaced since the page before.",
     410: "The file of the picture is gone or has changed.",
     413: "The upload is too large.",
     422: "No readable picture, or an invalid value.",
@@ -87,6 +93,7 @@ class SearchParameters(_Options):  # type: ignore[misc] # its fields are those o
     label: list[Annotated[str, Field(max_length=4096)]] | None = _field("label", max_length=1000)
     exact: bool = Field(False, description="Scan all vectors instead of searching the graph.")
     id: int | None = Field(None, ge=1, le=_MAX_ID, description="Search with this picture of the index; needs no body.")
+    sizes: bool = Field(False, description="Add the width and height of each hit.")
 
     def request(self) -> SearchRequest:
         """Return the search request."""
@@ -109,6 +116,10 @@ class HitDocument(BaseModel):
     )
     id: int
     near_duplicates: int | None = Field(None, description="With unique: the number of near-duplicates that it hides.")
+    width: int | None = Field(
+        None, description="With sizes: in pixels, of the upright picture; null if it is not known in time."
+    )
+    height: int | None = Field(None, description="With sizes.")
 
 
 class ResultDocument(BaseModel):
@@ -131,10 +142,28 @@ class SearchDocument(BaseModel):
     results: list[ResultDocument]
 
     @classmethod
-    def of(cls, index: str, request: SearchRequest, query: str, result: SearchResult) -> Self:
-        """Return the document of a search; ``query`` is the client's name for its picture."""
+    def of(
+        cls,
+        index: str,
+        request: SearchRequest,
+        query: str,
+        result: SearchResult,
+        sizes: Mapping[bytes, Size | None] | None = None,
+    ) -> Self:
+        """Return the document of a search.
+
+        Args:
+            index: its name.
+            request: the options.
+            query: the client's name for its picture.
+            result: the hits.
+            sizes: width and height of the hits, by sha256; None: the document does not have them.
+
+        """
         unique, item = request.unique is not None, result.item
         hits = [hit.document(rank, unique=unique) | _identity(hit) for rank, hit in enumerate(result.hits, 1)]
+        if sizes is not None:
+            hits = [hit | _sides(sizes.get(of.sha256)) for hit, of in zip(hits, result.hits, strict=True)]
         head = {"query": plain(query)} if item is None else {"query": plain(item.relative), "id": item.id}
         # Validated at once, which takes half as long as one model after another.
         answered = [{**head, "hits": hits}]
@@ -170,24 +199,93 @@ class EmbeddingDocument(BaseModel):
         )
 
 
-class ItemDocument(BaseModel):
-    """A picture of the index."""
+class Item(BaseModel):
+    """A picture of the index, in a list."""
 
+    id: int
+    path: str = Field(description="Path below the synced folder.")
+    root: str = Field(description="Name of the synced folder.")
+    relative: str = Field(description="The same as path.")
+    label: str | None
+    bytes: int = Field(description="Size of the file.")
+    modified: str | None = Field(description="The file's mtime (RFC 3339, UTC); null if no calendar has it.")
+    width: int | None = Field(description="In pixels, of the upright picture; null if it is not known in time.")
+    height: int | None
+
+    @staticmethod
+    def values(image: IndexedImage, size: Size | None) -> dict[str, Any]:
+        """Return the fields of a picture of the index; ``size``: its width and height, if they are known."""
+        return {
+            "id": image.id,
+            **_identity(image),
+            "bytes": image.size,
+            "modified": _modified(image.mtime_ns),
+            **_sides(size),
+        }
+
+
+class _Headed(BaseModel):
     schema_: int = Field(alias="schema")
     index: str
-    id: int
-    path: str
-    root: str
-    relative: str
-    label: str | None
-    bytes: int
+
+
+class ItemDocument(Item, _Headed):
+    """A picture of the index."""
+
     sha256: str
 
     @classmethod
-    def of(cls, index: str, image: IndexedImage) -> Self:
+    def of(cls, index: str, image: IndexedImage, size: Size | None) -> Self:
         """Return the document of a picture of the index."""
-        identity = image.identity() | _identity(image)
-        return cls(schema=SCHEMA, index=index, bytes=image.size, sha256=image.sha256.hex(), **identity)
+        return cls(schema=SCHEMA, index=index, sha256=image.sha256.hex(), **Item.values(image, size))
+
+
+class ItemsDocument(_Headed):
+    """A page of the pictures of the index."""
+
+    total: int = Field(description="Number of pictures on all pages.")
+    items: list[Item]
+    next: str | None = Field(description="The cursor of the next page; null: this is the last.")
+
+    @classmethod
+    def of(cls, index: str, page: ItemPage, sizes: Mapping[bytes, Size | None]) -> Self:
+        """Return the document of a page; ``sizes``: width and height of pictures, by sha256."""
+        items = [Item.values(image, sizes.get(image.sha256)) for image in page.items]
+        return cls.model_validate(
+            {"schema": SCHEMA, "index": index, "total": page.total, "items": items, "next": page.cursor}
+        )
+
+
+class ListParameters(BaseModel):
+    """What is listed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    order: Order | None = Field(
+        None,
+        description="folder: by path; newest: by mtime, latest first; shuffle: by chance; id: as they were added. "
+        "Default: the first of supports.orders of /v1/info.",
+    )
+    seed: int = Field(0, ge=0, le=2**53, description="Of shuffle: the same seed gives the same order.")
+    label: list[Annotated[str, Field(max_length=4096)]] | None = Field(
+        None, max_length=1000, description="Only pictures with one of these labels."
+    )
+    folder: str | None = Field(
+        None, max_length=4096, description="Only pictures below this folder, as it begins their paths."
+    )
+    limit: int = Field(100, ge=1, le=500, description="Pictures of a page.")
+    cursor: str | None = Field(None, max_length=8192, description="The field next of the page before.")
+
+    def request(self, orders: Sequence[Order]) -> ListRequest:
+        """Return the request of a list; ``orders``: that the index has, the usual one first."""
+        folder = (self.folder or "").strip("/")
+        return ListRequest(
+            order=orders[0] if self.order is None else self.order,
+            seed=self.seed,
+            label=tuple(self.label) if self.label else None,
+            folder=(folder,) if folder else None,
+            limit=self.limit,
+        )
 
 
 class RootDocument(BaseModel):
@@ -240,11 +338,17 @@ class SupportedDocument(BaseModel):
     farthest: bool
     exact: bool
     uploads: bool = Field(description="Whether pictures can be added at all; 'writes' says whether this server does.")
+    orders: list[Order] = Field(description="Of /v1/items, the usual one first.")
 
     @classmethod
     def of(cls, supported: Supported) -> Self:
         """Return the document of what an index supports."""
-        return cls(farthest=supported.farthest, exact=supported.methods, uploads=supported.writes)
+        return cls(
+            farthest=supported.farthest,
+            exact=supported.methods,
+            uploads=supported.writes,
+            orders=list(supported.orders),
+        )
 
 
 class InfoDocument(BaseModel):
@@ -385,6 +489,20 @@ def _identity(image: IndexedImage) -> dict[str, Any]:
     relative = plain(image.relative)
     label = None if image.label is None else plain(image.label)
     return {"path": relative, "root": _folder(image.root), "relative": relative, "label": label}
+
+
+def _sides(size: Size | None) -> dict[str, int | None]:
+    """Return the fields of a picture's width and height."""
+    return {"width": None, "height": None} if size is None else {"width": size[0], "height": size[1]}
+
+
+def _modified(mtime_ns: int) -> str | None:
+    # An index may hold a nanosecond less than the file's mtime.
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=(mtime_ns + 1) // 1000)
+    except OverflowError:
+        return None
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _folder(root: str) -> str:

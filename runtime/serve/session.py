@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from ..errors import IndexDamagedError, QueryError
 from ..images import Picture
 from ..index.location import open_index
 from ..index.search.items import EmbeddedImage, Hit
+from ..index.search.listing import ItemPage, ListRequest
 from ..index.search.request import SearchRequest
 from ..index.search.searchable import Searchable
 from ..index.search.summary import IndexSummary
@@ -26,6 +29,8 @@ __all__ = ["OpenIndex", "SearchJob", "SearchResult"]
 
 Vector = npt.NDArray[np.float32]
 
+# Escapes of bytes that are not UTF-8, as clients see them.
+_ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])")
 # Jobs per batch: writers wait while a batch holds a state of the index.
 _MAX_JOBS = 64
 
@@ -95,6 +100,12 @@ class OpenIndex:
     def summary(self) -> IndexSummary:
         """See ``Index.summary``."""
         return self.index.summary()
+
+    def page(self, request: ListRequest, cursor: str | None) -> ItemPage:
+        """See :meth:`~..index.search.searchable.Searchable.page`; labels and folders are named as clients see them."""
+        folder = None if request.folder is None else tuple(name for each in request.folder for name in _names(each))
+        request = replace(request, label=self._real_labels(request.label), folder=folder)
+        return self.index.page(request, cursor)
 
     def check(self) -> int:
         """Return the current number of pictures in the index.
@@ -213,3 +224,9 @@ class OpenIndex:
             return labels
         real = {plain(label): label for label in self.index.labels()}
         return tuple(real.get(label, label) for label in labels)
+
+
+def _names(shown: str) -> tuple[str, ...]:
+    """Return the names that clients may see as this one: itself, and one with bytes for its escapes."""
+    content = _ESCAPE.sub(lambda found: os.fsdecode(bytes([int(found[1], 16)])), shown)
+    return tuple(dict.fromkeys((shown, content)))

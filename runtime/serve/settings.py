@@ -15,7 +15,15 @@ from ..images import DEFAULT_MAX_PIXELS
 from ..index.location import Location, StoreOptions, is_address, location_name, misplaced_option
 from ..text import display_path, printable
 
-__all__ = ["DEFAULT_MAX_UPLOAD", "DEFAULT_PORT", "DEFAULT_WAITING", "LOG", "MAX_HITS", "ServeSettings"]
+__all__ = [
+    "DEFAULT_MAX_UPLOAD",
+    "DEFAULT_PORT",
+    "DEFAULT_RENDITION_CACHE",
+    "DEFAULT_WAITING",
+    "LOG",
+    "MAX_HITS",
+    "ServeSettings",
+]
 
 LOG = logging.getLogger("deeprank.serve")
 
@@ -23,6 +31,7 @@ DEFAULT_PORT = 8000
 DEFAULT_MAX_UPLOAD = 20_000_000
 # Requests accepted at once; others get 503. Each is a coroutine and its upload.
 DEFAULT_WAITING = 1024
+DEFAULT_RENDITION_CACHE = 128_000_000
 # Bytes for decoding one upload at the default limit of pixels; in proportion for a higher limit.
 _DECODING_BYTES = 512_000_000
 # The most hits of one request.
@@ -52,6 +61,7 @@ class ServeSettings:
         max_upload: limit of a request's body, in bytes.
         max_body_s: limit of the time in which a body arrives, in seconds.
         max_pixels: limit of an uploaded picture, in pixels.
+        rendition_cache: bytes of renditions that are kept in memory.
         max_decoding: bytes that decoding an uploaded picture may take, including the upload; None:
             512 million, or proportionally more with a ``max_pixels`` above the default.
         decoders: decoding processes; None: the usable cores, at least 2.
@@ -76,6 +86,7 @@ class ServeSettings:
     max_upload: int = DEFAULT_MAX_UPLOAD
     max_body_s: float = 60.0
     max_pixels: int = DEFAULT_MAX_PIXELS
+    rendition_cache: int = DEFAULT_RENDITION_CACHE
     max_decoding: int | None = None
     decoders: int | None = None
     slow_decoders: int = 2

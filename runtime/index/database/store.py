@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..root_labels import RootLabels
     from ..unreadable import Unread
 
-__all__ = ["Ids", "Store", "Vectors"]
+__all__ = ["Ids", "PathRange", "Store", "Vectors"]
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -46,6 +46,29 @@ _PARAMETERS_AT_A_TIME = 900
 _META_TYPES: tuple[Any, ...] = (str, int, int, int, int, int)
 _GRAPH_TYPES: tuple[Any, ...] = (str, int, str, int, bytes)
 _UPLOADS = os.fsencode(UPLOADS)
+
+
+class PathRange(NamedTuple):
+    """Paths under a root, by their bytes: those behind ``after`` and before ``before``; None: all that follow."""
+
+    root: int
+    after: bytes = b""
+    before: bytes | None = None
+
+    @classmethod
+    def below(cls, root: int, folder: bytes) -> PathRange:
+        """Return the paths below a folder."""
+        return cls(root, folder + b"/", folder + bytes([ord("/") + 1]))
+
+    @property
+    def condition(self) -> str:
+        """The condition in SQL."""
+        return "root = ? AND path > ?" + ("" if self.before is None else " AND path < ?")
+
+    @property
+    def parameters(self) -> tuple[int | bytes, ...]:
+        """The values of the condition."""
+        return tuple(value for value in self if value is not None)
 
 
 class Store:
@@ -248,16 +271,43 @@ class Store:
 
     def items(self, ids: Sequence[int]) -> dict[int, Item]:
         """Return the items with these ids, which must all exist, by id."""
+        items = self.known_items(ids)
+        missing = set(map(int, ids)) - set(items)
+        if missing:
+            raise self.damage(f"item {min(missing)} is missing")
+        return items
+
+    def known_items(self, ids: Sequence[int]) -> dict[int, Item]:
+        """Return those items with one of these ids that exist, by id."""
         items: dict[int, Item] = {}
         for start in range(0, len(ids), _PARAMETERS_AT_A_TIME):
             some = [int(item) for item in ids[start : start + _PARAMETERS_AT_A_TIME]]
             marks = ", ".join("?" * len(some))
             for row in self._sound_rows(f"WHERE id IN ({marks})", some):
                 items[row[0]] = Item._make(row[:-2])
-        missing = set(map(int, ids)) - set(items)
-        if missing:
-            raise self.damage(f"item {min(missing)} is missing")
         return items
+
+    def items_in(self, paths: PathRange, limit: int) -> list[Item]:
+        """Return the first items of a range of paths, in their order."""
+        where = f"WHERE {paths.condition} ORDER BY path LIMIT ?"
+        return [Item._make(row[:-2]) for row in self._sound_rows(where, (*paths.parameters, limit))]
+
+    def ids_in(self, paths: PathRange) -> Ids:
+        """Return the ids of the items in a range of paths: int64, in the order of the paths."""
+        return self._ids(f"WHERE {paths.condition} ORDER BY path", paths.parameters)
+
+    def count_in(self, paths: PathRange) -> int:
+        """Return the number of items in a range of paths."""
+        return int(self._one(f"SELECT count(*) FROM items WHERE {paths.condition}", paths.parameters)[0])
+
+    def ids_by_path(self) -> Ids:
+        """Return the ids of all items in the order of roots and paths: int64."""
+        return self._ids("ORDER BY root, path")
+
+    def ids_behind(self, root: int, path: bytes) -> Iterator[int]:
+        """Yield the ids of the items behind a path, in the order of roots and paths."""
+        rows = self._rows("SELECT id FROM items WHERE (root, path) > (?, ?) ORDER BY root, path", (root, path))
+        return (item for (item,) in rows)
 
     def all_items(self) -> Iterator[Item]:
         """Yield all items in the order of their ids; checks their number and sum at the end."""
@@ -340,6 +390,11 @@ class Store:
     def damage(self, what: str) -> IndexDamagedError:
         """Return the error for damage in this database."""
         return damaged(self.database, what)
+
+    def _ids(self, where: str, parameters: Sequence[Any] = ()) -> Ids:
+        # An id is SQLite's own row number, an integer even in a damaged database.
+        rows = self._rows(f"SELECT id FROM items {where}", parameters)
+        return np.fromiter((item for (item,) in rows), dtype=np.int64)
 
     def _begin(self) -> None:
         with guarded(self.database):

@@ -52,6 +52,10 @@ class StoredPictures:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), image.path)
         return int(info.size)
 
+    def is_here(self, image: IndexedImage) -> bool:
+        """See :meth:`~..search.pictures.Pictures.is_here`."""
+        return not is_uri(image.root if self._place is None else self._place)
+
     def open(self, image: IndexedImage) -> AbstractContextManager[IO[bytes]]:
         """See :meth:`~..search.pictures.Pictures.open`; a file in object storage is read whole."""
         base = self._base(image)

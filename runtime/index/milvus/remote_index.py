@@ -26,7 +26,8 @@ from ..database.store import Ids, Vectors
 from ..search.filters import no_such_label, none_of_both
 from ..search.gallery import NodeSearch
 from ..search.graph_search import Distances, Sharing, without_cut_ties
-from ..search.items import EmbeddedImage, Hit, is_number, item_by_path, no_such_id
+from ..search.items import EmbeddedImage, Hit, IndexedImage, is_number, item_by_path, no_such_id
+from ..search.listing import ItemPage, ListRequest, Place, no_such_folder, read_cursor, write_cursor
 from ..search.near_duplicates import choose
 from ..search.paths import no_such_path
 from ..search.queries import checked_queries, content_digest
@@ -69,7 +70,7 @@ class RemoteIndex(Searchable):
     before the collection was opened is seen whole, a later one within five seconds.
     """
 
-    supported = Supported(farthest=False, methods=False, patterns=False, writes=False)
+    supported = Supported(farthest=False, methods=False, patterns=False, writes=False, orders=("id",))
 
     def __init__(
         self, connection: Connection, options: StoreOptions, open_embedder: Callable[[Path], Embedder]
@@ -204,6 +205,11 @@ class RemoteIndex(Searchable):
     def item(self, which: int | str | Path) -> EmbeddedImage:
         """See :meth:`~..search.searchable.Searchable.item`."""
         return self._in_one(lambda: self._item(which))
+
+    def page(self, request: ListRequest, cursor: str | None = None) -> ItemPage:
+        """See :meth:`~..search.searchable.Searchable.page`; a store sorts its rows by their ids alone."""
+        request.check(self.supported.orders)
+        return self._in_one(lambda: self._page(request, cursor))
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -373,6 +379,28 @@ class RemoteIndex(Searchable):
             row = item_by_path(self._row_at, self._roots(), which)
         return EmbeddedImage.of(row.item, self._roots()[row.item.root], vector=row.vector)
 
+    def _page(self, request: ListRequest, cursor: str | None) -> ItemPage:
+        collection = self._searched.name
+        after = None if cursor is None else read_cursor(cursor, request, collection)
+        labels = one_of("label", request.label) if request.label is not None else ""
+        folders = " or ".join(map(in_folder, filter(_is_text, request.folder or ())))
+        expression = both([labels, folders])
+        total = self._count(expression)
+        if not total and after is None and request.filtered:
+            raise self._nothing_listed(request, labels)
+        # Of the rows that pass, a store returns those with the lowest ids.
+        rows = self._rows(both([f"id > {-1 if after is None else after.id}", expression]), request.limit + 1)
+        rows.sort(key=lambda row: row.id)
+        shown, roots = rows[: request.limit], self._roots()
+        more = write_cursor(Place(shown[-1].id), request, collection) if len(rows) > request.limit else None
+        return ItemPage([IndexedImage.of(row.item, roots[row.item.root]) for row in shown], total, more)
+
+    def _nothing_listed(self, request: ListRequest, labels: str) -> QueryError:
+        """Return why no picture is listed."""
+        if request.label is not None and not self._count(labels):
+            return no_such_label(request.label[0], self.labels())
+        return none_of_both() if request.label is not None else no_such_folder(request.folder or ())
+
     def _row_at(self, root: int, path: bytes) -> Row | None:
         try:
             expression = both([f"root == {root}", f"path == {quoted(path.decode())}"])
@@ -504,6 +532,15 @@ class RemoteIndex(Searchable):
     def _remark(self, remark: str | None) -> None:
         if remark is not None and remark not in self.remarks:
             self.remarks.append(remark)
+
+
+def _is_text(folder: str) -> bool:
+    """Tell whether a store can hold a name; of the names of a folder that clients may mean, one can be no text."""
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in folder
 
 
 def _check_supported(request: SearchRequest) -> None:

@@ -46,11 +46,6 @@ class Labels:
             raise no_such_label(min(unknown), self.names)
         return self._ids[np.isin(self._numbers, [self.names.index(name) for name in labels])]
 
-    def counts(self) -> dict[str, int]:
-        """Return the number of items with each label."""
-        counts = np.bincount(self._numbers[self._numbers >= 0], minlength=len(self.names))
-        return dict(zip(self.names, counts.tolist(), strict=True))
-
 
 def no_such_label(label: str, names: Sequence[str]) -> QueryError:
     """Return the error that no picture has a label; ``names``: the labels that some have, sorted."""

@@ -21,6 +21,7 @@ from ..layout import MODEL, database_id
 from .filters import Filters
 from .gallery import Distances, Gallery, NodeSearch, open_gallery
 from .items import EmbeddedImage, Hit
+from .listing import ItemPage, ListRequest, read_cursor
 from .pictures import LOCAL
 from .queries import checked_queries, content_digest
 from .request import Method, SearchRequest, names
@@ -28,6 +29,8 @@ from .searchable import Searchable, Supported
 
 if TYPE_CHECKING:
     from ...embedder import Embedder
+    from ..database.records import Meta
+    from .catalogue import Catalogue, Catalogues
     from .near_duplicates import Chosen
     from .summary import IndexSummary
 
@@ -61,7 +64,7 @@ class Index(Searchable):
         self._version: int | None = None
         self._gallery: Gallery | None = None
         self._known_filters: Filters | None = None
-        self._known_summary: IndexSummary | None = None
+        self._catalogues: Catalogues | None = None
         self._embedder: Embedder | None = None
         self._choice = Choice()
 
@@ -250,18 +253,26 @@ class Index(Searchable):
             return list(self._filters().labels.names)
 
     def summary(self) -> IndexSummary:
-        """Return the index's contents; reads all rows once per state, while searches continue."""
+        """Return the index's contents; reads all rows once per state, while searches continue.
+
+        While that takes more than a moment, the contents of an earlier state are returned.
+        """
         from .summary import summarize
 
+        catalogue = self._catalogue()
         with self._reading() as gallery:
-            known, version = self._known_summary, self._version
-        if known is None:
-            with Store.open(self.path) as store, store.snapshot():
-                known = summarize(store, gallery.file)
-            with self._lock:
-                if self._version == version:
-                    self._known_summary = known
-        return known
+            return summarize(catalogue, self._store.roots(), gallery.file)
+
+    def page(self, request: ListRequest, cursor: str | None = None) -> ItemPage:
+        """See :meth:`~.searchable.Searchable.page`."""
+        from .item_pages import needs_catalogue, read_page
+
+        request.check(self.supported.orders)
+        index = repr(self._identity)
+        after = None if cursor is None else read_cursor(cursor, request, index)
+        catalogue = self._catalogue() if needs_catalogue(request) else None
+        with self._reading():
+            return read_page(self._store, catalogue, request, after, index)
 
     def roots(self) -> list[str]:
         """Return the synced folders, in the order of their first sync."""
@@ -341,7 +352,7 @@ class Index(Searchable):
                 )
             with self._store.snapshot():
                 if self._gallery is None or self._store.version() != self._version:
-                    self._known_filters = self._known_summary = None
+                    self._known_filters = None
                     self._gallery = open_gallery(self._store, self._gallery)
                     self._version = self._store.version()
                     self.graph_problem = None
@@ -360,6 +371,18 @@ class Index(Searchable):
                 return
             with self._reading() as gallery:
                 yield gallery
+
+    def _catalogue(self) -> Catalogue:
+        from .catalogue import Catalogues
+
+        def state() -> Meta:
+            with self._reading():
+                return self._store.meta()
+
+        with self._lock:
+            if self._catalogues is None:
+                self._catalogues = Catalogues(self.path)
+        return self._catalogues.current(state)
 
     def _filters(self) -> Filters:
         """Return the filters of the state that is being read."""

@@ -24,6 +24,9 @@ class Pictures(Protocol):
 
         """
 
+    def is_here(self, image: IndexedImage) -> bool:
+        """Tell whether a picture's file is opened in place, rather than transferred whole."""
+
     def open(self, image: IndexedImage) -> AbstractContextManager[IO[bytes]]:
         """Open a picture's file, whatever its content is by now.
 
@@ -39,6 +42,10 @@ class LocalPictures:
     def size(self, image: IndexedImage) -> int:
         """See :meth:`Pictures.size`."""
         return regular_status(image.path, follow_links=True).st_size
+
+    def is_here(self, image: IndexedImage) -> bool:
+        """See :meth:`Pictures.is_here`."""
+        return True
 
     def open(self, image: IndexedImage) -> AbstractContextManager[IO[bytes]]:
         """See :meth:`Pictures.open`."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...images import PictureSource
 from .items import EmbeddedImage, Hit
+from .listing import ORDERS, ItemPage, ListRequest, Order
 from .pictures import Pictures
 from .queries import query_vector
 from .request import Method, SearchRequest, names
@@ -34,6 +35,7 @@ class Supported:
         methods: a choice between a scan and the graph.
         patterns: path patterns beyond ``FOLDER/*``.
         writes: adding and removing pictures while it is served.
+        orders: of lists, the usual one first.
 
     """
 
@@ -41,6 +43,7 @@ class Supported:
     methods: bool = True
     patterns: bool = True
     writes: bool = True
+    orders: tuple[Order, ...] = ORDERS
 
 
 class Searchable(Protocol):
@@ -169,6 +172,23 @@ class Searchable(Protocol):
         Raises:
             QueryError: no picture matches, or several do.
             IndexDamagedError: the picture's row is damaged.
+            StoreUnavailableError: a store does not answer.
+
+        """
+
+    def page(self, request: ListRequest, cursor: str | None = None) -> ItemPage:
+        """Return a page of the index's pictures.
+
+        The pictures that stay in the index are neither repeated nor skipped if it changes meanwhile.
+
+        Args:
+            request: what is listed, and how many pictures.
+            cursor: of the page before; None: the first page.
+
+        Raises:
+            QueryError: the request or the cursor is invalid, or no picture passes the filters.
+            ListReplacedError: the index was replaced since the page before.
+            IndexDamagedError: a row is damaged.
             StoreUnavailableError: a store does not answer.
 
         """

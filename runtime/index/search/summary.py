@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ann.graph import GraphFile
-from ..database.store import Store
-from .filters import Labels
+from .catalogue import Catalogue
 
 __all__ = ["IndexSummary", "summarize"]
 
@@ -38,19 +37,12 @@ class IndexSummary:
     store: str | None = None
 
 
-def summarize(store: Store, graph: GraphFile | None) -> IndexSummary:
-    """Summarise the state of the index in a store.
-
-    Raises:
-        IndexDamagedError: a row is damaged.
-
-    """
-    counts = Labels(store).counts()
-    items = store.meta().items
+def summarize(catalogue: Catalogue, roots: Mapping[int, bytes], graph: GraphFile | None) -> IndexSummary:
+    """Summarise a state of an index; ``roots``: its folders by number."""
     return IndexSummary(
-        items=items,
-        labels=counts,
-        unlabelled=items - sum(counts.values()),
-        roots={os.fsdecode(path): store.count_of(root) for root, path in store.roots().items()},
+        items=len(catalogue),
+        labels=catalogue.counts,
+        unlabelled=len(catalogue) - sum(catalogue.counts.values()),
+        roots={os.fsdecode(path): catalogue.roots.get(root, 0) for root, path in roots.items()},
         graph=None if graph is None else {**graph.parameters, "items": graph.nodes.items},
     )

@@ -322,6 +322,7 @@ function change(changes) {
   state = { ...state, ...changes, show: null };
   options.show(state, isSearch(state) || pending !== null);
   record();
+  scrollTo({ top: 0 });
   refresh();
 }
 
