@@ -3,7 +3,7 @@
 import { Refusal } from "./api.js";
 import { icon, make } from "./dom.js";
 
-const SIZES = [128, 256, 512, 1024];
+const SIZES = [128, 256, 512, 1024, 2048];
 
 /**
  * @param {import("./api.js").Api} api

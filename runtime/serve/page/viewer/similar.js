@@ -19,8 +19,8 @@ export class Similar {
     /** @type {import("./facts.js").Item[]} */
     this.items = [];
     this.running = new AbortController();
-    /** @type {number | null} */
-    this.id = null;
+    /** @type {number | null | undefined} */
+    this.id = undefined;
   }
 
   /** @param {number | null} id of the large picture; null: it is not in the index */

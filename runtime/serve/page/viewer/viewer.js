@@ -161,7 +161,7 @@ export class Viewer {
   async adopt(list) {
     const { item, stop } = this;
     if (!item || !stop || ![ALONE, list].includes(stop.list)) return;
-    if (stop.list === list && (await quiet(list.at(stop.place)))?.id === item.id) return this.#bringNeighbours(stop);
+    if (stop.list === list && (await quiet(list.at(stop.place)))?.id === item.id) return this.#show(stop);
     for (let place = 0; place < Math.min(list.length, LOOKED_THROUGH); place++) {
       const other = await quiet(list.at(place));
       if (this.item !== item) return;
