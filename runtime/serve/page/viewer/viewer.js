@@ -385,7 +385,7 @@ export class Viewer {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape") this.#escape();
     else if (target.closest("select, input, #viewer-similar")) return;
-    else if (this.stage.key(event)) this.body.scrollTo({ top: 0 });
+    else if ((event.key.length > 1 || keysAreOn()) && this.stage.key(event)) this.body.scrollTo({ top: 0 });
     else if (event.key === "ArrowLeft" || event.key === "ArrowRight") this.#step(event.key === "ArrowLeft" ? -1 : 1);
     else if (!event.shiftKey && this.#single(event.key)) this.body.scrollTo({ top: 0 });
     else return;
@@ -399,7 +399,7 @@ export class Viewer {
   #single(key) {
     /** @type {Record<string, string>} */
     const buttons = { f: "screen", x: "select", c: "compared", r: "region" };
-    const button = Object.hasOwn(buttons, key) && byId("single-keys").checked ? byId(`viewer-${buttons[key]}`) : null;
+    const button = Object.hasOwn(buttons, key) && keysAreOn() ? byId(`viewer-${buttons[key]}`) : null;
     if (button && !button.hidden) button.click();
     return button !== null;
   }
@@ -410,6 +410,11 @@ export class Viewer {
     else if (this.compare.isOpen) this.#stopCompare();
     else this.close();
   }
+}
+
+/** @returns {boolean} whether single letters and signs are keys */
+function keysAreOn() {
+  return byId("single-keys").checked;
 }
 
 /**
