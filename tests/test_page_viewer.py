@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from page_visit import (
     DESKTOP,
@@ -21,6 +22,7 @@ from page_visit import (
     make_world,
 )
 from PIL import Image
+from tiny_model import expected, square
 
 OPEN = "#viewer[open] .slide[aria-hidden=false] .high.shown"
 FRAME = "#viewer-stage .slide[aria-hidden=false] .frame"
@@ -191,6 +193,22 @@ def test_what_cannot_be_shown_says_why(world: World, server: Server, visiting: V
             (world.folder / "away.png").rename(lost)
 
 
+def test_originals_are_downloaded_where_the_owner_allows_it(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        visit.open().wall()
+        enlarge(visit, 0)
+        expect(visit.page.locator("#viewer-original")).to_be_hidden()
+    giving = Server(world.index, ("--originals",)).start()
+    with visiting(giving) as visit:
+        path = visit.open().wall()[4]
+        enlarge(visit, 4)
+        with visit.page.expect_download() as download:
+            visit.page.get_by_role("link", name="Original").click()
+        assert download.value.suggested_filename == name_of(path)
+        assert Path(download.value.path()).read_bytes() == path_of(world, path).read_bytes()
+    giving.stop()
+
+
 # Fingers
 
 
@@ -324,6 +342,33 @@ def test_a_region_of_ones_own_picture_is_cut_out_in_the_browser(
         expect(outline).to_be_visible()
 
 
+def test_a_region_of_a_picture_of_the_index_is_searched_with(
+    world: World, server: Server, visiting: Visitor, tmp_path: Path
+) -> None:
+    number = world.number("dog/2.png")
+    with visiting(server) as visit:
+        visit.open(f"?show={number}").page.wait_for_selector(OPEN)
+        page = visit.page
+        page.locator("#viewer-region").click()
+        draw_middle(page)
+        page.get_by_role("button", name="Search with this region").click()
+        expect(page.locator("#viewer")).to_be_hidden()
+        part = middle(path_of(world, "dog/2.png"), tmp_path / "part.png")
+        shown = visit.hits()
+        check(world, shown, part, others(world, "dog/2.png"))
+        assert visit.state() == {"id": [str(number)], "box": ["0.25,0.25,0.75,0.75"]}
+        outline = page.locator("#query .region-outline")
+        assert "left: 25%; top: 25%; width: 50%; height: 50%" in outline.get_attribute("style")
+        page.reload()
+        assert visit.hits() == shown
+        page.locator("#query-region").click()  # begins with this region
+        expect(page.locator("#region-text")).to_have_text("25 to 75 % across, 25 to 75 % down")
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Search from this one").click()
+        expect(page.locator(".region-outline")).to_have_count(0)
+        check(world, visit.hits(), path_of(world, "dog/2.png"), others(world, "dog/2.png"))
+
+
 def test_a_region_is_drawn_moved_and_sized_with_the_pointer(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         visit.open().ask(world.query)
@@ -381,6 +426,30 @@ def test_pictures_are_selected_and_listed(world: World, server: Server, visiting
         page.get_by_role("button", name="Clear").click()
         expect(page.locator("#selection")).to_be_hidden()
         expect(page.locator("#grid .tile-select[aria-pressed=true]")).to_have_count(0)
+
+
+def test_the_mean_of_the_selection_is_searched(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        paths = [path for path, _ in visit.open().ask(world.query)]
+        page, chosen = visit.page, [paths[place] for place in (0, 5)]
+        for place in (0, 5):
+            page.locator("#grid .tile-link").nth(place).focus()
+            page.keyboard.press("x")
+        page.get_by_role("button", name="Search with these").click()
+        expect(page.locator("#query-name")).to_have_text("2 pictures")
+        shown = visit.hits()
+        vectors = expected(np.stack([square(path) for path in world.pictures]))
+        mean = sum(vectors[world.pictures.index(path_of(world, path))] for path in chosen)
+        own = ((vectors - mean / np.linalg.norm(mean)) ** 2).sum(axis=1)
+        left = {world.relative(path): own[at] for at, path in enumerate(world.pictures)}
+        for path in chosen:
+            del left[path]
+        assert [distance for _, distance in shown] == pytest.approx(sorted(left.values()), abs=6e-5)
+        assert [distance for _, distance in shown] == pytest.approx([left[path] for path, _ in shown], abs=6e-5)
+        assert visit.state()["id"] == [str(world.number(path)) for path in chosen]
+        expect(page.locator("#selection-count")).to_have_text("2 selected")
+        page.reload()
+        assert visit.hits() == shown
 
 
 def test_a_long_press_selects_and_then_taps_do(world: World, server: Server, visiting: Visitor) -> None:
