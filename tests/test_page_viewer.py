@@ -81,6 +81,8 @@ def test_a_picture_is_shown_large_with_its_similar_ones(world: World, server: Se
         hits = visit.open().ask(world.query)
         page, (path, distance) = visit.page, hits[2]
         upload = page.url
+        page.locator("#grid .tile").nth(2).hover()
+        expect(page.locator("#grid .tile-facts").nth(2)).to_have_css("opacity", "1")
         enlarge(visit, 2)
         expect(page.locator("#viewer-title")).to_have_text(name_of(path))
         expect(page.locator("#viewer-place")).to_have_text(f"3 of {len(hits)}")

@@ -13,7 +13,7 @@ export function announce(sentence) {
 }
 
 /** @returns {Element} what is above all else: what stands outside an open dialog is neither seen nor read out */
-function above() {
+export function above() {
   const dialogs = document.querySelectorAll("dialog:modal");
   return document.fullscreenElement ?? dialogs[dialogs.length - 1] ?? document.body;
 }
