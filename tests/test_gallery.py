@@ -227,9 +227,7 @@ def test_a_hundred_thousand_pictures_have_the_elements_of_a_screen(
         counts = []
         while (last := max(tile["place"] for tile in tiles(visit))) < 4000:
             page.evaluate("scrollBy(0, 4000)")
-            page.wait_for_function(
-                f"Math.max(...[...grid.querySelectorAll('.tile')].map(t => t.dataset.place)) > {last}"
-            )
+            until(visit, lambda last=last: last_place(visit) > last)
             counts.append(page.locator("#grid li").count())
         assert max(counts) < 200
         assert cursors == sorted(set(cursors), key=int)  # each page once, in order

@@ -484,7 +484,7 @@ def test_a_file_that_is_gone_leaves_a_placeholder(world: World, server: Server, 
             visit.open("?label=bird").ask(world.query)
             place = visit.page.locator(".tile .placeholder")
             expect(place).to_have_attribute("aria-label", re.compile("^bird, bird/5.png, .*: File gone or changed$"))
-            visit.search_from(visit.page.locator(".tile", has=place))
+            visit.search_from(visit.page.locator(".tile", has=visit.page.locator(".placeholder")))
             expect(visit.page.locator("#title")).to_contain_text("nearest to bird/5.png")
             expect(visit.page.locator("#query-picture")).to_contain_text("File gone or changed")
     finally:
@@ -685,7 +685,7 @@ def test_a_very_long_label_and_name_stay_where_they_belong(
                 part,
             )
             assert all(inside <= outside + 1 for inside, outside in found), (part, found)
-        for part in ("#query-name", "#query-kind", "#title", "#remark"):
+        for part in ("#query-name", ".query .hint", "#title"):
             assert page.evaluate("part => document.querySelector(part).getBoundingClientRect().height", part) < 90, part
 
     def without_label(route: Any) -> None:

@@ -7,9 +7,9 @@ import { byId, counted } from "./dom.js";
 import { listenForPictures } from "./drop-zone.js";
 import { Gallery } from "./gallery/gallery.js";
 import { Hits } from "./gallery/hits.js";
-import { folderOf, Wall } from "./gallery/wall.js";
+import { below, folderOf, Wall } from "./gallery/wall.js";
 import { listenForKeys } from "./keys.js";
-import { emptyIndex, failure, noMatch, nothingToBrowse, showNotice } from "./notices.js";
+import { emptyIndex, failure, noMatch, showNotice } from "./notices.js";
 import { Options } from "./options.js";
 import * as previews from "./previews.js";
 import { QueryPanel } from "./query-panel.js";
@@ -128,9 +128,7 @@ async function search(signal) {
   queryPanel.showQuery(state, signal);
   const asked = state;
   const ask = async (/** @type {number} */ k, /** @type {AbortSignal} */ until) => {
-    const parameters = searchParameters({ ...asked, k });
-    if (info.supports.orders) parameters.set("sizes", "1");
-    return api.json(`v1/search?${parameters}`, { method: "POST", body: searchBody(asked), signal: until });
+    return api.json(`v1/search?${searchParameters({ ...asked, k })}`, { method: "POST", body: searchBody(asked), signal: until });
   };
   const answer = await ask(state.k, signal);
   const { query, hits } = answer.results[0];
@@ -141,8 +139,7 @@ async function search(signal) {
 
 /** @param {AbortSignal} signal */
 async function browse(signal) {
-  const orders = info.supports.orders ?? [];
-  if (orders.length === 0) return notice(nothingToBrowse(info, ways));
+  const { orders } = info.supports;
   const shown = orders.includes(state.order) ? state : { ...state, order: orders[0] };
   const source = wall.source(shown, info.items);
   await source.range(0, 1);
@@ -162,7 +159,9 @@ async function browse(signal) {
  */
 function folderHeading(item, before) {
   const folder = folderOf(item);
-  return before && folderOf(before) === folder ? null : { text: folder, kind: "folder" };
+  if (before && folderOf(before) === folder) return null;
+  const narrower = below(item) !== state.folder ? writeState({ ...state, folder: below(item), show: null }) : undefined;
+  return { text: folder, kind: "folder", href: narrower };
 }
 
 /**
@@ -483,6 +482,12 @@ byId("leave").addEventListener("click", (/** @type {MouseEvent} */ event) => {
 });
 byId("query-region").addEventListener("click", () => openQuery(true));
 byId("query-picture").addEventListener("click", () => openQuery(false));
+byId("grid").addEventListener("click", (/** @type {MouseEvent} */ event) => {
+  const link = /** @type {Element} */ (event.target).closest(".section a");
+  if (!(link instanceof HTMLAnchorElement) || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  go(readState(link));
+});
 addEventListener("popstate", arrive);
 document.addEventListener("scroll", () => {
   clearTimeout(scrolling);

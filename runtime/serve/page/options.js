@@ -41,7 +41,7 @@ export class Options {
   /**
    * @param {import("./state.js").State} state
    * @param {{labels: Record<string, number>, labels_total: number | null, limits: {max_k: number},
-   *   supports: {farthest: boolean, exact: boolean, orders?: string[]}}} info
+   *   supports: {farthest: boolean, exact: boolean, orders: string[]}}} info
    */
   know(state, info) {
     const numbers = new Set([...NUMBERS.filter((k) => k <= info.limits.max_k), state.k]);
@@ -50,8 +50,9 @@ export class Options {
     this.labels.know(info.labels, info.labels_total);
     byId("directions").hidden = !info.supports.farthest;
     byId("exact").closest("label").hidden = !info.supports.exact;
-    for (const radio of this.form.elements.order)
-      radio.closest("label").hidden = !(info.supports.orders ?? []).includes(radio.value);
+    const { orders } = info.supports;
+    for (const radio of this.form.elements.order) radio.closest("label").hidden = !orders.includes(radio.value);
+    byId("orders").hidden = orders.length < 2;
     this.show(state);
   }
 

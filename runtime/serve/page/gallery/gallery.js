@@ -365,8 +365,7 @@ export class Gallery {
   #make(place) {
     const tile = makeTile(place, this.length);
     const said = this.layout.headings.get(place);
-    const text = said && make("h3", {}, make("bdi", { title: said.text }, said.text));
-    const heading = said && make("li", { className: `section ${said.kind}` }, text);
+    const heading = said && sectionHeading(said);
     const after = this.#following(place);
     if (heading) this.list.insertBefore(heading, after);
     this.list.insertBefore(tile, after);
@@ -512,6 +511,15 @@ export class Gallery {
  */
 function sourceOf(items) {
   return { length: items.length, range: async (from, to) => items.slice(from, to) };
+}
+
+/**
+ * @param {Heading} heading
+ * @returns {HTMLLIElement}
+ */
+function sectionHeading({ text, kind, href }) {
+  const words = make("bdi", { title: text }, text);
+  return make("li", { className: `section ${kind}` }, make("h3", {}, href ? make("a", { href }, words) : words));
 }
 
 /**
