@@ -161,7 +161,7 @@ class Visit:
         """Wait until the page has done what it does, and return the paths and distances that it shows."""
         self.page.wait_for_selector("#main[aria-busy=false] > #grid:not([hidden])")
         shown = self.page.eval_on_selector_all(
-            ".tile", "tiles => tiles.map(({dataset}) => [dataset.path, dataset.distance])"
+            "#grid > .tile", "tiles => tiles.map(({dataset}) => [dataset.path, dataset.distance])"
         )
         return [(path, float(distance)) for path, distance in shown]
 
@@ -169,7 +169,7 @@ class Visit:
         """Wait for the pictures of the index, and return the paths of those that have elements."""
         self.page.wait_for_selector("#main[aria-busy=false] > #grid:not([hidden]) > .tile[data-path]")
         expect(self.page.locator("#query")).to_be_hidden()
-        return self.page.eval_on_selector_all(".tile", "tiles => tiles.map(tile => tile.dataset.path)")
+        return self.page.eval_on_selector_all("#grid > .tile", "tiles => tiles.map(tile => tile.dataset.path)")
 
     def search_from(self, tile: Any) -> None:
         """Show a picture large, and search from it."""

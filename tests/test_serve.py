@@ -159,6 +159,7 @@ def test_the_command_and_http_make_the_same_request(options: dict[str, Any], arg
         "exact",
         "id",
         "sizes",
+        "box",
     }
 
 

@@ -53,6 +53,7 @@ class ServeSettings:
         token: the bearer token of requests; None: no request needs one.
         insecure: serve other machines without a token.
         allow_writes: allow clients to add and remove pictures.
+        originals: let clients download the files themselves.
         allowed_hosts: allowed host names, besides this machine's local names.
         batch_wait_s: how long a picture waits at most to be embedded together with others that are
             being decoded, in seconds.
@@ -79,6 +80,7 @@ class ServeSettings:
     token: str | None = field(default=None, repr=False)
     insecure: bool = False
     allow_writes: bool = False
+    originals: bool = False
     allowed_hosts: tuple[str, ...] = ()
     batch_wait_s: float = 0.003
     batch_size: int = 16

@@ -26,6 +26,7 @@ const RETRY = 2000;
  * @typedef {import("./layout.js").Heading} Heading
  * @typedef {object} Source
  * @property {number} length as far as it is known: more pictures may follow
+ * @property {boolean} [isWhole] false: the last of them stands for those that follow
  * @property {(from: number, to: number) => Promise<(Item | null)[]>} range may give fewer, and none at the end alone
  * @property {number} [ahead] screens below the one that is seen, for which it is asked
  *
