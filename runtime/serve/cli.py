@@ -28,7 +28,14 @@ from ..images import DEFAULT_MAX_PIXELS
 from ..index.location import StoreOptions, read_location
 from ..text import display_path, printable
 from .access.addresses import is_local
-from .settings import DEFAULT_MAX_UPLOAD, DEFAULT_PORT, DEFAULT_WAITING, LOG, ServeSettings
+from .settings import (
+    DEFAULT_MAX_UPLOAD,
+    DEFAULT_PORT,
+    DEFAULT_RENDITION_CACHE,
+    DEFAULT_WAITING,
+    LOG,
+    ServeSettings,
+)
 from .tokens import is_private, read_token
 
 if TYPE_CHECKING:
@@ -55,6 +62,8 @@ app = application(
         **dict.fromkeys(("--writable", "--write", "--allow-write"), "--allow-writes"),
         **OTHER_NAMES_OF_INDEX,
         **dict.fromkeys(("--workers", "-j", "--jobs", "--num-threads"), "--threads"),
+        **dict.fromkeys(("--thumbnail-cache", "--cache", "--cache-size"), "--rendition-cache"),
+        **dict.fromkeys(("--allow-originals", "--allow-downloads", "--downloads"), "--originals"),
         **dict.fromkeys(("--hostname", "--allowed-hosts", "--server-name"), "--allowed-host"),
         **dict.fromkeys(("--access-log", "--log"), "--log-requests"),
         **dict.fromkeys(("--ssl", "--tls", "--ssl-certfile", "--cert"), "put a proxy with TLS in front of it"),
@@ -114,6 +123,10 @@ def serve_command(
             help="Allow adding (POST /v1/items) and removing (DELETE) pictures; needs --token-file.",
         ),
     ] = False,
+    originals: Annotated[
+        bool,
+        typer.Option("--originals", help="Let clients download the files themselves, with all their metadata."),
+    ] = False,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -143,6 +156,15 @@ def serve_command(
     max_upload: Annotated[
         int, typer.Option("--max-upload", metavar="BYTES", min=1000, help="Largest request in bytes.")
     ] = DEFAULT_MAX_UPLOAD,
+    rendition_cache: Annotated[
+        int,
+        typer.Option(
+            "--rendition-cache",
+            metavar="BYTES",
+            min=0,
+            help="Memory for copies of pictures that were shown, in bytes.",
+        ),
+    ] = DEFAULT_RENDITION_CACHE,
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
     max_decoding: Annotated[
         int | None,
@@ -198,11 +220,13 @@ def serve_command(
         insecure=insecure,
         sign_in_link=sign_in_link,
         allow_writes=allow_writes,
+        originals=originals,
         allowed_hosts=tuple(allowed_host or ()),
         batch_wait_s=batch_wait / 1000,
         batch_size=batch_size,
         most_waiting=max_waiting,
         max_upload=max_upload,
+        rendition_cache=rendition_cache,
         max_pixels=max_pixels,
         max_decoding=max_decoding,
         decoders=decoders,

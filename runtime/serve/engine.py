@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import io
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
+
+from starlette.responses import Response
 
 from ..decoding.pool import DecodingLimits, DecodingPool
 from ..devices import usable_cores
@@ -22,8 +25,8 @@ from ..errors import (
     IndexStateError,
     QueryError,
 )
-from ..images import Picture, Size
-from ..index.search.items import IndexedImage
+from ..images import Box, Picture, Size
+from ..index.search.items import EmbeddedImage, IndexedImage
 from ..index.search.listing import ItemPage, ListRequest
 from ..index.search.request import SearchRequest
 from ..index.search.searchable import Supported
@@ -31,9 +34,11 @@ from ..index.search.summary import IndexSummary
 from ..index.uploads import Added, Removed, Upload, add_uploads, remove_items
 from ..modelfile import ModelInfo
 from .batching import Batcher
-from .errors import NotFoundError, OtherModelError, UnwritableError
+from .errors import BusyError, NotFoundError, OtherModelError, UnwritableError, private
 from .metrics import Metrics
 from .near_duplicates.search import Found, NearDuplicateSearches, Search
+from .pictures.contents import check_size, reading
+from .pictures.originals import MAX_BYTES_AT_ONCE, OriginalResponse
 from .pictures.renditions import Rendition, Renditions
 from .pictures.sizes import Sizes
 from .session import OpenIndex, SearchJob, SearchResult, Vector
@@ -127,51 +132,64 @@ class Engine:
         self._renditions = Renditions(
             settings.max_pixels, settings.rendition_cache, self._decoders, self._sizes, metrics
         )
+        self._sending = 0
         self._rendering: dict[tuple[bytes, int], asyncio.Future[Rendition]] = {}
         self._writing = None if settings.in_store else Writing(Path(settings.index))
         self._near_duplicates = NearDuplicateSearches(None if settings.in_store else Path(settings.index))
 
-    async def embed(self, upload: Sent) -> Embedding:
-        """Embed a picture.
+    async def embed(self, picture: Sent | int, box: Box | None = None) -> Embedding:
+        """Embed a picture that was sent, or one of the index by its number, or the part of it in a box.
 
         Raises:
-            PictureError: it cannot be read.
+            PictureError: it cannot be read, or the box holds no pixel.
+            NotFoundError, GoneError: the index has none with this number, or its file is missing or has changed.
 
         """
 
         async def use(opened: OpenIndex) -> Embedding:
-            vector = await self._embed(opened, upload)
+            if isinstance(picture, Sent):
+                vector = await self._embed(opened, picture, box)
+            else:
+                vector = (await self._embedded(opened, picture, box)).vector
             return Embedding(vector, opened.embedder.info, opened.embedder.sha256)
 
         return await self._with_index(use)
 
-    async def search(self, upload: Sent, request: SearchRequest) -> SearchResult:
-        """Search for a picture.
+    async def search(self, upload: Sent, request: SearchRequest, box: Box | None = None) -> SearchResult:
+        """Search for a picture, or for the part of it in a box.
 
         Raises:
-            PictureError: it cannot be read.
+            PictureError: it cannot be read, or the box holds no pixel.
             QueryError: the request is invalid for this index.
 
         """
 
         async def use(opened: OpenIndex) -> SearchResult:
-            vector = await self._embed(opened, upload)
+            vector = await self._embed(opened, upload, box)
             digest = await self._digest(upload.content) if request.leave_out_query else None
             return await opened.searching.do(SearchJob(request, vector, digest))
 
         return await self._with_index(use)
 
-    async def search_item(self, number: int, request: SearchRequest) -> SearchResult:
-        """Search for a picture of the index.
+    async def search_items(
+        self, numbers: tuple[int, ...], request: SearchRequest, box: Box | None = None
+    ) -> SearchResult:
+        """Search for the mean of pictures of the index, or for the part of a single one in a box.
 
         Raises:
-            NotFoundError: there is none with this number.
-            QueryError: as for :meth:`search`.
+            NotFoundError: there is none with one of these numbers.
+            GoneError: the file of the picture with a box is missing or has changed.
+            PictureError: it cannot be read, or the box holds no pixel.
+            QueryError: as for :meth:`search`, or the pictures have no mean.
 
         """
 
         async def use(opened: OpenIndex) -> SearchResult:
-            return await opened.searching.do(SearchJob(request, number))
+            if box is None:
+                return await opened.searching.do(SearchJob(request, numbers))
+            image = await self._embedded(opened, numbers[0], box)
+            result = await opened.searching.do(SearchJob(request, image.vector, image.sha256))
+            return replace(result, items=(image,))
 
         return await self._with_index(use)
 
@@ -225,8 +243,8 @@ class Engine:
         if not unknown:
             return known
         pictures, until = self._opened.index.pictures, time.monotonic() + _SIZES_S
-        reading = self._in_thread(self._measuring, lambda: self._sizes.read(unknown, pictures, until))
-        await asyncio.wait([asyncio.ensure_future(reading)], timeout=_SIZES_S)
+        measuring = self._in_thread(self._measuring, lambda: self._sizes.read(unknown, pictures, until))
+        await asyncio.wait([asyncio.ensure_future(measuring)], timeout=_SIZES_S)
         return known | self._sizes.known(unknown)
 
     async def search_near_duplicates(self, max_distance: float) -> Search:
@@ -268,6 +286,42 @@ class Engine:
             self._rendering[key] = making
             making.add_done_callback(lambda made: self._rendered(key, made))
         return await asyncio.shield(making)
+
+    async def original(self, number: int, known: Sequence[str]) -> Response:
+        """Return the file of a picture of the index as a response.
+
+        Args:
+            number: of the picture.
+            known: tags of originals that the client already has.
+
+        Raises:
+            NotFoundError: there is none with this number.
+            GoneError: its file is missing or has changed.
+            BusyError: too many originals are being sent.
+
+        """
+        picture = await self.item(number)
+        pictures, tag = self._opened.index.pictures, picture.sha256.hex()
+        if tag in known:
+            await self._in_thread(self._reading, lambda: check_size(picture, pictures))
+            return Response(status_code=304, headers=private(tag))
+        if self._sending and self._sending + picture.size > MAX_BYTES_AT_ONCE:
+            raise BusyError("Too many large files are being sent", 5)
+
+        def release() -> None:
+            self._sending -= picture.size
+
+        def read() -> bytes:
+            with reading(picture, pictures) as content:
+                return content
+
+        self._sending += picture.size
+        try:
+            content = await self._in_thread(self._showing, read)
+        except BaseException:
+            release()
+            raise
+        return OriginalResponse(picture, content, release, private(tag))
 
     async def add(self, upload: Sent, label: str | None) -> Added:
         """Add a picture to the index; it is durable on return.
@@ -368,10 +422,30 @@ class Engine:
         limits = DecodingLimits(memory=settings.decoding_bytes)
         return DecodingPool(settings.decoders, slow=settings.slow_decoders, limits=limits, stopped=stopped)
 
-    async def _embed(self, opened: OpenIndex, upload: Sent) -> Vector:
+    async def _embed(self, opened: OpenIndex, upload: Sent, box: Box | None = None) -> Vector:
+        return await self._embed_decoded(opened, lambda decode: decode(_Named(upload), grows=False, box=box))
+
+    async def _embedded(self, opened: OpenIndex, number: int, box: Box | None) -> EmbeddedImage:
+        """Return a picture of the index, with the vector of the part in a box."""
+        image = await self._in_thread(self._reading, lambda: opened.item(number))
+        if box is None:
+            return image
+        pictures = opened.index.pictures
+
+        def decode_part(decode: Callable[..., Picture]) -> Picture:
+            with reading(image, pictures) as content:
+                return decode(io.BytesIO(content), box=box)
+
+        return replace(image, vector=await self._embed_decoded(opened, decode_part))
+
+    async def _embed_decoded(self, opened: OpenIndex, use: Callable[[Callable[..., Picture]], Picture]) -> Vector:
+        """Return the vector of a picture; ``use`` is called in a thread with what decodes it."""
+
         def decode() -> Picture:
-            rule = opened.embedder.rule
-            return self._decoders.load_picture(_Named(upload), rule, max_pixels=self._settings.max_pixels, grows=False)
+            load = functools.partial(
+                self._decoders.load_picture, rule=opened.embedder.rule, max_pixels=self._settings.max_pixels
+            )
+            return use(load)
 
         opened.embedding.expect()
         try:

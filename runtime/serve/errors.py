@@ -32,6 +32,7 @@ __all__ = [
     "UnwritableError",
     "answer",
     "plain",
+    "private",
     "problem",
     "problem_of",
 ]
@@ -101,6 +102,12 @@ def answer(
 def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return an error response."""
     return answer({"error": sentence}, status, headers)
+
+
+def private(tag: str) -> dict[str, str]:
+    """Return the headers of a picture, which only this client's browser may keep."""
+    # After a reembed, a number may mean another picture: so browsers revalidate each time.
+    return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie"}
 
 
 def problem_of(error: DeepRankError) -> Response:

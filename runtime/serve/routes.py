@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -11,18 +11,21 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
 from ..errors import DeepRankError
+from ..images import Box
 from ..index.search.request import SearchRequest
 from .access.access import Access
 from .access.routes import add_session
 from .engine import Engine
-from .errors import RefusedError, answer, problem
+from .errors import RefusedError, answer, private, problem
 from .metrics import Metrics
 from .near_duplicates.routes import add_near_duplicates
+from .pictures.originals import MEDIA_TYPES
 from .pictures.renditions import SIZES
 from .schemas import (
     SCHEMA,
     AddedDocument,
     EmbeddingDocument,
+    EmbedParameters,
     InfoDocument,
     ItemDocument,
     ItemsDocument,
@@ -36,7 +39,7 @@ from .schemas import (
 from .session import SearchResult
 from .settings import LOG, ServeSettings
 from .tokens import Tokens
-from .upload_form import Form, Sent, number, read_form, vector_of
+from .upload_form import MAX_IDS, Form, Sent, box_of, number, read_form, vector_of
 
 __all__ = ["Readiness", "api", "health"]
 
@@ -57,7 +60,7 @@ def api(
     router = APIRouter(prefix="/v1", responses=problems(400, 401, 403, 408, 413, 503))
     index = settings.name
     _add_search(router, engine, index)
-    _add_items(router, engine, index)
+    _add_items(router, engine, index, settings.originals)
     _add_info(router, engine, index, settings, version)
     add_session(router, settings, tokens, access)
     add_near_duplicates(router, engine, index)
@@ -71,14 +74,14 @@ def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
         "/search",
         tags=["search"],
         response_model=SearchDocument,
-        responses={**_UPLOAD, **problems(404, 409)},
-        openapi_extra=form("id", "vector", "model", required=False),
+        responses={**_UPLOAD, **problems(404, 409, 410)},
+        openapi_extra=form("id", "vector", "model", "box", required=False, several=True),
     )
     async def search(request: Request, parameters: Annotated[SearchParameters, Query()]) -> Response:
-        """Find the pictures most similar to one that is sent, to one of the index, or to a vector."""
-        sent = await read_form(request, ("id", "vector", "model"))
+        """Find the pictures most similar to one that is sent, to one or several of the index, or to a vector."""
+        sent = await read_form(request, ("id", "vector", "model", "box"))
         options = parameters.request()
-        query, search_for = _query(engine, sent, parameters.id)
+        query, search_for = _query(engine, sent, parameters)
         result = await search_for(options)
         sizes = await engine.sizes(result.hits) if parameters.sizes else None
         return answer(SearchDocument.of(index, options, query, result, sizes))
@@ -87,33 +90,60 @@ def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
         "/embed",
         tags=["search"],
         response_model=EmbeddingDocument,
-        responses=_UPLOAD,
-        openapi_extra=form(),
+        responses={**_UPLOAD, **problems(404, 410)},
+        openapi_extra=form("id", "box", required=False),
     )
-    async def embed(request: Request) -> Response:
-        """Return the vector of a picture that is sent."""
-        return answer(EmbeddingDocument.of(await engine.embed(_image(await read_form(request)))))
+    async def embed(request: Request, parameters: Annotated[EmbedParameters, Query()]) -> Response:
+        """Return the vector of a picture that is sent, or of one of the index."""
+        sent = await read_form(request, ("id", "box"))
+        ids = _ids(sent, [] if parameters.id is None else [parameters.id])
+        _check_one(sent, ids)
+        box = _box(sent, parameters.box, ids)
+        return answer(EmbeddingDocument.of(await engine.embed(sent.image or ids[0], box)))
 
 
 def _query(
-    engine: Engine, sent: Form, item: int | None
+    engine: Engine, sent: Form, parameters: SearchParameters
 ) -> tuple[str, Callable[[SearchRequest], Awaitable[SearchResult]]]:
     """Return the name of the query, and the coroutine of its search."""
-    given: list[str] = [name for name in ("id", "vector") if name in sent.texts]
-    given += ["image"] * (sent.image is not None) + ["id"] * (item is not None)
-    if len(given) != 1:
-        raise RefusedError(
-            422,
-            f"The request holds {' and '.join(given) or 'no picture'}; expected one of: a file 'image' in a "
-            "multipart/form-data form, an 'id' of the index, a 'vector'.",
-        )
+    ids = _ids(sent, parameters.id or [])
+    _check_one(sent, ids, "a 'vector'")
+    box = _box(sent, parameters.box, ids)
     if sent.image is not None:
         upload = sent.image
-        return upload.name, lambda options: engine.search(upload, options)
-    if given == ["vector"]:
-        return "vector", lambda options: _search_vector(engine, sent, options)
-    which = number(sent.texts["id"]) if item is None else item
-    return "", lambda options: engine.search_item(which, options)
+        return upload.name, lambda options: engine.search(upload, options, box)
+    if ids:
+        return "", lambda options: engine.search_items(ids, options, box)
+    return "vector", lambda options: _search_vector(engine, sent, options)
+
+
+def _ids(sent: Form, given: Sequence[int]) -> tuple[int, ...]:
+    """Return the ids of the form and of the address, each once."""
+    if sent.ids and given:
+        raise RefusedError(422, "The request holds an id in its address and in its form; expected it in one of them.")
+    ids = tuple(dict.fromkeys([*given, *map(number, sent.ids)]))
+    if len(ids) > MAX_IDS:
+        raise RefusedError(422, f"The request holds {len(ids)} ids; expected at most {MAX_IDS}.")
+    return ids
+
+
+def _check_one(sent: Form, ids: tuple[int, ...], *others: str) -> None:
+    """Refuse a request with no query, or with more than one."""
+    given = ["id"] * bool(ids) + ["vector"] * ("vector" in sent.texts) + ["image"] * (sent.image is not None)
+    if len(given) != 1 or (len(ids) > 1 and not others):
+        expected = ["a file 'image' in a multipart/form-data form", "an 'id' of the index", *others]
+        held = f"{len(ids)} ids" if len(ids) > 1 and len(given) == 1 else " and ".join(given) or "no picture"
+        raise RefusedError(422, f"The request holds {held}; expected one of: {', '.join(expected)}.")
+
+
+def _box(sent: Form, given: str | None, ids: tuple[int, ...]) -> Box | None:
+    """Return the box of the form or of the address; None: the whole picture."""
+    texts = [text for text in (given, sent.texts.get("box")) if text]
+    if not texts:
+        return None
+    if len(texts) > 1 or len(ids) > 1 or "vector" in sent.texts:
+        raise RefusedError(422, "A box goes with an 'image' or with one 'id', and only once; expected no other box.")
+    return box_of(texts[0])
 
 
 async def _search_vector(engine: Engine, sent: Form, options: SearchRequest) -> SearchResult:
@@ -129,7 +159,7 @@ def _image(sent: Form) -> Sent:
     return sent.image
 
 
-def _add_items(router: APIRouter, engine: Engine, index: str) -> None:
+def _add_items(router: APIRouter, engine: Engine, index: str, originals: bool) -> None:
     @router.get("/items", tags=["items"], response_model=ItemsDocument, responses=problems(409, 422))
     async def items(parameters: Annotated[ListParameters, Query()]) -> Response:
         """List the pictures of the index, page by page."""
@@ -162,17 +192,33 @@ def _add_items(router: APIRouter, engine: Engine, index: str) -> None:
         """Return a copy of a picture of the index, re-encoded as JPEG without metadata; none is enlarged."""
         if size not in SIZES:
             raise RefusedError(422, f"The size is {size}; expected one of {', '.join(map(str, SIZES))}.")
-        known = [tag.strip().removeprefix("W/").strip('"') for tag in _if_none_match(request).split(",")]
-        made = await engine.rendition(number, size, known)
-        # After a reembed, a number may mean another picture: so browsers revalidate each time.
-        headers = {"ETag": f'"{made.tag}"', "Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie"}
+        made = await engine.rendition(number, size, _known_tags(request))
         if made.content is None:
-            return Response(status_code=304, headers=headers)
-        return Response(made.content, headers=headers, media_type="image/jpeg")
+            return Response(status_code=304, headers=private(made.tag))
+        return Response(made.content, headers=private(made.tag), media_type="image/jpeg")
+
+    @router.get(
+        "/items/{id}/original",
+        tags=["items"],
+        response_class=Response,
+        responses={
+            200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES}},
+            304: {"description": "Not modified: If-None-Match names the file."},
+            **problems(404, 410, 422),
+        },
+        include_in_schema=originals,
+    )
+    async def original(request: Request, number: ItemNumber) -> Response:
+        """Return the file of a picture of the index, as it was indexed."""
+        if not originals:
+            raise RefusedError(404, "This server gives out no originals; expected one that runs with --originals.")
+        return await engine.original(number, _known_tags(request))
 
 
-def _if_none_match(request: Request) -> str:
-    return request.headers.get("if-none-match", "")
+def _known_tags(request: Request) -> list[str]:
+    """Return the tags of what the client already has."""
+    given = request.headers.get("if-none-match", "").split(",")
+    return [tag.strip().removeprefix("W/").strip('"') for tag in given]
 
 
 def _add_info(router: APIRouter, engine: Engine, index: str, settings: ServeSettings, version: str) -> None:

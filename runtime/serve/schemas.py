@@ -22,6 +22,7 @@ from ..index.search.searchable import Supported
 from ..index.uploads import Added
 from .errors import plain
 from .settings import MAX_HITS, ServeSettings
+from .upload_form import MAX_IDS
 
 if TYPE_CHECKING:
     from .engine import Embedding, Overview
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SCHEMA",
     "AddedDocument",
+    "EmbedParameters",
     "EmbeddingDocument",
     "InfoDocument",
     "Item",
@@ -48,6 +50,10 @@ SCHEMA = 1
 _MAX_ID = 2**63 - 1
 # Labels that the response lists: a longer list would not help the page.
 _MAX_LABELS = 10_000
+_BOX = (
+    "Only this part of the image, or of the picture with one id: left, top, right and bottom edge in fractions of the "
+    "upright picture, such as 0.25,0,0.75,0.5."
+)
 _PROBLEMS = {
     400: "The request is incomplete, or not HTTP (then the answer is plain text).",
     401: "No token, or a wrong one.",
@@ -90,7 +96,12 @@ class SearchParameters(_Options):  # type: ignore[misc] # its fields are those o
     k: int = _field("k", le=MAX_HITS)
     label: list[Annotated[str, Field(max_length=4096)]] | None = _field("label", max_length=1000)
     exact: bool = Field(False, description="Scan all vectors instead of searching the graph.")
-    id: int | None = Field(None, ge=1, le=_MAX_ID, description="Search with this picture of the index; needs no body.")
+    id: list[Annotated[int, Field(ge=1, le=_MAX_ID)]] | None = Field(
+        None,
+        max_length=MAX_IDS,
+        description="Search with this picture of the index, or with the mean of several; needs no body.",
+    )
+    box: str | None = Field(None, max_length=200, description=_BOX)
     sizes: bool = Field(False, description="Add the width and height of each hit.")
 
     def request(self) -> SearchRequest:
@@ -98,6 +109,15 @@ class SearchParameters(_Options):  # type: ignore[misc] # its fields are those o
         options = {name: getattr(self, name) for name in _SERVED}
         label = tuple(self.label) if self.label else None
         return SearchRequest(**options | {"label": label, "method": "exact" if self.exact else "auto"})
+
+
+class EmbedParameters(BaseModel):
+    """The picture of an embedding, unless the form holds it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: int | None = Field(None, ge=1, le=_MAX_ID, description="A picture of the index; needs no body.")
+    box: str | None = Field(None, max_length=200, description=_BOX)
 
 
 class HitDocument(BaseModel):
@@ -125,6 +145,7 @@ class ResultDocument(BaseModel):
 
     query: str = Field(description="The name of the file that was sent, or the path of the item.")
     id: int | None = Field(None, description="Id of the requested item.")
+    ids: list[int] | None = Field(None, description="Ids of the requested items, if there are several.")
     hits: list[HitDocument]
 
 
@@ -158,11 +179,11 @@ class SearchDocument(BaseModel):
             sizes: width and height of the hits, by sha256; None: the document does not have them.
 
         """
-        unique, item = request.unique is not None, result.item
+        unique = request.unique is not None
         hits = [hit.document(rank, unique=unique) | _identity(hit) for rank, hit in enumerate(result.hits, 1)]
         if sizes is not None:
             hits = [hit | _sides(sizes.get(of.sha256)) for hit, of in zip(hits, result.hits, strict=True)]
-        head = {"query": plain(query)} if item is None else {"query": plain(item.relative), "id": item.id}
+        head = _head(query, result.items)
         # Validated at once, which takes half as long as one model after another.
         answered = [{**head, "hits": hits}]
         line = {} if result.unrelated_distance is None else {"unrelated_distance": result.unrelated_distance}
@@ -369,6 +390,7 @@ class InfoDocument(BaseModel):
     store: str | None = Field(description="Kind of vector index in the store, such as HNSW; null for an index folder.")
     supports: SupportedDocument
     writes: bool
+    originals: bool = Field(description="Whether the files themselves can be downloaded.")
     limits: LimitsDocument
 
     @classmethod
@@ -398,6 +420,7 @@ class InfoDocument(BaseModel):
             store=summary.store,
             supports=SupportedDocument.of(overview.supported),
             writes=settings.allow_writes,
+            originals=settings.originals,
             limits=LimitsDocument(max_upload_bytes=settings.max_upload, max_pixels=settings.max_pixels, max_k=MAX_HITS),
         )
 
@@ -428,15 +451,20 @@ class RemovedDocument(BaseModel):
     )
 
 
-def form(*fields: str, required: bool = True) -> dict[str, Any]:
-    """Return the OpenAPI description of a form with a picture and other fields."""
+def form(*fields: str, required: bool = True, several: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI description of a form with a picture and other fields; ``several``: of these, ids."""
+    one: dict[str, Any] = {"type": "string", "pattern": "^[0-9]{1,18}$"}
     known: dict[str, Any] = {
         "image": {
             "type": "string",
             "format": "binary",
             "description": "A picture: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIC if the server can read it.",
         },
-        "id": {"type": "string", "pattern": "^[0-9]{1,18}$", "description": "Instead: id of a picture in the index."},
+        "id": {
+            **({"type": "array", "items": one, "maxItems": MAX_IDS} if several else one),
+            "description": f"Instead: id of a picture in the index{', or of several' if several else ''}.",
+        },
+        "box": {"type": "string", "description": _BOX},
         "vector": {
             "type": "string",
             "description": "Instead: base64 of little-endian float32, as /v1/embed returns it.",
@@ -447,8 +475,9 @@ def form(*fields: str, required: bool = True) -> dict[str, Any]:
             "description": "With vector: the first digits of the sha256 of the model that made it.",
         },
     }
-    for name in ("id", "vector", "model"):
-        known[name]["example"] = ""  # else Swagger's "Try it out" fills in an example beside the picture
+    # Else Swagger's "Try it out" fills in an example beside the picture.
+    for name in ("id", "vector", "model", "box"):
+        known[name]["example"] = [] if name == "id" and several else ""
     schema: dict[str, Any] = {
         "type": "object",
         "properties": {name: known[name] for name in ("image", *fields)},
@@ -488,6 +517,15 @@ def _modified(mtime_ns: int) -> str | None:
     except OverflowError:
         return None
     return moment.isoformat().replace("+00:00", "Z")
+
+
+def _head(query: str, items: Sequence[IndexedImage]) -> dict[str, Any]:
+    """Return the fields of a query: a picture of the client, or pictures of the index."""
+    if not items:
+        return {"query": plain(query)}
+    if len(items) == 1:
+        return {"query": plain(items[0].relative), "id": items[0].id}
+    return {"query": f"mean of {len(items)} pictures", "ids": [item.id for item in items]}
 
 
 def _folder(root: str) -> str:

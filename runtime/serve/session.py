@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..embedder import Embedder
 from ..errors import IndexDamagedError, QueryError
 from ..images import Picture
 from ..index.location import open_index
-from ..index.search.items import EmbeddedImage, Hit
+from ..index.search.items import EmbeddedImage, Hit, IndexedImage, mean_vector
 from ..index.search.listing import ItemPage, ListRequest
 from ..index.search.request import SearchRequest
 from ..index.search.searchable import Searchable
@@ -41,23 +41,32 @@ class SearchJob:
 
     Attributes:
         request: the options of the search.
-        query: a vector, float32 ``[d]``, or the id of a picture of the index.
+        query: a vector, float32 ``[d]``, or ids of pictures of the index, whose mean is searched for.
         sha256: of the file that the vector was computed from; None without a file.
 
     """
 
     request: SearchRequest
-    query: Vector | int
+    query: Vector | tuple[int, ...]
     sha256: bytes | None = None
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The hits, the query if it is a picture of the index, and the model's ``unrelated_distance``."""
+    """The hits, the pictures of the index that the query is, and the model's ``unrelated_distance``."""
 
     hits: Sequence[Hit]
-    item: EmbeddedImage | None = None
+    items: tuple[IndexedImage, ...] = ()
     unrelated_distance: float | None = None
+
+
+@dataclass(frozen=True)
+class _Query:
+    """A vector, float32 ``[d]``, the contents that it was computed from, and its pictures of the index."""
+
+    vector: Vector
+    contents: tuple[bytes, ...] = ()
+    items: tuple[EmbeddedImage, ...] = ()
 
 
 class OpenIndex:
@@ -174,24 +183,38 @@ class OpenIndex:
 
     def _results(self, jobs: Sequence[SearchJob]) -> list[SearchResult | BaseException]:
         results: list[SearchResult | BaseException] = [QueryError("")] * len(jobs)
-        together: dict[SearchRequest, dict[int, Vector | EmbeddedImage]] = {}
+        together: dict[SearchRequest, dict[int, _Query]] = {}
         for place, job in enumerate(jobs):
             try:
-                query = self.item(job.query) if isinstance(job.query, int) else job.query
-            except (NotFoundError, IndexDamagedError) as error:  # the other jobs continue
+                query = self._query(job)
+            except (NotFoundError, QueryError, IndexDamagedError) as error:  # the other jobs continue
                 results[place] = error
             else:
                 together.setdefault(job.request, {})[place] = query
         for request, queries in together.items():
             try:
-                hits = self._hits(request, queries, jobs)
+                hits = self._hits(request, list(queries.values()))
             except Exception as error:  # jobs of other requests continue after any error
                 hits = [error] * len(queries)
             for (place, query), row in zip(queries.items(), hits, strict=True):
-                item = query if isinstance(query, EmbeddedImage) else None
                 line = self.embedder.info.unrelated_distance
-                results[place] = row if isinstance(row, Exception) else SearchResult(row, item, line)
+                results[place] = row if isinstance(row, Exception) else SearchResult(row, query.items, line)
         return results
+
+    def _query(self, job: SearchJob) -> _Query:
+        """Return the query of a job.
+
+        Raises:
+            NotFoundError: there is no picture with an id.
+            QueryError: the mean of the pictures is none.
+            IndexDamagedError: a row is damaged.
+
+        """
+        if not isinstance(job.query, tuple):
+            return _Query(job.query, () if job.sha256 is None else (job.sha256,))
+        items = tuple(map(self.item, job.query))
+        mean = mean_vector(np.stack([item.vector for item in items]))
+        return _Query(mean, tuple({item.sha256 for item in items}), items)
 
     def item(self, number: int) -> EmbeddedImage:
         """Return a picture of the index.
@@ -205,17 +228,11 @@ class OpenIndex:
         except QueryError:
             raise NotFoundError(number) from None
 
-    def _hits(
-        self, request: SearchRequest, queries: Mapping[int, Vector | EmbeddedImage], jobs: Sequence[SearchJob]
-    ) -> Sequence[list[Hit] | Exception]:
-        vectors = [query.vector if isinstance(query, EmbeddedImage) else query for query in queries.values()]
-        contents = [
-            query.sha256 if isinstance(query, EmbeddedImage) else jobs[place].sha256 for place, query in queries.items()
-        ]
+    def _hits(self, request: SearchRequest, queries: Sequence[_Query]) -> Sequence[list[Hit] | Exception]:
         return self.index.hits(
-            np.stack(vectors),
+            np.stack([query.vector for query in queries]),
             replace(request, label=self._real_labels(request.label)),
-            [[] if content is None else [content] for content in contents],
+            [query.contents for query in queries],
         )
 
     def _real_labels(self, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -35,7 +35,7 @@ DEFAULT_RENDITION_CACHE = 128_000_000
 # Bytes for decoding one upload at the default limit of pixels; in proportion for a higher limit.
 _DECODING_BYTES = 512_000_000
 # The most hits of one request.
-MAX_HITS = 1000
+MAX_HITS = 3000
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 
 
@@ -52,6 +52,7 @@ class ServeSettings:
         insecure: serve other machines without a token.
         sign_in_link: sign browsers in by links that work once.
         allow_writes: allow clients to add and remove pictures.
+        originals: let clients download the files themselves.
         allowed_hosts: allowed host names, besides this machine's local names.
         batch_wait_s: how long a picture waits at most to be embedded together with others that are
             being decoded, in seconds.
@@ -79,6 +80,7 @@ class ServeSettings:
     insecure: bool = False
     sign_in_link: bool = False
     allow_writes: bool = False
+    originals: bool = False
     allowed_hosts: tuple[str, ...] = ()
     batch_wait_s: float = 0.003
     batch_size: int = 16

@@ -1,9 +1,10 @@
-"""Forms in request bodies: multipart parsing, and their picture, item number or vector."""
+"""Forms in request bodies: multipart parsing, and their picture, item numbers, vector or box."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,17 +13,21 @@ import numpy.typing as npt
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
+from ..images import Box
 from ..scan import are_unit
+from ..text import printable
 from .errors import RefusedError
 
-__all__ = ["Form", "Sent", "number", "read_form", "vector_of"]
+__all__ = ["MAX_IDS", "Form", "Sent", "box_of", "number", "read_form", "vector_of"]
 
 _MULTIPART = b"multipart/form-data"
 # Bytes of a Content-Type: parsing thousands of parameters takes long.
 _MAX_TYPE_BYTES = 1024
 _MAX_BOUNDARY_BYTES = 256
+# Pictures of the index that a query may be the mean of.
+MAX_IDS = 100
 # Parts of a form: the picture, and text fields.
-MAX_PARTS = 9
+MAX_PARTS = MAX_IDS + 9
 # Bytes of a part's headers, and of a text field.
 _MAX_HEAD_BYTES = 8192
 _MAX_FIELD_BYTES = 1 << 17
@@ -39,10 +44,11 @@ class Sent:
 
 @dataclass(frozen=True)
 class Form:
-    """The fields of a form."""
+    """The fields of a form; of its text fields, ``id`` may be repeated."""
 
     image: Sent | None
     texts: dict[str, str]
+    ids: tuple[str, ...] = ()
 
 
 class _UnreadableError(Exception):
@@ -119,6 +125,7 @@ def _disposition(head: bytes) -> Mapping[bytes, bytes]:
 def _form(parts: Iterator[tuple[Mapping[bytes, bytes], bytes]], expected: tuple[str, ...]) -> Form:
     image: Sent | None = None
     texts: dict[str, str] = {}
+    ids: list[str] = []
     for parameters, content in parts:
         if b"name" not in parameters:
             raise _UnreadableError("a part has no Content-Disposition with a name")
@@ -130,6 +137,8 @@ def _form(parts: Iterator[tuple[Mapping[bytes, bytes], bytes]], expected: tuple[
             raise _UnreadableError(f"a field has {len(content):,} bytes, expected at most {_MAX_FIELD_BYTES:,}")
         if name == "image" and is_file:
             image = Sent(_text(parameters[b"filename"]) or "image", content)
+        elif name == "id" in expected and not is_file:
+            ids.append(_text(content))
         elif name in expected and not is_file and name not in texts:
             texts[name] = _text(content)
         else:
@@ -137,7 +146,10 @@ def _form(parts: Iterator[tuple[Mapping[bytes, bytes], bytes]], expected: tuple[
             raise _refused(f"The form has an unexpected or a repeated field; expected {known}")
     # Browsers, and Swagger's "Try it out", send empty fields.
     filled = {name: text for name, text in texts.items() if text}
-    return Form(image, filled if filled or image is not None else texts)
+    filled_ids = tuple(filter(None, ids))
+    if filled or filled_ids or image is not None:
+        return Form(image, filled, filled_ids)
+    return Form(image, texts, tuple(ids))
 
 
 def _text(content: bytes) -> str:
@@ -156,6 +168,27 @@ def number(text: str) -> int:
             422, "The id is not a number; expected the id of a picture in the index, as a search returns it."
         )
     return int(text)
+
+
+def box_of(text: str) -> Box | None:
+    """Return the box that a field holds; None: it is the whole picture.
+
+    Raises:
+        RefusedError: it holds something else.
+
+    """
+    edges = text.split(",")
+    try:
+        left, top, right, bottom = map(float, edges)
+    except ValueError:
+        left = right = top = bottom = math.nan
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise RefusedError(
+            422,
+            f"The box is {printable(text[:80])!r}; expected its left, top, right and bottom edge as fractions of the "
+            "upright picture, such as 0.25,0,0.75,0.5.",
+        )
+    return None if (left, top, right, bottom) == (0, 0, 1, 1) else (left, top, right, bottom)
 
 
 def vector_of(text: str, dim: int) -> npt.NDArray[np.float32]:

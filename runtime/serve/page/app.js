@@ -7,9 +7,9 @@ import { byId, counted } from "./dom.js";
 import { listenForPictures } from "./drop-zone.js";
 import { Gallery } from "./gallery/gallery.js";
 import { Hits } from "./gallery/hits.js";
-import { folderOf, Wall } from "./gallery/wall.js";
+import { below, folderOf, Wall } from "./gallery/wall.js";
 import { listenForKeys } from "./keys.js";
-import { emptyIndex, failure, noMatch, nothingToBrowse, showNotice } from "./notices.js";
+import { emptyIndex, failure, noMatch, showNotice } from "./notices.js";
 import { Options } from "./options.js";
 import * as previews from "./previews.js";
 import { QueryPanel } from "./query-panel.js";
@@ -17,6 +17,7 @@ import { Session } from "./session.js";
 import { shrink } from "./shrink.js";
 import {
   idsOf,
+  isItem,
   isSearch,
   K,
   readState,
@@ -27,7 +28,10 @@ import {
   writeState,
 } from "./state.js";
 import { showSummary } from "./summary.js";
-import { Viewer } from "./viewer.js";
+import { Picking } from "./viewer/picking.js";
+import { Selection } from "./viewer/selection.js";
+import { SelectionBar } from "./viewer/selection-bar.js";
+import { Viewer } from "./viewer/viewer.js";
 
 const MODEL_DIGITS = 12;
 /** What a form adds to a file, at most; the limit is that of the whole. */
@@ -44,8 +48,19 @@ const api = new Api(
 );
 const queryPanel = new QueryPanel(api);
 const options = new Options(change);
-const gallery = new Gallery(byId("grid"), api, { address: addressOf, open, fail: (error) => say(sentenceOf(error)) });
-const viewer = new Viewer(api, queryPanel, gallery, searchItem);
+const selection = new Selection();
+const gallery = galleryIn(byId("grid"), (place) => viewer.open(gallery, place));
+const viewer = new Viewer(api, selection, {
+  record: recordLarge,
+  search: searchItem,
+  searchRegion: (id, box) => go({ ...state, query: { id }, ids: [], box, show: null }),
+  searchCrop: (region, whole, box) => take(region, "", previews.previewOf(whole, box)),
+  query: queryPicture,
+  queryName: () => (isSearch(state) ? queryPanel.name : ""),
+  originals: () => Boolean(info?.originals),
+  gallery: galleryIn,
+});
+new SelectionBar(selection, (ids) => go({ ...state, ...queryOf(ids), box: null, show: null }));
 const wall = new Wall(api);
 const ways = {
   retry: refresh,
@@ -98,11 +113,13 @@ async function attempt(signal, position) {
   if (pending) await showPending(pending, signal);
   await known(signal);
   if (info.items === 0) return notice(emptyIndex(info.index, ways));
+  if (state.show !== null && !viewer.isOpen) viewer.follow(state.show);
   if (pending) await embed(pending, signal);
   if (isSearch(state)) await search(signal);
   else await browse(signal);
   signal.throwIfAborted();
   if (position) await gallery.restore(position);
+  viewer.adopt(gallery);
   repeated = 0;
 }
 
@@ -111,9 +128,7 @@ async function search(signal) {
   queryPanel.showQuery(state, signal);
   const asked = state;
   const ask = async (/** @type {number} */ k, /** @type {AbortSignal} */ until) => {
-    const parameters = searchParameters({ ...asked, k });
-    if (info.supports.orders) parameters.set("sizes", "1");
-    return api.json(`v1/search?${parameters}`, { method: "POST", body: searchBody(asked), signal: until });
+    return api.json(`v1/search?${searchParameters({ ...asked, k })}`, { method: "POST", body: searchBody(asked), signal: until });
   };
   const answer = await ask(state.k, signal);
   const { query, hits } = answer.results[0];
@@ -124,8 +139,7 @@ async function search(signal) {
 
 /** @param {AbortSignal} signal */
 async function browse(signal) {
-  const orders = info.supports.orders ?? [];
-  if (orders.length === 0) return notice(nothingToBrowse(info, ways));
+  const { orders } = info.supports;
   const shown = orders.includes(state.order) ? state : { ...state, order: orders[0] };
   const source = wall.source(shown, info.items);
   await source.range(0, 1);
@@ -145,7 +159,9 @@ async function browse(signal) {
  */
 function folderHeading(item, before) {
   const folder = folderOf(item);
-  return before && folderOf(before) === folder ? null : { text: folder, kind: "folder" };
+  if (before && folderOf(before) === folder) return null;
+  const narrower = below(item) !== state.folder ? writeState({ ...state, folder: below(item), show: null }) : undefined;
+  return { text: folder, kind: "folder", href: narrower };
 }
 
 /**
@@ -305,6 +321,7 @@ function change(changes) {
   state = { ...state, ...changes, show: null };
   options.show(state, isSearch(state) || pending !== null);
   record();
+  scrollTo({ top: 0 });
   refresh();
 }
 
@@ -312,6 +329,7 @@ function change(changes) {
 function go(next) {
   pending = null;
   state = next;
+  viewer.leave();
   record();
   scrollTo({ top: 0 });
   refresh();
@@ -342,32 +360,65 @@ function addressOf(id) {
 }
 
 /**
- * Show a picture large.
- * @param {number} place
+ * @param {HTMLElement} list
+ * @param {(place: number) => void} show a picture large
  */
-async function open(place) {
-  const { id } = await gallery.at(place);
-  state = { ...state, show: id };
-  record();
-  viewer.open(place);
+function galleryIn(list, show) {
+  const picking = new Picking(list, selection, () => byId("single-keys").checked);
+  const fails = (/** @type {unknown} */ error) => say(sentenceOf(error));
+  picking.gallery = new Gallery(list, api, { address: addressOf, open: show, fail: fails, ...picking.actions });
+  return picking.gallery;
 }
 
-/** The large picture is closed: so the address no longer says it. */
-function closed() {
-  if (state.show === null) return;
-  state = { ...state, show: null };
-  history.back();
+/**
+ * Let the address say which picture is large.
+ * @param {number | null} show
+ * @param {{replace: boolean, mark: object}} entry
+ */
+function recordLarge(show, { replace, mark }) {
+  state = { ...state, show };
+  if (!replace) rememberPosition();
+  const data = replace ? { ...history.state, ...mark } : mark;
+  history[replace ? "replaceState" : "pushState"](data, "", writeState(state));
+}
+
+/** @param {number[]} ids */
+function queryOf(ids) {
+  return ids.length === 1 ? { query: { id: ids[0] }, ids: [] } : { query: null, ids };
+}
+
+/** @returns {import("./viewer/compare.js").Choice | null} the one picture that is searched with, if it can be shown */
+function queryPicture() {
+  const ids = idsOf(state);
+  if (ids.length > 1) return null;
+  if (ids.length) {
+    const picture = { key: String(ids[0]), id: ids[0], alt: queryPanel.name };
+    return { name: queryPanel.name, picture, box: state.box };
+  }
+  const preview = state.query && !isItem(state.query) ? previews.recall(state.query.vector) : undefined;
+  const url = preview && previews.addressOf(preview);
+  if (!preview || !url) return null;
+  const picture = { key: url, url, alt: preview.name };
+  return { name: preview.name, picture, box: preview.box ?? null, file: preview.file };
+}
+
+/** @param {boolean} draws whether a region of it is drawn */
+function openQuery(draws) {
+  const query = queryPicture();
+  if (query) viewer.openQuery(query, draws);
 }
 
 /**
  * @param {File} file
  * @param {string} remark
+ * @param {Promise<previews.Preview>} [preview]
  */
-function take(file, remark) {
+function take(file, remark, preview = previews.previewOf(file)) {
+  viewer.leave();
   closeDialogs();
   if (remark) say(remark);
   state = { ...state, show: null };
-  pending = { file, preview: previews.previewOf(file) };
+  pending = { file, preview };
   scrollTo({ top: 0 });
   refresh();
 }
@@ -389,7 +440,8 @@ function arrive() {
   const next = readState(location);
   const isSame = contentOf(next) === contentOf(state) && !pending && byId("notice").hidden;
   state = next;
-  if (state.show === null) byId("viewer").close();
+  if (isSame || state.show !== null) viewer.follow(state.show);
+  else viewer.leave();
   if (isSame) return;
   pending = null;
   refresh(history.state?.position);
@@ -428,7 +480,14 @@ byId("leave").addEventListener("click", (/** @type {MouseEvent} */ event) => {
   event.preventDefault();
   go({ ...state, query: null, ids: [], box: null, show: null });
 });
-byId("viewer").addEventListener("close", closed);
+byId("query-region").addEventListener("click", () => openQuery(true));
+byId("query-picture").addEventListener("click", () => openQuery(false));
+byId("grid").addEventListener("click", (/** @type {MouseEvent} */ event) => {
+  const link = /** @type {Element} */ (event.target).closest(".section a");
+  if (!(link instanceof HTMLAnchorElement) || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  go(readState(link));
+});
 addEventListener("popstate", arrive);
 document.addEventListener("scroll", () => {
   clearTimeout(scrolling);

@@ -51,19 +51,6 @@ export function emptyIndex(index, ways) {
 }
 
 /**
- * @param {any} info
- * @param {Ways} ways
- * @returns {Notice} where a store cannot list its pictures
- */
-export function nothingToBrowse(info, ways) {
-  return {
-    title: "Search by picture",
-    text: `Drop a picture anywhere on this page, paste one, or choose a file to search ${info.index} with.`,
-    buttons: [{ text: "Choose a picture", action: ways.choose }],
-  };
-}
-
-/**
  * @param {import("./state.js").State} state
  * @param {Ways} ways
  * @returns {Notice}

@@ -4,7 +4,7 @@ import { byId, icon, make } from "./dom.js";
 import { LabelFilter } from "./labels.js";
 import { changedOptions, INITIAL, isSearch, K, NEAR_DUPLICATE } from "./state.js";
 
-const NUMBERS = [10, 20, 50, 100, 200, 500, 1000];
+const NUMBERS = [10, 20, 50, 100, 200, 500, 1000, 3000];
 
 export class Options {
   /** @param {(changes: Partial<import("./state.js").State>) => void} changed */
@@ -41,7 +41,7 @@ export class Options {
   /**
    * @param {import("./state.js").State} state
    * @param {{labels: Record<string, number>, labels_total: number | null, limits: {max_k: number},
-   *   supports: {farthest: boolean, exact: boolean, orders?: string[]}}} info
+   *   supports: {farthest: boolean, exact: boolean, orders: string[]}}} info
    */
   know(state, info) {
     const numbers = new Set([...NUMBERS.filter((k) => k <= info.limits.max_k), state.k]);
@@ -50,8 +50,9 @@ export class Options {
     this.labels.know(info.labels, info.labels_total);
     byId("directions").hidden = !info.supports.farthest;
     byId("exact").closest("label").hidden = !info.supports.exact;
-    for (const radio of this.form.elements.order)
-      radio.closest("label").hidden = !(info.supports.orders ?? []).includes(radio.value);
+    const { orders } = info.supports;
+    for (const radio of this.form.elements.order) radio.closest("label").hidden = !orders.includes(radio.value);
+    byId("orders").hidden = orders.length < 2;
     this.show(state);
   }
 

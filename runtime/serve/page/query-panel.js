@@ -4,8 +4,10 @@ import { byId, make } from "./dom.js";
 import { recall } from "./previews.js";
 import { idsOf, isItem } from "./state.js";
 import { placeholder, thumbnail } from "./thumbnails.js";
+import { outline } from "./viewer/region.js";
 
 const SIDE = 256;
+const MEAN = "The mean of their embeddings";
 
 export class QueryPanel {
   /** @param {import("./api.js").Api} api */
@@ -23,7 +25,7 @@ export class QueryPanel {
    * @param {string} kind
    */
   showFile(preview, kind) {
-    this.#show(this.#pictureOf(preview), preview.name, kind);
+    this.#show(this.#pictureOf(preview), preview.name, kind, preview.box);
   }
 
   /**
@@ -34,29 +36,25 @@ export class QueryPanel {
     const { query } = state;
     const [first, ...others] = idsOf(state);
     if (others.length) {
-      this.#show(thumbnail(this.api, first, "Query", SIDE), `${others.length + 1} pictures`, "The mean of their embeddings");
+      this.#show(thumbnail(this.api, first, "Query", SIDE), `${others.length + 1} pictures`, MEAN);
     } else if (first !== undefined) {
-      this.#showItem(first, state.box ? "A part of a picture in the index" : "In the index", signal);
+      this.#showItem(first, state.box, signal);
     } else if (query && !isItem(query)) {
       const preview = recall(query.vector);
-      if (preview) this.showFile(preview, "Your picture");
+      if (preview) this.showFile(preview, preview.box ? "A region of your picture" : "Your picture");
       else
         this.#show(placeholder("Query", "A link holds no picture"), "a picture from a link", "Not in the link itself");
     }
   }
 
-  /** @returns {Node[]} a copy of the picture that is shown, if there is one */
-  copies() {
-    return [...this.box.children].map((picture) => picture.cloneNode(true));
-  }
-
   /**
    * @param {number} id
-   * @param {string} kind
+   * @param {import("./state.js").Box | null} box
    * @param {AbortSignal} signal
    */
-  async #showItem(id, kind, signal) {
-    this.#show(thumbnail(this.api, id, "Query", SIDE), `picture ${id}`, kind);
+  async #showItem(id, box, signal) {
+    const kind = box ? "A region of a picture in the index" : "In the index";
+    this.#show(thumbnail(this.api, id, "Query", SIDE), `picture ${id}`, kind, box);
     const item = await this.api.json(`v1/items/${id}`, { signal }).catch(() => null);
     if (item && !signal.aborted)
       this.#write(item.relative, item.label === null ? kind : `${kind} · ${item.label}`);
@@ -73,11 +71,13 @@ export class QueryPanel {
    * @param {HTMLElement} picture
    * @param {string} name
    * @param {string} kind
+   * @param {import("./state.js").Box | null} [box]
    */
-  #show(picture, name, kind) {
+  #show(picture, name, kind, box) {
     if (this.url) URL.revokeObjectURL(this.url);
     this.url = picture instanceof HTMLImageElement && picture.src.startsWith("blob:") ? picture.src : null;
-    this.box.replaceChildren(picture);
+    this.box.replaceChildren(box ? make("span", { className: "outlined" }, picture, outline(box)) : picture);
+    byId("query-region").hidden = !(picture instanceof HTMLImageElement) || kind === MEAN;
     this.#write(name, kind);
   }
 

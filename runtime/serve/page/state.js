@@ -142,6 +142,7 @@ export function searchParameters(state) {
   const parameters = new URLSearchParams();
   append(parameters, state, ["k", ...changedOptions(state).filter((name) => name !== "k" && name !== "leaveOut")]);
   if (idsOf(state).length && state.leaveOut) parameters.set("leave_out_query", "1");
+  parameters.set("sizes", "1");
   return parameters;
 }
 

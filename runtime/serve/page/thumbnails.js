@@ -3,7 +3,7 @@
 import { Refusal } from "./api.js";
 import { icon, make } from "./dom.js";
 
-const SIZES = [128, 256, 512, 1024];
+const SIZES = [128, 256, 512, 1024, 2048];
 
 /**
  * @param {import("./api.js").Api} api
@@ -14,7 +14,7 @@ const SIZES = [128, 256, 512, 1024];
  */
 export function thumbnail(api, id, alt, side) {
   const requested = side * Math.min(devicePixelRatio, 2);
-  const size = SIZES.find((pixels) => pixels >= requested) ?? 1024;
+  const size = SIZES.find((pixels) => pixels >= requested) ?? 2048;
   const address = addressOf(id, size);
   const image = make("img", { loading: "lazy", decoding: "async", draggable: false, alt, width: side, height: side });
   image.addEventListener("error", () => recover(api, image, address), { once: true });

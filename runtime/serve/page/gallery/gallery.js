@@ -26,6 +26,7 @@ const RETRY = 2000;
  * @typedef {import("./layout.js").Heading} Heading
  * @typedef {object} Source
  * @property {number} length as far as it is known: more pictures may follow
+ * @property {boolean} [isWhole] false: the last of them stands for those that follow
  * @property {(from: number, to: number) => Promise<(Item | null)[]>} range may give fewer, and none at the end alone
  * @property {number} [ahead] screens below the one that is seen, for which it is asked
  *
@@ -107,6 +108,7 @@ export class Gallery {
     await this.#reach(place);
     const reached = Math.max(0, Math.min(place, this.layout.laid - 1));
     this.current = reached;
+    this.draw();
     this.#render(reached);
     const link = this.tiles.get(reached)?.tile.querySelector("a");
     link?.scrollIntoView({ block: "nearest" });
@@ -136,6 +138,7 @@ export class Gallery {
     const { source } = this;
     await this.#reach(place);
     if (source !== this.source || this.layout.rows === 0) return;
+    this.draw(); // the page has to be as high as that
     const top = this.layout.tops[this.layout.rowOf(Math.min(place, this.layout.laid - 1))];
     const view = this.#view();
     scrollerOf(this.list).scrollBy({ top: top - offset - view.top, behavior: "instant" });
@@ -364,8 +367,7 @@ export class Gallery {
   #make(place) {
     const tile = makeTile(place, this.length);
     const said = this.layout.headings.get(place);
-    const text = said && make("h3", {}, make("bdi", { title: said.text }, said.text));
-    const heading = said && make("li", { className: `section ${said.kind}` }, text);
+    const heading = said && sectionHeading(said);
     const after = this.#following(place);
     if (heading) this.list.insertBefore(heading, after);
     this.list.insertBefore(tile, after);
@@ -511,6 +513,15 @@ export class Gallery {
  */
 function sourceOf(items) {
   return { length: items.length, range: async (from, to) => items.slice(from, to) };
+}
+
+/**
+ * @param {Heading} heading
+ * @returns {HTMLLIElement}
+ */
+function sectionHeading({ text, kind, href }) {
+  const words = make("bdi", { title: text }, text);
+  return make("li", { className: `section ${kind}` }, make("h3", {}, href ? make("a", { href }, words) : words));
 }
 
 /**

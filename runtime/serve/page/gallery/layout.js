@@ -6,7 +6,7 @@ import { boxes, justified, UNKNOWN_ASPECT } from "./justified.js";
  * @typedef {object} Heading what stands above a row that begins a section
  * @property {string} text
  * @property {string} kind its class
- * @property {string} [folder] that it leads to
+ * @property {string} [href] that it leads to
  */
 
 const HEADING_HEIGHT = 44;

@@ -44,6 +44,14 @@ export function folderOf({ root, relative }) {
   return end < 0 ? root : `${root}/${relative.slice(0, end)}`;
 }
 
+/**
+ * @param {import("./tile.js").Item} item
+ * @returns {string} the folder as the API takes it: without that of the index
+ */
+export function below({ relative }) {
+  return relative.slice(0, Math.max(0, relative.lastIndexOf("/")));
+}
+
 /** @param {import("../state.js").State} state */
 function parametersOf({ order, seed, folder, labels }) {
   const parameters = new URLSearchParams({ order });
