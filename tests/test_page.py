@@ -416,6 +416,30 @@ def test_a_picture_that_is_too_large_is_made_smaller_first(world: World, visitin
     small.stop()
 
 
+def test_a_large_picture_that_the_server_takes_is_sent_as_a_copy(
+    world: World, server: Server, visiting: Visitor
+) -> None:
+    large = world.folder / "photo.jpg"
+    turned_noise(large, (3000, 2000))
+    asked: list[Any] = []
+    with visiting(server) as visit:
+        visit.page.on("request", lambda request: asked.append(request) if "v1/embed" in request.url else None)
+        visit.open()
+        visit.page.set_input_files("#file", large)
+        shown = visit.hits()
+        visit.ask(world.query)
+        expect(visit.page.locator("#title")).to_contain_text("query.png")
+        sent = [request.sizes()["requestBodySize"] for request in asked]
+    with Image.open(large) as image:
+        ImageOps.exif_transpose(image).save(world.folder / "upright.png")
+    own = dict(
+        zip(map(world.relative, world.pictures), distances(world.folder / "upright.png", world.pictures), strict=True)
+    )
+    assert [distance for _, distance in shown] == pytest.approx([own[path] for path, _ in shown], abs=6e-2)
+    assert sent[0] < 0.2 * large.stat().st_size
+    assert 0 < sent[1] - world.query.stat().st_size < 1000  # a small file is sent as it is, in its form
+
+
 def test_a_proxy_that_takes_less_is_named(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, expected="status of 413") as visit:
         visit.page.route("**/v1/embed", lambda route: route.fulfill(status=413, body="<html>Too large</html>"))
