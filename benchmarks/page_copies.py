@@ -16,7 +16,6 @@ import shutil
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,7 @@ from common import machine, write_pictures
 from photos import write_photos
 from playwright.sync_api import sync_playwright
 
-from deeprank.runtime import pretrained_model
+from deeprank.runtime import Embedder, pretrained_model
 from deeprank.runtime.text import markdown_table
 
 SIDES = (320, 1024, 1536, 2048)
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument("--photos", required=True, help="a labelled data set of photographs")
     parser.add_argument("--count", type=int, default=20, help="photographs to make")
     given = parser.parse_args()
-    embedder = pretrained_model()
+    embedder = Embedder(pretrained_model())
     with tempfile.TemporaryDirectory() as folder:
         photos = write_photos(given.photos, Path(folder) / "large", given.count)
         gallery = embedder.embed(write_pictures(given.photos, Path(folder) / "gallery", limit=GALLERY))
@@ -70,7 +69,11 @@ def copies(photos: list[Path], side: int) -> list[bytes]:
 
 
 def row(
-    embedder: Any, side: int, originals: npt.NDArray[np.float32], gallery: npt.NDArray[np.float32], made: list[bytes]
+    embedder: Embedder,
+    side: int,
+    originals: npt.NDArray[np.float32],
+    gallery: npt.NDArray[np.float32],
+    made: list[bytes],
 ) -> list[str]:
     """Return the figures of one side."""
     vectors = embedder.embed([io.BytesIO(copy) for copy in made])

@@ -283,7 +283,7 @@ def test_items_and_the_summary(place: Path, client: httpx.Client) -> None:
     assert info["graph"]["items"] == len(gallery)
     assert info["limits"] == {"max_upload_bytes": MOST_BYTES, "max_pixels": MOST_PIXELS, "max_k": 3000}
     assert info["writes"] is False
-    assert client.get("/v1/session").json() == {"token_required": False, "authenticated": True}
+    assert client.get("/v1/session").json() == {"token_required": False, "authenticated": True, "links": False}
 
 
 @pytest.mark.parametrize(
