@@ -51,7 +51,8 @@ def main() -> None:
         print(f"{machine()}; {embedder.info.precision}, {len(photos)} photographs of {size / 1e6:.1f} MB")
         originals = embedder.embed(photos)
         rows = [row(embedder, side, originals, gallery, copies(photos, side)) for side in SIDES]
-    print(markdown_table(["side", "copy, KB", "distance: mean", "largest", "equal neighbours", "equal first"], rows))
+    head = ["side", "copy, KB", "distance: mean", "largest", "equal neighbours", "equal first"]
+    print(*markdown_table(head, rows), sep="\n")
 
 
 def copies(photos: list[Path], side: int) -> list[bytes]:
