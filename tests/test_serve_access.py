@@ -18,6 +18,7 @@ import pytest
 import segno
 from conftest import run_command
 from server_process import IMPATIENT, Server, serving
+from terminal import in_terminal
 from tiny_model import write_model, write_picture, write_pictures
 
 from deeprank.runtime.index.database.writer import locked
@@ -484,6 +485,30 @@ def test_a_code_holds_the_link() -> None:
     dark = {(int(x), int(y)) for x, y in re.findall(r"M(\d+) (\d+)h1v1h-1z", qr_svg(text))}
     side = range(len(matrix))
     assert dark == {(x + 4, y + 4) for y in side for x in side if matrix[y][x]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "variables", "drawn"), [(80, {}, True), (30, {}, False), (80, {"NO_COLOR": "1"}, False)]
+)
+def test_a_terminal_gets_a_code(place: Path, columns: int, variables: dict[str, str], drawn: bool) -> None:
+    # The server ends itself once it has said where it is.
+    program = (
+        "import os, signal, threading\n"
+        "from deeprank.runtime.serve import cli\n"
+        "said = cli._tell\n"
+        "end = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))\n"
+        "cli._tell = lambda *about: [said(*about), end.start()]\n"
+        "cli.main()\n"
+    )
+    words = ["--index", place / "my.index", "--port", 0, "--token-file", place / "token", "--sign-in-link"]
+    command = [sys.executable, "-c", program, *map(str, words)]
+    status, written = in_terminal(command, place, columns=columns, variables=variables)
+    assert status == 0, written
+    link = re.search(r"http://\S+#sign-in=\S+", written)
+    assert link is not None
+    code = [f"\x1b[38;5;16;48;5;231m{line}\x1b[0m" for line in qr_lines(link[0])]
+    assert ("\r\n".join(code) in written) == drawn
+    assert ("\x1b[38;5;16" in written) == drawn
 
 
 # Writing
