@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def server(world: World) -> Iterator[Server]:
-    running = Server(world.index).start()
+    running = Server(world.index, ("--originals",)).start()
     yield running
     running.stop()
 
@@ -197,18 +197,17 @@ def test_what_cannot_be_shown_says_why(world: World, server: Server, visiting: V
 
 def test_originals_are_downloaded_where_the_owner_allows_it(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
-        visit.open().wall()
-        enlarge(visit, 0)
-        expect(visit.page.locator("#viewer-original")).to_be_hidden()
-    giving = Server(world.index, ("--originals",)).start()
-    with visiting(giving) as visit:
+        page = visit.page
         path = visit.open().wall()[4]
         enlarge(visit, 4)
-        with visit.page.expect_download() as download:
-            visit.page.get_by_role("link", name="Original").click()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Original").click()
         assert download.value.suggested_filename == name_of(path)
         assert Path(download.value.path()).read_bytes() == path_of(world, path).read_bytes()
-    giving.stop()
+        page.route("**/v1/info", lambda route: route.fulfill(json=route.fetch().json() | {"originals": False}))
+        page.reload()
+        page.wait_for_selector(OPEN)
+        expect(page.locator("#viewer-original")).to_be_hidden()
 
 
 # Fingers
