@@ -281,7 +281,7 @@ def test_items_and_the_summary(place: Path, client: httpx.Client) -> None:
     assert (model["name"], model["backbone"], model["dim"], model["picture_size"]) == ("tiny-0", "projection", DIM, 8)
     assert (model["license"], model["unrelated_distance"]) == ("CC-BY-4.0 — ours", 1.75)
     assert info["graph"]["items"] == len(gallery)
-    assert info["limits"] == {"max_upload_bytes": MOST_BYTES, "max_pixels": MOST_PIXELS, "max_k": 1000}
+    assert info["limits"] == {"max_upload_bytes": MOST_BYTES, "max_pixels": MOST_PIXELS, "max_k": 3000}
     assert info["writes"] is False
     assert client.get("/v1/session").json() == {"token_required": False, "authenticated": True}
 
@@ -388,7 +388,7 @@ def test_numbers_of_no_picture(client: httpx.Client, number: str, status: int) -
     ("query", "sentence"),
     [
         ("k=0", "k is '0'"),
-        ("k=1001", "less than or equal to 1000"),
+        ("k=3001", "less than or equal to 3000"),
         ("k=ten", "k is 'ten'"),
         ("k=2.5", "k is '2.5'"),
         ("k=", "k is ''"),

@@ -35,7 +35,7 @@ DEFAULT_RENDITION_CACHE = 128_000_000
 # Bytes for decoding one upload at the default limit of pixels; in proportion for a higher limit.
 _DECODING_BYTES = 512_000_000
 # The most hits of one request.
-MAX_HITS = 1000
+MAX_HITS = 3000
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 # Names of a server on its own machine.
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")

@@ -4,7 +4,7 @@ import { byId, icon, make } from "./dom.js";
 import { LabelFilter } from "./labels.js";
 import { changedOptions, INITIAL, isSearch, K, NEAR_DUPLICATE } from "./state.js";
 
-const NUMBERS = [10, 20, 50, 100, 200, 500, 1000];
+const NUMBERS = [10, 20, 50, 100, 200, 500, 1000, 3000];
 
 export class Options {
   /** @param {(changes: Partial<import("./state.js").State>) => void} changed */
