@@ -256,7 +256,11 @@ def test_fingers_swipe_pinch_and_tap(world: World, server: Server, visiting: Vis
         page.wait_for_selector(OPEN)
         fingers.swipe(300, 100)
         expect(title).to_have_text(name_of(hits[2][0]))
-        fingers.swipe(200, 290, pause=0.008, steps=3)  # short and quick
+        fingers.swipe(300, 100)
+        fingers.swipe(300, 100)  # before the last one has come to rest
+        expect(title).to_have_text(name_of(hits[4][0]))
+        for _ in range(3):
+            fingers.swipe(200, 290, pause=0.008, steps=3)  # short and quick
         expect(title).to_have_text(name_of(hits[1][0]))
         fingers.swipe(200, 150, pause=0.06)  # short and slow
         expect(page.locator(".track")).to_have_attribute("style", re.compile(r"translateX\((-?0(\.0*)?)px\)"))

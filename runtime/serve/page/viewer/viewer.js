@@ -104,7 +104,7 @@ export class Viewer {
    * @param {Item | null} [from] what the list is similar to; null: to the page's query
    */
   async open(list, place, from = null) {
-    const item = await list.at(place);
+    const item = await quiet(list.at(place));
     if (item) this.#enter({ list, place, from, item });
   }
 
@@ -174,7 +174,7 @@ export class Viewer {
   }
 
   close() {
-    if (!this.stop) return;
+    if (!this.stop || this.closing) return;
     const depth = trail.depth();
     this.closing = true;
     if (depth) history.go(-depth);
@@ -290,7 +290,7 @@ export class Viewer {
     for (const name of ["search", "copy", "select"]) byId(`viewer-${name}`).hidden = !item;
     byId("viewer-region").hidden = Boolean(local && !local.file);
     byId("viewer-compared").hidden = this.#choices().length === 0;
-    if (item) this.facts.show(item, stop?.from ? nameOf(stop.from) : (this.ways.queryName()));
+    if (item) this.facts.show(item, stop?.from ? nameOf(stop.from) : this.ways.queryName());
     else this.facts.showName(local?.name ?? "");
     announce([place, item ? nameOf(item) : local?.name].filter(Boolean).join(", "));
     this.#showSelected();
