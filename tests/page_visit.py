@@ -130,7 +130,7 @@ def make_world(folder: Path) -> World:
 
 @contextmanager
 def launched_browser() -> Iterator[Any]:
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=15_000)
     with sync_api.sync_playwright() as playwright:
         # Chromium's sandbox does not start for root.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -217,7 +217,7 @@ def visitor(browser: Any) -> Visitor:
     @contextmanager
     def visit(server: Server, *, expected: str = "(?!)", **context: Any) -> Iterator[Visit]:
         fresh = browser.new_context(**{**DESKTOP, **context})
-        fresh.set_default_timeout(60_000)
+        fresh.set_default_timeout(15_000)
         made = Visit(fresh.new_page(), server.url, expected=expected)
         made.page.on("console", lambda said: made.errors.append(said.text) if said.type == "error" else None)
         made.page.on("pageerror", lambda error: made.errors.append(str(error)))

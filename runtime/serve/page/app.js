@@ -56,7 +56,7 @@ const viewer = new Viewer(api, selection, {
   searchRegion: (id, box) => go({ ...state, query: { id }, ids: [], box, show: null }),
   searchCrop: (region, whole, box) => take(region, "", previews.previewOf(whole, box)),
   query: queryPicture,
-  queryName: () => (isSearch(state) ? queryPanel.name : ""),
+  queryName: () => (isSearch(state) ? fileNameOf(queryPanel.name) : ""),
   originals: () => Boolean(info?.originals),
   gallery: galleryIn,
 });
@@ -392,13 +392,18 @@ function queryPicture() {
   if (ids.length > 1) return null;
   if (ids.length) {
     const picture = { key: String(ids[0]), id: ids[0], alt: queryPanel.name };
-    return { name: queryPanel.name, picture, box: state.box };
+    return { name: fileNameOf(queryPanel.name), picture, box: state.box };
   }
   const preview = state.query && !isItem(state.query) ? previews.recall(state.query.vector) : undefined;
   const url = preview && previews.addressOf(preview);
   if (!preview || !url) return null;
   const picture = { key: url, url, alt: preview.name };
   return { name: preview.name, picture, box: preview.box ?? null, file: preview.file };
+}
+
+/** @param {string} path */
+function fileNameOf(path) {
+  return path.slice(path.lastIndexOf("/") + 1);
 }
 
 /** @param {boolean} draws whether a region of it is drawn */
