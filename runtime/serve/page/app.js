@@ -180,7 +180,7 @@ async function learn(signal) {
   learnt = performance.now();
   showSummary(info);
   options.know(state, info);
-  byId("twins").hidden = !info.supports.near_duplicates;
+  byId("twins").hidden = !info.supports.near_duplicates; // shown before, so that the header does not move
   byId("choose").title = `Drop a picture anywhere, paste one, or choose a file: up to ${megabytes(info.limits.max_upload_bytes)}`;
 }
 
