@@ -170,6 +170,11 @@ def test_keys_step_enlarge_and_close(world: World, server: Server, visiting: Vis
         expect(page.locator(FRAME)).to_have_attribute("style", re.compile(r"scale\(1\.5\)"))
         page.keyboard.press("0")
         expect(page.locator(FRAME)).to_have_attribute("style", re.compile(r"scale\(1\)"))
+        page.mouse.move(700, 300)
+        page.keyboard.down("Control")
+        page.mouse.wheel(0, -50)
+        page.keyboard.up("Control")
+        expect(page.locator(FRAME)).to_have_attribute("style", re.compile(r"scale\(1\.6"))
         page.keyboard.press("f")
         page.wait_for_function("document.fullscreenElement?.id === 'viewer-body'")
         page.keyboard.press("f")
@@ -433,6 +438,12 @@ def test_pictures_are_selected_and_listed(world: World, server: Server, visiting
             page.get_by_role("button", name="Save list").click()
         assert Path(download.value.path()).read_text() == lines
         assert download.value.suggested_filename == "pictures.txt"
+        # It outlives the elements of its tiles.
+        page.set_viewport_size({"width": 400, "height": 200})
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        expect(page.locator("#grid .tile[data-place='1']")).to_have_count(0)
+        page.evaluate("scrollTo(0, 0)")
+        page.set_viewport_size(DESKTOP["viewport"])
         expect(page.locator("#grid .tile-select[aria-pressed=true]")).to_have_count(4)
         page.get_by_role("button", name="Clear").click()
         expect(page.locator("#selection")).to_be_hidden()
