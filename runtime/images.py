@@ -99,6 +99,10 @@ _PADDING = 1.25
 _MAX_IN_FULL = 25_000_000
 _REDUCED = 4
 
+# A rendition of a JPEG is resized from one decoded at no less than so many times its longer side. It is 47 dB and
+# more from one of the whole JPEG, less than what its own compression loses.
+_SHARP = 1.5
+
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -167,7 +171,7 @@ def load_rendition(source: PictureSource, limit: int, *, max_pixels: int = DEFAU
         size = max(1, round(extent[0] * scale)), max(1, round(extent[1] * scale))
         return _upright(image.resize(size, Image.Resampling.BILINEAR, box=(0.0, 0.0, *extent)), orientation)
 
-    return _load(source, 2 * limit, shrink, max_pixels)
+    return _load(source, math.ceil(_SHARP * limit), shrink, max_pixels, is_longer=True)
 
 
 def load_size(source: PictureSource) -> Size:
@@ -186,15 +190,24 @@ def load_size(source: PictureSource) -> Size:
 
 
 def _load(
-    source: PictureSource, needed: int, shrink: Shrink, max_pixels: int, *, in_full: int = 0
+    source: PictureSource,
+    needed: int,
+    shrink: Shrink,
+    max_pixels: int,
+    *,
+    in_full: int = 0,
+    is_longer: bool = False,
 ) -> tuple[Picture, Size]:
     """Open, check, decode and shrink a picture; return the size of the whole upright one as well.
 
-    A JPEG of more than ``in_full`` pixels is decoded smaller, with at least ``needed`` a side.
+    A JPEG of more than ``in_full`` pixels is decoded smaller, with at least ``needed`` on each side, or on the longer
+    one (``is_longer``).
     """
     name = name_of(source)
     with opened_picture(source, name) as image, naming(name, image.format):
         full = image.size
+        if is_longer:
+            needed = math.ceil(needed * min(full) / max(full))
         extent = _drafted(image, needed) if full[0] * full[1] > in_full else full
         needs = _decoding_bytes(image)
         _check_size(image, full, needs, max_pixels)

@@ -15,10 +15,10 @@ import pytest
 from conftest import PEAK
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deeprank.runtime.errors import PictureError
-from deeprank.runtime.images import PictureRule, load_picture
+from deeprank.runtime.images import PictureRule, load_picture, load_rendition, load_size
 
 RULE = PictureRule(16)
 RNG = np.random.default_rng(0)
@@ -148,6 +148,31 @@ def test_exif_orientation(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     np.testing.assert_array_equal(load_picture(saved(stored, "PNG", exif=exif), RULE), upright)
+
+
+@pytest.mark.parametrize("rule", [RULE, PictureRule(16, "crop", "bicubic", 2, 20)], ids=str)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_box_is_a_part_of_the_upright_picture(orientation: int, rule: PictureRule) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = saved(Image.fromarray(noise(61, 83)), "PNG", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(file))
+    assert load_size(file) == upright.size
+    assert load_rendition(file, 10)[1] == upright.size
+    left, top, right, bottom = 5, 20, 41, 60
+    box = (left / upright.width, top / upright.height, right / upright.width, bottom / upright.height)
+    part = saved(upright.crop((left, top, right, bottom)), "PNG")
+    # The first version of the rule turns the picture after the resize, which rounds to whole levels.
+    close(load_picture(file, rule, box=box), load_picture(part, rule), levels=1 if rule.version == 1 else 0)
+
+
+def test_a_box_in_a_large_jpeg() -> None:
+    """One that is decoded smaller, but not as small as the whole."""
+    file = saved(Image.fromarray(smooth(5000, 6000)), "JPEG", quality=95)
+    part = saved(Image.open(file).crop((1500, 2000, 3000, 4000)), "PNG")
+    close(load_picture(file, RULE, box=(0.25, 0.4, 0.5, 0.8)), load_picture(part, RULE), levels=2)
+    with pytest.raises(PictureError, match="6000 x 5000 pixels, and the box holds none of them"):
+        load_picture(file, RULE, box=(0.5, 0.5, 0.50001, 0.6))
 
 
 def test_damaged_exif_does_not_cost_the_picture() -> None:

@@ -117,12 +117,56 @@ def test_vectors_items_and_thumbnails(world: World, ours: httpx.Client, theirs: 
         )
 
 
+FILTERS: list[dict[str, Any]] = [
+    {},
+    *({"label": label} for label in LABELS[1:]),
+    {"label": ["cats", "cats%"], "folder": "cats"},
+    {"folder": "cats2/deeper"},
+    {"folder": 'ca"ts'},
+    {"folder": "ca\\ts"},
+    {"label": "none"},
+    {"folder": "none"},
+    {"label": "cats", "folder": "cats2"},
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_lists_are_those_of_the_folder(ours: httpx.Client, theirs: httpx.Client, filters: dict[str, Any]) -> None:
+    limit = 50 if not filters else 7
+    cursors: list[str | None] = [None, None]
+    for _ in range(40):
+        documents = []
+        for client, cursor in zip((ours, theirs), cursors, strict=True):
+            parameters = {"order": "id", "limit": limit, **filters, **({"cursor": cursor} if cursor else {})}
+            documents.append(client.get("/v1/items", params=parameters).json())
+        cursors = [document.pop("next", None) for document in documents]
+        assert documents[0] == documents[1] | ({"index": "served"} if "index" in documents[1] else {})
+        assert (cursors[0] is None) == (cursors[1] is None)
+        if cursors[0] is None:
+            return
+    raise AssertionError("it does not end")
+
+
+def test_lists_of_a_store(ours: httpx.Client) -> None:
+    first = ours.get("/v1/items?limit=3").json()
+    assert first == ours.get("/v1/items?limit=3&order=id").json()
+    for order in ("folder", "newest", "shuffle"):
+        answer = ours.get(f"/v1/items?order={order}")
+        assert (answer.status_code, "expected id" in answer.json()["error"]) == (422, True)
+    for cursor in (first["next"] + "A", "abc"):
+        assert ours.get("/v1/items", params={"limit": 3, "cursor": cursor}).status_code in (200, 422)
+    assert ours.get("/v1/items", params={"limit": 3, "cursor": first["next"], "label": "cats"}).status_code == 422
+
+
 def test_what_it_says_of_itself(ours: httpx.Client, theirs: httpx.Client) -> None:
     said, expected = ours.get("/v1/info").json(), theirs.get("/v1/info").json()
     for name in ("items", "labels", "labels_total", "unlabelled", "roots", "model", "limits", "writes"):
         assert said[name] == expected[name], name
-    assert said["supports"] == {"farthest": False, "exact": False, "uploads": False, "near_duplicates": False}
-    assert expected["supports"] == {"farthest": True, "exact": True, "uploads": True, "near_duplicates": True}
+    ours_has = {"farthest": False, "exact": False, "uploads": False, "near_duplicates": False, "orders": ["id"]}
+    assert said["supports"] == ours_has
+    orders = ["folder", "newest", "shuffle", "id"]
+    theirs_has = {"farthest": True, "exact": True, "uploads": True, "near_duplicates": True, "orders": orders}
+    assert expected["supports"] == theirs_has
     assert (said["store"], said["graph"], expected["store"]) == ("HNSW", None, None)
     assert ours.get("/readyz").status_code == 200
     assert "deeprank_index_items 171" in ours.get("/metrics").text
@@ -279,6 +323,8 @@ def test_collections_are_exchanged_without_a_pause(lite: LiteServer, world: Worl
     address = lite.address("exchanged")
     load(world.index, address)
     with serving("--index", address, "--model", world.model) as server:
+        with server.client() as client:
+            cursor = client.get("/v1/items?limit=2").json()["next"]
         with Load(world, [server], expected_of(world, world.index)) as under:
             under.wait_for(lambda load: load.answered > 10)
             load(world.index, address, "--index-type", "IVF_SQ8")
@@ -287,6 +333,8 @@ def test_collections_are_exchanged_without_a_pause(lite: LiteServer, world: Worl
         assert under.refused == 0
         with server.client() as client:
             assert client.get("/v1/info").json()["store"] == "IVF_SQ8"
+            answer = client.get(f"/v1/items?limit=2&cursor={cursor}")
+            assert (answer.status_code, "list it again" in answer.json()["error"]) == (409, True)
 
 
 def test_another_model_is_served_once_it_is_at_hand(lite: LiteServer, world: World, tmp_path: Path) -> None:  # noqa: F811

@@ -390,9 +390,10 @@ class RemoteIndex(Searchable):
         total = self._count(expression)
         if not total and after is None and request.filtered:
             raise self._nothing_listed(request, labels)
+        last = -1 if after is None else after.id
         # Of the rows that pass, a store returns those with the lowest ids.
-        rows = self._rows(both([f"id > {-1 if after is None else after.id}", expression]), request.limit + 1)
-        rows.sort(key=lambda row: row.id)
+        found = self._rows(both([f"id > {last}", expression]), request.limit + 1)
+        rows = sorted((row for row in found if row.id > last), key=lambda row: row.id)
         shown, roots = rows[: request.limit], self._roots()
         more = write_cursor(Place(shown[-1].id), request, collection) if len(rows) > request.limit else None
         return ItemPage([IndexedImage.of(row.item, roots[row.item.root]) for row in shown], total, more)
