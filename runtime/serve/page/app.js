@@ -14,7 +14,7 @@ import { Options } from "./options.js";
 import * as previews from "./previews.js";
 import { QueryPanel } from "./query-panel.js";
 import { Session } from "./session.js";
-import { shrink } from "./shrink.js";
+import { lighter, shrink } from "./shrink.js";
 import {
   idsOf,
   isItem,
@@ -180,6 +180,7 @@ async function learn(signal) {
   learnt = performance.now();
   showSummary(info);
   options.know(state, info);
+  byId("twins").hidden = !info.supports.near_duplicates;
   byId("choose").title = `Drop a picture anywhere, paste one, or choose a file: up to ${megabytes(info.limits.max_upload_bytes)}`;
 }
 
@@ -216,11 +217,11 @@ async function embed({ file, preview }, signal) {
 
 /**
  * @param {File} file
- * @returns {Promise<Blob>} itself, or a smaller copy if it is larger than the server takes
+ * @returns {Promise<Blob>} itself, or a smaller copy if it is large
  */
 async function fitting(file) {
   const limit = info.limits.max_upload_bytes;
-  if (file.size <= limit - FORM_BYTES) return file;
+  if (file.size <= limit - FORM_BYTES) return lighter(file, info.model.picture_size);
   const sizes = `has ${megabytes(file.size)}, and this server accepts at most ${megabytes(limit)}`;
   try {
     const { copy, side } = await shrink(file, limit - FORM_BYTES);
