@@ -247,6 +247,7 @@ def test_the_wall_shows_the_index_in_three_orders(world: World, server: Server, 
         assert sorted(visit.wall()) == names
         folders = sorted({name.rpartition("/")[0] for name in names})
         expect(page.locator(".section")).to_have_text([f"photos/{folder}" for folder in folders])
+        expect(page.get_by_role("link", name="Near-duplicates")).to_have_attribute("href", "near-duplicates")
         page.get_by_role("radio", name="Shuffle").check()
         visit.settled()
         shuffled = visit.wall()
