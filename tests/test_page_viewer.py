@@ -353,9 +353,19 @@ def test_a_region_of_ones_own_picture_is_cut_out_in_the_browser(
         check(world, shown, part, world.pictures)
         outline = page.locator("#query .region-outline")
         assert "left: 25%; top: 25%; width: 50%; height: 50%" in outline.get_attribute("style")
+        page.locator("#query-region").click()
+        page.wait_for_selector(".region")
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        expect(page.locator("#query-region")).to_be_focused()
         page.reload()
         assert visit.hits() == shown
         expect(outline).to_be_visible()
+        expect(page.locator("#query-region")).to_be_hidden()  # the page no longer holds the file
+        page.locator("#query-picture").click()  # but it has a small copy of it
+        page.wait_for_selector(OPEN)
+        page.go_back()
+        expect(page.locator("#viewer")).to_be_hidden()
 
 
 def test_a_region_of_a_picture_of_the_index_is_searched_with(

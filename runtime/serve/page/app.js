@@ -409,7 +409,7 @@ function fileNameOf(path) {
 
 /** @param {boolean} draws whether a region of it is drawn */
 function openQuery(draws) {
-  const query = queryPicture();
+  const query = pending ? null : queryPicture();
   if (query) viewer.openQuery(query, draws);
 }
 
