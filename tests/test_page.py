@@ -417,6 +417,36 @@ def test_a_picture_that_is_too_large_is_made_smaller_first(world: World, visitin
     small.stop()
 
 
+def test_a_large_picture_that_the_server_takes_is_sent_as_a_copy(
+    world: World, server: Server, visiting: Visitor
+) -> None:
+    large = world.folder / "photo.jpg"
+    turned_noise(large, (3000, 2000))
+    with visiting(server) as visit:
+        visit.page.add_init_script(
+            """window.sent = [];
+            const real = fetch;
+            window.fetch = (address, options) => {
+                if (address === "v1/embed") sent.push(options.body.get("image").size);
+                return real(address, options);
+            };"""
+        )
+        visit.open()
+        visit.page.set_input_files("#file", large)
+        shown = visit.hits()
+        visit.ask(world.query)
+        expect(visit.page.locator("#title")).to_contain_text("query.png")
+        sent = visit.page.evaluate("sent")
+    with Image.open(large) as image:
+        ImageOps.exif_transpose(image).save(world.folder / "upright.png")
+    own = dict(
+        zip(map(world.relative, world.pictures), distances(world.folder / "upright.png", world.pictures), strict=True)
+    )
+    assert [distance for _, distance in shown] == pytest.approx([own[path] for path, _ in shown], abs=6e-2)
+    assert sent[0] < 0.2 * large.stat().st_size
+    assert sent[1:] == [world.query.stat().st_size]  # a small file is sent as it is
+
+
 def test_a_proxy_that_takes_less_is_named(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, expected="status of 413") as visit:
         visit.page.route("**/v1/embed", lambda route: route.fulfill(status=413, body="<html>Too large</html>"))

@@ -170,6 +170,11 @@ def test_keys_step_enlarge_and_close(world: World, server: Server, visiting: Vis
         expect(page.locator(FRAME)).to_have_attribute("style", re.compile(r"scale\(1\.5\)"))
         page.keyboard.press("0")
         expect(page.locator(FRAME)).to_have_attribute("style", re.compile(r"scale\(1\)"))
+        page.mouse.move(700, 300)
+        page.keyboard.down("Control")
+        page.mouse.wheel(0, -50)
+        page.keyboard.up("Control")
+        expect(page.locator(FRAME)).to_have_attribute("style", re.compile(r"scale\(1\.6"))
         page.keyboard.press("f")
         page.wait_for_function("document.fullscreenElement?.id === 'viewer-body'")
         page.keyboard.press("f")
@@ -348,9 +353,19 @@ def test_a_region_of_ones_own_picture_is_cut_out_in_the_browser(
         check(world, shown, part, world.pictures)
         outline = page.locator("#query .region-outline")
         assert "left: 25%; top: 25%; width: 50%; height: 50%" in outline.get_attribute("style")
+        page.locator("#query-region").click()
+        page.wait_for_selector(".region")
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        expect(page.locator("#query-region")).to_be_focused()
         page.reload()
         assert visit.hits() == shown
         expect(outline).to_be_visible()
+        expect(page.locator("#query-region")).to_be_hidden()  # the page no longer holds the file
+        page.locator("#query-picture").click()  # but it has a small copy of it
+        page.wait_for_selector(OPEN)
+        page.go_back()
+        expect(page.locator("#viewer")).to_be_hidden()
 
 
 def test_a_region_of_a_picture_of_the_index_is_searched_with(
@@ -433,6 +448,12 @@ def test_pictures_are_selected_and_listed(world: World, server: Server, visiting
             page.get_by_role("button", name="Save list").click()
         assert Path(download.value.path()).read_text() == lines
         assert download.value.suggested_filename == "pictures.txt"
+        # It outlives the elements of its tiles.
+        page.set_viewport_size({"width": 400, "height": 200})
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        expect(page.locator("#grid .tile[data-place='1']")).to_have_count(0)
+        page.evaluate("scrollTo(0, 0)")
+        page.set_viewport_size(DESKTOP["viewport"])
         expect(page.locator("#grid .tile-select[aria-pressed=true]")).to_have_count(4)
         page.get_by_role("button", name="Clear").click()
         expect(page.locator("#selection")).to_be_hidden()

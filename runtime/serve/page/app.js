@@ -14,7 +14,7 @@ import { Options } from "./options.js";
 import * as previews from "./previews.js";
 import { QueryPanel } from "./query-panel.js";
 import { Session } from "./session.js";
-import { shrink } from "./shrink.js";
+import { lighter, shrink } from "./shrink.js";
 import {
   idsOf,
   isItem,
@@ -217,11 +217,11 @@ async function embed({ file, preview }, signal) {
 
 /**
  * @param {File} file
- * @returns {Promise<Blob>} itself, or a smaller copy if it is larger than the server takes
+ * @returns {Promise<Blob>} itself, or a smaller copy if it is large
  */
 async function fitting(file) {
   const limit = info.limits.max_upload_bytes;
-  if (file.size <= limit - FORM_BYTES) return file;
+  if (file.size <= limit - FORM_BYTES) return lighter(file, info.model.picture_size);
   const sizes = `has ${megabytes(file.size)}, and this server accepts at most ${megabytes(limit)}`;
   try {
     const { copy, side } = await shrink(file, limit - FORM_BYTES);
@@ -409,7 +409,7 @@ function fileNameOf(path) {
 
 /** @param {boolean} draws whether a region of it is drawn */
 function openQuery(draws) {
-  const query = queryPicture();
+  const query = pending ? null : queryPicture();
   if (query) viewer.openQuery(query, draws);
 }
 

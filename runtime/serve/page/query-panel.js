@@ -26,7 +26,7 @@ export class QueryPanel {
    * @param {string} kind
    */
   showFile(preview, kind) {
-    this.#show(this.#pictureOf(preview), preview.name, kind, preview.box);
+    this.#show(this.#pictureOf(preview), preview.name, kind, preview.box, Boolean(preview.file));
   }
 
   /**
@@ -57,7 +57,7 @@ export class QueryPanel {
    */
   async #showItem(id, box, signal) {
     const kind = box ? "A region of a picture in the index" : "In the index";
-    this.#show(thumbnail(this.api, id, "Query", SIDE), `picture ${id}`, kind, box);
+    this.#show(thumbnail(this.api, id, "Query", SIDE), `picture ${id}`, kind, box, true);
     const item = await this.api.json(`v1/items/${id}`, { signal }).catch(() => null);
     if (item && !signal.aborted)
       this.#write(item.relative, item.label === null ? kind : `${kind} · ${item.label}`);
@@ -75,12 +75,13 @@ export class QueryPanel {
    * @param {string} name
    * @param {string} kind
    * @param {import("./state.js").Box | null} [box]
+   * @param {boolean} [draws] whether a region of it can be searched with
    */
-  #show(picture, name, kind, box) {
+  #show(picture, name, kind, box, draws = false) {
     if (this.url) URL.revokeObjectURL(this.url);
     this.url = picture instanceof HTMLImageElement && picture.src.startsWith("blob:") ? picture.src : null;
     this.box.replaceChildren(box ? make("span", { className: "outlined" }, picture, outline(box)) : picture);
-    byId("query-region").hidden = !(picture instanceof HTMLImageElement);
+    byId("query-region").hidden = !draws || !(picture instanceof HTMLImageElement);
     this.#write(name, kind);
   }
 

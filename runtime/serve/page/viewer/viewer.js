@@ -208,7 +208,7 @@ export class Viewer {
     this.stage.show(null, null, null);
     this.similar.show(null);
     if (returns && this.left) this.left.list.focus?.(this.left.place);
-    else byId("main").focus({ preventScroll: true });
+    else if (!returns || document.activeElement === document.body) byId("main").focus({ preventScroll: true });
     this.left = null;
   }
 
