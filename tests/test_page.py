@@ -247,6 +247,7 @@ def test_the_wall_shows_the_index_in_three_orders(world: World, server: Server, 
         assert sorted(visit.wall()) == names
         folders = sorted({name.rpartition("/")[0] for name in names})
         expect(page.locator(".section")).to_have_text([f"photos/{folder}" for folder in folders])
+        expect(page.get_by_role("link", name="Near-duplicates")).to_have_attribute("href", "near-duplicates")
         page.get_by_role("radio", name="Shuffle").check()
         visit.settled()
         shuffled = visit.wall()
@@ -454,22 +455,30 @@ def test_a_proxy_that_takes_less_is_named(world: World, server: Server, visiting
         expect(visit.notice("query.png cannot be searched with")).to_contain_text("in front of this server accepts")
 
 
-@pytest.mark.parametrize("value", ["1", "true", "True", "t", "YES", "y", "on"])
-def test_the_address_of_the_page_takes_what_the_api_takes(
-    world: World, server: Server, visiting: Visitor, value: str
-) -> None:
+FLAGS = """async address => {
+    const { readState } = await import("./static/state.js");
+    const { farthest, exact, leaveOut } = readState(new URL(address, location.href));
+    return [farthest, exact, leaveOut];
+}"""
+
+
+def test_the_address_of_the_page_takes_what_the_api_takes(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
-        visit.open(f"?id=1&farthest={value}&exact={value}")
+        visit.open("?id=1&farthest=True&exact=YES")
         expect(visit.page.locator("#title")).to_contain_text("farthest from")
         shown = visit.hits()
         item = next(path for path in world.pictures if world.relative(path) not in dict(shown))
         check(world, shown, item, [path for path in world.pictures if path != item], farthest=True)
         expect(visit.page.get_by_label("Compare with every picture")).to_be_checked()
-        visit.open("?id=1&farthest=false&exact=0")
-        expect(visit.page.locator("#title")).to_contain_text("nearest to")
-        for itself in ("off", "No", value):
-            visit.open(f"?id=1&leave_out_query={itself}")
-            check(world, visit.hits(), item, [path for path in world.pictures if path != item or itself != value])
+        visit.open("?id=1&leave_out_query=No")
+        check(world, visit.hits(), item, world.pictures)
+        for value in ("1", "true", "True", "t", "YES", "y", "on", "0", "false", "off", "No"):
+            options = dict.fromkeys(("farthest", "exact", "leave_out_query"), value)
+            taken = visit.page.request.post(f"{server.url}v1/search", params={**options, "id": 1, "k": 1000}).json()
+            isset = value not in ("0", "false", "off", "No")
+            address = f"?id=1&farthest={value}&exact={value}&leave_out_query={value}"
+            assert visit.page.evaluate(FLAGS, address) == [isset] * 3
+            assert len(taken["results"][0]["hits"]) == len(world.pictures) - isset
 
 
 def test_no_match_offers_to_loosen_each_filter(world: World, server: Server, visiting: Visitor) -> None:
@@ -686,7 +695,7 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("device", ["desktop", "phone"])
+@pytest.mark.parametrize("device", [pytest.param("desktop", marks=pytest.mark.thorough), "phone"])
 @pytest.mark.parametrize("script", LONG)
 def test_a_very_long_label_and_name_stay_where_they_belong(
     world: World, server: Server, visiting: Visitor, script: str, device: str
@@ -783,7 +792,9 @@ def stripping_proxy(server: Server, prefix: str) -> Iterator[str]:
         thread.join()
 
 
-@pytest.mark.parametrize("prefix", ["", "/photos", "/a/b"])
+@pytest.mark.parametrize(
+    "prefix", ["/photos", *(pytest.param(other, marks=pytest.mark.thorough) for other in ("", "/a/b"))]
+)
 def test_the_page_and_the_manual_work_behind_a_prefix(
     world: World, server: Server, visiting: Visitor, prefix: str
 ) -> None:

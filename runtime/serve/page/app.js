@@ -3,7 +3,7 @@
 import { announce, say } from "./announce.js";
 import { Api, Refusal, Unreachable } from "./api.js";
 import { copy } from "./clipboard.js";
-import { byId, counted } from "./dom.js";
+import { byId, counted, make } from "./dom.js";
 import { listenForPictures } from "./drop-zone.js";
 import { Gallery } from "./gallery/gallery.js";
 import { Hits } from "./gallery/hits.js";
@@ -56,14 +56,14 @@ const viewer = new Viewer(api, selection, {
   searchRegion: (id, box) => go({ ...state, query: { id }, ids: [], box, show: null }),
   searchCrop: (region, whole, box) => take(region, "", previews.previewOf(whole, box)),
   query: queryPicture,
-  queryName: () => (isSearch(state) ? queryPanel.name : ""),
+  queryName: () => (isSearch(state) ? fileNameOf(queryPanel.name) : ""),
   originals: () => Boolean(info?.originals),
   gallery: galleryIn,
 });
 new SelectionBar(selection, (ids) => go({ ...state, ...queryOf(ids), box: null, show: null }));
 const wall = new Wall(api);
 const ways = {
-  retry: refresh,
+  retry: () => refresh(),
   choose: () => byId("file").click(),
   restart: () => go({ ...START }),
   change,
@@ -147,7 +147,7 @@ async function browse(signal) {
   if (source.length === 0) return notice(noMatch(state, ways));
   const title = [counted(source.length, "picture"), ...restrictions(state)].join(" · ");
   document.title = `${info.index} · deeprank`;
-  showGallery("", title);
+  showGallery(title);
   await gallery.show(source, shown.order === "folder" ? { heading: folderHeading } : {});
   announce(title);
 }
@@ -180,7 +180,7 @@ async function learn(signal) {
   learnt = performance.now();
   showSummary(info);
   options.know(state, info);
-  byId("twins").hidden = !info.supports.near_duplicates;
+  byId("twins").hidden = !info.supports.near_duplicates; // shown before, so that the header does not move
   byId("choose").title = `Drop a picture anywhere, paste one, or choose a file: up to ${megabytes(info.limits.max_upload_bytes)}`;
 }
 
@@ -251,21 +251,20 @@ async function showHits(query, hits, unrelatedDistance) {
   if (hits.hits.length === 0) return notice(noMatch(state, ways));
   const name = idsOf(state).length === 1 ? query : queryPanel.name;
   const number = hits.isWhole ? counted(hits.length, "picture") : "Pictures";
-  const title = `${number} ${state.farthest ? "farthest from" : "nearest to"} ${name}`;
+  const relation = `${number} ${state.farthest ? "farthest from" : "nearest to"} `;
+  const title = relation + name;
   const words = restrictions(state).join(" · ");
   document.title = `${title} · ${info.index}`;
-  showGallery(title, "");
+  showGallery("");
+  byId("title").replaceChildren(relation, make("bdi", { className: "name" }, name));
   byId("remark").textContent = words;
   await gallery.show(hits.isWhole ? hits.hits : hits, { unrelatedDistance });
   announce([title, words].filter(Boolean).join(", "));
 }
 
-/**
- * @param {string} title of results
- * @param {string} wallTitle which only screen readers need
- */
-function showGallery(title, wallTitle) {
-  byId("title").textContent = title;
+/** @param {string} wallTitle which only screen readers need; the results have another one */
+function showGallery(wallTitle) {
+  byId("title").textContent = "";
   byId("wall-title").textContent = wallTitle;
   byId("notice").hidden = true;
   byId("query").hidden = !isSearch(state);
@@ -306,9 +305,10 @@ function notice(what) {
   if (held) byId("notice").querySelector("button")?.focus();
 }
 
-/** @param {unknown} error */
-function sentenceOf(error) {
-  return error instanceof Refusal || error instanceof Unreachable ? error.message : String(error);
+/** @param {unknown} error for which a part of the pictures did not come */
+function sayFault(error) {
+  if (error instanceof Refusal || error instanceof Unreachable) say(error.message);
+  else if (!(error instanceof DOMException)) throw error; // what another search has ended is no fault
 }
 
 /** @param {boolean} busy */
@@ -366,8 +366,7 @@ function addressOf(id) {
  */
 function galleryIn(list, show) {
   const picking = new Picking(list, selection, () => byId("single-keys").checked);
-  const fails = (/** @type {unknown} */ error) => say(sentenceOf(error));
-  picking.gallery = new Gallery(list, api, { address: addressOf, open: show, fail: fails, ...picking.actions });
+  picking.gallery = new Gallery(list, api, { address: addressOf, open: show, fail: sayFault, ...picking.actions });
   return picking.gallery;
 }
 
@@ -394,7 +393,7 @@ function queryPicture() {
   if (ids.length > 1) return null;
   if (ids.length) {
     const picture = { key: String(ids[0]), id: ids[0], alt: queryPanel.name };
-    return { name: queryPanel.name, picture, box: state.box };
+    return { name: fileNameOf(queryPanel.name), picture, box: state.box };
   }
   const preview = state.query && !isItem(state.query) ? previews.recall(state.query.vector) : undefined;
   const url = preview && previews.addressOf(preview);
@@ -403,9 +402,14 @@ function queryPicture() {
   return { name: preview.name, picture, box: preview.box ?? null, file: preview.file };
 }
 
+/** @param {string} path */
+function fileNameOf(path) {
+  return path.slice(path.lastIndexOf("/") + 1);
+}
+
 /** @param {boolean} draws whether a region of it is drawn */
 function openQuery(draws) {
-  const query = queryPicture();
+  const query = pending ? null : queryPicture();
   if (query) viewer.openQuery(query, draws);
 }
 

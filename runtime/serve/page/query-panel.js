@@ -1,13 +1,14 @@
 /** The query picture, above its results. */
 
-import { byId, make } from "./dom.js";
+import { byId, counted, make } from "./dom.js";
 import { recall } from "./previews.js";
 import { idsOf, isItem } from "./state.js";
 import { placeholder, thumbnail } from "./thumbnails.js";
 import { outline } from "./viewer/region.js";
 
 const SIDE = 256;
-const MEAN = "The mean of their embeddings";
+/** Of several pictures, so many are shown. */
+const SHOWN = 4;
 
 export class QueryPanel {
   /** @param {import("./api.js").Api} api */
@@ -25,7 +26,7 @@ export class QueryPanel {
    * @param {string} kind
    */
   showFile(preview, kind) {
-    this.#show(this.#pictureOf(preview), preview.name, kind, preview.box);
+    this.#show(this.#pictureOf(preview), preview.name, kind, preview.box, Boolean(preview.file));
   }
 
   /**
@@ -34,11 +35,13 @@ export class QueryPanel {
    */
   showQuery(state, signal) {
     const { query } = state;
-    const [first, ...others] = idsOf(state);
-    if (others.length) {
-      this.#show(thumbnail(this.api, first, "Query", SIDE), `${others.length + 1} pictures`, MEAN);
-    } else if (first !== undefined) {
-      this.#showItem(first, state.box, signal);
+    const ids = idsOf(state);
+    if (ids.length > 1) {
+      const some = ids.slice(0, SHOWN).map((id) => thumbnail(this.api, id, "Query", SIDE / 2));
+      const pictures = make("span", { className: "mosaic" }, ...some);
+      this.#show(pictures, counted(ids.length, "picture"), "The mean of their embeddings");
+    } else if (ids.length) {
+      this.#showItem(ids[0], state.box, signal);
     } else if (query && !isItem(query)) {
       const preview = recall(query.vector);
       if (preview) this.showFile(preview, preview.box ? "A region of your picture" : "Your picture");
@@ -54,7 +57,7 @@ export class QueryPanel {
    */
   async #showItem(id, box, signal) {
     const kind = box ? "A region of a picture in the index" : "In the index";
-    this.#show(thumbnail(this.api, id, "Query", SIDE), `picture ${id}`, kind, box);
+    this.#show(thumbnail(this.api, id, "Query", SIDE), `picture ${id}`, kind, box, true);
     const item = await this.api.json(`v1/items/${id}`, { signal }).catch(() => null);
     if (item && !signal.aborted)
       this.#write(item.relative, item.label === null ? kind : `${kind} · ${item.label}`);
@@ -72,12 +75,13 @@ export class QueryPanel {
    * @param {string} name
    * @param {string} kind
    * @param {import("./state.js").Box | null} [box]
+   * @param {boolean} [draws] whether a region of it can be searched with
    */
-  #show(picture, name, kind, box) {
+  #show(picture, name, kind, box, draws = false) {
     if (this.url) URL.revokeObjectURL(this.url);
     this.url = picture instanceof HTMLImageElement && picture.src.startsWith("blob:") ? picture.src : null;
     this.box.replaceChildren(box ? make("span", { className: "outlined" }, picture, outline(box)) : picture);
-    byId("query-region").hidden = !(picture instanceof HTMLImageElement) || kind === MEAN;
+    byId("query-region").hidden = !draws || !(picture instanceof HTMLImageElement);
     this.#write(name, kind);
   }
 

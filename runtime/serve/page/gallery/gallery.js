@@ -157,7 +157,7 @@ export class Gallery {
   /** Make the elements that the screen needs, and remove the others. */
   draw() {
     this.frame = 0;
-    if (this.list.hidden || !this.layout.frame.width) return;
+    if (!this.list.clientWidth) return; // hidden, or in a dialog that is closed
     this.list.style.height = `${this.layout.bottom}px`;
     const view = this.#view();
     const height = view.bottom - view.top;

@@ -21,7 +21,8 @@ export function fullScreen(element, button, changed) {
     clearTimeout(timer);
     if (document.fullscreenElement) timer = setTimeout(() => element.classList.add("idle"), IDLE_MS);
   };
-  for (const name of ["pointermove", "pointerdown", "keydown", "fullscreenchange"]) element.addEventListener(name, wake);
+  const signs = ["pointermove", "pointerdown", "keydown", "fullscreenchange"];
+  for (const sign of signs) element.addEventListener(sign, wake);
   button.addEventListener("click", toggle);
   element.addEventListener("fullscreenchange", () => {
     button.setAttribute("aria-pressed", String(document.fullscreenElement === element));

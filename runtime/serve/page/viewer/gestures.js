@@ -79,7 +79,8 @@ export class Gestures {
     const [x, y] = [event.clientX - this.first.clientX, event.clientY - this.first.clientY];
     if (this.kind === "none" && Math.abs(x) > SLACK && Math.abs(x) > Math.abs(y)) this.kind = "swipe";
     if (this.kind !== "swipe") return;
-    this.trail = [...this.trail.filter(({ time }) => event.timeStamp - time < STALE_MS), { time: event.timeStamp, x: event.clientX }];
+    const fresh = this.trail.filter(({ time }) => event.timeStamp - time < STALE_MS);
+    this.trail = [...fresh, { time: event.timeStamp, x: event.clientX }];
     this.handlers.swipe(x);
   }
 
@@ -116,7 +117,8 @@ export class Gestures {
     if (Math.max(Math.abs(event.clientX - first.clientX), Math.abs(event.clientY - first.clientY)) > SLACK) return;
     const { tapped } = this;
     const [x, y] = [event.clientX, event.clientY];
-    const again = tapped && event.timeStamp - tapped.time < TAP_MS && Math.hypot(x - tapped.x, y - tapped.y) < TAP_APART;
+    const soon = tapped && event.timeStamp - tapped.time < TAP_MS;
+    const again = soon && Math.hypot(x - tapped.x, y - tapped.y) < TAP_APART;
     this.tapped = again ? null : { time: event.timeStamp, x, y };
     if (again) this.handlers.toggle(this.#point(event));
   }

@@ -95,7 +95,7 @@ export class Picking {
       this.#stop();
       this.swallow = true;
       this.ranging = false;
-      navigator.vibrate?.(10);
+      if (navigator.userActivation?.hasBeenActive) navigator.vibrate?.(10);
       this.#selectTile(tile);
     }, LONG_PRESS_MS);
     this.pressing = { timer, x: event.clientX, y: event.clientY };

@@ -76,6 +76,7 @@ export class Stage {
       slide.inert = at !== 1;
       slide.setAttribute("aria-hidden", String(at !== 1));
     });
+    this.bound = 0;
     this.#slide(0, false);
     this.#place();
   }
@@ -134,6 +135,7 @@ export class Stage {
 
   /** @param {number} x where the finger is */
   #follow(x) {
+    if (this.bound) this.#settle(); // the next swipe begins before the last one has come to rest
     const blocked = !this.frames[x < 0 ? 2 : 0].picture;
     this.#slide(blocked ? x / RESISTANCE : x, false);
   }

@@ -75,7 +75,7 @@ export class Viewer {
     const press = (/** @type {string} */ name, /** @type {() => void} */ react) =>
       byId(`viewer-${name}`).addEventListener("click", react);
     press("close", () => this.close());
-    press("back", () => history.back());
+    press("back", () => this.#back());
     press("previous", () => this.#step(-1));
     press("next", () => this.#step(1));
     press("search", () => this.item && this.ways.search(this.item.id));
@@ -88,12 +88,13 @@ export class Viewer {
     this.selection.addEventListener("change", () => this.#showSelected());
     // Of the document: what had the focus may have been hidden.
     document.addEventListener("keydown", (event) => this.#key(event));
+    // The key Esc does not come here. The back button of a phone does, or it closes the dialog at once.
     this.dialog.addEventListener("cancel", (/** @type {Event} */ event) => {
       if (event.target !== this.dialog) return;
       event.preventDefault();
-      this.#escape();
+      this.#escape(() => this.#back());
     });
-    this.dialog.addEventListener("close", () => this.stop && this.close());
+    this.dialog.addEventListener("close", () => this.stop && this.#back());
   }
 
   /**
@@ -103,7 +104,7 @@ export class Viewer {
    * @param {Item | null} [from] what the list is similar to; null: to the page's query
    */
   async open(list, place, from = null) {
-    const item = await list.at(place);
+    const item = await quiet(list.at(place));
     if (item) this.#enter({ list, place, from, item });
   }
 
@@ -173,11 +174,17 @@ export class Viewer {
   }
 
   close() {
-    if (!this.stop) return;
+    if (!this.stop || this.closing) return;
     const depth = trail.depth();
     this.closing = true;
     if (depth) history.go(-depth);
     else this.follow(this.item?.id ?? null);
+  }
+
+  /** To the picture before, or to the page. */
+  #back() {
+    if (trail.depth()) history.back();
+    else this.close();
   }
 
   get isOpen() {
@@ -201,7 +208,7 @@ export class Viewer {
     this.stage.show(null, null, null);
     this.similar.show(null);
     if (returns && this.left) this.left.list.focus?.(this.left.place);
-    else byId("main").focus({ preventScroll: true });
+    else if (!returns || document.activeElement === document.body) byId("main").focus({ preventScroll: true });
     this.left = null;
   }
 
@@ -283,7 +290,7 @@ export class Viewer {
     for (const name of ["search", "copy", "select"]) byId(`viewer-${name}`).hidden = !item;
     byId("viewer-region").hidden = Boolean(local && !local.file);
     byId("viewer-compared").hidden = this.#choices().length === 0;
-    if (item) this.facts.show(item, stop?.from ? nameOf(stop.from) : (this.ways.queryName()));
+    if (item) this.facts.show(item, stop?.from ? nameOf(stop.from) : this.ways.queryName());
     else this.facts.showName(local?.name ?? "");
     announce([place, item ? nameOf(item) : local?.name].filter(Boolean).join(", "));
     this.#showSelected();
@@ -383,7 +390,7 @@ export class Viewer {
     const target = /** @type {Element} */ (event.target);
     if (!this.dialog.open || document.querySelectorAll("dialog[open]").length > 1) return;
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Escape") this.#escape();
+    if (event.key === "Escape") this.#escape(() => this.close());
     else if (target.closest("select, input, #viewer-similar")) return;
     else if ((event.key.length > 1 || keysAreOn()) && this.stage.key(event)) this.body.scrollTo({ top: 0 });
     else if (event.key === "ArrowLeft" || event.key === "ArrowRight") this.#step(event.key === "ArrowLeft" ? -1 : 1);
@@ -404,11 +411,12 @@ export class Viewer {
     return button !== null;
   }
 
-  #escape() {
+  /** @param {() => void} leave if nothing less is left */
+  #escape(leave) {
     if (document.fullscreenElement) document.exitFullscreen();
     else if (this.region.isOpen) this.#stopRegion();
     else if (this.compare.isOpen) this.#stopCompare();
-    else this.close();
+    else leave();
   }
 }
 
