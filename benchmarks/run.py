@@ -46,6 +46,7 @@ SCRIPTS = (
     ),
     Script("equal_vectors.py", (), quick="--sets 2000,0,0 200,4,100"),
     Script("serving.py", ("model", "data"), quick="--gallery 500 --requests 100 --rounds 1"),
+    Script("browsing.py", ("model",), quick="--rows 20000 --pictures 4"),
     Script("sync_unchanged.py", ("model", "data", "cache"), "--files 100000", "--files 2000 --rounds 3"),
     Script("batch_size.py", ("model",), quick="--rounds 2 --pictures 64"),
     Script("large_pictures.py", ("model",), quick="--copies 2"),

@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TextIO
 
@@ -38,6 +38,7 @@ __all__ = [
     "guarded",
     "next_step",
     "note",
+    "note_dark_on_light",
     "note_file",
     "note_in_lines",
     "refuse_usage",
@@ -171,6 +172,18 @@ def note_in_lines(message: str) -> None:
     if columns is not None:
         safe = "\n".join(part for line in safe.splitlines() for part in wrapped(line, columns))
     _say(safe)
+
+
+def note_dark_on_light(lines: Sequence[str]) -> None:
+    """Print a drawing of blocks on stderr, black on white on any terminal; nothing where that is not possible."""
+    width = terminal_width(sys.stderr)
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    try:
+        "\n".join(lines).encode(sys.stderr.encoding)
+    except UnicodeEncodeError:
+        return
+    if width is not None and not plain and width >= max(map(len, lines)):
+        _say("\n".join(f"\x1b[38;5;16;48;5;231m{line}\x1b[0m" for line in lines))
 
 
 def note_file(verb: str, path: str | os.PathLike[str], rest: str = "") -> None:

@@ -160,8 +160,29 @@ class Visit:
     def hits(self) -> list[tuple[str, float]]:
         """Wait until the page has done what it does, and return the paths and distances that it shows."""
         self.page.wait_for_selector("#main[aria-busy=false] > #grid:not([hidden])")
-        paths = self.page.locator(".tile .path").all_text_contents()
-        return list(zip(paths, map(float, self.page.locator(".tile .distance").all_text_contents()), strict=True))
+        shown = self.page.eval_on_selector_all(
+            "#grid > .tile", "tiles => tiles.map(({dataset}) => [dataset.path, dataset.distance])"
+        )
+        return [(path, float(distance)) for path, distance in shown]
+
+    def wall(self) -> list[str]:
+        """Wait for the pictures of the index, and return the paths of those that have elements."""
+        self.page.wait_for_selector("#main[aria-busy=false] > #grid:not([hidden]) > .tile[data-path]")
+        expect(self.page.locator("#query")).to_be_hidden()
+        return self.page.eval_on_selector_all("#grid > .tile", "tiles => tiles.map(tile => tile.dataset.path)")
+
+    def search_from(self, tile: Any) -> None:
+        """Show a picture large, and search from it."""
+        tile.locator(".tile-link").click()
+        self.page.locator("#viewer").get_by_role("button", name="Search from this one").click()
+        expect(self.page.locator("#viewer")).to_be_hidden()
+
+    def more(self) -> Any:
+        """Open the rarer options, and return where they are."""
+        options = self.page.get_by_role("group", name="More options")
+        if not options.is_visible():
+            self.page.get_by_role("button", name="More", exact=True).click()
+        return options
 
     def state(self) -> dict[str, list[str]]:
         return parse_qs(urlsplit(self.page.url).query)
@@ -185,7 +206,7 @@ class Behind:
 Visitor = Callable[..., Any]
 
 # Of what a finger is to meet; a checkbox is met by its label.
-HEIGHTS = """[...document.querySelectorAll("button, select, summary, .check, .switch label, .combo input, .tile-link")]
+HEIGHTS = """[...document.querySelectorAll("button, select, .tool, .check, .switch label, input.chip, .tile-link")]
     .filter(control => control.checkVisibility({ visibilityProperty: true }))
     .map(control => [control.outerHTML.slice(0, 80), control.getBoundingClientRect().height])"""
 

@@ -416,6 +416,7 @@ def test_random_tokens_are_taken(tmp_path: Path) -> None:
 def test_the_numbers_in_the_security_policy_are_those_of_the_code() -> None:
     from deeprank.runtime.images import DEFAULT_MAX_PIXELS
     from deeprank.runtime.serve import limits, server, settings, tokens, upload_form
+    from deeprank.runtime.serve.access import sign_in_links
 
     defaults = settings.ServeSettings(index=Path())
     numbers = {
@@ -436,6 +437,9 @@ def test_the_numbers_in_the_security_policy_are_those_of_the_code() -> None:
         "parts of a form": upload_form.MAX_PARTS,
         "hits of a search": settings.MAX_HITS,
         "characters of a token, at least": tokens.MIN_CHARACTERS,
+        "seconds that a sign-in link works, once (`--sign-in-link`)": sign_in_links.SECONDS,
+        "open sign-in links": sign_in_links.MAX_LINKS,
+        "wrong secrets while a sign-in link is open": sign_in_links.MAX_WRONG,
     }
     text = (Path(__file__).parents[1] / "SECURITY.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| ([^|]+) \| ([\d,]+) \| [^|]+ \|$", text, re.MULTILINE))

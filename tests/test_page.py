@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,9 @@ from page_visit import (
 from PIL import Image, ImageOps
 from tiny_model import distances, write_model
 
+FOCUSED = "Number(document.activeElement.closest('.tile')?.dataset.place ?? -1)"
+BOXES = "tiles => tiles.map(tile => tile.getBoundingClientRect()).map(box => [box.x, box.y, box.width, box.height])"
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
@@ -57,7 +61,7 @@ def server(world: World) -> Iterator[Server]:
 def test_a_dropped_picture_is_shown_with_its_nearest(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         visit.open()
-        expect(visit.page.get_by_role("heading", name="Search by picture")).to_be_visible()
+        expect(visit.page.get_by_role("button", name="Search by picture", exact=True)).to_be_visible()
         expect(visit.page.locator("#index-name")).to_have_text("my.index")
         expect(visit.page.locator("#index-size")).to_have_text(f"{len(world.pictures)} pictures")
         drop(visit, ("mine.png", world.query.read_bytes()))
@@ -76,7 +80,7 @@ def test_a_dropped_picture_is_shown_with_its_nearest(world: World, server: Serve
         similarity = json.loads(asked)["results"][0]["hits"][0]["similarity"]
         alt = f"{path.split('/')[0]}, {path}, distance {distance:.4f}, similarity {similarity:.4f}"
         expect(visit.page.get_by_role("link", name=alt, exact=True)).to_be_visible()
-        expect(visit.page.locator(".tile .similarity").first).to_have_text(f"similarity {similarity:.4f}")
+        expect(visit.page.locator(".tile .similarity").first).to_have_text(f"{similarity:.2f}")
         expect(visit.page.locator("#grid .line")).to_have_count(0)  # the model states no distance
         assert [url for url in visit.requests if "/v1/embed" in url] == [server.url + "v1/embed"]
 
@@ -88,24 +92,27 @@ def test_a_line_stands_where_hits_are_not_similar_any_more(world: World, visitin
     photos = world.folder / "photos"
     run_command("deeprank-index", "sync", photos, "--index", "my.index", "--model", model, cwd=tmp_path)
     server = Server(tmp_path / "my.index").start()
-    focused = """[...document.querySelectorAll(".tile")].findIndex(tile => tile.contains(document.activeElement))"""
     with visiting(server) as visit:
         check(world, visit.open().ask(world.query), world.query, world.pictures)
         page = visit.page
         expect(page.locator("#grid .line")).to_have_text(f"Not similar any more: farther than {limit}")
-        assert page.evaluate("[...grid.children].findIndex(item => item.className === 'line')") == 8
-        tops = page.eval_on_selector_all(".tile", "tiles => tiles.map(tile => tile.offsetTop)")
-        assert tops[8] > tops[7]
-        # From row to row, over the line, in the same column as far as there is one.
-        rows = [[place for place, top in enumerate(tops) if top == each] for each in sorted(set(tops))]
-        for column in (0, len(rows[0]) - 1):
-            page.locator(".tile-link").nth(column).focus()
-            for row in [*rows[1:], rows[-1]]:
-                page.keyboard.press("ArrowDown")
-                column = min(column, len(row) - 1)
-                assert page.evaluate(focused) == row[column]
+        assert page.evaluate("[...grid.children].findIndex(item => item.matches('.line'))") == 8
+        boxes = page.eval_on_selector_all(".tile", BOXES)
+        line = page.locator("#grid .line").bounding_box()
+        assert boxes[7][1] + boxes[7][3] <= line["y"]
+        assert line["y"] + line["height"] <= boxes[8][1]
+        # From row to row, over the line, to the picture whose middle is nearest.
+        page.locator(".tile-link").first.focus()
+        place = 0
+        for top in sorted({top for _, top, _, _ in boxes})[1:]:
+            page.keyboard.press("ArrowDown")
+            middle = boxes[place][0] + boxes[place][2] / 2
+            row = [n for n, box in enumerate(boxes) if box[1] == top]
+            place = min(row, key=lambda n: abs(boxes[n][0] + boxes[n][2] / 2 - middle))
+            assert page.evaluate(FOCUSED) == place
+        page.keyboard.press("ArrowDown")
+        assert page.evaluate(FOCUSED) == place
         page.locator("#size").fill("4")
-        page.locator("#size").dispatch_event("change")
         expect(page.locator("#grid .line")).to_have_count(1)
         page.get_by_role("radio", name="Farthest").check()
         expect(page.locator("#title")).to_contain_text("farthest from")
@@ -121,21 +128,24 @@ def test_a_result_is_searched_from_and_the_way_back_leads_back(world: World, ser
         first = visit.open().ask(world.query)
         upload = visit.page.url
         path = next(path for path, _ in first if path.startswith("cat/"))
-        visit.page.get_by_role("link", name=f"cat, {path},").click()
+        visit.search_from(visit.page.locator(".tile", has=visit.page.get_by_role("link", name=f"cat, {path},")))
         expect(visit.page.locator("#title")).to_contain_text(f"nearest to {path}")
         item = next(picture for picture in world.pictures if world.relative(picture) == path)
         second = visit.hits()
         check(world, second, item, [picture for picture in world.pictures if picture != item])
         expect(visit.page.locator("#query-kind")).to_have_text("In the index · cat")
-        visit.page.go_back()
+        visit.page.go_back()  # to the large picture
         expect(visit.page.locator("#title")).to_contain_text("nearest to query.png")
+        visit.page.go_back()
         assert visit.hits() == first
         assert visit.page.url == upload
         expect(visit.page.locator("#query-picture img")).to_be_visible()
         visit.page.go_forward()
+        visit.page.go_forward()
         expect(visit.page.locator("#title")).to_contain_text(f"nearest to {path}")
         visit.page.reload()
         assert visit.hits() == second
+        visit.page.go_back()
         visit.page.go_back()
         visit.page.reload()
         assert visit.hits() == first
@@ -151,7 +161,8 @@ def test_every_option_searches_again_at_once(world: World, server: Server, visit
         expect(page.locator("#title")).to_contain_text("farthest from query.png")
         check(world, visit.hits(), world.query, world.pictures, farthest=True)
         page.get_by_role("radio", name="Nearest").check()
-        page.get_by_label("Pictures", exact=True).select_option("10")
+        visit.more().get_by_label("Pictures", exact=True).select_option("10")
+        page.keyboard.press("Escape")
         expect(page.locator("#title")).to_contain_text("10 pictures nearest")
         check(world, visit.hits(), world.query, world.pictures, 10)
         page.get_by_role("combobox", name="Labels").fill("o")
@@ -169,19 +180,19 @@ def test_every_option_searches_again_at_once(world: World, server: Server, visit
         expect(page.get_by_role("button", name="Remove the label")).to_have_count(1)
         check(world, visit.hits(), world.query, world.labels("cat"))
         page.get_by_role("button", name="Remove the label cat").click()
-        page.get_by_text("More", exact=True).click()
         own = np.sort(distances(world.query, world.pictures))
         limit = f"{own[3:5].mean():.4f}"
-        page.get_by_label("Distance at most").fill(limit)
+        visit.more().get_by_label("Distance at most").fill(limit)
         page.keyboard.press("Enter")
+        page.keyboard.press("Escape")
         expect(page.locator("#title")).to_contain_text("4 pictures nearest")
         assert visit.state() == {"k": ["10"], "max_distance": [str(float(limit))]}
         page.get_by_role("button", name="Reset the options").click()
         expect(page.locator("#title")).to_contain_text(f"{len(world.pictures)} pictures")
-        assert visit.state() == {"k": ["50"]}
+        assert visit.state() == {}
         page.get_by_label("Hide near-duplicates").check()
         expect(page.locator("#title")).to_contain_text(f"{len(world.pictures) - 1} pictures")
-        expect(page.locator(".alike")).to_have_attribute("title", "1 near-duplicates are hidden")
+        expect(page.locator(".alike")).to_have_text("1 near-duplicate hidden")
         assert sum("/v1/embed" in url for url in visit.requests) == 1
 
 
@@ -207,7 +218,7 @@ def test_pasted_chosen_and_several_pictures(world: World, server: Server, visiti
         drop_target.keyboard.press("Control+V")
         expect(drop_target.get_by_text("No picture was pasted.")).to_be_visible()
         with drop_target.expect_file_chooser() as chooser:
-            drop_target.get_by_role("button", name="Replace").click()
+            drop_target.get_by_role("button", name="Search by picture", exact=True).click()
         chooser.value.set_files(world.query)
         expect(drop_target.locator("#title")).to_contain_text("query.png")
         check(world, visit.hits(), world.query, world.pictures)
@@ -217,11 +228,11 @@ def test_an_older_answer_never_replaces_a_newer_one(world: World, server: Server
     with visiting(server) as visit:
         visit.open().ask(world.query)
         held: list[Any] = []
-        visit.page.route("**/v1/search?k=10", lambda route: held.append(route))
-        visit.page.get_by_label("Pictures", exact=True).select_option("10")
+        visit.page.route(re.compile(r"/v1/search\?k=10\b"), lambda route: held.append(route))
+        visit.more().get_by_label("Pictures", exact=True).select_option("10")
         while not held:
             visit.page.wait_for_timeout(20)
-        visit.page.get_by_label("Pictures", exact=True).select_option("20")
+        visit.more().get_by_label("Pictures", exact=True).select_option("20")
         expect(visit.page.locator("#title")).to_contain_text("20 pictures")
         for route in held:
             route.continue_()
@@ -229,16 +240,44 @@ def test_an_older_answer_never_replaces_a_newer_one(world: World, server: Server
         check(world, visit.hits(), world.query, world.pictures, 20)
 
 
-def test_samples_of_the_index_to_begin_with(world: World, server: Server, visiting: Visitor) -> None:
+def test_the_wall_shows_the_index_in_three_orders(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
-        visit.open()
-        samples = visit.page.locator("#sample-list a")
-        expect(samples).to_have_count(12)
-        samples.first.click()
-        assert len(visit.hits()) == len(world.pictures) - 1
-        visit.page.get_by_role("link", name="deeprank").click()
-        expect(visit.page.get_by_role("heading", name="Search by picture")).to_be_visible()
-        assert visit.page.url == server.url
+        page = visit.open().page
+        names = sorted(map(world.relative, world.pictures))
+        assert sorted(visit.wall()) == names
+        folders = sorted({name.rpartition("/")[0] for name in names})
+        expect(page.locator(".section")).to_have_text([f"photos/{folder}" for folder in folders])
+        expect(page.get_by_role("link", name="Near-duplicates")).to_have_attribute("href", "near-duplicates")
+        page.get_by_role("radio", name="Shuffle").check()
+        visit.settled()
+        shuffled = visit.wall()
+        assert sorted(shuffled) == names != shuffled
+        address = page.url
+        page.get_by_role("radio", name="Shuffle").click()
+        expect(page).not_to_have_url(address)
+        visit.settled()
+        assert sorted(visit.wall()) == names
+        page.go_back()
+        visit.settled()
+        assert visit.wall() == shuffled
+        page.get_by_role("radio", name="Newest").check()
+        visit.settled()
+        newest = visit.wall()
+        times = [(world.folder / "photos" / os.fsdecode(named(name))).stat().st_mtime_ns for name in newest]
+        assert times == sorted(times, reverse=True)
+        page.get_by_role("combobox", name="Labels").fill("cat")
+        page.keyboard.press("Enter")
+        expect(page.locator("#wall-title")).to_contain_text("9 pictures")
+        visit.search_from(page.locator(".tile").first)
+        assert len(visit.hits()) == 8
+        page.get_by_role("link", name="deeprank").click()
+        assert len(visit.wall()) == len(names)
+        assert page.url == server.url
+
+
+def named(relative: str) -> bytes:
+    """Return the name that the page shows in this way."""
+    return relative.encode().replace(rb"\xff", b"\xff")
 
 
 # Sharing
@@ -253,7 +292,7 @@ def test_a_link_shows_others_the_same_hits(world: World, server: Server, visitin
         visit.page.get_by_role("button", name="Copy link").click()
         expect(visit.page.get_by_text("Link copied.")).to_be_visible()
         of_upload = visit.page.evaluate("navigator.clipboard.readText()")
-        visit.page.locator(".tile-link").nth(2).click()
+        visit.search_from(visit.page.locator(".tile").nth(2))
         expect(visit.page.locator("#title")).to_contain_text("/")
         item = visit.hits()
         of_item = visit.page.url
@@ -300,8 +339,8 @@ def test_links_that_lead_nowhere_say_what_to_do(world: World, server: Server, vi
         expect(notice).to_contain_text("unicorn")
         notice.get_by_role("button", name="Reset the options").click()
         assert len(visit.hits()) == len(world.pictures) - 1
-        visit.page.goto(f"{server.url}?id=x&k=-3&unique=many")
-        expect(visit.page.get_by_role("heading", name="Search by picture")).to_be_visible()
+        visit.page.goto(f"{server.url}?id=x&k=-3&unique=many&order=size&seed=-1&box=1,2&show=x")
+        visit.wall()
 
 
 # Refusing
@@ -378,6 +417,36 @@ def test_a_picture_that_is_too_large_is_made_smaller_first(world: World, visitin
     small.stop()
 
 
+def test_a_large_picture_that_the_server_takes_is_sent_as_a_copy(
+    world: World, server: Server, visiting: Visitor
+) -> None:
+    large = world.folder / "photo.jpg"
+    turned_noise(large, (3000, 2000))
+    with visiting(server) as visit:
+        visit.page.add_init_script(
+            """window.sent = [];
+            const real = fetch;
+            window.fetch = (address, options) => {
+                if (address === "v1/embed") sent.push(options.body.get("image").size);
+                return real(address, options);
+            };"""
+        )
+        visit.open()
+        visit.page.set_input_files("#file", large)
+        shown = visit.hits()
+        visit.ask(world.query)
+        expect(visit.page.locator("#title")).to_contain_text("query.png")
+        sent = visit.page.evaluate("sent")
+    with Image.open(large) as image:
+        ImageOps.exif_transpose(image).save(world.folder / "upright.png")
+    own = dict(
+        zip(map(world.relative, world.pictures), distances(world.folder / "upright.png", world.pictures), strict=True)
+    )
+    assert [distance for _, distance in shown] == pytest.approx([own[path] for path, _ in shown], abs=6e-2)
+    assert sent[0] < 0.2 * large.stat().st_size
+    assert sent[1:] == [world.query.stat().st_size]  # a small file is sent as it is
+
+
 def test_a_proxy_that_takes_less_is_named(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, expected="status of 413") as visit:
         visit.page.route("**/v1/embed", lambda route: route.fulfill(status=413, body="<html>Too large</html>"))
@@ -386,22 +455,30 @@ def test_a_proxy_that_takes_less_is_named(world: World, server: Server, visiting
         expect(visit.notice("query.png cannot be searched with")).to_contain_text("in front of this server accepts")
 
 
-@pytest.mark.parametrize("value", ["1", "true", "True", "t", "YES", "y", "on"])
-def test_the_address_of_the_page_takes_what_the_api_takes(
-    world: World, server: Server, visiting: Visitor, value: str
-) -> None:
+FLAGS = """async address => {
+    const { readState } = await import("./static/state.js");
+    const { farthest, exact, leaveOut } = readState(new URL(address, location.href));
+    return [farthest, exact, leaveOut];
+}"""
+
+
+def test_the_address_of_the_page_takes_what_the_api_takes(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
-        visit.open(f"?id=1&farthest={value}&exact={value}")
+        visit.open("?id=1&farthest=True&exact=YES")
         expect(visit.page.locator("#title")).to_contain_text("farthest from")
         shown = visit.hits()
         item = next(path for path in world.pictures if world.relative(path) not in dict(shown))
         check(world, shown, item, [path for path in world.pictures if path != item], farthest=True)
         expect(visit.page.get_by_label("Compare with every picture")).to_be_checked()
-        visit.open("?id=1&farthest=false&exact=0")
-        expect(visit.page.locator("#title")).to_contain_text("nearest to")
-        for itself in ("off", "No", value):
-            visit.open(f"?id=1&leave_out_query={itself}")
-            check(world, visit.hits(), item, [path for path in world.pictures if path != item or itself != value])
+        visit.open("?id=1&leave_out_query=No")
+        check(world, visit.hits(), item, world.pictures)
+        for value in ("1", "true", "True", "t", "YES", "y", "on", "0", "false", "off", "No"):
+            options = dict.fromkeys(("farthest", "exact", "leave_out_query"), value)
+            taken = visit.page.request.post(f"{server.url}v1/search", params={**options, "id": 1, "k": 1000}).json()
+            isset = value not in ("0", "false", "off", "No")
+            address = f"?id=1&farthest={value}&exact={value}&leave_out_query={value}"
+            assert visit.page.evaluate(FLAGS, address) == [isset] * 3
+            assert len(taken["results"][0]["hits"]) == len(world.pictures) - isset
 
 
 def test_no_match_offers_to_loosen_each_filter(world: World, server: Server, visiting: Visitor) -> None:
@@ -430,7 +507,7 @@ def test_an_empty_index_says_how_to_fill_it(world: World, visiting: Visitor) -> 
         run_command("deeprank-index", "sync", "one", "--index", "empty.index", cwd=world.folder)
         notice.get_by_role("button", name="Look again").click()
         assert [path for path, _ in visit.hits()] == ["only.png"]
-        visit.page.locator(".tile-link").click()
+        visit.search_from(visit.page.locator(".tile"))
         visit.notice("No other picture")
     server.stop()
 
@@ -446,7 +523,7 @@ def test_a_file_that_is_gone_leaves_a_placeholder(world: World, server: Server, 
             visit.open("?label=bird").ask(world.query)
             place = visit.page.locator(".tile .placeholder")
             expect(place).to_have_attribute("aria-label", re.compile("^bird, bird/5.png, .*: File gone or changed$"))
-            place.click()
+            visit.search_from(visit.page.locator(".tile", has=visit.page.locator(".placeholder")))
             expect(visit.page.locator("#title")).to_contain_text("nearest to bird/5.png")
             expect(visit.page.locator("#query-picture")).to_contain_text("File gone or changed")
     finally:
@@ -486,7 +563,7 @@ def test_a_busy_server_is_asked_again(world: World, server: Server, visiting: Vi
                 route.continue_()
 
         visit.page.route("**/v1/search?**", busy)
-        visit.page.get_by_label("Pictures", exact=True).select_option("10")
+        visit.more().get_by_label("Pictures", exact=True).select_option("10")
         expect(visit.page.get_by_text("The server is busy; trying again in 1 s.")).to_be_visible()
         expect(visit.page.locator("#title")).to_contain_text("10 pictures")
 
@@ -521,8 +598,8 @@ def test_the_token_is_asked_once_and_kept_out_of_every_address(
         visit.page.keyboard.press("Enter")
         assert len(visit.hits()) == 10
         expect(field).to_have_value("")
-        visit.page.locator(".tile-link").first.click()
-        expect(visit.page.locator("#query-name")).to_contain_text("/")
+        visit.search_from(visit.page.locator(".tile").first)
+        expect(visit.page.locator("#title")).to_contain_text("/")
         expect(visit.page.locator(".tile img").first).to_have_js_property("complete", True)
         (cookie,) = visit.page.context.cookies()
         assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
@@ -573,7 +650,7 @@ def test_names_are_text_whatever_they_hold(world: World, server: Server, visitin
         expect(tile.locator(".path")).to_have_text(name)
         expect(visit.page.locator(".path").filter(has_text="not utf-8")).to_have_text(r"cat/not utf-8 \xff.png")
         assert visit.page.locator("b.bold, img[src=x]").count() == 0
-        tile.locator(".tile-link").click()
+        visit.search_from(tile)
         expect(visit.page.locator("#query-name")).to_have_text(name)
         expect(visit.page.locator("#title")).to_contain_text(name)
         visit.page.get_by_role("combobox", name="Labels").fill(NASTY_LABEL)
@@ -618,7 +695,7 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("device", ["desktop", "phone"])
+@pytest.mark.parametrize("device", [pytest.param("desktop", marks=pytest.mark.thorough), "phone"])
 @pytest.mark.parametrize("script", LONG)
 def test_a_very_long_label_and_name_stay_where_they_belong(
     world: World, server: Server, visiting: Visitor, script: str, device: str
@@ -640,14 +717,14 @@ def test_a_very_long_label_and_name_stay_where_they_belong(
 
     def fits() -> None:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        for part in ("#side", "#main", ".bar", "#grid .tile", "#options"):
+        for part in ("#main", ".bar", ".query", "#grid .tile", "#found", "#label-chips li"):
             found = page.evaluate(
                 """part => [...document.querySelectorAll(part)].filter(it => it.checkVisibility())
                     .map(it => [it.scrollWidth, it.clientWidth])""",
                 part,
             )
             assert all(inside <= outside + 1 for inside, outside in found), (part, found)
-        for part in ("#query-name", "#query-kind", "#title", "#remark"):
+        for part in ("#query-name", ".query .hint", "#title"):
             assert page.evaluate("part => document.querySelector(part).getBoundingClientRect().height", part) < 90, part
 
     def without_label(route: Any) -> None:
@@ -664,8 +741,6 @@ def test_a_very_long_label_and_name_stay_where_they_belong(
         visit.hits()
         expect(page.locator("#query-kind")).to_contain_text(long[:40])
         fits()
-        if device == "phone":
-            page.get_by_role("button", name="Options").click()
         page.get_by_role("combobox", name="Labels").fill(long)
         expect(page.locator("#label-list li").first).to_be_visible()
         fits()
@@ -717,7 +792,9 @@ def stripping_proxy(server: Server, prefix: str) -> Iterator[str]:
         thread.join()
 
 
-@pytest.mark.parametrize("prefix", ["", "/photos", "/a/b"])
+@pytest.mark.parametrize(
+    "prefix", ["/photos", *(pytest.param(other, marks=pytest.mark.thorough) for other in ("", "/a/b"))]
+)
 def test_the_page_and_the_manual_work_behind_a_prefix(
     world: World, server: Server, visiting: Visitor, prefix: str
 ) -> None:
@@ -750,60 +827,37 @@ def test_everything_is_reached_by_keyboard(world: World, server: Server, visitin
     with visiting(server) as visit:
         visit.open().ask(world.query)
         page = visit.page
-        focused = """[...document.querySelectorAll(".tile")].findIndex(tile => tile.contains(document.activeElement))"""
         page.keyboard.press("/")
         expect(page.get_by_role("combobox", name="Labels")).to_be_focused()
         for _ in range(12):
             page.keyboard.press("Tab")
-            if page.evaluate(focused) >= 0:
+            if page.evaluate(FOCUSED) >= 0:
                 break
-        assert page.evaluate(focused) == 0
-        columns = page.evaluate("getComputedStyle(grid).gridTemplateColumns.split(' ').length")
-        for key, place in {"ArrowRight": 1, "ArrowDown": 1 + columns, "ArrowUp": 1, "ArrowLeft": 0}.items():
+        assert page.evaluate(FOCUSED) == 0
+        for key, place in {"ArrowRight": 1, "ArrowLeft": 0, "ArrowUp": 0, "End": len(world.pictures) - 1}.items():
             page.keyboard.press(key)
-            assert page.evaluate(focused) == place, key
-        page.keyboard.press("End")
-        assert page.evaluate(focused) == len(world.pictures) - 1
+            assert page.evaluate(FOCUSED) == place, key
         page.keyboard.press("Home")
-        page.keyboard.press("Space")
-        viewer = page.get_by_role("dialog", name=f"1 of {len(world.pictures)}")
-        expect(viewer).to_be_visible()
+        page.keyboard.press("Enter")
+        expect(page.locator("#viewer-place")).to_have_text(f"1 of {len(world.pictures)}")
         page.keyboard.press("ArrowRight")
-        expect(page.locator("#viewer-title")).to_have_text(f"2 of {len(world.pictures)}")
+        expect(page.locator("#viewer-place")).to_have_text(f"2 of {len(world.pictures)}")
         expect(page.locator("#viewer-facts")).to_contain_text(visit.hits()[1][0])
         page.keyboard.press("Escape")
         expect(page.locator("#viewer")).to_be_hidden()
-        assert page.evaluate(focused) == 1
-        path = visit.hits()[1][0]
-        page.keyboard.press("Enter")
-        expect(page.locator("#title")).to_contain_text(path)
-        visit.settled()
-        assert page.evaluate(focused) == 0
+        expect(page.locator(".tile-link").nth(1)).to_be_focused()
+        assert visit.state() == {}
+        with page.context.expect_page() as opened:
+            page.keyboard.press("Control+Enter")
+        number = page.locator(".tile").nth(1).get_attribute("data-id")
+        assert parse_qs(urlsplit(opened.value.url).query) == {"id": [number]}
+        opened.value.close()
         page.keyboard.press("?")
         expect(page.get_by_role("dialog", name="Help")).to_be_visible()
         page.locator("#single-keys").uncheck()
         page.keyboard.press("Escape")
         page.keyboard.press("?")
         expect(page.get_by_role("dialog", name="Help")).to_be_hidden()
-
-
-def test_a_result_is_looked_at_large(world: World, server: Server, visiting: Visitor) -> None:
-    with visiting(server, permissions=["clipboard-read", "clipboard-write"]) as visit:
-        hits = visit.open().ask(world.query)
-        page = visit.page
-        page.locator(".tile").nth(1).hover()
-        page.locator(".tile").nth(1).get_by_role("button").click()
-        similarity = page.locator(".tile .similarity").nth(1).text_content()
-        assert float(similarity.removeprefix("similarity ")) == pytest.approx(1 - hits[1][1] / 2, abs=1e-4)
-        expect(page.locator("#viewer-hit figcaption")).to_have_text(f"Distance {hits[1][1]:.4f}, {similarity}")
-        expect(page.locator("#viewer-query img")).to_be_visible()
-        page.get_by_role("button", name="Copy path").click()
-        assert page.evaluate("navigator.clipboard.readText()") == f"photos/{hits[1][0]}"
-        page.get_by_role("button", name="Previous").click()
-        expect(page.get_by_role("button", name="Previous")).to_be_disabled()
-        page.get_by_role("button", name="Search from this one").click()
-        expect(page.locator("#title")).to_contain_text(f"nearest to {hits[0][0]}")
-        expect(page.locator("#viewer")).to_be_hidden()
 
 
 def test_the_summary_says_what_the_index_is(world: World, server: Server, visiting: Visitor) -> None:
@@ -847,12 +901,13 @@ def test_axe_finds_nothing(world: World, server: Server, visiting: Visitor, devi
         expected="status of 422",
     ) as visit:
         visit.open()
-        expect(visit.page.locator("#sample-list a")).to_have_count(12)
+        visit.wall()
         check_page("start")
         visit.ask(world.query)
         check_page("hits")
-        if device == "phone":
-            visit.page.get_by_role("button", name="Options").click()
+        visit.more()
+        check_page("more")
+        visit.page.keyboard.press("Escape")
         visit.page.get_by_role("combobox", name="Labels").fill("cat")
         visit.page.keyboard.press("Enter")
         visit.hits()
@@ -860,8 +915,7 @@ def test_axe_finds_nothing(world: World, server: Server, visiting: Visitor, devi
         expect(visit.page.locator("#label-list li").first).to_be_visible()
         check_page("options")
         visit.page.keyboard.press("Escape")
-        visit.page.locator(".tile").first.hover()
-        visit.page.locator(".enlarge").first.click()
+        visit.page.locator(".tile").first.click()
         check_page("viewer")
         visit.page.keyboard.press("Escape")
         visit.page.locator("#help").click()
@@ -879,8 +933,7 @@ def test_a_screen_of_320_pixels_is_wide_enough(world: World, server: Server, vis
     with visiting(server, **{**PHONE, "viewport": {"width": 320, "height": 568}}) as visit:
         visit.open().ask(world.query)
         assert visit.page.evaluate("document.documentElement.scrollWidth") == 320
-        visit.page.get_by_role("button", name="Options").click()
-        expect(visit.page.get_by_role("radio", name="Farthest")).to_be_visible()
+        visit.more()
         assert visit.page.evaluate("document.documentElement.scrollWidth") == 320
 
 

@@ -162,9 +162,10 @@ def test_what_it_says_of_itself(ours: httpx.Client, theirs: httpx.Client) -> Non
     said, expected = ours.get("/v1/info").json(), theirs.get("/v1/info").json()
     for name in ("items", "labels", "labels_total", "unlabelled", "roots", "model", "limits", "writes"):
         assert said[name] == expected[name], name
-    assert said["supports"] == {"farthest": False, "exact": False, "uploads": False, "orders": ["id"]}
+    cannot = {"farthest": False, "exact": False, "uploads": False, "near_duplicates": False}
+    assert said["supports"] == cannot | {"orders": ["id"]}
     orders = ["folder", "newest", "shuffle", "id"]
-    assert expected["supports"] == {"farthest": True, "exact": True, "uploads": True, "orders": orders}
+    assert expected["supports"] == {**dict.fromkeys(cannot, True), "orders": orders}
     assert (said["store"], said["graph"], expected["store"]) == ("HNSW", None, None)
     assert ours.get("/readyz").status_code == 200
     assert "deeprank_index_items 171" in ours.get("/metrics").text

@@ -281,9 +281,9 @@ def test_items_and_the_summary(place: Path, client: httpx.Client) -> None:
     assert (model["name"], model["backbone"], model["dim"], model["picture_size"]) == ("tiny-0", "projection", DIM, 8)
     assert (model["license"], model["unrelated_distance"]) == ("CC-BY-4.0 — ours", 1.75)
     assert info["graph"]["items"] == len(gallery)
-    assert info["limits"] == {"max_upload_bytes": MOST_BYTES, "max_pixels": MOST_PIXELS, "max_k": 1000}
+    assert info["limits"] == {"max_upload_bytes": MOST_BYTES, "max_pixels": MOST_PIXELS, "max_k": 3000}
     assert info["writes"] is False
-    assert client.get("/v1/session").json() == {"token_required": False, "authenticated": True}
+    assert client.get("/v1/session").json() == {"token_required": False, "authenticated": True, "links": False}
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_numbers_of_no_picture(client: httpx.Client, number: str, status: int) -
     ("query", "sentence"),
     [
         ("k=0", "k is '0'"),
-        ("k=1001", "less than or equal to 1000"),
+        ("k=3001", "less than or equal to 3000"),
         ("k=ten", "k is 'ten'"),
         ("k=2.5", "k is '2.5'"),
         ("k=", "k is ''"),
@@ -741,6 +741,8 @@ ROUTES = {
     ("get", "/v1/items/{id}"),
     ("get", "/v1/items/{id}/thumbnail"),
     ("get", "/v1/info"),
+    ("get", "/v1/near-duplicates"),
+    ("post", "/v1/near-duplicates"),
     ("get", "/v1/session"),
     ("post", "/v1/session"),
     ("delete", "/v1/session"),
@@ -788,11 +790,20 @@ def test_the_description_is_right(place: Path, client: httpx.Client) -> None:
         ("get", "/v1/items/{id}"): [client.get("/v1/items/1"), client.get("/v1/items/99999")],
         ("get", "/v1/info"): [client.get("/v1/info")],
         ("get", "/v1/session"): [client.get("/v1/session")],
+        ("post", "/v1/near-duplicates"): [client.post("/v1/near-duplicates?max_distance=4")],
+        ("get", "/v1/near-duplicates"): [near_duplicates(client), client.get("/v1/near-duplicates?max_distance=3")],
     }
     for (method, path), given in answers.items():
         for answer in given:
             described = document["paths"][path][method]["responses"][str(answer.status_code)]
             assert fits(answer.json(), described["content"]["application/json"]["schema"], parts), (path, answer.text)
+
+
+def near_duplicates(client: httpx.Client) -> httpx.Response:
+    """Return the groups of a search that has ended."""
+    while (answer := client.get("/v1/near-duplicates?max_distance=4")).json()["state"] != "done":
+        time.sleep(0.02)
+    return answer
 
 
 def test_the_page_and_the_manual_ask_no_other_host(client: httpx.Client) -> None:

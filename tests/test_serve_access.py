@@ -11,15 +11,21 @@ from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import segno
 from conftest import run_command
 from server_process import IMPATIENT, Server, serving
+from terminal import in_terminal
 from tiny_model import write_model, write_picture, write_pictures
 
 from deeprank.runtime.index.database.writer import locked
 from deeprank.runtime.index.sync.sync import sync
+from deeprank.runtime.serve.access.addresses import address_of, reachable_addresses
+from deeprank.runtime.serve.access.qr_code import qr_lines, qr_svg
+from deeprank.runtime.serve.access.sign_in_links import MAX_LINKS, MAX_WRONG, SignInLinks
 from deeprank.runtime.serve.tokens import Tokens
 
 TOKEN = "Zq3-7_tokenTOKENtoken.example"
@@ -89,7 +95,17 @@ def refused(answer: httpx.Response, status: int, sentence: str) -> None:
 # The token
 
 
-OPEN = ["/", "/static/app.js", "/static/style.css", "/favicon.ico", "/healthz", "/readyz", "/v1/session", "/docs"]
+OPEN = [
+    "/",
+    "/near-duplicates",
+    "/static/app.js",
+    "/static/style.css",
+    "/favicon.ico",
+    "/healthz",
+    "/readyz",
+    "/v1/session",
+    "/docs",
+]
 CLOSED = ["/v1/info", "/v1/items/1", "/v1/items/1/thumbnail", "/metrics"]
 
 
@@ -154,7 +170,7 @@ def test_tokens(stranger: httpx.Client, authorization: str | bytes, status: int)
     answer = stranger.get("/v1/info", headers={"Authorization": authorization})
     assert answer.status_code == status
     known = stranger.get("/v1/session", headers={"Authorization": authorization}).json()
-    assert known == {"token_required": True, "authenticated": status == 200}
+    assert known == {"token_required": True, "authenticated": status == 200, "links": False}
 
 
 def test_a_token_is_only_taken_where_it_belongs(stranger: httpx.Client) -> None:
@@ -182,7 +198,7 @@ def test_the_cookie_of_a_page(server: Server, stranger: httpx.Client, picture: b
     assert TOKEN not in given
     assert hashlib.sha256(TOKEN.encode()).hexdigest() not in given
     # It reads and asks, and it does not write.
-    assert stranger.get("/v1/session").json() == {"token_required": True, "authenticated": True}
+    assert stranger.get("/v1/session").json() == {"token_required": True, "authenticated": True, "links": False}
     for address in CLOSED:
         assert stranger.get(address).status_code == 200
     assert hits(stranger.post("/v1/search", files=image(picture)))
@@ -195,15 +211,12 @@ def test_the_cookie_of_a_page(server: Server, stranger: httpx.Client, picture: b
     assert stranger.get("/v1/info").status_code == 401
 
 
-def test_cookies_that_are_none(server: Server, stranger: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cookies_that_are_none(server: Server, stranger: httpx.Client) -> None:
     name, value = cookie_of(stranger.post("/v1/session", json={"token": TOKEN}))
     stranger.cookies.clear()
     expiry, signature = value.split(".")
     assert int(expiry) > time.time() + 3600
-    with monkeypatch.context() as past:
-        past.setattr(time, "time", lambda: 1e9)
-        expired = Tokens(TOKEN).cookie()
-    assert int(expired.split(".")[0]) < time.time()
+    expired = Tokens(TOKEN).cookie(10**9)
     tampered = [
         f"{int(expiry) + 1}.{signature}",
         f"{expiry}.{signature[:-1]}{'0' if signature[-1] != '0' else '1'}",
@@ -216,7 +229,7 @@ def test_cookies_that_are_none(server: Server, stranger: httpx.Client, monkeypat
         ".",
         "x" * 5000,
         "\xff\xfe",
-        Tokens("another token, of 20 characters").cookie(),
+        Tokens("another token, of 20 characters").cookie(int(expiry)),
         expired,
     ]
     for wrong in tampered:
@@ -331,6 +344,171 @@ def test_ipv6(place: Path) -> None:
         assert server.url == f"http://[::1]:{server.port}"
         assert client.get("/v1/info").status_code == 200
         assert client.get("/v1/info", headers={"Origin": server.url}).status_code == 200
+
+
+def test_addresses_of_this_machine(place: Path) -> None:
+    words = ("--host", "0.0.0.0", "--token-file", place / "token")
+    with serving("--index", place / "my.index", *words) as server:
+        told = re.findall(r"On other machines: (.*); another name or address needs --allowed-host", server.stderr)
+        others = [url for line in told for url in line.split(" or ")]
+        assert f"http://127.0.0.1:{server.port}" not in others
+        for url in others:
+            assert httpx.get(f"{url}/v1/info", headers=BEARER, trust_env=False).status_code == 200
+        # Every address is one only where the connection came to it.
+        for host, status in (("127.0.0.2", 200), ("127.0.0.2:1", 200), ("127.0.0.3", 403), ("evil.example", 403)):
+            answer = httpx.get(f"http://127.0.0.2:{server.port}/healthz", headers={"Host": host}, trust_env=False)
+            assert answer.status_code == status, host
+        foreign = {**BEARER, "Origin": "http://evil.example"}
+        refused(httpx.get(f"http://127.0.0.2:{server.port}/v1/info", headers=foreign, trust_env=False), 403, "another")
+
+
+def test_addresses_as_browsers_write_them() -> None:
+    written = {
+        "127.0.0.1": "127.0.0.1",
+        "[::1]": "::1",
+        "2001:DB8:0:0::1": "2001:db8::1",
+        "::ffff:192.0.2.7": "192.0.2.7",
+        "photos.example": None,
+        "": None,
+    }
+    assert {text: address_of(text) for text in written} == written
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "0.0.0.0")):
+        with socket.create_server((host, 0), family=family) as listening:
+            found = reachable_addresses(listening)
+        assert not found or host == "0.0.0.0"
+        for address in found:  # a socket can be bound to no other machine's
+            socket.create_server((address, 0), family=socket.AF_INET).close()
+
+
+# Sign-in links
+
+
+LINK = re.compile(
+    r"^To sign in once, within five minutes, on this machine: (http://\S+/)#sign-in=(\S{22})$", re.MULTILINE
+)
+
+
+@pytest.fixture(scope="module")
+def linked(place: Path) -> Iterator[Server]:
+    words = ("--token-file", place / "token", "--sign-in-link", "--allow-writes", "--log-requests")
+    with serving("--index", place / "my.index", *words) as running:
+        yield running
+        running.wait_for(lambda: LINK.search(running.stderr) is not None, "the link")
+        page, first = LINK.search(running.stderr).groups()
+        assert page == f"{running.url}/"
+        assert running.stderr.count(first) == 1
+        assert (
+            len(re.findall("[A-Za-z0-9_-]{22}", running.stderr.replace(first, ""))) == 0
+        )  # nor in the log of requests
+
+
+def secret_of(link: httpx.Response) -> str:
+    assert link.status_code == 201, link.text
+    said = link.json()
+    assert (said["seconds"], said["local"]) == (300, True)
+    return said["url"].partition("/#sign-in=")[2]
+
+
+def test_a_link_signs_in_once(linked: Server, picture: bytes) -> None:
+    linked.wait_for(lambda: LINK.search(linked.stderr) is not None, "the link")
+    secret = LINK.search(linked.stderr)[2]
+    with linked.client() as first, linked.client() as second, linked.client() as third:
+        assert first.get("/v1/session").json() == {"token_required": True, "authenticated": False, "links": True}
+        for wrong in (secret[:-1], secret.swapcase(), "x" * 22, "größe"):
+            refused(first.post("/v1/session", json={"link": wrong}), 401, "sign-in link was used already")
+        for body in ({}, {"link": secret, "token": TOKEN}):
+            refused(first.post("/v1/session", json=body), 422, "neither a token nor a link, or both")
+        assert first.post("/v1/session", json={"link": secret}).status_code == 204
+        assert hits(first.post("/v1/search", files=image(picture)))
+        refused(first.post("/v1/items", files=image(picture)), 401, "Bearer TOKEN")
+        refused(second.post("/v1/session", json={"link": secret}), 401, "sign-in link was used already")
+        refused(second.post("/v1/session/links", json={"page": f"{linked.url}/"}), 401, "Bearer TOKEN")
+        # A page that is signed in makes a further one, which ends with its own session.
+        made = secret_of(first.post("/v1/session/links", json={"page": f"{linked.url}/?id=7#v=x"}))
+        assert made != secret
+        assert second.post("/v1/session", json={"link": made}).status_code == 204
+        ends = [client.cookies[f"deeprank_session_{linked.port}"].split(".")[0] for client in (first, second)]
+        assert ends[0] == ends[1]
+        assert third.get("/v1/info").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "http://evil.example/",
+        "http://127.0.0.1/",
+        "ftp://{host}/",
+        "{host}/",
+        "http://{host}/x",
+        "http://{host}/größe/",
+        "http://[/",
+    ],
+)
+def test_links_lead_to_this_server(linked: Server, page: str) -> None:
+    with linked.client(headers=BEARER) as client:
+        host = urlsplit(linked.url).netloc
+        refused(client.post("/v1/session/links", json={"page": page.format(host=host)}), 422, "not one of this server")
+        proxied = client.post("/v1/session/links", json={"page": f"https://{host}/photos/"})
+        assert proxied.json()["url"].startswith(f"https://{host}/photos/#sign-in=")
+
+
+def test_links_of_a_server_without_them(client: httpx.Client, server: Server) -> None:
+    refused(client.post("/v1/session/links", json={"page": f"{server.url}/"}), 404, "no such page")
+    refused(client.post("/v1/session", json={"link": "x" * 22}), 401, "sign-in link was used already")
+
+
+def test_a_link_ends_by_time_by_guesses_and_by_further_links() -> None:
+    now = [1000.0]
+    links = SignInLinks(lambda: now[0])
+    early, late = links.make(), links.make(session_ends=77)
+    now[0] += 299.9
+    assert links.use(early) == (True, None)
+    now[0] += 0.2
+    assert links.use(late) == (False, None)
+    guessed, spared = links.make(), links.make()
+    for _ in range(MAX_WRONG - 1):
+        assert links.use("wrong") == (False, None)
+    assert links.use(guessed) == (True, None)
+    links.use("wrong")
+    assert links.use(spared) == (False, None)
+    several = [links.make(number) for number in range(MAX_LINKS + 1)]
+    assert [links.use(secret)[1] for secret in several] == [None, *range(1, MAX_LINKS + 1)]
+
+
+def test_a_code_holds_the_link() -> None:
+    text = "http://192.168.100.200:8000/#sign-in=AbCdEfGhIjKlMnOpQrStUv"
+    matrix = [list(map(int, row)) for row in segno.make_qr(text, error="m", boost_error=False).matrix]
+    halves = {"█": (1, 1), "▀": (1, 0), "▄": (0, 1), " ": (0, 0)}
+    drawn = [[halves[block][half] for block in line] for line in qr_lines(text) for half in (0, 1)]
+    assert [row[2:-2] for row in drawn[2 : 2 + len(matrix)]] == matrix
+    assert not any(map(any, drawn[:2] + drawn[2 + len(matrix) :]))
+    dark = {(int(x), int(y)) for x, y in re.findall(r"M(\d+) (\d+)h1v1h-1z", qr_svg(text))}
+    side = range(len(matrix))
+    assert dark == {(x + 4, y + 4) for y in side for x in side if matrix[y][x]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "variables", "drawn"), [(80, {}, True), (30, {}, False), (80, {"NO_COLOR": "1"}, False)]
+)
+def test_a_terminal_gets_a_code(place: Path, columns: int, variables: dict[str, str], drawn: bool) -> None:
+    # The server ends itself once it has said where it is.
+    program = (
+        "import os, signal, threading\n"
+        "from deeprank.runtime.serve import cli\n"
+        "said = cli._tell\n"
+        "end = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))\n"
+        "cli._tell = lambda *about: [said(*about), end.start()]\n"
+        "cli.main()\n"
+    )
+    words = ["--index", place / "my.index", "--port", 0, "--token-file", place / "token", "--sign-in-link"]
+    command = [sys.executable, "-c", program, *map(str, words)]
+    status, written = in_terminal(command, place, columns=columns, variables=variables)
+    assert status == 0, written
+    link = re.search(r"http://\S+#sign-in=\S+", written)
+    assert link is not None
+    code = [f"\x1b[38;5;16;48;5;231m{line}\x1b[0m" for line in qr_lines(link[0])]
+    assert ("\r\n".join(code) in written) == drawn
+    assert ("\x1b[38;5;16" in written) == drawn
 
 
 # Writing
@@ -499,6 +677,7 @@ WITHOUT = "can be reached from other machines, but no token was given"
         (["--host", ""], WITHOUT),
         (["--allow-writes"], "--allow-writes was given without a token"),
         (["--allow-writes", "--insecure"], "--allow-writes was given without a token"),
+        (["--sign-in-link"], "--sign-in-link was given, but without a token"),
         (["--token-file", "token", "--insecure"], "Both a token and --insecure"),
         (["--token-file", "token", "--host", "192.0.2.1"], "The server cannot listen on 192.0.2.1, port 0 ("),
         (
@@ -529,13 +708,11 @@ def test_what_is_warned_of(place: Path, tmp_path: Path) -> None:
     words = ["--index", tmp_path / "none", "--host", "0.0.0.0", "--port", "0", "--token-file", token]
     said = run_command("deeprank-serve", *words, status=1).stderr
     assert "warning: other users can read" in said
-    assert "warning: no --allowed-host was given" in said
     assert "warning: HTTP is not encrypted" in said
     assert TOKEN not in said
     token.chmod(0o600)
     said = run_command("deeprank-serve", *words, "--allowed-host", OTHER_NAME, status=1).stderr
     assert "other users" not in said
-    assert "no --allowed-host" not in said
 
 
 def test_wrong_usage() -> None:
@@ -559,6 +736,6 @@ def test_everybody_may_ask_an_insecure_server(place: Path, picture: bytes) -> No
         assert "warning: HTTP is not encrypted" in server.stderr
         assert server.url == f"http://127.0.0.1:{server.port}"  # an address that the browser of this machine opens
         with server.client() as client:
-            assert client.get("/v1/session").json() == {"token_required": False, "authenticated": True}
+            assert client.get("/v1/session").json() == {"token_required": False, "authenticated": True, "links": False}
             assert hits(client.post("/v1/search", files=image(picture), headers={"Host": OTHER_NAME}))
             assert client.get("/v1/info", headers={"Host": "evil.example"}).status_code == 403

@@ -481,6 +481,9 @@ def _field_part(name: bytes, value: bytes) -> tuple[list[tuple[bytes, bytes]], b
     return [(b"Content-Disposition", b'form-data; name="%b"' % name)], value
 
 
+_LIST = b"/v1/items?order=newest&seed=3&limit=2&label=label0&folder=label0&cursor="
+
+
 def honest(rng: Random) -> Request:
     """Return a request that clients really send."""
     request = Request(headers=[(b"Host", b"localhost"), (b"Accept", b"*/*"), (b"User-Agent", b"attack")])
@@ -489,7 +492,10 @@ def honest(rng: Random) -> Request:
         request.parts = [_picture_part()]
         request.target = rng.choice((b"/v1/search", b"/v1/search?k=3", b"/v1/search?label=a&label=b", b"/v1/embed"))
     elif kind == 1:
-        request.parts = [_field_part(b"id", b"1")]
+        request.parts = [_field_part(b"id", b"1")] * rng.randrange(1, 4)
+        request.target = rng.choice((request.target, b"/v1/search?sizes=1", b"/v1/embed"))
+        if len(request.parts) == 1:
+            request.parts.append(_field_part(b"box", b"0,0.25,0.5,1"))
     elif kind == 2:
         request.parts = [_field_part(b"vector", b"AACAPwAAAAAAAAAAAAAAAA=="), _field_part(b"model", b"0123456789ab")]
     elif kind == 3:
@@ -497,7 +503,8 @@ def honest(rng: Random) -> Request:
         request.headers.append((b"Content-Type", b"application/json"))
     elif kind == 4:
         request.method = b"GET"
-        request.target = rng.choice((b"/v1/info", b"/v1/items/1", b"/v1/items/1/thumbnail?size=256", b"/", b"/docs"))
+        items = (b"/v1/items/1", b"/v1/items/1/thumbnail?size=256", b"/v1/items/1/original", _LIST)
+        request.target = rng.choice((b"/v1/info", *items, b"/", b"/docs"))
         request.headers.append((b"If-None-Match", b'"0123"'))
         request.headers.append((b"Cookie", b"deeprank_session_8000=1.ab; other=1"))
     else:

@@ -24,7 +24,7 @@ def main() -> int:
     index, world, out = sys.argv[1], World.load(Path(sys.argv[2])), Path(sys.argv[3])
     said = out / "server.txt"
     with said.open("wb") as errors:
-        words = [str(BIN / "deeprank-serve"), "--index", index, "--port", "0"]
+        words = [str(BIN / "deeprank-serve"), "--index", index, "--port", "0", "--originals"]
         server = subprocess.Popen(words, stdout=errors, stderr=errors, stdin=subprocess.DEVNULL)
     port = _port(server, said)
     if port is not None:
@@ -62,6 +62,9 @@ def _ask(port: int, world: World, out: Path) -> None:
         ("GET", "/healthz", b"", {}),
         ("GET", "/v1/info", b"", {}),
         *(("GET", f"/v1/items/{number}/thumbnail", b"", {}) for number in (1, 2, 3)),
+        *(("GET", f"/v1/items?order={order}&limit=500", b"", {}) for order in ("folder", "newest", "shuffle")),
+        *(("GET", f"/v1/items/{number}/original", b"", {}) for number in (1, 2, 3)),
+        ("POST", "/v1/search?k=5&sizes=1&box=0,0,0.5,0.5&id=1", b"", {}),
         ("POST", "/v1/search?k=150", body, form),
     ]
     for number, (method, target, content, headers) in enumerate(asked):

@@ -24,7 +24,7 @@ from deeprank.runtime import DeepRankError, Embedder, Index
 from deeprank.runtime.datasets import open_dataset
 from deeprank.runtime.errors import PictureError
 from deeprank.runtime.evaluate.reference import load_reference
-from deeprank.runtime.images import PictureRule, load_picture, load_thumbnail
+from deeprank.runtime.images import PictureRule, load_picture, load_size, load_thumbnail
 from deeprank.runtime.index.exchange.importer import import_index
 from deeprank.runtime.index.maintenance.copy import copy
 from deeprank.runtime.index.maintenance.verify import verify
@@ -72,6 +72,8 @@ def _try(family: str, path: Path, world: World, vector: np.ndarray[Any, Any]) ->
 def _picture(path: Path, world: World, vector: object, hits: object) -> Steps:
     return {
         "load_picture": lambda: load_picture(path, _RULE),
+        "load_size": lambda: load_size(io.BytesIO(path.read_bytes())),
+        "load_part": lambda: load_picture(io.BytesIO(path.read_bytes()), _RULE, box=(0.25, 0.0, 0.75, 0.5)),
         "load_thumbnail": lambda: load_thumbnail(io.BytesIO(path.read_bytes()), 256),
     }
 

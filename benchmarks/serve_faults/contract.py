@@ -35,7 +35,7 @@ def run(world: World, examples: int, phases: str, servers: str, seed: int) -> It
         writes = _SERVERS[server_of]
         folder = world.copied(f"contract-{server_of}")
         tally = Tally(f"schemathesis, {'a token, uploads' if writes else 'no token'}")
-        with world.serve(index=folder / "my.index", writes=writes) as server:
+        with world.serve("--originals", index=folder / "my.index", writes=writes) as server:
             _attack(
                 world, server, folder, ["--max-examples", examples, "--phases", phases, "--seed", seed], writes, tally
             )

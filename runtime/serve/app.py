@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .. import webpage
 from ..errors import DeepRankError
 from ..text import printable
+from .access.access import Access
 from .engine import Engine
 from .errors import RefusedError, problem, problem_of
 from .limits import Intake
@@ -50,7 +51,9 @@ Errors are `{"error": "a sentence"}` with the status; 503 comes with `Retry-Afte
 """
 
 
-def make_app(settings: ServeSettings, engine: Engine, metrics: Metrics, readiness: Readiness, version: str) -> ASGIApp:
+def make_app(
+    settings: ServeSettings, engine: Engine, metrics: Metrics, readiness: Readiness, access: Access, version: str
+) -> ASGIApp:
     """Return the application."""
 
     @asynccontextmanager
@@ -70,7 +73,7 @@ def make_app(settings: ServeSettings, engine: Engine, metrics: Metrics, readines
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    routes.include_router(api(engine, settings, tokens, version))
+    routes.include_router(api(engine, settings, tokens, access, version))
     routes.include_router(health(engine, metrics, readiness))
     routes.router.routes.extend(pages())
     _answer_errors(routes)
@@ -190,6 +193,7 @@ def pages() -> list[Route]:
     manual |= {name: _File.read(swagger / name) for name in _SWAGGER}
     return [
         _route("/", {"": files.pop("index.html")}),
+        _route("/near-duplicates", {"": files.pop("near-duplicates.html")}),
         _route("/favicon.ico", {"": files["icon.svg"]}),
         _route("/static/{name:path}", files),
         _route("/docs", {"": manual.pop("index.html")}, {"Content-Security-Policy": _DOCS_CSP}),

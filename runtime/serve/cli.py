@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,12 +21,13 @@ from ..cli import (
     guarded,
     note,
 )
-from ..console import DEFAULT_INDEX, INDEX_VARIABLE, OTHER_NAMES_OF_INDEX
+from ..console import DEFAULT_INDEX, INDEX_VARIABLE, OTHER_NAMES_OF_INDEX, note_dark_on_light, terminal_width
 from ..devices import return_large_blocks
 from ..errors import MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS
 from ..index.location import StoreOptions, read_location
 from ..text import display_path, printable
+from .access.addresses import is_local
 from .settings import (
     DEFAULT_MAX_UPLOAD,
     DEFAULT_PORT,
@@ -34,9 +35,11 @@ from .settings import (
     DEFAULT_WAITING,
     LOG,
     ServeSettings,
-    is_local,
 )
 from .tokens import is_private, read_token
+
+if TYPE_CHECKING:
+    from .server import Start
 
 app = application(
     "Serve an index over HTTP: a JSON API (/docs describes it), and a page for searching by picture (/).",
@@ -44,6 +47,7 @@ app = application(
         "deeprank-serve",
         "deeprank-serve --index my.index --port 9000",
         "deeprank-serve --index milvus://store:19530/photos",
+        "deeprank-serve --host 0.0.0.0 --token-file token --sign-in-link",
         "deeprank-serve --host 0.0.0.0 --allowed-host photos.example --token-file token",
         "deeprank-serve --token-file token --allow-writes",
         "curl -F image=@photo.jpg 'http://127.0.0.1:8000/v1/search?k=5'",
@@ -53,6 +57,7 @@ app = application(
     {
         **dict.fromkeys(("--bind", "--address", "--listen", "-b"), "--host"),
         "-p": "--port",
+        **dict.fromkeys(("--link", "--qr", "--qr-code", "--login-link", "--magic-link"), "--sign-in-link"),
         **dict.fromkeys(("--token", "--password", "--api-key", "--auth"), "pass the token in a file: --token-file"),
         **dict.fromkeys(("--writable", "--write", "--allow-write"), "--allow-writes"),
         **OTHER_NAMES_OF_INDEX,
@@ -100,6 +105,14 @@ def serve_command(
             "asks for it once.",
         ),
     ] = None,
+    sign_in_link: Annotated[
+        bool,
+        typer.Option(
+            "--sign-in-link",
+            help="Print a link, and on a terminal its QR code, that signs in one browser within five minutes; a page "
+            "that is signed in makes more of them (Add a device). Needs --token-file.",
+        ),
+    ] = False,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without a token: everyone can see the pictures.")
     ] = False,
@@ -205,6 +218,7 @@ def serve_command(
         port=port,
         token=None if token_file is None else read_token(token_file),
         insecure=insecure,
+        sign_in_link=sign_in_link,
         allow_writes=allow_writes,
         originals=originals,
         allowed_hosts=tuple(allowed_host or ()),
@@ -230,11 +244,6 @@ def _warn(settings: ServeSettings, token_file: Path | None) -> None:
     if token_file is not None and given not in token_file.parents and not is_private(token_file):
         note(f"warning: other users can read {display_path(token_file)}; make it private with chmod 600.")
     if not is_local(settings.host):
-        if not settings.allowed_hosts:
-            note(
-                "warning: no --allowed-host was given, so requests from other machines will be refused; give the host "
-                "names or addresses that they use."
-            )
         note("warning: HTTP is not encrypted; put a proxy with TLS in front of it (docs/deploy/).")
 
 
@@ -249,12 +258,27 @@ def _run(settings: ServeSettings, *, log_requests: bool) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
-    def say(line: str) -> None:
-        note(line)
+    def tell(start: Start) -> None:
+        _tell(start, settings)
         LOG.info("%s", settings.decoding_sentence())
 
     with listen(settings) as listening:
-        serve(settings, listening, say, log_requests=log_requests)
+        serve(settings, listening, tell, log_requests=log_requests)
+
+
+def _tell(start: Start, settings: ServeSettings) -> None:
+    """Say where the page is, and how to sign in; the link is never logged."""
+    note(f"Serving {start.items:,} picture{'' if start.items == 1 else 's'} at {start.url} (Ctrl-C ends it).")
+    if start.others:
+        names = "" if settings.allowed_hosts else "; another name or address needs --allowed-host"
+        note(f"On other machines: {' or '.join(start.others)}{names}")
+    if start.link is not None:
+        where = ", on this machine" if start.link.local else ""
+        note(f"To sign in once, within five minutes{where}: {start.link.url}")
+        if terminal_width(sys.stderr) is not None:
+            from .access.qr_code import qr_lines
+
+            note_dark_on_light(qr_lines(start.link.url))
 
 
 class _Plain(logging.Formatter):

@@ -36,6 +36,7 @@ from ..modelfile import ModelInfo
 from .batching import Batcher
 from .errors import BusyError, NotFoundError, OtherModelError, UnwritableError, private
 from .metrics import Metrics
+from .near_duplicates.search import Found, NearDuplicateSearches, Search
 from .pictures.contents import check_size, reading
 from .pictures.originals import MAX_BYTES_AT_ONCE, OriginalResponse
 from .pictures.renditions import Rendition, Renditions
@@ -134,6 +135,7 @@ class Engine:
         self._sending = 0
         self._rendering: dict[tuple[bytes, int], asyncio.Future[Rendition]] = {}
         self._writing = None if settings.in_store else Writing(Path(settings.index))
+        self._near_duplicates = NearDuplicateSearches(None if settings.in_store else Path(settings.index))
 
     async def embed(self, picture: Sent | int, box: Box | None = None) -> Embedding:
         """Embed a picture that was sent, or one of the index by its number, or the part of it in a box.
@@ -244,6 +246,25 @@ class Engine:
         measuring = self._in_thread(self._measuring, lambda: self._sizes.read(unknown, pictures, until))
         await asyncio.wait([asyncio.ensure_future(measuring)], timeout=_SIZES_S)
         return known | self._sizes.known(unknown)
+
+    async def search_near_duplicates(self, max_distance: float) -> Search:
+        """Start a search for near-duplicates, or join it; see :class:`~.near_duplicates.search.NearDuplicateSearches`.
+
+        Raises:
+            QueryError: the index is in a store.
+
+        """
+        return await self._in_thread(self._listing, lambda: self._near_duplicates.start(max_distance))
+
+    async def near_duplicates(self, max_distance: float, cursor: str | None, limit: int) -> Found:
+        """Return what is known of a search for near-duplicates, with some of its groups once it has ended.
+
+        Raises:
+            RefusedError: it is not known, or the cursor is not its own.
+            QueryError: the index is in a store.
+
+        """
+        return await self._in_thread(self._listing, lambda: self._near_duplicates.find(max_distance, cursor, limit))
 
     async def rendition(self, number: int, size: int, known: Sequence[str]) -> Rendition:
         """Return a rendition of a picture of the index; see :class:`~.pictures.renditions.Renditions`.
@@ -368,6 +389,7 @@ class Engine:
 
     def close(self) -> None:
         """End the threads and close the index."""
+        self._near_duplicates.close()
         self._decoding.shutdown(wait=False, cancel_futures=True)
         for waiting in (self._showing, self._listing, self._measuring):
             waiting.shutdown(wait=False, cancel_futures=True)

@@ -13,9 +13,12 @@ from starlette.responses import Response
 from ..errors import DeepRankError
 from ..images import Box
 from ..index.search.request import SearchRequest
+from .access.access import Access
+from .access.routes import add_session
 from .engine import Engine
 from .errors import RefusedError, answer, private, problem
 from .metrics import Metrics
+from .near_duplicates.routes import add_near_duplicates
 from .pictures.originals import MEDIA_TYPES
 from .pictures.renditions import SIZES
 from .schemas import (
@@ -30,15 +33,12 @@ from .schemas import (
     RemovedDocument,
     SearchDocument,
     SearchParameters,
-    SessionDocument,
-    TokenDocument,
     form,
     problems,
 )
-from .security import cookie_name
 from .session import SearchResult
 from .settings import LOG, ServeSettings
-from .tokens import COOKIE_SECONDS, Tokens
+from .tokens import Tokens
 from .upload_form import MAX_IDS, Form, Sent, box_of, number, read_form, vector_of
 
 __all__ = ["Readiness", "api", "health"]
@@ -53,6 +53,7 @@ def api(
     engine: Engine,
     settings: ServeSettings,
     tokens: Tokens,
+    access: Access,
     version: str,
 ) -> APIRouter:
     """Return the routes."""
@@ -61,7 +62,8 @@ def api(
     _add_search(router, engine, index)
     _add_items(router, engine, index, settings.originals)
     _add_info(router, engine, index, settings, version)
-    _add_session(router, settings, tokens)
+    add_session(router, settings, tokens, access)
+    add_near_duplicates(router, engine, index)
     if settings.allow_writes or settings.in_store:  # a store's are answered with the reason why it takes none
         _add_writes(router, engine)
     return router
@@ -224,50 +226,6 @@ def _add_info(router: APIRouter, engine: Engine, index: str, settings: ServeSett
     async def info() -> Response:
         """Return what the index holds, its model, and what is accepted."""
         return answer(InfoDocument.of(index, await engine.overview(), settings, version))
-
-
-def _add_session(router: APIRouter, settings: ServeSettings, tokens: Tokens) -> None:
-    name = cookie_name(settings)
-
-    @router.get("/session", tags=["server"], response_model=SessionDocument)
-    async def session(request: Request) -> Response:
-        """Tell whether a token is needed, and whether the request bears one or its cookie."""
-        has_token = tokens.matches(request.headers.get("authorization", "").encode("latin-1"))
-        known = has_token or tokens.is_cookie(request.cookies.get(name, ""))
-        return answer(SessionDocument(token_required=tokens.required, authenticated=known or not tokens.required))
-
-    @router.post(
-        "/session",
-        tags=["server"],
-        status_code=204,
-        response_class=Response,
-        responses={204: {"description": "The cookie was set."}, **problems(408, 413, 422)},
-    )
-    async def log_in(request: Request, given: TokenDocument) -> Response:
-        """Take the token once and set a cookie, for the page."""
-        if tokens.required and not tokens.is_token(given.token.strip().encode("utf-8", "replace")):
-            raise RefusedError(
-                401,
-                "The token is wrong; expected the token in the server's --token-file.",
-                {"WWW-Authenticate": "Bearer"},
-            )
-        response = Response(status_code=204)
-        response.set_cookie(
-            name,
-            tokens.cookie(),
-            max_age=COOKIE_SECONDS,
-            httponly=True,
-            samesite="strict",
-            secure=request.url.scheme == "https",
-        )
-        return response
-
-    @router.delete("/session", tags=["server"], status_code=204, response_class=Response)
-    async def log_out() -> Response:
-        """Forget the cookie."""
-        response = Response(status_code=204)
-        response.delete_cookie(name, httponly=True, samesite="strict")
-        return response
 
 
 def _add_writes(router: APIRouter, engine: Engine) -> None:

@@ -42,8 +42,6 @@ __all__ = [
     "RemovedDocument",
     "SearchDocument",
     "SearchParameters",
-    "SessionDocument",
-    "TokenDocument",
     "form",
     "problems",
 ]
@@ -359,6 +357,7 @@ class SupportedDocument(BaseModel):
     farthest: bool
     exact: bool
     uploads: bool = Field(description="Whether pictures can be added at all; 'writes' says whether this server does.")
+    near_duplicates: bool = Field(description="Whether /v1/near-duplicates searches the whole index.")
     orders: list[Order] = Field(description="Of /v1/items, the usual one first.")
 
     @classmethod
@@ -368,6 +367,7 @@ class SupportedDocument(BaseModel):
             farthest=supported.farthest,
             exact=supported.methods,
             uploads=supported.writes,
+            near_duplicates=supported.near_duplicates,
             orders=list(supported.orders),
         )
 
@@ -449,21 +449,6 @@ class RemovedDocument(BaseModel):
     file_deleted: bool = Field(
         description="An upload's file is deleted. A file in a synced folder stays, and its next sync adds it again."
     )
-
-
-class SessionDocument(BaseModel):
-    """Whether a token is needed, and whether this browser has given it."""
-
-    token_required: bool
-    authenticated: bool
-
-
-class TokenDocument(BaseModel):
-    """The token that a page was given."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    token: str = Field(min_length=1, max_length=4096)
 
 
 def form(*fields: str, required: bool = True, several: bool = False) -> dict[str, Any]:

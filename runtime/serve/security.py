@@ -8,18 +8,21 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .access.addresses import address_of
 from .errors import problem
 from .settings import ServeSettings
 from .tokens import Tokens
 
 __all__ = ["HEADERS", "OPEN", "Guard", "Secured", "cookie_name", "has_token", "is_open"]
 
+# Pages; links of other sites may lead to them, since they hold no data.
+PAGES = frozenset({"/", "/near-duplicates"})
 # Paths that need no token: they hold no pictures, or give a browser its cookie.
-OPEN = frozenset({"/", "/healthz", "/readyz", "/v1/session", "/docs", "/openapi.json", "/favicon.ico"})
+OPEN = PAGES | frozenset({"/healthz", "/readyz", "/v1/session", "/docs", "/openapi.json", "/favicon.ico"})
 _OPEN_FOLDERS = ("/static/", "/docs/")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # POST requests that do not write: searches send a picture.
-_ASKING = frozenset({"/v1/search", "/v1/embed", "/v1/session"})
+_ASKING = frozenset({"/v1/search", "/v1/embed", "/v1/session", "/v1/session/links", "/v1/near-duplicates"})
 
 _CSP = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -68,12 +71,13 @@ class Guard:
 
     def _stranger(self, scope: Scope, headers: dict[bytes, bytes]) -> ASGIApp | None:
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        if _name(host) not in self._hosts:
+        name = _name(host)
+        if name not in self._hosts and not _is_of_connection(scope, name):
             given = sum(name == b"host" for name, _ in scope["headers"])
             return problem(
                 403,
-                f"The request {_fault_of(host, given)}; expected 127.0.0.1, localhost, [::1], or a name given "
-                "with --allowed-host.",
+                f"The request {_fault_of(host, given)}; expected 127.0.0.1, localhost, [::1], the address that it came "
+                "to, or a name given with --allowed-host.",
             )
         origin = headers.get(b"origin")
         foreign = origin is not None and not _is_own(origin.decode("latin-1").lower(), host)
@@ -164,6 +168,15 @@ def _name(host: str) -> str:
     return name if not colon or _is_port(colon + port) else ""
 
 
+def _is_of_connection(scope: Scope, name: str) -> bool:
+    """Tell whether a name is the address of this machine that the connection came to.
+
+    That is safe: a page of another site has the name of that site, whatever it resolves to.
+    """
+    server = scope.get("server")
+    return bool(name) and server is not None and name == address_of(server[0])
+
+
 def _is_port(text: str) -> bool:
     return text.startswith(":") and text[1:].isdecimal() and text.isascii()
 
@@ -176,10 +189,10 @@ def _is_own(origin: str, host: str) -> bool:
 
 
 def _is_link(scope: Scope, headers: dict[bytes, bytes]) -> bool:
-    """Tell whether a link to the page was followed; the page has no data, so that is safe."""
+    """Tell whether a link to a page was followed; the pages have no data, so that is safe."""
     return (
         scope["method"] == "GET"
-        and scope["path"] == "/"
+        and scope["path"] in PAGES
         and headers.get(b"sec-fetch-mode") == b"navigate"
         and headers.get(b"sec-fetch-dest") == b"document"
     )

@@ -9,7 +9,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -21,6 +21,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from .. import __version__
 from ..errors import ServerError
 from ..text import printable
+from .access.access import Access, NewLink
+from .access.addresses import reachable_addresses, url_of
+from .access.sign_in_links import SignInLinks
 from .app import make_app
 from .engine import Engine
 from .metrics import Metrics
@@ -36,6 +39,7 @@ __all__ = [
     "MIN_CONNECTIONS",
     "Connections",
     "PatientProtocol",
+    "Start",
     "listen",
     "serve",
 ]
@@ -110,13 +114,33 @@ def listen(settings: ServeSettings) -> socket.socket:
     return listening
 
 
-def serve(settings: ServeSettings, listening: socket.socket, say: Callable[[str], None], *, log_requests: bool) -> None:
+@dataclass(frozen=True)
+class Start:
+    """What a server tells when it is ready.
+
+    Attributes:
+        items: the number of pictures.
+        url: of the page, for this machine.
+        others: addresses of the page for other machines, the likeliest first.
+        link: the first sign-in link, with ``--sign-in-link``.
+
+    """
+
+    items: int
+    url: str
+    others: tuple[str, ...]
+    link: NewLink | None
+
+
+def serve(
+    settings: ServeSettings, listening: socket.socket, tell: Callable[[Start], None], *, log_requests: bool
+) -> None:
     """Open the index and answer until SIGTERM or Ctrl-C; requests in flight are then finished.
 
     Args:
         settings: checked.
         listening: see :func:`listen`.
-        say: called once with a line about the address, when the server is ready.
+        tell: called once, when the server is ready.
         log_requests: log a line for each request.
 
     Raises:
@@ -126,7 +150,7 @@ def serve(settings: ServeSettings, listening: socket.socket, say: Callable[[str]
     _allow_many_files()
     connections = Connections(most_connections(settings))
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(_serve(settings, listening, connections, say, log_requests))
+        runner.run(_serve(settings, listening, connections, tell, log_requests))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -142,17 +166,21 @@ async def _serve(
     settings: ServeSettings,
     listening: socket.socket,
     connections: Connections,
-    say: Callable[[str], None],
+    tell: Callable[[Start], None],
     log_requests: bool,
 ) -> None:
     settings = replace(settings, port=listening.getsockname()[1])  # the one that 0 stands for
     metrics, readiness = Metrics(), Readiness()
     metrics.connections.set_function(lambda: len(connections))
     engine = Engine(settings, metrics)
-    app = make_app(settings, engine, metrics, readiness, str(__version__))
+    links = SignInLinks() if settings.sign_in_link else None
+    access = Access(links, settings.port, partial(reachable_addresses, listening))
+    app = make_app(settings, engine, metrics, readiness, access, str(__version__))
     server = _Server(_config(app, settings, connections, log_requests), readiness)
     items = await engine.check()
-    say(f"Serving {items:,} picture{'' if items == 1 else 's'} at {_url(listening)} (Ctrl-C ends it).")
+    url = _url(listening)
+    link = None if links is None else await access.new_link(f"{url}/")
+    tell(Start(items, url, tuple(other for other in await access.urls() if other != url), link))
     await server.serve(sockets=[listening])
 
 
@@ -209,7 +237,7 @@ def _url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     # For a wildcard address, show the loopback address, which is always an allowed host.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return url_of(host, port)
 
 
 def _allow_many_files() -> None:

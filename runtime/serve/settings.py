@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import re
@@ -14,6 +13,7 @@ from ..errors import ServerError
 from ..images import DEFAULT_MAX_PIXELS
 from ..index.location import Location, StoreOptions, is_address, location_name, misplaced_option
 from ..text import display_path, printable
+from .access.addresses import LOCAL_NAMES, address_of, is_local
 
 __all__ = [
     "DEFAULT_MAX_UPLOAD",
@@ -35,10 +35,8 @@ DEFAULT_RENDITION_CACHE = 128_000_000
 # Bytes for decoding one upload at the default limit of pixels; in proportion for a higher limit.
 _DECODING_BYTES = 512_000_000
 # The most hits of one request.
-MAX_HITS = 1000
+MAX_HITS = 3000
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
-# Names of a server on its own machine.
-LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ class ServeSettings:
         port: the port; 0 chooses a free one.
         token: the bearer token of requests; None: no request needs one.
         insecure: serve other machines without a token.
+        sign_in_link: sign browsers in by links that work once.
         allow_writes: allow clients to add and remove pictures.
         originals: let clients download the files themselves.
         allowed_hosts: allowed host names, besides this machine's local names.
@@ -79,6 +78,7 @@ class ServeSettings:
     port: int = DEFAULT_PORT
     token: str | None = field(default=None, repr=False)
     insecure: bool = False
+    sign_in_link: bool = False
     allow_writes: bool = False
     originals: bool = False
     allowed_hosts: tuple[str, ...] = ()
@@ -113,13 +113,17 @@ class ServeSettings:
                 "index folder, or no --allow-writes."
             )
         for name in self.allowed_hosts:
-            if not (_is_address(name) or _HOST_NAME.fullmatch(name)):
+            if not (address_of(name) or _HOST_NAME.fullmatch(name)):
                 raise ServerError(
                     f"--allowed-host {printable(name)!r} is not a host name; expected one like photos.example or "
                     "192.0.2.7, without a port."
                 )
         if self.token is not None and self.insecure:
             raise ServerError("Both a token and --insecure were given; expected one of them.")
+        if self.sign_in_link and self.token is None:
+            raise ServerError(
+                "--sign-in-link was given, but without a token nobody signs in; expected --token-file FILE as well."
+            )
         if self.allow_writes and self.token is None:
             raise ServerError(
                 "--allow-writes was given without a token; expected --token-file FILE as well. Without it, everyone "
@@ -169,17 +173,4 @@ class ServeSettings:
 
 def _canonical(name: str) -> str:
     """Return a name or address as browsers write it."""
-    return str(ipaddress.ip_address(name.strip("[]"))) if _is_address(name) else name.lower()
-
-
-def is_local(host: str) -> bool:
-    """Tell whether only this machine itself can reach an address."""
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host.strip("[]")).is_loopback)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
+    return address_of(name) or name.lower()

@@ -102,16 +102,19 @@ class Tokens:
         scheme, _, offered = authorization.partition(b" ")
         return scheme.lower() == b"bearer" and self.is_token(offered.strip())
 
-    def cookie(self) -> str:
-        """Return the value of a new cookie."""
-        expiry = str(int(time.time()) + COOKIE_SECONDS)
-        return f"{expiry}.{self._signature(expiry)}"
+    def cookie(self, expiry: int) -> str:
+        """Return the value of a cookie that is good until a time, in seconds since 1970."""
+        return f"{expiry}.{self._signature(str(expiry))}"
 
     def is_cookie(self, value: str) -> bool:
         """Tell whether a cookie is signed with this token and has not expired."""
+        return self.expiry_of(value) is not None
+
+    def expiry_of(self, value: str) -> int | None:
+        """Return when a cookie expires; None for one that has expired, or is not signed with this token."""
         expiry, _, signature = value.partition(".")
         sound = hmac.compare_digest(self._signature(expiry).encode(), signature.encode("utf-8", "replace"))
-        return sound and expiry.isdecimal() and int(expiry) > time.time()
+        return int(expiry) if sound and expiry.isdecimal() and int(expiry) > time.time() else None
 
     def _signature(self, expiry: str) -> str:
         return hmac.digest(self._key, expiry.encode("utf-8", "replace"), "sha256").hex()

@@ -70,7 +70,9 @@ class RemoteIndex(Searchable):
     before the collection was opened is seen whole, a later one within five seconds.
     """
 
-    supported = Supported(farthest=False, methods=False, patterns=False, writes=False, orders=("id",))
+    supported = Supported(
+        farthest=False, methods=False, patterns=False, writes=False, near_duplicates=False, orders=("id",)
+    )
 
     def __init__(
         self, connection: Connection, options: StoreOptions, open_embedder: Callable[[Path], Embedder]

@@ -234,6 +234,12 @@ class Catalogues:
         self._known: Catalogue | None = None
         self._making: Future[Catalogue] | None = None
 
+    def begin(self) -> None:
+        """Read the current state in a thread, for lists to come."""
+        with self._lock:
+            if self._known is None and self._making is None:
+                self._start()
+
     def current(self, state: Callable[[], Meta]) -> Catalogue:
         """Return the catalogue of the current state; an earlier one if a million rows are still being read.
 

@@ -242,7 +242,8 @@ class Index(Searchable):
             pass
 
     def load_graph(self) -> None:
-        """Load the graph before the first search, for a process that answers many queries."""
+        """Load the graph before the first search, and the catalogue before the first list, for many requests."""
+        self._open_catalogues().begin()
         with self._reading() as gallery:
             if gallery.costs is not None and gallery.costs.gained_by_graph(MANY) > 0:
                 self._through_graph(gallery.load_graph, lambda: None)
@@ -373,16 +374,19 @@ class Index(Searchable):
                 yield gallery
 
     def _catalogue(self) -> Catalogue:
-        from .catalogue import Catalogues
-
         def state() -> Meta:
             with self._reading():
                 return self._store.meta()
 
+        return self._open_catalogues().current(state)
+
+    def _open_catalogues(self) -> Catalogues:
+        from .catalogue import Catalogues
+
         with self._lock:
             if self._catalogues is None:
                 self._catalogues = Catalogues(self.path)
-        return self._catalogues.current(state)
+            return self._catalogues
 
     def _filters(self) -> Filters:
         """Return the filters of the state that is being read."""

@@ -35,6 +35,7 @@ class Supported:
         methods: a choice between a scan and the graph.
         patterns: path patterns beyond ``FOLDER/*``.
         writes: adding and removing pictures while it is served.
+        near_duplicates: a search of all pictures for near-duplicates of each other.
         orders: of lists, the usual one first.
 
     """
@@ -43,6 +44,7 @@ class Supported:
     methods: bool = True
     patterns: bool = True
     writes: bool = True
+    near_duplicates: bool = True
     orders: tuple[Order, ...] = ORDERS
 
 

@@ -3,20 +3,35 @@
 import { announce, say } from "./announce.js";
 import { Api, Refusal, Unreachable } from "./api.js";
 import { copy } from "./clipboard.js";
-import { byId, counted } from "./dom.js";
+import { byId, counted, make } from "./dom.js";
 import { listenForPictures } from "./drop-zone.js";
-import { Grid } from "./grid.js";
+import { Gallery } from "./gallery/gallery.js";
+import { Hits } from "./gallery/hits.js";
+import { below, folderOf, Wall } from "./gallery/wall.js";
 import { listenForKeys } from "./keys.js";
 import { emptyIndex, failure, noMatch, showNotice } from "./notices.js";
 import { Options } from "./options.js";
 import * as previews from "./previews.js";
 import { QueryPanel } from "./query-panel.js";
-import { showSamples } from "./samples.js";
 import { Session } from "./session.js";
-import { shrink } from "./shrink.js";
-import { INITIAL, isItem, readState, restrictions, searchBody, searchParameters, writeState } from "./state.js";
+import { lighter, shrink } from "./shrink.js";
+import {
+  idsOf,
+  isItem,
+  isSearch,
+  K,
+  readState,
+  restrictions,
+  searchBody,
+  searchParameters,
+  START,
+  writeState,
+} from "./state.js";
 import { showSummary } from "./summary.js";
-import { Viewer } from "./viewer.js";
+import { Picking } from "./viewer/picking.js";
+import { Selection } from "./viewer/selection.js";
+import { SelectionBar } from "./viewer/selection-bar.js";
+import { Viewer } from "./viewer/viewer.js";
 
 const MODEL_DIGITS = 12;
 /** What a form adds to a file, at most; the limit is that of the whole. */
@@ -24,7 +39,7 @@ const FORM_BYTES = 1000;
 const INFO_SERVES = 30_000;
 const LOOK_AGAIN = 5000;
 const REPEATS = 5;
-const PARTS = ["start", "notice", "grid", "headline"];
+const SCROLL_ENDS = 150;
 
 const session = new Session();
 const api = new Api(
@@ -33,12 +48,24 @@ const api = new Api(
 );
 const queryPanel = new QueryPanel(api);
 const options = new Options(change);
-const grid = new Grid(api, { address: addressOf, search: searchItem, enlarge: (place) => viewer.open(place) });
-const viewer = new Viewer(api, queryPanel, grid, searchItem);
+const selection = new Selection();
+const gallery = galleryIn(byId("grid"), (place) => viewer.open(gallery, place));
+const viewer = new Viewer(api, selection, {
+  record: recordLarge,
+  search: searchItem,
+  searchRegion: (id, box) => go({ ...state, query: { id }, ids: [], box, show: null }),
+  searchCrop: (region, whole, box) => take(region, "", previews.previewOf(whole, box)),
+  query: queryPicture,
+  queryName: () => (isSearch(state) ? fileNameOf(queryPanel.name) : ""),
+  originals: () => Boolean(info?.originals),
+  gallery: galleryIn,
+});
+new SelectionBar(selection, (ids) => go({ ...state, ...queryOf(ids), box: null, show: null }));
+const wall = new Wall(api);
 const ways = {
-  retry: refresh,
+  retry: () => refresh(),
   choose: () => byId("file").click(),
-  restart: () => go({ query: null, ...INITIAL }),
+  restart: () => go({ ...START }),
   change,
 };
 
@@ -56,35 +83,85 @@ let running = new AbortController();
 /** @type {number | undefined} */
 let polling;
 let repeated = 0;
+/** @type {number | undefined} */
+let scrolling;
+history.scrollRestoration = "manual";
 
-/** Show what the state asks for; what is under way for an older one is given up. */
-async function refresh() {
+/**
+ * Show what the state asks for; what is under way for an older one is given up.
+ * @param {{place: number, offset: number}} [position] of the gallery, where it was shown before
+ */
+async function refresh(position) {
   running.abort();
   running = new AbortController();
   const { signal } = running;
   clearInterval(polling);
   working(true);
   try {
-    await attempt(signal);
+    await attempt(signal, position);
   } catch (error) {
     if (!signal.aborted) fail(error);
   }
   if (!signal.aborted) working(false);
 }
 
-/** @param {AbortSignal} signal */
-async function attempt(signal) {
+/**
+ * @param {AbortSignal} signal
+ * @param {{place: number, offset: number}} [position]
+ */
+async function attempt(signal, position) {
   if (pending) await showPending(pending, signal);
   await known(signal);
   if (info.items === 0) return notice(emptyIndex(info.index, ways));
+  if (state.show !== null && !viewer.isOpen) viewer.follow(state.show);
   if (pending) await embed(pending, signal);
-  if (!state.query) return begin(signal);
-  byId("side").hidden = false;
-  queryPanel.showQuery(state.query, signal);
-  const body = searchBody(state.query);
-  const answer = await api.json(`v1/search?${searchParameters(state)}`, { method: "POST", body, signal });
-  showAnswer(answer.results[0], state.farthest ? undefined : answer.unrelated_distance);
+  if (isSearch(state)) await search(signal);
+  else await browse(signal);
+  signal.throwIfAborted();
+  if (position) await gallery.restore(position);
+  viewer.adopt(gallery);
   repeated = 0;
+}
+
+/** @param {AbortSignal} signal */
+async function search(signal) {
+  queryPanel.showQuery(state, signal);
+  const asked = state;
+  const ask = async (/** @type {number} */ k, /** @type {AbortSignal} */ until) => {
+    return api.json(`v1/search?${searchParameters({ ...asked, k })}`, { method: "POST", body: searchBody(asked), signal: until });
+  };
+  const answer = await ask(state.k, signal);
+  const { query, hits } = answer.results[0];
+  const most = state.k === K ? info.limits.max_k : state.k;
+  const more = async (/** @type {number} */ k) => (await ask(k, signal)).results[0].hits;
+  await showHits(query, new Hits(hits, state.k, most, more), state.farthest ? undefined : answer.unrelated_distance);
+}
+
+/** @param {AbortSignal} signal */
+async function browse(signal) {
+  const { orders } = info.supports;
+  const shown = orders.includes(state.order) ? state : { ...state, order: orders[0] };
+  const source = wall.source(shown, info.items);
+  await source.range(0, 1);
+  signal.throwIfAborted();
+  if (source.length === 0) return notice(noMatch(state, ways));
+  const title = [counted(source.length, "picture"), ...restrictions(state)].join(" · ");
+  document.title = `${info.index} · deeprank`;
+  showGallery(title);
+  await gallery.show(source, shown.order === "folder" ? { heading: folderHeading } : {});
+  announce(title);
+}
+
+/**
+ * @param {import("./gallery/tile.js").Item} item
+ * @param {import("./gallery/tile.js").Item | null} before
+ * @returns {import("./gallery/layout.js").Heading | null}
+ */
+function folderHeading(item, before) {
+  const folder = folderOf(item);
+  if (before && folderOf(before) === folder) return null;
+  const narrower = below(item) !== state.folder ? writeState({ ...state, folder: below(item), show: null }) : undefined;
+  return { text: folder, kind: "folder", href: narrower };
 }
 
 /**
@@ -103,7 +180,8 @@ async function learn(signal) {
   learnt = performance.now();
   showSummary(info);
   options.know(state, info);
-  byId("start-limit").textContent = `Up to ${megabytes(info.limits.max_upload_bytes)}.`;
+  byId("twins").hidden = !info.supports.near_duplicates; // shown before, so that the header does not move
+  byId("choose").title = `Drop a picture anywhere, paste one, or choose a file: up to ${megabytes(info.limits.max_upload_bytes)}`;
 }
 
 /**
@@ -113,8 +191,9 @@ async function learn(signal) {
 async function showPending({ file, preview }, signal) {
   const seen = await preview;
   signal.throwIfAborted();
-  byId("side").hidden = false;
-  byId("start").hidden = true;
+  options.show(state, true);
+  byId("query").hidden = false;
+  byId("title").textContent = byId("remark").textContent = "";
   queryPanel.showFile(seen, megabytes(file.size));
 }
 
@@ -132,17 +211,17 @@ async function embed({ file, preview }, signal) {
   await previews.remember(query.vector, await preview);
   signal.throwIfAborted();
   pending = null;
-  state = { ...state, query };
+  state = { ...state, query, ids: [], box: null, show: null };
   record();
 }
 
 /**
  * @param {File} file
- * @returns {Promise<Blob>} itself, or a smaller copy if it is larger than the server takes
+ * @returns {Promise<Blob>} itself, or a smaller copy if it is large
  */
 async function fitting(file) {
   const limit = info.limits.max_upload_bytes;
-  if (file.size <= limit - FORM_BYTES) return file;
+  if (file.size <= limit - FORM_BYTES) return lighter(file, info.model.picture_size);
   const sizes = `has ${megabytes(file.size)}, and this server accepts at most ${megabytes(limit)}`;
   try {
     const { copy, side } = await shrink(file, limit - FORM_BYTES);
@@ -163,36 +242,39 @@ async function refuseUnreadable(file) {
   if (!readable) throw new Refusal(422, "The file can no longer be read. Choose it again.");
 }
 
-/** @param {AbortSignal} signal */
-function begin(signal) {
-  document.title = `${info.index} · deeprank`;
-  byId("side").hidden = true;
-  show("start");
-  showSamples(api, info, addressOf, searchItem, signal).catch(() => {
-    byId("samples").hidden = true;
-  });
-}
-
 /**
- * @param {{query: string, hits: import("./grid.js").Hit[]}} answer
+ * @param {string} query the name that the server gives it
+ * @param {Hits} hits
  * @param {number} [unrelatedDistance] where a line is drawn between the hits
  */
-function showAnswer({ query, hits }, unrelatedDistance) {
-  if (hits.length === 0) return notice(noMatch(state, ways));
-  const name = isItem(state.query) ? query : queryPanel.name;
-  show("headline", "grid");
-  const title = `${counted(hits.length, "picture")} ${state.farthest ? "farthest from" : "nearest to"} ${name}`;
-  byId("title").textContent = title;
+async function showHits(query, hits, unrelatedDistance) {
+  if (hits.hits.length === 0) return notice(noMatch(state, ways));
+  const name = idsOf(state).length === 1 ? query : queryPanel.name;
+  const number = hits.isWhole ? counted(hits.length, "picture") : "Pictures";
+  const relation = `${number} ${state.farthest ? "farthest from" : "nearest to"} `;
+  const title = relation + name;
   const words = restrictions(state).join(" · ");
-  byId("remark").textContent = words;
   document.title = `${title} · ${info.index}`;
-  grid.show(hits, unrelatedDistance);
+  showGallery("");
+  byId("title").replaceChildren(relation, make("bdi", { className: "name" }, name));
+  byId("remark").textContent = words;
+  await gallery.show(hits.isWhole ? hits.hits : hits, { unrelatedDistance });
   announce([title, words].filter(Boolean).join(", "));
+}
+
+/** @param {string} wallTitle which only screen readers need; the results have another one */
+function showGallery(wallTitle) {
+  byId("title").textContent = "";
+  byId("wall-title").textContent = wallTitle;
+  byId("notice").hidden = true;
+  byId("query").hidden = !isSearch(state);
+  byId("copy-link").hidden = false;
+  byId("options").hidden = false;
+  options.show(state);
 }
 
 /** @param {unknown} error */
 function fail(error) {
-  byId("side").hidden = !state.query && !pending;
   notice(failure(error, state, pending?.file, ways));
   if (error instanceof Unreachable) polling = setInterval(lookAgain, LOOK_AGAIN);
 }
@@ -211,16 +293,22 @@ async function lookAgain() {
 /** @param {import("./notices.js").Notice} what */
 function notice(what) {
   const held = byId("main").contains(document.activeElement);
-  show("notice");
+  const searching = isSearch(state) || pending !== null;
+  byId("grid").hidden = true;
+  byId("title").textContent = byId("wall-title").textContent = byId("remark").textContent = "";
+  byId("query").hidden = !searching;
+  byId("copy-link").hidden = !isSearch(state);
+  byId("options").hidden = !info?.items;
+  options.show(state, searching);
   document.title = `${what.title} · deeprank`;
   showNotice(what);
   if (held) byId("notice").querySelector("button")?.focus();
 }
 
-/** @param {...string} parts of main that are shown; the others are not */
-function show(...parts) {
-  for (const part of PARTS) byId(part).hidden = !parts.includes(part);
-  byId("copy-link").hidden = state.query === null;
+/** @param {unknown} error for which a part of the pictures did not come */
+function sayFault(error) {
+  if (error instanceof Refusal || error instanceof Unreachable) say(error.message);
+  else if (!(error instanceof DOMException)) throw error; // what another search has ended is no fault
 }
 
 /** @param {boolean} busy */
@@ -231,9 +319,10 @@ function working(busy) {
 
 /** @param {Partial<import("./state.js").State>} changes of the options, which leave a picture that waits as it is */
 function change(changes) {
-  state = { ...state, ...changes };
-  options.show(state);
+  state = { ...state, ...changes, show: null };
+  options.show(state, isSearch(state) || pending !== null);
   record();
+  scrollTo({ top: 0 });
   refresh();
 }
 
@@ -241,7 +330,7 @@ function change(changes) {
 function go(next) {
   pending = null;
   state = next;
-  options.show(state);
+  viewer.leave();
   record();
   scrollTo({ top: 0 });
   refresh();
@@ -250,27 +339,91 @@ function go(next) {
 /** Let the address say the state, unless it does already. */
 function record() {
   const address = new URL(writeState(state), location.href).href;
-  if (address !== location.href) history.pushState(null, "", address);
+  if (address === location.href) return;
+  rememberPosition();
+  history.pushState(null, "", address);
+}
+
+/** Let the way back lead to what is on the screen now. */
+function rememberPosition() {
+  clearTimeout(scrolling);
+  if (!byId("grid").hidden) history.replaceState({ ...history.state, position: gallery.position() }, "");
 }
 
 /** @param {number} id */
 function searchItem(id) {
-  go({ ...state, query: { id } });
+  go({ ...state, query: { id }, ids: [], box: null, show: null });
 }
 
 /** @param {number} id */
 function addressOf(id) {
-  return writeState({ ...state, query: { id } });
+  return writeState({ ...state, query: { id }, ids: [], box: null, show: null });
+}
+
+/**
+ * @param {HTMLElement} list
+ * @param {(place: number) => void} show a picture large
+ */
+function galleryIn(list, show) {
+  const picking = new Picking(list, selection, () => byId("single-keys").checked);
+  picking.gallery = new Gallery(list, api, { address: addressOf, open: show, fail: sayFault, ...picking.actions });
+  return picking.gallery;
+}
+
+/**
+ * Let the address say which picture is large.
+ * @param {number | null} show
+ * @param {{replace: boolean, mark: object}} entry
+ */
+function recordLarge(show, { replace, mark }) {
+  state = { ...state, show };
+  if (!replace) rememberPosition();
+  const data = replace ? { ...history.state, ...mark } : mark;
+  history[replace ? "replaceState" : "pushState"](data, "", writeState(state));
+}
+
+/** @param {number[]} ids */
+function queryOf(ids) {
+  return ids.length === 1 ? { query: { id: ids[0] }, ids: [] } : { query: null, ids };
+}
+
+/** @returns {import("./viewer/compare.js").Choice | null} the one picture that is searched with, if it can be shown */
+function queryPicture() {
+  const ids = idsOf(state);
+  if (ids.length > 1) return null;
+  if (ids.length) {
+    const picture = { key: String(ids[0]), id: ids[0], alt: queryPanel.name };
+    return { name: fileNameOf(queryPanel.name), picture, box: state.box };
+  }
+  const preview = state.query && !isItem(state.query) ? previews.recall(state.query.vector) : undefined;
+  const url = preview && previews.addressOf(preview);
+  if (!preview || !url) return null;
+  const picture = { key: url, url, alt: preview.name };
+  return { name: preview.name, picture, box: preview.box ?? null, file: preview.file };
+}
+
+/** @param {string} path */
+function fileNameOf(path) {
+  return path.slice(path.lastIndexOf("/") + 1);
+}
+
+/** @param {boolean} draws whether a region of it is drawn */
+function openQuery(draws) {
+  const query = pending ? null : queryPicture();
+  if (query) viewer.openQuery(query, draws);
 }
 
 /**
  * @param {File} file
  * @param {string} remark
+ * @param {Promise<previews.Preview>} [preview]
  */
-function take(file, remark) {
+function take(file, remark, preview = previews.previewOf(file)) {
+  viewer.leave();
   closeDialogs();
   if (remark) say(remark);
-  pending = { file, preview: previews.previewOf(file) };
+  state = { ...state, show: null };
+  pending = { file, preview };
   scrollTo({ top: 0 });
   refresh();
 }
@@ -289,10 +442,19 @@ function megabytes(bytes) {
 }
 
 function arrive() {
-  state = readState(location);
+  const next = readState(location);
+  const isSame = contentOf(next) === contentOf(state) && !pending && byId("notice").hidden;
+  state = next;
+  if (isSame || state.show !== null) viewer.follow(state.show);
+  else viewer.leave();
+  if (isSame) return;
   pending = null;
-  options.show(state);
-  refresh();
+  refresh(history.state?.position);
+}
+
+/** @param {import("./state.js").State} shown */
+function contentOf(shown) {
+  return writeState({ ...shown, show: null });
 }
 
 listenForPictures(take, say);
@@ -318,8 +480,26 @@ byId("skip").addEventListener("click", (/** @type {MouseEvent} */ event) => {
   event.preventDefault();
   byId("main").focus();
 });
+byId("leave").addEventListener("click", (/** @type {MouseEvent} */ event) => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  go({ ...state, query: null, ids: [], box: null, show: null });
+});
+byId("query-region").addEventListener("click", () => openQuery(true));
+byId("query-picture").addEventListener("click", () => openQuery(false));
+byId("grid").addEventListener("click", (/** @type {MouseEvent} */ event) => {
+  const link = /** @type {Element} */ (event.target).closest(".section a");
+  if (!(link instanceof HTMLAnchorElement) || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  go(readState(link));
+});
 addEventListener("popstate", arrive);
+document.addEventListener("scroll", () => {
+  clearTimeout(scrolling);
+  scrolling = setTimeout(rememberPosition, SCROLL_ENDS);
+});
 addEventListener("online", () => byId("notice").hidden || refresh());
 // A page that the browser kept may be older than a token that was forgotten.
 addEventListener("pageshow", (event) => event.persisted && location.reload());
-refresh();
+options.show(state);
+refresh(history.state?.position);

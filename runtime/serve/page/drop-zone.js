@@ -1,5 +1,6 @@
 /** The drop zone, and the other ways in: pictures that are pasted, chosen or photographed. */
 
+import { above } from "./announce.js";
 import { byId } from "./dom.js";
 
 /**
@@ -37,6 +38,7 @@ function listenForDrops(receive, refuse) {
   document.addEventListener("dragover", (event) => {
     if (!holdsFiles(event)) return;
     event.preventDefault();
+    above().append(target);
     target.hidden = false;
   });
   document.addEventListener("dragleave", (event) => {

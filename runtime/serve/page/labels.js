@@ -11,6 +11,7 @@ export class LabelFilter {
     this.input = byId("label-search");
     this.list = byId("label-list");
     this.remark = byId("label-remark");
+    this.found = byId("found");
     this.chips = byId("label-chips");
     /** @type {[string, number, string][]} label, how many pictures have it, and how it is compared */
     this.known = [];
@@ -52,7 +53,12 @@ export class LabelFilter {
    * @returns {HTMLLIElement}
    */
   #chip(label) {
-    const button = make("button", { type: "button", title: `Remove ${label}` }, make("span", {}, label), icon("close"));
+    const button = make(
+      "button",
+      { type: "button", className: "chip removable", title: `Remove ${label}` },
+      make("span", {}, label),
+      icon("close"),
+    );
     button.setAttribute("aria-label", `Remove the label ${label}`);
     button.addEventListener("click", (/** @type {MouseEvent} */ event) => {
       this.#choose(label);
@@ -69,12 +75,14 @@ export class LabelFilter {
     this.remark.textContent = remarkOn(matches.length, shown.length);
     this.list.hidden = shown.length === 0;
     this.remark.hidden = !this.remark.textContent;
+    this.found.hidden = false;
+    this.found.style.setProperty("--left", `${Math.max(0, this.input.getBoundingClientRect().left)}px`);
     this.input.setAttribute("aria-expanded", String(shown.length > 0));
     this.#activate(this.input.value && shown.length ? 0 : -1);
   }
 
   #close() {
-    this.list.hidden = this.remark.hidden = true;
+    this.found.hidden = this.list.hidden = true;
     this.input.setAttribute("aria-expanded", "false");
     this.#activate(-1);
   }

@@ -1,10 +1,10 @@
-/** The form of the search's options; every change is reported at once. */
+/** The chips: the order of the wall, and the options of the search; every change is reported at once. */
 
-import { byId, make } from "./dom.js";
+import { byId, icon, make } from "./dom.js";
 import { LabelFilter } from "./labels.js";
-import { changedOptions, INITIAL, NEAR_DUPLICATE, restrictions } from "./state.js";
+import { changedOptions, INITIAL, isSearch, K, NEAR_DUPLICATE } from "./state.js";
 
-const NUMBERS = [10, 20, 50, 100, 200, 500, 1000];
+const NUMBERS = [10, 20, 50, 100, 200, 500, 1000, 3000];
 
 export class Options {
   /** @param {(changes: Partial<import("./state.js").State>) => void} changed */
@@ -17,6 +17,13 @@ export class Options {
         changed(radio.value === "farthest" ? { farthest: true, maxDistance: null } : { farthest: false }),
       );
     }
+    for (const radio of this.form.elements.order) {
+      // A click on the order that is chosen already shuffles again.
+      radio.addEventListener("click", () =>
+        changed({ order: radio.value, ...(radio.value === "shuffle" ? { seed: anySeed() } : {}) }),
+      );
+    }
+    byId("folder").addEventListener("click", () => changed({ folder: "" }));
     byId("unique").addEventListener("change", () => changed({ unique: byId("unique").checked ? this.unique : null }));
     /** @type {any[]} */
     this.controls = [...this.form.querySelectorAll("[data-option]")];
@@ -27,58 +34,75 @@ export class Options {
     }
     byId("reset").addEventListener("click", () => changed({ ...INITIAL }));
     this.form.addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
-    this.#toggle();
+    this.more = byId("more");
+    this.more.addEventListener("beforetoggle", () => this.#placeMore());
   }
 
   /**
    * @param {import("./state.js").State} state
    * @param {{labels: Record<string, number>, labels_total: number | null, limits: {max_k: number},
-   *   supports: {farthest: boolean, exact: boolean}}} info
+   *   supports: {farthest: boolean, exact: boolean, orders: string[]}}} info
    */
   know(state, info) {
     const numbers = new Set([...NUMBERS.filter((k) => k <= info.limits.max_k), state.k]);
     const sorted = [...numbers].sort((one, other) => one - other);
-    byId("k").replaceChildren(...sorted.map((k) => make("option", { value: String(k) }, k.toLocaleString("en"))));
+    byId("k").replaceChildren(...sorted.map((k) => make("option", { value: String(k) }, numberInWords(k))));
     this.labels.know(info.labels, info.labels_total);
     byId("directions").hidden = !info.supports.farthest;
     byId("exact").closest("label").hidden = !info.supports.exact;
+    const { orders } = info.supports;
+    for (const radio of this.form.elements.order) radio.closest("label").hidden = !orders.includes(radio.value);
+    byId("orders").hidden = orders.length < 2;
     this.show(state);
   }
 
-  /** @param {import("./state.js").State} state */
-  show(state) {
+  /**
+   * @param {import("./state.js").State} state
+   * @param {boolean} [searching] or will, with a picture that is on its way
+   */
+  show(state, searching = isSearch(state)) {
+    this.form.dataset.mode = searching ? "search" : "wall";
+    this.form.elements.order.value = state.order;
+    byId("folder").hidden = !state.folder;
+    byId("folder").replaceChildren(make("span", {}, state.folder), icon("close"));
+    byId("folder").ariaLabel = `Leave the folder ${state.folder}`;
     this.unique = state.unique ?? NEAR_DUPLICATE;
     this.form.elements.direction.value = state.farthest ? "farthest" : "nearest";
     byId("unique").checked = state.unique !== null;
-    const set = changedOptions(state);
+    const set = changedOptions(state).filter((name) => searching || name === "labels");
+    const inMore = this.controls.filter((control) => set.includes(control.dataset.option)).length;
+    byId("more-button").classList.toggle("set", inMore > 0);
     for (const control of this.controls) {
       const name = /** @type {keyof typeof INITIAL} */ (control.dataset.option);
       if (control.type === "checkbox") control.checked = state[name];
       else control.value = state[name] ?? "";
-      if (set.includes(name) && byId("more").contains(control)) byId("more").open = true;
     }
     byId("max-distance").disabled = state.farthest; // of the farthest there is no largest distance
     this.labels.show(state.labels);
-    const count = restrictions(state).length;
-    byId("options-set").textContent = count ? `(${count})` : "";
     byId("reset").hidden = set.length === 0;
   }
 
-  /** Open the form where it is folded away, and begin with the labels. */
+  /** Begin with the labels. */
   focusLabels() {
-    this.#open(true);
     byId("label-search").focus();
   }
 
-  #toggle() {
-    byId("toggle-options").addEventListener("click", () => this.#open(!this.form.classList.contains("open")));
+  /** Below its button, as far as there is room. */
+  #placeMore() {
+    const { left, bottom } = byId("more-button").getBoundingClientRect();
+    this.more.style.left = `${Math.max(8, Math.min(left, document.documentElement.clientWidth - 312))}px`;
+    this.more.style.top = `${bottom + scrollY + 6}px`;
   }
+}
 
-  /** @param {boolean} open */
-  #open(open) {
-    this.form.classList.toggle("open", open);
-    byId("toggle-options").setAttribute("aria-expanded", String(open));
-  }
+/** @param {number} k */
+function numberInWords(k) {
+  return k === K ? "as you scroll" : k.toLocaleString("en");
+}
+
+/** @returns {number} */
+function anySeed() {
+  return 1 + Math.floor(Math.random() * 1e6);
 }
 
 /**

@@ -7,6 +7,9 @@ const PREFIX = "preview:";
  * @typedef {object} Preview
  * @property {string} name of the file
  * @property {Blob | null} picture null where the browser cannot show it
+ * @property {[number, number, number, number]} [box] the part of it that is searched with; without it, all of it
+ * @property {File} [file] itself, while this page lives
+ * @property {string} [url] of what is shown large
  */
 
 /** @type {Map<string, Preview>} */
@@ -14,10 +17,20 @@ const known = new Map();
 
 /**
  * @param {File} file
+ * @param {Preview["box"]} [box]
  * @returns {Promise<Preview>}
  */
-export async function previewOf(file) {
-  return { name: file.name, picture: await shrunk(file).catch(() => null) };
+export async function previewOf(file, box) {
+  return { name: file.name, picture: await shrunk(file).catch(() => null), file, box };
+}
+
+/**
+ * @param {Preview} preview
+ * @returns {string | undefined} of the file, or of its small copy; undefined where the browser cannot show it
+ */
+export function addressOf(preview) {
+  if (preview.picture) preview.url ??= URL.createObjectURL(preview.file ?? preview.picture);
+  return preview.url;
 }
 
 /**
@@ -27,7 +40,7 @@ export async function previewOf(file) {
 export async function remember(vector, preview) {
   known.set(vector, preview);
   const picture = preview.picture && base64(await preview.picture.arrayBuffer());
-  const text = JSON.stringify({ name: preview.name, type: preview.picture?.type, picture });
+  const text = JSON.stringify({ name: preview.name, type: preview.picture?.type, picture, box: preview.box });
   if (!stored(vector, text)) {
     forget();
     stored(vector, text);
@@ -88,9 +101,9 @@ function stored(vector, text) {
  */
 function parsed(text) {
   if (!text) return undefined;
-  const { name, type, picture } = JSON.parse(text);
+  const { name, type, picture, box } = JSON.parse(text);
   const bytes = picture && Uint8Array.from(atob(picture), (character) => character.charCodeAt(0));
-  return { name, picture: bytes && new Blob([bytes], { type }) };
+  return { name, picture: bytes && new Blob([bytes], { type }), box };
 }
 
 /** @param {ArrayBuffer} buffer */

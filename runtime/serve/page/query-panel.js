@@ -1,11 +1,14 @@
-/** The query picture, beside its results. */
+/** The query picture, above its results. */
 
-import { byId, make } from "./dom.js";
+import { byId, counted, make } from "./dom.js";
 import { recall } from "./previews.js";
-import { isItem } from "./state.js";
+import { idsOf, isItem } from "./state.js";
 import { placeholder, thumbnail } from "./thumbnails.js";
+import { outline } from "./viewer/region.js";
 
-const SIDE = 512;
+const SIDE = 256;
+/** Of several pictures, so many are shown. */
+const SHOWN = 4;
 
 export class QueryPanel {
   /** @param {import("./api.js").Api} api */
@@ -23,37 +26,41 @@ export class QueryPanel {
    * @param {string} kind
    */
   showFile(preview, kind) {
-    this.#show(this.#pictureOf(preview), preview.name, kind);
+    this.#show(this.#pictureOf(preview), preview.name, kind, preview.box, Boolean(preview.file));
   }
 
   /**
-   * @param {NonNullable<import("./state.js").State["query"]>} query
+   * @param {import("./state.js").State} state that searches
    * @param {AbortSignal} signal
    */
-  showQuery(query, signal) {
-    if (isItem(query)) this.#showItem(query.id, signal);
-    else {
+  showQuery(state, signal) {
+    const { query } = state;
+    const ids = idsOf(state);
+    if (ids.length > 1) {
+      const some = ids.slice(0, SHOWN).map((id) => thumbnail(this.api, id, "Query", SIDE / 2));
+      const pictures = make("span", { className: "mosaic" }, ...some);
+      this.#show(pictures, counted(ids.length, "picture"), "The mean of their embeddings");
+    } else if (ids.length) {
+      this.#showItem(ids[0], state.box, signal);
+    } else if (query && !isItem(query)) {
       const preview = recall(query.vector);
-      if (preview) this.showFile(preview, "Your picture");
+      if (preview) this.showFile(preview, preview.box ? "A region of your picture" : "Your picture");
       else
         this.#show(placeholder("Query", "A link holds no picture"), "a picture from a link", "Not in the link itself");
     }
   }
 
-  /** @returns {Node} a copy of the picture that is shown */
-  copy() {
-    return this.box.firstChild.cloneNode(true);
-  }
-
   /**
    * @param {number} id
+   * @param {import("./state.js").Box | null} box
    * @param {AbortSignal} signal
    */
-  async #showItem(id, signal) {
-    this.#show(thumbnail(this.api, id, "Query", SIDE), `picture ${id}`, "In the index");
+  async #showItem(id, box, signal) {
+    const kind = box ? "A region of a picture in the index" : "In the index";
+    this.#show(thumbnail(this.api, id, "Query", SIDE), `picture ${id}`, kind, box, true);
     const item = await this.api.json(`v1/items/${id}`, { signal }).catch(() => null);
     if (item && !signal.aborted)
-      this.#write(item.relative, item.label === null ? "In the index" : `In the index · ${item.label}`);
+      this.#write(item.relative, item.label === null ? kind : `${kind} · ${item.label}`);
   }
 
   /** @param {import("./previews.js").Preview} preview */
@@ -67,11 +74,14 @@ export class QueryPanel {
    * @param {HTMLElement} picture
    * @param {string} name
    * @param {string} kind
+   * @param {import("./state.js").Box | null} [box]
+   * @param {boolean} [draws] whether a region of it can be searched with
    */
-  #show(picture, name, kind) {
+  #show(picture, name, kind, box, draws = false) {
     if (this.url) URL.revokeObjectURL(this.url);
     this.url = picture instanceof HTMLImageElement && picture.src.startsWith("blob:") ? picture.src : null;
-    this.box.replaceChildren(picture);
+    this.box.replaceChildren(box ? make("span", { className: "outlined" }, picture, outline(box)) : picture);
+    byId("query-region").hidden = !draws || !(picture instanceof HTMLImageElement);
     this.#write(name, kind);
   }
 

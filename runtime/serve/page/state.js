@@ -8,9 +8,17 @@ const SHOWN_LABELS = 5;
  * A picture of the index, or the embedding of another one.
  * @typedef {{id: number}} ItemQuery
  * @typedef {{vector: string, model: string}} VectorQuery base64, and the first hex digits of the model's sha256
+ * @typedef {[number, number, number, number]} Box left, top, right, bottom: fractions of the upright picture
+ * @typedef {"folder" | "newest" | "shuffle"} Order
  * @typedef {object} State
  * @property {ItemQuery | VectorQuery | null} query
- * @property {number} k
+ * @property {number[]} ids of several pictures, whose mean is searched; none: `query` says what is
+ * @property {Box | null} box the part of the picture of the index that is searched with; null: all of it
+ * @property {Order} order of the wall, which stands where nothing is searched; and so the next two
+ * @property {number} seed of the order "shuffle"
+ * @property {string} folder whose pictures the wall shows; empty: all
+ * @property {number | null} show the picture that is large
+ * @property {number} k of the initial number there are more on scrolling
  * @property {boolean} farthest
  * @property {string[]} labels none: all
  * @property {number | null} unique near-duplicates are at most this far apart; null: all pictures are shown
@@ -40,9 +48,10 @@ const DISTANCE = {
   read: (/** @type {string[]} */ [text]) => distance(text),
   write: (/** @type {number | null} */ value) => (value === null ? [] : [String(value)]),
 };
-const K = 50;
+/** So many at first: on scrolling, more come. */
+export const K = 50;
 
-/** @type {Record<keyof Omit<State, "query">, Option>} */
+/** @type {Record<keyof Omit<State, keyof Place>, Option>} */
 export const OPTIONS = {
   k: { parameter: "k", initial: K, read: ([text]) => whole(text) || K, write: (value) => [String(value)] },
   farthest: { parameter: "farthest", initial: false, ...FLAG },
@@ -66,8 +75,19 @@ export const OPTIONS = {
   unique: { parameter: "unique", initial: null, ...DISTANCE, words: () => "near-duplicates hidden" },
 };
 
-/** @type {Omit<State, "query">} */
+/**
+ * What is shown, apart from the options.
+ * @typedef {Pick<State, "query" | "ids" | "box" | "order" | "seed" | "folder" | "show">} Place
+ */
+
+/** @type {Omit<State, keyof Place>} */
 export const INITIAL = values((option) => option.initial);
+
+/** @type {State} the whole index, from its beginning */
+export const START = { ...INITIAL, query: null, ids: [], box: null, order: "folder", seed: 1, folder: "", show: null };
+
+/** @type {Order[]} */
+const ORDERS = ["folder", "newest", "shuffle"];
 
 /**
  * @param {{search: string, hash: string}} address
@@ -79,7 +99,18 @@ export function readState({ search, hash }) {
     said.has(parameter) ? read(said.getAll(parameter)) : initial,
   );
   if (options.farthest) options.maxDistance = null;
-  return { query: readQuery(said, new URLSearchParams(hash.slice(1))), ...options };
+  const ids = [...new Set(said.getAll("id").flatMap((text) => whole(text) ?? []))];
+  const query = readQuery(new URLSearchParams(hash.slice(1))) ?? (ids.length === 1 ? { id: ids[0] } : null);
+  return {
+    ...options,
+    query,
+    ids: query ? [] : ids,
+    box: isItem(query) ? readBox(said.get("box")) : null,
+    order: ORDERS.find((order) => order === said.get("order")) ?? START.order,
+    seed: whole(said.get("seed")) ?? START.seed,
+    folder: said.get("folder") ?? START.folder,
+    show: whole(said.get("show")),
+  };
 }
 
 /**
@@ -89,10 +120,17 @@ export function readState({ search, hash }) {
 export function writeState(state) {
   const said = new URLSearchParams();
   let fragment = "";
-  if (isItem(state.query)) said.set("id", String(state.query.id));
-  else if (state.query) fragment = `#${new URLSearchParams({ v: urlSafe(state.query.vector), m: state.query.model })}`;
+  for (const id of idsOf(state)) said.append("id", String(id));
+  if (isItem(state.query) && state.box) said.set("box", state.box.join(","));
+  if (state.query && !isItem(state.query)) fragment = `#${new URLSearchParams({ v: urlSafe(state.query.vector), m: state.query.model })}`;
   const names = changedOptions(state);
-  append(said, state, state.query && !names.includes("k") ? ["k", ...names] : names);
+  append(said, state, names);
+  if (!isSearch(state)) {
+    if (state.order !== START.order) said.set("order", state.order);
+    if (state.order === "shuffle") said.set("seed", String(state.seed));
+    if (state.folder) said.set("folder", state.folder);
+  }
+  if (state.show !== null) said.set("show", String(state.show));
   return `./${said.size ? `?${said}` : ""}${fragment}`;
 }
 
@@ -103,18 +141,38 @@ export function writeState(state) {
 export function searchParameters(state) {
   const parameters = new URLSearchParams();
   append(parameters, state, ["k", ...changedOptions(state).filter((name) => name !== "k" && name !== "leaveOut")]);
-  if (isItem(state.query) && state.leaveOut) parameters.set("leave_out_query", "1");
+  if (idsOf(state).length && state.leaveOut) parameters.set("leave_out_query", "1");
+  parameters.set("sizes", "1");
   return parameters;
 }
 
 /**
- * @param {ItemQuery | VectorQuery} query
+ * @param {State} state
  * @returns {FormData} the body of POST v1/search
  */
-export function searchBody(query) {
+export function searchBody(state) {
   const form = new FormData();
-  for (const [name, value] of Object.entries(query)) form.set(name, String(value));
+  for (const id of idsOf(state)) form.append("id", String(id));
+  if (isItem(state.query) && state.box) form.set("box", state.box.join(","));
+  if (state.query && !isItem(state.query))
+    for (const [name, value] of Object.entries(state.query)) form.set(name, String(value));
   return form;
+}
+
+/**
+ * @param {State} state
+ * @returns {boolean} whether something is searched; else the wall stands there
+ */
+export function isSearch(state) {
+  return state.query !== null || state.ids.length > 0;
+}
+
+/**
+ * @param {State} state
+ * @returns {number[]} the pictures of the index that are searched with
+ */
+export function idsOf({ query, ids }) {
+  return isItem(query) ? [query.id] : query ? [] : ids;
 }
 
 /**
@@ -146,7 +204,7 @@ export function restrictions(state) {
 
 /**
  * @param {(option: Option) => any} value
- * @returns {Omit<State, "query">}
+ * @returns {Omit<State, keyof Place>}
  */
 function values(value) {
   return /** @type {any} */ (
@@ -176,15 +234,23 @@ function someOf(labels) {
 }
 
 /**
- * @param {URLSearchParams} said
  * @param {URLSearchParams} fragment
- * @returns {State["query"]}
+ * @returns {VectorQuery | null}
  */
-function readQuery(said, fragment) {
+function readQuery(fragment) {
   const vector = fragment.get("v");
-  if (vector) return { vector: padded(vector), model: fragment.get("m") ?? "" };
-  const id = whole(said.get("id"));
-  return id === null ? null : { id };
+  return vector ? { vector: padded(vector), model: fragment.get("m") ?? "" } : null;
+}
+
+/**
+ * @param {string | null} text
+ * @returns {Box | null}
+ */
+function readBox(text) {
+  const sides = (text ?? "").split(",").map(Number);
+  const [left, top, right, bottom] = sides;
+  const isBox = sides.length === 4 && 0 <= left && left < right && right <= 1 && 0 <= top && top < bottom && bottom <= 1;
+  return isBox ? [left, top, right, bottom] : null;
 }
 
 /** @param {string | null} text */

@@ -1,0 +1,1 @@
+"""Near-duplicates for the page: their computation, its groups, and the routes."""
