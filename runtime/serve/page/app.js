@@ -128,7 +128,8 @@ async function search(signal) {
   queryPanel.showQuery(state, signal);
   const asked = state;
   const ask = async (/** @type {number} */ k, /** @type {AbortSignal} */ until) => {
-    return api.json(`v1/search?${searchParameters({ ...asked, k })}`, { method: "POST", body: searchBody(asked), signal: until });
+    const body = searchBody(asked);
+    return api.json(`v1/search?${searchParameters({ ...asked, k })}`, { method: "POST", body, signal: until });
   };
   const answer = await ask(state.k, signal);
   const { query, hits } = answer.results[0];
@@ -181,7 +182,8 @@ async function learn(signal) {
   showSummary(info);
   options.know(state, info);
   byId("twins").hidden = !info.supports.near_duplicates; // shown before, so that the header does not move
-  byId("choose").title = `Drop a picture anywhere, paste one, or choose a file: up to ${megabytes(info.limits.max_upload_bytes)}`;
+  const most = megabytes(info.limits.max_upload_bytes);
+  byId("choose").title = `Drop a picture anywhere, paste one, or choose a file: up to ${most}`;
 }
 
 /**

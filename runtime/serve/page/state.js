@@ -122,7 +122,10 @@ export function writeState(state) {
   let fragment = "";
   for (const id of idsOf(state)) said.append("id", String(id));
   if (isItem(state.query) && state.box) said.set("box", state.box.join(","));
-  if (state.query && !isItem(state.query)) fragment = `#${new URLSearchParams({ v: urlSafe(state.query.vector), m: state.query.model })}`;
+  if (state.query && !isItem(state.query)) {
+    const { vector, model } = state.query;
+    fragment = `#${new URLSearchParams({ v: urlSafe(vector), m: model })}`;
+  }
   const names = changedOptions(state);
   append(said, state, names);
   if (!isSearch(state)) {

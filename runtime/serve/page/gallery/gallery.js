@@ -14,7 +14,7 @@ const GAP = 4;
 /** Screens above and below the one that is seen, whose rows have elements. */
 const ABOVE = 0.75;
 const BELOW = 1.25;
-/** Screens below it up to which rows are known unless the source says so, and the pictures that are asked for at once. */
+/** Screens below it up to which rows are known, unless the source says so; and the pictures of one request. */
 const AHEAD = 3;
 const CHUNK = 200;
 /** Pictures away from the screen whose items are kept. */
