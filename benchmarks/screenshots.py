@@ -21,7 +21,6 @@ from PIL import Image
 from serving import Way, server
 
 WIDTH, HEIGHT = 1200, 780
-PHONE = (390, 844)
 SCHEMES = ("light", "dark")
 QUALITY = 82
 
@@ -36,27 +35,17 @@ def main() -> None:
     arguments = parser.parse_args()
     with browser() as chromium, server(arguments.index, Way("page")) as port:
         for scheme in SCHEMES:
-            page = tab(chromium, (WIDTH, HEIGHT), scheme)
+            page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=scheme)
             address = f"http://127.0.0.1:{port}/"
             item = page.request.get(f"{address}v1/items?folder={arguments.query}&limit=1").json()["items"][0]
             for name, place in (("page", f"?id={item['id']}"), ("wall", "?order=shuffle&seed=4")):
                 show(page, address + place, arguments.out / f"{name}-{scheme}.webp")
             page.goto(arguments.run.resolve().joinpath("report.html").as_uri())
-            save(page.screenshot(clip=clip_of_effect(page)), arguments.out / f"before-after-{scheme}.webp")
-            page.context.close()
-        page = tab(chromium, PHONE, "dark", phone=True)
-        show(page, f"http://127.0.0.1:{port}/?id={item['id']}&show={item['id']}", arguments.out / "phone-dark.webp")
-
-
-def tab(chromium: Any, size: tuple[int, int], scheme: str, *, phone: bool = False) -> Any:
-    context = chromium.new_context(
-        viewport={"width": size[0], "height": size[1]},
-        color_scheme=scheme,
-        is_mobile=phone,
-        has_touch=phone,
-        device_scale_factor=2 if phone else 1,
-    )
-    return context.new_page()
+            save(
+                page.screenshot(full_page=True, clip=clip_of_effect(page)),
+                arguments.out / f"before-after-{scheme}.webp",
+            )
+            page.close()
 
 
 def show(page: Any, address: str, target: Path) -> None:

@@ -258,7 +258,8 @@ async function showHits(query, hits, unrelatedDistance) {
   const words = restrictions(state).join(" · ");
   document.title = `${title} · ${info.index}`;
   showGallery("");
-  byId("title").replaceChildren(relation, make("bdi", { className: "name" }, name));
+  const lead = make("span", { className: "relation" }, relation);
+  byId("title").replaceChildren(lead, make("bdi", { className: "name", title: name }, name));
   byId("remark").textContent = words;
   await gallery.show(hits.isWhole ? hits.hits : hits, { unrelatedDistance });
   announce([title, words].filter(Boolean).join(", "));
