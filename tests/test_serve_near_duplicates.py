@@ -111,7 +111,7 @@ def test_the_groups_of_the_index(index: Path, client: httpx.Client, distance: fl
 
 
 def test_requests_that_are_refused(client: httpx.Client) -> None:
-    for given in ({"max_distance": -1}, {"max_distance": 5}, {"max_distance": "x"}, {"max_distance": "nan"}):
+    for given in ({"max_distance": -1}, {"max_distance": 5}, {"max_distance": "x"}, {"max_distance": "nan"}, {"x": 1}):
         assert client.post(ADDRESS, params=given).status_code == 422
     unknown = client.get(ADDRESS, params={"max_distance": 0.123})
     assert (unknown.status_code, "start one with POST" in unknown.json()["error"]) == (404, True)

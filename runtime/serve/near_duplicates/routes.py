@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Self
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from ...images import Size
@@ -24,9 +24,27 @@ __all__ = ["add_near_duplicates"]
 _DEFAULT_GROUPS, _MAX_GROUPS = 50, 200
 
 Sizes = Mapping[bytes, Size | None]
-Distance = Annotated[
-    float, Query(ge=0, le=MAX_DISTANCE, description="Largest distance of a picture to the one that is kept.")
-]
+
+
+class SearchedParameters(BaseModel):
+    """Which search is meant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_distance: float = Field(
+        NEAR_DUPLICATE,
+        ge=0,
+        le=MAX_DISTANCE,
+        allow_inf_nan=False,
+        description="Largest distance of a picture to the one that is kept.",
+    )
+
+
+class GroupsParameters(SearchedParameters):
+    """Which groups of a search are meant."""
+
+    cursor: str | None = Field(None, max_length=100, description="From 'next' of an answer.")
+    limit: int = Field(_DEFAULT_GROUPS, ge=1, le=_MAX_GROUPS, description="Most groups.")
 
 
 class OtherDocument(Item):
@@ -90,9 +108,9 @@ def add_near_duplicates(router: APIRouter, engine: Engine, index: str) -> None:
         response_model=NearDuplicatesDocument,
         responses=problems(422),
     )
-    async def start(max_distance: Distance = NEAR_DUPLICATE) -> Response:
+    async def start(parameters: Annotated[SearchedParameters, Query()]) -> Response:
         """Search for near-duplicates in the index as it is; a search of the same state and distance is joined."""
-        search = await engine.search_near_duplicates(max_distance)
+        search = await engine.search_near_duplicates(parameters.max_distance)
         return answer(NearDuplicatesDocument.of(index, Found(search, None, outdated=False), {}), 202)
 
     @router.get(
@@ -105,13 +123,9 @@ def add_near_duplicates(router: APIRouter, engine: Engine, index: str) -> None:
             409: {**problems(409)[409], "description": "The cursor belongs to another search."},
         },
     )
-    async def groups(
-        max_distance: Distance = NEAR_DUPLICATE,
-        cursor: Annotated[str | None, Query(max_length=100, description="From 'next' of an answer.")] = None,
-        limit: Annotated[int, Query(ge=1, le=_MAX_GROUPS, description="Most groups.")] = _DEFAULT_GROUPS,
-    ) -> Response:
+    async def groups(parameters: Annotated[GroupsParameters, Query()]) -> Response:
         """Return the progress of a search, and some groups once it has ended; a search that nobody asks for ends."""
-        found = await engine.near_duplicates(max_distance, cursor, limit)
+        found = await engine.near_duplicates(parameters.max_distance, parameters.cursor, parameters.limit)
         shown = found.page.groups if found.page is not None else []
         sizes = await engine.sizes([file for group in shown for file in (group.kept, *group.others)])
         return answer(NearDuplicatesDocument.of(index, found, sizes))
