@@ -43,7 +43,9 @@ class SearchedParameters(BaseModel):
 class GroupsParameters(SearchedParameters):
     """Which groups of a search are meant."""
 
-    cursor: str | None = Field(None, max_length=100, description="From 'next' of an answer.")
+    cursor: str | None = Field(
+        None, max_length=100, pattern=r"^[0-9a-f]+\.[0-9]+$", description="From 'next' of an answer."
+    )
     limit: int = Field(_DEFAULT_GROUPS, ge=1, le=_MAX_GROUPS, description="Most groups.")
 
 
