@@ -3,7 +3,7 @@
 import { announce, say } from "./announce.js";
 import { Api, Refusal, Unreachable } from "./api.js";
 import { copy } from "./clipboard.js";
-import { byId, counted, make } from "./dom.js";
+import { byId, counted, fileSize, make } from "./dom.js";
 import { listenForPictures } from "./drop-zone.js";
 import { Gallery } from "./gallery/gallery.js";
 import { Hits } from "./gallery/hits.js";
@@ -182,7 +182,7 @@ async function learn(signal) {
   showSummary(info);
   options.know(state, info);
   byId("twins").hidden = !info.supports.near_duplicates; // shown before, so that the header does not move
-  const most = megabytes(info.limits.max_upload_bytes);
+  const most = fileSize(info.limits.max_upload_bytes);
   byId("choose").title = `Drop a picture anywhere, paste one, or choose a file: up to ${most}`;
 }
 
@@ -196,7 +196,7 @@ async function showPending({ file, preview }, signal) {
   options.show(state, true);
   byId("query").hidden = false;
   byId("title").textContent = byId("remark").textContent = "";
-  queryPanel.showFile(seen, megabytes(file.size));
+  queryPanel.showFile(seen, fileSize(file.size));
 }
 
 /**
@@ -224,7 +224,7 @@ async function embed({ file, preview }, signal) {
 async function fitting(file) {
   const limit = info.limits.max_upload_bytes;
   if (file.size <= limit - FORM_BYTES) return lighter(file, info.model.picture_size);
-  const sizes = `has ${megabytes(file.size)}, and this server accepts at most ${megabytes(limit)}`;
+  const sizes = `has ${fileSize(file.size)}, and this server accepts at most ${fileSize(limit)}`;
   try {
     const { copy, side } = await shrink(file, limit - FORM_BYTES);
     say(`${file.name} ${sizes}: searching with a copy of ${side.toLocaleString("en")} pixels.`);
@@ -435,13 +435,6 @@ function closeDialogs() {
   /** @type {NodeListOf<HTMLDialogElement>} */
   const open = document.querySelectorAll("dialog[open]:not(#sign-in)");
   for (const dialog of open) dialog.close();
-}
-
-/** @param {number} bytes */
-function megabytes(bytes) {
-  return bytes < 100_000
-    ? counted(bytes, "byte")
-    : `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB`;
 }
 
 function arrive() {

@@ -1,4 +1,6 @@
-/** Elements: found by id, and made from text that is never read as HTML. */
+/** Elements: found by id, and made from text that is never read as HTML; numbers in words. */
+
+const UNITS = ["kB", "MB", "GB", "TB"];
 
 /**
  * @param {string} id
@@ -63,4 +65,16 @@ export function shortened(text, most = 60) {
  */
 export function counted(count, one, many = `${one}s`) {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+}
+
+/**
+ * @param {number} bytes
+ * @returns {string} such as "812 bytes", "45.2 kB", "3 MB"
+ */
+export function fileSize(bytes) {
+  if (bytes < 1000) return counted(bytes, "byte");
+  let unit = 0;
+  let size = bytes / 1000;
+  for (; size >= 999.95 && unit < UNITS.length - 1; unit++) size /= 1000;
+  return `${size.toLocaleString("en", { maximumFractionDigits: 1 })} ${UNITS[unit]}`;
 }

@@ -3,12 +3,12 @@
 import { announce, say } from "./announce.js";
 import { Api, Refusal, Unreachable } from "./api.js";
 import { copy } from "./clipboard.js";
-import { byId, counted, make } from "./dom.js";
+import { byId, counted, fileSize, make } from "./dom.js";
 import { Choices } from "./near-duplicates/choices.js";
 import { Enlarged } from "./near-duplicates/enlarged.js";
 import { shownBy } from "./near-duplicates/group.js";
 import { GroupPages } from "./near-duplicates/group-pages.js";
-import { fileSize, line } from "./near-duplicates/words.js";
+import { line } from "./near-duplicates/words.js";
 import { Session } from "./session.js";
 
 const ADDRESS = "v1/near-duplicates";

@@ -1,9 +1,9 @@
 /** A group: its pictures side by side, the kept one first, and what is chosen of each. */
 
-import { counted, make, shortened } from "../dom.js";
+import { counted, fileSize, make, shortened } from "../dom.js";
 import { renditions, watched } from "../thumbnails.js";
 import { bytesOf } from "./choices.js";
-import { date, difference, dimensions, fileSize } from "./words.js";
+import { date, difference, dimensions } from "./words.js";
 
 /** Pictures of a group that are shown at first. */
 const SHOWN = 24;

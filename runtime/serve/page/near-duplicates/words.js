@@ -1,19 +1,8 @@
 /** Sizes, dates and paths in words. */
 
-const UNITS = ["KB", "MB", "GB", "TB"];
-const CONTROL = /[\u0000-\u001f\u007f]/g;
+import { fileSize } from "../dom.js";
 
-/**
- * @param {number} bytes
- * @returns {string} such as "340 KB", "2.3 MB"
- */
-export function fileSize(bytes) {
-  if (bytes < 1000) return `${bytes} bytes`;
-  let unit = 0;
-  let size = bytes / 1000;
-  for (; size >= 999.5 && unit < UNITS.length - 1; unit++) size /= 1000;
-  return `${size.toLocaleString("en", { maximumFractionDigits: size < 9.95 ? 1 : 0 })} ${UNITS[unit]}`;
-}
+const CONTROL = /[\u0000-\u001f\u007f]/g;
 
 /**
  * @param {import("./choices.js").Picture} picture
@@ -26,10 +15,10 @@ export function dimensions({ width, height, bytes }) {
 
 /**
  * @param {import("./choices.js").Picture} picture
- * @returns {string} such as "May 2, 2021"
+ * @returns {string} such as "2 May 2021"
  */
 export function date({ modified }) {
-  return modified ? new Date(modified).toLocaleDateString("en", { dateStyle: "medium" }) : "";
+  return modified ? new Date(modified).toLocaleDateString("en-GB", { dateStyle: "medium" }) : "";
 }
 
 /**

@@ -1,6 +1,6 @@
 /** What is known of the large picture, in words and figures. */
 
-import { byId, counted, make, rows } from "../dom.js";
+import { byId, fileSize, make, rows } from "../dom.js";
 
 const REMEMBERED = 300;
 
@@ -90,7 +90,7 @@ function factsOf(item) {
   /** @type {Record<string, string>} */
   const facts = { Path: item.relative, Folder: item.root };
   if (item.width && item.height) facts.Pixels = `${count(item.width)} × ${count(item.height)}`;
-  if (typeof item.bytes === "number") facts.Size = bytes(item.bytes);
+  if (typeof item.bytes === "number") facts.Size = fileSize(item.bytes);
   if (item.modified) facts.Modified = moment(item.modified);
   return rows(facts);
 }
@@ -124,13 +124,6 @@ export function pathOf(item) {
 /** @param {number} number */
 function count(number) {
   return number.toLocaleString("en");
-}
-
-/** @param {number} size */
-function bytes(size) {
-  if (size < 1000) return counted(size, "byte");
-  const [divisor, unit] = size < 1_000_000 ? [1000, "kB"] : [1_000_000, "MB"];
-  return `${(size / divisor).toLocaleString("en", { maximumSignificantDigits: 3 })} ${unit}`;
 }
 
 /** @param {string} text */
