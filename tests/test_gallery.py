@@ -296,8 +296,10 @@ def test_folders_have_headings_where_they_change(world: World, server: Server, v
         visit.open().wall()
         page = visit.page
         expect(page.locator(".section")).to_have_text(["photos/folder 0"])
-        while page.get_by_role("heading", name="photos/folder 1").count() == 0:
-            page.evaluate("scrollBy(0, 2000)")
+        for _ in range(200):  # by less than the rows near the screen are high, so that none is passed unseen
+            if page.get_by_role("heading", name="photos/folder 1").count():
+                break
+            page.evaluate("scrollBy(0, innerHeight / 2)")
             page.wait_for_timeout(50)
         heading = page.locator(".section", has_text="folder 1").bounding_box()
         above, below = page.locator(".tile[data-id='999']"), page.locator(".tile[data-id='1000']")
@@ -355,8 +357,10 @@ def test_more_hits_come_as_the_user_scrolls(world: World, server: Server, visiti
         assert last == 299
         assert asked == [50, 200, 1000]
         visit.page.evaluate("scrollTo(0, 0)")
-        while visit.page.locator(".line").count() == 0:
-            visit.page.evaluate("scrollBy(0, 1500)")
+        for _ in range(200):
+            if visit.page.locator(".line").count():
+                break
+            visit.page.evaluate("scrollBy(0, innerHeight / 2)")
             visit.page.wait_for_timeout(50)
         before = visit.page.evaluate("document.querySelector('.line').nextElementSibling.dataset.distance")
         assert before == f"{151 / 500:.4f}"
