@@ -378,7 +378,7 @@ def test_the_page_hides_what_a_store_cannot(ours: httpx.Client, theirs: httpx.Cl
             page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
             page.goto(f"{client.base_url}/?id=14", timeout=60_000)
             sync_api.expect(page.locator("#title")).to_contain_text("nearest to", timeout=60_000)
-            page.locator("#more summary").click()
+            page.get_by_role("button", name="More").click()
             sync_api.expect(page.locator("#max-distance")).to_be_visible()
             for control in ("#directions", "#exact"):
                 assert page.locator(control).is_visible() == shown, control

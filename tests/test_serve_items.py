@@ -165,6 +165,7 @@ def test_filters(client: httpx.Client, order: str) -> None:
         ("seed=-1", 422, "seed"),
         (f"seed={2**53 + 1}", 422, "seed"),
         ("offset=5", 422, "unknown"),
+        ("limit=5&limit=6", 422, "The parameter limit is given several times; expected it once."),
         ("cursor=abc", 422, "The cursor is not one of this server"),
         ("cursor=%FF", 422, "The cursor is not one of this server"),
         ("cursor=" + "A" * 6000, 422, "The cursor"),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
 from ..errors import DeepRankError
 from ..images import Box
 from ..index.search.request import SearchRequest
+from ..text import printable
 from .access.access import Access
 from .access.routes import add_session
 from .engine import Engine
@@ -44,6 +46,7 @@ from .upload_form import MAX_IDS, Form, Sent, box_of, number, read_form, vector_
 __all__ = ["Readiness", "api", "health"]
 
 _MIN_MODEL_CHARACTERS = 12
+_REPEATABLE = frozenset({"id", "label"})
 ItemNumber = Annotated[int, Path(alias="id", ge=1, le=2**63 - 1, description="Id of a picture in the index.")]
 
 _UPLOAD = problems(422)
@@ -57,7 +60,9 @@ def api(
     version: str,
 ) -> APIRouter:
     """Return the routes."""
-    router = APIRouter(prefix="/v1", responses=problems(400, 401, 403, 408, 413, 503))
+    router = APIRouter(
+        prefix="/v1", responses=problems(400, 401, 403, 408, 413, 503), dependencies=[Depends(_refuse_repeated)]
+    )
     index = settings.name
     _add_search(router, engine, index)
     _add_items(router, engine, index, settings.originals)
@@ -67,6 +72,14 @@ def api(
     if settings.allow_writes or settings.in_store:  # a store's are answered with the reason why it takes none
         _add_writes(router, engine)
     return router
+
+
+async def _refuse_repeated(request: Request) -> None:
+    """Refuse a parameter that is given twice: the framework would take the last one and say nothing."""
+    counts = Counter(name for name, _ in request.query_params.multi_items() if name not in _REPEATABLE)
+    repeated = next((name for name, count in counts.items() if count > 1), None)
+    if repeated is not None:
+        raise RefusedError(422, f"The parameter {printable(repeated[:80])} is given several times; expected it once.")
 
 
 def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
