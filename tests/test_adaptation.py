@@ -118,6 +118,7 @@ def test_class_vectors_begin_at_the_means_of_the_classes(digits: Path):
     np.testing.assert_allclose(proxies.numpy(), means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_a_stopped_run_goes_on_to_the_same_numbers(digits: Path, adapted: Path):
     with pytest.raises(TrainingInterrupted):
         train(digits, "part", Listener(3), **ADAPTED)

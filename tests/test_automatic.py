@@ -144,6 +144,7 @@ def test_a_run_tells_once_and_stores_plain_values(digits: Path):
     assert len(rows_of(resumed.run)) == TINY["epochs"] + 1
 
 
+@pytest.mark.thorough
 def test_a_run_without_a_value_is_damaged(digits: Path):
     run = train(digits, "run", epochs=1).run
     description = json.loads((run / "config.json").read_text())

@@ -161,6 +161,7 @@ def test_scale_measures_every_size(made_of: dict[str, Path], some: VectorSet) ->
     assert all(row[2] == row[5] == row[8] == "1.00" for row in memory)
 
 
+@pytest.mark.thorough
 def test_sync_counts_what_has_not_changed(made_of: dict[str, Path]) -> None:
     output = bench("sync_unchanged.py", *options(made_of), "--files", COUNT, "--rounds", 2)
     assert len(cells(output, "none")) == 1
@@ -170,6 +171,7 @@ def test_sync_counts_what_has_not_changed(made_of: dict[str, Path]) -> None:
     assert said.startswith(f"0 added, 0 updated, 0 moved, 0 removed, {COUNT} unchanged, 0 skipped")
 
 
+@pytest.mark.thorough
 def test_serving_answers_every_client_with_its_own_picture(made_of: dict[str, Path]) -> None:
     pytest.importorskip("uvicorn")
     words = ["--model", made_of["model"], "--data", made_of["data"]]
@@ -180,6 +182,7 @@ def test_serving_answers_every_client_with_its_own_picture(made_of: dict[str, Pa
         assert wrong == "0"
 
 
+@pytest.mark.thorough
 def test_run_names_options_that_its_scripts_have() -> None:
     for script in run.SCRIPTS:
         text = bench(script.name, "--help")

@@ -69,6 +69,7 @@ def test_five_thousand_classes_of_two_take_little_memory_and_time():
     assert seconds < 300
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sizes", [[2] * 30 + [1000, 300], [1, 1, 2, 500]], ids=["two large ones", "a single one"])
 def test_a_class_of_a_thousand_does_not_drown_one_of_two(sizes: list[int]):
     rows, _ = trained(sizes, 3)

@@ -253,6 +253,7 @@ def test_a_picture_whose_workers_are_killed_again_and_again_is_given_up(monkeypa
         assert pool.load_picture(io.BytesIO(picture()), RULE).shape == (64, 64, 3)
 
 
+@pytest.mark.thorough
 def test_pictures_that_wait_for_memory_hold_no_worker(slow: bytes) -> None:
     with DecodingPool(2) as pool, ThreadPoolExecutor(8) as threads:
         large = [threads.submit(pool.load_picture, io.BytesIO(slow), RULE) for _ in range(5)]
@@ -272,6 +273,7 @@ def test_a_missing_decoder_is_named_as_it_is_here(monkeypatch: pytest.MonkeyPatc
     assert str(refused.value).endswith(pip("install", "pi-heif"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("watched", [False, True], ids=["limited by the system", "looked at"])
 def test_a_picture_that_takes_too_much_memory_is_refused(slow: bytes, watched: bool) -> None:
     limits = DecodingLimits(memory=150_000_000)
@@ -286,6 +288,7 @@ def test_a_picture_that_takes_too_much_memory_is_refused(slow: bytes, watched: b
         assert pool.load_picture(io.BytesIO(slow), RULE).shape == (64, 64, 3)
 
 
+@pytest.mark.thorough
 def test_a_picture_that_takes_too_long_is_refused(slow: bytes) -> None:
     # The system counts whole seconds: one picture or the next passes the end of the second that it began in.
     with DecodingPool(2, limits=DecodingLimits(cpu_s=0)) as pool:
@@ -302,6 +305,7 @@ def test_a_picture_that_takes_too_long_is_refused(slow: bytes) -> None:
         assert refused.value.kind == "unreadable"
 
 
+@pytest.mark.thorough
 def test_slow_pictures_hold_up_nobody(slow: bytes) -> None:
     order: list[str] = []
     stopped: list[str] = []
@@ -324,6 +328,7 @@ def test_slow_pictures_hold_up_nobody(slow: bytes) -> None:
     assert set(stopped) <= {"evicted"}
 
 
+@pytest.mark.thorough
 def test_more_slow_pictures_than_can_wait_are_told_to_come_again(slow: bytes) -> None:
     with DecodingPool(2, slow=1, limits=DecodingLimits(quantum_s=0.05)) as pool, ThreadPoolExecutor(16) as threads:
         answers = [threads.submit(pool.load_picture, io.BytesIO(slow), RULE, grows=False) for _ in range(12)]
@@ -423,6 +428,7 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
     assert "(2, 16)" in result.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_die_with_their_parent(tmp_path: Path, slow: bytes, number: signal.Signals) -> None:
     (tmp_path / "slow.png").write_bytes(slow)
@@ -485,6 +491,7 @@ def test_closing_ends_all_processes(slow: bytes) -> None:
         pool.load_picture(io.BytesIO(picture()), RULE)
 
 
+@pytest.mark.thorough
 def test_sync_in_isolation_makes_the_same_index(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     write_pictures(photos, [f"{label}/{i}.png" for label in "ab" for i in range(20)])
@@ -572,6 +579,7 @@ def stopped_by_reason(client: httpx.Client) -> dict[str, float]:
     }
 
 
+@pytest.mark.thorough
 def test_hostile_uploads_hold_up_no_other_client(index: Path, slow: bytes) -> None:
     with (
         serving("--index", index, "--decoders", 2) as server,
@@ -610,6 +618,7 @@ def test_an_upload_that_kills_its_decoder_is_refused_alone(index: Path, slow: by
         assert client.get("/v1/items/1/thumbnail").status_code == 200
 
 
+@pytest.mark.thorough
 def test_an_upload_may_take_as_much_memory_as_is_said(index: Path, slow: bytes) -> None:
     with serving("--index", index, "--max-decoding", 200_000_000) as server, server.client() as client:
         answer = client.post("/v1/embed", files={"image": ("a.png", slow)})
@@ -620,6 +629,7 @@ def test_an_upload_may_take_as_much_memory_as_is_said(index: Path, slow: bytes) 
         server.wait_for(lambda: "at most 1,536 MB" in server.stderr, "a line on memory")
 
 
+@pytest.mark.thorough
 def test_ctrl_c_in_a_terminal_ends_server_and_workers(index: Path, slow: bytes) -> None:
     with serving("--index", index) as server, server.client() as client, ThreadPoolExecutor() as threads:
         running = threads.submit(client.post, "/v1/embed", files={"image": ("a.png", slow)})

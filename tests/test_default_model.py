@@ -90,6 +90,7 @@ def test_two_commands_without_a_model_of_ones_own(call: Call, photos: list[Path]
     assert "uses the model" not in again.stderr
 
 
+@pytest.mark.thorough
 def test_a_model_in_the_folder_comes_first_and_the_shipped_one_has_a_name(
     call: Call, photos: list[Path], tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_model_in_the_folder_comes_first_and_the_shipped_one_has_a_name(
     assert "was made with another model" in refused.stderr
 
 
+@pytest.mark.thorough
 def test_each_form_of_the_shipped_model_has_a_name(call: Call, copies: dict[str, Path], photos: list[Path]) -> None:
     """Where the processor decides, the index says which it was."""
     int8 = copies["folder"] / "deeprank" / "models" / "pretrained" / "model.int8.onnx"
@@ -149,6 +151,7 @@ def upgraded(copies: dict[str, Path], call: Call, photos: list[Path], tmp_path: 
     return model
 
 
+@pytest.mark.thorough
 def test_an_index_of_a_former_bundled_model_keeps_it_and_is_told(call: Call, upgraded: Path, tmp_path: Path) -> None:
     change = "deeprank-index sync --reembed --model pretrained --index deeprank.index"
     info = call("upgraded", "index", "info").stdout
@@ -188,6 +191,7 @@ def test_no_other_index_is_told(call: Call, copies: dict[str, Path], upgraded: P
     assert json.loads(call("upgraded", "index", "info", "--json").stdout)["model"]["superseded"] is False
 
 
+@pytest.mark.thorough
 def test_an_import_says_where_a_former_bundled_model_is(call: Call, upgraded: Path, tmp_path: Path) -> None:
     call("upgraded", "index", "export", "photos.npz")
     advice = (

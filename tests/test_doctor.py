@@ -837,6 +837,7 @@ def test_words_for_a_shell(name):
     assert said.stdout == os.fsencode(name)
 
 
+@pytest.mark.thorough
 def test_a_check_that_fails_in_an_unforeseen_way(monkeypatch, tmp_path):
     """The others are still made."""
 

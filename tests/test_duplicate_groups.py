@@ -138,6 +138,7 @@ def test_the_groups_of_a_larger_distance(place: Path) -> None:
         assert group["kept"]["size"] >= max(sizes)
 
 
+@pytest.mark.thorough
 def test_which_picture_is_kept(place: Path) -> None:
     assert set(groups(place, "--keep", "largest")) == {"cats/0.png", "cats/larger.png"}
     assert set(groups(place, "--keep", "oldest")) == {"cats/0.png", "cats/3.png"}
@@ -146,6 +147,7 @@ def test_which_picture_is_kept(place: Path) -> None:
     assert "largest, oldest or first" in dedupe(place, "--keep", "best", status=2).stderr
 
 
+@pytest.mark.thorough
 def test_filters(place: Path) -> None:
     assert groups(place, "--label", "cats") == {"cats/larger.png": ["cats/3.png"]}
     assert groups(place, "--path", "again*", "--path", "dogs/*") == {"dogs/copy.png": ["again.png"]}

@@ -329,6 +329,7 @@ def test_the_command_ends_with_both_figures_and_the_report_begins_with_them(fini
             assert f"{getattr(side.before, name):.3f} → {getattr(side.after, name):.3f}" in text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_the_page_is_accessible_and_asks_for_nothing(finished: tuple[Path, str], width: int, scheme: str):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -191,6 +191,7 @@ for at in range(1, 200, int(sys.argv[4])):
 """
 
 
+@pytest.mark.thorough
 def test_killed_at_any_write_it_loses_and_doubles_nothing(photos: Path) -> None:
     """Killed before every fsync, link and rename of a run, and run again."""
     out = photos.parent / "parts"
@@ -212,6 +213,7 @@ def test_killed_at_any_write_it_loses_and_doubles_nothing(photos: Path) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.thorough
 def test_the_command_goes_on_where_it_was_killed(photos: Path, run: Run) -> None:
     for number in range(100, 400):
         write_picture(photos / "label0" / f"{number}.png", number)
@@ -232,6 +234,7 @@ def test_the_command_goes_on_where_it_was_killed(photos: Path, run: Run) -> None
     check_rows(photos, out)
 
 
+@pytest.mark.thorough
 def test_an_interruption_is_one_sentence_and_keeps_the_parts(photos: Path) -> None:
     for number in range(100, 400):
         write_picture(photos / "label0" / f"{number}.png", number)
@@ -252,6 +255,7 @@ def test_an_interruption_is_one_sentence_and_keeps_the_parts(photos: Path) -> No
     assert not [name for name in files_of(out) if name.endswith(".tmp")]
 
 
+@pytest.mark.thorough
 def test_shares_beside_each_other_give_the_folder_of_one(photos: Path) -> None:
     for number in range(100, 140):
         write_picture(photos / "label1" / f"{number}.png", number)
@@ -272,6 +276,7 @@ def test_shares_beside_each_other_give_the_folder_of_one(photos: Path) -> None:
         assert (many / name).read_bytes() == (one / name).read_bytes(), name
 
 
+@pytest.mark.thorough
 def test_a_share_says_what_others_have_to_do(photos: Path, run: Run) -> None:
     words = ("deeprank-embed", photos, "--out", "parts", "--part-size", PART)
     first = run(*words, "--parts", "1/2", cwd=photos.parent)

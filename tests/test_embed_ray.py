@@ -126,6 +126,7 @@ def check(out: Path, here: dict[str, tuple]) -> None:
     assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
 
 
+@pytest.mark.thorough
 def test_two_nodes_give_the_folder_of_one_process(
     cluster: Cluster, photos: Path, here: dict[str, tuple], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +155,7 @@ def said_by_us(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if not line.startswith("[2")]
 
 
+@pytest.mark.thorough
 def test_errors_of_workers_and_of_the_cluster_are_sentences(
     cluster: Cluster, photos: Path, tmp_path: Path, run: Run
 ) -> None:

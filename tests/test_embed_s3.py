@@ -113,6 +113,7 @@ def options(tmp_path: Path, **more) -> EmbedOptions:
     return EmbedOptions(**{"model": str(tmp_path / "model.onnx"), "part_size": 4, "threads": 1, **more})
 
 
+@pytest.mark.thorough
 def test_from_a_bucket_into_a_bucket(stored: tuple[str, Path], bucket: str, tmp_path: Path, run: Run) -> None:
     source, photos = stored
     out = f"s3://{bucket}/parts"
@@ -260,6 +261,7 @@ def test_locations_that_are_none_are_refused(
     assert not (tmp_path / "parts").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", ["unreachable", "no credentials", "no bucket"])
 def test_storage_that_cannot_be_used_is_one_sentence(
     stored: tuple[str, Path], bucket: str, tmp_path: Path, fault: str, run: Run
@@ -283,6 +285,7 @@ def test_storage_that_cannot_be_used_is_one_sentence(
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.thorough
 def test_a_store_that_goes_away_while_pictures_are_read(stored: tuple[str, Path], bucket: str, tmp_path: Path) -> None:
     """The pictures' store fails in the middle: a sentence, and no part that claims that they cannot be read."""
     source, _ = stored

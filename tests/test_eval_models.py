@@ -218,6 +218,7 @@ def test_a_sample_of_the_reference_is_the_first_row(world: World, tmp_path: Path
     }  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_run_is_the_first_row(line: MainLine) -> None:
     result = run_command(
         "deeprank-eval", "--models", line.model, "--reference", line.run, "--data", line.digits, "--json"
@@ -245,6 +246,7 @@ def test_an_unreadable_picture_is_said_once(world: World, tmp_path: Path) -> Non
     assert (document["queries"], document["gallery"], len(document["models"])) == (5, 12, 3)
 
 
+@pytest.mark.thorough
 def test_an_int8_file_that_is_slower_is_remarked_on(world: World, tmp_path: Path) -> None:
     small = write_model(tmp_path / "small.onnx", seed=1)
     large = write_model(tmp_path / "large.onnx", seed=1, dim=8192)
@@ -308,6 +310,7 @@ def test_one_file_twice(world: World) -> None:
     assert second["from_first"]["precision_at_k"] == 0
 
 
+@pytest.mark.thorough
 def test_the_word_pretrained(world: World, tmp_path: Path) -> None:
     row = world.rows("pretrained")[0]
     assert row["name"] == "pretrained"

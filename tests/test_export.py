@@ -103,6 +103,7 @@ def test_reference_sample(line: MainLine) -> None:
     np.testing.assert_allclose(np.linalg.norm(arrays["vectors"], axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_parity_on_a_box_from_the_reference_sample(line: MainLine) -> None:
     command = ["deeprank-eval", "--model", line.model, "--data", line.digits, "--reference", line.reference, "--json"]
     report = json.loads(run_command(*command).stdout)
@@ -134,6 +135,7 @@ class Shifted(torch.nn.Module):
         return torch.nn.functional.normalize(moved, dim=1)
 
 
+@pytest.mark.thorough
 def test_a_failed_check_leaves_the_earlier_file(line: MainLine, digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.onnx"
     out.write_text("the earlier file")
@@ -145,6 +147,7 @@ def test_a_failed_check_leaves_the_earlier_file(line: MainLine, digits: Path, tm
     assert out.read_text() == "the earlier file"
 
 
+@pytest.mark.thorough
 def test_a_network_with_control_flow_is_refused(line: MainLine, digits: Path, tmp_path: Path) -> None:
     class Moody(Shifted):
         def forward(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -168,6 +171,7 @@ def test_sample_is_balanced_and_stable() -> None:
     assert set(balanced_sample(data.train, 10_000)) == set(data.train)
 
 
+@pytest.mark.thorough
 def test_what_a_file_states_of_its_model(line: MainLine, tmp_path: Path) -> None:
     """The run states no license; the command line states one, and the distance, and both are in the file."""
     plain = open_model(line.model, device="cpu").info
@@ -179,6 +183,7 @@ def test_what_a_file_states_of_its_model(line: MainLine, tmp_path: Path) -> None
     assert dataclasses.replace(stating, license="", unrelated_distance=None) == plain
 
 
+@pytest.mark.thorough
 def test_bad_input(line: MainLine, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(line.run, damaged)

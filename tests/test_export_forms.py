@@ -517,6 +517,7 @@ def check_that_others_were_written(folder: Path, said: subprocess.CompletedProce
     assert [row[1] for row in rows] == ["model.onnx", "not written", "not written", "model.pt", "model.pt2"]
 
 
+@pytest.mark.thorough
 def test_what_is_refused_at_once(line: MainLine, tmp_path: Path) -> None:
     """Tolerances that are looser than documented, and contradictions: one sentence each, and nothing is written."""
     (tmp_path / "file").write_text("an earlier file")
@@ -730,6 +731,7 @@ def test_the_box_proves_it_by_the_same_tolerances(line: MainLine, forms: Forms, 
     )
 
 
+@pytest.mark.thorough
 def test_the_box_compares_the_forms(line: MainLine, forms: Forms) -> None:
     paths = [forms.folder / name for name in ONNX]
     found = run_command("deeprank-eval", "--models", *paths, "--data", line.digits, "--threads", 1).stdout

@@ -217,6 +217,7 @@ def export(module: nn.Module, few: Path, folder: Path, *, batch: torch.Tensor | 
     return export_onnx(module, batch, **options)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["WritesIntoItsInput", "HalfVectors"])
 def test_unusual_modules_that_can_be_exported(few: Path, tmp_path: Path, name: str) -> None:
     module, batch = getattr(bad_nets, name)(), examples()

@@ -34,6 +34,7 @@ def check_clean(*options: str) -> Table:
     return table
 
 
+@pytest.mark.thorough
 def test_kills() -> None:
     table = check_clean("--only", "kills", "--commands", "sync,remove,compact", "--kills", "9", "--calls", "2")
     assert table["all"][0] == (21 if HAS_SHIM else 9)
@@ -47,12 +48,14 @@ def test_power_cuts_and_full_disks() -> None:
     assert table["all"][0] >= 2 * 2 * 5
 
 
+@pytest.mark.thorough
 def test_readers_writers_and_other_users() -> None:
     table = check_clean("--only", "readers,writers,users", "--commands", "sync", "--seconds", "0.5", "--calls", "2")
     readers = next(figures for name, figures in table.items() if name.startswith("3 readers"))
     assert readers[0] > 3
 
 
+@pytest.mark.thorough
 def test_damage() -> None:
     table = check_clean("--only", "damage", "--damages", "0", "--share", "0.08")
     for name in ("graph.hnsw", "model.onnx", "items.sqlite"):

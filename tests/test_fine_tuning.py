@@ -95,6 +95,7 @@ def test_statistics_move_where_they_are_not_kept(digits: Path):
     assert moved == {key for key in start if key.endswith("running_mean") and ("layer4" in key or "head" in key)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("changes", [{}, {"multiscale": True}, {"unfreeze": 0}], ids=str)
 def test_what_the_cache_gives_is_what_the_pictures_give(digits: Path, changes):
     from deeprank.train.reference import Reference
@@ -198,6 +199,7 @@ def test_the_first_epochs_see_small_pictures(digits: Path):
     assert source.embed("train", np.arange(3)).shape == (3, 4)
 
 
+@pytest.mark.thorough
 def test_a_run_from_low_to_final_resolution(digits: Path):
     result = train(
         digits, "run", freeze_backbone=False, unfreeze=0, low_image_size=24, low_epochs=2, head_epochs=1, views=0

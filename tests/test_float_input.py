@@ -56,6 +56,7 @@ def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_both_forms_give_the_same_vectors(few: Path, tmp_path: Path, precision: str) -> None:
     module, package = export(few, tmp_path, precision, PictureRule(SIDE))
@@ -84,6 +85,7 @@ def test_both_forms_give_the_same_vectors(few: Path, tmp_path: Path, precision: 
     assert report["min_cosine"] > (0.9 if precision == "int8" else 0.999)
 
 
+@pytest.mark.thorough
 def test_the_file_says_how_it_is_fed(few: Path, tmp_path: Path) -> None:
     rule = PictureRule.of(SIDE, "crop", "bicubic", 40)
     _, package = export(few, tmp_path, "fp32", rule)
@@ -127,6 +129,7 @@ def test_a_letterbox_is_stated_in_words_alone() -> None:
     assert preprocessor_json(PictureRule.of(SIDE, "letterbox"), Normalisation.from_unit_range(MEAN, DEVIATION)) is None
 
 
+@pytest.mark.thorough
 def test_a_failed_float_form_writes_nothing(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its proof is its own: a wrong normalisation in it is found."""
 

@@ -92,6 +92,7 @@ def turned(path: Path) -> bool:
     return Image.open(path).getexif().get(0x0112) == 6
 
 
+@pytest.mark.thorough
 def test_a_file_is_adopted_without_pytorch(repository: Path, photos: Path, tmp_path: Path) -> None:
     """Both precisions, then an index and a query; the vectors are those of transformers."""
     results = []
@@ -141,6 +142,7 @@ def test_tokens_are_pooled(repository: Path, photos: Path, tmp_path: Path, pool:
     np.testing.assert_allclose(Embedder(tmp_path / "m.onnx").embed(paths), expected, atol=0.02)
 
 
+@pytest.mark.thorough
 def test_no_data_is_needed(repository: Path, tmp_path: Path) -> None:
     """Drawn pictures prove the vectors; int8 is calibrated, so it needs real ones."""
     file = repository / "onnx" / "model.onnx"
@@ -151,6 +153,7 @@ def test_no_data_is_needed(repository: Path, tmp_path: Path) -> None:
     assert "error: int8 is calibrated on real pictures; name them with --data." in failed.stderr
 
 
+@pytest.mark.thorough
 def test_pictures_need_no_labels(repository: Path, photos: Path, tmp_path: Path) -> None:
     """A folder of any pictures, or a zip of them, proves and calibrates."""
     (tmp_path / "flat").mkdir()
@@ -172,6 +175,7 @@ def test_pictures_need_no_labels(repository: Path, photos: Path, tmp_path: Path)
         assert sentence in failed.stderr
 
 
+@pytest.mark.thorough
 def test_a_model_file_keeps_what_it_states(repository: Path, photos: Path, tmp_path: Path) -> None:
     """Ours, adopted again: its picture rule, also of version 1, its name and its limit; both forms of it."""
     words = ["--from-onnx", repository / "onnx" / "model.onnx", "--data", photos, "--input", "float", "--name", "mine"]
@@ -193,6 +197,7 @@ def test_a_model_file_keeps_what_it_states(repository: Path, photos: Path, tmp_p
     assert info_of(tmp_path / "b.onnx").picture == PictureRule(SIDE, "crop")
 
 
+@pytest.mark.thorough
 def test_a_wrong_use_ends_in_a_sentence(repository: Path, photos: Path, tmp_path: Path) -> None:
     file = tmp_path / "alone.onnx"
     file.write_bytes((repository / "onnx" / "model.onnx").read_bytes())

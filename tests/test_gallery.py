@@ -271,6 +271,7 @@ def test_a_hundred_thousand_pictures_have_the_elements_of_a_screen(
         assert page.locator(".tile-link[tabindex='0']").count() == 1
 
 
+@pytest.mark.thorough
 def test_pictures_of_unknown_size_move_no_row_that_is_seen(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         page = visit.page
@@ -307,6 +308,7 @@ def test_folders_have_headings_where_they_change(world: World, server: Server, v
         assert below.bounding_box()["y"] == pytest.approx(heading["y"] + heading["height"])
 
 
+@pytest.mark.thorough
 def test_the_way_back_leads_to_the_same_place(world: World, server: Server, visiting: Visitor) -> None:
     def top() -> list[Any]:
         return page.eval_on_selector_all(
@@ -334,6 +336,7 @@ def test_the_way_back_leads_to_the_same_place(world: World, server: Server, visi
         assert top() == before
 
 
+@pytest.mark.thorough
 def test_more_hits_come_as_the_user_scrolls(world: World, server: Server, visiting: Visitor) -> None:
     def search(route: Any) -> None:
         k = int(parse_qs(urlsplit(route.request.url).query)["k"][0])
@@ -366,6 +369,7 @@ def test_more_hits_come_as_the_user_scrolls(world: World, server: Server, visiti
         assert before == f"{151 / 500:.4f}"
 
 
+@pytest.mark.thorough
 def test_the_wall_goes_on_once_the_network_is_back(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, expected="ERR_INTERNET_DISCONNECTED|Failed to load resource") as visit:
         page = visit.page

@@ -70,6 +70,7 @@ def packed(path: Path, *members: tuple[str, bytes, int, int]) -> Path:
     return path
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("said", [1000, 300 * MB])
 def test_members_take_no_more_than_all_may_together(said: int, tmp_path: Path) -> None:
@@ -79,6 +80,7 @@ def test_members_take_no_more_than_all_may_together(said: int, tmp_path: Path) -
     assert peak(path) < (100 * MB if said == 1000 else 700 * MB)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_other_methods_too(method: int, tmp_path: Path) -> None:

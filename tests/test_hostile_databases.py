@@ -211,6 +211,7 @@ def test_what_is_compared_is_what_sqlite_writes(tmp_path: Path) -> None:
     connection.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [*FOUND, "trigger", "table", "statistics"])
 def test_a_repair_leaves_an_index_that_can_be_used(index: Path, kind: str) -> None:
     damage(index, kind)
@@ -268,6 +269,7 @@ os._exit(9)
     assert not (index / "items.sqlite-journal").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", ["", "-wal", "-journal", "-shm"])
 @pytest.mark.parametrize("what", ["pipe", "link", "folder"])
 def test_files_that_are_none_are_not_opened(made: Path, tmp_path: Path, suffix: str, what: str) -> None:
@@ -428,6 +430,7 @@ def test_links_in_folders_are_followed_as_by_a_sync(made: Path, tmp_path: Path) 
 # Filters
 
 
+@pytest.mark.thorough
 def test_patterns_that_are_too_long_are_refused_before_they_are_used() -> None:
     with pytest.raises(QueryError, match="expected at most 131,072 for a folder"):
         RootFilters(("*a*b" * 40_000,)).check()

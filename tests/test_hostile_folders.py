@@ -231,6 +231,7 @@ def test_nothing_is_reached_through_a_folder_whatever_is_done(made: Path, tmp_pa
     check_tried(made, tmp_path, 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["link to a file", "link to itself", "pipe", "socket", "folder", "device"])
 @pytest.mark.parametrize(
     "name", ["items.sqlite", "model.onnx", "graph.hnsw", "write.lock", "items.sqlite-wal", "uploads"]

@@ -142,6 +142,7 @@ def copies_of(made: Path, folder: Path, kinds: list[str], seed: int = 0) -> list
     return made_folders
 
 
+@pytest.mark.thorough
 def test_a_graph_that_would_do_harm_is_scanned_named_and_built_anew(made: Path, tmp_path: Path) -> None:
     folders = copies_of(made, tmp_path, HOSTILE)
     for folder, said in zip(folders, attempts(made, folders), strict=True):
@@ -204,6 +205,7 @@ def test_a_database_whose_vectors_are_no_numbers_gives_no_distances(value: float
     assert verify(index, repair=True).remaining == ()
 
 
+@pytest.mark.thorough
 def test_lies_in_the_row_of_the_graph_do_no_harm(made: Path, tmp_path: Path) -> None:
     folders = []
     for seed in range(3):
@@ -214,6 +216,7 @@ def test_lies_in_the_row_of_the_graph_do_no_harm(made: Path, tmp_path: Path) -> 
         assert said["after"] == [], (folder, said)
 
 
+@pytest.mark.thorough
 def test_mutated_graphs_do_no_harm(made: Path, tmp_path: Path) -> None:
     folders = []
     for seed in range(40):
@@ -430,6 +433,7 @@ def test_no_mutated_graph_makes_hnswlib_leave_its_memory(tmp_path: Path) -> None
     assert "AddressSanitizer" in unchecked.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
 def test_a_check_takes_little_memory(tmp_path: Path) -> None:
     """Of a file of 420 MB less than half stays in memory at any time."""

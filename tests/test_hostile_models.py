@@ -495,6 +495,7 @@ def test_an_honest_model_of_the_attack_is_one(tmp_path: Path) -> None:
     assert attempt.said == "vectors [2, 4]"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_the_attack(tmp_path: Path, kind: str) -> None:
     """With several seeds: refused, or run within the limits."""
@@ -758,6 +759,7 @@ def assert_all_refused(found: Sequence[Attempt]) -> None:
         assert_a_sentence(attempt, "changed.onnx")
 
 
+@pytest.mark.thorough
 def test_truncation_at_every_kilobyte(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx", size=32, dim=64)
     length = path.stat().st_size
@@ -766,6 +768,7 @@ def test_truncation_at_every_kilobyte(tmp_path: Path) -> None:
     assert_all_refused(variants(tmp_path / "results", path, cuts(kept)))
 
 
+@pytest.mark.thorough
 def test_truncation_of_the_model_that_ships(tmp_path: Path) -> None:
     length = SHIPPED.stat().st_size
     kept = random.Random(0).sample(range(length), 150) + [length - 1024 * n for n in range(1, 65)] + [length - 1]
@@ -785,6 +788,7 @@ def assert_refused_or_unit(found: Sequence[Attempt]) -> None:
     assert sum(attempt.grown for attempt in found) < 2 * GB
 
 
+@pytest.mark.thorough
 def test_flipped_bits_of_a_small_model(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx", dim=2)
     everywhere = flips(range(path.stat().st_size), 500, seed=0)
@@ -793,6 +797,7 @@ def test_flipped_bits_of_a_small_model(tmp_path: Path) -> None:
     assert_refused_or_unit(variants(tmp_path / "results", path, everywhere + flips(structure, 700, seed=1)))
 
 
+@pytest.mark.thorough
 def test_flipped_bits_of_the_model_that_ships(tmp_path: Path) -> None:
     length = SHIPPED.stat().st_size
     ends = [*range(4096), *range(length - 4096, length)]

@@ -225,6 +225,7 @@ def test_an_error_is_no_answer_to_a_request_before_it(server: Server) -> None:
     assert answer == b"" or answer.startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "start",
     [
@@ -301,6 +302,7 @@ def limited(files: int) -> tuple[str, ...]:
     return (sys.executable, "-c", code + "from deeprank.runtime.serve.cli import main; main()")
 
 
+@pytest.mark.thorough
 def test_more_connections_than_files(place: Path) -> None:
     """Their number fits what the system allows; without a place for one more, the server neither stops nor spins."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

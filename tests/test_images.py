@@ -166,6 +166,7 @@ def test_a_box_is_a_part_of_the_upright_picture(orientation: int, rule: PictureR
     close(load_picture(file, rule, box=box), load_picture(part, rule), levels=1 if rule.version == 1 else 0)
 
 
+@pytest.mark.thorough
 def test_a_box_in_a_large_jpeg() -> None:
     """One that is decoded smaller, but not as small as the whole."""
     file = saved(Image.fromarray(smooth(5000, 6000)), "JPEG", quality=95)

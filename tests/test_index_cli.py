@@ -24,6 +24,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+@pytest.mark.thorough
 def test_sync_info_verify_remove(photos: Path, tmp_path: Path) -> None:
     first = run_command("deeprank-index", "sync", "photos", cwd=tmp_path)
     assert first.stdout == (
@@ -75,6 +76,7 @@ def test_json_forms(photos: Path, tmp_path: Path) -> None:
     assert document("verify", cwd=tmp_path)["problems"] == []
 
 
+@pytest.mark.thorough
 def test_info_states_what_the_model_states(photos: Path, tmp_path: Path) -> None:
     run_command("deeprank-index", "sync", "photos", cwd=tmp_path)
     model = document("info", cwd=tmp_path)["model"]
@@ -125,6 +127,7 @@ def test_hostile_names(photos: Path, tmp_path: Path) -> None:
     assert set(labels) == {"cats", "dogs", HOSTILE[1], HOSTILE[4], HOSTILE[5]}
 
 
+@pytest.mark.thorough
 def test_usage_and_sentences(photos: Path, tmp_path: Path) -> None:
     assert run_command("deeprank-index", "sync", cwd=tmp_path, status=2).stderr.count("DIR")
     run_command("deeprank-index", "sync", "photos", "--reembed", cwd=tmp_path, status=2)
@@ -170,6 +173,7 @@ def test_reembed_and_the_environment_variable(photos: Path, tmp_path: Path) -> N
     assert "12 numbers" in run_command("deeprank-index", "info", cwd=tmp_path, **elsewhere).stdout
 
 
+@pytest.mark.thorough
 def test_damage_is_named_and_repaired(photos: Path, tmp_path: Path) -> None:
     run_command("deeprank-index", "sync", "photos", cwd=tmp_path)
     database = tmp_path / "deeprank.index" / "items.sqlite"

@@ -104,6 +104,7 @@ def test_a_damaged_graph_is_scanned_instead(
     assert answers(index, made) == truth
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("graph", [True, False])
 def test_every_page_of_the_database(index: Path, made: Path, truth: dict[str, list[Hit]], graph: bool) -> None:
     """A byte flipped anywhere is found out, or does not matter to the answer."""

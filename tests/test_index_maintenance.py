@@ -446,6 +446,7 @@ for _ in range(int(sys.argv[4])):
 """
 
 
+@pytest.mark.thorough
 def test_copies_during_a_sync_are_sound(made: Path, tmp_path: Path) -> None:
     photos, index = tmp_path / "photos", tmp_path / "index"
     write_pictures(photos, [f"{i}.png" for i in range(30)])
@@ -773,6 +774,7 @@ def test_a_header_that_promises_too_much(exported: Path, made: Path, tmp_path: P
 # verify
 
 
+@pytest.mark.thorough
 def test_verify_beside_a_writer_reports_nothing_false(made: Path, tmp_path: Path) -> None:
     photos, index = tmp_path / "photos", tmp_path / "index"
     write_pictures(photos, [f"{i}.png" for i in range(30)])

@@ -392,6 +392,7 @@ def check_seen(seen: Seen, values: Array) -> None:
         assert nearest.max() <= 1e-5
 
 
+@pytest.mark.thorough
 @in_each
 def test_every_tensor_that_is_quantised_was_seen(name: str) -> None:
     given = case(name)

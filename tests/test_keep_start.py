@@ -146,6 +146,7 @@ def pictures_of(run: Path, samples) -> Array:
     return np.stack([load_picture(sample.open(), rule) for sample in samples])
 
 
+@pytest.mark.thorough
 def test_the_loss_sees_the_head_alone_and_the_figures_are_of_the_whole(digits: Path):
     plain, listener = train(digits, "plain", **FROZEN), Listener()
     kept = train(digits, "kept", listener, **KEPT)
@@ -172,12 +173,14 @@ def test_the_loss_sees_the_head_alone_and_the_figures_are_of_the_whole(digits: P
     assert kept.figures["negative_distance"] == pytest.approx((2 - 2 * cosines[~same]).mean(), abs=1e-3)
 
 
+@pytest.mark.thorough
 def test_the_best_epoch_is_that_of_the_whole(digits: Path):
     result = train(digits, "run", **KEPT)
     values = [row["precision_at_k"] for row in rows_of(result.run)[:3]]
     assert read_checkpoint(result.run / "best.pt")["epoch"] == values.index(max(values)) + 1
 
 
+@pytest.mark.thorough
 def test_the_start_is_whitened_by_the_training_pictures_and_a_stopped_run_keeps_it(digits: Path):
     options = {**KEPT, "start_dim": 20, "loss": "pml:ProxyAnchorLoss+softmax", "ema": 0.5}
     whole = train(digits, "whole", **options)
@@ -197,6 +200,7 @@ def test_the_start_is_whitened_by_the_training_pictures_and_a_stopped_run_keeps_
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=0.05)
 
 
+@pytest.mark.thorough
 def test_pictures_that_do_not_differ_cannot_be_whitened(tmp_path: Path):
     for label, gray in (("a", 40), ("b", 200)):
         (tmp_path / "same" / label).mkdir(parents=True)
@@ -206,6 +210,7 @@ def test_pictures_that_do_not_differ_cannot_be_whitened(tmp_path: Path):
         train(tmp_path / "same", "run", **{**KEPT, "start_dim": 20})
 
 
+@pytest.mark.thorough
 def test_whitening_is_of_the_head_and_the_start_stays_beside_it(digits: Path):
     result = train(digits, "run", **KEPT, hidden=(), whiten=True)
     network, _, _ = load_run(result.run)
@@ -237,6 +242,7 @@ def test_options_that_contradict_each_other(changes: dict, words: str):
         check_together(load_config("digits", {**KEPT, **changes}))
 
 
+@pytest.mark.thorough
 def test_more_numbers_than_features_are_as_many_as_features(digits: Path):
     network, info, _ = load_run(train(digits, "run", **{**KEPT, "start_dim": 513}).run)
     assert info.embedding_dim == network.embedding_dim == WIDTH + DIM
@@ -263,6 +269,7 @@ def as_before(run: Path) -> None:
         torch.save(best, run / "best.pt")
 
 
+@pytest.mark.thorough
 def test_a_run_of_an_earlier_version_goes_on_and_opens(digits: Path):
     whole = train(digits, "whole", **FROZEN)
     with pytest.raises(TrainingInterrupted):
@@ -289,6 +296,7 @@ def writer_of(network: EmbeddingNet) -> Writer:
     return Writer(TorchNetwork(network, info.picture), info, lambda: some_pictures(64, seed=5), 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("changes", [{}, {"start_dim": 20, "hidden": ()}], ids=str)
 def test_every_form_gives_the_networks_vectors(changes: dict):
     network, pictures = a_network(**changes), some_pictures(40)
@@ -303,6 +311,7 @@ def test_every_form_gives_the_networks_vectors(changes: dict):
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_graph_is_taken_apart_at_both_layers():
     network = a_network(start_dim=20)
     model = prepared(onnx_graph(network, PictureRule(SIDE)))
@@ -317,6 +326,7 @@ def test_the_graph_is_taken_apart_at_both_layers():
     assert sum(map(len, every)) == len(frozenset().union(*every)) == len(kinds)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("changes", [{}, {"start_dim": 20}], ids=str)
 def test_the_start_of_an_int8_file_is_in_float(changes: dict):
     """Its features are read as they leave the pooling, not in the eight bits of the head's first layer."""

@@ -142,6 +142,7 @@ def weights(digits: Path) -> str:
     return "weights.pth"
 
 
+@pytest.mark.thorough
 def test_the_backbone_is_between_what_it_was_and_what_it_became(digits: Path, weights: str):
     train(digits, "run", weights=weights, **FINISHED)
     train(digits, "plain", weights=weights, **{**FINISHED, "start_share": 0.0, "whiten": False})
@@ -154,6 +155,7 @@ def test_the_backbone_is_between_what_it_was_and_what_it_became(digits: Path, we
     assert any(not torch.equal(mixed[key], trained[key]) for key in backbone)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_the_head_is_whitening_of_what_was_learned_from(digits: Path, weights: str, share: float):
     train(digits, "run", weights=weights, start_classes=share, **FINISHED)
@@ -172,6 +174,7 @@ def test_the_head_is_whitening_of_what_was_learned_from(digits: Path, weights: s
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_stopped_before_its_final_figures_is_not_finished_twice(digits: Path, weights: str):
     whole = train(digits, "run", weights=weights, **FINISHED)
     rows = rows_of(whole.run)
@@ -222,6 +225,7 @@ def test_options_that_contradict_each_other(changes, words: str):
         check_together(load_config("digits", {**TINY, **FINISHED, **changes}))
 
 
+@pytest.mark.thorough
 def test_a_run_does_not_go_on_from_other_starting_weights(digits: Path, weights: str):
     with pytest.raises(TrainingInterrupted):
         train(digits, "run", Listener(6), weights=weights, **FINISHED)

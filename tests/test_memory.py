@@ -94,6 +94,7 @@ KINDS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", KINDS)
 def test_decoding_takes_no_more_than_is_reserved(name: str, picture: Image.Image, tmp_path: Path) -> None:
     change, options = KINDS[name]
@@ -179,6 +180,7 @@ print(peak() - before)
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("image_format", ["AVIF", "WEBP"])
 def test_files_that_are_held_whole_are_bounded_together(image_format: str, tmp_path: Path) -> None:
     """Eight threads, and files with 100 MB after their pixels."""

@@ -276,6 +276,7 @@ def load_command(source: object, target: str, *options: object, status: int | No
     return json.loads(result.stdout)
 
 
+@pytest.mark.thorough
 def test_an_index_is_loaded_and_kept_up_to_date(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, target, client = make_index(tmp_path / "index", 1000), lite.address("kept_up"), lite.client()
     report = load_command(index, target)
@@ -326,6 +327,7 @@ def test_a_new_root(tmp_path: Path) -> None:
         assert description.rows == 11
 
 
+@pytest.mark.thorough
 def test_text_output(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, target = make_index(tmp_path / "index", 20), lite.address("text")
     result = run_command("deeprank-index", "load", index, "--to", target)
@@ -333,6 +335,7 @@ def test_text_output(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     assert "rows a second" in result.stderr
 
 
+@pytest.mark.thorough
 def test_info(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, target = make_index(tmp_path / "index", 20), lite.address("info")
     assert "no such collection" in run_command("deeprank-index", "info", "--index", target, status=1).stderr
@@ -347,6 +350,7 @@ def test_info(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     assert "index HNSW" in said
 
 
+@pytest.mark.thorough
 def test_killed_at_any_moment(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, target, client = make_index(tmp_path / "index", 3000), lite.address("killed"), lite.client()
     collection = f"killed_{MODEL[:12]}"
@@ -372,6 +376,7 @@ def test_killed_at_any_moment(lite: LiteServer, tmp_path: Path) -> None:  # noqa
     assert stored(client, "killed") == expected_of(index)
 
 
+@pytest.mark.thorough
 def test_the_store_goes_away_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = make_index(tmp_path / "index", 1000)
     monkeypatch.setattr(loader, "_MOST_BYTES", 20_000)
@@ -402,6 +407,7 @@ def test_the_store_goes_away_and_comes_back(tmp_path: Path, monkeypatch: pytest.
         client.close()
 
 
+@pytest.mark.thorough
 def test_two_loads_at_once(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, target = make_index(tmp_path / "index", 2000), lite.address("two")
     command = [str(BIN / "deeprank-index"), "load", str(index), "--to", target]
@@ -457,6 +463,7 @@ class Reader:
                 self.failures.append(error)
 
 
+@pytest.mark.thorough
 def test_a_new_model_takes_over_without_a_pause(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     old, new = make_index(tmp_path / "old", 500), make_index(tmp_path / "new", 600, OTHER_MODEL, seed=5)
     target, client = lite.address("over"), lite.client()
@@ -479,6 +486,7 @@ def test_a_new_model_takes_over_without_a_pause(lite: LiteServer, tmp_path: Path
     assert not client.has_collection(f"over_{OTHER_MODEL[:12]}")
 
 
+@pytest.mark.thorough
 def test_another_kind_of_index(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, target, client = make_index(tmp_path / "index", 100), lite.address("kind"), lite.client()
     loader.load(str(index), target, index_type="IVF_SQ8")
@@ -492,6 +500,7 @@ def test_another_kind_of_index(lite: LiteServer, tmp_path: Path) -> None:  # noq
     assert "expected HNSW, IVF_SQ8 or DISKANN" in result.stderr
 
 
+@pytest.mark.thorough
 def test_surplus_rows_are_removed_however_many(
     lite: LiteServer,  # noqa: F811
     tmp_path: Path,
@@ -519,6 +528,7 @@ def refused(source: Path, target: str, error: type[Exception], what: str) -> Non
         loader.load(str(source), target)
 
 
+@pytest.mark.thorough
 def test_what_is_not_ours_stays(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, client = make_index(tmp_path / "index", 10), lite.client()
     client.create_collection("theirs", dimension=4)
@@ -614,6 +624,7 @@ def expected_of_parts(folder: EmbeddedFolder) -> dict[int, dict[str, Any]]:
     }
 
 
+@pytest.mark.thorough
 def test_an_embedded_folder_and_its_generations(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     target, client = lite.address("parts"), lite.client()
     folder = embedded_folder(tmp_path / "embedded")
@@ -646,6 +657,7 @@ def test_an_embedded_folder_and_its_generations(lite: LiteServer, tmp_path: Path
     assert loader.load(str(tmp_path / "embedded"), target).written == 0
 
 
+@pytest.mark.thorough
 def test_a_part_that_is_cut(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     target = lite.address("cut")
     folder = embedded_folder(tmp_path / "embedded")

@@ -19,6 +19,7 @@ from deeprank.runtime.errors import EmbeddedFolderError, StorageError
 from deeprank.runtime.index.milvus import loader
 
 
+@pytest.mark.thorough
 def test_from_a_bucket_into_a_store(lite: LiteServer, bucket: str, tmp_path: Path) -> None:  # noqa: F811
     photos, out, target = tmp_path / "photos", f"s3://{bucket}/parts", lite.address("from_s3")
     names = [f"label{number % 2}/{number}.png" for number in range(18)]

@@ -46,6 +46,7 @@ def connect(server: RealServer, name: str = "photos") -> Connection:
     return Connection(parse_address(server.address(name)))
 
 
+@pytest.mark.thorough
 def test_collections(real: RealServer) -> None:  # noqa: F811
     with connect(real) as connection:
         with pytest.raises(MissingInStoreError):
@@ -65,6 +66,7 @@ def test_collections(real: RealServer) -> None:  # noqa: F811
         assert connection.read("query", "kept_HNSW", filter="id > 0", output_fields=["id"]) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["HNSW", "IVF_SQ8"])
 def test_an_index_is_loaded_and_kept_up_to_date(real: RealServer, tmp_path: Path, kind: Any) -> None:  # noqa: F811
     index, name = make_index(tmp_path / "index", 5000), f"kept_up_{kind}"
@@ -88,6 +90,7 @@ def test_an_index_is_loaded_and_kept_up_to_date(real: RealServer, tmp_path: Path
     assert not client.has_collection(report.collection)
 
 
+@pytest.mark.thorough
 def test_an_index_that_is_never_built(
     real: RealServer,  # noqa: F811
     tmp_path: Path,
@@ -126,6 +129,7 @@ def kill_at(server: RealServer, count: int) -> Callable[..., Any]:
     return lambda what, total, unit="pictures", before=0, /: advance if what == "loading" else lambda *_: None
 
 
+@pytest.mark.thorough
 def test_a_server_killed_after_it_has_acknowledged(
     real: RealServer,  # noqa: F811
     tmp_path: Path,
@@ -159,6 +163,7 @@ def test_a_server_killed_after_it_has_acknowledged(
     assert stored(real.client(), "killed") == expected_of(index)
 
 
+@pytest.mark.thorough
 def test_a_new_root_after_a_restart(real: RealServer, tmp_path: Path) -> None:  # noqa: F811
     """This server forgets changed properties when it restarts, and every root has to be known."""
     index, target = make_index(tmp_path / "index", 100), real.address("roots")
@@ -178,6 +183,7 @@ def test_a_new_root_after_a_restart(real: RealServer, tmp_path: Path) -> None:  
     assert loader.load(str(index), target).written == 0
 
 
+@pytest.mark.thorough
 def test_a_load_killed_at_any_moment(real: RealServer, tmp_path: Path) -> None:  # noqa: F811
     index, target, client = make_index(tmp_path / "index", 5000), real.address("any"), real.client()
     program = (
@@ -195,6 +201,7 @@ def test_a_load_killed_at_any_moment(real: RealServer, tmp_path: Path) -> None: 
     assert stored(client, "any") == expected_of(index)
 
 
+@pytest.mark.thorough
 def test_two_loads_at_once(real: RealServer, tmp_path: Path) -> None:  # noqa: F811
     index, target = make_index(tmp_path / "index", 5000), real.address("two")
     command = [str(BIN / "deeprank-index"), "load", str(index), "--to", target]
@@ -204,6 +211,7 @@ def test_two_loads_at_once(real: RealServer, tmp_path: Path) -> None:  # noqa: F
     assert stored(real.client(), "two") == expected_of(index)
 
 
+@pytest.mark.thorough
 def test_a_new_model_takes_over_without_a_pause(real: RealServer, tmp_path: Path) -> None:  # noqa: F811
     old, new = make_index(tmp_path / "old", 2000), make_index(tmp_path / "new", 3000, OTHER_MODEL, seed=5)
     target, stopped, counts, failures = real.address("over"), threading.Event(), set(), []
@@ -247,6 +255,7 @@ def certificates(tmp_path: Path) -> dict[str, Path]:
     return made
 
 
+@pytest.mark.thorough
 def test_tokens_and_tls(
     tmp_path: Path, certificates: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,7 @@ def test_dropout_only_while_training():
         assert not torch.equal(network.embed_front(features), network.embed_front(features))
 
 
+@pytest.mark.thorough
 def test_it_exports_to_onnx_with_any_batch_size():
     network = a_network()
     dynamic = ({0: torch.export.Dim("n", min=1, max=4096)},)

@@ -83,6 +83,7 @@ def test_the_base_install_is_small_and_has_no_torch(on_box, box: Path) -> None:
     assert not [name for name in ("train", "export", "runtime", "models") if (site / name).exists()]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not (PRETRAINED / "model.onnx").is_file(), reason="no model is in models/pretrained")
 def test_two_commands_after_the_installation(on_box, box: Path, tmp_path: Path) -> None:
     """The README's first screen: no model of one's own, no network; only the folder of photos was there before."""

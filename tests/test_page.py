@@ -85,6 +85,7 @@ def test_a_dropped_picture_is_shown_with_its_nearest(world: World, server: Serve
         assert [url for url in visit.requests if "/v1/embed" in url] == [server.url + "v1/embed"]
 
 
+@pytest.mark.thorough
 def test_a_line_stands_where_hits_are_not_similar_any_more(world: World, visiting: Visitor, tmp_path: Path) -> None:
     own = np.sort(distances(world.query, world.pictures))
     limit = round(float(own[7:9].mean()), 4)
@@ -123,6 +124,7 @@ def test_a_line_stands_where_hits_are_not_similar_any_more(world: World, visitin
     server.stop()
 
 
+@pytest.mark.thorough
 def test_a_result_is_searched_from_and_the_way_back_leads_back(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         first = visit.open().ask(world.query)
@@ -196,6 +198,7 @@ def test_every_option_searches_again_at_once(world: World, server: Server, visit
         assert sum("/v1/embed" in url for url in visit.requests) == 1
 
 
+@pytest.mark.thorough
 def test_pasted_chosen_and_several_pictures(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, permissions=["clipboard-read", "clipboard-write"]) as visit:
         drop_target = visit.open().page
@@ -224,6 +227,7 @@ def test_pasted_chosen_and_several_pictures(world: World, server: Server, visiti
         check(world, visit.hits(), world.query, world.pictures)
 
 
+@pytest.mark.thorough
 def test_an_older_answer_never_replaces_a_newer_one(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         visit.open().ask(world.query)
@@ -240,6 +244,7 @@ def test_an_older_answer_never_replaces_a_newer_one(world: World, server: Server
         check(world, visit.hits(), world.query, world.pictures, 20)
 
 
+@pytest.mark.thorough
 def test_the_wall_shows_the_index_in_three_orders(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         page = visit.open().page
@@ -283,6 +288,7 @@ def named(relative: str) -> bytes:
 # Sharing
 
 
+@pytest.mark.thorough
 def test_a_link_shows_others_the_same_hits(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, permissions=["clipboard-read", "clipboard-write"]) as visit:
         visit.open().ask(world.query)
@@ -309,6 +315,7 @@ def item_name(world: World, hits: list[tuple[str, float]]) -> str:
     return hits[2][0]
 
 
+@pytest.mark.thorough
 def test_a_link_is_shown_where_the_clipboard_is_not_allowed(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         visit.page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
@@ -323,6 +330,7 @@ def test_a_link_is_shown_where_the_clipboard_is_not_allowed(world: World, server
         expect(shown).to_be_hidden()
 
 
+@pytest.mark.thorough
 def test_links_that_lead_nowhere_say_what_to_do(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, expected="status of 4(04|09|22)") as visit:
         notice = visit.open("?id=999999").notice("This picture is no longer in the index")
@@ -346,6 +354,7 @@ def test_links_that_lead_nowhere_say_what_to_do(world: World, server: Server, vi
 # Refusing
 
 
+@pytest.mark.thorough
 def test_files_that_are_no_pictures(world: World, server: Server, visiting: Visitor) -> None:
     damaged = bytearray(world.query.read_bytes())
     damaged[60:] = b""
@@ -385,6 +394,7 @@ def turned_noise(path: Path, size: tuple[int, int]) -> None:
     Image.fromarray(pixels.astype(np.uint8)).save(path, quality=97, exif=exif, subsampling=0)
 
 
+@pytest.mark.thorough
 def test_a_picture_that_is_too_large_is_made_smaller_first(world: World, visiting: Visitor) -> None:
     large = world.folder / "large.jpg"
     turned_noise(large, (3000, 2000))
@@ -417,6 +427,7 @@ def test_a_picture_that_is_too_large_is_made_smaller_first(world: World, visitin
     small.stop()
 
 
+@pytest.mark.thorough
 def test_a_large_picture_that_the_server_takes_is_sent_as_a_copy(
     world: World, server: Server, visiting: Visitor
 ) -> None:
@@ -447,6 +458,7 @@ def test_a_large_picture_that_the_server_takes_is_sent_as_a_copy(
     assert sent[1:] == [world.query.stat().st_size]  # a small file is sent as it is
 
 
+@pytest.mark.thorough
 def test_a_proxy_that_takes_less_is_named(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, expected="status of 413") as visit:
         visit.page.route("**/v1/embed", lambda route: route.fulfill(status=413, body="<html>Too large</html>"))
@@ -462,6 +474,7 @@ FLAGS = """async address => {
 }"""
 
 
+@pytest.mark.thorough
 def test_the_address_of_the_page_takes_what_the_api_takes(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         visit.open("?id=1&farthest=True&exact=YES")
@@ -481,6 +494,7 @@ def test_the_address_of_the_page_takes_what_the_api_takes(world: World, server: 
             assert len(taken["results"][0]["hits"]) == len(world.pictures) - isset
 
 
+@pytest.mark.thorough
 def test_no_match_offers_to_loosen_each_filter(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         number = world.number("bird/0.png")
@@ -493,6 +507,7 @@ def test_no_match_offers_to_loosen_each_filter(world: World, server: Server, vis
         assert [path for path, _ in visit.hits()] == ["bird/copy.png"]
 
 
+@pytest.mark.thorough
 def test_an_empty_index_says_how_to_fill_it(world: World, visiting: Visitor) -> None:
     draw(world.folder / "one" / "only.png", 7)
     model = world.folder / "model.onnx"
@@ -512,6 +527,7 @@ def test_an_empty_index_says_how_to_fill_it(world: World, visiting: Visitor) -> 
     server.stop()
 
 
+@pytest.mark.thorough
 def test_a_file_that_is_gone_leaves_a_placeholder(world: World, server: Server, visiting: Visitor) -> None:
     gone = world.folder / "photos" / "bird" / "5.png"
     content = gone.read_bytes()
@@ -530,6 +546,7 @@ def test_a_file_that_is_gone_leaves_a_placeholder(world: World, server: Server, 
         gone.write_bytes(content)
 
 
+@pytest.mark.thorough
 def test_a_server_that_goes_and_comes_back(world: World, visiting: Visitor) -> None:
     server = Server(world.index).start()
     with visiting(server, expected="ERR_CONNECTION_REFUSED") as visit:
@@ -549,6 +566,7 @@ def test_a_server_that_goes_and_comes_back(world: World, visiting: Visitor) -> N
     server.stop()
 
 
+@pytest.mark.thorough
 def test_a_busy_server_is_asked_again(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, expected="status of 503") as visit:
         visit.open("?id=1")
@@ -581,6 +599,7 @@ def guarded(world: World) -> Iterator[Server]:
     running.stop()
 
 
+@pytest.mark.thorough
 def test_the_token_is_asked_once_and_kept_out_of_every_address(
     world: World, guarded: Server, visiting: Visitor
 ) -> None:
@@ -612,6 +631,7 @@ def test_the_token_is_asked_once_and_kept_out_of_every_address(
         expect(field).to_be_hidden()
 
 
+@pytest.mark.thorough
 def test_an_expired_cookie_is_asked_for_again_and_a_token_can_be_forgotten(
     world: World, guarded: Server, visiting: Visitor
 ) -> None:
@@ -641,6 +661,7 @@ def test_an_expired_cookie_is_asked_for_again_and_a_token_can_be_forgotten(
 # What names hold
 
 
+@pytest.mark.thorough
 def test_names_are_text_whatever_they_hold(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         visit.open().ask(world.query)
@@ -662,6 +683,7 @@ def test_names_are_text_whatever_they_hold(world: World, server: Server, visitin
         assert visit.page.locator("img[src=x]").count() == 0
 
 
+@pytest.mark.thorough
 def test_ten_thousand_labels_are_searched_in(world: World, server: Server, visiting: Visitor) -> None:
     def many(route: Any) -> None:
         answer = route.fetch()
@@ -823,6 +845,7 @@ def test_the_page_and_the_manual_work_behind_a_prefix(
 # For everybody
 
 
+@pytest.mark.thorough
 def test_everything_is_reached_by_keyboard(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         visit.open().ask(world.query)
@@ -877,6 +900,7 @@ def test_the_summary_says_what_the_index_is(world: World, server: Server, visiti
 LOOKS = [("desktop", "light"), ("desktop", "dark"), ("phone", "light"), *([("phone", "dark")] if SCREENSHOTS else [])]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("device", "scheme"), LOOKS)
 def test_axe_finds_nothing(world: World, server: Server, visiting: Visitor, device: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

@@ -75,6 +75,7 @@ def shown(visit: Visit) -> Groups:
     ]
 
 
+@pytest.mark.thorough
 def test_the_groups_are_those_of_the_command(index: Path, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         visit.open("near-duplicates")
@@ -103,6 +104,7 @@ def test_the_groups_are_those_of_the_command(index: Path, server: Server, visiti
         expect(visit.page).to_have_url(server.url)
 
 
+@pytest.mark.thorough
 def test_marks_make_a_list(index: Path, server: Server, visiting: Visitor, tmp_path: Path) -> None:
     groups, document = of_command(index, 0.05)
     sizes = {
@@ -321,6 +323,7 @@ def guarded(index: Path) -> Iterator[Server]:
     running.stop()
 
 
+@pytest.mark.thorough
 def test_a_link_signs_in_further_browsers_once(guarded: Server, visiting: Visitor) -> None:
     with visiting(guarded, expected="status of 401", permissions=["clipboard-read", "clipboard-write"]) as visit:
         page = visit.open("near-duplicates").page

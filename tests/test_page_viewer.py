@@ -77,6 +77,7 @@ def name_of(relative: str) -> str:
 # Opening, stepping and the way back
 
 
+@pytest.mark.thorough
 def test_a_picture_is_shown_large_with_its_similar_ones(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, **CLIPBOARD) as visit:
         hits = visit.open().ask(world.query)
@@ -108,6 +109,7 @@ def test_a_picture_is_shown_large_with_its_similar_ones(world: World, server: Se
         assert page.evaluate("document.activeElement.closest('.tile').dataset.path") == path
 
 
+@pytest.mark.thorough
 def test_the_way_back_goes_picture_by_picture(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         hits = visit.open().ask(world.query)
@@ -136,6 +138,7 @@ def test_the_way_back_goes_picture_by_picture(world: World, server: Server, visi
         assert sum("/v1/embed" in url for url in visit.requests) == 1
 
 
+@pytest.mark.thorough
 def test_an_address_shows_a_picture_large(world: World, server: Server, visiting: Visitor) -> None:
     number = world.number("cat/3.png")
     with visiting(server) as visit:
@@ -156,6 +159,7 @@ def test_an_address_shows_a_picture_large(world: World, server: Server, visiting
         expect(page.locator("#viewer")).to_be_hidden()
 
 
+@pytest.mark.thorough
 def test_keys_step_enlarge_and_close(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         hits = visit.open().ask(world.query)
@@ -186,6 +190,7 @@ def test_keys_step_enlarge_and_close(world: World, server: Server, visiting: Vis
         expect(page.locator("#viewer-title")).to_have_text(name_of(hits[3][0]))
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_shown_says_why(world: World, server: Server, visiting: Visitor) -> None:
     lost = world.folder / "photos" / "bird" / "7.png"
     number = world.number("bird/7.png")
@@ -201,6 +206,7 @@ def test_what_cannot_be_shown_says_why(world: World, server: Server, visiting: V
             (world.folder / "away.png").rename(lost)
 
 
+@pytest.mark.thorough
 def test_originals_are_downloaded_where_the_owner_allows_it(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         page = visit.page
@@ -252,6 +258,7 @@ class Fingers:
             self.send("touchEnd")
 
 
+@pytest.mark.thorough
 def test_fingers_swipe_pinch_and_tap(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, **PHONE) as visit:
         hits = visit.open().ask(world.query)
@@ -288,6 +295,7 @@ def test_fingers_swipe_pinch_and_tap(world: World, server: Server, visiting: Vis
 # Comparison
 
 
+@pytest.mark.thorough
 def test_two_pictures_are_compared_at_one_scale(world: World, server: Server, visiting: Visitor) -> None:
     transforms = "() => [...document.querySelectorAll('.pane .frame')].map(frame => frame.style.transform)"
     with visiting(server) as visit:
@@ -338,6 +346,7 @@ def draw_middle(page: Any) -> None:
     expect(page.locator("#region-text")).to_have_text("25 to 75 % across, 25 to 75 % down")
 
 
+@pytest.mark.thorough
 def test_a_region_of_ones_own_picture_is_cut_out_in_the_browser(
     world: World, server: Server, visiting: Visitor, tmp_path: Path
 ) -> None:
@@ -368,6 +377,7 @@ def test_a_region_of_ones_own_picture_is_cut_out_in_the_browser(
         expect(page.locator("#viewer")).to_be_hidden()
 
 
+@pytest.mark.thorough
 def test_a_region_of_a_picture_of_the_index_is_searched_with(
     world: World, server: Server, visiting: Visitor, tmp_path: Path
 ) -> None:
@@ -424,6 +434,7 @@ def test_a_region_is_drawn_moved_and_sized_with_the_pointer(world: World, server
 # Selection
 
 
+@pytest.mark.thorough
 def test_pictures_are_selected_and_listed(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, **CLIPBOARD) as visit:
         paths = [path for path, _ in visit.open().ask(world.query)]
@@ -460,6 +471,7 @@ def test_pictures_are_selected_and_listed(world: World, server: Server, visiting
         expect(page.locator("#grid .tile-select[aria-pressed=true]")).to_have_count(0)
 
 
+@pytest.mark.thorough
 def test_the_mean_of_the_selection_is_searched(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         paths = [path for path, _ in visit.open().ask(world.query)]
@@ -484,6 +496,7 @@ def test_the_mean_of_the_selection_is_searched(world: World, server: Server, vis
         assert visit.hits() == shown
 
 
+@pytest.mark.thorough
 def test_a_long_press_selects_and_then_taps_do(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, **PHONE) as visit:
         visit.open().ask(world.query)
@@ -508,6 +521,7 @@ def test_a_long_press_selects_and_then_taps_do(world: World, server: Server, vis
 LOOKS = [("desktop", "light"), ("phone", "dark"), *([("desktop", "dark"), ("phone", "light")] if SCREENSHOTS else [])]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("device", "scheme"), LOOKS)
 def test_axe_finds_nothing(world: World, server: Server, visiting: Visitor, device: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

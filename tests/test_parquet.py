@@ -94,6 +94,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.thorough
 def test_a_round_trip_equals_that_of_npz(index: Path, made: Path, tmp_path: Path) -> None:
     run_command("deeprank-index", "export", "e.parquet", "--index", index, cwd=tmp_path)
     command = ("deeprank-index", "import", "e.parquet", "--index", "new")
@@ -310,6 +311,7 @@ def test_files_of_others(made: Path, tmp_path: Path) -> None:
         import_index(made / "e.parquet", tmp_path / "new", model=other)
 
 
+@pytest.mark.thorough
 def test_flipped_bits(made: Path, tmp_path: Path) -> None:
     """No bit is believed: the same index, or a sentence."""
     bad, whole = tmp_path / "bad.parquet", (made / "e.parquet").read_bytes()

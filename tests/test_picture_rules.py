@@ -341,6 +341,7 @@ def test_processes_that_decode_give_the_same_pixels() -> None:
             assert np.array_equal(pool.load_picture(io.BytesIO(content), rule), found(content, rule))
 
 
+@pytest.mark.thorough
 def test_an_index_follows_the_rule_of_its_model(tmp_path: Path) -> None:
     """`info` shows the rule; a query by an indexed picture, decoded here, finds what a process decoded."""
     rule = PictureRule.of(8, "crop", "bicubic", 10)
@@ -362,6 +363,7 @@ def test_an_index_follows_the_rule_of_its_model(tmp_path: Path) -> None:
     assert (Path(nearest["path"]).name, nearest["distance"]) == ("1.png", pytest.approx(0, abs=1e-6))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "extent", [(1, 100_000), (100_000, 1), (100, 100_000), (100_000, 100), (1, 30_000_000)], ids=str
 )

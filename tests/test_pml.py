@@ -445,6 +445,7 @@ def test_a_run_with_class_vectors_goes_on_to_the_same_numbers(
     assert all(0 < row["active_share"] <= 1 for row in rows[:3])
 
 
+@pytest.mark.thorough
 def test_arguments_from_the_command_line_and_a_loss_without_elements(data: Path, tmp_path: Path):
     recipe = digits_recipe(tmp_path, "[loss]\nbnneck = true\n")
     words = [data, "--config", recipe, "--device", "cpu", "--out", "run"]

@@ -100,6 +100,7 @@ def lined(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return folder, limit
 
 
+@pytest.mark.thorough
 def test_a_line_stands_where_hits_are_not_similar_any_more(place: Path, lined: tuple[Path, float]) -> None:
     folder, limit = lined
     line = f"----  not similar any more: farther than {limit:g}"
@@ -115,6 +116,7 @@ def test_a_line_stands_where_hits_are_not_similar_any_more(place: Path, lined: t
     assert "similar any more" not in query(folder, "query.png", "--k", "31", "--farthest").stdout
 
 
+@pytest.mark.thorough
 def test_programs_are_told_the_distance(place: Path, lined: tuple[Path, float]) -> None:
     folder, limit = lined
     document = answer(folder, "query.png", "--k", "9")
@@ -177,6 +179,7 @@ def test_paths_only(place: Path) -> None:
     assert ended == "".join(hit["path"] + "\0" for hit in hits)
 
 
+@pytest.mark.thorough
 def test_hostile_names(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     for seed, name in enumerate(HOSTILE):
@@ -199,6 +202,7 @@ def test_hostile_names(tmp_path: Path) -> None:
         image.load()
 
 
+@pytest.mark.thorough
 def test_the_contact_sheet(place: Path, tmp_path: Path) -> None:
     drawn = query(place, "query.png", "--k", "12", "--sheet", tmp_path / "s.png", "--query-label", "cats")
     assert "wrote" in drawn.stderr

@@ -181,12 +181,14 @@ def by_ranking(failures: tuple[str, ...]) -> list[str]:
     return [failure for failure in failures if failure.startswith(("precision@30", "the overlap of the 30"))]
 
 
+@pytest.mark.thorough
 def test_a_good_quantisation_passes(trained: Digits) -> None:
     report = trained.proof(Graph(trained.quantised(1.0)))
     assert report.failures == ()
     assert report.change.overlap > 0.9
 
 
+@pytest.mark.thorough
 def test_ranges_cut_to_a_tenth_are_refused_by_ranking(trained: Digits) -> None:
     assert by_ranking(trained.proof(Graph(trained.quantised(0.1))).failures)
 
@@ -219,6 +221,7 @@ class OneOdd(nn.Module):
         return torch.where(same[:, None], turned, vectors)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("cosine", "passes"), [(0.85, True), (0.7, False)])
 def test_one_odd_picture(trained: Digits, cosine: float, passes: bool) -> None:
     odd = load_sample(trained.side.queries.samples[40:41], 1, trained.rule)[0]

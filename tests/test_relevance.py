@@ -431,6 +431,7 @@ def test_the_command_trains_by_a_teacher(tmp_path: Path, digits: Path, run):
     assert "no in-class negative that is 0.99 less relevant than the positive" in refused.stderr
 
 
+@pytest.mark.thorough
 def test_the_command_trains_by_a_file_and_resumes_by_the_same(tmp_path: Path, digits: Path, run):
     data = open_dataset(digits)
     pixels = [np.frombuffer(sample.read()[-64:], np.uint8) for sample in data.train]

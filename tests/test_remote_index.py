@@ -313,6 +313,7 @@ def test_rows_that_we_do_not_write_are_refused(
             remote.search(query, k=len(remote))
 
 
+@pytest.mark.thorough
 def test_an_embedded_folder(lite: LiteServer, local: Index, world: World, tmp_path: Path) -> None:  # noqa: F811
     """Pictures that were embedded into parts and loaded: other ids, and the same pictures at the same distances."""
     run_command(
@@ -358,6 +359,7 @@ def test_labels_that_are_too_many_to_list(lite: LiteServer, local: Index, world:
 # What the alias leads to
 
 
+@pytest.mark.thorough
 def test_an_exchanged_collection(lite: LiteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """A later generation is searched as soon as the alias leads to it; a snapshot stays with the earlier one."""
     monkeypatch.setattr("deeprank.runtime.index.milvus.remote_index._FRESH_S", 0.0)
@@ -393,6 +395,7 @@ def test_an_exchanged_collection(lite: LiteServer, tmp_path: Path, monkeypatch: 
             remote.search(query)
 
 
+@pytest.mark.thorough
 def test_a_collection_of_another_model(lite: LiteServer, world: World, tmp_path: Path) -> None:  # noqa: F811
     address = fill(lite, "remodelled", world.index)
     write_picture(tmp_path / "photos/a.png", 1)
@@ -487,6 +490,7 @@ def test_a_store_does_not_choose_the_hosts_that_are_asked(remote: RemoteIndex) -
             inside.accept()
 
 
+@pytest.mark.thorough
 def test_pictures_in_object_storage(
     remote: RemoteIndex, address: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -521,6 +525,7 @@ def test_pictures_in_object_storage(
 # A store that fails
 
 
+@pytest.mark.thorough
 def test_a_store_that_stops_and_returns(world: World, tmp_path: Path) -> None:
     with LiteServer(tmp_path / "lite") as server:
         address = fill(server, "photos", world.index)
@@ -540,6 +545,7 @@ def test_a_store_that_stops_and_returns(world: World, tmp_path: Path) -> None:
             assert len(remote) == len(local)
 
 
+@pytest.mark.thorough
 def test_a_store_that_hangs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(Connection.call.__kwdefaults__, "timeout", 1.0)
     monkeypatch.setitem(Connection.read.__kwdefaults__, "timeout", 1.0)
@@ -586,6 +592,7 @@ def query(
     return run_command("deeprank-query", *words, status=status, cwd=cwd, **environment)
 
 
+@pytest.mark.thorough
 def test_the_command_prints_the_same_document(address: str, world: World) -> None:
     words = ["query.png", "outside.png", "--item", "photos/cats/13.png", "-k", "4", "--json"]
     for more in (
@@ -630,6 +637,7 @@ def test_the_command_shows_and_copies_the_pictures(address: str, world: World, t
     assert len(results["ours"][1]) == 6
 
 
+@pytest.mark.thorough
 def test_the_command_refuses_in_a_sentence(address: str, world: World, tmp_path: Path) -> None:
     for words, said in (
         (["--farthest"], "nearest"),

@@ -171,6 +171,7 @@ def test_what_it_says_of_itself(ours: httpx.Client, theirs: httpx.Client) -> Non
     assert "deeprank_index_items 171" in ours.get("/metrics").text
 
 
+@pytest.mark.thorough
 def test_what_it_refuses(world: World, ours: httpx.Client, address: str, tmp_path: Path) -> None:
     for parameters in ({"farthest": 1}, {"exact": 1}):
         answer = ours.post("/v1/search", params=parameters, files=upload(world.query))
@@ -195,6 +196,7 @@ def test_what_it_refuses(world: World, ours: httpx.Client, address: str, tmp_pat
     assert "does not answer" in nowhere
 
 
+@pytest.mark.thorough
 def test_pictures_from_another_place(world: World, address: str, tmp_path: Path) -> None:
     options = ("--index", address, "--model", world.model, "--pictures", tmp_path)
     with serving(*options) as server, server.client() as client:
@@ -307,6 +309,7 @@ def kill_and_restart(store: MilvusServer, world: World, name: str) -> None:
         under.wait_for(lambda load: load.answered > before + 20)
 
 
+@pytest.mark.thorough
 def test_a_store_that_is_killed_and_restarted(world: World, tmp_path: Path) -> None:
     with LiteServer(tmp_path / "lite") as store:
         kill_and_restart(store, world, "killed")
@@ -317,6 +320,7 @@ def test_a_real_store_that_is_killed_and_restarted(real: RealServer, world: Worl
     kill_and_restart(real, world, "killed")
 
 
+@pytest.mark.thorough
 def test_collections_are_exchanged_without_a_pause(lite: LiteServer, world: World, tmp_path: Path) -> None:  # noqa: F811
     """Another kind of index, so a second collection, whose alias takes over: no request fails."""
     address = lite.address("exchanged")
@@ -336,6 +340,7 @@ def test_collections_are_exchanged_without_a_pause(lite: LiteServer, world: Worl
             assert (answer.status_code, "list it again" in answer.json()["error"]) == (409, True)
 
 
+@pytest.mark.thorough
 def test_another_model_is_served_once_it_is_at_hand(lite: LiteServer, world: World, tmp_path: Path) -> None:  # noqa: F811
     address = lite.address("remodelled")
     load(world.index, address)
@@ -363,6 +368,7 @@ def test_another_model_is_served_once_it_is_at_hand(lite: LiteServer, world: Wor
 # The page and the document of the API
 
 
+@pytest.mark.thorough
 def test_the_page_hides_what_a_store_cannot(ours: httpx.Client, theirs: httpx.Client) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium")

@@ -25,6 +25,7 @@ def test_a_scene_is_always_the_same() -> None:
     assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (SIDE, SIDE))
 
 
+@pytest.mark.thorough
 def test_the_data_set() -> None:
     data = open_dataset("scenes")
     assert data.classes == KINDS == tuple(sorted(KINDS))
@@ -62,6 +63,7 @@ def test_every_kind_is_drawn_at_every_number(kind: str) -> None:
         assert draw_scene(kind, number).size == (SIDE, SIDE)
 
 
+@pytest.mark.thorough
 def test_scenes_from_the_command_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deeprank.runtime.datasets", "scenes", str(tmp_path / "out")]
     first = subprocess.run(command, capture_output=True, text=True)

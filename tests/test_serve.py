@@ -520,6 +520,7 @@ def test_an_upload_that_is_too_large_is_answered(place: Path, server: Server, cl
     refused(client.post("/v1/search", content=form, headers={"Content-Type": FORM}), 422, "not a picture")
 
 
+@pytest.mark.thorough
 def test_a_body_that_does_not_arrive(server: Server) -> None:
     head = b"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
     assert b" 408 " in server.raw(head, b"some of it").split(b"\r\n")[0]
@@ -647,6 +648,7 @@ def test_an_offer_of_another_protocol_is_ignored(
     assert "WebSocket" not in server.stderr
 
 
+@pytest.mark.thorough
 def test_an_offer_changes_nothing_else(place: Path, server: Server) -> None:
     offer = b"Host: localhost\r\n" + OFFERS["Java"]
     end = b"Connection: close\r\n\r\n"
@@ -879,6 +881,7 @@ def overwritten(path: Path, content: bytes) -> Iterator[None]:
         path.write_bytes(whole)
 
 
+@pytest.mark.thorough
 def test_an_index_that_is_away_for_a_while(place: Path, tmp_path: Path) -> None:
     index = tmp_path / "my.index"
     shutil.copytree(place / "my.index", index)
@@ -950,6 +953,7 @@ def reaches(address: tuple[str, int]) -> bool:
     return False
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("signals", [1, 2])
 def test_one_who_does_not_end_is_not_waited_for_forever(place: Path, signals: int) -> None:
     """One signal: as long as requests are waited for at the end; a second one: not at all."""
@@ -968,6 +972,7 @@ def test_one_who_does_not_end_is_not_waited_for_forever(place: Path, signals: in
         assert "Traceback" not in server.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("head", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-A: "])
 def test_a_connection_on_which_no_request_comes_is_closed(server: Server, head: bytes) -> None:
     assert server.raw(head) == b""
@@ -996,6 +1001,7 @@ def dribble(connection: socket.socket) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.thorough
 def test_what_follows_an_answer_that_did_not_wait_for_it_is_not_read_for_ever(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")

@@ -487,6 +487,7 @@ def test_a_code_holds_the_link() -> None:
     assert dark == {(x + 4, y + 4) for y in side for x in side if matrix[y][x]}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("columns", "variables", "drawn"), [(80, {}, True), (30, {}, False), (80, {"NO_COLOR": "1"}, False)]
 )
@@ -617,6 +618,7 @@ def test_the_description_of_a_guarded_server(client: httpx.Client) -> None:
     assert {"200", "201", "401", "403", "413", "422", "503"} <= set(document["paths"]["/v1/items"]["post"]["responses"])
 
 
+@pytest.mark.thorough
 def test_a_restart_forgets_nothing(place: Path, picture: bytes, tmp_path: Path) -> None:
     """Neither uploads nor cookies; without --allow-writes, what was uploaded is still found."""
     index = tmp_path / "my.index"
@@ -701,6 +703,7 @@ def test_starts_that_are_refused(place: Path, words: list[str], sentence: str) -
         assert failed.stdout == ""
 
 
+@pytest.mark.thorough
 def test_what_is_warned_of(place: Path, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(TOKEN)

@@ -120,6 +120,7 @@ def test_nothing_else_went_wrong(ran: Ran) -> None:
     assert ran.status == 0, ran.text
 
 
+@pytest.mark.thorough
 def test_the_runs_find_answers_that_are_mixed_up(tmp_path: Path) -> None:
     """In a copy of the package, those who are answered together get each other's answers."""
     copy = tmp_path / "deeprank" / "runtime"

@@ -122,6 +122,7 @@ def test_requests_that_are_refused(client: httpx.Client) -> None:
         assert client.get(ADDRESS, params={"limit": limit}).status_code == 422
 
 
+@pytest.mark.thorough
 def test_an_index_that_changes(tmp_path: Path) -> None:
     index = make_index(tmp_path)
     with serving("--index", index) as server, server.client() as client:

@@ -61,6 +61,7 @@ def opened(browser: Any, file: Path, width: int, scheme: str = "light") -> Any:
     return page
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("width", [390, 768, 1400])
 def test_pictures_stand_in_rows_of_equal_height(browser: Any, pages: dict[str, Path], width: int) -> None:
     page = opened(browser, pages["query"], width)
@@ -84,6 +85,7 @@ def test_pictures_stand_in_rows_of_equal_height(browser: Any, pages: dict[str, P
     page.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["query", "dedupe"])
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1400, "light")])
 def test_pages_are_accessible_and_fit(browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
@@ -99,6 +101,7 @@ def test_pages_are_accessible_and_fit(browser: Any, pages: dict[str, Path], name
     page.close()
 
 
+@pytest.mark.thorough
 def test_facts_show_under_the_pointer_with_focus_and_on_phones(browser: Any, pages: dict[str, Path]) -> None:
     page = opened(browser, pages["query"], 1400)
     facts = page.locator(".hits .tile-facts").nth(1)

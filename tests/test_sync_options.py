@@ -189,6 +189,7 @@ def test_no_pattern_makes_matching_last() -> None:
 # --- filters ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_filters_are_remembered_replaced_and_forgotten(tmp_path: Path, photos: Path, model: Path) -> None:
     first = of_command(tmp_path, "sync", "photos", "--index", "i", "--exclude", "raw", "--exclude", "/dogs/tmp")
     assert first.stdout == (
@@ -704,6 +705,7 @@ def test_a_change_within_one_tick_of_a_coarse_clock(
 # --- ends -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_terminated_sync_keeps_what_is_done(tmp_path: Path, model: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

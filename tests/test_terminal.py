@@ -44,6 +44,7 @@ def rows_of(run: Path) -> list[dict]:
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("columns", "titles"),
     [
@@ -75,6 +76,7 @@ def test_training_is_a_table_that_fits(wide: Path, tmp_path: Path, columns: int,
     assert any(line.startswith("time") for line in lines)
 
 
+@pytest.mark.thorough
 def test_training_in_a_log_is_lines_without_escapes(wide: Path, tmp_path: Path) -> None:
     forced = environment(FORCE_HYPERLINK="1", VTE_VERSION="7600", COLUMNS="60")
     command = [str(BIN / "deeprank-train"), str(wide), *TRAIN]

@@ -102,6 +102,7 @@ def with_a_negative_square(checkpoint: dict) -> None:
         state["exp_avg_sq"].fill_(-1e6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("spoil", "steps", "message"),
     [
@@ -202,6 +203,7 @@ def test_what_is_want_of_memory_and_what_is_not():
 # -- disk --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_disk_that_fills_while_a_checkpoint_is_saved_leaves_the_earlier_one(runs: tuple[Path, Path]):
     whole, one = runs
     shutil.copytree(one, "run")
@@ -223,6 +225,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_saved_leaves_the_earlier_one(ru
 # -- a class that vanishes ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_class_that_vanishes_before_a_run_is_resumed_is_named(digits: Path):
     shutil.copytree(digits, "data")
     train(Path("data"), Path("run"), Watcher("epoch 1:", lambda: shutil.copytree("run", "one")))
@@ -235,6 +238,7 @@ def test_a_class_that_vanishes_before_a_run_is_resumed_is_named(digits: Path):
         resume("one")
 
 
+@pytest.mark.thorough
 def test_a_class_that_vanishes_after_it_was_listed_is_left_out_with_a_remark(digits: Path):
     shutil.copytree(digits, "data")
     watcher = Watcher("checking the train pictures", lambda: shutil.rmtree("data/2"))
@@ -244,6 +248,7 @@ def test_a_class_that_vanishes_after_it_was_listed_is_left_out_with_a_remark(dig
     assert result.figures["gallery"] + result.figures["queries"] == 72
 
 
+@pytest.mark.thorough
 def test_a_class_that_vanishes_during_the_run_stops_it_and_the_run_goes_on_when_it_is_back(
     digits: Path, runs: tuple[Path, Path]
 ):

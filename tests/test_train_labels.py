@@ -50,6 +50,7 @@ def test_a_run_keeps_its_rule(nested: Path) -> None:
     assert reference.info.classes == ("0", "1", "2", "3")
 
 
+@pytest.mark.thorough
 def test_export_and_evaluation_of_a_run_read_its_labels(nested: Path) -> None:
     train(nested, "run", labels="leaf", epochs=1)
     said = run_command("deeprank-export", "run", "--out", "m.onnx").stderr
@@ -65,6 +66,7 @@ def test_export_and_evaluation_of_a_run_read_its_labels(nested: Path) -> None:
     assert f"{alone['precision_at_k']['runtime_exact']:.4f}" in beside.stdout
 
 
+@pytest.mark.thorough
 def test_a_table_may_lie_elsewhere_when_a_run_goes_on(nested: Path) -> None:
     data = open_dataset(nested, labels="leaf")
     rows = [f"{sample.path},{sample.label}" for sample in (*data.train, *data.val)]

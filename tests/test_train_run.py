@@ -168,6 +168,7 @@ def test_best_is_the_epoch_that_ranks_best_on_the_held_out_tenth(finished: Path)
 # -- going on -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "stops",
     [
@@ -188,6 +189,7 @@ def test_a_stopped_run_ends_with_the_same_numbers(finished: Path, digits: Path, 
         assert same_tensors(result.run / name, finished / name)
 
 
+@pytest.mark.thorough
 def test_frozen_runs_go_on_too_and_say_that_figures_are_cached(digits: Path):
     changes = {
         "freeze_backbone": True,
@@ -242,6 +244,7 @@ def test_other_options_or_data_are_refused_with_all_differences(digits: Path):
     assert "epochs" not in message
 
 
+@pytest.mark.thorough
 def test_data_that_has_moved_is_named_again(digits: Path, finished: Path):
     shutil.copytree(digits, "moved")
     with pytest.raises(TrainingInterrupted):
@@ -265,6 +268,7 @@ def pairs(digits: Path) -> Path:
     return Path("pairs")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("changes", [{}, {"freeze_backbone": True}], ids=["pictures", "features"])
 def test_two_pictures_of_each_class_train_to_the_last_epoch(pairs: Path, changes: dict):
     listener = Listener()
@@ -281,6 +285,7 @@ def test_two_pictures_of_each_class_train_to_the_last_epoch(pairs: Path, changes
     assert result.figures == {"kind": "final", "epoch": 3, "cached": bool(changes), "held_out": 0}
 
 
+@pytest.mark.thorough
 def test_a_stopped_run_of_pairs_goes_on_to_the_same_numbers(pairs: Path):
     whole = train(pairs, "whole")
     with pytest.raises(TrainingInterrupted):
@@ -311,6 +316,7 @@ def test_a_run_of_an_earlier_version_keeps_what_it_held_out(digits: Path, pairs:
     assert Reference(result.run).split(open_dataset("data")).fingerprint == then.fingerprint
 
 
+@pytest.mark.thorough
 def test_a_run_without_the_younger_options_goes_on_and_can_be_exported(finished: Path, digits: Path):
     with pytest.raises(TrainingInterrupted):
         train(digits, "run", Listener(112 + 2))
@@ -350,6 +356,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(digits: Path
         train(digits, "run", weights=zeroed(float("nan")))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("changes", [{}, {"freeze_backbone": True, "views": 2}], ids=["pictures", "features"])
 def test_a_damaged_picture_is_left_out_with_one_remark(digits: Path, changes: dict):
     shutil.copytree(digits, "data")

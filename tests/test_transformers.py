@@ -130,6 +130,7 @@ def test_sizes_that_a_network_finds_out_itself_are_refused():
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "size"),
     [
@@ -582,6 +583,7 @@ def _exported(run: str) -> dict:
     return report
 
 
+@pytest.mark.thorough
 def test_the_whole_line_of_a_transformer(digits: Path):
     """The last block learns, the rest stays, and the exported file has the rule of the run."""
     state = _native("timm:test_vit")
@@ -605,6 +607,7 @@ def test_the_whole_line_of_a_transformer(digits: Path):
     assert answer["results"][0]["hits"][0]["path"] == str(picture)
 
 
+@pytest.mark.thorough
 def test_a_stopped_run_of_a_transformer_goes_on_to_the_same_numbers(digits: Path):
     _native("timm:test_vit")
     changes = {**TINY, "backbone": "timm:test_vit", "image_size": 64, "weights": "weights.safetensors", "unfreeze": 2,
@@ -621,6 +624,7 @@ def test_a_stopped_run_of_a_transformer_goes_on_to_the_same_numbers(digits: Path
     assert same_tensors(whole.run / "best.pt", resumed.run / "best.pt")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "more",
     [

@@ -147,6 +147,7 @@ def report_in_words(rows, pictures, gallery, labels, k: int):
     return precision, ties, *top_k_in_words(positive, negative, candidates, k), min(sizes), max(sizes)
 
 
+@pytest.mark.thorough
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_candidates_are_the_gallery_without_the_query_and_with_its_rated(data: st.DataObject) -> None:
@@ -372,6 +373,7 @@ def tiny_imagenet_zip(line: MainLine, path: Path) -> Path:
     return path
 
 
+@pytest.mark.thorough
 def test_a_trained_model_on_pictures_inside_a_zip_without_torch(line: MainLine, tmp_path: Path) -> None:
     """Positives of the query's class and negatives of another: what the model was trained to tell apart."""
     data = open_dataset(tiny_imagenet_zip(line, tmp_path / "tiny.zip"))

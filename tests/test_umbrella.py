@@ -70,6 +70,7 @@ def test_the_short_form(tmp_path: Path) -> None:
     assert run_command("deeprank", "sync", "--help").stdout == run_command("deeprank", "index", "sync", "--help").stdout
 
 
+@pytest.mark.thorough
 def test_help_and_hints_say_what_was_typed() -> None:
     for name in ("index", "query", "train"):
         text = run_command("deeprank", name, "--help").stdout

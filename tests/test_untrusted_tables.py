@@ -108,6 +108,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="the limit is that of POSIX")
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_reference_sample(tmp_path: Path, kind: str) -> None:

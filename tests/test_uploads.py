@@ -380,6 +380,7 @@ print(json.dumps(states))
 """
 
 
+@pytest.mark.thorough
 def test_kill_9_leaves_at_most_a_file_without_a_row(index: Path, tmp_path: Path) -> None:
     add(index, upload(100), upload(101, "x"), upload(102))
     index.rename(tmp_path / "start")
@@ -777,6 +778,7 @@ def test_compact_clears_away_files_without_rows(index: Path) -> None:
     assert not compact(index).changed
 
 
+@pytest.mark.thorough
 def test_what_is_said_of_them(index: Path) -> None:
     add(index, upload(100, "x"))
     info = index_info(index)
