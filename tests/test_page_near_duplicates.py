@@ -75,7 +75,6 @@ def shown(visit: Visit) -> Groups:
     ]
 
 
-@pytest.mark.thorough
 def test_the_groups_are_those_of_the_command(index: Path, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         visit.open("near-duplicates")
@@ -104,7 +103,6 @@ def test_the_groups_are_those_of_the_command(index: Path, server: Server, visiti
         expect(visit.page).to_have_url(server.url)
 
 
-@pytest.mark.thorough
 def test_marks_make_a_list(index: Path, server: Server, visiting: Visitor, tmp_path: Path) -> None:
     groups, document = of_command(index, 0.05)
     sizes = {

@@ -138,7 +138,6 @@ def test_the_way_back_goes_picture_by_picture(world: World, server: Server, visi
         assert sum("/v1/embed" in url for url in visit.requests) == 1
 
 
-@pytest.mark.thorough
 def test_an_address_shows_a_picture_large(world: World, server: Server, visiting: Visitor) -> None:
     number = world.number("cat/3.png")
     with visiting(server) as visit:
@@ -159,7 +158,6 @@ def test_an_address_shows_a_picture_large(world: World, server: Server, visiting
         expect(page.locator("#viewer")).to_be_hidden()
 
 
-@pytest.mark.thorough
 def test_keys_step_enlarge_and_close(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         hits = visit.open().ask(world.query)
@@ -295,7 +293,6 @@ def test_fingers_swipe_pinch_and_tap(world: World, server: Server, visiting: Vis
 # Comparison
 
 
-@pytest.mark.thorough
 def test_two_pictures_are_compared_at_one_scale(world: World, server: Server, visiting: Visitor) -> None:
     transforms = "() => [...document.querySelectorAll('.pane .frame')].map(frame => frame.style.transform)"
     with visiting(server) as visit:
@@ -377,7 +374,6 @@ def test_a_region_of_ones_own_picture_is_cut_out_in_the_browser(
         expect(page.locator("#viewer")).to_be_hidden()
 
 
-@pytest.mark.thorough
 def test_a_region_of_a_picture_of_the_index_is_searched_with(
     world: World, server: Server, visiting: Visitor, tmp_path: Path
 ) -> None:
@@ -471,7 +467,6 @@ def test_pictures_are_selected_and_listed(world: World, server: Server, visiting
         expect(page.locator("#grid .tile-select[aria-pressed=true]")).to_have_count(0)
 
 
-@pytest.mark.thorough
 def test_the_mean_of_the_selection_is_searched(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server) as visit:
         paths = [path for path, _ in visit.open().ask(world.query)]

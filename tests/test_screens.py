@@ -30,6 +30,8 @@ DEVICES: dict[str, dict[str, Any]] = {
     "phone-dark": {**PHONE, "color_scheme": "dark"},
     "phone-light": {**PHONE, "color_scheme": "light"},
 }
+QUICK = ["desktop-light", "phone-dark"]
+OTHERS = ["tablet-dark", "phone-light"]
 SCREENS = {
     "wall": ("", ".tile img"),
     "hits": ("?id=3", ".tile img"),
@@ -75,7 +77,7 @@ def screen(visit: Any, name: str) -> Image.Image:
     return small(page.screenshot(scale="css", animations="disabled"))
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", QUICK + [pytest.param(each, marks=pytest.mark.thorough) for each in OTHERS])
 @pytest.mark.parametrize("name", SCREENS)
 def test_a_screen_looks_as_it_did(server: Server, visiting: Visitor, name: str, device: str) -> None:
     kept = GOLDEN / f"{name}-{device}.webp"
@@ -89,6 +91,7 @@ def test_a_screen_looks_as_it_did(server: Server, visiting: Visitor, name: str, 
     assert share <= MOST, f"{share:.1%} of {kept.name} differ"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "fault", [".bar { height: 120px; }", ".tile img { opacity: 0.5; }", "body { padding: 0 8px; }"]
 )
