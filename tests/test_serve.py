@@ -1030,3 +1030,26 @@ def test_those_who_read_nothing_are_let_go(server: Server, client: httpx.Client)
     server.wait_for(lambda: sample(client, "deeprank_connections") <= before, "that they are let go")
     for connection in hungry:
         connection.close()
+
+
+def modules(name: str) -> set[str]:
+    """Return the modules that a module of the page imports, and those that they import."""
+    page = Path(__file__).parents[1] / "runtime" / "serve" / "page"
+    reached, left = set(), [name]
+    while left:
+        module = left.pop()
+        for imported in re.findall(r'^(?:import|export)[^;]*? from "(\.[^"]+)";', (page / module).read_text(), re.M):
+            path = os.path.normpath(Path(module).parent / imported)
+            if path not in reached:
+                reached.add(path)
+                left.append(path)
+    return reached
+
+
+def test_the_page_is_sent_compressed_and_asks_for_its_modules_at_once(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert (page.headers["content-encoding"], page.headers["vary"]) == ("gzip", "Accept-Encoding")
+    plain = client.get("/", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.content == page.content
+    assert set(re.findall(r'modulepreload" href="static/([^"]+)"', page.text)) == modules("app.js")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import mimetypes
 import time
@@ -221,6 +222,7 @@ def _route(path: str, files: Mapping[str, _File], headers: Mapping[str, str] | N
 @dataclass(frozen=True)
 class _File:
     content: bytes
+    compressed: bytes
     media_type: str
     tag: str
 
@@ -229,10 +231,15 @@ class _File:
         content = file.read_bytes()
         suffix = f".{file.name.rpartition('.')[2]}"
         media_type = _TYPES.get(suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+        compressed = gzip.compress(content, mtime=0)
+        return cls(content, compressed, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
     def answer(self, request: Request, headers: Mapping[str, str]) -> Response:
-        all_headers = {"ETag": self.tag, "Cache-Control": "no-cache", **headers}
+        all_headers = {"ETag": f"W/{self.tag}", "Cache-Control": "no-cache", "Vary": "Accept-Encoding", **headers}
         if self.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=all_headers)
+        accepted = request.headers.get("accept-encoding", "")
+        if "gzip" in accepted and len(self.compressed) < len(self.content):
+            all_headers["Content-Encoding"] = "gzip"
+            return Response(self.compressed, headers=all_headers, media_type=self.media_type)
         return Response(self.content, headers=all_headers, media_type=self.media_type)
