@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from ..console import guarded, refuse_usage, standard_streams
 from .commands import COMMANDS, SHORT_FORMS, load
 
-__all__ = ["doctor", "embed", "evaluate", "export", "index", "main", "query", "serve", "train"]
+__all__ = ["doctor", "embed", "evaluate", "export", "index", "main", "query", "serve", "teach", "train"]
 
 _USAGE = "deeprank COMMAND ..."
 _OTHERS = {
@@ -54,6 +54,7 @@ def _single(name: str) -> None:
 
 train = functools.partial(_single, "train")
 export = functools.partial(_single, "export")
+teach = functools.partial(_single, "teach")
 index = functools.partial(_single, "index")
 embed = functools.partial(_single, "embed")
 query = functools.partial(_single, "query")

@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("deeprank.train.cli", "Teach a network what 'similar' means on labelled pictures.", "train"),
     "export": Command("deeprank.export.cli", "Turn a training run into a model file, checked on pictures.", "train"),
+    "teach": Command("deeprank.export.teach.cli", "Learn from an index's ratings, and exchange its model.", "train"),
     "index": Command("deeprank.runtime.index.cli", "Make an index of folders of pictures, and look after it."),
     "embed": Command("deeprank.runtime.embed.cli", "Embed pictures into a folder of parts, here or on many machines."),
     "query": Command("deeprank.runtime.query.cli", "Show the pictures of an index that are most similar to a picture."),

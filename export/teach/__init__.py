@@ -1,0 +1,1 @@
+"""Teaching: from the ratings of an index to a better model in its place."""

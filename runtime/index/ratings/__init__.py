@@ -1,0 +1,1 @@
+"""Ratings: what people said is more similar, kept beside the pictures of an index."""

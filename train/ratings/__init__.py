@@ -1,0 +1,1 @@
+"""Learning from rated triplets: a head on the vectors of an index."""
