@@ -214,7 +214,7 @@ def _report_commits(reports: int, name: Callable[[index_rows.Rows], str]) -> Non
     commit = Writer.commit
 
     def tell(kind: str, writer: Writer, digest: str) -> None:
-        line = json.dumps([kind, os.fsdecode(writer.folder), digest, shim.calls()])
+        line = json.dumps([kind, os.path.realpath(writer.folder), digest, shim.calls()])
         os.write(reports, line.encode() + b"\n")
 
     def reporting(writer: Writer) -> None:
@@ -228,6 +228,6 @@ def _report_commits(reports: int, name: Callable[[index_rows.Rows], str]) -> Non
 
     def reporting_ratings(writer: RatingWriter) -> None:
         commit_ratings(writer)
-        os.write(reports, json.dumps(["rated", os.fsdecode(writer.folder), "", shim.calls()]).encode() + b"\n")
+        os.write(reports, json.dumps(["rated", os.path.realpath(writer.folder), "", shim.calls()]).encode() + b"\n")
 
     RatingWriter.commit = reporting_ratings  # type: ignore[method-assign]
