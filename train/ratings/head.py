@@ -166,10 +166,10 @@ def start_vectors(info: ModelInfo, vectors: Vectors) -> Vectors:
     return _unit(vectors[:, :start_dim] / np.float32(math.sqrt(1 - strength)))
 
 
-def _unit(rows: Vectors) -> Vectors:
-    """Return the rows with length 1; one of zeros stays."""
-    lengths: Vectors = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
-    return rows / np.maximum(lengths, np.float32(_LEAST_LENGTH))
+def _unit(rows: npt.NDArray[np.floating]) -> Vectors:
+    """Return float32 rows with length 1; one of zeros stays."""
+    unit: Vectors = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _LEAST_LENGTH)).astype(np.float32)
+    return unit
 
 
 def _taught(taught: object, dim: int) -> tuple[int, float]:
