@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ...runtime.progress import Advance, StartProgress, start_nothing
 from .head import Head, unit_rows
@@ -92,7 +91,7 @@ def learn_head(
     classes = np.empty((0, 3), np.int64) if labels is None else _class_triplets(labels, rng)
     lessons = _Lessons(vectors, mean, basis, triplets, classes)
     whole = np.arange(len(triplets))
-    before = after = float((lessons.metric.margins(whole) > 0).double().mean())
+    before = after = float((lessons.metric.margins(whole) > 0).mean())
     if settings is None:
         folds = _folds(triplets[:, 0], rng)
         fits = (len(_DECAYS) + len(_STRENGTHS) - 1) * len(np.unique(folds))
@@ -141,7 +140,7 @@ class _Lessons:
         weights = [np.full(len(part), share / len(part)) for share, part in both]
         return np.concatenate([rows, self._classes]), np.concatenate(weights)
 
-    def right(self, held: Rows, learned: Rows, factors: torch.Tensor, strength: float) -> int:
+    def right(self, held: Rows, learned: Rows, factors: Floats, strength: float) -> int:
         """Return how many ratings a metric orders rightly."""
         return int((self.metric.margins(held, learned, factors, strength) > 0).sum())
 
