@@ -69,7 +69,8 @@ class TripletMetric:
 
     def _unlearned(self, rows: Rows, strength: float) -> Floats:
         """Return the margins by the metric I."""
-        return (1 - strength) * self._start[rows] + strength * self._plain[rows]
+        margins: Floats = (1 - strength) * self._start[rows] + strength * self._plain[rows]
+        return margins
 
     def fit(self, rows: Rows, weights: Floats, strength: float, decay: float, first: Floats | None = None) -> Floats:
         """Return the coefficients of the triplets in the best metric, float64 ``[r]``.
