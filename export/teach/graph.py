@@ -100,7 +100,7 @@ def strip_head(taught: onnx.ModelProto, strength: float) -> tuple[onnx.ModelProt
     for holder in (graph.node, graph.initializer):
         kept = [one for one in holder if not one.name.startswith(_MARK)]
         del holder[:]
-        holder.extend(kept)  # type: ignore[arg-type]
+        holder.extend(kept)
     output = _output_of(graph)
     output.name = _START
     output.type.tensor_type.shape.dim[1].dim_value = head.start_dim
@@ -116,7 +116,7 @@ def _not_ours(why: str) -> ExportError:
 
 def _output_of(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     """Return the only output of a graph, whose vectors have a fixed length."""
-    outputs = list(graph.output)
+    outputs: list[onnx.ValueInfoProto] = list(graph.output)
     if len(outputs) != 1 or outputs[0].name != OUTPUT_NAME or len(outputs[0].type.tensor_type.shape.dim) != 2:
         raise ExportError(f"The graph has other outputs than {OUTPUT_NAME!r} of [n, d]; expected a model file.")
     return outputs[0]

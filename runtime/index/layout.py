@@ -37,6 +37,7 @@ __all__ = [
     "GRAPH",
     "LOCK",
     "MODEL",
+    "PREVIOUS",
     "PRIVATE",
     "SHARED",
     "SIDE_FILES",
@@ -60,6 +61,8 @@ __all__ = [
 
 DATABASE = "items.sqlite"
 MODEL = "model.onnx"
+# The model in use before the index was taught, to go back to.
+PREVIOUS = "previous.onnx"
 GRAPH = "graph.hnsw"
 LOCK = "write.lock"
 # Uploaded pictures; also their root's path in the database, relative so that the folder can move.
@@ -71,7 +74,9 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 PRIVATE, SHARED = Permissions(0o600), Permissions(0o640)
 
 _SIDES = tuple(DATABASE + suffix for suffix in SIDE_FILES)
-_PARTS = (DATABASE, MODEL, GRAPH, LOCK, *_SIDES)
+_PARTS = (DATABASE, MODEL, PREVIOUS, GRAPH, LOCK, *_SIDES)
+# Parts that are written under a temporary name.
+_PREPARED = (DATABASE, MODEL, PREVIOUS, GRAPH)
 # Temporary names in earlier versions.
 _ONCE_PREPARED = tuple(f"{name}.tmp" for name in (DATABASE, MODEL, GRAPH, LOCK))
 _ONCE_PREPARED += tuple(f"{DATABASE}.tmp{suffix}" for suffix in SIDE_FILES)
@@ -100,7 +105,7 @@ def is_part(name: str) -> bool:
 
 def is_left_over(name: str) -> bool:
     """Tell whether this is the name of an abandoned temporary file, if the index lock is free."""
-    return prepared_for(name) in (DATABASE, MODEL, GRAPH) or name in _ONCE_PREPARED
+    return prepared_for(name) in _PREPARED or name in _ONCE_PREPARED
 
 
 def check_parts(folder: Path) -> None:
@@ -220,7 +225,7 @@ def file_lock(folder: Path, permissions: Permissions | None = None) -> BaseFileL
 
 def clear_prepared(folder: Path) -> None:
     """Delete temporary files of killed processes; the lock must be held."""
-    delete_prepared(folder, lambda name: prepared_for(name) in (DATABASE, MODEL, GRAPH))
+    delete_prepared(folder, lambda name: prepared_for(name) in _PREPARED)
     for name in _ONCE_PREPARED:
         path = folder / name
         if path.is_file() and not path.is_symlink():

@@ -46,9 +46,10 @@ def sibling(folder: Path) -> Iterator[Path]:
 
 
 def _exchange(fresh: Path, folder: Path) -> None:
-    problems = verify(fresh).problems
-    if problems:
-        raise IndexStateError(f"The new index is damaged ({problems[0]}); {display_path(folder)} is unchanged.")
+    # The picture of an upload can only have been lost before.
+    problem = next((problem for problem in verify(fresh).problems if problem.part != "upload"), None)
+    if problem is not None:
+        raise IndexStateError(f"The new index is damaged ({problem}); {display_path(folder)} is unchanged.")
     with disk_errors(folder):
         if uploads_of(fresh).is_dir():
             sync_folder(uploads_of(fresh))
