@@ -22,7 +22,7 @@ from PIL import Image
 from tiny_model import write_model, write_picture, write_pictures
 
 from deeprank.runtime.embedder import Embedder
-from deeprank.runtime.errors import DeepRankError, IndexLockedError, IndexStateError
+from deeprank.runtime.errors import DeepRankError, IndexLockedError, IndexReplacedError, IndexStateError
 from deeprank.runtime.files import file_sha256
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.database.store import Store
@@ -325,6 +325,8 @@ def test_readers_see_one_index_or_the_other(index: Path, made: Path) -> None:
                 with Index.open(index) as opened:
                     assert opened.search(query, 1)[0].path == str(query)
                     seen.add(opened.dim)
+            except IndexReplacedError:  # between its database and its model: a server opens it again
+                continue
             except Exception as error:
                 failures.append(error)
 

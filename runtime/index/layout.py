@@ -39,6 +39,7 @@ __all__ = [
     "MODEL",
     "PREVIOUS",
     "PRIVATE",
+    "RATINGS",
     "SHARED",
     "SIDE_FILES",
     "UPLOADS",
@@ -65,6 +66,8 @@ MODEL = "model.onnx"
 PREVIOUS = "previous.onnx"
 GRAPH = "graph.hnsw"
 LOCK = "write.lock"
+# What people rated as similar; the only part besides the uploads that cannot be made again.
+RATINGS = "ratings.sqlite"
 # Uploaded pictures; also their root's path in the database, relative so that the folder can move.
 UPLOADS = "uploads"
 # SQLite's files beside a database while it is written, or after a crash.
@@ -73,10 +76,10 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 # Files of a new index: private to the owner, or readable by the group.
 PRIVATE, SHARED = Permissions(0o600), Permissions(0o640)
 
-_SIDES = tuple(DATABASE + suffix for suffix in SIDE_FILES)
-_PARTS = (DATABASE, MODEL, PREVIOUS, GRAPH, LOCK, *_SIDES)
+_SIDES = tuple(name + suffix for name in (DATABASE, RATINGS) for suffix in SIDE_FILES)
+_PARTS = (DATABASE, MODEL, PREVIOUS, GRAPH, LOCK, RATINGS, *_SIDES)
 # Parts that are written under a temporary name.
-_PREPARED = (DATABASE, MODEL, PREVIOUS, GRAPH)
+_PREPARED = (DATABASE, MODEL, PREVIOUS, GRAPH, RATINGS)
 # Temporary names in earlier versions.
 _ONCE_PREPARED = tuple(f"{name}.tmp" for name in (DATABASE, MODEL, GRAPH, LOCK))
 _ONCE_PREPARED += tuple(f"{DATABASE}.tmp{suffix}" for suffix in SIDE_FILES)
