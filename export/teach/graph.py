@@ -106,12 +106,12 @@ def strip_head(taught: onnx.ModelProto, strength: float) -> tuple[onnx.ModelProt
     output.type.tensor_type.shape.dim[1].dim_value = head.start_dim
     _rename(graph, _START, OUTPUT_NAME)
     if append_head(model, head).graph != taught.graph:
-        raise _not_ours("its last layers are others")
+        raise _not_ours("they differ from what its weights and its strength make")
     return model, head
 
 
 def _not_ours(why: str) -> ExportError:
-    return ExportError(f"The model has no head that can be taken off ({why}); expected a file of deeprank-teach.")
+    return ExportError(f"Its last layers are not those of a head: {why}.")
 
 
 def _output_of(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
