@@ -42,9 +42,9 @@ _DEFAULT_SIDE = 224
 class Source:
     """A network, its metadata, and the original that its files are compared with.
 
-    ``data``: the pictures that it names, or None. ``labels_of``: the source of their labels, by the
-    path of a data set. ``split``: divides them as its training did. ``remarks``: what was chosen
-    without being asked for.
+    ``data``: the pictures that it names, or None. ``pictures``: those of its index, without labels,
+    or None. ``labels_of``: the source of their labels, by the path of a data set. ``split``: divides
+    them as its training did. ``remarks``: what was chosen without being asked for.
     """
 
     network: Network
@@ -53,6 +53,7 @@ class Source:
     data: str | None = None
     labels_of: Callable[[str], str | None] = lambda _data: None
     split: Callable[[DataSet], DataSet] = lambda dataset: dataset
+    pictures: Callable[[], DataSet | None] = lambda: None
     remarks: tuple[str, ...] = ()
 
 
