@@ -32,6 +32,7 @@ from deeprank.runtime.index.maintenance.model_exchange import replace_model
 from deeprank.runtime.index.maintenance.reembed import reembed
 from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.patterns import RootFilters
+from deeprank.runtime.index.ratings import NewComparison, RatingStore, add_comparisons
 from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.index.uploads import Upload, add_uploads
@@ -91,6 +92,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sync(folder / "index", [folder / "photos"], model=model, filters=filters)
     upload = Embedder(model).embed([io.BytesIO(png(99))])[0]
     add_uploads(folder / "index", [Upload(png(99), upload, "up")], model_sha256=file_sha256(model))
+    with Store.open(folder / "index") as store:
+        contents = [item.sha256 for item in store.all_items()]
+    add_comparisons(folder / "index", [NewComparison(*contents[:3])], rater="ann")
     (folder / "photos" / "b" / "0.png").unlink()
     sync(folder / "index", [folder / "photos"])
     write_turned(model, folder / "turned.onnx")
@@ -107,7 +111,9 @@ def rows(index: Path) -> list[object]:
     """Return everything in an index but its vectors and model."""
     with Store.open(index) as store:
         unread = {root: store.unread(root) for root in store.synced_roots()}
-        known = [store.synced_roots(), store.uploads_root(), store.filters(), store.labelling(), unread]
+        with RatingStore.open(index) as ratings:
+            rated = ratings.ratings()
+        known = [rated, store.synced_roots(), store.uploads_root(), store.filters(), store.labelling(), unread]
         return [*known, list(store.all_items()), store.meta().last_id]
 
 

@@ -23,6 +23,7 @@ from ..database.writer import Writer, locked, open_writer
 from ..folder import check_model, has_log, install_model, new_folder
 from ..graph_update import update_graph
 from ..layout import MODEL, PREVIOUS, UPLOADS, permissions_of, put_copy
+from ..ratings.copies import carry_ratings
 from ..search.items import IndexedImage
 from ..search.pictures import LOCAL, open_picture
 from ..uploads.store import is_upload, link_or_copy, make_uploads, upload_items, uploads_of
@@ -68,8 +69,8 @@ def replace_model(
 ) -> ModelExchange:
     """Exchange the model of an index, and compute its vectors from those that the index holds.
 
-    The new index is made beside the old one, with the same ids, rows, folders, filters, labels and uploads, and with
-    the pictures that were added since ``mapped`` was made. The old one answers until it is exchanged in one step.
+    The new index is made beside the old one, with the same ids, rows, folders, filters, labels, uploads and ratings,
+    and with the pictures that were added since ``mapped`` was made. The old one answers until it is exchanged in one step.
 
     Args:
         index: the index folder.
@@ -127,6 +128,7 @@ def _make(
             _map_items(store, writer, mapped, progress)
             reason = update_graph(writer, progress)
         _link_uploads(store, fresh)
+        carry_ratings(folder, fresh, permissions)
     if has_log(fresh):
         raise IndexStateError(
             f"{display_path(folder)} is unchanged: the new index could not be written completely (is the disk full?); "

@@ -15,6 +15,8 @@ from ...text import display_path
 from ..database.store import Store
 from ..database.writer import locked
 from ..layout import permissions_of
+from ..ratings.copies import carry_ratings
+from ..ratings.store import RatingStore
 from ..sync.options import SyncOptions
 from ..sync.plan import plan_sync, plan_uploads
 from ..sync.root_plan import RootPlan
@@ -34,7 +36,7 @@ def reembed(
     """Embed all pictures of an index with another model. The old index answers until the new one is complete.
 
     Args:
-        index: the index folder; all its roots must be there. Uploads come along with their labels.
+        index: the index folder; all its roots must be there. Uploads come along with their labels, as do ratings.
         options: the new model, by default ``./model.onnx``, and how it runs; the others have no effect. The bundled
             model must be named, so that an index never loses its model because the command runs in another folder.
         progress: shows how far the work is.
@@ -57,11 +59,14 @@ def reembed(
         plans = _plan(folder, roots, options)
         with sibling(folder) as fresh:
             report = sync_new(fresh, plans, model, options, permissions_of(folder), progress)
+            carry_ratings(folder, fresh, permissions_of(folder))
     return replace(report, seconds=time.monotonic() - start)
 
 
 def _plan(folder: Path, roots: list[str], options: SyncOptions) -> list[RootPlan]:
     """Plan uploads first: a fault there stops the work before hours of it, as does all that a sync would refuse."""
+    with RatingStore.open(folder) as ratings:
+        ratings.ratings()  # damaged ones could not be taken along
     with Store.open(folder) as store:
         synced = [plan.afresh() for plan in plan_sync(store, folder, roots, options) if plan.uploads is None]
         return [*plan_uploads(store), *synced]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 from ...errors import QueryError
@@ -177,16 +178,26 @@ class Totals:
         """Return the checksum of the row."""
         return checksum("totals", self.comparisons, self.marks, self.last_id, self.row_sum)
 
-    def changed(self, rating: Comparison | Mark, by: int) -> Totals:
-        """Return the numbers after a rating is added (``by`` is 1) or removed (-1)."""
-        comparison = isinstance(rating, Comparison)
-        return replace(
-            self,
-            comparisons=self.comparisons + (by if comparison else 0),
-            marks=self.marks + (0 if comparison else by),
-            last_id=max(self.last_id, rating.id),
-            row_sum=self.row_sum + by * rating.checksum(),
-        )
+    @property
+    def count(self) -> int:
+        """The number of comparisons and marks."""
+        return self.comparisons + self.marks
+
+    def with_ratings(self, ratings: Iterable[Comparison | Mark]) -> Totals:
+        """Return the numbers after ratings are added."""
+        return self._changed(ratings, 1)
+
+    def without_ratings(self, ratings: Iterable[Comparison | Mark]) -> Totals:
+        """Return the numbers after ratings are removed."""
+        return self._changed(ratings, -1)
+
+    def _changed(self, ratings: Iterable[Comparison | Mark], by: int) -> Totals:
+        comparisons, marks, last_id, row_sum = self.comparisons, self.marks, self.last_id, self.row_sum
+        for each in ratings:
+            comparisons += by if isinstance(each, Comparison) else 0
+            marks += by if isinstance(each, Mark) else 0
+            last_id, row_sum = max(last_id, each.id), row_sum + by * each.checksum()
+        return Totals(comparisons, marks, last_id, row_sum)
 
 
 def checked_rater(rater: str | None) -> str | None:
