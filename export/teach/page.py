@@ -15,7 +15,7 @@ from ...runtime.index.search.pictures import LOCAL, open_picture
 from ...runtime.webpage.document import document
 from ...runtime.webpage.elements import Element, count, element, name_text
 from ...runtime.webpage.gallery import file_address, picture
-from ...runtime.webpage.parts import fact, foot, head, note, path_text
+from ...runtime.webpage.parts import fact, foot, head, note
 from ...runtime.webpage.thumbnails import Thumbnail, load_thumbnails, sharp_side
 from .changes import Change, Neighbour
 
@@ -78,7 +78,7 @@ def _main(contents: Contents, pictures: Mapping[int, Thumbnail]) -> list[Element
         element("h2", "", "Queries that were held out"),
         note(
             f"{which}. Nothing was learned from their ratings. A line marks rated pictures: solid if rated more "
-            "similar, dashed if less. A dot marks pictures that are among the nearest on this side alone."
+            "similar, dashed if less. A dot marks pictures that are among the nearest on both sides."
         ),
         *(_query(change, contents.images, pictures) for change in contents.changes),
     ]
@@ -97,8 +97,8 @@ def _query(change: Change, images: Mapping[int, IndexedImage], pictures: Mapping
                 "figcaption",
                 "",
                 element("p", "file-name", name_text(_name(image))),
-                path_text(image.relative),
-                element("p", "figures", f"{change.moved} of {len(change.after)} nearest are others"),
+                element("p", "place", name_text(image.relative.rpartition("/")[0])),
+                element("p", "figures", f"{change.moved} of the {len(change.after)} nearest are new"),
             ),
         ),
         element(
@@ -132,9 +132,9 @@ def _hit(
     image = images[neighbour.row]
     facts = [f"{rank}. {_name(image)}", f"distance {neighbour.distance:.3f}"]
     facts += [_RATED[neighbour.rated]] if neighbour.rated else []
-    facts += ["on this side alone"] if neighbour.moved else []
+    facts += [] if neighbour.moved else ["on both sides"]
     description = ", ".join(facts)
-    kinds = " ".join(filter(None, [neighbour.rated or "", "moved" if neighbour.moved else ""]))
+    kinds = " ".join(filter(None, [neighbour.rated or "", "" if neighbour.moved else "stays"]))
     return element(
         "li",
         {"class": kinds, "title": description},

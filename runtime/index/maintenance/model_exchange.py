@@ -70,7 +70,8 @@ def replace_model(
     """Exchange the model of an index, and compute its vectors from those that the index holds.
 
     The new index is made beside the old one, with the same ids, rows, folders, filters, labels, uploads and ratings,
-    and with the pictures that were added since ``mapped`` was made. The old one answers until it is exchanged in one step.
+    and with the pictures that were added since ``mapped`` was made. The old one answers until it is exchanged in one
+    step.
 
     Args:
         index: the index folder.
