@@ -15,6 +15,8 @@ from ..layout import UPLOADS
 
 __all__ = [
     "MAX_MARKS",
+    "MAX_RATER",
+    "MAX_TIME",
     "SCHEMA",
     "TABLES",
     "Comparison",
@@ -58,7 +60,7 @@ _SOURCES = frozenset({"question", "mark", "import"})
 _SHA256_BYTES = 32
 _HEX_DIGITS = frozenset("0123456789abcdef")
 # Characters of a rater's name.
-_MAX_RATER = 100
+MAX_RATER = 100
 # The year 9999 in Unix seconds.
 MAX_TIME = 253_402_300_799
 # Bytes of the hashes in the smallest row.
@@ -208,10 +210,10 @@ def checked_rater(rater: str | None) -> str | None:
 
     """
     name = (rater or "").strip()
-    if len(name) > _MAX_RATER or any(unicodedata.category(character)[0] == "C" for character in name):
+    if len(name) > MAX_RATER or any(unicodedata.category(character)[0] == "C" for character in name):
         raise QueryError(
-            f"The rater {printable(name[:_MAX_RATER])!r} is given; expected a name on one line, of at most "
-            f"{_MAX_RATER} characters."
+            f"The rater {printable(name[:MAX_RATER])!r} is given; expected a name on one line, of at most "
+            f"{MAX_RATER} characters."
         )
     return name or None
 
@@ -227,7 +229,7 @@ def _is_possible(rating: Comparison | Mark, *contents: bytes) -> bool:
         and all(len(content) == _SHA256_BYTES for content in contents)
         and len(rating.model_sha256) == 2 * _SHA256_BYTES
         and set(rating.model_sha256) <= _HEX_DIGITS
-        and (rating.rater is None or 0 < len(rating.rater) <= _MAX_RATER)
+        and (rating.rater is None or 0 < len(rating.rater) <= MAX_RATER)
     )
 
 

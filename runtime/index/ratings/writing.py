@@ -38,6 +38,7 @@ from .store import (
 )
 
 __all__ = [
+    "RatingTarget",
     "RatingWriter",
     "add_comparisons",
     "create_ratings",
@@ -147,7 +148,7 @@ def remove_comparisons(index: str | Path, ids: Iterable[int]) -> int:
 
 
 @dataclass(frozen=True)
-class _Target:
+class RatingTarget:
     """The ratings of an index, open for writing, and its pictures."""
 
     ratings: RatingWriter
@@ -183,7 +184,7 @@ class _Target:
 
 
 @contextlib.contextmanager
-def writing(index: str | Path) -> Iterator[_Target]:
+def writing(index: str | Path) -> Iterator[RatingTarget]:
     """Open the ratings of an index for writing, under its lock; uncommitted changes are dropped.
 
     Raises:
@@ -198,7 +199,7 @@ def writing(index: str | Path) -> Iterator[_Target]:
         Store.open(folder) as store,
         open_writer(folder) as ratings,
     ):
-        yield _Target(ratings, store, store.meta().model_sha256)
+        yield RatingTarget(ratings, store, store.meta().model_sha256)
 
 
 @contextlib.contextmanager
