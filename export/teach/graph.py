@@ -64,7 +64,7 @@ def append_head(start: onnx.ModelProto, head: Head) -> onnx.ModelProto:
             f"The head is for vectors of {head.start_dim:,} numbers, but the model gives {dims[1].dim_value:,}; "
             "expected the model that the head was learned from."
         )
-    if any(name.startswith(_MARK) for name in names_in(graph) | {node.name for node in graph.node}):
+    if _has_marks(graph):
         raise ExportError("The model has a head already; take it off first.")
     _rename(graph, OUTPUT_NAME, _START)
     graph.node.extend(_nodes(as_input := opset_of(model) >= _AXES_AS_INPUT))
@@ -105,7 +105,7 @@ def strip_head(taught: onnx.ModelProto, strength: float) -> tuple[onnx.ModelProt
     output.name = _START
     output.type.tensor_type.shape.dim[1].dim_value = head.start_dim
     _rename(graph, _START, OUTPUT_NAME)
-    if append_head(model, head).graph != taught.graph:
+    if _has_marks(model.graph) or append_head(model, head).graph != taught.graph:
         raise _not_ours("they differ from what its weights and its strength make")
     return model, head
 
@@ -120,6 +120,11 @@ def _output_of(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     if len(outputs) != 1 or outputs[0].name != OUTPUT_NAME or len(outputs[0].type.tensor_type.shape.dim) != 2:
         raise ExportError(f"The graph has other outputs than {OUTPUT_NAME!r} of [n, d]; expected a model file.")
     return outputs[0]
+
+
+def _has_marks(graph: onnx.GraphProto) -> bool:
+    """Tell whether a graph has names of a head."""
+    return any(name.startswith(_MARK) for name in names_in(graph) | {node.name for node in graph.node})
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:

@@ -90,7 +90,10 @@ def read_start(path: Path) -> Start:
         if info.embedding_dim != head.start_dim:
             raise ExportError(f"Its start states {info.embedding_dim:,} numbers a vector, its head {head.start_dim:,}.")
     except (ExportError, ModelFileError) as error:
-        raise ExportError(f"{display_path(path)} was taught, and its head cannot be taken off. {error}") from None
+        raise ExportError(
+            f"{display_path(path)} was taught, and its head cannot be taken off. {error} Embed the pictures again with "
+            "the model that it started from (deeprank-index sync --reembed --model START)."
+        ) from None
     return Start(to_bytes(graph), graph, info, head)
 
 
