@@ -48,7 +48,9 @@ def info_facts(index: Path, resolved: ResolvedRatings) -> Iterator[tuple[str, st
 def _counts(resolved: ResolvedRatings) -> str:
     counts = rating_counts(resolved.comparisons, resolved.marks)
     pairs = resolved.answers - resolved.comparisons
-    return f"{counts}; the marks make {pairs:,} more comparisons" if pairs else counts
+    if not resolved.comparisons and not resolved.marks:
+        return "none yet; rate on the page /rate of deeprank-serve --allow-writes, or import a CSV"
+    return f"{counts}; the marks make {pairs:,} more comparison{'' if pairs == 1 else 's'}" if pairs else counts
 
 
 def _rater(rater: RaterSummary) -> str:
@@ -116,9 +118,9 @@ def export_line(target: Path, report: RatingsExport) -> str:
 def export_remarks(report: RatingsExport) -> Iterator[str]:
     """Yield what a user should know of an export."""
     if report.gone:
-        yield f"{ratings(report.gone)} of pictures that are not in the index are left out."
+        yield f"left out: {ratings(report.gone)} of pictures that are not in the index"
     if report.unnamed:
-        yield f"{ratings(report.unnamed)} of pictures whose path a CSV cannot hold are left out; rename the files."
+        yield f"left out: {ratings(report.unnamed)} of pictures whose path a CSV cannot hold; rename the files"
 
 
 def import_document(index: Path, source: Path, report: RatingsImport) -> dict[str, Any]:
