@@ -124,8 +124,9 @@ def _page(index: Path, taught: Taught) -> Contents:
     from .page import Contents
 
     result = presentation.verdict(index, taught)
-    facts = tuple(presentation.page_facts(taught))
-    return Contents(index, result, facts, taught.changes, taught.images, taught.lesson.queries)
+    facts, comparison = tuple(presentation.page_facts(taught)), taught.lesson.comparison
+    queries = 0 if comparison is None else comparison.queries
+    return Contents(index, result, facts, taught.changes, taught.images, queries)
 
 
 def _show(index: Path, taught: Taught, page: Path | None, *, as_json: bool) -> None:

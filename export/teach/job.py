@@ -16,7 +16,6 @@ from ...runtime.errors import IndexStateError
 from ...runtime.index.database.store import Store
 from ...runtime.index.layout import MODEL
 from ...runtime.index.maintenance.model_exchange import ModelExchange, replace_model
-from ...runtime.index.ratings import ResolvedTriplet
 from ...runtime.index.search.items import IndexedImage
 from ...runtime.progress import StartProgress, start_nothing
 from ...train.ratings.head import TAUGHT
@@ -31,7 +30,7 @@ from .page import MOST_QUERIES
 from .pictures import LEAST, index_pictures
 from .proof import TaughtNetwork, TaughtReference
 from .start import read_start, taught_info
-from .vectors import appended, mapping
+from .vectors import appended, mapping, right_order
 
 __all__ = ["Refusal", "Taught", "proof_pictures", "teach"]
 
@@ -90,11 +89,11 @@ def teach(
 
     """
     lesson = learn_lesson(index, with_labels=with_labels, progress=progress)
-    after = appended(lesson.head, mapping(lesson.info, None)(lesson.vectors))
-    held_out = _rows(lesson.ids, lesson.held_out)
-    in_use = _precision(lesson.vectors, held_out) if TAUGHT in lesson.info.training else None
+    now, held_out = lesson.in_use, lesson.held_out
+    after = appended(lesson.head, lesson.rated.vectors)
+    in_use = _share(right_order(now.vectors, held_out)) if TAUGHT in now.info.training else None
     refusal = None if force else _refusal(lesson, in_use)
-    changes = tuple(largest_changes(rated_queries(held_out), lesson.vectors, after, MOST_QUERIES)) if shown else ()
+    changes = tuple(largest_changes(rated_queries(held_out), now.vectors, after, MOST_QUERIES)) if shown else ()
     images = _images(index, lesson, changes)
     if refusal is not None:
         return Taught(lesson, in_use, None, None, refusal, changes, images)
@@ -103,8 +102,8 @@ def teach(
         exchange = replace_model(
             index,
             package.model,
-            mapping(lesson.info, lesson.head),
-            of=lesson.model_sha256,
+            mapping(now.info, lesson.head),
+            of=now.model_sha256,
             accept=lambda fresh: _check(fresh, lesson),
             progress=progress,
         )
@@ -113,9 +112,11 @@ def teach(
 
 def _refusal(lesson: Lesson, in_use: float | None) -> Refusal | None:
     """Return why the index is left as it is; None: the taught model is better."""
-    if lesson.verdict != "better":
-        return lesson.verdict
-    if in_use is not None and lesson.after is not None and lesson.after.similarity_precision <= in_use:
+    if lesson.comparison is None or lesson.comparison.verdict == "too few":
+        return "too few"
+    if lesson.comparison.verdict == "not better":
+        return "not better"
+    if in_use is not None and lesson.comparison.after <= in_use:
         return "in use"
     return None
 
@@ -123,12 +124,11 @@ def _refusal(lesson: Lesson, in_use: float | None) -> Refusal | None:
 def _exported(index: Path, lesson: Lesson, after: Vectors, out: Path, progress: StartProgress) -> Package:
     """Write the taught file, proved on pictures of the index."""
     start = read_start(index / MODEL)
-    before = mapping(lesson.info, None)(lesson.vectors)
     info = taught_info(
         start,
         lesson.head,
-        unrelated_distance=moved_limit(start.info.unrelated_distance, before, after),
-        previous=lesson.model_sha256,
+        unrelated_distance=moved_limit(start.info.unrelated_distance, lesson.rated.vectors, after),
+        previous=lesson.in_use.model_sha256,
         about={"ratings": lesson.learning},
     )
     network = TaughtNetwork(start, lesson.head)
@@ -151,44 +151,29 @@ def _check(fresh: Path, lesson: Lesson) -> None:
         IndexStateError: they order these ratings otherwise.
 
     """
-    if lesson.after is None:
+    if lesson.comparison is None:
         return
     with Store.open(fresh) as store:
-        rated = lesson.held_out
-        there = store.items_of_contents({content for each in rated for content in _contents(each)})
-        kept = [each for each in rated if set(_contents(each)) <= there.keys()]
-        first = np.array([[there[content][0].id for content in _contents(each)] for each in kept], np.int64)
-        ids = np.unique(first)
-        right = _precision(store.vectors_of(ids.tolist()), np.searchsorted(ids, first.reshape(-1, 3)))
-    expected = lesson.after.similarity_precision
-    if len(kept) == len(rated) and abs(right - expected) > _ROUNDED:
+        ids = lesson.in_use.ids[lesson.held_out]
+        there = np.array([len(store.known_items(row)) == len(row) for row in ids.tolist()])
+        known = np.unique(ids[there])
+        right = right_order(store.vectors_of(known.tolist()), np.searchsorted(known, ids[there]))
+    expected = right_order(appended(lesson.head, lesson.rated.vectors), lesson.held_out)[there]
+    if np.mean(right != expected) > _ROUNDED:
         raise IndexStateError(
-            f"The new index has a similarity precision of {right:.3f} on the held-out ratings, and the comparison had "
-            f"{expected:.3f}; the index is unchanged. Run the command again."
+            f"The new index orders {int((right != expected).sum()):,} of {len(right):,} held-out ratings otherwise than "
+            "the comparison did, so the index is unchanged; run the command again."
         )
 
 
-def _contents(triplet: ResolvedTriplet) -> tuple[bytes, bytes, bytes]:
-    return triplet.query, triplet.positive, triplet.negative
-
-
-def _rows(ids: npt.NDArray[np.int64], triplets: Sequence[ResolvedTriplet]) -> npt.NDArray[np.int64]:
-    """Return the rows of the first item of each content: int64 ``[t, 3]``."""
-    first = [[each.query_ids[0], each.positive_ids[0], each.negative_ids[0]] for each in triplets]
-    return np.searchsorted(ids, np.array(first, np.int64).reshape(-1, 3))
-
-
-def _precision(vectors: Vectors, triplets: npt.NDArray[np.int64]) -> float:
-    """Return the share of triplets, rows int64 ``[t, 3]``, in the right order; 0 of none."""
-    query, positive, negative = (vectors[triplets[:, column]].astype(np.float64) for column in range(3))
-    right = np.square(query - positive).sum(axis=1) < np.square(query - negative).sum(axis=1)
-    return float(right.mean()) if len(right) else 0.0
+def _share(right: npt.NDArray[np.bool_]) -> float | None:
+    return float(right.mean()) if len(right) else None
 
 
 def _images(index: Path, lesson: Lesson, changes: Sequence[Change]) -> dict[int, IndexedImage]:
     rows = {row for change in changes for row in (change.row, *(n.row for n in (*change.before, *change.after)))}
     with Store.open(index) as store:
         roots = store.roots()
-        items = store.known_items([int(lesson.ids[row]) for row in rows])
+        items = store.known_items([int(lesson.in_use.ids[row]) for row in rows])
     images = {number: IndexedImage.of(item, roots[item.root]) for number, item in items.items()}
-    return {row: images[int(lesson.ids[row])] for row in rows if int(lesson.ids[row]) in images}
+    return {row: images[int(lesson.in_use.ids[row])] for row in rows if int(lesson.in_use.ids[row]) in images}

@@ -4,31 +4,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ...runtime.console import to_paste
-from ...runtime.datasets import Sample
-from ...runtime.errors import PictureError, TrainingError
-from ...runtime.evaluate.embeddings import EmbeddedSplit
-from ...runtime.evaluate.triplets import RatedTriplets, TripletReport, evaluate_triplets
+from ...runtime.errors import TrainingError
+from ...runtime.evaluate.triplets import TripletReport
 from ...runtime.index.database.store import Store
 from ...runtime.index.folder import check_model
 from ...runtime.index.layout import MODEL
-from ...runtime.index.ratings import RatingStore, ResolvedRatings, ResolvedTriplet, resolved
+from ...runtime.index.ratings import RatingStore, ResolvedRatings, resolved
 from ...runtime.model.metadata import ModelInfo
 from ...runtime.modelfile import open_model
 from ...runtime.progress import StartProgress, start_nothing
 from ...runtime.text import display_path
+from ...train.ratings.comparison import Comparison, compare
+from ...train.ratings.figures import figures
 from ...train.ratings.head import Head
 from ...train.ratings.learner import learn_head
-from .vectors import appended, mapping
+from ...train.ratings.rated import Rated, rated
+from .vectors import appended, mapping, right_order
 
-__all__ = ["Lesson", "learn_lesson"]
+__all__ = ["InUse", "Lesson", "learn_lesson"]
 
 Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class InUse:
+    """An index before it is taught.
+
+    Attributes:
+        model_sha256: hex, of its model.
+        info: the metadata of its model.
+        ids: of its items, int64 ``[n]``, ascending.
+        vectors: unit rows, float32 ``[n, d]``.
+        ratings: what its ratings say of these items.
+
+    """
+
+    model_sha256: str
+    info: ModelInfo
+    ids: Rows
+    vectors: Vectors
+    ratings: ResolvedRatings
 
 
 @dataclass(frozen=True)
@@ -36,92 +57,77 @@ class Lesson:
     """A head that was learned, and what it is worth.
 
     Attributes:
-        model_sha256: hex, of the model in use.
-        info: its metadata.
-        ids: of the index's items, int64 ``[n]``, ascending.
-        vectors: of the model in use, unit rows, float32 ``[n, d]``.
-        ratings: what the ratings say of these items.
+        in_use: the index.
+        rated: vectors of the start, and triplets of their rows.
         head: what was learned.
         learning: number of ratings that it was learned from.
-        held_out: the other ratings.
-        before: how the start orders them; None: there are none.
-        after: how the start with the head does.
-        interval: 95 % interval of the gain of similarity precision.
-        verdict: whether the head is better.
+        held_out: the other ratings, rows int64 ``[t, 3]``.
+        comparison: of start and head on those; None: there are none.
+        before: the paper's measures of the start on those; None likewise.
+        after: those of the head.
 
     """
 
-    model_sha256: str
-    info: ModelInfo
-    ids: npt.NDArray[np.int64]
-    vectors: Vectors
-    ratings: ResolvedRatings
+    in_use: InUse
+    rated: Rated
     head: Head
     learning: int
-    held_out: tuple[ResolvedTriplet, ...]
+    held_out: Rows
+    comparison: Comparison | None
     before: TripletReport | None
     after: TripletReport | None
-    interval: tuple[float, float]
-    verdict: Literal["better", "not better", "too few"]
 
     @property
-    def queries(self) -> int:
-        """The number of queries whose ratings were held out."""
-        return len({triplet.query for triplet in self.held_out})
+    def verdict(self) -> str:
+        """``better``, ``not better`` or ``too few``."""
+        return "too few" if self.comparison is None else self.comparison.verdict
 
 
 def learn_lesson(
     index: Path, *, with_labels: bool = False, seed: int = 0, progress: StartProgress = start_nothing
 ) -> Lesson:
-    """Learn."""
-    with Store.open(index) as store, RatingStore.open(index) as rated, store.snapshot():
-        sha256 = store.meta().model_sha256
-        ratings = resolved(rated, store)
-        ids, vectors = store.vectors()
-        contents = [item.sha256 for item in store.all_items()]
-    check_model(index, sha256, None)
-    if not ratings.triplets:
+    """Learn a head from the ratings of an index, and compare it on those that are held out.
+
+    Args:
+        index: the index folder.
+        with_labels: let the labels of the pictures teach, too.
+        seed: of every draw.
+        progress: called as the work proceeds.
+
+    Raises:
+        TrainingError: the index has no ratings to learn from.
+        IndexStateError, IndexDamagedError, ModelFileError: the index or its model cannot be read.
+
+    """
+    in_use, ratings = _opened(index, with_labels)
+    learning, held_out = ratings.split()
+    if not len(learning):
         raise TrainingError(
             f"{display_path(index)} has no ratings to learn from; rate on the page /rate of "
             f"{to_paste('deeprank-serve', '--allow-writes', '--index', index)}, or import a CSV with "
-            f"{to_paste('deeprank-index', 'ratings', 'import', '--index', index)} FILE."
+            f"{to_paste('deeprank-index', 'ratings', 'import', 'rated.csv', '--index', index)}."
         )
+    head = learn_head(ratings.vectors, learning, labels=ratings.labels, seed=seed, progress=progress).head
+    if not len(held_out):
+        return Lesson(in_use, ratings, head, len(learning), held_out, None, None, None)
+    before, after = figures(ratings, held_out, head)
+    orders = [right_order(vectors, held_out) for vectors in (ratings.vectors, appended(head, ratings.vectors))]
+    comparison = compare(held_out[:, 0], *orders, seed=seed)
+    return Lesson(in_use, ratings, head, len(learning), held_out, comparison, before, after)
+
+
+def _opened(index: Path, with_labels: bool) -> tuple[InUse, Rated]:
+    with RatingStore.open(index) as ratings, Store.open(index) as store:
+        said = resolved(ratings, store)
+        with store.snapshot():
+            sha256 = store.meta().model_sha256
+            ids, vectors = store.vectors()
+            items = list(store.all_items())
+    check_model(index, sha256, None)
     info = open_model(index / MODEL, device="cpu").info
-    start = mapping(info, None)(vectors)
-    triplets = ratings.triplets
-    rows = np.searchsorted(ids, [[t.query_ids[0], t.positive_ids[0], t.negative_ids[0]] for t in triplets])
-    held = np.array([int.from_bytes(t.query[:4], "big") < 0.3 * 2**32 for t in triplets], bool)
-    head = learn_head(start, rows[~held], seed=seed, progress=progress).head
-    del with_labels
-    after = appended(head, start)
-    reports = _reports(start, after, contents, rows[held]) if held.any() else (None, None)
-
-    def right(vectors: Vectors) -> npt.NDArray[np.bool_]:
-        q, p, n = (vectors[rows[held, c]].astype(np.float64) for c in range(3))
-        return np.asarray(((q - p) ** 2).sum(1) < ((q - n) ** 2).sum(1))
-
-    gain = right(after).astype(float) - right(start)
-    rng = np.random.default_rng(0)
-    boots = [gain[rng.integers(0, len(gain), len(gain))].mean() for _ in range(1000)] if len(gain) else [0.0]
-    interval = (float(np.quantile(boots, 0.025)), float(np.quantile(boots, 0.975)))
-    verdict: Literal["better", "not better", "too few"] = (
-        "too few" if held.sum() < 50 else "better" if interval[0] > 0 else "not better"
-    )
-    return Lesson(
-        sha256, info, ids, vectors, ratings, head, int((~held).sum()),
-        tuple(t for t, h in zip(triplets, held, strict=True) if h), reports[0], reports[1], interval, verdict,
-    )  # fmt: skip
-
-
-def _reports(
-    start: Vectors, after: Vectors, contents: list[bytes], rows: npt.NDArray[np.int64]
-) -> tuple[TripletReport, TripletReport]:
-    samples = tuple(Sample(str(row), "", 0, _unopened) for row in range(len(contents)))
-    rated = RatedTriplets(samples, rows, None)
-    splits = [EmbeddedSplit(samples, vectors, tuple(contents)) for vectors in (start, after)]
-    one, other = (evaluate_triplets(rated, [], split) for split in splits)
-    return one, other
-
-
-def _unopened() -> IO[bytes]:
-    raise PictureError("no picture is opened")
+    contents = [item.sha256 for item in items]
+    known = set(contents)
+    answers = [(each.query, each.positive, each.negative) for each in said.triplets]
+    there = [answer for answer in answers if known.issuperset(answer)]
+    labels = [item.label for item in items] if with_labels else None
+    return InUse(sha256, info, ids, vectors, said), rated(mapping(info, None)(vectors), contents, there, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,8 @@ def facts(taught: Taught) -> Iterator[tuple[str, str]]:
     """Yield what was learned, and the paper's measures before and after, as names and values."""
     lesson = taught.lesson
     yield "learned from", f"{count(lesson.learning, 'rating')}"
-    yield "held out", f"{count(len(lesson.held_out), 'rating')} of {count(lesson.queries, 'query', 'queries')}"
+    queries = 0 if lesson.comparison is None else lesson.comparison.queries
+    yield "held out", f"{count(len(lesson.held_out), 'rating')} of {count(queries, 'query', 'queries')}"
     yield from page_facts(taught)
     if taught.in_use is not None:
         yield "model in use", f"similarity precision {taught.in_use:.3f}, by earlier ratings"
@@ -43,15 +45,16 @@ def facts(taught: Taught) -> Iterator[tuple[str, str]]:
 
 def page_facts(taught: Taught) -> Iterator[tuple[str, str]]:
     """Yield the paper's measures before and after, as names and values; nothing if no rating was held out."""
-    lesson = taught.lesson
-    if lesson.before is None or lesson.after is None:
+    comparison, before, after = taught.lesson.comparison, taught.lesson.before, taught.lesson.after
+    if comparison is None or before is None or after is None:
         return
-    before, after = lesson.before.similarity_precision, lesson.after.similarity_precision
-    low, high = lesson.interval
-    yield "similarity precision", f"{before:.3f} → {after:.3f} (95 % interval of the gain: {low:+.3f} to {high:+.3f})"
-    if lesson.before.score_at_top_k is not None and lesson.after.score_at_top_k is not None:
-        top = lesson.before.score_at_top_k, lesson.after.score_at_top_k
-        yield f"score-at-top-{top[0].k}", f"{top[0].score:,} → {top[1].score:,}"
+    gain = "" if math.isnan(comparison.low) else f" (gain {comparison.low:+.3f} to {comparison.high:+.3f}, 95 %)"
+    yield "similarity precision", f"{comparison.before:.3f} → {comparison.after:.3f}{gain}"
+    if before.score_at_top_k is not None and after.score_at_top_k is not None:
+        yield (
+            f"score-at-top-{before.score_at_top_k.k}",
+            f"{before.score_at_top_k.score:,} → {after.score_at_top_k.score:,}",
+        )
 
 
 def remarks(taught: Taught) -> Iterator[str]:
@@ -89,7 +92,7 @@ def refusal(index: Path, taught: Taught) -> str:
 def document(index: Path, taught: Taught, page: Path | None) -> dict[str, Any]:
     """Return the JSON document."""
     lesson, exchange = taught.lesson, taught.exchange
-    ratings = lesson.ratings
+    ratings = lesson.in_use.ratings
     return {
         "schema": SCHEMA,
         "index": os.fsdecode(index),
@@ -99,7 +102,6 @@ def document(index: Path, taught: Taught, page: Path | None) -> dict[str, Any]:
         "ratings": {
             "learning": lesson.learning,
             "held_out": len(lesson.held_out),
-            "held_out_queries": lesson.queries,
             "gone": ratings.gone,
             "changed": ratings.changed,
             "contradicting": ratings.contradicting,
@@ -108,7 +110,7 @@ def document(index: Path, taught: Taught, page: Path | None) -> dict[str, Any]:
         },
         "before": _figures(lesson.before),
         "after": _figures(lesson.after),
-        "gain_interval": list(lesson.interval),
+        "comparison": None if lesson.comparison is None else lesson.comparison.to_dict(),
         "in_use": None if taught.in_use is None else {"similarity_precision": taught.in_use},
         "head": {"numbers": len(lesson.head.weight), "strength": lesson.head.strength},
         "items": None if exchange is None else exchange.items,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ...runtime.model.metadata import ModelInfo
 from ...train.ratings.head import Head, start_vectors
 
-__all__ = ["appended", "mapping"]
+__all__ = ["appended", "mapping", "right_order"]
 
 Vectors = npt.NDArray[np.float32]
 
@@ -36,3 +36,18 @@ def appended(head: Head, start: Vectors) -> Vectors:
     vectors = head.apply(start)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
+
+
+def right_order(vectors: Vectors, triplets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Tell which triplets are in the right order; the same distance is a wrong one.
+
+    Args:
+        vectors: unit rows, float32 ``[n, d]``.
+        triplets: query, positive and negative as rows, int64 ``[t, 3]``.
+
+    Returns:
+        bool ``[t]``.
+
+    """
+    query, positive, negative = (vectors[triplets[:, column]].astype(np.float64) for column in range(3))
+    return np.asarray(np.square(query - positive).sum(axis=1) < np.square(query - negative).sum(axis=1))
