@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Source", "source_of"]
 
 _DEFAULT_SIDE = 224
+# Of a run on ratings.
+_HEAD_FILE, _START_FILE = "head.safetensors", "start.onnx"
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,13 @@ def source_of(options: ExportOptions) -> Source:
 
 
 def _from_run(options: ExportOptions) -> Source:
+    run = options.run or Path("runs/latest")
+    if (run / _HEAD_FILE).exists():
+        return _from_ratings(run, options.threads)
     from ..train.reference import Reference
     from .formats.torch_network import TorchNetwork
 
-    reference = Reference(options.run or Path("runs/latest"))
+    reference = Reference(run)
     return Source(
         TorchNetwork(reference.network, reference.rule),
         reference.info,
@@ -91,6 +96,19 @@ def _from_run(options: ExportOptions) -> Source:
         reference.labels_of,
         reference.split,
     )
+
+
+def _from_ratings(run: Path, threads: int | None) -> Source:
+    """Open the head of a run on ratings, and the model that it was learned on."""
+    from ..train.ratings.head import Head
+    from .teach.pictures import pictures_of_run
+    from .teach.proof import TaughtNetwork, TaughtReference
+    from .teach.start import read_start, taught_info
+
+    start, head = read_start(run / _START_FILE), Head.load(run / _HEAD_FILE)
+    info = taught_info(start, head)
+    reference = TaughtReference(start, head, info, threads)
+    return Source(TaughtNetwork(start, head), info, reference, pictures=lambda: pictures_of_run(run))
 
 
 def _from_module(options: ExportOptions, name: str) -> Source:

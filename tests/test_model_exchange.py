@@ -19,6 +19,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
+from server_process import serving
 from tiny_model import write_model, write_picture, write_pictures
 
 from deeprank.runtime.embedder import Embedder
@@ -345,3 +346,26 @@ def test_readers_see_one_index_or_the_other(index: Path, made: Path) -> None:
         thread.join()
     assert failures == []
     assert seen <= {16, 32}
+
+
+def test_a_server_answers_throughout_and_takes_the_new_model(index: Path, made: Path) -> None:
+    query = (made / "photos" / "a" / "1.png").read_bytes()
+    stop, statuses, hits = threading.Event(), set(), set()
+    with serving("--index", index) as server, server.client() as client:
+
+        def ask() -> None:
+            with server.client() as own:
+                while not stop.is_set():
+                    answer = own.post("/v1/search?k=1", files={"image": query})
+                    statuses.add(answer.status_code)
+                    hits.add(answer.json()["results"][0]["hits"][0]["path"])
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            exchanged(index, made)
+            server.wait_for(lambda: client.get("/v1/info").json()["model"]["dim"] == 32, "the new model")
+        finally:
+            stop.set()
+            thread.join()
+    assert (statuses, len(hits)) == ({200}, 1)

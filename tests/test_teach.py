@@ -96,6 +96,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 def test_the_whole_loop(index: Path, gallery: Path, tmp_path: Path) -> None:
     pictures = sorted((gallery / "photos").iterdir())
     rate(index, gallery, rated(pictures, 600))
@@ -113,7 +114,7 @@ def test_the_whole_loop(index: Path, gallery: Path, tmp_path: Path) -> None:
     assert same_colour(index, pictures) > before + 0.2
     # The paper's figures of the held-out part, by the command that measures any model on any ratings.
     assert done["model"]["sha256"] == file_sha256(index / "model.onnx")
-    held_out_figures(index, gallery, done, tmp_path)
+    held_out_figures(index, gallery, done)
     check_page(page, pictures)
     # A picture that came since is there after the way back, as if nothing had been.
     shutil.copytree(gallery / "photos", tmp_path / "more")
@@ -135,14 +136,14 @@ def test_the_whole_loop(index: Path, gallery: Path, tmp_path: Path) -> None:
     assert "was not taught, so there is nothing to undo" in failed.stderr
 
 
-def held_out_figures(index: Path, gallery: Path, done: dict[str, Any], tmp_path: Path) -> None:
+def held_out_figures(index: Path, gallery: Path, done: dict[str, Any]) -> None:
     """Compare with ``deeprank-eval --triplets`` on the exported ratings: the same measures, by the taught file."""
-    table, photos = tmp_path / "exported.csv", gallery / "photos"
+    table = gallery / "held_out.csv"
     run_command("deeprank-index", "ratings", "export", table, "--index", index)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     held = held_out([bytes.fromhex(row["query_sha256"]) for row in rows])
-    kept = [[str(photos / row[key]) for key in ("query", "positive", "negative")] for row in np.array(rows)[held]]
+    kept = [[f"photos/{row[key]}" for key in ("query", "positive", "negative")] for row in np.array(rows)[held]]
     write_ratings(table, kept)
     for model, figures in ((gallery / "model.onnx", done["before"]), (index / "model.onnx", done["after"])):
         result = run_command("deeprank-eval", "--model", model, "--triplets", table, "--json")

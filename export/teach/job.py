@@ -155,14 +155,15 @@ def _check(fresh: Path, lesson: Lesson) -> None:
         return
     with Store.open(fresh) as store:
         ids = lesson.in_use.ids[lesson.held_out]
-        there = np.array([len(store.known_items(row)) == len(row) for row in ids.tolist()])
-        known = np.unique(ids[there])
+        known = np.array(sorted(store.known_items(np.unique(ids).tolist())), np.int64)
+        there = np.isin(ids, known).all(axis=1)
         right = right_order(store.vectors_of(known.tolist()), np.searchsorted(known, ids[there]))
     expected = right_order(appended(lesson.head, lesson.rated.vectors), lesson.held_out)[there]
-    if np.mean(right != expected) > _ROUNDED:
+    others = int((right != expected).sum())
+    if others > _ROUNDED * len(right):
         raise IndexStateError(
-            f"The new index orders {int((right != expected).sum()):,} of {len(right):,} held-out ratings otherwise than "
-            "the comparison did, so the index is unchanged; run the command again."
+            f"The new index orders {others:,} of {len(right):,} held-out ratings otherwise than the comparison did; the "
+            "index is unchanged. Run the command again."
         )
 
 

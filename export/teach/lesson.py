@@ -111,8 +111,8 @@ def learn_lesson(
     if not len(held_out):
         return Lesson(in_use, ratings, head, len(learning), held_out, None, None, None)
     before, after = figures(ratings, held_out, head)
-    orders = [right_order(vectors, held_out) for vectors in (ratings.vectors, appended(head, ratings.vectors))]
-    comparison = compare(held_out[:, 0], *orders, seed=seed)
+    right, right_after = (right_order(each, held_out) for each in (ratings.vectors, appended(head, ratings.vectors)))
+    comparison = compare(held_out[:, 0], right, right_after, seed)
     return Lesson(in_use, ratings, head, len(learning), held_out, comparison, before, after)
 
 
