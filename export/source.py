@@ -15,6 +15,7 @@ from ..runtime.datasets import DataSet
 from ..runtime.errors import ExportError, MissingExtraError, ModelFileError
 from ..runtime.files import file_sha256, open_regular
 from ..runtime.images import PictureRule
+from ..runtime.index.layout import is_index
 from ..runtime.model.records import read_metadata
 from ..runtime.modelfile import ModelInfo
 from ..runtime.text import display_path, printable
@@ -101,14 +102,24 @@ def _from_run(options: ExportOptions) -> Source:
 def _from_ratings(run: Path, threads: int | None) -> Source:
     """Open the head of a run on ratings, and the model that it was learned on."""
     from ..train.ratings.head import Head
-    from .teach.pictures import pictures_of_run
+    from ..train.run.folder import RunFolder
+    from .teach.pictures import index_pictures
     from .teach.proof import TaughtNetwork, TaughtReference
     from .teach.start import read_start, taught_info
 
     start, head = read_start(run / _START_FILE), Head.load(run / _HEAD_FILE)
     info = taught_info(start, head)
-    reference = TaughtReference(start, head, info, threads)
-    return Source(TaughtNetwork(start, head), info, reference, pictures=lambda: pictures_of_run(run))
+    described = RunFolder(run).read_config().get("data")
+    place = described.get("path") if isinstance(described, dict) else None
+    data = place if isinstance(place, str) else None
+    of_index = data is not None and is_index(Path(data))
+    return Source(
+        TaughtNetwork(start, head),
+        info,
+        TaughtReference(start, head, info, threads),
+        None if of_index else data,
+        pictures=(lambda: index_pictures(Path(str(data)))) if of_index else (lambda: None),
+    )
 
 
 def _from_module(options: ExportOptions, name: str) -> Source:

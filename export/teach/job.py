@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ...runtime.datasets import DataSet
 from ...runtime.errors import IndexStateError
 from ...runtime.index.database.store import Store
 from ...runtime.index.layout import MODEL
@@ -22,17 +21,16 @@ from ...train.ratings.head import TAUGHT
 from ..formats.formats import Form
 from ..metadata import checked_info, refused_as_export
 from ..package import Checks, Package, export_package
-from ..sample import drawn_pictures
 from .changes import Change, largest_changes, rated_queries
 from .lesson import Lesson, learn_lesson
 from .limit import moved_limit
 from .page import MOST_QUERIES
-from .pictures import LEAST, index_pictures
+from .pictures import index_pictures
 from .proof import TaughtNetwork, TaughtReference
 from .start import read_start, taught_info
 from .vectors import appended, mapping, right_order
 
-__all__ = ["Refusal", "Taught", "proof_pictures", "teach"]
+__all__ = ["Refusal", "Taught", "teach"]
 
 Vectors = npt.NDArray[np.float32]
 # Too few ratings were held out; no gain is shown; or the taught model in use is as good.
@@ -135,13 +133,7 @@ def _exported(index: Path, lesson: Lesson, after: Vectors, out: Path, progress: 
     reference = TaughtReference(start, lesson.head, checked_info(info))
     form, checks = Form("onnx", network.precision), Checks(progress=progress)
     with refused_as_export():
-        return export_package(network, info, reference, proof_pictures(index), out, form=form, checks=checks)
-
-
-def proof_pictures(index: Path) -> DataSet:
-    """Return pictures of an index for a proof; too few readable ones: drawn pictures."""
-    own = index_pictures(index)
-    return own if len(own.val) + len(own.train) >= LEAST else drawn_pictures()
+        return export_package(network, info, reference, index_pictures(index), out, form=form, checks=checks)
 
 
 def _check(fresh: Path, lesson: Lesson) -> None:
@@ -162,8 +154,8 @@ def _check(fresh: Path, lesson: Lesson) -> None:
     others = int((right != expected).sum())
     if others > _ROUNDED * len(right):
         raise IndexStateError(
-            f"The new index orders {others:,} of {len(right):,} held-out ratings otherwise than the comparison did; the "
-            "index is unchanged. Run the command again."
+            f"The new index orders {others:,} of {len(right):,} held-out ratings otherwise than the comparison did, "
+            "so the index is unchanged; run the command again."
         )
 
 
