@@ -607,7 +607,7 @@ CASES += [
 ]
 
 CASES += [
-    Case("teaching without ratings", taught, "has no ratings to learn from", needs="torch"),
+    Case("teaching without ratings", taught, "holds no ratings of pictures", needs="torch"),
     Case("an undo where nothing was taught", lambda f: taught(f, "--undo"), "nothing to undo", needs="torch"),
     Case("an undo that is to learn", lambda f: taught(f, "--undo", "--force"), "--undo goes back", 2, needs="torch"),
     Case("a page of another kind", lambda f: taught(f, "--html", "a.txt"), "ends in .html", 2, needs="torch"),

@@ -13,21 +13,20 @@ import numpy.typing as npt
 
 from ...runtime.errors import IndexStateError
 from ...runtime.index.database.store import Store
-from ...runtime.index.layout import MODEL
 from ...runtime.index.maintenance.model_exchange import ModelExchange, replace_model
 from ...runtime.index.search.items import IndexedImage
 from ...runtime.progress import StartProgress, start_nothing
-from ...train.ratings.head import TAUGHT
+from ...train.ratings.lesson import Lesson, learn_lesson
+from ...train.ratings.sources import RatedSource, rated_index
 from ..formats.formats import Form
 from ..metadata import checked_info, refused_as_export
 from ..package import Checks, Package, export_package
 from .changes import Change, largest_changes, rated_queries
-from .lesson import Lesson, learn_lesson
 from .limit import moved_limit
 from .page import MOST_QUERIES
 from .pictures import index_pictures
 from .proof import TaughtNetwork, TaughtReference
-from .start import read_start, taught_info
+from .start import Start, read_start, taught_info
 from .vectors import appended, mapping, right_order
 
 __all__ = ["Refusal", "Taught", "teach"]
@@ -45,21 +44,23 @@ class Taught:
     """The result of :func:`teach`.
 
     Attributes:
+        source: the ratings, and the vectors of the start.
         lesson: what was learned, and what it is worth.
-        in_use: similarity precision of the model in use on the held-out ratings, if that was taught before.
+        in_use: similarity precision of the model in use on the held-out ratings; None: it was not taught before.
+        refusal: why the index is unchanged; None: it has the taught model.
         package: the proof of the exported file; None: it was not exported.
         exchange: the index as it is now; None: it is unchanged.
-        refusal: why it is unchanged.
         changes: queries before and after, for the page.
         images: the pictures of their rows.
 
     """
 
+    source: RatedSource
     lesson: Lesson
     in_use: float | None
-    package: Package | None
-    exchange: ModelExchange | None
     refusal: Refusal | None
+    package: Package | None = None
+    exchange: ModelExchange | None = None
     changes: tuple[Change, ...] = ()
     images: Mapping[int, IndexedImage] = field(default_factory=dict)
 
@@ -86,87 +87,107 @@ def teach(
             stays as it was.
 
     """
-    lesson = learn_lesson(index, with_labels=with_labels, progress=progress)
-    now, held_out = lesson.in_use, lesson.held_out
-    after = appended(lesson.head, lesson.rated.vectors)
-    in_use = _share(right_order(now.vectors, held_out)) if TAUGHT in now.info.training else None
+    source = rated_index(index, None, with_labels=with_labels)
+    start = read_start(source.model)
+    lesson = learn_lesson(source.rated, progress=progress)
+    before = source.rated.vectors if start.head is None else appended(start.head, source.rated.vectors)
+    after = appended(lesson.learned.head, source.rated.vectors)
+    _, held_out = source.rated.split()
+    in_use = None if start.head is None else float(right_order(before, held_out).mean())
     refusal = None if force else _refusal(lesson, in_use)
-    changes = tuple(largest_changes(rated_queries(held_out), now.vectors, after, MOST_QUERIES)) if shown else ()
-    images = _images(index, lesson, changes)
-    if refusal is not None:
-        return Taught(lesson, in_use, None, None, refusal, changes, images)
-    with tempfile.TemporaryDirectory(prefix="deeprank-") as folder:
-        package = _exported(index, lesson, after, Path(folder) / "model.onnx", progress)
-        exchange = replace_model(
-            index,
-            package.model,
-            mapping(now.info, lesson.head),
-            of=now.model_sha256,
-            accept=lambda fresh: _check(fresh, lesson),
-            progress=progress,
-        )
-    return Taught(lesson, in_use, package, exchange, None, changes, images)
+    changes = tuple(largest_changes(rated_queries(held_out), before, after, MOST_QUERIES)) if shown else ()
+    images = _images(index, source, changes)
+    changes = tuple(change for change in changes if _rows(change) <= images.keys())
+    package = exchange = None
+    if refusal is None:
+        package, exchange = _exchanged(index, source, start, lesson, after, progress)
+    return Taught(source, lesson, in_use, refusal, package, exchange, changes, images)
 
 
 def _refusal(lesson: Lesson, in_use: float | None) -> Refusal | None:
     """Return why the index is left as it is; None: the taught model is better."""
-    if lesson.comparison is None or lesson.comparison.verdict == "too few":
-        return "too few"
-    if lesson.comparison.verdict == "not better":
-        return "not better"
-    if in_use is not None and lesson.comparison.after <= in_use:
-        return "in use"
-    return None
+    if lesson.comparison.verdict != "better":
+        return lesson.comparison.verdict
+    return "in use" if in_use is not None and lesson.comparison.after <= in_use else None
 
 
-def _exported(index: Path, lesson: Lesson, after: Vectors, out: Path, progress: StartProgress) -> Package:
+def _exchanged(
+    index: Path, source: RatedSource, start: Start, lesson: Lesson, after: Vectors, progress: StartProgress
+) -> tuple[Package, ModelExchange]:
+    """Write the taught file, prove it, and exchange the index's model for it."""
+    head = lesson.learned.head
+    with tempfile.TemporaryDirectory(prefix="deeprank-") as folder:
+        package = _exported(index, source, start, lesson, after, Path(folder) / "model.onnx", progress)
+        info = start.info if start.head is None else taught_info(start, start.head)
+        exchange = replace_model(
+            index,
+            package.model,
+            mapping(info, head),
+            of=source.model_sha256,
+            accept=lambda fresh: _check(fresh, source, after),
+            progress=progress,
+        )
+    return package, exchange
+
+
+def _exported(
+    index: Path,
+    source: RatedSource,
+    start: Start,
+    lesson: Lesson,
+    after: Vectors,
+    out: Path,
+    progress: StartProgress,
+) -> Package:
     """Write the taught file, proved on pictures of the index."""
-    start = read_start(index / MODEL)
+    head = lesson.learned.head
     info = taught_info(
         start,
-        lesson.head,
-        unrelated_distance=moved_limit(start.info.unrelated_distance, lesson.rated.vectors, after),
-        previous=lesson.in_use.model_sha256,
-        about={"ratings": lesson.learning},
+        head,
+        unrelated_distance=moved_limit(start.info.unrelated_distance, source.rated.vectors, after),
+        previous=source.model_sha256,
+        about={"ratings": lesson.ratings, "held_out": lesson.comparison.to_dict()},
     )
-    network = TaughtNetwork(start, lesson.head)
-    reference = TaughtReference(start, lesson.head, checked_info(info))
+    network, reference = TaughtNetwork(start, head), TaughtReference(start, head, checked_info(info))
     form, checks = Form("onnx", network.precision), Checks(progress=progress)
     with refused_as_export():
         return export_package(network, info, reference, index_pictures(index), out, form=form, checks=checks)
 
 
-def _check(fresh: Path, lesson: Lesson) -> None:
+def _check(fresh: Path, source: RatedSource, after: Vectors) -> None:
     """Compare the new index's own vectors with the comparison, on those held-out ratings whose pictures it still has.
 
     Raises:
         IndexStateError: they order these ratings otherwise.
 
     """
-    if lesson.comparison is None:
-        return
+    _, held_out = source.rated.split()
+    rows, places = np.unique(held_out, return_inverse=True)
+    triplets = places.reshape(held_out.shape)
+    contents = [source.rated.contents[row] for row in rows]
     with Store.open(fresh) as store:
-        ids = lesson.in_use.ids[lesson.held_out]
-        known = np.array(sorted(store.known_items(np.unique(ids).tolist())), np.int64)
-        there = np.isin(ids, known).all(axis=1)
-        right = right_order(store.vectors_of(known.tolist()), np.searchsorted(known, ids[there]))
-    expected = right_order(appended(lesson.head, lesson.rated.vectors), lesson.held_out)[there]
-    others = int((right != expected).sum())
-    if others > _ROUNDED * len(right):
+        items = store.items_of_contents(contents)
+        there = np.array([content in items for content in contents])
+        own = after[rows]
+        own[there] = store.vectors_of([items[content][0].id for content in contents if content in items])
+    kept = triplets[there[triplets].all(axis=1)]
+    others = int((right_order(own, kept) != right_order(after[rows], kept)).sum())
+    if others > _ROUNDED * len(kept):
         raise IndexStateError(
-            f"The new index orders {others:,} of {len(right):,} held-out ratings otherwise than the comparison did, "
+            f"The new index orders {others:,} of {len(kept):,} held-out ratings otherwise than the comparison did, "
             "so the index is unchanged; run the command again."
         )
 
 
-def _share(right: npt.NDArray[np.bool_]) -> float | None:
-    return float(right.mean()) if len(right) else None
-
-
-def _images(index: Path, lesson: Lesson, changes: Sequence[Change]) -> dict[int, IndexedImage]:
-    rows = {row for change in changes for row in (change.row, *(n.row for n in (*change.before, *change.after)))}
+def _images(index: Path, source: RatedSource, changes: Sequence[Change]) -> dict[int, IndexedImage]:
+    """Return the pictures of the rows that are shown, as far as the index still has them."""
+    rows = {row for change in changes for row in _rows(change)}
     with Store.open(index) as store:
         roots = store.roots()
-        items = store.known_items([int(lesson.in_use.ids[row]) for row in rows])
-    images = {number: IndexedImage.of(item, roots[item.root]) for number, item in items.items()}
-    return {row: images[int(lesson.in_use.ids[row])] for row in rows if int(lesson.in_use.ids[row]) in images}
+        items = store.items_of_contents({source.rated.contents[row] for row in rows})
+    found = {row: items[source.rated.contents[row]][0] for row in rows if source.rated.contents[row] in items}
+    return {row: IndexedImage.of(item, roots[item.root]) for row, item in found.items()}
+
+
+def _rows(change: Change) -> set[int]:
+    return {change.row, *(neighbour.row for neighbour in (*change.before, *change.after))}

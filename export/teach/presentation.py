@@ -12,7 +12,6 @@ from ...runtime.text import display_path, printable
 from ...runtime.webpage.elements import count
 
 if TYPE_CHECKING:
-    from ...runtime.evaluate.triplets import TripletReport
     from .job import Taught
     from .undo import Undone
 
@@ -34,31 +33,30 @@ SCHEMA = 1
 def facts(taught: Taught) -> Iterator[tuple[str, str]]:
     """Yield what was learned, and the paper's measures before and after, as names and values."""
     lesson = taught.lesson
-    yield "learned from", f"{count(lesson.learning, 'rating')}"
-    queries = 0 if lesson.comparison is None else lesson.comparison.queries
-    yield "held out", f"{count(len(lesson.held_out), 'rating')} of {count(queries, 'query', 'queries')}"
+    held_out = lesson.comparison
+    yield "learned from", count(lesson.ratings, "rating")
+    yield "held out", f"{count(held_out.ratings, 'rating')} of {count(held_out.queries, 'query', 'queries')}"
     yield from page_facts(taught)
     if taught.in_use is not None:
         yield "model in use", f"similarity precision {taught.in_use:.3f}, by earlier ratings"
-    yield "strength", f"{lesson.head.strength:.2f} of the distance is what was learned"
+    yield "strength", f"{lesson.learned.head.strength:.2f} of a distance is what was learned"
 
 
 def page_facts(taught: Taught) -> Iterator[tuple[str, str]]:
-    """Yield the paper's measures before and after, as names and values; nothing if no rating was held out."""
-    comparison, before, after = taught.lesson.comparison, taught.lesson.before, taught.lesson.after
-    if comparison is None or before is None or after is None:
-        return
-    gain = "" if math.isnan(comparison.low) else f" (gain {comparison.low:+.3f} to {comparison.high:+.3f}, 95 %)"
-    yield "similarity precision", f"{comparison.before:.3f} → {comparison.after:.3f}{gain}"
-    if before.score_at_top_k is not None and after.score_at_top_k is not None:
-        yield (
-            f"score-at-top-{before.score_at_top_k.k}",
-            f"{before.score_at_top_k.score:,} → {after.score_at_top_k.score:,}",
-        )
+    """Yield the paper's measures before and after, as names and values."""
+    held_out = taught.lesson.comparison
+    gain = "" if math.isnan(held_out.low) else f" (gain {held_out.low:+.3f} to {held_out.high:+.3f}, 95 %)"
+    yield "similarity precision", f"{held_out.before:.3f} → {held_out.after:.3f}{gain}"
+    top, top_after = taught.lesson.before.score_at_top_k, taught.lesson.after.score_at_top_k
+    if top is not None and top_after is not None:
+        yield f"score-at-top-{top.k}", f"{top.score:,} → {top_after.score:,}"
 
 
 def remarks(taught: Taught) -> Iterator[str]:
     """Yield what a user should know besides."""
+    left_out = ", ".join(f"{number:,} {reason}" for reason, number in taught.source.left_out.items())
+    if left_out:
+        yield f"Answers that do not count: {left_out}. deeprank-index ratings info explains them."
     if taught.exchange is not None:
         yield from taught.exchange.remarks
 
@@ -72,62 +70,33 @@ def exchanged_line(index: Path, taught: Taught) -> str:
     """Return the sentence that ends a call that exchanged the model."""
     exchange = taught.exchange
     assert exchange is not None
-    return (
-        f"{display_path(index)} has the taught model now, for {count(exchange.items, 'picture')}; the one before is "
-        "kept."
-    )
+    return f"{display_path(index)} has the taught model now ({count(exchange.items, 'picture')}); the former is kept."
 
 
 def refusal(index: Path, taught: Taught) -> str:
     """Return why the model was not exchanged, as a sentence."""
-    unchanged = f"{display_path(index)} is unchanged. Rate more, or exchange the model all the same with --force."
-    held_out = len(taught.lesson.held_out)
-    if taught.refusal == "too few":
-        return f"{count(held_out, 'rating')} of held-out queries, expected at least 50 to compare models. {unchanged}"
-    if taught.refusal == "in use":
-        return f"The model in use, taught by earlier ratings, orders the held-out ratings as well. {unchanged}"
-    return f"The taught model is not better: its gain on {held_out:,} held-out ratings may be chance. {unchanged}"
+    why = taught.lesson.refusal() or "The model in use, taught by earlier ratings, orders the held-out ones as well."
+    return f"{why} {display_path(index)} is unchanged; --force exchanges its model all the same."
 
 
 def document(index: Path, taught: Taught, page: Path | None) -> dict[str, Any]:
     """Return the JSON document."""
-    lesson, exchange = taught.lesson, taught.exchange
-    ratings = lesson.in_use.ratings
+    exchange, package = taught.exchange, taught.package
     return {
         "schema": SCHEMA,
         "index": os.fsdecode(index),
-        "verdict": lesson.verdict,
         "exchanged": exchange is not None,
         "refusal": taught.refusal,
-        "ratings": {
-            "learning": lesson.learning,
-            "held_out": len(lesson.held_out),
-            "gone": ratings.gone,
-            "changed": ratings.changed,
-            "contradicting": ratings.contradicting,
-            "disagreeing": ratings.disagreeing,
-            "of_other_models": ratings.of_other_models,
-        },
-        "before": _figures(lesson.before),
-        "after": _figures(lesson.after),
-        "comparison": None if lesson.comparison is None else lesson.comparison.to_dict(),
+        **taught.lesson.to_dict(),
+        "left_out": dict(taught.source.left_out),
         "in_use": None if taught.in_use is None else {"similarity_precision": taught.in_use},
-        "head": {"numbers": len(lesson.head.weight), "strength": lesson.head.strength},
+        "model": None if exchange is None else {"sha256": exchange.model_sha256, "dim": taught.lesson.learned.head.dim},
         "items": None if exchange is None else exchange.items,
-        "model": None if exchange is None else {"sha256": exchange.model_sha256, "dim": lesson.head.dim},
-        "largest_difference": None if taught.package is None else _largest_difference(taught),
         "compared": None if exchange is None else exchange.compared,
+        "max_abs_difference": None if package is None else package.report.difference.max_abs_difference,
         "remarks": list(remarks(taught)),
         "page": None if page is None else os.fsdecode(page),
     }
-
-
-def _figures(report: TripletReport | None) -> dict[str, Any] | None:
-    return None if report is None else report.to_dict()
-
-
-def _largest_difference(taught: Taught) -> float | None:
-    return None if taught.package is None else taught.package.report.difference.max_abs_difference
 
 
 def undone_line(index: Path, undone: Undone) -> str:
