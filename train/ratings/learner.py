@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from scipy.linalg import eigh
 
 from ...runtime.progress import Advance, StartProgress, start_nothing
 from .head import Head, unit_rows
 from .metric import TripletMetric
 
-__all__ = ["Learned", "Settings", "learn_head", "margins"]
+__all__ = ["Learned", "Settings", "directions", "learn_head", "margins"]
 
 Vectors = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -68,6 +68,7 @@ def learn_head(
     *,
     labels: Rows | None = None,
     settings: Settings | None = None,
+    within: tuple[Vectors, Vectors] | None = None,
     seed: int = 0,
     progress: StartProgress = start_nothing,
 ) -> Learned:
@@ -81,6 +82,7 @@ def learn_head(
         triplets: query, positive and negative as rows of ``vectors``, int64 ``[t, 3]``, at least one.
         labels: classes, int64 ``[n]``, -1 where a picture has no label; None: classes teach nothing.
         settings: those to learn with, instead of choosing.
+        within: mean and directions of the head; None: see :func:`directions`.
         seed: of every draw.
         progress: told of the fits.
 
@@ -88,11 +90,11 @@ def learn_head(
     rng = np.random.default_rng(seed)
     if len(triplets) > _MOST:
         triplets = triplets[rng.choice(len(triplets), _MOST, replace=False)]
-    mean, basis = _directions(vectors, rng)
+    mean, basis = directions(vectors, seed) if within is None else within
     classes = np.empty((0, 3), np.int64) if labels is None else _class_triplets(labels, rng)
     lessons = _Lessons(vectors, mean, basis, triplets, classes)
     whole = np.arange(len(triplets))
-    before = after = float((lessons.metric.margins(whole) > 0).double().mean())
+    before = after = float((lessons.metric.margins(whole) > 0).mean())
     if settings is None:
         folds = _folds(triplets[:, 0], rng)
         fits = (len(_DECAYS) + len(_STRENGTHS) - 1) * len(np.unique(folds))
@@ -112,14 +114,15 @@ def margins(vectors: Vectors, triplets: Rows) -> Floats:
     return difference
 
 
-def _directions(vectors: Vectors, rng: np.random.Generator) -> tuple[Vectors, Vectors]:
-    """Return the mean, ``[d]``, and the orthogonal directions of the largest variance, ``[m, d]``."""
+def directions(vectors: Vectors, seed: int = 0) -> tuple[Vectors, Vectors]:
+    """Return the mean, ``[d]``, and the orthogonal directions of the largest variance, ``[m, d]``, as float32."""
+    rng = np.random.default_rng(seed)
     rows = vectors if len(vectors) <= _ROWS else vectors[np.sort(rng.choice(len(vectors), _ROWS, replace=False))]
     mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
     centred = rows - mean
-    _, directions = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-    count = max(1, min(_DIM, vectors.shape[1], len(rows) - 1))
-    return mean, np.ascontiguousarray(directions[:, ::-1].T[:count], dtype=np.float32)
+    count, dim = max(1, min(_DIM, vectors.shape[1], len(rows) - 1)), vectors.shape[1]
+    _, axes = eigh((centred.T @ centred).astype(np.float64), subset_by_index=[dim - count, dim - 1])
+    return mean, np.ascontiguousarray(axes[:, ::-1].T, dtype=np.float32)
 
 
 class _Lessons:
@@ -141,7 +144,7 @@ class _Lessons:
         weights = [np.full(len(part), share / len(part)) for share, part in both]
         return np.concatenate([rows, self._classes]), np.concatenate(weights)
 
-    def right(self, held: Rows, learned: Rows, factors: torch.Tensor, strength: float) -> int:
+    def right(self, held: Rows, learned: Rows, factors: Floats, strength: float) -> int:
         """Return how many ratings a metric orders rightly."""
         return int((self.metric.margins(held, learned, factors, strength) > 0).sum())
 
