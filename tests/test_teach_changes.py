@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from deeprank.export.teach.changes import SHOWN, largest_changes, rated_queries
+from deeprank.export.teach.changes import SHOWN, changes_of, rated_queries, telling
 from deeprank.export.teach.limit import moved_limit
 from deeprank.export.teach.vectors import right_order
 
@@ -20,7 +20,7 @@ def distances(vectors: Vectors) -> npt.NDArray[np.float64]:
     return ((vectors[:, None].astype(np.float64) - vectors[None]) ** 2).sum(axis=2)
 
 
-def test_the_queries_that_change_most_with_their_neighbours() -> None:
+def test_the_queries_to_show_and_their_neighbours() -> None:
     before, after = unit(1), unit(2)
     before[7] = before[3]  # a copy of a query is no neighbour of it
     triplets = np.random.default_rng(3).permuted(np.tile(np.arange(150), (40, 1)), axis=1)[:, :3]
@@ -28,10 +28,8 @@ def test_the_queries_that_change_most_with_their_neighbours() -> None:
     triplets = triplets[(triplets[:, 0] != triplets[:, 1]) & (triplets[:, 0] != triplets[:, 2])]
     queries = rated_queries(triplets)
     assert [query.row for query in queries] == sorted(set(triplets[:, 0].tolist()))
-    changes = largest_changes(queries, before, after, 5)
-    assert len(changes) == 5
-    assert [change.moved for change in changes] == sorted((change.moved for change in changes), reverse=True)
-    every = largest_changes(queries, before, after, len(queries))
+    every = changes_of(queries, before, after)
+    assert [change.row for change in every] == [query.row for query in queries]
     for change in every:
         nearest = {}
         for name, vectors, shown in (("before", before, change.before), ("after", after, change.after)):
@@ -48,8 +46,17 @@ def test_the_queries_that_change_most_with_their_neighbours() -> None:
         for each in (*change.before, *change.after):
             more, less = each.row in own[:, 1], each.row in own[:, 2]
             assert each.rated == ("more" if more and not less else "less" if less and not more else None)
-    assert largest_changes([], before, after, 5) == []
-    assert all(change.moved == 0 for change in largest_changes(queries, before, before, 5))
+    kinds = telling(every, 3)
+    assert list(kinds) == ["gained", "typical", "lost"]
+    gains = [change.gain for change in every]
+    assert [change.gain for change in kinds["gained"]] == sorted(gains, reverse=True)[:3]
+    assert [change.gain for change in kinds["lost"]] == sorted(gains)[:3]
+    assert len({change.row for some in kinds.values() for change in some}) == 9
+    assert changes_of([], before, after) == []
+    assert telling([], 3) == {}
+    same = changes_of(queries, before, before)
+    assert {change.moved for change in same} == {0}
+    assert list(telling(same, 3)) == ["typical"]
 
 
 def test_the_order_of_triplets() -> None:

@@ -1,4 +1,4 @@
-"""The nearest pictures of queries under two models: those of the queries that changed most are shown."""
+"""The nearest pictures of queries under two models, and which of the queries to show."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Change", "Neighbour", "RatedQuery", "largest_changes", "rated_queries"]
+__all__ = ["Change", "Kind", "Neighbour", "RatedQuery", "changes_of", "rated_queries", "telling"]
 
 Vectors = npt.NDArray[np.float32]
 Triplets = npt.NDArray[np.int64]
+
+Kind = Literal["gained", "typical", "lost"]
 
 # Shown neighbours of a query: what fits beside it.
 SHOWN = 8
@@ -78,25 +80,52 @@ class Change:
         """How many of the nearest pictures are others."""
         return sum(neighbour.moved for neighbour in self.after)
 
+    @property
+    def rows(self) -> set[int]:
+        """The query and its neighbours."""
+        return {self.row, *(neighbour.row for neighbour in (*self.before, *self.after))}
+
+    @property
+    def gain(self) -> int:
+        """How many more ratings the order agrees with."""
+        return self.right_after - self.right_before
+
 
 def rated_queries(triplets: Triplets) -> list[RatedQuery]:
     """Return the queries of rated triplets, int64 ``[t, 3]`` as rows, in their order."""
     return [RatedQuery(int(row), triplets[triplets[:, 0] == row, 1:]) for row in np.unique(triplets[:, 0])]
 
 
-def largest_changes(queries: Sequence[RatedQuery], before: Vectors, after: Vectors, most: int) -> list[Change]:
-    """Return the queries whose nearest pictures changed most, those with the most other ones first.
+def changes_of(queries: Sequence[RatedQuery], before: Vectors, after: Vectors) -> list[Change]:
+    """Return what changes for each query, in their order.
 
     Args:
         queries: the queries.
         before: unit rows, float32 ``[n, d]``.
         after: unit rows of the same pictures, float32 ``[n, e]``.
-        most: number of queries at most.
 
     """
     pairs = zip(_nearest(queries, before), _nearest(queries, after), strict=True)
-    changes = [_change(query, *pair, before, after) for query, pair in zip(queries, pairs, strict=True)]
-    return sorted(changes, key=lambda change: -change.moved)[:most]
+    return [_change(query, *pair, before, after) for query, pair in zip(queries, pairs, strict=True)]
+
+
+def telling(changes: Sequence[Change], most: int) -> dict[Kind, list[Change]]:
+    """Return the queries to show: those that gained most by their ratings, typical ones, and those that lost most.
+
+    Among equal ones, those with the most other pictures. Typical ones change as many pictures as half of all do.
+
+    Args:
+        changes: of all queries.
+        most: number of each kind.
+
+    """
+    gained = sorted((each for each in changes if each.gain > 0), key=lambda each: (-each.gain, -each.moved))[:most]
+    lost = sorted((each for each in changes if each.gain < 0), key=lambda each: (each.gain, -each.moved))[:most]
+    rows = {each.row for each in (*gained, *lost)}
+    others = sorted((each for each in changes if each.row not in rows), key=lambda each: each.moved)
+    middle = max(0, (len(others) - most) // 2)
+    kinds: dict[Kind, list[Change]] = {"gained": gained, "typical": others[middle : middle + most], "lost": lost}
+    return {kind: some for kind, some in kinds.items() if some}
 
 
 def _nearest(queries: Sequence[RatedQuery], vectors: Vectors) -> Iterator[npt.NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,9 +21,9 @@ from ...train.ratings.sources import RatedSource, rated_index
 from ..formats.formats import Form
 from ..metadata import checked_info, refused_as_export
 from ..package import Checks, Package, export_package
-from .changes import Change, largest_changes, rated_queries
+from .changes import Change, Kind, changes_of, rated_queries, telling
 from .limit import moved_limit
-from .page import MOST_QUERIES
+from .page import QUERIES
 from .pictures import index_pictures
 from .proof import TaughtNetwork, TaughtReference
 from .start import Start, read_start, taught_info
@@ -50,7 +50,7 @@ class Taught:
         refusal: why the index is unchanged; None: it has the taught model.
         package: the proof of the exported file; None: it was not exported.
         exchange: the index as it is now; None: it is unchanged.
-        changes: queries before and after, for the page.
+        changes: queries before and after by kind, for the page.
         images: the pictures of their rows.
 
     """
@@ -61,7 +61,7 @@ class Taught:
     refusal: Refusal | None
     package: Package | None = None
     exchange: ModelExchange | None = None
-    changes: tuple[Change, ...] = ()
+    changes: Mapping[Kind, Sequence[Change]] = field(default_factory=dict)
     images: Mapping[int, IndexedImage] = field(default_factory=dict)
 
 
@@ -95,9 +95,9 @@ def teach(
     _, held_out = source.rated.split()
     in_use = None if start.head is None else float(right_order(before, held_out).mean())
     refusal = None if force else _refusal(lesson, in_use)
-    changes = tuple(largest_changes(rated_queries(held_out), before, after, MOST_QUERIES)) if shown else ()
-    images = _images(index, source, changes)
-    changes = tuple(change for change in changes if _rows(change) <= images.keys())
+    changes = telling(changes_of(rated_queries(held_out), before, after), QUERIES) if shown else {}
+    images = _images(index, source, {row for some in changes.values() for change in some for row in change.rows})
+    changes = {kind: [change for change in some if change.rows <= images.keys()] for kind, some in changes.items()}
     package = exchange = None
     if refusal is None:
         package, exchange = _exchanged(index, source, start, lesson, after, progress)
@@ -179,15 +179,10 @@ def _check(fresh: Path, source: RatedSource, after: Vectors) -> None:
         )
 
 
-def _images(index: Path, source: RatedSource, changes: Sequence[Change]) -> dict[int, IndexedImage]:
-    """Return the pictures of the rows that are shown, as far as the index still has them."""
-    rows = {row for change in changes for row in _rows(change)}
+def _images(index: Path, source: RatedSource, rows: Collection[int]) -> dict[int, IndexedImage]:
+    """Return the pictures of rows, as far as the index still has them."""
     with Store.open(index) as store:
         roots = store.roots()
         items = store.items_of_contents({source.rated.contents[row] for row in rows})
     found = {row: items[source.rated.contents[row]][0] for row in rows if source.rated.contents[row] in items}
     return {row: IndexedImage.of(item, roots[item.root]) for row, item in found.items()}
-
-
-def _rows(change: Change) -> set[int]:
-    return {change.row, *(neighbour.row for neighbour in (*change.before, *change.after))}

@@ -17,11 +17,13 @@ from ...runtime.webpage.elements import Element, count, element, name_text
 from ...runtime.webpage.gallery import file_address, picture
 from ...runtime.webpage.parts import fact, foot, head, note
 from ...runtime.webpage.thumbnails import Thumbnail, load_thumbnails, sharp_side
-from .changes import Change, Neighbour
+from .changes import Change, Kind, Neighbour
 
-__all__ = ["MOST_QUERIES", "Contents", "render"]
+__all__ = ["QUERIES", "Contents", "render"]
 
-MOST_QUERIES = 12
+# Queries of each kind.
+QUERIES = 4
+_TITLES: Mapping[Kind, str] = {"gained": "Gained most", "typical": "Typical", "lost": "Lost most"}
 _RATED = {"more": "rated more similar", "less": "rated less similar"}
 
 
@@ -33,7 +35,7 @@ class Contents:
         index: the index folder.
         verdict: a sentence on the result.
         facts: names and values.
-        changes: the queries, in the order in which they are shown.
+        changes: the queries by kind, in the order in which they are shown.
         images: the picture of each row that occurs in them.
         queries: number of queries that were held out.
 
@@ -42,7 +44,7 @@ class Contents:
     index: Path
     verdict: str
     facts: Sequence[tuple[str, str]]
-    changes: Sequence[Change]
+    changes: Mapping[Kind, Sequence[Change]]
     images: Mapping[int, IndexedImage]
     queries: int
 
@@ -72,16 +74,19 @@ def render(contents: Contents) -> bytes:
 def _main(contents: Contents, pictures: Mapping[int, Thumbnail]) -> list[Element]:
     if not contents.changes:
         return [note("No rated query was held out, so there is nothing to compare.", "nothing")]
-    shown, queries = len(contents.changes), contents.queries
-    which = "All queries" if shown == queries else f"{shown} of {queries:,} queries, those that changed most"
-    return [
+    shown = sum(len(changes) for changes in contents.changes.values())
+    main = [
         element("h2", "", "Queries that were held out"),
         note(
-            f"{which}. Nothing was learned from their ratings. A line marks rated pictures: solid if rated more "
-            "similar, dashed if less. A dot marks pictures that are among the nearest on both sides."
+            f"{shown} of {contents.queries:,} queries; nothing was learned from their ratings. A line marks rated "
+            "pictures: solid if rated more similar, dashed if less. A dot marks pictures that are among the nearest "
+            "on both sides."
         ),
-        *(_query(change, contents.images, pictures) for change in contents.changes),
     ]
+    for kind, changes in contents.changes.items():
+        main.append(element("h3", "kind", _TITLES[kind]))
+        main.extend(_query(change, contents.images, pictures) for change in changes)
+    return main
 
 
 def _query(change: Change, images: Mapping[int, IndexedImage], pictures: Mapping[int, Thumbnail]) -> Element:
@@ -121,7 +126,7 @@ def _strip(
     return element(
         "section",
         {"class": f"strip {title}", "aria-label": title},
-        element("h3", "", title, element("span", "figures", f"agrees with {right} of {count(ratings, 'rating')}")),
+        element("h4", "", title, element("span", "figures", f"agrees with {right} of {count(ratings, 'rating')}")),
         element("ol", "", *(_hit(rank, each, images, pictures) for rank, each in enumerate(neighbours, 1))),
     )
 

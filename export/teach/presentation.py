@@ -102,8 +102,8 @@ def document(index: Path, taught: Taught, page: Path | None) -> dict[str, Any]:
 def undone_line(index: Path, undone: Undone) -> str:
     """Return the sentence of ``--undo``."""
     how = "all pictures were embedded again" if undone.embedded else "its vectors were computed"
-    kind = ", taught by earlier ratings," if undone.taught else ""
-    return f"{display_path(index)} has its former model again, {printable(undone.model_name)}{kind} and {how}."
+    kind = ", taught by earlier ratings" if undone.taught else ""
+    return f"{display_path(index)} has its former model again ({printable(undone.model_name)}{kind}); {how}."
 
 
 def undone_document(index: Path, undone: Undone) -> dict[str, Any]:
