@@ -15,7 +15,6 @@ from ..runtime.datasets import DataSet
 from ..runtime.errors import ExportError, MissingExtraError, ModelFileError
 from ..runtime.files import file_sha256, open_regular
 from ..runtime.images import PictureRule
-from ..runtime.index.layout import is_index
 from ..runtime.model.records import read_metadata
 from ..runtime.modelfile import ModelInfo
 from ..runtime.text import display_path, printable
@@ -30,6 +29,8 @@ from .parity import Exported, Original
 if TYPE_CHECKING:
     import onnx
 
+    from ..train.ratings.head import Head
+    from ..train.run.folder import RunFolder
     from .adopt.adoption import Adopted
     from .adopt.original import Original as OriginalFile
     from .adopt.outputs import Pool
@@ -37,16 +38,14 @@ if TYPE_CHECKING:
 __all__ = ["Source", "source_of"]
 
 _DEFAULT_SIDE = 224
-# Of a run on ratings.
-_HEAD_FILE, _START_FILE = "head.safetensors", "start.onnx"
 
 
 @dataclass(frozen=True)
 class Source:
     """A network, its metadata, and the original that its files are compared with.
 
-    ``data``: the pictures that it names, or None. ``pictures``: those of its index, without labels,
-    or None. ``labels_of``: the source of their labels, by the path of a data set. ``split``: divides
+    ``data``: the pictures that it names, or None. ``pictures``: those that its ratings are of,
+    without labels, or None. ``labels_of``: the source of their labels, by the path of a data set. ``split``: divides
     them as its training did. ``remarks``: what was chosen without being asked for.
     """
 
@@ -82,13 +81,16 @@ def source_of(options: ExportOptions) -> Source:
 
 
 def _from_run(options: ExportOptions) -> Source:
-    run = options.run or Path("runs/latest")
-    if (run / _HEAD_FILE).exists():
-        return _from_ratings(run, options.threads)
+    from ..train.ratings.run import HEAD, read_head
+    from ..train.run.folder import open_run
+
+    run = open_run(options.run)
+    if (run.path / HEAD).exists() and (head := read_head(run)) is not None:
+        return _from_ratings(run, head, options.threads)
     from ..train.reference import Reference
     from .formats.torch_network import TorchNetwork
 
-    reference = Reference(run)
+    reference = Reference(options.run)
     return Source(
         TorchNetwork(reference.network, reference.rule),
         reference.info,
@@ -99,27 +101,22 @@ def _from_run(options: ExportOptions) -> Source:
     )
 
 
-def _from_ratings(run: Path, threads: int | None) -> Source:
-    """Open the head of a run on ratings, and the model that it was learned on."""
-    from ..train.ratings.head import Head
-    from ..train.run.folder import RunFolder
-    from .teach.pictures import index_pictures
+def _from_ratings(run: RunFolder, head: Head, threads: int | None) -> Source:
+    """Open the model that a head was learned on, and the pictures of its index for the proof."""
+    from ..train.ratings.run import START
+    from .teach.pictures import pictures_of
     from .teach.proof import TaughtNetwork, TaughtReference
     from .teach.start import read_start, taught_info
 
-    start, head = read_start(run / _START_FILE), Head.load(run / _HEAD_FILE)
+    start = read_start(run.path / START)
     info = taught_info(start, head)
-    described = RunFolder(run).read_config().get("data")
+    described = run.read_config().get("data")
     place = described.get("path") if isinstance(described, dict) else None
-    data = place if isinstance(place, str) else None
-    of_index = data is not None and is_index(Path(data))
-    return Source(
-        TaughtNetwork(start, head),
-        info,
-        TaughtReference(start, head, info, threads),
-        None if of_index else data,
-        pictures=(lambda: index_pictures(Path(str(data)))) if of_index else (lambda: None),
-    )
+
+    def pictures() -> DataSet | None:
+        return pictures_of(place) if isinstance(place, str) else None
+
+    return Source(TaughtNetwork(start, head), info, TaughtReference(start, head, info, threads), pictures=pictures)
 
 
 def _from_module(options: ExportOptions, name: str) -> Source:

@@ -165,6 +165,25 @@ def check_page(page: Path, pictures: Sequence[Path]) -> None:
     assert sum(path.name in text for path in pictures) > 12
 
 
+@pytest.mark.thorough
+def test_a_run_on_ratings_is_exported_like_any_other(index: Path, gallery: Path, tmp_path: Path) -> None:
+    rate(index, gallery, rated(sorted((gallery / "photos").iterdir()), 300))
+    run_command("deeprank-train", "--index", index, "--out", tmp_path / "run")
+    words = ("--out", tmp_path / "taught.onnx", "--json")
+    report = json.loads(run_command("deeprank-export", tmp_path / "run", *words).stdout)
+    assert (report["data"], report["failures"], report["queries"]) == ("my.index", [], 38)
+    assert report["max_abs_difference"] < 1e-5
+    run_command("deeprank-index", "sync", "--reembed", "--model", tmp_path / "taught.onnx", "--index", index)
+    with Store.open(index) as store:
+        embedded = store.vectors()[1]
+    # The command does the same without embedding any picture.
+    run_command("deeprank-index", "sync", "--reembed", "--model", gallery / "model.onnx", "--index", index)
+    run_command("deeprank-teach", "--index", index, "--force")
+    with Store.open(index) as store:
+        np.testing.assert_allclose(store.vectors()[1], embedded, atol=1e-6)
+    assert not (tmp_path / "run" / "best.pt").exists()
+
+
 def refused(index: Path, says: str) -> None:
     """Check that a refusal prints the figures and one sentence, and leaves every byte of the index."""
     before = content(index)
