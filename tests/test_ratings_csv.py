@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_command
+from conftest import THOROUGH, run_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_uploads import add, upload
@@ -42,6 +42,7 @@ STRANGE = [
     "@x/+y.png",
     "b/line\nend.png",
 ]
+EXAMPLES = 150 if THOROUGH else 12
 HASHES = ("query_sha256", "positive_sha256", "negative_sha256")
 
 
@@ -101,7 +102,9 @@ RATERS = st.sampled_from([None, "Ann", "=cmd()", "ä, b", "'Bo'"])
 PLACES = st.permutations(range(12)).map(lambda places: places[:3])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150 if THOROUGH else 12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rated=st.lists(st.tuples(PLACES, RATERS, st.integers(0, 3)), min_size=1, max_size=8), hashes=st.booleans())
 def test_a_round_trip_keeps_every_answer(index: Path, made: Path, tmp_path: Path, rated: list, hashes: bool) -> None:
     pictures = [sha256(path) for path in sorted((*made.glob("one/*/*"), *made.glob("two/*/*")))]

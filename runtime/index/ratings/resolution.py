@@ -191,9 +191,9 @@ def resolved(store: RatingStore, index: Store) -> ResolvedRatings:
     questions = _Questions()
     lost = {"gone": 0, "changed": 0}
     for answer in answers:
-        missing = {answer.query, answer.positive, answer.negative} - items.keys()
+        missing = [each for each in (answer.query, answer.positive, answer.negative) if each not in items]
         if missing:
-            lost["gone" if missing.isdisjoint(changed) else "changed"] += 1
+            lost["gone" if changed.isdisjoint(missing) else "changed"] += 1
         else:
             questions.add(answer)
     triplets = tuple(questions.triplets(items))
