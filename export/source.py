@@ -82,14 +82,13 @@ def source_of(options: ExportOptions) -> Source:
 
 def _from_run(options: ExportOptions) -> Source:
     from ..train.ratings.run import HEAD, read_head
+    from ..train.reference import Reference
     from ..train.run.folder import open_run
+    from .formats.torch_network import TorchNetwork
 
     run = open_run(options.run)
     if (run.path / HEAD).exists() and (head := read_head(run)) is not None:
         return _from_ratings(run, head, options.threads)
-    from ..train.reference import Reference
-    from .formats.torch_network import TorchNetwork
-
     reference = Reference(options.run)
     return Source(
         TorchNetwork(reference.network, reference.rule),

@@ -3,7 +3,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,16 @@ from conftest import run_command
 from PIL import Image
 from tiny_model import write_model
 
+from deeprank.export.teach.job import teach
+from deeprank.runtime.errors import IndexStateError
 from deeprank.runtime.files import file_sha256
 from deeprank.runtime.index import Index
 from deeprank.runtime.index.database.store import Store
+from deeprank.runtime.index.maintenance.reembed import reembed
 from deeprank.runtime.index.maintenance.verify import verify
+from deeprank.runtime.index.sync.options import SyncOptions
+from deeprank.runtime.index.sync.sync import sync
+from deeprank.runtime.progress import Advance, no_progress
 from deeprank.train.ratings.rated import held_out
 
 COLOURS = ((200, 60, 60), (60, 180, 60), (70, 70, 200), (190, 190, 50))
@@ -182,6 +188,40 @@ def test_a_run_on_ratings_is_exported_like_any_other(index: Path, gallery: Path,
     with Store.open(index) as store:
         np.testing.assert_allclose(store.vectors()[1], embedded, atol=1e-6)
     assert not (tmp_path / "run" / "best.pt").exists()
+
+
+@pytest.mark.thorough
+def test_a_sync_between_the_learning_and_the_exchange(index: Path, gallery: Path, tmp_path: Path) -> None:
+    """Pictures that came and went meanwhile are those of the new index; another model meanwhile is left alone."""
+    photos = Path(shutil.copytree(gallery / "photos", tmp_path / "photos"))
+    pictures = sorted(photos.iterdir())
+    run_command("deeprank-index", "sync", "--root", f"{gallery / 'photos'}={photos}", "--index", index)
+    rate(index, gallery, rated(pictures, 300))
+    meanwhile: list[Callable[[], object]] = []
+
+    def start(what: str, total: int, unit: str = "pictures", done: int = 0, /) -> Advance:
+        if what.startswith("parity") and meanwhile:
+            meanwhile.pop()()
+        return no_progress
+
+    def change() -> None:
+        Image.fromarray(np.full((9, 9, 3), (9, 99, 200), np.uint8)).save(photos / "new.png")
+        for path in pictures[:5]:
+            path.unlink()
+        sync(index, [photos])
+
+    meanwhile.append(change)
+    taught = teach(index, force=True, shown=True, progress=start)
+    assert taught.exchange is not None
+    assert taught.exchange.items == len(pictures) - 4
+    assert verify(index).problems == ()
+    assert sync(index, [photos]).unchanged == len(pictures) - 4
+    with Index.open(index) as opened:
+        assert opened.search(photos / "new.png", 1)[0].distance < 1e-6
+    meanwhile.append(lambda: reembed(index, SyncOptions(model=gallery / "model.onnx")))
+    with pytest.raises(IndexStateError, match="got another model meanwhile"):
+        teach(index, force=True, progress=start)
+    assert file_sha256(index / "model.onnx") == file_sha256(gallery / "model.onnx")
 
 
 def refused(index: Path, says: str) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ...runtime.errors import ExportError, MissingExtraError, ModelFileError
 from ...runtime.files import open_regular
 from ...runtime.model.metadata import ModelInfo
-from ...runtime.model.taught import PREVIOUS_KEY
+from ...runtime.model.taught import PREVIOUS, TAUGHT
 from ...runtime.modelfile import METADATA_KEY, open_model
 from ...runtime.text import display_path
-from ...train.ratings.head import TAUGHT, Head
+from ...train.ratings.head import Head
 from ..adopt.graph import to_bytes
 from ..formats.onnx import START_KEY
 from .graph import append_head, strip_head
@@ -157,7 +157,7 @@ def taught_info(
     """
     info = start.info
     taught = {**head.taught(), "start_sha256": start.sha256}
-    taught |= {} if previous is None else {PREVIOUS_KEY: previous}
+    taught |= {} if previous is None else {PREVIOUS: previous}
     taught |= about or {}
     return replace(
         info,

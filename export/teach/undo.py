@@ -15,11 +15,10 @@ from ...runtime.index.layout import MODEL, PREVIOUS
 from ...runtime.index.maintenance.model_exchange import ModelExchange, replace_model
 from ...runtime.index.maintenance.reembed import reembed
 from ...runtime.index.sync.options import SyncOptions
-from ...runtime.model.taught import previous_sha256
+from ...runtime.model.taught import TAUGHT, previous_sha256
 from ...runtime.modelfile import open_model
 from ...runtime.progress import StartProgress, start_nothing
 from ...runtime.text import display_path
-from ...train.ratings.head import TAUGHT
 from .start import read_start
 from .vectors import mapping
 

@@ -9,11 +9,11 @@ from ..files import open_regular
 from .metadata import ModelInfo
 from .records import read_metadata
 
-__all__ = ["PREVIOUS_KEY", "TAUGHT_KEY", "previous_sha256"]
+__all__ = ["PREVIOUS", "TAUGHT", "previous_sha256"]
 
-TAUGHT_KEY = "taught"
+TAUGHT = "taught"
 # Hex sha256 of the model that the index had before.
-PREVIOUS_KEY = "previous"
+PREVIOUS = "previous"
 
 
 def previous_sha256(model: Path) -> str | None:
@@ -29,8 +29,8 @@ def previous_sha256(model: Path) -> str | None:
     try:
         with open_regular(model, follow_links=True) as file:
             text = read_metadata(file)
-        taught = None if text is None else ModelInfo.from_json(text).training.get(TAUGHT_KEY)
+        taught = None if text is None else ModelInfo.from_json(text).training.get(TAUGHT)
     except ModelFileError:
         return None
-    previous = taught.get(PREVIOUS_KEY) if isinstance(taught, dict) else None
+    previous = taught.get(PREVIOUS) if isinstance(taught, dict) else None
     return previous if isinstance(previous, str) else None
