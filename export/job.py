@@ -8,22 +8,17 @@ from pathlib import Path
 from ..runtime.console import from_here
 from ..runtime.datasets import DataSet, open_dataset, open_unlabelled
 from ..runtime.errors import ExportError
-from ..runtime.evaluate.reference import load_reference
 from ..runtime.files import write_result
-from ..runtime.model.pretrained import find_reference
 from ..runtime.progress import StartProgress
 from .formats.formats import form_of
 from .metadata import refused_as_export
 from .options import ALL, ExportOptions
 from .package import Bundle, Checks, Package, export_all, export_package
-from .sample import balanced_sample
+from .sample import DRAWN, drawn_pictures
 from .source import source_of
 from .tables import bundle_json, bundle_markdown
 
 __all__ = ["Job"]
-
-# Pictures of the proof without ``--data``: enough for vectors; a ranking needs the user's own.
-_DRAWN_QUERIES, _DRAWN_GALLERY = 100, 400
 
 
 class Job:
@@ -63,12 +58,24 @@ class Job:
 
     def _opened(self) -> DataSet:
         if self._data is None:
-            return _drawn_pictures(calibrated=self._precision == "int8" != self._source.network.precision)
+            return self._own_pictures()
         if self.labels == "none":
             return open_unlabelled(self._data)
         if self.labels is None:
             self.labels = self._source.labels_of(self._data)
         return self._source.split(open_dataset(self._data, labels=self.labels))
+
+    def _own_pictures(self) -> DataSet:
+        """Return the pictures of the source, or drawn ones.
+
+        Raises:
+            ExportError: the form is calibrated, which needs real pictures.
+
+        """
+        own = self._source.pictures()
+        if own is None and self._precision == "int8" != self._source.network.precision:
+            raise ExportError("int8 is calibrated on real pictures; name them with --data.")
+        return drawn_pictures() if own is None else own
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -76,7 +83,7 @@ class Job:
         if self.labels == "none":
             count = f"{len(self.dataset.unsplit):,} pictures without labels"
             return (*self._source.remarks, f"{count}: vectors and neighbours prove the file; precision says nothing.")
-        if self._data is not None:
+        if self._data is not None or self.dataset.name != DRAWN:
             return self._source.remarks
         drawn = "The proof takes drawn pictures; name your own with --data to see how the model ranks them."
         return (*self._source.remarks, drawn)
@@ -120,17 +127,3 @@ class Job:
         if self._options.report:  # through a link or to /dev/stdout, so not by renaming
             self._options.report.write_text(document, encoding="utf-8")
         return bundle
-
-
-def _drawn_pictures(*, calibrated: bool) -> DataSet:
-    """Return some pictures of the bundled sample, for an adopted file without ``--data``.
-
-    Raises:
-        ExportError: the form is calibrated, which needs real pictures.
-
-    """
-    if calibrated:
-        raise ExportError("int8 is calibrated on real pictures; name them with --data.")
-    sample = load_reference(find_reference(Path("pretrained")), None).dataset()
-    queries, gallery = balanced_sample(sample.val, _DRAWN_QUERIES), balanced_sample(sample.train, _DRAWN_GALLERY)
-    return DataSet("drawn pictures", train=gallery, val=queries)

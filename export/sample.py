@@ -6,16 +6,23 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
-from ..runtime.datasets import Sample
+from ..runtime.datasets import DataSet, Sample
 from ..runtime.devices import usable_cores
 from ..runtime.errors import PictureError
+from ..runtime.evaluate.reference import load_reference
 from ..runtime.images import Picture, PictureRule, load_picture
+from ..runtime.model.pretrained import find_reference
 from ..runtime.progress import Advance, no_progress
 
-__all__ = ["balanced_sample", "extreme_pictures", "load_sample"]
+__all__ = ["DRAWN", "balanced_sample", "drawn_pictures", "extreme_pictures", "load_sample"]
+
+# Pictures of a proof without the user's own: enough for vectors; a ranking needs those.
+DRAWN = "drawn pictures"
+_DRAWN_QUERIES, _DRAWN_GALLERY = 100, 400
 
 _COLOURS = {
     "black": (0, 0, 0),
@@ -78,3 +85,10 @@ def extreme_pictures(side: int) -> Mapping[str, Picture]:
     ramp = np.linspace(0, 255, side).round().astype(np.uint8)
     pictures["ramp"] = np.broadcast_to(ramp[None, :, None], (side, side, 3)).copy()
     return pictures
+
+
+def drawn_pictures() -> DataSet:
+    """Return some pictures of the bundled sample."""
+    sample = load_reference(find_reference(Path("pretrained")), None).dataset()
+    queries, gallery = balanced_sample(sample.val, _DRAWN_QUERIES), balanced_sample(sample.train, _DRAWN_GALLERY)
+    return DataSet(DRAWN, train=gallery, val=queries)

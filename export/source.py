@@ -29,6 +29,8 @@ from .parity import Exported, Original
 if TYPE_CHECKING:
     import onnx
 
+    from ..train.ratings.head import Head
+    from ..train.run.folder import RunFolder
     from .adopt.adoption import Adopted
     from .adopt.original import Original as OriginalFile
     from .adopt.outputs import Pool
@@ -42,9 +44,9 @@ _DEFAULT_SIDE = 224
 class Source:
     """A network, its metadata, and the original that its files are compared with.
 
-    ``data``: the pictures that it names, or None. ``labels_of``: the source of their labels, by the
-    path of a data set. ``split``: divides them as its training did. ``remarks``: what was chosen
-    without being asked for.
+    ``data``: the pictures that it names, or None. ``pictures``: those that its ratings are of,
+    without labels, or None. ``labels_of``: the source of their labels, by the path of a data set. ``split``: divides
+    them as its training did. ``remarks``: what was chosen without being asked for.
     """
 
     network: Network
@@ -53,6 +55,7 @@ class Source:
     data: str | None = None
     labels_of: Callable[[str], str | None] = lambda _data: None
     split: Callable[[DataSet], DataSet] = lambda dataset: dataset
+    pictures: Callable[[], DataSet | None] = lambda: None
     remarks: tuple[str, ...] = ()
 
 
@@ -78,10 +81,15 @@ def source_of(options: ExportOptions) -> Source:
 
 
 def _from_run(options: ExportOptions) -> Source:
+    from ..train.ratings.run import HEAD, read_head
     from ..train.reference import Reference
+    from ..train.run.folder import open_run
     from .formats.torch_network import TorchNetwork
 
-    reference = Reference(options.run or Path("runs/latest"))
+    run = open_run(options.run)
+    if (run.path / HEAD).exists() and (head := read_head(run)) is not None:
+        return _from_ratings(run, head, options.threads)
+    reference = Reference(options.run)
     return Source(
         TorchNetwork(reference.network, reference.rule),
         reference.info,
@@ -90,6 +98,24 @@ def _from_run(options: ExportOptions) -> Source:
         reference.labels_of,
         reference.split,
     )
+
+
+def _from_ratings(run: RunFolder, head: Head, threads: int | None) -> Source:
+    """Open the model that a head was learned on, and the pictures of its index for the proof."""
+    from ..train.ratings.run import START
+    from .teach.pictures import pictures_of
+    from .teach.proof import TaughtNetwork, TaughtReference
+    from .teach.start import read_start, taught_info
+
+    start = read_start(run.path / START)
+    info = taught_info(start, head)
+    described = run.read_config().get("data")
+    place = described.get("path") if isinstance(described, dict) else None
+
+    def pictures() -> DataSet | None:
+        return pictures_of(place) if isinstance(place, str) else None
+
+    return Source(TaughtNetwork(start, head), info, TaughtReference(start, head, info, threads), pictures=pictures)
 
 
 def _from_module(options: ExportOptions, name: str) -> Source:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import os
 import signal
 import sys
 import time
@@ -38,6 +39,7 @@ __all__ = [
     "VersionOption",
     "YesOption",
     "application",
+    "check_page",
     "data_or_tiny_imagenet",
     "emit_json",
     "fail",
@@ -236,6 +238,25 @@ def interruptible(kept: str) -> Iterator[StartProgress]:
             yield start
     except KeyboardInterrupt as interrupt:
         fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
+
+
+def check_page(html: Path | None) -> None:
+    """Refuse a name of a page to write, before the work.
+
+    Raises:
+        typer.BadParameter: it does not end in .html.
+        QueryError: it cannot be written there.
+
+    """
+    if html is None:
+        return
+    if html.suffix.lower() not in (".html", ".htm"):  # browsers recognise a page by it
+        raise typer.BadParameter(
+            f"{os.fspath(html)!r} is given; expected a name that ends in .html", param_hint="--html"
+        )
+    from .webpage.browser import check_place
+
+    check_place(html)
 
 
 class _Terminated(KeyboardInterrupt):

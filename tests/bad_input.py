@@ -363,6 +363,18 @@ def linked_ratings(folder: Path) -> list[str]:
     return ["deeprank-index", "ratings", "info", "--index", INDEX]
 
 
+def taught(folder: Path, *words: str) -> list[str]:
+    indexed(folder)
+    return ["deeprank-teach", "--index", INDEX, *words]
+
+
+def foreign_head(folder: Path) -> list[str]:
+    (folder / "run").mkdir()
+    shutil.copy(folder / "model.onnx", folder / "run" / "start.onnx")
+    (folder / "run" / "head.safetensors").write_bytes(pickle.dumps(Code()))
+    return ["deeprank-export", "run"]
+
+
 MODELS = ("--models", "model.onnx")
 TRAIN = ("deeprank-train", "digits", "--config", "default")
 NOWHERE = ("--weights", "none", "--unfreeze", "1", "--start-share", "0.5")
@@ -592,6 +604,14 @@ CASES += [
     ),
     Case("a place of pictures, and a folder", lambda f: asked(f, FIRST, "--pictures", "x"), "goes with a store", 2),
     Case("a model, and a folder", lambda f: asked(f, FIRST, "--model", "x"), "model that it was built with", 2),
+]
+
+CASES += [
+    Case("teaching without ratings", taught, "holds no ratings of pictures", needs="torch"),
+    Case("an undo where nothing was taught", lambda f: taught(f, "--undo"), "nothing to undo", needs="torch"),
+    Case("an undo that is to learn", lambda f: taught(f, "--undo", "--force"), "--undo goes back", 2, needs="torch"),
+    Case("a page of another kind", lambda f: taught(f, "--html", "a.txt"), "ends in .html", 2, needs="torch"),
+    Case("a head from elsewhere, with code in it", foreign_head, "head.safetensors", needs="safetensors"),
 ]
 
 

@@ -26,7 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BIN = Path(sys.executable).parent
 
-FORKED = ("deeprank-train", "deeprank-export")
+FORKED = ("deeprank-train", "deeprank-export", "deeprank-teach")
 
 # For a program in a process of its own: the most memory that it has had, in KB. What getrusage says begins with the
 # memory of the process that it was forked from, a worker of the tests with half a gigabyte.

@@ -21,7 +21,8 @@ __all__ = ["ForkingServer", "forking_server"]
 SERVER = """
 import json, os, sys
 from importlib import import_module
-import deeprank.train.loop.run, deeprank.export.package, pytorch_metric_learning.losses
+import deeprank.train.loop.run, deeprank.export.package, deeprank.export.teach.undo, pytorch_metric_learning.losses
+from deeprank.runtime.umbrella.commands import COMMANDS
 for line in sys.stdin:
     asked = json.loads(line)
     if (child := os.fork()) == 0:
@@ -32,7 +33,7 @@ for line in sys.stdin:
         os.environ.update(asked["environment"])
         sys.argv, status = asked["words"], 0
         try:
-            import_module(f"deeprank.{sys.argv[0].removeprefix('deeprank-')}.cli").main()
+            import_module(COMMANDS[sys.argv[0].removeprefix("deeprank-")].module).main()
         except SystemExit as ended:
             status = ended.code or 0
         sys.stdout.flush(), sys.stderr.flush()

@@ -161,6 +161,8 @@ def test_the_python_api_works_there(on_box, line: MainLine) -> None:
     [
         ("deeprank-train", "digits"),
         ("deeprank-export", "somewhere"),
+        ("deeprank-teach", "--index", "somewhere"),
+        ("deeprank-teach", "--undo"),
         ("deeprank-eval", "--model", "{model}", "--data", "digits"),
         ("deeprank-eval", "--model", "{model}", "--data", "{digits}", "--reference", "{run}"),
     ],
@@ -181,7 +183,7 @@ def test_the_server_says_what_to_install(on_box, box: Path, tmp_path: Path) -> N
     assert "'prometheus-client>=" in line
 
 
-@pytest.mark.parametrize("command", ["train", "export", "index", "query", "eval", "doctor", "serve"])
+@pytest.mark.parametrize("command", ["train", "export", "teach", "index", "query", "eval", "doctor", "serve"])
 def test_help_and_version_need_nothing(on_box, command: str) -> None:
     assert "usage" in on_box(f"deeprank-{command}", "--help").stdout.lower()
     assert on_box(f"deeprank-{command}", "--version").stdout == "deeprank 0.2.0\n"

@@ -121,18 +121,19 @@ def test_words_that_are_no_command(place: Path, words: list[str], said: str) -> 
     assert result.stderr.startswith("error: ")
 
 
-@pytest.mark.parametrize("name", ["train", "export", "serve"])
+@pytest.mark.parametrize("name", ["train", "export", "teach", "serve"])
 @pytest.mark.parametrize("missing", ["part", "packages"])
 def test_a_part_that_is_not_installed(name: str, missing: str, tmp_path: Path) -> None:
     """One sentence with a command for this very interpreter; no traceback, and the others go on working."""
-    absent = {"part": "deeprank.runtime.serve" if name == "serve" else f"deeprank.{name}", "packages": "torch"}[missing]
+    part = {"serve": "deeprank.runtime.serve", "teach": "deeprank.export"}.get(name, f"deeprank.{name}")
+    absent = {"part": part, "packages": "torch"}[missing]
     if name == "serve":
         absent = "uvicorn"
     program = (
         f"import sys; sys.modules[{absent!r}] = None; sys.argv = ['deeprank', *sys.argv[1:]]\n"
         "from deeprank.runtime.umbrella.cli import main; main()\n"
     )
-    words = {"train": ["digits"], "export": ["run"], "serve": ["--index", "i"]}[name]
+    words = {"train": ["digits"], "export": ["run"]}.get(name, ["--index", "i"])
     result = subprocess.run([sys.executable, "-c", program, name, *words], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1, result.stderr
     assert result.stderr.startswith("error: ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..cli import (
     VerboseOption,
     VersionOption,
     application,
+    check_page,
     emit_json,
     guarded,
     interruptible,
@@ -624,7 +624,7 @@ def dedupe_command(
         raise typer.BadParameter("--print0 goes with --paths-only.")
     if keep not in ("largest", "oldest", "first"):
         raise typer.BadParameter(f"{keep!r} is given; expected largest, oldest or first.", param_hint="--keep")
-    _check_page(html)
+    check_page(html)
     from .search.duplicate_groups import Keep, find_near_duplicates, removable
 
     with progress_in_stages() as start:
@@ -648,19 +648,6 @@ def dedupe_command(
             print(line)
     if show and page is not None:
         show_page(page)
-
-
-def _check_page(html: Path | None) -> None:
-    """Refuse a name of the page before the work."""
-    if html is None:
-        return
-    if html.suffix.lower() not in (".html", ".htm"):  # browsers recognise a page by it
-        raise typer.BadParameter(
-            f"{os.fspath(html)!r} is given; expected a name that ends in .html", param_hint="--html"
-        )
-    from ..webpage.browser import check_place
-
-    check_place(html)
 
 
 def main() -> None:

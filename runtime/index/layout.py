@@ -37,6 +37,7 @@ __all__ = [
     "GRAPH",
     "LOCK",
     "MODEL",
+    "PREVIOUS",
     "PRIVATE",
     "RATINGS",
     "SHARED",
@@ -61,6 +62,8 @@ __all__ = [
 
 DATABASE = "items.sqlite"
 MODEL = "model.onnx"
+# The model in use before the index was taught, to go back to.
+PREVIOUS = "previous.onnx"
 GRAPH = "graph.hnsw"
 LOCK = "write.lock"
 # What people rated as similar; the only part besides the uploads that cannot be made again.
@@ -74,9 +77,9 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 PRIVATE, SHARED = Permissions(0o600), Permissions(0o640)
 
 _SIDES = tuple(name + suffix for name in (DATABASE, RATINGS) for suffix in SIDE_FILES)
-_PARTS = (DATABASE, MODEL, GRAPH, LOCK, RATINGS, *_SIDES)
+_PARTS = (DATABASE, MODEL, PREVIOUS, GRAPH, LOCK, RATINGS, *_SIDES)
 # Parts that are written under a temporary name.
-_PREPARED = (DATABASE, MODEL, GRAPH, RATINGS)
+_PREPARED = (DATABASE, MODEL, PREVIOUS, GRAPH, RATINGS)
 # Temporary names in earlier versions.
 _ONCE_PREPARED = tuple(f"{name}.tmp" for name in (DATABASE, MODEL, GRAPH, LOCK))
 _ONCE_PREPARED += tuple(f"{DATABASE}.tmp{suffix}" for suffix in SIDE_FILES)

@@ -17,15 +17,14 @@ from safetensors.numpy import save as save_tensors
 from ...runtime.errors import ModelFileError
 from ...runtime.files import open_regular
 from ...runtime.model.metadata import ModelInfo
+from ...runtime.model.taught import TAUGHT
 from ...runtime.text import display_path, first_line, printable
 from ..run.folder import write_atomically
 
-__all__ = ["TAUGHT", "Head", "start_vectors", "unit_rows"]
+__all__ = ["Head", "start_vectors", "unit_rows"]
 
 Vectors = npt.NDArray[np.float32]
 
-# In the metadata of a taught model, under "training".
-TAUGHT = "taught"
 # A model file has at most this many numbers a vector.
 _MAX_DIM = 65536
 # Numbers of a weight: 1,280 to 1,280 takes 6.6 MB.

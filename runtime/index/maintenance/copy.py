@@ -20,7 +20,7 @@ from ..database.records import GraphRow, Meta
 from ..database.store import Store
 from ..database.writer import open_writer
 from ..folder import bytes_in, check_free, placed_folder
-from ..layout import DATABASE, GRAPH, MODEL, RATINGS, SHARED, UPLOADS, database_id, is_index, permissions_of
+from ..layout import DATABASE, GRAPH, MODEL, PREVIOUS, RATINGS, SHARED, UPLOADS, database_id, is_index, permissions_of
 from ..ratings.copies import carry_ratings
 from ..ratings.store import RatingStore
 from ..uploads.store import carry_uploads, uploads_of
@@ -34,6 +34,8 @@ _PAGES_AT_A_TIME = 1024
 # A writer renames a new graph a moment before its commit, and re-embedding swaps whole folders.
 _ATTEMPTS = 5
 _PAUSE_S = 0.2
+# Parts whose damage the original has, too, and without which the copy answers as it does.
+_OPTIONAL = ("upload", "previous")
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _copy_state(
             raise _ChangedError
         _copy_database(store, making / DATABASE, target / DATABASE, permissions, advance)
         _copy_file(folder / MODEL, making / MODEL, permissions, advance)
+        _copy_file(folder / PREVIOUS, making / PREVIOUS, permissions, advance)
         carry_ratings(folder, making, permissions, shown=target)
         if database_id(folder) != identity:
             raise _ChangedError
@@ -240,11 +243,11 @@ def _in_units(advance: Advance) -> Advance:
 
 
 def _total(folder: Path) -> int:
-    return sum(bytes_in(folder / name) for name in (DATABASE, MODEL, GRAPH, RATINGS, UPLOADS))
+    return sum(bytes_in(folder / name) for name in (DATABASE, MODEL, PREVIOUS, GRAPH, RATINGS, UPLOADS))
 
 
 def _check_copy(folder: Path, making: Path) -> None:
-    damaged = next((problem for problem in verify(making).problems if problem.part != "upload"), None)
+    damaged = next((problem for problem in verify(making).problems if problem.part not in _OPTIONAL), None)
     if damaged is not None:
         raise IndexStateError(
             f"The copy is damaged ({printable(damaged.fault)}) and was not kept; --no-verify copies the index "

@@ -17,6 +17,7 @@ from ...console import to_paste
 from ...errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from ...files import file_sha256
 from ...model.pretrained import find_matching_model
+from ...model.taught import previous_sha256
 from ...progress import StartProgress, start_nothing
 from ...text import display_path
 from ..ann.graph import GraphFile, GraphUnusableError, VectorComparison, open_graph
@@ -37,7 +38,7 @@ from ..database.schema import connect
 from ..database.store import Store
 from ..database.writer import locked, open_writer
 from ..graph_update import update_graph
-from ..layout import DATABASE, GRAPH, MODEL, UPLOADS, database_id, disk_errors, permissions_of, put_copy
+from ..layout import DATABASE, GRAPH, MODEL, PREVIOUS, UPLOADS, database_id, disk_errors, permissions_of, put_copy
 from ..ratings.recovery import rating_faults, rescue_ratings
 from ..sync.options import SyncOptions
 from ..sync.plan import plan_lost_uploads
@@ -53,7 +54,7 @@ _ATTEMPTS = 10
 _PAUSE_S = 0.1
 
 
-Part = Literal["database", "filters", "labelling", "graph", "model", "upload", "ratings"]
+Part = Literal["database", "filters", "labelling", "graph", "model", "previous", "upload", "ratings"]
 # Tables of the database: a repair writes it again.
 _OF_DATABASE: tuple[Part, ...] = ("database", "filters", "labelling")
 
@@ -63,7 +64,8 @@ class Damage:
     """Damage to one part of an index; as text, the fault and the advice.
 
     Attributes:
-        part: the part that is damaged; ``upload``: the picture of an upload, whose vector is sound.
+        part: the part that is damaged; ``upload``: the picture of an upload, whose vector is sound; ``previous``: the
+            model in use before the index was taught.
         fault: what is wrong with it.
         advice: what to do, where the fault does not say it.
 
@@ -345,6 +347,7 @@ def _holds(file: GraphFile, covers: int, ids: set[int]) -> bool:
 def _check_model(store: Store, meta: Meta, findings: _Findings) -> None:
     try:
         if file_sha256(store.folder / MODEL) == meta.model_sha256:
+            _check_previous(store.folder, findings)
             return
         fault = "is not the model that the vectors were made with"
     except OSError as error:
@@ -353,12 +356,28 @@ def _check_model(store: Store, meta: Meta, findings: _Findings) -> None:
     findings.add("model", f"{MODEL} {fault}", advice=f"put that one back, or embed all pictures again with: {again}")
 
 
+def _check_previous(folder: Path, findings: _Findings) -> None:
+    """Compare the model to go back to with the hash in the metadata of the one in use."""
+    try:
+        if file_sha256(folder / PREVIOUS, follow_links=False) == previous_sha256(folder / MODEL):
+            return
+        fault = "is not the model that was in use before"
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror})"
+    findings.add("previous", f"{PREVIOUS} {fault}", advice="--repair deletes it; deeprank-teach --undo still works")
+
+
 def _repair(folder: Path, findings: _Findings, progress: StartProgress) -> list[str]:
     done = []
     new_database = findings.has(*_OF_DATABASE)
     new_graph = new_database or findings.has("graph")
     if findings.has("model"):
         done += _repair_model(folder)
+    if findings.has("previous"):
+        (folder / PREVIOUS).unlink(missing_ok=True)
+        done.append(f"{PREVIOUS} was deleted")
     if findings.has("ratings"):
         done.append(rescue_ratings(folder))
     if new_database:

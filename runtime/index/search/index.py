@@ -128,6 +128,7 @@ class Index(Searchable):
         Raises:
             ModelFileError, DeviceError: it cannot be opened.
             IndexStateError: the vectors come from another model.
+            IndexReplacedError: the index was replaced, with its model.
 
         """
         with self._embedder_lock:
@@ -348,9 +349,7 @@ class Index(Searchable):
         """Yield the vectors of one state of the database, read again if it has changed."""
         with self._lock:
             if database_id(self.path) != self._identity:
-                raise IndexReplacedError(
-                    f"{display_path(self.path)} was replaced while it was open (--reembed, --repair); open it again."
-                )
+                raise self._replaced()
             with self._store.snapshot():
                 if self._gallery is None or self._store.version() != self._version:
                     self._known_filters = None
@@ -397,11 +396,19 @@ class Index(Searchable):
     def _check_model(self, sha256: str) -> None:
         expected = self._model_sha256
         if sha256 != expected:
+            if database_id(self.path) != self._identity:
+                raise self._replaced()
             raise IndexStateError(
                 f"{display_path(self.path / MODEL)} is not the model that the vectors were made with (sha256 "
                 f"{sha256[:12]}…, expected {expected[:12]}…); put that one back, or embed again with: "
                 "deeprank-index sync --reembed --model MODEL."
             )
+
+    def _replaced(self) -> IndexReplacedError:
+        return IndexReplacedError(
+            f"{display_path(self.path)} was replaced while it was open (--reembed, --repair, deeprank-teach); open it "
+            "again."
+        )
 
     def _note_graph(self, reason: str) -> None:
         self.graph_problem = _scanned_instead(reason)

@@ -1,0 +1,119 @@
+"""Output of ``deeprank-teach``: facts and sentences, JSON documents, and what its page shows."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.text import display_path, printable
+from ...runtime.webpage.elements import count
+
+if TYPE_CHECKING:
+    from .job import Taught
+    from .undo import Undone
+
+__all__ = [
+    "document",
+    "exchanged_line",
+    "facts",
+    "page_facts",
+    "refusal",
+    "remarks",
+    "undone_document",
+    "undone_line",
+    "verdict",
+]
+
+SCHEMA = 1
+
+
+def facts(taught: Taught) -> Iterator[tuple[str, str]]:
+    """Yield what was learned, and the paper's measures before and after, as names and values."""
+    lesson = taught.lesson
+    held_out = lesson.comparison
+    yield "learned from", count(lesson.ratings, "rating")
+    yield "held out", f"{count(held_out.ratings, 'rating')} of {count(held_out.queries, 'query', 'queries')}"
+    yield from page_facts(taught)
+    if taught.in_use is not None:
+        yield "model in use", f"similarity precision {taught.in_use:.3f}, by earlier ratings"
+    yield "strength", f"{lesson.learned.head.strength:.2f} of a distance is what was learned"
+
+
+def page_facts(taught: Taught) -> Iterator[tuple[str, str]]:
+    """Yield the paper's measures before and after, as names and values."""
+    held_out = taught.lesson.comparison
+    gain = "" if math.isnan(held_out.low) else f" (gain {held_out.low:+.3f} to {held_out.high:+.3f}, 95 %)"
+    yield "similarity precision", f"{held_out.before:.3f} → {held_out.after:.3f}{gain}"
+    top, top_after = taught.lesson.before.score_at_top_k, taught.lesson.after.score_at_top_k
+    if top is not None and top_after is not None:
+        yield f"score-at-top-{top.k}", f"{top.score:,} → {top_after.score:,}"
+
+
+def remarks(taught: Taught) -> Iterator[str]:
+    """Yield what a user should know besides."""
+    left_out = ", ".join(f"{number:,} {reason}" for reason, number in taught.source.left_out.items())
+    if left_out:
+        yield f"Answers that do not count: {left_out}. deeprank-index ratings info explains them."
+    if taught.exchange is not None:
+        yield from taught.exchange.remarks
+
+
+def verdict(index: Path, taught: Taught) -> str:
+    """Return the result as a sentence."""
+    return exchanged_line(index, taught) if taught.refusal is None else refusal(index, taught)
+
+
+def exchanged_line(index: Path, taught: Taught) -> str:
+    """Return the sentence that ends a call that exchanged the model."""
+    exchange = taught.exchange
+    assert exchange is not None
+    return f"{display_path(index)} has the taught model now ({count(exchange.items, 'picture')}); the former is kept."
+
+
+def refusal(index: Path, taught: Taught) -> str:
+    """Return why the model was not exchanged, as a sentence."""
+    why = taught.lesson.refusal() or "The model in use, taught by earlier ratings, orders the held-out ones as well."
+    return f"{why} {display_path(index)} is unchanged; --force exchanges its model all the same."
+
+
+def document(index: Path, taught: Taught, page: Path | None) -> dict[str, Any]:
+    """Return the JSON document."""
+    exchange, package = taught.exchange, taught.package
+    return {
+        "schema": SCHEMA,
+        "index": os.fsdecode(index),
+        "exchanged": exchange is not None,
+        "refusal": taught.refusal,
+        **taught.lesson.to_dict(),
+        "left_out": dict(taught.source.left_out),
+        "in_use": None if taught.in_use is None else {"similarity_precision": taught.in_use},
+        "model": None if exchange is None else {"sha256": exchange.model_sha256, "dim": taught.lesson.learned.head.dim},
+        "items": None if exchange is None else exchange.items,
+        "compared": None if exchange is None else exchange.compared,
+        "max_abs_difference": None if package is None else package.report.difference.max_abs_difference,
+        "remarks": list(remarks(taught)),
+        "page": None if page is None else os.fsdecode(page),
+    }
+
+
+def undone_line(index: Path, undone: Undone) -> str:
+    """Return the sentence of ``--undo``."""
+    how = "all pictures were embedded again" if undone.embedded else "its vectors were computed"
+    kind = ", taught by earlier ratings" if undone.taught else ""
+    return f"{display_path(index)} has its former model again ({printable(undone.model_name)}{kind}); {how}."
+
+
+def undone_document(index: Path, undone: Undone) -> dict[str, Any]:
+    """Return the JSON document of ``--undo``."""
+    return {
+        "schema": SCHEMA,
+        "index": os.fsdecode(index),
+        "items": undone.exchange.items,
+        "model": {"name": undone.model_name, "sha256": undone.exchange.model_sha256, "taught": undone.taught},
+        "embedded_again": undone.embedded,
+        "compared": undone.exchange.compared,
+        "remarks": list(undone.exchange.remarks),
+    }

@@ -1,0 +1,85 @@
+"""What changes for a query, and where pictures are not similar any more, compared with plain computations."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from deeprank.export.teach.changes import SHOWN, changes_of, rated_queries, telling
+from deeprank.export.teach.limit import moved_limit
+from deeprank.export.teach.vectors import right_order
+
+Vectors = npt.NDArray[np.float32]
+
+
+def unit(seed: int, rows: int = 150, dim: int = 6) -> Vectors:
+    vectors = np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def distances(vectors: Vectors) -> npt.NDArray[np.float64]:
+    return ((vectors[:, None].astype(np.float64) - vectors[None]) ** 2).sum(axis=2)
+
+
+def test_the_queries_to_show_and_their_neighbours() -> None:
+    before, after = unit(1), unit(2)
+    before[7] = before[3]  # a copy of a query is no neighbour of it
+    triplets = np.random.default_rng(3).permuted(np.tile(np.arange(150), (40, 1)), axis=1)[:, :3]
+    triplets[:6, 0] = 3
+    triplets = triplets[(triplets[:, 0] != triplets[:, 1]) & (triplets[:, 0] != triplets[:, 2])]
+    queries = rated_queries(triplets)
+    assert [query.row for query in queries] == sorted(set(triplets[:, 0].tolist()))
+    every = changes_of(queries, before, after)
+    assert [change.row for change in every] == [query.row for query in queries]
+    for change in every:
+        nearest = {}
+        for name, vectors, shown in (("before", before, change.before), ("after", after, change.after)):
+            row = distances(vectors)[change.row]
+            row[[change.row, *([7] if (change.row, name) == (3, "before") else [])]] = np.inf
+            expected = np.argsort(row)[:SHOWN]
+            assert [each.row for each in shown] == expected.tolist()
+            np.testing.assert_allclose([each.distance for each in shown], row[expected], atol=1e-6)
+            nearest[name] = set(expected.tolist())
+        assert change.moved == len(nearest["after"] - nearest["before"])
+        own = triplets[triplets[:, 0] == change.row]
+        assert change.ratings == len(own)
+        assert change.right_before == right_order(before, own).sum()
+        for each in (*change.before, *change.after):
+            more, less = each.row in own[:, 1], each.row in own[:, 2]
+            assert each.rated == ("more" if more and not less else "less" if less and not more else None)
+    kinds = telling(every, 3)
+    assert list(kinds) == ["gained", "typical", "lost"]
+    gains = [change.gain for change in every]
+    assert [change.gain for change in kinds["gained"]] == sorted(gains, reverse=True)[:3]
+    assert [change.gain for change in kinds["lost"]] == sorted(gains)[:3]
+    assert len({change.row for some in kinds.values() for change in some}) == 9
+    assert changes_of([], before, after) == []
+    assert telling([], 3) == {}
+    same = changes_of(queries, before, before)
+    assert {change.moved for change in same} == {0}
+    assert list(telling(same, 3)) == ["typical"]
+
+
+def test_the_order_of_triplets() -> None:
+    vectors = unit(4)
+    triplets = np.random.default_rng(5).integers(0, 150, (200, 3))
+    d = distances(vectors)
+    expected = [d[query, one] < d[query, other] for query, one, other in triplets]
+    np.testing.assert_array_equal(right_order(vectors, triplets), expected)
+    assert not right_order(vectors, np.array([[1, 2, 2]])).any()  # the same distance is a wrong order
+
+
+def test_the_limit_keeps_its_share_of_the_hits() -> None:
+    before, after = unit(6), unit(7, dim=9)
+
+    def within(vectors: Vectors, limit: float) -> float:
+        every = np.sort(distances(vectors) + np.diag(np.full(150, np.inf)), axis=1)[:, :10]
+        return float((every <= limit).mean())
+
+    for limit in (0.2, 0.4, 0.7):
+        moved = moved_limit(limit, before, after)
+        assert moved is not None
+        assert within(after, moved) == pytest.approx(within(before, limit), abs=0.005)
+    same = moved_limit(0.4, before, before)
+    assert within(before, same or 0) == pytest.approx(within(before, 0.4), abs=0.005)
+    for limit, rows in ((None, 150), (4.0, 150), (1e-9, 150), (0.4, 60)):  # none, all, no hits, few pictures
+        assert moved_limit(limit, before[:rows], after[:rows]) is None
