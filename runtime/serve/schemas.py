@@ -133,6 +133,7 @@ class HitDocument(BaseModel):
         description="The cosine of the two vectors, 1 - distance / 2: 1 for the same picture, -1 for the opposite."
     )
     id: int
+    sha256: str = Field(description="Of the file, hex.")
     near_duplicates: int | None = Field(None, description="With unique: the number of near-duplicates that it hides.")
     width: int | None = Field(
         None, description="With sizes: in pixels, of the upright picture; null if it is not known in time."
@@ -145,6 +146,7 @@ class ResultDocument(BaseModel):
 
     query: str = Field(description="The name of the file that was sent, or the path of the item.")
     id: int | None = Field(None, description="Id of the requested item.")
+    sha256: str | None = Field(None, description="Of the requested item's file, hex.")
     ids: list[int] | None = Field(None, description="Ids of the requested items, if there are several.")
     hits: list[HitDocument]
 
@@ -180,7 +182,10 @@ class SearchDocument(BaseModel):
 
         """
         unique = request.unique is not None
-        hits = [hit.document(rank, unique=unique) | _identity(hit) for rank, hit in enumerate(result.hits, 1)]
+        hits = [
+            hit.document(rank, unique=unique) | _identity(hit) | {"sha256": hit.sha256.hex()}
+            for rank, hit in enumerate(result.hits, 1)
+        ]
         if sizes is not None:
             hits = [hit | _sides(sizes.get(of.sha256)) for hit, of in zip(hits, result.hits, strict=True)]
         head = _head(query, result.items)
@@ -358,6 +363,7 @@ class SupportedDocument(BaseModel):
     exact: bool
     uploads: bool = Field(description="Whether pictures can be added at all; 'writes' says whether this server does.")
     near_duplicates: bool = Field(description="Whether /v1/near-duplicates searches the whole index.")
+    ratings: bool = Field(description="Whether there are ratings at all; 'writes' says whether this server takes them.")
     orders: list[Order] = Field(description="Of /v1/items, the usual one first.")
 
     @classmethod
@@ -368,6 +374,7 @@ class SupportedDocument(BaseModel):
             exact=supported.methods,
             uploads=supported.writes,
             near_duplicates=supported.near_duplicates,
+            ratings=supported.ratings,
             orders=list(supported.orders),
         )
 
@@ -524,7 +531,7 @@ def _head(query: str, items: Sequence[IndexedImage]) -> dict[str, Any]:
     if not items:
         return {"query": plain(query)}
     if len(items) == 1:
-        return {"query": plain(items[0].relative), "id": items[0].id}
+        return {"query": plain(items[0].relative), "id": items[0].id, "sha256": items[0].sha256.hex()}
     return {"query": f"mean of {len(items)} pictures", "ids": [item.id for item in items]}
 
 
