@@ -40,6 +40,7 @@ from .pictures.contents import check_size, reading
 from .pictures.originals import MAX_BYTES_AT_ONCE, OriginalResponse
 from .pictures.renditions import Rendition, Renditions
 from .pictures.sizes import Sizes
+from .ratings.ratings import Asked, Ratings
 from .session import OpenIndex, SearchJob, SearchResult, Vector
 from .settings import LOG, ServeSettings
 from .upload_form import Sent
@@ -131,6 +132,7 @@ class Engine:
         self._sending = 0
         self._rendering: dict[tuple[bytes, int], asyncio.Future[Rendition]] = {}
         self._writing = None if settings.in_store else Writing(Path(settings.index))
+        self._ratings = None if settings.in_store else Ratings(Path(settings.index))
         self._near_duplicates = NearDuplicateSearches(None if settings.in_store else Path(settings.index))
 
     async def embed(self, picture: Sent | int, box: Box | None = None) -> Embedding:
@@ -361,6 +363,27 @@ class Engine:
         return removed
 
     @property
+    def ratings(self) -> Ratings:
+        """The ratings of the index.
+
+        Raises:
+            QueryError: the index is in a store.
+
+        """
+        if self._ratings is None:
+            raise QueryError("This index is in a store, which keeps no ratings; expected an index folder.")
+        return self._ratings
+
+    async def questions(self, count: int) -> Asked:
+        """Choose questions about the index; see :class:`~.ratings.ratings.Ratings`.
+
+        Raises:
+            QueryError: the index is in a store.
+
+        """
+        return await self._with_index(lambda opened: self.ratings.questions(opened.index, count))
+
+    @property
     def supported(self) -> Supported:
         """What the kind of index can do."""
         return self._opened.index.supported
@@ -393,6 +416,8 @@ class Engine:
         self._decoders.close()
         if self._writing is not None:
             self._writing.close()
+        if self._ratings is not None:
+            self._ratings.close()
         self._opened.close()
 
     def _rendered(self, key: tuple[bytes, int], made: asyncio.Future[Rendition]) -> None:

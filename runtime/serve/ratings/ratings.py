@@ -18,8 +18,10 @@ from ...files import FileId
 from ...index.database.store import Store
 from ...index.layout import database_id
 from ...index.ratings.questions import choose_questions
-from ...index.ratings.store import NewComparison, RatingStore, add_comparisons, remove_comparisons, set_mark
-from ...index.ratings.resolved import Agreement, ResolvedRatings, resolved
+from ...index.ratings.records import Comparison, NewComparison
+from ...index.ratings.resolution import Agreement, answers_of, resolved
+from ...index.ratings.store import RatingStore
+from ...index.ratings.writing import add_comparisons, remove_comparisons, set_mark
 from ...index.search.index import Index
 from ...index.search.items import EmbeddedImage
 from ...index.search.searchable import Searchable
@@ -81,6 +83,24 @@ class State:
     marks: Mapping[bytes, bool]
 
 
+@dataclass(frozen=True)
+class _Known:
+    """All ratings of a state.
+
+    Attributes:
+        state: what differs once ratings or pictures have changed.
+        count: number of ratings.
+        agreement: of their answers.
+        rated: ids of the query, the positive and the negative picture of each answer, the newest last.
+
+    """
+
+    state: object
+    count: int
+    agreement: Agreement
+    rated: list[tuple[int, int, int]]
+
+
 class Ratings:
     """The ratings of an index folder; used from one event loop, works in two threads."""
 
@@ -89,7 +109,7 @@ class Ratings:
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="ratings")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="rate")
         self._rng = np.random.default_rng()
-        self._known: tuple[object, ResolvedRatings] | None = None
+        self._known: _Known | None = None
         self._keys: OrderedDict[str, list[int]] = OrderedDict()
         self._lock = threading.Lock()
         self._skipped: deque[tuple[int, int, int]] = deque(maxlen=_SKIPPED)
@@ -159,35 +179,41 @@ class Ratings:
     def _choose(self, index: Searchable, count: int) -> Asked:
         if not isinstance(index, Index):
             raise QueryError("Ratings are kept in an index folder; expected no store.")
-        ratings = self._resolved()
+        known = self._read_all()
         with index.snapshot():
             rows = PictureRows(index)
             asked = choose_questions(
                 rows,
-                rows.triplets(triplet.items for triplet in ratings.triplets),
+                rows.triplets(known.rated),
                 count,
                 rng=self._rng,
-                skipped=rows.triplets(self._skipped_ids()),
+                skipped=list(map(tuple, rows.triplets(self._skipped_ids()).tolist())),
             )
             questions = [
                 Question(*(index.item(int(rows.ids[row])) for row in (each.query, each.first, each.second)))
                 for each in asked
             ]
-        return Asked(questions, ratings.count)
+        return Asked(questions, known.count)
 
     def _read(self, query: bytes | None, rater: str | None) -> State:
-        ratings = self._resolved()
+        known = self._read_all()
         with RatingStore.open(self._index) as store:
-            marks = {} if query is None else {mark.picture: mark.more for mark in store.marks(query, rater=rater)}
-        return State(ratings.count, ratings.agreement, marks)
+            marks = {} if query is None else {mark.picture: mark.more for mark in store.marks(query, rater)}
+        return State(known.count, known.agreement, marks)
 
-    def _resolved(self) -> ResolvedRatings:
-        """Return the ratings of the pictures that the index has, read again once either has changed."""
-        with RatingStore.open(self._index) as store, Store.open(self._index) as pictures, pictures.snapshot():
-            state = (store.version(), database_id(self._index), pictures.meta())
-            if self._known is None or self._known[0] != state:
-                self._known = (state, resolved(store, pictures))
-            return self._known[1]
+    def _read_all(self) -> _Known:
+        """Return all ratings, read again once they or the pictures have changed."""
+        with (
+            RatingStore.open(self._index) as store,
+            Store.open(self._index) as pictures,
+            store.snapshot(),
+            pictures.snapshot(),
+        ):
+            state = (store.totals(), database_id(self._index), pictures.meta())
+            if self._known is None or self._known.state != state:
+                agreement = resolved(store, pictures).agreement
+                self._known = _Known(state, store.count, agreement, _rated(store, pictures))
+            return self._known
 
     def _count(self) -> int:
         with RatingStore.open(self._index) as store:
@@ -233,3 +259,16 @@ class Ratings:
 
     async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+
+def _rated(store: RatingStore, pictures: Store) -> list[tuple[int, int, int]]:
+    """Return the ids of the pictures of each answer, the newest last; without answers about pictures that are gone."""
+    answers = answers_of(*store.ratings())
+    items = pictures.items_of_contents({content for each in answers for content in _contents(each)})
+    ids = {content: same[0].id for content, same in items.items()}
+    triplets = [tuple(map(ids.get, _contents(each))) for each in answers]
+    return [(query, positive, negative) for query, positive, negative in triplets if query and positive and negative]
+
+
+def _contents(answer: Comparison) -> tuple[bytes, bytes, bytes]:
+    return answer.query, answer.positive, answer.negative

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from ...images import Size
-from ...index.ratings.store import NewComparison
+from ...index.ratings.records import NewComparison
+from ...index.ratings.resolution import Share
 from ...index.search.items import IndexedImage
 from ..errors import answer
 from ..schemas import SCHEMA, Item, problems
@@ -27,7 +28,7 @@ _DEFAULT_QUESTIONS, _MAX_QUESTIONS = 10, 50
 _MAX_ANSWERS = 16
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="sha256 of a picture's file, hex.")]
-Rater = Annotated[str | None, Field(max_length=100, description="Name of the rater; without it, all are one.")]
+Rater = Annotated[str | None, Field(max_length=100, description="Name of the rater; those without one count as one.")]
 RatingNumber = Annotated[int, Path(alias="id", ge=1, le=2**63 - 1, description="Id of a rating.")]
 
 
@@ -88,7 +89,7 @@ class AnswersDocument(BaseModel):
         return Answers(
             [NewComparison(*map(bytes.fromhex, (c.query, c.positive, c.negative))) for c in self.comparisons],
             [(bytes.fromhex(s.query), bytes.fromhex(s.first), bytes.fromhex(s.second)) for s in self.skipped],
-            self.rater or None,
+            self.rater,
             self.key,
         )
 
@@ -107,7 +108,7 @@ class MarkDocument(BaseModel):
 class _Counted(BaseModel):
     schema_: int = Field(alias="schema")
     index: str
-    ratings: int = Field(description="Number of ratings that the index has.")
+    ratings: int = Field(description="Number of ratings: comparisons and marks.")
 
 
 class AskedPictureDocument(Item):
@@ -143,18 +144,23 @@ class QuestionsDocument(_Counted):
         return cls.model_validate({"schema": SCHEMA, "index": index, "ratings": asked.ratings, "questions": questions})
 
 
+class ShareDocument(BaseModel):
+    """How many answers agree, of how many."""
+
+    agreeing: int
+    count: int
+
+    @classmethod
+    def of(cls, share: Share) -> Self:
+        """Return the document of a share."""
+        return cls(agreeing=share.agreeing, count=share.count)
+
+
 class AgreementDocument(BaseModel):
-    """How often two answers to the same question are the same."""
+    """How far answers to the same question agree."""
 
-    compared: int
-    agreed: int
-
-
-class AgreementsDocument(BaseModel):
-    """How much the ratings agree."""
-
-    own: AgreementDocument = Field(description="Repeated answers of one rater.")
-    raters: AgreementDocument = Field(description="Answers of two raters.")
+    own: ShareDocument = Field(description="A rater's earlier answers, with the same rater's newest.")
+    between: ShareDocument = Field(description="Pairs of raters, by their newest answers.")
 
 
 class SetMarkDocument(BaseModel):
@@ -167,21 +173,18 @@ class SetMarkDocument(BaseModel):
 class RatingsDocument(_Counted):
     """What is known of the ratings."""
 
-    agreement: AgreementsDocument
+    agreement: AgreementDocument
     marks: list[SetMarkDocument] = Field(description="Of the query, by the rater.")
 
     @classmethod
     def of(cls, index: str, state: State) -> Self:
         """Return the document of the ratings."""
-        own, raters = state.agreement.own, state.agreement.raters
+        own, between = ShareDocument.of(state.agreement.own), ShareDocument.of(state.agreement.between)
         return cls(
             schema=SCHEMA,
             index=index,
             ratings=state.ratings,
-            agreement=AgreementsDocument(
-                own=AgreementDocument(compared=own.compared, agreed=own.agreed),
-                raters=AgreementDocument(compared=raters.compared, agreed=raters.agreed),
-            ),
+            agreement=AgreementDocument(own=own, between=between),
             marks=[SetMarkDocument(sha256=picture.hex(), more=more) for picture, more in state.marks.items()],
         )
 
@@ -199,9 +202,7 @@ class RatedDocument(_Counted):
 def add_ratings(router: APIRouter, engine: Engine, index: str) -> None:
     """Add the routes that read."""
 
-    @router.get(
-        "/ratings/questions", tags=["ratings"], response_model=QuestionsDocument, responses=problems(422)
-    )
+    @router.get("/ratings/questions", tags=["ratings"], response_model=QuestionsDocument, responses=problems(422))
     async def questions(parameters: Annotated[QuestionsParameters, Query()]) -> Response:
         """Choose questions whose answers teach most: which of two pictures is more similar to a third one?"""
         asked = await engine.questions(parameters.count)
@@ -212,7 +213,7 @@ def add_ratings(router: APIRouter, engine: Engine, index: str) -> None:
     async def ratings(parameters: Annotated[RatingsParameters, Query()]) -> Response:
         """Return the number of ratings, how much they agree, and the marks of a query."""
         query = None if parameters.query is None else bytes.fromhex(parameters.query)
-        return answer(RatingsDocument.of(index, await engine.ratings.state(query, parameters.rater or None)))
+        return answer(RatingsDocument.of(index, await engine.ratings.state(query, parameters.rater)))
 
 
 def add_rating_writes(router: APIRouter, engine: Engine, index: str) -> None:
@@ -224,9 +225,7 @@ def add_rating_writes(router: APIRouter, engine: Engine, index: str) -> None:
         ids, count = await engine.ratings.add(given.answers())
         return answer(RatedDocument(schema=SCHEMA, index=index, ratings=count, ids=ids), 201)
 
-    @router.delete(
-        "/ratings/{id}", tags=["ratings"], response_model=CountedDocument, responses=problems(404, 422)
-    )
+    @router.delete("/ratings/{id}", tags=["ratings"], response_model=CountedDocument, responses=problems(404, 422))
     async def remove(number: RatingNumber) -> Response:
         """Remove a rating."""
         return answer(CountedDocument(schema=SCHEMA, index=index, ratings=await engine.ratings.remove(number)))
@@ -235,5 +234,5 @@ def add_rating_writes(router: APIRouter, engine: Engine, index: str) -> None:
     async def mark(given: MarkDocument) -> Response:
         """Mark a picture as more or less similar to a query; each pair of such marks is a comparison."""
         query, picture = bytes.fromhex(given.query), bytes.fromhex(given.picture)
-        count = await engine.ratings.mark(query, picture, given.more, given.rater or None)
+        count = await engine.ratings.mark(query, picture, given.more, given.rater)
         return answer(CountedDocument(schema=SCHEMA, index=index, ratings=count))

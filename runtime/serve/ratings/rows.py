@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
 from ...index.database.store import Ids, Vectors
 from ...index.search.index import Index
 
 __all__ = ["PictureRows"]
-
-Distances = npt.NDArray[np.float64]
 
 
 class PictureRows:
@@ -34,7 +31,7 @@ class PictureRows:
         """The number of rows."""
         return len(self.ids)
 
-    def nearest(self, rows: Ids, k: int) -> tuple[Ids, Distances]:
+    def nearest(self, rows: Ids, k: int) -> tuple[Ids, Vectors]:
         """Return the ``k`` nearest rows of each row, itself among them, nearest first.
 
         Args:
@@ -42,11 +39,11 @@ class PictureRows:
             k: at least 1.
 
         Returns:
-            rows int64 and squared distances float64, both ``[q, min(k, n)]``.
+            rows int64 and squared distances float32, both ``[q, min(k, n)]``.
 
         """
         ids, distances = self._index.search_vectors(self.vectors(rows), k)
-        return np.searchsorted(self.ids, ids), distances
+        return np.searchsorted(self.ids, ids), distances.astype(np.float32)
 
     def vectors(self, rows: Ids) -> Vectors:
         """Return the vectors of rows, float32 ``[q, d]``."""
@@ -57,4 +54,5 @@ class PictureRows:
         wanted = np.array(list(ids), dtype=np.int64).reshape(-1, 3)
         rows = np.searchsorted(self.ids, wanted)
         known = (rows < len(self.ids)) & (self.ids[np.minimum(rows, len(self.ids) - 1)] == wanted)
-        return rows[known.all(axis=1)]
+        triplets: Ids = rows[known.all(axis=1)]
+        return triplets

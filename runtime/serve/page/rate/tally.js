@@ -18,18 +18,18 @@ export function showCount(ratings, index) {
   byId("lesson-command").textContent = `deeprank teach --index ${index}`;
 }
 
-/** @param {{own: Agreement, raters: Agreement}} agreement */
-export function showAgreement({ own, raters }) {
-  const texts = [share("Repeated answers", own), share("Different raters", raters)];
+/** @param {{own: Share, between: Share}} agreement */
+export function showAgreement({ own, between }) {
+  const texts = [share("Repeated answers", own), share("Different raters", between)];
   byId("agreement").textContent = texts.filter(Boolean).join(" ");
 }
 
 /**
- * @typedef {{compared: number, agreed: number}} Agreement
+ * @typedef {{agreeing: number, count: number}} Share
  * @param {string} what
- * @param {Agreement} agreement
+ * @param {Share} of
  * @returns {string} empty where nothing was compared
  */
-function share(what, { compared, agreed }) {
-  return compared ? `${what} agree in ${agreed.toLocaleString("en")} of ${counted(compared, "case")}.` : "";
+function share(what, { agreeing, count }) {
+  return count ? `${what} agree in ${agreeing.toLocaleString("en")} of ${counted(count, "case")}.` : "";
 }
