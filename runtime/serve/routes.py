@@ -100,7 +100,7 @@ def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
         query, search_for = _query(engine, sent, parameters)
         result = await search_for(options)
         sizes = await engine.sizes(result.hits) if parameters.sizes else None
-        return answer(SearchDocument.of(index, options, query, result, sizes))
+        return answer(SearchDocument.of(index, options, query, result, sizes, hashes=parameters.hashes))
 
     @router.post(
         "/embed",

@@ -103,6 +103,7 @@ class SearchParameters(_Options):  # type: ignore[misc] # its fields are those o
     )
     box: str | None = Field(None, max_length=200, description=_BOX)
     sizes: bool = Field(False, description="Add the width and height of each hit.")
+    hashes: bool = Field(False, description="Add the sha256 of each hit, and of a query that is in the index.")
 
     def request(self) -> SearchRequest:
         """Return the search request."""
@@ -133,7 +134,7 @@ class HitDocument(BaseModel):
         description="The cosine of the two vectors, 1 - distance / 2: 1 for the same picture, -1 for the opposite."
     )
     id: int
-    sha256: str = Field(description="Of the file, hex.")
+    sha256: str | None = Field(None, description="With hashes: of the file, hex.")
     near_duplicates: int | None = Field(None, description="With unique: the number of near-duplicates that it hides.")
     width: int | None = Field(
         None, description="With sizes: in pixels, of the upright picture; null if it is not known in time."
@@ -146,7 +147,7 @@ class ResultDocument(BaseModel):
 
     query: str = Field(description="The name of the file that was sent, or the path of the item.")
     id: int | None = Field(None, description="Id of the requested item.")
-    sha256: str | None = Field(None, description="Of the requested item's file, hex.")
+    sha256: str | None = Field(None, description="With hashes: of the requested item's file, hex.")
     ids: list[int] | None = Field(None, description="Ids of the requested items, if there are several.")
     hits: list[HitDocument]
 
@@ -170,6 +171,8 @@ class SearchDocument(BaseModel):
         query: str,
         result: SearchResult,
         sizes: Mapping[bytes, Size | None] | None = None,
+        *,
+        hashes: bool = False,
     ) -> Self:
         """Return the document of a search.
 
@@ -179,16 +182,17 @@ class SearchDocument(BaseModel):
             query: the client's name for its picture.
             result: the hits.
             sizes: width and height of the hits, by sha256; None: the document does not have them.
+            hashes: whether the document has the sha256 of the hits and of the query.
 
         """
         unique = request.unique is not None
-        hits = [
-            hit.document(rank, unique=unique) | _identity(hit) | {"sha256": hit.sha256.hex()}
-            for rank, hit in enumerate(result.hits, 1)
-        ]
+        hits = [hit.document(rank, unique=unique) | _identity(hit) for rank, hit in enumerate(result.hits, 1)]
         if sizes is not None:
             hits = [hit | _sides(sizes.get(of.sha256)) for hit, of in zip(hits, result.hits, strict=True)]
         head = _head(query, result.items)
+        if hashes:
+            hits = [hit | {"sha256": of.sha256.hex()} for hit, of in zip(hits, result.hits, strict=True)]
+            head |= {"sha256": result.items[0].sha256.hex()} if len(result.items) == 1 else {}
         # Validated at once, which takes half as long as one model after another.
         answered = [{**head, "hits": hits}]
         line = {} if result.unrelated_distance is None else {"unrelated_distance": result.unrelated_distance}
@@ -531,7 +535,7 @@ def _head(query: str, items: Sequence[IndexedImage]) -> dict[str, Any]:
     if not items:
         return {"query": plain(query)}
     if len(items) == 1:
-        return {"query": plain(items[0].relative), "id": items[0].id, "sha256": items[0].sha256.hex()}
+        return {"query": plain(items[0].relative), "id": items[0].id}
     return {"query": f"mean of {len(items)} pictures", "ids": [item.id for item in items]}
 
 

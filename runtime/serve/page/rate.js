@@ -127,8 +127,8 @@ function show(shown) {
   shownAt = performance.now();
   for (const side of /** @type {const} */ (["query", "first", "second"])) byId(side).replaceChildren(...shown.parts[side]);
   const { query, first, second } = shown.question;
-  byId("first").ariaLabel = `The first: ${described(first)}`;
-  byId("second").ariaLabel = `The second: ${described(second)}`;
+  byId("choose-first").ariaLabel = `The first: ${described(first)}`;
+  byId("choose-second").ariaLabel = `The second: ${described(second)}`;
   byId("notice").hidden = true;
   byId("question").hidden = false;
   byId("skip-question").disabled = false;
@@ -257,8 +257,8 @@ listenForKeys({
   "?": () => byId("help-text").showModal(),
 });
 rememberRater(byId("rater"));
-byId("first").addEventListener("click", () => answer("first"));
-byId("second").addEventListener("click", () => answer("second"));
+byId("choose-first").addEventListener("click", () => answer("first"));
+byId("choose-second").addEventListener("click", () => answer("second"));
 byId("skip-question").addEventListener("click", skip);
 byId("undo").addEventListener("click", undo);
 byId("send").addEventListener("click", () => outbox.send());

@@ -50,7 +50,7 @@ export class Similar {
     try {
       const body = new FormData();
       body.set("id", String(id));
-      const parameters = new URLSearchParams({ k: String(PICTURES), leave_out_query: "1", sizes: "1" });
+      const parameters = new URLSearchParams({ k: String(PICTURES), leave_out_query: "1", sizes: "1", hashes: "1" });
       const answer = await this.api.json(`v1/search?${parameters}`, { method: "POST", body, signal });
       const { hits, sha256 } = answer.results[0];
       this.learnMarks(sha256);
