@@ -227,14 +227,14 @@ def test_a_lost_answer_is_kept_and_sent_again(world: World, server: Server, visi
         question = asked(world, page)
         page.route("**/v1/ratings", lambda route: lose(route) if route.request.method == "POST" else route.continue_())
         page.keyboard.press("ArrowLeft")
-        expect(page.locator("#unsent")).to_contain_text("1 answer not sent yet: The server does not answer.")
+        expect(page.locator("#unsent")).to_contain_text("1 rating not sent yet: The server does not answer. This browser keeps it.")
         expect(page.locator("#count")).to_have_text("1 rating")
         second = next_question(world, page, question)
         page.keyboard.press("ArrowRight")
         next_question(world, page, second)
-        expect(page.locator("#unsent")).to_contain_text("2 answers not sent yet")
+        expect(page.locator("#unsent")).to_contain_text("2 ratings not sent yet")
         page.reload()  # they are still there
-        expect(page.locator("#unsent")).to_contain_text("2 answers not sent yet")
+        expect(page.locator("#unsent")).to_contain_text("2 ratings not sent yet")
         page.unroute("**/v1/ratings")
         page.get_by_role("button", name="Try again").click()
         expect(page.locator("#unsent")).to_be_hidden()
@@ -252,7 +252,7 @@ def test_an_unsent_answer_is_undone(world: World, server: Server, visiting: Visi
             "**/v1/ratings", lambda route: route.abort() if route.request.method == "POST" else route.continue_()
         )
         page.keyboard.press("1")
-        expect(page.locator("#unsent")).to_contain_text("1 answer")
+        expect(page.locator("#unsent")).to_contain_text("1 rating")
         next_question(world, page, question)
         page.keyboard.press("u")
         expect(page.locator("#unsent")).to_be_hidden()
@@ -328,6 +328,12 @@ def test_enough_ratings_name_the_command(server: Server, visiting: Visitor) -> N
         page.get_by_role("button", name="Copy").click()
         expect(page.locator("#strip")).to_have_text("Command copied.")
         assert page.evaluate("navigator.clipboard.readText()") == "deeprank teach --index my.index"
+        page.locator("#lesson").get_by_role("button", name="Close").click()
+        page.wait_for_timeout(250)
+        page.keyboard.press("2")
+        expect(page.locator("#count")).to_have_text("201 ratings")
+        sent(page)
+        expect(page.locator("#lesson")).to_be_hidden()
 
 
 @pytest.mark.thorough
@@ -487,7 +493,7 @@ def test_a_lost_mark_is_sent_later(world: World, server: Server, visiting: Visit
         page.route("**/v1/ratings/marks", lambda route: route.abort())
         tile(page, "dog/1.png").locator("a").focus()
         page.keyboard.press("m")
-        expect(page.locator("#strip")).to_contain_text("The mark is not sent yet: The server does not answer.")
+        expect(page.locator("#strip")).to_contain_text("1 rating not sent yet: The server does not answer.")
         page.keyboard.press("l")
         page.unroute("**/v1/ratings/marks")
         page.reload()

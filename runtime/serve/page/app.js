@@ -471,8 +471,10 @@ function contentOf(shown) {
   return writeState({ ...shown, show: null });
 }
 
+let problem = "";
 outbox.addEventListener("change", () => {
-  if (outbox.fault && outbox.entries.length) say(`The mark is not sent yet: ${outbox.fault.message} This browser keeps it.`);
+  if (outbox.problem !== problem && outbox.problem) say(outbox.problem);
+  problem = outbox.problem;
 });
 outbox.addEventListener("refused", (event) => say(/** @type {CustomEvent} */ (event).detail.error.message));
 listenForPictures(take, say);

@@ -3,13 +3,13 @@
 import { announce, say } from "./announce.js";
 import { Api, Refusal, Unreachable } from "./api.js";
 import { copy } from "./clipboard.js";
-import { byId, counted } from "./dom.js";
+import { byId } from "./dom.js";
 import { listenForKeys } from "./keys.js";
 import { emptyIndex, showNotice } from "./notices.js";
 import { Outbox } from "./rate/outbox.js";
 import { Shown, described } from "./rate/question.js";
 import { rater, rememberRater } from "./rate/rater.js";
-import { showAgreement, showCount } from "./rate/tally.js";
+import { closeLesson, showAgreement, showCount } from "./rate/tally.js";
 import { Session } from "./session.js";
 
 /** Questions of one request, and how few are left when more are asked for. */
@@ -211,9 +211,9 @@ function fail(error) {
 
 /** Say what the server has not acknowledged. */
 function showUnsent() {
-  const left = outbox.entries.length;
-  byId("unsent").hidden = !outbox.fault || left === 0;
-  if (outbox.fault) byId("unsent-text").textContent = `${counted(left, "answer")} not sent yet: ${outbox.fault.message} This browser keeps them.`;
+  const { problem } = outbox;
+  byId("unsent").hidden = !problem;
+  if (byId("unsent-text").textContent !== problem) byId("unsent-text").textContent = problem;
   count();
 }
 
@@ -262,6 +262,7 @@ byId("choose-second").addEventListener("click", () => answer("second"));
 byId("skip-question").addEventListener("click", skip);
 byId("undo").addEventListener("click", undo);
 byId("send").addEventListener("click", () => outbox.send());
+byId("lesson-close").addEventListener("click", closeLesson);
 byId("lesson-copy").addEventListener("click", () => copy(byId("lesson-command").textContent, "Command"));
 byId("help").addEventListener("click", () => byId("help-text").showModal());
 byId("forget").addEventListener("click", () => session.forget(api).then(() => location.reload(), fail));

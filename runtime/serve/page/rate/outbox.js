@@ -1,6 +1,7 @@
 /** What a rater says, until the server has acknowledged it: kept in this browser, sent in order, and tried again. */
 
 import { Refusal } from "../api.js";
+import { counted } from "../dom.js";
 
 const ADDRESS = "v1/ratings";
 /** Of the entries of this server in the browser's storage. */
@@ -44,6 +45,14 @@ export class Outbox extends EventTarget {
   /** @returns {number} ratings that the server does not count yet */
   get uncounted() {
     return this.entries.reduce((sum, { answer, undo }) => sum + (answer?.comparisons?.length ?? 0) - Number(Boolean(undo)), 0);
+  }
+
+  /** @returns {string} what is not sent, and why; empty while nothing fails */
+  get problem() {
+    const { fault, entries } = this;
+    if (!fault || entries.length === 0) return "";
+    const keeps = entries.length === 1 ? "This browser keeps it." : "This browser keeps them.";
+    return `${counted(entries.length, "rating")} not sent yet: ${fault.message} ${keeps}`;
   }
 
   /**

@@ -3,7 +3,8 @@
 import { byId, counted } from "../dom.js";
 
 /** So many teach: see docs/training.md. */
-export const ENOUGH = 200;
+const ENOUGH = 200;
+let closed = false;
 
 /**
  * @param {number} ratings
@@ -14,8 +15,14 @@ export function showCount(ratings, index) {
   byId("gauge").max = ENOUGH;
   byId("gauge").value = Math.min(ratings, ENOUGH);
   byId("gauge").textContent = `${ratings} of ${ENOUGH}`;
-  byId("lesson").hidden = ratings < ENOUGH;
+  byId("lesson").hidden = ratings < ENOUGH || closed;
   byId("lesson-command").textContent = `deeprank teach --index ${index}`;
+}
+
+/** Leave its room to the pictures while this page lives. */
+export function closeLesson() {
+  closed = true;
+  byId("lesson").hidden = true;
 }
 
 /** @param {{own: Share, between: Share}} agreement */
