@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from .records import Comparison, Mark, NewComparison
-from .resolution import ResolvedRatings, ResolvedTriplet, resolved
-from .store import RatingStore
-from .writing import add_comparisons, remove_comparisons, set_mark
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .records import Comparison, Mark, NewComparison
+    from .resolution import ResolvedRatings, ResolvedTriplet, resolved
+    from .store import RatingStore
+    from .writing import add_comparisons, remove_comparisons, set_mark
 
 __all__ = [
     "Comparison",
@@ -19,3 +23,17 @@ __all__ = [
     "resolved",
     "set_mark",
 ]
+
+_MODULES = {
+    **dict.fromkeys(("Comparison", "Mark", "NewComparison"), "records"),
+    **dict.fromkeys(("ResolvedRatings", "ResolvedTriplet", "resolved"), "resolution"),
+    "RatingStore": "store",
+    **dict.fromkeys(("add_comparisons", "remove_comparisons", "set_mark"), "writing"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: the help of a command reads no ratings.
+    if name in _MODULES:
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 from ...errors import QueryError
@@ -14,6 +15,8 @@ from ..layout import UPLOADS
 
 __all__ = [
     "MAX_MARKS",
+    "MAX_RATER",
+    "MAX_TIME",
     "SCHEMA",
     "TABLES",
     "Comparison",
@@ -57,7 +60,7 @@ _SOURCES = frozenset({"question", "mark", "import"})
 _SHA256_BYTES = 32
 _HEX_DIGITS = frozenset("0123456789abcdef")
 # Characters of a rater's name.
-_MAX_RATER = 100
+MAX_RATER = 100
 # The year 9999 in Unix seconds.
 MAX_TIME = 253_402_300_799
 # Bytes of the hashes in the smallest row.
@@ -177,16 +180,26 @@ class Totals:
         """Return the checksum of the row."""
         return checksum("totals", self.comparisons, self.marks, self.last_id, self.row_sum)
 
-    def changed(self, rating: Comparison | Mark, by: int) -> Totals:
-        """Return the numbers after a rating is added (``by`` is 1) or removed (-1)."""
-        comparison = isinstance(rating, Comparison)
-        return replace(
-            self,
-            comparisons=self.comparisons + (by if comparison else 0),
-            marks=self.marks + (0 if comparison else by),
-            last_id=max(self.last_id, rating.id),
-            row_sum=self.row_sum + by * rating.checksum(),
-        )
+    @property
+    def count(self) -> int:
+        """The number of comparisons and marks."""
+        return self.comparisons + self.marks
+
+    def with_ratings(self, ratings: Iterable[Comparison | Mark]) -> Totals:
+        """Return the numbers after ratings are added."""
+        return self._changed(ratings, 1)
+
+    def without_ratings(self, ratings: Iterable[Comparison | Mark]) -> Totals:
+        """Return the numbers after ratings are removed."""
+        return self._changed(ratings, -1)
+
+    def _changed(self, ratings: Iterable[Comparison | Mark], by: int) -> Totals:
+        comparisons, marks, last_id, row_sum = self.comparisons, self.marks, self.last_id, self.row_sum
+        for each in ratings:
+            comparisons += by if isinstance(each, Comparison) else 0
+            marks += by if isinstance(each, Mark) else 0
+            last_id, row_sum = max(last_id, each.id), row_sum + by * each.checksum()
+        return Totals(comparisons, marks, last_id, row_sum)
 
 
 def checked_rater(rater: str | None) -> str | None:
@@ -197,10 +210,10 @@ def checked_rater(rater: str | None) -> str | None:
 
     """
     name = (rater or "").strip()
-    if len(name) > _MAX_RATER or any(unicodedata.category(character)[0] == "C" for character in name):
+    if len(name) > MAX_RATER or any(unicodedata.category(character)[0] == "C" for character in name):
         raise QueryError(
-            f"The rater {printable(name[:_MAX_RATER])!r} is given; expected a name on one line, of at most "
-            f"{_MAX_RATER} characters."
+            f"The rater {printable(name[:MAX_RATER])!r} is given; expected a name on one line, of at most "
+            f"{MAX_RATER} characters."
         )
     return name or None
 
@@ -216,7 +229,7 @@ def _is_possible(rating: Comparison | Mark, *contents: bytes) -> bool:
         and all(len(content) == _SHA256_BYTES for content in contents)
         and len(rating.model_sha256) == 2 * _SHA256_BYTES
         and set(rating.model_sha256) <= _HEX_DIGITS
-        and (rating.rater is None or 0 < len(rating.rater) <= _MAX_RATER)
+        and (rating.rater is None or 0 < len(rating.rater) <= MAX_RATER)
     )
 
 

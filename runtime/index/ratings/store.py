@@ -70,8 +70,7 @@ class RatingStore(Reader):
     @property
     def count(self) -> int:
         """The number of comparisons and marks."""
-        totals = self.totals()
-        return totals.comparisons + totals.marks
+        return self.totals().count
 
     def totals(self) -> Totals:
         """Return the numbers of all ratings."""
@@ -91,8 +90,7 @@ class RatingStore(Reader):
                 for row in self._rows(f"SELECT {COMPARISON_COLUMNS} FROM comparisons ORDER BY id")
             ]
             marks = self._read_marks("ORDER BY id")
-        total = sum(each.checksum() for each in comparisons) + sum(each.checksum() for each in marks)
-        if (len(comparisons), len(marks), total) != (totals.comparisons, totals.marks, totals.row_sum):
+        if Totals(last_id=totals.last_id).with_ratings([*comparisons, *marks]) != totals:
             raise self.damage("ratings are missing: the totals tell of others")
         return comparisons, marks
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from .store import (
 )
 
 __all__ = [
+    "RatingTarget",
     "RatingWriter",
     "add_comparisons",
     "create_ratings",
@@ -147,7 +148,7 @@ def remove_comparisons(index: str | Path, ids: Iterable[int]) -> int:
 
 
 @dataclass(frozen=True)
-class _Target:
+class RatingTarget:
     """The ratings of an index, open for writing, and its pictures."""
 
     ratings: RatingWriter
@@ -183,7 +184,7 @@ class _Target:
 
 
 @contextlib.contextmanager
-def writing(index: str | Path) -> Iterator[_Target]:
+def writing(index: str | Path) -> Iterator[RatingTarget]:
     """Open the ratings of an index for writing, under its lock; uncommitted changes are dropped.
 
     Raises:
@@ -198,7 +199,7 @@ def writing(index: str | Path) -> Iterator[_Target]:
         Store.open(folder) as store,
         open_writer(folder) as ratings,
     ):
-        yield _Target(ratings, store, store.meta().model_sha256)
+        yield RatingTarget(ratings, store, store.meta().model_sha256)
 
 
 @contextlib.contextmanager
@@ -213,11 +214,14 @@ def open_writer(folder: Path) -> Iterator[RatingWriter]:
         writer.close()
 
 
-def create_ratings(folder: Path, permissions: Permissions | None = None) -> None:
-    """Create an empty database of ratings in ``folder``; the lock must be held.
+def create_ratings(
+    folder: Path, write: Callable[[RatingWriter], None] | None = None, permissions: Permissions | None = None
+) -> None:
+    """Create a database of ratings in ``folder``, replacing any other; the lock must be held.
 
     Args:
         folder: of the index.
+        write: fills the new database.
         permissions: of the file; default: those of the index.
 
     """
@@ -225,6 +229,10 @@ def create_ratings(folder: Path, permissions: Permissions | None = None) -> None
     with placed(database, permissions or permissions_of(folder)) as file:
         with guarded(database), contextlib.closing(connect(Path(file.name), "rw")) as connection:
             make_tables(connection)
+            if write is not None:
+                writer = RatingWriter(connection, folder)
+                write(writer)
+                writer.commit()
         # SQLite would apply a journal of an earlier database to the new one.
         for suffix in SIDE_FILES:
             database.with_name(database.name + suffix).unlink(missing_ok=True)
@@ -294,19 +302,21 @@ class RatingWriter(RatingStore):
 
     def restore(self, ratings: Iterable[Comparison | Mark]) -> None:
         """Add ratings under their ids, which must be unused."""
+        added = list(ratings)
         with self._change() as connection:
-            for each in ratings:
+            for each in added:
                 table, columns = _TABLES[type(each)]
-                marks = ", ".join("?" * (len(each) + 1))
-                connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", (*each, each.checksum()))
-                self._totals = self._totals.changed(each, 1)
+                places = ", ".join("?" * (len(each) + 1))
+                connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", (*each, each.checksum()))
+        self._totals = self._totals.with_ratings(added)
 
     def remove(self, ratings: Iterable[Comparison | Mark]) -> None:
         """Remove ratings, which must exist."""
+        removed = list(ratings)
         with self._change() as connection:
-            for each in ratings:
+            for each in removed:
                 connection.execute(f"DELETE FROM {_TABLES[type(each)][0]} WHERE id = ?", (each.id,))
-                self._totals = self._totals.changed(each, -1)
+        self._totals = self._totals.without_ratings(removed)
 
     def reserve_ids(self, last: int) -> None:
         """Reserve all ids up to ``last``: each may have been in use before."""
