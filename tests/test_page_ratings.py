@@ -333,6 +333,7 @@ def test_enough_ratings_name_the_command(server: Server, visiting: Visitor) -> N
         page.keyboard.press("2")
         expect(page.locator("#count")).to_have_text("201 ratings")
         sent(page)
+        page.unroute_all(behavior="wait")
         expect(page.locator("#lesson")).to_be_hidden()
 
 

@@ -225,7 +225,8 @@ def add_rating_writes(router: APIRouter, engine: Engine, index: str) -> None:
         ids, count = await engine.ratings.add(given.answers())
         return answer(RatedDocument(schema=SCHEMA, index=index, ratings=count, ids=ids), 201)
 
-    @router.delete("/ratings/{id}", tags=["ratings"], response_model=CountedDocument, responses=problems(404, 422))
+    # A number alone: "marks" and "questions" have other methods.
+    @router.delete("/ratings/{id:int}", tags=["ratings"], response_model=CountedDocument, responses=problems(404, 422))
     async def remove(number: RatingNumber) -> Response:
         """Remove a rating."""
         return answer(CountedDocument(schema=SCHEMA, index=index, ratings=await engine.ratings.remove(number)))
