@@ -227,7 +227,9 @@ def test_a_lost_answer_is_kept_and_sent_again(world: World, server: Server, visi
         question = asked(world, page)
         page.route("**/v1/ratings", lambda route: lose(route) if route.request.method == "POST" else route.continue_())
         page.keyboard.press("ArrowLeft")
-        expect(page.locator("#unsent")).to_contain_text("1 rating not sent yet: The server does not answer. This browser keeps it.")
+        expect(page.locator("#unsent")).to_contain_text(
+            "1 rating not sent yet: The server does not answer. This browser keeps it."
+        )
         expect(page.locator("#count")).to_have_text("1 rating")
         second = next_question(world, page, question)
         page.keyboard.press("ArrowRight")

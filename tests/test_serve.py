@@ -158,6 +158,7 @@ def test_the_command_and_http_make_the_same_request(options: dict[str, Any], arg
     assert {option.name for option in fields(SearchRequest)} - {"path", "method"} == set(served.model_dump()) - {
         "exact",
         "id",
+        "hashes",
         "sizes",
         "box",
     }
