@@ -38,8 +38,8 @@ from raters import TASTES, taste
 from rating_sessions import CEILING, METHODS, Collection, Rated, ceiling, held_out_ratings, session, start
 
 from deeprank.runtime import Embedder
-from deeprank.runtime.datasets import open_dataset
-from deeprank.runtime.evaluate.embeddings import embed_split
+from deeprank.runtime.datasets import Sample, open_dataset
+from deeprank.runtime.evaluate.embeddings import EmbeddedSplit, embed_split
 from deeprank.runtime.model.pretrained import find_model
 from deeprank.runtime.text import markdown_table
 
@@ -98,13 +98,23 @@ def collections(photos: Path, out: Path, model: str) -> dict[str, Collection]:
     if not (out / "clothing").exists():
         with zipfile.ZipFile(photos) as packed:
             packed.extractall(out)
-    embedder = Embedder(find_model(model))
     made = {}
     for name, labels in SETS.items():
         data = open_dataset(out / name, labels=labels)
         gallery = (*data.train, *data.val)
-        made[name] = Collection(name, embed_split((*gallery, *data.test), embedder), len(gallery))
+        pictures = embedded((*gallery, *data.test), model, out / f"{name}.npz")
+        made[name] = Collection(name, pictures, len(gallery))
     return made
+
+
+def embedded(samples: Sequence[Sample], model: str, kept: Path) -> EmbeddedSplit:
+    """Return the pictures with their vectors, from the file of an earlier run where there is one."""
+    if kept.exists():
+        arrays = np.load(kept)
+        return EmbeddedSplit(tuple(samples), arrays["vectors"], tuple(map(bytes, arrays["hashes"])))
+    split = embed_split(samples, Embedder(find_model(model)))
+    np.savez(kept, vectors=split.vectors, hashes=np.array([list(each) for each in split.hashes], dtype=np.uint8))
+    return split
 
 
 def rated(both: dict[str, Collection], name: str, liking: str) -> Rated:
