@@ -6,6 +6,7 @@ docs/error-messages.md again.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -23,9 +24,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from deeprank.runtime.index.ratings import NewComparison, add_comparisons
 from deeprank.runtime.index.sync.sync import sync
 
 INDEX, PHOTOS = "my.index", "photos"
+THREE = ",".join(f"{PHOTOS}/label{number}/{number}.png" for number in range(3))
 FIRST = f"{PHOTOS}/label0/0.png"
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "error-messages.md"
@@ -337,10 +340,36 @@ def damaged_triplets(folder: Path) -> list[str]:
     return triplets(folder, f"{TRIPLET}a.png,b.png,c.png\n")
 
 
+def ratings(folder: Path, *rows: str, columns: str = "query,positive,negative", word: str = "import") -> list[str]:
+    """An import of ratings of an index's pictures, or their export."""
+    indexed(folder)
+    (folder / "rated.csv").write_text("\n".join([columns, *rows]) + "\n", "utf-8")
+    return ["deeprank-index", "ratings", word, "rated.csv", "--index", INDEX]
+
+
+def rated(folder: Path, damage: str) -> list[str]:
+    """An index with a rating, whose database is then changed."""
+    index = indexed(folder)
+    contents = (hashlib.sha256((folder / name).read_bytes()).digest() for name in THREE.split(","))
+    add_comparisons(index, [NewComparison(*contents)])
+    with sqlite3.connect(index / "ratings.sqlite") as connection:
+        connection.execute(damage)
+    return ["deeprank-index", "ratings", "info", "--index", INDEX]
+
+
+def linked_ratings(folder: Path) -> list[str]:
+    (folder / "elsewhere.sqlite").write_bytes(b"")
+    (indexed(folder) / "ratings.sqlite").symlink_to(folder / "elsewhere.sqlite")
+    return ["deeprank-index", "ratings", "info", "--index", INDEX]
+
+
 MODELS = ("--models", "model.onnx")
 TRAIN = ("deeprank-train", "digits", "--config", "default")
 NOWHERE = ("--weights", "none", "--unfreeze", "1", "--start-share", "0.5")
 TRIPLET = "query,positive,negative\n"
+TWO_OF_THREE = THREE.rpartition(",")[0]
+HASHED = "query,positive,negative,query_sha256"
+CHANGED = (f"{THREE},{'0' * 64}",)
 NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 CASES = [
@@ -388,6 +417,14 @@ CASES = [
     Case("--shared for an index that is private", lambda f: sync_more(f, PHOTOS, "--shared"), "chmod -R g+rX my.index"),
     Case("an import of no export", lambda f: cared(f, "import", FIRST, index="new.index"), "deeprank-index export"),
     Case("an import over an index", lambda f: cared(f, "import", FIRST), "expected"),
+    Case("ratings where there are none", lambda f: ratings(f, word="export"), "has no ratings yet"),
+    Case("ratings without a column", lambda f: ratings(f, columns="query,positive"), "the columns query, positive"),
+    Case("a rating of a picture that is not in the index", lambda f: ratings(f, f"{TWO_OF_THREE},x.png"), "line 2"),
+    Case("a rating of a changed picture", lambda f: ratings(f, *CHANGED, columns=HASHED), "has another content now"),
+    Case("a rating of one picture twice", lambda f: ratings(f, f"{TWO_OF_THREE},{FIRST}"), "three different pictures"),
+    Case("damaged ratings", lambda f: rated(f, "UPDATE comparisons SET time = 1"), "no rating is read from it"),
+    Case("ratings of a newer version", lambda f: rated(f, "PRAGMA user_version = 2"), "upgrade deep-ranking"),
+    Case("ratings that are a link", linked_ratings, "is a link; expected a file of the index itself"),
     Case("two data sets in one folder", two_sets, "holds 2 data sets: cars (test, train), pets (test, train)"),
     Case("splits without class folders", lambda f: laid_out(f, "train", "val"), "are outside class folders"),
     Case("a test split alone", lambda f: laid_out(f, "test/cat", "test/dog"), "has the name of a split"),

@@ -18,8 +18,10 @@ from deeprank.runtime.umbrella.commands import load
 
 BIN = Path(sys.executable).parent
 COMMANDS = ["train", "export", "index", "embed", "query", "eval", "serve", "doctor"]
-INDEX = ["sync", "info", "verify", "remove", "compact", "copy", "export", "import", "load", "dedupe"]
+INDEX = ["sync", "info", "verify", "remove", "compact", "copy", "export", "import", "load", "dedupe", "ratings"]
+RATINGS = ["export", "import", "info"]
 ALL = [(f"deeprank-{name}",) for name in COMMANDS] + [("deeprank-index", name) for name in INDEX]
+ALL += [("deeprank-index", "ratings", name) for name in RATINGS]
 OPTION = re.compile(r"(?<![\w-])--[a-z](?:[a-z0-9-]*[a-z0-9])?")
 
 
@@ -39,7 +41,7 @@ def parser_of(*words: str) -> Any:
     if name == "query":
         return make_parser()
     command = get_command(load(name).app)
-    return command.commands[words[1]] if len(words) > 1 else command
+    return functools.reduce(lambda group, word: group.commands[word], words[1:], command)
 
 
 def rendered(*words: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -106,7 +108,7 @@ def test_examples_are_of_the_command_itself(words: tuple[str, ...]) -> None:
     examples = shown(*words).partition("examples:")[2]
     own = [line for line in examples.splitlines() if line.startswith(f"  {' '.join(words)}")]
     assert own
-    if words[0] == "deeprank-index" and len(words) == 2:
+    if words[0] == "deeprank-index" and len(words) > 1:
         assert own == [line for line in examples.splitlines() if line.startswith("  deeprank-")]
 
 

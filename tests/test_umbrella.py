@@ -167,6 +167,9 @@ SHELL_CASES = [
     ("deeprank query photo", "photos/"),
     ("deeprank sync --index deep", "deeprank.index/"),
     ("deeprank completion fi", "fish"),
+    ("deeprank index rat", "ratings"),
+    ("deeprank index ratings exp", "export"),
+    ("deeprank-index ratings import --js", "--json"),
 ]
 
 

@@ -205,11 +205,13 @@ class _Examination:
         self._around(folder)
 
     def _inside(self, folder: Path) -> None:
-        from .index import contents_finding, graph_finding, index_model_finding
+        from .index import contents_finding, graph_finding, has_ratings, index_model_finding, ratings_finding
 
         if self._runs:
             self.add("index model", lambda: index_model_finding(folder, self._opened, self._device))
         self.add("index graph", lambda: graph_finding(folder))
+        if has_ratings(folder):
+            self.add("index ratings", lambda: ratings_finding(folder))
         if self._options.thorough:
             self.add("index contents", lambda: contents_finding(folder))
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from ..errors import IndexDamagedError
 from ..files import file_sha256, open_regular
 from ..index.folder import bytes_in, find_leftovers, has_log
-from ..index.layout import DATABASE, GRAPH, LOCK, MODEL, is_index
+from ..index.layout import DATABASE, GRAPH, LOCK, MODEL, RATINGS, is_index
+from ..index.presentation import rating_counts
 from ..shell import shell_word
 from ..text import display_path
 from .finding import Finding, ok, problem, skipped, warning
@@ -32,10 +33,12 @@ __all__ = [
     "file_system_finding",
     "graph_finding",
     "half_done_finding",
+    "has_ratings",
     "index_model_finding",
     "is_being_written",
     "is_there",
     "missing_finding",
+    "ratings_finding",
     "writer_finding",
 ]
 
@@ -176,15 +179,16 @@ def missing_finding(folder: Path, *, named: bool) -> Finding:
 
 def half_done_finding(folder: Path) -> Finding | None:
     """Return a warning if a killed writer left a journal, which only a write can resolve."""
-    journal = folder / f"{DATABASE}-journal"
-    if not journal.is_file() or not journal.stat().st_size or is_being_written(folder):
-        return None
-    return warning(
-        "index",
-        f"a writer was killed while it changed {display_path(folder / DATABASE)}; the next command that opens the "
-        "index rolls back the unfinished change",
-        f"deeprank-index info --index {shell_word(folder)}",
-    )
+    for name in (DATABASE, RATINGS):
+        journal = folder / f"{name}-journal"
+        if journal.is_file() and journal.stat().st_size and not is_being_written(folder):
+            return warning(
+                "index",
+                f"a writer was killed while it changed {display_path(folder / name)}; the next command that opens the "
+                "index rolls back the unfinished change",
+                f"deeprank-index info --index {shell_word(folder)}",
+            )
+    return None
 
 
 def database_finding(folder: Path) -> Finding:
@@ -289,13 +293,31 @@ def _no_graph(folder: Path, meta: Meta, sync: str) -> Finding:
     return warning("index graph", f"there is no {GRAPH}: searches scan, which is exact but slower", sync)
 
 
+def has_ratings(folder: Path) -> bool:
+    """Return whether an index has a database of ratings."""
+    return (folder / RATINGS).exists()
+
+
+def ratings_finding(folder: Path) -> Finding:
+    """Open the ratings and read their totals."""
+    from ..index.ratings.store import RatingStore
+
+    try:
+        with RatingStore.open(folder) as store:
+            totals = store.totals()
+    except IndexDamagedError as error:
+        return problem("index ratings", str(error), repaired(folder))
+    return ok("index ratings", rating_counts(totals.comparisons, totals.marks))
+
+
 def contents_finding(folder: Path) -> Finding:
     """Run all checks of ``deeprank-index verify``."""
     from ..index.maintenance.verify import verify
 
     report = verify(folder)
     if not report.problems:
-        return ok("index contents", f"all checksums match: {_pictures(report.items)}, model and graph")
+        parts = "model, graph and ratings" if has_ratings(folder) else "model and graph"
+        return ok("index contents", f"all checksums match: {_pictures(report.items)}, {parts}")
     more = f", and {len(report.problems) - 1:,} more" if len(report.problems) > 1 else ""
     summary = f"{report.problems[0]}{more}"
     # A graph is a cache: without it every answer is right.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ Distances = npt.NDArray[np.float64]
 class RatedTriplets:
     """Triplets in the order of their file.
 
-    ``pictures``: each one once, as in the data set; others have the label ``""``. ``rows`` int64
+    ``pictures``: each one once, as in the data set; test pictures and others have the label ``""``. ``rows`` int64
     ``[t, 3]``: query, positive and negative as indices into ``pictures``. ``labels``: the class of
     each triplet's candidates; None if the file has no labels.
     """
@@ -61,7 +61,7 @@ class RatedTriplets:
 
     @property
     def beside(self) -> tuple[Sample, ...]:
-        """The pictures that are not in the data set, but beside the CSV."""
+        """The pictures beside the CSV, and those of the data set's test split."""
         return tuple(picture for picture in self.pictures if not picture.label)
 
 
@@ -107,7 +107,9 @@ class _Pictures:
         self.samples: list[Sample] = []
         self._path = path
         self._beside = FolderSource(path.parent, listed=())
-        listed = () if dataset is None else (*dataset.train, *dataset.val)
+        # Of no split that is embedded: they are embedded for the triplets alone.
+        others = () if dataset is None else (replace(sample, label="") for sample in dataset.test)
+        listed = () if dataset is None else (*others, *dataset.train, *dataset.val)
         self._listed: Mapping[str, Sample] = {sample.path: sample for sample in listed}
         self._where = "beside the CSV" if dataset is None else "in the data set or beside the CSV"
         self._places: dict[str, int] = {}

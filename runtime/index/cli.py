@@ -46,6 +46,7 @@ from . import presentation
 from .folder import bytes_in
 from .location import is_address
 from .patterns import RootFilters
+from .ratings.cli import app as ratings_app
 from .root_labels import parse_labels
 from .search.request import NEAR_DUPLICATE
 from .sync import presentation as sync_presentation
@@ -109,6 +110,7 @@ app = application(
             "deeprank-index dedupe --max-distance 0.02 --keep oldest",
             "deeprank-index dedupe --paths-only --print0 | xargs -0 ls -l",
         ],
+        "ratings": ["deeprank-index ratings info"],
     },
     {
         **dict.fromkeys(("-r", "-R", "--recursive"), "folders are always read recursively"),
@@ -138,6 +140,9 @@ app = application(
         "--cpu": "--device cpu",
     },
 )
+
+
+app.add_typer(ratings_app, name="ratings")
 
 
 @app.callback()

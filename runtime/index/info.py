@@ -11,15 +11,16 @@ from typing import Any
 
 from .. import formats
 from ..data.labels import is_split_layout
-from ..errors import ModelFileError
+from ..errors import IndexDamagedError, IndexStateError, ModelFileError
 from ..model.pretrained import is_superseded
 from ..modelfile import ModelInfo, open_model
 from .ann.graph import GraphUnusableError, open_graph
 from .database.records import Item, Meta
 from .database.store import Store
 from .folder import bytes_in
-from .layout import DATABASE, GRAPH, MODEL, UPLOADS
+from .layout import DATABASE, GRAPH, MODEL, RATINGS, UPLOADS
 from .patterns import RootFilters
+from .ratings.store import RatingStore
 from .root_labels import RootLabels
 
 __all__ = ["IndexInfo", "index_info"]
@@ -47,6 +48,7 @@ class IndexInfo:
         model: its metadata; None if unreadable, see ``model_problem``.
         graph: size, items, distinct vectors, removed ones and parameters; None if searches scan,
             see ``graph_problem``.
+        ratings: number of comparisons and of marks; None if unreadable, see ``ratings_problem``.
         sizes: bytes of each file, and of the uploads together.
         schema: version of the database layout.
 
@@ -69,6 +71,8 @@ class IndexInfo:
     model_problem: str | None
     graph: Mapping[str, Any] | None
     graph_problem: str | None
+    ratings: Mapping[str, int] | None
+    ratings_problem: str | None
     sizes: Mapping[str, int]
     schema: int
 
@@ -91,6 +95,7 @@ def index_info(index: str | Path) -> IndexInfo:
             counted.add(item)
         graph, graph_problem = _graph(store, meta)
     model, model_problem = _model(folder, meta.model_sha256)
+    ratings, ratings_problem = _ratings(folder)
     labels = counted.labels
     unlabelled = labels.pop(None, 0)
     return IndexInfo(
@@ -115,6 +120,8 @@ def index_info(index: str | Path) -> IndexInfo:
         model_problem=model_problem,
         graph=graph,
         graph_problem=graph_problem,
+        ratings=ratings,
+        ratings_problem=ratings_problem,
         sizes=_sizes(folder),
         schema=schema,
     )
@@ -147,7 +154,9 @@ class _Counted:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    sizes = {name: (folder / name).stat().st_size for name in (DATABASE, MODEL, GRAPH) if (folder / name).exists()}
+    sizes = {
+        name: (folder / name).stat().st_size for name in (DATABASE, MODEL, GRAPH, RATINGS) if (folder / name).exists()
+    }
     return {**sizes, UPLOADS: bytes_in(folder / UPLOADS)} if (folder / UPLOADS).is_dir() else sizes
 
 
@@ -165,6 +174,15 @@ def _graph(store: Store, meta: Meta) -> tuple[Mapping[str, Any] | None, str | No
         return None, str(error)
     counts = {"items": file.nodes.items, "vectors": file.nodes.count, "removed": file.dead}
     return {**file.parameters, **counts, "bytes": row.size}, None
+
+
+def _ratings(folder: Path) -> tuple[Mapping[str, int] | None, str | None]:
+    try:
+        with RatingStore.open(folder) as store:
+            totals = store.totals()
+    except (IndexStateError, IndexDamagedError) as error:
+        return None, str(error)
+    return {"comparisons": totals.comparisons, "marks": totals.marks}, None
 
 
 def _model(folder: Path, expected: str) -> tuple[ModelInfo | None, str | None]:

@@ -38,6 +38,7 @@ __all__ = [
     "LOCK",
     "MODEL",
     "PRIVATE",
+    "RATINGS",
     "SHARED",
     "SIDE_FILES",
     "UPLOADS",
@@ -62,6 +63,8 @@ DATABASE = "items.sqlite"
 MODEL = "model.onnx"
 GRAPH = "graph.hnsw"
 LOCK = "write.lock"
+# What people rated as similar; the only part besides the uploads that cannot be made again.
+RATINGS = "ratings.sqlite"
 # Uploaded pictures; also their root's path in the database, relative so that the folder can move.
 UPLOADS = "uploads"
 # SQLite's files beside a database while it is written, or after a crash.
@@ -70,8 +73,10 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 # Files of a new index: private to the owner, or readable by the group.
 PRIVATE, SHARED = Permissions(0o600), Permissions(0o640)
 
-_SIDES = tuple(DATABASE + suffix for suffix in SIDE_FILES)
-_PARTS = (DATABASE, MODEL, GRAPH, LOCK, *_SIDES)
+_SIDES = tuple(name + suffix for name in (DATABASE, RATINGS) for suffix in SIDE_FILES)
+_PARTS = (DATABASE, MODEL, GRAPH, LOCK, RATINGS, *_SIDES)
+# Parts that are written under a temporary name.
+_PREPARED = (DATABASE, MODEL, GRAPH, RATINGS)
 # Temporary names in earlier versions.
 _ONCE_PREPARED = tuple(f"{name}.tmp" for name in (DATABASE, MODEL, GRAPH, LOCK))
 _ONCE_PREPARED += tuple(f"{DATABASE}.tmp{suffix}" for suffix in SIDE_FILES)
@@ -100,7 +105,7 @@ def is_part(name: str) -> bool:
 
 def is_left_over(name: str) -> bool:
     """Tell whether this is the name of an abandoned temporary file, if the index lock is free."""
-    return prepared_for(name) in (DATABASE, MODEL, GRAPH) or name in _ONCE_PREPARED
+    return prepared_for(name) in _PREPARED or name in _ONCE_PREPARED
 
 
 def check_parts(folder: Path) -> None:
@@ -220,7 +225,7 @@ def file_lock(folder: Path, permissions: Permissions | None = None) -> BaseFileL
 
 def clear_prepared(folder: Path) -> None:
     """Delete temporary files of killed processes; the lock must be held."""
-    delete_prepared(folder, lambda name: prepared_for(name) in (DATABASE, MODEL, GRAPH))
+    delete_prepared(folder, lambda name: prepared_for(name) in _PREPARED)
     for name in _ONCE_PREPARED:
         path = folder / name
         if path.is_file() and not path.is_symlink():

@@ -45,6 +45,8 @@ __all__ = [
     "load_line",
     "load_remarks",
     "pictures",
+    "rating_counts",
+    "ratings",
     "removable_notices",
     "removal_lines",
     "removal_question",
@@ -62,6 +64,18 @@ MAX_LINES = 20
 def pictures(count: int) -> str:
     """Return a number of pictures in words."""
     return f"{count:,} picture{'' if count == 1 else 's'}"
+
+
+def ratings(count: int) -> str:
+    """Return a number of ratings in words."""
+    return f"{count:,} rating{'' if count == 1 else 's'}"
+
+
+def rating_counts(comparisons: int, marks: int) -> str:
+    """Return the numbers of comparisons and of marks in words."""
+    compared = f"{comparisons:,} comparison{'' if comparisons == 1 else 's'}"
+    marked = f"{marks:,} mark{'' if marks == 1 else 's'}"
+    return marked if marks and not comparisons else f"{compared} and {marked}" if marks else compared
 
 
 def info_document(info: IndexInfo) -> dict[str, Any]:
@@ -98,6 +112,8 @@ def info_document(info: IndexInfo) -> dict[str, Any]:
         },
         "graph": dict(info.graph) if info.graph is not None else None,
         "graph_problem": info.graph_problem,
+        "ratings": dict(info.ratings) if info.ratings is not None else None,
+        "ratings_problem": info.ratings_problem,
         "bytes": dict(info.sizes),
         "database_schema": info.schema,
     }
@@ -127,7 +143,7 @@ def info_lines(info: IndexInfo) -> list[str]:
             f"pending    {pictures(info.outdated)} read by older decoding rules; the next sync checks them, and "
             "embeds those again that now decode differently"
         )
-    return [*lines, *_model_lines(info), _graph_line(info)]
+    return [*lines, *_model_lines(info), _graph_line(info), *_ratings_line(info)]
 
 
 def verify_document(index: Path, report: VerifyReport) -> dict[str, Any]:
@@ -194,7 +210,8 @@ def copy_document(index: Path, target: Path, report: CopyReport) -> dict[str, An
 def copy_line(target: Path, report: CopyReport) -> str:
     """Return the result of a copy as a line."""
     verified = "verified" if report.verified else "not verified"
-    return f"{display_path(target)} holds {pictures(report.items)}, {_megabytes(report.bytes)}, {verified}"
+    rated = f" and {ratings(report.ratings)}" if report.ratings else ""
+    return f"{display_path(target)} holds {pictures(report.items)}{rated}, {_megabytes(report.bytes)}, {verified}"
 
 
 def export_document(index: Path, target: Path, report: ExportReport) -> dict[str, Any]:
@@ -393,6 +410,14 @@ def _model_lines(info: IndexInfo) -> Iterator[str]:
             f"{'is' if info.items == 1 else 'are'} embedded again, which takes about as long as a first sync: "
             + to_paste("deeprank-index", "sync", "--reembed", "--model", PRETRAINED, "--index", Path(info.path))
         )
+
+
+def _ratings_line(info: IndexInfo) -> list[str]:
+    if info.ratings is None:
+        return [f"ratings    {printable(str(info.ratings_problem))}"]
+    if not any(info.ratings.values()):
+        return []
+    return [f"ratings    {rating_counts(**info.ratings)}"]
 
 
 def _graph_line(info: IndexInfo) -> str:

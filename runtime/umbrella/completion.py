@@ -14,6 +14,7 @@ __all__ = ["HELP", "SHELLS", "completion_script"]
 
 _DEVICES = ("auto", "cpu", "cuda")
 _INDEX = "index"
+_RATINGS = "index ratings"
 
 HELP = """\
 usage: deeprank completion bash|zsh|fish
@@ -68,6 +69,8 @@ def _options() -> Iterator[tuple[str, Sequence[Option]]]:
             yield name, list(_of_typer(command))
             for part, subcommand in getattr(command, "commands", {}).items():
                 yield f"{name} {part}", list(_of_typer(subcommand))
+                for inner, last in getattr(subcommand, "commands", {}).items():
+                    yield f"{name} {part} {inner}", list(_of_typer(last))
         else:
             from ..query.arguments import make_parser
 
@@ -100,8 +103,9 @@ def _option(names: tuple[str, ...], meaning: str, takes_value: bool, metavar: st
     )
 
 
-def _subcommands(options: Options) -> list[str]:
-    return [key.removeprefix(f"{_INDEX} ") for key in options if key.startswith(f"{_INDEX} ")]
+def _subcommands(options: Options, group: str = _INDEX) -> list[str]:
+    """Return the commands directly below a group, such as "index" or "index ratings"."""
+    return [key.rpartition(" ")[2] for key in options if key.rpartition(" ")[0] == group]
 
 
 def _programs(options: Options) -> list[str]:
@@ -165,6 +169,13 @@ _deeprank() {{
                 command="index ${{COMP_WORDS[first]}}"
             fi ;;
     esac
+    if [[ $command == {_quoted(_RATINGS)} ]]; then
+        if ((COMP_CWORD == first + 1)); then
+            words={_quoted(" ".join([*_subcommands(options, _RATINGS), "--help"]))}
+        else
+            command="{_RATINGS} ${{COMP_WORDS[first + 1]}}"
+        fi
+    fi
     if [[ -n $words ]]; then
         COMPREPLY=($(compgen -W "$words" -- "$current"))
         return
@@ -232,6 +243,13 @@ _deeprank() {{
             fi
             command="index $words[first]" ;;
     esac
+    if [[ $command == {_quoted(_RATINGS)} ]]; then
+        if ((CURRENT == first + 1)); then
+            compadd -- {" ".join([*_subcommands(options, _RATINGS), "--help"])}
+            return
+        fi
+        command="{_RATINGS} $words[first + 1]"
+    fi
     case "$command $words[CURRENT - 1]" in
         {folders}) _files -/; return ;;
 {cases}
@@ -261,7 +279,9 @@ def _fish(options: Options) -> str:
     lines += [f"{umbrella} -a 'sync completion help'"]
     lines += ["complete -c deeprank -f -n 'test (__deeprank_command) = completion' -a 'bash zsh fish'"]
     lines += [
-        f"complete{programs} -f -n 'test (__deeprank_command) = index' -a {_quoted(' '.join(_subcommands(options)))}"
+        f"complete{programs} -f -n {_quoted(f'test (__deeprank_command) = {_quoted(group)}')} "
+        f"-a {_quoted(' '.join(_subcommands(options, group)))}"
+        for group in (_INDEX, _RATINGS)
     ]
     for key, listed in options.items():
         for option in listed:
@@ -285,6 +305,8 @@ function __deeprank_command
         echo ''
     else if test $words[1] = sync
         echo 'index sync'
+    else if test "$words[1..2]" = "index ratings"; and test (count $words) -gt 2
+        echo "index ratings $words[3]"
     else if test $words[1] = index; and test (count $words) -gt 1
         echo "index $words[2]"
     else

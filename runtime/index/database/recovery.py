@@ -8,10 +8,10 @@ import os
 import shutil
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,23 +22,29 @@ from ...text import display_path, printable
 from ..layout import DATABASE, SIDE_FILES, UPLOADS, permissions_of
 from ..patterns import RootFilters, read_filters
 from ..root_labels import RootLabels, read_labelling
+from .limits import Connection
 from .records import MAX_ID, MAX_ROOTS, Item, Meta, is_root, is_sound, root_checksum, strays
-from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, item_columns, strange_objects
+from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, item_columns, page_faults, strange_objects
 from .store import Store
 from .writer import create_database, open_writer
 
 __all__ = [
     "Row",
     "Unsound",
+    "integrity_faults",
     "is_ours",
     "listed_paths",
+    "most_rows",
     "put_in_place",
     "read_rows",
     "rebuild",
+    "rows_of",
     "sound_filters",
     "sound_labelling",
     "sound_roots",
 ]
+
+Sound = TypeVar("Sound")
 
 _MAX_ID = 2**63 - 1
 # Limit for the names listed by a database, sound ones included.
@@ -67,56 +73,76 @@ class Unsound:
 
 
 def read_rows(connection: sqlite3.Connection, dim: int, roots: Mapping[int, bytes]) -> Iterator[Row | Unsound]:
-    """Yield every row of ``items``, sound or not, ordered by id; never raises for damage.
-
-    After a range that SQLite cannot read, it continues with the next readable row.
-    """
+    """Yield every row of ``items``, sound or not, ordered by id; never raises for damage."""
     if not is_ours(connection, "items"):
         yield Unsound("the table of the items is not deeprank's; nothing is read from it")
         return
+    columns = f"{_columns(connection)}, vector, vector_crc32, row_crc32"
+    most = most_rows(connection, 4 * dim + _MIN_OF_ROW)
+    yield from rows_of(connection, "items", columns, most, lambda row: _checked(row, dim, roots))
+
+
+def rows_of(
+    connection: sqlite3.Connection,
+    table: str,
+    columns: str,
+    most: int,
+    check: Callable[[tuple[Any, ...]], Sound | Unsound],
+) -> Iterator[Sound | Unsound]:
+    """Yield every row of a table, sound or not, ordered by id; never raises for damage.
+
+    After a range that SQLite cannot read, it continues with the next readable row.
+
+    Args:
+        connection: of the database.
+        table: with rows that have an integer ``id``.
+        columns: of the table, the id first.
+        most: a number of rows that only circles exceed.
+        check: tells whether a row is sound.
+
+    """
     first: int | None = 0
-    query = _query(connection)
-    left = _most_rows(connection, dim)
+    query = f"SELECT {columns} FROM {table} NOT INDEXED WHERE id >= ? ORDER BY id"
+    left = most
     while first is not None:
         try:
             # One row at a time: sqlite3 would return nothing of a chunk with an unreadable row.
             for row in connection.execute(query, (first,)):
                 left -= 1
                 if left < 0:
-                    yield Unsound("the items form a cycle")
+                    yield Unsound(f"the {table} form a cycle")
                     return
-                checked = _checked(row, dim, roots)
+                checked = check(row)
                 # the id of a damaged row may be anything, also one already read
-                if isinstance(checked, Row):
+                if not isinstance(checked, Unsound):
                     first = max(first, row[0] + 1)
                 yield checked
             return
         except (sqlite3.Error, OverflowError) as error:
-            yield Unsound(f"the items from {first} on cannot be read ({printable(str(error))})")
+            yield Unsound(f"the {table} from {first} on cannot be read ({printable(str(error))})")
             first = _next_readable(connection, query, first)
 
 
-def _query(connection: sqlite3.Connection) -> str:
+def _columns(connection: sqlite3.Connection) -> str:
     try:
-        columns = item_columns(connection)
+        return item_columns(connection)
     except sqlite3.Error:  # no part of it can be read
-        columns = "*"
-    return f"SELECT {columns}, vector, vector_crc32, row_crc32 FROM items NOT INDEXED WHERE id >= ? ORDER BY id"
+        return "*"
 
 
-def _most_rows(connection: sqlite3.Connection, dim: int) -> int:
-    """Return a row count that only circles exceed, which damaged pages can form."""
+def most_rows(connection: sqlite3.Connection, row: int) -> int:
+    """Return a number of rows of at least ``row`` bytes that only circles exceed, which damaged pages can form."""
     try:
         (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
     except sqlite3.Error:
         return _ROWS_OF_UNREADABLE
-    return 2 * (int(pages) * int(size) // (4 * dim + _MIN_OF_ROW) + 1)
+    return 2 * (int(pages) * int(size) // row + 1)
 
 
-def is_ours(connection: sqlite3.Connection, table: str) -> bool:
-    """Tell whether a table's definition is ours: a view's rows, say, may be endless."""
+def is_ours(connection: sqlite3.Connection, table: str, tables: str | None = None) -> bool:
+    """Tell whether a table's definition is ours (in ``tables``): a view's rows, say, may be endless."""
     try:
-        return table not in strange_objects(connection)
+        return table not in strange_objects(connection, tables)
     except sqlite3.Error as error:
         # The table's reader meets and reports damage of the list itself, but not an excess.
         return getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_INTERRUPT)
@@ -165,6 +191,21 @@ def _checked(row: tuple[Any, ...], dim: int, roots: Mapping[int, bytes]) -> Row 
     if item.root not in roots:
         return Unsound(f"item {item.id} belongs to an unknown folder", item.id)
     return Row(item, vector, vector_crc32, row_crc32)
+
+
+def integrity_faults(connection: Connection, database: Path, tables: str | None = None) -> list[str]:
+    """Return what SQLite's own check finds, and how the tables differ from ours (in ``tables``)."""
+    try:
+        if connection.execute("PRAGMA user_version").fetchone() == (0,):
+            return ["schema 0: it is not the database of an index"]
+        return [*strange_objects(connection, tables).values(), *map(_quoted, page_faults(connection, database))]
+    except sqlite3.Error as error:
+        return [_quoted(str(error))]
+
+
+def _quoted(message: str) -> str:
+    """Return SQLite's message as one safe line; it may quote the database's content."""
+    return f"SQLite: {printable(message.replace('*** in database main ***', '').strip().replace(chr(10), '; '))}"
 
 
 def sound_roots(connection: sqlite3.Connection) -> tuple[dict[int, bytes], list[str]]:

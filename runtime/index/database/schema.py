@@ -7,7 +7,7 @@ import functools
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from ...console import to_paste
 from ...errors import IndexDamagedError, IndexStateError
 from ...files import finish_exchange
 from ...text import display_path, printable
-from ..layout import DATABASE, check_parts, is_index, not_shared
+from ..layout import DATABASE, RATINGS, check_parts, is_index, not_shared
 from .limits import Connection, open_limited, size_of
 
 __all__ = [
@@ -23,13 +23,17 @@ __all__ = [
     "FIRST_WITH_LABELLING",
     "SCHEMA",
     "TABLES",
+    "check_index",
+    "check_objects",
     "check_schema",
+    "check_version",
     "connect",
     "connect_to_read",
     "damaged",
     "guarded",
     "item_columns",
     "migrate",
+    "open_to_read",
     "page_faults",
     "strange_objects",
 ]
@@ -125,10 +129,13 @@ _DISK = {
 def damaged(database: Path, what: str) -> IndexDamagedError:
     """Return the error that names the damage and the remedy."""
     verify = to_paste("deeprank-index", "verify", "--index", database.parent)
+    if database.name == RATINGS:
+        read, kept = "no rating is read from it", "rating"
+    else:
+        read, kept = "nothing is answered from it", "item, and the next sync embeds the others again"
     return IndexDamagedError(
-        f"{display_path(database)} is damaged ({printable(what)}); nothing is answered from it. "
-        f"'{verify}' lists what is affected; with --repair it keeps every sound item, "
-        "and the next sync embeds the others again."
+        f"{display_path(database)} is damaged ({printable(what)}); {read}. "
+        f"'{verify}' lists what is affected; with --repair it keeps every sound {kept}."
     )
 
 
@@ -170,9 +177,10 @@ def connect(database: Path, mode: str, **parameters: str) -> Connection:
     except sqlite3.Error as error:  # any other error recurs where it is reported
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             connection.close()
+            instead = "delete it" if database.name == RATINGS else "make a new index with deeprank-index sync"
             raise IndexStateError(
                 f"{display_path(database)} holds thousands of tables or views; expected those of an index. It cannot "
-                "be repaired: put a copy back, or make a new index with deeprank-index sync."
+                f"be repaired: put a copy back, or {instead}."
             ) from None
     connection.trust(size_of(database))
     return connection
@@ -187,7 +195,17 @@ def connect_to_read(folder: Path) -> Connection:
         IndexDamagedError: it is no database, or holds something that none of ours does.
 
     """
-    database = folder / DATABASE
+    check_index(folder)
+    return open_to_read(folder / DATABASE, check_schema)
+
+
+def check_index(folder: Path) -> None:
+    """Make sure that a folder holds an index, whose parts are regular files.
+
+    Raises:
+        IndexStateError: it does not.
+
+    """
     finish_exchange(folder)
     check_parts(folder)
     if not is_index(folder):
@@ -197,12 +215,16 @@ def connect_to_read(folder: Path) -> Connection:
             f"{display_path(folder)} {state}; expected an index folder. Make one with: deeprank-index sync PHOTOS, "
             "or name another with --index."
         )
+
+
+def open_to_read(database: Path, check: Callable[[Connection, Path], None]) -> Connection:
+    """Open a database of an index read-only; ``check`` raises if its schema is not ours."""
     if not os.access(database, os.R_OK):
-        raise not_shared(folder)
+        raise not_shared(database.parent)
     with guarded(database):
         connection = _connect_somehow(database)
         try:
-            check_schema(connection, database)
+            check(connection, database)
             connection.trust(size_of(database))
         except BaseException:
             connection.close()
@@ -276,25 +298,50 @@ def check_schema(connection: sqlite3.Connection, database: Path) -> None:
         IndexDamagedError: it is no database of ours. Older ones can be read without migration.
 
     """
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA:
-        raise IndexStateError(
-            f"{display_path(database)} has schema {version}, newer than this version reads (up to {SCHEMA}); "
-            "upgrade deep-ranking."
-        )
-    if version < 1:
-        raise damaged(database, f"schema {version}: it is not the database of an index")
-    strange = strange_objects(connection)
+    check_version(connection, database, SCHEMA)
+    check_objects(connection, database)
+
+
+def check_objects(connection: sqlite3.Connection, database: Path, tables: str | None = None) -> None:
+    """Refuse a database with other tables than ours; see :func:`strange_objects`.
+
+    Raises:
+        IndexDamagedError: it has others.
+
+    """
+    strange = strange_objects(connection, tables)
     if strange:
         more = f", and {len(strange) - 1} more" if len(strange) > 1 else ""
         raise damaged(database, f"{next(iter(strange.values()))}{more}")
 
 
-def strange_objects(connection: sqlite3.Connection) -> dict[str, str]:
+def check_version(connection: sqlite3.Connection, database: Path, newest: int) -> None:
+    """Refuse a database whose schema number is not between 1 and ``newest``.
+
+    Raises:
+        IndexStateError: it is newer.
+        IndexDamagedError: it has no such number.
+
+    """
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > newest:
+        raise IndexStateError(
+            f"{display_path(database)} has schema {version}, newer than this version reads (up to {newest}); "
+            "upgrade deep-ranking."
+        )
+    if version < 1:
+        raise damaged(database, f"schema {version}: it is not the database of an index")
+
+
+def strange_objects(connection: sqlite3.Connection, tables: str | None = None) -> dict[str, str]:
     """Compare the objects of a database with those of our schema, by SQLite's definitions.
 
     Views, triggers and changed definitions can make SQLite compute without end, or change rows
     unnoticed.
+
+    Args:
+        connection: of the database.
+        tables: the statements that define our tables; default: those of the items.
 
     Returns:
         a sentence for each difference, by the name of the table, index, view or trigger.
@@ -305,7 +352,10 @@ def strange_objects(connection: sqlite3.Connection) -> dict[str, str]:
     query = "SELECT type, name, tbl_name, sql FROM sqlite_master"
     rows = connection.execute(query).fetchmany(_MAX_OBJECTS)
     objects = {_Object(*map(str, row[:3])): row[3] for row in rows}
-    expected = _objects(_version(connection, {each.name for each in objects}))
+    if tables is None:
+        expected = _objects(_version(connection, {each.name for each in objects}))
+    else:
+        expected = _defined_by(tables)
     strange = {}
     for each, sql in objects.items():
         if each not in expected:
@@ -339,6 +389,18 @@ def _version(connection: sqlite3.Connection, names: set[str]) -> int:
 
 
 @functools.cache
+def _defined_by(tables: str) -> dict[_Object, str | None]:
+    """Return the objects that statements create, with their definitions as SQLite stores them."""
+    objects: dict[_Object, str | None] = {}
+    for statement in map(str.strip, tables.split(";")):
+        words = statement.split()
+        if words[:1] == ["CREATE"]:
+            name, table = words[2], words[4] if words[1] == "INDEX" else words[2]
+            objects[_Object(words[1].lower(), name, table)] = _same_spacing(statement)
+    return objects
+
+
+@functools.cache
 def _objects(version: int) -> dict[_Object, str | None]:
     """Return the objects of a schema, with their definitions as SQLite stores them."""
     objects: dict[_Object, str | None] = {
@@ -346,11 +408,7 @@ def _objects(version: int) -> dict[_Object, str | None]:
         _Object("index", "sqlite_autoindex_roots_1", "roots"): None,
         _Object("index", "sqlite_autoindex_items_1", "items"): None,
     }
-    for statement in map(str.strip, TABLES.split(";")):
-        words = statement.split()
-        if words[:1] == ["CREATE"] and _SINCE.get(words[2], 1) <= version:
-            name, table = words[2], words[4] if words[1] == "INDEX" else words[2]
-            objects[_Object(words[1].lower(), name, table)] = _same_spacing(statement)
+    objects |= {each: sql for each, sql in _defined_by(TABLES).items() if _SINCE.get(each.name, 1) <= version}
     if version >= FIRST_WITH_LABELLING:
         # SQLite inserts an added column between the others and the table constraints.
         items = _Object("table", "items", "items")

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-import time
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import IndexDamagedError, IndexStateError
+from ...errors import IndexStateError
 from ...scan import are_unit
 from ...text import display_path
 from ..layout import DATABASE, UPLOADS
 from .checkpoint import checkpoint
 from .limits import Connection, size_of
+from .reader import Reader
 from .records import MAX_ROOTS, GraphRow, Item, Meta, is_root, is_sound, root_checksum, strays
-from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, connect_to_read, damaged, guarded, item_columns
+from .schema import FIRST_WITH_FILTERS, FIRST_WITH_LABELLING, connect_to_read, guarded, item_columns
 
 if TYPE_CHECKING:
     from ..patterns import RootFilters
@@ -34,10 +33,6 @@ __all__ = ["Ids", "PathRange", "Store", "Vectors"]
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
-# Of at most a megabyte a value.
-_ROWS_AT_A_TIME = 64
-# Minimum bytes of a row in a page.
-_MIN_OF_ROW = 8
 # Limit for remembered unreadable files; any more are read again.
 _MAX_UNREAD = 1_000_000
 # SQLite's oldest limit on parameters of a statement is 999.
@@ -71,17 +66,12 @@ class PathRange(NamedTuple):
         return tuple(value for value in self if value is not None)
 
 
-class Store:
-    """An index's database, open for reading.
-
-    Every method raises IndexDamagedError if its result fails its checksum, and IndexStateError if
-    the database cannot be read for another reason.
-    """
+class Store(Reader):
+    """An index's database, open for reading."""
 
     def __init__(self, connection: Connection, folder: Path) -> None:
+        super().__init__(connection, folder / DATABASE)
         self.folder = folder
-        self.database = folder / DATABASE
-        self.connection = connection
         # Resolved now, because the current folder may change.
         self._absolute = os.fsencode(os.path.realpath(folder))
         self._known_roots: set[int] = set()
@@ -100,35 +90,6 @@ class Store:
         """Close the database; leave one plain file unless another process has it open."""
         self.connection.close()
         checkpoint(Path(os.fsdecode(self._absolute)))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Read everything inside the block from one state of the database."""
-        if self.connection.in_transaction:
-            yield
-            return
-        self._begin()
-        try:
-            yield
-        finally:
-            self._end()
-
-    def renew_snapshot(self) -> None:
-        """Continue with the current state of the database."""
-        self._end()
-        self._begin()
-
-    def version(self) -> int:
-        """Return a number that changes when another process commits to the database."""
-        return int(self._one("PRAGMA data_version")[0])
 
     def meta(self) -> Meta:
         """Return the state of the index."""
@@ -331,6 +292,18 @@ class Store:
         """Return the ids of the pictures of this content, ascending."""
         return [row[0] for row in self._sound_rows("WHERE sha256 = ? ORDER BY id", (sha256,))]
 
+    def items_of_contents(self, contents: Iterable[bytes]) -> dict[bytes, list[Item]]:
+        """Return the items of each of these contents that the index has, in the order of their ids."""
+        items: defaultdict[bytes, list[Item]] = defaultdict(list)
+        hashes = list(dict.fromkeys(contents))
+        for start in range(0, len(hashes), _PARAMETERS_AT_A_TIME):
+            some = hashes[start : start + _PARAMETERS_AT_A_TIME]
+            marks = ", ".join("?" * len(some))
+            for row in self._sound_rows(f"WHERE sha256 IN ({marks}) ORDER BY id", some):
+                item = Item._make(row[:-2])
+                items[item.sha256].append(item)
+        return dict(items)
+
     def vectors_of(self, ids: Sequence[int]) -> Vectors:
         """Return the vectors of existing items: float32 ``[n, d]``, in the order of ``ids``."""
         places = {int(item): place for place, item in enumerate(ids)}
@@ -387,23 +360,10 @@ class Store:
             return bytes(vector)
         return None
 
-    def damage(self, what: str) -> IndexDamagedError:
-        """Return the error for damage in this database."""
-        return damaged(self.database, what)
-
     def _ids(self, where: str, parameters: Sequence[Any] = ()) -> Ids:
         # An id is SQLite's own row number, an integer even in a damaged database.
         rows = self._rows(f"SELECT id FROM items {where}", parameters)
         return np.fromiter((item for (item,) in rows), dtype=np.int64)
-
-    def _begin(self) -> None:
-        with guarded(self.database):
-            self.connection.execute("BEGIN")
-            self.connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # starts the snapshot
-
-    def _end(self) -> None:
-        with guarded(self.database):
-            self.connection.execute("ROLLBACK")
 
     def _all_rows(self) -> Iterator[tuple[Any, ...]]:
         meta = self.meta()
@@ -444,10 +404,6 @@ class Store:
         if not unit.all():
             raise self.damage(f"the vector of item {ids[int(unit.argmin())]} is not of unit length")
 
-    def _check_types(self, row: Sequence[Any], types: Iterable[Any], what: str) -> None:
-        if not all(isinstance(value, kind) for value, kind in zip(row, types, strict=False)):
-            raise self.damage(what)
-
     def _allocate(self, rows: int, dim: int) -> tuple[Ids, Vectors]:
         try:
             return np.empty(rows, dtype=np.int64), np.empty((rows, dim), dtype=np.float32)
@@ -456,33 +412,3 @@ class Store:
                 f"{display_path(self.database)} holds {rows:,} vectors of {dim:,} numbers, which do not fit into "
                 "the memory; free some, or use a machine with more."
             ) from None
-
-    def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
-        with guarded(self.database):
-            row = self.connection.execute(query, parameters).fetchone()
-        if row is None:
-            raise self.damage("the row that describes the index is missing")
-        return row
-
-    def _rows(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
-        for chunk in self._chunks(query, parameters):
-            yield from chunk
-
-    def _chunks(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[list[Any]]:
-        with guarded(self.database):
-            cursor = self.connection.execute(query, parameters)
-        left, seconds = 0, 0.0
-        for chunk in itertools.count():
-            begun = time.monotonic()
-            with guarded(self.database):
-                rows = cursor.fetchmany(_ROWS_AT_A_TIME)
-            if not rows:
-                return
-            if chunk == 1:  # pages in a circle have endless rows
-                size = size_of(self.database)
-                self.connection.trust(size)  # a writer may have enlarged it
-                left, seconds = size // _MIN_OF_ROW, self.connection.seconds
-            left, seconds = left - len(rows), seconds - (time.monotonic() - begun)
-            if chunk and (left < 0 or seconds < 0):
-                raise self.damage("it has more rows than fit into its size, or reading them takes too long")
-            yield rows

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import stat
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +15,14 @@ from ...files import Permissions, copy_blocks, create_file, open_regular
 from ...progress import Advance, StartProgress, start_nothing
 from ...text import display_path, printable
 from ..ann.graph import GraphUnusableError, open_graph
+from ..database.backup import back_up
 from ..database.records import GraphRow, Meta
-from ..database.schema import connect, guarded
 from ..database.store import Store
 from ..database.writer import open_writer
 from ..folder import bytes_in, check_free, placed_folder
-from ..layout import DATABASE, GRAPH, MODEL, SHARED, UPLOADS, database_id, is_index, permissions_of
+from ..layout import DATABASE, GRAPH, MODEL, RATINGS, SHARED, UPLOADS, database_id, is_index, permissions_of
+from ..ratings.copies import carry_ratings
+from ..ratings.store import RatingStore
 from ..uploads.store import carry_uploads, uploads_of
 from .verify import verify
 
@@ -45,6 +45,7 @@ class CopyReport:
         bytes: of the copy.
         graph: whether it has a graph.
         verified: whether every part of it was read again and compared with its checksums.
+        ratings: number of comparisons and marks in the copy.
         remarks: what else a user should know.
 
     """
@@ -53,6 +54,7 @@ class CopyReport:
     bytes: int
     graph: bool
     verified: bool
+    ratings: int
     remarks: tuple[str, ...] = ()
 
 
@@ -75,8 +77,8 @@ def copy(
     with a remark.
 
     The index is not changed, and may be read-only. ``target`` gets its name when the copy is
-    complete and durable. Its model and database are those of the index; the graph is left out if
-    the index has no usable one.
+    complete and durable. Its model, database and ratings are those of the index; the graph is left
+    out if the index has no usable one.
 
     Args:
         index: the index folder.
@@ -155,6 +157,7 @@ def _copy_state(
             raise _ChangedError
         _copy_database(store, making / DATABASE, target / DATABASE, permissions, advance)
         _copy_file(folder / MODEL, making / MODEL, permissions, advance)
+        carry_ratings(folder, making, permissions, shown=target)
         if database_id(folder) != identity:
             raise _ChangedError
     remarks = _settle_graph(making, row, graph_sha256)
@@ -209,24 +212,7 @@ def _copy_database(store: Store, target: Path, shown: Path, permissions: Permiss
         advance(page * ((total if left is None else left) - remaining))
         left = remaining
 
-    target.unlink(missing_ok=True)
-    create_file(target, permissions).close()
-    with _copy_errors(store.database, shown), contextlib.closing(connect(target, "rw")) as connection:
-        # The copy is not in use before it is complete, and is then made durable as a whole.
-        connection.execute("PRAGMA journal_mode = OFF")
-        connection.execute("PRAGMA synchronous = OFF")
-        store.connection.backup(connection, pages=_PAGES_AT_A_TIME, progress=step)
-
-
-@contextlib.contextmanager
-def _copy_errors(source: Path, target: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours: about the copy if its disk is full, else about the index."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-        with guarded(target if full else source):
-            raise
+    back_up(store, target, permissions, shown=shown, pages=_PAGES_AT_A_TIME, progress=step)
 
 
 def _copy_file(source: Path, target: Path, permissions: Permissions, advance: Advance) -> str | None:
@@ -254,7 +240,7 @@ def _in_units(advance: Advance) -> Advance:
 
 
 def _total(folder: Path) -> int:
-    return sum(bytes_in(folder / name) for name in (DATABASE, MODEL, GRAPH, UPLOADS))
+    return sum(bytes_in(folder / name) for name in (DATABASE, MODEL, GRAPH, RATINGS, UPLOADS))
 
 
 def _check_copy(folder: Path, making: Path) -> None:
@@ -267,6 +253,6 @@ def _check_copy(folder: Path, making: Path) -> None:
 
 
 def _report(making: Path, checked: bool, remarks: list[str]) -> CopyReport:
-    with Store.open(making) as store:
+    with Store.open(making) as store, RatingStore.open(making) as ratings:
         items, graph = store.meta().items, store.graph() is not None
-    return CopyReport(items, _total(making), graph, checked, tuple(remarks))
+        return CopyReport(items, _total(making), graph, checked, ratings.count, tuple(remarks))

@@ -17,6 +17,8 @@ from ...text import display_path
 from ..database.store import Store
 from ..database.writer import locked
 from ..layout import disk_errors, permissions_of, private_folder
+from ..ratings.copies import carry_ratings
+from ..ratings.store import RatingStore
 from ..sync.options import SyncOptions
 from ..sync.plan import plan_sync, plan_uploads
 from ..sync.root_plan import RootPlan
@@ -36,7 +38,7 @@ def reembed(
     """Embed all pictures of an index with another model. The old index answers until the new one is complete.
 
     Args:
-        index: the index folder; all its roots must be there. Uploads come along with their labels.
+        index: the index folder; all its roots must be there. Uploads come along with their labels, as do ratings.
         options: the new model, by default ``./model.onnx``, and how it runs; the others have no effect. The bundled
             model must be named, so that an index never loses its model because the command runs in another folder.
         progress: shows how far the work is.
@@ -63,6 +65,7 @@ def reembed(
             private_folder(fresh)
         try:
             report = sync_new(fresh, plans, model, options, permissions_of(folder), progress)
+            carry_ratings(folder, fresh, permissions_of(folder))
             _swap_in(fresh, folder)
         except BaseException:
             _clear(fresh)  # on a full disk it would be in the way
@@ -72,6 +75,8 @@ def reembed(
 
 def _plan(folder: Path, roots: list[str], options: SyncOptions) -> list[RootPlan]:
     """Plan uploads first: a fault there stops the work before hours of it, as does all that a sync would refuse."""
+    with RatingStore.open(folder) as ratings:
+        ratings.ratings()  # damaged ones could not be taken along
     with Store.open(folder) as store:
         synced = [plan.afresh() for plan in plan_sync(store, folder, roots, options) if plan.uploads is None]
         return [*plan_uploads(store), *synced]

@@ -18,11 +18,12 @@ from ...errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFi
 from ...files import file_sha256
 from ...model.pretrained import find_matching_model
 from ...progress import StartProgress, start_nothing
-from ...text import display_path, printable
+from ...text import display_path
 from ..ann.graph import GraphFile, GraphUnusableError, VectorComparison, open_graph
 from ..database.records import GraphRow, Item, Meta
 from ..database.recovery import (
     Row,
+    integrity_faults,
     is_ours,
     listed_paths,
     put_in_place,
@@ -32,11 +33,12 @@ from ..database.recovery import (
     sound_labelling,
     sound_roots,
 )
-from ..database.schema import connect, page_faults, strange_objects
+from ..database.schema import connect
 from ..database.store import Store
 from ..database.writer import locked, open_writer
 from ..graph_update import update_graph
 from ..layout import DATABASE, GRAPH, MODEL, UPLOADS, database_id, disk_errors, permissions_of, put_copy
+from ..ratings.recovery import rating_faults, rescue_ratings
 from ..sync.options import SyncOptions
 from ..sync.plan import plan_lost_uploads
 from ..sync.run import SyncRun
@@ -51,7 +53,7 @@ _ATTEMPTS = 10
 _PAUSE_S = 0.1
 
 
-Part = Literal["database", "filters", "labelling", "graph", "model", "upload"]
+Part = Literal["database", "filters", "labelling", "graph", "model", "upload", "ratings"]
 # Tables of the database: a repair writes it again.
 _OF_DATABASE: tuple[Part, ...] = ("database", "filters", "labelling")
 
@@ -120,13 +122,13 @@ class _Findings:
 
 
 def verify(index: str | Path, *, repair: bool = False, progress: StartProgress = start_nothing) -> VerifyReport:
-    """Check an index: SQLite's own check, all checksums, the length of every vector, model, graph, files of uploads.
+    """Check an index: SQLite's own check, all checksums, every vector's length, model, graph, ratings, upload files.
 
     Args:
         index: the index folder.
         repair: drop what is damaged (the next sync embeds those pictures again), and uploads whose files are lost;
-            embed uploads whose rows are lost; build the graph again; put the model back if the same is at hand
-            (``./model.onnx``, or the one that ships).
+            embed uploads whose rows are lost; keep the sound ratings; build the graph again; put the model back if the
+            same is at hand (``./model.onnx``, or the one that ships).
         progress: told how it goes on.
 
     Raises:
@@ -164,6 +166,7 @@ def _examine(folder: Path) -> _Findings:
             findings = _check(store, graph)
         # Without a snapshot: reading every picture may take long, and writers would wait.
         _check_uploads(folder, findings)
+        findings.add("ratings", *rating_faults(folder))
         if database_id(folder) in (identity, None):
             return findings
 
@@ -220,7 +223,7 @@ class _OpenGraph:
 
 def _check(store: Store, graph: _OpenGraph) -> _Findings:
     findings = _Findings()
-    findings.add("database", *_integrity(store))
+    findings.add("database", *integrity_faults(store.connection, store.database))
     roots, faults = sound_roots(store.connection)
     findings.add("database", *faults)
     findings.add("filters", *sound_filters(store.connection)[1])
@@ -278,21 +281,6 @@ def _is_removed(folder: Path, item: Item) -> bool:
     with contextlib.suppress(IndexStateError), Store.open(folder) as store:
         return store.item_with(item.id) is None
     return False
-
-
-def _integrity(store: Store) -> list[str]:
-    connection, database = store.connection, store.database
-    try:
-        if connection.execute("PRAGMA user_version").fetchone() == (0,):
-            return ["schema 0: it is not the database of an index"]
-        return [*strange_objects(connection).values(), *map(_quoted, page_faults(connection, database))]
-    except sqlite3.Error as error:
-        return [_quoted(str(error))]
-
-
-def _quoted(message: str) -> str:
-    """Return SQLite's message as one safe line; it may quote the database's content."""
-    return f"SQLite: {printable(message.replace('*** in database main ***', '').strip().replace(chr(10), '; '))}"
 
 
 def _meta(store: Store) -> Meta | None:
@@ -371,6 +359,8 @@ def _repair(folder: Path, findings: _Findings, progress: StartProgress) -> list[
     new_graph = new_database or findings.has("graph")
     if findings.has("model"):
         done += _repair_model(folder)
+    if findings.has("ratings"):
+        done.append(rescue_ratings(folder))
     if new_database:
         with _opened(folder) as (store, _):
             kept = rebuild(store, _meta(store) or _meta_of_model(folder))
