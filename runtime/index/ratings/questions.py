@@ -18,8 +18,8 @@ __all__ = ["Neighbours", "Question", "choose_questions"]
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
-# Of a query: its candidates.
-_NEAREST = 30
+# Of a query: its candidates; more only where these are copies, or all asked about.
+_DEPTHS = (30, 120, 480)
 # Pictures that are looked at for each query that is chosen.
 _POOL = 2
 # Pairs that are looked at for each question.
@@ -92,8 +92,9 @@ def choose_questions(
     rated = rated.reshape(-1, 3)
     repeats = _repeats(rated, int(rng.binomial(count, _REPEATS)), rng)
     known = {_key(*question) for question in (*rated.tolist(), *skipped)}
-    fresh = _fresh(neighbours, rated, count - len(repeats), known, rng) if neighbours.count > 2 else []
-    questions = [*fresh, *repeats]
+    fresh = count - len(repeats)
+    questions = _fresh(neighbours, rated, fresh, known, rng) if fresh and neighbours.count > 2 else []
+    questions += repeats
     return [questions[place] for place in rng.permutation(len(questions))]
 
 
@@ -120,21 +121,28 @@ def _fresh(
     neighbours: Neighbours, rated: Rows, count: int, known: set[tuple[int, int, int]], rng: np.random.Generator
 ) -> list[Question]:
     pool = rng.choice(neighbours.count, min(neighbours.count, _POOL * count), replace=False)
-    near, distances = neighbours.nearest(pool, min(_NEAREST + 1, neighbours.count))
     questions: list[Question] = []
-    for place in _spread(pool, near, rated[:, 0]):
-        if len(questions) == count:
+    for depth in _DEPTHS:
+        near, distances = neighbours.nearest(pool, min(depth + 1, neighbours.count))
+        left = []
+        for place in _spread(near, rated[:, 0]):
+            query = int(pool[place])
+            among = (near[place] != query) & (distances[place] > _SAME)
+            pair = _pair(neighbours, query, near[place][among], distances[place][among], known, rng)
+            if pair is None:
+                left.append(query)
+            else:
+                questions.append(_sides(query, *pair))
+            if len(questions) == count:
+                return questions
+        pool = np.array(left, dtype=np.int64)
+        if not left:
             break
-        query = int(pool[place])
-        among = (near[place] != query) & (distances[place] > _SAME)
-        pair = _pair(neighbours, query, near[place][among], distances[place][among], known, rng)
-        if pair is not None:
-            questions.append(_sides(query, *pair))
     return questions
 
 
-def _spread(pool: Rows, near: Rows, queries: Rows) -> Rows:
-    """Return the places of ``pool``, those first with the fewest rated queries among their nearest."""
+def _spread(near: Rows, queries: Rows) -> Rows:
+    """Return the rows of ``near``, those first with the fewest rated queries among them."""
     density = np.isin(near, queries).sum(axis=1)
     order: Rows = np.argsort(density, kind="stable")
     return order

@@ -1,0 +1,113 @@
+"""The learning curve: how many ratings a gain needs, named only where a power law fits, and as a range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .comparison import resampled
+
+__all__ = ["SHARES", "Curve", "ratings_needed"]
+
+Floats = npt.NDArray[np.float64]
+
+# Shares of the learning ratings.
+SHARES = (0.25, 0.5, 1.0)
+# Beyond, the curve says nothing: it is fitted over a factor of 4.
+_MOST_TIMES = 10
+_RESAMPLES = 1000
+# Share of the redrawn curves that must name a number, and of those numbers inside the range.
+_ENOUGH = 0.9
+_RANGE = 0.8
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Shares of held-out ratings in the wrong order.
+
+    Attributes:
+        ratings: learned from, ascending, int64 ``[c]``.
+        wrong: the share after learning from them, float64 ``[c]``.
+        start: the share of the start.
+
+    """
+
+    ratings: npt.NDArray[np.int64]
+    wrong: Floats
+    start: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        return {"ratings": self.ratings.tolist(), "wrong": self.wrong.tolist(), "start": self.start}
+
+
+def ratings_needed(
+    total: int, learned: npt.NDArray[np.int64], start: Floats, wrong: Floats, counts: Floats, seed: int = 0
+) -> tuple[int, int] | None:
+    """Return how many ratings in all would show a gain, as a range; None where no such number can be told.
+
+    A power law w(n) = a n^-b is fitted to the share of wrong answers. With f times the ratings, the gain would be
+    start - w(f n), and the half width of its interval that of now, divided by sqrt(f). The number is the smallest one
+    whose gain is above that half width. The queries are drawn again and again, the law is fitted to each draw, and the
+    range holds 80 % of the numbers.
+
+    Args:
+        total: ratings now, learned from and held out.
+        learned: ratings learned from at each point of the curve, ascending, int64 ``[c]``.
+        start: wrong answers of the start for each query, float64 ``[q]``.
+        wrong: those after learning, float64 ``[c, q]``; a mean over several draws of the ratings may be broken.
+        counts: held-out ratings of each query, float64 ``[q]``.
+        seed: of the draws.
+
+    """
+    if len(counts) < 2 or len(set(learned.tolist())) < len(learned) or learned[0] < 1:
+        return None
+    drawn = resampled(np.vstack([start, wrong]), counts, seed, _RESAMPLES)
+    gains = drawn[0] - drawn[1:]
+    half = _Z * float(gains[-1].std())
+    means = wrong.sum(axis=1) / counts.sum()
+    if half == 0 or not _fits(learned, means, (drawn[1:] - means[:, None]).std(axis=1)):
+        return None
+    numbers = np.array([_times(learned, column[1:], column[0], half) for column in drawn.T])
+    if np.isfinite(numbers).mean() < _ENOUGH:
+        return None
+    low, high = np.quantile(numbers[np.isfinite(numbers)], [(1 - _RANGE) / 2, (1 + _RANGE) / 2])
+    return _rounded(total * low, math.floor), _rounded(total * high, math.ceil)
+
+
+def _law(learned: npt.NDArray[np.int64], wrong: Floats) -> tuple[float, float]:
+    """Return log a and b of the power law, by least squares of the logarithms."""
+    slope, level = np.polyfit(np.log(learned), np.log(wrong), 1)
+    return float(level), float(-slope)
+
+
+def _fits(learned: npt.NDArray[np.int64], wrong: Floats, error: Floats) -> bool:
+    """Tell whether wrong answers fall throughout, along the law within the error of each point."""
+    if (wrong <= 0).any() or (np.diff(wrong) >= 0).any():
+        return False
+    level, power = _law(learned, wrong)
+    law = np.exp(level - power * np.log(learned))
+    return bool((np.abs(law - wrong) <= error).all())
+
+
+def _times(learned: npt.NDArray[np.int64], wrong: Floats, start: float, half: float) -> float:
+    """Return by how many times the ratings must grow; inf where the curve names no number."""
+    if (wrong <= 0).any():
+        return math.inf
+    level, power = _law(learned, wrong)
+    times = np.geomspace(1, _MOST_TIMES, 200)
+    gains = start - np.exp(level - power * np.log(learned[-1] * times))
+    enough = gains > half / np.sqrt(times)
+    return float(times[enough.argmax()]) if power > 0 and enough.any() else math.inf
+
+
+def _rounded(number: float, to_whole: Callable[[float], int]) -> int:
+    """Return the number with two digits."""
+    unit = 10 ** max(0, math.floor(math.log10(max(1.0, number))) - 1)
+    return to_whole(number / unit) * unit
