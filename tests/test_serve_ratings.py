@@ -23,10 +23,11 @@ from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import locked
 from deeprank.runtime.index.maintenance.reembed import reembed
 from deeprank.runtime.index.ratings.records import NewComparison
+from deeprank.runtime.index.ratings.resolution import Agreement, Share
 from deeprank.runtime.index.ratings.store import RatingStore
 from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.sync import sync
-from deeprank.runtime.serve.ratings.ratings import Answers, Ratings
+from deeprank.runtime.serve.ratings.ratings import Answers, Known, Ratings
 from deeprank.runtime.serve.ratings.rows import PictureRows
 
 TOKEN = "Zq3-7_tokenTOKENtoken.example"
@@ -376,7 +377,7 @@ def test_what_was_skipped_or_answered_is_not_asked_again(tmp_path: Path) -> None
     async def run() -> None:
         with Index.open(index) as opened:
             for turn in range(400):
-                asked = await ratings.questions(opened, 3)
+                asked = await ratings.questions(opened, await ratings.known(), 3)
                 new = [
                     (each.query.sha256, each.first.sha256, each.second.sha256)
                     for each in asked.questions
@@ -403,13 +404,35 @@ def test_too_few_pictures_for_a_question(tmp_path: Path) -> None:
         sync(index, [tmp_path / "photos"], model=model, allow_mass_removal=True)
         ratings = Ratings(index)
         with Index.open(index) as opened:
-            assert asyncio.run(ratings.questions(opened, 3)).questions == []
+            known = asyncio.run(ratings.known())
+            assert asyncio.run(ratings.questions(opened, known, 3)).questions == []
         ratings.close()
         write_picture(tmp_path / "photos" / f"{number}.png", number)
 
 
-def test_ratings_need_a_folder() -> None:
+@pytest.mark.thorough
+def test_damaged_ratings_stop_nothing_else(tmp_path: Path) -> None:
+    index = make_index(tmp_path)
+    with (
+        serving("--index", index, "--token-file", tmp_path / "token", "--allow-writes") as server,
+        server.client(headers=BEARER) as client,
+    ):
+        body = {"comparisons": [rating(index, 1, 2, 3)]}
+        client.post("/v1/ratings", json=body)
+        whole = (index / "ratings.sqlite").read_bytes()
+        (index / "ratings.sqlite").write_bytes(whole[:5000] + b"?" * (len(whole) - 5000))
+        refused(client.get("/v1/ratings"), 503, "the server's log says why")
+        refused(client.get("/v1/ratings/questions"), 503, "the server's log says why")
+        refused(client.post("/v1/ratings", json=body), 503, "the server's log says why")
+        assert client.post("/v1/search?id=1").status_code == client.get("/readyz").status_code == 200
+        assert "deeprank_index_reopened_total 0" in client.get("/metrics").text
+        (index / "ratings.sqlite").write_bytes(whole)
+        assert client.post("/v1/ratings", json=body).json()["ratings"] == 2
+
+
+def test_ratings_of_a_store() -> None:
     ratings = Ratings(Path("nowhere"))
+    known = Known(None, 0, Agreement(Share(0, 0), Share(0, 0)), [])
     with pytest.raises(QueryError, match="expected no store"):
-        asyncio.run(ratings.questions(object(), 3))  # type: ignore[arg-type] # any index but a folder's
+        asyncio.run(ratings.questions(object(), known, 3))  # type: ignore[arg-type] # any index but a folder's
     ratings.close()

@@ -381,7 +381,9 @@ class Engine:
             QueryError: the index is in a store.
 
         """
-        return await self._with_index(lambda opened: self.ratings.questions(opened.index, count))
+        # Outside: damaged ratings are no reason to open the index again.
+        known = await self.ratings.known()
+        return await self._with_index(lambda opened: self.ratings.questions(opened.index, known, count))
 
     @property
     def supported(self) -> Supported:

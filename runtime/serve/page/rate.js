@@ -47,11 +47,14 @@ const answered = [];
 /** Ratings that the server counts. */
 let ratings = 0;
 let answers = 0;
+/** Whether the server did not answer the last question for questions. */
+let isAway = false;
 /** @type {Promise<void> | null} */
 let filling = null;
 
 /** Learn what the index is, and ask the first question. */
 async function begin() {
+  isAway = false;
   byId("notice").hidden = true;
   working(true);
   try {
@@ -200,7 +203,8 @@ function stop(why) {
 /** @param {unknown} error */
 function fail(error) {
   const retry = { text: "Try again", action: begin };
-  if (error instanceof Unreachable) {
+  isAway = error instanceof Unreachable;
+  if (isAway) {
     const text = `Nothing answers at ${location.host}. Check that deeprank-serve is running there.`;
     stop({ title: "The server does not answer", text, buttons: [retry] });
   } else if (error instanceof Refusal && error.status === 401)
@@ -246,6 +250,7 @@ outbox.addEventListener("sent", (event) => {
   const { said } = /** @type {CustomEvent} */ (event).detail;
   ratings = said.ratings;
   if (answers % OFTEN === 0) learnAgreement();
+  if (isAway) begin(); // it answers again
 });
 outbox.addEventListener("refused", (event) => say(/** @type {CustomEvent} */ (event).detail.error.message));
 document.addEventListener("keydown", press);

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ...errors import QueryError
+from ...errors import IndexLockedError, IndexStateError, QueryError
 from ...files import FileId
 from ...index.database.store import Store
 from ...index.layout import database_id
@@ -25,11 +25,12 @@ from ...index.ratings.writing import add_comparisons, remove_comparisons, set_ma
 from ...index.search.index import Index
 from ...index.search.items import EmbeddedImage
 from ...index.search.searchable import Searchable
-from ..errors import RefusedError
+from ..errors import RefusedError, UnwritableError
+from ..settings import LOG
 from ..writing import patiently
 from .rows import PictureRows
 
-__all__ = ["Answers", "Asked", "Question", "Ratings", "State"]
+__all__ = ["Answers", "Asked", "Known", "Question", "Ratings", "State"]
 
 R = TypeVar("R")
 
@@ -84,7 +85,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class _Known:
+class Known:
     """All ratings of a state.
 
     Attributes:
@@ -109,27 +110,36 @@ class Ratings:
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="ratings")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="rate")
         self._rng = np.random.default_rng()
-        self._known: _Known | None = None
+        self._known: Known | None = None
         self._keys: OrderedDict[str, list[int]] = OrderedDict()
         self._lock = threading.Lock()
         self._skipped: deque[tuple[int, int, int]] = deque(maxlen=_SKIPPED)
         self._skipped_of: FileId | None = None
 
-    async def questions(self, index: Searchable, count: int) -> Asked:
+    async def known(self) -> Known:
+        """Return all ratings, for :meth:`questions`.
+
+        Raises:
+            IndexStateError, IndexDamagedError: they cannot be read.
+
+        """
+        return await self._in_thread(self._reading, self._read_all)
+
+    async def questions(self, index: Searchable, known: Known, count: int) -> Asked:
         """Choose questions about the pictures of the open index; fewer if there are not so many.
 
         Raises:
             QueryError: the index is in a store.
-            IndexStateError, IndexDamagedError: ratings or pictures cannot be read.
+            IndexReplacedError, IndexDamagedError: see :class:`~...index.search.index.Index`.
 
         """
-        return await self._in_thread(self._reading, lambda: self._choose(index, count))
+        return await self._in_thread(self._reading, lambda: self._choose(index, known, count))
 
     async def state(self, query: bytes | None, rater: str | None) -> State:
         """Return what is known of the ratings, and a rater's marks of a query (its sha256).
 
         Raises:
-            IndexStateError, IndexDamagedError: as for :meth:`questions`.
+            IndexStateError, IndexDamagedError: as for :meth:`known`.
 
         """
         return await self._in_thread(self._reading, lambda: self._read(query, rater))
@@ -166,7 +176,7 @@ class Ratings:
         """
 
         def write() -> int:
-            patiently(lambda: set_mark(self._index, query, picture, more, rater=rater))
+            _write(lambda: set_mark(self._index, query, picture, more, rater=rater))
             return self._count()
 
         return await self._in_thread(self._writing, write)
@@ -176,10 +186,9 @@ class Ratings:
         self._reading.shutdown(wait=False, cancel_futures=True)
         self._writing.shutdown(wait=True)
 
-    def _choose(self, index: Searchable, count: int) -> Asked:
+    def _choose(self, index: Searchable, known: Known, count: int) -> Asked:
         if not isinstance(index, Index):
             raise QueryError("Ratings are kept in an index folder; expected no store.")
-        known = self._read_all()
         with index.snapshot():
             rows = PictureRows(index)
             asked = choose_questions(
@@ -201,7 +210,7 @@ class Ratings:
             marks = {} if query is None else {mark.picture: mark.more for mark in store.marks(query, rater)}
         return State(known.count, known.agreement, marks)
 
-    def _read_all(self) -> _Known:
+    def _read_all(self) -> Known:
         """Return all ratings, read again once they or the pictures have changed."""
         with (
             RatingStore.open(self._index) as store,
@@ -212,7 +221,7 @@ class Ratings:
             state = (store.totals(), database_id(self._index), pictures.meta())
             if self._known is None or self._known.state != state:
                 agreement = resolved(store, pictures).agreement
-                self._known = _Known(state, store.count, agreement, _rated(store, pictures))
+                self._known = Known(state, store.count, agreement, _rated(store, pictures))
             return self._known
 
     def _count(self) -> int:
@@ -233,10 +242,10 @@ class Ratings:
     def _write(self, answers: Answers) -> list[int]:
         if not answers.comparisons:
             return []
-        return patiently(lambda: add_comparisons(self._index, answers.comparisons, rater=answers.rater))
+        return _write(lambda: add_comparisons(self._index, answers.comparisons, rater=answers.rater))
 
     def _remove(self, number: int) -> int:
-        if not patiently(lambda: remove_comparisons(self._index, [number])):
+        if not _write(lambda: remove_comparisons(self._index, [number])):
             raise RefusedError(404, f"The index has no rating with the id {number}; expected one of an answer.")
         return self._count()
 
@@ -259,6 +268,22 @@ class Ratings:
 
     async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+
+def _write(write: Callable[[], R]) -> R:
+    """Write once no other process does.
+
+    Raises:
+        UnwritableError: the index cannot be written to; the log says why.
+
+    """
+    try:
+        return patiently(write)
+    except IndexLockedError:
+        raise
+    except IndexStateError as error:
+        LOG.warning("a rating could not be kept: %s", error)
+        raise UnwritableError from None
 
 
 def _rated(store: RatingStore, pictures: Store) -> list[tuple[int, int, int]]:

@@ -66,21 +66,17 @@ export class Marks extends EventTarget {
     const parameters = new URLSearchParams({ query, ...(name ? { rater: name } : {}) });
     try {
       const { marks } = await this.api.json(`v1/ratings?${parameters}`);
-      const all = new Map(marks.map((/** @type {any} */ { sha256, more }) => [sha256, more]));
-      this.known.set(query, new Map([...all, ...this.#own(query)]));
+      const set = this.known.get(query) ?? []; // while those of the server were asked for
+      const all = new Map([...marks.map((/** @type {any} */ { sha256, more }) => [sha256, more]), ...set]);
+      for (const { mark } of this.outbox.entries) {
+        if (mark?.query === query && mark.more === null) all.delete(mark.picture);
+        else if (mark?.query === query) all.set(mark.picture, mark.more);
+      }
+      this.known.set(query, all);
     } catch {
       this.known.delete(query); // asked for again with the next search
     }
     this.dispatchEvent(new Event("change"));
-  }
-
-  /**
-   * @param {string} query
-   * @returns {[string, boolean][]} marks that were set while those of the server were asked for, or are not sent yet
-   */
-  #own(query) {
-    const unsent = this.outbox.entries.flatMap(({ mark }) => (mark?.query === query && mark.more !== null ? [mark] : []));
-    return [...(this.known.get(query) ?? []), ...unsent.map(({ picture, more }) => /** @type {any} */ ([picture, more]))];
   }
 
   /**

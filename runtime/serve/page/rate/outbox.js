@@ -83,6 +83,7 @@ export class Outbox extends EventTarget {
   async send() {
     if (this.sending) return;
     clearTimeout(this.timer);
+    this.timer = undefined;
     try {
       for (let entry = this.entries[0]; entry; entry = this.entries[0]) {
         this.sending = entry;
@@ -94,8 +95,11 @@ export class Outbox extends EventTarget {
     } catch (error) {
       this.sending = null;
       this.fault = error instanceof Error ? error : new Error(String(error));
-      this.timer = setTimeout(() => this.send(), this.pause);
-      this.pause = Math.min(LONGEST_PAUSE, 2 * this.pause);
+      // Who has not given the token is asked for it with the next rating, not again and again.
+      if (!(error instanceof Refusal && error.status === 401)) {
+        this.timer = setTimeout(() => this.send(), this.pause);
+        this.pause = Math.min(LONGEST_PAUSE, 2 * this.pause);
+      }
       this.#tell("change");
     }
   }
@@ -146,7 +150,7 @@ export class Outbox extends EventTarget {
     this.entries.push(entry);
     store(entry);
     this.#tell("change");
-    if (!this.fault) this.send();
+    if (this.timer === undefined) this.send();
     return entry.key;
   }
 
@@ -183,7 +187,18 @@ function store(entry) {
 /** @returns {Entry[]} of earlier visits, the oldest first */
 function stored() {
   const keys = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX));
-  /** @type {Entry[]} */
-  const entries = keys.map((key) => JSON.parse(localStorage.getItem(key) ?? "null")).filter(Boolean);
+  const entries = keys.flatMap((key) => parsed(localStorage.getItem(key)) ?? []);
   return entries.sort((one, other) => one.time - other.time);
+}
+
+/**
+ * @param {string | null} text
+ * @returns {Entry | null} null if it is not one
+ */
+function parsed(text) {
+  try {
+    return JSON.parse(text ?? "null");
+  } catch {
+    return null;
+  }
 }

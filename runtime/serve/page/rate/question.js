@@ -4,8 +4,8 @@ import { make, shortened } from "../dom.js";
 import { renditions, watched } from "../thumbnails.js";
 
 /** Widths on the screen, for the choice among the sizes that the server makes. */
-const QUERY_WIDTH = "(max-width: 47.99rem) 100vw, 40vw";
-const CANDIDATE_WIDTH = "(max-width: 47.99rem) 50vw, 32vw";
+const QUERY_WIDTH = "(max-aspect-ratio: 1/1) 100vw, 40vw";
+const CANDIDATE_WIDTH = "(max-aspect-ratio: 1/1) 50vw, 32vw";
 
 /**
  * @typedef {import("../gallery/tile.js").Item & {sha256: string}} Picture
