@@ -365,13 +365,10 @@ def test_pictures_are_there_before_their_question(server: Server, visiting: Visi
         page = rating(visit)
         page.wait_for_load_state("networkidle")
         page.wait_for_timeout(250)
-        before = len(visit.requests)
-        page.route("**/thumbnail*", lambda route: route.abort())  # of those after the next two
+        page.route("**/thumbnail*", lambda route: route.abort())  # those of the next two are there
         page.keyboard.press("1")
         page.wait_for_timeout(300)
         assert page.evaluate("[...document.querySelectorAll('#question img')].every(({ naturalWidth: w }) => w > 0)")
-        shown = page.evaluate("[...document.querySelectorAll('#question img')].map(({ currentSrc }) => currentSrc)")
-        assert not set(shown) & set(visit.requests[before:])
         visit.expected = LOST
 
 
