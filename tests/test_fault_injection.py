@@ -58,7 +58,7 @@ def test_readers_writers_and_other_users() -> None:
 @pytest.mark.thorough
 def test_damage() -> None:
     table = check_clean("--only", "damage", "--damages", "0", "--share", "0.08")
-    for name in ("graph.hnsw", "model.onnx", "items.sqlite"):
+    for name in ("graph.hnsw", "model.onnx", "items.sqlite", "ratings.sqlite"):
         assert table[f"damage to {name}"][0] > 10
 
 
@@ -74,6 +74,18 @@ BROKEN = [
         "synchronous = FULL",
         "synchronous = OFF",
         ["powercut", "--commands", "remove", "--calls", "6"],
+    ),
+    (
+        "ratings/writing",
+        "synchronous = EXTRA",
+        "synchronous = FULL",
+        ["powercut", "--commands", "ratings import", "--calls", "9"],
+    ),
+    (
+        "ratings/records",
+        "return comparison if sound and comparison.checksum() == check else None",
+        "return comparison if sound else None",
+        ["damage", "--files", "ratings.sqlite", "--share", "0.2"],
     ),
 ]
 

@@ -310,7 +310,7 @@ def test_info_says_what_counts(index: Path, made: Path) -> None:
         "repeated 0 of 2 (0%) answers were the same when their rater was asked again",
         "agreement 0 of 1 (0%) pairs of raters gave the same answer to a question",
         "contradicting raters changed their mind 2 times; the newer answer counts",
-        "disagreeing raters disagree in 1 question; the majority counts, and 1 with even votes are left out",
+        "disagreeing raters disagree in 1 question; the majority counts, even votes (1) do not",
         "triplets 2 to learn from",
     ]
     document = json.loads(run_command("deeprank-index", "ratings", "info", "--index", index, "--json").stdout)

@@ -6,7 +6,8 @@ python benchmarks/faults --only kills,powercut --kills 300 --calls 0 --seed 1
 kills: kill -9 at random moments, before every call that changes a file, and in the middle of every write
 powercut: what was not synced is lost, at every call
 disk: the disk is full (a small tmpfs where we are root; else, and besides, write() says so), or reports errors
-damage: bytes flipped, blocks zeroed or swapped, files cut, in graph.hnsw, model.onnx, items.sqlite and its log
+damage: bytes flipped, blocks zeroed or swapped, files cut, in graph.hnsw, model.onnx, items.sqlite and its log, and
+  ratings.sqlite
 readers, writers, users: others at the same time; a read-only folder of another user
 """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from fixture import FILES, Command, World, start_digest
 from forked_commands import Outcome
-from index_rows import Row, Rows, digest, read_rows
+from index_rows import Row, Rows, digest, read_ratings, read_rows
 
 from deeprank.runtime.errors import DeepRankError
 from deeprank.runtime.index.maintenance.verify import verify
@@ -118,7 +118,7 @@ def allowed_digests(
     last: str | None = start
     pending: str | None = None
     for kind, folder, found, _ in outcome_reports:
-        if os.path.realpath(folder) == os.path.realpath(index):
+        if kind != "rated" and os.path.realpath(folder) == os.path.realpath(index):
             last, pending = (last, found) if kind == "try" else (found, None)
     return {last} if pending is None else {last, pending}
 
@@ -201,6 +201,7 @@ def _look(world: World, command: Command, reports: list[tuple[str, str, str, int
         failures.append(("wrong", "a vector is neither model's"))
     if command.sound or not any("damaged" in problem.fault for problem in problems):
         failures += [("wrong", what) for what in wrong_answers(index, rows, world, seeds[0] if seeds else 0)]
+    failures += _look_at_ratings(command, reports, index)
     failures += _look_at_target(world, command)
     if command.file is not None:
         failures += _look_at_file(world, command, (world.old, world.new))
@@ -226,12 +227,27 @@ def _state(
     return found
 
 
+def _look_at_ratings(
+    command: Command, reports: list[tuple[str, str, str, int]] | None, index: Path
+) -> list[tuple[str, str]]:
+    """They are as they were before, or after; once they are acknowledged, as after."""
+    rated = command.rated or (frozenset(),)
+    acknowledged = any(kind == "rated" and os.path.realpath(where) == str(index) for kind, where, *_ in reports or ())
+    try:
+        found = read_ratings(index)
+    except (sqlite3.Error, AssertionError) as error:
+        return [("lost", f"the ratings cannot be read: {error}")]
+    if found not in (rated[-1:] if acknowledged else rated):
+        return [("lost", f"{len(found)} ratings that are none of the states between")]
+    return []
+
+
 def _look_at_target(world: World, command: Command) -> list[tuple[str, str]]:
     """A copy is not there, or it is whole."""
     if command.target is None or not (world.case / command.target / "items.sqlite").exists():
         return []
     target = world.case / command.target
-    if read_rows(target) != command.final or verify(target).problems:
+    if read_rows(target) != command.final or read_ratings(target) != world.rated or verify(target).problems:
         return [("wrong", f"half of a {command.name} is there")]
     return []
 
@@ -255,6 +271,8 @@ def _compare(world: World, command: Command) -> list[tuple[str, str]]:
         if rows != command.final:
             failures.append(("lost", f"{index.name}: {_difference(rows or frozenset(), command.final)}"))
             continue
+        if read_ratings(index) != (command.rated[-1] if command.rated else frozenset()):
+            failures.append(("lost", f"{index.name}: {len(read_ratings(index))} ratings"))
         if problems := verify(index).problems:
             failures.append(("lost", f"{index.name}: verify: {problems}"))
         failures += [("wrong", f"{index.name}: {what}") for what in wrong_answers(index, rows, world, command.seed)]

@@ -11,15 +11,17 @@ from pathlib import Path
 from checks import Tally, queries_of, wrong_answers
 from fixture import World
 from forked_commands import Outcome
-from index_rows import Rows, digest, read_rows
+from index_rows import Rating, Rows, digest, read_ratings, read_rows
 
 from deeprank.runtime.errors import DeepRankError, IndexDamagedError, IndexStateError, ModelFileError
 from deeprank.runtime.index.maintenance.verify import verify
+from deeprank.runtime.index.ratings import RatingStore
 from deeprank.runtime.index.search.index import Index
 from deeprank.runtime.index.sync.sync import sync
 
 BLOCK = 512
 LOG = "items.sqlite-wal"
+RATINGS = "ratings.sqlite"
 _HEADER = 128
 _SWAPS = 40
 # Of the damages to the database so many are synced without a look, and so many repaired: both embed pictures.
@@ -75,7 +77,7 @@ def damages(sound: bytes, others: dict[str, bytes], each: int, chance: random.Ra
 def run(world: World, *, damages: int, share: float, files: str, seed: int) -> Iterator[Tally]:
     """Damage each file."""
     how = How(damages, share, random.Random(seed))
-    looks = {"graph.hnsw": _graph, "model.onnx": _model, "items.sqlite": _database, LOG: None}
+    looks = {"graph.hnsw": _graph, "model.onnx": _model, "items.sqlite": _database, RATINGS: _ratings, LOG: None}
     if unknown := set(filter(None, files.split(","))) - set(looks):
         raise SystemExit(f"unknown files: {', '.join(sorted(unknown))}; expected some of {', '.join(looks)}")
     for name, look in looks.items():
@@ -204,6 +206,34 @@ def _database(world: World, number: int, name: str, content: bytes) -> list[str]
         said += _synced_anyway(world, index)
     if number % _ONE_IN == 1:
         said += _repaired(world, index)
+    return said
+
+
+def _ratings(world: World, number: int, name: str, content: bytes) -> list[str]:
+    index = _damaged(world, RATINGS, content)
+    said = [] if number % _ONE_IN else _answers(index, world.new, world)
+    if name.startswith("replaced"):
+        return said
+    try:
+        with RatingStore.open(index) as store:
+            found = {
+                Rating(each.query.hex(), each.positive.hex(), each.negative.hex(), each.rater)
+                for each in store.comparisons()
+            }
+        said += ["looked 1"] if found == world.rated else ["wrong other ratings"]
+        refused = False
+    except (IndexDamagedError, IndexStateError) as error:
+        said.append(f"said {error}")
+        refused = True
+    try:
+        problems = verify(index).problems
+        if refused and not any(problem.part == "ratings" for problem in problems):
+            said.append("wrong verify finds nothing in what is refused")
+        remaining = verify(index, repair=True).remaining
+        said += [f"lost remaining after a repair: {remaining[0]}"] if remaining else []
+        said += [] if read_ratings(index) <= world.rated else ["wrong a repair keeps other ratings"]
+    except IndexStateError as error:  # a number of the schema is newer
+        said.append(f"said {error}" if refused else f"lost verify refuses what is answered from: {error}")
     return said
 
 

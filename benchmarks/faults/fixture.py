@@ -7,13 +7,13 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from forked_commands import Forks, Outcome, command
-from index_rows import Row, Rows, digest, read_rows
+from index_rows import Ratings, Row, Rows, digest, read_ratings, read_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from tiny_model import expected, square, write_model, write_picture
@@ -21,7 +21,7 @@ from tiny_model import expected, square, write_model, write_picture
 Vectors = npt.NDArray[np.float64]
 
 # What an index holds at rest.
-FILES = ["graph.hnsw", "items.sqlite", "model.onnx", "write.lock"]
+FILES = ["graph.hnsw", "items.sqlite", "model.onnx", "ratings.sqlite", "write.lock"]
 _CLOSE = 1e-5
 
 
@@ -40,6 +40,7 @@ class Command:
         target: another index (a copy) that must be absent or whole.
         file: an exported file that must be an earlier one or the new one.
         sound: whether the index is sound before.
+        rated: what the ratings may be after a fault; the last is what they then must be. None: there are none.
 
     """
 
@@ -53,6 +54,7 @@ class Command:
     target: str | None = None
     file: str | None = None
     sound: bool = True
+    rated: tuple[Ratings, ...] = ()
 
 
 @dataclass
@@ -66,6 +68,8 @@ class World:
     new: Rows = frozenset()
     versions: dict[str, set[str]] = field(default_factory=dict)
     known: dict[tuple[int, str], npt.NDArray[np.float64]] = field(default_factory=dict)
+    rated: Ratings = frozenset()
+    rated_more: Ratings = frozenset()
     missing: list[str] = field(default_factory=list)
     wanted: list[str] = field(default_factory=list)
 
@@ -119,15 +123,45 @@ def make_world(folder: Path, forks: Forks, pictures: int = 150) -> World:
         write_picture(world.photos / name, seed)
     _learn(world)
     world.old = _indexed(world, "old", 0)
+    _write_ratings(world, names)
+    world.rated = _rate(world, "old", "rated.csv")
     _change(world, names)
     _learn(world)
     world.new = _indexed(world, "new", 0)
+    shutil.copytree(world.index("new"), world.index("rated more"))
+    world.rated_more = _rate(world, "rated more", "more.csv")
+    assert _rate(world, "new", "rated.csv") == world.rated < world.rated_more
     _indexed(world, "other", 1)
+    _rate(world, "other", "rated.csv")
     _shrunk(world)
     _broken(world)
     for name, index in (("earlier.npz", "old"), ("whole.npz", "new")):
         forks.run(command(["export", folder / name, "--index", world.index(index)]))
     return world
+
+
+def _write_ratings(world: World, names: list[str]) -> None:
+    """Write ratings of pictures that stay as they are, and twice as many."""
+    stay = names[len(names) // 4 :]
+    rows = [
+        f"{query},{stay[number - 1]},{stay[number - 2]},{'Ann' if number % 2 else ''}"
+        for number, query in enumerate(stay)
+    ]
+    for name, count in (("rated.csv", len(rows) // 2), ("more.csv", len(rows))):
+        lines = ["query,positive,negative,rater", *rows[:count]]
+        (world.folder / name).write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _rate(world: World, index: str, table: str) -> Ratings:
+    """Add ratings to an index, and hold the result against the files themselves."""
+    words = ["ratings", "import", world.folder / table, "--index", world.index(index)]
+    outcome = world.forks.run(command(words))
+    assert outcome.status == 0, outcome.err
+    ratings = read_ratings(world.index(index))
+    lines = (world.folder / table).read_text("utf-8").splitlines()[1:]
+    shas = {tuple(sha256_of(world.photos / path) for path in line.split(",")[:3]) for line in lines}
+    assert {rating[:3] for rating in ratings} == shas
+    return ratings
 
 
 def _change(world: World, names: list[str]) -> None:
@@ -237,6 +271,7 @@ def commands_of(world: World) -> list[Command]:
     next_remove = ("remove", str(world.photos / last.path), "--yes", "--index", "index")
     shrunk = read_rows(world.index("shrunk"))
     other = read_rows(world.index("other"))
+    ratings_import = ("ratings", "import", str(world.folder / "more.csv"), "--index", "index")
     assert shrunk is not None
     assert other is not None
     whole = {"index": world.index("new")}
@@ -278,6 +313,11 @@ def commands_of(world: World) -> list[Command]:
         Command("export", whole | {"vectors.npz": exported}, export, _one_of(new), (export,), new, file="vectors.npz"),
         Command("import", {}, import_, _one_of(new), (import_,), new),
     ]
+    commands = [replace(each, rated=(world.rated,) if "index" in each.start else ()) for each in commands]
+    states = world.rated, world.rated_more
+    commands.append(
+        Command("ratings import", whole, ratings_import, _one_of(new), (ratings_import,), new, rated=states)
+    )
     if unknown := set(world.wanted) - {each.name for each in commands}:
         raise SystemExit(f"unknown commands: {', '.join(sorted(unknown))}")
     return [each for each in commands if _exists(world, each) and (not world.wanted or each.name in world.wanted)]
@@ -286,7 +326,7 @@ def commands_of(world: World) -> list[Command]:
 def _exists(world: World, each: Command) -> bool:
     import deeprank.runtime.index.cli as cli
 
-    known = {registered.name for registered in cli.app.registered_commands}
+    known = {registered.name for registered in (*cli.app.registered_commands, *cli.app.registered_groups)}
     if each.words[0] in known:
         return True
     world.missing.append(each.name)

@@ -34,6 +34,7 @@ import deeprank.runtime.index.search.index
 import deeprank.runtime.index.sync.run as run_module
 import deeprank.runtime.modelfile
 from deeprank.runtime.index.database.writer import Writer
+from deeprank.runtime.index.ratings.writing import RatingWriter
 
 # So that a run of half a second has dozens of commits.
 COMMIT_INTERVAL_S = 0.004
@@ -49,7 +50,8 @@ class Outcome:
         signal: the signal, 0 for none.
         out: what it printed.
         err: what it said.
-        reports: (kind, folder, digest, calls before) for every commit: ``try`` before it, ``done`` after it.
+        reports: (kind, folder, digest, calls before) for every commit: ``try`` before it, ``done`` after it; ``rated``
+            after a commit of ratings, without a digest.
         calls: calls that changed files, as far as counted.
         seconds: how long it took.
 
@@ -212,7 +214,7 @@ def _report_commits(reports: int, name: Callable[[index_rows.Rows], str]) -> Non
     commit = Writer.commit
 
     def tell(kind: str, writer: Writer, digest: str) -> None:
-        line = json.dumps([kind, os.fsdecode(writer.folder), digest, shim.calls()])
+        line = json.dumps([kind, os.path.realpath(writer.folder), digest, shim.calls()])
         os.write(reports, line.encode() + b"\n")
 
     def reporting(writer: Writer) -> None:
@@ -222,3 +224,10 @@ def _report_commits(reports: int, name: Callable[[index_rows.Rows], str]) -> Non
         tell("done", writer, digest)
 
     Writer.commit = reporting  # type: ignore[method-assign,assignment]
+    commit_ratings = RatingWriter.commit
+
+    def reporting_ratings(writer: RatingWriter) -> None:
+        commit_ratings(writer)
+        os.write(reports, json.dumps(["rated", os.path.realpath(writer.folder), "", shim.calls()]).encode() + b"\n")
+
+    RatingWriter.commit = reporting_ratings  # type: ignore[method-assign]

@@ -26,6 +26,18 @@ class Row(NamedTuple):
 Rows = frozenset[Row]
 
 
+class Rating(NamedTuple):
+    """One comparison, with the contents of its pictures in hex."""
+
+    query: str
+    positive: str
+    negative: str
+    rater: str | None
+
+
+Ratings = frozenset[Rating]
+
+
 def rows_of(connection: sqlite3.Connection) -> Rows:
     """Return all pictures of an open database."""
     found = connection.execute(
@@ -57,3 +69,15 @@ def read_rows(index: Path, mode: str = "ro") -> Rows | None:
         return None
     with contextlib.closing(sqlite3.connect(f"file:{quote(str(database))}?mode={mode}", uri=True)) as connection:
         return rows_of(connection)
+
+
+def read_ratings(index: Path) -> Ratings:
+    """Return all comparisons of an index folder."""
+    database = index / "ratings.sqlite"
+    if not database.exists():
+        return frozenset()
+    with contextlib.closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+        found = connection.execute("SELECT hex(query), hex(positive), hex(negative), rater FROM comparisons").fetchall()
+    ratings = frozenset(Rating(*(content.lower() for content in contents), rater) for *contents, rater in found)
+    assert len(ratings) == len(found)
+    return ratings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...files import Permissions, sync_file
+from ...files import Permissions, sync_file, sync_folder
 from ..database.backup import back_up
 from ..layout import RATINGS, SIDE_FILES
 from .store import RatingStore
@@ -32,3 +32,4 @@ def carry_ratings(folder: Path, target: Path, permissions: Permissions, *, shown
     with RatingStore.open(folder) as ratings:
         back_up(ratings, target / RATINGS, permissions, shown=(shown or target) / RATINGS)
     sync_file(target / RATINGS)
+    sync_folder(target)

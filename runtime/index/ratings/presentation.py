@@ -84,9 +84,9 @@ def _lost(resolved: ResolvedRatings) -> Iterator[tuple[str, str]]:
     if resolved.contradicting:
         yield "contradicting", f"raters changed their mind {_times(resolved.contradicting)}; the newer answer counts"
     if resolved.disagreeing:
-        left_out = f", and {resolved.undecided:,} with even votes are left out" if resolved.undecided else ""
+        even = f", even votes ({resolved.undecided:,}) do not" if resolved.undecided else ""
         questions = f"{resolved.disagreeing:,} question{'' if resolved.disagreeing == 1 else 's'}"
-        yield "disagreeing", f"raters disagree in {questions}; the majority counts{left_out}"
+        yield "disagreeing", f"raters disagree in {questions}; the majority counts{even}"
     if resolved.of_other_models:
         yield (
             "other models",
