@@ -14,8 +14,10 @@ from deeprank.runtime.evaluate.triplets import RatedTriplets, evaluate_triplets
 from deeprank.runtime.index.ratings.questions import choose_questions
 from deeprank.runtime.metrics import label_codes, precision_at_k
 from deeprank.runtime.scan import nearest
+from deeprank.train.ratings.comparison import Verdict, compare
 from deeprank.train.ratings.head import Head
 from deeprank.train.ratings.learner import learn_head
+from deeprank.train.ratings.rated import decided, held_out
 
 __all__ = [
     "CEILING",
@@ -175,16 +177,14 @@ METHODS: dict[str, Method] = {"clever": _clever, "near": _near, "random": _rando
 class Point:
     """What a number of ratings is worth.
 
-    ``skipped``: questions that the rater could not answer. ``learning``: ratings that the head learned from, ``before``
-    and ``after`` its similarity precision on those that the learner holds out. ``strength``: that of the head.
+    ``skipped``: questions that the rater could not answer. ``strength``: that of the head. ``verdict``: of the
+    comparison on the ratings that the learner holds out; only a better head is taken into use.
     """
 
     ratings: int
     skipped: int
-    learning: int
-    before: float
-    after: float
     strength: float
+    verdict: Verdict
     figures: Figures
 
 
@@ -209,14 +209,14 @@ def session(
                 elif len(ratings) < number:
                     ratings.append(answer)
         head, point = taught(seen, np.array(ratings), len(skipped), seed)
-        if rounds and point.after > point.before:
+        if rounds and point.verdict == "better":
             scan = Scan(head.apply(seen.gallery))
         yield point
 
 
 def start(seen: Rated) -> Point:
     """Return what the vectors are worth before anything is learned."""
-    return Point(0, 0, 0, 0.0, 0.0, 0.0, seen.figures(seen.collection.vectors, seen.other.vectors))
+    return Point(0, 0, 0.0, "too few", seen.figures(seen.collection.vectors, seen.other.vectors))
 
 
 def ceiling(seen: Rated) -> Point:
@@ -234,27 +234,27 @@ def ceiling(seen: Rated) -> Point:
 
 
 def taught(seen: Rated, ratings: Rows, skipped: int, seed: int) -> tuple[Head, Point]:
-    """Learn a head as ``deeprank-train --ratings`` does: 30 % of the queries are held out of everything."""
+    """Learn a head as ``deeprank-train --ratings`` does: some queries are held out of everything, to compare on."""
     hashes = seen.collection.pictures.hashes
-    held = np.array([held_out(hashes[query]) for query in ratings[:, 0]])
+    given, ratings = len(ratings), _decided(ratings, hashes)
+    held = held_out([hashes[query] for query in ratings[:, 0]])
     learned = learn_head(seen.gallery, ratings[~held], seed=seed)
     vectors = learned.head.apply(seen.collection.vectors)
-    point = Point(
-        len(ratings),
-        skipped,
-        int((~held).sum()),
-        *(_similarity(rows, ratings[held]) for rows in (seen.gallery, vectors)),
-        learned.head.strength,
-        seen.figures(vectors, learned.head.apply(seen.other.vectors)),
+    comparison = compare(
+        ratings[held, 0], *(_right(rows, ratings[held]) for rows in (seen.collection.vectors, vectors)), seed
     )
-    return learned.head, point
+    figures = seen.figures(vectors, learned.head.apply(seen.other.vectors))
+    return learned.head, Point(given, skipped, learned.head.strength, comparison.verdict, figures)
 
 
-def held_out(content: bytes) -> bool:
-    """Return whether the ratings of a query are held out."""
-    return int.from_bytes(content[:4], "big") < 0.3 * 2**32
+def _decided(ratings: Rows, contents: Sequence[bytes]) -> Rows:
+    """Return each question once, as the learner does: a repeated one may have had another answer."""
+    rows = {content: row for row, content in reversed(list(enumerate(contents)))}
+    answers = decided(tuple(contents[row] for row in rating) for rating in ratings.tolist())
+    return np.array([[rows[content] for content in answer] for answer in answers.triplets])
 
 
-def _similarity(vectors: Vectors, ratings: Rows) -> float:
+def _right(vectors: Vectors, ratings: Rows) -> npt.NDArray[np.bool_]:
     query, positive, negative = (vectors[rows] for rows in ratings.T)
-    return float((((query - positive) ** 2).sum(axis=1) < ((query - negative) ** 2).sum(axis=1)).mean())
+    right: npt.NDArray[np.bool_] = ((query - positive) ** 2).sum(axis=1) < ((query - negative) ** 2).sum(axis=1)
+    return right

@@ -63,34 +63,43 @@ class Condition:
     method: str
     wrong: float = 0.0
     seed: int = 0
+    numbers: tuple[int, ...] = NUMBERS
 
     @property
     def name(self) -> str:
         """Of the condition's file."""
-        return f"{self.collection}-{self.taste}-{self.method}-{100 * self.wrong:.0f}-{self.seed}"
+        wrong, last = f"{100 * self.wrong:.0f}", self.numbers[-1]
+        return "-".join(map(str, (self.collection, self.taste, self.method, wrong, self.seed, last)))
 
     def points(self, seen: Rated) -> Points:
         """Measure."""
         if self.method in ALONE:
             return [asdict(ALONE[self.method](seen))]
         rounds = self.method == "rounds"
-        numbers = NUMBERS if not self.wrong else FEW
         method = METHODS["clever" if rounds else self.method]
-        return [asdict(point) for point in session(seen, method, self.wrong, self.seed, numbers, rounds=rounds)]
+        return [asdict(point) for point in session(seen, method, self.wrong, self.seed, self.numbers, rounds=rounds)]
 
 
-def conditions(collections: Sequence[str], tastes: Sequence[str], seeds: Sequence[int]) -> Iterator[Condition]:
-    """Yield all conditions, those first that say most."""
-    seen = list(itertools.product(collections, tastes))
+def conditions(seen: Sequence[tuple[str, str]], seeds: Sequence[int]) -> Iterator[Condition]:
+    """Yield all conditions for collections and their tastes, those first that say most and cost least."""
+    *few, most = NUMBERS
+    for each in seen:
+        yield Condition(*each, "start", numbers=(0,))
     for seed in seeds:
-        for name, liking in seen:
-            for method in (*METHODS, *(ALONE if seed == 0 else ())):
-                yield Condition(name, liking, method, 0.0, seed)
-        for name, liking in seen:
+        for each in seen:
+            for method in METHODS:
+                yield Condition(*each, method, 0.0, seed, tuple(few))
+        for each in seen if seed == seeds[0] else ():
+            yield Condition(*each, "ceiling", numbers=(CEILING,))
+        for each in seen:
             for wrong in WRONG:
-                yield Condition(name, liking, "clever", wrong, seed)
-        for name, liking in seen:
-            yield Condition(name, liking, "rounds", 0.0, seed)
+                yield Condition(*each, "clever", wrong, seed, FEW)
+    for seed in seeds:
+        for each in seen:
+            yield Condition(*each, "rounds", 0.0, seed, FEW)
+        for each in seen:
+            for method in METHODS:
+                yield Condition(*each, method, 0.0, seed, (most,))
 
 
 def collections(photos: Path, out: Path, model: str) -> dict[str, Collection]:
@@ -210,7 +219,7 @@ def table_of_rounds(measured: Measured) -> None:
     """Print one round against rounds of teaching, and the questions that were skipped for 100 ratings."""
     rows = []
     for seen in measured.seen:
-        for number in NUMBERS[1:]:
+        for number in FEW:
             figures = [
                 measured.figure(figure, seen, method, number)
                 for figure in ("similarity", "precision")
@@ -296,7 +305,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     print(machine(), flush=True)
-    chosen = list(conditions(arguments.sets, arguments.tastes, arguments.seeds))
+    chosen = list(conditions(list(itertools.product(arguments.sets, arguments.tastes)), arguments.seeds))
     if not arguments.tables:
         measure(arguments, chosen)
     measured = Measured(arguments.out, chosen)
@@ -323,7 +332,7 @@ def measure(arguments: argparse.Namespace, chosen: Sequence[Condition]) -> None:
         print(
             f"{condition.name}: {last['ratings']:,} ratings, {last['skipped']:,} skipped, "
             f"similarity precision {last['figures']['similarity']:.3f}, "
-            f"precision@10 {last['figures']['precision']:.3f}, {time.monotonic() - began:.0f} s",
+            f"precision@10 {last['figures']['precision']:.3f}, {last['verdict']}, {time.monotonic() - began:.0f} s",
             flush=True,
         )
 

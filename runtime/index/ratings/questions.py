@@ -24,6 +24,8 @@ _DEPTHS = (30, 120, 480)
 _POOL = 2
 # Pairs that are looked at for each question.
 _PAIRS = 32
+# How much two candidates that are far apart count, against a query that is equally far from both.
+_APART = 2.0
 # Squared distance: nearer pictures look the same.
 _SAME = 0.01
 # Of the questions.
@@ -165,7 +167,7 @@ def _pair(
     vectors = neighbours.vectors(near)
     apart = ((vectors[first] - vectors[second]) ** 2).sum(axis=1)
     uncertain = np.abs(distances[first] - distances[second])
-    for place in np.argsort(uncertain - apart, kind="stable"):
+    for place in np.argsort(uncertain - _APART * apart, kind="stable"):
         one, two = int(near[first[place]]), int(near[second[place]])
         if apart[place] > _SAME and _key(query, one, two) not in known:
             return one, two
