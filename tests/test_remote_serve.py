@@ -162,7 +162,7 @@ def test_what_it_says_of_itself(ours: httpx.Client, theirs: httpx.Client) -> Non
     said, expected = ours.get("/v1/info").json(), theirs.get("/v1/info").json()
     for name in ("items", "labels", "labels_total", "unlabelled", "roots", "model", "limits", "writes"):
         assert said[name] == expected[name], name
-    cannot = {"farthest": False, "exact": False, "uploads": False, "near_duplicates": False}
+    cannot = {"farthest": False, "exact": False, "uploads": False, "near_duplicates": False, "ratings": False}
     assert said["supports"] == cannot | {"orders": ["id"]}
     orders = ["folder", "newest", "shuffle", "id"]
     assert expected["supports"] == {**dict.fromkeys(cannot, True), "orders": orders}

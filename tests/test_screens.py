@@ -37,6 +37,7 @@ SCREENS = {
     "hits": ("?id=3", ".tile img"),
     "large": ("?id=3&show=8", "#viewer[open] .tile img"),
     "near-duplicates": ("near-duplicates?max_distance=4", "main img"),
+    "rate": ("rate", "#second img"),
 }
 
 
@@ -67,9 +68,27 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     return float((levels > LEVELS).mean())
 
 
+def ask(visit: Any) -> None:
+    """Let the server take ratings, and always ask the same."""
+    pictures = [visit.page.request.get(f"{visit.url}v1/items/{number}").json() for number in (3, 8, 14)]
+    questions = [dict(zip(("query", "first", "second"), pictures, strict=True))]
+    counted = {"schema": 1, "index": "deeprank.index", "ratings": 80}
+    agreement = {"own": {"agreeing": 3, "count": 4}, "between": {"agreeing": 0, "count": 0}}
+    visit.page.route("**/v1/info", lambda route: changed(route, {"writes": True}))
+    visit.page.route("**/v1/ratings", lambda route: route.fulfill(json=counted | {"agreement": agreement, "marks": []}))
+    visit.page.route("**/v1/ratings/questions*", lambda route: route.fulfill(json=counted | {"questions": questions}))
+
+
+def changed(route: Any, changes: dict[str, Any]) -> None:
+    response = route.fetch()
+    route.fulfill(response=response, json=response.json() | changes)
+
+
 def screen(visit: Any, name: str) -> Image.Image:
     """Open a screen, and return it once its pictures are there."""
     address, awaited = SCREENS[name]
+    if name == "rate":
+        ask(visit)
     page = visit.open(address).page
     page.wait_for_selector(awaited)
     page.wait_for_load_state("networkidle")
@@ -78,7 +97,7 @@ def screen(visit: Any, name: str) -> Image.Image:
 
 
 @pytest.mark.parametrize("device", QUICK + [pytest.param(each, marks=pytest.mark.thorough) for each in OTHERS])
-@pytest.mark.parametrize("name", SCREENS)
+@pytest.mark.parametrize("name", [*[*SCREENS][:4], pytest.param("rate", marks=pytest.mark.thorough)])
 def test_a_screen_looks_as_it_did(server: Server, visiting: Visitor, name: str, device: str) -> None:
     kept = GOLDEN / f"{name}-{device}.webp"
     with visiting(server, **DEVICES[device], reduced_motion="reduce", timezone_id="UTC", locale="en-GB") as visit:

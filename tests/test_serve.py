@@ -158,6 +158,7 @@ def test_the_command_and_http_make_the_same_request(options: dict[str, Any], arg
     assert {option.name for option in fields(SearchRequest)} - {"path", "method"} == set(served.model_dump()) - {
         "exact",
         "id",
+        "hashes",
         "sizes",
         "box",
     }
@@ -745,6 +746,8 @@ ROUTES = {
     ("get", "/v1/info"),
     ("get", "/v1/near-duplicates"),
     ("post", "/v1/near-duplicates"),
+    ("get", "/v1/ratings"),
+    ("get", "/v1/ratings/questions"),
     ("get", "/v1/session"),
     ("post", "/v1/session"),
     ("delete", "/v1/session"),
@@ -793,6 +796,8 @@ def test_the_description_is_right(place: Path, client: httpx.Client) -> None:
         ("get", "/v1/info"): [client.get("/v1/info")],
         ("get", "/v1/session"): [client.get("/v1/session")],
         ("post", "/v1/near-duplicates"): [client.post("/v1/near-duplicates?max_distance=4")],
+        ("get", "/v1/ratings"): [client.get("/v1/ratings"), client.get("/v1/ratings?query=1")],
+        ("get", "/v1/ratings/questions"): [client.get("/v1/ratings/questions?count=3")],
         ("get", "/v1/near-duplicates"): [near_duplicates(client), client.get("/v1/near-duplicates?max_distance=3")],
     }
     for (method, path), given in answers.items():

@@ -98,6 +98,7 @@ def refused(answer: httpx.Response, status: int, sentence: str) -> None:
 OPEN = [
     "/",
     "/near-duplicates",
+    "/rate",
     "/static/app.js",
     "/static/style.css",
     "/favicon.ico",

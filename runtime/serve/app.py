@@ -195,6 +195,7 @@ def pages() -> list[Route]:
     return [
         _route("/", {"": files.pop("index.html")}),
         _route("/near-duplicates", {"": files.pop("near-duplicates.html")}),
+        _route("/rate", {"": files.pop("rate.html")}),
         _route("/favicon.ico", {"": files["icon.svg"]}),
         _route("/static/{name:path}", files),
         _route("/docs", {"": manual.pop("index.html")}, {"Content-Security-Policy": _DOCS_CSP}),

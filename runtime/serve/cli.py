@@ -120,7 +120,7 @@ def serve_command(
         bool,
         typer.Option(
             "--allow-writes",
-            help="Allow adding (POST /v1/items) and removing (DELETE) pictures; needs --token-file.",
+            help="Allow adding (POST /v1/items), removing (DELETE) and rating (/rate) pictures; needs --token-file.",
         ),
     ] = False,
     originals: Annotated[

@@ -31,9 +31,8 @@ from ..index.search.listing import ItemPage, ListRequest
 from ..index.search.request import SearchRequest
 from ..index.search.searchable import Supported
 from ..index.search.summary import IndexSummary
-from ..index.uploads import Added, Removed, Upload, add_uploads, remove_items
+from ..index.uploads import Added, Removed, Upload
 from ..modelfile import ModelInfo
-from .batching import Batcher
 from .errors import BusyError, NotFoundError, OtherModelError, UnwritableError, private
 from .metrics import Metrics
 from .near_duplicates.search import Found, NearDuplicateSearches, Search
@@ -41,11 +40,13 @@ from .pictures.contents import check_size, reading
 from .pictures.originals import MAX_BYTES_AT_ONCE, OriginalResponse
 from .pictures.renditions import Rendition, Renditions
 from .pictures.sizes import Sizes
+from .ratings.ratings import Asked, Ratings
 from .session import OpenIndex, SearchJob, SearchResult, Vector
 from .settings import LOG, ServeSettings
 from .upload_form import Sent
+from .writing import Writing
 
-__all__ = ["Embedding", "Engine", "Overview", "Writing"]
+__all__ = ["Embedding", "Engine", "Overview"]
 
 R = TypeVar("R")
 
@@ -62,10 +63,6 @@ _RENEWAL_S = 10.0
 
 # Seconds that a response waits for sizes of pictures.
 _SIZES_S = 1.0
-_MAX_TOGETHER = 64
-# A write waits for a sync that ends soon, but not for hours.
-_WRITE_PATIENCE_S = 5.0
-_WRITE_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -135,6 +132,7 @@ class Engine:
         self._sending = 0
         self._rendering: dict[tuple[bytes, int], asyncio.Future[Rendition]] = {}
         self._writing = None if settings.in_store else Writing(Path(settings.index))
+        self._ratings = None if settings.in_store else Ratings(Path(settings.index))
         self._near_duplicates = NearDuplicateSearches(None if settings.in_store else Path(settings.index))
 
     async def embed(self, picture: Sent | int, box: Box | None = None) -> Embedding:
@@ -365,6 +363,29 @@ class Engine:
         return removed
 
     @property
+    def ratings(self) -> Ratings:
+        """The ratings of the index.
+
+        Raises:
+            QueryError: the index is in a store.
+
+        """
+        if self._ratings is None:
+            raise QueryError("This index is in a store, which keeps no ratings; expected an index folder.")
+        return self._ratings
+
+    async def questions(self, count: int) -> Asked:
+        """Choose questions about the index; see :class:`~.ratings.ratings.Ratings`.
+
+        Raises:
+            QueryError: the index is in a store.
+
+        """
+        # Outside: damaged ratings are no reason to open the index again.
+        known = await self.ratings.known()
+        return await self._with_index(lambda opened: self.ratings.questions(opened.index, known, count))
+
+    @property
     def supported(self) -> Supported:
         """What the kind of index can do."""
         return self._opened.index.supported
@@ -397,6 +418,8 @@ class Engine:
         self._decoders.close()
         if self._writing is not None:
             self._writing.close()
+        if self._ratings is not None:
+            self._ratings.close()
         self._opened.close()
 
     def _rendered(self, key: tuple[bytes, int], made: asyncio.Future[Rendition]) -> None:
@@ -503,70 +526,3 @@ class Engine:
 
     async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
-
-
-class Writing:
-    """Writes to an index, from one thread."""
-
-    def __init__(self, index: Path) -> None:
-        self._index = index
-        self._adding: Batcher[tuple[Upload, str], Added] = Batcher(self._add, limit=_MAX_TOGETHER, name="add")
-        self._removing: Batcher[tuple[int, bytes], Removed] = Batcher(self._remove, limit=_MAX_TOGETHER, name="remove")
-
-    async def add(self, upload: Upload, model_sha256: str) -> Added:
-        """Add a picture with its vector from the model with this sha256.
-
-        Raises:
-            IndexLockedError: another process keeps writing.
-            IndexStateError: the index now has another model.
-
-        """
-        return await self._adding.do((upload, model_sha256))
-
-    async def remove(self, number: int, sha256: bytes) -> Removed:
-        """Remove a picture if it still has this content.
-
-        Raises:
-            IndexLockedError: as for :meth:`add`.
-
-        """
-        return await self._removing.do((number, sha256))
-
-    def close(self) -> None:
-        """End the threads after the batches that they have."""
-        self._adding.close()
-        self._removing.close()
-
-    def _add(self, uploads: list[tuple[Upload, str]], _: bool) -> list[Added | BaseException]:
-        results: list[Added | BaseException] = [IndexStateError("")] * len(uploads)
-        for model in {model for _, model in uploads}:
-            places = [place for place, (_, of) in enumerate(uploads) if of == model]
-            for place, result in zip(places, self._add_of(model, [uploads[p][0] for p in places]), strict=True):
-                results[place] = result
-        return results
-
-    def _add_of(self, model: str, uploads: list[Upload]) -> Sequence[Added | BaseException]:
-        try:
-            return _patiently(lambda: add_uploads(self._index, uploads, model_sha256=model))
-        except IndexStateError as error:
-            return [error] * len(uploads)
-        except DeepRankError as error:
-            if len(uploads) == 1:
-                return [error]
-        # One upload was refused, and none was added: add the others without it.
-        return [self._add_of(model, [upload])[0] for upload in uploads]
-
-    def _remove(self, pictures: list[tuple[int, bytes]], _: bool) -> list[Removed]:
-        numbers, contents = [number for number, _ in pictures], [content for _, content in pictures]
-        return _patiently(lambda: remove_items(self._index, numbers, contents))
-
-
-def _patiently(write: Callable[[], R]) -> R:
-    until = time.monotonic() + _WRITE_PATIENCE_S
-    while True:
-        try:
-            return write()
-        except IndexLockedError:
-            if time.monotonic() > until:
-                raise
-        time.sleep(_WRITE_PAUSE_S)

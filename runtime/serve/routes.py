@@ -23,6 +23,7 @@ from .metrics import Metrics
 from .near_duplicates.routes import add_near_duplicates
 from .pictures.originals import MEDIA_TYPES
 from .pictures.renditions import SIZES
+from .ratings.routes import add_rating_writes, add_ratings
 from .schemas import (
     SCHEMA,
     AddedDocument,
@@ -69,8 +70,10 @@ def api(
     _add_info(router, engine, index, settings, version)
     add_session(router, settings, tokens, access)
     add_near_duplicates(router, engine, index)
+    add_ratings(router, engine, index)
     if settings.allow_writes or settings.in_store:  # a store's are answered with the reason why it takes none
         _add_writes(router, engine)
+        add_rating_writes(router, engine, index)
     return router
 
 
@@ -97,7 +100,7 @@ def _add_search(router: APIRouter, engine: Engine, index: str) -> None:
         query, search_for = _query(engine, sent, parameters)
         result = await search_for(options)
         sizes = await engine.sizes(result.hits) if parameters.sizes else None
-        return answer(SearchDocument.of(index, options, query, result, sizes))
+        return answer(SearchDocument.of(index, options, query, result, sizes, hashes=parameters.hashes))
 
     @router.post(
         "/embed",

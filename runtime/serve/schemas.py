@@ -103,6 +103,7 @@ class SearchParameters(_Options):  # type: ignore[misc] # its fields are those o
     )
     box: str | None = Field(None, max_length=200, description=_BOX)
     sizes: bool = Field(False, description="Add the width and height of each hit.")
+    hashes: bool = Field(False, description="Add the sha256 of each hit, and of a query that is in the index.")
 
     def request(self) -> SearchRequest:
         """Return the search request."""
@@ -133,6 +134,7 @@ class HitDocument(BaseModel):
         description="The cosine of the two vectors, 1 - distance / 2: 1 for the same picture, -1 for the opposite."
     )
     id: int
+    sha256: str | None = Field(None, description="With hashes: of the file, hex.")
     near_duplicates: int | None = Field(None, description="With unique: the number of near-duplicates that it hides.")
     width: int | None = Field(
         None, description="With sizes: in pixels, of the upright picture; null if it is not known in time."
@@ -145,6 +147,7 @@ class ResultDocument(BaseModel):
 
     query: str = Field(description="The name of the file that was sent, or the path of the item.")
     id: int | None = Field(None, description="Id of the requested item.")
+    sha256: str | None = Field(None, description="With hashes: of the requested item's file, hex.")
     ids: list[int] | None = Field(None, description="Ids of the requested items, if there are several.")
     hits: list[HitDocument]
 
@@ -168,6 +171,8 @@ class SearchDocument(BaseModel):
         query: str,
         result: SearchResult,
         sizes: Mapping[bytes, Size | None] | None = None,
+        *,
+        hashes: bool = False,
     ) -> Self:
         """Return the document of a search.
 
@@ -177,6 +182,7 @@ class SearchDocument(BaseModel):
             query: the client's name for its picture.
             result: the hits.
             sizes: width and height of the hits, by sha256; None: the document does not have them.
+            hashes: whether the document has the sha256 of the hits and of the query.
 
         """
         unique = request.unique is not None
@@ -184,6 +190,9 @@ class SearchDocument(BaseModel):
         if sizes is not None:
             hits = [hit | _sides(sizes.get(of.sha256)) for hit, of in zip(hits, result.hits, strict=True)]
         head = _head(query, result.items)
+        if hashes:
+            hits = [hit | {"sha256": of.sha256.hex()} for hit, of in zip(hits, result.hits, strict=True)]
+            head |= {"sha256": result.items[0].sha256.hex()} if len(result.items) == 1 else {}
         # Validated at once, which takes half as long as one model after another.
         answered = [{**head, "hits": hits}]
         line = {} if result.unrelated_distance is None else {"unrelated_distance": result.unrelated_distance}
@@ -358,6 +367,7 @@ class SupportedDocument(BaseModel):
     exact: bool
     uploads: bool = Field(description="Whether pictures can be added at all; 'writes' says whether this server does.")
     near_duplicates: bool = Field(description="Whether /v1/near-duplicates searches the whole index.")
+    ratings: bool = Field(description="Whether there are ratings at all; 'writes' says whether this server takes them.")
     orders: list[Order] = Field(description="Of /v1/items, the usual one first.")
 
     @classmethod
@@ -368,6 +378,7 @@ class SupportedDocument(BaseModel):
             exact=supported.methods,
             uploads=supported.writes,
             near_duplicates=supported.near_duplicates,
+            ratings=supported.ratings,
             orders=list(supported.orders),
         )
 

@@ -16,13 +16,16 @@ from .tokens import Tokens
 __all__ = ["HEADERS", "OPEN", "Guard", "Secured", "cookie_name", "has_token", "is_open"]
 
 # Pages; links of other sites may lead to them, since they hold no data.
-PAGES = frozenset({"/", "/near-duplicates"})
+PAGES = frozenset({"/", "/near-duplicates", "/rate"})
 # Paths that need no token: they hold no pictures, or give a browser its cookie.
 OPEN = PAGES | frozenset({"/healthz", "/readyz", "/v1/session", "/docs", "/openapi.json", "/favicon.ico"})
 _OPEN_FOLDERS = ("/static/", "/docs/")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # POST requests that do not write: searches send a picture.
 _ASKING = frozenset({"/v1/search", "/v1/embed", "/v1/session", "/v1/session/links", "/v1/near-duplicates"})
+
+# Writes of a page, which has the cookie alone. A browser names the page's own origin in them.
+_RATING = "/v1/ratings"
 
 _CSP = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -93,10 +96,12 @@ class Guard:
         if not self._tokens.required:
             scope[_HAS_TOKEN] = True
             return None
-        # Browsers send the cookie with requests of any site: so the cookie does not allow writes.
-        reads = scope["method"] in _READING or path in _ASKING
+        # Browsers send the cookie with requests of any site: so the cookie alone allows no writes.
+        # Those of ratings say that a page of this server sends them: _stranger has compared the origin.
+        rates = path == _RATING or path.startswith(f"{_RATING}/")
+        suffices = scope["method"] in _READING or path in _ASKING or (rates and b"origin" in headers)
         if self._tokens.matches(headers.get(b"authorization", b"")) or (
-            reads and self._tokens.is_cookie(cookie.rpartition(b"=")[2].decode("ascii"))
+            suffices and self._tokens.is_cookie(cookie.rpartition(b"=")[2].decode("ascii"))
         ):
             scope[_HAS_TOKEN] = True
             return None

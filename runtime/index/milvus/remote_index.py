@@ -71,7 +71,13 @@ class RemoteIndex(Searchable):
     """
 
     supported = Supported(
-        farthest=False, methods=False, patterns=False, writes=False, near_duplicates=False, orders=("id",)
+        farthest=False,
+        methods=False,
+        patterns=False,
+        writes=False,
+        near_duplicates=False,
+        ratings=False,
+        orders=("id",),
     )
 
     def __init__(

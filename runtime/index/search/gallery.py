@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from ... import scan
 from ..ann.copies import Nodes, grouped
 from ..ann.costs import Costs
@@ -98,6 +100,10 @@ class Gallery:
     def graph_loaded(self) -> bool:
         """Whether the graph is in memory."""
         return self._search is not None
+
+    def item_ids(self) -> Ids:
+        """Return the ids of all items, int64 ``[n]``, ascending."""
+        return np.sort(np.concatenate([part.nodes.item_ids() for part in self.parts]))
 
     def by_scan(self, *, farthest: bool = False, allowed: Ids | None = None) -> NodeSearch:
         """Return the exact search.

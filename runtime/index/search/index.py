@@ -276,6 +276,21 @@ class Index(Searchable):
         with self._reading():
             return read_page(self._store, catalogue, request, after, index)
 
+    def ids(self) -> Ids:
+        """Return the ids of all pictures, int64 ``[n]``, ascending."""
+        with self._reading() as gallery:
+            return gallery.item_ids()
+
+    def vectors_of(self, ids: Ids) -> Vectors:
+        """Return the vectors of pictures of the index, float32 ``[n, d]``, by their ids, int64 ``[n]``.
+
+        Raises:
+            IndexDamagedError: a vector is damaged or missing.
+
+        """
+        with self._reading():
+            return self._store.vectors_of(ids.tolist())
+
     def roots(self) -> list[str]:
         """Return the synced folders, in the order of their first sync."""
         with self._reading():

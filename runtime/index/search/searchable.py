@@ -36,6 +36,7 @@ class Supported:
         patterns: path patterns beyond ``FOLDER/*``.
         writes: adding and removing pictures while it is served.
         near_duplicates: a search of all pictures for near-duplicates of each other.
+        ratings: what people say is more similar, kept beside the pictures.
         orders: of lists, the usual one first.
 
     """
@@ -45,6 +46,7 @@ class Supported:
     patterns: bool = True
     writes: bool = True
     near_duplicates: bool = True
+    ratings: bool = True
     orders: tuple[Order, ...] = ORDERS
 
 

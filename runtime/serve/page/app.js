@@ -13,6 +13,8 @@ import { emptyIndex, failure, noMatch, showNotice } from "./notices.js";
 import { Options } from "./options.js";
 import * as previews from "./previews.js";
 import { QueryPanel } from "./query-panel.js";
+import { Marks, markByKeys } from "./rate/marks.js";
+import { Outbox } from "./rate/outbox.js";
 import { Session } from "./session.js";
 import { lighter, shrink } from "./shrink.js";
 import {
@@ -49,6 +51,10 @@ const api = new Api(
 const queryPanel = new QueryPanel(api);
 const options = new Options(change);
 const selection = new Selection();
+const outbox = new Outbox(api);
+const marks = new Marks(api, outbox);
+/** @type {string | undefined} the hash of the picture whose hits are shown, where they can be marked */
+let queryHash;
 const gallery = galleryIn(byId("grid"), (place) => viewer.open(gallery, place));
 const viewer = new Viewer(api, selection, {
   record: recordLarge,
@@ -56,6 +62,8 @@ const viewer = new Viewer(api, selection, {
   searchRegion: (id, box) => go({ ...state, query: { id }, ids: [], box, show: null }),
   searchCrop: (region, whole, box) => take(region, "", previews.previewOf(whole, box)),
   query: queryPicture,
+  queryHash: () => queryHash,
+  marks,
   queryName: () => (isSearch(state) ? fileNameOf(queryPanel.name) : ""),
   originals: () => Boolean(info?.originals),
   gallery: galleryIn,
@@ -132,7 +140,9 @@ async function search(signal) {
     return api.json(`v1/search?${searchParameters({ ...asked, k })}`, { method: "POST", body, signal: until });
   };
   const answer = await ask(state.k, signal);
-  const { query, hits } = answer.results[0];
+  const { query, hits, sha256 } = answer.results[0];
+  queryHash = state.box ? undefined : sha256;
+  marks.learn(queryHash);
   const most = state.k === K ? info.limits.max_k : state.k;
   const more = async (/** @type {number} */ k) => (await ask(k, signal)).results[0].hits;
   await showHits(query, new Hits(hits, state.k, most, more), state.farthest ? undefined : answer.unrelated_distance);
@@ -140,6 +150,7 @@ async function search(signal) {
 
 /** @param {AbortSignal} signal */
 async function browse(signal) {
+  queryHash = undefined;
   const { orders } = info.supports;
   const shown = orders.includes(state.order) ? state : { ...state, order: orders[0] };
   const source = wall.source(shown, info.items);
@@ -182,6 +193,9 @@ async function learn(signal) {
   showSummary(info);
   options.know(state, info);
   byId("twins").hidden = !info.supports.near_duplicates; // shown before, so that the header does not move
+  marks.allowed = info.supports.ratings && info.writes;
+  byId("rate").hidden = !marks.allowed;
+  if (marks.allowed) outbox.send();
   const most = fileSize(info.limits.max_upload_bytes);
   byId("choose").title = `Drop a picture anywhere, paste one, or choose a file: up to ${most}`;
 }
@@ -261,7 +275,7 @@ async function showHits(query, hits, unrelatedDistance) {
   const lead = make("span", { className: "relation" }, relation);
   byId("title").replaceChildren(lead, make("bdi", { className: "name", title: name }, name));
   byId("remark").textContent = words;
-  await gallery.show(hits.isWhole ? hits.hits : hits, { unrelatedDistance });
+  await gallery.show(hits.isWhole ? hits.hits : hits, { unrelatedDistance, query: queryHash });
   announce([title, words].filter(Boolean).join(", "));
 }
 
@@ -369,8 +383,12 @@ function addressOf(id) {
  */
 function galleryIn(list, show) {
   const picking = new Picking(list, selection, () => byId("single-keys").checked);
-  picking.gallery = new Gallery(list, api, { address: addressOf, open: show, fail: sayFault, ...picking.actions });
-  return picking.gallery;
+  const actions = { address: addressOf, open: show, fail: sayFault, marks, ...picking.actions };
+  const made = new Gallery(list, api, actions);
+  picking.gallery = made;
+  markByKeys(list, made, () => byId("single-keys").checked);
+  marks.addEventListener("change", () => made.showMarks());
+  return made;
 }
 
 /**
@@ -453,6 +471,12 @@ function contentOf(shown) {
   return writeState({ ...shown, show: null });
 }
 
+let problem = "";
+outbox.addEventListener("change", () => {
+  if (outbox.problem !== problem && outbox.problem) say(outbox.problem);
+  problem = outbox.problem;
+});
+outbox.addEventListener("refused", (event) => say(/** @type {CustomEvent} */ (event).detail.error.message));
 listenForPictures(take, say);
 listenForKeys({ "/": () => options.focusLabels(), o: ways.choose, "?": () => byId("help-text").showModal() });
 for (const button of document.querySelectorAll("[data-close]")) {

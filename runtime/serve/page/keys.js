@@ -14,7 +14,7 @@ export function listenForKeys(actions) {
   });
   document.addEventListener("keydown", (event) => {
     const busy = event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || isTyping(event.target);
-    if (busy || !control.checked || document.querySelector("dialog[open]") || !Object.hasOwn(actions, event.key))
+    if (busy || event.repeat || !control.checked || document.querySelector("dialog[open]") || !Object.hasOwn(actions, event.key))
       return;
     event.preventDefault();
     actions[event.key]();

@@ -146,6 +146,7 @@ export function searchParameters(state) {
   append(parameters, state, ["k", ...changedOptions(state).filter((name) => name !== "k" && name !== "leaveOut")]);
   if (idsOf(state).length && state.leaveOut) parameters.set("leave_out_query", "1");
   parameters.set("sizes", "1");
+  parameters.set("hashes", "1");
   return parameters;
 }
 

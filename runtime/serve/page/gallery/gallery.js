@@ -3,7 +3,7 @@
 import { make } from "../dom.js";
 import { aspectOf } from "./justified.js";
 import { Layout } from "./layout.js";
-import { fillTile, fitPicture, makeTile } from "./tile.js";
+import { fillTile, fitPicture, makeTile, showMark } from "./tile.js";
 
 /** Height of a row in CSS pixels, for each step of the size control; a phone has its own. */
 const HEIGHTS = [104, 144, 196, 264, 352];
@@ -39,6 +39,7 @@ const RETRY = 2000;
  * @typedef {object} Shown
  * @property {number} [unrelatedDistance] hits farther than this come after a line
  * @property {number} [length] how many pictures there are, where the source does not say
+ * @property {string} [query] the hash of what they are hits of, where they can be marked
  * @property {(item: Item, before: Item | null) => Heading | null} [heading] before an item that begins a section
  */
 
@@ -152,6 +153,24 @@ export class Gallery {
       const button = tile.querySelector(".tile-select");
       if (item && button) button.ariaPressed = String(this.actions.isSelected?.(item.id) ?? false);
     }
+  }
+
+  /** Show the marks of the hits. */
+  showMarks() {
+    for (const [place, { tile }] of this.tiles) this.#showMark(tile, this.items.get(place));
+  }
+
+  /**
+   * @param {number} place of a hit
+   * @param {boolean} more or less like it
+   * @returns {boolean} whether it can be marked
+   */
+  mark(place, more) {
+    const item = this.items.get(place);
+    const { query } = this.shown;
+    if (!item || !query || !this.actions.marks?.takes(query, item)) return false;
+    this.actions.marks.toggle(query, item, more);
+    return true;
   }
 
   /** Make the elements that the screen needs, and remove the others. */
@@ -347,6 +366,7 @@ export class Gallery {
     if (isNew) {
       fillTile(made.tile, item, this.api, this.actions);
       made.filled = true;
+      this.#showMark(made.tile, item);
     }
     if (made.heading) made.heading.style.top = `${this.layout.blockTop(this.layout.rowOf(place))}px`;
     const at = `${box.left} ${box.top} ${box.width} ${box.height}`;
@@ -358,6 +378,16 @@ export class Gallery {
     style.width = `${box.width}px`;
     style.height = `${box.height}px`;
     if (item) fitPicture(made.tile, item, box);
+  }
+
+  /**
+   * @param {HTMLElement} tile
+   * @param {Item | null | undefined} item
+   */
+  #showMark(tile, item) {
+    const { marks } = this.actions;
+    const { query } = this.shown;
+    if (item && query && marks?.takes(query, item)) showMark(tile, item, query, marks);
   }
 
   /**
@@ -456,6 +486,7 @@ export class Gallery {
     const place = placeOf(target);
     if (place === null) return;
     if (target.closest(".tile-select")) this.#select(place);
+    else if (target.closest(".tile-marks")) this.mark(place, target.closest(".tile-more") !== null);
     else if (target.closest("a") && plain(event)) {
       event.preventDefault();
       if (this.items.get(place)) this.actions.open(place);

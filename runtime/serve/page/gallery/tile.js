@@ -19,12 +19,14 @@ import { renditions, watched } from "../thumbnails.js";
  * @property {number} [distance]
  * @property {number} [similarity]
  * @property {number} [near_duplicates]
+ * @property {string} [sha256]
  *
  * @typedef {object} Actions
  * @property {(id: number) => string} address of the search from an item
  * @property {(place: number) => void} open
  * @property {(place: number, item: Item) => void} [select]
  * @property {(id: number) => boolean} [isSelected]
+ * @property {import("../rate/marks.js").Marks} [marks]
  * @property {(error: unknown) => void} [fail] a part of the pictures did not come
  */
 
@@ -60,6 +62,19 @@ export function fillTile(tile, item, api, actions) {
   watched(api, image, item.id);
   link.replaceChildren(image, facts(item));
   if (actions.select) tile.append(selector(item, actions));
+}
+
+/**
+ * Show how a hit is marked, and let it be marked.
+ * @param {HTMLElement} tile
+ * @param {Item} item
+ * @param {string} query the hash of what it is a hit of
+ * @param {import("../rate/marks.js").Marks} marks
+ */
+export function showMark(tile, item, query, marks) {
+  const buttons = tile.querySelector(".tile-marks") ?? tile.appendChild(markButtons(item));
+  const more = marks.of(query, item);
+  for (const button of buttons.children) button.ariaPressed = String(more === (button.className === "tile-more"));
 }
 
 /**
@@ -123,4 +138,19 @@ function selector(item, actions) {
   button.ariaLabel = `Select ${item.relative}`;
   button.ariaPressed = String(actions.isSelected?.(item.id) ?? false);
   return button;
+}
+
+/**
+ * @param {Item} item
+ * @returns {HTMLElement}
+ */
+function markButtons({ relative }) {
+  const [more, less] = ["more", "less"].map((name) =>
+    make("button", { type: "button", className: `tile-${name}`, tabIndex: -1 }, icon(name)),
+  );
+  more.ariaLabel = `More like ${relative}`;
+  less.ariaLabel = `Less like ${relative}`;
+  more.title = "More like this (m)";
+  less.title = "Less like this (l)";
+  return make("span", { className: "tile-marks" }, more, less);
 }

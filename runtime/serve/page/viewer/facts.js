@@ -18,6 +18,7 @@ const REMEMBERED = 300;
  * @property {string | null} [modified] RFC 3339
  * @property {number | null} [width]
  * @property {number | null} [height]
+ * @property {string} [sha256]
  */
 
 export class Facts {

@@ -10,14 +10,18 @@ export class Similar {
   /**
    * @param {import("../api.js").Api} api
    * @param {{show: (items: any[], options?: any) => void}} gallery
+   * @param {(query: string) => void} learnMarks
    */
-  constructor(api, gallery) {
+  constructor(api, gallery, learnMarks) {
     this.api = api;
     this.gallery = gallery;
+    this.learnMarks = learnMarks;
     this.section = byId("viewer-similar-section");
     this.text = byId("viewer-similar-text");
     /** @type {import("./facts.js").Item[]} */
     this.items = [];
+    /** @type {string | undefined} the hash of the large picture */
+    this.query = undefined;
     this.running = new AbortController();
     /** @type {number | null | undefined} */
     this.id = undefined;
@@ -27,6 +31,7 @@ export class Similar {
   show(id) {
     if (id === this.id) return;
     this.id = id;
+    this.query = undefined;
     this.running.abort();
     this.running = new AbortController();
     this.section.hidden = id === null;
@@ -45,9 +50,11 @@ export class Similar {
     try {
       const body = new FormData();
       body.set("id", String(id));
-      const parameters = new URLSearchParams({ k: String(PICTURES), leave_out_query: "1", sizes: "1" });
+      const parameters = new URLSearchParams({ k: String(PICTURES), leave_out_query: "1", sizes: "1", hashes: "1" });
       const answer = await this.api.json(`v1/search?${parameters}`, { method: "POST", body, signal });
-      const { hits } = answer.results[0];
+      const { hits, sha256 } = answer.results[0];
+      this.learnMarks(sha256);
+      this.query = sha256;
       this.#fill(hits, hits.length ? "" : "The index has no other picture.", answer.unrelated_distance);
     } catch (error) {
       if (!signal.aborted) this.#fill([], error instanceof Error ? error.message : "");
@@ -64,6 +71,6 @@ export class Similar {
     this.text.textContent = text;
     this.text.hidden = !text;
     this.section.setAttribute("aria-busy", "false");
-    this.gallery.show(items, { unrelatedDistance });
+    this.gallery.show(items, { unrelatedDistance, query: this.query });
   }
 }

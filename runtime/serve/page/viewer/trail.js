@@ -12,6 +12,7 @@
  * @property {List} list
  * @property {number} place
  * @property {Item | null} from the picture that the list is similar to; null: the list is the page's own
+ * @property {string} [query] the hash of that picture, or of the page's query
  * @property {Item} [item] where it is known already
  * @property {import("./viewer.js").Local} [local] a picture that is not in the index
  *

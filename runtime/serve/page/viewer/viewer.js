@@ -30,6 +30,8 @@ const ALONE = { length: 1, at: () => undefined };
  * @property {(region: File, whole: File, box: Box) => void} searchCrop
  * @property {() => import("./compare.js").Choice | null} query that the page's list answers
  * @property {() => string} queryName
+ * @property {() => string | undefined} queryHash of the picture of the index whose hits the page shows
+ * @property {import("../rate/marks.js").Marks} marks
  * @property {() => boolean} originals whether the server gives out the files
  * @property {(list: HTMLElement, open: (place: number) => void) => any} gallery makes one
  */
@@ -66,7 +68,8 @@ export class Viewer {
     });
     this.compare = new Compare(byId("viewer-compare"), api);
     this.facts = new Facts(api);
-    this.similar = new Similar(api, ways.gallery(byId("viewer-similar"), (place) => this.#openSimilar(place)));
+    const similar = ways.gallery(byId("viewer-similar"), (place) => this.#openSimilar(place));
+    this.similar = new Similar(api, similar, (query) => ways.marks.learn(query));
     fullScreen(this.body, byId("viewer-screen"), () => this.body.scrollTo({ top: 0 }));
     this.#listen();
   }
@@ -86,6 +89,9 @@ export class Viewer {
     byId("region-search").addEventListener("click", () => this.#searchRegion());
     byId("region-cancel").addEventListener("click", () => this.#toggleRegion());
     this.selection.addEventListener("change", () => this.#showSelected());
+    press("more", () => this.#mark(true));
+    press("less", () => this.#mark(false));
+    this.ways.marks.addEventListener("change", () => this.#showMark());
     // Of the document: what had the focus may have been hidden.
     document.addEventListener("keydown", (event) => this.#key(event));
     // The key Esc does not come here. The back button of a phone does, or it closes the dialog at once.
@@ -102,10 +108,11 @@ export class Viewer {
    * @param {import("./trail.js").List} list
    * @param {number} place
    * @param {Item | null} [from] what the list is similar to; null: to the page's query
+   * @param {string} [query] the hash of that
    */
-  async open(list, place, from = null) {
+  async open(list, place, from = null, query = this.ways.queryHash()) {
     const item = await quiet(list.at(place));
-    if (item) this.#enter({ list, place, from, item });
+    if (item) this.#enter({ list, place, from, item, query });
   }
 
   /**
@@ -135,7 +142,7 @@ export class Viewer {
   /** @param {number} place */
   #openSimilar(place) {
     const items = [...this.similar.items];
-    this.open({ length: items.length, at: (at) => items[at] }, place, this.item);
+    this.open({ length: items.length, at: (at) => items[at] }, place, this.item, this.similar.query);
   }
 
   /**
@@ -167,7 +174,7 @@ export class Viewer {
       const other = await quiet(list.at(place));
       if (this.item !== item) return;
       if (other?.id !== item.id) continue;
-      const adopted = { list, place, from: null, item: other };
+      const adopted = { list, place, from: null, item: other, query: this.ways.queryHash() };
       this.ways.record(item.id, { replace: true, mark: trail.instead(adopted) });
       return this.#show(adopted);
     }
@@ -294,6 +301,23 @@ export class Viewer {
     else this.facts.showName(local?.name ?? "");
     announce([place, item ? nameOf(item) : local?.name].filter(Boolean).join(", "));
     this.#showSelected();
+    this.#showMark();
+  }
+
+  /** Show how the picture is marked as a hit, where it can be. */
+  #showMark() {
+    const { item, stop } = this;
+    const { marks } = this.ways;
+    const query = item && marks.takes(stop?.query, item) ? stop?.query : undefined;
+    byId("viewer-marks").hidden = !query;
+    const more = item && query ? marks.of(query, item) : null;
+    byId("viewer-more").setAttribute("aria-pressed", String(more === true));
+    byId("viewer-less").setAttribute("aria-pressed", String(more === false));
+  }
+
+  /** @param {boolean} more or less like the picture */
+  #mark(more) {
+    if (this.item && this.stop?.query) this.ways.marks.toggle(this.stop.query, this.item, more);
   }
 
   #showSelected() {
@@ -405,9 +429,9 @@ export class Viewer {
    */
   #single(key) {
     /** @type {Record<string, string>} */
-    const buttons = { f: "screen", x: "select", c: "compared", r: "region" };
+    const buttons = { f: "screen", x: "select", c: "compared", r: "region", m: "more", l: "less" };
     const button = Object.hasOwn(buttons, key) && keysAreOn() ? byId(`viewer-${buttons[key]}`) : null;
-    if (button && !button.hidden) button.click();
+    if (button?.checkVisibility()) button.click();
     return button !== null;
   }
 
