@@ -73,7 +73,7 @@ def compare(
     """
     _, places = np.unique(queries, return_inverse=True)
     counts = np.bincount(places).astype(np.float64)
-    gains = np.bincount(places, after.astype(np.float64) - before)
+    gains = np.bincount(places, after.astype(np.float64) - before).astype(np.float64)
     low, high = math.nan, math.nan
     if len(counts) > 1:
         share = _share(len(counts))

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .comparison import resampled
 
-__all__ = ["SHARES", "Curve", "ratings_needed"]
+__all__ = ["ratings_needed"]
 
 Floats = npt.NDArray[np.float64]
 
-# Shares of the learning ratings.
-SHARES = (0.25, 0.5, 1.0)
 # Beyond, the curve says nothing: it is fitted over a factor of 4.
 _MOST_TIMES = 10
 _RESAMPLES = 1000
@@ -27,28 +23,15 @@ _RANGE = 0.8
 _Z = 1.96
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Shares of held-out ratings in the wrong order.
-
-    Attributes:
-        ratings: learned from, ascending, int64 ``[c]``.
-        wrong: the share after learning from them, float64 ``[c]``.
-        start: the share of the start.
-
-    """
-
-    ratings: npt.NDArray[np.int64]
-    wrong: Floats
-    start: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures for JSON."""
-        return {"ratings": self.ratings.tolist(), "wrong": self.wrong.tolist(), "start": self.start}
-
-
 def ratings_needed(
-    total: int, learned: npt.NDArray[np.int64], start: Floats, wrong: Floats, counts: Floats, seed: int = 0
+    total: int,
+    learned: npt.NDArray[np.int64],
+    start: Floats,
+    wrong: Floats,
+    counts: Floats,
+    *,
+    least: float = 1.0,
+    seed: int = 0,
 ) -> tuple[int, int] | None:
     """Return how many ratings in all would show a gain, as a range; None where no such number can be told.
 
@@ -63,6 +46,7 @@ def ratings_needed(
         start: wrong answers of the start for each query, float64 ``[q]``.
         wrong: those after learning, float64 ``[c, q]``; a mean over several draws of the ratings may be broken.
         counts: held-out ratings of each query, float64 ``[q]``.
+        least: by how many times the ratings must grow in any case.
         seed: of the draws.
 
     """
@@ -77,7 +61,8 @@ def ratings_needed(
     numbers = np.array([_times(learned, column[1:], column[0], half) for column in drawn.T])
     if np.isfinite(numbers).mean() < _ENOUGH:
         return None
-    low, high = np.quantile(numbers[np.isfinite(numbers)], [(1 - _RANGE) / 2, (1 + _RANGE) / 2])
+    numbers = np.maximum(numbers[np.isfinite(numbers)], least)
+    low, high = np.quantile(numbers, [(1 - _RANGE) / 2, (1 + _RANGE) / 2])
     return _rounded(total * low, math.floor), _rounded(total * high, math.ceil)
 
 
@@ -109,5 +94,5 @@ def _times(learned: npt.NDArray[np.int64], wrong: Floats, start: float, half: fl
 
 def _rounded(number: float, to_whole: Callable[[float], int]) -> int:
     """Return the number with two digits."""
-    unit = 10 ** max(0, math.floor(math.log10(max(1.0, number))) - 1)
-    return to_whole(number / unit) * unit
+    unit: int = 10 ** max(0, math.floor(math.log10(max(1.0, number))) - 1)
+    return int(to_whole(number / unit) * unit)

@@ -20,7 +20,7 @@ from ...runtime.model.metadata import ModelInfo
 from ...runtime.text import display_path, first_line, printable
 from ..run.folder import write_atomically
 
-__all__ = ["TAUGHT", "Head", "start_vectors"]
+__all__ = ["TAUGHT", "Head", "start_vectors", "unit_rows"]
 
 Vectors = npt.NDArray[np.float32]
 
@@ -66,7 +66,7 @@ class Head:
 
     def learned(self, vectors: Vectors) -> Vectors:
         """Return what is learned alone: unit rows, float32 ``[n, k]``, of float32 ``[n, d]``."""
-        return _unit((vectors - self.mean) @ self.weight.T)
+        return unit_rows((vectors - self.mean) @ self.weight.T)
 
     def apply(self, vectors: Vectors) -> Vectors:
         """Append the head to vectors of the start.
@@ -163,10 +163,10 @@ def start_vectors(info: ModelInfo, vectors: Vectors) -> Vectors:
     if taught is None:
         return vectors
     start_dim, strength = _taught(taught, vectors.shape[1])
-    return _unit(vectors[:, :start_dim] / np.float32(math.sqrt(1 - strength)))
+    return unit_rows(vectors[:, :start_dim] / np.float32(math.sqrt(1 - strength)))
 
 
-def _unit(rows: npt.NDArray[np.floating]) -> Vectors:
+def unit_rows(rows: npt.NDArray[np.floating]) -> Vectors:
     """Return float32 rows with length 1; one of zeros stays."""
     unit: Vectors = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _LEAST_LENGTH)).astype(np.float32)
     return unit

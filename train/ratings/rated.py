@@ -48,10 +48,10 @@ class Rated:
 
 
 class Answers(NamedTuple):
-    """Triplets of contents without contradictions; ``contradicting``: questions with as many answers for each side."""
+    """Triplets of contents without contradictions; ``undecided``: questions with as many answers for each side."""
 
     triplets: tuple[Answer, ...]
-    contradicting: int
+    undecided: int
 
 
 def held_out(queries: Sequence[bytes]) -> npt.NDArray[np.bool_]:

@@ -20,7 +20,7 @@ from .records import MAX_RATER, MAX_TIME, Comparison, checked_rater
 from .resolution import answers_of
 from .writing import RatingTarget, writing
 
-__all__ = ["RatingsImport", "import_ratings"]
+__all__ = ["RatingsImport", "import_ratings", "read_triplets"]
 
 _EXPECTED = "query,positive,negative or query,positive,negative,rater"
 _MAX_FILE_BYTES = 1_000_000_000
@@ -94,6 +94,19 @@ def import_ratings(index: str | Path, source: Path) -> RatingsImport:
         target.note(items)
         target.ratings.commit()
     return RatingsImport(len(lines), len(added), len(lines) - len(added), len(pictures.moved))
+
+
+def read_triplets(store: Store, source: Path) -> list[tuple[bytes, bytes, bytes]]:
+    """Return the sha256 of query, positive and negative of each row, as an import would read it; nothing is written.
+
+    Raises:
+        DataError, IndexStateError, IndexDamagedError: as for :func:`import_ratings`.
+
+    """
+    lines = _read(source)
+    with store.snapshot():
+        pictures = _Pictures(store, source)
+        return [pictures.of(line) for line in lines]
 
 
 def _read(source: Path) -> list[_Line]:
