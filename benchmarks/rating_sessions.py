@@ -32,8 +32,8 @@ __all__ = [
     "start",
 ]
 
-# Ratings without an error, half of them of the 30 nearest: as much as there is to learn.
-CEILING = 20_000
+# Ratings without an error, half of them of the 30 nearest; the learner takes no more into one fit.
+CEILING = 10_000
 # What cross-validation chooses of many ratings; for these it would take long.
 _MANY = Settings(0.5, 1e-5)
 _HELD_OUT = 2000
