@@ -10,8 +10,8 @@ of the 30 nearest of the start.
 Of the ratings, the learner keeps 30 % of the queries for its own comparison, as it does for users: numbers of ratings
 here include these. ``clever`` asks as the product does; ``near`` asks about two of the 30 nearest of any picture, and
 ``random`` about any two pictures. ``rounds`` is ``clever`` with the index taught after each number of ratings, where
-the comparison says that it is better. The last row of a taste is the ceiling: 10,000 ratings without an error, more than the
-learner takes into a fit.
+the comparison says that it is better. The last row of a taste is the ceiling: 10,000 ratings without an error, more
+than the learner takes into a fit.
 
 Each condition is kept as a file in the folder, so a run that was ended goes on. Prints Markdown tables and writes a
 drawing of the curves, ``teaching.svg``. One thread and one process.
