@@ -239,6 +239,22 @@ def table_of_rounds(measured: Measured) -> None:
     print_table(("photographs, taste", "ratings", *header, *skipped), rows, 1)
 
 
+def table_of_verdicts(measured: Measured) -> None:
+    """Print how many sessions the learner's own comparison judges better than the start."""
+    ways = [("clever", 0.0), *(("clever", wrong) for wrong in WRONG), ("random", 0.0)]
+    rows = []
+    for seen in measured.seen:
+        verdicts = [
+            [point["verdict"] for point in measured.points(seen, method, number, wrong)]
+            for method, wrong in ways
+            for number in FEW
+        ]
+        cells = [f"{each.count('better')} of {len(each)}" if each else "" for each in verdicts]
+        rows.append([", ".join(seen), *cells])
+    names = [f"{method}, {wrong:.0%} wrong" if wrong else method for method, wrong in ways]
+    print_table(("photographs, taste", *(f"{name}: {number:,}" for name in names for number in FEW)), rows, 1)
+
+
 def table_of_aims(measured: Measured) -> None:
     """Print the share of the ceiling's gain that 200 ratings give, how many the others need, and the loss elsewhere."""
     rows = []
@@ -310,7 +326,7 @@ def main() -> None:
     if not arguments.tables:
         measure(arguments, chosen)
     measured = Measured(arguments.out, chosen)
-    for table in (table_of_figures, table_of_errors, table_of_rounds, table_of_aims):
+    for table in (table_of_figures, table_of_errors, table_of_rounds, table_of_verdicts, table_of_aims):
         table(measured)
     (arguments.out / "teaching.svg").write_text(drawing(measured), "utf-8")
 
