@@ -16,7 +16,7 @@ from deeprank.runtime.metrics import label_codes, precision_at_k
 from deeprank.runtime.scan import nearest
 from deeprank.train.ratings.comparison import Verdict, compare
 from deeprank.train.ratings.head import Head
-from deeprank.train.ratings.learner import learn_head
+from deeprank.train.ratings.learner import Settings, learn_head
 from deeprank.train.ratings.rated import decided, held_out
 
 __all__ = [
@@ -32,8 +32,10 @@ __all__ = [
     "start",
 ]
 
-# Ratings without an error, half of them of the 30 nearest: as much as there is to learn.
-CEILING = 20_000
+# Ratings without an error, half of them of the 30 nearest; the learner takes no more into one fit.
+CEILING = 10_000
+# What cross-validation chooses of many ratings; for these it would take long.
+_MANY = Settings(0.5, 1e-5)
 _HELD_OUT = 2000
 _NEAR, _HITS = 30, 10
 # Questions that a page fetches at a time.
@@ -177,13 +179,15 @@ METHODS: dict[str, Method] = {"clever": _clever, "near": _near, "random": _rando
 class Point:
     """What a number of ratings is worth.
 
-    ``skipped``: questions that the rater could not answer. ``strength``: that of the head. ``verdict``: of the
-    comparison on the ratings that the learner holds out; only a better head is taken into use.
+    ``skipped``: questions that the rater could not answer. ``strength`` and ``decay``: as the
+    learner chose them. ``verdict``: of its comparison on the ratings that it holds out; only a better head is taken
+    into use.
     """
 
     ratings: int
     skipped: int
     strength: float
+    decay: float
     verdict: Verdict
     figures: Figures
 
@@ -216,7 +220,7 @@ def session(
 
 def start(seen: Rated) -> Point:
     """Return what the vectors are worth before anything is learned."""
-    return Point(0, 0, 0.0, "too few", seen.figures(seen.collection.vectors, seen.other.vectors))
+    return Point(0, 0, 0.0, 0.0, "too few", seen.figures(seen.collection.vectors, seen.other.vectors))
 
 
 def ceiling(seen: Rated) -> Point:
@@ -230,21 +234,23 @@ def ceiling(seen: Rated) -> Point:
         answer = rater.answer(*question)
         if answer is not None:
             ratings.append(answer)
-    return taught(seen, np.array(ratings), rater.skipped, 0)[1]
+    return taught(seen, np.array(ratings), rater.skipped, 0, _MANY)[1]
 
 
-def taught(seen: Rated, ratings: Rows, skipped: int, seed: int) -> tuple[Head, Point]:
+def taught(seen: Rated, ratings: Rows, skipped: int, seed: int, settings: Settings | None = None) -> tuple[Head, Point]:
     """Learn a head as ``deeprank-train --ratings`` does: some queries are held out of everything, to compare on."""
     hashes = seen.collection.pictures.hashes
     given, ratings = len(ratings), _decided(ratings, hashes)
     held = held_out([hashes[query] for query in ratings[:, 0]])
-    learned = learn_head(seen.gallery, ratings[~held], seed=seed)
+    learned = learn_head(seen.gallery, ratings[~held], settings=settings, seed=seed)
     vectors = learned.head.apply(seen.collection.vectors)
     comparison = compare(
         ratings[held, 0], *(_right(rows, ratings[held]) for rows in (seen.collection.vectors, vectors)), seed
     )
     figures = seen.figures(vectors, learned.head.apply(seen.other.vectors))
-    return learned.head, Point(given, skipped, learned.head.strength, comparison.verdict, figures)
+    return learned.head, Point(
+        given, skipped, learned.settings.strength, learned.settings.decay, comparison.verdict, figures
+    )
 
 
 def _decided(ratings: Rows, contents: Sequence[bytes]) -> Rows:

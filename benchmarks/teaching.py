@@ -10,7 +10,8 @@ of the 30 nearest of the start.
 Of the ratings, the learner keeps 30 % of the queries for its own comparison, as it does for users: numbers of ratings
 here include these. ``clever`` asks as the product does; ``near`` asks about two of the 30 nearest of any picture, and
 ``random`` about any two pictures. ``rounds`` is ``clever`` with the index taught after each number of ratings, where
-the comparison says that it is better. The last row of a taste is the ceiling: 20,000 ratings without an error.
+the comparison says that it is better. The last row of a taste is the ceiling: 10,000 ratings without an error, more
+than the learner takes into a fit.
 
 Each condition is kept as a file in the folder, so a run that was ended goes on. Prints Markdown tables and writes a
 drawing of the curves, ``teaching.svg``. One thread and one process.
@@ -238,6 +239,22 @@ def table_of_rounds(measured: Measured) -> None:
     print_table(("photographs, taste", "ratings", *header, *skipped), rows, 1)
 
 
+def table_of_verdicts(measured: Measured) -> None:
+    """Print how many sessions the learner's own comparison judges better than the start."""
+    ways = [("clever", 0.0), *(("clever", wrong) for wrong in WRONG), ("random", 0.0)]
+    rows = []
+    for seen in measured.seen:
+        verdicts = [
+            [point["verdict"] for point in measured.points(seen, method, number, wrong)]
+            for method, wrong in ways
+            for number in FEW
+        ]
+        cells = [f"{each.count('better')} of {len(each)}" if each else "" for each in verdicts]
+        rows.append([", ".join(seen), *cells])
+    names = [f"{method}, {wrong:.0%} wrong" if wrong else method for method, wrong in ways]
+    print_table(("photographs, taste", *(f"{name}: {number:,}" for name in names for number in FEW)), rows, 1)
+
+
 def table_of_aims(measured: Measured) -> None:
     """Print the share of the ceiling's gain that 200 ratings give, how many the others need, and the loss elsewhere."""
     rows = []
@@ -309,7 +326,7 @@ def main() -> None:
     if not arguments.tables:
         measure(arguments, chosen)
     measured = Measured(arguments.out, chosen)
-    for table in (table_of_figures, table_of_errors, table_of_rounds, table_of_aims):
+    for table in (table_of_figures, table_of_errors, table_of_rounds, table_of_verdicts, table_of_aims):
         table(measured)
     (arguments.out / "teaching.svg").write_text(drawing(measured), "utf-8")
 
