@@ -103,7 +103,7 @@ def replace_model(
             remarks = _make(store, fresh, embedder, model, mapped, of if keep else None, progress)
             compared = _compared(store, embedder, mapped)
             accept(fresh)
-        items = store.meta().items
+            items = store.meta().items  # not after the exchange: the path is another database's then
     if not compared and items:
         remarks.append("No picture could be read to compare with, so the model's own vectors were not checked here.")
     return ModelExchange(items, embedder.sha256, compared, tuple(remarks))
