@@ -255,7 +255,7 @@ def _connect_somehow(database: Path) -> Connection:
         return _connect_with_log(database)
     if left:
         raise IndexStateError(
-            f"{display_path(database)} was left by an interrupted sync, in a folder that cannot be written to from "
+            f"{display_path(database)} was left by an interrupted command, in a folder that cannot be written to from "
             "here; run 'deeprank-index verify' on it once as its owner."
         )
     return open_limited(database, "ro", immutable="1")

@@ -153,7 +153,7 @@ def answers_of(comparisons: Iterable[Comparison], marks: Iterable[Mark]) -> list
     answers = list(comparisons)
     for (query, rater), group in groups.items():
         newest = sorted(group, key=_age)[-MAX_MARKS:]
-        more, less = ([mark for mark in newest if mark.more is wanted] for wanted in (True, False))
+        more, less = [mark for mark in newest if mark.more], [mark for mark in newest if not mark.more]
         for one, other in itertools.product(more, less):
             if one.picture != other.picture:
                 last = max(one, other, key=_age)
@@ -191,9 +191,9 @@ def resolved(store: RatingStore, index: Store) -> ResolvedRatings:
     questions = _Questions()
     lost = {"gone": 0, "changed": 0}
     for answer in answers:
-        missing = {answer.query, answer.positive, answer.negative} - items.keys()
+        missing = [each for each in (answer.query, answer.positive, answer.negative) if each not in items]
         if missing:
-            lost["gone" if missing.isdisjoint(changed) else "changed"] += 1
+            lost["gone" if changed.isdisjoint(missing) else "changed"] += 1
         else:
             questions.add(answer)
     triplets = tuple(questions.triplets(items))

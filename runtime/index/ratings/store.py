@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -85,12 +86,12 @@ class RatingStore(Reader):
         """Return all comparisons and all marks, each in the order of their ids; checks their number and sum."""
         with self.snapshot():
             totals = self.totals()
-            comparisons = [
-                self._sound(Comparison.read(row), "comparison", row)
-                for row in self._rows(f"SELECT {COMPARISON_COLUMNS} FROM comparisons ORDER BY id")
-            ]
-            marks = self._read_marks("ORDER BY id")
-        if Totals(last_id=totals.last_id).with_ratings([*comparisons, *marks]) != totals:
+            compared = list(self._rows(f"SELECT {COMPARISON_COLUMNS} FROM comparisons ORDER BY id"))
+            marked = list(self._rows(f"SELECT {MARK_COLUMNS} FROM marks ORDER BY id"))
+        comparisons = [self._sound(Comparison.read(row), "comparison", row) for row in compared]
+        marks = [self._sound(Mark.read(row), "mark", row) for row in marked]
+        total = sum(row[-1] for row in itertools.chain(compared, marked))
+        if (len(comparisons), len(marks), total) != (totals.comparisons, totals.marks, totals.row_sum):
             raise self.damage("ratings are missing: the totals tell of others")
         return comparisons, marks
 
@@ -106,7 +107,11 @@ class RatingStore(Reader):
             rater: only this rater's; None: only those without a rater; default: those of all.
 
         """
-        marks = self.ratings()[1] if query is None else self._read_marks("WHERE query = ? ORDER BY id", (query,))
+        if query is None:
+            marks = self.ratings()[1]
+        else:
+            rows = self._rows(f"SELECT {MARK_COLUMNS} FROM marks WHERE query = ? ORDER BY id", (query,))
+            marks = [self._sound(Mark.read(row), "mark", row) for row in rows]
         if isinstance(rater, EllipsisType):
             return marks
         name = checked_rater(rater)
@@ -123,10 +128,6 @@ class RatingStore(Reader):
                 picture = self._sound(RatedPicture.read(row), "picture", row)
                 pictures[picture.sha256] = picture
         return pictures
-
-    def _read_marks(self, where: str, parameters: tuple[Any, ...] = ()) -> list[Mark]:
-        rows = self._rows(f"SELECT {MARK_COLUMNS} FROM marks {where}", parameters)
-        return [self._sound(Mark.read(row), "mark", row) for row in rows]
 
     def _sound(self, record: _Record | None, kind: str, row: tuple[Any, ...]) -> _Record:
         if record is None:
