@@ -79,6 +79,11 @@ export class Gallery {
     return Math.max(this.layout.count, this.shown.length ?? this.source.length);
   }
 
+  /** @returns {boolean} whether the last place stands for pictures that are still to come */
+  get grows() {
+    return this.source.isWhole === false;
+  }
+
   /**
    * @param {Item[] | Source} items
    * @param {Shown} [shown]
