@@ -354,11 +354,16 @@ def test_more_hits_come_as_the_user_scrolls(world: World, server: Server, visiti
         expect(visit.page.locator("#title")).to_have_text("Pictures nearest to it")
         visit.settled()
         assert asked == [50]
+        visit.page.locator("#grid .tile-link").nth(3).click()
+        expect(visit.page.locator("#viewer-place")).to_have_text("4 of 50+")
+        visit.page.keyboard.press("Escape")
+        visit.settled()
+        asked.clear()
         while (last := last_place(visit)) < 299:
             visit.page.evaluate("scrollBy(0, 3000)")
             visit.page.wait_for_timeout(50)
         assert last == 299
-        assert asked == [50, 200, 1000]
+        assert asked == [200, 1000]
         visit.page.evaluate("scrollTo(0, 0)")
         for _ in range(200):
             if visit.page.locator(".line").count():
