@@ -28,7 +28,7 @@ _TOLERANCE = 1e-9
 
 
 class TripletMetric:
-    """Metrics that some of the triplets teach, and their margins for others.
+    """Metrics that some of the triplets teach.
 
     Args:
         query: points, float64 ``[t, m]``.
@@ -48,25 +48,6 @@ class TripletMetric:
         self._products -= crossed
         self._products -= crossed.T
 
-    def margins(
-        self, rows: Rows, learned: Rows | None = None, factors: Floats | None = None, strength: float = 0.0
-    ) -> Floats:
-        """Return D(q, p-) - D(q, p+) of triplets, ``[r]``: above 0 where the order is right.
-
-        Args:
-            rows: the triplets.
-            learned: those that a metric was learned from; None: the margins of the start.
-            factors: see :meth:`fit`.
-            strength: the share of the metric in the distances; the start has the rest.
-
-        """
-        if learned is None or factors is None:
-            start: Floats = self._start[rows]
-            return start
-        products = self._products[np.ix_(rows, learned)]
-        margins: Floats = self._unlearned(rows, strength) + strength * (products @ factors)
-        return margins
-
     def _unlearned(self, rows: Rows, strength: float) -> Floats:
         """Return the margins by the metric I."""
         margins: Floats = (1 - strength) * self._start[rows] + strength * self._plain[rows]
@@ -80,7 +61,7 @@ class TripletMetric:
         Args:
             rows: the triplets to learn from, at least one.
             weights: of their losses, float64 ``[r]``, with the sum 1.
-            strength: see :meth:`margins`.
+            strength: the share of the metric in the distances; the start has the rest.
             decay: above 0.
             first: where the search begins; it does not change the result.
 
