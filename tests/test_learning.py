@@ -264,11 +264,10 @@ def test_the_interval_of_many_queries_is_the_normal_one() -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("queries", "each"), [(50, 1), (17, 3), (25, 4), (300, 1)])
-@pytest.mark.parametrize("differing", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize(("queries", "each", "differing"), [(50, 1, 0.2), (50, 1, 0.6), (17, 3, 0.4), (25, 4, 0.6)])
 def test_coin_flips_are_seldom_better(queries: int, each: int, differing: float) -> None:
     """Of heads that change answers at random, 2.5 % may seem better."""
-    rng, better, repeats = np.random.default_rng(3), 0, 800
+    rng, better, repeats = np.random.default_rng(3), 0, 400
     names = np.repeat(np.arange(queries), each)
     for repeat in range(repeats):
         before = rng.random(len(names)) < 0.5
@@ -284,8 +283,8 @@ def lesson_of(taste: np.ndarray, vectors: np.ndarray, count: int, wrong: float, 
 @pytest.mark.thorough
 def test_a_head_of_coin_flips_is_seldom_better() -> None:
     vectors = some_vectors(300, 16)
-    verdicts = [lesson_of(vectors, vectors, 200, 0.5, seed).comparison.verdict for seed in range(60)]
-    assert verdicts.count("better") <= 5
+    verdicts = [lesson_of(vectors, vectors, 200, 0.5, seed).comparison.verdict for seed in range(40)]
+    assert verdicts.count("better") <= 4
 
 
 def test_a_head_that_learned_a_taste_is_better() -> None:
