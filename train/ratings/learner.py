@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 
-from ...runtime.progress import Advance, StartProgress, start_nothing
+from ...runtime.progress import StartProgress, start_nothing
 from .head import Head, unit_rows
 from .metric import TripletMetric
 
@@ -48,8 +48,13 @@ class Settings:
     decay: float
 
 
-# The first is used unless a later one is better by more than its standard error.
-CANDIDATES = (Settings(_STRENGTH, _DECAY), Settings(_STRENGTH, 10 * _DECAY), Settings(_STRENGTH / 2, _DECAY))
+# The first is used unless a later one is better by more than its standard error. The last one is the start.
+CANDIDATES = (
+    Settings(_STRENGTH, _DECAY),
+    Settings(_STRENGTH, 10 * _DECAY),
+    Settings(_STRENGTH / 2, _DECAY),
+    Settings(0.0, _DECAY),
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ def learn_head(
     """Learn a head from rated triplets.
 
     Strength and decay are chosen by similarity precision on ratings whose queries are left out of learning, by turns.
-    Where that is not better than the start's, the strength is 0.
+    Where the start is better, the strength is 0.
 
     Args:
         vectors: unit rows of the start, float32 ``[n, d]``.
@@ -104,12 +109,7 @@ def learn_head(
     lessons = _Lessons(vectors, mean, basis, triplets, classes)
     before = after = float((lessons.start[: len(triplets)] > 0).mean())
     if settings is None:
-        folds = _folds(triplets[:, 0], rng)
-        settings = Settings(0.0, _DECAY)
-        if len(np.unique(folds)) > 1:
-            advance = progress("Learn from the ratings", len(CANDIDATES) * len(np.unique(folds)), "fits")
-            best, precision = _chosen(lessons, folds, advance)
-            settings, after = (best, precision) if precision > before else (settings, before)
+        settings, after = _chosen(lessons, _folds(triplets[:, 0], rng), progress)
     weight = basis
     if settings.strength:
         weight = (lessons.weight(np.arange(len(triplets)), settings) @ basis).astype(np.float32)
@@ -173,18 +173,22 @@ def _folds(queries: Rows, rng: np.random.Generator) -> Rows:
     return (rng.permutation(len(unique)) % _FOLDS)[places]
 
 
-def _chosen(lessons: _Lessons, folds: Rows, advance: Advance) -> tuple[Settings, float]:
+def _chosen(lessons: _Lessons, folds: Rows, progress: StartProgress) -> tuple[Settings, float]:
     """Return the settings of a head, and its similarity precision on ratings that it did not learn from."""
+    before = lessons.start[: len(folds)] > 0
+    numbers = np.unique(folds)
+    if len(numbers) < 2:
+        return CANDIDATES[-1], float(before.mean())
+    advance = progress("Learn from the ratings", (len(CANDIDATES) - 1) * len(numbers), "fits")
     best, most = CANDIDATES[0], np.zeros(len(folds), np.bool_)
-    for place, settings in enumerate(CANDIDATES):
-        right = np.zeros(len(folds), np.bool_)
-        for fold in np.unique(folds):
-            weight = lessons.weight(np.flatnonzero(folds != fold), settings)
-            held = np.flatnonzero(folds == fold)
+    for settings in CANDIDATES:
+        right = before.copy()
+        for fold in numbers if settings.strength else ():
+            weight, held = lessons.weight(np.flatnonzero(folds != fold), settings), np.flatnonzero(folds == fold)
             right[held] = lessons.right(held, weight, settings.strength)
             advance()
         gains = right.astype(np.float64) - most
-        if not place or gains.mean() > gains.std() / np.sqrt(len(gains)):
+        if settings is best or gains.mean() > gains.std() / np.sqrt(len(gains)):
             best, most = settings, right
     return best, float(most.mean())
 

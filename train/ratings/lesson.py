@@ -109,8 +109,8 @@ def learn_lesson(rated: Rated, *, seed: int = 0, progress: StartProgress = start
     learning, held = rated.split()
     if len(learning) < _MIN_LEARNED or not len(held):
         raise TrainingError(
-            f"{len(rated.triplets):,} ratings are too few to learn from ({len(learning):,} and {len(held):,} held "
-            f"out); a verdict needs {MIN_RATINGS} held-out ones, about a third of all. Rate more."
+            f"The ratings are too few: {len(learning):,} to learn from and {len(held):,} held out; a verdict needs "
+            f"{MIN_RATINGS} held-out ones, about a third of all. Rate more."
         )
     within = directions(rated.vectors, seed)
     learned = learn_head(rated.vectors, learning, labels=rated.labels, within=within, seed=seed, progress=progress)
