@@ -166,6 +166,17 @@ def test_ratings_of_other_pictures_are_left_out(index: Path, made: Path, tmp_pat
     assert len(rows_of(tmp_path / "rated.csv")) == 1
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs names that Windows does not allow")
+@pytest.mark.parametrize("name", [" 1.png", "a\\b.png", "c:d.png"])
+def test_names_that_a_csv_would_change_are_not_written(made: Path, tmp_path: Path, name: str) -> None:
+    write_pictures(tmp_path / "three", [name, "2.png", "3.png"])
+    sync(tmp_path / "index", [tmp_path / "three"], model=made / "model.onnx", device="cpu")
+    rate(tmp_path / "index", *(tmp_path / "three" / each for each in (name, "2.png", "3.png")))
+    with pytest.raises(IndexStateError, match="has a path that a CSV can hold; rename the files"):
+        export_ratings(tmp_path / "index", tmp_path / "rated.csv")
+    assert not (tmp_path / "rated.csv").exists()
+
+
 def test_paths_begin_at_the_folder_that_was_synced(made: Path, tmp_path: Path) -> None:
     index, one = tmp_path / "index", sorted(made.glob("one/*/*"))
     sync(index, [made / "one"], model=made / "model.onnx", device="cpu")
@@ -179,6 +190,17 @@ def test_paths_begin_at_the_folder_that_was_synced(made: Path, tmp_path: Path) -
     base = Path(report.folder)
     assert all((base / name).is_file() for row in rows_of(tmp_path / "rated.csv") for name in list(row.values())[2:3])
     assert import_ratings(index, tmp_path / "rated.csv").known == 2
+
+
+def test_a_synced_file_is_named_before_its_upload(made: Path, tmp_path: Path) -> None:
+    index, two = tmp_path / "index", sorted(made.glob("two/*/*"))
+    sync(index, [made / "one"], model=made / "model.onnx", device="cpu")
+    (added,) = add(index, upload(50))
+    sync(index, [made / "two"])
+    assert sha256(index / "uploads" / added.relative) == sha256(two[0])
+    rate(index, *two[:3])
+    assert export_ratings(index, tmp_path / "rated.csv").folder == str(made)
+    assert rows_of(tmp_path / "rated.csv")[0]["query"] == "two/a/0.png"
 
 
 def test_eval_reads_what_is_exported(made: Path, tmp_path: Path) -> None:
@@ -248,6 +270,10 @@ def test_equal_rows_are_repeated_answers(index: Path, made: Path, tmp_path: Path
     report = import_ratings(index, tmp_path / "more.csv")
     assert (report.added, report.known) == (1, 2)
     assert resolve(index).agreement.own.count == 3
+    rate(index, *(made / name for name in (names[3], *names[:2])))
+    assert (
+        import_ratings(index, write_rows(tmp_path / "new.csv", (names[3], *names[:2]))).added == 1
+    )  # it was not imported
 
 
 FAULTS = [

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ...console import to_paste
 from ...data.csv_file import written_rows
 from ...errors import IndexStateError
 from ...files import write_result
@@ -128,9 +129,10 @@ def _contents(answer: Comparison) -> tuple[bytes, bytes, bytes]:
 def _nothing(folder: Path, answers: int, there: int) -> str:
     where = display_path(folder)
     if not answers:
+        imported = to_paste("deeprank-index", "ratings", "import", "FILE", "--index", folder)
         return (
-            f"{where} has no ratings yet; expected some. Rate pictures on the page /rate of deeprank-serve "
-            "--allow-writes, or import a CSV with deeprank-index ratings import."
+            f"{where} has no ratings yet. Rate pictures on the page /rate of deeprank-serve --allow-writes, or import "
+            f"a CSV with: {imported}"
         )
     if not there:
         return f"All {answers:,} ratings of {where} are of pictures that it no longer has; sync their folders again."

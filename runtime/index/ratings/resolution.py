@@ -153,7 +153,7 @@ def answers_of(comparisons: Iterable[Comparison], marks: Iterable[Mark]) -> list
     answers = list(comparisons)
     for (query, rater), group in groups.items():
         newest = sorted(group, key=_age)[-MAX_MARKS:]
-        more, less = ([mark for mark in newest if mark.more is wanted] for wanted in (True, False))
+        more, less = [mark for mark in newest if mark.more], [mark for mark in newest if not mark.more]
         for one, other in itertools.product(more, less):
             if one.picture != other.picture:
                 last = max(one, other, key=_age)

@@ -139,9 +139,9 @@ def remove_comparisons(index: str | Path, ids: Iterable[int]) -> int:
         IndexStateError, IndexLockedError, IndexDamagedError: see :func:`add_comparisons`.
 
     """
-    wanted = set(ids)
+    numbers = set(ids)
     with writing(index) as target:
-        removed = [each for number in wanted if (each := target.ratings.comparison_with(number)) is not None]
+        removed = [each for number in numbers if (each := target.ratings.comparison_with(number)) is not None]
         target.ratings.remove(removed)
         target.ratings.commit()
     return len(removed)
