@@ -370,6 +370,7 @@ def taught(folder: Path, *words: str) -> list[str]:
 
 def foreign_head(folder: Path) -> list[str]:
     (folder / "run").mkdir()
+    (folder / "run" / "config.json").write_text('{"schema": 1, "kind": "ratings"}')
     shutil.copy(folder / "model.onnx", folder / "run" / "start.onnx")
     (folder / "run" / "head.safetensors").write_bytes(pickle.dumps(Code()))
     return ["deeprank-export", "run"]

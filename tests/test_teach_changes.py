@@ -1,12 +1,17 @@
 """What changes for a query, and where pictures are not similar any more, compared with plain computations."""
 
+from html.parser import HTMLParser
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from deeprank.export.teach.changes import SHOWN, changes_of, rated_queries, telling
 from deeprank.export.teach.limit import moved_limit
+from deeprank.export.teach.page import Contents, render
 from deeprank.export.teach.vectors import right_order
+from deeprank.runtime.index.search.items import IndexedImage
 
 Vectors = npt.NDArray[np.float32]
 
@@ -83,3 +88,22 @@ def test_the_limit_keeps_its_share_of_the_hits() -> None:
     assert within(before, same or 0) == pytest.approx(within(before, 0.4), abs=0.005)
     for limit, rows in ((None, 150), (4.0, 150), (1e-9, 150), (0.4, 60)):  # none, all, no hits, few pictures
         assert moved_limit(limit, before[:rows], after[:rows]) is None
+
+
+def test_names_on_the_page_are_text(tmp_path: Path) -> None:
+    """Pictures of an index from elsewhere may have any name, and lie nowhere."""
+    name = "<script>alert(1)</script>\u202e.png"
+    image = IndexedImage(f"/photos/{name}", None, 1, "/photos", name, b"0" * 32, 1, 0)
+    queries = rated_queries(np.array([[0, 1, 2]]))
+    changes = changes_of(queries, unit(1, rows=3), unit(2, rows=3))
+    contents = Contents(tmp_path, "<b>", [("<i>", "<u>")], telling(changes, 1), dict.fromkeys(range(3), image), 1)
+    page = render(contents).decode("utf-8")
+    tags: set[str] = set()
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: tags.add(tag)  # type: ignore[method-assign]
+    parser.feed(page)
+    assert not {"script", "i", "u"} & tags
+    assert "figure" in tags
+    assert "\u202e" not in page
+    assert "&lt;script&gt;" in page
+    assert "cannot be read" in page

@@ -23,7 +23,7 @@ from ..adopt.structure import graphs_in
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["append_head", "has_head", "strip_head"]
+__all__ = ["append_head", "strip_head"]
 
 # Names of the added nodes, tensors and weights begin so.
 _MARK = "taught/"
@@ -34,11 +34,6 @@ _FLOAT = 1
 # Since this opset, ReduceL2 takes its axes as an input.
 _AXES_AS_INPUT = 18
 _EPSILON = 1e-12
-
-
-def has_head(model: onnx.ModelProto) -> bool:
-    """Tell whether a head is appended to a graph."""
-    return any(node.name.startswith(_MARK) for node in model.graph.node)
 
 
 def append_head(start: onnx.ModelProto, head: Head) -> onnx.ModelProto:

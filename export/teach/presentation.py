@@ -54,9 +54,10 @@ def page_facts(taught: Taught) -> Iterator[tuple[str, str]]:
 
 def remarks(taught: Taught) -> Iterator[str]:
     """Yield what a user should know besides."""
-    left_out = ", ".join(f"{number:,} {reason}" for reason, number in taught.source.left_out.items())
-    if left_out:
-        yield f"Answers that do not count: {left_out}. deeprank-index ratings info explains them."
+    lost = {reason: number for reason, number in taught.source.left_out.items() if reason != "repeated"}
+    if lost:
+        counts = ", ".join(f"{number:,} {reason}" for reason, number in lost.items())
+        yield f"Answers that do not count: {counts}. deeprank-index ratings info explains them."
     if taught.exchange is not None:
         yield from taught.exchange.remarks
 

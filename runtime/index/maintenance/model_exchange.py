@@ -78,7 +78,8 @@ def replace_model(
         model: the new model file.
         mapped: computes its vectors, float32 ``[n, d]`` unit rows, from those of the model in use.
         of: hex sha256 of the model in use, for whose vectors ``mapped`` was made.
-        keep: whether the model in use stays in the folder, as ``previous.onnx``.
+        keep: whether the model in use stays in the folder, as ``previous.onnx``; then the metadata of ``model`` name
+            its sha256 (see :mod:`~...model.taught`).
         accept: called with the complete new index before the exchange; its error keeps the old one.
         progress: called as the work proceeds.
 
