@@ -180,23 +180,23 @@ def cell(value: float | None, form: str = ".3f") -> str:
 def table_of_figures(measured: Measured) -> None:
     """Print similarity precision and precision@10 for each way of asking; the others for the clever one."""
     shown = [(figure, method) for figure in ("similarity", "precision") for method in METHODS]
+    shown += [("score", "clever"), ("elsewhere", "clever")]
     rows = []
     for seen in measured.seen:
         for number in (0, *NUMBERS, CEILING):
-            ceiling_row = number == CEILING
+            ways = {"clever": "ceiling"} if number == CEILING else {method: method for method in METHODS}
             cells = [
-                cell(measured.figure(figure, seen, "ceiling" if ceiling_row else method, number))
+                cell(
+                    measured.figure(figure, seen, ways[method], number) if method in ways else None,
+                    ",.0f" if figure == "score" else ".3f",
+                )
                 for figure, method in shown
             ]
-            best = "ceiling" if ceiling_row else "clever"
-            more = (
-                cell(measured.figure("score", seen, best, number), ",.0f"),
-                cell(measured.figure("elsewhere", seen, best, number)),
-            )
-            rows.append([", ".join(seen), f"{number:,}", *cells, *more])
-    names = {"similarity": "similarity precision", "precision": "precision@10"}
+            rows.append([", ".join(seen), "ceiling" if number == CEILING else f"{number:,}", *cells])
+    names = {"similarity": "similarity precision", "precision": "precision@10", "score": "score-at-top-30"}
+    names["elsewhere"] = "elsewhere"
     header = [f"{names[figure]}: {method}" for figure, method in shown]
-    print_table(("photographs, taste", "ratings", *header, "score-at-top-30", "elsewhere"), rows, 1)
+    print_table(("photographs, taste", "ratings", *header), rows, 1)
 
 
 def table_of_errors(measured: Measured) -> None:
@@ -211,7 +211,9 @@ def table_of_errors(measured: Measured) -> None:
             )
             rows.append([", ".join(seen), f"{number:,}", *map(cell, figures)])
     header = [
-        f"{name}: {wrong:.0%} wrong" for name in ("similarity precision", "precision@10") for wrong in (0.0, *WRONG)
+        f"{name}: {100 * wrong:.0f} % wrong"
+        for name in ("similarity precision", "precision@10")
+        for wrong in (0.0, *WRONG)
     ]
     print_table(("photographs, taste", "ratings", *header), rows, 1)
 
@@ -251,7 +253,7 @@ def table_of_verdicts(measured: Measured) -> None:
         ]
         cells = [f"{each.count('better')} of {len(each)}" if each else "" for each in verdicts]
         rows.append([", ".join(seen), *cells])
-    names = [f"{method}, {wrong:.0%} wrong" if wrong else method for method, wrong in ways]
+    names = [f"{method}, {100 * wrong:.0f} % wrong" if wrong else method for method, wrong in ways]
     print_table(("photographs, taste", *(f"{name}: {number:,}" for name in names for number in FEW)), rows, 1)
 
 
