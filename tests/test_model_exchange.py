@@ -147,6 +147,24 @@ def test_every_row_stays_and_every_vector_is_computed(index: Path, made: Path) -
     assert [path.name for path in index.parent.glob(".*")] == []
 
 
+def test_vectors_may_become_much_shorter(tmp_path: Path) -> None:
+    # Until its exchange, the database is larger than the one that takes its name.
+    names = [f"{number}.png" for number in range(9)]
+    write_pictures(tmp_path / "photos", names)
+    long, short = write_model(tmp_path / "long.onnx", dim=5000), write_model(tmp_path / "short.onnx", dim=8)
+    sync(tmp_path / "index", [tmp_path / "photos"], model=long)
+    files = [tmp_path / "photos" / name for name in names]
+    known, vectors = Embedder(long).embed(files), Embedder(short).embed(files)
+    result = replace_model(
+        tmp_path / "index",
+        short,
+        lambda rows: vectors[(rows @ known.T).argmax(axis=1)],
+        of=file_sha256(long),
+        keep=False,
+    )
+    assert (result.items, result.compared) == (9, 9)
+
+
 def test_what_must_not_happen_changes_nothing(index: Path, made: Path) -> None:
     before = content(index)
     of = file_sha256(made / "model.onnx")
