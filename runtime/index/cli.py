@@ -125,7 +125,7 @@ app = application(
         ),
         **dict.fromkeys(("--batch-size", "--batch"), "the batch size follows from --threads"),
         **OTHER_NAMES_OF_INDEX,
-        **dict.fromkeys(("-o", "--out", "--output"), "--index"),
+        **dict.fromkeys(("-o", "--out", "--output"), "a file to write needs no option; --index names the index"),
         **dict.fromkeys(("--ignore", "--skip"), "--exclude"),
         **dict.fromkeys(("--only", "--pattern", "--glob", "--filter"), "--include"),
         **dict.fromkeys(("-n", "--dry", "--simulate"), "--dry-run"),
