@@ -60,7 +60,7 @@ def write_csv(path: Path, paths: list[str], triplets: np.ndarray) -> None:
 
 
 def facts(text: str) -> dict[str, str]:
-    return {line[:14].strip(): line[14:].strip() for line in text.splitlines() if line[:14].strip()}
+    return {line[:22].strip(): line[22:].strip() for line in text.splitlines() if line[:22].strip()}
 
 
 def test_an_index_teaches(made: Path, tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ __all__ = ["TerminalMonitor", "app", "main"]
 
 _NEEDED = ("torch", "torchvision", "timm", "safetensors", "sklearn", "matplotlib")
 _LATEST = "runs/latest"
+# Of the names of what is learned from ratings.
+_RATINGS_WIDTH = 22
 _HELP = (
     "Teach a network what 'similar' means on labelled pictures. Every option's default comes from the default recipe; "
     "--config names another recipe or a TOML file, and options on the command line win. --help-all shows all options."
@@ -146,15 +148,18 @@ def _teach(options: RatingsOptions) -> None:
     with monitor.progressing():
         result = learn_from_ratings(options, monitor)
     lesson = result.lesson
-    for name, value in lesson.facts(result.source.left_out):
-        emit_fact(name, value)
-    emit_fact("time", duration(time.monotonic() - began))
+    for name, value in lesson.facts():
+        emit_fact(name, value, width=_RATINGS_WIDTH)
+    if result.source.left_out:
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in result.source.left_out.items())
+        emit_fact("left out", reasons, width=_RATINGS_WIDTH)
+    emit_fact("time", duration(time.monotonic() - began), width=_RATINGS_WIDTH)
     refusal = lesson.refusal()
     if result.run is None:
         fail(f"{refusal} Nothing was written; --force writes it all the same.")
     if refusal is not None:
         note(refusal)
-    emit_fact("run", file_line(result.run))
+    emit_fact("run", file_line(result.run), width=_RATINGS_WIDTH)
     next_step("deeprank-export", _from_here(result.run))
 
 

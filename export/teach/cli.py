@@ -124,7 +124,7 @@ def _page(index: Path, taught: Taught) -> Contents:
     from .page import Contents
 
     result = presentation.verdict(index, taught)
-    facts, queries = tuple(presentation.page_facts(taught)), taught.lesson.comparison.queries
+    facts, queries = tuple(taught.lesson.measures()), taught.lesson.comparison.queries
     return Contents(index, result, facts, taught.changes, taught.images, queries)
 
 

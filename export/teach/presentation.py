@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ __all__ = [
     "document",
     "exchanged_line",
     "facts",
-    "page_facts",
     "refusal",
     "remarks",
     "undone_document",
@@ -32,24 +30,9 @@ SCHEMA = 1
 
 def facts(taught: Taught) -> Iterator[tuple[str, str]]:
     """Yield what was learned, and the paper's measures before and after, as names and values."""
-    lesson = taught.lesson
-    held_out = lesson.comparison
-    yield "learned from", count(lesson.ratings, "rating")
-    yield "held out", f"{count(held_out.ratings, 'rating')} of {count(held_out.queries, 'query', 'queries')}"
-    yield from page_facts(taught)
+    yield from taught.lesson.facts()
     if taught.in_use is not None:
         yield "model in use", f"similarity precision {taught.in_use:.3f}, by earlier ratings"
-    yield "strength", f"{lesson.learned.head.strength:.2f} of a distance is what was learned"
-
-
-def page_facts(taught: Taught) -> Iterator[tuple[str, str]]:
-    """Yield the paper's measures before and after, as names and values."""
-    held_out = taught.lesson.comparison
-    gain = "" if math.isnan(held_out.low) else f" (gain {held_out.low:+.3f} to {held_out.high:+.3f}, 95 %)"
-    yield "similarity precision", f"{held_out.before:.3f} → {held_out.after:.3f}{gain}"
-    top, top_after = taught.lesson.before.score_at_top_k, taught.lesson.after.score_at_top_k
-    if top is not None and top_after is not None:
-        yield f"score-at-top-{top.k}", f"{top.score:,} → {top_after.score:,}"
 
 
 def remarks(taught: Taught) -> Iterator[str]:

@@ -54,8 +54,8 @@ class Comparison:
     def range_text(self) -> str:
         """The interval in words."""
         if math.isnan(self.low):
-            return "with one query, so without an interval"
-        return f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
+            return "of one query, so without an interval"
+        return f"gain {self.low:+.3f} to {self.high:+.3f}, 95 % interval"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for JSON; an interval that does not exist is null."""

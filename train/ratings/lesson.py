@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ...runtime.errors import TrainingError
 from ...runtime.evaluate.triplets import TripletReport
 from ...runtime.progress import StartProgress, start_nothing
+from ...runtime.webpage.elements import count
 from .comparison import MIN_RATINGS, Comparison, compare
 from .curve import ratings_needed
 from .figures import figures
@@ -62,18 +63,21 @@ class Lesson:
             f"{held.before:.3f} to {held.after:.3f} ({held.range_text}); rate more{self._needed()}."
         )
 
-    def facts(self, left_out: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-        """Yield names and values of the figures, for people; ``left_out``: see :class:`~.sources.RatedSource`."""
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield what was learned from and what it brings, as names and values for people."""
         held = self.comparison
-        others = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
-        yield "ratings", f"{self.ratings + held.ratings:,}" + (f" (left out: {others})" if others else "")
-        yield "learned from", f"{self.ratings:,}; strength {self.learned.settings.strength:g}"
-        yield "held out", f"{held.ratings:,} of {held.queries:,} queries"
-        yield "precision", f"{held.before:.3f} -> {held.after:.3f}, similarity precision; {held.range_text}"
-        scores = self.before.score_at_top_k, self.after.score_at_top_k
-        if scores[0] is not None and scores[1] is not None:
-            yield f"score-at-{scores[0].k}", f"{scores[0].score:,} -> {scores[1].score:,}"
+        yield "learned from", count(self.ratings, "rating")
+        yield "held out", f"{count(held.ratings, 'rating')} of {count(held.queries, 'query', 'queries')}"
+        yield from self.measures()
+        yield "strength", f"{self.learned.settings.strength:g} of a distance is what was learned"
         yield "verdict", held.verdict
+
+    def measures(self) -> Iterator[tuple[str, str]]:
+        """Yield the paper's measures before and after, as names and values for people."""
+        held, top, top_after = self.comparison, self.before.score_at_top_k, self.after.score_at_top_k
+        yield "similarity precision", f"{held.before:.3f} → {held.after:.3f} ({held.range_text})"
+        if top is not None and top_after is not None:
+            yield f"score-at-top-{top.k}", f"{top.score:,} → {top_after.score:,}"
 
     def _needed(self) -> str:
         if self.needed is None:

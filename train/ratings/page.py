@@ -41,7 +41,7 @@ def render(title: str, data: str, lesson: Lesson) -> bytes:
             "",
             element("h2", "", "On the held-out ratings"),
             table((("measure", False), ("start", True), ("head", True)), rows, "Measures"),
-            element("p", "", f"Similarity precision changes by {held.after - held.before:+.3f}, {held.range_text}."),
+            element("p", "", f"Similarity precision changes by {held.after - held.before:+.3f} ({held.range_text})."),
         ),
         foot(),
     )
