@@ -77,22 +77,26 @@ _FIXED: dict[str, Any] = {
                 "--model",
                 help="With --ratings and DATA: the model that learns. Default: ./model.onnx, else the bundled one.",
                 metavar="FILE",
+                hidden=True,
             ),
         ],
         None,
     ),
     "with_labels": (
-        Annotated[bool, typer.Option("--with-labels", help="Let class labels teach beside the ratings.")],
+        Annotated[bool, typer.Option("--with-labels", help="Let class labels teach beside the ratings.", hidden=True)],
         False,
     ),
     "force": (
-        Annotated[bool, typer.Option("--force", help="Write what was learned from ratings even if it is not better.")],
+        Annotated[
+            bool,
+            typer.Option("--force", help="Write what ratings teach even if it is not better.", hidden=True),
+        ],
         False,
     ),
     "out": (
         Annotated[
             Path | None,
-            typer.Option("--out", help="Run folder. Default: runs/<time>-<backbone>.", metavar="RUN"),
+            typer.Option("--out", help="Run folder. Default: runs/<time>-<backbone>, or -ratings.", metavar="RUN"),
         ],
         None,
     ),

@@ -25,8 +25,8 @@ _DIM = 256
 _FOLDS = 5
 # Above a half, pictures unlike the rated ones rank worse by more than a point.
 _STRENGTH = 0.5
-# The decay times the number of triplets: each rating pulls with the same force. A number chosen on a few ratings is
-# worse than this one, at all tastes and shares of wrong answers that were measured.
+# The decay times the number of triplets: each rating pulls with the same force. A number chosen on the ratings was no
+# better, and with few ratings worse (docs/architecture.md, Ratings).
 _DECAY = 0.014
 # Enough for a covariance.
 _ROWS = 20_000
