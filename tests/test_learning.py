@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -283,25 +284,49 @@ def lesson_of(taste: np.ndarray, vectors: np.ndarray, count: int, wrong: float, 
 @pytest.mark.thorough
 def test_a_head_of_coin_flips_is_seldom_better() -> None:
     vectors = some_vectors(300, 16)
-    verdicts = [lesson_of(vectors, vectors, 200, 0.5, seed).comparison.verdict for seed in range(40)]
+    verdicts = [lesson_of(vectors, vectors, 200, 0.5, seed).verdict for seed in range(40)]
     assert verdicts.count("better") <= 4
 
 
 def test_a_head_that_learned_a_taste_is_better() -> None:
     vectors = some_vectors(300, 12)
     lesson = lesson_of(vectors[:, :3], vectors, 600, 0.1)
-    assert lesson.comparison.verdict == "better"
+    assert lesson.verdict == "better"
     assert lesson.refusal() is None
     assert lesson.needed is None
-    assert lesson.after.similarity_precision == lesson.comparison.after > lesson.before.similarity_precision
-    assert lesson.before.similarity_precision == lesson.comparison.before
+    assert lesson.after.similarity_precision > lesson.before.similarity_precision
     assert lesson.after.score_at_top_k is not None
+
+
+def test_every_rating_is_judged_once_by_a_head_that_did_not_learn_from_it() -> None:
+    vectors, triplets = some_vectors(300, 12), ratings_by(some_vectors(300, 12)[:, :3], 200, 0, 0.1)
+    whole = Rated(vectors, tuple(contents(300)), triplets)
+    folds = whole.folds()
+    right = np.empty(len(triplets), bool)
+    for fold in range(3):
+        head = learn_head(vectors, triplets[folds != fold], seed=5).head
+        right[folds == fold] = margins(head.apply(vectors), triplets[folds == fold]) > 0
+    lesson = learn_lesson(whole, seed=5)
+    assert lesson.comparison.ratings == len(triplets)
+    assert lesson.comparison.before == (margins(vectors, triplets) > 0).mean()
+    assert lesson.comparison.after == pytest.approx(right.mean(), abs=0.006)  # ties within rounding
+    # The head that is used is the one of the first fold.
+    assert lesson.ratings == (folds != 0).sum()
+    assert lesson.after.similarity_precision == pytest.approx(right[folds == 0].mean(), abs=0.02)
+
+
+def test_a_head_that_is_worse_on_its_own_held_out_ratings_is_refused() -> None:
+    vectors = some_vectors(300, 12)
+    lesson = lesson_of(vectors[:, :3], vectors, 600, 0.1)
+    turned = replace(lesson, before=lesson.after, after=lesson.before)
+    assert turned.verdict == "not better"
+    assert "held out of it" in str(turned.refusal())
 
 
 def test_thin_evidence_is_refused() -> None:
     vectors = some_vectors(100, 8)
-    lesson = lesson_of(vectors[:, :2], vectors, 60, 0.0)
-    assert lesson.comparison.verdict == "too few"
+    lesson = lesson_of(vectors[:, :2], vectors, 45, 0.0)
+    assert lesson.verdict == "too few"
     assert "too thin" in str(lesson.refusal())
     with pytest.raises(TrainingError, match="ratings are too few"):
         lesson_of(vectors, vectors, 8, 0.0)

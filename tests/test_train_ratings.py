@@ -72,7 +72,7 @@ def test_an_index_teaches(made: Path, tmp_path: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     assert (config["kind"], config["schema"], metrics["schema"]) == ("ratings", 1, 1)
     assert metrics["ratings"] == config["ratings"] <= 900
-    assert metrics["held_out"]["low"] > 0
+    assert metrics["cross_validated"]["low"] > 0
     # the head that was measured is the one that was written
     contents, vectors, _ = pictures_of(made / "index")
     triplets = ratings(vectors[:, :4], 900)

@@ -83,8 +83,8 @@ def teach_command(
     """Learn from the ratings of an index, and exchange its model if the taught one is better.
 
     Ratings come from the page /rate of deeprank-serve --allow-writes, or from deeprank-index ratings import. No
-    picture is embedded again. The index answers meanwhile. 30 % of the rated queries are held out: the taught model
-    takes its place only if it orders their ratings better. The model before is kept; --undo goes back to it.
+    picture is embedded again. The index answers meanwhile. It gets the taught model only if ratings that this did not
+    learn from are ordered better. The model before is kept; --undo goes back to it.
     """
     if undo and (force or with_labels or html is not None or show):
         raise typer.BadParameter("--undo goes back, and learns nothing; give it with --index and --json alone.")
@@ -124,8 +124,7 @@ def _page(index: Path, taught: Taught) -> Contents:
     from .page import Contents
 
     result = presentation.verdict(index, taught)
-    facts, queries = tuple(taught.lesson.measures()), taught.lesson.comparison.queries
-    return Contents(index, result, facts, taught.changes, taught.images, queries)
+    return Contents(index, result, tuple(taught.lesson.measures()), taught.changes, taught.images, taught.queries)
 
 
 def _show(index: Path, taught: Taught, page: Path | None, *, as_json: bool) -> None:

@@ -46,6 +46,7 @@ class Taught:
     Attributes:
         source: the ratings, and the vectors of the start.
         lesson: what was learned, and what it is worth.
+        queries: the number of queries whose ratings are held out.
         in_use: similarity precision of the model in use on the held-out ratings; None: it was not taught before.
         refusal: why the index is unchanged; None: it has the taught model.
         package: the proof of the exported file; None: it was not exported.
@@ -57,6 +58,7 @@ class Taught:
 
     source: RatedSource
     lesson: Lesson
+    queries: int
     in_use: float | None
     refusal: Refusal | None
     package: Package | None = None
@@ -95,20 +97,21 @@ def teach(
     _, held_out = source.rated.split()
     in_use = None if start.head is None else float(right_order(before, held_out).mean())
     refusal = None if force else _refusal(lesson, in_use)
-    changes = telling(changes_of(rated_queries(held_out), before, after), QUERIES) if shown else {}
+    queries = rated_queries(held_out)
+    changes = telling(changes_of(queries, before, after), QUERIES) if shown else {}
     images = _images(index, source, {row for some in changes.values() for change in some for row in change.rows})
     changes = {kind: [change for change in some if change.rows <= images.keys()] for kind, some in changes.items()}
     package = exchange = None
     if refusal is None:
         package, exchange = _exchanged(index, source, start, lesson, after, progress)
-    return Taught(source, lesson, in_use, refusal, package, exchange, changes, images)
+    return Taught(source, lesson, len(queries), in_use, refusal, package, exchange, changes, images)
 
 
 def _refusal(lesson: Lesson, in_use: float | None) -> Refusal | None:
     """Return why the index is left as it is; None: the taught model is better."""
-    if lesson.comparison.verdict != "better":
-        return lesson.comparison.verdict
-    return "in use" if in_use is not None and lesson.comparison.after <= in_use else None
+    if lesson.verdict != "better":
+        return lesson.verdict
+    return "in use" if in_use is not None and lesson.after.similarity_precision <= in_use else None
 
 
 def _exchanged(
@@ -146,7 +149,7 @@ def _exported(
         head,
         unrelated_distance=moved_limit(start.info.unrelated_distance, source.rated.vectors, after),
         previous=source.model_sha256,
-        about={"ratings": lesson.ratings, "held_out": lesson.comparison.to_dict()},
+        about={"ratings": lesson.ratings, "verdict": lesson.verdict, "cross_validated": lesson.comparison.to_dict()},
     )
     network, reference = TaughtNetwork(start, head), TaughtReference(start, head, checked_info(info))
     form, checks = Form("onnx", network.precision), Checks(progress=progress)

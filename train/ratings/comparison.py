@@ -1,4 +1,4 @@
-"""Start and head compared on held-out ratings: a paired bootstrap over queries, and its verdict."""
+"""Start and heads compared on ratings that the heads did not learn from: a paired bootstrap, and its verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["MIN_RATINGS", "Comparison", "Verdict", "compare", "resampled"]
 
 Verdict = Literal["better", "not better", "too few"]
 
-# Held-out ratings below which there is no verdict.
+# Ratings below which there is no verdict.
 MIN_RATINGS = 50
 _CONFIDENCE = 0.95
 _RESAMPLES = 10_000

@@ -1,8 +1,12 @@
-"""Learn a head from ratings, and judge it by those that were held out: the same head is measured and used."""
+"""Learn a head from ratings, and judge it: each rating by a head that learned from the ratings of other queries.
+
+The queries are in three folds, and three heads learn, each from two of them. The head that did not learn from the first
+fold is the one that is used; that fold is held out of it for good. Few ratings say little, so all of them judge.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +17,12 @@ from ...runtime.errors import TrainingError
 from ...runtime.evaluate.triplets import TripletReport
 from ...runtime.progress import StartProgress, start_nothing
 from ...runtime.webpage.elements import count
-from .comparison import MIN_RATINGS, Comparison, compare
+from .comparison import MIN_RATINGS, Comparison, Verdict, compare
 from .curve import ratings_needed
 from .figures import figures
 from .head import Head
 from .learner import Floats, Learned, Vectors, directions, learn_head, margins
-from .rated import Rated, Rows
+from .rated import FOLDS, Rated, Rows
 
 __all__ = ["Lesson", "learn_lesson"]
 
@@ -33,8 +37,8 @@ class Lesson:
     Attributes:
         learned: the head, and how it was chosen.
         ratings: the number of ratings it learned from.
-        comparison: start and head on the held-out ratings.
-        before: the paper's measures of the start, on the held-out ratings.
+        comparison: start and heads on all ratings, each judged by a head that did not learn from its query.
+        before: the paper's measures of the start, on the ratings held out of the head.
         after: those of the head.
         needed: ratings in all that would show a gain, from a fitted curve, as a range; None if the head is better, or
             if no such number can be told.
@@ -48,36 +52,50 @@ class Lesson:
     after: TripletReport
     needed: tuple[int, int] | None
 
+    @property
+    def verdict(self) -> Verdict:
+        """That of the comparison; a head that is worse on its own held-out ratings is not better."""
+        worse = self.after.similarity_precision < self.before.similarity_precision
+        return "not better" if worse and self.comparison.verdict == "better" else self.comparison.verdict
+
     def refusal(self) -> str | None:
         """Return why the head should not be used, in one sentence; None if it is better."""
-        held = self.comparison
-        if held.verdict == "better":
+        judged = self.comparison
+        if self.verdict == "better":
             return None
-        if held.verdict == "too few":
+        if self.verdict == "too few":
             return (
-                f"The evidence is too thin: {held.ratings} of {held.ratings + self.ratings:,} ratings are held out, "
-                f"and a verdict needs {MIN_RATINGS}; rate more{self._needed()}."
+                f"The evidence is too thin: {judged.ratings} ratings can be held out in turn, and a verdict needs "
+                f"{MIN_RATINGS}; rate more{self._needed()}."
+            )
+        if judged.verdict == "better":
+            return (
+                "The head is not better: on the ratings held out of it, similarity precision goes from "
+                f"{self.before.similarity_precision:.3f} to {self.after.similarity_precision:.3f}; rate more."
             )
         return (
-            f"The head is not better: on {held.ratings:,} held-out ratings, similarity precision goes from "
-            f"{held.before:.3f} to {held.after:.3f} ({held.range_text}); rate more{self._needed()}."
+            f"The head is not better: on {judged.ratings:,} ratings by heads that did not learn from them, similarity "
+            f"precision goes from {judged.before:.3f} to {judged.after:.3f} ({judged.range_text}); "
+            f"rate more{self._needed()}."
         )
 
     def facts(self) -> Iterator[tuple[str, str]]:
         """Yield what was learned from and what it brings, as names and values for people."""
-        held = self.comparison
         yield "learned from", count(self.ratings, "rating")
-        yield "held out", f"{count(held.ratings, 'rating')} of {count(held.queries, 'query', 'queries')}"
+        yield "held out", count(self.before.count, "rating")
         yield from self.measures()
         yield "strength", f"{self.learned.settings.strength:g} of a distance is what was learned"
-        yield "verdict", held.verdict
+        yield "verdict", self.verdict
 
     def measures(self) -> Iterator[tuple[str, str]]:
         """Yield the paper's measures before and after, as names and values for people."""
-        held, top, top_after = self.comparison, self.before.score_at_top_k, self.after.score_at_top_k
-        yield "similarity precision", f"{held.before:.3f} → {held.after:.3f} ({held.range_text})"
-        if top is not None and top_after is not None:
-            yield f"score-at-top-{top.k}", f"{top.score:,} → {top_after.score:,}"
+        before, after, judged = self.before, self.after, self.comparison
+        yield "similarity precision", f"{before.similarity_precision:.3f} → {after.similarity_precision:.3f}"
+        if before.score_at_top_k is not None and after.score_at_top_k is not None:
+            top = before.score_at_top_k
+            yield f"score-at-top-{top.k}", f"{top.score:,} → {after.score_at_top_k.score:,}"
+        everything = f"{judged.before:.3f} → {judged.after:.3f} on all {count(judged.ratings, 'rating')}"
+        yield "cross-validated", f"{everything} ({judged.range_text})"
 
     def _needed(self) -> str:
         if self.needed is None:
@@ -88,10 +106,11 @@ class Lesson:
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for JSON."""
         return {
-            "ratings": self.ratings + self.comparison.ratings,
+            "ratings": self.ratings + self.before.count,
             "learned_from": self.ratings,
             "head": self.learned.to_dict(),
-            "held_out": self.comparison.to_dict(),
+            "verdict": self.verdict,
+            "cross_validated": self.comparison.to_dict(),
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "ratings_needed": None if self.needed is None else list(self.needed),
@@ -99,7 +118,7 @@ class Lesson:
 
 
 def learn_lesson(rated: Rated, *, seed: int = 0, progress: StartProgress = start_nothing) -> Lesson:
-    """Learn from the ratings that are not held out, and compare with the start on the others.
+    """Learn from the ratings that are not held out, and compare with the start on ratings that taught nothing.
 
     Args:
         rated: the ratings and their pictures.
@@ -114,52 +133,80 @@ def learn_lesson(rated: Rated, *, seed: int = 0, progress: StartProgress = start
     if len(learning) < _MIN_LEARNED or not len(held):
         raise TrainingError(
             f"The ratings are too few: {len(learning):,} to learn from and {len(held):,} held out; a verdict needs "
-            f"{MIN_RATINGS} held-out ones, about a third of all. Rate more."
+            f"{MIN_RATINGS} in all. Rate more."
         )
-    within = directions(rated.vectors, seed)
-    learned = learn_head(rated.vectors, learning, labels=rated.labels, within=within, seed=seed, progress=progress)
-    test = _Test(rated, held)
-    before, after = test.start, test.right(learned.head)
-    comparison = compare(held[:, 0], before, after, seed)
+    trials = _trials(rated, seed, progress)
+    comparison = _compared(trials, seed)
+    learned = trials[0].learned
     needed = None
     if comparison.verdict != "better" and learned.settings.strength:
-        needed = _needed(rated, learning, test, learned, within, seed)
+        needed = _needed(rated, trials, seed)
     return Lesson(learned, len(learning), comparison, *figures(rated, held, learned.head), needed)
 
 
-class _Test:
-    """The held-out ratings, and which of them a model orders rightly."""
+class _Trial:
+    """A head, and the ratings of other queries that judge it; the first trial's head is the one that is used."""
 
-    def __init__(self, rated: Rated, held: Rows) -> None:
+    def __init__(
+        self, rated: Rated, fold: int, within: tuple[Vectors, Vectors], seed: int, progress: StartProgress
+    ) -> None:
+        folds, self.within = rated.folds(), within
+        self.learning, held = rated.triplets[folds != fold], rated.triplets[folds == fold]
         rows, places = np.unique(held, return_inverse=True)
         self._vectors, self._triplets = rated.vectors[rows], places.reshape(held.shape)
-        _, self._queries = np.unique(held[:, 0], return_inverse=True)
+        self.queries, self._places = np.unique(held[:, 0], return_inverse=True)
+        self.counts = np.bincount(self._places).astype(np.float64)
+        self.learned = learn_head(
+            rated.vectors, self.learning, labels=rated.labels, within=within, seed=seed, progress=progress
+        )
         self.start = margins(self._vectors, self._triplets) > 0
-        self.counts = np.bincount(self._queries).astype(np.float64)
 
     def right(self, head: Head) -> npt.NDArray[np.bool_]:
-        """Return bool ``[t]``."""
+        """Tell which of its ratings a head orders rightly, bool ``[t]``."""
         return np.asarray(margins(head.apply(self._vectors), self._triplets) > 0)
 
     def wrong(self, right: npt.NDArray[np.bool_]) -> Floats:
         """Return the number of wrong answers for each query, float64 ``[q]``."""
-        return np.bincount(self._queries, ~right, len(self.counts)).astype(np.float64)
+        return np.bincount(self._places, ~right, len(self.counts)).astype(np.float64)
+
+    @property
+    def query_of_each(self) -> Rows:
+        """The query of each of its ratings, int64 ``[t]``."""
+        return self.queries[self._places]
 
 
-def _needed(
-    rated: Rated, learning: Rows, test: _Test, learned: Learned, within: tuple[Vectors, Vectors], seed: int
-) -> tuple[int, int] | None:
+def _trials(rated: Rated, seed: int, progress: StartProgress) -> list[_Trial]:
+    """Return a trial for each fold that has ratings, if the others have enough to learn from."""
+    within, sizes = directions(rated.vectors, seed), np.bincount(rated.folds(), minlength=FOLDS)
+    folds = [fold for fold in range(FOLDS) if sizes[fold] and sizes.sum() - sizes[fold] >= _MIN_LEARNED]
+    return [_Trial(rated, fold, within, seed, progress) for fold in folds]
+
+
+def _compared(trials: Sequence[_Trial], seed: int) -> Comparison:
+    queries = np.concatenate([trial.query_of_each for trial in trials])
+    before = np.concatenate([trial.start for trial in trials])
+    return compare(queries, before, np.concatenate([trial.right(trial.learned.head) for trial in trials]), seed)
+
+
+def _needed(rated: Rated, trials: Sequence[_Trial], seed: int) -> tuple[int, int] | None:
     """Return how many ratings would show a gain; each point of the curve is a mean over disjoint parts."""
-    order = np.random.default_rng(seed).permutation(len(learning))
-    wrong = [test.wrong(test.right(learned.head))]
-    sizes = [len(learning)]
+    counts = np.concatenate([trial.counts for trial in trials])
+    wrong = [np.concatenate([trial.wrong(trial.right(trial.learned.head)) for trial in trials])]
+    sizes = [sum(len(trial.learning) for trial in trials) // len(trials)]
     for parts in (2, 4):
-        some = [
-            learn_head(rated.vectors, part, labels=rated.labels, settings=learned.settings, within=within).head
-            for part in np.array_split(learning[order], parts)
-        ]
-        wrong.append(np.mean([test.wrong(test.right(head)) for head in some], axis=0))
-        sizes.append(len(learning) // parts)
-    points = np.array(sizes[::-1]), test.wrong(test.start), np.stack(wrong[::-1]), test.counts
-    total = len(learning) + int(test.counts.sum())
-    return ratings_needed(total, *points, least=MIN_RATINGS / test.counts.sum(), seed=seed)
+        wrong.append(np.concatenate([_wrong_of_parts(rated, trial, parts, seed) for trial in trials]))
+        sizes.append(sizes[0] // parts)
+    start = np.concatenate([trial.wrong(trial.start) for trial in trials])
+    points = np.array(sizes[::-1]), start, np.stack(wrong[::-1]), counts
+    return ratings_needed(len(rated.triplets), *points, least=MIN_RATINGS / counts.sum(), seed=seed)
+
+
+def _wrong_of_parts(rated: Rated, trial: _Trial, parts: int, seed: int) -> Floats:
+    """Return the wrong answers for each query of a trial, a mean over heads that learn from a part each."""
+    order = np.random.default_rng(seed).permutation(len(trial.learning))
+    heads = [
+        learn_head(rated.vectors, part, labels=rated.labels, settings=trial.learned.settings, within=trial.within).head
+        for part in np.array_split(trial.learning[order], parts)
+    ]
+    wrong: Floats = np.mean([trial.wrong(trial.right(head)) for head in heads], axis=0)
+    return wrong

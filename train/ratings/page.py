@@ -24,11 +24,11 @@ def render(title: str, data: str, lesson: Lesson) -> bytes:
     facts = (
         fact("rated", data),
         fact("learned from", f"{lesson.ratings:,} ratings"),
-        fact("held out", f"{lesson.comparison.ratings:,} ratings of {lesson.comparison.queries:,} queries"),
+        fact("held out", f"{lesson.before.count:,} ratings"),
         fact("strength", f"{settings.strength:g}"),
-        fact("verdict", lesson.comparison.verdict, strong=True),
+        fact("verdict", lesson.verdict, strong=True),
     )
-    before, after, held = _cells(lesson.before), _cells(lesson.after), lesson.comparison
+    before, after, judged = _cells(lesson.before), _cells(lesson.after), lesson.comparison
     rows = [
         [name, *cells] for name, *cells in zip(("similarity precision", "score-at-top-30"), before, after, strict=True)
     ]
@@ -41,7 +41,12 @@ def render(title: str, data: str, lesson: Lesson) -> bytes:
             "",
             element("h2", "", "On the held-out ratings"),
             table((("measure", False), ("start", True), ("head", True)), rows, "Measures"),
-            element("p", "", f"Similarity precision changes by {held.after - held.before:+.3f} ({held.range_text})."),
+            element(
+                "p",
+                "",
+                f"On all {judged.ratings:,} ratings, each judged by a head that did not learn from its query, "
+                f"similarity precision goes from {judged.before:.3f} to {judged.after:.3f} ({judged.range_text}).",
+            ),
         ),
         foot(),
     )

@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 from ...runtime.errors import TrainingError
 
-__all__ = ["HELD_OUT", "Answers", "Rated", "decided", "held_out", "rated"]
+__all__ = ["FOLDS", "HELD_OUT", "Answers", "Rated", "decided", "folds_of", "held_out", "rated"]
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-# Share of the queries whose ratings nothing learns from.
+# Share of the queries whose ratings nothing learns from: the first fold. The others are as large as each other.
 HELD_OUT = 0.3
+FOLDS = 3
 
 Answer = tuple[bytes, bytes, bytes]
 
@@ -43,8 +44,12 @@ class Rated:
 
     def split(self) -> tuple[Rows, Rows]:
         """Return the triplets to learn from and those held out, int64 ``[., 3]``."""
-        held = held_out([self.contents[row] for row in self.triplets[:, 0]])
+        held = self.folds() == 0
         return self.triplets[~held], self.triplets[held]
+
+    def folds(self) -> Rows:
+        """Return the fold of each triplet, int64 ``[t]``: 0 is held out."""
+        return folds_of([self.contents[row] for row in self.triplets[:, 0]])
 
 
 class Answers(NamedTuple):
@@ -55,20 +60,26 @@ class Answers(NamedTuple):
 
 
 def held_out(queries: Sequence[bytes]) -> npt.NDArray[np.bool_]:
-    """Tell which ratings are held out, by a hash of the query's content.
+    """Tell which ratings are held out: those of the first fold, bool ``[t]``; see :func:`folds_of`."""
+    return np.asarray(folds_of(queries) == 0)
 
-    So a query stays on its side while ratings are added.
+
+def folds_of(queries: Sequence[bytes]) -> Rows:
+    """Return the fold of each rating, by a hash of the query's content.
+
+    So a query stays in its fold while ratings are added.
 
     Args:
         queries: sha256 of each rating's query, ``t`` of them.
 
     Returns:
-        bool ``[t]``.
+        int64 ``[t]``, 0 to ``FOLDS - 1``.
 
     """
     # Hashed once more, so that nothing else that is drawn by a content's hash goes along with it.
-    drawn = [int.from_bytes(hashlib.sha256(b"held out\0" + query).digest()[:8]) for query in queries]
-    return np.array([number < HELD_OUT * 2**64 for number in drawn], dtype=np.bool_)
+    drawn = [int.from_bytes(hashlib.sha256(b"held out\0" + query).digest()[:8]) / 2**64 for query in queries]
+    ends = HELD_OUT + (1 - HELD_OUT) / (FOLDS - 1) * np.arange(FOLDS - 1)
+    return np.searchsorted(ends, np.array(drawn), side="right").astype(np.int64)
 
 
 def decided(answers: Iterable[Answer]) -> Answers:
