@@ -467,6 +467,21 @@ CASES = [
 ]
 
 
+def learning(folder: Path, *words: str) -> list[str]:
+    indexed(folder)
+    return ["deeprank-train", *words]
+
+
+CASES += [
+    Case("an index without ratings", lambda f: learning(f, "--index", INDEX), "holds no ratings of pictures"),
+    Case("a few ratings", lambda f: ["deeprank-train", *ratings(f, THREE)[-2:], "--ratings", "rated.csv"], "too few"),
+    Case("ratings without pictures", lambda f: learning(f, "--ratings", "rated.csv"), "needs the rated pictures"),
+    Case("pictures beside an index", lambda f: learning(f, PHOTOS, "--index", INDEX), "Both pictures and --index"),
+    Case("epochs for ratings", lambda f: learning(f, "--index", INDEX, "--epochs", "3"), "--epochs belongs to the"),
+    Case("a model to train", lambda f: learning(f, PHOTOS, "--model", "model.onnx"), "named with --backbone"),
+]
+
+
 def served(folder: Path, *words: str, token: str | None = None) -> list[str]:
     indexed(folder)
     if token is not None:

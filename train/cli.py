@@ -9,21 +9,23 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from ..models.allocator import keep_freed_memory
 from ..runtime.cli import application, data_or_tiny_imagenet, fail, guarded, note, progress_in_stages
 from ..runtime.columns import Columns
 from ..runtime.console import emit_fact, file_line, from_here, next_step, note_in_lines, terminal_width, to_paste
 from ..runtime.datasets import MADE
+from ..runtime.devices import Device
 from ..runtime.errors import MissingExtraError, TrainingError
 from ..runtime.progress import Advance, StartProgress, start_nothing
 from ..runtime.text import duration
 from .options.flags import OTHER_NAMES, typed_options, with_flags
 from .options.recipes import load_config
+from .ratings.options import RatingsOptions
 
 __all__ = ["TerminalMonitor", "app", "main"]
 
@@ -39,6 +41,8 @@ _EXAMPLES = [
     "deeprank-train photos --no-freeze-backbone  all layers, not only the head",
     "deeprank-train photos.csv --val new.csv     evaluated on other pictures",
     "deeprank-train --resume                     resume the newest run",
+    "deeprank-train --index my.index             learn from its ratings",
+    "deeprank-train photos --ratings rated.csv   learn from rated triplets",
     "torchrun --nproc-per-node 2 -m deeprank.train photos    two processes",
 ]
 
@@ -51,6 +55,11 @@ def _train(
     config: str | None,
     val: str | None,
     labels: str | None,
+    ratings: Path | None,
+    index: Path | None,
+    model: str | None,
+    with_labels: bool,
+    force: bool,
     out: Path | None,
     resume: Path | None,
     cache: Path,
@@ -65,6 +74,32 @@ def _train(
     del verbose, version, help_all
     if any(importlib.util.find_spec(package) is None for package in _NEEDED):
         raise MissingExtraError("deeprank-train", "train")
+    if ratings is not None or index is not None:
+        _refuse_others({"config": config, "val": val, "resume": resume, **typed})
+        taught = (data, ratings, index, model, with_labels, labels, force, out)
+        _teach(RatingsOptions(*taught, typed["seed"] or 0, cast(Device, device), threads))
+        return
+    if model is not None or with_labels or force:
+        raise TrainingError(
+            "--model, --with-labels and --force belong to learning from ratings; add --ratings or --index. The network "
+            "to train is named with --backbone."
+        )
+    _train_network(data, config, val, labels, out, resume, cache, device, threads, yes, typed)
+
+
+def _train_network(
+    data: str | None,
+    config: str | None,
+    val: str | None,
+    labels: str | None,
+    out: Path | None,
+    resume: Path | None,
+    cache: Path,
+    device: str,
+    threads: int | None,
+    yes: bool,
+    typed: Mapping[str, Any],
+) -> None:
     began = time.monotonic()
     with _resumable(resume), _with_others(device) as others:
         overrides = typed_options(typed)
@@ -91,6 +126,36 @@ def _train(
     if ranks.first:
         _print_result(result.run, result.figures, time.monotonic() - began if result.trained else None)
         next_step("deeprank-export", _from_here(result.run))
+
+
+def _refuse_others(typed: Mapping[str, Any]) -> None:
+    """Refuse options of a whole training beside ratings."""
+    for name, value in typed.items():
+        if value is not None and name != "seed":
+            raise TrainingError(
+                f"--{name.replace('_', '-')} belongs to the training of a network; leave it out to learn from ratings."
+            )
+
+
+def _teach(options: RatingsOptions) -> None:
+    """Learn from ratings, print the figures, and refuse a head that is not better."""
+    from .ratings.command import learn_from_ratings
+
+    began = time.monotonic()
+    monitor = TerminalMonitor()
+    with monitor.progressing():
+        result = learn_from_ratings(options, monitor)
+    lesson = result.lesson
+    for name, value in lesson.facts(result.source.left_out):
+        emit_fact(name, value)
+    emit_fact("time", duration(time.monotonic() - began))
+    refusal = lesson.refusal()
+    if result.run is None:
+        fail(f"{refusal} Nothing was written; --force writes it all the same.")
+    if refusal is not None:
+        note(refusal)
+    emit_fact("run", file_line(result.run))
+    next_step("deeprank-export", _from_here(result.run))
 
 
 def _data(data: str | None, yes: bool, others: Any) -> str:
@@ -240,6 +305,13 @@ class TerminalMonitor:
         return self._stopping
 
     @contextlib.contextmanager
+    def progressing(self) -> Iterator[None]:
+        """Show progress."""
+        with progress_in_stages() as start:
+            self._start = start if self._speaks else start_nothing
+            yield
+
+    @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Show progress, and catch the first signal; the second Ctrl-C ends the process at once."""
 
@@ -253,8 +325,7 @@ class TerminalMonitor:
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with progress_in_stages() as start:
-                self._start = start if self._speaks else start_nothing
+            with self.progressing():
                 yield
         finally:
             for number, handler in before.items():

@@ -296,6 +296,11 @@ def read_stored(
 
     """
     description, where = run.read_config(), display_path(run.config_path)
+    if "kind" in description:
+        raise TrainingError(
+            f"{display_path(run.path)} has learned from ratings in one go, so there is nothing to resume; run its "
+            "command again, or export it with deeprank-export."
+        )
     try:
         stored = _stored(description, where, data, val, labels)
         differing = _labels_changed(description, labels) + _differing(stored, overrides)

@@ -49,6 +49,46 @@ _FIXED: dict[str, Any] = {
         None,
     ),
     "labels": (LabelsOption, None),
+    "ratings": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--ratings",
+                help="Learn a head on a model's vectors from a CSV of query,positive,negative, paths in DATA or "
+                "--index.",
+                metavar="CSV",
+            ),
+        ],
+        None,
+    ),
+    "index": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--index", help="Learn from the ratings and vectors of an index, without DATA.", metavar="INDEX"
+            ),
+        ],
+        None,
+    ),
+    "model": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--model",
+                help="With --ratings and DATA: the model that learns. Default: ./model.onnx, else the bundled one.",
+                metavar="FILE",
+            ),
+        ],
+        None,
+    ),
+    "with_labels": (
+        Annotated[bool, typer.Option("--with-labels", help="Let class labels teach beside the ratings.")],
+        False,
+    ),
+    "force": (
+        Annotated[bool, typer.Option("--force", help="Write what was learned from ratings even if it is not better.")],
+        False,
+    ),
     "out": (
         Annotated[
             Path | None,
@@ -221,7 +261,7 @@ _MEANINGS: Mapping[str, Iterable[str]] = {
     "--proxy-learning-rate": ("proxy-lr", "loss-lr", "lr-proxy"),
     "--epochs": ("epoch", "e", "num-epochs", "n-epochs", "nepochs", "max-epochs", "num-train-epochs"),
     "--steps-per-epoch": ("steps", "max-steps", "iterations", "iters", "num-steps", "n-iters", "batches-per-epoch"),
-    "--backbone": ("arch", "a", "model", "m", "architecture", "net", "network", "encoder", "trunk", "model-name"),
+    "--backbone": ("arch", "a", "m", "architecture", "net", "network", "encoder", "trunk", "model-name"),
     "--keep-start": ("keep", "keep-features", "keep-pretrained", "concat", "concatenate"),
     "--image-size": ("img-size", "imgsz", "size", "s", "resolution", "input-size", "img", "crop-size", "resize"),
     "--embedding-dim": (

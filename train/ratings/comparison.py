@@ -50,6 +50,13 @@ class Comparison:
             return "too few"
         return "better" if self.low > 0 else "not better"
 
+    @property
+    def range_text(self) -> str:
+        """The interval in words."""
+        if math.isnan(self.low):
+            return "with one query, so without an interval"
+        return f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for JSON; an interval that does not exist is null."""
         values = {key: None if math.isnan(value) else value for key, value in asdict(self).items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +62,7 @@ def ratings_needed(
         return None
     numbers = np.maximum(numbers[np.isfinite(numbers)], least)
     low, high = np.quantile(numbers, [(1 - _RANGE) / 2, (1 + _RANGE) / 2])
-    return _rounded(total * low, math.floor), _rounded(total * high, math.ceil)
+    return _rounded(max(total * low, total + 1)), _rounded(max(total * high, total + 1))
 
 
 def _law(learned: npt.NDArray[np.int64], wrong: Floats) -> tuple[float, float]:
@@ -92,7 +91,7 @@ def _times(learned: npt.NDArray[np.int64], wrong: Floats, start: float, half: fl
     return float(times[enough.argmax()]) if power > 0 and enough.any() else math.inf
 
 
-def _rounded(number: float, to_whole: Callable[[float], int]) -> int:
-    """Return the number with two digits."""
-    unit: int = 10 ** max(0, math.floor(math.log10(max(1.0, number))) - 1)
-    return int(to_whole(number / unit) * unit)
+def _rounded(number: float) -> int:
+    """Return the number with two digits, rounded up."""
+    unit: int = 10 ** max(0, math.floor(math.log10(number)) - 1)
+    return math.ceil(number / unit) * unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from .comparison import MIN_RATINGS, Comparison, compare
 from .curve import ratings_needed
 from .figures import figures
 from .head import Head
-from .learner import Floats, Learned, learn_head, margins
+from .learner import Floats, Learned, Vectors, directions, learn_head, margins
 from .rated import Rated, Rows
 
 __all__ = ["Lesson", "learn_lesson"]
@@ -58,9 +59,21 @@ class Lesson:
             )
         return (
             f"The head is not better: on {held.ratings:,} held-out ratings, similarity precision goes from "
-            f"{held.before:.3f} to {held.after:.3f}, a change between {held.low:+.3f} and {held.high:+.3f}; rate "
-            f"more{self._needed()}."
+            f"{held.before:.3f} to {held.after:.3f} ({held.range_text}); rate more{self._needed()}."
         )
+
+    def facts(self, left_out: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+        """Yield names and values of the figures, for people; ``left_out``: see :class:`~.sources.RatedSource`."""
+        held = self.comparison
+        others = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        yield "ratings", f"{self.ratings + held.ratings:,}" + (f" (left out: {others})" if others else "")
+        yield "learned from", f"{self.ratings:,}; strength {self.learned.settings.strength:g}"
+        yield "held out", f"{held.ratings:,} of {held.queries:,} queries"
+        yield "precision", f"{held.before:.3f} -> {held.after:.3f}, similarity precision; {held.range_text}"
+        scores = self.before.score_at_top_k, self.after.score_at_top_k
+        if scores[0] is not None and scores[1] is not None:
+            yield f"score-at-{scores[0].k}", f"{scores[0].score:,} -> {scores[1].score:,}"
+        yield "verdict", held.verdict
 
     def _needed(self) -> str:
         if self.needed is None:
@@ -96,16 +109,17 @@ def learn_lesson(rated: Rated, *, seed: int = 0, progress: StartProgress = start
     learning, held = rated.split()
     if len(learning) < _MIN_LEARNED or not len(held):
         raise TrainingError(
-            f"{len(rated.triplets):,} ratings are too few to learn from ({len(learning):,} and {len(held):,} held "
-            f"out); a verdict needs {MIN_RATINGS} held-out ones, about a third of all. Rate more."
+            f"The ratings are too few: {len(learning):,} to learn from and {len(held):,} held out; a verdict needs "
+            f"{MIN_RATINGS} held-out ones, about a third of all. Rate more."
         )
-    learned = learn_head(rated.vectors, learning, labels=rated.labels, seed=seed, progress=progress)
+    within = directions(rated.vectors, seed)
+    learned = learn_head(rated.vectors, learning, labels=rated.labels, within=within, seed=seed, progress=progress)
     test = _Test(rated, held)
     before, after = test.start, test.right(learned.head)
     comparison = compare(held[:, 0], before, after, seed)
     needed = None
     if comparison.verdict != "better" and learned.settings.strength:
-        needed = _needed(rated, learning, test, learned, seed)
+        needed = _needed(rated, learning, test, learned, within, seed)
     return Lesson(learned, len(learning), comparison, *figures(rated, held, learned.head), needed)
 
 
@@ -128,15 +142,17 @@ class _Test:
         return np.bincount(self._queries, ~right, len(self.counts)).astype(np.float64)
 
 
-def _needed(rated: Rated, learning: Rows, test: _Test, learned: Learned, seed: int) -> tuple[int, int] | None:
+def _needed(
+    rated: Rated, learning: Rows, test: _Test, learned: Learned, within: tuple[Vectors, Vectors], seed: int
+) -> tuple[int, int] | None:
     """Return how many ratings would show a gain; each point of the curve is a mean over disjoint parts."""
     order = np.random.default_rng(seed).permutation(len(learning))
     wrong = [test.wrong(test.right(learned.head))]
     sizes = [len(learning)]
     for parts in (2, 4):
         some = [
-            learn_head(rated.vectors, learning[rows], labels=rated.labels, settings=learned.settings, seed=seed).head
-            for rows in np.array_split(order, parts)
+            learn_head(rated.vectors, part, labels=rated.labels, settings=learned.settings, within=within).head
+            for part in np.array_split(learning[order], parts)
         ]
         wrong.append(np.mean([test.wrong(test.right(head)) for head in some], axis=0))
         sizes.append(len(learning) // parts)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 from ...runtime.errors import TrainingError
 from ...runtime.files import placed
 from ...runtime.text import display_path, first_line
@@ -129,6 +127,8 @@ class RunFolder:
 
     def save(self, path: Path, checkpoint: Mapping[str, Any]) -> None:
         """Write a checkpoint of plain values and tensors; a full disk keeps the earlier one."""
+        import torch  # slow, and a run on ratings needs none of it
+
         write_atomically(path, lambda file: torch.save(dict(checkpoint), file))
 
 
