@@ -16,7 +16,7 @@ from deeprank.runtime.metrics import label_codes, precision_at_k
 from deeprank.runtime.scan import nearest
 from deeprank.train.ratings.comparison import Verdict, compare
 from deeprank.train.ratings.head import Head
-from deeprank.train.ratings.learner import Settings, learn_head
+from deeprank.train.ratings.learner import CANDIDATES, Settings, learn_head
 from deeprank.train.ratings.rated import decided, held_out
 
 __all__ = [
@@ -34,8 +34,6 @@ __all__ = [
 
 # Ratings without an error, half of them of the 30 nearest; the learner takes no more into one fit.
 CEILING = 10_000
-# What cross-validation chooses of many ratings; for these it would take long.
-_MANY = Settings(0.5, 1e-5)
 _HELD_OUT = 2000
 _NEAR, _HITS = 30, 10
 # Questions that a page fetches at a time.
@@ -234,7 +232,7 @@ def ceiling(seen: Rated) -> Point:
         answer = rater.answer(*question)
         if answer is not None:
             ratings.append(answer)
-    return taught(seen, np.array(ratings), rater.skipped, 0, _MANY)[1]
+    return taught(seen, np.array(ratings), rater.skipped, 0, CANDIDATES[0])[1]
 
 
 def taught(seen: Rated, ratings: Rows, skipped: int, seed: int, settings: Settings | None = None) -> tuple[Head, Point]:

@@ -90,16 +90,18 @@ def conditions(seen: Sequence[tuple[str, str]], seeds: Sequence[int]) -> Iterato
         for each in seen:
             for method in METHODS:
                 yield Condition(*each, method, 0.0, seed, tuple(few))
-        for each in seen if seed == seeds[0] else ():
-            yield Condition(*each, "ceiling", numbers=(CEILING,))
+        if seed == seeds[0]:
+            for each in seen:
+                yield Condition(*each, "ceiling", numbers=(CEILING,))
+    for seed in seeds:
         for each in seen:
             for wrong in WRONG:
                 yield Condition(*each, "clever", wrong, seed, FEW)
-    for seed in seeds:
         for each in seen:
             yield Condition(*each, "rounds", 0.0, seed, FEW)
-        for each in seen:
-            for method in METHODS:
+    for seed in seeds:
+        for method in METHODS:
+            for each in seen:
                 yield Condition(*each, method, 0.0, seed, (most,))
 
 
