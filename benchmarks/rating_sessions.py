@@ -14,10 +14,12 @@ from deeprank.runtime.evaluate.triplets import RatedTriplets, evaluate_triplets
 from deeprank.runtime.index.ratings.questions import choose_questions
 from deeprank.runtime.metrics import label_codes, precision_at_k
 from deeprank.runtime.scan import nearest
-from deeprank.train.ratings.comparison import Verdict, compare
+from deeprank.train.ratings.comparison import Verdict
 from deeprank.train.ratings.head import Head
 from deeprank.train.ratings.learner import CANDIDATES, Settings, learn_head
-from deeprank.train.ratings.rated import decided, held_out
+from deeprank.train.ratings.lesson import judged_by_others
+from deeprank.train.ratings.rated import Rated as Answered
+from deeprank.train.ratings.rated import decided
 
 __all__ = [
     "CEILING",
@@ -236,19 +238,21 @@ def ceiling(seen: Rated) -> Point:
 
 
 def taught(seen: Rated, ratings: Rows, skipped: int, seed: int, settings: Settings | None = None) -> tuple[Head, Point]:
-    """Learn a head as ``deeprank-train --ratings`` does: some queries are held out of everything, to compare on."""
+    """Learn a head as ``deeprank-train --ratings`` does, with its verdict; with ``settings``, the head alone."""
     hashes = seen.collection.pictures.hashes
     given, ratings = len(ratings), _decided(ratings, hashes)
-    held = held_out([hashes[query] for query in ratings[:, 0]])
-    learned = learn_head(seen.gallery, ratings[~held], settings=settings, seed=seed)
-    vectors = learned.head.apply(seen.collection.vectors)
-    comparison = compare(
-        ratings[held, 0], *(_right(rows, ratings[held]) for rows in (seen.collection.vectors, vectors)), seed
-    )
-    figures = seen.figures(vectors, learned.head.apply(seen.other.vectors))
-    return learned.head, Point(
-        given, skipped, learned.settings.strength, learned.settings.decay, comparison.verdict, figures
-    )
+    # The gallery comes first in the collection.
+    whole = Answered(seen.gallery, tuple(hashes[: len(seen.gallery)]), ratings)
+    verdict: Verdict = "too few"
+    if settings is None:
+        trials, comparison = judged_by_others(whole, seed)
+        learned, trial = trials[0].learned, trials[0]
+        worse = trial.right(learned.head).sum() < trial.start.sum()
+        verdict = "not better" if worse and comparison.verdict == "better" else comparison.verdict
+    else:
+        learned = learn_head(seen.gallery, whole.split()[0], settings=settings, seed=seed)
+    figures = seen.figures(learned.head.apply(seen.collection.vectors), learned.head.apply(seen.other.vectors))
+    return learned.head, Point(given, skipped, learned.settings.strength, learned.settings.decay, verdict, figures)
 
 
 def _decided(ratings: Rows, contents: Sequence[bytes]) -> Rows:
@@ -256,9 +260,3 @@ def _decided(ratings: Rows, contents: Sequence[bytes]) -> Rows:
     rows = {content: row for row, content in reversed(list(enumerate(contents)))}
     answers = decided(tuple(contents[row] for row in rating) for rating in ratings.tolist())
     return np.array([[rows[content] for content in answer] for answer in answers.triplets])
-
-
-def _right(vectors: Vectors, ratings: Rows) -> npt.NDArray[np.bool_]:
-    query, positive, negative = (vectors[rows] for rows in ratings.T)
-    right: npt.NDArray[np.bool_] = ((query - positive) ** 2).sum(axis=1) < ((query - negative) ** 2).sum(axis=1)
-    return right

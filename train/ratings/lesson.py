@@ -24,7 +24,7 @@ from .head import Head
 from .learner import Floats, Learned, Vectors, directions, learn_head, margins
 from .rated import FOLDS, Rated, Rows
 
-__all__ = ["Lesson", "learn_lesson"]
+__all__ = ["Lesson", "Trial", "judged_by_others", "learn_lesson"]
 
 # A head can be learned from fewer, but there is nothing to see in its figures.
 _MIN_LEARNED = 10
@@ -135,8 +135,7 @@ def learn_lesson(rated: Rated, *, seed: int = 0, progress: StartProgress = start
             f"The ratings are too few: {len(learning):,} to learn from and {len(held):,} held out; a verdict needs "
             f"{MIN_RATINGS} in all. Rate more."
         )
-    trials = _trials(rated, seed, progress)
-    comparison = _compared(trials, seed)
+    trials, comparison = judged_by_others(rated, seed, progress)
     learned = trials[0].learned
     needed = None
     if comparison.verdict != "better" and learned.settings.strength:
@@ -144,7 +143,7 @@ def learn_lesson(rated: Rated, *, seed: int = 0, progress: StartProgress = start
     return Lesson(learned, len(learning), comparison, *figures(rated, held, learned.head), needed)
 
 
-class _Trial:
+class Trial:
     """A head, and the ratings of other queries that judge it; the first trial's head is the one that is used."""
 
     def __init__(
@@ -175,20 +174,32 @@ class _Trial:
         return self.queries[self._places]
 
 
-def _trials(rated: Rated, seed: int, progress: StartProgress) -> list[_Trial]:
+def _trials(rated: Rated, seed: int, progress: StartProgress) -> list[Trial]:
     """Return a trial for each fold that has ratings, if the others have enough to learn from."""
     within, sizes = directions(rated.vectors, seed), np.bincount(rated.folds(), minlength=FOLDS)
     folds = [fold for fold in range(FOLDS) if sizes[fold] and sizes.sum() - sizes[fold] >= _MIN_LEARNED]
-    return [_Trial(rated, fold, within, seed, progress) for fold in folds]
+    return [Trial(rated, fold, within, seed, progress) for fold in folds]
 
 
-def _compared(trials: Sequence[_Trial], seed: int) -> Comparison:
+def judged_by_others(
+    rated: Rated, seed: int = 0, progress: StartProgress = start_nothing
+) -> tuple[list[Trial], Comparison]:
+    """Learn a head without each fold, and compare them with the start on the ratings of those folds.
+
+    Args:
+        rated: the ratings and their pictures; at least ten can be learned from, and the first fold has some.
+        seed: of every draw.
+        progress: told of the fits.
+
+    """
+    trials = _trials(rated, seed, progress)
     queries = np.concatenate([trial.query_of_each for trial in trials])
     before = np.concatenate([trial.start for trial in trials])
-    return compare(queries, before, np.concatenate([trial.right(trial.learned.head) for trial in trials]), seed)
+    after = np.concatenate([trial.right(trial.learned.head) for trial in trials])
+    return trials, compare(queries, before, after, seed)
 
 
-def _needed(rated: Rated, trials: Sequence[_Trial], seed: int) -> tuple[int, int] | None:
+def _needed(rated: Rated, trials: Sequence[Trial], seed: int) -> tuple[int, int] | None:
     """Return how many ratings would show a gain; each point of the curve is a mean over disjoint parts."""
     counts = np.concatenate([trial.counts for trial in trials])
     wrong = [np.concatenate([trial.wrong(trial.right(trial.learned.head)) for trial in trials])]
@@ -201,7 +212,7 @@ def _needed(rated: Rated, trials: Sequence[_Trial], seed: int) -> tuple[int, int
     return ratings_needed(len(rated.triplets), *points, least=MIN_RATINGS / counts.sum(), seed=seed)
 
 
-def _wrong_of_parts(rated: Rated, trial: _Trial, parts: int, seed: int) -> Floats:
+def _wrong_of_parts(rated: Rated, trial: Trial, parts: int, seed: int) -> Floats:
     """Return the wrong answers for each query of a trial, a mean over heads that learn from a part each."""
     order = np.random.default_rng(seed).permutation(len(trial.learning))
     heads = [
