@@ -238,7 +238,7 @@ def refused(index: Path, says: str) -> None:
 
 
 def test_too_few_ratings_are_refused(index: Path, gallery: Path) -> None:
-    rate(index, gallery, rated(sorted((gallery / "photos").iterdir()), 60))
+    rate(index, gallery, rated(sorted((gallery / "photos").iterdir()), 45))
     refused(index, "The evidence is too thin: ")
 
 
