@@ -94,7 +94,8 @@ def replace_model(
     folder = Path(os.path.realpath(index))
     finish_exchange(folder)
     with locked(folder), Store.open(folder) as store:
-        if store.meta().model_sha256 != of:
+        meta = store.meta()  # after the exchange, the path is another database's
+        if meta.model_sha256 != of:
             raise IndexStateError(
                 f"{display_path(folder)} got another model meanwhile, and is unchanged; run the command again."
             )
@@ -104,10 +105,9 @@ def replace_model(
             remarks = _make(store, fresh, embedder, model, mapped, of if keep else None, progress)
             compared = _compared(store, embedder, mapped)
             accept(fresh)
-            items = store.meta().items  # not after the exchange: the path is another database's then
-    if not compared and items:
+    if not compared and meta.items:
         remarks.append("No picture could be read to compare with, so the model's own vectors were not checked here.")
-    return ModelExchange(items, embedder.sha256, compared, tuple(remarks))
+    return ModelExchange(meta.items, embedder.sha256, compared, tuple(remarks))
 
 
 def _make(
