@@ -245,6 +245,22 @@ def test_a_lost_answer_is_kept_and_sent_again(world: World, server: Server, visi
 
 
 @pytest.mark.thorough
+def test_an_answer_in_a_network_that_stalls_is_kept(world: World, server: Server, visiting: Visitor) -> None:
+    held: list[Any] = []
+    with visiting(server, expected=LOST) as visit:
+        page = rating(visit)
+        page.wait_for_timeout(250)
+        question = asked(world, page)
+        page.route("**/v1/ratings", lambda route: held.append(route))
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#unsent")).to_contain_text("1 rating not sent yet: The server does not answer.")
+        page.unroute("**/v1/ratings")
+        expect(page.locator("#unsent")).to_be_hidden()
+        counted(page, 1)
+        assert answers(world) == [question]
+
+
+@pytest.mark.thorough
 def test_an_unsent_answer_is_undone(world: World, server: Server, visiting: Visitor) -> None:
     with visiting(server, expected=LOST) as visit:
         page = rating(visit)

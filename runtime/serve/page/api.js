@@ -19,6 +19,8 @@ export class Refusal extends Error {
 /** The server does not answer. */
 export class Unreachable extends Error {}
 
+/** @typedef {RequestInit & {timeout?: number}} Options timeout: of each try, in ms, instead of a signal */
+
 export class Api {
   /**
    * @param {() => Promise<void>} askToken resolves once the server has accepted one
@@ -31,7 +33,7 @@ export class Api {
 
   /**
    * @param {string} path
-   * @param {RequestInit} [options]
+   * @param {Options} [options]
    * @returns {Promise<any>} what the JSON document of the answer says
    * @throws {Refusal | Unreachable}
    */
@@ -42,14 +44,15 @@ export class Api {
 
   /**
    * @param {string} path
-   * @param {RequestInit} [options]
+   * @param {Options} [options]
    * @returns {Promise<Response>} whose status is one of success
    * @throws {Refusal | Unreachable}
    */
-  async send(path, options = {}) {
+  async send(path, { timeout, ...options } = {}) {
     let tokenRequested = false;
     for (let attempt = 1; ; attempt++) {
-      const response = await reached(() => fetch(path, { credentials: "same-origin", ...options }));
+      const ends = timeout === undefined ? {} : { signal: AbortSignal.timeout(timeout) };
+      const response = await reached(() => fetch(path, { credentials: "same-origin", ...options, ...ends }));
       if (response.ok) return response;
       if (response.status === 401 && !tokenRequested) {
         tokenRequested = true;

@@ -8,6 +8,8 @@ const ADDRESS = "v1/ratings";
 const PREFIX = `unsent-rating ${new URL("./", location.href).pathname} `;
 const FIRST_PAUSE = 2000;
 const LONGEST_PAUSE = 15_000;
+/** A network that stalls is told of like one that fails: what arrived after all is not added twice. */
+const TIMEOUT = 20_000;
 /** Of refusals after which another try may succeed. */
 const PASSING = [401, 408, 503];
 
@@ -107,7 +109,8 @@ export class Outbox extends EventTarget {
   /** @param {Entry} entry */
   async #sendOne(entry) {
     try {
-      const said = await this.api.json(...this.#request(entry));
+      const [path, options] = this.#request(entry);
+      const said = await this.api.json(path, { ...options, timeout: TIMEOUT });
       if (entry.answer && said.ids.length) this.#learn(entry.key, said.ids[0]);
       this.#tell("sent", { entry, said });
     } catch (error) {
