@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ...runtime.model.metadata import ModelInfo
 from ...train.ratings.head import Head, start_vectors
+from ...train.ratings.learner import margins
 
 __all__ = ["appended", "mapping", "right_order"]
 
@@ -49,5 +50,4 @@ def right_order(vectors: Vectors, triplets: npt.NDArray[np.int64]) -> npt.NDArra
         bool ``[t]``.
 
     """
-    query, positive, negative = (vectors[triplets[:, column]].astype(np.float64) for column in range(3))
-    return np.asarray(np.square(query - positive).sum(axis=1) < np.square(query - negative).sum(axis=1))
+    return np.asarray(margins(vectors, triplets) > 0)
