@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from fork_server import ForkingServer, forking_server
+from fork_server import TRAINING, ForkingServer, forking_server
 
 from deeprank.runtime.datasets import open_dataset, write_digits
 
@@ -25,8 +25,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BIN = Path(sys.executable).parent
-
-FORKED = ("deeprank-train", "deeprank-export", "deeprank-teach")
 
 # For a program in a process of its own: the most memory that it has had, in KB. What getrusage says begins with the
 # memory of the process that it was forked from, a worker of the tests with half a gigabyte.
@@ -75,11 +73,12 @@ def run_command(
 ):
     """Run a command of ours as a user would; ``status`` None accepts any exit status.
 
-    Those that need torch have it imported already, unless they are to run just ``as_typed``.
+    Its modules are imported already, unless it is to run just ``as_typed``, or with an environment of its own.
     """
     words = [str(word) for word in command]
-    if words[0] in FORKED and not environment and not as_typed:
-        result = forking_server().run(words, cwd, COLUMNS="160")
+    plain = not environment and not as_typed and words[0] != "deeprank-serve"
+    if plain and (server := forking_server(torch=words[0] in TRAINING)):
+        result = server.run(words, cwd, {"COLUMNS": "160"})
     else:
         result = subprocess.run(
             [str(BIN / words[0]), *words[1:]],
@@ -100,7 +99,7 @@ def run_command(
 def run_together(*commands: Sequence[object], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
     """Run commands that train or export under the limits of this process as they are now, whatever they return."""
     server = ForkingServer()
-    results = [server.run([str(word) for word in command], cwd, COLUMNS="200") for command in commands]
+    results = [server.run([str(word) for word in command], cwd, {"COLUMNS": "200"}) for command in commands]
     server.close()
     for result in results:
         assert "Traceback" not in result.stderr, result.stderr
