@@ -59,6 +59,25 @@ FIRST = ("offline_installation", "export_forms", "backbones", "tiny_imagenet", "
 FIRST += ("end_to_end", "serve_faults", "relevance", "external_module", "train_cli", "page", "pml", "report")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("CI") and "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(FailuresAtOnce(config))
+
+
+class FailuresAtOnce:
+    """Shows a failure when it happens: a run that is cut off says nothing at its end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+            terminal.write_line(f"\n{report.nodeid} failed in {report.when}:")
+            terminal.write_line(report.longreprtext)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     order = {f"test_{name}.py": place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
