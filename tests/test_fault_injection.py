@@ -76,7 +76,7 @@ BROKEN = [
         ["powercut", "--commands", "remove", "--calls", "6"],
     ),
     (
-        "ratings/writing",
+        "ratings/writer",
         "synchronous = EXTRA",
         "synchronous = FULL",
         ["powercut", "--commands", "ratings import", "--calls", "9"],

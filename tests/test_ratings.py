@@ -38,7 +38,7 @@ from deeprank.runtime.index.ratings import (
 )
 from deeprank.runtime.index.ratings.records import MAX_MARKS, Comparison, Mark, RatedPicture
 from deeprank.runtime.index.ratings.resolution import answers_of
-from deeprank.runtime.index.ratings.writing import create_ratings
+from deeprank.runtime.index.ratings.writer import create_ratings
 from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.sync import sync
 
@@ -250,7 +250,7 @@ def test_what_cannot_be_rated(index: Path, monkeypatch: pytest.MonkeyPatch) -> N
             rate(index, (0, 1, 2), rater=rater)
     with pytest.raises(QueryError, match="two pictures"):
         set_mark(index, one, one, True)
-    monkeypatch.setattr("deeprank.runtime.index.ratings.writing.MAX_MARKS", 2)
+    monkeypatch.setattr("deeprank.runtime.index.ratings.writer.MAX_MARKS", 2)
     set_mark(index, one, other, True)
     set_mark(index, one, third, False)
     set_mark(index, one, third, True)  # the same one again

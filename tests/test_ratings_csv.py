@@ -29,7 +29,7 @@ from deeprank.runtime.index.ratings.export import export_ratings
 from deeprank.runtime.index.ratings.importer import import_ratings
 from deeprank.runtime.index.ratings.records import Comparison
 from deeprank.runtime.index.ratings.resolution import answers_of
-from deeprank.runtime.index.ratings.writing import writing
+from deeprank.runtime.index.ratings.writer import writing
 from deeprank.runtime.index.sync.sync import sync
 
 STRANGE = [

@@ -34,7 +34,7 @@ import deeprank.runtime.index.search.index
 import deeprank.runtime.index.sync.run as run_module
 import deeprank.runtime.modelfile
 from deeprank.runtime.index.database.writer import Writer
-from deeprank.runtime.index.ratings.writing import RatingWriter
+from deeprank.runtime.index.ratings.writer import RatingWriter
 
 # So that a run of half a second has dozens of commits.
 COMMIT_INTERVAL_S = 0.004

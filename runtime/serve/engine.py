@@ -44,7 +44,7 @@ from .ratings.ratings import Asked, Ratings
 from .session import OpenIndex, SearchJob, SearchResult, Vector
 from .settings import LOG, ServeSettings
 from .upload_form import Sent
-from .writing import Writing
+from .writer import BatchedWriter
 
 __all__ = ["Embedding", "Engine", "Overview"]
 
@@ -131,7 +131,7 @@ class Engine:
         )
         self._sending = 0
         self._rendering: dict[tuple[bytes, int], asyncio.Future[Rendition]] = {}
-        self._writing = None if settings.in_store else Writing(Path(settings.index))
+        self._writing = None if settings.in_store else BatchedWriter(Path(settings.index))
         self._ratings = None if settings.in_store else Ratings(Path(settings.index))
         self._near_duplicates = NearDuplicateSearches(None if settings.in_store else Path(settings.index))
 
@@ -427,7 +427,7 @@ class Engine:
         if not made.cancelled():
             made.exception()  # it was seen, even if no request waits any more
 
-    def _writer(self) -> Writing:
+    def _writer(self) -> BatchedWriter:
         if self._writing is None:
             raise QueryError(
                 "This index is in a store, to which the server does not write; expected pictures that deeprank-embed "

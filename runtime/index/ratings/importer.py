@@ -18,7 +18,7 @@ from ..database.store import Store
 from .export import COLUMNS, HASH_COLUMNS, folder_of_paths
 from .records import MAX_RATER, MAX_TIME, Comparison, checked_rater
 from .resolution import answers_of
-from .writing import RatingTarget, writing
+from .writer import RatingTarget, writing
 
 __all__ = ["RatingsImport", "import_ratings", "read_triplets"]
 
@@ -80,7 +80,7 @@ def import_ratings(index: str | Path, source: Path) -> RatingsImport:
         DataError: the file is missing, empty or no such CSV; or a row, named by its line, is
             faulty: nothing is added then.
         IndexStateError, IndexLockedError, IndexDamagedError: see
-            :func:`~.writing.add_comparisons`.
+            :func:`~.writer.add_comparisons`.
 
     """
     lines = _read(source)

@@ -14,7 +14,7 @@ from ..database.schema import connect
 from ..layout import RATINGS
 from .records import TABLES, Comparison, Mark, RatedPicture, Totals
 from .store import COMPARISON_COLUMNS, MARK_COLUMNS, PICTURE_COLUMNS, RatingStore
-from .writing import RatingWriter, create_ratings
+from .writer import RatingWriter, create_ratings
 
 __all__ = ["rating_faults", "rescue_ratings"]
 

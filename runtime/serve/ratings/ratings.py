@@ -21,13 +21,13 @@ from ...index.ratings.questions import choose_questions
 from ...index.ratings.records import Comparison, NewComparison
 from ...index.ratings.resolution import Agreement, answers_of, resolved
 from ...index.ratings.store import RatingStore
-from ...index.ratings.writing import add_comparisons, remove_comparisons, set_mark
+from ...index.ratings.writer import add_comparisons, remove_comparisons, set_mark
 from ...index.search.index import Index
 from ...index.search.items import EmbeddedImage
 from ...index.search.searchable import Searchable
 from ..errors import RefusedError, UnwritableError
 from ..settings import LOG
-from ..writing import patiently
+from ..writer import patiently
 from .rows import PictureRows
 
 __all__ = ["Answers", "Asked", "Known", "Question", "Ratings", "State"]

@@ -11,7 +11,7 @@ from ..errors import DeepRankError, IndexLockedError, IndexStateError
 from ..index.uploads import Added, Removed, Upload, add_uploads, remove_items
 from .batching import Batcher
 
-__all__ = ["Writing", "patiently"]
+__all__ = ["BatchedWriter", "patiently"]
 
 R = TypeVar("R")
 
@@ -21,7 +21,7 @@ _PATIENCE_S = 5.0
 _PAUSE_S = 0.05
 
 
-class Writing:
+class BatchedWriter:
     """Writes to an index, from one thread."""
 
     def __init__(self, index: Path) -> None:
