@@ -37,10 +37,10 @@ IMPATIENT = (
     sys.executable,
     "-c",
     "import functools\n"
-    "from deeprank.runtime.serve import cli, engine, server, writing\n"
+    "from deeprank.runtime.serve import cli, engine, server, writer\n"
     "server._HEAD_S = server._UNREAD_S = 1.5\n"
     "server._BODY_S = 6\n"
-    "writing._PATIENCE_S = engine._PAUSE_S = engine._RENEWAL_S = 0.2\n"
+    "writer._PATIENCE_S = engine._PAUSE_S = engine._RENEWAL_S = 0.2\n"
     "cli.ServeSettings = functools.partial(cli.ServeSettings, max_body_s=4, drain_s=1)\n"
     "cli.main()\n",
 )
