@@ -27,6 +27,7 @@ from milvus_server import (
     expected_of,
     item,
     make_index,
+    programs,  # noqa: F401 - a fixture
     real,  # noqa: F401 - a fixture
     stored,
     unit,
@@ -265,7 +266,7 @@ def test_tokens_and_tls(
     index, secret = make_index(tmp_path / "index", 20), tmp_path / "secret"
     secure = {"authorization_enabled": True, "tls_mode": 1}
     files = {f"{name}_path": certificates[part] for name, part in (("server_pem", "server"), ("ca_pem", "ca"))}
-    server = RealServer(tmp_path / "server", **secure, **files, server_key_path=certificates["server_key"])
+    server = RealServer(tmp_path / "server", programs, **secure, **files, server_key_path=certificates["server_key"])
     start = {"secure": True, "server_pem_path": str(certificates["ca"]), "token": "root:Milvus"}
     try:
         server.start(**start)

@@ -22,7 +22,7 @@ from conftest import BIN, run_command
 pytest.importorskip("pymilvus")
 pytest.importorskip("fastapi")
 
-from milvus_server import LiteServer, MilvusServer, RealServer, lite, real  # noqa: F401 - fixtures
+from milvus_server import LiteServer, MilvusServer, RealServer, lite, programs, real  # noqa: F401 - fixtures
 from remote_world import LABELS, World, make_world
 from server_process import IMPATIENT, Server, serving
 from tiny_model import write_model, write_picture
