@@ -230,6 +230,29 @@ def expected_of(index: Path) -> dict[int, dict[str, Any]]:
         }
 
 
+_KILLED = """
+import sys
+from deeprank.runtime.index.milvus import loader
+
+def start(what, total, unit="pictures", before=0, /):
+    print(what, flush=True)
+    return lambda some=1, /, detail="": print(some, flush=True)
+
+loader._MOST_BYTES = int(sys.argv[3])
+loader.load(*sys.argv[1:3], progress=start)
+"""
+
+
+def killed_load(index: Path, target: str, steps: int, most_bytes: int = 20_000) -> None:
+    """Load in a process of its own, and kill that after so many steps: it is anywhere in what follows."""
+    words = [sys.executable, "-c", _KILLED, str(index), target, str(most_bytes)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(steps):
+            assert process.stdout.readline()
+        process.kill()
+
+
 @pytest.fixture(scope="session")
 def lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
     """Milvus Lite, for all tests of a session; each takes another name for its collection."""
