@@ -262,9 +262,8 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of the real server, for all workers."""
+    """Return where the programs of the real server are, for all workers; skip the test if there can be none."""
     pytest.importorskip("pymilvus")
     pytest.importorskip("milvus")
     if reason := why_no_namespace():
@@ -274,7 +273,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory, programs: Path) -> Iterator[RealServer]:
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     """The real server, for all tests of a session."""
-    with RealServer(tmp_path_factory.mktemp("real"), programs) as server:
+    with RealServer(tmp_path_factory.mktemp("real"), programs(tmp_path_factory)) as server:
         yield server

@@ -151,8 +151,12 @@ def test_a_second_run_does_nothing_more(photos: Path) -> None:
 
 # Counts what makes a file durable or gives it its name, and dies at the n-th of these moments.
 KILLED = """
-import os, signal, sys
+import contextlib, os, signal, sys
 from pathlib import Path
+import onnxruntime, pyarrow.fs, pyarrow.parquet  # which each run would import again
+with contextlib.suppress(ImportError):
+    import pandas
+import deeprank.runtime.embed.worker, deeprank.runtime.pictures.jpeg, deeprank.runtime.pictures.png
 from deeprank.runtime.embed.job import embed
 from deeprank.runtime.embed.options import EmbedOptions
 

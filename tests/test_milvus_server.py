@@ -27,6 +27,7 @@ from milvus_server import (
     item,
     killed_load,
     make_index,
+    programs,
     real,  # noqa: F401 - a fixture
     stored,
     unit,
@@ -247,7 +248,7 @@ def certificates(tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.thorough
 def test_tokens_and_tls(
     tmp_path: Path,
-    programs: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     certificates: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -255,7 +256,9 @@ def test_tokens_and_tls(
     index, secret = make_index(tmp_path / "index", 20), tmp_path / "secret"
     secure = {"authorization_enabled": True, "tls_mode": 1}
     files = {f"{name}_path": certificates[part] for name, part in (("server_pem", "server"), ("ca_pem", "ca"))}
-    server = RealServer(tmp_path / "server", programs, **secure, **files, server_key_path=certificates["server_key"])
+    server = RealServer(
+        tmp_path / "server", programs(tmp_path_factory), **secure, **files, server_key_path=certificates["server_key"]
+    )
     start = {"secure": True, "server_pem_path": str(certificates["ca"]), "token": "root:Milvus"}
     try:
         server.start(**start)

@@ -21,7 +21,7 @@ from conftest import run_command
 
 pytest.importorskip("pymilvus")
 
-from milvus_server import LiteServer, RealServer, lite, programs, real  # noqa: F401 - fixtures
+from milvus_server import LiteServer, RealServer, lite, real  # noqa: F401 - fixtures
 from remote_world import LABELS, World, fill, make_world
 from tiny_model import write_model, write_picture
 

@@ -22,7 +22,7 @@ from conftest import BIN, run_command
 pytest.importorskip("pymilvus")
 pytest.importorskip("fastapi")
 
-from milvus_server import LiteServer, MilvusServer, RealServer, lite, programs, real  # noqa: F401 - fixtures
+from milvus_server import LiteServer, MilvusServer, RealServer, lite, real  # noqa: F401 - fixtures
 from remote_world import LABELS, World, make_world
 from server_process import IMPATIENT, Server, serving
 from tiny_model import write_model, write_picture
@@ -370,22 +370,18 @@ def test_another_model_is_served_once_it_is_at_hand(lite: LiteServer, world: Wor
 
 @pytest.mark.thorough
 def test_the_page_hides_what_a_store_cannot(ours: httpx.Client, theirs: httpx.Client) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else []
-        )
+    pytest.importorskip("playwright")
+    from page_visit import expect, launched_browser
+
+    with launched_browser() as browser:
         for client, shown in ((ours, False), (theirs, True)):
             page = browser.new_page()
             errors: list[str] = []
             page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
             page.goto(f"{client.base_url}/?id=14", timeout=60_000)
-            sync_api.expect(page.locator("#title")).to_contain_text("nearest to", timeout=60_000)
+            expect(page.locator("#title")).to_contain_text("nearest to")
             page.get_by_role("button", name="More").click()
-            sync_api.expect(page.locator("#max-distance")).to_be_visible()
+            expect(page.locator("#max-distance")).to_be_visible()
             for control in ("#directions", "#exact"):
                 assert page.locator(control).is_visible() == shown, control
             page.locator("#about").click()
@@ -393,7 +389,6 @@ def test_the_page_hides_what_a_store_cannot(ours: httpx.Client, theirs: httpx.Cl
             assert ("Store" in facts, "Graph" in facts) == (not shown, shown)
             assert not errors
             page.close()
-        browser.close()
 
 
 @pytest.mark.thorough
