@@ -32,6 +32,8 @@ expect = sync_api.expect
 SCREENSHOTS = os.environ.get("DEEPRANK_SCREENSHOTS")
 DESKTOP = {"viewport": {"width": 1440, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+# The colours of a phone are those of a desktop.
+LOOKS = [("desktop", "light"), ("desktop", "dark"), ("phone", "light"), *([("phone", "dark")] if SCREENSHOTS else [])]
 TOKEN = "correct-horse-battery-staple"
 NASTY_LABEL = '<b class="bold">bold'
 NASTY_NAME = "<img src=x onerror=alert(1)>&amp;.png"

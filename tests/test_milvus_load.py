@@ -144,10 +144,10 @@ def test_no_server(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     before = time.monotonic()
     with pytest.raises(StoreUnavailableError, match=r"127\.0\.0\.1:1 does not answer"):
         Connection(parse_address("milvus://127.0.0.1:1/photos"))
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 30
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(StoreUnavailableError):
         Connection(parse_address(f"milvus://127.0.0.1:{silent.getsockname()[1]}/photos"))
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 60
     assert capfd.readouterr() == ("", "")
 
 

@@ -20,6 +20,7 @@ from conftest import run_command
 from page_visit import (
     DESKTOP,
     HEIGHTS,
+    LOOKS,
     NASTY_LABEL,
     NASTY_NAME,
     PHONE,
@@ -888,10 +889,6 @@ def test_the_summary_says_what_the_index_is(world: World, server: Server, visiti
             "16 dimensions, from pictures of 8 × 8 pixels",
         ):
             expect(facts).to_contain_text(fact)
-
-
-# The colours of a phone are those of a desktop.
-LOOKS = [("desktop", "light"), ("desktop", "dark"), ("phone", "light"), *([("phone", "dark")] if SCREENSHOTS else [])]
 
 
 @pytest.mark.thorough
