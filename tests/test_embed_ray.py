@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BIN, Run, run_command
+from conftest import BIN, Run
 from PIL import Image
 from tiny_model import write_model, write_picture
 
@@ -83,6 +83,12 @@ def rows_of(out: Path) -> dict[str, tuple]:
 def command(cluster: Cluster, photos: Path, out: Path, *more: object) -> list[str]:
     words = [BIN / "deeprank-embed", photos, "--out", out, "--model", photos.parent / "model.onnx", "--part-size", PART]
     return [str(word) for word in (*words, "--engine", "ray", "--address", cluster.address, *more)]
+
+
+def embedded(cluster: Cluster, photos: Path, out: Path, **more: Any) -> None:
+    """Do in this process, which has imported Ray, what the command does."""
+    options = {"model": str(photos.parent / "model.onnx"), "part_size": PART, "engine": "ray", **more}
+    embed(photos, out, EmbedOptions(**options, address=cluster.address))
 
 
 def done(out: Path) -> int:
@@ -188,7 +194,7 @@ def test_an_interruption_ends_the_job_and_keeps_its_parts(
         assert process.returncode == status, said
         assert said_by_us(said)[-1] == "interrupted; finished parts are kept, and the same command continues there."
         assert done(out) < PARTS
-    run_command(*command(cluster, photos, out), cwd=tmp_path)
+    embedded(cluster, photos, out)
     check(out, here)
 
 
@@ -216,7 +222,7 @@ def test_more_workers_than_cores_do_not_wait_for_ever(cluster: Cluster, tmp_path
     for number in range(8):
         write_picture(tmp_path / "photos" / f"{number}.png", number)
     write_model(tmp_path / "model.onnx")
-    run_command(*command(cluster, tmp_path / "photos", tmp_path / "parts", "--workers", 6), cwd=tmp_path)
+    embedded(cluster, tmp_path / "photos", tmp_path / "parts", workers=6)
     assert len(rows_of(tmp_path / "parts")) == 8
 
 
