@@ -58,8 +58,13 @@ def _become_the_server(programs: str, folder: str, settings: Sequence[str]) -> N
             name, value == "True" if value in ("True", "False") else int(value) if value.isdigit() else value
         )
     server.config.base_data_dir = folder
-    if not Path(folder, "configs", "milvus.yaml").exists():  # else it would avoid the ports of the server just killed
+    configuration = Path(folder, "configs", "milvus.yaml")
+    if not configuration.exists():  # else it would avoid the ports of the server just killed
         server.config.resolve()
+        # A server that was killed is waited for so many seconds before its collections are loaded again.
+        text = configuration.read_text()
+        assert text.count("ttl: 30 ") == 1
+        configuration.write_text(text.replace("ttl: 30 ", "ttl: 10 "))
     program = server.get_milvus_executable_path()
     os.chdir(server.config.base_data_dir)
     within = {"DEPLOY_MODE": "STANDALONE", "METRICS_PORT": "9091", "MILVUS_RUN_DIR": f"{folder}/run"}

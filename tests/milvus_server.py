@@ -253,6 +253,15 @@ def killed_load(index: Path, target: str, steps: int, most_bytes: int = 20_000) 
         process.kill()
 
 
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
+    """Milvus Lite for those tests of a file that kill it, and start it again."""
+    pytest.importorskip("pymilvus")
+    pytest.importorskip("milvus_lite")
+    with LiteServer(tmp_path_factory.mktemp("mortal")) as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
     """Milvus Lite, for all tests of a session; each takes another name for its collection."""

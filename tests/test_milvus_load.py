@@ -34,6 +34,7 @@ from milvus_server import (
     killed_load,
     lite,  # noqa: F401 - a fixture
     make_index,
+    mortal,  # noqa: F401 - a fixture
     stored,
     unit,
 )
@@ -246,8 +247,9 @@ def test_foreign_collections(lite: LiteServer) -> None:  # noqa: F811
 
 
 @pytest.mark.thorough
-def test_restarts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with LiteServer(tmp_path) as server, connect(server) as connection:
+def test_restarts(mortal: LiteServer, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    server = mortal
+    with connect(server) as connection:
         create(connection, "restarts", DESCRIPTION)
         connection.call("upsert", "restarts", [row(1), row(2)])
         server.kill()
@@ -306,24 +308,24 @@ def test_an_index_is_loaded_and_kept_up_to_date(lite: LiteServer, tmp_path: Path
 
 
 @pytest.mark.thorough
-def test_a_new_root(tmp_path: Path) -> None:
+def test_a_new_root(mortal: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     """It is added to the description, which outlives a restart."""
     index = make_index(tmp_path / "index", 10)
-    with LiteServer(tmp_path / "server") as server:
-        target = server.address("roots")
-        first = loader.load(str(index), target).collection
-        with locked(index), open_writer(index) as writer:
-            root = writer.add_root(b"/third")
-            writer.add(item(100, root=root), unit(1)[0].tobytes())
-            writer.commit()
-        report = loader.load(str(index), target)
-        assert (report.collection, report.replaced, report.written) == (first, None, 1)
-        server.kill()
-        server.start()
-        with connect(server) as connection:
-            description = read_collection(connection, "roots").description
-        assert description.roots == {1: "/photos", 2: "/f\u00f6lder", 3: "/third"}
-        assert description.rows == 11
+    server = mortal
+    target = server.address("roots")
+    first = loader.load(str(index), target).collection
+    with locked(index), open_writer(index) as writer:
+        root = writer.add_root(b"/third")
+        writer.add(item(100, root=root), unit(1)[0].tobytes())
+        writer.commit()
+    report = loader.load(str(index), target)
+    assert (report.collection, report.replaced, report.written) == (first, None, 1)
+    server.kill()
+    server.start()
+    with connect(server) as connection:
+        description = read_collection(connection, "roots").description
+    assert description.roots == {1: "/photos", 2: "/f\u00f6lder", 3: "/third"}
+    assert description.rows == 11
 
 
 @pytest.mark.thorough
@@ -369,34 +371,38 @@ def test_killed_at_any_moment(lite: LiteServer, tmp_path: Path) -> None:  # noqa
 
 
 @pytest.mark.thorough
-def test_the_store_goes_away_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_goes_away_and_comes_back(
+    mortal: LiteServer,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     index = make_index(tmp_path / "index", 1000)
     monkeypatch.setattr(loader, "_MOST_BYTES", 20_000)
     monkeypatch.setattr(loader, "_PATIENCE", 2.0)
-    with LiteServer(tmp_path / "server") as server:
-        target, client = server.address("photos"), server.client()
+    server = mortal
+    target, client = server.address("photos"), server.client()
 
-        def kill_at(count: int) -> Any:
-            done = 0
+    def kill_at(count: int) -> Any:
+        done = 0
 
-            def advance(some: int = 1, /, detail: str = "") -> None:
-                nonlocal done
-                done += some
-                if done >= count:
-                    server.kill()
+        def advance(some: int = 1, /, detail: str = "") -> None:
+            nonlocal done
+            done += some
+            if done >= count:
+                server.kill()
 
-            return lambda what, total, unit="pictures", before=0, /: advance if what == "loading" else lambda *_: None
+        return lambda what, total, unit="pictures", before=0, /: advance if what == "loading" else lambda *_: None
 
-        with pytest.raises(StoreUnavailableError, match="does not answer"):
-            loader.load(str(index), target, progress=kill_at(300))
-        assert "does not answer" in load_command(index, target, status=1)
-        server.start()
-        before = stored(server.client(), f"photos_{MODEL[:12]}")
-        assert 300 <= len(before) < 1000
-        report = load_command(index, target)
-        assert report["written"] == 1000 - len(before)
-        assert stored(server.client(), "photos") == expected_of(index)
-        client.close()
+    with pytest.raises(StoreUnavailableError, match="does not answer"):
+        loader.load(str(index), target, progress=kill_at(300))
+    assert "does not answer" in load_command(index, target, status=1)
+    server.start()
+    before = stored(server.client(), f"photos_{MODEL[:12]}")
+    assert 300 <= len(before) < 1000
+    report = load_command(index, target)
+    assert report["written"] == 1000 - len(before)
+    assert stored(server.client(), "photos") == expected_of(index)
+    client.close()
 
 
 @pytest.mark.thorough
