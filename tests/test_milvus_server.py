@@ -35,6 +35,7 @@ from milvus_server import (
 
 from deeprank.runtime.index.milvus.collection import Description, create, describe, read_collection
 from deeprank.runtime.index.milvus.connection import Connection, MissingInStoreError
+from deeprank.runtime.index.milvus.index_type import IndexType
 from deeprank.runtime.index.milvus.remote_index import RemoteIndex
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
@@ -67,9 +68,10 @@ def test_collections(real: RealServer) -> None:  # noqa: F811
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("kind", ["HNSW", "IVF_SQ8"])
-def test_an_index_is_loaded_and_kept_up_to_date(real: RealServer, tmp_path: Path, kind: Any) -> None:  # noqa: F811
-    index, name = make_index(tmp_path / "index", 2000), f"kept_up_{kind}"
+def test_an_index_is_loaded_and_kept_up_to_date(real: RealServer, tmp_path: Path) -> None:  # noqa: F811
+    """With the kind of index that the other tests do not have."""
+    kind: IndexType = "IVF_SQ8"
+    index, name = make_index(tmp_path / "index", 2000), "kept_up"
     target, client = real.address(name), real.client()
     report = loader.load(str(index), target, index_type=kind)
     assert (report.rows, report.written, report.removed, report.index_type) == (2000, 2000, 0, kind)
@@ -150,7 +152,6 @@ def test_a_server_that_is_killed(
         writer.commit()
     report = loader.load(str(rooted), roots)
     assert (report.collection, report.replaced, report.written) == (f"{first}_2", first, 101)
-    assert loader.load(str(rooted), roots).written == 0
 
     with pytest.raises(StoreUnavailableError):
         loader.load(str(index), target, progress=kill_at(real, 1000))
