@@ -233,7 +233,7 @@ def test_the_command_goes_on_where_it_was_killed(photos: Path, run: Run) -> None
         assert times.items() <= kept.items()
         times = kept
     assert 0 < len(times) < 41
-    run(*words[:1], photos, "--out", out, cwd=photos.parent)
+    run("deeprank-embed", photos, "--out", out, cwd=photos.parent)
     assert times.items() <= {path: path.stat().st_mtime_ns for path in out.glob("vectors/*.parquet")}.items()
     check_rows(photos, out)
 

@@ -176,7 +176,7 @@ def test_errors_of_workers_and_of_the_cluster_are_sentences(
     with pytest.raises(ClusterError, match="No node of the cluster has 64 cores for a worker"):
         embed(photos, out, EmbedOptions(**{**vars(options), "address": cluster.address, "threads": 64}))
     write_model(out / "model.onnx", seed=9)
-    result = run(*command(cluster, photos, out), cwd=tmp_path, status=1)
+    result = run("deeprank-embed", *command(cluster, photos, out)[1:], cwd=tmp_path, status=1)
     assert said_by_us(result.stderr)[-1].startswith("error: ")
     assert "model.onnx is not the model that the vectors were made with" in result.stderr
     assert done(out) == 0

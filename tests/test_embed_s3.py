@@ -157,7 +157,7 @@ def test_killed_and_run_again(stored: tuple[str, Path], bucket: str, tmp_path: P
             while process.poll() is None and sum(key.startswith("vectors/") for key in keys_or_none(bucket)) < parts:
                 time.sleep(0.02)
             process.kill()
-    run_command(*words[:1], source, "--out", out, cwd=tmp_path)
+    run_command("deeprank-embed", source, "--out", out, cwd=tmp_path)
     assert len(rows_of(out)) == 19
     vectors = {key.split("/")[1] for key in keys(bucket) if key.startswith("vectors/")}
     skipped = {key.split("/")[1] for key in keys(bucket) if key.startswith("skipped/")}

@@ -424,7 +424,7 @@ def test_a_large_picture_is_made_smaller_first(world: World, server: Server, vis
     # Upright, and hardly another picture for that; one that is not turned is up to 1.8 off.
     cases = {
         1_500_000: (3e-2, "this server accepts at most 1.5 MB: searching with a copy of 2,048 pixels"),
-        40_000: (0.1, "this server accepts at most 40 kB: searching with a copy of 256 pixels"),
+        40_000: (0.1, "this server accepts at most 40 kB: searching with a copy of 512 pixels"),
         20_000_000: (6e-2, None),
     }
     with visiting(server) as visit:
