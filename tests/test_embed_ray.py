@@ -27,8 +27,8 @@ from deeprank.runtime.embed.options import EmbedOptions
 from deeprank.runtime.errors import ClusterError
 from deeprank.runtime.parts import EmbeddedFolder
 
-PICTURES, PART = 80, 2
-PARTS = 41
+PICTURES, PART = 80, 4
+PARTS = 21
 
 
 @pytest.fixture(scope="module")

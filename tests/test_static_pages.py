@@ -21,7 +21,9 @@ TILES = """[...document.querySelectorAll(".hits .tile")].map(tile => {
 ROW = """(probe => {
     probe.style.height = "var(--row)";
     document.querySelector(".hits").append(probe);
-    return probe.getBoundingClientRect().height;
+    const { height } = probe.getBoundingClientRect();
+    probe.remove();
+    return height;
 })(document.createElement("div"))"""
 WIDE = "document.documentElement.scrollWidth > innerWidth"
 
