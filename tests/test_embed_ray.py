@@ -27,6 +27,8 @@ from deeprank.runtime.embed.options import EmbedOptions
 from deeprank.runtime.errors import ClusterError
 from deeprank.runtime.parts import EmbeddedFolder
 
+pytestmark = pytest.mark.timeout(900)
+
 PICTURES, PART = 80, 4
 PARTS = 21
 
@@ -103,11 +105,11 @@ def running(words: list[str], out: Path, parts: int) -> Iterator[subprocess.Pope
         assert process.poll() is None, process.communicate()
         yield process
         if process.poll() is None:
-            said = process.communicate(timeout=200)
+            said = process.communicate(timeout=600)
             assert process.returncode == 0, said
 
 
-def wait(until: Callable[[], bool], seconds: float = 120) -> None:
+def wait(until: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < deadline
@@ -190,7 +192,7 @@ def test_an_interruption_ends_the_job_and_keeps_its_parts(
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         with running(command(cluster, photos, out), out, done(out) + 3) as process:
             process.send_signal(number)
-            said = process.communicate(timeout=120)[1]
+            said = process.communicate(timeout=300)[1]
         assert process.returncode == status, said
         assert said_by_us(said)[-1] == "interrupted; finished parts are kept, and the same command continues there."
         assert done(out) < PARTS
