@@ -233,7 +233,7 @@ def main() -> None:
         np.save(work / "vectors.npy", vectors)
         made = make_index(work / "index", vectors, items=items(options.rows))
         print(json.dumps(dataclasses.asdict(made)), flush=True)
-    with RealServer(work / "server") as server:
+    with RealServer(work / "server", work / "milvus") as server:
         command = server.within(sys.executable, __file__, *sys.argv[1:], "--inside")
         subprocess.run([str(word) for word in command], check=True)
     print(caption("pymilvus", "milvus", "hnswlib"))

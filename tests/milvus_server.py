@@ -1,11 +1,9 @@
 """Milvus for tests: Milvus Lite as a server, and the real server in a network namespace of its own.
 
 The real one listens on every address of its network, and its parts talk to each other through fixed
-ports. So it runs in a namespace that has nothing but a loopback device. A relay there takes what
-comes to a free port of 127.0.0.1, outside, whose socket it inherits.
+ports. So it runs in a namespace that has nothing but a loopback device, see ``milvus_process.py``.
 """
 
-import asyncio
 import os
 import shutil
 import socket
@@ -23,8 +21,10 @@ from deeprank.runtime.index.database.records import Item
 from deeprank.runtime.index.database.store import Store
 from deeprank.runtime.index.database.writer import create_database, locked, open_writer
 
-_PATIENCE_S = 180
-_REAL_PORT = 19530
+_PATIENCE_S = 300
+_PROCESS = Path(__file__).with_name("milvus_process.py")
+# To wait for a server, ask it often: gRPC would pause for a second, and then for longer each time.
+_EAGER = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 500}
 
 
 def free_socket() -> socket.socket:
@@ -60,7 +60,7 @@ class MilvusServer:
 
         from deeprank.runtime.index.milvus.connection import GRPC_OPTIONS
 
-        options = {"timeout": 10, "dedicated": True, "grpc_options": GRPC_OPTIONS, **options}
+        options = {"timeout": 10, "dedicated": True, "grpc_options": {**GRPC_OPTIONS, **_EAGER}, **options}
         return MilvusClient(f"http://127.0.0.1:{self.port}", **options)
 
     def launch(self) -> subprocess.Popen[bytes]:
@@ -128,18 +128,20 @@ class RealServer(MilvusServer):
 
     Args:
         folder: of its data.
+        programs: a folder where the server's programs are unpacked, which takes half a minute, once for all.
         settings: of its configuration, such as ``authorization_enabled``.
     """
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, programs: Path, **settings: object) -> None:
         super().__init__(folder)
+        self._programs = programs
         self._settings = [f"{name}={value}" for name, value in settings.items()]
         ready = folder / "relay"
         ready.unlink(missing_ok=True)
         with free_socket() as listening:
             self.port = listening.getsockname()[1]
             number = listening.fileno()
-            relay = ["unshare", "--net", sys.executable, __file__, "relay", number]
+            relay = ["unshare", "--net", sys.executable, "-S", _PROCESS, "relay", number]
             self._relay = self._popen(relay, pass_fds=[number])
         while not ready.exists():
             assert self._relay.poll() is None, (self.folder / "server.log").read_text()
@@ -150,7 +152,7 @@ class RealServer(MilvusServer):
         return ["nsenter", "--target", self._relay.pid, "--net", *command]
 
     def launch(self) -> subprocess.Popen[bytes]:
-        serve = [sys.executable, __file__, "serve", self.folder / "data", *self._settings]
+        serve = [sys.executable, _PROCESS, "serve", self._programs, self.folder / "data", *self._settings]
         return self._popen(self.within(*serve))
 
     def _popen(self, command: Sequence[object], **options: Any) -> subprocess.Popen[bytes]:
@@ -172,52 +174,6 @@ class RealServer(MilvusServer):
     def __exit__(self, *_: object) -> None:
         super().__exit__()
         self.close()
-
-
-async def _relay(listening: socket.socket) -> None:
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while part := await reader.read(1 << 18):
-                writer.write(part)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            inside, outside = await asyncio.open_connection("127.0.0.1", _REAL_PORT)
-        except OSError:
-            writer.close()
-            return
-        await asyncio.gather(pass_on(reader, outside), pass_on(inside, writer))
-
-    server = await asyncio.start_server(serve, sock=listening)
-    Path("relay").touch()
-    await server.serve_forever()
-
-
-def _become_the_server(folder: str, settings: Sequence[str]) -> None:
-    """Write the configuration, and become the server, so that the one process can be killed."""
-    import milvus
-
-    server = milvus.MilvusServer(data_dir=folder)
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        server.config.set(
-            name, value == "True" if value in ("True", "False") else int(value) if value.isdigit() else value
-        )
-    server.config.base_data_dir = folder
-    if not Path(folder, "configs", "milvus.yaml").exists():  # else it would avoid the ports of the server just killed
-        server.config.resolve()
-    milvus._initialize_data_files(server.config.base_data_dir)
-    program = server.get_milvus_executable_path()
-    os.chdir(server.config.base_data_dir)
-    within = {"DEPLOY_MODE": "STANDALONE", "METRICS_PORT": "9091", "MILVUS_RUN_DIR": f"{folder}/run"}
-    os.execve(
-        program, [program, "run", "standalone"], {**os.environ, **within, "LD_LIBRARY_PATH": str(Path(program).parent)}
-    )
 
 
 def stored(client: Any, name: str) -> dict[int, dict[str, Any]]:
@@ -274,6 +230,38 @@ def expected_of(index: Path) -> dict[int, dict[str, Any]]:
         }
 
 
+_KILLED = """
+import sys
+from deeprank.runtime.index.milvus import loader
+
+def start(what, total, unit="pictures", before=0, /):
+    print(what, flush=True)
+    return lambda some=1, /, detail="": print(some, flush=True)
+
+loader._MOST_BYTES = int(sys.argv[3])
+loader.load(*sys.argv[1:3], progress=start)
+"""
+
+
+def killed_load(index: Path, target: str, steps: int, most_bytes: int = 20_000) -> None:
+    """Load in a process of its own, and kill that after so many steps: it is anywhere in what follows."""
+    words = [sys.executable, "-c", _KILLED, str(index), target, str(most_bytes)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(steps):
+            assert process.stdout.readline()
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
+    """Milvus Lite for those tests of a file that kill it, and start it again."""
+    pytest.importorskip("pymilvus")
+    pytest.importorskip("milvus_lite")
+    with LiteServer(tmp_path_factory.mktemp("mortal")) as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
     """Milvus Lite, for all tests of a session; each takes another name for its collection."""
@@ -283,20 +271,18 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    """The real server, for all tests of a session."""
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the programs of the real server are, for all workers; skip the test if there can be none."""
     pytest.importorskip("pymilvus")
     pytest.importorskip("milvus")
     if reason := why_no_namespace():
         pytest.skip(reason)
-    with RealServer(tmp_path_factory.mktemp("real")) as server:
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "milvus"
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """The real server, for all tests of a session."""
+    with RealServer(tmp_path_factory.mktemp("real"), programs(tmp_path_factory)) as server:
         yield server
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "relay":
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        asyncio.run(_relay(socket.socket(fileno=int(sys.argv[2]))))
-    else:
-        _become_the_server(sys.argv[2], sys.argv[3:])

@@ -151,8 +151,12 @@ def test_a_second_run_does_nothing_more(photos: Path) -> None:
 
 # Counts what makes a file durable or gives it its name, and dies at the n-th of these moments.
 KILLED = """
-import os, signal, sys
+import contextlib, os, signal, sys
 from pathlib import Path
+import onnxruntime, pyarrow.fs, pyarrow.parquet  # which each run would import again
+with contextlib.suppress(ImportError):
+    import pandas
+import deeprank.runtime.embed.worker, deeprank.runtime.pictures.jpeg, deeprank.runtime.pictures.png
 from deeprank.runtime.embed.job import embed
 from deeprank.runtime.embed.options import EmbedOptions
 
@@ -229,7 +233,7 @@ def test_the_command_goes_on_where_it_was_killed(photos: Path, run: Run) -> None
         assert times.items() <= kept.items()
         times = kept
     assert 0 < len(times) < 41
-    run(*words[:1], photos, "--out", out, cwd=photos.parent)
+    run("deeprank-embed", photos, "--out", out, cwd=photos.parent)
     assert times.items() <= {path: path.stat().st_mtime_ns for path in out.glob("vectors/*.parquet")}.items()
     check_rows(photos, out)
 

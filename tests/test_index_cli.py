@@ -161,16 +161,14 @@ def test_a_second_writer_is_told(photos: Path, tmp_path: Path) -> None:
     assert "being written to by another process" in result.stderr
 
 
-def test_reembed_and_the_environment_variable(photos: Path, tmp_path: Path) -> None:
-    elsewhere = {"DEEPRANK_INDEX": str(tmp_path / "elsewhere")}
-    run_command("deeprank-index", "sync", "photos", cwd=tmp_path, **elsewhere)
+def test_reembed_and_the_environment_variable(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPRANK_INDEX", str(tmp_path / "elsewhere"))
+    run_command("deeprank-index", "sync", "photos", cwd=tmp_path)
     write_model(tmp_path / "new.onnx", seed=1, dim=12)
-    refused = run_command(
-        "deeprank-index", "sync", "photos", "--model", "new.onnx", cwd=tmp_path, status=1, **elsewhere
-    )
+    refused = run_command("deeprank-index", "sync", "photos", "--model", "new.onnx", cwd=tmp_path, status=1)
     assert "--reembed --model new.onnx" in refused.stderr
-    run_command("deeprank-index", "sync", "--reembed", "--model", "new.onnx", cwd=tmp_path, **elsewhere)
-    assert "12 numbers" in run_command("deeprank-index", "info", cwd=tmp_path, **elsewhere).stdout
+    run_command("deeprank-index", "sync", "--reembed", "--model", "new.onnx", cwd=tmp_path)
+    assert "12 numbers" in run_command("deeprank-index", "info", cwd=tmp_path).stdout
 
 
 @pytest.mark.thorough

@@ -2,12 +2,11 @@
 
 import contextlib
 import json
-import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,10 @@ from milvus_server import (
     LiteServer,
     expected_of,
     item,
+    killed_load,
     lite,  # noqa: F401 - a fixture
     make_index,
+    mortal,  # noqa: F401 - a fixture
     stored,
     unit,
 )
@@ -132,18 +133,26 @@ def connect(server: LiteServer, name: str = "photos") -> Connection:
     return Connection(parse_address(server.address(name)))
 
 
+@pytest.fixture(scope="module")
+def idle(lite: LiteServer) -> Iterator[tuple[Connection, float]]:  # noqa: F811
+    """A connection that nothing uses until the last test, and since when."""
+    with connect(lite) as connection:
+        yield connection, time.monotonic()
+
+
 def test_no_server(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deeprank.runtime.index.milvus.connection._TO_CONNECT", 2.0)
     before = time.monotonic()
     with pytest.raises(StoreUnavailableError, match=r"127\.0\.0\.1:1 does not answer"):
         Connection(parse_address("milvus://127.0.0.1:1/photos"))
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 30
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(StoreUnavailableError):
         Connection(parse_address(f"milvus://127.0.0.1:{silent.getsockname()[1]}/photos"))
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 60
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("idle")
 def test_tls_to_a_server_without(lite: LiteServer) -> None:  # noqa: F811
     with pytest.raises(StoreUnavailableError):
         Connection(parse_address(f"milvus+tls://127.0.0.1:{lite.port}/photos"))
@@ -238,8 +247,9 @@ def test_foreign_collections(lite: LiteServer) -> None:  # noqa: F811
 
 
 @pytest.mark.thorough
-def test_restarts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with LiteServer(tmp_path) as server, connect(server) as connection:
+def test_restarts(mortal: LiteServer, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    server = mortal
+    with connect(server) as connection:
         create(connection, "restarts", DESCRIPTION)
         connection.call("upsert", "restarts", [row(1), row(2)])
         server.kill()
@@ -250,15 +260,6 @@ def test_restarts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         found = connection.read("search", "restarts", **search, consistency_level="Strong")
         assert [hit["entity"]["path"] for hit in found[0]] == ["1.png", "2.png"] or len(found[0]) == 2
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.thorough
-def test_an_idle_connection_stays_usable(lite: LiteServer) -> None:  # noqa: F811
-    """A gRPC server hangs up on a client that pings it while nothing is asked, as pymilvus does by itself."""
-    with connect(lite) as connection:
-        time.sleep(45)
-        assert connection.call("has_collection", "nothing") is False
-        connect(lite).close()
 
 
 # Loading.
@@ -307,24 +308,24 @@ def test_an_index_is_loaded_and_kept_up_to_date(lite: LiteServer, tmp_path: Path
 
 
 @pytest.mark.thorough
-def test_a_new_root(tmp_path: Path) -> None:
+def test_a_new_root(mortal: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     """It is added to the description, which outlives a restart."""
     index = make_index(tmp_path / "index", 10)
-    with LiteServer(tmp_path / "server") as server:
-        target = server.address("roots")
-        first = loader.load(str(index), target).collection
-        with locked(index), open_writer(index) as writer:
-            root = writer.add_root(b"/third")
-            writer.add(item(100, root=root), unit(1)[0].tobytes())
-            writer.commit()
-        report = loader.load(str(index), target)
-        assert (report.collection, report.replaced, report.written) == (first, None, 1)
-        server.kill()
-        server.start()
-        with connect(server) as connection:
-            description = read_collection(connection, "roots").description
-        assert description.roots == {1: "/photos", 2: "/f\u00f6lder", 3: "/third"}
-        assert description.rows == 11
+    server = mortal
+    target = server.address("roots")
+    first = loader.load(str(index), target).collection
+    with locked(index), open_writer(index) as writer:
+        root = writer.add_root(b"/third")
+        writer.add(item(100, root=root), unit(1)[0].tobytes())
+        writer.commit()
+    report = loader.load(str(index), target)
+    assert (report.collection, report.replaced, report.written) == (first, None, 1)
+    server.kill()
+    server.start()
+    with connect(server) as connection:
+        description = read_collection(connection, "roots").description
+    assert description.roots == {1: "/photos", 2: "/f\u00f6lder", 3: "/third"}
+    assert description.rows == 11
 
 
 @pytest.mark.thorough
@@ -354,57 +355,54 @@ def test_info(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
 def test_killed_at_any_moment(lite: LiteServer, tmp_path: Path) -> None:  # noqa: F811
     index, target, client = make_index(tmp_path / "index", 3000), lite.address("killed"), lite.client()
     collection = f"killed_{MODEL[:12]}"
-    program = (
-        "from deeprank.runtime.index.milvus import loader\n"
-        "loader._MOST_BYTES = 40_000\n"
-        f"loader.load({str(index)!r}, {target!r})\n"
-    )
-    moments, seen = [0.2, 1.5, 2.0, 2.5], [0]
-    for moment in moments:
-        process = subprocess.Popen([str(BIN / "python"), "-c", program])
-        time.sleep(moment)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    seen = [0]
+    for steps in (0, 1, 10, 30):
+        killed_load(index, target, steps)
         if client.has_collection(collection) and client.list_indexes(collection):
             rows = stored(client, collection)
             assert rows.items() <= expected_of(index).items()
             assert len(rows) >= seen[-1]  # what was there is still there
             seen.append(len(rows))
             assert not client.list_aliases(collection)["aliases"] or len(rows) == 3000
+    assert 0 < seen[-1] < 3000
     report = load_command(index, target)
     assert report["written"] == 3000 - seen[-1]
     assert stored(client, "killed") == expected_of(index)
 
 
 @pytest.mark.thorough
-def test_the_store_goes_away_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_goes_away_and_comes_back(
+    mortal: LiteServer,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     index = make_index(tmp_path / "index", 1000)
     monkeypatch.setattr(loader, "_MOST_BYTES", 20_000)
     monkeypatch.setattr(loader, "_PATIENCE", 2.0)
-    with LiteServer(tmp_path / "server") as server:
-        target, client = server.address("photos"), server.client()
+    server = mortal
+    target, client = server.address("photos"), server.client()
 
-        def kill_at(count: int) -> Any:
-            done = 0
+    def kill_at(count: int) -> Any:
+        done = 0
 
-            def advance(some: int = 1, /, detail: str = "") -> None:
-                nonlocal done
-                done += some
-                if done >= count:
-                    server.kill()
+        def advance(some: int = 1, /, detail: str = "") -> None:
+            nonlocal done
+            done += some
+            if done >= count:
+                server.kill()
 
-            return lambda what, total, unit="pictures", before=0, /: advance if what == "loading" else lambda *_: None
+        return lambda what, total, unit="pictures", before=0, /: advance if what == "loading" else lambda *_: None
 
-        with pytest.raises(StoreUnavailableError, match="does not answer"):
-            loader.load(str(index), target, progress=kill_at(300))
-        assert "does not answer" in load_command(index, target, status=1)
-        server.start()
-        before = stored(server.client(), f"photos_{MODEL[:12]}")
-        assert 300 <= len(before) < 1000
-        report = load_command(index, target)
-        assert report["written"] == 1000 - len(before)
-        assert stored(server.client(), "photos") == expected_of(index)
-        client.close()
+    with pytest.raises(StoreUnavailableError, match="does not answer"):
+        loader.load(str(index), target, progress=kill_at(300))
+    assert "does not answer" in load_command(index, target, status=1)
+    server.start()
+    before = stored(server.client(), f"photos_{MODEL[:12]}")
+    assert 300 <= len(before) < 1000
+    report = load_command(index, target)
+    assert report["written"] == 1000 - len(before)
+    assert stored(server.client(), "photos") == expected_of(index)
+    client.close()
 
 
 @pytest.mark.thorough
@@ -670,3 +668,15 @@ def test_a_part_that_is_cut(lite: LiteServer, tmp_path: Path) -> None:  # noqa: 
     assert "0001-000001.parquet is damaged" in said
     part.write_bytes(whole)
     assert loader.load(str(tmp_path / "embedded"), target).rows == 247
+
+
+@pytest.mark.thorough
+def test_an_idle_connection_stays_usable(lite: LiteServer, idle: tuple[Connection, float]) -> None:  # noqa: F811
+    """A gRPC server hangs up on a client that pings it while nothing is asked, as pymilvus does by itself.
+
+    The last test of this file, so that it need not wait.
+    """
+    connection, since = idle
+    time.sleep(max(0.0, since + 45 - time.monotonic()))
+    assert connection.call("has_collection", "nothing") is False
+    connect(lite).close()

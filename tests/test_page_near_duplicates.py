@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from conftest import run_command
-from page_visit import DESKTOP, HEIGHTS, PHONE, SCREENSHOTS, TOKEN, Server, Visit, Visitor, draw, expect
+from page_visit import DESKTOP, HEIGHTS, LOOKS, PHONE, SCREENSHOTS, TOKEN, Server, Visit, Visitor, draw, expect
 from PIL import Image
 from tiny_model import write_model
 
@@ -361,8 +361,7 @@ def test_a_link_signs_in_further_browsers_once(guarded: Server, visiting: Visito
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("device", ["desktop", "phone"])
+@pytest.mark.parametrize(("device", "scheme"), LOOKS)
 def test_the_page_is_accessible(server: Server, visiting: Visitor, device: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     options = {**(PHONE if device == "phone" else DESKTOP), "color_scheme": scheme, "reduced_motion": "reduce"}
@@ -371,7 +370,8 @@ def test_the_page_is_accessible(server: Server, visiting: Visitor, device: str, 
 
         def check_page(name: str) -> None:
             visit.settled()
-            found = axe.Axe().run(page, options={"resultTypes": ["violations"]})
+            rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}  # for the others, dark is light
+            found = axe.Axe().run(page, options={"resultTypes": ["violations"], **rules})
             assert found.violations_count == 0, found.generate_report()
             assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
             if device == "phone":

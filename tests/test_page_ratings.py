@@ -11,6 +11,7 @@ import pytest
 from page_visit import (
     DESKTOP,
     HEIGHTS,
+    LOOKS,
     NASTY_LABEL,
     NASTY_NAME,
     PHONE,
@@ -32,6 +33,8 @@ SHIFTS = """window.shifts = 0;
 new PerformanceObserver(list => {
     for (const entry of list.getEntries()) if (!entry.hadRecentInput) shifts += entry.value;
 }).observe({ type: "layout-shift", buffered: true });"""
+# A try that takes two seconds has failed, not only one that takes twenty.
+IMPATIENT = "window.patient = AbortSignal.timeout; AbortSignal.timeout = ms => patient.call(AbortSignal, ms / 10)"
 LOST = "Failed to load resource"
 
 
@@ -93,7 +96,7 @@ def asked(world: World, page: Any) -> tuple[bytes, bytes, bytes]:
 
 def next_question(world: World, page: Any, before: tuple[bytes, bytes, bytes]) -> tuple[bytes, bytes, bytes]:
     """Wait for another question, and until it takes an answer."""
-    for _ in range(100):
+    for _ in range(1000):
         now = asked(world, page)
         if now != before:
             page.wait_for_timeout(250)
@@ -118,7 +121,7 @@ def marks(world: World) -> dict[bytes, bool]:
 
 def sent(page: Any) -> None:
     """Wait until the browser keeps nothing that is not sent."""
-    for _ in range(200):
+    for _ in range(1000):
         if page.evaluate("Object.keys(localStorage).every(key => !key.startsWith('unsent'))"):
             return
         page.wait_for_timeout(50)
@@ -252,9 +255,11 @@ def test_an_answer_in_a_network_that_stalls_is_kept(world: World, server: Server
         page.wait_for_timeout(250)
         question = asked(world, page)
         page.route("**/v1/ratings", lambda route: held.append(route))
+        page.evaluate(IMPATIENT)
         page.keyboard.press("ArrowLeft")
         expect(page.locator("#unsent")).to_contain_text("1 rating not sent yet: The server does not answer.")
         page.unroute("**/v1/ratings")
+        page.evaluate("AbortSignal.timeout = patient")
         expect(page.locator("#unsent")).to_be_hidden()
         counted(page, 1)
         assert answers(world) == [question]
@@ -567,8 +572,7 @@ def test_nothing_moves(world: World, server: Server, visiting: Visitor, device: 
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("device", ["desktop", "phone"])
+@pytest.mark.parametrize(("device", "scheme"), LOOKS)
 def test_it_is_accessible(world: World, server: Server, visiting: Visitor, device: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     options = {**(PHONE if device == "phone" else DESKTOP), "color_scheme": scheme, "reduced_motion": "reduce"}
@@ -577,7 +581,8 @@ def test_it_is_accessible(world: World, server: Server, visiting: Visitor, devic
 
         def check_page(name: str) -> None:
             visit.settled()
-            found = axe.Axe().run(page, options={"resultTypes": ["violations"]})
+            rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}  # for the others, dark is light
+            found = axe.Axe().run(page, options={"resultTypes": ["violations"], **rules})
             assert found.violations_count == 0, found.generate_report()
             assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
             if device == "phone":

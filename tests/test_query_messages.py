@@ -50,6 +50,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def query(place: Path, *words: object, status: int = 0, stdin: bytes | None = None) -> subprocess.CompletedProcess:
+    if stdin is None:
+        return run_command("deeprank-query", *words, cwd=place, status=status)
     command = [str(BIN / "deeprank-query"), *map(str, words)]
     result = subprocess.run(command, cwd=place, input=stdin, capture_output=True)
     said = result.stderr.decode()

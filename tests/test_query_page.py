@@ -463,7 +463,7 @@ def test_no_room_is_a_sentence(place: Path, tmp_path: Path) -> None:
 def test_a_plain_query_does_not_wait_for_it(place: Path) -> None:
     words = ["python", "-X", "importtime", "-c"]
     code = "import sys; sys.argv[1:] = ['query.png']; from deeprank.runtime.query.cli import main; main()"
-    said = run_command(*words, code, cwd=place).stderr
+    said = run_command(*words, code, cwd=place, as_typed=True).stderr
     assert "deeprank.runtime.query.run" in said
     for module in ("deeprank.runtime.query.page", "deeprank.runtime.webpage", "xml.etree", "webbrowser"):
         assert not re.search(rf"\| +{re.escape(module)}\b", said), module

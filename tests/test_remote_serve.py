@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 import shutil
@@ -22,7 +23,7 @@ from conftest import BIN, run_command
 pytest.importorskip("pymilvus")
 pytest.importorskip("fastapi")
 
-from milvus_server import LiteServer, MilvusServer, RealServer, lite, real  # noqa: F401 - fixtures
+from milvus_server import LiteServer, MilvusServer, lite, mortal, real, why_no_namespace  # noqa: F401 - fixtures
 from remote_world import LABELS, World, make_world
 from server_process import IMPATIENT, Server, serving
 from tiny_model import write_model, write_picture
@@ -310,14 +311,10 @@ def kill_and_restart(store: MilvusServer, world: World, name: str) -> None:
 
 
 @pytest.mark.thorough
-def test_a_store_that_is_killed_and_restarted(world: World, tmp_path: Path) -> None:
-    with LiteServer(tmp_path / "lite") as store:
-        kill_and_restart(store, world, "killed")
-
-
-@pytest.mark.thorough
-def test_a_real_store_that_is_killed_and_restarted(real: RealServer, world: World) -> None:  # noqa: F811
-    kill_and_restart(real, world, "killed")
+def test_a_store_that_is_killed_and_restarted(world: World, request: pytest.FixtureRequest) -> None:
+    """The real server where there can be one, else Milvus Lite."""
+    there_is = importlib.util.find_spec("milvus") is not None and why_no_namespace() is None
+    kill_and_restart(request.getfixturevalue("real" if there_is else "mortal"), world, "killed")
 
 
 @pytest.mark.thorough
@@ -370,22 +367,18 @@ def test_another_model_is_served_once_it_is_at_hand(lite: LiteServer, world: Wor
 
 @pytest.mark.thorough
 def test_the_page_hides_what_a_store_cannot(ours: httpx.Client, theirs: httpx.Client) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else []
-        )
+    pytest.importorskip("playwright")
+    from page_visit import expect, launched_browser
+
+    with launched_browser() as browser:
         for client, shown in ((ours, False), (theirs, True)):
             page = browser.new_page()
             errors: list[str] = []
             page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
             page.goto(f"{client.base_url}/?id=14", timeout=60_000)
-            sync_api.expect(page.locator("#title")).to_contain_text("nearest to", timeout=60_000)
+            expect(page.locator("#title")).to_contain_text("nearest to")
             page.get_by_role("button", name="More").click()
-            sync_api.expect(page.locator("#max-distance")).to_be_visible()
+            expect(page.locator("#max-distance")).to_be_visible()
             for control in ("#directions", "#exact"):
                 assert page.locator(control).is_visible() == shown, control
             page.locator("#about").click()
@@ -393,11 +386,11 @@ def test_the_page_hides_what_a_store_cannot(ours: httpx.Client, theirs: httpx.Cl
             assert ("Store" in facts, "Graph" in facts) == (not shown, shown)
             assert not errors
             page.close()
-        browser.close()
 
 
 @pytest.mark.thorough
 def test_it_does_what_its_openapi_document_says(world: World, address: str, tmp_path: Path) -> None:
+    """A few examples of each operation; benchmarks/serve_faults asks more, of a server over a folder."""
     pytest.importorskip("schemathesis")
     sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "serve_faults"))
     try:
@@ -406,7 +399,7 @@ def test_it_does_what_its_openapi_document_says(world: World, address: str, tmp_
         sys.path.pop(0)
     (tmp_path / "schemathesis.toml").write_text(_CONFIG)
     with serving("--index", address, "--model", world.model) as server:
-        options = "--checks all --generation-database none --max-examples 10 --phases coverage,fuzzing --seed 0"
+        options = "--checks all --generation-database none --max-examples 4 --phases coverage,fuzzing --seed 0"
         result = subprocess.run(
             [BIN / "schemathesis", "run", f"{server.url}/openapi.json", *options.split(), "--continue-on-failure"],
             cwd=tmp_path,

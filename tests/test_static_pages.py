@@ -1,14 +1,13 @@
 """The pages of answers and of near-duplicates in a real browser: rows of equal height, phones, both colour schemes."""
 
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import run_command
-from page_visit import draw, expect, launched_browser
+from page_visit import draw, expect
 from PIL import Image
 from tiny_model import distances, write_model
 
@@ -22,15 +21,11 @@ TILES = """[...document.querySelectorAll(".hits .tile")].map(tile => {
 ROW = """(probe => {
     probe.style.height = "var(--row)";
     document.querySelector(".hits").append(probe);
-    return probe.getBoundingClientRect().height;
+    const { height } = probe.getBoundingClientRect();
+    probe.remove();
+    return height;
 })(document.createElement("div"))"""
 WIDE = "document.documentElement.scrollWidth > innerWidth"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched_browser() as launched:
-        yield launched
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +50,24 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / f"{name}.html" for name in ("query", "dedupe")}
 
 
-def opened(browser: Any, file: Path, width: int, scheme: str = "light") -> Any:
+def opened(browser: Any, file: Path, width: int, scheme: str = "light", said: list[str] | None = None) -> Any:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    if said is not None:
+        page.on("console", lambda message: said.append(message.text))
     page.goto(file.as_uri())
     return page
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("width", [390, 768, 1400])
-def test_pictures_stand_in_rows_of_equal_height(browser: Any, pages: dict[str, Path], width: int) -> None:
-    page = opened(browser, pages["query"], width)
+def test_pictures_stand_in_rows_of_equal_height(browser: Any, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["query"], 1400)
+    for width in (1400, 768, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        check_rows(page)
+    page.close()
+
+
+def check_rows(page: Any) -> None:
     rows: dict[int, list[list[float]]] = defaultdict(list)
     for tile in page.evaluate(TILES):
         rows[round(tile[1])].append(tile)
@@ -82,7 +85,6 @@ def test_pictures_stand_in_rows_of_equal_height(browser: Any, pages: dict[str, P
             assert end == pytest.approx(right, abs=0.5)
         else:  # not stretched: as high as the row of the style sheet says
             assert row[0][3] <= page.evaluate(ROW) + 0.5
-    page.close()
 
 
 @pytest.mark.thorough
@@ -90,10 +92,8 @@ def test_pictures_stand_in_rows_of_equal_height(browser: Any, pages: dict[str, P
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1400, "light")])
 def test_pages_are_accessible_and_fit(browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    page = opened(browser, pages[name], width, scheme)
     errors: list[str] = []
-    page.on("console", lambda said: errors.append(said.text))
-    page.reload()
+    page = opened(browser, pages[name], width, scheme, errors)
     assert not page.evaluate(WIDE)
     assert errors == []
     found = axe.Axe().run(page, options={"resultTypes": ["violations"]})
