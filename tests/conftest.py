@@ -16,6 +16,7 @@ from filelock import FileLock
 from fork_server import TRAINING, ForkingServer, forking_server
 
 from deeprank.runtime.datasets import open_dataset, write_digits
+from deeprank.runtime.umbrella.commands import COMMANDS
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands do, before torch is imported
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -25,6 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BIN = Path(sys.executable).parent
+OURS = ("deeprank", *(f"deeprank-{name}" for name in COMMANDS))
 
 # For a program in a process of its own: the most memory that it has had, in KB. What getrusage says begins with the
 # memory of the process that it was forked from, a worker of the tests with half a gigabyte.
@@ -95,7 +97,7 @@ def run_command(
     Its modules are imported already, unless it is to run just ``as_typed``, or with an environment of its own.
     """
     words = [str(word) for word in command]
-    plain = not environment and not as_typed and words[0] != "deeprank-serve"
+    plain = not environment and not as_typed and words[0] in OURS
     if plain and (server := forking_server(torch=words[0] in TRAINING)):
         result = server.run(words, cwd, {"COLUMNS": "160"})
     else:

@@ -334,7 +334,7 @@ def test_the_command_ends_with_both_figures_and_the_report_begins_with_them(fini
 def test_the_page_is_accessible_and_asks_for_nothing(finished: tuple[Path, str], width: int, scheme: str):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    chromium = shutil.which("chromium")
+    chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium on this machine")
     with sync_api.sync_playwright() as playwright:
