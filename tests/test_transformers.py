@@ -56,13 +56,13 @@ FAMILIES = {
 STAGES = {"ViT": 7, "DINOv2, registers": 13, "ConvNeXt": 5, "Swin": 5, "MobileNetV4": 6}
 # Larger ones, and further families, of which the equal blocks are fewer.
 LARGE = {
-    "ViT, mixed rotary positions": ("timm:vit_small_patch16_rope_mixed_224", 64, {"depth": 3}),
-    "DINOv2": ("timm:vit_small_patch14_dinov2", 56, {"depth": 3}),
-    "CLIP": ("timm:vit_base_patch32_clip_224", 64, {"depth": 3}),
-    "SigLIP": ("timm:vit_base_patch16_siglip_224", 64, {"depth": 3}),
+    "ViT, mixed rotary positions": ("timm:vit_small_patch16_rope_mixed_224", 64, {"depth": 4}),
+    "DINOv2": ("timm:vit_small_patch14_dinov2", 56, {"depth": 4}),
+    "CLIP": ("timm:vit_base_patch32_clip_224", 64, {"depth": 4}),
+    "SigLIP": ("timm:vit_base_patch16_siglip_224", 64, {"depth": 4}),
     "Swin V2": ("timm:swinv2_tiny_window8_256", 64, {"depths": (2, 2, 1, 1)}),
     "ConvNeXt V2": ("timm:convnextv2_atto", 64, {}),
-    "DeiT III": ("timm:deit3_small_patch16_224", 64, {"depth": 3}),
+    "DeiT III": ("timm:deit3_small_patch16_224", 64, {"depth": 4}),
     "MaxViT": ("timm:maxvit_rmlp_pico_rw_256", 64, {}),
     "FastViT": ("timm:fastvit_t8", 64, {}),
 }
