@@ -119,9 +119,11 @@ def run_command(
 
 def run_together(*commands: Sequence[object], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
     """Run commands that train or export under the limits of this process as they are now, whatever they return."""
-    server = ForkingServer()
+    shared = forking_server(torch=True)
+    server = shared or ForkingServer()
     results = [server.run([str(word) for word in command], cwd, {"COLUMNS": "200"}) for command in commands]
-    server.close()
+    if server is not shared:
+        server.close()
     for result in results:
         assert "Traceback" not in result.stderr, result.stderr
         assert "internal error" not in result.stderr, result.stderr

@@ -31,15 +31,24 @@ import deeprank.runtime.query.cli, deeprank.runtime.query.arguments, deeprank.ru
 assert "torch" not in sys.modules
 """
 TRAINING_MODULES = """
-import deeprank.train.loop.run, deeprank.export.package, deeprank.export.teach.undo, pytorch_metric_learning.losses
+import torch, onnx, onnxruntime, onnxscript, pytorch_metric_learning.losses
+import matplotlib.backends.backend_agg, matplotlib.figure, matplotlib.font_manager
+import deeprank.train.loop.run, deeprank.export.package, deeprank.export.teach.undo
+from deeprank.models.conversion import to_onnx
+# What the first conversion of a process imports and compiles takes longer than all else in the export of a small one.
+to_onnx(torch.nn.Flatten().eval(), torch.zeros(2, 4, 4, 3, dtype=torch.uint8), "embedding")
+deeprank.export.package._SECONDS = 0.02  # speeds are of three rounds each: no test needs a figure of two digits
 """
 SERVER = """
-import atexit, json, os, sys, threading
+import atexit, ctypes, gc, json, os, sys, threading
 from deeprank.runtime.umbrella import cli
 {modules}
+gc.collect(), gc.freeze()  # no child looks through all that again, nor copies its pages
 for line in sys.stdin:
     asked = json.loads(line)
     if (child := os.fork()) == 0:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, 9)  # of a test that is over no command stays, which would slow the others down
         os.chdir(asked["folder"])
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for descriptor, name in ((1, "out"), (2, "err")):

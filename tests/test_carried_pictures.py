@@ -487,7 +487,7 @@ def test_a_hostile_sample(made: Path, tmp_path: Path, kind: str) -> None:
         [sys.executable, "-c", code, str(tmp_path / "r.npz")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30,) * 2),
     )
     assert ran.returncode == 0, ran.stderr

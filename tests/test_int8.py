@@ -934,7 +934,7 @@ def test_the_same_vectors_on_a_processor_without_vnni(tmp_path: Path) -> None:
     emulator = ["qemu-x86_64", "-cpu", "Haswell"]
     for name, prefix in (("native", []), ("haswell", emulator)):
         command = [*prefix, sys.executable, "-c", TWO_WAYS, f"{name}.npy"]
-        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=250)
         assert ran.returncode == 0, ran.stderr
     native, (with_option, without) = np.load(tmp_path / "native.npy"), np.load(tmp_path / "haswell.npy")
     np.testing.assert_allclose(with_option, native[0], atol=1e-6)

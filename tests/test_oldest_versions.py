@@ -58,16 +58,16 @@ def test_every_folder_of_modules_is_installed() -> None:
     assert {f"deeprank.{folder.relative_to(ROOT).as_posix().replace('/', '.')}" for folder in folders} == set(listed)
 
 
-def pip(python: Path, *words: str, seconds: float = 240) -> subprocess.CompletedProcess[str]:
+def pip(python: Path, *words: str, seconds: float = 1200) -> subprocess.CompletedProcess[str]:
     command = [str(python), "-m", "pip", "--disable-pip-version-check", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_the_oldest_versions(tmp_path: Path) -> None:
     """Without torch, and without what newer versions of ours bring: the suite imports the project from there alone."""
-    if pip(Path(sys.executable), "index", "versions", "packaging", seconds=60).returncode != 0:
+    if pip(Path(sys.executable), "index", "versions", "packaging", seconds=300).returncode != 0:
         pytest.skip("no package index can be reached")
     venv.create(tmp_path / "old", with_pip=True)
     python = tmp_path / "old" / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -78,7 +78,7 @@ def test_the_oldest_versions(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, source)
     names = project()
     pins = oldest([*names["dependencies"], *names["optional-dependencies"]["serve"]])
-    installed = pip(python, "install", "--quiet", *pins, *TOOLS, seconds=600)  # hnswlib is built
+    installed = pip(python, "install", "--quiet", *pins, *TOOLS)  # hnswlib is built
     assert installed.returncode == 0, installed.stderr
     installed = pip(python, "install", "--quiet", "--no-deps", str(source))
     assert installed.returncode == 0, installed.stderr
@@ -92,5 +92,5 @@ def test_the_oldest_versions(tmp_path: Path) -> None:
         asked = subprocess.run([python.with_name(f"deeprank-{words[0]}"), *words[1:], "--help"], capture_output=True)
         assert asked.returncode == 0, asked.stderr
     words = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=", *SUITE]
-    ran = subprocess.run([str(python), *words], cwd=ROOT, capture_output=True, text=True, timeout=400)
+    ran = subprocess.run([str(python), *words], cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]

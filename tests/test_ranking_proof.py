@@ -237,15 +237,26 @@ def test_batches_are_compared_by_the_mean_cosine_limit() -> None:
     assert TOLERANCES["fp32"].for_one_engine() == TOLERANCES["fp32"]
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small photographs, where the features of both runs are kept."""
+    if not (archive := os.environ.get("DEEPRANK_TINY_IMAGENET")):
+        pytest.skip("DEEPRANK_TINY_IMAGENET names no data set")
+    folder = tmp_path_factory.mktemp("few")
+    write_classes(Path(archive), folder / "few", classes=20, each=60)
+    return folder
+
+
 @pytest.mark.thorough
-@pytest.mark.skipif(not os.environ.get("DEEPRANK_TINY_IMAGENET"), reason="DEEPRANK_TINY_IMAGENET names no data set")
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("keep_start", ["0", "0.3"])
-def test_a_default_run_on_small_pictures_exports_in_int8(tmp_path: Path, keep_start: str) -> None:
-    write_classes(Path(os.environ["DEEPRANK_TINY_IMAGENET"]), tmp_path / "few", classes=20, each=60)
-    train = ["deeprank-train", "few", "--out", "run", "--keep-start", keep_start]
-    run_command(*train, cwd=tmp_path)
-    run_command("deeprank-export", "run", "--precision", "int8", "--out", "m.onnx", cwd=tmp_path)
-    report = json.loads((tmp_path / "m.parity.json").read_text("utf-8"))
+def test_a_default_run_on_small_pictures_exports_in_int8(few: Path, keep_start: str) -> None:
+    """Both runs read the features that the first computes; benchmarks/int8_ranking.py takes more pictures."""
+    train = ["deeprank-train", "few", "--out", f"run {keep_start}", "--keep-start", keep_start, "--no-report"]
+    run_command(*train, "--cache", "cache", cwd=few)
+    command = ["deeprank-export", f"run {keep_start}", "--precision", "int8", "--out", "m.onnx"]
+    run_command(*command, cwd=few)
+    report = json.loads((few / "m.parity.json").read_text("utf-8"))
     assert report["neighbour_overlap_at_k"] >= report["least_neighbour_overlap_at_k"]
     assert report["precision_change_at_k"] > -0.02
 
