@@ -54,11 +54,9 @@ def _working_directory_stays() -> Iterator[None]:
 # Whoever changes an index waits for the disk each time, longer than for all else where others use the disk. The
 # tests of these files change many, and keep little; a file system in memory need not be waited for.
 MEMORY = Path("/dev/shm")
-IN_MEMORY = {"attack", "bad_input", "console", "database_checkpoint", "doctor", "fault_injection", "hostile_databases"}
-IN_MEMORY |= {"hostile_folders", "hostile_graphs", "hostile_requests", "index_damage", "index_labels", "memory"}
-IN_MEMORY |= {"index_maintenance", "model_exchange", "picture_rules", "query", "ratings", "ratings_csv", "serve"}
-IN_MEMORY |= {"serve_access", "serve_faults", "serve_items", "serve_ratings", "sync_options", "terminal", "umbrella"}
-IN_MEMORY |= {"untrusted_tables", "uploads"}
+IN_MEMORY = {"attack", "bad_input", "database_checkpoint", "fault_injection", "hostile_databases", "hostile_graphs"}
+IN_MEMORY |= {"index_labels", "index_maintenance", "query", "ratings", "ratings_csv", "serve_faults", "serve_items"}
+IN_MEMORY |= {"uploads"}
 
 
 @pytest.fixture(scope="session")
