@@ -62,9 +62,21 @@ def photos(folder: Path, count: int = 24) -> Path:
     return folder / PHOTOS
 
 
+# What an index holds of a folder with these contents of its model, kept beside the folder.
+_INDEXED: dict[Path, Path] = {}
+
+
 def indexed(folder: Path) -> Path:
-    """An index of a few pictures, made with ``model.onnx`` of the folder."""
-    sync(folder / INDEX, [photos(folder)], model=folder / "model.onnx")
+    """An index of a few pictures, made with ``model.onnx`` of the folder; a copy if one was made in this place."""
+    kept = _INDEXED.get(folder)
+    if kept is None or not kept.is_dir():
+        sync(folder / INDEX, [photos(folder)], model=folder / "model.onnx")
+        kept = _INDEXED[folder] = Path(tempfile.mkdtemp(prefix="kept-", dir=folder.parent))
+        for name in (PHOTOS, INDEX):
+            shutil.copytree(folder / name, kept / name)
+    else:
+        for name in (PHOTOS, INDEX):
+            shutil.copytree(kept / name, folder / name, dirs_exist_ok=True)
     return folder / INDEX
 
 

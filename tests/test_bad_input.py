@@ -1,18 +1,30 @@
 """Messages for bad input: one sentence, the right exit status, and nothing left behind."""
 
+import shutil
 from pathlib import Path
 
 import pytest
-from bad_input import CASES, Case, say
+from bad_input import CASES, Case
+from conftest import run_command
 from tiny_model import write_model
 
 
+@pytest.fixture(scope="module")
+def place(_memory: Path) -> Path:
+    """Where all cases are made, one after another: so their index need be made only once, for its paths are whole."""
+    folder = _memory / "bad-input" / "case"
+    folder.mkdir(parents=True)
+    return folder
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
-def test_one_sentence(case: Case, tmp_path: Path) -> None:
+def test_one_sentence(case: Case, place: Path) -> None:
     if case.needs is not None:
         pytest.importorskip(case.needs)
-    write_model(tmp_path / "model.onnx")
-    result = say(case, tmp_path)
+    shutil.rmtree(place)
+    place.mkdir()
+    write_model(place / "model.onnx")
+    result = run_command(*case.make(place), cwd=place, status=None)
     assert "Traceback" not in result.stderr
     assert "internal error" not in result.stderr
     assert result.returncode == case.status, result.stderr
@@ -21,5 +33,5 @@ def test_one_sentence(case: Case, tmp_path: Path) -> None:
     if case.status == 1:
         errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1
-    assert not (tmp_path / "the-code-ran").exists()
-    assert not list(tmp_path.rglob("*.tmp*"))
+    assert not (place / "the-code-ran").exists()
+    assert not list(place.rglob("*.tmp*"))

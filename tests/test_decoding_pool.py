@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import run_command
+from conftest import MEMORY, run_command
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import serving
@@ -428,12 +428,17 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
     assert "(2, 16)" in result.stdout
 
 
+def shared_memory() -> set[Path]:
+    """What lies in shared memory, but the folders of tests."""
+    return {path for path in MEMORY.iterdir() if not path.name.startswith("deeprank-tests-")}
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_die_with_their_parent(tmp_path: Path, slow: bytes, number: signal.Signals) -> None:
     (tmp_path / "slow.png").write_bytes(slow)
     model = write_model(tmp_path / "model.onnx")
-    before = set(Path("/dev/shm").iterdir())
+    before = shared_memory()
     command = [sys.executable, "-c", EMBEDDING, str(model), *[str(tmp_path / "slow.png")] * 8]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -445,7 +450,7 @@ def test_workers_die_with_their_parent(tmp_path: Path, slow: bytes, number: sign
         process.wait()
         wait_for(lambda: not any(map(lives, pids)), "the end of the workers")
         assert process.stderr.read() == ""
-    assert set(Path("/dev/shm").iterdir()) <= before
+    assert shared_memory() <= before
 
 
 def test_a_forked_process_is_told_so(pool: DecodingPool) -> None:

@@ -138,9 +138,9 @@ def test_a_place_is_free_again_once_a_member_is_closed(tmp_path: Path) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", archives.KINDS)
 def test_every_kind_stays_within_memory(kind: str, tmp_path: Path) -> None:
-    for seed in range(3):
-        archives.KINDS[kind](tmp_path / "data.zip", Random(seed))
-        assert peak(tmp_path / "data.zip") < 1300 * MB
+    """``python benchmarks/attack --only archives`` tries more of each."""
+    archives.KINDS[kind](tmp_path / "data.zip", Random(0))
+    assert peak(tmp_path / "data.zip") < 1300 * MB
 
 
 def test_a_member_without_a_name_is_left_out(tmp_path: Path) -> None:

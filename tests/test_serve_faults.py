@@ -55,18 +55,21 @@ def run_faults(*options: object, **environment: str) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def ran() -> Ran:
-    """All kinds but the storms, and the stalls, which need a machine that does nothing else."""
+def ran(_memory: Path) -> Ran:
+    """All kinds but the storms, and the stalls, which need a machine that does nothing else.
+
+    ``python benchmarks/serve_faults`` runs more.
+    """
     contract = ["contract"] * (importlib.util.find_spec("schemathesis") is not None)
     kinds = ["floods", "changes", "endings", "fuzz", *contract]
-    sizes = "--pictures 100 --large 14 --slow 20 --rounds 1 --kills 2 --uploads 150 --megapixels 6 --examples 2"
+    sizes = "--pictures 60 --large 10 --slow 10 --rounds 1 --kills 1 --uploads 80 --megapixels 6 --examples 1"
     parts = "--phases coverage,fuzzing --servers writing --formats PNG,WebP"
-    return run_faults("--only", ",".join(kinds), *sizes.split(), *parts.split())
+    return run_faults("--only", ",".join(kinds), *sizes.split(), *parts.split(), TMPDIR=str(_memory))
 
 
 @pytest.mark.thorough
 def test_a_thousand_at_once_get_each_their_own_answer_and_too_many_are_told_so() -> None:
-    ran = run_faults("--only", "storms", "--pictures", 1000, "--clients", 1000, "--storms", 1)
+    ran = run_faults("--only", "storms", "--pictures", 300, "--clients", 1000, "--storms", 1)
     assert ran.status == 0, ran.text
     assert ran.check_clean("a picture of its own", "all kinds of questions") == 2000
     assert ran.check_clean("accepts 8 requests") > 500
@@ -112,7 +115,7 @@ def test_it_does_what_its_openapi_document_says(ran: Ran) -> None:
 
 @pytest.mark.thorough
 def test_uploads_that_nobody_means(ran: Ran) -> None:
-    assert ran.check_clean("mutated pictures of", "bombs", "malformed forms", "uploaded to the index") > 300
+    assert ran.check_clean("mutated pictures of", "bombs", "malformed forms", "uploaded to the index") > 250
 
 
 @pytest.mark.thorough

@@ -63,7 +63,7 @@ class Commands:
 
     def _run(self, case: Case, name: str, folder: Path, path: Path) -> Outcome:
         idle = self._idle_use(case.kind.family, name)
-        allows = allowed(case.kind.family, path)
+        allows = allowed(case.kind.family, path, planted=case.kind.group == "planted")
         words = _ACTIONS[case.kind.family][name](self._world, folder, path)
         harm = Harm(folder)
         said = folder / "said.txt"

@@ -54,7 +54,7 @@ class Library:
         with contextlib.suppress(BrokenPipeError):
             worker.stdin.write(json.dumps(asked).encode() + b"\n")
             worker.stdin.flush()
-        limits = allowed(case.kind.family, path)
+        limits = allowed(case.kind.family, path, planted=case.kind.group == "planted")
         said, over = self._wait(worker, meter, idle, spent, limits)
         grown = max(0, meter.peak - idle)
         if not over and grown > limits.memory:
