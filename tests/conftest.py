@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,39 +49,6 @@ def _working_directory_stays() -> Iterator[None]:
     after = Path.cwd()
     os.chdir(before)
     assert after == before
-
-
-# Whoever changes an index waits for the disk each time, longer than for all else where others use the disk. The
-# tests of these files change many, and keep little; a file system in memory need not be waited for.
-MEMORY = Path("/dev/shm")
-IN_MEMORY = {"attack", "bad_input", "database_checkpoint", "fault_injection", "hostile_databases", "hostile_graphs"}
-IN_MEMORY |= {"index_labels", "index_maintenance", "query", "ratings", "ratings_csv", "serve_faults", "serve_items"}
-IN_MEMORY |= {"uploads"}
-
-
-@pytest.fixture(scope="session")
-def _memory() -> Iterator[Path]:
-    usable = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 1 << 30
-    with tempfile.TemporaryDirectory(dir=MEMORY if usable else None, prefix="deeprank-tests-") as folder:
-        Path(folder).chmod(0o755)  # as open_the_way leaves what is elsewhere
-        yield Path(folder)
-
-
-@pytest.fixture
-def _temporary_files_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let programs of a file of ``IN_MEMORY`` make their temporary files below the folder of the test."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-
-
-@pytest.fixture
-def tmp_path(request: pytest.FixtureRequest, _memory: Path) -> Iterator[Path]:
-    """A folder for one test; for the files of ``IN_MEMORY`` it lies in memory, and goes with the test."""
-    if request.path.stem.removeprefix("test_") not in IN_MEMORY:
-        yield request.getfixturevalue("tmp_path")
-        return
-    with tempfile.TemporaryDirectory(dir=_memory, prefix="test_", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

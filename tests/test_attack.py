@@ -13,10 +13,7 @@ import pytest
 ATTACK = Path(__file__).resolve().parents[1] / "benchmarks" / "attack"
 COLUMNS = ("tried", "refused", "answered", "crashed", "over limits", "wrong")
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="memory and CPU time are read from /proc"),
-    pytest.mark.usefixtures("_temporary_files_in_memory"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and CPU time are read from /proc")
 Table = dict[tuple[str, str], dict[str, int]]
 
 

@@ -10,10 +10,10 @@ from tiny_model import write_model
 
 
 @pytest.fixture(scope="module")
-def place(_memory: Path) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all cases are made, one after another: so their index need be made only once, for its paths are whole."""
-    folder = _memory / "bad-input" / "case"
-    folder.mkdir(parents=True)
+    folder = tmp_path_factory.mktemp("bad-input") / "case"
+    folder.mkdir()
     return folder
 
 
