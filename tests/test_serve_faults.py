@@ -55,7 +55,7 @@ def run_faults(*options: object, **environment: str) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def ran(_memory: Path) -> Ran:
+def ran() -> Ran:
     """All kinds but the storms, and the stalls, which need a machine that does nothing else.
 
     ``python benchmarks/serve_faults`` runs more.
@@ -64,7 +64,7 @@ def ran(_memory: Path) -> Ran:
     kinds = ["floods", "changes", "endings", "fuzz", *contract]
     sizes = "--pictures 60 --large 10 --slow 10 --rounds 1 --kills 1 --uploads 80 --megapixels 6 --examples 1"
     parts = "--phases coverage,fuzzing --servers writing --formats PNG,WebP"
-    return run_faults("--only", ",".join(kinds), *sizes.split(), *parts.split(), TMPDIR=str(_memory))
+    return run_faults("--only", ",".join(kinds), *sizes.split(), *parts.split())
 
 
 @pytest.mark.thorough
