@@ -102,7 +102,7 @@ def verdicts(kept: Path) -> dict[str, dict[str, str]]:
 def test_planted_faults_are_found(targets: str, tmp_path: Path) -> None:
     """The package is changed so that certain pictures crash it, take long, take memory, raise, write elsewhere."""
     options = ("--planted", "--targets", targets, "--commands", 1, "--rounds", 1, "--keep", tmp_path / "kept")
-    status, table, text = run_attack(*options)
+    status, table, text = run_attack(*options, TMPDIR=str(tmp_path))
     assert status == 1
     found = verdicts(tmp_path / "kept")
     if "server" in targets:  # which knows no place to do harm at
@@ -149,6 +149,7 @@ def test_it_ends_when_it_is_told_to_and_prints_the_table(number: int, tmp_path: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as attack:
         while not list(tmp_path.glob("deeprank-attack-*/cases/library")):
             time.sleep(0.05)

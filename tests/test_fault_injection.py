@@ -11,7 +11,6 @@ import pytest
 FAULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "faults"
 HAS_SHIM = shutil.which("cc") is not None and sys.platform == "linux"
 
-pytestmark = pytest.mark.usefixtures("_temporary_files_in_memory")  # what the disk would lose, the shim knows
 Table = dict[str, list[int]]
 
 
