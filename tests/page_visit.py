@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -261,6 +262,14 @@ def check(
     assert [distance for _, distance in shown] == pytest.approx(sorted(own.values(), reverse=farthest)[:k], abs=6e-5)
     assert [distance for _, distance in shown] == pytest.approx([own[path] for path, _ in shown], abs=6e-5)
     assert len({path for path, _ in shown}) == len(shown)
+
+
+def until(page: Any, holds: Callable[[], bool]) -> None:
+    """Wait in Python: the page's policy forbids the driver to wait in the browser."""
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end, "it did not happen"
+        page.wait_for_timeout(20)
 
 
 def drop(visit: Visit, *files: tuple[str, bytes]) -> None:

@@ -6,15 +6,14 @@ import functools
 import io
 import math
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from page_visit import DESKTOP, PHONE, Server, Visit, Visitor, World, expect, make_world
+from page_visit import DESKTOP, PHONE, Server, Visit, Visitor, World, expect, make_world, until
 from PIL import Image
 
 FOCUSED = "Number(document.activeElement.closest('.tile')?.dataset.place ?? -1)"
@@ -110,14 +109,6 @@ def many(visit: Visit, total: int = MANY, *, sized: bool = True, folder: int = 0
 
 def tiles(visit: Visit) -> list[dict[str, Any]]:
     return visit.page.eval_on_selector_all(".tile", TILES)
-
-
-def until(visit: Visit, condition: Callable[[], bool]) -> None:
-    """Wait in Python: the page's policy forbids the conditions of the browser's driver."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        visit.page.wait_for_timeout(20)
 
 
 def last_place(visit: Visit) -> int:
@@ -259,7 +250,7 @@ def test_a_hundred_thousand_pictures_have_the_elements_of_a_screen(
         counts = []
         while (last := last_place(visit)) < 1000:  # more than the page remembers of those answers
             scroll(visit)
-            until(visit, lambda last=last: last_place(visit) > last)
+            until(visit.page, lambda last=last: last_place(visit) > last)
             counts.append(page.locator("#grid li").count())
         assert max(counts) < 80
         assert cursors == sorted(set(cursors), key=int)  # each page once, in order
@@ -273,19 +264,19 @@ def test_a_hundred_thousand_pictures_have_the_elements_of_a_screen(
         page.locator(".tile-link").first.focus()
         for _ in range(25):
             page.keyboard.press("ArrowDown")
-        until(visit, lambda: focused(visit) > 60)
+        until(visit.page, lambda: focused(visit) > 60)
         place = focused(visit)
         # The focus stays, though the user scrolls its row far away.
         page.evaluate("scrollTo(0, 0)")
         expect(page.locator(".tile[data-id='1']")).to_be_visible()
         assert focused(visit) == place
         page.keyboard.press("ArrowRight")
-        until(visit, lambda: focused(visit) == place + 1)
+        until(visit.page, lambda: focused(visit) == place + 1)
         expect(page.locator(f".tile[data-place='{place + 1}']")).to_be_in_viewport()
         page.keyboard.press("Home")
-        until(visit, lambda: focused(visit) == 0)
+        until(visit.page, lambda: focused(visit) == 0)
         page.keyboard.press("End")
-        until(visit, lambda: focused(visit) > 1000)
+        until(visit.page, lambda: focused(visit) > 1000)
         assert page.locator(".tile-link[tabindex='0']").count() == 1
 
 
@@ -340,17 +331,17 @@ def test_the_way_back_leads_to_the_same_place(world: World, server: Server, visi
         visit.wall()
         while page.evaluate("scrollY") < 9000:
             scroll(visit, 1500)
-        until(visit, lambda: page.locator(".tile:not([data-path])").count() == 0)
+        until(visit.page, lambda: page.locator(".tile:not([data-path])").count() == 0)
         before = top()
         page.get_by_role("radio", name="Newest").evaluate("radio => radio.click()")  # without scrolling to it
         expect(page).to_have_url(re.compile("order=newest"))
         visit.settled()
         page.go_back()
         visit.settled()
-        until(visit, lambda: top() == before)
+        until(visit.page, lambda: top() == before)
         page.reload()
         visit.wall()
-        until(visit, lambda: top() == before)
+        until(visit.page, lambda: top() == before)
 
 
 @pytest.mark.thorough
@@ -402,7 +393,7 @@ def test_the_wall_goes_on_once_the_network_is_back(world: World, server: Server,
         shown = tiles(visit)[-1]["place"]
         many(visit, 5000)
         page.context.set_offline(False)
-        until(visit, lambda: last_place(visit) > shown)
+        until(visit.page, lambda: last_place(visit) > shown)
 
 
 @pytest.mark.thorough
@@ -418,6 +409,6 @@ def test_on_a_slow_network_each_picture_has_its_place_at_once(world: World, serv
         before = [(tile["x"], tile["y"]) for tile in tiles(visit)]
         assert len(before) == len(world.pictures)
         arrived = "[...document.images].every(image => image.complete && image.naturalWidth)"
-        until(visit, lambda: page.evaluate(arrived))
+        until(visit.page, lambda: page.evaluate(arrived))
         assert [(tile["x"], tile["y"]) for tile in tiles(visit)] == before
         assert page.evaluate("shifts") == 0

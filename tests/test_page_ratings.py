@@ -348,7 +348,7 @@ def test_enough_ratings_name_the_command(server: Server, visiting: Visitor) -> N
         page.wait_for_timeout(250)
         page.keyboard.press("1")
         expect(page.locator("#lesson")).to_contain_text("deeprank teach --index my.index")
-        page.get_by_role("button", name="Copy").click()
+        page.get_by_role("button", name="Copy", exact=True).click()
         expect(page.locator("#strip")).to_have_text("Command copied.")
         assert page.evaluate("navigator.clipboard.readText()") == "deeprank teach --index my.index"
         page.locator("#lesson").get_by_role("button", name="Close").click()

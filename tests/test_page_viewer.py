@@ -21,6 +21,7 @@ from page_visit import (
     check,
     expect,
     make_world,
+    until,
 )
 from PIL import Image
 from tiny_model import expected, square
@@ -178,9 +179,9 @@ def test_keys_step_enlarge_and_close(world: World, server: Server, visiting: Vis
         page.keyboard.up("Control")
         expect(page.locator(FRAME)).to_have_attribute("style", re.compile(r"scale\(1\.6"))
         page.keyboard.press("f")
-        page.wait_for_function("document.fullscreenElement?.id === 'viewer-body'")
+        until(page, lambda: page.evaluate("document.fullscreenElement?.id === 'viewer-body'"))
         page.keyboard.press("f")
-        page.wait_for_function("document.fullscreenElement === null")
+        until(page, lambda: page.evaluate("document.fullscreenElement === null"))
         page.keyboard.press("Escape")
         expect(page.locator("#viewer")).to_be_hidden()
         assert page.evaluate("document.activeElement.closest('.tile').dataset.path") == hits[3][0]
@@ -286,7 +287,7 @@ def test_fingers_swipe_pinch_and_tap(world: World, server: Server, visiting: Vis
         expect(frame).to_have_attribute("style", re.compile(r"scale\(1\)"))
         scroll = {"x": 195, "y": 400, "yDistance": -200, "speed": 2000}
         fingers.devtools.send("Input.synthesizeScrollGesture", scroll)
-        page.wait_for_function("document.querySelector('#viewer-body').scrollTop > 100")
+        until(page, lambda: page.evaluate("document.querySelector('#viewer-body').scrollTop > 100"))
         expect(title).to_have_text(name_of(hits[1][0]))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import run_command
-from page_visit import PHONE, Server, Visitor, draw
+from page_visit import PHONE, Server, Visitor, draw, until
 from PIL import Image
 from tiny_model import write_model
 
@@ -92,7 +92,7 @@ def screen(visit: Any, name: str) -> Image.Image:
     page = visit.open(address).page
     page.wait_for_selector(awaited)
     page.wait_for_load_state("networkidle")
-    page.wait_for_function("[...document.images].every(image => image.complete)")
+    until(page, lambda: page.evaluate("[...document.images].every(image => image.complete)"))
     return small(page.screenshot(scale="css", animations="disabled"))
 
 
