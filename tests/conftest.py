@@ -57,8 +57,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 THOROUGH = any(os.environ.get(name) for name in ("CI", "DEEPRANK_THOROUGH"))
 
 # Beside each other, workers are done soonest if they begin with the files that take longest.
-FIRST = ("offline_installation", "export_forms", "backbones", "tiny_imagenet", "distributed", "fine_tuning")
-FIRST += ("end_to_end", "serve_faults", "relevance", "external_module", "train_cli", "page", "pml", "report")
+FIRST = ("ranking_proof", "milvus_server", "attack", "export_forms", "fault_injection", "transformers", "page_ratings")
+FIRST += ("page", "offline_installation", "remote_index", "external_module", "remote_serve", "relevance", "distributed")
+FIRST += ("embed_ray", "hostile_graphs", "oldest_versions", "embed_s3", "keep_start", "milvus_load", "end_to_end")
 
 
 def pytest_configure(config: pytest.Config) -> None:
