@@ -19,7 +19,7 @@ from deeprank.runtime.errors import DeepRankError
 from deeprank.runtime.index.maintenance.verify import verify
 
 NOBODY = 65534
-_LEFT = "was left by an interrupted sync"
+_LEFT = "was left by an interrupted command"
 
 
 def run(world: World, *, calls: int) -> Iterator[Tally]:
