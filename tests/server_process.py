@@ -8,16 +8,19 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from conftest import BIN
+
+Answer = TypeVar("Answer")
 
 _LINE = re.compile(r"^Serving [\d,]+ pictures? at (http://\S+) ", re.MULTILINE)
 _PATIENCE_S = 120
@@ -44,6 +47,15 @@ IMPATIENT = (
     "cli.ServeSettings = functools.partial(cli.ServeSettings, max_body_s=4, drain_s=1)\n"
     "cli.main()\n",
 )
+
+
+def with_sizes(ask: Callable[[], Answer], unknown: int = 0) -> Answer:
+    """Ask until at most so many pictures have no size: a busy machine answers before it has read them."""
+    end = time.monotonic() + 60
+    while True:
+        answer = ask()
+        if json.dumps(answer).count('"width": null') <= unknown or time.monotonic() > end:
+            return answer
 
 
 def sound(answer: httpx.Response, hidden: str) -> None:

@@ -25,7 +25,7 @@ pytest.importorskip("fastapi")
 
 from milvus_server import LiteServer, MilvusServer, lite, mortal, real, why_no_namespace  # noqa: F401 - fixtures
 from remote_world import LABELS, World, make_world
-from server_process import IMPATIENT, Server, serving
+from server_process import IMPATIENT, Server, serving, with_sizes
 from tiny_model import write_model, write_picture
 
 from deeprank.runtime.index import Index
@@ -103,7 +103,7 @@ def test_vectors_items_and_thumbnails(world: World, ours: httpx.Client, theirs: 
     results = [client.post("/v1/search", files=form).json()["results"] for client in (ours, theirs)]
     assert results[0] == results[1]
     for number in (1, 14, 100):
-        items = [client.get(f"/v1/items/{number}").json() for client in (ours, theirs)]
+        items = [with_sizes(lambda c=c, n=number: c.get(f"/v1/items/{n}").json()) for c in (ours, theirs)]
         assert items[0].pop("index") == "served"
         assert items[1].pop("index") == "my.index"
         assert items[0] == items[1]
@@ -139,7 +139,7 @@ def test_lists_are_those_of_the_folder(ours: httpx.Client, theirs: httpx.Client,
         documents = []
         for client, cursor in zip((ours, theirs), cursors, strict=True):
             parameters = {"order": "id", "limit": limit, **filters, **({"cursor": cursor} if cursor else {})}
-            documents.append(client.get("/v1/items", params=parameters).json())
+            documents.append(with_sizes(lambda c=client, p=parameters: c.get("/v1/items", params=p).json()))
         cursors = [document.pop("next", None) for document in documents]
         assert documents[0] == documents[1] | ({"index": "served"} if "index" in documents[1] else {})
         assert (cursors[0] is None) == (cursors[1] is None)

@@ -27,7 +27,7 @@ from conftest import run_command
 from fastapi.openapi.models import OpenAPI
 from PIL import Image, ImageOps
 from prometheus_client.parser import text_string_to_metric_families
-from server_process import COMMAND, IMPATIENT, Server, serving
+from server_process import COMMAND, IMPATIENT, Server, serving, with_sizes
 from tiny_model import DIM, distances, expected, square, write_model, write_picture, write_pictures
 
 from deeprank.runtime import Embedder, Index
@@ -257,7 +257,7 @@ def test_items_and_the_summary(place: Path, client: httpx.Client) -> None:
     found = hits(client.post("/v1/search?k=1000", files=image(place / "query.png")))
     assert sorted(hit["path"] for hit in found) == sorted(gallery)
     for hit in found:
-        item = client.get(f"/v1/items/{hit['id']}").json()
+        item = with_sizes(lambda number=hit["id"]: client.get(f"/v1/items/{number}").json())
         content = gallery[hit["path"]].read_bytes()
         modified = datetime.fromisoformat(item.pop("modified"))
         assert modified.timestamp() == pytest.approx(gallery[hit["path"]].stat().st_mtime, abs=1e-5)

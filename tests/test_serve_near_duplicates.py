@@ -11,7 +11,7 @@ import httpx
 import pytest
 from conftest import run_command
 from PIL import Image
-from server_process import Server, serving
+from server_process import Server, serving, with_sizes
 from tiny_model import write_model, write_picture
 
 from deeprank.runtime.errors import DeepRankError, IndexReplacedError, QueryError
@@ -86,7 +86,7 @@ def expected(report: DedupeReport) -> set[tuple[Any, ...]]:
 @pytest.mark.parametrize("distance", [None, 0, 0.4, 4])
 def test_the_groups_of_the_index(index: Path, client: httpx.Client, distance: float | None) -> None:
     given = {} if distance is None else {"max_distance": distance}
-    said = found(client, **given)
+    said = with_sizes(lambda: found(client, **given))
     report = find_near_duplicates(index, **given)
     assert report.groups
     groups = [

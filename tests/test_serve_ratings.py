@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from conftest import run_command
-from server_process import IMPATIENT, Server, serving
+from server_process import IMPATIENT, Server, serving, with_sizes
 from tiny_model import write_model, write_picture, write_pictures
 
 from deeprank.runtime.errors import QueryError
@@ -86,7 +86,7 @@ def stored(index: Path) -> list[tuple[Any, ...]]:
 
 
 def test_questions_are_about_three_pictures_of_the_index(index: Path, client: httpx.Client) -> None:
-    said = client.get("/v1/ratings/questions?count=20").json()
+    said = with_sizes(lambda: client.get("/v1/ratings/questions?count=20").json())
     assert (said["schema"], said["index"]) == (1, "my.index")
     assert 5 < len(said["questions"]) <= 20
     with Index.open(index) as opened:
