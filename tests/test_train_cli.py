@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -278,10 +279,13 @@ def on_a_terminal(words: list[str], typed: bytes, cwd: Path) -> tuple[int, str]:
     os.close(theirs)
     said = b""
     with contextlib.suppress(OSError):  # the end of a terminal
-        while part := os.read(ours, 4096):
-            asked = b"[y/N]" in said
-            said += part
-            if b"[y/N]" in said and not asked:
+        while True:
+            if select.select([ours], [], [], 2)[0]:
+                asked = b"[y/N]" in said
+                said += os.read(ours, 4096)
+                if b"[y/N]" in said and not asked:
+                    os.write(ours, typed)
+            elif b"[y/N]" in said and typed == b"\x03":  # Python's input() loses a signal just before it begins to read
                 os.write(ours, typed)
     assert process.communicate(timeout=250)[0] == b""
     os.close(ours)
