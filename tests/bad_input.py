@@ -62,7 +62,7 @@ def photos(folder: Path, count: int = 24) -> Path:
     return folder / PHOTOS
 
 
-# What an index holds of a folder with these contents of its model, kept beside the folder.
+# A copy of the pictures and the index that were made in a folder, by that folder.
 _INDEXED: dict[Path, Path] = {}
 
 

@@ -35,20 +35,20 @@ import torch, onnx, onnxruntime, onnxscript, pytorch_metric_learning.losses
 import matplotlib.backends.backend_agg, matplotlib.figure, matplotlib.font_manager
 import deeprank.train.loop.run, deeprank.export.package, deeprank.export.teach.undo
 from deeprank.models.conversion import to_onnx
-# What the first conversion of a process imports and compiles takes longer than all else in the export of a small one.
+# The first conversion of a process takes longest: it imports and compiles.
 to_onnx(torch.nn.Flatten().eval(), torch.zeros(2, 4, 4, 3, dtype=torch.uint8), "embedding")
-deeprank.export.package._SECONDS = 0.02  # speeds are of three rounds each: no test needs a figure of two digits
+deeprank.export.package._SECONDS = 0.02  # speeds are measured in three rounds: no test needs precise ones
 """
 SERVER = """
 import atexit, ctypes, gc, json, os, sys, threading
 from deeprank.runtime.umbrella import cli
 {modules}
-gc.collect(), gc.freeze()  # no child looks through all that again, nor copies its pages
+gc.collect(), gc.freeze()  # so that no child collects these objects, nor copies their pages
 for line in sys.stdin:
     asked = json.loads(line)
     if (child := os.fork()) == 0:
         if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(1, 9)  # of a test that is over no command stays, which would slow the others down
+            ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: no command outlives its test
         os.chdir(asked["folder"])
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for descriptor, name in ((1, "out"), (2, "err")):
@@ -65,7 +65,7 @@ for line in sys.stdin:
         except BaseException:
             sys.excepthook(*sys.exc_info())
         threading._shutdown(), atexit._run_exitfuncs(), sys.stdout.flush(), sys.stderr.flush()
-        os._exit(status)  # to take a hundred modules down lasts longer than to be refused
+        os._exit(status)  # tearing down hundreds of modules takes time
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 

@@ -18,7 +18,7 @@ from picture_mutations import format_of
 __all__ = ["allowed", "pixels_said"]
 
 _MEMORY, _CPU_S = 512_000_000, 10.0
-# Where faults are planted: a slow one is found by any limit.
+# Of planted faults: any limit finds the slow one.
 _PLANTED_CPU_S = 2.0
 _MAX_PIXELS = 100_000_000
 # Of the costliest decoder, WebP's; and of the slowest, a progressive JPEG with many scans.

@@ -217,7 +217,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], file: IO[bytes]) -> None:
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(10, 6.5))
     FigureCanvasAgg(figure)
-    # Fixed: a layout that is found takes twice as long as drawing, after every run.
+    # Fixed margins: the constrained layout takes twice as long as drawing does.
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.08, top=0.95, wspace=0.2, hspace=0.3)
     for axes, panel in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         for key, name in panel.names(rows).items():
