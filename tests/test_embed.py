@@ -259,6 +259,31 @@ def test_an_interruption_is_one_sentence_and_keeps_the_parts(photos: Path) -> No
     assert not [name for name in files_of(out) if name.endswith(".tmp")]
 
 
+READING = """
+import os, sys
+from deeprank.runtime.parts import EmbeddedFolder
+from deeprank.runtime.parts.storage import load_pyarrow
+load_pyarrow("A test")
+before = len(os.listdir("/proc/self/task"))
+folder = EmbeddedFolder.open(sys.argv[1])
+folder.check_complete()
+print(sum(len(rows) for _, rows in folder.rows()), len(folder.skipped()), folder.count())
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_reading_starts_no_thread_that_could_outlive_python(photos: Path) -> None:
+    """A thread of Arrow that frees a Python buffer while the interpreter ends aborts the process."""
+    run_embed(photos)
+    (photos / "label0" / "00.png").unlink()
+    run_embed(photos)
+    done = subprocess.run(
+        [sys.executable, "-c", READING, photos.parent / "parts"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["21", "1", "21", "0"]
+
+
 @pytest.mark.thorough
 def test_shares_beside_each_other_give_the_folder_of_one(photos: Path) -> None:
     for number in range(100, 140):

@@ -181,8 +181,9 @@ def _listed(listing: Storage, source: Storage, filters: RootFilters) -> Survey:
     pa = load_pyarrow("A folder of embedded parts")
     with storage_errors(listing.shown(), "read"), listing.input("") as file:
         try:
-            wanted = [name for name in _COLUMNS if name in pa.parquet.ParquetFile(file).schema_arrow.names]
-            table = pa.parquet.ParquetFile(file).read(wanted)
+            opened = pa.parquet.ParquetFile(file, pre_buffer=listing.path is None)
+            wanted = [name for name in _COLUMNS if name in opened.schema_arrow.names]
+            table = opened.read(wanted, use_threads=False)
             if any(
                 pa.types.is_integer(table[name].type) == is_text for name, is_text in _COLUMNS.items() if name in wanted
             ):

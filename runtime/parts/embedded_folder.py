@@ -275,7 +275,7 @@ class EmbeddedFolder:
         with opened_parquet(self.storage, name, _removed_schema(), _REMOVED_ADVICE) as file:
             if header_of(file) != {"schema": 1, "listing_sha256": generation.sha256}:
                 raise damaged(self.storage, name, _REMOVED_ADVICE)
-            ids: Any = file.read()["id"]
+            ids: Any = file.read(use_threads=False)["id"]
         if ids.null_count:
             raise damaged(self.storage, name, _REMOVED_ADVICE)
         removed: npt.NDArray[np.int64] = ids.to_numpy().astype(np.int64)

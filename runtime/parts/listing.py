@@ -242,7 +242,7 @@ def read_listed(storage: Storage, generation: Generation, parts: list[PartName])
         if _generation(header_of(file)) != generation:
             raise EmbeddedFolderError(f"{storage.shown(name)} has changed since this command began; run it again.")
         for part in parts:
-            table = file.read_row_group(part.number - generation.first_part)
+            table = file.read_row_group(part.number - generation.first_part, use_threads=False)
             table.validate(full=True)
             if len(table) != generation.listed(part) or not all(map(is_inside, table["path"].to_pylist())):
                 raise damaged(storage, name, _ADVICE)
@@ -259,7 +259,7 @@ def read_replaced(storage: Storage, generation: Generation) -> Any:
     import numpy as np
 
     with opened_parquet(storage, listing_name(generation.number), listing_schema(), _ADVICE) as file:
-        column = file.read(["replaces"])["replaces"]
+        column = file.read(["replaces"], use_threads=False)["replaces"]
     return np.sort(column.drop_null().to_numpy().astype(np.int64))
 
 

@@ -61,6 +61,9 @@ def packed(table: pyarrow.Table, schema: pyarrow.Schema, rows_per_group: int, re
 def opened_parquet(storage: Storage, name: str, schema: pyarrow.Schema, advice: str) -> Iterator[Any]:
     """Open a Parquet file and check its columns; errors of reading inside the block name it, too.
 
+    Read it with ``use_threads=False``: a thread of Arrow that still holds a Python buffer when the interpreter ends
+    aborts the process.
+
     Args:
         storage: the folder.
         name: of the file in it.
@@ -76,7 +79,11 @@ def opened_parquet(storage: Storage, name: str, schema: pyarrow.Schema, advice: 
     fault = damaged(storage, name, advice)
     with storage.input(name) as source, storage_errors(storage.shown(name), "read"):
         try:
-            file = pa.parquet.ParquetFile(source, page_checksum_verification=True)
+            file = pa.parquet.ParquetFile(
+                source,
+                pre_buffer=storage.path is None,  # else in threads; object storage is read without Python's buffers
+                page_checksum_verification=True,
+            )
             groups = (file.metadata.row_group(place) for place in range(file.metadata.num_row_groups))
             if not file.schema_arrow.equals(schema) or any(each.total_byte_size > _MAX_GROUP_BYTES for each in groups):
                 raise fault

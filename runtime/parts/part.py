@@ -174,7 +174,7 @@ def read_columns(
             raise damaged(storage, part.vectors, ADVICE)
         if rows + skipped != generation.listed(part) or skipped < 0:
             raise damaged(storage, part.vectors, ADVICE)
-        table = file.read(None if columns is None else list(columns))
+        table = file.read(None if columns is None else list(columns), use_threads=False)
         table.validate(full=True)
     _check(storage, part.vectors, generation, part, table)
     return table
@@ -192,7 +192,7 @@ def read_skipped(storage: Storage, settings: EmbeddedSettings, generation: Gener
         count = file.metadata.num_rows
         if header_of(file) != {"schema": 1, **_header(settings, generation, part, count)}:
             raise damaged(storage, part.skipped, ADVICE)
-        table = file.read()
+        table = file.read(use_threads=False)
         table.validate(full=True)
     _check(storage, part.skipped, generation, part, table)
     return table
