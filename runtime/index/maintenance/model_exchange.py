@@ -27,7 +27,7 @@ from ..ratings.copies import carry_ratings
 from ..search.items import IndexedImage
 from ..search.pictures import LOCAL, open_picture
 from ..uploads.store import is_upload, link_or_copy, make_uploads, upload_items, uploads_of
-from .sibling import sibling
+from .replacement import replacement
 
 __all__ = ["Mapped", "ModelExchange", "replace_model", "sampled_pictures"]
 
@@ -101,7 +101,7 @@ def replace_model(
             )
         check_model(folder, of, None)
         embedder = Embedder(model, device="cpu")
-        with sibling(folder) as fresh:
+        with replacement(folder) as fresh:
             remarks = _make(store, fresh, embedder, model, mapped, of if keep else None, progress)
             compared = _compared(store, embedder, mapped)
             accept(fresh)

@@ -22,7 +22,7 @@ from ..sync.plan import plan_sync, plan_uploads
 from ..sync.root_plan import RootPlan
 from ..sync.sync import SyncReport, sync_new
 from ..uploads.store import upload_items
-from .sibling import sibling
+from .replacement import replacement
 
 __all__ = ["reembed"]
 
@@ -57,7 +57,7 @@ def reembed(
             raise IndexStateError(f"{display_path(folder)} has no folders to embed; sync one first.")
     with locked(folder):
         plans = _plan(folder, roots, options)
-        with sibling(folder) as fresh:
+        with replacement(folder) as fresh:
             report = sync_new(fresh, plans, model, options, permissions_of(folder), progress)
             carry_ratings(folder, fresh, permissions_of(folder))
     return replace(report, seconds=time.monotonic() - start)

@@ -15,11 +15,11 @@ from ..layout import disk_errors, private_folder
 from ..uploads.store import uploads_of
 from .verify import verify
 
-__all__ = ["sibling"]
+__all__ = ["replacement"]
 
 
 @contextmanager
-def sibling(folder: Path) -> Iterator[Path]:
+def replacement(folder: Path) -> Iterator[Path]:
     """Yield an empty private folder beside an index; at the end of the block it is exchanged for the index.
 
     After an error it is deleted, and the index stays as it was. A kill leaves the old index or the new one; the next
