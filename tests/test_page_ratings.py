@@ -111,7 +111,7 @@ def next_question(
 
 def stored(world: World) -> list[Comparison]:
     with RatingStore.open(world.index) as store:
-        return store.comparisons()
+        return store.ratings()[0]
 
 
 def answers(world: World) -> list[tuple[bytes, bytes, bytes]]:

@@ -32,7 +32,7 @@ from deeprank.runtime.index.ratings import (
     RatingStore,
     ResolvedRatings,
     add_comparisons,
-    remove_comparisons,
+    remove_comparison,
     resolved,
     set_mark,
 )
@@ -211,7 +211,10 @@ def test_a_triplet_names_the_items_of_its_contents(index: Path) -> None:
 
 def test_ids_are_never_used_twice(index: Path) -> None:
     assert rate(index, (0, 1, 2), (0, 2, 3)) == [1, 2]
-    assert remove_comparisons(index, [2, 7, -1, 2**70]) == 1
+    contents = contents_of(index)
+    assert not remove_comparison(index, 2, (contents[0], contents[1], contents[2]))  # the id means another one
+    assert remove_comparison(index, 2, (contents[0], contents[2], contents[3]))
+    assert not any(remove_comparison(index, number) for number in (2, 7, -1, 2**70))
     assert rate(index, (0, 1, 3)) == [3]
     assert [each.id for each in stored(index)[0]] == [1, 3]
     assert rate(index, (0, 1, 2)) == [4]
@@ -429,6 +432,36 @@ def test_damaged_ratings_stop_re_embedding_before_the_work(rated: Path) -> None:
     assert (rated / "items.sqlite").read_bytes() == before
 
 
+@pytest.mark.parametrize("part", ["header", "rating"])
+def test_a_repair_keeps_the_damaged_file(rated: Path, part: str) -> None:
+    """Who flips the bit back has every rating again."""
+    for number in ("", ".2", ".3"):
+        database = rated / "ratings.sqlite"
+        whole = database.read_bytes()
+        place = 3 if part == "header" else whole.index(stored(rated)[0][0].negative)
+        database.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+        damaged = database.read_bytes()
+        assert verify(rated, repair=True).remaining == ()
+        assert (rated / f"ratings.sqlite.damaged{number}").read_bytes() == damaged
+        database.write_bytes(whole)
+
+
+def test_a_clock_that_goes_back(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The later of two answers counts, whatever the clock says."""
+    query, one, other, *_ = contents_of(index)
+    for ahead, places in ((400 * 86_400, (0, 1, 2)), (0, (0, 2, 1))):
+        monkeypatch.setattr("deeprank.runtime.index.ratings.writer.time.time", lambda by=ahead: 1_790_000_000.0 + by)
+        rate(index, places)
+    (triplet,) = resolve(index).triplets
+    assert (triplet.positive, triplet.negative) == (other, one)
+    for more in (True, False):
+        set_mark(index, query, one, more)
+        monkeypatch.setattr("deeprank.runtime.index.ratings.writer.time.time", lambda: 1_700_000_000.0)
+    assert [mark.more for mark in stored(index)[1]] == [False]
+    times = [each.time for ratings in stored(index) for each in ratings]
+    assert times == sorted(times)
+
+
 def test_the_commands_tell_of_ratings(rated: Path) -> None:
     document = json.loads(run_command("deeprank-index", "info", "--index", rated, "--json").stdout)
     assert document["ratings"] == {"comparisons": 2, "marks": 1}
@@ -444,7 +477,7 @@ def test_the_commands_tell_of_ratings(rated: Path) -> None:
     said = run_command("deeprank-index", "verify", "--index", rated, status=1).stdout
     assert "damaged: ratings.sqlite: comparison 1 is damaged\n" in said
     said = run_command("deeprank-index", "verify", "--repair", "--index", rated).stdout
-    assert "repaired: the sound ratings were kept: 2\n" in said
+    assert "repaired: the sound ratings were kept: 2; the damaged file is ratings.sqlite.damaged now\n" in said
     assert "9 pictures" in run_command("deeprank-index", "verify", "--index", rated).stdout
     assert [each.id for each in stored(rated)[0]] == [2]
 

@@ -218,7 +218,7 @@ def _ratings(world: World, number: int, name: str, content: bytes) -> list[str]:
         with RatingStore.open(index) as store:
             found = {
                 Rating(each.query.hex(), each.positive.hex(), each.negative.hex(), each.rater)
-                for each in store.comparisons()
+                for each in store.ratings()[0]
             }
         said += ["looked 1"] if found == world.rated else ["wrong other ratings"]
         refused = False

@@ -84,7 +84,10 @@ def new_folder(folder: Path, permissions: Permissions) -> Iterator[None]:
         else:
             missing = [path for path in folder.absolute().parents if not path.exists()]
             folder.parent.mkdir(parents=True, exist_ok=True)
-            make_folder(folder, permissions)
+            try:
+                make_folder(folder, permissions)
+            except FileExistsError:  # by another process just now: the lock decides between the two
+                existed = True
             for path in missing:  # else a power cut loses the folder with all commits in it
                 sync_folder(path.parent)
     except OSError as error:

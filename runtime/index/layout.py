@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 __all__ = [
+    "DAMAGED_RATINGS",
     "DATABASE",
     "GRAPH",
     "LOCK",
@@ -68,6 +69,8 @@ GRAPH = "graph.hnsw"
 LOCK = "write.lock"
 # What people rated as similar; the only part besides the uploads that cannot be made again.
 RATINGS = "ratings.sqlite"
+# Ratings that --repair replaced.
+DAMAGED_RATINGS = "ratings.sqlite.damaged"
 # Uploaded pictures; also their root's path in the database, relative so that the folder can move.
 UPLOADS = "uploads"
 # SQLite's files beside a database while it is written, or after a crash.

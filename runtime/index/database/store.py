@@ -292,6 +292,14 @@ class Store(Reader):
         """Return the ids of the pictures of this content, ascending."""
         return [row[0] for row in self._sound_rows("WHERE sha256 = ? ORDER BY id", (sha256,))]
 
+    def copies(self) -> dict[int, int]:
+        """Return the smallest id of the same content, by the ids of all other pictures of that content."""
+        doubled = self._rows(
+            "SELECT id, first FROM items JOIN (SELECT sha256 AS content, MIN(id) AS first FROM items "
+            "GROUP BY sha256 HAVING COUNT(*) > 1) ON sha256 = content WHERE id > first"
+        )
+        return dict(doubled)
+
     def items_of_contents(self, contents: Iterable[bytes]) -> dict[bytes, list[Item]]:
         """Return the items of each of these contents that the index has, in the order of their ids."""
         items: defaultdict[bytes, list[Item]] = defaultdict(list)

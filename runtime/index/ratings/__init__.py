@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .records import Comparison, Mark, NewComparison
     from .resolution import ResolvedRatings, ResolvedTriplet, resolved
     from .store import RatingStore
-    from .writer import add_comparisons, remove_comparisons, set_mark
+    from .writer import add_comparisons, remove_comparison, set_mark
 
 __all__ = [
     "Comparison",
@@ -19,7 +19,7 @@ __all__ = [
     "ResolvedRatings",
     "ResolvedTriplet",
     "add_comparisons",
-    "remove_comparisons",
+    "remove_comparison",
     "resolved",
     "set_mark",
 ]
@@ -28,7 +28,7 @@ _MODULES = {
     **dict.fromkeys(("Comparison", "Mark", "NewComparison"), "records"),
     **dict.fromkeys(("ResolvedRatings", "ResolvedTriplet", "resolved"), "resolution"),
     "RatingStore": "store",
-    **dict.fromkeys(("add_comparisons", "remove_comparisons", "set_mark"), "writer"),
+    **dict.fromkeys(("add_comparisons", "remove_comparison", "set_mark"), "writer"),
 }
 
 

@@ -65,7 +65,7 @@ def export_ratings(index: str | Path, target: Path) -> RatingsExport:
     folder = Path(index)
     with RatingStore.open(folder) as ratings, Store.open(folder) as store, store.snapshot():
         answers = answers_of(*ratings.ratings())
-        contents = {content for each in answers for content in _contents(each)}
+        contents = {content for each in answers for content in each.contents}
         items = store.items_of_contents(contents)
         synced = set(store.synced_roots())
         chosen = {
@@ -73,12 +73,12 @@ def export_ratings(index: str | Path, target: Path) -> RatingsExport:
         }
         base = folder_of_paths(store, {item.root for item in chosen.values()})
         names = _names(chosen, store.roots(), base)
-    there = [each for each in answers if items.keys() >= set(_contents(each))]
-    named = [each for each in there if names.keys() >= set(_contents(each))]
+    there = [each for each in answers if items.keys() >= set(each.contents)]
+    named = [each for each in there if names.keys() >= set(each.contents)]
     if not named:
         raise IndexStateError(_nothing(folder, len(answers), len(there)))
     write_result(written_rows([_HEADER, *(_row(each, names) for each in named)]), target, IndexStateError)
-    pictures = {content for each in named for content in _contents(each)}
+    pictures = {content for each in named for content in each.contents}
     return RatingsExport(
         len(named), len(pictures), os.fsdecode(base), len(answers) - len(there), len(there) - len(named)
     )
@@ -117,13 +117,8 @@ def _can_be_named(path: bytes) -> bool:
 
 
 def _row(answer: Comparison, names: Mapping[bytes, str]) -> tuple[str | int, ...]:
-    contents = _contents(answer)
-    paths = (names[content] for content in contents)
-    return (*paths, answer.rater or "", answer.time, *(content.hex() for content in contents))
-
-
-def _contents(answer: Comparison) -> tuple[bytes, bytes, bytes]:
-    return answer.query, answer.positive, answer.negative
+    paths = (names[content] for content in answer.contents)
+    return (*paths, answer.rater or "", answer.time, *(content.hex() for content in answer.contents))
 
 
 def _nothing(folder: Path, answers: int, there: int) -> str:

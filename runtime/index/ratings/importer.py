@@ -27,6 +27,10 @@ _MAX_FILE_BYTES = 1_000_000_000
 _MAX_RATINGS = 1_000_000
 _HEX_OF_SHA256 = 64
 _MAX_SHOWN = 100
+# Characters of a path; Linux takes no more bytes.
+_MAX_PATH = 4_096
+# Clocks differ. A rating of next year would count more than every answer until then.
+_MAX_AHEAD_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def import_ratings(index: str | Path, source: Path) -> RatingsImport:
         pictures = _Pictures(target.store, source)
         contents = [pictures.of(line) for line in lines]
         added = _new(lines, contents, target, now)
-        items = target.pictures(content for each in added for content in (each.query, each.positive, each.negative))
+        items = target.pictures(content for each in added for content in each.contents)
         target.ratings.add_comparisons(added)
         target.note(items)
         target.ratings.commit()
@@ -136,6 +140,11 @@ def _line(source: Path, number: int, row: Row) -> _Line:
     for column, path, content in zip(COLUMNS, paths, hashes, strict=True):
         if not path and content is None:
             raise row_error(source, number, f"no {column}; expected the path of a picture")
+        if len(path) > _MAX_PATH:
+            what = (
+                f"{column} {path[:_MAX_SHOWN]!r}… of {len(path):,} characters; expected a path of at most {_MAX_PATH:,}"
+            )
+            raise row_error(source, number, what)
     name = plain_text((row.get("rater") or "").strip())
     try:
         rater = checked_rater(name)
@@ -160,6 +169,8 @@ def _time(source: Path, number: int, cell: str | None) -> int | None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= MAX_TIME):
         raise row_error(source, number, f"time {text[:_MAX_SHOWN]!r}; expected whole seconds since 1970")
+    if int(text) > time.time() + _MAX_AHEAD_S:
+        raise row_error(source, number, f"time {text}, which is to come; expected the time of the answer")
     return int(text)
 
 
@@ -251,9 +262,9 @@ def _new(
     comparisons, marks = target.ratings.ratings()
     known: Counter[_Key] = Counter()
     for each in answers_of(comparisons, marks):
-        known[each.query, each.positive, each.negative, each.rater, each.time] += 1
+        known[*each.contents, each.rater, each.time] += 1
         if each.source == "import":
-            known[each.query, each.positive, each.negative, each.rater, None] += 1
+            known[*each.contents, each.rater, None] += 1
     new = []
     for line, (query, positive, negative) in zip(lines, contents, strict=True):
         key = query, positive, negative, line.rater, line.time

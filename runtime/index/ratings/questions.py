@@ -5,7 +5,6 @@ Pictures are rows 0 to ``count - 1``, in any order that stays the same meanwhile
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,6 +29,8 @@ _APART = 2.0
 _SAME = 0.01
 # Of the questions.
 _REPEATS = 0.05
+# Earlier answers that are looked at for each repeat.
+_TRIES = 20
 # A rater still remembers the last ones.
 _REMEMBERED = 20
 
@@ -46,7 +47,7 @@ class Neighbours(Protocol):
 
         Returns:
             rows int64 and squared distances float32 ``[q, k]``, ascending, with or without the
-            picture itself; fewer columns where there are fewer pictures.
+            picture itself; fewer columns where there are fewer pictures. One may come more than once.
 
         """
 
@@ -93,9 +94,8 @@ def choose_questions(
     """
     rated = rated.reshape(-1, 3)
     repeats = _repeats(rated, int(rng.binomial(count, _REPEATS)), rng)
-    known = {_key(*question) for question in (*rated.tolist(), *skipped)}
     fresh = count - len(repeats)
-    questions = _fresh(neighbours, rated, fresh, known, rng) if fresh and neighbours.count > 2 else []
+    questions = _fresh(neighbours, rated, fresh, skipped, rng) if fresh and neighbours.count > 2 else []
     questions += repeats
     return [questions[place] for place in rng.permutation(len(questions))]
 
@@ -112,17 +112,25 @@ def _sides(query: int, first: int, second: int, *, repeat: bool = False) -> Ques
 
 
 def _repeats(rated: Rows, count: int, rng: np.random.Generator) -> list[Question]:
-    """Return questions that were answered once, and not lately."""
-    keys = [_key(*rating) for rating in rated.tolist()]
-    answers, recent = Counter(keys), set(keys[-_REMEMBERED:])
-    once = [key for key in keys if answers[key] == 1 and key not in recent]
-    return [_sides(*once[place], repeat=True) for place in rng.permutation(len(once))[:count]]
+    """Return questions that were answered once, and not lately; fewer where most were answered more often."""
+    keys = np.column_stack([rated[:, :1], np.sort(rated[:, 1:], axis=1)])
+    repeats: list[Question] = []
+    for place in rng.permutation(max(0, len(keys) - _REMEMBERED))[: _TRIES * count]:
+        if len(repeats) < count and (keys == keys[place]).all(axis=1).sum() == 1:
+            repeats.append(_sides(*keys[place].tolist(), repeat=True))
+    return repeats
 
 
 def _fresh(
-    neighbours: Neighbours, rated: Rows, count: int, known: set[tuple[int, int, int]], rng: np.random.Generator
+    neighbours: Neighbours,
+    rated: Rows,
+    count: int,
+    skipped: Sequence[tuple[int, int, int]],
+    rng: np.random.Generator,
 ) -> list[Question]:
     pool = rng.choice(neighbours.count, min(neighbours.count, _POOL * count), replace=False)
+    of_pool = rated[np.isin(rated[:, 0], pool)].tolist()
+    known = {_key(*question) for question in (*of_pool, *skipped)}
     questions: list[Question] = []
     for depth in _DEPTHS:
         near, distances = neighbours.nearest(pool, min(depth + 1, neighbours.count))
@@ -159,6 +167,8 @@ def _pair(
     rng: np.random.Generator,
 ) -> tuple[int, int] | None:
     """Return the two of ``near`` that are about equally far from the query, and far from each other."""
+    near, places = np.unique(near, return_index=True)
+    distances = distances[places]
     if len(near) < 2:
         return None
     first, second = np.triu_indices(len(near), 1)

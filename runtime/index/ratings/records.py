@@ -17,7 +17,9 @@ __all__ = [
     "MAX_MARKS",
     "MAX_RATER",
     "MAX_TIME",
+    "MIN_OF_ROW",
     "SCHEMA",
+    "SHA256_BYTES",
     "TABLES",
     "Comparison",
     "Mark",
@@ -57,14 +59,18 @@ MAX_MARKS = 200
 Source = Literal["question", "mark", "import"]
 
 _SOURCES = frozenset({"question", "mark", "import"})
-_SHA256_BYTES = 32
+SHA256_BYTES = 32
 _HEX_DIGITS = frozenset("0123456789abcdef")
+# Controls, surrogates, and ends of lines and paragraphs. Joiners and marks of direction belong to names.
+_NO_NAME = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# They turn the direction of the text around a name.
+_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Characters of a rater's name.
 MAX_RATER = 100
 # The year 9999 in Unix seconds.
 MAX_TIME = 253_402_300_799
 # Bytes of the hashes in the smallest row.
-_MIN_OF_ROW = 2 * _SHA256_BYTES
+MIN_OF_ROW = 2 * SHA256_BYTES
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,11 @@ class Comparison(NamedTuple):
     model_sha256: str
     source: Source
 
+    @property
+    def contents(self) -> tuple[bytes, bytes, bytes]:
+        """The query, the positive and the negative picture."""
+        return self.query, self.positive, self.negative
+
     def checksum(self) -> int:
         """Return the checksum of the row."""
         return checksum("comparison", *self)
@@ -104,7 +115,7 @@ class Comparison(NamedTuple):
         if len(fields) != len(cls._fields) or not _are_typed(fields, _COMPARISON_TYPES):
             return None
         comparison = cls(*fields)
-        contents = {comparison.query, comparison.positive, comparison.negative}
+        contents = set(comparison.contents)
         sound = len(contents) == 3 and comparison.source in _SOURCES and _is_possible(comparison, *contents)
         return comparison if sound and comparison.checksum() == check else None
 
@@ -153,7 +164,7 @@ class RatedPicture(NamedTuple):
         if len(fields) != len(cls._fields) or not all(isinstance(value, bytes) for value in fields):
             return None
         picture = cls(*fields)
-        sound = len(picture.sha256) == _SHA256_BYTES and not strays([picture.path])
+        sound = len(picture.sha256) == SHA256_BYTES and not strays([picture.path])
         sound = sound and (picture.root == os.fsencode(UPLOADS) or is_root(picture.root))
         return picture if sound and picture.checksum(number) == check else None
 
@@ -174,7 +185,7 @@ class Totals:
     def is_possible(self, size: int) -> bool:
         """Tell whether a database of ``size`` bytes can hold this."""
         counts = self.comparisons, self.marks
-        return min(counts) >= 0 and sum(counts) * _MIN_OF_ROW <= size and sum(counts) <= self.last_id < MAX_ID
+        return min(counts) >= 0 and sum(counts) * MIN_OF_ROW <= size and sum(counts) <= self.last_id < MAX_ID
 
     def checksum(self) -> int:
         """Return the checksum of the row."""
@@ -210,9 +221,9 @@ def checked_rater(rater: str | None) -> str | None:
 
     """
     name = (rater or "").strip()
-    if len(name) > MAX_RATER or any(unicodedata.category(character)[0] == "C" for character in name):
+    if len(name) > MAX_RATER or any(each in _OVERRIDES or unicodedata.category(each) in _NO_NAME for each in name):
         raise QueryError(
-            f"The rater {printable(name[:MAX_RATER])!r} is given; expected a name on one line, of at most "
+            f"The rater '{printable(name[:MAX_RATER])}' is given; expected a name on one line, of at most "
             f"{MAX_RATER} characters."
         )
     return name or None
@@ -226,8 +237,8 @@ def _is_possible(rating: Comparison | Mark, *contents: bytes) -> bool:
     return (
         0 < rating.id < MAX_ID
         and 0 <= rating.time <= MAX_TIME
-        and all(len(content) == _SHA256_BYTES for content in contents)
-        and len(rating.model_sha256) == 2 * _SHA256_BYTES
+        and all(len(content) == SHA256_BYTES for content in contents)
+        and len(rating.model_sha256) == 2 * SHA256_BYTES
         and set(rating.model_sha256) <= _HEX_DIGITS
         and (rating.rater is None or 0 < len(rating.rater) <= MAX_RATER)
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +13,8 @@ from typing import Any
 from ...errors import IndexDamagedError
 from ..database.recovery import Unsound, integrity_faults, is_ours, most_rows, rows_of
 from ..database.schema import connect
-from ..layout import RATINGS
-from .records import TABLES, Comparison, Mark, RatedPicture, Totals
+from ..layout import DAMAGED_RATINGS, RATINGS, disk_errors, permissions_of, put_copy
+from .records import MIN_OF_ROW, TABLES, Comparison, Mark, RatedPicture, Totals
 from .store import COMPARISON_COLUMNS, MARK_COLUMNS, PICTURE_COLUMNS, RatingStore
 from .writer import RatingWriter, create_ratings
 
@@ -20,9 +22,6 @@ __all__ = ["rating_faults", "rescue_ratings"]
 
 # Limit for damaged ratings that are listed.
 _MAX_NAMED = 1_000
-# Minimum bytes of a row: two hashes.
-_MIN_OF_ROW = 64
-
 
 _Row = Comparison | Mark | RatedPicture
 
@@ -77,6 +76,8 @@ def rating_faults(folder: Path) -> list[str]:
 def rescue_ratings(folder: Path) -> str:
     """Write the sound ratings to a new database, and return a sentence about it; the lock must be held.
 
+    The damaged one is kept under another name: nobody gives the same ratings again.
+
     Raises:
         IndexStateError: it cannot be written; the damaged one then stays.
 
@@ -88,8 +89,18 @@ def rescue_ratings(folder: Path) -> str:
         writer.put_pictures(content.pictures.values())
         writer.reserve_ids(content.last_id)
 
+    kept = _kept(folder)
     create_ratings(folder, write)
-    return f"the sound ratings were kept: {len(content.ratings):,}"
+    return f"the sound ratings were kept: {len(content.ratings):,}; the damaged file is {kept.name} now"
+
+
+def _kept(folder: Path) -> Path:
+    """Copy the damaged database to a new name, and return it."""
+    names = itertools.chain([DAMAGED_RATINGS], (f"{DAMAGED_RATINGS}.{number}" for number in itertools.count(2)))
+    kept = next(path for path in (folder / name for name in names) if not os.path.lexists(path))
+    with disk_errors(folder):
+        put_copy(folder / RATINGS, kept, permissions_of(folder))
+    return kept
 
 
 def _read(folder: Path) -> _Content:
@@ -103,7 +114,7 @@ def _read(folder: Path) -> _Content:
             state.enter_context(store.snapshot())
         faults = integrity_faults(store.connection, store.database, TABLES)
         content = _Content(faults=[f"{RATINGS}: {fault}" for fault in faults])
-        most = most_rows(store.connection, _MIN_OF_ROW)
+        most = most_rows(store.connection, MIN_OF_ROW)
         for table, columns, kind in _READ:
             if not is_ours(store.connection, table, TABLES):
                 continue

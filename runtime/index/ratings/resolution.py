@@ -110,6 +110,8 @@ class ResolvedRatings:
         of_other_models: answers given while the index had another model; they count.
         agreement: of answers to the same question.
         raters: in the order of their names, those without a name first.
+        answered: the smallest ids of query, positive and negative of each answer about pictures of the index, the
+            newest last.
 
     """
 
@@ -126,6 +128,7 @@ class ResolvedRatings:
     of_other_models: int
     agreement: Agreement
     raters: tuple[RaterSummary, ...]
+    answered: tuple[tuple[int, int, int], ...]
 
 
 class _Question(NamedTuple):
@@ -183,19 +186,22 @@ def resolved(store: RatingStore, index: Store) -> ResolvedRatings:
     """
     comparisons, marks = store.ratings()
     answers = answers_of(comparisons, marks)
-    contents = {content for each in answers for content in (each.query, each.positive, each.negative)}
+    contents = {content for each in answers for content in each.contents}
     with index.snapshot():
         items = index.items_of_contents(contents)
         changed = _changed(store.pictures(contents - items.keys()).values(), index)
         model = index.meta().model_sha256
     questions = _Questions()
     lost = {"gone": 0, "changed": 0}
+    answered = []
     for answer in answers:
-        missing = [each for each in (answer.query, answer.positive, answer.negative) if each not in items]
+        missing = [each for each in answer.contents if each not in items]
         if missing:
             lost["gone" if changed.isdisjoint(missing) else "changed"] += 1
         else:
             questions.add(answer)
+            query, positive, negative = (items[each][0].id for each in answer.contents)
+            answered.append((query, positive, negative))
     triplets = tuple(questions.triplets(items))
     own = questions.own()
     whole = Share(sum(each.agreeing for each in own.values()), sum(each.count for each in own.values()))
@@ -212,6 +218,7 @@ def resolved(store: RatingStore, index: Store) -> ResolvedRatings:
         of_other_models=sum(each.model_sha256 != model for each in answers),
         agreement=Agreement(whole, questions.between()),
         raters=_raters(comparisons, marks, own),
+        answered=tuple(answered),
     )
 
 

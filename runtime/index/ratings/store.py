@@ -95,10 +95,6 @@ class RatingStore(Reader):
             raise self.damage("ratings are missing: the totals tell of others")
         return comparisons, marks
 
-    def comparisons(self) -> list[Comparison]:
-        """Return all comparisons in the order of their ids, without those that marks make."""
-        return self.ratings()[0]
-
     def marks(self, query: bytes | None = None, rater: str | EllipsisType | None = ...) -> list[Mark]:
         """Return marks in the order of their ids.
 

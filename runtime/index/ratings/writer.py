@@ -20,6 +20,7 @@ from ..database.writer import locked
 from ..layout import RATINGS, SIDE_FILES, UPLOADS, disk_errors, permissions_of
 from .records import (
     MAX_MARKS,
+    SHA256_BYTES,
     Comparison,
     Mark,
     NewComparison,
@@ -43,12 +44,10 @@ __all__ = [
     "add_comparisons",
     "create_ratings",
     "open_writer",
-    "remove_comparisons",
+    "remove_comparison",
     "set_mark",
     "writing",
 ]
-
-_SHA256_BYTES = 32
 
 
 def add_comparisons(
@@ -82,11 +81,11 @@ def add_comparisons(
         _check_different(each.query, each.positive, each.negative)
     if not comparisons:
         return []
-    now = int(time.time())
     with writing(index) as target:
         pictures = target.pictures(
             content for each in comparisons for content in (each.query, each.positive, each.negative)
         )
+        now = target.ratings.now()
         rows = [
             Comparison(0, each.query, each.positive, each.negative, name, now, target.model_sha256, source)
             for each in comparisons
@@ -126,25 +125,34 @@ def set_mark(index: str | Path, query: bytes, picture: bytes, more: bool | None,
                 raise QueryError(
                     f"This query has {MAX_MARKS} marks already; take one back, or mark hits of another query."
                 )
-            mark = Mark(0, query, picture, more, name, int(time.time()), target.model_sha256)
+            mark = Mark(0, query, picture, more, name, target.ratings.now(), target.model_sha256)
             target.ratings.add_mark(mark)
             target.note(pictures)
         target.ratings.commit()
 
 
-def remove_comparisons(index: str | Path, ids: Iterable[int]) -> int:
-    """Remove comparisons, durably; unknown ids are ignored. Return how many there were.
+def remove_comparison(index: str | Path, number: int, contents: tuple[bytes, bytes, bytes] | None = None) -> bool:
+    """Remove a comparison, durably.
+
+    Args:
+        index: the index folder.
+        number: the id of the comparison.
+        contents: sha256 of its query, positive and negative; another one is not removed. None: any.
+
+    Returns:
+        whether there was such a comparison.
 
     Raises:
         IndexStateError, IndexLockedError, IndexDamagedError: see :func:`add_comparisons`.
 
     """
-    numbers = set(ids)
     with writing(index) as target:
-        removed = [each for number in numbers if (each := target.ratings.comparison_with(number)) is not None]
-        target.ratings.remove(removed)
+        comparison = target.ratings.comparison_with(number)
+        if comparison is None or contents not in (None, comparison.contents):
+            return False
+        target.ratings.remove([comparison])
         target.ratings.commit()
-    return len(removed)
+    return True
 
 
 @dataclass(frozen=True)
@@ -282,6 +290,20 @@ class RatingWriter(RatingStore):
             write_totals(self.connection, self._totals)
             self.connection.execute("COMMIT")
 
+    def now(self) -> int:
+        """Return the time of a new rating, in Unix seconds: no earlier than any other, whatever the clock says.
+
+        Of two answers, the later one counts.
+        """
+        now = int(time.time())
+        kinds: tuple[type[Comparison | Mark], ...] = (Comparison, Mark)
+        for kind in kinds:
+            table, columns = _TABLES[kind]
+            for row in self._rows(f"SELECT {columns} FROM {table} ORDER BY time DESC LIMIT 1"):
+                rating: Comparison | Mark | None = kind.read(row)
+                now = max(now, self._sound(rating, table[:-1], row).time)
+        return now
+
     def comparison_with(self, number: int) -> Comparison | None:
         """Return the comparison with this id, if there is one."""
         if not 0 < number <= self._totals.last_id:
@@ -349,8 +371,8 @@ _TABLES: Mapping[type, tuple[str, str]] = {
 
 
 def _check_different(*contents: bytes) -> None:
-    if any(len(content) != _SHA256_BYTES for content in contents):
-        raise QueryError(f"A picture is named by something else; expected the {_SHA256_BYTES} bytes of its sha256.")
+    if any(len(content) != SHA256_BYTES for content in contents):
+        raise QueryError(f"A picture is named by something else; expected the {SHA256_BYTES} bytes of its sha256.")
     if len(set(contents)) < len(contents):
         pictures = {2: "two", 3: "three"}[len(contents)]
         raise QueryError(f"A rating names the same picture twice; expected {pictures} pictures of different content.")

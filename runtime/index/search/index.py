@@ -281,6 +281,11 @@ class Index(Searchable):
         with self._reading() as gallery:
             return gallery.item_ids()
 
+    def copies(self) -> dict[int, int]:
+        """Return the smallest id of the same content, by the ids of all other pictures of that content."""
+        with self._reading():
+            return self._store.copies()
+
     def vectors_of(self, ids: Ids) -> Vectors:
         """Return the vectors of pictures of the index, float32 ``[n, d]``, by their ids, int64 ``[n]``.
 

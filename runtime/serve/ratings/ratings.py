@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,14 @@ from ...files import FileId
 from ...index.database.store import Store
 from ...index.layout import database_id
 from ...index.ratings.questions import choose_questions
-from ...index.ratings.records import Comparison, NewComparison
-from ...index.ratings.resolution import Agreement, answers_of, resolved
+from ...index.ratings.records import NewComparison
+from ...index.ratings.resolution import Agreement, resolved
 from ...index.ratings.store import RatingStore
-from ...index.ratings.writer import add_comparisons, remove_comparisons, set_mark
+from ...index.ratings.writer import add_comparisons, remove_comparison, set_mark
 from ...index.search.index import Index
 from ...index.search.items import EmbeddedImage
 from ...index.search.searchable import Searchable
+from ...text import display_path
 from ..errors import RefusedError, UnwritableError
 from ..settings import LOG
 from ..writer import patiently
@@ -92,14 +94,14 @@ class Known:
         state: what differs once ratings or pictures have changed.
         count: number of ratings.
         agreement: of their answers.
-        rated: ids of the query, the positive and the negative picture of each answer, the newest last.
+        rated: see :attr:`~...index.ratings.resolution.ResolvedRatings.answered`.
 
     """
 
     state: object
     count: int
     agreement: Agreement
-    rated: list[tuple[int, int, int]]
+    rated: tuple[tuple[int, int, int], ...]
 
 
 class Ratings:
@@ -111,7 +113,8 @@ class Ratings:
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="rate")
         self._rng = np.random.default_rng()
         self._known: Known | None = None
-        self._keys: OrderedDict[str, list[int]] = OrderedDict()
+        self._keys: OrderedDict[str, tuple[Answers, list[int]]] = OrderedDict()
+        self._refused_at = 0.0
         self._lock = threading.Lock()
         self._skipped: deque[tuple[int, int, int]] = deque(maxlen=_SKIPPED)
         self._skipped_of: FileId | None = None
@@ -152,20 +155,31 @@ class Ratings:
 
         Raises:
             QueryError: a picture is not of the index, or the pictures are not three.
+            RefusedError: an earlier request with this key had other answers.
             IndexLockedError: another process keeps writing.
 
         """
-        return await self._in_thread(self._writing, lambda: self._add(answers))
+        return await self._write(lambda: self._add(answers))
 
-    async def remove(self, number: int) -> int:
+    async def remove(self, number: int, contents: tuple[bytes, bytes, bytes] | None) -> int:
         """Remove a rating by its id, and return the number of ratings that are left.
+
+        Args:
+            number: the id.
+            contents: sha256 of query, positive and negative; a rating of other pictures stays. None: any.
 
         Raises:
             RefusedError: there is none with this id.
             IndexLockedError: as for :meth:`add`.
 
         """
-        return await self._in_thread(self._writing, lambda: self._remove(number))
+
+        def remove() -> int:
+            if not _written(lambda: remove_comparison(self._index, number, contents)):
+                raise RefusedError(404, f"The index has no rating with the id {number}; expected one of an answer.")
+            return self._count()
+
+        return await self._write(remove)
 
     async def mark(self, query: bytes, picture: bytes, more: bool | None, rater: str | None) -> int:
         """Mark a hit of a query as more or less similar; None takes the mark back. Return the number of ratings.
@@ -176,10 +190,10 @@ class Ratings:
         """
 
         def write() -> int:
-            _write(lambda: set_mark(self._index, query, picture, more, rater=rater))
+            _written(lambda: set_mark(self._index, query, picture, more, rater=rater))
             return self._count()
 
-        return await self._in_thread(self._writing, write)
+        return await self._write(write)
 
     def close(self) -> None:
         """End the threads, after the writes that they have."""
@@ -211,17 +225,16 @@ class Ratings:
         return State(known.count, known.agreement, marks)
 
     def _read_all(self) -> Known:
-        """Return all ratings, read again once they or the pictures have changed."""
-        with (
-            RatingStore.open(self._index) as store,
-            Store.open(self._index) as pictures,
-            store.snapshot(),
-            pictures.snapshot(),
-        ):
+        """Return all ratings, read again once they or the pictures have changed.
+
+        Without a snapshot, since one would let writers wait: what comes meanwhile is of another state than this one,
+        and is read with the next request.
+        """
+        with RatingStore.open(self._index) as store, Store.open(self._index) as pictures:
             state = (store.totals(), database_id(self._index), pictures.meta())
             if self._known is None or self._known.state != state:
-                agreement = resolved(store, pictures).agreement
-                self._known = Known(state, store.count, agreement, _rated(store, pictures))
+                now = resolved(store, pictures)
+                self._known = Known(state, now.comparisons + now.marks, now.agreement, now.answered)
             return self._known
 
     def _count(self) -> int:
@@ -229,25 +242,21 @@ class Ratings:
             return store.count
 
     def _add(self, answers: Answers) -> tuple[list[int], int]:
-        ids = self._keys.get(answers.key) if answers.key is not None else None
-        if ids is None:
-            ids = self._write(answers)
-            self._skip(answers.skipped)
-            if answers.key is not None:
-                self._keys[answers.key] = ids
-                if len(self._keys) > _KEYS:
-                    self._keys.popitem(last=False)
+        known = self._keys.get(answers.key) if answers.key is not None else None
+        if known is not None:
+            earlier, ids = known
+            if earlier != answers:
+                raise RefusedError(409, "An earlier request with this key had other answers; expected a new key.")
+            return ids, self._count()
+        ids = []
+        if answers.comparisons:
+            ids = _written(lambda: add_comparisons(self._index, answers.comparisons, rater=answers.rater))
+        if answers.key is not None:
+            self._keys[answers.key] = answers, ids
+            if len(self._keys) > _KEYS:
+                self._keys.popitem(last=False)
+        self._skip(answers.skipped)
         return ids, self._count()
-
-    def _write(self, answers: Answers) -> list[int]:
-        if not answers.comparisons:
-            return []
-        return _write(lambda: add_comparisons(self._index, answers.comparisons, rater=answers.rater))
-
-    def _remove(self, number: int) -> int:
-        if not _write(lambda: remove_comparisons(self._index, [number])):
-            raise RefusedError(404, f"The index has no rating with the id {number}; expected one of an answer.")
-        return self._count()
 
     def _skip(self, questions: Sequence[tuple[bytes, bytes, bytes]]) -> None:
         """Remember skipped questions by the ids of their pictures; of pictures that are gone, none."""
@@ -266,11 +275,26 @@ class Ratings:
         with self._lock:
             return list(self._skipped) if self._skipped_of == database_id(self._index) else []
 
+    async def _write(self, write: Callable[[], R]) -> R:
+        """Write in the thread for it; what waits there when another process keeps writing fails with the first."""
+        asked = time.monotonic()
+
+        def unless_refused() -> R:
+            if self._refused_at > asked:
+                raise IndexLockedError(f"{display_path(self._index)} is being written to by another process.")
+            try:
+                return write()
+            except IndexLockedError:
+                self._refused_at = time.monotonic()
+                raise
+
+        return await self._in_thread(self._writing, unless_refused)
+
     async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
 
 
-def _write(write: Callable[[], R]) -> R:
+def _written(write: Callable[[], R]) -> R:
     """Write once no other process does.
 
     Raises:
@@ -284,16 +308,3 @@ def _write(write: Callable[[], R]) -> R:
     except IndexStateError as error:
         LOG.warning("a rating could not be kept: %s", error)
         raise UnwritableError from None
-
-
-def _rated(store: RatingStore, pictures: Store) -> list[tuple[int, int, int]]:
-    """Return the ids of the pictures of each answer, the newest last; without answers about pictures that are gone."""
-    answers = answers_of(*store.ratings())
-    items = pictures.items_of_contents({content for each in answers for content in _contents(each)})
-    ids = {content: same[0].id for content, same in items.items()}
-    triplets = [tuple(map(ids.get, _contents(each))) for each in answers]
-    return [(query, positive, negative) for query, positive, negative in triplets if query and positive and negative]
-
-
-def _contents(answer: Comparison) -> tuple[bytes, bytes, bytes]:
-    return answer.query, answer.positive, answer.negative

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from ...errors import QueryError
 from ...images import Size
 from ...index.ratings.records import NewComparison
 from ...index.ratings.resolution import Share
@@ -30,6 +31,31 @@ _MAX_ANSWERS = 16
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="sha256 of a picture's file, hex.")]
 Rater = Annotated[str | None, Field(max_length=100, description="Name of the rater; those without one count as one.")]
 RatingNumber = Annotated[int, Path(alias="id", ge=1, le=2**63 - 1, description="Id of a rating.")]
+
+
+class RemovedParameters(BaseModel):
+    """Which rating an id must mean, so that one of another index stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: Sha256 | None = None
+    positive: Sha256 | None = None
+    negative: Sha256 | None = None
+
+    def contents(self) -> tuple[bytes, bytes, bytes] | None:
+        """Return the three pictures.
+
+        Raises:
+            QueryError: only some are given.
+
+        """
+        given = self.query, self.positive, self.negative
+        query, positive, negative = (each and bytes.fromhex(each) for each in given)
+        if query and positive and negative:
+            return query, positive, negative
+        if any(given):
+            raise QueryError("Some pictures of the rating are given; expected query, positive and negative, or none.")
+        return None
 
 
 class QuestionsParameters(BaseModel):
@@ -219,17 +245,19 @@ def add_ratings(router: APIRouter, engine: Engine, index: str) -> None:
 def add_rating_writes(router: APIRouter, engine: Engine, index: str) -> None:
     """Add the routes that write."""
 
-    @router.post("/ratings", tags=["ratings"], status_code=201, response_model=RatedDocument, responses=problems(422))
+    @router.post(
+        "/ratings", tags=["ratings"], status_code=201, response_model=RatedDocument, responses=problems(409, 422)
+    )
     async def add(given: AnswersDocument) -> Response:
         """Add answers to questions; they are durable once answered."""
         ids, count = await engine.ratings.add(given.answers())
         return answer(RatedDocument(schema=SCHEMA, index=index, ratings=count, ids=ids), 201)
 
-    # A number alone: "marks" and "questions" have other methods.
-    @router.delete("/ratings/{id:int}", tags=["ratings"], response_model=CountedDocument, responses=problems(404, 422))
-    async def remove(number: RatingNumber) -> Response:
-        """Remove a rating."""
-        return answer(CountedDocument(schema=SCHEMA, index=index, ratings=await engine.ratings.remove(number)))
+    @router.delete("/ratings/{id}", tags=["ratings"], response_model=CountedDocument, responses=problems(404, 422))
+    async def remove(number: RatingNumber, parameters: Annotated[RemovedParameters, Query()]) -> Response:
+        """Remove a rating, if it is of these pictures."""
+        count = await engine.ratings.remove(number, parameters.contents())
+        return answer(CountedDocument(schema=SCHEMA, index=index, ratings=count))
 
     @router.put("/ratings/marks", tags=["ratings"], response_model=CountedDocument, responses=problems(422))
     async def mark(given: MarkDocument) -> Response:
