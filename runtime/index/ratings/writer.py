@@ -300,8 +300,8 @@ class RatingWriter(RatingStore):
         for kind in kinds:
             table, columns = _TABLES[kind]
             for row in self._rows(f"SELECT {columns} FROM {table} ORDER BY time DESC LIMIT 1"):
-                rating: Comparison | Mark | None = kind.read(row)
-                now = max(now, self._sound(rating, table[:-1], row).time)
+                rating: Comparison | Mark = self._sound(kind.read(row), table[:-1], row)
+                now = max(now, rating.time)
         return now
 
     def comparison_with(self, number: int) -> Comparison | None:
