@@ -20,6 +20,7 @@ from ..database.writer import locked
 from ..layout import RATINGS, SIDE_FILES, UPLOADS, disk_errors, permissions_of
 from .records import (
     MAX_MARKS,
+    MAX_TIME,
     SHA256_BYTES,
     Comparison,
     Mark,
@@ -296,13 +297,8 @@ class RatingWriter(RatingStore):
         Of two answers, the later one counts.
         """
         now = int(time.time())
-        kinds: tuple[type[Comparison | Mark], ...] = (Comparison, Mark)
-        for kind in kinds:
-            table, columns = _TABLES[kind]
-            for row in self._rows(f"SELECT {columns} FROM {table} ORDER BY time DESC LIMIT 1"):
-                rating: Comparison | Mark = self._sound(kind.read(row), table[:-1], row)
-                now = max(now, rating.time)
-        return now
+        (newest,) = self._one("SELECT MAX(time) FROM (SELECT time FROM comparisons UNION ALL SELECT time FROM marks)")
+        return max(now, newest) if type(newest) is int and newest <= MAX_TIME else now
 
     def comparison_with(self, number: int) -> Comparison | None:
         """Return the comparison with this id, if there is one."""
