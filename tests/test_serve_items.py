@@ -1,6 +1,7 @@
 """``deeprank-serve``: lists of pictures, sizes, renditions, originals, searches for several pictures and for parts."""
 
 import base64
+import hashlib
 import io
 import itertools
 import os
@@ -258,6 +259,17 @@ def test_the_server_lists_what_a_sync_has_changed(changing: Path) -> None:
         again = f"/v1/items?order=newest&limit=5&cursor={first['next']}"
         refused(client.get(again), 409, "The index was replaced since the page before; list it again")
         assert {item["path"] for item in pages(client, order="newest", limit=7)} == present
+
+
+def test_a_picture_is_embedded_by_the_model_that_the_index_has_now(changing: Path) -> None:
+    """Even where nobody searches meanwhile."""
+    picture = next((changing / "photos").rglob("*.png")).read_bytes()
+    with serving("--index", changing / "my.index") as server, server.client() as client:
+        for seed in (1, 2):
+            model = write_model(changing / f"{seed}.onnx", seed=seed)
+            reembed(changing / "my.index", SyncOptions(model=model))
+            embedded = client.post("/v1/embed", files={"image": ("a.png", picture)}).json()
+            assert embedded["model"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
 
 
 def test_an_earlier_state_is_listed_while_a_later_one_is_read(changing: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from ..errors import (
     QueryError,
 )
 from ..images import Box, Picture, Size
+from ..index.search.index import Index
 from ..index.search.items import EmbeddedImage, IndexedImage
 from ..index.search.listing import ItemPage, ListRequest
 from ..index.search.request import SearchRequest
@@ -146,6 +147,8 @@ class Engine:
 
         async def use(opened: OpenIndex) -> Embedding:
             if isinstance(picture, Sent):
+                if isinstance(opened.index, Index):  # nothing else of the index is looked at
+                    await self._in_thread(self._reading, opened.index.check_current)
                 vector = await self._embed(opened, picture, box)
             else:
                 vector = (await self._embedded(opened, picture, box)).vector

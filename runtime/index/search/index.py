@@ -413,11 +413,20 @@ class Index(Searchable):
             self._known_filters = Filters(self._store)
         return self._known_filters
 
+    def check_current(self) -> None:
+        """Make sure that the index is still the one that was opened, with its model; nothing is read.
+
+        Raises:
+            IndexReplacedError: it was replaced.
+
+        """
+        if database_id(self.path) != self._identity:
+            raise self._replaced()
+
     def _check_model(self, sha256: str) -> None:
         expected = self._model_sha256
         if sha256 != expected:
-            if database_id(self.path) != self._identity:
-                raise self._replaced()
+            self.check_current()
             raise IndexStateError(
                 f"{display_path(self.path / MODEL)} is not the model that the vectors were made with (sha256 "
                 f"{sha256[:12]}…, expected {expected[:12]}…); put that one back, or embed again with: "
