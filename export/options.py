@@ -35,8 +35,8 @@ class ExportOptions:
         str | None,
         typer.Option(
             "--precision",
-            help="fp32; fp16: half the size, for GPUs; int8: a quarter, for CPUs. ONNX only. Default: fp32, or that of "
-            "the file of --from-onnx.",
+            help="fp32; fp16: half the size, for GPUs; int8: a third to a quarter, for CPUs. ONNX only. Default: "
+            "fp32, or that of the file of --from-onnx.",
         ),
     ] = None
     input: Annotated[

@@ -581,7 +581,7 @@ CASES += [
     ),
     Case("a listing that is no Parquet", no_listing, "is no listing of pictures", needs="pyarrow"),
     Case("parts in a folder of other files", lambda f: embedded_into(f, "."), "holds other files", needs="pyarrow"),
-    Case("a share that is none", lambda f: embedded_into(f, "p", "--parts", "5/4"), "expected I/N with I from 1 to N"),
+    Case("an invalid share", lambda f: embedded_into(f, "p", "--parts", "5/4"), "expected I/N with I from 1 to N"),
     Case("a key in a URI", lambda f: embedded_into(f, "s3://a:b@c/d"), "URI holds a key", needs="pyarrow"),
     Case(
         "no Ray cluster",
@@ -623,13 +623,11 @@ CASES += [
     ),
     Case("a query to no address", lambda f: ["deeprank-query", "a.png", "--index", "milvus:/store/a"], "no valid host"),
     Case(
-        "a server that is to add pictures to a store",
+        "`--allow-writes` with a store",
         lambda f: served(f, "--index", STORE, "--allow-writes", "--token-file", "token", token="tZ4nq81LwKcVhE0sYbRj"),
         "deeprank-index load",
     ),
-    Case(
-        "a store whose rows are to be verified", lambda f: ["deeprank-index", "verify", "--index", STORE], "folder", 2
-    ),
+    Case("`verify` of a store", lambda f: ["deeprank-index", "verify", "--index", STORE], "folder", 2),
     Case("a place of pictures, and a folder", lambda f: asked(f, FIRST, "--pictures", "x"), "goes with a store", 2),
     Case("a model, and a folder", lambda f: asked(f, FIRST, "--model", "x"), "model that it was built with", 2),
 ]
@@ -637,7 +635,7 @@ CASES += [
 CASES += [
     Case("teaching without ratings", taught, "holds no ratings of pictures", needs="torch"),
     Case("an undo where nothing was taught", lambda f: taught(f, "--undo"), "nothing to undo", needs="torch"),
-    Case("an undo that is to learn", lambda f: taught(f, "--undo", "--force"), "--undo goes back", 2, needs="torch"),
+    Case("`--undo` with `--force`", lambda f: taught(f, "--undo", "--force"), "--undo goes back", 2, needs="torch"),
     Case("a page of another kind", lambda f: taught(f, "--html", "a.txt"), "ends in .html", 2, needs="torch"),
     Case("a head from elsewhere, with code in it", foreign_head, "head.safetensors", needs="safetensors"),
 ]

@@ -111,7 +111,7 @@ def doctor_command(
 ) -> None:
     """Check the installation, the model, the index and parity, and suggest fixes.
 
-    Exits with 1 if there is a problem; warnings are none. Nothing is changed.
+    The exit status is 1 if there is a problem, 0 with warnings alone. The doctor changes nothing.
     """
     options = DoctorOptions(
         index=index or DEFAULT_INDEX,

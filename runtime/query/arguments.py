@@ -239,7 +239,13 @@ def _add_store(parser: _Parser) -> None:
     add("--model", type=Path, metavar="FILE", help=model_help)
     pictures_help = "with a store: where the pictures' files are now (default: where they were loaded from)"
     add("--pictures", metavar="DIR|URI", help=pictures_help)
-    add("--store-token-file", dest="token_file", type=Path, metavar="FILE", help="the token of the store is in FILE")
+    add(
+        "--store-token-file",
+        dest="token_file",
+        type=Path,
+        metavar="FILE",
+        help="holds the password of USER in milvus://USER@HOST/NAME, or a token (default: $DEEPRANK_STORE_TOKEN_FILE)",
+    )
 
 
 class _ShowVersion(argparse.Action):

@@ -202,7 +202,13 @@ def serve_command(
         ),
     ] = None,
     store_token_file: Annotated[
-        Path | None, typer.Option("--store-token-file", metavar="FILE", help="The token of the store is in FILE.")
+        Path | None,
+        typer.Option(
+            "--store-token-file",
+            metavar="FILE",
+            help="Holds the password of USER in milvus://USER@HOST/NAME, or a token. Default: "
+            "$DEEPRANK_STORE_TOKEN_FILE.",
+        ),
     ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,

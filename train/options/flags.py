@@ -83,13 +83,13 @@ _FIXED: dict[str, Any] = {
         None,
     ),
     "with_labels": (
-        Annotated[bool, typer.Option("--with-labels", help="Let class labels teach beside the ratings.", hidden=True)],
+        Annotated[bool, typer.Option("--with-labels", help="Learn from class labels, too.", hidden=True)],
         False,
     ),
     "force": (
         Annotated[
             bool,
-            typer.Option("--force", help="Write what ratings teach even if it is not better.", hidden=True),
+            typer.Option("--force", help="Write the head even if it is not better.", hidden=True),
         ],
         False,
     ),
