@@ -260,7 +260,7 @@ def test_an_interruption_is_one_sentence_and_keeps_the_parts(photos: Path) -> No
 
 
 READING = """
-import sys
+import sys, time
 from pathlib import Path
 from deeprank.runtime.parts import EmbeddedFolder
 from deeprank.runtime.parts.storage import load_pyarrow
@@ -274,6 +274,9 @@ before = threads()
 folder = EmbeddedFolder.open(sys.argv[1])
 folder.check_complete()
 print(sum(len(rows) for _, rows in folder.rows()), len(folder.skipped()), folder.count())
+until = time.monotonic() + 5
+while threads() > before and time.monotonic() < until:  # Python's own, which are ending
+    time.sleep(0.05)
 print(threads() - before)
 """
 
