@@ -25,6 +25,7 @@ const OFTEN = 5;
 const KEPT = 20;
 
 /**
+ * @typedef {import("./rate/outbox.js").Answer} Answer
  * @typedef {import("./rate/question.js").Side} Side
  * @typedef {import("./rate/question.js").Question} Question
  */
@@ -42,7 +43,7 @@ let current = null;
 let shownAt = 0;
 /** @type {Shown[]} that come next */
 let upcoming = [];
-/** @type {{shown: Shown, key: string}[]} the latest ones, with the keys of their answers */
+/** @type {{shown: Shown, key: string, given: Answer}[]} the latest ones, with their answers and the keys of these */
 const answered = [];
 /** Ratings that the server counts. */
 let ratings = 0;
@@ -63,6 +64,7 @@ async function begin() {
     const reason = refusal();
     if (reason) return stop(reason);
     byId("tally").hidden = false;
+    outbox.open(info.index);
     outbox.send();
     learnAgreement();
     await next();
@@ -148,10 +150,11 @@ function skip() {
   if (current) take({ skipped: [current.skipped()] });
 }
 
-/** @param {import("./rate/outbox.js").Answer} given */
-function take(given) {
+/** @param {Answer} content */
+function take(content) {
   if (!current || performance.now() - shownAt < TOO_FAST_MS) return;
-  answered.push({ shown: current, key: outbox.answer({ ...given, rater: rater() }) });
+  const given = { ...content, rater: rater() };
+  answered.push({ shown: current, key: outbox.answer(given), given });
   if (answered.length > KEPT) answered.shift();
   answers += 1;
   current = null;
@@ -162,7 +165,7 @@ function take(given) {
 function undo() {
   const last = answered.pop();
   if (!last) return;
-  outbox.undo(last.key);
+  outbox.undo(last.key, last.given);
   if (current) upcoming.unshift(current);
   show(last.shown);
 }
