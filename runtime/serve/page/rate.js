@@ -56,7 +56,7 @@ let filling = null;
 /** Learn what the index is, and ask the first question. */
 async function begin() {
   isAway = false;
-  byId("notice").hidden = true;
+  hideNotice();
   working(true);
   try {
     await session.begin(api, new AbortController().signal);
@@ -69,7 +69,7 @@ async function begin() {
     learnAgreement();
     await next();
   } catch (error) {
-    fail(error);
+    failNext(error);
   } finally {
     working(false);
   }
@@ -98,6 +98,7 @@ async function next() {
     working(true);
     await fill().finally(() => working(false));
   } else if (upcoming.length < FEW) fill().catch(() => {}); // asked for again with the next question
+  if (current) return; // an undo has asked its question again
   const shown = upcoming.shift();
   if (!shown) return stop(nothingLeft());
   show(shown);
@@ -134,7 +135,7 @@ function show(shown) {
   const { query, first, second } = shown.question;
   byId("choose-first").ariaLabel = `The first: ${described(first)}`;
   byId("choose-second").ariaLabel = `The second: ${described(second)}`;
-  byId("notice").hidden = true;
+  hideNotice();
   byId("question").hidden = false;
   byId("skip-question").disabled = false;
   byId("undo").disabled = answered.length === 0;
@@ -158,7 +159,7 @@ function take(content) {
   if (answered.length > KEPT) answered.shift();
   answers += 1;
   current = null;
-  next().catch(fail);
+  next().catch(failNext);
 }
 
 /** Take the latest answer back, and ask its question again. */
@@ -167,6 +168,7 @@ function undo() {
   if (!last) return;
   outbox.undo(last.key, last.given);
   if (current) upcoming.unshift(current);
+  isAway = false; // there is a question, whatever became of those that were asked for
   show(last.shown);
 }
 
@@ -177,7 +179,7 @@ function count(said = ratings) {
 }
 
 async function learnAgreement() {
-  const said = await api.json("v1/ratings").catch(() => null);
+  const said = await api.json("v1/ratings", { tries: 1 }).catch(() => null);
   if (said) showAgreement(said.agreement);
 }
 
@@ -196,11 +198,29 @@ function nothingLeft() {
 
 /** @param {import("./notices.js").Notice} why there is no question */
 function stop(why) {
+  const held = isHeld();
   current = null;
   byId("question").hidden = true;
   byId("skip-question").disabled = true;
   byId("undo").disabled = answered.length === 0;
   showNotice(why);
+  if (held) (byId("notice").querySelector("button") ?? byId("main")).focus();
+}
+
+/** @returns {boolean} whether the focus is where it cannot stay without a question */
+function isHeld() {
+  const held = document.activeElement;
+  return byId("main").contains(held) || held === byId("skip-question") || (held === byId("undo") && answered.length === 0);
+}
+
+function hideNotice() {
+  if (byId("notice").contains(document.activeElement)) byId("main").focus();
+  byId("notice").hidden = true;
+}
+
+/** @param {unknown} error for which there is no next question, unless an undo has asked one again */
+function failNext(error) {
+  if (!current) fail(error);
 }
 
 /** @param {unknown} error */
@@ -248,14 +268,24 @@ function press(event) {
   if (!event.repeat) actions[event.key]();
 }
 
+/**
+ * Let a button that is held down act once: the browser would press it again and again.
+ * @param {KeyboardEvent} event
+ */
+function holdBack(event) {
+  const target = /** @type {Element} */ (event.target);
+  if (event.repeat && ["Enter", " "].includes(event.key) && target.closest("button")) event.preventDefault();
+}
+
 outbox.addEventListener("change", () => info && showUnsent());
 outbox.addEventListener("sent", (event) => {
   const { said } = /** @type {CustomEvent} */ (event).detail;
   ratings = said.ratings;
   if (answers % OFTEN === 0) learnAgreement();
-  if (isAway) begin(); // it answers again
+  if (isAway && !current) begin(); // it answers again
 });
 outbox.addEventListener("refused", (event) => say(/** @type {CustomEvent} */ (event).detail.error.message));
+document.addEventListener("keydown", holdBack, true);
 document.addEventListener("keydown", press);
 listenForKeys({
   1: () => answer("first"),
