@@ -48,6 +48,8 @@ const answered = [];
 /** Ratings that the server counts. */
 let ratings = 0;
 let answers = 0;
+/** Ratings that the server has acknowledged. */
+let acknowledged = 0;
 /** Whether the server did not answer the last question for questions. */
 let isAway = false;
 /** @type {Promise<void> | null} */
@@ -114,8 +116,9 @@ function fill() {
 }
 
 async function ask() {
+  const before = acknowledged;
   const said = await api.json(`v1/ratings/questions?count=${AT_ONCE}`);
-  count(said.ratings);
+  count(acknowledged === before ? said.ratings : ratings); // the later one of two numbers
   const known = new Set([...(current ? [current] : []), ...upcoming, ...answered.map(({ shown }) => shown)].map(({ key }) => key));
   const all = said.questions.map((/** @type {Question} */ question) => new Shown(question, api));
   upcoming.push(...all.filter((/** @type {Shown} */ { key }) => !known.has(key)));
@@ -281,6 +284,7 @@ outbox.addEventListener("change", () => info && showUnsent());
 outbox.addEventListener("sent", (event) => {
   const { said } = /** @type {CustomEvent} */ (event).detail;
   ratings = said.ratings;
+  acknowledged += 1;
   if (answers % OFTEN === 0) learnAgreement();
   if (isAway && !current) begin(); // it answers again
 });
