@@ -373,11 +373,12 @@ def test_what_is_kept_about_another_index_waits_for_it(world: World, server: Ser
             page.keyboard.press("1")
             expect(page.locator("#count")).to_have_text("1 rating")
             until(page, lambda: page.evaluate(KEPT) == 1)
-            other.stop()
             with RatingStore.open(other.index) as store:
                 assert [each.query for each in store.comparisons()] != [question[0]]
                 assert store.count == 1
         finally:
+            if other.process:
+                other.stop()
             server.start()
         page.reload()
         counted(page, 1)
@@ -791,16 +792,16 @@ def test_a_mark_that_was_taken_back_does_not_come_back(world: World, server: Ser
         button = other.get_by_role("button", name="More like dog/1.png", include_hidden=True)
         expect(button).to_have_attribute("aria-pressed", "true")
         page.keyboard.press("m")
-        page.context.unroute("**/v1/ratings/marks")
+        page.route("**/v1/ratings/marks", lambda route: route.continue_())  # of this tab alone
         page.evaluate("dispatchEvent(new Event('online'))")
         sent(page)
         assert marks(world) == {}
+        page.context.unroute("**/v1/ratings/marks")
         other.evaluate("dispatchEvent(new Event('online'))")
         other.wait_for_timeout(500)
         assert marks(world) == {}
 
 
-@pytest.mark.thorough
 def test_marks_are_those_of_the_rater(world: World, server: Server, visiting: Visitor) -> None:
     """Also when another tab signs with another name."""
     with visiting(server) as visit:
@@ -837,7 +838,6 @@ def test_marks_are_those_of_the_rater(world: World, server: Server, visiting: Vi
             assert [(mark.rater, mark.more) for mark in store.marks()] == [("Bob", False)]
 
 
-@pytest.mark.thorough
 def test_damaged_ratings_are_no_matter_of_searches(world: World, server: Server, visiting: Visitor) -> None:
     (world.index / "ratings.sqlite").write_bytes(b"no database" * 1000)
     with visiting(server, expected="status of 503") as visit:

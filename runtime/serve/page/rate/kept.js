@@ -11,7 +11,7 @@ export const PREFIX = `unsent-rating ${new URL("./", location.href).pathname} `;
  */
 
 /** @template {Kept} Entry */
-export class Storage {
+export class KeptEntries {
   constructor() {
     /** @type {Map<string, Entry>} for which there is no room: they are kept while this page lives */
     this.unstored = new Map();

@@ -2,7 +2,7 @@
 
 import { Refusal } from "../api.js";
 import { counted } from "../dom.js";
-import { PREFIX, Storage } from "./kept.js";
+import { KeptEntries, PREFIX } from "./kept.js";
 
 const ADDRESS = "v1/ratings";
 const FIRST_PAUSE = 2000;
@@ -32,8 +32,8 @@ export class Outbox extends EventTarget {
   constructor(api) {
     super();
     this.api = api;
-    /** @type {Storage<Entry>} */
-    this.storage = new Storage();
+    /** @type {KeptEntries<Entry>} */
+    this.kept = new KeptEntries();
     /** @type {string | undefined} name of the one that is served */
     this.index = undefined;
     /** @type {Entry[]} what is kept about this index, by all tabs */
@@ -46,7 +46,7 @@ export class Outbox extends EventTarget {
     this.pause = FIRST_PAUSE;
     /** @type {number | undefined} */
     this.timer = undefined;
-    this.storage.listen(() => this.#show());
+    this.kept.listen(() => this.#show());
     addEventListener("online", () => this.send());
   }
 
@@ -57,7 +57,7 @@ export class Outbox extends EventTarget {
   open(index) {
     const isOther = this.index !== undefined && this.index !== index;
     this.index = index;
-    this.#show();
+    this.#read();
     if (isOther) location.reload(); // all that the page shows is of the earlier one
   }
 
@@ -143,7 +143,7 @@ export class Outbox extends EventTarget {
   async #sendOne(entry) {
     const { key, answer, mark, undo } = entry;
     entry.tried = true;
-    this.storage.put(entry);
+    this.kept.put(entry);
     try {
       const said = await (undo ? this.#takeBack(undo) : mark ? this.#request("PUT", "/marks", mark) : this.#give(key, answer));
       this.#tell("sent", { entry, said });
@@ -204,7 +204,7 @@ export class Outbox extends EventTarget {
     for (const entry of this.#read()) {
       if (entry.undo?.of !== key) continue;
       entry.undo.id = id;
-      this.storage.put(entry);
+      this.kept.put(entry);
     }
   }
 
@@ -213,8 +213,8 @@ export class Outbox extends EventTarget {
    * @returns {string} its key
    */
   #add(content) {
-    const entry = { key: newKey(), index: String(this.index), place: this.storage.end, tried: false, ...content };
-    this.storage.put(entry);
+    const entry = { key: newKey(), index: String(this.index), place: this.kept.end, tried: false, ...content };
+    this.kept.put(entry);
     this.#show();
     if (this.timer === undefined) this.send();
     return entry.key;
@@ -222,13 +222,13 @@ export class Outbox extends EventTarget {
 
   /** @param {string} key */
   #drop(key) {
-    this.storage.remove(key);
+    this.kept.remove(key);
     this.#show();
   }
 
   /** @returns {Entry[]} what is kept about the index now, the oldest first */
   #read() {
-    this.entries = this.storage.all().filter(({ index }) => index === this.index);
+    this.entries = this.kept.all().filter(({ index }) => index === this.index);
     return this.entries;
   }
 
