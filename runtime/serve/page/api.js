@@ -19,7 +19,10 @@ export class Refusal extends Error {
 /** The server does not answer. */
 export class Unreachable extends Error {}
 
-/** @typedef {RequestInit & {timeout?: number, tries?: number}} Options timeout: of each try, in ms, instead of a signal */
+/**
+ * @typedef {RequestInit & {timeout?: number, tries?: number}} Options
+ *     timeout: of each try, in ms, instead of a signal; tries: while the server is busy
+ */
 
 export class Api {
   /**

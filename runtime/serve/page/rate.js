@@ -213,7 +213,8 @@ function stop(why) {
 /** @returns {boolean} whether the focus is where it cannot stay without a question */
 function isHeld() {
   const held = document.activeElement;
-  return byId("main").contains(held) || held === byId("skip-question") || (held === byId("undo") && answered.length === 0);
+  const isOff = held === byId("skip-question") || (held === byId("undo") && answered.length === 0);
+  return isOff || byId("main").contains(held);
 }
 
 function hideNotice() {

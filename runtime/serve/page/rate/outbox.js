@@ -18,7 +18,7 @@ const FINAL = [400, 404, 409, 413, 422];
  * @typedef {{query: string, positive: string, negative: string}} Comparison
  * @typedef {{comparisons?: Comparison[], skipped?: object[], rater?: string}} Answer
  * @typedef {{query: string, picture: string, more: boolean | null, rater?: string}} Mark
- * @typedef {{of: string, answer: Answer, id?: number}} Undo of an answer by its key, and the rating's id once it is known
+ * @typedef {{of: string, answer: Answer, id?: number}} Undo by the key of the answer, and the rating's id once known
  * @typedef {object} Content
  * @property {Answer} [answer]
  * @property {Mark} [mark]
@@ -99,7 +99,8 @@ export class Outbox extends EventTarget {
   undo(key, answer) {
     const entry = this.#read().find((each) => each.key === key);
     if (entry) this.#drop(key);
-    if (answer.comparisons?.length && (!entry || entry.tried)) this.#add({ undo: { of: key, answer, id: this.ids.get(key) } });
+    const isThere = Boolean(answer.comparisons?.length) && (entry?.tried ?? true);
+    if (isThere) this.#add({ undo: { of: key, answer, id: this.ids.get(key) } });
   }
 
   /** Send what is left, from the first entry on. */
@@ -145,7 +146,10 @@ export class Outbox extends EventTarget {
     entry.tried = true;
     this.kept.put(entry);
     try {
-      const said = await (undo ? this.#takeBack(undo) : mark ? this.#request("PUT", "/marks", mark) : this.#give(key, answer));
+      let said;
+      if (undo) said = await this.#takeBack(undo);
+      else if (mark) said = await this.#request("PUT", "/marks", mark);
+      else said = await this.#give(key, answer);
       this.#tell("sent", { entry, said });
     } catch (error) {
       if (!(error instanceof Refusal) || !FINAL.includes(error.status)) throw error;
@@ -165,7 +169,7 @@ export class Outbox extends EventTarget {
   }
 
   /**
-   * Remove a rating. Its id may be unknown, since a response was lost: the server says it when it gets the answer again.
+   * Remove a rating. If a response was lost, its id is unknown: the server says it when it gets the answer again.
    * @param {Undo} undo
    */
   async #takeBack(undo) {
@@ -252,7 +256,7 @@ function newKey() {
 }
 
 /**
- * Let one tab send at a time, where the browser can: with HTTPS. One that waits for a token does not keep others waiting.
+ * Let one tab send at a time, where the browser can: with HTTPS. One that asks for a token holds no other up for long.
  * @param {() => Promise<void>} action
  */
 async function alone(action) {
