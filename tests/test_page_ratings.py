@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from page_visit import (
     World,
     expect,
     make_world,
+    until,
 )
 
 from deeprank.runtime.index.database.store import Store
@@ -36,6 +38,8 @@ new PerformanceObserver(list => {
 # A try that takes two seconds has failed, not only one that takes twenty.
 IMPATIENT = "window.patient = AbortSignal.timeout; AbortSignal.timeout = ms => patient.call(AbortSignal, ms / 10)"
 LOST = "Failed to load resource"
+KEPT = "Object.keys(localStorage).filter(key => key.startsWith('unsent')).length"
+QUESTIONS = "**/v1/ratings/questions*"
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +141,30 @@ def counted(page: Any, count: int) -> None:
     sent(page)
 
 
+def lose(route: Any, lost: str) -> None:
+    """Let a request with an answer be lost, or what the server says to it."""
+    if route.request.method != "POST":
+        return route.continue_()
+    if lost == "answer":
+        route.fetch()
+    return route.abort()
+
+
+def hold(held: list[Any], route: Any) -> None:
+    """Let a request with an answer wait."""
+    if route.request.method == "POST":
+        held.append(route)
+    else:
+        route.continue_()
+
+
+def few(route: Any, most: int) -> None:
+    """Let the server have few questions."""
+    response = route.fetch()
+    said = response.json()
+    route.fulfill(response=response, json=said | {"questions": said["questions"][:most]})
+
+
 # Questions
 
 
@@ -219,26 +247,50 @@ def test_the_raters_name_is_remembered(world: World, server: Server, visiting: V
         assert [each.rater for each in stored(world)] == ["<b>Ada</b> 1"]
 
 
+@pytest.mark.thorough
+def test_a_name_that_the_server_refuses_is_not_used(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        page = rating(visit)
+        page.evaluate(r"localStorage.setItem('rater', ' A\u202eda\u0007 \ud800')")  # of an earlier visit
+        page.reload()
+        field = page.get_by_label("Your name")
+        expect(field).to_have_value("Ada")
+        page.wait_for_timeout(300)
+        question = asked(world, page)
+        page.keyboard.press("1")
+        second = next_question(world, page, question, "1")
+        counted(page, 1)
+        field.fill("Bo\u2066b\u2028\u0085")
+        page.get_by_role("button", name="The first: ").click()
+        third = next_question(world, page, second, "1")
+        counted(page, 2)
+        expect(field).to_have_value("Bob")
+        other = page.context.new_page()
+        other.goto(f"{visit.url}rate")
+        other.get_by_label("Your name").fill("\u202c")
+        other.get_by_label("Your name").blur()
+        expect(field).to_have_value("")  # as in the other tab
+        page.keyboard.press("1")
+        next_question(world, page, third, "1")
+        counted(page, 3)
+        assert [each.rater for each in stored(world)] == ["Ada", "Bob", None]
+
+
 @pytest.mark.parametrize("lost", [pytest.param("request", marks=pytest.mark.thorough), "answer"])
 def test_a_lost_answer_is_kept_and_sent_again(world: World, server: Server, visiting: Visitor, lost: str) -> None:
     """Also one whose request has arrived: it is not added twice."""
-
-    def lose(route: Any) -> None:
-        if lost == "answer":
-            route.fetch()
-        route.abort()
-
     with visiting(server, expected=LOST) as visit:
         page = rating(visit)
         page.wait_for_timeout(250)
         question = asked(world, page)
-        page.route("**/v1/ratings", lambda route: lose(route) if route.request.method == "POST" else route.continue_())
+        page.route("**/v1/ratings", lambda route: lose(route, lost))
         page.keyboard.press("ArrowLeft")
         expect(page.locator("#unsent")).to_contain_text(
             "1 rating not sent yet: The server does not answer. This browser keeps it."
         )
         expect(page.locator("#count")).to_have_text("1 rating")
         second = next_question(world, page, question)
+        page.evaluate("Date.now = () => 0")  # the clock was set back: the order stays
         page.keyboard.press("ArrowRight")
         next_question(world, page, second, "ArrowRight")
         expect(page.locator("#unsent")).to_contain_text("2 ratings not sent yet")
@@ -249,6 +301,23 @@ def test_a_lost_answer_is_kept_and_sent_again(world: World, server: Server, visi
         expect(page.locator("#unsent")).to_be_hidden()
         counted(page, 2)
         assert answers(world) == [question, (second[0], second[2], second[1])]
+
+
+def test_without_room_an_answer_is_sent_all_the_same(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server, expected=LOST) as visit:
+        page = rating(visit)
+        page.wait_for_timeout(250)
+        question = asked(world, page)
+        page.evaluate(
+            "() => { Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') } }"
+        )
+        page.route("**/v1/ratings", lambda route: lose(route, "answer"))
+        page.keyboard.press("1")
+        expect(page.locator("#unsent")).to_contain_text("1 rating not sent yet")
+        page.unroute("**/v1/ratings")
+        page.get_by_role("button", name="Try again").click()
+        expect(page.locator("#unsent")).to_be_hidden()
+        assert answers(world) == [question]
 
 
 @pytest.mark.thorough
@@ -269,23 +338,130 @@ def test_an_answer_in_a_network_that_stalls_is_kept(world: World, server: Server
         assert answers(world) == [question]
 
 
+@pytest.mark.parametrize("lost", ["request", "answer"])
 @pytest.mark.thorough
-def test_an_unsent_answer_is_undone(world: World, server: Server, visiting: Visitor) -> None:
+def test_an_unsent_answer_is_undone(world: World, server: Server, visiting: Visitor, lost: str) -> None:
+    """Also on the server, which may have got the one that was tried."""
     with visiting(server, expected=LOST) as visit:
         page = rating(visit)
         page.wait_for_timeout(250)
         question = asked(world, page)
-        page.route(
-            "**/v1/ratings", lambda route: route.abort() if route.request.method == "POST" else route.continue_()
-        )
+        page.route("**/v1/ratings", lambda route: lose(route, lost))
         page.keyboard.press("1")
-        expect(page.locator("#unsent")).to_contain_text("1 rating")
-        next_question(world, page, question)
+        expect(page.locator("#unsent")).to_contain_text("1 rating not sent yet")
+        second = next_question(world, page, question)
+        page.keyboard.press("2")
+        next_question(world, page, second, "2")
+        assert answers(world) == ([question] if lost == "answer" else [])
+        page.keyboard.press("u")  # it was never tried
+        expect(page.locator("#unsent")).to_contain_text("1 rating not sent yet")
+        expect(page.locator("#count")).to_have_text("1 rating")
+        page.wait_for_timeout(250)
         page.keyboard.press("u")
+        expect(page.locator("#count")).to_have_text("0 ratings")
+        assert asked(world, page) == question
+        page.reload()
+        page.unroute("**/v1/ratings")
         expect(page.locator("#unsent")).to_be_hidden()
         counted(page, 0)
-        assert asked(world, page) == question
-    assert answers(world) == []
+        assert answers(world) == []
+        removed = {url.partition("/v1/ratings/")[2] for url in visit.requests if "&positive=" in url}
+        query, first, second = (content.hex() for content in question)
+        assert removed == {f"1?query={query}&positive={first}&negative={second}"}
+
+
+@pytest.mark.thorough
+def test_what_is_kept_about_another_index_waits_for_it(world: World, server: Server, visiting: Visitor) -> None:
+    shutil.copytree(world.index, world.folder / "other.index")
+    other = Server(world.folder / "other.index", server.options, server.port)
+    with visiting(server, expected=LOST) as visit:
+        page = rating(visit)
+        page.wait_for_timeout(250)
+        question = asked(world, page)
+        server.stop()
+        try:
+            page.keyboard.press("1")
+            expect(page.locator("#unsent")).to_contain_text("1 rating not sent yet")
+            other.start()
+            page.get_by_role("button", name="Try again").click()
+            expect(page.locator("#unsent")).to_be_hidden()  # the page was loaded again
+            expect(page.locator("#count")).to_have_text("0 ratings")
+            page.wait_for_timeout(250)
+            expect(page.get_by_role("button", name="Undo")).to_be_disabled()
+            page.keyboard.press("1")
+            expect(page.locator("#count")).to_have_text("1 rating")
+            until(page, lambda: page.evaluate(KEPT) == 1)
+            with RatingStore.open(other.index) as store:
+                assert [each.query for each in store.comparisons()] != [question[0]]
+                assert store.count == 1
+        finally:
+            if other.process:
+                other.stop()
+            server.start()
+        page.reload()
+        counted(page, 1)
+        assert answers(world) == [question]
+
+
+@pytest.mark.thorough
+def test_tabs_share_what_is_not_sent(world: World, server: Server, visiting: Visitor) -> None:
+    """What one tab takes back, no other sends; and one sends at a time."""
+    held: list[Any] = []
+    are_lost = True
+    with visiting(server, expected=LOST) as visit:
+        page = rating(visit)
+        page.wait_for_timeout(250)
+        first = asked(world, page)
+        page.context.route("**/v1/ratings", lambda route: lose(route, "request") if are_lost else hold(held, route))
+        page.keyboard.press("1")
+        expect(page.locator("#unsent")).to_contain_text("1 rating not sent yet")
+        second = next_question(world, page, first)
+        page.keyboard.press("1")
+        third = next_question(world, page, second, "1")
+        other = page.context.new_page()
+        other.goto(f"{visit.url}rate")
+        expect(other.locator("#unsent")).to_contain_text("2 ratings not sent yet")
+        page.keyboard.press("u")
+        assert next_question(world, page, third) == second
+        expect(other.locator("#count")).to_have_text("1 rating")
+        are_lost = False
+        other.get_by_role("button", name="Try again").click()
+        until(page, lambda: len(held) == 1)
+        page.get_by_role("button", name="Try again").click()
+        page.wait_for_timeout(500)
+        assert len(held) == 1
+        page.keyboard.press("u")  # while the other tab sends it
+        assert next_question(world, page, second) == first
+        held[0].continue_()
+        page.context.unroute("**/v1/ratings")
+        counted(page, 0)
+        assert answers(world) == []
+
+
+@pytest.mark.thorough
+def test_a_passing_refusal_loses_no_answer(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server, expected="status of (500|429|403)") as visit:
+        page = rating(visit)
+        page.wait_for_timeout(250)
+        question = asked(world, page)
+        statuses = [500, 429, 403]
+
+        def fail(route: Any) -> None:
+            if route.request.method == "POST" and statuses:
+                route.fulfill(status=statuses[0])
+            else:
+                route.continue_()
+
+        page.route("**/v1/ratings", fail)
+        page.keyboard.press("1")
+        while statuses:
+            expect(page.locator("#unsent")).to_contain_text(
+                f"1 rating not sent yet: The server answered with status {statuses[0]}. This browser keeps it."
+            )
+            statuses.pop(0)
+            page.get_by_role("button", name="Try again").click()
+        counted(page, 1)
+        assert answers(world) == [question]
 
 
 @pytest.mark.thorough
@@ -362,6 +538,95 @@ def test_enough_ratings_name_the_command(server: Server, visiting: Visitor) -> N
         sent(page)
         page.unroute_all(behavior="wait")
         expect(page.locator("#lesson")).to_be_hidden()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("said", ["nothing left", "nothing at all"])
+def test_an_undo_while_questions_are_asked_for(world: World, server: Server, visiting: Visitor, said: str) -> None:
+    """The question that it asks again stays, whatever is said about further ones."""
+    held: list[Any] = []
+    with visiting(server, expected=LOST) as visit:
+        page = visit.page
+        page.route(QUESTIONS, lambda route: few(route, 2))
+        rating(visit)
+        page.unroute(QUESTIONS)
+        page.route(QUESTIONS, lambda route: held.append(route))
+        page.wait_for_timeout(250)
+        first = asked(world, page)
+        page.keyboard.press("1")
+        second = next_question(world, page, first)
+        page.keyboard.press("1")
+        expect(page.locator("#main")).to_have_attribute("aria-busy", "true")
+        page.keyboard.press("u")
+        expect(page.locator("#count")).to_have_text("1 rating")
+        sent(page)
+        if said == "nothing left":
+            held[0].fulfill(
+                response=(response := held[0].fetch()), json=response.json() | {"questions": [], "ratings": 0}
+            )
+        else:
+            held[0].abort()
+        page.unroute(QUESTIONS)
+        visit.settled()
+        expect(page.locator("#question")).to_be_visible()
+        expect(page.locator("#notice")).to_be_hidden()
+        expect(page.locator("#count")).to_have_text("1 rating")  # not the number of an earlier time
+        assert asked(world, page) == second
+        page.keyboard.press("2")
+        next_question(world, page, second, "2")
+        counted(page, 2)
+        assert answers(world) == [first, (second[0], second[2], second[1])]
+
+
+@pytest.mark.thorough
+def test_a_button_that_is_held_acts_once(world: World, server: Server, visiting: Visitor) -> None:
+    with visiting(server) as visit:
+        page = rating(visit)
+
+        def press_long(button: str) -> None:
+            page.locator(button).focus()
+            for _ in range(4):
+                page.wait_for_timeout(250)
+                page.keyboard.down("Enter")
+            page.keyboard.up("Enter")
+
+        press_long("#choose-first")
+        counted(page, 1)
+        page.keyboard.press("2")
+        counted(page, 2)
+        press_long("#choose-second")
+        counted(page, 3)
+        press_long("#undo")
+        counted(page, 2)
+        assert len(answers(world)) == 2
+
+
+@pytest.mark.thorough
+def test_the_focus_goes_to_what_comes_instead_of_questions(server: Server, visiting: Visitor) -> None:
+    with visiting(server, expected=LOST) as visit:
+        page = visit.page
+        page.route(QUESTIONS, lambda route: few(route, 1))
+        rating(visit)
+        page.unroute(QUESTIONS)
+        page.route(QUESTIONS, lambda route: few(route, 0))
+        page.locator("#choose-first").focus()
+        page.wait_for_timeout(250)
+        page.keyboard.press("Enter")
+        expect(page.locator("#notice-title")).to_have_text("No more questions")
+        expect(page.get_by_role("button", name="Look again")).to_be_focused()
+        page.unroute(QUESTIONS)
+        page.keyboard.press("Enter")
+        expect(page.locator("#question")).to_be_visible()
+        expect(page.locator("#main")).to_be_focused()
+        page.route(QUESTIONS, lambda route: route.abort())
+        page.locator("#skip-question").focus()
+        for _ in range(40):  # more questions than it has
+            page.keyboard.press("Enter")
+            page.wait_for_timeout(210)
+            if page.locator("#notice").is_visible():
+                break
+        expect(page.locator("#notice-title")).to_have_text("The server does not answer")
+        expect(page.locator("#notice").get_by_role("button", name="Try again")).to_be_focused()
 
 
 @pytest.mark.thorough
@@ -527,6 +792,78 @@ def test_a_lost_mark_is_sent_later(world: World, server: Server, visiting: Visit
         expect(button).to_have_attribute("aria-pressed", "true")
         sent(page)
         assert marks(world) == {contents(world)["dog, dog/1.png"]: False}
+
+
+@pytest.mark.thorough
+def test_a_mark_that_was_taken_back_does_not_come_back(world: World, server: Server, visiting: Visitor) -> None:
+    """Another tab that had it does not send it again."""
+    address = f"?id={number_of(world, 'cat/3.png')}"
+    with visiting(server, expected=LOST) as visit:
+        page = signed_in(visit)
+        visit.open(address).hits()
+        page.context.route("**/v1/ratings/marks", lambda route: route.abort())
+        tile(page, "dog/1.png").locator("a").focus()
+        page.keyboard.press("m")
+        expect(page.locator("#strip")).to_contain_text("1 rating not sent yet")
+        other = page.context.new_page()
+        other.goto(visit.url + address)
+        button = other.get_by_role("button", name="More like dog/1.png", include_hidden=True)
+        expect(button).to_have_attribute("aria-pressed", "true")
+        page.keyboard.press("m")
+        page.route("**/v1/ratings/marks", lambda route: route.continue_())  # of this tab alone
+        page.evaluate("dispatchEvent(new Event('online'))")
+        sent(page)
+        assert marks(world) == {}
+        page.context.unroute("**/v1/ratings/marks")
+        other.evaluate("dispatchEvent(new Event('online'))")
+        other.wait_for_timeout(500)
+        assert marks(world) == {}
+
+
+def test_marks_are_those_of_the_rater(world: World, server: Server, visiting: Visitor) -> None:
+    """Also when another tab signs with another name."""
+    with visiting(server) as visit:
+        page = signed_in(visit)
+        other = page.context.new_page()
+        other.goto(f"{visit.url}rate")
+
+        def sign(name: str) -> None:
+            other.get_by_label("Your name").fill(name)
+            other.get_by_label("Your name").blur()
+
+        def shows(*pressed: str) -> None:
+            expect(page.locator("#grid .tile-marks [aria-pressed=true]")).to_have_count(len(pressed))
+            for name in pressed:
+                button = page.get_by_role("button", name=name, include_hidden=True)
+                expect(button).to_have_attribute("aria-pressed", "true")
+
+        sign("Ada")
+        visit.open(f"?id={number_of(world, 'cat/3.png')}").hits()
+        tile(page, "dog/1.png").locator("a").focus()
+        page.keyboard.press("m")
+        shows("More like dog/1.png")
+        sign("Bob")
+        shows()
+        page.keyboard.press("l")
+        shows("Less like dog/1.png")
+        sent(page)
+        sign("Ada")
+        shows("More like dog/1.png")
+        page.keyboard.press("m")
+        shows()
+        sent(page)
+        with RatingStore.open(world.index) as store:
+            assert [(mark.rater, mark.more) for mark in store.marks()] == [("Bob", False)]
+
+
+def test_damaged_ratings_are_no_matter_of_searches(world: World, server: Server, visiting: Visitor) -> None:
+    (world.index / "ratings.sqlite").write_bytes(b"no database" * 1000)
+    with visiting(server, expected="status of 503") as visit:
+        page = signed_in(visit)
+        visit.open(f"?id={number_of(world, 'cat/3.png')}").hits()
+        until(page, lambda: bool(visit.errors))
+        page.wait_for_timeout(500)
+        expect(page.locator("#strip")).to_have_text("")
 
 
 # Looks

@@ -19,7 +19,10 @@ export class Refusal extends Error {
 /** The server does not answer. */
 export class Unreachable extends Error {}
 
-/** @typedef {RequestInit & {timeout?: number}} Options timeout: of each try, in ms, instead of a signal */
+/**
+ * @typedef {RequestInit & {timeout?: number, tries?: number}} Options
+ *     timeout: of each try, in ms, instead of a signal; tries: while the server is busy
+ */
 
 export class Api {
   /**
@@ -48,7 +51,7 @@ export class Api {
    * @returns {Promise<Response>} whose status is one of success
    * @throws {Refusal | Unreachable}
    */
-  async send(path, { timeout, ...options } = {}) {
+  async send(path, { timeout, tries = TRIES, ...options } = {}) {
     let tokenRequested = false;
     for (let attempt = 1; ; attempt++) {
       const ends = timeout === undefined ? {} : { signal: AbortSignal.timeout(timeout) };
@@ -57,7 +60,7 @@ export class Api {
       if (response.status === 401 && !tokenRequested) {
         tokenRequested = true;
         await this.askToken();
-      } else if (response.status === 503 && attempt < TRIES) {
+      } else if (response.status === 503 && attempt < tries) {
         await this.#wait(response, options.signal);
       } else throw await refusal(response);
     }

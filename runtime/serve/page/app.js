@@ -195,7 +195,10 @@ async function learn(signal) {
   byId("twins").hidden = !info.supports.near_duplicates; // shown before, so that the header does not move
   marks.allowed = info.supports.ratings && info.writes;
   byId("rate").hidden = !marks.allowed;
-  if (marks.allowed) outbox.send();
+  if (marks.allowed) {
+    outbox.open(info.index);
+    outbox.send();
+  }
   const most = fileSize(info.limits.max_upload_bytes);
   byId("choose").title = `Drop a picture anywhere, paste one, or choose a file: up to ${most}`;
 }

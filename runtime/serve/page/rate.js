@@ -25,6 +25,7 @@ const OFTEN = 5;
 const KEPT = 20;
 
 /**
+ * @typedef {import("./rate/outbox.js").Answer} Answer
  * @typedef {import("./rate/question.js").Side} Side
  * @typedef {import("./rate/question.js").Question} Question
  */
@@ -42,11 +43,13 @@ let current = null;
 let shownAt = 0;
 /** @type {Shown[]} that come next */
 let upcoming = [];
-/** @type {{shown: Shown, key: string}[]} the latest ones, with the keys of their answers */
+/** @type {{shown: Shown, key: string, given: Answer}[]} the latest ones, with their answers and the keys of these */
 const answered = [];
 /** Ratings that the server counts. */
 let ratings = 0;
 let answers = 0;
+/** Ratings that the server has acknowledged. */
+let acknowledged = 0;
 /** Whether the server did not answer the last question for questions. */
 let isAway = false;
 /** @type {Promise<void> | null} */
@@ -55,7 +58,7 @@ let filling = null;
 /** Learn what the index is, and ask the first question. */
 async function begin() {
   isAway = false;
-  byId("notice").hidden = true;
+  hideNotice();
   working(true);
   try {
     await session.begin(api, new AbortController().signal);
@@ -63,11 +66,12 @@ async function begin() {
     const reason = refusal();
     if (reason) return stop(reason);
     byId("tally").hidden = false;
+    outbox.open(info.index);
     outbox.send();
     learnAgreement();
     await next();
   } catch (error) {
-    fail(error);
+    failNext(error);
   } finally {
     working(false);
   }
@@ -96,6 +100,7 @@ async function next() {
     working(true);
     await fill().finally(() => working(false));
   } else if (upcoming.length < FEW) fill().catch(() => {}); // asked for again with the next question
+  if (current) return; // an undo has asked its question again
   const shown = upcoming.shift();
   if (!shown) return stop(nothingLeft());
   show(shown);
@@ -111,8 +116,9 @@ function fill() {
 }
 
 async function ask() {
+  const before = acknowledged;
   const said = await api.json(`v1/ratings/questions?count=${AT_ONCE}`);
-  count(said.ratings);
+  count(acknowledged === before ? said.ratings : ratings); // the later one of two numbers
   const known = new Set([...(current ? [current] : []), ...upcoming, ...answered.map(({ shown }) => shown)].map(({ key }) => key));
   const all = said.questions.map((/** @type {Question} */ question) => new Shown(question, api));
   upcoming.push(...all.filter((/** @type {Shown} */ { key }) => !known.has(key)));
@@ -132,7 +138,7 @@ function show(shown) {
   const { query, first, second } = shown.question;
   byId("choose-first").ariaLabel = `The first: ${described(first)}`;
   byId("choose-second").ariaLabel = `The second: ${described(second)}`;
-  byId("notice").hidden = true;
+  hideNotice();
   byId("question").hidden = false;
   byId("skip-question").disabled = false;
   byId("undo").disabled = answered.length === 0;
@@ -148,22 +154,24 @@ function skip() {
   if (current) take({ skipped: [current.skipped()] });
 }
 
-/** @param {import("./rate/outbox.js").Answer} given */
-function take(given) {
+/** @param {Answer} content */
+function take(content) {
   if (!current || performance.now() - shownAt < TOO_FAST_MS) return;
-  answered.push({ shown: current, key: outbox.answer({ ...given, rater: rater() }) });
+  const given = { ...content, rater: rater() };
+  answered.push({ shown: current, key: outbox.answer(given), given });
   if (answered.length > KEPT) answered.shift();
   answers += 1;
   current = null;
-  next().catch(fail);
+  next().catch(failNext);
 }
 
 /** Take the latest answer back, and ask its question again. */
 function undo() {
   const last = answered.pop();
   if (!last) return;
-  outbox.undo(last.key);
+  outbox.undo(last.key, last.given);
   if (current) upcoming.unshift(current);
+  isAway = false; // there is a question, whatever became of those that were asked for
   show(last.shown);
 }
 
@@ -174,7 +182,7 @@ function count(said = ratings) {
 }
 
 async function learnAgreement() {
-  const said = await api.json("v1/ratings").catch(() => null);
+  const said = await api.json("v1/ratings", { tries: 1 }).catch(() => null);
   if (said) showAgreement(said.agreement);
 }
 
@@ -193,11 +201,30 @@ function nothingLeft() {
 
 /** @param {import("./notices.js").Notice} why there is no question */
 function stop(why) {
+  const held = isHeld();
   current = null;
   byId("question").hidden = true;
   byId("skip-question").disabled = true;
   byId("undo").disabled = answered.length === 0;
   showNotice(why);
+  if (held) (byId("notice").querySelector("button") ?? byId("main")).focus();
+}
+
+/** @returns {boolean} whether the focus is where it cannot stay without a question */
+function isHeld() {
+  const held = document.activeElement;
+  const isOff = held === byId("skip-question") || (held === byId("undo") && answered.length === 0);
+  return isOff || byId("main").contains(held);
+}
+
+function hideNotice() {
+  if (byId("notice").contains(document.activeElement)) byId("main").focus();
+  byId("notice").hidden = true;
+}
+
+/** @param {unknown} error for which there is no next question, unless an undo has asked one again */
+function failNext(error) {
+  if (!current) fail(error);
 }
 
 /** @param {unknown} error */
@@ -245,14 +272,25 @@ function press(event) {
   if (!event.repeat) actions[event.key]();
 }
 
+/**
+ * Let a button that is held down act once: the browser would press it again and again.
+ * @param {KeyboardEvent} event
+ */
+function holdBack(event) {
+  const target = /** @type {Element} */ (event.target);
+  if (event.repeat && ["Enter", " "].includes(event.key) && target.closest("button")) event.preventDefault();
+}
+
 outbox.addEventListener("change", () => info && showUnsent());
 outbox.addEventListener("sent", (event) => {
   const { said } = /** @type {CustomEvent} */ (event).detail;
   ratings = said.ratings;
+  acknowledged += 1;
   if (answers % OFTEN === 0) learnAgreement();
-  if (isAway) begin(); // it answers again
+  if (isAway && !current) begin(); // it answers again
 });
 outbox.addEventListener("refused", (event) => say(/** @type {CustomEvent} */ (event).detail.error.message));
+document.addEventListener("keydown", holdBack, true);
 document.addEventListener("keydown", press);
 listenForKeys({
   1: () => answer("first"),

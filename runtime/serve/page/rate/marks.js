@@ -1,6 +1,6 @@
 /** Marks of hits: more like this, or less like this. They are kept in the index, by the hash of each file. */
 
-import { rater } from "./rater.js";
+import { onOtherRater, rater } from "./rater.js";
 
 /**
  * @typedef {import("../gallery/tile.js").Item} Item
@@ -19,8 +19,11 @@ export class Marks extends EventTarget {
     this.outbox = outbox;
     /** Whether the server takes ratings. */
     this.allowed = false;
-    /** @type {Map<string, Map<string, boolean>>} by the query's hash, then by the picture's */
+    /** @type {Map<string, Map<string, boolean>>} by the query's hash and the rater, then by the picture's */
     this.known = new Map();
+    /** @type {Set<string>} queries whose marks were asked for */
+    this.learnt = new Set();
+    onOtherRater(() => this.#learnAgain());
     outbox.addEventListener("refused", (event) => this.#refuse(/** @type {CustomEvent} */ (event).detail));
   }
 
@@ -39,7 +42,7 @@ export class Marks extends EventTarget {
    * @returns {boolean | null} whether more like it is wished, or less; null: neither
    */
   of(query, { sha256 }) {
-    return this.known.get(query)?.get(sha256 ?? "") ?? null;
+    return this.known.get(keyOf(query))?.get(sha256 ?? "") ?? null;
   }
 
   /**
@@ -60,21 +63,24 @@ export class Marks extends EventTarget {
    * @param {string | undefined} query
    */
   async learn(query) {
-    if (!this.allowed || !query || this.known.has(query)) return;
-    this.known.set(query, new Map());
     const name = rater();
+    const key = keyOf(query, name);
+    if (!this.allowed || !query || this.known.has(key)) return;
+    this.learnt.add(query);
+    this.known.set(key, new Map());
     const parameters = new URLSearchParams({ query, ...(name ? { rater: name } : {}) });
     try {
-      const { marks } = await this.api.json(`v1/ratings?${parameters}`);
-      const set = this.known.get(query) ?? []; // while those of the server were asked for
+      const { marks } = await this.api.json(`v1/ratings?${parameters}`, { tries: 1 }); // searches go on without them
+      const set = this.known.get(key) ?? []; // while those of the server were asked for
       const all = new Map([...marks.map((/** @type {any} */ { sha256, more }) => [sha256, more]), ...set]);
       for (const { mark } of this.outbox.entries) {
-        if (mark?.query === query && mark.more === null) all.delete(mark.picture);
-        else if (mark?.query === query) all.set(mark.picture, mark.more);
+        if (!mark || keyOf(mark.query, mark.rater) !== key) continue;
+        if (mark.more === null) all.delete(mark.picture);
+        else all.set(mark.picture, mark.more);
       }
-      this.known.set(query, all);
+      this.known.set(key, all);
     } catch {
-      this.known.delete(query); // asked for again with the next search
+      this.known.delete(key); // asked for again with the next search
     }
     this.dispatchEvent(new Event("change"));
   }
@@ -85,8 +91,8 @@ export class Marks extends EventTarget {
    * @param {boolean | null} more
    */
   #set(query, picture, more) {
-    const marks = this.known.get(query) ?? new Map();
-    this.known.set(query, marks);
+    const marks = this.known.get(keyOf(query)) ?? new Map();
+    this.known.set(keyOf(query), marks);
     if (more === null) marks.delete(picture);
     else marks.set(picture, more);
     this.dispatchEvent(new Event("change"));
@@ -95,9 +101,24 @@ export class Marks extends EventTarget {
   /** @param {{entry: import("./outbox.js").Entry}} refused */
   #refuse({ entry: { mark } }) {
     if (!mark) return;
-    this.known.delete(mark.query);
+    this.known.delete(keyOf(mark.query, mark.rater));
     this.learn(mark.query);
   }
+
+  /** Show the marks of another rater, as whom another tab has signed. */
+  #learnAgain() {
+    this.dispatchEvent(new Event("change"));
+    for (const query of this.learnt) this.learn(query);
+  }
+}
+
+/**
+ * @param {string | undefined} query
+ * @param {string | undefined} name of the rater
+ * @returns {string} by which the marks are known
+ */
+function keyOf(query, name = rater()) {
+  return `${query} ${name ?? ""}`;
 }
 
 /**
