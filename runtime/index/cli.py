@@ -300,7 +300,6 @@ def _dry_run(index: Path, folders: Sequence[Path], options: SyncOptions, *, as_j
 
 def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed: bool, as_json: bool) -> SyncReport:
     return_large_blocks()
-    folder = index.resolve()  # a working directory stays the former index
     continues = "finished embeddings are kept, and the next sync continues there"
     kept = kept_index(index, "the index has the new model") if reembed else continues
     with interruptible(kept) as start, termination_as_interrupt():
@@ -318,7 +317,7 @@ def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed
         emit_json(sync_presentation.sync_document(index, report))
     else:
         print(sync_presentation.sync_line(file_line(index), report))
-        note(sync_presentation.sync_time(report, bytes_in(folder)))
+        note(sync_presentation.sync_time(report, bytes_in(index)))
         if report.example is not None:
             next_step("deeprank-query", from_here(report.example), *_index_option(index))
     return report

@@ -53,6 +53,7 @@ def replacement(folder: Path) -> Iterator[Path]:
         if not isinstance(error, Exception):
             raise
     else:
+        _enter(fresh, folder)
         _take_along(fresh, folder)
         _delete(fresh)
 
@@ -76,6 +77,15 @@ def _exchange(fresh: Path, folder: Path) -> None:
         status = folder.stat()
         set_permissions(fresh, Permissions.of(status), stat.S_IMODE(status.st_mode))
         exchange_folders(fresh, folder)
+
+
+def _enter(former: Path, folder: Path) -> None:
+    """Leave the former index for the new one, if the working directory lies in it: it is about to be deleted."""
+    with contextlib.suppress(OSError):
+        here = Path.cwd()
+        if here.is_relative_to(former):
+            os.chdir(folder)
+            os.chdir(here.relative_to(former))
 
 
 def _take_along(former: Path, folder: Path) -> None:
