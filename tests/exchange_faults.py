@@ -13,7 +13,8 @@ __all__ = ["Case", "Ended", "hidden", "run_cases", "words"]
 # Before a rename of the exchange, counted from 1, where it is not one step; or after it: before the parent folder is
 # made durable, or before the former index is deleted.
 Step = Literal["rename 1", "rename 2", "rename 3", "durable", "tidy", "never"]
-Fault = Literal["kill", "interrupt", "terminate", "error"]
+# "delete FOLDER": nothing but that, an empty folder.
+Fault = Literal["kill", "interrupt", "terminate", "error"] | str
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ def fail(fault, path):
         raise KeyboardInterrupt
     if fault == "error":
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-    os.kill(os.getpid(), signal.SIGTERM)
+    if fault == "terminate":
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        os.rmdir(fault.removeprefix("delete "))
 
 def prepare(case):
     index, step = Path(case["index"]), case["step"]

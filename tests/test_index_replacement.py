@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -208,3 +210,43 @@ def test_a_crash_is_repaired_where_the_index_is_named_by_a_link(index: Path, mad
     index.rename(index.with_name(".index.aside"))
     run_command("deeprank-index", "info", "--index", index.parent / "link")
     assert model_of(index, made) == "model.onnx"
+
+
+# Queries
+
+# Exchanges the index when the model is opened, which comes after the database.
+QUERY = """
+import sys
+from pathlib import Path
+from deeprank.runtime.files import exchange_folders
+from deeprank.runtime.umbrella import cli
+index, times, opened = Path(sys.argv[1]), int(sys.argv[2]), False
+def hook(event, arguments):
+    global times, opened
+    if event == "sqlite3.connect":
+        opened = True
+    elif event == "open" and times and opened and str(arguments[0]) == str(index / "model.onnx"):
+        times, opened = times - 1, False
+        exchange_folders(index.with_name("other"), index)
+sys.addaudithook(hook)
+sys.argv = ["deeprank-query", "-", "--index", str(index), "--json"]
+cli.query()
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_query_is_answered_by_the_index_that_took_the_place(times: int, index: Path, made: Path) -> None:
+    shutil.copytree(index, index.with_name("other"))
+    reembed(index.with_name("other"), SyncOptions(model=made / "other.onnx"))
+    picture = made / "photos" / "a" / "1.png"
+    command = [sys.executable, "-c", QUERY, index, str(times)]
+    result = subprocess.run(command, input=picture.read_bytes(), capture_output=True)
+    if times == 2:  # it is opened again once
+        assert result.returncode == 1
+        assert b"was replaced while it was open" in result.stderr
+        return
+    assert result.returncode == 0, result.stderr
+    assert model_of(index, made) == "other.onnx"
+    expected = run_command("deeprank-query", picture, "--index", index, "--json").stdout
+    hits = [json.loads(text)["results"][0]["hits"] for text in (result.stdout, expected)]
+    assert hits[0] == hits[1]
