@@ -116,10 +116,23 @@ def test_damaged_ratings_that_were_set_aside_stay(index: Path, made: Path) -> No
 # Kills
 
 
+def test_what_a_killed_writer_leaves_is_not_foreign(index: Path, made: Path) -> None:
+    unfinished = f".items.sqlite.{'0' * 32}.tmp"
+    for folder in (index, index.with_name(".index.reembed"), index / "repair.tmp"):
+        folder.mkdir(exist_ok=True)
+        for suffix in ("", "-journal", "-wal"):
+            (folder / (unfinished + suffix)).write_bytes(b"unfinished")
+    reembed(index, SyncOptions(model=made / "other.onnx"))
+    assert model_of(index, made) == "other.onnx"
+    assert sorted(content(index)) == sorted(content(made / "index"))
+    assert hidden(index.parent) == []
+
+
 def copies(made: Path, tmp_path: Path, count: int) -> list[Path]:
     return [Path(shutil.copytree(made / "index", tmp_path / str(number) / "index")) for number in range(count)]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_kill_between_renames_bars_no_later_exchange(made: Path, tmp_path: Path) -> None:
     steps = ("rename 1", "rename 2", "rename 3", "durable")
@@ -156,6 +169,7 @@ def test_a_copy_takes_the_place_of_an_index_that_was_left_aside(index: Path, mad
 # Interrupts and errors
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_what_comes_after_the_exchange_is_not_told_as_if_nothing_had_changed(made: Path, tmp_path: Path) -> None:
     done, undone = "interrupted; the index has the new model.", "interrupted; the index is unchanged."
@@ -197,8 +211,8 @@ def test_an_index_is_named_from_inside(index: Path, made: Path) -> None:
     ):
         for command in (["deeprank-index", "info"], ["deeprank-index", "verify"], ["deeprank-query", query]):
             run_command(*command, "--index", name, cwd=cwd)
-        said = run_command("deeprank-teach", "--undo", "--index", name, cwd=cwd, status=1).stderr
-        assert "was not taught, so there is nothing to undo" in said
+    said = run_command("deeprank-teach", "--undo", "--index", ".", cwd=index, status=1).stderr
+    assert "was not taught, so there is nothing to undo" in said
     result = run_command(*again(Path(), made), cwd=index)
     assert "the index takes 0 bytes" not in result.stderr
     assert model_of(index, made) == "other.onnx"
