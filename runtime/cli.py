@@ -46,6 +46,7 @@ __all__ = [
     "guarded",
     "index_option",
     "interruptible",
+    "kept_index",
     "note",
     "progress",
     "progress_in_stages",
@@ -231,13 +232,37 @@ def progress_in_stages() -> Iterator[StartProgress]:
 
 
 @contextlib.contextmanager
-def interruptible(kept: str) -> Iterator[StartProgress]:
-    """Show progress. On Ctrl-C, say what was ``kept``, and exit as an interrupted command does."""
+def interruptible(kept: str | Callable[[], str]) -> Iterator[StartProgress]:
+    """Show progress. On Ctrl-C, say what was ``kept``, and exit as an interrupted command does.
+
+    Args:
+        kept: the words, or a function that returns them when they are needed.
+
+    """
     try:
         with progress_in_stages() as start:
             yield start
     except KeyboardInterrupt as interrupt:
-        fail(f"interrupted; {kept}.", status=143 if isinstance(interrupt, _Terminated) else 130)
+        said = kept if isinstance(kept, str) else kept()
+        fail(f"interrupted; {said}.", status=143 if isinstance(interrupt, _Terminated) else 130)
+
+
+def kept_index(index: Path, new: str, former: str = "the index is unchanged") -> Callable[[], str]:
+    """Return what :func:`interruptible` says of an index that is put in place in one step at the end.
+
+    Args:
+        index: the folder, before the work.
+        new: the words once the new index is there.
+        former: the words until then.
+
+    """
+    from .files import finish_exchange
+    from .index.layout import database_id
+
+    finish_exchange(index)  # else the former index would pass for a new one
+    folder = Path(os.path.realpath(index))  # as a working directory, it would stay the former index
+    before = database_id(folder)
+    return lambda: former if database_id(folder) == before else new
 
 
 def check_page(html: Path | None) -> None:

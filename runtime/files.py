@@ -25,6 +25,7 @@ __all__ = [
     "NotRegularError",
     "Permissions",
     "SourceError",
+    "aside_of",
     "copy_blocks",
     "create_file",
     "delete_prepared",
@@ -471,24 +472,43 @@ def exchange_folders(fresh: Path, folder: Path) -> None:
     """Swap two folders of one parent.
 
     Linux does that in one step. Elsewhere it takes renames; :func:`finish_exchange` repairs a crash between them.
+    After an error or an interrupt, ``folder`` is one of the two, and :func:`aside_of` may be left.
+
+    Args:
+        fresh: takes the name ``folder``.
+        folder: an absolute path, no link.
+
     """
     if not _exchanged(fresh, folder):
-        aside = folder.with_name(f".{folder.name}.aside")
-        folder.replace(aside)
-        fresh.replace(folder)
-        aside.replace(fresh)
+        aside = aside_of(folder)
+        try:
+            folder.replace(aside)
+            fresh.replace(folder)
+            aside.replace(fresh)
+        except BaseException:
+            finish_exchange(folder)
+            raise
     sync_folder(folder.parent)
+
+
+def aside_of(folder: Path) -> Path:
+    """Return the name that a folder has between the renames of :func:`exchange_folders`."""
+    return folder.with_name(f".{folder.name}.aside")
 
 
 def finish_exchange(folder: Path) -> None:
     """Restore the name of a folder after a crash in :func:`exchange_folders`.
 
     Only a folder of the same user is taken: others may be able to create one of that name.
+
+    Args:
+        folder: any path of it, such as ``.`` or a link.
+
     """
-    aside = folder.with_name(f".{folder.name}.aside")
-    if is_own_folder(aside) and not os.path.lexists(folder):
-        with contextlib.suppress(OSError):  # the parent may be read-only; then there is no index
-            aside.replace(folder)
+    with contextlib.suppress(OSError):  # the parent may be read-only, the working directory deleted: no index
+        real = Path(os.path.realpath(folder))
+        if real.name and not os.path.lexists(real) and is_own_folder(aside_of(real)):
+            aside_of(real).replace(real)
 
 
 def _exchanged(one: Path, other: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import run_command
+from exchange_faults import Case, run_cases, words
 from PIL import Image
 from tiny_model import write_model
 
@@ -235,6 +237,37 @@ def refused(index: Path, says: str) -> None:
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert says in error
     assert error.endswith("is unchanged; --force exchanges its model all the same.")
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_what_follows_the_exchange_hides_it_from_nobody(index: Path, gallery: Path, tmp_path: Path) -> None:
+    """An interrupt while the former index is deleted, and a page that cannot be written any more."""
+    rate(index, gallery, rated(sorted((gallery / "photos").iterdir()), 45))
+    other = Path(shutil.copytree(index, tmp_path / "other.index"))
+    before = file_sha256(index / "model.onnx")
+    page = tmp_path / "pages" / "page.html"
+    page.parent.mkdir()
+    for place, options, case, status in (
+        (index, [], ("tidy", "interrupt"), 130),
+        (other, ["--html", page], ("tidy", f"delete {page.parent}"), 1),
+        (other, ["--html", page, "--json"], ("tidy", f"delete {page.parent}"), 1),
+    ):
+        command = words("deeprank-teach", "--force", "--index", place, *options)
+        page.parent.mkdir(exist_ok=True)
+        (ended,) = run_cases([Case(command, str(place), *case)])  # type: ignore[arg-type]
+        assert ended.status == status, ended
+        assert file_sha256(place / "model.onnx") != before
+        assert verify(place).problems == ()
+        if not options:
+            assert "interrupted; the index has the taught model." in ended.said
+        elif "--json" in options:
+            document, error = ended.said[ended.said.index("{") :].split("\nerror: ")
+            assert (json.loads(document)["exchanged"], json.loads(document)["page"]) == (True, None)
+            assert "cannot be written" in error
+        else:
+            assert "other.index has the taught model now" in ended.said
+            assert "cannot be written" in ended.said
 
 
 def test_too_few_ratings_are_refused(index: Path, gallery: Path) -> None:

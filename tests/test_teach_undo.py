@@ -1,5 +1,6 @@
 """Back to the model before: with the pictures that came since, from the vectors in the index."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from conftest import run_command
+from exchange_faults import Case, hidden, run_cases, words
 from test_teach_graph import head_for, write_taught
 from tiny_model import write_model, write_picture, write_pictures
 
@@ -115,3 +118,34 @@ def test_pictures_are_embedded_again_where_vectors_cannot_be_computed(index: Pat
         undo(index)
     for path in before.rglob("*"):
         assert path.read_bytes() == (index / path.relative_to(before)).read_bytes()
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_an_interrupt_tells_which_model_the_index_has(index: Path, tmp_path: Path) -> None:
+    former = state(index)[2]
+    teach(index, 0.6)
+    taught = state(index)[2]
+    expected = {
+        ("rename 2", "terminate", True): (143, taught, "interrupted; the index is unchanged."),
+        ("durable", "interrupt", False): (130, former, "interrupted; the index has its former model again."),
+        ("tidy", "error", False): (0, former, "has its former model again (tiny-0)"),
+    }
+    places = [Path(shutil.copytree(index, tmp_path / str(number) / "index")) for number in range(len(expected))]
+    cases = [
+        Case(words("deeprank-teach", "--undo", "--index", place), str(place), *case)  # type: ignore[arg-type]
+        for place, case in zip(places, expected, strict=True)
+    ]
+    for case, place, ended in zip(cases, places, run_cases(cases), strict=True):
+        status, model, says = expected[case.step, case.fault, case.renames]
+        assert (ended.status, state(place)[2]) == (status, model), ended
+        assert says in ended.said, ended
+
+
+def test_undo_in_the_folder_of_the_index(index: Path) -> None:
+    first = state(index)
+    teach(index, 0.6)
+    result = run_command("deeprank-teach", "--undo", "--index", ".", cwd=index)
+    assert result.stdout == ". has its former model again (tiny-0); its vectors were computed.\n"
+    assert state(index)[2] == first[2]
+    assert hidden(index.parent) == []

@@ -19,6 +19,7 @@ from ...runtime.cli import (
     emit_json,
     guarded,
     interruptible,
+    kept_index,
     note,
     termination_as_interrupt,
 )
@@ -104,13 +105,21 @@ def _teach(index: Path, *, force: bool, with_labels: bool, html: Path | None, sh
     except ImportError as error:
         raise MissingExtraError("deeprank-teach", "train") from error
 
+    from ...runtime.index.folder import check_replaceable
+
+    check_replaceable(index)
     wants_page = show or html is not None
-    with interruptible("the index is unchanged") as start, termination_as_interrupt():
+    kept = kept_index(index, "the index has the taught model")
+    with interruptible(kept) as start, termination_as_interrupt():
         taught = teach(index, force=force, with_labels=with_labels, shown=wants_page, progress=start)
+    _show(index, taught, as_json=as_json)
     page = None
-    if wants_page:
-        page = save_page(render(_page(index, taught)), html, "deeprank-teach")
-    _show(index, taught, page, as_json=as_json)
+    try:
+        if wants_page:
+            page = save_page(render(_page(index, taught)), html, "deeprank-teach")
+    finally:
+        if as_json:  # it names the page; without one it still tells whether the model was exchanged
+            emit_json(presentation.document(index, taught, page))
     if show and page is not None:
         show_page(page)
     if taught.refusal is not None:
@@ -127,11 +136,10 @@ def _page(index: Path, taught: Taught) -> Contents:
     return Contents(index, result, tuple(taught.lesson.measures()), taught.changes, taught.images, taught.queries)
 
 
-def _show(index: Path, taught: Taught, page: Path | None, *, as_json: bool) -> None:
+def _show(index: Path, taught: Taught, *, as_json: bool) -> None:
     for remark in presentation.remarks(taught):
         note(remark)
     if as_json:
-        emit_json(presentation.document(index, taught, page))
         return
     for name, value in presentation.facts(taught):
         emit_fact(name, value, width=22)
@@ -144,7 +152,8 @@ def _undo(index: Path, *, as_json: bool) -> None:
         from .undo import undo
     except ImportError as error:
         raise MissingExtraError("deeprank-teach", "train") from error
-    with interruptible("the index is unchanged") as start, termination_as_interrupt():
+    kept = kept_index(index, "the index has its former model again")
+    with interruptible(kept) as start, termination_as_interrupt():
         undone: Undone = undo(index, progress=start)
     for remark in undone.exchange.remarks:
         note(remark)

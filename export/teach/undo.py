@@ -19,7 +19,7 @@ from ...runtime.model.taught import TAUGHT, previous_sha256
 from ...runtime.modelfile import open_model
 from ...runtime.progress import StartProgress, start_nothing
 from ...runtime.text import display_path
-from .start import read_start
+from .start import Start, read_start
 from .vectors import mapping
 
 __all__ = ["Undone", "undo"]
@@ -60,24 +60,29 @@ def undo(index: Path, *, progress: StartProgress = start_nothing) -> Undone:
         of = store.meta().model_sha256
     check_model(index, of, None)
     former = _former(index)
-    with tempfile.TemporaryDirectory(prefix="deeprank-") as folder:
+    if former is None:
+        content, head = read_start(index / MODEL).content, None
+    else:
+        then = _same_start(index / MODEL, former)
+        if then is None:
+            return _embed_again(index, former, progress)
+        content, head = former.read_bytes(), then.head
+    with tempfile.TemporaryDirectory(prefix="deeprank-", ignore_cleanup_errors=True) as folder:
         target = Path(folder) / MODEL
-        try:
-            now = read_start(index / MODEL)
-            then = now if former is None else read_start(former)
-            computable = now.content == then.content
-        except ExportError:  # of a model that was changed since it was taught
-            if former is None:
-                raise
-            computable = False
-        if not computable:
-            return _embed_again(index, former or target, progress)
-        head = None if former is None else then.head
-        target.write_bytes(now.content if former is None else former.read_bytes())
+        target.write_bytes(content)
+        info = open_model(target, device="cpu").info
         mapped = mapping(open_model(index / MODEL, device="cpu").info, head)
         exchange = replace_model(index, target, mapped, of=of, keep=False, progress=progress)
-        info = open_model(target, device="cpu").info
-        return Undone(info.name, head is not None, False, exchange)
+    return Undone(info.name, head is not None, False, exchange)
+
+
+def _same_start(model: Path, former: Path) -> Start | None:
+    """Read the former model; None: vectors cannot be computed, as both do not have one start."""
+    try:
+        then = read_start(former)
+        return then if read_start(model).content == then.content else None
+    except ExportError:  # of a model that was changed since it was taught
+        return None
 
 
 def _former(index: Path) -> Path | None:
@@ -103,8 +108,7 @@ def _former(index: Path) -> Path | None:
 
 
 def _embed_again(index: Path, former: Path, progress: StartProgress) -> Undone:
-    info = open_model(former, device="cpu").info
+    opened = open_model(former, device="cpu")
     report = reembed(index, SyncOptions(model=former), progress=progress)
-    with Store.open(index) as store:
-        exchange = ModelExchange(store.meta().items, store.meta().model_sha256, 0, tuple(report.remarks))
-    return Undone(info.name, TAUGHT in info.training, True, exchange)
+    exchange = ModelExchange(report.items, opened.sha256, 0, tuple(report.remarks))
+    return Undone(opened.info.name, TAUGHT in opened.info.training, True, exchange)

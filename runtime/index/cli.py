@@ -22,6 +22,7 @@ from ..cli import (
     emit_json,
     guarded,
     interruptible,
+    kept_index,
     note,
     progress_in_stages,
     termination_as_interrupt,
@@ -299,7 +300,8 @@ def _dry_run(index: Path, folders: Sequence[Path], options: SyncOptions, *, as_j
 
 def _sync(index: Path, folders: Sequence[Path], options: SyncOptions, *, reembed: bool, as_json: bool) -> SyncReport:
     return_large_blocks()
-    kept = "the index is unchanged" if reembed else "finished embeddings are kept, and the next sync continues there"
+    continues = "finished embeddings are kept, and the next sync continues there"
+    kept = kept_index(index, "the index has the new model") if reembed else continues
     with interruptible(kept) as start, termination_as_interrupt():
         if reembed:
             from .maintenance.reembed import reembed as embed_again
@@ -458,7 +460,8 @@ def copy_command(
     """Copy one state of the index, even during searches and syncs. The copy is complete, or there is none."""
     from .maintenance.copy import copy
 
-    with interruptible(f"nothing was put at {display_path(target)}") as start:
+    where = f"at {display_path(target)}"
+    with interruptible(kept_index(target, f"the copy is {where}", f"nothing was put {where}")) as start:
         report = copy(index, target, replace=replace, check=check, shared=shared, progress=start)
     for remark in report.remarks:
         note(remark)
@@ -508,7 +511,7 @@ def import_command(
     """Make a new index from an exported file, without embedding anything."""
     from .exchange.importer import import_index
 
-    with interruptible("no index was made") as start:
+    with interruptible(kept_index(index, "the index was made", "no index was made")) as start:
         report = import_index(source, index, model=model, shared=shared, progress=start)
     for remark in report.remarks:
         note(remark)

@@ -15,6 +15,7 @@ from ..console import to_paste
 from ..errors import IndexLockedError, IndexStateError, ModelFileError
 from ..files import (
     Permissions,
+    aside_of,
     exchange_folders,
     file_sha256,
     finish_exchange,
@@ -38,19 +39,24 @@ from .layout import (
     disk_errors,
     is_foreign,
     is_index,
+    is_kept,
     is_left_over,
     is_part,
     permissions_of,
     private_folder,
     put_copy,
 )
-from .uploads.store import delete_files, find_unused, foreign_names, uploads_of
+from .uploads.store import delete_files, find_unused, foreign_names, link_or_copy, uploads_of
 
 __all__ = [
     "bytes_in",
+    "carry_kept",
     "check_free",
     "check_model",
+    "check_only_ours",
+    "check_replaceable",
     "check_usable",
+    "clear_exchanged",
     "clear_leftovers",
     "clear_unused_uploads",
     "find_leftovers",
@@ -59,7 +65,11 @@ __all__ = [
     "install_model",
     "new_folder",
     "placed_folder",
+    "replacement_of",
 ]
+
+# The folder in which earlier versions repaired an index.
+_REPAIRED = "repair.tmp"
 
 
 @contextmanager
@@ -130,11 +140,41 @@ def check_usable(folder: Path) -> None:
 
 def foreign_files(folder: Path) -> list[str]:
     """Return the entries of a folder that are no part of an index, relative to it."""
-    strangers = sorted(path.name for path in folder.iterdir() if not is_part(path.name) and path.name != UPLOADS)
+    strangers = sorted(path.name for path in folder.iterdir() if not _is_ours(path))
     uploads = folder / UPLOADS
     if uploads.is_symlink() or (uploads.exists() and not uploads.is_dir()):
         strangers.append(UPLOADS)
     return [*strangers, *foreign_names(folder)]
+
+
+def _is_ours(path: Path) -> bool:
+    name = path.name
+    if is_kept(name):
+        return _is_file(path)
+    return is_part(name) or name == UPLOADS or (name == _REPAIRED and _holds_parts_alone(path))
+
+
+def _holds_parts_alone(path: Path) -> bool:
+    """Tell whether a path is a folder, no link, that can be read and in which nothing is foreign."""
+    try:
+        return path.is_dir() and not path.is_symlink() and not foreign_files(path)
+    except OSError:
+        return False
+
+
+def check_only_ours(folder: Path, fate: str) -> None:
+    """Make sure that a folder which is to be replaced or deleted holds an index alone.
+
+    Raises:
+        IndexStateError: it holds something else; ``fate`` says why that matters.
+
+    """
+    strangers = foreign_files(folder)
+    if strangers:
+        raise IndexStateError(
+            f"{display_path(folder)} holds files that do not belong to an index ({display_path(strangers[0])}) and "
+            f"{fate}; expected only an index. Move them to another folder, and run the command again."
+        )
 
 
 def _let_in(folder: Path, permissions: Permissions) -> None:
@@ -214,11 +254,65 @@ def find_leftovers(folder: Path) -> list[Path]:
     """Return temporary files and folders that are unused once the index lock is held."""
     names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []  # noqa: PTH208 - names alone
     prepared = [folder / name for name in names if is_left_over(name) and _is_file(folder / name)]
-    real = Path(os.path.realpath(folder))
-    repaired, embedded = folder / "repair.tmp", real.with_name(f".{real.name}.reembed")
-    prepared += [repaired] if repaired.is_dir() and not repaired.is_symlink() else []
+    prepared += [folder / _REPAIRED] if _holds_parts_alone(folder / _REPAIRED) else []
+    return prepared + _left_by_exchange(Path(os.path.realpath(folder)))
+
+
+def _left_by_exchange(folder: Path) -> list[Path]:
     # Another user's folder is not ours to delete: the parent folder may be writable for many.
-    return prepared + ([embedded] if is_own_folder(embedded) else [])
+    return [path for path in _beside(folder) if is_own_folder(path) and _holds_parts_alone(path)]
+
+
+def _beside(folder: Path) -> list[Path]:
+    """Return the names beside an index that a killed exchange may have left, of a resolved path."""
+    # Without an index of that name, the one aside is the index.
+    return [replacement_of(folder), *([aside_of(folder)] if is_index(folder) else [])]
+
+
+def replacement_of(folder: Path) -> Path:
+    """Return the folder in which the index is made that takes the place of another, of a resolved path."""
+    return folder.with_name(f".{folder.name}.reembed")
+
+
+def check_replaceable(index: Path) -> None:
+    """Make sure that an exchange of an index deletes nothing else; a folder without an index passes.
+
+    Raises:
+        IndexStateError: its folder, or one that the exchange would use beside it, holds other files.
+
+    """
+    folder = Path(os.path.realpath(index))
+    if is_index(folder):
+        with disk_errors(folder):
+            check_only_ours(folder, "would be lost")
+            for path in filter(is_own_folder, _beside(folder)):
+                check_only_ours(path, "are in the way")
+
+
+def clear_exchanged(folder: Path) -> None:
+    """Delete the other index that a killed exchange left beside this one; the lock must be held.
+
+    Args:
+        folder: of the index, its path resolved.
+
+    Raises:
+        OSError: it cannot be deleted.
+
+    """
+    for path in _left_by_exchange(folder):
+        shutil.rmtree(path)
+
+
+def carry_kept(folder: Path, fresh: Path) -> None:
+    """Take along what a repair has set aside, to the index that takes the place of this one.
+
+    Raises:
+        OSError: it cannot be copied.
+
+    """
+    for path in folder.iterdir():
+        if is_kept(path.name) and _is_file(path):
+            link_or_copy(path, fresh / path.name)
 
 
 def clear_leftovers(folder: Path) -> list[str]:
@@ -295,6 +389,8 @@ def placed_folder(
             undo.callback(shutil.rmtree, making, ignore_errors=True)
             yield making
             _check_closed(making, target)
+            if is_index(real):
+                carry_kept(real, making)
             _make_durable(making)
             check_free(target, replace=replace)
             _open(making, real, permissions, mode)
@@ -324,21 +420,13 @@ def check_free(target: Path, *, replace: bool = False, hint: str = "") -> None:
         raise IndexStateError(
             f"{display_path(target)} is an index already; expected a new name or an empty folder{hint}."
         )
-    _check_only_ours(target, "would be lost")
-
-
-def _check_only_ours(folder: Path, fate: str) -> None:
-    strangers = foreign_files(folder)
-    if strangers:
-        raise IndexStateError(
-            f"{display_path(folder)} holds files that do not belong to an index ({display_path(strangers[0])}) and "
-            f"{fate}; expected only an index."
-        )
+    check_only_ours(target, "would be lost")
 
 
 def _put(making: Path, target: Path) -> None:
     if is_index(target):
         with locked(target):
+            clear_exchanged(target)
             exchange_folders(making, target)
     else:
         making.rename(target)  # replaces an empty folder
@@ -372,7 +460,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 def _empty(folder: Path) -> None:
     """Empty the folder of a killed process; the name is hidden, but may hold a user's files."""
-    _check_only_ours(folder, "are in the way")
+    check_only_ours(folder, "are in the way")
     shutil.rmtree(uploads_of(folder), ignore_errors=True)
     for path in folder.iterdir():
         if path.name != LOCK:

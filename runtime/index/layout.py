@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,7 @@ __all__ = [
     "file_lock",
     "is_foreign",
     "is_index",
+    "is_kept",
     "is_left_over",
     "is_part",
     "not_shared",
@@ -83,6 +85,8 @@ _SIDES = tuple(name + suffix for name in (DATABASE, RATINGS) for suffix in SIDE_
 _PARTS = (DATABASE, MODEL, PREVIOUS, GRAPH, LOCK, RATINGS, *_SIDES)
 # Parts that are written under a temporary name.
 _PREPARED = (DATABASE, MODEL, PREVIOUS, GRAPH, RATINGS)
+# What a repair has set aside of damaged ratings; it belongs to the index, and no command deletes it.
+_KEPT = re.compile(rf"{re.escape(RATINGS)}\.damaged(\.\d+)?")
 # Temporary names in earlier versions.
 _ONCE_PREPARED = tuple(f"{name}.tmp" for name in (DATABASE, MODEL, GRAPH, LOCK))
 _ONCE_PREPARED += tuple(f"{DATABASE}.tmp{suffix}" for suffix in SIDE_FILES)
@@ -112,6 +116,11 @@ def is_part(name: str) -> bool:
 def is_left_over(name: str) -> bool:
     """Tell whether this is the name of an abandoned temporary file, if the index lock is free."""
     return prepared_for(name) in _PREPARED or name in _ONCE_PREPARED
+
+
+def is_kept(name: str) -> bool:
+    """Tell whether this is the name of damaged ratings that ``verify --repair`` has set aside."""
+    return _KEPT.fullmatch(name) is not None
 
 
 def check_parts(folder: Path) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..console import emit_json, emit_paths, guarded, note, save_page, show_page, standard_streams, terminal_width
-from ..errors import DeepRankError
+from ..errors import DeepRankError, IndexReplacedError, PictureError
 from ..text import display_path, display_width, printable, shortened
 from .arguments import QueryArguments, read_arguments
-from .run import QueryResult, count_similar, unrelated_note
+from .run import Query, QueryResult, answer, count_similar, read_queries, unrelated_note
 
 if TYPE_CHECKING:
     from ..index.search.pictures import Pictures
@@ -42,9 +42,6 @@ def main() -> None:
 @guarded
 def run(arguments: QueryArguments, *, verbose: bool) -> None:
     """Answer the queries; exit with 1 if one could not be read."""
-    from ..index.location import open_index
-    from .run import answer
-
     if arguments.copy_to is not None:
         from .copy_hits import check_folder
 
@@ -53,12 +50,11 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
         from ..webpage.browser import check_place
 
         check_place(arguments.html)
-    device, threads, max_pixels = arguments.device, arguments.threads, arguments.max_pixels
-    opened = open_index(arguments.index, device=device, threads=threads, max_pixels=max_pixels, store=arguments.store)
-    with opened as index, _preparing(index):
-        results = answer(index, arguments)
-        roots = index.roots() if arguments.copy_to is not None else []
-        unrelated_distance = index.unrelated_distance
+    queries = read_queries(arguments)
+    try:
+        index, results, roots, unrelated_distance = _answer(arguments, queries)
+    except IndexReplacedError:  # such as by deeprank-teach, just now: the new index answers
+        index, results, roots, unrelated_distance = _answer(arguments, queries)
     for remark in index.remarks:
         note(remark)
     for each in results:
@@ -80,6 +76,20 @@ def run(arguments: QueryArguments, *, verbose: bool) -> None:
         show_page(page)
     if not complete or any(result.error is not None for result in results):
         sys.exit(1)
+
+
+def _answer(
+    arguments: QueryArguments, queries: Sequence[Query | PictureError]
+) -> tuple[Searchable, list[QueryResult], list[str], float | None]:
+    """Open the index, and return it, closed, with the results, its folders if needed, and its limit of similarity."""
+    from ..index.location import open_index
+
+    device, threads, max_pixels = arguments.device, arguments.threads, arguments.max_pixels
+    opened = open_index(arguments.index, device=device, threads=threads, max_pixels=max_pixels, store=arguments.store)
+    with opened as index, _preparing(index):
+        results = answer(index, arguments, queries)
+        roots = index.roots() if arguments.copy_to is not None else []
+        return index, results, roots, index.unrelated_distance
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ __all__ = [
     "count_similar",
     "empty_reasons",
     "read_picture",
+    "read_queries",
     "unrelated_note",
 ]
 
@@ -113,15 +114,26 @@ class _Embedded:
     error: str = ""
 
 
-def answer(index: Searchable, arguments: QueryArguments) -> list[QueryResult]:
+def read_queries(arguments: QueryArguments) -> list[Query | PictureError]:
+    """Return the queries from files and standard input, in order; standard input is read, once."""
+    return list(map(_query, arguments.images))
+
+
+def answer(index: Searchable, arguments: QueryArguments, queries: Sequence[Query | PictureError]) -> list[QueryResult]:
     """Return the result of each picture, or of their mean; an unreadable picture has an error.
 
+    Args:
+        index: the index.
+        arguments: the request, and the pictures of the index that are queries, too.
+        queries: by :func:`read_queries`.
+
     Raises:
+        IndexReplacedError: the index was replaced meanwhile; open it again.
         QueryError, IndexStateError, ModelFileError: no query can be answered.
 
     """
     # Before the snapshot: embedding takes long, and a snapshot keeps writers waiting.
-    of_files = list(_of_files(index, arguments))
+    of_files = list(_of_files(index, arguments, queries))
     try:
         return _answer(index, of_files, arguments)
     except IndexReplacedError:  # a store may exchange one collection for another of the same model
@@ -189,11 +201,10 @@ def _with_reasons(
     return results
 
 
-def _of_files(index: Searchable, arguments: QueryArguments) -> Iterator[_Embedded]:
-    """Yield the queries from files and standard input, in order."""
-    if not arguments.images:  # no model is opened
-        return
-    queries = list(map(_query, arguments.images))
+def _of_files(
+    index: Searchable, arguments: QueryArguments, queries: Sequence[Query | PictureError]
+) -> Iterator[_Embedded]:
+    """Embed the queries from files and standard input, in order; without any, no model is opened."""
     readable = [each for each in queries if isinstance(each, Query)]
     vectors = _vectors(index.embedder, [_source(each) for each in readable]) if readable else iter(())
     for each in queries:
