@@ -86,7 +86,7 @@ _PARTS = (DATABASE, MODEL, PREVIOUS, GRAPH, LOCK, RATINGS, *_SIDES)
 # Parts that are written under a temporary name.
 _PREPARED = (DATABASE, MODEL, PREVIOUS, GRAPH, RATINGS)
 # What a repair has set aside of damaged ratings; it belongs to the index, and no command deletes it.
-_KEPT = re.compile(rf"{re.escape(RATINGS)}\.damaged(\.\d+)?")
+_KEPT = re.compile(rf"{re.escape(DAMAGED_RATINGS)}(\.\d+)?")
 # Temporary names in earlier versions.
 _ONCE_PREPARED = tuple(f"{name}.tmp" for name in (DATABASE, MODEL, GRAPH, LOCK))
 _ONCE_PREPARED += tuple(f"{DATABASE}.tmp{suffix}" for suffix in SIDE_FILES)
