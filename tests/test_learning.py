@@ -19,7 +19,7 @@ from deeprank.train.ratings.head import Head, start_vectors
 from deeprank.train.ratings.learner import Settings, learn_head, margins
 from deeprank.train.ratings.lesson import learn_lesson
 from deeprank.train.ratings.metric import TripletMetric
-from deeprank.train.ratings.rated import Rated, decided, held_out, rated
+from deeprank.train.ratings.rated import Rated, folds_of, rated
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -216,16 +216,9 @@ def test_classes_teach_beside_ratings() -> None:
 
 def test_a_query_stays_on_its_side() -> None:
     queries = contents(3000)
-    held = held_out(queries)
-    assert held.mean() == pytest.approx(0.3, abs=0.03)
-    assert (held_out(queries[:100]) == held[:100]).all()
-
-
-def test_of_contradicting_answers_the_majority_counts() -> None:
-    a, b, c, d = contents(4)
-    answers = decided([(a, b, c), (a, c, b), (a, b, c), (b, c, d), (b, d, c), (a, a, b)])
-    assert answers.triplets == ((a, b, c),)
-    assert answers.undecided == 1
+    folds = folds_of(queries)
+    assert (folds == 0).mean() == pytest.approx(0.3, abs=0.03)
+    assert (folds_of(queries[:100]) == folds[:100]).all()
 
 
 def test_copies_are_one_picture() -> None:

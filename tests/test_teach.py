@@ -23,7 +23,7 @@ from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.progress import Advance, no_progress
-from deeprank.train.ratings.rated import held_out
+from deeprank.train.ratings.rated import folds_of
 
 COLOURS = ((200, 60, 60), (60, 180, 60), (70, 70, 200), (190, 190, 50))
 SHAPES = 6
@@ -150,7 +150,7 @@ def held_out_figures(index: Path, gallery: Path, done: dict[str, Any]) -> None:
     run_command("deeprank-index", "ratings", "export", table, "--index", index)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    held = held_out([bytes.fromhex(row["query_sha256"]) for row in rows])
+    held = folds_of([bytes.fromhex(row["query_sha256"]) for row in rows]) == 0
     kept = [[f"photos/{row[key]}" for key in ("query", "positive", "negative")] for row in np.array(rows)[held]]
     write_ratings(table, kept)
     for model, figures in ((gallery / "model.onnx", done["before"]), (index / "model.onnx", done["after"])):

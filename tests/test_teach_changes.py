@@ -10,8 +10,8 @@ import pytest
 from deeprank.export.teach.changes import SHOWN, changes_of, rated_queries, telling
 from deeprank.export.teach.limit import moved_limit
 from deeprank.export.teach.page import Contents, render
-from deeprank.export.teach.vectors import right_order
 from deeprank.runtime.index.search.items import IndexedImage
+from deeprank.train.ratings.learner import right_order
 
 Vectors = npt.NDArray[np.float32]
 

@@ -17,7 +17,7 @@ from deeprank.runtime.index.ratings import NewComparison, add_comparisons
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.train.ratings.head import Head
 from deeprank.train.ratings.learner import margins
-from deeprank.train.ratings.rated import held_out
+from deeprank.train.ratings.rated import folds_of
 
 COUNT = 200
 
@@ -76,7 +76,7 @@ def test_an_index_teaches(made: Path, tmp_path: Path) -> None:
     # the head that was measured is the one that was written
     contents, vectors, _ = pictures_of(made / "index")
     triplets = ratings(vectors[:, :4], 900)
-    held = triplets[held_out([contents[row] for row in triplets[:, 0]])]
+    held = triplets[folds_of([contents[row] for row in triplets[:, 0]]) == 0]
     head = Head.load(run / "head.safetensors")
     assert (margins(vectors, held) > 0).mean() == pytest.approx(metrics["before"]["similarity_precision"], abs=0.01)
     assert (margins(head.apply(vectors), held) > 0).mean() == pytest.approx(

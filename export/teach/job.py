@@ -16,6 +16,7 @@ from ...runtime.index.database.store import Store
 from ...runtime.index.maintenance.model_exchange import ModelExchange, replace_model
 from ...runtime.index.search.items import IndexedImage
 from ...runtime.progress import StartProgress, start_nothing
+from ...train.ratings.learner import right_order
 from ...train.ratings.lesson import Lesson, learn_lesson
 from ...train.ratings.sources import RatedSource, rated_index
 from ..formats.formats import Form
@@ -27,7 +28,7 @@ from .page import QUERIES
 from .pictures import index_pictures
 from .proof import TaughtNetwork, TaughtReference
 from .start import Start, read_start, taught_info
-from .vectors import appended, mapping, right_order
+from .vectors import appended, mapping
 
 __all__ = ["Refusal", "Taught", "teach"]
 
