@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 _MOST_TIMES = 10
 _RESAMPLES = 1000
 # Share of the redrawn curves that must fall and name a number, and of those numbers inside the range.
-_ENOUGH = 0.95
+_ENOUGH = 0.975
 _RANGE = 0.8
 _Z = 1.96
 
@@ -40,7 +40,8 @@ def ratings_needed(
     range holds 80 % of the numbers.
 
     All points of a draw are of the same queries, so their differences vary less than they do. No number is told unless
-    the answers of now are better than the start's, and 95 % of the draws fall and name a number.
+    the answers of now are better than the start's, and 97.5 % of the drawn curves fall and name one: otherwise coin
+    flips name numbers, too.
 
     Args:
         total: ratings now, learned from and held out.
