@@ -12,14 +12,14 @@ from raters import Rater, Taste
 from deeprank.runtime.evaluate.embeddings import EmbeddedSplit
 from deeprank.runtime.evaluate.triplets import RatedTriplets, evaluate_triplets
 from deeprank.runtime.index.ratings.questions import choose_questions
+from deeprank.runtime.index.ratings.resolution import Questions as Asked
 from deeprank.runtime.metrics import label_codes, precision_at_k
 from deeprank.runtime.scan import nearest
 from deeprank.train.ratings.comparison import Verdict
 from deeprank.train.ratings.head import Head
 from deeprank.train.ratings.learner import CANDIDATES, Settings, learn_head
-from deeprank.train.ratings.lesson import judged_by_others
+from deeprank.train.ratings.lesson import judged_by_others, verdict_of
 from deeprank.train.ratings.rated import Rated as Answered
-from deeprank.train.ratings.rated import decided
 
 __all__ = [
     "CEILING",
@@ -247,8 +247,8 @@ def taught(seen: Rated, ratings: Rows, skipped: int, seed: int, settings: Settin
     if settings is None:
         trials, comparison = judged_by_others(whole, seed)
         learned, trial = trials[0].learned, trials[0]
-        worse = trial.right(learned.head).sum() < trial.start.sum()
-        verdict = "not better" if worse and comparison.verdict == "better" else comparison.verdict
+        gain = trial.right(learned.head).mean() - trial.start.mean()
+        verdict = verdict_of(comparison, learned.head, float(gain))
     else:
         learned = learn_head(seen.gallery, whole.split()[0], settings=settings, seed=seed)
     figures = seen.figures(learned.head.apply(seen.collection.vectors), learned.head.apply(seen.other.vectors))
@@ -256,7 +256,11 @@ def taught(seen: Rated, ratings: Rows, skipped: int, seed: int, settings: Settin
 
 
 def _decided(ratings: Rows, contents: Sequence[bytes]) -> Rows:
-    """Return each question once, as the learner does: a repeated one may have had another answer."""
+    """Return each question once, as the learner does: of a repeated one, the newest answer."""
     rows = {content: row for row, content in reversed(list(enumerate(contents)))}
-    answers = decided(tuple(contents[row] for row in rating) for rating in ratings.tolist())
-    return np.array([[rows[content] for content in answer] for answer in answers.triplets])
+    asked = Asked()
+    for rating in ratings.tolist():
+        query, positive, negative = (contents[row] for row in rating)
+        if len({query, positive, negative}) == len(rating):
+            asked.add(query, positive, negative, None)
+    return np.array([[rows[content] for content in decision[:3]] for decision in asked.decisions()])

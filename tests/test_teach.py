@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from deeprank.runtime.index.maintenance.verify import verify
 from deeprank.runtime.index.sync.options import SyncOptions
 from deeprank.runtime.index.sync.sync import sync
 from deeprank.runtime.progress import Advance, no_progress
-from deeprank.train.ratings.rated import held_out
+from deeprank.train.ratings.rated import folds_of
 
 COLOURS = ((200, 60, 60), (60, 180, 60), (70, 70, 200), (190, 190, 50))
 SHAPES = 6
@@ -117,7 +118,7 @@ def test_the_whole_loop(index: Path, gallery: Path, tmp_path: Path) -> None:
     assert done["cross_validated"]["ratings"] == 600
     assert done["before"]["similarity_precision"] + 0.1 < done["after"]["similarity_precision"]
     assert done["before"]["score_at_top_k"]["score"] < done["after"]["score_at_top_k"]["score"]
-    assert done["learned_from"] + done["before"]["count"] == done["ratings"] == 600
+    assert 550 < done["learned_from"] + done["before"]["count"] <= done["ratings"] == 600
     assert done["compared"] == 32
     assert done["max_abs_difference"] < 1e-5
     assert verify(index).problems == ()
@@ -152,7 +153,7 @@ def held_out_figures(index: Path, gallery: Path, done: dict[str, Any]) -> None:
     run_command("deeprank-index", "ratings", "export", table, "--index", index)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    held = held_out([bytes.fromhex(row["query_sha256"]) for row in rows])
+    held = folds_of([bytes.fromhex(row["query_sha256"]) for row in rows]) == 0
     kept = [[f"photos/{row[key]}" for key in ("query", "positive", "negative")] for row in np.array(rows)[held]]
     write_ratings(table, kept)
     for model, figures in ((gallery / "model.onnx", done["before"]), (index / "model.onnx", done["after"])):
@@ -293,3 +294,45 @@ def test_without_ratings_there_is_a_sentence(index: Path) -> None:
     result = run_command("deeprank-teach", "--index", index, status=1)
     assert "holds no ratings of pictures that it still has" in result.stderr
     assert content(index) == before
+
+
+@pytest.mark.thorough
+def test_a_second_teaching_is_shown_against_the_model_in_use(index: Path, gallery: Path, tmp_path: Path) -> None:
+    rate(index, gallery, rated(sorted((gallery / "photos").iterdir()), 600))
+    run_command("deeprank-teach", "--index", index)
+    with Store.open(index) as store:
+        vectors = store.vectors()[1]
+    page = tmp_path / "page.html"
+    failed = run_command("deeprank-teach", "--index", index, "--html", page, status=1)
+    assert "verdict               better than the start, but not than the model in use" in failed.stdout
+    precision = re.search(r"similarity precision  \d.\d+ → (\d.\d+)", failed.stdout)
+    assert precision is not None
+    assert f"model in use          similarity precision {precision[1]}, by earlier ratings" in failed.stdout
+    why = f"the held-out ones is {precision[1]} with the head and {precision[1]} with that model."
+    assert why in failed.stderr
+    text = page.read_text()
+    assert 'class="strip before" aria-label="model in use"' in text
+    assert 'aria-label="before"' not in text
+    assert "by earlier ratings" in text
+    assert why in text
+    document = json.loads(run_command("deeprank-teach", "--index", index, "--json", status=1).stdout)
+    assert (document["refusal"], document["verdict"]) == ("in use", "not better")
+    assert document["cross_validated"]["verdict"] == "better"
+    assert document["in_use"]["similarity_precision"] == document["after"]["similarity_precision"]
+    with Store.open(index) as store:
+        np.testing.assert_array_equal(store.vectors()[1], vectors)
+
+
+def test_answers_that_do_not_count_are_told(index: Path, gallery: Path) -> None:
+    pictures = sorted((gallery / "photos").iterdir())
+    (query, one, other), *others = rated(pictures, 46)
+    said = [*((query, one, other, name) for name in ("Ann", "Bob")), (query, other, one, "Cem")]
+    said += [(*others[0], "Ann"), (others[0][0], others[0][2], others[0][1], "Bob")]
+    table = index.with_name("rated.csv")
+    with table.open("w", newline="") as file:
+        rows = [*said, *((*each, "Ann") for each in others[1:])]
+        csv.writer(file).writerows([("query", "positive", "negative", "rater"), *rows])
+    run_command("deeprank-index", "ratings", "import", table, "--index", index)
+    result = run_command("deeprank-teach", "--index", index, "--json", status=1)
+    assert json.loads(result.stdout)["left_out"] == {"outvoted": 1, "undecided": 2}
+    assert "Answers that do not count: 1 outvoted, 2 with even votes." in result.stderr

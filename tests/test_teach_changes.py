@@ -1,5 +1,6 @@
 """What changes for a query, and where pictures are not similar any more, compared with plain computations."""
 
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from deeprank.export.teach.changes import SHOWN, changes_of, rated_queries, telling
 from deeprank.export.teach.limit import moved_limit
 from deeprank.export.teach.page import Contents, render
-from deeprank.export.teach.vectors import right_order
 from deeprank.runtime.index.search.items import IndexedImage
+from deeprank.train.ratings.learner import right_order
 
 Vectors = npt.NDArray[np.float32]
 
@@ -33,6 +34,9 @@ def test_the_queries_to_show_and_their_neighbours() -> None:
     triplets = triplets[(triplets[:, 0] != triplets[:, 1]) & (triplets[:, 0] != triplets[:, 2])]
     queries = rated_queries(triplets)
     assert [query.row for query in queries] == sorted(set(triplets[:, 0].tolist()))
+    for query in queries:
+        np.testing.assert_array_equal(query.ratings, triplets[triplets[:, 0] == query.row, 1:])
+    assert rated_queries(triplets[:0]) == []
     every = changes_of(queries, before, after)
     assert [change.row for change in every] == [query.row for query in queries]
     for change in every:
@@ -107,3 +111,10 @@ def test_names_on_the_page_are_text(tmp_path: Path) -> None:
     assert "\u202e" not in page
     assert "&lt;script&gt;" in page
     assert "cannot be read" in page
+
+
+def test_the_queries_of_many_ratings_are_found_at_once() -> None:
+    triplets = np.random.default_rng(0).integers(0, 200_000, (200_000, 3))
+    began = time.process_time()
+    assert sum(len(query.ratings) for query in rated_queries(triplets)) == 200_000
+    assert time.process_time() - began < 10  # by a scan for each query, minutes

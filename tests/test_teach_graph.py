@@ -174,6 +174,12 @@ def test_what_is_no_start_and_no_head_is_refused(tmp_path: Path) -> None:
     refused("metadata with", beside='{"doc_string": "", "properties": [["deeprank", "{}"]]}')
     narrow = replace(start.info, embedding_dim=15).to_json()
     refused("numbers a vector", beside=json.dumps({"doc_string": "", "properties": [["deeprank", narrow]]}))
+    for stated in ("0" * 64, None, 5):
+        refused("What is left is not the start that its metadata state", start_sha256=stated)
+    damaged = onnx.load(good)
+    weight = next(tensor for tensor in damaged.graph.initializer if not tensor.name.startswith("taught/"))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 2, weight.name))
+    refused("What is left is not the start", model=damaged)
     refused("not those of a head: mean is missing", model=with_metadata_of(path, 16 + K))
     other = onnx.load(good)
     next(tensor for tensor in other.graph.initializer if tensor.name == "taught/weight").CopyFrom(

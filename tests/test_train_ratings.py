@@ -13,11 +13,14 @@ from tiny_model import write_model, write_pictures
 
 from deeprank.runtime.embedder import Embedder
 from deeprank.runtime.index.database.store import Store
-from deeprank.runtime.index.ratings import NewComparison, add_comparisons
+from deeprank.runtime.index.ratings import NewComparison, add_comparisons, set_mark
+from deeprank.runtime.index.ratings.export import export_ratings
 from deeprank.runtime.index.sync.sync import sync
+from deeprank.runtime.progress import SilentMonitor
 from deeprank.train.ratings.head import Head
 from deeprank.train.ratings.learner import margins
-from deeprank.train.ratings.rated import held_out
+from deeprank.train.ratings.rated import folds_of
+from deeprank.train.ratings.sources import RatedSource, rated_index, rated_pictures
 
 COUNT = 200
 
@@ -76,7 +79,7 @@ def test_an_index_teaches(made: Path, tmp_path: Path) -> None:
     # the head that was measured is the one that was written
     contents, vectors, _ = pictures_of(made / "index")
     triplets = ratings(vectors[:, :4], 900)
-    held = triplets[held_out([contents[row] for row in triplets[:, 0]])]
+    held = triplets[folds_of([contents[row] for row in triplets[:, 0]]) == 0]
     head = Head.load(run / "head.safetensors")
     assert (margins(vectors, held) > 0).mean() == pytest.approx(metrics["before"]["similarity_precision"], abs=0.01)
     assert (margins(head.apply(vectors), held) > 0).mean() == pytest.approx(
@@ -179,3 +182,87 @@ def test_a_taught_index_learns_from_its_start(made: Path, tmp_path: Path) -> Non
         hashlib.sha256((tmp_path / "second/start.onnx").read_bytes()).digest()
         == hashlib.sha256((tmp_path / "taught.onnx").read_bytes()).digest()
     )
+
+
+# -- a CSV and the index's own ratings -------------------------------------------------------------------------------
+
+
+def taught_by(source: RatedSource) -> list[tuple[bytes, ...]]:
+    """The contents of the triplets that teach, in their order."""
+    return [tuple(source.rated.contents[row] for row in triplet) for triplet in source.rated.triplets.tolist()]
+
+
+def rated_by(path: Path, columns: str, *rows: str) -> Path:
+    path.write_text("\n".join([columns, *rows]) + "\n")
+    return path
+
+
+Q, A, B = "a/0.png", "b/1.png", "a/2.png"
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "winner", "left_out"),
+    [
+        pytest.param("", [(A, ""), (A, ""), (B, "")], B, {"contradicting": 2}, id="the newest of one rater"),
+        pytest.param(
+            ",rater", [(B, ",X"), (B, ",X"), (B, ",X"), (A, ",Y"), (A, ",Z")], A, {"repeated": 2, "outvoted": 1},
+            id="the majority of raters",
+        ),
+        pytest.param(
+            ",time", [(A, ",1000"), (B, ",900"), (B, ",800")], A, {"contradicting": 2}, id="the newest by its time"
+        ),
+        pytest.param(",time", [(A, ","), (B, ",900")], A, {"contradicting": 1}, id="without a time: the newest"),
+        pytest.param(",rater", [(A, ",X"), (A, ",X"), (B, ",Y")], None, {"repeated": 1, "undecided": 2}, id="even"),
+    ],
+)  # fmt: skip
+def test_of_a_csv_the_newest_answer_counts_then_the_majority(
+    made: Path, tmp_path: Path, columns: str, rows: list, winner: str | None, left_out: dict
+) -> None:
+    other = f"b/3.png,a/4.png,b/5.png{',' if columns else ''}"  # or there would be nothing to learn from
+    lines = [f"{Q},{one},{B if one == A else A}{more}" for one, more in rows]
+    table = rated_by(tmp_path / "rated.csv", f"query,positive,negative{columns}", *lines, other)
+    contents, _, paths = pictures_of(made / "index")
+    content = dict(zip(paths, contents, strict=True))
+    expected = [] if winner is None else [(content[Q], content[winner], content[B if winner == A else A])]
+    sources = [
+        rated_index(made / "index", table, with_labels=False),
+        rated_pictures(
+            str(made / "photos"),
+            table,
+            str(made / "model.onnx"),
+            SilentMonitor(),
+            labels=None,
+            with_labels=False,
+            device="cpu",
+        ),
+    ]
+    for source in sources:
+        assert [each for each in taught_by(source) if each[0] == content[Q]] == expected
+        assert source.left_out == left_out
+
+
+def test_the_exported_ratings_of_an_index_teach_what_it_teaches(made: Path, tmp_path: Path) -> None:
+    index = Path(shutil.copytree(made / "index", tmp_path / "index"))
+    contents, _, _ = pictures_of(index)
+    rng = np.random.default_rng(3)
+    for rater in ("Ann", "=Bob", None):
+        rows = np.array([rng.choice(8, 3, replace=False) for _ in range(150)])  # many questions come again
+        add_comparisons(index, [NewComparison(*(contents[row] for row in each)) for each in rows], rater=rater)
+        for row in range(1, 7):
+            set_mark(index, contents[0], contents[row], bool(rng.integers(2)), rater=rater)
+    export_ratings(index, tmp_path / "exported.csv")
+    own, exported = (rated_index(index, table, with_labels=False) for table in (None, tmp_path / "exported.csv"))
+    assert taught_by(exported) == taught_by(own)
+    assert exported.left_out == own.left_out
+    assert set(own.left_out) >= {"repeated", "contradicting", "outvoted"}
+    with (tmp_path / "exported.csv").open(newline="") as file:
+        answers = len(list(csv.DictReader(file)))
+    votes = answers - sum(own.left_out.values())
+    assert len(own.rated.triplets) < votes <= 4 * len(own.rated.triplets)
+
+
+def test_a_faulty_time_is_named_by_its_line(made: Path, tmp_path: Path) -> None:
+    table = rated_by(tmp_path / "rated.csv", "query,positive,negative,time", f"{Q},{A},{B},yesterday")
+    for words in (("--index", made / "index"), (made / "photos",)):
+        said = run_command("deeprank-train", *words, "--ratings", table, cwd=tmp_path, status=1)
+        assert "line 2: time 'yesterday'; expected whole seconds since 1970" in said.stderr

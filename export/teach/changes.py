@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ...train.ratings.learner import right_order
+
 __all__ = ["Change", "Kind", "Neighbour", "RatedQuery", "changes_of", "rated_queries", "telling"]
 
 Vectors = npt.NDArray[np.float32]
@@ -92,8 +94,11 @@ class Change:
 
 
 def rated_queries(triplets: Triplets) -> list[RatedQuery]:
-    """Return the queries of rated triplets, int64 ``[t, 3]`` as rows, in their order."""
-    return [RatedQuery(int(row), triplets[triplets[:, 0] == row, 1:]) for row in np.unique(triplets[:, 0])]
+    """Return the queries of rated triplets, int64 ``[t, 3]`` as rows, ascending; their ratings stay in order."""
+    ordered = triplets[np.argsort(triplets[:, 0], kind="stable")]
+    rows, starts = np.unique(ordered[:, 0], return_index=True)
+    parts = np.split(ordered[:, 1:], starts[1:]) if len(rows) else []
+    return [RatedQuery(row, part) for row, part in zip(rows.tolist(), parts, strict=True)]
 
 
 def changes_of(queries: Sequence[RatedQuery], before: Vectors, after: Vectors) -> list[Change]:
@@ -179,8 +184,8 @@ def _neighbours(
 
 
 def _right(query: RatedQuery, vectors: Vectors) -> int:
-    own = vectors[query.row]
-    return sum(_distance(own, vectors[more]) < _distance(own, vectors[less]) for more, less in query.ratings.tolist())
+    rows = np.full((len(query.ratings), 1), query.row)
+    return int(right_order(vectors, np.hstack([rows, query.ratings])).sum())
 
 
 def _distance(one: Vectors, other: Vectors) -> float:

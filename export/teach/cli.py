@@ -132,8 +132,8 @@ def _teach(index: Path, *, force: bool, with_labels: bool, html: Path | None, sh
 def _page(index: Path, taught: Taught) -> Contents:
     from .page import Contents
 
-    result = presentation.verdict(index, taught)
-    return Contents(index, result, tuple(taught.lesson.measures()), taught.changes, taught.images, taught.queries)
+    shown = tuple(presentation.facts(taught)), taught.changes, taught.images, taught.queries
+    return Contents(index, presentation.verdict(index, taught), *shown, presentation.title_before(taught))
 
 
 def _show(index: Path, taught: Taught, *, as_json: bool) -> None:

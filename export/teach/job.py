@@ -16,6 +16,8 @@ from ...runtime.index.database.store import Store
 from ...runtime.index.maintenance.model_exchange import ModelExchange, replace_model
 from ...runtime.index.search.items import IndexedImage
 from ...runtime.progress import StartProgress, start_nothing
+from ...train.ratings.comparison import Verdict
+from ...train.ratings.learner import right_order
 from ...train.ratings.lesson import Lesson, learn_lesson
 from ...train.ratings.sources import RatedSource, rated_index
 from ..formats.formats import Form
@@ -27,7 +29,7 @@ from .page import QUERIES
 from .pictures import index_pictures
 from .proof import TaughtNetwork, TaughtReference
 from .start import Start, read_start, taught_info
-from .vectors import appended, mapping, right_order
+from .vectors import appended, mapping
 
 __all__ = ["Refusal", "Taught", "teach"]
 
@@ -65,6 +67,16 @@ class Taught:
     exchange: ModelExchange | None = None
     changes: Mapping[Kind, Sequence[Change]] = field(default_factory=dict)
     images: Mapping[int, IndexedImage] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the lesson; but a head that is no better than a taught model in use is not better."""
+        return "not better" if self.only_better_than_start else self.lesson.verdict
+
+    @property
+    def only_better_than_start(self) -> bool:
+        """Whether the head is better than the start, but a taught model in use is as good."""
+        return self.lesson.verdict == "better" and _is_as_good(self.in_use, self.lesson)
 
 
 def teach(
@@ -111,7 +123,12 @@ def _refusal(lesson: Lesson, in_use: float | None) -> Refusal | None:
     """Return why the index is left as it is; None: the taught model is better."""
     if lesson.verdict != "better":
         return lesson.verdict
-    return "in use" if in_use is not None and lesson.after.similarity_precision <= in_use else None
+    return "in use" if _is_as_good(in_use, lesson) else None
+
+
+def _is_as_good(in_use: float | None, lesson: Lesson) -> bool:
+    """Tell whether a taught model in use orders the held-out ratings as well as the head."""
+    return in_use is not None and lesson.after.similarity_precision <= in_use
 
 
 def _exchanged(

@@ -38,6 +38,7 @@ class Contents:
         changes: the queries by kind, in the order in which they are shown.
         images: the picture of each row that occurs in them.
         queries: number of queries that were held out.
+        before: the title of what is shown before.
 
     """
 
@@ -47,6 +48,7 @@ class Contents:
     changes: Mapping[Kind, Sequence[Change]]
     images: Mapping[int, IndexedImage]
     queries: int
+    before: str = "before"
 
 
 def render(contents: Contents) -> bytes:
@@ -85,11 +87,13 @@ def _main(contents: Contents, pictures: Mapping[int, Thumbnail]) -> list[Element
     ]
     for kind, changes in contents.changes.items():
         main.append(element("h3", "kind", _TITLES[kind]))
-        main.extend(_query(change, contents.images, pictures) for change in changes)
+        main.extend(_query(change, contents.images, pictures, contents.before) for change in changes)
     return main
 
 
-def _query(change: Change, images: Mapping[int, IndexedImage], pictures: Mapping[int, Thumbnail]) -> Element:
+def _query(
+    change: Change, images: Mapping[int, IndexedImage], pictures: Mapping[int, Thumbnail], before: str
+) -> Element:
     image = images[change.row]
     return element(
         "article",
@@ -109,13 +113,14 @@ def _query(change: Change, images: Mapping[int, IndexedImage], pictures: Mapping
         element(
             "div",
             "strips",
-            _strip("before", change.before, change.right_before, change.ratings, images, pictures),
-            _strip("after", change.after, change.right_after, change.ratings, images, pictures),
+            _strip("before", before, change.before, change.right_before, change.ratings, images, pictures),
+            _strip("after", "after", change.after, change.right_after, change.ratings, images, pictures),
         ),
     )
 
 
 def _strip(
+    side: str,
     title: str,
     neighbours: Sequence[Neighbour],
     right: int,
@@ -125,7 +130,7 @@ def _strip(
 ) -> Element:
     return element(
         "section",
-        {"class": f"strip {title}", "aria-label": title},
+        {"class": f"strip {side}", "aria-label": title},
         element("h4", "", title, element("span", "figures", f"agrees with {right} of {count(ratings, 'rating')}")),
         element("ol", "", *(_hit(rank, each, images, pictures) for rank, each in enumerate(neighbours, 1))),
     )

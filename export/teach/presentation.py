@@ -20,26 +20,35 @@ __all__ = [
     "facts",
     "refusal",
     "remarks",
+    "title_before",
     "undone_document",
     "undone_line",
     "verdict",
 ]
 
 SCHEMA = 1
+_LEFT_OUT = {"gone": "of pictures that are gone", "changed": "of changed pictures", "undecided": "with even votes"}
 
 
 def facts(taught: Taught) -> Iterator[tuple[str, str]]:
     """Yield what was learned, and the paper's measures before and after, as names and values."""
-    yield from taught.lesson.facts()
+    for name, value in taught.lesson.facts():
+        beside = name == "verdict" and taught.only_better_than_start
+        yield name, "better than the start, but not than the model in use" if beside else value
     if taught.in_use is not None:
         yield "model in use", f"similarity precision {taught.in_use:.3f}, by earlier ratings"
+
+
+def title_before(taught: Taught) -> str:
+    """Return the page's title of the nearest pictures before: those by the model in use."""
+    return "before" if taught.in_use is None else "model in use"
 
 
 def remarks(taught: Taught) -> Iterator[str]:
     """Yield what a user should know besides."""
     lost = {reason: number for reason, number in taught.source.left_out.items() if reason != "repeated"}
     if lost:
-        counts = ", ".join(f"{number:,} {reason}" for reason, number in lost.items())
+        counts = ", ".join(f"{number:,} {_LEFT_OUT.get(reason, reason)}" for reason, number in lost.items())
         yield f"Answers that do not count: {counts}. deeprank-index ratings info explains them."
     if taught.exchange is not None:
         yield from taught.exchange.remarks
@@ -59,7 +68,11 @@ def exchanged_line(index: Path, taught: Taught) -> str:
 
 def refusal(index: Path, taught: Taught) -> str:
     """Return why the model was not exchanged, as a sentence."""
-    why = taught.lesson.refusal() or "The model in use, taught by earlier ratings, orders the held-out ones as well."
+    why = taught.lesson.refusal() or (
+        "The head is better than the start, but not than the model in use, taught by earlier ratings: similarity "
+        f"precision on the held-out ones is {taught.lesson.after.similarity_precision:.3f} with the head and "
+        f"{taught.in_use:.3f} with that model."
+    )
     return f"{why} {display_path(index)} is unchanged; --force exchanges its model all the same."
 
 
@@ -72,6 +85,7 @@ def document(index: Path, taught: Taught, page: Path | None) -> dict[str, Any]:
         "exchanged": exchange is not None,
         "refusal": taught.refusal,
         **taught.lesson.to_dict(),
+        "verdict": taught.verdict,
         "left_out": dict(taught.source.left_out),
         "in_use": None if taught.in_use is None else {"similarity_precision": taught.in_use},
         "model": None if exchange is None else {"sha256": exchange.model_sha256, "dim": taught.lesson.learned.head.dim},

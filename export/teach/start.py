@@ -45,8 +45,8 @@ class Start:
 
     @property
     def sha256(self) -> str:
-        """Hex sha256 of its file."""
-        return hashlib.sha256(self.content).hexdigest()
+        """Hex sha256 of its file, as it is written again: other programs may write the same graph otherwise."""
+        return hashlib.sha256(to_bytes(self.graph)).hexdigest()
 
     def with_head(self, head: Head) -> onnx.ModelProto:
         """Return the graph with a head, which can be taken off again; see :func:`~.graph.append_head`."""
@@ -66,7 +66,8 @@ def read_start(path: Path) -> Start:
 
     Raises:
         ModelFileError: see :func:`~...runtime.modelfile.open_model`.
-        ExportError: it was taught, but its head cannot be taken off, or it changed while it was read.
+        ExportError: it was taught, but its head cannot be taken off, or what is left is not the start that its
+            metadata state; or it changed while it was read.
         MissingExtraError: the onnx package is missing.
 
     """
@@ -89,12 +90,15 @@ def read_start(path: Path) -> Start:
         info = _restore_beside(graph)
         if info.embedding_dim != head.start_dim:
             raise ExportError(f"Its start states {info.embedding_dim:,} numbers a vector, its head {head.start_dim:,}.")
+        start = Start(to_bytes(graph), graph, info, head)
+        if taught.get("start_sha256") != start.sha256:
+            raise ExportError("What is left is not the start that its metadata state: it was damaged or changed.")
     except (ExportError, ModelFileError) as error:
         raise ExportError(
             f"{display_path(path)} was taught, and its head cannot be taken off. {error} Embed the pictures again with "
             "the model that it started from (deeprank-index sync --reembed --model START)."
         ) from None
-    return Start(to_bytes(graph), graph, info, head)
+    return start
 
 
 def _strength(taught: object) -> float:

@@ -9,9 +9,8 @@ import numpy.typing as npt
 
 from ...runtime.model.metadata import ModelInfo
 from ...train.ratings.head import Head, start_vectors
-from ...train.ratings.learner import margins
 
-__all__ = ["appended", "mapping", "right_order"]
+__all__ = ["appended", "mapping"]
 
 Vectors = npt.NDArray[np.float32]
 
@@ -37,17 +36,3 @@ def appended(head: Head, start: Vectors) -> Vectors:
     vectors = head.apply(start)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
-
-
-def right_order(vectors: Vectors, triplets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Tell which triplets are in the right order; the same distance is a wrong one.
-
-    Args:
-        vectors: unit rows, float32 ``[n, d]``.
-        triplets: query, positive and negative as rows, int64 ``[t, 3]``.
-
-    Returns:
-        bool ``[t]``.
-
-    """
-    return np.asarray(margins(vectors, triplets) > 0)

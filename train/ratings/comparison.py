@@ -10,12 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MIN_RATINGS", "Comparison", "Verdict", "compare", "resampled"]
+__all__ = ["MIN_QUERIES", "MIN_RATINGS", "Comparison", "Verdict", "compare", "resampled"]
 
 Verdict = Literal["better", "not better", "too few"]
 
-# Ratings below which there is no verdict.
+# Ratings, and different queries of them, below which there is no verdict.
 MIN_RATINGS = 50
+MIN_QUERIES = 10
 _CONFIDENCE = 0.95
 _RESAMPLES = 10_000
 # Weights held at a time, 8 MB.
@@ -46,7 +47,7 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """``better`` if the whole interval is above 0."""
-        if self.ratings < MIN_RATINGS or self.queries < 2:
+        if self.ratings < MIN_RATINGS or self.queries < MIN_QUERIES:
             return "too few"
         return "better" if self.low > 0 else "not better"
 

@@ -12,8 +12,9 @@ from scipy.linalg import eigh
 from ...runtime.progress import StartProgress, start_nothing
 from .head import Head, unit_rows
 from .metric import TripletMetric
+from .rated import apart
 
-__all__ = ["Learned", "Settings", "directions", "learn_head", "margins"]
+__all__ = ["Learned", "Settings", "directions", "learn_head", "margins", "right_order"]
 
 Vectors = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -88,8 +89,8 @@ def learn_head(
 ) -> Learned:
     """Learn a head from rated triplets.
 
-    Strength and decay are chosen by similarity precision on ratings whose queries are left out of learning, by turns.
-    Where the start is better, the strength is 0.
+    Strength and decay are chosen by similarity precision on ratings that are left out of learning by turns, with their
+    queries, their pairs of pictures, and the labels of their pictures. Where the start is better, the strength is 0.
 
     Args:
         vectors: unit rows of the start, float32 ``[n, d]``.
@@ -112,7 +113,7 @@ def learn_head(
         settings, after = _chosen(lessons, _folds(triplets[:, 0], rng), progress)
     weight = basis
     if settings.strength:
-        weight = (lessons.weight(np.arange(len(triplets)), settings) @ basis).astype(np.float32)
+        weight = (lessons.weight(settings) @ basis).astype(np.float32)
     return Learned(Head(mean, np.ascontiguousarray(weight), settings.strength), settings, before, after)
 
 
@@ -121,6 +122,11 @@ def margins(vectors: Vectors, triplets: Rows) -> Floats:
     query, positive, negative = (vectors[column].astype(np.float64) for column in triplets.T)
     difference: Floats = np.square(query - negative).sum(1) - np.square(query - positive).sum(1)
     return difference
+
+
+def right_order(vectors: Vectors, triplets: Rows) -> npt.NDArray[np.bool_]:
+    """Tell which triplets are in the right order, bool ``[t]``; the same distance is a wrong one."""
+    return np.asarray(margins(vectors, triplets) > 0)
 
 
 def directions(vectors: Vectors, seed: int = 0) -> tuple[Vectors, Vectors]:
@@ -145,26 +151,47 @@ class _Lessons:
         self.start = margins(vectors, triplets)
         query, positive, negative = (self._points[column].astype(np.float64) for column in self._places.T)
         self._metric = TripletMetric(query, positive, negative, self.start)
-        self._classes = np.arange(len(rated), len(triplets))
+        self._rated, self._classes = np.arange(len(rated)), np.arange(len(rated), len(triplets))
 
-    def weight(self, rows: Rows, settings: Settings) -> Floats:
+    def weight(self, settings: Settings) -> Floats:
         """Return what ratings and classes teach, float64 ``[m, m]``, to be applied to the directions."""
-        learned, weights = self._learned_from(rows)
+        return self._fitted(self._rated, self._classes, settings)
+
+    def right_of(self, held: npt.NDArray[np.bool_], settings: Settings) -> npt.NDArray[np.bool_]:
+        """Tell which held-out ratings are in the right order by a head that did not learn from them.
+
+        Args:
+            held: which ratings are held out, bool ``[t]``.
+            settings: of the head.
+
+        Returns:
+            bool, for each held-out one. Where nothing is left to learn from, the order is that of the start.
+
+        """
+        judging, rows = self._rated[held], self._rated[apart(self._places[self._rated], held)]
+        if not len(rows):
+            return np.asarray(self.start[judging] > 0)
+        known = np.isin(self._places[self._classes], self._places[judging]).any(axis=1)
+        return self._right(judging, self._fitted(rows, self._classes[~known], settings), settings.strength)
+
+    def _fitted(self, rows: Rows, classes: Rows, settings: Settings) -> Floats:
+        learned, weights = _weighted(rows, classes)
         factors = self._metric.fit(learned, weights, settings.strength, settings.decay / len(learned))
         return self._metric.square_root(learned, factors)
 
-    def right(self, rows: Rows, weight: Floats, strength: float) -> npt.NDArray[np.bool_]:
+    def _right(self, rows: Rows, weight: Floats, strength: float) -> npt.NDArray[np.bool_]:
         """Tell which ratings a head orders rightly, bool ``[r]``."""
         learned = margins(unit_rows(self._points @ weight.T), self._places[rows])
         return np.asarray((1 - strength) * self.start[rows] + strength * learned > 0)
 
-    def _learned_from(self, rows: Rows) -> tuple[Rows, Floats]:
-        """Return ratings and all triplets of classes, and their weights, with the sum 1."""
-        if not len(self._classes):
-            return rows, np.full(len(rows), 1 / len(rows))
-        both = [(1 - _CLASS_SHARE, rows), (_CLASS_SHARE, self._classes)]
-        weights = [np.full(len(part), share / len(part)) for share, part in both]
-        return np.concatenate([rows, self._classes]), np.concatenate(weights)
+
+def _weighted(rows: Rows, classes: Rows) -> tuple[Rows, Floats]:
+    """Return ratings and triplets of classes together, and their weights, with the sum 1."""
+    if not len(classes):
+        return rows, np.full(len(rows), 1 / len(rows))
+    both = [(1 - _CLASS_SHARE, rows), (_CLASS_SHARE, classes)]
+    weights = [np.full(len(part), share / len(part)) for share, part in both]
+    return np.concatenate([rows, classes]), np.concatenate(weights)
 
 
 def _folds(queries: Rows, rng: np.random.Generator) -> Rows:
@@ -184,8 +211,7 @@ def _chosen(lessons: _Lessons, folds: Rows, progress: StartProgress) -> tuple[Se
     for settings in CANDIDATES:
         right = before.copy()
         for fold in numbers if settings.strength else ():
-            weight, held = lessons.weight(np.flatnonzero(folds != fold), settings), np.flatnonzero(folds == fold)
-            right[held] = lessons.right(held, weight, settings.strength)
+            right[folds == fold] = lessons.right_of(folds == fold, settings)
             advance()
         gains = right.astype(np.float64) - most
         if settings is best or gains.mean() > gains.std() / np.sqrt(len(gains)):

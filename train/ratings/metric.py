@@ -53,7 +53,7 @@ class TripletMetric:
         margins: Floats = (1 - strength) * self._start[rows] + strength * self._plain[rows]
         return margins
 
-    def fit(self, rows: Rows, weights: Floats, strength: float, decay: float, first: Floats | None = None) -> Floats:
+    def fit(self, rows: Rows, weights: Floats, strength: float, decay: float) -> Floats:
         """Return the coefficients of the triplets in the best metric, float64 ``[r]``.
 
         It minimises the sum of the weighted hinges max(0, g - margin), plus ``decay`` |M - I|^2.
@@ -63,7 +63,6 @@ class TripletMetric:
             weights: of their losses, float64 ``[r]``, with the sum 1.
             strength: the share of the metric in the distances; the start has the rest.
             decay: above 0.
-            first: where the search begins; it does not change the result.
 
         """
         products = self._products[np.ix_(rows, rows)]
@@ -75,8 +74,8 @@ class TripletMetric:
             value = weights @ np.logaddexp(0, lacking) / _SHARPNESS + decay * (factors @ change)
             return float(value), products @ (2 * decay * factors - strength * weights * expit(lacking))
 
-        begin = np.zeros(len(rows)) if first is None else first
-        search = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS, "ftol": _TOLERANCE})
+        options = {"maxiter": _STEPS, "ftol": _TOLERANCE}
+        search = minimize(loss, np.zeros(len(rows)), jac=True, method="L-BFGS-B", options=options)
         factors: Floats = search.x
         return factors
 

@@ -1,19 +1,17 @@
-"""Ratings as a head learns them: triplets of rows of the start's vectors, and which of them are held out."""
+"""Ratings as a head learns them: triplets of rows of the start's vectors, and which of them judge it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ...runtime.errors import TrainingError
 
-__all__ = ["FOLDS", "HELD_OUT", "Answers", "Rated", "decided", "folds_of", "held_out", "rated"]
+__all__ = ["FOLDS", "HELD_OUT", "Rated", "apart", "folds_of", "rated"]
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -42,26 +40,21 @@ class Rated:
     triplets: Rows
     labels: Rows | None = None
 
-    def split(self) -> tuple[Rows, Rows]:
-        """Return the triplets to learn from and those held out, int64 ``[., 3]``."""
-        held = self.folds() == 0
-        return self.triplets[~held], self.triplets[held]
+    def split(self, fold: int = 0) -> tuple[Rows, Rows]:
+        """Return the triplets to learn from and those held out, int64 ``[., 3]``; see :func:`apart`."""
+        held = self.folds() == fold
+        return self.triplets[apart(self.triplets, held)], self.triplets[held]
+
+    def labels_without(self, held: Rows) -> Rows | None:
+        """Return the labels with -1 for pictures of these triplets, int64 ``[., 3]``, and for copies of them."""
+        if self.labels is None:
+            return None
+        judging = {self.contents[row] for row in np.unique(held)}
+        return np.where([content in judging for content in self.contents], -1, self.labels)
 
     def folds(self) -> Rows:
         """Return the fold of each triplet, int64 ``[t]``: 0 is held out."""
         return folds_of([self.contents[row] for row in self.triplets[:, 0]])
-
-
-class Answers(NamedTuple):
-    """Triplets of contents without contradictions; ``undecided``: questions with as many answers for each side."""
-
-    triplets: tuple[Answer, ...]
-    undecided: int
-
-
-def held_out(queries: Sequence[bytes]) -> npt.NDArray[np.bool_]:
-    """Tell which ratings are held out: those of the first fold, bool ``[t]``; see :func:`folds_of`."""
-    return np.asarray(folds_of(queries) == 0)
 
 
 def folds_of(queries: Sequence[bytes]) -> Rows:
@@ -82,22 +75,21 @@ def folds_of(queries: Sequence[bytes]) -> Rows:
     return np.searchsorted(ends, np.array(drawn), side="right").astype(np.int64)
 
 
-def decided(answers: Iterable[Answer]) -> Answers:
-    """Return each question's answer once: the one given more often; none if both were given equally often.
+def apart(triplets: Rows, held: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Tell which ratings a head may learn from that held-out ones judge, bool ``[t]``.
+
+    A rating compares the distances of two pairs: query and positive, query and negative. The same pair may occur in
+    ratings of another query, and with it what was said of its distance. So ratings of a held-out pair are left out.
 
     Args:
-        answers: sha256 of query, positive and negative; those with a picture twice are left out.
+        triplets: as in :class:`Rated`.
+        held: which of them are held out, bool ``[t]``.
 
     """
-    counts = Counter(answer for answer in answers if len(set(answer)) == 3)
-    triplets = tuple(answer for answer, count in counts.items() if count > counts.get(_turned(answer), 0))
-    even = sum(count == counts.get(_turned(answer), 0) for answer, count in counts.items())
-    return Answers(triplets, even // 2)
-
-
-def _turned(answer: Answer) -> Answer:
-    query, positive, negative = answer
-    return query, negative, positive
+    number = int(triplets.max(initial=0)) + 1
+    low, high = (order(triplets[:, :1], triplets[:, 1:]) for order in (np.minimum, np.maximum))
+    pairs = low * number + high
+    return ~held & ~np.isin(pairs, pairs[held]).any(axis=1)
 
 
 def rated(

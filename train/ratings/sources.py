@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,21 +11,21 @@ import numpy as np
 from ...runtime.datasets import open_pictures, open_unlabelled
 from ...runtime.devices import Device
 from ...runtime.embedder import Embedder
-from ...runtime.errors import TrainingError
+from ...runtime.errors import DataError, TrainingError
 from ...runtime.evaluate.embeddings import embed_readable
-from ...runtime.evaluate.triplets import load_triplets
+from ...runtime.evaluate.triplets import RatedTriplets, load_triplets
 from ...runtime.index.database.store import Store
 from ...runtime.index.folder import check_model
 from ...runtime.index.layout import MODEL
-from ...runtime.index.ratings.importer import read_triplets
-from ...runtime.index.ratings.resolution import resolved
+from ...runtime.index.ratings.importer import read_answers, rows_by_age
+from ...runtime.index.ratings.resolution import Questions, resolved
 from ...runtime.index.ratings.store import RatingStore
 from ...runtime.model.pretrained import find_model
 from ...runtime.modelfile import open_model
 from ...runtime.progress import Monitor
 from ...runtime.text import display_path
 from .head import start_vectors
-from .rated import Answer, Answers, Rated, decided, rated
+from .rated import Answer, Rated, rated
 
 __all__ = ["RatedSource", "rated_index", "rated_pictures"]
 
@@ -34,8 +34,7 @@ __all__ = ["RatedSource", "rated_index", "rated_pictures"]
 class RatedSource:
     """Ratings, their pictures, and the model that embedded these.
 
-    ``data``: the index or the pictures, as the user named them. ``left_out``: what became of the other ratings, number
-    by reason.
+    ``data``: the index or the pictures, as the user named them. ``left_out``: number of the other answers by reason.
     """
 
     rated: Rated
@@ -79,7 +78,10 @@ def rated_index(index: Path, ratings: Path | None, *, with_labels: bool) -> Rate
 
 def _answers(store: Store, index: Path, ratings: Path | None) -> tuple[tuple[Answer, ...], dict[str, int]]:
     if ratings is not None:
-        return _of_csv(decided(read_triplets(store, ratings)))
+        questions = Questions()
+        for answer in read_answers(store, ratings):
+            questions.add(*answer)
+        return _decided(questions)
     with RatingStore.open(index) as own:
         found = resolved(own, store)
     triplets = tuple((each.query, each.positive, each.negative) for each in found.triplets)
@@ -88,14 +90,28 @@ def _answers(store: Store, index: Path, ratings: Path | None) -> tuple[tuple[Ans
         "changed": found.changed,
         "repeated": found.repeated,
         "contradicting": found.contradicting,
-        "undecided": found.undecided,
+        "outvoted": sum(each.against for each in found.triplets),
     }
-    return triplets, {reason: count for reason, count in reasons.items() if count}
+    # each answer is counted once
+    undecided = found.answers - sum(reasons.values()) - sum(each.votes for each in found.triplets)
+    return triplets, _occurring({**reasons, "undecided": undecided})
 
 
-def _of_csv(answers: Answers, unreadable: int = 0) -> tuple[tuple[Answer, ...], dict[str, int]]:
-    reasons = {"undecided": answers.undecided, "unreadable": unreadable}
-    return answers.triplets, {reason: count for reason, count in reasons.items() if count}
+def _decided(questions: Questions, **others: int) -> tuple[tuple[Answer, ...], dict[str, int]]:
+    """Return the answers that count, and the number of the others by reason, beside ``others``."""
+    decisions, earlier = questions.decisions(), questions.earlier()
+    triplets = tuple((each.query, each.positive, each.negative) for each in decisions if not each.even)
+    reasons = {
+        "repeated": earlier.agreeing,
+        "contradicting": earlier.count - earlier.agreeing,
+        "outvoted": sum(each.against for each in decisions if not each.even),
+        "undecided": sum(each.votes + each.against for each in decisions if each.even),
+    }
+    return triplets, _occurring({**reasons, **others})
+
+
+def _occurring(reasons: Mapping[str, int]) -> dict[str, int]:
+    return {reason: number for reason, number in reasons.items() if number}
 
 
 def rated_pictures(
@@ -129,6 +145,7 @@ def rated_pictures(
     """
     dataset = open_pictures(data, labels=labels) if with_labels else open_unlabelled(data)
     triplets = load_triplets(ratings, dataset)
+    by_age = _by_age(triplets, ratings)
     embedder = Embedder(find_model(model), device=device, threads=threads)
     samples = tuple(dict.fromkeys((*dataset.train, *dataset.val, *triplets.pictures)))
     advance = monitor("Embed", len(samples))
@@ -136,12 +153,42 @@ def rated_pictures(
     for error in split.unreadable:
         monitor.remark(f"left out: {error}")
     hashes = dict(zip(split.samples, split.hashes, strict=True))
-    named = [hashes.get(picture) for picture in triplets.pictures]
-    rows = [tuple(named[place] for place in row) for row in triplets.rows]
-    readable = [(query, one, other) for query, one, other in rows if query and one and other]
-    answers, left_out = _of_csv(decided(readable), len(rows) - len(readable))
+    answers, left_out = _of_pictures(by_age, [hashes.get(picture) for picture in triplets.pictures])
     if not answers:
         raise TrainingError(f"{display_path(ratings)} holds no ratings of three different readable pictures; add some.")
     start = start_vectors(embedder.info, np.ascontiguousarray(split.vectors))
     whole = rated(start, split.hashes, answers, split.labels if with_labels else None)
     return RatedSource(whole, find_model(model), embedder.sha256, data, left_out)
+
+
+def _by_age(triplets: RatedTriplets, ratings: Path) -> list[tuple[list[int], str | None]]:
+    """Return the pictures and the rater of each row of a CSV that was read before; the oldest first.
+
+    Raises:
+        DataError: the file is another one now; or a rater or a time is faulty.
+
+    """
+    by_age = rows_by_age(ratings)
+    if len(by_age) != len(triplets):
+        raise DataError(f"{display_path(ratings)} changed while it was read; run the command again.")
+    return [(triplets.rows[place].tolist(), rater) for place, rater in by_age]
+
+
+def _of_pictures(
+    by_age: Iterable[tuple[list[int], str | None]], contents: Sequence[bytes | None]
+) -> tuple[tuple[Answer, ...], dict[str, int]]:
+    """Return the answers that count, and the number of the others by reason.
+
+    Args:
+        by_age: places of the three pictures in ``contents``, and the rater; the oldest first.
+        contents: sha256 of each picture; None: it cannot be read.
+
+    """
+    questions, unreadable = Questions(), 0
+    for places, rater in by_age:
+        query, positive, negative = (contents[place] for place in places)
+        if query is None or positive is None or negative is None:
+            unreadable += 1
+        elif len({query, positive, negative}) == len(places):
+            questions.add(query, positive, negative, rater)
+    return _decided(questions, unreadable=unreadable)

@@ -20,7 +20,7 @@ from .records import MAX_RATER, MAX_TIME, Comparison, checked_rater
 from .resolution import answers_of
 from .writer import RatingTarget, writing
 
-__all__ = ["RatingsImport", "import_ratings", "read_triplets"]
+__all__ = ["RatingsImport", "import_ratings", "read_answers", "rows_by_age"]
 
 _EXPECTED = "query,positive,negative or query,positive,negative,rater"
 _MAX_FILE_BYTES = 1_000_000_000
@@ -100,8 +100,10 @@ def import_ratings(index: str | Path, source: Path) -> RatingsImport:
     return RatingsImport(len(lines), len(added), len(lines) - len(added), len(pictures.moved))
 
 
-def read_triplets(store: Store, source: Path) -> list[tuple[bytes, bytes, bytes]]:
-    """Return the sha256 of query, positive and negative of each row, as an import would read it; nothing is written.
+def read_answers(store: Store, source: Path) -> list[tuple[bytes, bytes, bytes, str | None]]:
+    """Return the sha256 of query, positive and negative, and the rater, of each row; nothing is written.
+
+    The oldest is the first, in the order of :func:`rows_by_age`.
 
     Raises:
         DataError, IndexStateError, IndexDamagedError: as for :func:`import_ratings`.
@@ -110,7 +112,28 @@ def read_triplets(store: Store, source: Path) -> list[tuple[bytes, bytes, bytes]
     lines = _read(source)
     with store.snapshot():
         pictures = _Pictures(store, source)
-        return [pictures.of(line) for line in lines]
+        return [(*pictures.of(lines[place]), rater) for place, rater in _by_age(lines)]
+
+
+def rows_by_age(source: Path) -> list[tuple[int, str | None]]:
+    """Return the place of each row in a CSV of ratings, from 0, and its rater; the oldest first.
+
+    As after an import, rows without a time are newer than the others. Equally old rows are in the
+    order of the file.
+
+    Raises:
+        DataError: the file is no such CSV, or a rater or a time is faulty.
+
+    """
+    return _by_age(_read(source))
+
+
+def _by_age(lines: list[_Line]) -> list[tuple[int, str | None]]:
+    def age(place: int) -> int:
+        when = lines[place].time
+        return MAX_TIME + 1 if when is None else when
+
+    return [(place, lines[place].rater) for place in sorted(range(len(lines)), key=age)]
 
 
 def _read(source: Path) -> list[_Line]:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import comb
 from typing import NamedTuple
 
-from ..database.records import Item
 from ..database.store import Store
 from .records import MAX_MARKS, Comparison, Mark, RatedPicture
 from .store import RatingStore
 
-__all__ = ["Agreement", "RaterSummary", "ResolvedRatings", "ResolvedTriplet", "Share", "answers_of", "resolved"]
+__all__ = [
+    "Agreement",
+    "Decision",
+    "Questions",
+    "RaterSummary",
+    "ResolvedRatings",
+    "ResolvedTriplet",
+    "Share",
+    "answers_of",
+    "resolved",
+]
 
 # Synced folders that are searched for a picture whose own folder is no longer synced.
 _MAX_ROOTS_TRIED = 100
@@ -139,8 +148,35 @@ class _Question(NamedTuple):
     other: bytes
 
     @classmethod
-    def of(cls, answer: Comparison) -> _Question:
-        return cls(answer.query, *sorted((answer.positive, answer.negative)))
+    def of(cls, query: bytes, positive: bytes, negative: bytes) -> _Question:
+        return cls(query, *sorted((positive, negative)))
+
+
+class Decision(NamedTuple):
+    """What raters say to a question: by more votes, ``positive`` is more similar to ``query`` than ``negative``.
+
+    Attributes:
+        query: sha256 of the content, as are ``positive`` and ``negative``.
+        raters: who say so, None for those without a name.
+        against: the number of raters who say the opposite.
+
+    """
+
+    query: bytes
+    positive: bytes
+    negative: bytes
+    raters: tuple[str | None, ...]
+    against: int
+
+    @property
+    def votes(self) -> int:
+        """The number of raters who say so."""
+        return len(self.raters)
+
+    @property
+    def even(self) -> bool:
+        """Whether as many raters say the opposite, so that nothing is decided."""
+        return self.votes == self.against
 
 
 def answers_of(comparisons: Iterable[Comparison], marks: Iterable[Mark]) -> list[Comparison]:
@@ -191,7 +227,7 @@ def resolved(store: RatingStore, index: Store) -> ResolvedRatings:
         items = index.items_of_contents(contents)
         changed = _changed(store.pictures(contents - items.keys()).values(), index)
         model = index.meta().model_sha256
-    questions = _Questions()
+    questions = Questions()
     lost = {"gone": 0, "changed": 0}
     answered = []
     for answer in answers:
@@ -199,22 +235,21 @@ def resolved(store: RatingStore, index: Store) -> ResolvedRatings:
         if missing:
             lost["gone" if changed.isdisjoint(missing) else "changed"] += 1
         else:
-            questions.add(answer)
+            questions.add(*answer.contents, answer.rater)
             query, positive, negative = (items[each][0].id for each in answer.contents)
             answered.append((query, positive, negative))
-    triplets = tuple(questions.triplets(items))
-    own = questions.own()
-    whole = Share(sum(each.agreeing for each in own.values()), sum(each.count for each in own.values()))
+    own, whole, decisions = questions.own(), questions.earlier(), questions.decisions()
+    ids = {content: tuple(item.id for item in same) for content, same in items.items()}
     return ResolvedRatings(
-        triplets=triplets,
+        triplets=tuple(_triplet(each, ids) for each in decisions if not each.even),
         comparisons=len(comparisons),
         marks=len(marks),
         answers=len(answers),
         **lost,
         repeated=whole.agreeing,
         contradicting=whole.count - whole.agreeing,
-        disagreeing=questions.disagreeing,
-        undecided=questions.undecided,
+        disagreeing=sum(each.against > 0 for each in decisions),
+        undecided=sum(each.even for each in decisions),
         of_other_models=sum(each.model_sha256 != model for each in answers),
         agreement=Agreement(whole, questions.between()),
         raters=_raters(comparisons, marks, own),
@@ -244,16 +279,31 @@ def _raters(
     return tuple(RaterSummary(name, compared[name], marked[name], own.get(name, Share(0, 0))) for name in names)
 
 
-class _Questions:
-    """The answers to each question, by rater, from the oldest to the newest."""
+def _triplet(decision: Decision, ids: Mapping[bytes, tuple[int, ...]]) -> ResolvedTriplet:
+    query, positive, negative, raters, against = decision
+    return ResolvedTriplet(
+        *(query, positive, negative), *(ids[query], ids[positive], ids[negative]), raters, decision.votes, against
+    )
+
+
+class Questions:
+    """The answers to each question, by rater: a rater's newest answer counts, then the majority of raters."""
 
     def __init__(self) -> None:
         self._answers: dict[_Question, dict[str | None, list[bytes]]] = {}
-        self.disagreeing = self.undecided = 0
 
-    def add(self, answer: Comparison) -> None:
-        raters = self._answers.setdefault(_Question.of(answer), {})
-        raters.setdefault(answer.rater, []).append(answer.positive)
+    def add(self, query: bytes, positive: bytes, negative: bytes, rater: str | None) -> None:
+        """Add an answer that is newer than all that were added before.
+
+        Args:
+            query: sha256 of the content.
+            positive: the one that is more similar to the query.
+            negative: the other one; the three are different.
+            rater: None for all without a name.
+
+        """
+        raters = self._answers.setdefault(_Question.of(query, positive, negative), {})
+        raters.setdefault(rater, []).append(positive)
 
     def own(self) -> dict[str | None, Share]:
         """Return how many earlier answers agree with the newest one, by rater."""
@@ -264,6 +314,11 @@ class _Questions:
                 own[rater] = Share(before.agreeing + earlier.count(newest), before.count + len(earlier))
         return own
 
+    def earlier(self) -> Share:
+        """Return how many earlier answers agree with their rater's newest one."""
+        own = self.own().values()
+        return Share(sum(each.agreeing for each in own), sum(each.count for each in own))
+
     def between(self) -> Share:
         """Return how many pairs of raters agree, over all questions."""
         agreeing = count = 0
@@ -273,19 +328,14 @@ class _Questions:
             count += comb(len(raters), 2)
         return Share(agreeing, count)
 
-    def triplets(self, items: Mapping[bytes, Sequence[Item]]) -> Iterator[ResolvedTriplet]:
-        """Yield the majority's answer to each question, and count those in which raters disagree."""
-        ids = {content: tuple(item.id for item in same) for content, same in items.items()}
+    def decisions(self) -> list[Decision]:
+        """Return the majority's answer to each question, in the order in which they were first answered."""
+        decisions = []
         for (query, one, other), raters in self._answers.items():
             ones = tuple(rater for rater, given in raters.items() if given[-1] == one)
             others = tuple(rater for rater, given in raters.items() if given[-1] == other)
-            self.disagreeing += bool(ones and others)
-            if len(ones) == len(others):
-                self.undecided += 1
-                continue
-            positive, negative, winners = (one, other, ones) if len(ones) > len(others) else (other, one, others)
-            yield ResolvedTriplet(
-                *(query, positive, negative),
-                *(ids[query], ids[positive], ids[negative]),
-                *(winners, len(winners), len(raters) - len(winners)),
-            )
+            if len(ones) >= len(others):
+                decisions.append(Decision(query, one, other, ones, len(others)))
+            else:
+                decisions.append(Decision(query, other, one, others, len(ones)))
+        return decisions
