@@ -2,8 +2,11 @@
 
 import csv
 import json
+<<<<<<< HEAD
 import os
 import re
+=======
+>>>>>>> learn
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -294,33 +297,6 @@ def test_without_ratings_there_is_a_sentence(index: Path) -> None:
     result = run_command("deeprank-teach", "--index", index, status=1)
     assert "holds no ratings of pictures that it still has" in result.stderr
     assert content(index) == before
-
-
-@pytest.mark.thorough
-def test_a_second_teaching_is_shown_against_the_model_in_use(index: Path, gallery: Path, tmp_path: Path) -> None:
-    rate(index, gallery, rated(sorted((gallery / "photos").iterdir()), 600))
-    run_command("deeprank-teach", "--index", index)
-    with Store.open(index) as store:
-        vectors = store.vectors()[1]
-    page = tmp_path / "page.html"
-    failed = run_command("deeprank-teach", "--index", index, "--html", page, status=1)
-    assert "verdict               better than the start, but not than the model in use" in failed.stdout
-    precision = re.search(r"similarity precision  \d.\d+ → (\d.\d+)", failed.stdout)
-    assert precision is not None
-    assert f"model in use          similarity precision {precision[1]}, by earlier ratings" in failed.stdout
-    why = f"the held-out ones is {precision[1]} with the head and {precision[1]} with that model."
-    assert why in failed.stderr
-    text = page.read_text()
-    assert 'class="strip before" aria-label="model in use"' in text
-    assert 'aria-label="before"' not in text
-    assert "by earlier ratings" in text
-    assert why in text
-    document = json.loads(run_command("deeprank-teach", "--index", index, "--json", status=1).stdout)
-    assert (document["refusal"], document["verdict"]) == ("in use", "not better")
-    assert document["cross_validated"]["verdict"] == "better"
-    assert document["in_use"]["similarity_precision"] == document["after"]["similarity_precision"]
-    with Store.open(index) as store:
-        np.testing.assert_array_equal(store.vectors()[1], vectors)
 
 
 def test_answers_that_do_not_count_are_told(index: Path, gallery: Path) -> None:

@@ -8,11 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from deeprank.export.teach import presentation
 from deeprank.export.teach.changes import SHOWN, changes_of, rated_queries, telling
+from deeprank.export.teach.job import Taught
 from deeprank.export.teach.limit import moved_limit
 from deeprank.export.teach.page import Contents, render
 from deeprank.runtime.index.search.items import IndexedImage
-from deeprank.train.ratings.learner import right_order
+from deeprank.train.ratings.learner import margins, right_order
+from deeprank.train.ratings.lesson import learn_lesson
+from deeprank.train.ratings.rated import Rated
+from deeprank.train.ratings.sources import RatedSource
 
 Vectors = npt.NDArray[np.float32]
 
@@ -118,3 +123,27 @@ def test_the_queries_of_many_ratings_are_found_at_once() -> None:
     began = time.process_time()
     assert sum(len(query.ratings) for query in rated_queries(triplets)) == 200_000
     assert time.process_time() - began < 10  # by a scan for each query, minutes
+
+
+def test_a_second_teaching_is_shown_against_the_model_in_use(tmp_path: Path) -> None:
+    vectors = unit(1, rows=300, dim=12)
+    drawn = np.random.default_rng(0).permuted(np.tile(np.arange(300), (600, 1)), axis=1)[:, :3]
+    turned = margins(vectors[:, :3], drawn) < 0
+    drawn[turned] = drawn[turned][:, [0, 2, 1]]
+    source = RatedSource(Rated(vectors, tuple(b"%032d" % row for row in range(300)), drawn), tmp_path, "", "photos")
+    taught = Taught(source, learn_lesson(source.rated), 90, 1.0, "in use")
+    assert taught.lesson.verdict == "better"
+    facts = dict(presentation.facts(taught))
+    assert facts["verdict"] == "better than the start, but not than the model in use"
+    assert facts["model in use"].startswith("similarity precision 1.000")
+    assert "with the head and 1.000 with that model" in presentation.refusal(tmp_path, taught)
+    document = presentation.document(tmp_path, taught, None)
+    assert (document["refusal"], document["verdict"]) == ("in use", "not better")
+    image = IndexedImage("/photos/a.png", None, 1, "/photos", "a.png", b"0" * 32, 1, 0)
+    queries = rated_queries(np.array([[0, 1, 2]]))
+    changes = telling(changes_of(queries, unit(1, rows=3), unit(2, rows=3)), 1)
+    shown = changes, dict.fromkeys(range(3), image), 1, presentation.title_before(taught)
+    page = render(Contents(tmp_path, "", tuple(facts.items()), *shown)).decode()
+    assert 'class="strip before" aria-label="model in use"' in page
+    assert 'aria-label="before"' not in page
+    assert facts["model in use"] in page
