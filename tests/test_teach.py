@@ -2,11 +2,7 @@
 
 import csv
 import json
-<<<<<<< HEAD
 import os
-import re
-=======
->>>>>>> learn
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
