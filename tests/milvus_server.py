@@ -262,9 +262,9 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
-    """Milvus Lite, for all tests of a session; each takes another name for its collection."""
+    """Milvus Lite, for all tests of a file; each takes another name for its collection."""
     pytest.importorskip("pymilvus")
     pytest.importorskip("milvus_lite")
     with LiteServer(tmp_path_factory.mktemp("lite")) as server:
@@ -281,8 +281,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "milvus"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    """The real server, for all tests of a session."""
+    """The real server, for all tests of a file: even an idle one takes half a core."""
     with RealServer(tmp_path_factory.mktemp("real"), programs(tmp_path_factory)) as server:
         yield server

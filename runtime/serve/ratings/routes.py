@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import Response
 
 from ...errors import QueryError
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     from ..engine import Engine
 
 __all__ = ["add_rating_writes", "add_ratings"]
+
+
+class _Digits(StringConvertor):
+    """A number that ``int`` reads: Starlette's own fails on thousands of digits."""
+
+    regex = "[0-9]{1,19}"
+
+
+register_url_convertor("digits", _Digits())
 
 _DEFAULT_QUESTIONS, _MAX_QUESTIONS = 10, 50
 # Together they stay below the limit of a body.
@@ -253,7 +263,10 @@ def add_rating_writes(router: APIRouter, engine: Engine, index: str) -> None:
         ids, count = await engine.ratings.add(given.answers())
         return answer(RatedDocument(schema=SCHEMA, index=index, ratings=count, ids=ids), 201)
 
-    @router.delete("/ratings/{id}", tags=["ratings"], response_model=CountedDocument, responses=problems(404, 422))
+    # Digits alone: "marks" and "questions" have other methods.
+    @router.delete(
+        "/ratings/{id:digits}", tags=["ratings"], response_model=CountedDocument, responses=problems(404, 422)
+    )
     async def remove(number: RatingNumber, parameters: Annotated[RemovedParameters, Query()]) -> Response:
         """Remove a rating, if it is of these pictures."""
         count = await engine.ratings.remove(number, parameters.contents())
