@@ -499,7 +499,11 @@ def learning(folder: Path, *words: str) -> list[str]:
 
 CASES += [
     Case("an index without ratings", lambda f: learning(f, "--index", INDEX), "holds no ratings of pictures"),
-    Case("a few ratings", lambda f: ["deeprank-train", *ratings(f, THREE)[-2:], "--ratings", "rated.csv"], "too few"),
+    Case(
+        "a few ratings",
+        lambda f: ["deeprank-train", *ratings(f, THREE)[-2:], "--ratings", "rated.csv"],
+        "too few: 1 to learn from and 0",
+    ),
     Case("ratings without pictures", lambda f: learning(f, "--ratings", "rated.csv"), "needs the rated pictures"),
     Case("pictures beside an index", lambda f: learning(f, PHOTOS, "--index", INDEX), "Both pictures and --index"),
     Case("epochs for ratings", lambda f: learning(f, "--index", INDEX, "--epochs", "3"), "--epochs belongs to the"),

@@ -184,7 +184,7 @@ def _too_few(given: int, learning: int, held: int) -> str:
     """Return why nothing can be learned."""
     if given - held >= _MIN_LEARNED and held:
         return (
-            f"The rated pictures are too few to learn from: of {given:,} ratings, {held:,} are held out, and but "
+            f"The rated pictures are too few to learn from: of {given:,} ratings, {held:,} are held out, and only "
             f"{learning:,} of the others compare no pair of pictures that those compare. Rate other pictures."
         )
     return (
